@@ -1,0 +1,137 @@
+"""Every error a user can meet, and the one place where its text is made.
+
+KdsearchError (exit 1)
+├── UserError (exit 2)          the user's input is wrong: no traceback
+│   ├── StudyError              study file: unknown key, wrong type, impossible combination
+│   ├── DataError               a data set: missing file, wrong shape, label out of range
+│   ├── ArtifactError           a checkpoint, artifact or weights file that is corrupt, foreign or newer
+│   ├── TapError                a tap that a model lacks or whose shape does not fit
+│   ├── PluginError             a capability that is unknown, ambiguous or broken
+│   └── UnsafeCodeError         code named in a study without --allow-code
+├── RefusedError (exit 3)       a gate refused a file, or nothing is feasible
+├── BusyError                   another process holds the study's folder
+├── StorageError                the disk is full or not writable
+├── TrialError                  a trial failed (NaN, a plugin raised); the study goes on
+└── InterruptedRun (exit 130)   Ctrl-C or SIGTERM, after a checkpoint
+
+This file imports the standard library only: it is on the path of `kdsearch --help`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KdsearchError(Exception):
+    """Where, value, what was expected, nearest name, what to do.
+
+    Args:
+        problem: what is wrong, with the value in quotes.
+        file, line, path: where: a file, a 1-based line, a key path such as ``recipe.distillers[0].use``.
+        expected: what would have been right.
+        nearest: the nearest valid name, or "".
+        fix: the command or edit that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: object = None,
+        line: int | None = None,
+        path: str = "",
+        expected: str = "",
+        nearest: str = "",
+        fix: str = "",
+    ) -> None:
+        super().__init__(problem)
+        self.problem, self.file, self.line, self.path = problem, file, line, path
+        self.expected, self.nearest, self.fix = expected, nearest, fix
+
+    def at(self, *, file: object = None, line: int | None = None, path: str = "") -> KdsearchError:
+        """This error with its place filled in where it had none. Returns itself, to be raised."""
+        self.file, self.line, self.path = self.file or file, self.line or line, self.path or path
+        return self
+
+    def __str__(self) -> str:
+        where = str(self.file) if self.file is not None else ""
+        if where and self.line:
+            where += f":{self.line}"
+        head = ": ".join(part for part in (where, self.path, self.problem) if part)
+        tail = ""
+        if self.nearest:
+            tail += f"; did you mean '{self.nearest}'?"
+        if self.expected:
+            tail += ("" if tail else ".") + f" Expected {self.expected}."
+        if self.fix:
+            tail += ("" if tail else ".") + f" {self.fix}"
+        return head + tail
+
+
+class UserError(KdsearchError):
+    exit_code = 2
+
+
+class StudyError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class ArtifactError(UserError):
+    pass
+
+
+class TapError(UserError):
+    pass
+
+
+class TapShapeError(TapError):
+    pass
+
+
+class PluginError(UserError):
+    pass
+
+
+class UnsafeCodeError(UserError):
+    pass
+
+
+class RefusedError(KdsearchError):
+    exit_code = 3
+
+
+class BusyError(KdsearchError):
+    pass
+
+
+class StorageError(KdsearchError):
+    pass
+
+
+class TrialError(KdsearchError):
+    """A trial that failed; `refine` records it and goes on."""
+
+
+class InterruptedRun(KdsearchError):  # noqa: N818 - the user asked for it, it is no error of anyone
+    exit_code = 130
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The valid name that `name` was most likely meant to be, or "" when none is close."""
+    found = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
+    return found[0] if found else ""
+
+
+def one_of(names: Iterable[str]) -> str:
+    """`a, b or c`, for the `expected` part of a message."""
+    every = sorted(names)
+    if len(every) <= 1:
+        return "".join(every) or "nothing (none is installed)"
+    return ", ".join(every[:-1]) + " or " + every[-1]

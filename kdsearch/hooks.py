@@ -1,0 +1,128 @@
+"""The whole contract between kdsearch and a plugin package: three hooks and the `Register` they are handed.
+
+A plugin is a module named by an entry point in the group `kdsearch.v1`. Its `kdsearch_register` runs at every start, so it
+must import nothing heavy: it names its capabilities as "package.module:Class" and they are imported when they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+GROUP = "kdsearch.v1"  # entry-point group = API major version: known without importing the plugin
+
+hookspec = pluggy.HookspecMarker("kdsearch")
+hookimpl = pluggy.HookimplMarker("kdsearch")
+
+KINDS = (
+    "task",
+    "dataset",
+    "data_recipe",
+    "teacher",
+    "search_space",
+    "proxy",
+    "distiller",
+    "procedure",
+    "pruner",
+    "quantizer",
+    "exporter",
+    "metric",
+    "controller",
+    "executor",
+    "stopper",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered capability, not yet imported: `target` is "package.module:Class", `extra` the pip extra it needs."""
+
+    kind: str
+    name: str
+    target: str
+    extra: str = ""
+    about: str = ""
+
+
+@dataclass
+class Register:
+    """What `kdsearch_register` is handed: one method a kind, each taking (name, target, extra="", about="")."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, kind: str, name: str, target: str, extra: str = "", about: str = "") -> None:
+        """Raise ValueError for a kind that does not exist, a name that is no identifier, or a target without a colon."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind '{kind}'; expected one of {', '.join(KINDS)}")
+        if not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise ValueError(f"capability name '{name}': expected letters, digits, '_', '-' or '.'")
+        module, colon, attribute = target.partition(":")
+        if not (module and colon and attribute):
+            raise ValueError(f"{kind} '{name}': target '{target}' must be 'package.module:Class'")
+        if any(entry.kind == kind and entry.name == name for entry in self.entries):
+            raise ValueError(f"{kind} '{name}' is registered twice by this plugin")
+        self.entries.append(Entry(kind, name, target, extra, about))
+
+    def task(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("task", name, target, extra, about)
+
+    def dataset(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("dataset", name, target, extra, about)
+
+    def data_recipe(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("data_recipe", name, target, extra, about)
+
+    def teacher(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("teacher", name, target, extra, about)
+
+    def search_space(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("search_space", name, target, extra, about)
+
+    def proxy(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("proxy", name, target, extra, about)
+
+    def distiller(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("distiller", name, target, extra, about)
+
+    def procedure(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("procedure", name, target, extra, about)
+
+    def pruner(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("pruner", name, target, extra, about)
+
+    def quantizer(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("quantizer", name, target, extra, about)
+
+    def exporter(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("exporter", name, target, extra, about)
+
+    def metric(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("metric", name, target, extra, about)
+
+    def controller(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("controller", name, target, extra, about)
+
+    def executor(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("executor", name, target, extra, about)
+
+    def stopper(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("stopper", name, target, extra, about)
+
+
+class Hooks:
+    """The hookspecs."""
+
+    @hookspec
+    def kdsearch_register(self, register: Register) -> None:
+        """Name your capabilities. Runs at every start: no torch, disk or network."""
+
+    @hookspec
+    def kdsearch_event(self, event: Mapping[str, Any]) -> None:
+        """Each line of a study's events.jsonl, right after it is written."""
+
+    @hookspec
+    def kdsearch_report(self, study: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+        """Further sections of the report from its final JSON: (title, HTML fragment) each."""

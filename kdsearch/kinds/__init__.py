@@ -1,0 +1,104 @@
+"""What a plugin sees: one file a capability kind."""
+
+from kdsearch.kinds.compressor import Compressor, Plan, Subject
+from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
+from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, Field, Record, Split
+from kdsearch.kinds.distiller import Distiller
+from kdsearch.kinds.executor import Done, Executor, Job
+from kdsearch.kinds.exporter import Exporter
+from kdsearch.kinds.metric import Metric
+from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
+from kdsearch.kinds.options import (
+    Capability,
+    Dim,
+    NoOptions,
+    Options,
+    Range,
+    Searchable,
+    StudentTap,
+    TapOf,
+    TeacherNamed,
+    TeacherTap,
+    TextTeacher,
+    requested_taps,
+    searched,
+)
+from kdsearch.kinds.procedure import Ema, Feed, Optim, Pass, Phase, Procedure, Setup, Update
+from kdsearch.kinds.proxy import Probe, Proxy
+from kdsearch.kinds.services import Reply, Services, Writer
+from kdsearch.kinds.space import SearchSpace
+from kdsearch.kinds.step import Clock, Step, Write
+from kdsearch.kinds.task import IO, Call, Graph, Predict, Product, Task, named
+from kdsearch.kinds.teacher import Access, Teacher, Training
+
+__all__ = [
+    "HIDDEN",
+    "IO",
+    "Access",
+    "Ask",
+    "Batch",
+    "Block",
+    "Call",
+    "Capability",
+    "Clock",
+    "Compressor",
+    "Controller",
+    "Cost",
+    "DataRecipe",
+    "DataSource",
+    "Dataset",
+    "Dim",
+    "Distiller",
+    "Done",
+    "Ema",
+    "Executor",
+    "Exporter",
+    "Feed",
+    "Field",
+    "Graph",
+    "Job",
+    "Metric",
+    "Model",
+    "NoOptions",
+    "Optim",
+    "Options",
+    "Outputs",
+    "Pass",
+    "Phase",
+    "Plan",
+    "Predict",
+    "Probe",
+    "Procedure",
+    "Product",
+    "Proxy",
+    "Range",
+    "Record",
+    "Reply",
+    "SearchSpace",
+    "Searchable",
+    "Services",
+    "Setup",
+    "Shapes",
+    "Split",
+    "Step",
+    "Stopper",
+    "StudentTap",
+    "Subject",
+    "Tap",
+    "TapOf",
+    "TapShapes",
+    "Task",
+    "Teacher",
+    "TeacherNamed",
+    "TeacherTap",
+    "TextTeacher",
+    "Training",
+    "Trial",
+    "Update",
+    "Write",
+    "Writer",
+    "named",
+    "requested_taps",
+    "searched",
+    "traced_taps",
+]

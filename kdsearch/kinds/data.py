@@ -1,0 +1,158 @@
+"""Data: batches of named tensors with stable sample ids, splits, data sets, data recipes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from kdsearch.kinds.options import Capability, O
+
+if TYPE_CHECKING:
+    from kdsearch.kinds.services import Services
+
+HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named tensor of a batch, an output or a graph. `shape` is without B; None in it is a dynamic size.
+
+    `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens", "vector", ...
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+    use: Literal["input", "target", "extra"] = "input"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        found = getattr(torch, self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Flat: named tensors (B, ...), lists of ragged tensors and texts, with the samples' stable ids."""
+
+    ids: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    lists: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    texts: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise KeyError(f"batch has no field '{name}'; it has {', '.join(self.tensors)}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def view(self, **names: str) -> Batch:
+        """Other tensors under the names a model reads: `view(image="crop3")`."""
+        return replace(self, tensors={**self.tensors, **{name: self[source] for name, source in names.items()}})
+
+    def having(self, **tensors: Tensor) -> Batch:
+        """This batch with further or replaced tensors."""
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def rows(self, index: Tensor) -> Batch:
+        """The samples at `index` (N,), in that order."""
+        at = index.tolist()
+        return Batch(
+            tuple(self.ids[i] for i in at),
+            {name: tensor[index] for name, tensor in self.tensors.items()},
+            {name: [items[i] for i in at] for name, items in self.lists.items()},
+            {name: [items[i] for i in at] for name, items in self.texts.items()},
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(
+            self,
+            tensors={name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()},
+            lists={name: [item.to(device) for item in items] for name, items in self.lists.items()},
+        )
+
+
+class Split(Protocol):
+    """Samples in a fixed order; `ids` are stable for ever and unique within the data set."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        """Collate the samples at `index`. With `augment`, sample i is changed by a generator seeded by (seed, its id)."""
+
+
+class DataSource(Protocol):
+    """An opened data set. `facts`: JSON-able: `classes` (names), `source`, licence, and whatever a report should show."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]: ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+    def split(self, name: str) -> Split:
+        """Raise DataError naming the splits there are. A data set has at least `train`."""
+
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+
+
+class Dataset(Capability, Generic[O]):
+    """Opens named splits of stable samples. Not its work: shuffling, batches, workers, hiding labels, making splits."""
+
+    task: ClassVar[str] = "classification"  # what a study without `task:` gets
+    augments: bool = False  # True when load(augment=True) changes samples under these options
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def open(self, services: Services) -> DataSource:
+        """Raise DataError naming file, value and what was expected. Deterministic given the options."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One synthesised sample of a data recipe: its key, JSON-able fields, and why it was rejected ("" = kept)."""
+
+    key: str
+    fields: Mapping[str, Any]
+    rejected: str = ""
+
+
+class DataRecipe(Capability, Generic[O]):
+    """Synthesises, curates or relabels training data; its kept records open as a DataSource, and recipes chain.
+
+    Not its work: files, retries, threads. Keys that the store has are never asked again.
+    """
+
+    chunk: ClassVar[int | None] = 16  # keys per call of `make`; None = all at once
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def keys(self, source: DataSource) -> Sequence[str]:
+        """Stable keys of the records to be made."""
+
+    @abstractmethod
+    def make(self, keys: Sequence[str], source: DataSource, services: Services) -> Iterable[Record]:
+        """One record a key, in order; a pure function of (keys, source, teachers, seed)."""
+
+    def open(self, records: Sequence[Record], source: DataSource) -> DataSource:
+        """The kept records as a data source. Default: not a source of batches (a recipe that others read)."""
+        raise NotImplementedError(f"{type(self).__name__} makes records for other recipes, not batches")

@@ -1,0 +1,56 @@
+"""Executor: where trials run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic
+
+from kdsearch.kinds.options import Capability, O
+
+
+@dataclass(frozen=True)
+class Job:
+    """`function` is "module:function", called with the keyword arguments `arguments` (JSON); it returns a JSON value."""
+
+    id: str
+    function: str
+    arguments: Mapping[str, Any]
+    threads: int = 1
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job: its JSON value, or the error's text. `fatal`: the error is the study's, not the trial's."""
+
+    id: str
+    value: Any = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+class Executor(Capability, Generic[O]):
+    """Not its work: pickles, retries."""
+
+    remote: ClassVar[bool] = True  # False: runs in this process, where live objects are at hand
+    slots: int = 1
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def submit(self, job: Job) -> None: ...
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> list[Done]:
+        """Jobs that ended since the last call; waits at most so long for the first."""
+
+    @abstractmethod
+    def stop(self, id: str) -> None:
+        """End a job: its process is asked to checkpoint and is killed when it does not."""
+
+    def close(self) -> None:
+        """Stop every job."""

@@ -1,0 +1,28 @@
+"""Exporter: a graph to a file, and the file back to something callable."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar, Generic
+
+from kdsearch.kinds.data import Batch
+from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.task import Call, Graph
+
+
+class Exporter(Capability, Generic[O]):
+    """Not its work: parity, size, latency; `deploy` measures what `load` returns."""
+
+    suffix: ClassVar[str] = ".onnx"
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def write(self, graph: Graph, example: Batch, file: Path) -> None:
+        """One self-contained file, byte-equal for equal weights, without paths of this machine."""
+
+    @abstractmethod
+    def load(self, file: Path, threads: int = 1) -> Call:
+        """A call with the graph's inputs in order -> outputs by name."""

@@ -1,0 +1,345 @@
+"""Options of a capability: one pydantic declaration that gives validation, documentation and search ranges.
+
+    class FitNetOptions(Options):
+        kernel: Annotated[Literal[1, 3], searched(1, 3)] = Field(1, description="of r, in pixels of H_S")
+
+In a study a value is fixed (`kernel: 1`), `search` (the declared range), or a range of the study's own
+(`{low, high[, log]}` or `{choices: [...]}`), on any field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdsearch.errors import StudyError, nearest, one_of
+
+Value = Any  # a JSON value
+O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
+
+
+class Options(BaseModel):
+    """Base of every capability's options: strict types, no unknown keys, no NaN, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class NoOptions(Options):
+    """For a capability without options."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A search range: either `choices`, or `low`..`high` (inclusive; `log` spaced, `integer`).
+
+    `each` > 0: the field is a sequence of that length and the range holds for each element.
+    """
+
+    choices: tuple[Value, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    each: int = 0
+    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Values that must be valid for the range to be valid: every choice, or both ends."""
+        return self.choices or (self.low, self.high)
+
+    @property
+    def size(self) -> int | None:
+        """How many values it holds; None when it is continuous."""
+        if self.choices:
+            return len(self.choices)
+        return (
+            int(self.high - self.low) + 1 if self.integer and self.high is not None and self.low is not None else None
+        )
+
+
+def searched(
+    *choices: Value,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    each: int = 0,
+    when: Mapping[str, Sequence[Value]] | None = None,
+) -> Range:
+    """The range that `search` means for a field. `when={"kernel": (3,)}`: searched only where `kernel` is 3."""
+    if bool(choices) == (low is not None and high is not None):
+        raise ValueError("searched() takes either choices or low and high")
+    integer = isinstance(low, int) and isinstance(high, int)
+    conditions = tuple((name, tuple(values)) for name, values in (when or {}).items())
+    return Range(choices, low, high, log, integer, each, conditions)
+
+
+@dataclass(frozen=True)
+class TapOf:
+    """Marks a `str` option that names a tap of the model in a role; the engine records that tap."""
+
+    role: str
+
+
+StudentTap = Annotated[str, TapOf("student")]
+TeacherTap = Annotated[str, TapOf("teacher")]
+
+
+@dataclass(frozen=True)
+class TeacherNamed:
+    """Marks a `str` option that names one of the study's teachers, with the least access the capability needs."""
+
+    access: str = "logits"
+
+
+TextTeacher = Annotated[str, TeacherNamed("text")]
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension that a controller searches: where its value goes, and its range.
+
+    `when`: (path of another dimension, values): this one counts only where the other has one of these values.
+    """
+
+    path: str
+    range: Range
+    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """Options as a study writes them: fixed values and dimensions. `at(values)` makes the options of one candidate."""
+
+    cls: type[Options]
+    fixed: Mapping[str, Value]
+    dims: tuple[Dim, ...] = field(default=())
+
+    def at(self, values: Mapping[str, Value], prefix: str = "") -> Options:
+        """Options of the candidate `values` (dimension path -> value); dimensions start with `prefix`."""
+        raw: dict[str, Value] = {name: _thaw(value) for name, value in self.fixed.items()}
+        for dim in self.dims:
+            if dim.path not in values:
+                continue  # conditional and off: the field's default
+            name = dim.path[len(prefix) :].lstrip(".")
+            base, bracket, index = name.partition("[")
+            if bracket:
+                items = raw.setdefault(base, [])
+                items.insert(int(index.rstrip("]")), values[dim.path])
+            else:
+                raw[name] = _thaw(values[dim.path])
+        return validate(self.cls, raw)
+
+
+def _thaw(value: Value) -> Value:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def validate(cls: type[O], raw: Mapping[str, Value], path: str = "") -> O:
+    """Options of `cls` from JSON values. Raise StudyError naming path, value, what was expected and the nearest name."""
+    try:
+        return cls.model_validate_json(_json(raw)) if raw else cls.model_validate({})
+    except ValidationError as error:
+        raise first_error(error, cls, path) from None
+
+
+def _json(raw: Mapping[str, Value]) -> str:
+    import json
+
+    return json.dumps(raw)
+
+
+def first_error(error: ValidationError, cls: type[BaseModel], path: str = "") -> StudyError:
+    """pydantic's first complaint as a StudyError with the full key path."""
+    first = error.errors()[0]
+    where = path
+    for part in first["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else (f".{part}" if where else str(part))
+    name = str(first["loc"][-1]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        owner = _owner(cls, first["loc"])
+        names = list(owner.model_fields) if owner else []
+        close = nearest(name, names)
+        what = "option" if issubclass(cls, Options) else "key"
+        has = one_of(names) if names else f"no {what}s here"
+        return StudyError(f"unknown {what} '{name}'", path=where, nearest=close, expected=has)
+    if first["type"] == "missing":
+        return StudyError("missing", path=where, expected="a value")
+    got = first["input"]
+    shown = f"'{got}'" if isinstance(got, str) else repr(got)
+    return StudyError(f"got {shown[:80]}", path=where, expected=_expected(first["type"], first["msg"]))
+
+
+_PHRASES = ("Input should be ", "Value error, ", "Assertion failed, ")
+
+
+def _expected(kind: str, message: str) -> str:
+    for phrase in _PHRASES:
+        message = message.removeprefix(phrase)
+    return message
+
+
+def _owner(cls: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
+    owner: type[BaseModel] | None = cls
+    for part in loc[:-1]:
+        if owner is None or isinstance(part, int):
+            continue
+        info = owner.model_fields.get(str(part))
+        owner = _model_in(info.annotation) if info else None
+    return owner
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        found = _model_in(part)
+        if found:
+            return found
+    return None
+
+
+def declared_range(cls: type[Options], name: str) -> Range | None:
+    """The range a field declares with `searched(...)`; a bool or Literal without one is searched over all its values."""
+    info = cls.model_fields[name]
+    for mark in info.metadata:
+        if isinstance(mark, Range):
+            return mark
+    if info.annotation is bool:
+        return Range(choices=(False, True))
+    if get_origin(info.annotation) is Literal:
+        return Range(choices=get_args(info.annotation))
+    return None
+
+
+def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Searchable:
+    """Split a study's options into fixed values and dimensions; every end and choice of a range is validated as a value.
+
+    Args:
+        cls: the capability's options.
+        raw: as written in the study.
+        prefix: key path of `raw`, for dimensions and errors, such as `recipe.distillers[0].options`.
+
+    Raises:
+        StudyError: naming the key path.
+    """
+    fixed: dict[str, Value] = {}
+    ranges: dict[str, Range] = {}
+    for name, value in raw.items():
+        path = f"{prefix}.{name}" if prefix else name
+        if name not in cls.model_fields:
+            names = list(cls.model_fields)
+            has = one_of(names) if names else "no options here"
+            raise StudyError(f"unknown option '{name}'", path=path, nearest=nearest(name, names), expected=has)
+        found = read_range(value, declared_range(cls, name), path)
+        if found is None:
+            fixed[name] = value
+        else:
+            ranges[name] = found
+    base = {**fixed, **{name: _example(found, found.ends[0]) for name, found in ranges.items()}}
+    validate(cls, base, prefix)
+    for name, found in ranges.items():
+        for end in found.ends[1:]:
+            validate(cls, {**base, name: _example(found, end)}, prefix)
+    dims = []
+    for name, found in ranges.items():
+        path = f"{prefix}.{name}" if prefix else name
+        when = tuple((f"{prefix}.{other}" if prefix else other, values) for other, values in found.when)
+        when = tuple((other, values) for other, values in when if other.removeprefix(f"{prefix}.") in ranges)
+        plain = replace(found, each=0, when=())
+        paths = [f"{path}[{i}]" for i in range(found.each)] if found.each else [path]
+        dims += [Dim(each, plain, when) for each in paths]
+    return Searchable(cls, fixed, tuple(dims))
+
+
+def _example(found: Range, end: Value) -> Value:
+    value = _thaw(end)
+    if found.integer:
+        value = int(value)
+    return [value] * found.each if found.each else value
+
+
+def read_range(value: Value, declared: Range | None, path: str) -> Range | None:
+    """The range a study's value stands for, or None when it is a fixed value. Raise StudyError for a malformed range."""
+    if value == "search":
+        if declared is None:
+            raise StudyError(
+                "'search', but this option declares no range",
+                path=path,
+                fix="Give {low: .., high: ..} or {choices: [..]}.",
+            )
+        return declared
+    if not isinstance(value, Mapping) or not ({"low", "high", "choices"} & set(value)):
+        return None
+    keys = set(value)
+    if "choices" in keys:
+        if keys != {"choices"} or not isinstance(value["choices"], Sequence) or isinstance(value["choices"], str):
+            raise StudyError(f"got {dict(value)}", path=path, expected="{choices: [a, b, ...]} alone")
+        if not value["choices"]:
+            raise StudyError("choices is empty", path=path, expected="at least one value")
+        each = declared.each if declared and not isinstance(value["choices"][0], Sequence) else 0
+        return Range(choices=tuple(_freeze(choice) for choice in value["choices"]), each=each)
+    if not {"low", "high"} <= keys or keys - {"low", "high", "log"}:
+        raise StudyError(f"got {dict(value)}", path=path, expected="{low: a, high: b} with an optional log: true")
+    low, high, log = value["low"], value["high"], value.get("log", False)
+    for end in (low, high):
+        if isinstance(end, bool) or not isinstance(end, int | float):
+            raise StudyError(f"got {end!r}", path=path, expected="low and high as numbers")
+    if not low < high:
+        raise StudyError(f"low {low} is not below high {high}", path=path, expected="low < high")
+    if not isinstance(log, bool):
+        raise StudyError(f"log is {log!r}", path=path, expected="true or false")
+    if log and low <= 0:
+        raise StudyError(f"log range starts at {low}", path=path, expected="low > 0 where log is true")
+    integer = (
+        isinstance(low, int)
+        and isinstance(high, int)
+        and (declared is None or declared.integer or bool(declared.choices))
+    )
+    return Range(low=low, high=high, log=log, integer=integer, each=declared.each if declared else 0)
+
+
+def _freeze(value: Value) -> Value:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def requested_taps(options: Options) -> dict[str, list[str]]:
+    """Role -> taps that these options name through `TapOf` (StudentTap, TeacherTap, or lists of them)."""
+    taps: dict[str, list[str]] = {}
+    for name, info in type(options).model_fields.items():
+        marks = [mark for mark in info.metadata if isinstance(mark, TapOf)] + list(_tap_marks(info.annotation))
+        value = getattr(options, name)
+        if not marks or value is None:
+            continue
+        for tap in [value] if isinstance(value, str) else value:
+            taps.setdefault(marks[0].role, []).append(tap)
+    return taps
+
+
+def _tap_marks(annotation: Any) -> Iterator[TapOf]:
+    if get_origin(annotation) is Annotated:
+        yield from (mark for mark in annotation.__metadata__ if isinstance(mark, TapOf))
+    for part in get_args(annotation):
+        if not isinstance(part, str):
+            yield from _tap_marks(part)
+
+
+class Capability:
+    """What every kind has in common: typed options, and what it needs, which is checked before any work.
+
+    A subclass sets `Options` as its `options_class`; classes generic over their options read it from the brackets:
+    `class FitNet(Distiller[FitNetOptions])`. It never opens a device, reads a path of its own, or asks for other
+    capabilities but through what its methods are handed.
+    """
+
+    options_class: ClassVar[type[Options]] = NoOptions
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, Options):
+                    cls.options_class = argument

@@ -1,0 +1,67 @@
+"""What works outside a step: random streams, values that survive a kill, teachers' doors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from torch import Generator, Tensor
+
+from kdsearch.kinds.data import Batch
+from kdsearch.kinds.model import Model, Outputs
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A text teacher's answer; `finish` is "stop", "length" or "error"; `logprobs` of its tokens where the access allows."""
+
+    text: str
+    finish: str = "stop"
+    logprobs: tuple[float, ...] = ()
+
+
+class Writer(Protocol):
+    """A teacher that writes text."""
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        n: int = 1,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        max_tokens: int = 256,
+    ) -> list[list[Reply]]:
+        """n replies a prompt; equal arguments give equal replies."""
+
+
+class Services(Protocol):
+    """Handed to what works outside a step: data sets, recipes, teachers, metrics, compressors."""
+
+    def rng(self, name: str) -> Generator:
+        """The named random stream of this study and trial: equal name, equal numbers."""
+
+    def once(self, key: str, make: Callable[[], V]) -> V:
+        """`make()` the first time, the stored value (tensors or JSON) ever after, also in a resumed run."""
+
+    def writer(self, teacher: str) -> Writer:
+        """Raise PluginError when that teacher's access is below TEXT."""
+
+    def embed(self, teacher: str, texts: Sequence[str]) -> Tensor:
+        """(N, D), cached by string."""
+
+    def predict(self, model: str, batch: Batch) -> Outputs:
+        """Outputs of a role in eval mode, as constants, cached by sample id for a teacher."""
+
+    def build(self, space: str, spec: Mapping[str, Any]) -> Model:
+        """A fresh model of a registered search space, for teachers that are one of its members."""
+
+    def file(self, path: str) -> Path:
+        """A path from the study, relative to the study's file. Raise DataError when it does not exist."""
+
+    def code(self, target: str) -> Any:
+        """The object at "module:name" or a file "x.py:name"; raise UnsafeCodeError unless --allow-code named it."""

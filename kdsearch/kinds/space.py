@@ -1,0 +1,160 @@
+"""Search space: specs (typed options), how to build one, what it costs. The options ARE the spec."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Generic
+
+import torch
+from torch import Generator
+
+from kdsearch.kinds.model import Cost, Model
+from kdsearch.kinds.options import Capability, Dim, O, Options, Searchable, Value, searchable
+from kdsearch.kinds.task import IO
+
+
+class SearchSpace(Capability, Generic[O]):
+    """One small class makes a space: a spec (Options with searched fields) and `build`.
+
+    `region` is what a study leaves open; sample, neighbours, crossover and size follow from its dimensions, and a space of
+    blocks overrides them. Not its work: search.
+    """
+
+    def __init__(self, region: Searchable | None = None) -> None:
+        if region is None:
+            cls = self.options_class
+            region = searchable(cls, dict.fromkeys(self._searched_fields(), "search"), "")
+        self.region = region
+        prefixes = [dim.path.split("[")[0] for dim in region.dims]
+        self._prefix = prefixes[0].rpartition(".")[0] if prefixes else ""
+
+    @classmethod
+    def _searched_fields(cls) -> list[str]:
+        from kdsearch.kinds.options import declared_range
+
+        return [name for name in cls.options_class.model_fields if declared_range(cls.options_class, name)]
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.region.dims
+
+    def at(self, values: dict[str, Value]) -> O:
+        """The spec at these values (dimension path -> value)."""
+        return self.region.at(values, self._prefix)  # type: ignore[return-value]
+
+    def sample(self, rng: Generator) -> O:
+        """A uniformly drawn valid spec."""
+        for _ in range(1000):
+            spec = self.at({dim.path: draw(dim, rng) for dim in self.dims})
+            if self.is_valid(spec):
+                return spec
+        raise ValueError(f"{type(self).__name__}: 1000 draws gave no valid spec")
+
+    def values(self, spec: O) -> dict[str, Value]:
+        """The values of the dimensions in `spec`: the inverse of `at`."""
+        found: dict[str, Value] = {}
+        for dim in self.dims:
+            name = dim.path[len(self._prefix) :].lstrip(".")
+            base, bracket, index = name.partition("[")
+            value = getattr(spec, base)
+            found[dim.path] = value[int(index.rstrip("]"))] if bracket else value
+        return found
+
+    def neighbours(self, spec: O, rng: Generator, n: int) -> list[O]:
+        """n valid specs that differ from `spec` in one dimension (fewer when there are none)."""
+        found: list[O] = []
+        current = self.values(spec)
+        dims = [dim for dim in self.dims if dim.range.size != 1]
+        for _ in range(50 * n):
+            if len(found) == n or not dims:
+                break
+            dim = dims[_int(rng, len(dims))]
+            value = draw(dim, rng)
+            if value == current[dim.path]:
+                continue
+            other = self.at({**current, dim.path: value})
+            if self.is_valid(other):
+                found.append(other)
+        return found
+
+    def crossover(self, a: O, b: O, rng: Generator) -> O:
+        """Every dimension from one of the two parents; a parent when the child is not valid."""
+        left, right = self.values(a), self.values(b)
+        child = self.at({path: (left if _int(rng, 2) else right)[path] for path in left})
+        return child if self.is_valid(child) else a
+
+    def size(self) -> int | None:
+        """How many specs the region holds (before `canonical`); None when it is not finite."""
+        sizes = [dim.range.size for dim in self.dims]
+        return None if any(size is None for size in sizes) else math.prod(size for size in sizes if size is not None)
+
+    def every(self) -> Iterator[O]:
+        """All valid specs of a finite region, in a fixed order."""
+        for combination in product(*(each_value(dim) for dim in self.dims)):
+            spec = self.at({dim.path: value for dim, value in zip(self.dims, combination, strict=True)})
+            if self.is_valid(spec):
+                yield spec
+
+    def is_valid(self, spec: O) -> bool:
+        """Whether it can be built. Default: what validates can."""
+        return True
+
+    def canonical(self, spec: O) -> O:
+        """The representative of all isomorphic specs: equal canonical form, equal network."""
+        return spec
+
+    def key(self, spec: O) -> str:
+        """Canonical form as a string: the candidate's identity everywhere."""
+        return json.dumps(self.canonical(spec).model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def parse(self, spec: Any) -> O:
+        """A spec from JSON values, or raise StudyError."""
+        from kdsearch.kinds.options import validate
+
+        return validate(self.options_class, spec)  # type: ignore[return-value]
+
+    @abstractmethod
+    def build(self, spec: O, io: IO) -> Model:
+        """A freshly initialised network with stages named for taps. Draws from torch's global generator, seeded by the host."""
+
+    def cost(self, spec: O, io: IO) -> Cost | None:
+        """params and MACs without building, equal to the built model's; None where there is no formula."""
+        return None
+
+    def teacher_spec(self) -> Options | None:
+        """The spec of the default random teacher of a training-free score; None = the largest of a random sample."""
+        return None
+
+
+def _int(rng: Generator, n: int) -> int:
+    return int(torch.randint(n, (1,), generator=rng).item())
+
+
+def draw(dim: Dim, rng: Generator) -> Value:
+    """A value of the dimension, uniformly (in the logarithm where the range is log)."""
+    ranged = dim.range
+    if ranged.choices:
+        return ranged.choices[_int(rng, len(ranged.choices))]
+    assert ranged.low is not None
+    assert ranged.high is not None
+    if ranged.integer and not ranged.log:
+        return int(ranged.low) + _int(rng, int(ranged.high - ranged.low) + 1)
+    u = float(torch.rand(1, generator=rng, dtype=torch.float64).item())
+    low, high = (math.log(ranged.low), math.log(ranged.high)) if ranged.log else (ranged.low, ranged.high)
+    value = low + u * (high - low)
+    value = math.exp(value) if ranged.log else value
+    return round(value) if ranged.integer else min(max(value, ranged.low), ranged.high)
+
+
+def each_value(dim: Dim) -> list[Value]:
+    """Every value of a finite dimension."""
+    if dim.range.choices:
+        return list(dim.range.choices)
+    assert dim.range.integer
+    assert dim.range.low is not None
+    assert dim.range.high is not None
+    return list(range(int(dim.range.low), int(dim.range.high) + 1))

@@ -1,0 +1,70 @@
+"""Step: one micro-batch as a method sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from kdsearch.kinds.data import Batch
+from kdsearch.kinds.model import Outputs
+
+Write = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands: `step` counts optimiser steps; progress in [0, 1) over the phase; epochs of the phase."""
+
+    epoch: int
+    step: int
+    progress: float
+    epochs: int
+
+
+class Step(Protocol):
+    """Not its work: optimisers, devices, the epoch loop."""
+
+    @property
+    def batch(self) -> Batch:
+        """The first feed's batch, after the task's `prepare`."""
+        ...
+
+    @property
+    def batches(self) -> Mapping[str, Batch]:
+        """Every feed's batch by name."""
+        ...
+
+    @property
+    def rng(self) -> Generator:
+        """A CPU stream that is a function of (seed, phase, epoch, index, rank)."""
+        ...
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def student(self) -> Outputs:
+        """Output fields and requested taps; the forward pass runs at first use."""
+        ...
+
+    @property
+    def teacher(self) -> Outputs:
+        """The same of the teacher, as constants."""
+        ...
+
+    def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
+        """A role's outputs with graph, run once a micro-batch. `writes`: tap -> function whose result replaces it."""
+
+    def pair(self, student: str, teacher: str) -> Step:
+        """The same step for another pair of roles."""
+
+    def on(self, batch: Batch) -> Step:
+        """The same step on replayed, generated or mixed data."""
+
+    def task(self) -> Tensor:
+        """The task's loss of the student on this batch, scalar."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, constant."""

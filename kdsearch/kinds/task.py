@@ -1,0 +1,112 @@
+"""Task: batch fields, output fields, base loss, what is exported."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic
+
+import torch
+from torch import Generator, Tensor, nn
+
+from kdsearch.kinds.data import Batch, Field
+from kdsearch.kinds.model import Model, Outputs
+from kdsearch.kinds.options import Capability, O
+
+
+@dataclass(frozen=True)
+class IO:
+    """What models are built for and exports promise: input and output fields, shapes without B."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+    def input(self, name: str) -> Field:
+        return next(each for each in self.inputs if each.name == name)
+
+    def output(self, name: str) -> Field:
+        return next(each for each in self.outputs if each.name == name)
+
+
+Call = Callable[..., Mapping[str, Tensor]]
+Predict = Callable[[Batch], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One network to export: module(*inputs) -> Tensor, tuple or dict of the outputs, in the order of `outputs`."""
+
+    module: nn.Module
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is delivered: graphs by name (a file each), how a batch is answered with them, and what goes along.
+
+    `call` runs over modules or loaded files alike, so that torch student and file are compared by one code.
+    """
+
+    graphs: Mapping[str, Graph]
+    call: Callable[[Mapping[str, Call], Batch], Mapping[str, Tensor]]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(Capability, Generic[O]):
+    """Not its work: augmentation, teachers, optimisers."""
+
+    objective: ClassVar[str] = "loss"  # the metric that `objectives` means when the study names none
+    metrics: ClassVar[tuple[str, ...]] = ()  # registered metrics that describe a model of this task
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> IO:
+        """Raise DataError when a field that the task needs is missing or has the wrong kind."""
+
+    def prepare(self, batch: Batch, rng: Generator) -> Batch:
+        """Once a step, before any model: noise levels, masks. Default: the batch."""
+        return batch
+
+    def call(self, model: Model, batch: Batch) -> Mapping[str, Tensor]:
+        """Output fields (B, ...). Default: module(*inputs), named after `outputs` in order."""
+        return named(model.module(*[batch[name] for name in model.inputs]), model.outputs)
+
+    @abstractmethod
+    def loss(self, out: Outputs, batch: Batch) -> Tensor:
+        """Scalar, mean over the samples with a known target; 0 (with graph) when there is none."""
+
+    def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
+        """n samples of noise with valid targets: for shapes, cost and proxies without data."""
+        tensors: dict[str, Tensor] = {}
+        for each in io.inputs:
+            shape = (n, *(size or 8 for size in each.shape))
+            dtype = each.torch_dtype
+            if dtype.is_floating_point:
+                tensors[each.name] = torch.randn(shape, generator=rng, dtype=dtype)
+            else:
+                tensors[each.name] = torch.randint(0, 2, shape, generator=rng, dtype=dtype)
+        return Batch(tuple(f"dummy-{i}" for i in range(n)), tensors)
+
+    def product(self, model: Model, io: IO) -> Product:
+        """Default: one graph `model` with the io's inputs that the model reads."""
+        inputs = tuple(each for each in io.inputs if each.name in model.inputs)
+        names = [each.name for each in inputs]
+
+        def call(calls: Mapping[str, Call], batch: Batch) -> Mapping[str, Tensor]:
+            return calls["model"](*[batch[name] for name in names])
+
+        return Product({"model": Graph(model.module, inputs, io.outputs)}, call)
+
+
+def named(result: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """A module's result (Tensor, sequence or mapping) as named tensors."""
+    if isinstance(result, Mapping):
+        return {name: result[name] for name in names}
+    if isinstance(result, Tensor):
+        return {names[0]: result}
+    return dict(zip(names, result, strict=False))

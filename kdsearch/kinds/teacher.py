@@ -1,0 +1,79 @@
+"""Teacher: builds or loads a model, text writer or embedder; says how far others may look into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar, Generic, Literal
+
+from torch import Generator, Tensor
+
+from kdsearch.errors import PluginError
+from kdsearch.kinds.data import Batch
+from kdsearch.kinds.model import Model
+from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.services import Services, Writer
+from kdsearch.kinds.task import IO
+
+
+class Access(IntEnum):
+    """How far one may look into a teacher; each level includes those below."""
+
+    TEXT = 0
+    LOGPROBS = 1
+    TOPK = 2
+    LOGITS = 3
+    TAPS = 4
+    GRADIENT = 5
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the study itself trains a teacher before it is used; epochs 0 = not at all.
+
+    `labels`: "all" = also those that the student's study hides; "given" = only what the study has labels for.
+    """
+
+    epochs: int
+    labels: Literal["all", "given"] = "all"
+    lr: float = 2e-3
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    weight_decay: float = 0.05
+    scale: Mapping[str, float] = field(default_factory=dict)  # glob on parameter names -> factor on lr
+
+
+class Teacher(Capability, Generic[O]):
+    """Not its work: training (declared by `training`, done by the stage), caching."""
+
+    access: ClassVar[Access] = Access.TAPS
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @property
+    def training(self) -> Training | None:
+        """How to train what `model` returned, or None when it comes trained."""
+        return None
+
+    def model(self, io: IO, services: Services) -> Model:
+        """The network, untrained where `training` says so. A table looked up by id is one too."""
+        raise PluginError(
+            f"teacher {type(self).__name__} has no model", expected="a teacher with access LOGITS or more"
+        )
+
+    def writer(self) -> Writer:
+        raise PluginError(f"teacher {type(self).__name__} writes no text", expected="a teacher with access TEXT")
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """(N, D)."""
+        raise PluginError(f"teacher {type(self).__name__} embeds no text", expected="a teacher that embeds")
+
+    def view(self, batch: Batch, rng: Generator) -> Batch:
+        """What it is fed: labels as a channel, crops, its own tokens. Default: the batch."""
+        return batch
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the report should say of its origin: weights' source, licence."""
+        return {}

@@ -1,0 +1,197 @@
+"""The study file's schema. Every section is strict: an unknown key or a wrong type is an error.
+
+Options of capabilities stay raw here (`options`, `spec`): their own classes validate them, see `study/check.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Searched = Any  # a fixed value, "search", {low, high[, log]} or {choices: [...]}
+FORMAT = 1  # of the study file
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Use(Section):
+    """A capability by name, with its own options."""
+
+    use: str = Field(description="name of the capability; `distribution:kind:name` where two packages share it")
+    options: dict[str, Searched] = Field(
+        default_factory=dict, description="its options; `kdsearch plugins show NAME` lists them"
+    )
+
+
+class Data(Use):
+    labeled: Annotated[float, Field(gt=0, le=1)] | Positive = Field(
+        1.0,
+        description="labels for this share (0..1] or number of the non-test samples, those used for selection included",
+    )
+    validation: float = Field(0.15, gt=0, lt=1, description="share held out, unless the data set has its own")
+    test: float = Field(
+        0.2, gt=0, lt=1, description="share held out for the final report, unless the data set has its own"
+    )
+    train_samples: Positive | None = Field(None, description="use only so many training samples (stratified)")
+    workers: int = Field(0, ge=0, description="loader processes")
+
+
+class Teacher(Use):
+    cache: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="outputs cached by sample id: auto = where nothing augments; on = an error where something does",
+    )
+
+
+class Student(Section):
+    space: str = Field(description="a search space, or a Python path `file.py:Class` (needs --allow-code)")
+    spec: dict[str, Searched] = Field(default_factory=dict, description="its fields; those left out are searched")
+
+
+class DistillerUse(Use):
+    name: str | None = Field(None, description="its name in weights and reports, where one distiller is used twice")
+    teacher: str = Field("main", description="which of the study's teachers")
+    weight: Searched = Field(1.0, description="of all its terms")
+    weights: dict[str, Searched] = Field(
+        default_factory=dict, description="of single terms, by name; instead of `weight`"
+    )
+    optional: bool = Field(False, description="the search may drop it")
+
+
+class Train(Section):
+    optimizer: Searched = Field("adamw", description="sgd, adam or adamw")
+    lr: Searched = Field(2e-3, description="peak learning rate")
+    batch_size: Searched = Field(128, description="samples a step")
+    weight_decay: Searched = Field(0.02, description="decoupled for adamw")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
+    accumulate: Positive = Field(1, description="micro-batches a step")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged student weights; 0 = none")
+
+
+class Recipe(Section):
+    procedure: Use = Use(use="distill", options={})
+    task_weight: Searched = Field(1.0, description="of the task's own loss")
+    normalize: bool = Field(
+        True, description="weights in units of the task loss at the start; false = the paper's own constants"
+    )
+    distillers: list[DistillerUse] = Field(default_factory=list)
+    train: Train = Train()
+
+
+class Latency(Section):
+    max: float = Field(gt=0, description="milliseconds, median of batch 1")
+    threads: Positive = 1
+
+
+class Constraints(Section):
+    params: Positive | None = Field(None, description="weights of the student")
+    macs: Positive | None = Field(None, description="multiply-accumulates for one sample")
+    onnx_bytes: Positive | None = Field(None, description="size of the exported fp32 file")
+    latency_ms: Latency | Annotated[float, Field(gt=0)] | None = Field(
+        None, description="median of the fp32 file on this machine"
+    )
+
+
+class Probe(Section):
+    input: Literal["noise", "train"] = Field(
+        "noise", description="what the proxies see: N(0, 1) noise or training samples"
+    )
+    batch_size: Positive = 32
+    seeds: Positive = Field(1, description="initialisations a candidate, averaged")
+
+
+class Search(Section):
+    proxy: str | list[str | Use] = Field("auto", description="one, or several combined by rank")
+    strategy: Use = Use(use="random", options={})
+    candidates: Positive = Field(200, description="distinct candidates to score")
+    keep: Positive = Field(8, description="how many go on to `refine`")
+    probe: Probe = Probe()
+
+
+class Refine(Section):
+    controller: Use = Use(use="optuna", options={})
+    trials: Positive = 8
+    epochs: Positive = 2
+    generation: Positive = Field(
+        4, description="trials asked at once; the result does not depend on the number of workers"
+    )
+    stopper: Use = Use(use="halving", options={})
+
+
+class Compare(Section):
+    """Other students, distilled like the winner with fewer epochs, so that the choice can be judged."""
+
+    largest: bool = True
+    random: int = Field(5, ge=0)
+    epochs: Positive = 4
+
+
+class Distill(Section):
+    winners: Positive = 1
+    epochs: Positive = 10
+    controls: list[Literal["baseline", "all_labels"]] = Field(default_factory=lambda: ["baseline", "all_labels"])
+    compare: Compare | None = None
+
+
+class Prune(Use):
+    recover_epochs: int = Field(2, ge=0)
+
+
+class Compress(Section):
+    prune: Prune | None = None
+    quantize: list[Use] = Field(default_factory=list)
+
+
+class Export(Section):
+    exporter: Use = Use(use="onnx", options={})
+    formats: list[str] = Field(default_factory=lambda: ["onnx-fp32"])
+    max_drop: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="format -> largest loss of accuracy against fp32; 0.01 where not given"
+    )
+    parity: float = Field(1e-4, gt=0, description="largest absolute difference of the fp32 file to torch")
+
+
+class Run(Section):
+    executor: Use = Use(use="processes", options={})
+    workers: Positive = 1
+    threads_per_trial: Positive = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    store: str | None = Field(None, description="a path or fsspec URL shared by studies")
+
+
+class Config(Section):
+    """The whole file."""
+
+    format: Literal[1] = 1
+    name: str = Field("study", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(0, ge=0)
+    data: Data
+    task: Use | None = Field(None, description="what `data` declares, if left out")
+    teacher: Teacher | None = None
+    teachers: dict[str, Teacher] = Field(default_factory=dict)
+    student: Student | None = None
+    students: dict[str, Student] = Field(default_factory=dict)
+    recipe: Recipe
+    objectives: dict[str, Literal["max", "min"]] = Field(default_factory=dict, description="on the validation split")
+    constraints: Constraints = Constraints()
+    search: Search = Search()
+    refine: Refine = Refine()
+    distill: Distill = Distill()
+    compress: Compress = Compress()
+    export: Export = Export()
+    run: Run = Run()
+
+    @field_validator("objectives")
+    @classmethod
+    def _at_most_three(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > 3:
+            raise ValueError("at most three objectives")
+        return value
