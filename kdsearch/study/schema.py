@@ -136,7 +136,7 @@ class Compare(Section):
 class Distill(Section):
     winners: Positive = 1
     epochs: Positive = 10
-    controls: list[Literal["baseline", "all_labels"]] = Field(default_factory=lambda: ["baseline", "all_labels"])
+    controls: tuple[Literal["baseline", "all_labels"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None
 
 
