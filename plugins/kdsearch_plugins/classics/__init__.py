@@ -1,0 +1,12 @@
+"""Well-known distillers, each citing its paper."""
+
+from kdsearch.hooks import Register, hookimpl
+
+
+@hookimpl
+def kdsearch_register(register: Register) -> None:
+    here = "kdsearch_plugins.classics"
+    register.distiller("kd", f"{here}.kd:Kd", about="softened logits (Hinton et al. 2015)")
+    register.distiller("dkd", f"{here}.dkd:Dkd", about="target and non-target classes apart (Zhao et al. 2022)")
+    register.distiller("fitnet", f"{here}.fitnet:FitNet", about="a hidden map by regression (Romero et al. 2015)")
+    register.distiller("sp", f"{here}.sp:Sp", about="which samples look alike (Tung and Mori 2019)")

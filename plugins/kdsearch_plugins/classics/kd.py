@@ -1,0 +1,31 @@
+"""Distilling the knowledge in a neural network (Hinton et al., NIPS workshop 2014, arXiv 1503.02531): soft targets.
+
+L = T^2 KL(softmax(z_t / T) || softmax(z_s / T)). The paper gives the hard targets "a considerably lower weight" without a
+figure; `paper_weights` is 0.9, to be used with `task_weight: 0.1`, as the benchmarks of the field do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from kdsearch.kinds import Distiller, Options, Step, searched
+from kdsearch.ops.softened import softened_kl
+
+
+class KdOptions(Options):
+    temperature: Annotated[float, searched(low=1.0, high=20.0, log=True)] = Field(
+        4.0, gt=0, description="T: above 1 the small probabilities count more"
+    )
+
+
+class Kd(Distiller[KdOptions]):
+    """Term `kl`, in nats times T^2; of a map of logits (B, K, ...) the mean over positions."""
+
+    paper_weights: ClassVar[Mapping[str, float]] = {"kl": 0.9}
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"kl": softened_kl(step.student["logits"], step.teacher["logits"], self.options.temperature)}
