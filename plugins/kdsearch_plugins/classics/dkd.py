@@ -1,0 +1,63 @@
+"""Decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv 2203.08679): L = alpha TCKD + beta NCKD (eq. 7).
+
+TCKD: KL between (p_target, 1 - p_target) of teacher and student; NCKD: KL between their softmaxes over the other classes.
+KD is the special case alpha = 1, beta = 1 - p_target of the teacher. Ours: non-target classes are left out exactly (the released
+code subtracts 1000 from the target's logit), and there is no warm-up of the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdsearch.kinds import HIDDEN, Distiller, Options, Step, searched
+from kdsearch.ops.softened import rows
+
+
+class DkdOptions(Options):
+    alpha: Annotated[float, searched(low=0.25, high=4.0, log=True)] = Field(1.0, ge=0, description="factor of `tckd`")
+    beta: Annotated[float, searched(low=1.0, high=16.0, log=True)] = Field(
+        8.0, ge=0, description="factor of `nckd`; the paper uses 1 to 10, more for a teacher that is far ahead"
+    )
+    temperature: Annotated[float, searched(low=1.0, high=20.0, log=True)] = Field(4.0, gt=0, description="T of both")
+
+
+class Dkd(Distiller[DkdOptions]):
+    """Terms `tckd` and `nckd`, each times T^2 and its factor. Target of a sample without label: the teacher's likeliest class."""
+
+    paper_weights: ClassVar[Mapping[str, float]] = {"tckd": 1.0, "nckd": 1.0}
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        o = self.options
+        z_s, z_t = rows(step.student["logits"]), rows(step.teacher["logits"])  # (N, K)
+        target = known_target(step, z_t)
+        is_target = F.one_hot(target, z_t.shape[1]).bool()
+        log_s, log_t = F.log_softmax(z_s / o.temperature, 1), F.log_softmax(z_t / o.temperature, 1)
+        (b_s, rest_s), (b_t, rest_t) = split(log_s, is_target), split(log_t, is_target)
+        tckd, nckd = divergence(b_s, b_t), divergence(rest_s, rest_t)
+        return {"tckd": o.alpha * o.temperature**2 * tckd, "nckd": o.beta * o.temperature**2 * nckd}
+
+
+def known_target(step: Step, z_t: Tensor) -> Tensor:
+    """(N,) labels, with the teacher's argmax where a label is hidden or the batch has none."""
+    guess = z_t.argmax(1)
+    if "label" not in step.batch:
+        return guess
+    label = step.batch["label"].reshape(-1)
+    return torch.where(label == HIDDEN, guess, label)
+
+
+def split(log_p: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, K) -> those of (target, rest) as (N, 2), and those among the rest as (N, K - 1)."""
+    others = log_p[~is_target].view(len(log_p), -1)
+    log_rest = others.logsumexp(1, keepdim=True)
+    return torch.cat([log_p[is_target][:, None], log_rest], 1), others - log_rest
+
+
+def divergence(log_p_s: Tensor, log_p_t: Tensor) -> Tensor:
+    return F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)
