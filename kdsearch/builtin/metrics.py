@@ -1,0 +1,145 @@
+"""Metrics of classification: accuracy, top5, balanced_accuracy, nll, ece.
+
+All read a split in its order, some hundred samples at a time. Where a label is hidden, the teacher's most likely class stands
+in for it; without a teacher such samples are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+from kdsearch.errors import DataError, PluginError
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Metric, NoOptions, Options, Predict, Services
+
+CHUNK = 256  # samples a forward pass
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A chunk's judged samples: logits (N, K), targets (N,), and which targets are the teacher's instead of a label's."""
+
+    logits: Tensor
+    targets: Tensor
+    stands_in: Tensor
+
+    @property
+    def hits(self) -> Tensor:
+        return self.logits.argmax(1) == self.targets
+
+
+def answers(predict: Predict, data: DataSource, split: str, services: Services) -> Iterator[Answers]:
+    """The split's samples with a target, chunk by chunk. Raise DataError when none has one."""
+    samples = data.split(split)
+    judged = 0
+    for start in range(0, len(samples.ids), CHUNK):
+        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
+        found = _judged(predict, batch, services)
+        judged += len(found.targets)
+        if len(found.targets):
+            yield found
+    if not judged:
+        raise DataError(
+            f"split '{split}' has {len(samples.ids)} samples and no label",
+            expected="labels, or a teacher whose answers stand in for them",
+        )
+
+
+def _judged(predict: Predict, batch: Batch, services: Services) -> Answers:
+    logits, targets = predict(batch)["logits"].detach().float().cpu(), batch["label"].cpu()
+    hidden = targets == HIDDEN
+    if hidden.any():
+        targets = targets.clone()
+        try:
+            targets[hidden] = services.predict("teacher", batch)["logits"].argmax(1).cpu()[hidden]
+        except (PluginError, KeyError):  # the study has no teacher of that name
+            logits, targets, hidden = logits[~hidden], targets[~hidden], hidden[~hidden]
+    return Answers(logits, targets, hidden)
+
+
+class Accuracy(Metric[NoOptions]):
+    """Top-1 accuracy in [0, 1]; with hidden labels also `labeled_accuracy` and `teacher_agreement`, its two parts."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        hits = n = hidden_hits = n_hidden = 0
+        for each in answers(predict, data, split, services):
+            hits, n = hits + int(each.hits.sum()), n + len(each.hits)
+            hidden_hits, n_hidden = (
+                hidden_hits + int(each.hits[each.stands_in].sum()),
+                n_hidden + int(each.stands_in.sum()),
+            )
+        found = {"accuracy": hits / n, "n": float(n)}
+        if n_hidden:
+            found["teacher_agreement"] = hidden_hits / n_hidden
+        if 0 < n_hidden < n:
+            found["labeled_accuracy"] = (hits - hidden_hits) / (n - n_hidden)
+        return found
+
+
+class Top5(Metric[NoOptions]):
+    """Share of samples whose target is among the five largest logits (all K where K < 5)."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        hits, n = 0.0, 0
+        for each in answers(predict, data, split, services):
+            n_classes, count = each.logits.shape[1], len(each.targets)
+            top = multiclass_accuracy(each.logits, each.targets, n_classes, average="micro", top_k=min(5, n_classes))
+            hits, n = hits + float(top) * count, n + count
+        return {"top5": hits / n, "n": float(n)}
+
+
+class BalancedAccuracy(Metric[NoOptions]):
+    """Mean recall over the classes that occur in the split."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        counts = sum(
+            (
+                multiclass_confusion_matrix(each.logits, each.targets, each.logits.shape[1])
+                for each in answers(predict, data, split, services)
+            ),
+            torch.zeros((), dtype=torch.int64),
+        )
+        support = counts.sum(1)  # (K,), rows are targets
+        recall = counts.diag()[support > 0].double() / support[support > 0]
+        return {"balanced_accuracy": float(recall.mean()), "n": float(support.sum())}
+
+
+class NegativeLogLikelihood(Metric[NoOptions]):
+    """Mean -log p(target) in nats, lower is better."""
+
+    direction: ClassVar[Literal["max", "min"]] = "min"
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        total, n = 0.0, 0
+        for each in answers(predict, data, split, services):
+            total += float(F.cross_entropy(each.logits.double(), each.targets, reduction="sum"))
+            n += len(each.targets)
+        return {"nll": total / n, "n": float(n)}
+
+
+class CalibrationOptions(Options):
+    bins: int = Field(15, ge=1, description="equal intervals of confidence")
+
+
+class CalibrationError(Metric[CalibrationOptions]):
+    """Expected calibration error, L1, lower is better (Guo et al., ICML 2017, eq. 3)."""
+
+    direction: ClassVar[Literal["max", "min"]] = "min"
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        every = list(answers(predict, data, split, services))
+        probs = torch.cat([each.logits for each in every]).softmax(1)
+        targets = torch.cat([each.targets for each in every])
+        error = multiclass_calibration_error(probs, targets, probs.shape[1], n_bins=self.options.bins, norm="l1")
+        return {"ece": float(error), "n": float(len(targets))}

@@ -1,0 +1,128 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
+
+from kdsearch.builtin import metrics
+from kdsearch.errors import DataError, PluginError
+from kdsearch.kinds import HIDDEN, Batch, NoOptions, Outputs
+
+K, N = 7, 600  # more than two chunks
+
+
+class Logits:
+    """A data set whose one split holds labels and sample numbers."""
+
+    def __init__(self, labels):
+        self.labels = labels
+        self.ids = [f"s{i}" for i in range(len(labels))]
+
+    def split(self, name):
+        return self
+
+    def load(self, index, augment=False, seed=0):
+        at = torch.as_tensor(list(index))
+        return Batch(tuple(self.ids[i] for i in at.tolist()), {"row": at, "label": self.labels[at]})
+
+
+class Doors:
+    """Services of a study with or without a teacher."""
+
+    def __init__(self, teacher=None, error=PluginError):
+        self.teacher, self.error = teacher, error
+
+    def predict(self, model, batch):
+        if self.teacher is None:
+            raise self.error("unknown teacher")
+        return Outputs({"logits": self.teacher[batch["row"]]})
+
+
+@pytest.fixture
+def case():
+    rng = torch.Generator().manual_seed(5)
+    logits = 3 * torch.randn(N, K, generator=rng)
+    labels = torch.randint(K - 1, (N,), generator=rng)  # one class never occurs
+    labels = torch.where(torch.rand(N, generator=rng) < 0.4, logits.argmax(1).clamp(max=K - 2), labels)
+    return logits, labels, torch.randn(N, K, generator=rng)
+
+
+def measure(cls, logits, labels, doors=None, options=None):
+    metric = cls(options or cls.options_class())
+    return metric.measure(lambda batch: {"logits": logits[batch["row"]]}, Logits(labels), "test", doors or Doors())
+
+
+def test_values_agree_with_scikit_learn(case):
+    logits, labels, _ = case
+    probs, y, top = logits.double().softmax(1).numpy(), labels.numpy(), logits.argmax(1).numpy()
+    assert measure(metrics.Accuracy, logits, labels) == {"accuracy": accuracy_score(y, top), "n": N}
+    top5 = top_k_accuracy_score(y, logits.numpy(), k=5, labels=range(K))
+    assert measure(metrics.Top5, logits, labels)["top5"] == pytest.approx(top5, abs=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class is predicted that never occurs: the case we want
+        balanced = balanced_accuracy_score(y, top)
+    assert measure(metrics.BalancedAccuracy, logits, labels)["balanced_accuracy"] == pytest.approx(balanced, abs=1e-9)
+    nll = log_loss(y, probs, labels=range(K))
+    assert measure(metrics.NegativeLogLikelihood, logits, labels)["nll"] == pytest.approx(nll, abs=1e-6)
+
+
+@pytest.mark.parametrize("bins", [15, 4])
+def test_calibration_error_is_the_gap_by_bin(case, bins):
+    logits, labels, _ = case
+    probs = logits.softmax(1).numpy().astype(np.float64)
+    sure, hit = probs.max(1), probs.argmax(1) == labels.numpy()
+    expected = 0.0
+    for low in np.arange(bins) / bins:
+        inside = (sure > low) & (sure <= low + 1 / bins)
+        if inside.any():
+            expected += inside.mean() * abs(hit[inside].mean() - sure[inside].mean())
+    found = measure(metrics.CalibrationError, logits, labels, options=metrics.CalibrationOptions(bins=bins))
+    assert found["ece"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_teacher_stands_in_for_hidden_labels(case):
+    logits, labels, teacher = case
+    hidden = torch.arange(N) % 3 == 0
+    shown = labels.masked_fill(hidden, HIDDEN)
+    top, top_t = logits.argmax(1), teacher.argmax(1)
+    found = measure(metrics.Accuracy, logits, shown, Doors(teacher))
+    assert found["labeled_accuracy"] == pytest.approx(float((top == labels)[~hidden].double().mean()))
+    assert found["teacher_agreement"] == pytest.approx(float((top == top_t)[hidden].double().mean()))
+    assert found["accuracy"] == pytest.approx(float((top == torch.where(hidden, top_t, labels)).double().mean()))
+    assert found["n"] == N
+    assert torch.equal(shown[hidden], torch.full((int(hidden.sum()),), HIDDEN))  # the data set's tensor is untouched
+
+
+@pytest.mark.parametrize("error", [PluginError, KeyError])
+def test_without_a_teacher_hidden_samples_are_left_out(case, error):
+    logits, labels, _ = case
+    shown = labels.clone()
+    shown[:500] = HIDDEN  # the first chunk has no label at all
+    found = measure(metrics.Accuracy, logits, shown, Doors(error=error))
+    assert found == {"accuracy": float((logits.argmax(1) == labels)[500:].double().mean()), "n": 100}
+
+
+def test_a_split_that_nothing_can_judge_is_an_error(case):
+    logits, labels, _ = case
+    with pytest.raises(DataError, match="split 'test' has 600 samples and no label"):
+        measure(metrics.Accuracy, logits, torch.full_like(labels, HIDDEN))
+
+
+def test_only_labels_all_hidden_give_agreement_alone(case):
+    logits, labels, teacher = case
+    found = measure(metrics.Accuracy, logits, torch.full_like(labels, HIDDEN), Doors(teacher))
+    assert found["accuracy"] == found["teacher_agreement"]
+    assert "labeled_accuracy" not in found
+
+
+def test_fewer_than_five_classes_are_all_in_the_top_five():
+    assert measure(metrics.Top5, torch.randn(9, 3), torch.arange(9) % 3)["top5"] == 1
+
+
+def test_directions():
+    directions = {
+        cls.__name__: cls(cls.options_class()).direction for cls in (metrics.Accuracy, metrics.CalibrationError)
+    }
+    assert directions == {"Accuracy": "max", "CalibrationError": "min"}
+    assert metrics.NegativeLogLikelihood(NoOptions()).direction == "min"
