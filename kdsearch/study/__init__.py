@@ -1,0 +1,7 @@
+"""The user's text: a study file or Python call -> a checked Study. Nothing here imports torch before names are checked."""
+
+from kdsearch.study.load import Source
+from kdsearch.study.schema import Config
+from kdsearch.study.study import Study, load_study, make_study
+
+__all__ = ["Config", "Source", "Study", "load_study", "make_study"]

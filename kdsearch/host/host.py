@@ -1,0 +1,215 @@
+"""The host: every capability by kind and name, imported when it is used."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+from kdsearch.errors import KdsearchError, PluginError, nearest, one_of
+from kdsearch.hooks import KINDS, Entry
+from kdsearch.host.plugins import Broken, Plugin, installed, load_installed, one_line, register
+
+
+@dataclass(frozen=True)
+class Found:
+    """A registered capability with the plugin that named it."""
+
+    entry: Entry
+    plugin: Plugin
+
+    @property
+    def kind(self) -> str:
+        return self.entry.kind
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section that a plugin adds to the report; `html` is a fragment."""
+
+    plugin: str
+    title: str
+    html: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is installed. `live`: classes handed over from Python by (kind, name); they come before installed ones.
+
+    `failures` gathers what hooks raised after loading: one a plugin and hook.
+    """
+
+    plugins: tuple[Plugin, ...] = ()
+    broken: tuple[Broken, ...] = ()
+    live: Mapping[tuple[str, str], type] = field(default_factory=dict)
+    failures: dict[tuple[str, str], Broken] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def load(cls, extra: Iterable[tuple[str, Any]] = (), *, entry_points: bool = True) -> Host:
+        """Import every installed plugin's registration, none of its capabilities.
+
+        Args:
+            extra: (name, module or object) of further plugins, as if a distribution `live` had brought them.
+            entry_points: False = only `extra`.
+        """
+        points, foreign = installed() if entry_points else ([], [])
+        asked = [*load_installed(points), *(register(name, plugin, "live", "0") for name, plugin in extra)]
+        plugins = tuple(each for each in asked if isinstance(each, Plugin))
+        return cls(plugins, (*(each for each in asked if isinstance(each, Broken)), *foreign))
+
+    def with_classes(self, classes: Mapping[tuple[str, str], type]) -> Host:
+        """This host with live capability classes by (kind, name). Raise PluginError for a class of the wrong kind."""
+        for (kind, name), cls in classes.items():
+            _check_kind(kind, name, cls, "handed over from Python")
+        return replace(self, live={**self.live, **classes})
+
+    def entries(self, kind: str | None = None) -> list[Found]:
+        """Every registered capability, conflicting ones included, by kind and name."""
+        found = [Found(entry, plugin) for plugin in self.plugins for entry in plugin.entries]
+        chosen = [each for each in found if kind in (None, each.kind)]
+        return sorted(chosen, key=lambda each: (KINDS.index(each.kind), each.name, each.plugin.distribution))
+
+    def names(self, kind: str) -> list[str]:
+        """Names of a kind, each once."""
+        live = (name for of, name in self.live if of == kind)
+        return sorted({*(each.name for each in self.entries(kind)), *live})
+
+    def conflicts(self) -> dict[tuple[str, str], list[Found]]:
+        """(kind, name) -> the capabilities that share it."""
+        same = defaultdict(list)
+        for each in self.entries():
+            same[each.kind, each.name].append(each)
+        return {key: found for key, found in same.items() if len(found) > 1}
+
+    def find(self, kind: str, name: str) -> Found:
+        """A capability by its name, or by `distribution:kind:name`, also `plugin:kind:name`.
+
+        Raises:
+            PluginError: unknown (with the nearest name), or shared by several plugins (with the full names).
+        """
+        source, of, bare = _parts(kind, name)
+        if of != kind:
+            raise PluginError(f"'{name}' names a {of}", expected=f"a {kind}")
+        same = [each for each in self.entries(kind) if each.name == bare]
+        if source:
+            chosen = [each for each in same if source in (each.plugin.distribution, each.plugin.name)]
+            if not chosen and same:
+                raise PluginError(
+                    f"{kind} '{bare}' is not in '{source}'", expected=one_of(each.plugin.distribution for each in same)
+                )
+            same = chosen
+        if len(same) == 1:
+            return same[0]
+        if same:
+            full = _full_names(same)
+            raise PluginError(
+                f"{kind} '{name}' is registered by {len(same)} plugins", fix=f"Write {' or '.join(map(repr, full))}."
+            )
+        names = self.names(kind)
+        elsewhere = [each.kind for each in self.entries() if each.name == bare]
+        hint = f"'{bare}' is a {elsewhere[0]}." if elsewhere else self._broken_hint()
+        raise PluginError(f"unknown {kind} '{name}'", nearest=nearest(bare, names), expected=one_of(names), fix=hint)
+
+    def _broken_hint(self) -> str:
+        names = ", ".join(each.plugin for each in self.broken)
+        return f"Broken plugins offer nothing: {names} (see `kdsearch plugins`)." if names else ""
+
+    def load_class(self, kind: str, name: str) -> type[Any]:
+        """Import a capability's class.
+
+        Raises:
+            PluginError: unknown, ambiguous, a missing extra (with the pip command), broken on import, or of another kind.
+        """
+        if (kind, name) in self.live:
+            return self.live[kind, name]
+        found = self.find(kind, name)
+        module, _, attribute = found.entry.target.partition(":")
+        who = f"{kind} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
+        try:
+            cls: Any = import_module(module)
+            for part in attribute.split("."):
+                cls = getattr(cls, part)
+        except (KeyboardInterrupt, KdsearchError):
+            raise
+        except BaseException as error:
+            fix = ""
+            if isinstance(error, ImportError) and found.entry.extra:
+                fix = f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"'
+            raise PluginError(f"{who} cannot be imported: {one_line(error)}", fix=fix) from error
+        _check_kind(kind, found.name, cls, f"{found.entry.target} of {found.plugin.distribution}")
+        return cls  # type: ignore[no-any-return]
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Hand an event to every plugin; what one raises is kept in `failures`."""
+        for plugin in self.plugins:
+            self._ask(plugin, "kdsearch_event", event=event)
+
+    def report_sections(self, result: Mapping[str, Any]) -> list[Section]:
+        """Further sections of the report, plugin by plugin; one that raises adds none."""
+        found: list[Section] = []
+        for plugin in self.plugins:
+            for answer in self._ask(plugin, "kdsearch_report", study=result):
+                try:
+                    found += [Section(plugin.name, str(title), str(html)) for title, html in answer]
+                except (TypeError, ValueError) as error:
+                    self._fail(plugin, "kdsearch_report", error)
+        return found
+
+    def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
+        call: Callable[..., list[Any]] = getattr(plugin.manager.hook, hook)
+        try:
+            return call(**arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail(plugin, hook, error)
+            return []
+
+    def _fail(self, plugin: Plugin, hook: str, error: BaseException) -> None:
+        text = f"{hook}: {one_line(error)}"
+        self.failures.setdefault((plugin.name, hook), Broken(plugin.name, plugin.distribution, plugin.version, text))
+
+
+def _parts(kind: str, name: str) -> tuple[str, str, str]:
+    parts = name.split(":")
+    if len(parts) == 3:
+        return parts[0], parts[1], parts[2]
+    return "", kind, name
+
+
+def _full_names(same: list[Found]) -> list[str]:
+    """`distribution:kind:name`; by plugin where one distribution brings the name twice."""
+    brought = [each.plugin.distribution for each in same]
+    sources = [
+        each.plugin.name if brought.count(each.plugin.distribution) > 1 else each.plugin.distribution for each in same
+    ]
+    return [f"{source}:{each.kind}:{each.name}" for source, each in zip(sources, same, strict=True)]
+
+
+def _check_kind(kind: str, name: str, cls: Any, where: str) -> None:
+    base = base_class(kind)
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise PluginError(
+            f"{kind} '{name}' ({where}) is {cls!r}", expected=f"a subclass of kdsearch.kinds.{base.__name__}"
+        )
+    if lacks := [
+        each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False)
+    ]:
+        raise PluginError(f"{kind} '{name}' ({where}) does not define {', '.join(lacks)}", expected="a complete class")
+
+
+def base_class(kind: str) -> type[Any]:
+    """The contract of a kind."""
+    from kdsearch import kinds
+
+    name = {"pruner": "Compressor", "quantizer": "Compressor"}.get(kind) or kind.title().replace("_", "")
+    found = getattr(kinds, name)
+    assert isinstance(found, type)
+    return found

@@ -1,0 +1,102 @@
+"""Plugins as they are found: entry points of the group `kdsearch.v1`, each imported on its own, what it raises kept as `Broken`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from kdsearch.hooks import GROUP, Entry, Hooks, Register
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that registered. `manager` holds this plugin alone, so that what it raises is known to be its own."""
+
+    name: str
+    distribution: str
+    version: str
+    manager: pluggy.PluginManager = field(repr=False, compare=False)
+    entries: tuple[Entry, ...] = ()
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin whose import, registration or hook raised, or that was written for another major version; `error` is one line."""
+
+    plugin: str
+    distribution: str
+    version: str
+    error: str
+
+
+def installed() -> tuple[list[EntryPoint], list[Broken]]:
+    """Entry points of this major version, and those of others, which are never imported."""
+    every = entry_points()
+    foreign = [
+        Broken(point.name, *_origin(point), f"needs another kdsearch: written for '{group}', this one offers '{GROUP}'")
+        for group in sorted(every.groups)
+        if group != GROUP and re.fullmatch(r"kdsearch\.v\d+", group)
+        for point in every.select(group=group)
+    ]
+    points = sorted(every.select(group=GROUP), key=lambda point: (point.name != "builtin", point.name, point.value))
+    return points, foreign
+
+
+def load_installed(points: Iterable[EntryPoint]) -> Iterator[Plugin | Broken]:
+    """Import and register each entry point; the rest goes on when one raises."""
+    for point in points:
+        distribution, version = _origin(point)
+        found = _guarded(point.load, point.name, distribution, version)
+        yield found if isinstance(found, Broken) else register(point.name, found[0], distribution, version)
+
+
+def register(name: str, plugin: Any, distribution: str, version: str) -> Plugin | Broken:
+    """Let a module or object with `kdsearch_register` name its capabilities."""
+
+    def ask() -> tuple[pluggy.PluginManager, Register]:
+        manager, asked = pluggy.PluginManager("kdsearch"), Register()
+        manager.add_hookspecs(Hooks)
+        manager.register(plugin, name)
+        manager.check_pending()
+        if not manager.get_hookcallers(plugin):
+            raise TypeError("no hook found; is kdsearch_register decorated with @hookimpl?")
+        manager.hook.kdsearch_register(register=asked)
+        return manager, asked
+
+    found = _guarded(ask, name, distribution, version)
+    if isinstance(found, Broken):
+        return found
+    manager, asked = found[0]
+    about = (getattr(plugin, "__doc__", None) or "").strip().partition("\n")[0]
+    return Plugin(name, distribution, version, manager, tuple(asked.entries), about)
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    if point.dist is None:
+        return "unknown", "?"
+    metadata: Mapping[str, Any] = point.dist.metadata  # type: ignore[assignment]
+    return str(metadata["Name"]), str(metadata["Version"])
+
+
+def _guarded(call: Any, name: str, distribution: str, version: str) -> tuple[Any] | Broken:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # a plugin that prints must not spoil --json
+            return (call(),)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a plugin must not end the program
+        return Broken(name, distribution, version, one_line(error))
+
+
+def one_line(error: BaseException) -> str:
+    """`Type: message` without line breaks."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,235 @@
+"""A study against what is installed: every option by its capability's own class, and what capabilities need of one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdsearch.errors import KdsearchError, nearest, one_of
+from kdsearch.study.code import is_code, load_code
+from kdsearch.study.names import LIVE, check_names, uses
+
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+    from kdsearch.kinds import Distiller, Options, Procedure, Teacher
+    from kdsearch.study.study import Study
+
+_SEARCHED = ("distiller", "procedure")  # kinds whose options may be ranges; a student's spec is the third place
+
+
+def check(study: Study, host: Host) -> None:
+    """Raise the first error: names before options (names need no torch), options before needs."""
+    check_names(study, host)
+    try:
+        _check_options(study, host)
+        _check_spaces(study, host)
+        _check_recipe(study, host)
+        _check_objectives(study, host)
+        _check_machine(study)
+    except KdsearchError as error:
+        raise study.place(error) from error.__cause__
+
+
+def space_class(study: Study, host: Host, role: str = "student") -> type[Any]:
+    """The search space's class of a student's role; a Python path is loaded where it is allowed."""
+    from kdsearch.host.host import base_class
+
+    name, path = study.students[role].space, f"{study.path_of_student(role)}.space"
+    if not is_code(name):
+        return host.load_class("search_space", name)
+    cls = load_code(name, study.allow_code, study.folder, path)
+    if not (isinstance(cls, type) and issubclass(cls, base_class("search_space"))):
+        raise study.error(f"'{name}' is {cls!r}", path, expected="a subclass of kdsearch.kinds.SearchSpace")
+    return cls
+
+
+def student_space(study: Study, host: Host, role: str = "student") -> Any:
+    """The SearchSpace of a student's role over the region that the study leaves open.
+
+    Fields that the study does not write are searched where the space declares a range, else have their default.
+    """
+    from kdsearch.kinds.options import declared_range, searchable
+
+    path = study.path_of_student(role)
+    live = study.live_object(path)
+    if live is not None:
+        return live
+    cls = space_class(study, host, role)
+    options = cls.options_class
+    open_fields = {name: "search" for name in options.model_fields if declared_range(options, name)}
+    return cls(searchable(options, {**open_fields, **study.students[role].spec}, f"{path}.spec"))
+
+
+def _check_options(study: Study, host: Host) -> None:
+    from kdsearch.kinds.options import searchable, validate
+
+    for kind, use, path in uses(study):
+        if use.use == LIVE and study.live_object(path) is not None:
+            continue
+        try:
+            cls = host.load_class(kind, use.use)
+        except KdsearchError as error:
+            raise error.at(path=f"{path}.use") from error.__cause__
+        where = f"{path}.options"
+        if kind in _SEARCHED:
+            options: Options = _one(searchable(cls.options_class, use.options, where), where)
+        else:
+            _refuse_ranges(study, cls.options_class, use.options, where)
+            options = validate(cls.options_class, use.options, where)
+        _check_marks(study, options, where)
+        if kind == "teacher":
+            _check_member(host, options, where)
+
+
+def _one(found: Any, prefix: str) -> Any:
+    """Options of one candidate."""
+    return found.at({dim.path: dim.range.ends[0] for dim in found.dims}, prefix)
+
+
+def _refuse_ranges(study: Study, cls: type[Options], options: Any, path: str) -> None:
+    from kdsearch.kinds.options import validate
+
+    for name, value in options.items():
+        is_range = isinstance(value, dict) and bool({"low", "high", "choices"} & set(value))
+        if name in cls.model_fields and (value == "search" or is_range):
+            try:
+                validate(cls, options, path)
+            except KdsearchError as error:
+                if error.path.startswith(f"{path}.{name}"):
+                    raise study.error(
+                        f"got {value!r}" if is_range else "got 'search'",
+                        f"{path}.{name}",
+                        expected="a fixed value: only the options of distillers, the procedure and the student are searched",
+                    ) from None
+
+
+def _check_marks(study: Study, options: Options, path: str) -> None:
+    """Options that name a teacher (`TeacherNamed`): it exists and lets itself be looked into far enough."""
+    from kdsearch.kinds.options import TeacherNamed
+
+    for name, info in type(options).model_fields.items():
+        for mark in info.metadata:
+            value = getattr(options, name)
+            if isinstance(mark, TeacherNamed) and value is not None and value not in study.teachers:
+                names = list(study.teachers)
+                raise study.error(
+                    f"unknown teacher '{value}'",
+                    f"{path}.{name}",
+                    nearest=nearest(str(value), names),
+                    expected=one_of(names) if names else "a study with a `teacher:`",
+                )
+
+
+def _check_member(host: Host, options: Options, path: str) -> None:
+    """A teacher that is a member of a search space (options `space` and `spec`): its spec by the space's own class."""
+    from kdsearch.kinds.options import validate
+
+    space, spec = getattr(options, "space", None), getattr(options, "spec", None)
+    if not isinstance(space, str) or not space or is_code(space):
+        return
+    try:
+        cls = host.load_class("search_space", space)
+    except KdsearchError as error:
+        raise error.at(path=f"{path}.space") from error.__cause__
+    if isinstance(spec, dict):
+        validate(cls.options_class, spec, f"{path}.spec")
+
+
+def _check_spaces(study: Study, host: Host) -> None:
+    for role in study.students:
+        student_space(study, host, role)
+
+
+def _check_recipe(study: Study, host: Host) -> None:
+    from kdsearch.study.recipe import RecipeSpace
+
+    recipe = study.config.recipe
+    procedure: type[Procedure[Any]] = host.load_class("procedure", recipe.procedure.use)
+    _check_roles(study, procedure)
+    if procedure.needs_teacher and not study.teachers:
+        raise study.error(
+            f"procedure '{recipe.procedure.use}' needs a teacher", "recipe.procedure.use", fix="Add a `teacher:`."
+        )
+    owners = []
+    for i, each in enumerate(recipe.distillers):
+        cls: type[Distiller[Any]] = host.load_class("distiller", each.use)
+        path = f"recipe.distillers[{i}]"
+        owners += [path] if cls.owns_task_loss else []
+        if len(owners) > 1:
+            raise study.error(
+                f"'{each.use}' and {owners[0]} both replace the task's loss", path, fix="Remove one of them."
+            )
+        _check_access(study, host, each, cls, path)
+    RecipeSpace.from_study(study, host)
+
+
+def _check_roles(study: Study, procedure: type[Procedure[Any]]) -> None:
+    name = study.config.recipe.procedure.use
+    for role in study.students:
+        if role not in procedure.roles:
+            raise study.error(
+                f"procedure '{name}' trains no '{role}'",
+                study.path_of_student(role),
+                nearest=nearest(role, procedure.roles),
+                expected=one_of(procedure.roles),
+            )
+    for role in procedure.roles:
+        if role not in study.students:
+            raise study.error(
+                f"procedure '{name}' trains '{role}', which has no search space",
+                "recipe.procedure.use",
+                fix=f"Add {role}: {{space: NAME}} to `students:`.",
+            )
+
+
+def _check_access(study: Study, host: Host, each: Any, cls: type[Distiller[Any]], path: str) -> None:
+    from kdsearch.kinds.options import requested_taps, searchable
+    from kdsearch.kinds.teacher import Access
+
+    if not cls.needs_teacher:
+        return
+    if each.teacher not in study.teachers:
+        names = list(study.teachers)
+        raise study.error(
+            f"distiller '{each.use}' needs the teacher '{each.teacher}'",
+            path,
+            nearest=nearest(each.teacher, names),
+            expected=one_of(names) if names else "a study with a `teacher:`",
+        )
+    options = _one(searchable(cls.options_class, each.options, f"{path}.options"), f"{path}.options")
+    needed = max(cls.access, Access.TAPS) if "teacher" in requested_taps(options) else cls.access
+    where = study.path_of_teacher(each.teacher)
+    if study.live_object(where) is not None:
+        return
+    use = study.teachers[each.teacher].use
+    teacher: type[Teacher[Any]] = host.load_class("teacher", use)
+    if teacher.access < needed:
+        raise study.error(
+            f"distiller '{each.use}' needs {needed.name} of the teacher; '{use}' ({where}) gives {teacher.access.name}",
+            path,
+            expected=f"a teacher with access {needed.name} or more",
+        )
+
+
+def _check_objectives(study: Study, host: Host) -> None:
+    for name, direction in study.config.objectives.items():
+        if name in host.names("metric") and (better := host.load_class("metric", name).direction) != direction:
+            raise study.error(f"got '{direction}'", f"objectives.{name}", expected=f"'{better}'")
+
+
+def _check_machine(study: Study) -> None:
+    """Device and precision against this machine; the cache against augmentation."""
+    run = study.config.run
+    if run.device == "auto" and run.precision != "fp16":
+        return
+    import torch
+
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise study.error("got 'cuda', but torch finds no GPU", "run.device", expected="auto or cpu")
+    if run.precision == "fp16" and (run.device == "cpu" or not torch.cuda.is_available()):
+        raise study.error("got 'fp16', which needs a GPU", "run.precision", expected="fp32 or bf16 on a CPU")
+
+
+def folder_of(file: Path) -> Path:
+    """The study's default folder: the file's stem, beside it."""
+    return file.parent / file.stem

@@ -1,0 +1,113 @@
+"""pydantic's complaints about a study -> one StudyError with the key path as the user wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.study.schema import Use
+
+Loc = Sequence[str | int]
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "keys and values",
+    "finite_number": "a finite number",
+}
+_TYPES = {*_EXPECTED, "model_type", "model_attributes_type", "none_required"}
+
+
+def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> StudyError:
+    """The first complaint: unknown keys before all others, then the innermost of a union's, in the file's order."""
+    found = [(key_path(each["loc"], raw), each) for each in error.errors()]
+    for path, each in found:
+        if each["type"] == "extra_forbidden":
+            return _unknown(path, each["loc"], cls)
+    inner = [
+        (path, each) for path, each in found if not any(other != path and _within(other, path) for other, _ in found)
+    ]
+    path = inner[0][0]
+    same = [each for other, each in inner if other == path]
+    telling = [each for each in same if each["type"] not in _TYPES] or same
+    if telling[0]["type"] == "missing":
+        return StudyError("is missing", path=path, expected=_section(_owner(cls, telling[0]["loc"])))
+    expected = list(dict.fromkeys(_expected(each, cls) for each in telling))
+    got = telling[0]["input"]
+    choices = [
+        name.strip("'") for name in str(telling[0].get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
+    ]
+    close = nearest(got, choices) if isinstance(got, str) else ""
+    return StudyError(f"got {shown(got)}", path=path, expected=" or ".join(expected), nearest=close)
+
+
+def shown(value: Any) -> str:
+    """A value as the user would write it, shortened."""
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def key_path(loc: Loc, raw: Any) -> str:
+    """A pydantic location as a key path: names of a union's branches, which the file does not have, left out."""
+    path, here = "", raw
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            path += f"[{part}]"
+            here = here[part] if isinstance(here, list) and part < len(here) else None
+        elif isinstance(here, Mapping) and (part in here or i == len(loc) - 1):
+            path += f".{part}" if path else part
+            here = here.get(part)
+    return path
+
+
+def _within(path: str, above: str) -> bool:
+    return path.startswith((f"{above}.", f"{above}[")) or not above
+
+
+def _unknown(path: str, loc: Loc, cls: type[BaseModel]) -> StudyError:
+    name, owner = str(loc[-1]), _owner(cls, loc[:-1])
+    names = list(owner.model_fields) if owner else []
+    close = nearest(name, names)
+    fix = "A capability's own options go below `options:`." if owner and issubclass(owner, Use) and not close else ""
+    return StudyError(f"unknown key '{name}'", path=path, nearest=close, expected=one_of(names), fix=fix)
+
+
+def _expected(each: Any, cls: type[BaseModel]) -> str:
+    kind = each["type"]
+    if kind in ("model_type", "model_attributes_type"):
+        return _section(_owner(cls, each["loc"]))
+    message = str(each["msg"])
+    for phrase in ("Input should be ", "Value error, ", "String should "):
+        message = message.removeprefix(phrase)
+    return _EXPECTED.get(kind, message)
+
+
+def _section(owner: type[BaseModel] | None) -> str:
+    return f"a section with the keys {', '.join(owner.model_fields)}" if owner else "a value"
+
+
+def _owner(cls: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
+    """The section at a location, or None."""
+    annotation: Any = cls
+    for part in loc:
+        for model in _models(annotation):
+            if part in model.model_fields:
+                annotation = model.model_fields[str(part)].annotation
+                break
+    models = _models(annotation)
+    return models[0] if models else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

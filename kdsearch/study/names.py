@@ -1,0 +1,111 @@
+"""Every capability that a study names, and whether it is installed: no capability is imported, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kdsearch.errors import KdsearchError, nearest, one_of
+from kdsearch.study.code import is_code
+from kdsearch.study.rules import COSTS, bare, formats_of
+from kdsearch.study.schema import Use
+
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+    from kdsearch.study.study import Study
+
+LIVE = "live"  # `use: live`: an object handed over from Python
+
+
+def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
+    """(kind, use, key path) of every capability with options, search spaces excepted."""
+    config = study.config
+    yield "dataset", config.data, "data"
+    if config.task:
+        yield "task", config.task, "task"
+    for name, teacher in study.teachers.items():
+        yield "teacher", teacher, study.path_of_teacher(name)
+    yield "procedure", config.recipe.procedure, "recipe.procedure"
+    for i, distiller in enumerate(config.recipe.distillers):
+        yield "distiller", distiller, f"recipe.distillers[{i}]"
+    for use, path in proxies(study):
+        yield "proxy", use, path
+    yield "controller", config.search.strategy, "search.strategy"
+    yield "controller", config.refine.controller, "refine.controller"
+    yield "stopper", config.refine.stopper, "refine.stopper"
+    if config.compress.prune:
+        yield "pruner", config.compress.prune, "compress.prune"
+    for i, quantizer in enumerate(config.compress.quantize):
+        yield "quantizer", quantizer, f"compress.quantize[{i}]"
+    yield "exporter", config.export.exporter, "export.exporter"
+    yield "executor", config.run.executor, "run.executor"
+
+
+def proxies(study: Study) -> list[tuple[Use, str]]:
+    """The proxies that the study names, with the key path of each; none for `auto`."""
+    asked = study.config.search.proxy
+    if asked == "auto":
+        return []
+    if isinstance(asked, str):
+        return [(Use(use=asked), "search.proxy")]
+    return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
+
+
+def check_names(study: Study, host: Host) -> None:
+    """Raise PluginError or StudyError for the first name that is not installed, in the study's order."""
+    for kind, use, path in uses(study):
+        if use.use == LIVE and kind in ("dataset", "teacher") and study.live_object(path) is not None:
+            continue
+        if use.use == LIVE and kind in ("dataset", "teacher"):
+            raise study.error(f"'{LIVE}' stands for an object handed over from Python", path, expected="a name")
+        _find(study, host, kind, use.use, _name_path(study, path))
+    for role, student in study.students.items():
+        path = study.path_of_student(role)
+        if student.space == LIVE and study.live_object(path) is not None:
+            continue
+        if not is_code(student.space):
+            _find(study, host, "search_space", student.space, f"{path}.space")
+    _objectives(study, host)
+    _formats(study, host)
+
+
+def _name_path(study: Study, path: str) -> str:
+    return path if f"{path}.use" not in study.lines and path.startswith("search.proxy") else f"{path}.use"
+
+
+def _find(study: Study, host: Host, kind: str, name: str, path: str) -> None:
+    if (kind, name) in host.live:
+        return
+    try:
+        host.find(kind, name)
+    except KdsearchError as error:
+        error.path = error.path or path
+        raise study.place(error) from None
+
+
+def _objectives(study: Study, host: Host) -> None:
+    known = [*host.names("metric"), *COSTS]
+    for name in study.config.objectives:
+        if name not in known:
+            raise study.error(
+                f"unknown objective '{name}'",
+                f"objectives.{name}",
+                nearest=nearest(name, known),
+                expected=f"a metric or a cost: {one_of(known)}",
+            )
+
+
+def _formats(study: Study, host: Host) -> None:
+    known, exporter = formats_of(study), bare(study.config.export.exporter.use)
+    for i, name in enumerate(study.config.export.formats):
+        if name in known:
+            continue
+        path = f"export.formats[{i}]"
+        quantizer = name.removeprefix(f"{exporter}-")
+        if quantizer != name and quantizer in host.names("quantizer"):
+            raise study.error(
+                f"'{name}' needs the quantizer '{quantizer}'",
+                path,
+                fix=f"Add {{use: {quantizer}}} to compress.quantize.",
+            )
+        raise study.error(f"unknown format '{name}'", path, nearest=nearest(name, known), expected=one_of(known))

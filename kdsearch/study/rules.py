@@ -1,0 +1,137 @@
+"""Combinations that a study cannot have, as far as its text alone tells: no capability is loaded, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdsearch.errors import UnsafeCodeError, nearest, one_of
+from kdsearch.study.code import allow, code_in
+
+if TYPE_CHECKING:
+    from kdsearch.study.study import Study
+
+COSTS = ("latency_ms", "params", "macs", "onnx_bytes")  # objectives that are no metric; less is better
+
+
+def check_rules(study: Study) -> None:
+    """Raise StudyError or UnsafeCodeError for the first impossible combination."""
+    _models(study)
+    _search(study)
+    _distillers(study)
+    _formats(study)
+    _run(study)
+    for path, text in code_in(study.source.raw, ""):
+        try:
+            allow(text, study.allow_code, path)
+        except UnsafeCodeError as error:
+            raise study.place(error) from None
+
+
+def _models(study: Study) -> None:
+    config = study.config
+    if config.teacher and config.teachers:
+        raise study.error("both `teacher` and `teachers` are given", "teacher", fix="Move it below `teachers:`.")
+    if config.student and config.students:
+        raise study.error("both `student` and `students` are given", "student", fix="Move it below `students:`.")
+    if not study.students:
+        raise study.error("is missing", "student", expected="`student: {space: NAME}`, or `students:` by role")
+    data = config.data
+    if data.validation + data.test >= 1:
+        raise study.error(
+            f"validation {data.validation} and test {data.test} leave nothing to train on",
+            "data.validation",
+            expected="a sum below 1",
+        )
+
+
+def _search(study: Study) -> None:
+    search, refine, distill = study.config.search, study.config.refine, study.config.distill
+    if search.keep > search.candidates:
+        raise study.error(
+            f"keep {search.keep} of {search.candidates} candidates",
+            "search.keep",
+            expected=f"at most {search.candidates}",
+        )
+    if not search.proxy:
+        raise study.error("no proxy", "search.proxy", expected="auto, a name or a list of names")
+    if distill.winners > refine.trials:
+        raise study.error(
+            f"{distill.winners} winners of {refine.trials} trials",
+            "distill.winners",
+            expected=f"at most {refine.trials}",
+        )
+    for name, direction in study.config.objectives.items():
+        if name in COSTS and direction == "max":
+            raise study.error("got 'max'", f"objectives.{name}", expected="'min': it is a cost")
+
+
+def _distillers(study: Study) -> None:
+    seen: dict[str, int] = {}
+    for i, each in enumerate(study.config.recipe.distillers):
+        path = f"recipe.distillers[{i}]"
+        name = each.name or bare(each.use)
+        if name in seen:
+            raise study.error(
+                f"the name '{name}' is used twice, first by recipe.distillers[{seen[name]}]",
+                path,
+                fix="Give one of them a `name:`.",
+            )
+        if name == "task" or not name.replace("_", "").replace("-", "").isalnum():
+            raise study.error(f"the name '{name}'", path, expected="letters, digits, '_' and '-', and not 'task'")
+        seen[name] = i
+        if each.weights and "weight" in each.model_fields_set:
+            raise study.error("both `weight` and `weights` are given", f"{path}.weight", fix="Remove one of them.")
+        for term in each.weights:
+            if "." in term or not term:
+                raise study.error(f"the term '{term}'", f"{path}.weights", expected="a term's own name")
+        if "teacher" in each.model_fields_set and each.teacher not in study.teachers:
+            names = list(study.teachers)
+            raise study.error(
+                f"unknown teacher '{each.teacher}'",
+                f"{path}.teacher",
+                nearest=nearest(each.teacher, names),
+                expected=one_of(names) if names else "a study with a `teacher:`",
+            )
+
+
+def formats_of(study: Study) -> list[str]:
+    """The formats that the study could export: fp32, and one a quantizer."""
+    exporter = bare(study.config.export.exporter.use)
+    return [f"{exporter}-fp32", *(f"{exporter}-{bare(each.use)}" for each in study.config.compress.quantize)]
+
+
+def _formats(study: Study) -> None:
+    export, known = study.config.export, formats_of(study)
+    names = [bare(each.use) for each in study.config.compress.quantize]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise study.error(
+                f"quantizer '{name}' is given twice", f"compress.quantize[{i}]", fix="Remove one of them."
+            )
+    if not export.formats:
+        raise study.error("no format", "export.formats", expected=one_of(known))
+    for i, name in enumerate(export.formats):
+        if name in export.formats[:i]:
+            raise study.error(f"'{name}' is given twice", f"export.formats[{i}]", fix="Remove one of them.")
+    for name in export.max_drop:
+        if name not in export.formats:
+            raise study.error(
+                f"'{name}' is not exported",
+                f"export.max_drop.{name}",
+                nearest=nearest(name, export.formats),
+                expected=one_of(export.formats),
+            )
+
+
+def _run(study: Study) -> None:
+    if study.config.run.workers > 1 and study.live:
+        raise study.error(
+            f"{study.config.run.workers} workers, but live objects ({', '.join(sorted(study.live))}) exist in this process only",
+            "run.workers",
+            expected="1",
+        )
+
+
+def bare(name: str) -> str:
+    """The name within `distribution:kind:name`."""
+    return name.rpartition(":")[2]

@@ -1,0 +1,208 @@
+"""Study: what a study file or Python call asks for, checked, with the lines it was written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from kdsearch.errors import KdsearchError, StudyError
+from kdsearch.study.complaints import as_study_error
+from kdsearch.study.load import Source, parse, place, read
+from kdsearch.study.schema import Config, Student, Teacher
+
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+
+# What each stage's result depends on, beside its inputs. `run.workers`, executor and store change no result.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("data", "task", "teachers"),
+    "search": ("students", "constraints", "search", "recipe.procedure"),
+    "refine": ("students", "recipe", "objectives", "constraints", "refine"),
+    "distill": ("students", "recipe", "objectives", "constraints", "distill"),
+    "compress": ("students", "recipe", "objectives", "constraints", "compress", "export.exporter"),
+    "export": ("objectives", "compress.quantize", "export"),
+    "report": ("name",),
+}
+_RUN = ("run.device", "run.precision", "run.threads_per_trial")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Args:
+        config: the whole file, every default filled in.
+        source: as written, with lines.
+        allow_code: strings that the command line allows to run as code.
+        live: objects handed over from Python, standing where the config says `use: live`: `data`, `teacher` (or
+            `teacher.NAME`), `space` (or `space.ROLE`), and classes as `KIND:NAME`.
+    """
+
+    config: Config
+    source: Source
+    allow_code: tuple[str, ...] = ()
+    live: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path | None:
+        return self.source.file
+
+    @property
+    def lines(self) -> Mapping[str, int]:
+        return self.source.lines
+
+    @property
+    def folder(self) -> Path:
+        """What the study's relative paths start from."""
+        return self.file.parent if self.file else Path()
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """By name; a study with one `teacher` calls it `main`."""
+        main = {"main": self.config.teacher} if self.config.teacher else {}
+        return {**main, **self.config.teachers}
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """By role; a study with one `student` calls it `student`."""
+        one = {"student": self.config.student} if self.config.student else {}
+        return {**one, **self.config.students}
+
+    def path_of_teacher(self, name: str) -> str:
+        return "teacher" if name == "main" and self.config.teacher else f"teachers.{name}"
+
+    def path_of_student(self, role: str) -> str:
+        return "student" if role == "student" and self.config.student else f"students.{role}"
+
+    def live_object(self, path: str) -> Any | None:
+        """The live object that stands at `data`, `teacher`, `teachers.NAME`, `student` or `students.ROLE`, or None."""
+        kind, _, name = path.partition(".")
+        kind = {"teachers": "teacher", "student": "space", "students": "space"}.get(kind, kind)
+        return self.live.get(f"{kind}.{name}" if name else kind)
+
+    def part(self, stage: str) -> dict[str, Any]:
+        """The sections that a stage's result depends on, as JSON values. Raise KeyError for an unknown stage."""
+        whole = self.config.model_dump(mode="json")
+        whole["teachers"] = {name: each.model_dump(mode="json") for name, each in self.teachers.items()}
+        whole["students"] = {name: each.model_dump(mode="json") for name, each in self.students.items()}
+        found: dict[str, Any] = {"format": whole["format"]}
+        for path in (*_PARTS[stage], *(() if stage == "report" else ("seed", *_RUN))):
+            value = whole
+            for name in path.split("."):
+                value = value[name]
+            found[path] = value
+        return found
+
+    def with_set(self, text: str) -> Study:
+        """This study with `key.path=value` (YAML). Its capabilities are not checked again: see `check`."""
+        path, value = _setting(text)
+        raw = _placed(self.source.raw, path, value, text)
+        return _study(replace(self.source, raw=raw), self.allow_code, self.live, (*self.overrides, text))
+
+    def resolved_yaml(self) -> str:
+        """The whole study with every default, as a study file."""
+        from ruamel.yaml import YAML
+
+        yaml = YAML()
+        yaml.width = 120
+        text = StringIO()
+        yaml.dump(self.config.model_dump(mode="json", exclude_none=True), text)
+        return text.getvalue()
+
+    def error(self, problem: str, path: str, expected: str = "", nearest: str = "", fix: str = "") -> StudyError:
+        """A StudyError at a key path, with file and line."""
+        error = StudyError(problem, path=path, expected=expected, nearest=nearest, fix=fix)
+        self.place(error)
+        return error
+
+    def place(self, error: KdsearchError) -> KdsearchError:
+        """An error with file and line of its key path filled in. Returns it, to be raised."""
+        return _place(error, self.source, self.overrides)
+
+
+def load_study(
+    path: Path | str,
+    host: Host | None = None,
+    allow_code: Iterable[str] = (),
+    sets: Iterable[str] = (),
+    seed: int | None = None,
+) -> Study:
+    """Read and check a study file.
+
+    Args:
+        host: what is installed; None = the schema alone is checked, no capability.
+        allow_code: strings that may run as code.
+        sets: `key.path=value` each, as if written in the file.
+        seed: instead of the file's.
+
+    Raises:
+        StudyError, PluginError, UnsafeCodeError: naming file, line and key path.
+    """
+    source = read(Path(path))
+    return make_study(source, host, allow_code, sets, seed)
+
+
+def make_study(
+    source: Source,
+    host: Host | None = None,
+    allow_code: Iterable[str] = (),
+    sets: Iterable[str] = (),
+    seed: int | None = None,
+    live: Mapping[str, Any] | None = None,
+) -> Study:
+    """`load_study` of a source that was read already."""
+    overrides = [*sets, *([f"seed={seed}"] if seed is not None else [])]
+    raw = source.raw
+    for text in overrides:
+        raw = _placed(raw, *_setting(text), text)
+    study = _study(replace(source, raw=raw), tuple(allow_code), live or {}, tuple(overrides))
+    if host is not None:
+        from kdsearch.study.check import check
+
+        check(study, host)
+    return study
+
+
+def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any], overrides: tuple[str, ...]) -> Study:
+    from kdsearch.study.rules import check_rules
+
+    try:
+        config = Config.model_validate_json(json.dumps(source.raw))
+    except ValidationError as error:
+        raise _place(as_study_error(error, Config, source.raw), source, overrides) from None
+    study = Study(config, source, allow_code, live, overrides)
+    check_rules(study)
+    return study
+
+
+def _place(error: KdsearchError, source: Source, overrides: Iterable[str]) -> KdsearchError:
+    for text in overrides:
+        if error.path.startswith(text.partition("=")[0]):
+            return error.at(file=f"--set {text}")
+    if source.file is None:
+        return error
+    return error.at(file=source.file, line=source.line(error.path) or 1)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise StudyError(f"got '{text}'", file="--set", expected="key.path=value")
+    try:
+        return path.strip(), parse(f"value: {value}".encode()).raw["value"]
+    except KdsearchError as error:
+        raise StudyError(f"'{value}' is no value: {error.problem}", file=f"--set {text}") from None
+
+
+def _placed(raw: Mapping[str, Any], path: str, value: Any, text: str) -> dict[str, Any]:
+    try:
+        return place(raw, path, value)
+    except KdsearchError as error:
+        raise error.at(file=f"--set {text}") from None
