@@ -1,0 +1,226 @@
+"""ONNX files: written by torch's exporters, stripped of everything but the network, and opened with onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field as Option
+from torch import Tensor, nn
+
+from kdsearch.deploy.files import anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.errors import UserError
+from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+
+OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
+LEGACY_OPSET = 20  # the last that the TorchScript exporter knows
+LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
+
+# What the exporters say on every call and nobody can act on. Everything else still comes through.
+CHATTER = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r"You are using the legacy TorchScript-based ONNX export.*",
+    r"The feature will be removed\. Please remove usage of this function",
+    r"Exporting a model to ONNX with a batch_size other than 1.*",  # parity is checked at other batch sizes
+    r"# The axis name: .* will not be used, since it shares the same shape constraints.*",
+)
+
+
+class OnnxOptions(Options):
+    engine: Literal["auto", "dynamo", "torchscript"] = Option(
+        "auto",
+        description="torch's exporter: auto = torchscript for recurrent networks, else dynamo; torchscript is some "
+        "50 times faster and bakes lengths into attention",
+    )
+
+
+class OnnxExporter(Exporter[OnnxOptions]):
+    """One fp32 file, opset 21, batch and every size that a field leaves open dynamic; names are the graph's field names.
+
+    dynamo is right for masks and lengths but bakes the length into LSTM and GRU; the TorchScript exporter the other way round.
+    """
+
+    def write(self, graph: Graph, example: Batch, file: Path) -> None:
+        """Raise UserError when the weights exceed what one file holds (2 GiB)."""
+        size = sum(each.numel() * each.element_size() for each in {*graph.module.parameters(), *graph.module.buffers()})
+        if size > LARGEST:
+            raise UserError(
+                f"the network holds {size:,} bytes of weights", expected="less than 2 GiB for one ONNX file"
+            )
+        engine = self.options.engine
+        if engine == "auto":
+            recurrent = any(isinstance(each, nn.RNNBase) for each in graph.module.modules())
+            engine = "torchscript" if recurrent else "dynamo"
+        inputs = _examples(graph, example)
+        with _eval_mode(graph.module), _quiet(), torch.no_grad():
+            export = _dynamo if engine == "dynamo" else _torchscript
+            model = export(_Named(graph.module, [each.name for each in graph.outputs]).eval(), graph, inputs)
+        _tidy(model, graph)
+        save_onnx(model, file)
+
+    def load(self, file: Path, threads: int = 1) -> Call:
+        """Raise ArtifactError when the file is missing, corrupt, or none that onnxruntime takes."""
+        model = read_onnx(file)
+        session = open_session(file, threads, model)
+        names = [each.name for each in session.get_inputs()]
+        outputs = [each.name for each in session.get_outputs()]
+
+        def call(*inputs: Tensor) -> Mapping[str, Tensor]:
+            feeds = {name: each.detach().cpu().contiguous().numpy() for name, each in zip(names, inputs, strict=True)}
+            return {name: torch.from_numpy(each) for name, each in zip(outputs, session.run(None, feeds), strict=True)}
+
+        return call
+
+
+class _Named(nn.Module):
+    """`module` answering with a tuple in the order of `names`, whatever it returned them in."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(named(self.module(*inputs), self.names).values())
+
+
+def _examples(graph: Graph, example: Batch) -> tuple[Tensor, ...]:
+    """Two rows of every input, on the network's device: a size of 1 would be taken for a constant."""
+    first = next(graph.module.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    rows = torch.arange(2) % len(example)
+    return tuple(_two(example[each.name][rows], each).to(device) for each in graph.inputs)
+
+
+def _two(tensor: Tensor, field: Field) -> Tensor:
+    for axis, size in enumerate(field.shape, start=1):
+        if size is None and tensor.shape[axis] == 1:
+            tensor = torch.cat([tensor, tensor], axis)
+    return tensor
+
+
+def _axes(field: Field) -> dict[int, str]:
+    return {0: "batch", **{at: f"{field.name}_{at}" for at, size in enumerate(field.shape, start=1) if size is None}}
+
+
+def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
+    program = torch.onnx.export(
+        module,
+        inputs,
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+        input_names=[each.name for each in graph.inputs],
+        output_names=[each.name for each in graph.outputs],
+        dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
+    import io
+
+    import onnx
+    from onnx import version_converter
+
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        inputs,
+        buffer,
+        dynamo=False,
+        opset_version=LEGACY_OPSET,
+        verbose=False,
+        input_names=[each.name for each in graph.inputs],
+        output_names=[each.name for each in graph.outputs],
+        dynamic_axes={each.name: _axes(each) for each in graph.inputs}
+        | {each.name: _axes(each) for each in graph.outputs},
+    )
+    model = version_converter.convert_version(onnx.load_model_from_string(buffer.getvalue()), OPSET)
+    model.ir_version = 10
+    _rename(model.graph, lambda name: name.lstrip("/").replace("/", ".").removeprefix("module."))
+    return model
+
+
+def _tidy(model: Any, graph: Graph) -> None:
+    """Only the network stays: no traces of machine or wrapper, no shapes of intermediates, every input in its place."""
+    from onnx import helper
+
+    anonymous(model)
+    del model.graph.value_info[:]
+    names = {each.name for each in model.graph.initializer}
+    _rename(model.graph, lambda name: name.removeprefix("module.") if name in names else name)
+    present = {each.name: each for each in model.graph.input}
+    inputs = []
+    for field in graph.inputs:
+        if field.name in present:
+            inputs.append(present[field.name])
+            continue
+        # the exporter dropped what the network does not read; callers still hand it in
+        element = helper.np_dtype_to_tensor_dtype(torch.empty(0, dtype=field.torch_dtype).numpy().dtype)
+        axes = _axes(field)
+        shape = [axes.get(at, size) for at, size in enumerate((None, *field.shape))]
+        inputs.append(helper.make_tensor_value_info(field.name, element, shape))
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+
+
+def _rename(graph: Any, new: Callable[[str], str]) -> None:
+    """Rename values and nodes in place, inputs and outputs of the whole graph excepted; a name that is taken stays."""
+    graphs = list(subgraphs(graph))
+    used = {"", *(each.name for each in (*graph.input, *graph.output))}
+    taken = {name: name for name in used}
+    for inner in graphs:
+        used.update(each.name for each in (*inner.initializer, *inner.input))
+        used.update(name for node in inner.node for name in node.output)
+
+    def name_of(name: str) -> str:
+        if name not in taken:
+            wanted = new(name)
+            taken[name] = name if wanted in used else wanted
+            used.add(taken[name])
+        return taken[name]
+
+    for inner in graphs:
+        own = () if inner is graph else (*inner.input, *inner.output)
+        for each in (*inner.initializer, *inner.value_info, *own):
+            each.name = name_of(each.name)
+        for node in inner.node:
+            node.name = new(node.name)
+            node.input[:] = [name_of(each) for each in node.input]
+            node.output[:] = [name_of(each) for each in node.output]
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    was_training = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in was_training.items():
+            each.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        for message in CHATTER:
+            warnings.filterwarnings("ignore", message=message)
+        # torch's recurrent layers check sizes in Python while they are traced; a network's own branches still warn
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"torch\.nn\..*")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)

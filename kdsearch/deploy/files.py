@@ -1,0 +1,146 @@
+"""ONNX files on disk: read with a named error, written atomically, opened with onnxruntime."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import ArtifactError, StorageError
+
+INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
+
+
+def size_bytes(file: Path) -> int:
+    """Size of the file on disk."""
+    return file.stat().st_size
+
+
+def read_onnx(file: Path) -> Any:
+    """The `onnx.ModelProto` in `file`.
+
+    Raises:
+        ArtifactError: the file is missing, no ONNX model, or keeps weights in further files (which it could point anywhere).
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(file.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot be read ({error.strerror})", file=file, expected="an ONNX file") from error
+    except DecodeError as error:
+        raise _corrupt(file, "is no ONNX model, or is cut off") from error
+    if not model.graph.node or not model.graph.output or not model.opset_import:
+        raise _corrupt(file, "holds no graph")
+    for graph in subgraphs(model.graph):
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                raise _corrupt(
+                    file, f"keeps the weight '{tensor.name}' in another file", "one self-contained ONNX file"
+                )
+    return model
+
+
+def subgraphs(graph: Any) -> Iterator[Any]:
+    """`graph` and every graph nested in its control-flow nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from subgraphs(inner)
+
+
+def stores_int4(model: Any) -> bool:
+    """Whether any weight of the model is stored as INT4 or UINT4."""
+    return any(tensor.data_type in INT4 for graph in subgraphs(model.graph) for tensor in graph.initializer)
+
+
+def open_session(file: Path, threads: int = 1, model: Any = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU: `threads` inside an operator, operators one after another.
+
+    INT4 weights are unpacked to fp32 at load: onnxruntime would otherwise unpack a convolution's at every call (2-10x slower).
+
+    Args:
+        model: what `read_onnx(file)` returned, where the caller has it already.
+
+    Raises:
+        ArtifactError: onnxruntime does not take the file.
+    """
+    import onnxruntime as ort
+
+    model = read_onnx(file) if model is None else model
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    if stores_int4(model):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no narrower base
+        raise _corrupt(file, f"is refused by onnxruntime ({str(error).splitlines()[0][:200]})") from error
+
+
+def _corrupt(file: Path, problem: str, expected: str = "a whole ONNX file") -> ArtifactError:
+    return ArtifactError(problem, file=file, expected=expected, fix="Delete it; `run` or `export` writes it again.")
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to; it takes the file's place when the block ends, and vanishes when the block fails.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(file, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise _unwritable(file, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(file: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot be written ({error.strerror or error})", file=file, fix="Make room, then run it again."
+    )
+
+
+def save_onnx(model: Any, file: Path) -> None:
+    """Write the model in one piece, the same bytes for an equal model."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def anonymous(model: Any) -> None:
+    """Strip in place what tells about the machine or the run: stack traces, metadata, doc strings, the producer's version."""
+    model.doc_string, model.producer_version, model.producer_name = "", "", "kdsearch"
+    del model.metadata_props[:]
+    graphs = list(subgraphs(model.graph))
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+            graphs += [
+                inner for attribute in node.attribute if attribute.HasField("g") for inner in subgraphs(attribute.g)
+            ]
+    for graph in graphs:
+        graph.name, graph.doc_string = "model", ""
+        for part in [graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]:
+            del part.metadata_props[:]
+            part.doc_string = ""

@@ -1,0 +1,122 @@
+"""How far a file's answers are from the torch network's, at other batch sizes and lengths than it was exported with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Batch, Call, Field, Graph, named
+
+
+@dataclass(frozen=True)
+class Parity:
+    """max_abs: largest absolute difference of any output element; inf where one side alone is not finite.
+
+    top1_agreement: share of equal argmax over the classes; None where no output is of kind "logits".
+    """
+
+    max_abs: float
+    top1_agreement: float | None
+
+
+def module_call(graph: Graph) -> Call:
+    """The torch network in eval mode, without gradients, as what `Exporter.load` returns for its file."""
+
+    def call(*inputs: Tensor) -> Mapping[str, Tensor]:
+        was_training = {each: each.training for each in graph.module.modules()}
+        graph.module.eval()
+        try:
+            with torch.no_grad():
+                return named(graph.module(*inputs), [each.name for each in graph.outputs])
+        finally:
+            for each, training in was_training.items():
+                each.training = training
+
+    return call
+
+
+def compare(
+    torch_call: Call,
+    file_call: Call,
+    inputs: Sequence[Field],
+    outputs: Sequence[Field],
+    samples: Batch,
+    sizes: Sequence[int] = (1, 2, 5),
+    batches: Iterable[Batch] = (),
+) -> Parity:
+    """Compare both calls on `samples`, cut or repeated to every batch size, and to a second length where a size is dynamic.
+
+    One shape is not enough: exporters have baked the example's batch or length into files that agreed at that shape.
+
+    Args:
+        samples: real or random inputs, at least one row.
+        sizes: batch sizes; at least three, 1 among them.
+        batches: what the agreement is taken over; the compared samples themselves when there is none.
+
+    Raises:
+        RefusedError: the file fails, or answers in another shape or without an output, at some batch size or length.
+    """
+    if len(set(sizes)) < 3 or 1 not in sizes:
+        raise ValueError(f"sizes {tuple(sizes)}: at least three, 1 among them")
+    far, same, seen = 0.0, 0, 0
+    lengths = (False, True) if any(None in each.shape for each in inputs) else (False,)
+    probes = [_resized(samples, inputs, n, other) for n in sizes for other in lengths]
+    for probe in probes:
+        expected, got = torch_call(*probe), _answer(file_call, probe, outputs)
+        for each in outputs:
+            far = max(far, _distance(expected[each.name], got[each.name], each.name, probe))
+    scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
+    for rows in scored:
+        expected, got = torch_call(*rows), _answer(file_call, rows, outputs)
+        for each in outputs:
+            if each.kind == "logits":
+                axis = -1 if len(each.shape) == 2 else 1
+                equal = expected[each.name].argmax(axis).cpu() == got[each.name].argmax(axis).cpu()
+                same, seen = same + int(equal.sum()), seen + equal.numel()
+    return Parity(far, same / seen if seen else None)
+
+
+def _resized(samples: Batch, inputs: Sequence[Field], n: int, other_length: bool) -> list[Tensor]:
+    """n rows of every input; with `other_length` each dynamic size is halved (doubled where it is 1)."""
+    rows = torch.arange(n) % len(samples)
+    resized = []
+    for each in inputs:
+        tensor = samples[each.name][rows]
+        for axis, size in enumerate(each.shape, start=1):
+            if size is None and other_length:
+                had = tensor.shape[axis]
+                tensor = tensor.narrow(axis, 0, had // 2) if had > 1 else torch.cat([tensor, tensor], axis)
+        resized.append(tensor.contiguous())
+    return resized
+
+
+def _answer(call: Call, probe: Sequence[Tensor], outputs: Sequence[Field]) -> Mapping[str, Tensor]:
+    try:
+        got = call(*probe)
+    except Exception as error:  # whatever the runtime raises, the file is of no use at this shape
+        raise RefusedError(f"the file fails at {_shown(probe)}: {str(error).splitlines()[0][:200]}") from error
+    missing = [each.name for each in outputs if each.name not in got]
+    if missing:
+        raise RefusedError(f"the file has no output '{missing[0]}'", expected=", ".join(each.name for each in outputs))
+    return got
+
+
+def _distance(expected: Tensor, got: Tensor, name: str, probe: Sequence[Tensor]) -> float:
+    if expected.shape != got.shape:
+        problem = f"output '{name}' at {_shown(probe)} is {tuple(got.shape)} in the file"
+        raise RefusedError(problem, expected=f"{tuple(expected.shape)} as in torch")
+    a, b = expected.detach().cpu().double(), got.detach().cpu().double()
+    equal = (a == b) | (a.isnan() & b.isnan())  # equal infinities would differ by NaN
+    if bool(equal.all()):
+        return 0.0
+    far = float((a - b).abs().masked_fill(equal, 0.0).max())
+    return math.inf if math.isnan(far) else far
+
+
+def _shown(probe: Sequence[Tensor]) -> str:
+    return ", ".join("x".join(str(size) for size in each.shape) for each in probe)
