@@ -1,0 +1,99 @@
+"""The teacher runs once: its outputs and requested taps by sample id, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.engine.feeds import in_order
+from kdsearch.engine.taps import run_model
+from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
+from kdsearch.store.files import read_json, write_json
+
+
+class TeacherCache:
+    """Rows of one teacher: `names` are canonical (output fields and taps), rows are found by sample id."""
+
+    def __init__(self, folder: Path) -> None:
+        about = read_json(folder / "cache.json")
+        self.names: tuple[str, ...] = tuple(about["arrays"])
+        self._rows = {id: row for row, id in enumerate(about["ids"])}
+        self._arrays = {
+            name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in about["arrays"].items()
+        }
+
+    def has(self, ids: Iterable[str], names: Iterable[str]) -> bool:
+        return set(names) <= set(self.names) and all(id in self._rows for id in ids)
+
+    def get(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, Tensor]:
+        """Constants (B, ...) by name, in the order of `ids`."""
+        rows = np.fromiter((self._rows[id] for id in ids), dtype=np.int64, count=len(ids))
+        return {name: torch.from_numpy(np.array(self._arrays[name][rows])) for name in names}
+
+
+def write_cache(
+    folder: Path,
+    model: Model,
+    task: Task[Any],
+    data: DataSource,
+    splits: Sequence[str],
+    taps: Sequence[str],
+    device: torch.device,
+    limit_bytes: int,
+) -> Mapping[str, Any]:
+    """Run the teacher over the splits once. Taps that would exceed `limit_bytes` are left out, and named in the facts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = [id for name in splits for id in data.split(name).ids]
+    arrays: dict[str, np.memmap[Any, Any]] = {}
+    files: dict[str, str] = {}
+    dropped: list[str] = []
+    row = 0
+    model.module.to(device).eval()
+    for name in splits:
+        for batch in in_order(data.split(name)):
+            with torch.no_grad():
+                out = run_model(model, task, batch.to(device), taps)
+            if not arrays:
+                sizes = {tap: 4 * len(ids) * out[tap][0].numel() for tap in out}
+                for tap in out:
+                    if tap not in model.outputs and sizes[tap] > limit_bytes:
+                        dropped.append(tap)
+                        continue
+                    files[tap] = f"{len(files)}.npy"
+                    shape = (len(ids), *out[tap].shape[1:])
+                    arrays[tap] = np.lib.format.open_memmap(
+                        folder / files[tap], mode="w+", dtype=np.float32, shape=shape
+                    )
+            for tap, array in arrays.items():
+                array[row : row + len(batch)] = out[tap].float().cpu().numpy()
+            row += len(batch)
+    for array in arrays.values():
+        array.flush()
+    write_json(folder / "cache.json", {"ids": ids, "arrays": files})
+    return {"cached": sorted(files), "too_large": dropped, "samples": len(ids)}
+
+
+class Live:
+    """A teacher as the engine asks for it: from the cache where rows are there, else by a forward pass."""
+
+    def __init__(self, model: Model, task: Task[Any], cache: TeacherCache | None) -> None:
+        self.model, self.task, self.cache = model, task, cache
+
+    def outputs(self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True) -> Outputs:
+        """Constants. `cached=False`: the batch is augmented, so stored rows would be stale."""
+        from kdsearch.engine.taps import tap_name
+
+        if cached and self.cache is not None and self.cache.has(batch.ids, names):
+            rows = {name: tensor.to(device) for name, tensor in self.cache.get(batch.ids, names).items()}
+            return Outputs(rows, lambda name: tap_name(self.model, name), self.model.name)
+        was = self.model.module.training
+        self.model.module.eval()
+        with torch.no_grad():
+            out = run_model(self.model, self.task, batch, names)
+        self.model.module.train(was)
+        return out.detach()

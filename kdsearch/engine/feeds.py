@@ -1,0 +1,78 @@
+"""Feeds: the order of a pass is a function of the position, so a plain DataLoader over it is the resumable loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from kdsearch.errors import DataError
+from kdsearch.kinds import Batch, Feed, Pass, Split
+from kdsearch.store.hashing import derive, stream
+
+
+def order_of(feed: Feed, name: str, ids: Sequence[str], epoch: int, seed: int) -> list[list[int]]:
+    """Index lists of one pass, one a batch. Raise DataError when the split is empty."""
+    if not ids:
+        raise DataError(f"split '{feed.split}' is empty", expected="at least one sample")
+    rng = stream(seed, "order", name, epoch)
+    if feed.order is not None:
+        return [list(batch) for batch in feed.order(Pass(epoch, ids, feed.batch_size, rng))]
+    shuffled = torch.randperm(len(ids), generator=rng).tolist()
+    return [shuffled[at : at + feed.batch_size] for at in range(0, len(shuffled), feed.batch_size)]
+
+
+class _Batches(TorchDataset[Batch]):
+    """A split whose items are whole batches, addressed by index lists."""
+
+    def __init__(self, split: Split, augment: bool, seed: int) -> None:
+        self.split, self.augment, self.seed = split, augment, seed
+
+    def __getitem__(self, index: list[int]) -> Batch:  # type: ignore[override]
+        return self.split.load(index, augment=self.augment, seed=self.seed)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def loaded(
+    split: Split, orders: Sequence[list[int]], augment: bool, seed: int, epoch: int, workers: int = 0
+) -> Iterator[Batch]:
+    """Batches of `orders`. A sample's augmentation is a function of (seed, epoch, its id)."""
+    batches = _Batches(split, augment, derive(seed, "augment", epoch))
+    if not workers:
+        return (batches[index] for index in orders)
+    loader: DataLoader[Batch] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=list(orders),
+        num_workers=workers,
+        collate_fn=_as_is,
+        persistent_workers=False,  # type: ignore[arg-type]
+    )
+    return iter(loader)
+
+
+class Endless:
+    """A feed that cycles: batch g of the phase is batch g mod n of pass g div n."""
+
+    def __init__(self, feed: Feed, name: str, split: Split, seed: int) -> None:
+        self.feed, self.name, self.split, self.seed = feed, name, split, seed
+        self._epoch, self._orders = -1, list[list[int]]()
+        self.length = len(order_of(feed, name, split.ids, 0, seed))
+
+    def at(self, position: int) -> Batch:
+        epoch, index = divmod(position, self.length)
+        if epoch != self._epoch:
+            self._epoch, self._orders = epoch, order_of(self.feed, self.name, self.split.ids, epoch, self.seed)
+        augment_seed = derive(self.seed, "augment", self.name, epoch)
+        return self.split.load(self._orders[index % len(self._orders)], augment=self.feed.augment, seed=augment_seed)
+
+
+def in_order(split: Split, batch_size: int = 256) -> Iterator[Batch]:
+    """The split once, unaugmented, in its own order: for evaluation and caches."""
+    for start in range(0, len(split.ids), batch_size):
+        yield split.load(range(start, min(start + batch_size, len(split.ids))))

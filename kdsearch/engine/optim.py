@@ -1,0 +1,81 @@
+"""Optimisers from their declaration: parameter groups by glob, learning rates as functions of progress."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdsearch.kinds import Optim
+from kdsearch.kinds.procedure import Factor
+
+
+def factor_at(factor: Factor, progress: float) -> float:
+    return factor(progress) if callable(factor) else factor
+
+
+def scheduled(optim: Optim, progress: float) -> float:
+    """The schedule's factor on lr at progress in [0, 1)."""
+    if callable(optim.schedule):
+        return optim.schedule(progress)
+    return 1.0 if optim.schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Bound:
+    """A live optimiser: its declaration, torch's object, and names and parameters in a fixed order."""
+
+    declared: Optim
+    torch: Any
+    parameters: Mapping[str, nn.Parameter]
+
+    def set_rates(self, progress: float) -> None:
+        base = self.declared.lr * scheduled(self.declared, progress)
+        for group in self.torch.param_groups:
+            group["lr"] = base * factor_at(group["factor"], progress)
+
+
+def bind(optim: Optim) -> Bound:
+    """Parameters whose factor is 0 are frozen and in no group; biases and norms (one dimension) get no weight decay.
+
+    Raises ValueError when nothing is left to train.
+    """
+    named: dict[str, nn.Parameter] = {}
+    groups: dict[tuple[Any, bool], dict[str, Any]] = {}
+    taken: set[int] = set()
+    for key, module in optim.modules.items():
+        for name, parameter in module.named_parameters():
+            full = f"{key}.{name}"
+            if id(parameter) in taken:
+                continue
+            factor = next((each for glob, each in optim.scale.items() if fnmatch.fnmatchcase(full, glob)), 1.0)
+            if not callable(factor) and factor == 0:
+                parameter.requires_grad_(False)
+                continue
+            taken.add(id(parameter))
+            parameter.requires_grad_(True)
+            named[full] = parameter
+            decays = parameter.ndim > 1
+            group = groups.setdefault(
+                (factor, decays),
+                {"params": [], "factor": factor, "weight_decay": optim.weight_decay if decays else 0.0},
+            )
+            group["params"].append(parameter)
+    if not named:
+        raise ValueError(
+            f"optimiser '{optim.name}' has no parameter to train in {', '.join(optim.modules) or 'no module'}"
+        )
+    ordered = list(groups.values())
+    made: torch.optim.Optimizer
+    if optim.kind == "sgd":
+        made = torch.optim.SGD(ordered, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0)
+    elif optim.kind == "adam":
+        made = torch.optim.Adam(ordered, lr=optim.lr)
+    else:
+        made = torch.optim.AdamW(ordered, lr=optim.lr)
+    return Bound(optim, made, named)

@@ -1,0 +1,69 @@
+"""Running a model with its requested taps recorded, and taps replaced where a method writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdsearch.errors import TapError
+from kdsearch.kinds import Batch, Model, Outputs, Tap, Task, Write
+
+
+def tap_name(model: Model, name: str) -> str:
+    """The canonical name of an output field or tap: `stage[-1]` -> `stage[2]`. Raise TapError listing what there is."""
+    return name if name in model.outputs else model.tap(name).name
+
+
+def run_model(
+    model: Model, task: Task[Any], batch: Batch, taps: Iterable[str] = (), writes: Mapping[str, Write] | None = None
+) -> Outputs:
+    """One forward pass by the task's call. Hooks are always removed.
+
+    Args:
+        taps: canonical names to record (output fields come for free).
+        writes: tap -> function of the tensor there, whose result takes its place.
+    """
+    seen: dict[str, Tensor] = {}
+    handles = []
+    wanted = [name for name in dict.fromkeys(taps) if name not in model.outputs]
+    try:
+        for name, write in (writes or {}).items():
+            handles.append(_hook(model.module, model.tap(name), write, None))
+        for name in wanted:
+            handles.append(
+                _hook(model.module, model.tap(name), None, lambda tensor, name=name: seen.__setitem__(name, tensor))
+            )
+        out = task.call(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [name for name in wanted if name not in seen]
+    if missing:
+        raise TapError(f"tap '{missing[0]}' of '{model.name}' was not reached by the forward pass")
+    return Outputs({**out, **seen}, lambda name: tap_name(model, name), model.name)
+
+
+def _hook(root: nn.Module, tap: Tap, write: Write | None, see: Callable[[Tensor], None] | None) -> Any:
+    part = root.get_submodule(tap.path)
+
+    def through(value: Tensor) -> Tensor:
+        if see is not None:
+            see(value)
+        return write(value) if write is not None else value
+
+    def on_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        value = through(args[0])
+        return (value, *args[1:]) if write is not None else None
+
+    def on_output(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        if tap.index is None:
+            value = through(out)
+            return value if write is not None else None
+        value = through(out[tap.index])
+        if write is None:
+            return None
+        return tuple(value if i == tap.index else each for i, each in enumerate(out))
+
+    return part.register_forward_pre_hook(on_input) if tap.side == "input" else part.register_forward_hook(on_output)

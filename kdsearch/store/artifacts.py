@@ -1,0 +1,160 @@
+"""Artifacts: the results of stages, in folders named after the content hash of what they were made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdsearch import __version__
+from kdsearch.errors import ArtifactError
+from kdsearch.store.files import read_json, remove, storing, write_json
+from kdsearch.store.hashing import digest, file_digest
+
+FORMAT = 1  # of artifacts and of the study's folder
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder, and `facts`, the JSON that other stages and the report read."""
+
+    stage: str
+    key: str
+    path: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """Artifacts below `root`; with `url` (any fsspec URL) they are also looked up and left there, for other studies.
+
+    A folder appears under its final name only when it is complete, so a kill leaves an artifact or nothing.
+    """
+
+    def __init__(self, root: Path, url: str | None = None) -> None:
+        self.root, self.url = root, url
+
+    def key(self, stage: str, part: Any, inputs: Mapping[str, Artifact]) -> str:
+        """The content hash of a stage: its part of the study, its inputs' keys, the version of the code."""
+        made_from = {name: artifact.key for name, artifact in inputs.items()}
+        return digest({"stage": stage, "part": part, "inputs": made_from, "format": FORMAT, "version": __version__})
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / "artifacts" / f"{stage}-{key}"
+
+    def work(self, stage: str, key: str) -> Path:
+        """Where a stage keeps checkpoints while it runs; removed when its artifact exists."""
+        path = self.root / "work" / f"{stage}-{key}"
+        with storing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def get(self, stage: str, key: str) -> Artifact | None:
+        """The artifact, or None where it was not made yet. Raise ArtifactError where a file is damaged or newer."""
+        path = self.folder(stage, key)
+        if not path.exists() and self.url:
+            fetch(self.url, path)
+        about = path / "artifact.json"
+        if not about.exists():
+            return None
+        facts = read_json(about)
+        check_format(facts, about)
+        for name, expected in facts["files"].items():
+            _check_file(path / name, expected, stage)
+        return Artifact(stage, key, path, facts["facts"])
+
+    def put(
+        self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]], provenance: Mapping[str, Any]
+    ) -> Artifact:
+        """`make(folder)` fills a temporary folder and returns the facts; then it gets its final name at once."""
+        path = self.folder(stage, key)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        remove(beside)
+        with storing(path):
+            beside.mkdir(parents=True)
+        try:
+            facts = make(beside)
+            files = {
+                str(file.relative_to(beside)): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+                for file in sorted(beside.rglob("*"))
+                if file.is_file()
+            }
+            about = {
+                "format": FORMAT,
+                "stage": stage,
+                "key": key,
+                "facts": facts,
+                "files": files,
+                "provenance": provenance,
+            }
+            write_json(beside / "artifact.json", about)
+            remove(path)
+            with storing(path):
+                beside.rename(path)
+        finally:
+            remove(beside)
+        if self.url:
+            leave(path, self.url)
+        remove(self.root / "work" / f"{stage}-{key}")
+        return Artifact(stage, key, path, facts)
+
+
+def check_format(about: Mapping[str, Any], file: Path) -> None:
+    """Raise ArtifactError, naming both versions, for a format that this release does not read."""
+    found = about.get("format")
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        problem = f"format {found} is newer than this kdsearch ({__version__}) reads"
+        fix = "Install a newer kdsearch, or use another folder."
+        raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=fix)
+    raise ArtifactError(f"format {found!r}", file=file, expected=f"format {FORMAT}")
+
+
+def _check_file(file: Path, expected: Mapping[str, Any], stage: str) -> None:
+    fix = f"Delete the folder {file.parent.name}; `kdsearch run` redoes stage '{stage}'."
+    if not file.exists():
+        raise ArtifactError("missing", file=file, expected=f"{expected['bytes']:,} bytes", fix=fix)
+    size = file.stat().st_size
+    if size != expected["bytes"]:
+        raise ArtifactError(f"{size:,} of {expected['bytes']:,} bytes", file=file, fix=fix)
+    if file_digest(file) != expected["sha256"]:
+        raise ArtifactError(
+            "its bytes have changed", file=file, expected=f"SHA-256 {expected['sha256'][:12]}...", fix=fix
+        )
+
+
+def fetch(url: str, path: Path) -> bool:
+    """Copy an artifact from a shared store; True where it was there."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    source = f"{root.rstrip('/')}/{path.name}"
+    if not files.exists(f"{source}/artifact.json"):
+        return False
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(beside)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.get(f"{source}/", f"{beside}/", recursive=True)
+        beside.rename(path)
+    return True
+
+
+def leave(path: Path, url: str) -> None:
+    """Copy an artifact to a shared store; `artifact.json` last, so that a reader finds it whole."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    target = f"{root.rstrip('/')}/{path.name}"
+    if files.exists(f"{target}/artifact.json"):
+        return
+    files.makedirs(target, exist_ok=True)
+    ordered = sorted(
+        (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.name == "artifact.json"
+    )
+    for file in ordered:
+        place = f"{target}/{file.relative_to(path).as_posix()}"
+        files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        files.put_file(str(file), place)
