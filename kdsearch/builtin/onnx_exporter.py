@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from kdsearch.deploy.files import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.errors import UserError
@@ -133,7 +134,7 @@ def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) ->
     torch.onnx.export(
         module,
         inputs,
-        buffer,
+        buffer,  # type: ignore[arg-type]  # this exporter takes files, its signature does not say so
         dynamo=False,
         opset_version=LEGACY_OPSET,
         verbose=False,
@@ -174,8 +175,8 @@ def _tidy(model: Any, graph: Graph) -> None:
 def _rename(graph: Any, new: Callable[[str], str]) -> None:
     """Rename values and nodes in place, inputs and outputs of the whole graph excepted; a name that is taken stays."""
     graphs = list(subgraphs(graph))
-    used = {"", *(each.name for each in (*graph.input, *graph.output))}
-    taken = {name: name for name in used}
+    used: set[str] = {"", *(each.name for each in (*graph.input, *graph.output))}
+    taken: dict[str, str] = {name: name for name in used}
     for inner in graphs:
         used.update(each.name for each in (*inner.initializer, *inner.input))
         used.update(name for node in inner.node for name in node.output)
@@ -216,7 +217,7 @@ def _quiet() -> Iterator[None]:
         for message in CHATTER:
             warnings.filterwarnings("ignore", message=message)
         # torch's recurrent layers check sizes in Python while they are traced; a network's own branches still warn
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"torch\.nn\..*")
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\..*")
         for each in loggers:
             each.setLevel(logging.ERROR)
         try:

@@ -75,5 +75,7 @@ def _width(data_type: int) -> int:
     """Bits of a type that holds weights; 0 for shapes, axes, masks and texts."""
     from onnx import TensorProto as T
 
-    widths = {T.INT4: 4, T.UINT4: 4, T.INT8: 8, T.UINT8: 8, T.FLOAT16: 16, T.BFLOAT16: 16, T.FLOAT: 32, T.DOUBLE: 32}
-    return 32 if data_type == T.INT32 else widths.get(data_type, 0)
+    four, eight, sixteen = (T.INT4, T.UINT4), (T.INT8, T.UINT8), (T.FLOAT16, T.BFLOAT16)
+    whole = (T.FLOAT, T.DOUBLE, T.INT32)
+    groups = {4: four, 8: eight, 16: sixteen, 32: whole}
+    return next((width for width, types in groups.items() if data_type in types), 0)
