@@ -110,10 +110,15 @@ class Study:
         """The whole study with every default, as a study file."""
         from ruamel.yaml import YAML
 
+        whole = self.config.model_dump(mode="json", exclude_none=True)
+        for each in whole["recipe"]["distillers"]:
+            del each["weight" if each["weights"] else "weights"]  # one excludes the other
+            if each["teacher"] not in self.teachers:
+                del each["teacher"]
         yaml = YAML()
         yaml.width = 120
         text = StringIO()
-        yaml.dump(self.config.model_dump(mode="json", exclude_none=True), text)
+        yaml.dump(whole, text)
         return text.getvalue()
 
     def error(self, problem: str, path: str, expected: str = "", nearest: str = "", fix: str = "") -> StudyError:

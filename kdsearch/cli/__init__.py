@@ -1,0 +1,36 @@
+"""The command line: one file a verb, which parses, calls and prints. Heavy imports are inside the verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from kdsearch.errors import KdsearchError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 wrong input, 3 refused, 130 interrupted, 1 anything else.
+
+    Every error is one message on stderr; only an error of our own has a traceback.
+    """
+    from kdsearch.cli.app import app
+
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
+        sys.stdout.flush()
+    except KdsearchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `kdsearch plugins | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own: an unknown option, a missing argument
+            raise
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+    return code if isinstance(code, int) else 0

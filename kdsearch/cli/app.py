@@ -1,0 +1,52 @@
+"""The table of verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from kdsearch.cli import (
+    data,
+    export,
+    init,
+    plugins,
+    quickstart,
+    report,
+    run,
+    schema,
+    score,
+    status,
+    validate,
+)
+
+app = typer.Typer(
+    help="From a teacher, data and a deployment budget to a searched, distilled, quantised and verified ONNX student.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def kdsearch(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("kdsearch"))
+        raise typer.Exit
+
+
+app.command("quickstart")(quickstart.quickstart)
+app.command("init")(init.init)
+app.command("validate")(validate.validate)
+app.command("schema")(schema.schema)
+app.command("data")(data.data)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("score")(score.score)
+app.add_typer(plugins.app, name="plugins")

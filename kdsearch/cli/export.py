@@ -1,0 +1,23 @@
+"""`kdsearch export DIR --format F`: one verified file of a finished study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kdsearch.cli.options import AllowCode, Folder, Json, option
+
+
+def export(
+    folder: Folder,
+    form: Annotated[str, option("--format", help="onnx-fp32, onnx-int8, onnx-int4.")],
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Write one format of a study's student, checked against the torch student."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(
+        lambda: commands.export(dir=folder, format=form, allow_code=tuple(allow_code or ()), progress=not as_json),
+        as_json,
+    )

@@ -1,0 +1,39 @@
+"""`kdsearch init [FILE]`: a commented study to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdsearch.cli.options import Json
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="Study to write.", metavar="[FILE]")] = Path("study.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Write a commented study that runs as it is, and beside it the schema that editors check it by."""
+    import json
+
+    from kdsearch.cli.output import show
+    from kdsearch.errors import StorageError, UserError
+    from kdsearch.host import Host
+    from kdsearch.study.json_schema import study_schema
+    from kdsearch.study.template import study_text
+
+    schema = file.with_name(f"{file.stem}.schema.json")
+    for each in (file, schema):
+        if each.exists():
+            raise UserError("exists already; nothing was written", file=each, fix="Name another file, or move it away.")
+    text = json.dumps(study_schema(Host.load()), indent=1, ensure_ascii=False) + "\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        schema.write_text(text, encoding="utf-8")
+        with file.open("x", encoding="utf-8") as out:
+            out.write(study_text(file.stem, schema.name))
+    except OSError as error:
+        raise StorageError(f"cannot be written: {error.strerror}", file=file) from error
+    result = {"study": str(file), "schema": str(schema)}
+    show(result if as_json else {"text": f"Wrote {file} and {schema}. Next: kdsearch run {file}"}, as_json)

@@ -1,0 +1,25 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+def option(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help)
+
+
+Json = Annotated[bool, option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Seed = Annotated[int | None, option("--seed", help="Instead of the study's seed.")]
+Sets = Annotated[list[str] | None, option("--set", help="key.path=value, as if written in the study; may be repeated.")]
+AllowCode = Annotated[
+    list[str] | None,
+    option("--allow-code", help="Let this code run, exactly as the study names it; may be repeated."),
+]
+StudyFile = Annotated[Path, typer.Argument(help="The study.", metavar="FILE")]
+Folder = Annotated[Path, typer.Argument(help="The study's folder.", metavar="DIR")]

@@ -1,0 +1,87 @@
+"""What verbs print: JSON, or text for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kdsearch.errors import RefusedError
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on one line; NaN and infinities become null."""
+    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    if isinstance(value, Iterable):
+        return [_plain(each) for each in value]
+    return str(value)
+
+
+def answer(call: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
+    """Print what a stage's command returns; a refusal's result is printed before the refusal ends the program."""
+    try:
+        result = call()
+    except RefusedError as error:
+        if refused := getattr(error, "result", None):
+            show(refused, as_json)
+        raise
+    show(result, as_json)
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """A result as JSON, or as its `text` for people, else as indented keys and values."""
+    if as_json:
+        print_json({name: value for name, value in result.items() if name != "text"})
+    elif "text" in result:
+        print(result["text"])
+    else:
+        for line in _lines(result, ""):
+            print(line)
+
+
+def _lines(value: Mapping[str, Any], indent: str) -> Iterable[str]:
+    for name, each in value.items():
+        if isinstance(each, Mapping):
+            yield f"{indent}{name}:"
+            yield from _lines(each, indent + "  ")
+        elif isinstance(each, Sequence) and not isinstance(each, str):
+            yield f"{indent}{name}:"
+            for item in each:
+                if isinstance(item, Mapping):
+                    yield f"{indent}  - " + ", ".join(f"{key} {_short(inner)}" for key, inner in item.items())
+                else:
+                    yield f"{indent}  - {_short(item)}"
+        else:
+            yield f"{indent}{name}: {_short(each)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table on stdout as wide as the terminal; without a terminal, wide enough for its longest line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=220)
+    console.print(shown)

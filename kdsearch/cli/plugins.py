@@ -1,0 +1,89 @@
+"""`kdsearch plugins` and `kdsearch plugins show NAME`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kdsearch.cli.options import Json
+
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+
+app = typer.Typer(help="List what is installed.", add_completion=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def plugins(context: typer.Context, as_json: Json = False) -> None:
+    """List every capability with the plugin that brings it. None of them is imported."""
+    if context.invoked_subcommand is not None:
+        return
+    from kdsearch.cli.output import print_json
+    from kdsearch.host import Host
+
+    host = Host.load()
+    if as_json:
+        print_json(listing(host))
+    else:
+        _print_listing(host)
+
+
+def listing(host: Host) -> dict[str, Any]:
+    """Capabilities and broken plugins as JSON values; `state` is ok or conflicting."""
+    conflicts = host.conflicts()
+    return {
+        "capabilities": [
+            {
+                "kind": each.kind,
+                "name": each.name,
+                "plugin": each.plugin.name,
+                "distribution": each.plugin.distribution,
+                "version": each.plugin.version,
+                "state": "conflicting" if (each.kind, each.name) in conflicts else "ok",
+                "extra": each.entry.extra,
+                "about": each.entry.about,
+            }
+            for each in host.entries()
+        ],
+        "broken": [vars(each) for each in host.broken],
+    }
+
+
+def _print_listing(host: Host) -> None:
+    from kdsearch.cli.output import table
+
+    found = listing(host)
+    rows = [
+        (
+            each["kind"],
+            each["name"],
+            each["plugin"],
+            f"{each['distribution']} {each['version']}",
+            each["state"],
+            each["about"] or (f"needs the extra [{each['extra']}]" if each["extra"] else ""),
+        )
+        for each in found["capabilities"]
+    ]
+    rows += [
+        ("", "", each["plugin"], f"{each['distribution']} {each['version']}", "broken", each["error"])
+        for each in found["broken"]
+    ]
+    table(("kind", "name", "plugin", "distribution", "state", "about"), rows)
+
+
+@app.command("show")
+def show(
+    name: str = typer.Argument(help="A plugin, else every capability of that name.", metavar="NAME"),
+    as_json: Json = False,
+) -> None:
+    """Show a plugin, or a capability with its options."""
+    from kdsearch.cli.output import print_json
+    from kdsearch.cli.show import describe, print_described
+    from kdsearch.host import Host
+
+    found = describe(Host.load(), name)
+    if as_json:
+        print_json(found)
+    else:
+        print_described(found)

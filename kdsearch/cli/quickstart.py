@@ -1,0 +1,26 @@
+"""`kdsearch quickstart`: a whole study on data that is there already, in about two minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdsearch.cli.options import Json, option
+
+
+def quickstart(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.", metavar="[DIR]")] = Path("quickstart"),
+    seed: Annotated[int, option("--seed", help="Another seed, other numbers.")] = 0,
+    data: Annotated[str, option("--data", help="A data set; `kdsearch data` lists them.")] = "digits",
+    teacher: Annotated[str, option("--teacher", help="A teacher; `kdsearch plugins` lists them.")] = "trained",
+    as_json: Json = False,
+) -> None:
+    """Run a small study end to end: teacher, search, distillation, compression, verified ONNX files, report."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(
+        lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher, progress=not as_json), as_json
+    )

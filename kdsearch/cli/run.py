@@ -1,0 +1,37 @@
+"""`kdsearch run FILE`: make everything of a study that is not there yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
+
+
+def run(
+    file: StudyFile,
+    folder: Annotated[
+        Path | None, option("--dir", help="The study's folder; default: the file's stem beside it.")
+    ] = None,
+    workers: Annotated[int | None, option("--workers", help="Trials at once; changes no result.")] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Search, distil, compress, export and report. Killed at any moment, the same command goes on."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(
+        lambda: commands.run(
+            file=file,
+            dir=folder,
+            workers=workers,
+            seed=seed,
+            sets=tuple(sets or ()),
+            allow_code=tuple(allow_code or ()),
+            progress=not as_json,
+        ),
+        as_json,
+    )

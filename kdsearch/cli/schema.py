@@ -1,0 +1,13 @@
+"""`kdsearch schema`: the study's JSON Schema, with the options of what is installed."""
+
+from __future__ import annotations
+
+
+def schema() -> None:
+    """Print the JSON Schema of study files, including the options of installed plugins."""
+    import json
+
+    from kdsearch.host import Host
+    from kdsearch.study.json_schema import study_schema
+
+    print(json.dumps(study_schema(Host.load()), indent=2, ensure_ascii=False))

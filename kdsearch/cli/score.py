@@ -1,0 +1,45 @@
+"""`kdsearch score`: training-free scores of architectures, without a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from kdsearch.cli.options import AllowCode, Json, option
+
+
+def score(
+    space: Annotated[str, option("--space", help="A search space.")],
+    proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")],
+    archs: Annotated[Path | None, option("--archs", help="A file with one JSON spec a line.")] = None,
+    sample: Annotated[int | None, option("--sample", help="Score so many specs drawn from the space.")] = None,
+    teacher: Annotated[str | None, option("--teacher", help="For proxies that need one.")] = None,
+    data: Annotated[str | None, option("--data", help="A data set; default: noise.")] = None,
+    seed: Annotated[int, option("--seed", help="Of sample, initialisation and noise.")] = 0,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Score architectures of a search space without training them."""
+    from kdsearch.cli.output import answer
+    from kdsearch.errors import UserError
+    from kdsearch.stages import commands
+
+    if archs is not None and sample is not None:
+        raise UserError("both --archs and --sample are given", expected="one of them")
+    names = tuple(name.strip() for name in proxies.split(",") if name.strip())
+    if not names:
+        raise UserError(f"--proxies '{proxies}' names none", expected="names separated by commas")
+    answer(
+        lambda: commands.score(
+            space=space,
+            proxies=names,
+            archs=archs,
+            sample=sample,
+            teacher=teacher,
+            data=data,
+            seed=seed,
+            allow_code=tuple(allow_code or ()),
+            progress=not as_json,
+        ),
+        as_json,
+    )

@@ -1,0 +1,122 @@
+"""What `kdsearch plugins show NAME` says of a plugin or a capability."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from kdsearch.errors import KdsearchError, PluginError, nearest
+
+if TYPE_CHECKING:
+    from kdsearch.host import Found, Host
+
+_NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "ships", "init", "side", "direction")
+
+
+def describe(host: Host, name: str) -> dict[str, Any]:
+    """A plugin of that name (its capabilities are not imported), else every capability of it, as JSON values.
+
+    Raises:
+        PluginError: neither, with the nearest name.
+    """
+    plugins = [each for each in host.plugins if each.name == name]
+    broken = [each for each in host.broken if each.plugin == name]
+    if plugins or broken:
+        return {
+            "plugins": [
+                {
+                    "plugin": each.name,
+                    "distribution": each.distribution,
+                    "version": each.version,
+                    "state": "ok",
+                    "about": each.about,
+                    "capabilities": [
+                        {"kind": entry.kind, "name": entry.name, "about": entry.about} for entry in each.entries
+                    ],
+                }
+                for each in plugins
+            ]
+            + [{**vars(each), "state": "broken"} for each in broken]
+        }
+    parts = name.split(":")
+    found = [
+        each
+        for each in host.entries()
+        if each.name == parts[-1]
+        and (len(parts) != 3 or (parts[1] == each.kind and parts[0] in (each.plugin.distribution, each.plugin.name)))
+    ]
+    if not found:
+        names = sorted({each.name for each in host.entries()} | {each.name for each in host.plugins})
+        raise PluginError(
+            f"no plugin and no capability is called '{name}'",
+            nearest=nearest(parts[-1], names),
+            fix="`kdsearch plugins` lists them.",
+        )
+    return {"capabilities": [_capability(host, each) for each in found]}
+
+
+def _capability(host: Host, found: Found) -> dict[str, Any]:
+    plugin = found.plugin
+    whole = {
+        "kind": found.kind,
+        "name": found.name,
+        "plugin": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "target": found.entry.target,
+        "extra": found.entry.extra,
+    }
+    try:
+        cls = host.load_class(found.kind, f"{plugin.name}:{found.kind}:{found.name}")
+    except KdsearchError as error:
+        return {**whole, "state": "broken", "error": str(error)}
+    from kdsearch.study.describe import options_of
+
+    needs = {name: _word(getattr(cls, name)) for name in _NEEDS if hasattr(cls, name)}
+    return {**whole, "state": "ok", "about": inspect.getdoc(cls) or "", "needs": needs, "options": options_of(cls)}
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        return value
+    return [*value] if isinstance(value, tuple) else getattr(value, "name", str(value))
+
+
+def print_described(found: dict[str, Any]) -> None:
+    for each in found.get("plugins", []):
+        print(f"{each['plugin']}: plugin of {each['distribution']} {each['version']} ({each['state']})")
+        print(f"  {each['error'] if each['state'] == 'broken' else each['about']}")
+        for entry in each.get("capabilities", []):
+            print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
+    for i, each in enumerate(found.get("capabilities", [])):
+        if i:
+            print()
+        print(f"{each['kind']} {each['name']}: {each['plugin']} of {each['distribution']} {each['version']}")
+        if each["state"] == "broken":
+            print(f"  {each['error']}")
+            continue
+        _print_capability(each)
+
+
+def _print_capability(each: dict[str, Any]) -> None:
+    from kdsearch.cli.output import table
+
+    for line in each["about"].splitlines():
+        print(f"  {line}" if line else "")
+    for name, value in each["needs"].items():
+        print(f"  {name}: {', '.join(value) if isinstance(value, list) else value}")
+    if not each["options"]:
+        print("  no options")
+        return
+    rows = [
+        (
+            option["name"],
+            option["type"],
+            "required" if option["required"] else str(option["default"]),
+            option["range"],
+            option["search"],
+            option["description"],
+        )
+        for option in each["options"]
+    ]
+    table(("  option", "type", "default", "range", "search", "what"), [(f"  {row[0]}", *row[1:]) for row in rows])

@@ -1,0 +1,13 @@
+"""`kdsearch status DIR`: how far a study is."""
+
+from __future__ import annotations
+
+from kdsearch.cli.options import Folder, Json
+
+
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Say which stages are done, what runs, and the best so far."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(lambda: commands.status(dir=folder, progress=not as_json), as_json)

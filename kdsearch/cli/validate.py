@@ -1,0 +1,34 @@
+"""`kdsearch validate FILE [--plan]`: is the study right, and what would it do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
+
+
+def validate(
+    file: StudyFile,
+    plan: Annotated[
+        bool, option("--plan", help="Also say what it would do: candidates, trainings, time, disk.")
+    ] = False,
+    seed: Seed = None,
+    sets: Sets = None,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Check a study file: keys, types, names, options and combinations. Nothing is written."""
+    from kdsearch.cli.output import answer, show
+    from kdsearch.host import Host
+    from kdsearch.study import load_study
+
+    host = Host.load()
+    study = load_study(file, host, allow_code or (), sets or (), seed)
+    if plan:
+        from kdsearch.stages import commands
+
+        answer(lambda: commands.plan(study=study, host=host), as_json)
+        return
+    from kdsearch.study.summary import summary
+
+    show({"file": str(file), "valid": True, **summary(study, host)}, as_json)

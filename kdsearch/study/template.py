@@ -1,0 +1,68 @@
+"""The study that `kdsearch init` writes: every section that people change, with what it means."""
+
+from __future__ import annotations
+
+import re
+
+_TEXT = """\
+# yaml-language-server: $schema=./SCHEMA
+# A kdsearch study. Check it: kdsearch validate FILE    Run it: kdsearch run FILE    (killed, the same command goes on)
+#
+# Every capability is `use: NAME` with its own `options:`; `kdsearch plugins` lists the names, `kdsearch plugins show NAME`
+# the options. In `recipe` and `student` a value may be fixed, `search` (the range that the option declares), or a range of
+# your own: {low: 0.1, high: 10, log: true} or {choices: [1, 2, 4]}.
+format: 1
+name: NAME
+seed: 0
+
+data:
+  use: digits              # 1,797 handwritten digits that come with scikit-learn; `kdsearch data` lists others
+  labeled: 0.1             # you have labels for a tenth of the images only; the teacher speaks for the others
+
+teacher:
+  use: trained             # trained by this study; or your own: timm, safetensors, onnx, a Python path
+  options:
+    space: cifar_resnet
+    spec: {depths: [2, 2, 2], widths: [32, 64, 128]}
+    epochs: 12
+
+student:
+  space: cifar_resnet      # what is not written in `spec` is searched over the space's own ranges
+  spec: {}
+
+recipe:
+  distillers:
+    - use: kd
+      weight: search       # in units of the task's loss at the start of training
+      options: {temperature: search}
+    - use: fitnet
+      optional: true       # the search may drop it
+      weight: {low: 0.1, high: 2.0, log: true}
+  train: {optimizer: adamw, lr: search, batch_size: 64}
+
+objectives: {accuracy: max, params: min}   # on the validation split; the test split is read after the last choice only
+constraints:
+  params: 60000
+  macs: 8000000            # multiply-accumulates for one image
+
+search:                    # without training
+  proxy: auto              # or names, combined by rank: [diswot, nwot]
+  candidates: 60
+  keep: 4
+refine: {trials: 4, epochs: 2}             # short trainings: architectures x recipes
+distill: {winners: 1, epochs: 8, controls: [baseline, all_labels]}
+compress:
+  quantize:
+    - use: int8
+    - use: int4
+export:
+  formats: [onnx-fp32, onnx-int8, onnx-int4]
+  max_drop: {onnx-int8: 0.02, onnx-int4: 0.03}   # a file that loses more accuracy than this is not written
+run: {workers: 1, threads_per_trial: 1, device: auto}
+"""
+
+
+def study_text(name: str, schema: str) -> str:
+    """The study's text. `name`: the file's stem; what a study's name cannot hold becomes '-'."""
+    fitting = re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip("-_.") or "study"
+    return _TEXT.replace("SCHEMA", schema, 1).replace("NAME\nseed", f"{fitting}\nseed", 1)
