@@ -30,6 +30,7 @@ class Done:
     value: Any = None
     error: str = ""
     seconds: float = 0.0
+    fatal: bool = False
 
 
 class Executor(Capability, Generic[O]):

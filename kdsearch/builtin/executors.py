@@ -1,0 +1,73 @@
+"""Where trials run: in this process, or in local processes of their own."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import traceback
+from collections import deque
+from typing import Any
+
+from kdsearch.errors import KdsearchError, UserError
+from kdsearch.kinds import Done, Executor, Job, NoOptions
+
+
+class InProcess(Executor[NoOptions]):
+    """Runs one job at a time inside `wait`. Live objects are at hand; time-out and memory limits are not kept."""
+
+    remote = False
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__(options)
+        self._queue: deque[Job] = deque()
+        self._stopped: list[Done] = []
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        if self._stopped:
+            stopped, self._stopped = self._stopped, []
+            return stopped
+        return [perform(self._queue.popleft())] if self._queue else []
+
+    def stop(self, id: str) -> None:
+        """Drop a job that has not begun."""
+        dropped = [job for job in self._queue if job.id == id]
+        self._queue = deque(job for job in self._queue if job.id != id)
+        self._stopped += [Done(job.id, error="stopped") for job in dropped]
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+def perform(job: Job) -> Done:
+    """Run a job here, with its number of torch threads; what it raises becomes the error. Ctrl-C goes through."""
+    import torch
+
+    begun, threads = time.monotonic(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(job.threads)
+        value = resolve(job.function)(**job.arguments)
+        return Done(job.id, value, seconds=time.monotonic() - begun)
+    except Exception as error:
+        is_fatal = isinstance(error, UserError)
+        return Done(job.id, error=_told(error), seconds=time.monotonic() - begun, fatal=is_fatal)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def resolve(function: str) -> Any:
+    """The callable at "module:function"."""
+    module, _, name = function.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, KdsearchError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (in {where.name}, {where.filename.rpartition('/')[2]}:{where.lineno})"

@@ -1,0 +1,81 @@
+"""Non-dominated sorting (Deb et al., NSGA-II, 2002). Losses are minimised; a violation above 0 breaks a constraint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Losses = Sequence[Sequence[float]]
+
+
+def violation(violations: Sequence[float]) -> float:
+    """The sum of what is broken: 0 where every constraint holds; NaN counts as infinitely broken."""
+    return math.fsum(math.inf if math.isnan(each) else max(each, 0.0) for each in violations)
+
+
+def dominated_by(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> NDArray[np.bool_]:
+    """(N, N): entry (i, j) says that j dominates i.
+
+    Feasible before infeasible; of two infeasible ones, the less broken; of two feasible ones, no worse everywhere and better
+    somewhere. A NaN loss counts as infinity.
+    """
+    n = len(losses)
+    x = np.nan_to_num(np.asarray(losses, dtype=np.float64).reshape(n, -1), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    broken = np.zeros(n) if violations is None else np.array([violation(each) for each in violations])
+    no_worse = (x[None, :, :] <= x[:, None, :]).all(-1)
+    better = (x[None, :, :] < x[:, None, :]).any(-1)
+    equal = broken[None, :] == broken[:, None]
+    feasible: NDArray[np.bool_] = (broken == 0)[None, :] & equal & no_worse & better
+    return feasible | (broken[None, :] < broken[:, None])
+
+
+def fronts(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[list[int]]:
+    """Indices by front, the best front first, ascending within a front."""
+    if not losses:
+        return []
+    dominators = dominated_by(losses, violations)
+    left = np.ones(len(losses), dtype=bool)
+    found: list[list[int]] = []
+    while left.any():
+        free = left & ~(dominators & left[None, :]).any(1)
+        found.append([int(i) for i in np.flatnonzero(free)])
+        left &= ~free
+    return found
+
+
+def front(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[int]:
+    """Indices of the feasible candidates that no other dominates."""
+    if not losses:
+        return []
+    first = fronts(losses, violations)[0]
+    return [i for i in first if violations is None or violation(violations[i]) == 0]
+
+
+def crowding(losses: Losses) -> list[float]:
+    """Crowding distance of each point of one front; infinite at the ends of every loss."""
+    n = len(losses)
+    x = np.asarray(losses, dtype=np.float64).reshape(n, -1)
+    total = np.zeros(n)
+    for column in x.T:
+        order = np.argsort(column, kind="stable")
+        span = column[order[-1]] - column[order[0]]
+        total[order[[0, -1]]] = np.inf
+        if span > 0 and n > 2:
+            total[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+    return [float(each) for each in total]
+
+
+def spread(losses: Losses, keep: int) -> list[int]:
+    """`keep` indices spread over one front: the most crowded point leaves, one at a time; the first loss's best stays."""
+    left = list(range(len(losses)))
+    best = min(left, key=lambda i: (losses[i][0], i), default=0)
+    while len(left) > keep:
+        distance = crowding([losses[i] for i in left])
+        at = min(
+            (k for k in range(len(left)) if left[k] != best or len(left) == 1), key=lambda k: (distance[k], -left[k])
+        )
+        del left[at]
+    return left

@@ -1,0 +1,142 @@
+"""What all candidates are scored on: one batch, and the teacher's side of it, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from kdsearch.kinds import IO, Batch, Model, Outputs, Tap, Task
+from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.search.seeds import seed_of, stream
+from kdsearch.search.trace import Trace
+
+V = TypeVar("V")
+
+
+class LiveProbe:
+    """The `Probe` that proxies are handed. It is bound to one candidate at a time with `bind`.
+
+    Args:
+        batch: fixed; 4-D inputs are kept channels-last.
+        teacher: randomly initialised, or None.
+        taps: names that the proxies read from `run` and `teacher`; each model resolves them (`stage[-1]`) by its own taps.
+        seed: of the probe's own draws (dropout in the teacher's pass).
+
+    Raises:
+        TapError: teacher or student lacks a tap.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        io: IO,
+        task: Task[Any],
+        teacher: Model | None = None,
+        taps: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.batch, self.io, self.task = channels_last(batch), io, task
+        self.rng: Generator = stream("probe", seed)
+        self.teacher_model = teacher
+        self._taps, self._seed = tuple(dict.fromkeys(taps)), seed
+        self._made: dict[str, Any] = {}
+        self._teacher: Outputs | None = None
+        self._bound: tuple[nn.Module, Trace, int] | None = None
+        self._shared: Outputs | None = None
+        if teacher is not None:
+            teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def teacher(self) -> Outputs | None:
+        if self._teacher is None and self.teacher_model is not None:
+            self._teacher = self._forward(self.teacher_model, seed_of("teacher", self._seed))
+        return self._teacher
+
+    def once(self, key: str, make: Callable[[], V]) -> V:
+        if key not in self._made:
+            self._made[key] = make()
+        made: V = self._made[key]
+        return made
+
+    def bind(self, student: Model, trace: Trace, seed: int) -> None:
+        """Go on with this fresh candidate, whose untouched state is `trace`; drops the last candidate's shared pass."""
+        self._bound, self._shared = (student.module, trace, seed), None
+        self.rng = Generator().manual_seed(seed)
+
+    def rebind(self, student: Model, trace: Trace) -> None:
+        """The same candidate built anew: the shared pass stays, the stream starts again."""
+        assert self._bound is not None
+        self._bound = (student.module, trace, self._bound[2])
+        self.rng = Generator().manual_seed(self._bound[2])
+
+    def release(self) -> None:
+        """Let go of the last candidate."""
+        self._bound, self._shared = None, None
+
+    def run(self, student: Model) -> Outputs:
+        """One train-mode forward pass without graph, shared by all proxies; it leaves no trace in the student.
+
+        A student that is not the bound one, or that a proxy has changed or hooked since, is run for that caller alone: what
+        a proxy gets does not depend on which proxies came before.
+        """
+        seed = self._bound[2] if self._bound else self._seed
+        if self._bound is None or student.module is not self._bound[0] or not self._bound[1].unchanged(student.module):
+            return self._forward(student, seed)
+        if self._shared is None:
+            self._shared = self._forward(student, seed)
+        return self._shared
+
+    def _forward(self, model: Model, seed: int) -> Outputs:
+        names = {name: _canonical(model, name) for name in self._taps}
+        wanted = [model.tap(name) for name in set(names.values()) if name not in model.outputs]
+        with undisturbed(model.module), recorded(model, wanted) as found:
+            torch.manual_seed(seed)
+            out = self.task.call(model, self.batch)
+        tensors = {**found, **{name: tensor.detach() for name, tensor in out.items()}}
+        return Outputs(tensors, lambda name: _canonical(model, name), model.name)
+
+
+def _canonical(model: Model, name: str) -> str:
+    return name if name in model.outputs else model.tap(name).name
+
+
+@contextmanager
+def recorded(model: Model, taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
+    """Fills the yielded dict with the taps' tensors while the model runs; hooks are removed whatever happens.
+
+    Tensors are copies: an in-place rectifier right after a tap would otherwise change it.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(tap: Tap, value: Any) -> None:
+        if tap.index is not None:
+            value = value[tap.index]
+        elif isinstance(value, tuple | list):
+            value = value[0]
+        found[tap.name] = value.detach().clone()
+
+    handles = []
+    try:
+        for tap in taps:
+            part = model.module.get_submodule(tap.path)
+            if tap.side == "input":
+                handles.append(part.register_forward_pre_hook(lambda _, args, tap=tap: keep(tap, args[0])))
+            else:
+                handles.append(part.register_forward_hook(lambda _, args, out, tap=tap: keep(tap, out)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def channels_last(batch: Batch) -> Batch:
+    """The batch with its 4-D tensors stored channels-last: equal values, faster convolutions on a CPU."""
+    tensors = {
+        name: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+        for name, tensor in batch.tensors.items()
+    }
+    return batch.having(**tensors)

@@ -1,0 +1,70 @@
+"""Several proxies as one score: the sum of log ranks against a fixed reference sample, so that no score depends on its company."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+
+Score = float | None
+
+
+class Rank:
+    """A value's rank in (0, 1) among n reference values, strictly increasing in the value.
+
+    At a reference value it is (number below + half of those equal + 1/2) / (n + 1); between two it is linear; beyond the ends
+    it approaches `floor` and 1 at the pace of the reference's range. A value of None (NaN, infinity) has the rank `floor`;
+    so have reference values of None: they are below all others.
+    """
+
+    def __init__(self, reference: Sequence[Score]) -> None:
+        n = len(reference)
+        finite = sorted(each for each in reference if each is not None)
+        lost = n - len(finite)
+        self.floor = 1 / (n + 1) ** 2
+        self._knots = sorted(set(finite))
+        self._ranks = [
+            (lost + bisect_left(finite, v) + (bisect_right(finite, v) - bisect_left(finite, v)) / 2 + 0.5) / (n + 1)
+            for v in self._knots
+        ]
+        self._scale = (finite[-1] - finite[0]) if len(self._knots) > 1 else 1.0
+
+    def __call__(self, value: Score) -> float:
+        if value is None or not math.isfinite(value):
+            return self.floor
+        if not self._knots:
+            return 0.5
+        if value <= self._knots[0]:
+            near = 1 / (1 + (self._knots[0] - value) / self._scale)
+            return self.floor + (self._ranks[0] - self.floor) * near
+        if value >= self._knots[-1]:
+            near = 1 / (1 + (value - self._knots[-1]) / self._scale)
+            return 1 - (1 - self._ranks[-1]) * near
+        right = bisect_right(self._knots, value)
+        left = right - 1
+        share = (value - self._knots[left]) / (self._knots[right] - self._knots[left])
+        return self._ranks[left] + share * (self._ranks[right] - self._ranks[left])
+
+
+class Combined:
+    """One score from several: the sum over proxies of the log of their ranks (higher is better); a single proxy is itself.
+
+    Args:
+        names: the proxies that count.
+        reference: rows of scores of the reference sample; not read where there is one proxy.
+    """
+
+    def __init__(self, names: Sequence[str], reference: Sequence[Mapping[str, Score]] = ()) -> None:
+        if len(names) > 1 and not reference:
+            raise ValueError("several proxies are combined by rank: a reference sample is needed")
+        self.names = tuple(names)
+        self.ranks = {name: Rank([row.get(name) for row in reference]) for name in names} if len(names) > 1 else {}
+
+    def __call__(self, scores: Mapping[str, Score]) -> Score:
+        """None where no proxy has a score: ranked last."""
+        found = [scores.get(name) for name in self.names]
+        if all(each is None for each in found):
+            return None
+        if not self.ranks:
+            return found[0]
+        return math.fsum(math.log(self.ranks[name](value)) for name, value in zip(self.names, found, strict=True))

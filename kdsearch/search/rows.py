@@ -1,0 +1,99 @@
+"""Rows in a file: one JSON object a line, appended whole, so that a kill loses at most the chunk that was being written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import ArtifactError, StorageError
+
+FORMAT = 1
+
+
+class Rows:
+    """The rows of one search. The first line says what the file belongs to.
+
+    A torn last line is cut off. A file of another `key` is kept beside as `<name>.<its key>` and a new one is begun.
+
+    Raises:
+        ArtifactError: a line in the middle is no JSON, or the format is newer.
+        StorageError: the disk is full or not writable.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self.rows: list[dict[str, Any]] = self._read()
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add these rows in one write and wait until the disk has them."""
+        new = list(rows)
+        if new:
+            self._write("".join(_line(row) for row in new))
+            self.rows += new
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._begin()
+            return []
+        raw = self.path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            os.truncate(self.path, len(whole))
+        if not whole:
+            self._begin()
+            return []
+        lines = [self._parse(number, line) for number, line in enumerate(whole.splitlines(), 1)]
+        header = lines[0]
+        if header.get("format") != FORMAT:
+            raise ArtifactError(
+                f"format {header.get('format')!r}",
+                file=self.path,
+                line=1,
+                expected=f"format {FORMAT}",
+                fix="Use the kdsearch that wrote it, or delete the file; `run` scores again.",
+            )
+        if header.get("key") != self.key:
+            os.replace(self.path, self.path.with_name(f"{self.path.name}.{str(header.get('key'))[:8]}"))
+            self._begin()
+            return []
+        return lines[1:]
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ArtifactError(
+                f"'{line[:40].decode(errors='replace')}' is no JSON object",
+                file=self.path,
+                line=number,
+                fix="Delete the file; `run` scores again.",
+            )
+        return found
+
+    def _begin(self) -> None:
+        self._write(_line({"format": FORMAT, "key": self.key}))
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                size = os.fstat(handle).st_size
+                if os.write(handle, data) != len(data):
+                    os.ftruncate(handle, size)
+                    raise OSError("the disk is full")
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StorageError(str(error), file=self.path, fix="Make room and run again; it goes on.") from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"

@@ -1,0 +1,232 @@
+"""Scores of candidates without training: pure functions of (canonical spec, probe seed, init seed)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator
+
+from kdsearch.errors import UserError
+from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
+from kdsearch.ops.cost import multiply_accumulates, parameters
+from kdsearch.ops.init import gaussian_init
+from kdsearch.search.probe import LiveProbe
+from kdsearch.search.seeds import seed_of, stream
+from kdsearch.search.trace import Trace
+
+FIT_SAMPLE = 16  # models that a proxy's `fit` sees
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One candidate's row.
+
+    Args:
+        key: canonical form; spec: the canonical spec as JSON values.
+        scores: proxy -> mean over init seeds, higher is better; None where it is not a finite number: the worst rank.
+        spread: proxy -> standard deviation over init seeds; 0 with one seed, None beside a score of None.
+        errors: proxy (or "build") -> why there is no score.
+    """
+
+    key: str
+    spec: Mapping[str, Any]
+    params: int
+    macs: int
+    scores: Mapping[str, float | None]
+    spread: Mapping[str, float | None]
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """As JSON values: the inverse of `Scored(**row)`."""
+        return asdict(self)
+
+
+class Scorer:
+    """Scores candidates of one space with several proxies on one probe; memory does not grow with candidates.
+
+    Args:
+        proxies: name -> proxy. Each gets its own fresh-as-built student: what one changes, the next never sees.
+        batch: what the proxies see; None where no proxy needs data: then noise.
+        teacher: randomly initialised (see `random_teacher`), needed where a proxy says `needs_teacher`. Proxies that ask for
+            gaussian initialisation see a gaussian copy of it.
+        init_seeds: initialisations to average over.
+
+    Raises:
+        ValueError: a proxy needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace[Any],
+        io: IO,
+        task: Task[Any],
+        proxies: Mapping[str, Proxy[Any]],
+        *,
+        batch: Batch | None = None,
+        teacher: Model | None = None,
+        probe_seed: int = 0,
+        init_seeds: Sequence[int] = (0,),
+        batch_size: int = 32,
+    ) -> None:
+        lonely = [name for name, proxy in proxies.items() if proxy.needs_teacher and teacher is None]
+        if lonely:
+            raise ValueError(f"proxy '{lonely[0]}' needs a teacher")
+        self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
+        self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
+        self._batch = batch if batch is not None else task.dummy(io, batch_size, stream("batch", probe_seed))
+        self._teacher = teacher
+        self._probes: dict[str, LiveProbe] = {}
+        self._is_fitted = False
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Proxy -> what it says about its meaning on these candidates."""
+        self._fit()
+        return {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
+
+    def score(self, spec: Options | Mapping[str, Any]) -> Scored:
+        """Score one candidate. A build or proxy that raises becomes an error in the row; UserError (a tap it lacks) is raised."""
+        self._fit()
+        parsed = spec if isinstance(spec, Options) else self.space.parse(dict(spec))
+        canonical = self.space.canonical(parsed)
+        key, shown = self.space.key(canonical), canonical.model_dump(mode="json")
+        try:
+            cost = cost_of(self.space, canonical, self.io, self.task)
+        except UserError:
+            raise
+        except Exception as error:
+            none = dict.fromkeys(self.proxies)
+            return Scored(key, shown, 0, 0, none, none, {"build": _told(error)})
+        values: dict[str, list[float]] = {name: [] for name in self.proxies}
+        errors: dict[str, str] = {}
+        for init_seed in self.init_seeds:
+            for init in sorted({proxy.init for proxy in self.proxies.values()}):
+                self._score_with(canonical, key, init_seed, init, values, errors)
+        means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
+        spread = {name: None if means[name] is None else _deviation(each) for name, each in values.items()}
+        return Scored(key, shown, cost.params, cost.macs, means, spread, errors)
+
+    def score_all(self, specs: Sequence[Options | Mapping[str, Any]]) -> list[Scored]:
+        return [self.score(spec) for spec in specs]
+
+    def _score_with(
+        self, spec: Options, key: str, init_seed: int, init: str, values: dict[str, list[float]], errors: dict[str, str]
+    ) -> None:
+        seed = seed_of("candidate", key, init_seed)
+        probe = self._probe(init)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                student = self._fresh(spec, seed, init)
+                trace = Trace(student.module)
+                probe.bind(student, trace, seed)
+                for name, proxy in self.proxies.items():
+                    if proxy.init != init:
+                        continue
+                    if not trace.unchanged(student.module):
+                        student = self._fresh(spec, seed, init)
+                        trace = Trace(student.module)
+                    probe.rebind(student, trace)
+                    torch.manual_seed(seed)
+                    try:
+                        values[name].append(float(proxy.score(student, probe)))
+                    except UserError:
+                        raise
+                    except Exception as error:
+                        errors.setdefault(name, _told(error))
+            except UserError:
+                raise
+            except Exception as error:
+                errors.setdefault("build", _told(error))
+            finally:
+                probe.release()
+
+    def _fresh(self, spec: Options, seed: int, init: str) -> Model:
+        torch.manual_seed(seed)
+        return initialised(self.space.build(spec, self.io), init, seed)
+
+    def _probe(self, init: str) -> LiveProbe:
+        if init not in self._probes:
+            mine = [proxy for proxy in self.proxies.values() if proxy.init == init]
+            taps = [tap for proxy in mine for tap in proxy.taps()]
+            teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
+            if teacher is not None:
+                teacher = initialised(teacher.copy(), init, seed_of("teacher", self.probe_seed))
+            self._probes[init] = LiveProbe(self._batch, self.io, self.task, teacher, taps, self.probe_seed)
+        return self._probes[init]
+
+    def _fit(self) -> None:
+        if self._is_fitted:
+            return
+        self._is_fitted = True
+        fitted = [proxy for proxy in self.proxies.values() if type(proxy).fit is not Proxy.fit]
+        if not fitted:
+            return
+        rng = stream("fit", self.probe_seed)
+        specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE)]
+        with torch.random.fork_rng(devices=[]):
+            for init in sorted({proxy.init for proxy in fitted}):
+                models = [self._fresh(spec, seed_of("fit", self.space.key(spec)), init) for spec in specs]
+                for proxy in fitted:
+                    if proxy.init == init:
+                        proxy.fit(models, self._probe(init))
+
+
+def initialised(model: Model, init: str, seed: int) -> Model:
+    """The model, in place, with a proxy's initialisation ("default" keeps the built one) and channels-last weights."""
+    if init == "gaussian":
+        gaussian_init(model.module, Generator().manual_seed(seed))
+    elif init != "default":
+        raise ValueError(f"initialisation '{init}': expected default or gaussian")
+    model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int = 64) -> Model:
+    """The randomly initialised teacher of a training-free score: the space's own, or the largest of a random sample."""
+    spec = space.teacher_spec()
+    if spec is None:
+        rng = stream("teacher-sample", probe_seed)
+        specs = {space.key(each): each for each in (space.sample(rng) for _ in range(sample))}
+        spec = max(sorted(specs.items()), key=lambda item: _params(space, item[1], io))[1]
+    return built(space, spec, io, seed_of("teacher", probe_seed))
+
+
+def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
+    """A fresh model whose weights are a function of `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return space.build(spec, io)
+
+
+def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> Cost:
+    """params and MACs by the space's formula, else counted on a built model."""
+    found = space.cost(spec, io)
+    if found is not None:
+        return found
+    model = built(space, spec, io, 0)
+    sample = task.dummy(io, 1, stream("cost")).to(torch.device("meta"))
+    macs = multiply_accumulates(model.module, lambda module: module(*[sample[name] for name in model.inputs]))
+    return Cost(parameters(model.module), macs)
+
+
+def _params(space: SearchSpace[Any], spec: Options, io: IO) -> int:
+    found = space.cost(spec, io)
+    return found.params if found else parameters(built(space, spec, io, 0).module)
+
+
+def _mean(values: Sequence[float], n: int) -> float | None:
+    mean = math.fsum(values) / n if len(values) == n and all(map(math.isfinite, values)) else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((each - mean) ** 2 for each in values) / len(values))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
