@@ -15,7 +15,7 @@ def log_ranks(values: Tensor, reference: Tensor) -> Tensor:
     v, r = (_ordered(each) for each in (values, reference))
     below = torch.searchsorted(r.sort().values, v, side="left")
     upto = torch.searchsorted(r.sort().values, v, side="right")
-    return ((1 + (below + upto) / 2) / (len(r) + 1)).log()
+    return ((1 + (below + upto).double() / 2) / (len(r) + 1)).log()
 
 
 def _ordered(scores: Tensor) -> Tensor:

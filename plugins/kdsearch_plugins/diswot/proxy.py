@@ -66,8 +66,7 @@ class Diswot(Proxy[DiswotOptions]):
             self.kind = "mr"
             self.note = f"M_r alone: M_s is undefined, as {reason}"
         if self.kind == "ms":
-            for model in sample[:1]:
-                semantic_score(model, probe)
+            refuse(odd_widths(sample, probe), probe)
         if self.kind == "ranksum":
             models = [initialised(model, self.init, seed) for seed, model in enumerate(sample)]
             terms = torch.tensor([self.terms(model, probe) for model in models], dtype=torch.float64)
@@ -125,8 +124,7 @@ class DiswotMs(Proxy[TermOptions]):
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
         """Raise TapShapeError, naming both widths, where one of the sample has another width than the teacher."""
-        for model in odd_widths(sample, probe)[:1]:
-            semantic_score(model, probe)
+        refuse(odd_widths(sample, probe), probe)
 
     def score(self, student: Model, probe: Probe) -> float:
         return semantic_score(student, probe)
@@ -151,6 +149,11 @@ def odd_widths(sample: Sequence[Model], probe: Probe) -> list[Model]:
     """Those that are not as wide as the teacher before the classifier."""
     teacher = probe.teacher_model
     return [] if teacher is None else [model for model in sample if model.width(VECTOR) != teacher.width(VECTOR)]
+
+
+def refuse(odd: Sequence[Model], probe: Probe) -> None:
+    for model in odd[:1]:
+        semantic_score(model, probe)  # raises, naming both widths
 
 
 def undefined(sample: Sequence[Model], probe: Probe) -> str:

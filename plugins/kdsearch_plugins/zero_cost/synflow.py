@@ -22,7 +22,10 @@ FAINT = 1e-290
 
 
 class SynFlow(Proxy[NoOptions]):
-    """ln of synaptic flow; -inf: nothing flows. R is linear in its input, so where it overflows the input is made fainter."""
+    """ln of synaptic flow; -inf: nothing flows, or more than 10^580.
+
+    Flow is linear in the input and in the gradient of the output, so where it overflows both are made fainter.
+    """
 
     needs_data = False
 
@@ -30,13 +33,12 @@ class SynFlow(Proxy[NoOptions]):
         dummy = probe.task.dummy(probe.io, 1, torch.Generator().manual_seed(0)).to(device_of(student.module))
         ones = {name: torch.ones_like(x).double() if x.is_floating_point() else x for name, x in dummy.tensors.items()}
         flowing = replace(student, module=linearised(student.module))
-        value = math.inf
-        for input_scale in (1.0, FAINT):
-            scaled = {name: x * input_scale if x.is_floating_point() else x for name, x in ones.items()}
-            value = flow(flowing, probe, Batch(dummy.ids, scaled))
+        for faint in (1.0, FAINT):
+            scaled = {name: x * faint if x.is_floating_point() else x for name, x in ones.items()}
+            value = flow(flowing, probe, Batch(dummy.ids, scaled), faint)
             if math.isfinite(value):
-                return math.log(value) - math.log(input_scale) if value > 0 else -math.inf
-        return value  # more than 10^590: the host ranks what is not finite last
+                return math.log(value) - 2 * math.log(faint) if value > 0 else -math.inf
+        return -math.inf
 
 
 def linearised(module: nn.Module) -> nn.Module:
@@ -58,8 +60,8 @@ class Open(nn.Module):
         return torch.ones_like(x)
 
 
-def flow(model: Model, probe: Probe, ones: Batch) -> float:
-    """sum w dR/dw over the weights of convolutions and linear layers, of a `linearised` model."""
+def flow(model: Model, probe: Probe, ones: Batch, of_output: float) -> float:
+    """of_output * sum w dR/dw over the weights of convolutions and linear layers, of a `linearised` model."""
     along = torch.ones((), dtype=torch.float64, requires_grad=True)
     shadow = copy.deepcopy(model.module).eval()
     for part in shadow.modules():
@@ -71,7 +73,9 @@ def flow(model: Model, probe: Probe, ones: Batch) -> float:
                 part.bias.detach().zero_()
     out = probe.task.call(replace(model, module=shadow), ones)
     total = torch.stack([value.sum() for value in out.values() if value.is_floating_point()]).sum()
-    return float(torch.autograd.grad(total, along)[0]) if total.requires_grad else 0.0
+    if not total.requires_grad:
+        return 0.0
+    return float(torch.autograd.grad(total, along, torch.full_like(total, of_output))[0])
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -1,0 +1,229 @@
+"""The distiller contract as tests.
+
+# tests/test_my_loss.py in your package; needs pytest
+from kdsearch.testing.distiller import DistillerContract
+from my_package.loss import MyLoss
+
+
+class TestMyLoss(DistillerContract):
+    distiller = MyLoss
+    options = {"temperature": 2.0}  # as in a study's `options:`
+    zero_at_equal = ("kl",)  # terms that are 0 where student and teacher agree
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from kdsearch.errors import TapError
+from kdsearch.kinds import HIDDEN, Distiller, Model, Options, Outputs, Shapes, TapShapes
+from kdsearch.kinds.options import validate
+from kdsearch.testing.contract import option_ends, require
+from kdsearch.testing.models import small_resnet
+from kdsearch.testing.step import HandStep
+
+
+class DistillerContract:
+    """Inherit it as `TestX` and name the distiller; override `models` and `tensors` for other tasks than classification."""
+
+    distiller: ClassVar[type[Distiller[Any]]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    classes: ClassVar[int] = 5
+    zero_at_equal: ClassVar[Sequence[str]] = ()  # terms that are 0 where student and teacher are the same tensors
+    depends_on_order: ClassVar[bool] = False  # True: terms may change when the batch is permuted (queues, pairs)
+    is_smooth: ClassVar[bool] = True  # False: no numerical gradient check (argmax, sampling inside)
+
+    def models(self) -> tuple[Model, Model]:
+        """(student, teacher) whose taps the distiller reads; unequal widths."""
+        return small_resnet((4, 6), 1, self.classes, name="student"), small_resnet(
+            (4, 8), 2, self.classes, name="teacher"
+        )
+
+    def tensors(self, model: Model, n: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Random output fields and taps of a model, (n, ...)."""
+        generator = Generator().manual_seed(seed)
+        shapes = {tap.name: tuple(size or 4 for size in tap.shape) for tap in model.taps} | {"logits": (self.classes,)}
+        return {name: torch.randn(n, *shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
+
+    def labels(self, n: int) -> dict[str, Tensor]:
+        return {"label": torch.arange(n) % self.classes}
+
+    def made(self, models: tuple[Model, Model], options: Options | None = None) -> Distiller[Any]:
+        """The distiller, built for these models, its own parameters seeded."""
+        options = options or validate(self.distiller.options_class, self.options)
+        found = self.distiller(options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            student, teacher = (Shapes(model, {"logits": (self.classes,)}) for model in models)
+            found.build(TapShapes(student, teacher))
+        return found
+
+    def step(
+        self, models: tuple[Model, Model], n: int = 6, seed: int = 1, dtype: torch.dtype = torch.float32
+    ) -> tuple[HandStep, dict[str, Tensor], dict[str, Tensor]]:
+        """A random step, and the student's and teacher's tensors that it was made of, all requiring a gradient."""
+        student, teacher = (self.tensors(model, n, seed + i, dtype) for i, model in enumerate(models))
+        for tensor in [*student.values(), *teacher.values()]:
+            tensor.requires_grad_()
+        return named_step(models, student, teacher, self.labels(n)), student, teacher
+
+    def test_asks_for_taps_that_exist(self) -> None:
+        models = self.models()
+        for role, taps in self.made(models).taps().items():
+            for tap in taps:
+                model = models[0] if role == "student" else models[1]
+                require(tap == "logits" or bool(model.tap(tap)), f"{role} has no tap '{tap}'")
+
+    def test_terms_are_finite_scalars(self) -> None:
+        models = self.models()
+        terms = self.made(models).terms(self.step(models)[0])
+        require(bool(terms), "no terms")
+        for name, term in terms.items():
+            require(name.isidentifier(), f"term '{name}': expected an identifier, as weights name it")
+            require(term.dim() == 0, f"term '{name}' has shape {tuple(term.shape)}; expected a scalar")
+            require(bool(torch.isfinite(term)), f"term '{name}' is {term.item()}")
+
+    def test_paper_weights_name_its_terms(self) -> None:
+        models = self.models()
+        terms = self.made(models).terms(self.step(models)[0])
+        unknown = set(self.distiller.paper_weights) - set(terms)
+        require(not unknown, f"paper_weights name {unknown}; the terms are {set(terms)}")
+
+    def test_one_sample_is_finite(self) -> None:
+        self._finite("one sample", n=1, scale=1.0)
+
+    def test_dead_tensors_are_finite(self) -> None:
+        self._finite("all zeros", n=4, scale=0.0)
+
+    def test_large_tensors_are_finite(self) -> None:
+        self._finite("values of 1e4", n=4, scale=1e4)
+
+    def _finite(self, what: str, n: int, scale: float) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        student, teacher = (
+            {
+                name: (tensor * scale).requires_grad_()
+                for name, tensor in self.tensors(model, n, 3, torch.float32).items()
+            }
+            for model in models
+        )
+        terms = distiller.terms(named_step(models, student, teacher, self.labels(n)))
+        for name, term in terms.items():
+            require(bool(torch.isfinite(term)), f"{what}: term '{name}' is {term.item()}")
+        total(terms).backward()  # type: ignore[no-untyped-call]
+        for name, tensor in [*student.items(), *distiller.named_parameters()]:
+            finite = tensor.grad is None or bool(torch.isfinite(tensor.grad).all())
+            require(finite, f"{what}: the gradient of '{name}' is not finite")
+
+    def test_hidden_labels_are_finite(self) -> None:
+        models = self.models()
+        _, student, teacher = self.step(models)
+        hidden = {name: torch.full_like(label, HIDDEN) for name, label in self.labels(6).items()}
+        for name, term in self.made(models).terms(named_step(models, student, teacher, hidden)).items():
+            require(bool(torch.isfinite(term)), f"no label known: term '{name}' is {term.item()}")
+
+    def test_teacher_gets_no_gradient(self) -> None:
+        models = self.models()
+        step, _, teacher = self.step(models)
+        total(self.made(models).terms(step)).backward()  # type: ignore[no-untyped-call]
+        for name, tensor in teacher.items():
+            require(tensor.grad is None, f"the teacher's '{name}' got a gradient")
+
+    def test_gradient_reaches_student_and_own_parameters(self) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        step, student, _ = self.step(models)
+        total(distiller.terms(step)).backward()  # type: ignore[no-untyped-call]
+        asked = {models[0].tap(tap).name for tap in distiller.taps().get("student", ()) if tap != "logits"}
+        for name in asked or {"logits"}:
+            require(moves(student[name]), f"the student's '{name}' got no gradient")
+        for name, parameter in distiller.named_parameters():
+            require(not parameter.requires_grad or moves(parameter), f"own parameter '{name}' got no gradient")
+
+    def test_gradient_is_right(self) -> None:
+        if not self.is_smooth:
+            return
+        models = self.models()
+        distiller = self.made(models).double()
+        _, student, teacher = self.step(models, n=3, dtype=torch.float64)
+        names = list(student)
+
+        def loss(*tensors: Tensor) -> Tensor:
+            given = dict(zip(names, tensors, strict=True))
+            return total(distiller.terms(named_step(models, given, teacher, self.labels(3))))
+
+        torch.autograd.gradcheck(loss, tuple(student.values()), fast_mode=True, atol=1e-5)
+
+    def test_order_of_the_batch_does_not_matter(self) -> None:
+        if self.depends_on_order:
+            return
+        models = self.models()
+        distiller = self.made(models).double()
+        order = torch.tensor([3, 0, 5, 1, 4, 2])
+        _, student, teacher = self.step(models, dtype=torch.float64)
+        there = distiller.terms(named_step(models, student, teacher, self.labels(6)))
+        moved = [
+            {name: tensor[order] for name, tensor in given.items()} for given in (student, teacher, self.labels(6))
+        ]
+        back = distiller.terms(named_step(models, *moved))
+        for name, term in there.items():
+            require(
+                torch.allclose(term, back[name], rtol=1e-9, atol=1e-12), f"term '{name}' depends on the batch's order"
+            )
+
+    def test_equal_steps_give_equal_terms_and_stay_unchanged(self) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        step, student, teacher = self.step(models)
+        before = {name: tensor.detach().clone() for name, tensor in [*student.items(), *teacher.items()]}
+        first = distiller.terms(step)
+        require(all(torch.equal(v, before[k]) for k, v in teacher.items()), "it changes the teacher's tensors in place")
+        second = self.made(models).terms(self.step(models)[0])
+        for name, term in first.items():
+            require(torch.equal(term, second[name]), f"term '{name}' differs between equal steps; draw from step.rng")
+
+    def test_zero_where_student_and_teacher_agree(self) -> None:
+        teacher = self.models()[1]
+        models = (teacher, teacher)
+        distiller = self.made(models).double()
+        tensors = self.tensors(teacher, 6, 2, torch.float64)
+        terms = distiller.terms(named_step(models, tensors, tensors, self.labels(6)))
+        for name in self.zero_at_equal:
+            require(abs(terms[name].item()) < 1e-9, f"term '{name}' is {terms[name].item()} where both agree")
+
+    def test_declared_search_ranges_work(self) -> None:
+        models = self.models()
+        for options in option_ends(self.distiller.options_class, self.options):
+            try:
+                distiller = self.made(models, options)
+            except TapError:
+                continue  # a refusal with a reason is an answer
+            for name, term in distiller.terms(self.step(models)[0]).items():
+                require(bool(torch.isfinite(term)), f"{options!r}: term '{name}' is {term.item()}")
+
+
+def named_step(
+    models: tuple[Model, Model],
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+) -> HandStep:
+    """A step whose taps answer to `stage[-1]` too, and whose `run("teacher")` has a graph: detaching is the distiller's work."""
+    resolve = [lambda name, model=model: model.tap(name).name for model in models]
+    s, t = Outputs(student, resolve[0], "the student"), Outputs(teacher, resolve[1], "the teacher")
+    return HandStep(s, t, batch, roles={"teacher": t})
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def moves(tensor: Tensor) -> bool:
+    """Whether it got a gradient that is finite and somewhere not 0."""
+    grad = tensor.grad
+    return grad is not None and bool(torch.isfinite(grad).all()) and bool((grad != 0).any())

@@ -1,0 +1,105 @@
+"""Log ranks, Gaussian initialisation, counted cost and undisturbed looking."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from kdsearch.ops.cost import multiply_accumulates, parameters
+from kdsearch.ops.init import gaussian_init
+from kdsearch.ops.ranks import log_ranks
+from kdsearch.ops.undisturbed import undisturbed
+
+scores = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 2.0])
+
+
+@given(values=st.lists(scores, min_size=1, max_size=5), reference=st.lists(scores, max_size=8))
+def test_log_ranks_by_counting(values: list[float], reference: list[float]) -> None:
+    worst = [-math.inf if math.isnan(each) else each for each in reference]
+    found = log_ranks(torch.tensor(values, dtype=torch.float64), torch.tensor(reference, dtype=torch.float64)).tolist()
+    for value, rank in zip(values, found, strict=True):
+        v = -math.inf if math.isnan(value) else value
+        wanted = 1 + sum(r < v for r in worst) + sum(r == v for r in worst) / 2
+        assert rank == pytest.approx(math.log(wanted / (len(reference) + 1)), abs=1e-12)
+
+
+def test_log_ranks_do_not_depend_on_company() -> None:
+    reference = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(5, generator=torch.Generator().manual_seed(1))
+    alone = torch.cat([log_ranks(values[i : i + 1], reference) for i in range(5)])
+    assert torch.equal(log_ranks(values, reference), alone)
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.GroupNorm(2, 64), nn.Flatten(), nn.Linear(64, 50))
+
+
+def test_gaussian_init_is_what_it_says_and_repeats() -> None:
+    a, b = net(), net()
+    a(torch.randn(4, 3, 3, 3))  # moves the batch statistics
+    before = torch.get_rng_state()
+    for module in (a, b):
+        gaussian_init(module, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name
+    weights = a[0].weight.detach().numpy().ravel(), a[4].weight.detach().numpy().ravel()
+    for weight in weights:
+        assert abs(weight.mean()) < 5 / math.sqrt(weight.size)
+        assert abs(weight.std() - 1) < 5 / math.sqrt(2 * weight.size)
+    assert not np.array_equal(weights[0][:100], weights[1][:100])
+    for part in (a[0], a[4]):
+        assert not part.bias.any()
+    for norm in (a[1], a[2]):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+    assert (a[1].running_var == 1).all()
+    assert (a[1].running_mean == 0).all()
+
+
+def test_macs_of_convolutions_groups_and_linear() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 7))
+    found = multiply_accumulates(module, lambda shadow: shadow(torch.empty(1, 4, 5, 5, device="meta")))
+    assert found == 25 * 8 * 2 * 9 + 8 * 25 * 7
+    assert next(module.parameters()).device.type == "cpu"
+
+
+class Attention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+def test_macs_of_fused_attention() -> None:
+    found = multiply_accumulates(Attention(), lambda shadow: shadow(torch.empty(1, 2, 6, 4, device="meta")))
+    assert found == 2 * 2 * 6 * 6 * 4  # heads x (Q K^T and A V)
+
+
+def test_shared_weights_count_once() -> None:
+    layer = nn.Linear(3, 3)
+    assert parameters(nn.Sequential(layer, layer)) == 12
+
+
+def test_undisturbed_restores_also_after_an_error() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+    module[0].eval()
+    state, rng = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+
+    def look_and_fail() -> None:
+        with undisturbed(module):
+            assert module[0].training
+            module(x)
+            assert not torch.equal(module[0].running_mean, state["0.running_mean"])
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        look_and_fail()
+    assert [part.training for part in module] == [False, True]
+    assert torch.equal(torch.get_rng_state(), rng)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, state[name]), name

@@ -1,0 +1,202 @@
+"""The conformance classes find the faults that they are for."""
+
+import random
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdsearch.kinds import Distiller, Model, NoOptions, Options, Probe, Proxy, Step, StudentTap, TapShapes, searched
+from kdsearch.testing.contract import failures
+from kdsearch.testing.distiller import DistillerContract
+from kdsearch.testing.proxy import ProxyContract
+
+
+def mse(step: Step) -> Tensor:
+    return (step.student["logits"] - step.teacher["logits"]).square().mean()
+
+
+class Good(Distiller[NoOptions]):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step)}
+
+
+class Vector(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step)[None]}
+
+
+class LearnsTeacher(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (step.student["logits"] - step.run("teacher")["logits"]).square().mean()}
+
+
+class Detached(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step).detach() + 0 * step.student["logits"].sum()}
+
+
+class IdlePart(Good):
+    def build(self, shapes: TapShapes) -> None:
+        self.idle = nn.Linear(2, 2)
+
+
+class FirstRow(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (step.student["logits"][0] - step.teacher["logits"][0]).square().mean()}
+
+
+class NeedsTwo(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step) + step.student["logits"].std(0).mean()}
+
+
+class Unseeded(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step) * torch.rand(())}
+
+
+class WrongGradient(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        z = step.student["logits"]
+        return {"mse": (z.detach() * z).mean()}
+
+
+class LogOfZero(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step).log()}
+
+
+class TapOptions(Options):
+    tap: StudentTap = "stage[7]"
+
+
+class NoSuchTap(Distiller[TapOptions]):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step)}
+
+
+class RangeOptions(Options):
+    temperature: Annotated[float, searched(low=0.0, high=4.0)] = Field(1.0, gt=0)
+
+
+class BadRange(Distiller[RangeOptions]):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step)}
+
+
+DISTILLER_FAULTS = [
+    (Vector, "test_terms_are_finite_scalars"),
+    (LearnsTeacher, "test_teacher_gets_no_gradient"),
+    (Detached, "test_gradient_reaches_student_and_own_parameters"),
+    (IdlePart, "test_gradient_reaches_student_and_own_parameters"),
+    (FirstRow, "test_order_of_the_batch_does_not_matter"),
+    (NeedsTwo, "test_one_sample_is_finite"),
+    (Unseeded, "test_equal_steps_give_equal_terms_and_stay_unchanged"),
+    (WrongGradient, "test_gradient_is_right"),
+    (LogOfZero, "test_dead_tensors_are_finite"),
+    (NoSuchTap, "test_asks_for_taps_that_exist"),
+    (BadRange, "test_declared_search_ranges_work"),
+]
+
+
+def contract_of(base: type, **members: Any) -> type:
+    return type("Contract", (base,), members)
+
+
+def test_a_good_distiller_conforms() -> None:
+    assert failures(contract_of(DistillerContract, distiller=Good, zero_at_equal=("mse",))) == {}
+
+
+@pytest.mark.filterwarnings("ignore:std.. degrees of freedom")
+@pytest.mark.parametrize(("distiller", "test"), DISTILLER_FAULTS, ids=[each[0].__name__ for each in DISTILLER_FAULTS])
+def test_a_faulty_distiller_is_found(distiller: type[Distiller[Any]], test: str) -> None:
+    found = failures(contract_of(DistillerContract, distiller=distiller))
+    assert test in found, found
+    assert found[test]
+
+
+def test_a_broken_promise_is_found() -> None:
+    found = failures(contract_of(DistillerContract, distiller=FirstRow, zero_at_equal=("nothing",)))
+    assert "test_zero_where_student_and_teacher_agree" in found
+
+
+def weight_sum(student: Model) -> float:
+    return float(sum(weight.detach().double().abs().sum() for weight in student.module.parameters()))
+
+
+class Scored(Proxy[NoOptions]):
+    """A score that does `act` first."""
+
+    act: Callable[[Model, Probe], float | None]
+
+    def score(self, student: Model, probe: Probe) -> float:
+        extra = type(self).act(student, probe)
+        return weight_sum(student) + (extra or 0.0)
+
+
+def hook(student: Model, _: Probe) -> None:
+    student.module.register_forward_hook(lambda *_: None)
+
+
+def backward(student: Model, probe: Probe) -> None:
+    student.module(probe.batch["image"]).sum().backward()
+
+
+def train_mode(student: Model, _: Probe) -> None:
+    student.module.train(not student.module.training)
+
+
+def running_statistics(student: Model, probe: Probe) -> None:
+    with torch.no_grad():
+        student.module.train()(probe.batch["image"])
+
+
+def global_rng(_: Model, __: Probe) -> float:
+    return float(torch.rand(()))
+
+
+def python_rng(_: Model, __: Probe) -> float:
+    return random.random()
+
+
+def batch_in_place(_: Model, probe: Probe) -> None:
+    probe.batch["image"].add_(1)
+
+
+def counts_candidates(_: Model, probe: Probe) -> float:
+    seen = probe.once("seen", list)
+    seen.append(1)
+    return float(len(seen))
+
+
+def not_a_number(student: Model, _: Probe) -> float:
+    return float("nan") if weight_sum(student) == 0 else 0.0
+
+
+PROXY_FAULTS = [
+    (hook, "test_leaves_no_trace"),
+    (backward, "test_leaves_no_trace"),
+    (train_mode, "test_leaves_no_trace"),
+    (running_statistics, "test_leaves_no_trace"),
+    (global_rng, "test_leaves_no_trace"),
+    (python_rng, "test_equal_candidates_score_equally"),
+    (batch_in_place, "test_leaves_batch_as_it_was"),
+    (counts_candidates, "test_order_of_candidates_does_not_matter"),
+    (not_a_number, "test_dead_and_exploded_networks_have_a_defined_score"),
+]
+
+
+def test_a_good_proxy_conforms() -> None:
+    proxy = type("Good", (Scored,), {"act": staticmethod(lambda student, probe: 0.0)})
+    assert failures(contract_of(ProxyContract, proxy=proxy)) == {}
+
+
+@pytest.mark.parametrize(("act", "test"), PROXY_FAULTS, ids=[each[0].__name__ for each in PROXY_FAULTS])
+def test_a_faulty_proxy_is_found(act: Callable[[Model, Probe], float | None], test: str) -> None:
+    proxy = type("Faulty", (Scored,), {"act": staticmethod(act)})
+    found = failures(contract_of(ProxyContract, proxy=proxy))
+    assert test in found, found
