@@ -32,7 +32,7 @@ def init(
         file.parent.mkdir(parents=True, exist_ok=True)
         schema.write_text(text, encoding="utf-8")
         with file.open("x", encoding="utf-8") as out:
-            out.write(study_text(file.stem, schema.name))
+            out.write(study_text(file.name, schema.name))
     except OSError as error:
         raise StorageError(f"cannot be written: {error.strerror}", file=file) from error
     result = {"study": str(file), "schema": str(schema)}

@@ -96,13 +96,14 @@ class Host:
         """
         source, of, bare = _parts(kind, name)
         if of != kind:
-            raise PluginError(f"'{name}' names a {of}", expected=f"a {kind}")
+            raise PluginError(f"'{name}' names a {_words(of)}", expected=f"a {_words(kind)}")
         same = [each for each in self.entries(kind) if each.name == bare]
         if source:
             chosen = [each for each in same if source in (each.plugin.distribution, each.plugin.name)]
             if not chosen and same:
                 raise PluginError(
-                    f"{kind} '{bare}' is not in '{source}'", expected=one_of(each.plugin.distribution for each in same)
+                    f"{_words(kind)} '{bare}' is not in '{source}'",
+                    expected=one_of(each.plugin.distribution for each in same),
                 )
             same = chosen
         if len(same) == 1:
@@ -110,12 +111,15 @@ class Host:
         if same:
             full = _full_names(same)
             raise PluginError(
-                f"{kind} '{name}' is registered by {len(same)} plugins", fix=f"Write {' or '.join(map(repr, full))}."
+                f"{_words(kind)} '{name}' is registered by {len(same)} plugins",
+                fix=f"Write {' or '.join(map(repr, full))}.",
             )
         names = self.names(kind)
         elsewhere = [each.kind for each in self.entries() if each.name == bare]
-        hint = f"'{bare}' is a {elsewhere[0]}." if elsewhere else self._broken_hint()
-        raise PluginError(f"unknown {kind} '{name}'", nearest=nearest(bare, names), expected=one_of(names), fix=hint)
+        hint = f"'{bare}' is a {_words(elsewhere[0])}." if elsewhere else self._broken_hint()
+        raise PluginError(
+            f"unknown {_words(kind)} '{name}'", nearest=nearest(bare, names), expected=one_of(names), fix=hint
+        )
 
     def _broken_hint(self) -> str:
         names = ", ".join(each.plugin for each in self.broken)
@@ -131,7 +135,7 @@ class Host:
             return self.live[kind, name]
         found = self.find(kind, name)
         module, _, attribute = found.entry.target.partition(":")
-        who = f"{kind} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
+        who = f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
         try:
             cls: Any = import_module(module)
             for part in attribute.split("."):
@@ -177,6 +181,10 @@ class Host:
         self.failures.setdefault((plugin.name, hook), Broken(plugin.name, plugin.distribution, plugin.version, text))
 
 
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
 def _parts(kind: str, name: str) -> tuple[str, str, str]:
     parts = name.split(":")
     if len(parts) == 3:
@@ -197,12 +205,14 @@ def _check_kind(kind: str, name: str, cls: Any, where: str) -> None:
     base = base_class(kind)
     if not isinstance(cls, type) or not issubclass(cls, base):
         raise PluginError(
-            f"{kind} '{name}' ({where}) is {cls!r}", expected=f"a subclass of kdsearch.kinds.{base.__name__}"
+            f"{_words(kind)} '{name}' ({where}) is {cls!r}", expected=f"a subclass of kdsearch.kinds.{base.__name__}"
         )
     if lacks := [
         each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False)
     ]:
-        raise PluginError(f"{kind} '{name}' ({where}) does not define {', '.join(lacks)}", expected="a complete class")
+        raise PluginError(
+            f"{_words(kind)} '{name}' ({where}) does not define {', '.join(lacks)}", expected="a complete class"
+        )
 
 
 def base_class(kind: str) -> type[Any]:

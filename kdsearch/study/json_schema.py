@@ -120,7 +120,7 @@ def _every(defs: Json, host: Host, kind: str, ranges: bool) -> list[tuple[str, J
 
 
 def _or_range(schema: Json) -> Json:
-    about = {key: schema[key] for key in ("description", "default", "title") if key in schema}
+    about: Json = {key: schema[key] for key in ("description", "default", "title") if key in schema}
     bare = {key: value for key, value in schema.items() if key not in about}
     return {**about, "anyOf": [bare, {"const": "search"}, *_RANGE["anyOf"]]}
 

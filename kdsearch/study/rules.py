@@ -118,7 +118,6 @@ def _formats(study: Study) -> None:
             raise study.error(
                 f"'{name}' is not exported",
                 f"export.max_drop.{name}",
-                nearest=nearest(name, export.formats),
                 expected=one_of(export.formats),
             )
 

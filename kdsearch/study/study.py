@@ -87,6 +87,11 @@ class Study:
         kind = {"teachers": "teacher", "student": "space", "students": "space"}.get(kind, kind)
         return self.live.get(f"{kind}.{name}" if name else kind)
 
+    def host(self, host: Host) -> Host:
+        """The host with the capability classes that this study brings."""
+        classes = {tuple(name.split(":", 1)): cls for name, cls in self.live.items() if ":" in name}
+        return host.with_classes(classes) if classes else host  # type: ignore[arg-type]
+
     def part(self, stage: str) -> dict[str, Any]:
         """The sections that a stage's result depends on, as JSON values. Raise KeyError for an unknown stage."""
         whole = self.config.model_dump(mode="json")
@@ -171,7 +176,7 @@ def make_study(
     if host is not None:
         from kdsearch.study.check import check
 
-        check(study, host)
+        check(study, study.host(host))
     return study
 
 

@@ -62,7 +62,9 @@ run: {workers: 1, threads_per_trial: 1, device: auto}
 """
 
 
-def study_text(name: str, schema: str) -> str:
-    """The study's text. `name`: the file's stem; what a study's name cannot hold becomes '-'."""
-    fitting = re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip("-_.") or "study"
-    return _TEXT.replace("SCHEMA", schema, 1).replace("NAME\nseed", f"{fitting}\nseed", 1)
+def study_text(file: str, schema: str) -> str:
+    """The study's text. `file`: its name, whose stem names the study; what a study's name cannot hold becomes '-'."""
+    stem = file.rpartition(".")[0] or file
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-_.") or "study"
+    text = _TEXT.replace("SCHEMA", schema, 1).replace("name: NAME", f"name: {name}", 1)
+    return text.replace("validate FILE", f"validate {file}").replace("run FILE", f"run {file}")

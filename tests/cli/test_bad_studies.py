@@ -1,0 +1,121 @@
+"""Every broken study ends with exit 2 and one message that names file and line; nothing is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kdsearch.cli import main
+from kdsearch.host import Host
+from tests import small_plugin
+
+FOLDER = Path(__file__).parents[1] / "bad_studies"
+GOOD = Path(__file__).parents[1] / "study" / "good.yaml"
+CASES = sorted(FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def small_host(monkeypatch, tmp_path):
+    host = Host.load(extra=[("small", small_plugin)], entry_points=False)
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *arguments: object) -> str:
+    """Run a command that must be refused; its one message."""
+    before = sorted(os.walk("."))
+    code = main([str(each) for each in arguments])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, ""), (code, out, err)
+    assert err.count("\n") == 1, f"more than one line: {err}"
+    assert "Traceback" not in err
+    assert sorted(os.walk(".")) == before
+    return err.strip()
+
+
+def test_the_good_study_is_good(capsys):
+    assert main(["validate", str(GOOD)]) == 0
+    assert "valid: yes" in capsys.readouterr().out
+
+
+def test_there_are_many():
+    assert len(CASES) >= 25
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
+def test_validate_says_what_is_wrong(file, capsys):
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    expected = first.removeprefix("# expect: ")
+    assert expected != first, "the file's first line is no `# expect: `"
+    message = refused(capsys, "validate", file)
+    assert message.startswith(f"{file}:{expected}"), message
+
+
+@pytest.mark.parametrize("file", [CASES[0], CASES[-1]], ids=lambda file: file.stem)
+def test_the_message_is_the_same_with_json(file, capsys):
+    plain = refused(capsys, "validate", file)
+    assert refused(capsys, "validate", file, "--json") == plain
+
+
+BYTES = {
+    "empty": (b"", ": the file is empty"),
+    "spaces": (b"   \n\n", ": the file is empty"),
+    "latin1": (b"data:\n  use: d\xefgits\n", ":2: not a text file"),
+    "zeros": (b"data: 1\n\0\0\0", ":2: not a text file"),
+    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ":1: not a text file"),
+    "utf16": ("data: {use: digits}".encode("utf-16"), ":1: not a text file"),
+    "text": (b"just some words\n", ":1: the file holds text"),
+    "deep": (b"a: " + b"[" * 3000 + b"]" * 3000, ": nested too deeply"),
+    "big": (b"#" * 10_000_001, ": 10,000,001 bytes"),
+    "aliases": (
+        b"a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + b"".join(b"%c: &%c [" % (c, c) + b", ".join([b"*%c" % (c - 1)] * 8) + b"]\n" for c in b"bcdefgh"),
+        "more than 100,000 values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_that_are_no_study(name, capsys):
+    data, expected = BYTES[name]
+    file = Path(f"{name}.yaml")
+    file.write_bytes(data)
+    message = refused(capsys, "validate", file)
+    assert message.startswith(str(file))
+    assert expected in message
+
+
+def test_a_missing_file_names_its_neighbour(capsys):
+    Path("study.yaml").write_text(GOOD.read_text())
+    assert "did you mean 'study.yaml'?" in refused(capsys, "validate", "studdy.yaml")
+    assert "kdsearch init" in refused(capsys, "validate", "elsewhere.yaml")
+    Path("folder").mkdir()
+    assert "is a folder" in refused(capsys, "validate", "folder")
+
+
+SETTINGS = {
+    "search.keep": "--set: got 'search.keep'. Expected key.path=value",
+    "search.kep=3": "--set search.kep=3: search.kep: unknown key 'kep'; did you mean 'keep'?",
+    "refine.trials=none": "--set refine.trials=none: refine.trials: got 'none'. Expected a whole number",
+    "search.keep=500": "--set search.keep=500: search.keep: keep 500 of 50 candidates",
+    "recipe.distillers[7].weight=1": "--set recipe.distillers[7].weight=1: recipe.distillers: there is no item [7]",
+    "name.first=x": "--set name.first=x: name: 'first' cannot be set in text",
+    "search..keep=1": "--set search..keep=1: 'search..keep' is no key path",
+    "search.keep=!!int 3": "--set search.keep=!!int 3: '!!int 3' is no value: tag '!!int'",
+    "recipe.distillers[0].options.temperature=-1": (
+        "--set recipe.distillers[0].options.temperature=-1: recipe.distillers[0].options.temperature: got -1"
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_wrong_setting_is_named_as_such(setting, capsys):
+    text = GOOD.read_text() + "name: good\n"
+    Path("study.yaml").write_text(text)
+    assert refused(capsys, "validate", "study.yaml", "--set", setting).startswith(SETTINGS[setting])
+
+
+def test_a_negative_seed_is_refused(capsys):
+    assert refused(capsys, "validate", GOOD, "--seed", "-1").startswith("--set seed=-1: seed: got -1")
