@@ -17,6 +17,7 @@ from torch.jit._trace import TracerWarning
 from kdsearch.deploy.files import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.errors import UserError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
 LEGACY_OPSET = 20  # the last that the TorchScript exporter knows
@@ -58,7 +59,7 @@ class OnnxExporter(Exporter[OnnxOptions]):
             recurrent = any(isinstance(each, nn.RNNBase) for each in graph.module.modules())
             engine = "torchscript" if recurrent else "dynamo"
         inputs = _examples(graph, example)
-        with _eval_mode(graph.module), _quiet(), torch.no_grad():
+        with undisturbed(graph.module, train=False), _quiet():
             export = _dynamo if engine == "dynamo" else _torchscript
             model = export(_Named(graph.module, [each.name for each in graph.outputs]).eval(), graph, inputs)
         _tidy(model, graph)
@@ -196,17 +197,6 @@ def _rename(graph: Any, new: Callable[[str], str]) -> None:
             node.name = new(node.name)
             node.input[:] = [name_of(each) for each in node.input]
             node.output[:] = [name_of(each) for each in node.output]
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    was_training = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in was_training.items():
-            each.training = training
 
 
 @contextmanager

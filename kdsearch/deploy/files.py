@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import ArtifactError, StorageError
+from kdsearch.errors import ArtifactError
+from kdsearch.store.files import storing, write_bytes
 
 INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
 
@@ -89,40 +87,11 @@ def _corrupt(file: Path, problem: str, expected: str = "a whole ONNX file") -> A
     return ArtifactError(problem, file=file, expected=expected, fix="Delete it; `run` or `export` writes it again.")
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to; it takes the file's place when the block ends, and vanishes when the block fails.
-
-    Raises:
-        StorageError: the disk is full or not writable.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
-        os.close(handle)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _unwritable(file: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot be written ({error.strerror or error})", file=file, fix="Make room, then run it again."
-    )
-
-
 def save_onnx(model: Any, file: Path) -> None:
-    """Write the model in one piece, the same bytes for an equal model."""
-    with replacing(file) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    """Write the model in one piece, the same bytes for an equal model. Raise StorageError when the disk is full."""
+    with storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, model.SerializeToString(deterministic=True))
 
 
 def anonymous(model: Any) -> None:

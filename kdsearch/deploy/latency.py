@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from kdsearch.deploy.canonical import graph_key
-from kdsearch.deploy.files import open_session, replacing
+from kdsearch.deploy.files import open_session
+from kdsearch.store.files import storing, write_json
 
 FORMAT = 1
 WARM_UP_S, LEAST_RUNS, LEAST_S, MOST_S = 0.05, 50, 0.3, 5.0
@@ -102,11 +103,14 @@ def measure(
     found = stored(key)
     if found:
         return found
-    with replacing(_entry(key)) as temporary, FileLock(str(cache_folder() / "latency.lock")):
+    entry = _entry(key)
+    with storing(entry):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(cache_folder() / "latency.lock")):
         found = stored(key)  # another process may have taken it while this one waited
         if not found:
             found = _take(file, example_inputs, threads, clock)
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(found), "threads": threads, **machine()}))
+            write_json(entry, {"format": FORMAT, **asdict(found), "threads": threads, **machine()})
     return found
 
 

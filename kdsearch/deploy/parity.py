@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Field, Graph, named
+from kdsearch.ops.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,8 @@ def module_call(graph: Graph) -> Call:
     """The torch network in eval mode, without gradients, as what `Exporter.load` returns for its file."""
 
     def call(*inputs: Tensor) -> Mapping[str, Tensor]:
-        was_training = {each: each.training for each in graph.module.modules()}
-        graph.module.eval()
-        try:
-            with torch.no_grad():
-                return named(graph.module(*inputs), [each.name for each in graph.outputs])
-        finally:
-            for each, training in was_training.items():
-                each.training = training
+        with undisturbed(graph.module, train=False):
+            return named(graph.module(*inputs), [each.name for each in graph.outputs])
 
     return call
 
