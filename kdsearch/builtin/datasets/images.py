@@ -1,0 +1,321 @@
+"""Image classification in memory or decoded on demand: one split class, one set of options for every image data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field as Option
+from torch import Tensor
+
+from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.kinds import HIDDEN, Batch, Field, Options, Split
+
+Augmentation = Literal["none", "shift", "crop", "crop_flip"]
+PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
+CHUNK = 4096  # images resized or counted at once
+
+
+class ImageOptions(Options):
+    """Options that every image data set has."""
+
+    resize: int | None = Option(
+        None, ge=4, le=1024, description="side in pixels: the shorter side is scaled, the longer cropped to the middle"
+    )
+    channels: Literal[1, 3] | None = Option(None, description="1 = grey, 3 = RGB, null = as the files are")
+    augment: Augmentation = Option(
+        "none",
+        description="training images: shift = moved by up to 1/16 of the side; crop = by up to 1/8; "
+        "crop_flip = crop and mirrored half the time",
+    )
+
+
+class Pixels(Protocol):
+    """Where a split's images come from."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index: Sequence[int]) -> Tensor:
+        """(B, C, H, W), uint8 in 0..255, or float32 in the file's own range."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images in memory, (N, C, H, W)."""
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __call__(self, index: Sequence[int]) -> Tensor:
+        return self.images[torch.as_tensor(index, dtype=torch.long)]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Standardisation per channel: (x / scale - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    counted: int  # images that mean and std were computed from
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) as stored -> float32."""
+        std = torch.tensor(self.std, dtype=torch.float64)
+        factor = (1.0 / (self.scale * std)).float().view(-1, 1, 1)
+        offset = (torch.tensor(self.mean, dtype=torch.float64) / std).float().view(-1, 1, 1)
+        return images.to(torch.float32).mul_(factor).sub_(offset)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split before it is opened: ids, images, labels (N,) int64, and the file that an error should name."""
+
+    ids: tuple[str, ...]
+    pixels: Pixels
+    labels: Tensor
+    file: object = None
+
+
+class ImageSplit:
+    """Samples of `image` (C, H, W) float32, standardised, and `label` int64. `labels` (N,) are there without loading."""
+
+    def __init__(self, part: Part, standard: Standard, augmentation: Augmentation) -> None:
+        self.labels = part.labels
+        self._ids, self._pixels = part.ids, part.pixels
+        self._standard, self._augmentation = standard, augmentation
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._ids
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        ids = tuple(self._ids[i] for i in index)
+        images = self._pixels(index)
+        if augment and self._augmentation != "none" and ids:
+            images = augmented(images, ids, seed, self._augmentation)
+        labels = self.labels[torch.as_tensor(index, dtype=torch.long)]
+        return Batch(ids, {"image": self._standard(images), "label": labels})
+
+
+class ImageSource:
+    """An opened image data set: `fields` are `image` and `label`; `facts` say how pixels were prepared."""
+
+    def __init__(self, fields: tuple[Field, ...], facts: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
+        self._fields, self._facts, self._splits = fields, facts, splits
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self._fields
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._facts
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Split:
+        if name not in self._splits:
+            raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
+        return self._splits[name]
+
+
+def image_source(
+    parts: Mapping[str, Part], classes: Sequence[str], options: ImageOptions, facts: Mapping[str, Any]
+) -> ImageSource:
+    """Check labels, resize what is in memory, measure mean and std on `train`, and open.
+
+    Mean and std are those of the source's `train` split without augmentation: where a data set has no split of its own,
+    samples later held out from it count too (two numbers a channel).
+
+    Raises:
+        DataError: an empty split, a label outside 0..K-1, images of unequal size or channels.
+    """
+    prepared: dict[str, Part] = {}
+    for name, part in parts.items():
+        if not part.ids:
+            raise DataError(f"split '{name}' has no samples", file=part.file, expected="at least one image")
+        check_labels(part.labels, len(classes), part.file, name)
+        pixels = part.pixels
+        if isinstance(pixels, Stored):
+            pixels = Stored(fitted(pixels.images, options.resize, options.channels))
+        prepared[name] = Part(part.ids, pixels, part.labels, part.file)
+    shapes = {name: tuple(part.pixels([0]).shape[1:]) for name, part in prepared.items()}
+    for name, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise DataError(
+                f"split '{name}' has images of {_shape(shape)}, 'train' of {_shape(shapes['train'])}",
+                file=prepared[name].file,
+                expected="one size and number of channels in every split",
+                fix="Set `resize` and `channels` in data.options.",
+            )
+    standard = measured(prepared["train"])
+    c, h, w = shapes["train"]
+    told = {
+        **facts,
+        "classes": list(classes),
+        "content": content(prepared),
+        "samples": {name: len(part.ids) for name, part in prepared.items()},
+        "preprocessing": {
+            "size": [h, w],
+            "channels": c,
+            "mean": list(standard.mean),
+            "std": list(standard.std),
+            "range": f"(x / {standard.scale:g} - mean) / std, a channel each; x as in the file",
+            "measured_on": standard.counted,
+        },
+    }
+    fields = (Field("image", "image", (c, h, w)), Field("label", "label", (), "int64", "target"))
+    return ImageSource(
+        fields, told, {name: ImageSplit(part, standard, options.augment) for name, part in prepared.items()}
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def check_labels(labels: Tensor, n_classes: int, file: object, split: str) -> None:
+    """Raise DataError naming the first label outside 0..n_classes-1 that is not HIDDEN, and its row."""
+    wrong = ((labels < 0) | (labels >= n_classes)) & (labels != HIDDEN)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise DataError(
+            f"label {int(labels[row])} of sample {row} in split '{split}' ({int(wrong.sum())} like it)",
+            file=file,
+            expected=f"0..{n_classes - 1} for {n_classes} classes, or {HIDDEN} for an unknown label",
+        )
+
+
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    return (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+
+
+def as_images(array: np.ndarray[Any, Any]) -> Tensor:
+    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), contiguous."""
+    images = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
+    images = np.ascontiguousarray(images)
+    return torch.from_numpy(images if images.flags.writeable else images.copy())
+
+
+def fitted(images: Tensor, resize: int | None, channels: int | None) -> Tensor:
+    """(N, C, H, W) scaled and cropped to `resize` square, with `channels`; grey becomes RGB as a view."""
+    from torchvision.transforms.v2 import functional as V
+
+    if channels == 1 and images.shape[1] == 3:
+        images = torch.cat([V.rgb_to_grayscale(chunk) for chunk in _chunks(images)])
+    if resize is not None and tuple(images.shape[-2:]) != (resize, resize):
+        images = torch.cat(
+            [V.center_crop(V.resize(chunk, [resize], antialias=True), [resize]) for chunk in _chunks(images)]
+        )
+    if channels is not None and images.shape[1] != channels:
+        if images.shape[1] != 1:
+            raise DataError(
+                f"images have {images.shape[1]} channels, but `channels` is {channels}",
+                path="data.options.channels",
+                expected="grey or RGB images",
+            )
+        images = images.expand(-1, channels, -1, -1)
+    return images
+
+
+def measured(part: Part, most: int = 1 << 62) -> Standard:
+    """Mean and std per channel over the pixels of a split, exact for uint8; at most `most` images, chosen by id."""
+    lazy = not isinstance(part.pixels, Stored)
+    rows = list(range(len(part.ids)))
+    if lazy:
+        most = min(most, 2048)  # decoding is what costs; 2,048 images of 1,000 pixels give the mean to 1e-3
+    if len(rows) > most:
+        rows = sorted(sorted(rows, key=lambda i: _digest(part.ids[i]))[:most])
+    first = part.pixels(rows[:1])
+    whole, n_channels = first.dtype == torch.uint8, first.shape[1]
+    counts = torch.zeros(n_channels, 256, dtype=torch.int64)
+    sums = torch.zeros(3, n_channels, dtype=torch.float64)  # n, sum, sum of squares
+    step = 64 if lazy else CHUNK
+    for start in range(0, len(rows), step):
+        images = part.pixels(rows[start : start + step])
+        for c in range(n_channels):
+            values = images[:, c].reshape(-1)
+            if whole:
+                counts[c] += torch.bincount(values, minlength=256)
+            else:
+                wide = values.double()
+                sums[:, c] += torch.stack([torch.tensor(float(len(wide))), wide.sum(), wide.square().sum()])
+    if whole:
+        levels = torch.arange(256, dtype=torch.float64)
+        sums = torch.stack([counts.sum(1).double(), counts.double() @ levels, counts.double() @ levels.square()])
+    scale = 255.0 if whole else 1.0
+    mean = sums[1] / sums[0]
+    std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std > 1e-6 * scale, std, torch.full_like(std, scale))  # a constant channel
+    return Standard(tuple((mean / scale).tolist()), tuple((std / scale).tolist()), scale, len(rows))
+
+
+def content(parts: Mapping[str, Part]) -> str:
+    """sha256 over ids, labels and pixels (on demand: what the source says of its files) of every split."""
+    digest = hashlib.sha256()
+    for name, part in parts.items():
+        digest.update(f"{name}\0{len(part.ids)}\0{_hex(part.ids)}".encode())
+        digest.update(part.labels.numpy().tobytes())
+        if isinstance(part.pixels, Stored):
+            images = part.pixels.images
+            digest.update(f"{images.dtype}{tuple(images.shape)}".encode())
+            for chunk in _chunks(images):
+                digest.update(chunk.contiguous().numpy().data)
+        else:
+            digest.update(str(getattr(part.pixels, "content", "")).encode())
+    return digest.hexdigest()
+
+
+def _hex(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def sample_seed(seed: int, sample: str) -> int:
+    """The 64-bit seed of one sample's augmentation: of nothing but the pass's seed and the sample's id."""
+    return int.from_bytes(_digest(f"{seed}\0{sample}"), "big")
+
+
+@contextmanager
+def kept_rng() -> Iterator[None]:
+    """torch's global CPU generator is afterwards what it was before."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def augmented(images: Tensor, ids: Sequence[str], seed: int, augmentation: Augmentation) -> Tensor:
+    """(B, C, H, W), each image changed by torchvision under its own seed, whatever batch it is in; black beyond borders."""
+    from torchvision.transforms import v2
+
+    h, w = images.shape[-2:]
+    padding = max(1, min(h, w) // PADS[augmentation])
+    padded = v2.functional.pad(images, [padding])
+    changes: list[Any] = [v2.RandomCrop((h, w))]
+    if augmentation == "crop_flip":
+        changes.append(v2.RandomHorizontalFlip())
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    with kept_rng():
+        for i, sample in enumerate(ids):
+            # the CPU generator alone: torch.manual_seed would reseed accelerators too
+            torch.default_generator.manual_seed(sample_seed(seed, sample))
+            image = padded[i]
+            for change in changes:
+                image = change(image)
+            out[i] = image
+    return out

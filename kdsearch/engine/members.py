@@ -1,0 +1,83 @@
+"""A split that is made of samples of other splits, with its own view of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, Batch, Split
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of `split`: those at `row` there are those at `at` here (ascending)."""
+
+    split: Split
+    at: Rows
+    row: Rows
+
+
+class Members:
+    """The samples `ids`, from one or several splits; `labels` (N,) replace their `label`, where given."""
+
+    def __init__(self, ids: Sequence[str], pieces: Sequence[Piece], labels: Tensor | None) -> None:
+        self._ids, self._pieces, self.labels = ids, tuple(pieces), labels
+        self._piece = np.zeros(len(ids), dtype=np.int64)
+        self._row = np.zeros(len(ids), dtype=np.int64)
+        for k, piece in enumerate(self._pieces):
+            self._piece[piece.at], self._row[piece.at] = k, piece.row
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._ids
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        at = np.asarray(index, dtype=np.int64)
+        pieces, rows = self._piece[at], self._row[at]
+        used = np.unique(pieces).tolist() or [0]
+        loaded = []
+        for k in used:
+            batch = self._pieces[k].split.load(rows[pieces == k].tolist(), augment, seed)
+            if self.labels is not None and "label" not in batch:
+                batch = batch.having(label=torch.full((len(batch),), HIDDEN, dtype=torch.int64))
+            loaded.append(batch)
+        batch = loaded[0] if len(loaded) == 1 else _merged(loaded, [np.flatnonzero(pieces == k) for k in used])
+        if self.labels is not None:
+            batch = batch.having(label=self.labels[torch.from_numpy(at)])
+        return batch
+
+
+def _merged(batches: Sequence[Batch], places: Sequence[Rows]) -> Batch:
+    """Batches as one, sample j of batch k at places[k][j]. Raise DataError where they have other fields."""
+    first = batches[0]
+    for each in batches[1:]:
+        for kind in ("tensors", "lists", "texts"):
+            mine, other = set(getattr(first, kind)), set(getattr(each, kind))
+            if mine != other:
+                raise DataError(
+                    f"samples '{first.ids[0]}' and '{each.ids[0]}' have other fields: {sorted(mine ^ other)}",
+                    expected="the same fields in every split that is used for training",
+                )
+    order = np.argsort(np.concatenate(places), kind="stable")
+    at = torch.from_numpy(order)
+
+    def lists(which: str) -> Mapping[str, list[Any]]:
+        names = getattr(first, which)
+        every = {name: [item for each in batches for item in getattr(each, which)[name]] for name in names}
+        return {name: [items[i] for i in order.tolist()] for name, items in every.items()}
+
+    ids = [sample for each in batches for sample in each.ids]
+    return Batch(
+        tuple(ids[i] for i in order.tolist()),
+        {name: torch.cat([each.tensors[name] for each in batches])[at] for name in first.tensors},
+        lists("lists"),
+        lists("texts"),
+    )

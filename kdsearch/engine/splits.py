@@ -1,0 +1,397 @@
+"""The splits of a study: train, validation and test of any source, stratified, with labels for only some of them.
+
+Which samples go where is a function of the seed and of the samples' ids alone: within a class they are ordered by
+hash(seed, purpose, id) and the first ones are taken, so that more samples move few others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.engine.members import Members, Piece
+from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.kinds import HIDDEN, DataSource, Field, Split
+
+LABEL = "label"
+KNOWN_SPLITS = ("train", "unlabeled", "val", "test")  # of a source; others are kept as they are
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One of an arrangement's splits, not yet opened: where each sample is, its true label, whether the study sees it.
+
+    `source` (N,): which native split; `row` (N,): its position there; `label` (N,): HIDDEN where nobody knows it.
+    """
+
+    ids: tuple[str, ...]
+    source: np.ndarray[Any, np.dtype[np.int64]]
+    row: np.ndarray[Any, np.dtype[np.int64]]
+    label: np.ndarray[Any, np.dtype[np.int64]]
+    seen: np.ndarray[Any, np.dtype[np.bool_]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def at(self, rows: Iterable[int]) -> Samples:
+        """The samples at `rows`, in the order of this split."""
+        index = np.array(sorted(rows), dtype=np.int64)
+        ids = tuple(self.ids[i] for i in index)
+        return Samples(ids, self.source[index], self.row[index], self.label[index], self.seen[index])
+
+    @property
+    def visible(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) the labels as the study reads them."""
+        return np.where(self.seen, self.label, HIDDEN)
+
+
+class Arranged:
+    """A DataSource with the study's splits: `train`, `val`, `test`; `labeled` and `unlabeled` are parts of `train`.
+
+    In `train` and `val` the label of a sample outside the budget reads HIDDEN; in `test` every label is there. A split
+    without samples (`unlabeled` when every label is known) does not exist.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        natives: Sequence[Split],
+        samples: Mapping[str, Samples],
+        classes: Sequence[str],
+        asked: Mapping[str, Any],
+    ) -> None:
+        self._source, self._natives, self._samples = source, natives, dict(samples)
+        self._classes, self._asked = tuple(classes), dict(asked)
+        self._facts = {**source.facts, "splits": {**self._asked, "counts": self.counts()}}
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self._source.fields
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._facts
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        extra = [name for name in self._source.splits if name not in KNOWN_SPLITS and name not in self._samples]
+        return (*self._samples, *extra)
+
+    def split(self, name: str) -> Split:
+        if name in self._samples:
+            found = self._samples[name]
+            pieces = tuple(
+                Piece(native, np.flatnonzero(found.source == i), found.row[found.source == i])
+                for i, native in enumerate(self._natives)
+                if bool((found.source == i).any())
+            )
+            labels = torch.from_numpy(found.visible) if self._classes else None
+            return Members(found.ids, pieces, labels)
+        if name in self.splits:
+            return self._source.split(name)
+        why = ""
+        if name == "unlabeled":
+            why = " (every training sample has its label)"
+        raise DataError(f"no split '{name}'{why}", nearest=nearest(name, self.splits), expected=one_of(self.splits))
+
+    def revealed(self) -> Arranged:
+        """The same samples with every label that exists: for a teacher trained on all, and the all-labels control."""
+        if not self._classes:
+            return self
+        shown = {
+            name: replace(each, seen=np.ones(len(each), dtype=np.bool_))
+            for name, each in self._samples.items()
+            if name not in ("labeled", "unlabeled")
+        }
+        return Arranged(self._source, self._natives, _with_parts(shown), self._classes, {**self._asked, "labeled": 1.0})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """split -> {class: samples whose label the study sees, "unlabeled": the others}; without labels {"samples": n}."""
+        if not self._classes:
+            return {name: {"samples": len(each)} for name, each in self._samples.items()}
+        counted = {}
+        for name, each in self._samples.items():
+            visible = each.visible
+            per_class = np.bincount(visible[visible != HIDDEN], minlength=len(self._classes))
+            counted[name] = {label: int(n) for label, n in zip(self._classes, per_class, strict=True)}
+            counted[name]["unlabeled"] = int((visible == HIDDEN).sum())
+        return counted
+
+    def digest(self) -> str:
+        """sha256 over each split's ids, which labels are seen, and the source's content where it states one."""
+        digest = hashlib.sha256(str(self._source.facts.get("content", "")).encode())
+        for name, each in self._samples.items():
+            digest.update(f"\0{name}\0{len(each)}\0".encode())
+            digest.update("\0".join(each.ids).encode())
+            digest.update(each.visible.tobytes())
+        return digest.hexdigest()
+
+
+def arrange(
+    source: DataSource,
+    *,
+    labeled: float | int,
+    validation: float,
+    test: float,
+    train_samples: int | None = None,
+    seed: int = 0,
+) -> Arranged:
+    """The study's splits of `source`.
+
+    Args:
+        source: with at least `train`; its own `val` and `test` are kept, its `unlabeled` joins `train` without labels.
+        labeled: budget of labels, those of `val` included: an int counts samples, a float is the share of the
+            non-test samples whose label exists. Every class gets one in `train`, and in `val` where that much is given.
+        validation, test: shares of the source's `train` to carve, where the source has no such split.
+        train_samples: keep so many training samples, stratified.
+        seed: of the choice.
+
+    Raises:
+        DataError: an empty split, fewer labels than classes, more labels than there are, a label out of range,
+            an id that occurs twice; with the numbers and what to change.
+    """
+    natives = [source.split(name) for name in KNOWN_SPLITS if name in source.splits]
+    named = dict(zip([name for name in KNOWN_SPLITS if name in source.splits], range(len(natives)), strict=True))
+    if "train" not in named:
+        raise DataError("the data set has no split 'train'", expected="train", fix=f"It has {one_of(source.splits)}.")
+    has_labels = any(
+        each.name == LABEL and each.shape == () and not each.torch_dtype.is_floating_point for each in source.fields
+    )
+    read = {name: _read(natives[i], i, has_labels and name != "unlabeled") for name, i in named.items()}
+    _check_ids(read)
+    classes = _classes(source, read) if has_labels else ()
+    for name, each in read.items():
+        _check_labels(name, each, classes)
+    if not has_labels and labeled != 1.0:
+        raise DataError(
+            f"labeled {labeled}: the data set has no class labels to hide",
+            path="data.labeled",
+            expected=f"a field '{LABEL}' with a class index",
+            fix="Remove `labeled`.",
+        )
+
+    samples = _carved(read, classes, validation, test, seed)
+    if "unlabeled" in read:
+        samples["train"] = _joined(samples["train"], read["unlabeled"])
+    if train_samples is not None:
+        samples["train"] = _cut(samples["train"], train_samples, len(classes), seed)
+    for name, each in samples.items():
+        if not len(each):
+            raise _emptied(name, len(read["train"]))
+    asked = {
+        "labeled": labeled,
+        "validation": validation,
+        "test": test,
+        "train_samples": train_samples,
+        "seed": seed,
+        "native": [name for name in named if name != "train"],
+    }
+    if has_labels:
+        samples = _with_parts(_budgeted(samples, labeled, classes, seed))
+    return Arranged(source, natives, samples, classes, asked)
+
+
+def _read(split: Split, index: int, with_labels: bool) -> Samples:
+    ids = tuple(split.ids)
+    n = len(ids)
+    label = np.full(n, HIDDEN, dtype=np.int64)
+    if with_labels and n:
+        label = labels_of(split).numpy().astype(np.int64)
+    where = np.full(n, index, dtype=np.int64)
+    return Samples(ids, where, np.arange(n, dtype=np.int64), label, np.ones(n, dtype=np.bool_))
+
+
+def labels_of(split: Split) -> Tensor:
+    """(N,) int64. A split may have `labels` (N,), which spares loading its samples."""
+    offered = getattr(split, "labels", None)
+    if isinstance(offered, Tensor) and len(offered) == len(split.ids):
+        return offered.to(torch.int64)
+    chunk, n = 256, len(split.ids)
+    loaded = [split.load(range(start, min(start + chunk, n)))[LABEL] for start in range(0, n, chunk)]
+    return torch.cat(loaded).to(torch.int64) if loaded else torch.zeros(0, dtype=torch.int64)
+
+
+def _check_ids(read: Mapping[str, Samples]) -> None:
+    owner: dict[str, str] = {}
+    for name, each in read.items():
+        for sample in each.ids:
+            if sample in owner:
+                raise DataError(
+                    f"sample id '{sample}' occurs twice (splits '{owner[sample]}' and '{name}')",
+                    expected="ids that are unique within the data set",
+                    fix="Remove the copy: a sample in train and test makes the result worthless.",
+                )
+            owner[sample] = name
+
+
+def _classes(source: DataSource, read: Mapping[str, Samples]) -> tuple[str, ...]:
+    stated = source.facts.get("classes")
+    if stated:
+        return tuple(str(name) for name in stated)
+    most = max((int(each.label.max()) for each in read.values() if len(each)), default=-1)
+    return tuple(str(i) for i in range(most + 1))
+
+
+def _check_labels(name: str, each: Samples, classes: Sequence[str]) -> None:
+    wrong = np.flatnonzero((each.label != HIDDEN) & ((each.label < 0) | (each.label >= len(classes))))
+    if len(wrong):
+        raise DataError(
+            f"label {each.label[wrong[0]]} of sample '{each.ids[wrong[0]]}' in split '{name}' ({len(wrong)} like it)",
+            expected=f"0..{len(classes) - 1} for the {len(classes)} classes",
+        )
+
+
+def _emptied(name: str, n_train: int) -> DataError:
+    key = {"val": "data.validation", "test": "data.test", "train": "data.train_samples"}[name]
+    return DataError(
+        f"split '{name}' is empty",
+        path=key,
+        expected="at least one sample",
+        fix=f"The data set's own 'train' has {n_train} samples; change `{key.partition('.')[2]}` or give more.",
+    )
+
+
+def _carved(
+    read: Mapping[str, Samples], classes: Sequence[str], validation: float, test: float, seed: int
+) -> dict[str, Samples]:
+    shares = {"test": test, "val": validation}
+    carve = {name: share for name, share in shares.items() if name not in read}
+    if sum(carve.values()) >= 1:
+        raise DataError(
+            f"validation {validation} + test {test} leave no training samples",
+            path="data.validation",
+            expected="shares that add up to less than 1",
+        )
+    pool, n = read["train"], len(read["train"])
+    taken = np.zeros(n, dtype=np.bool_)
+    carved: dict[str, Samples] = {}
+    groups = _groups(pool, len(classes))
+    for name, share in carve.items():
+        left = [[i for i in group if not taken[i]] for group in groups]
+        # every class that can spare one is held out too: one stays for training
+        least = [min(1, max(0, len(group) - 1)) if len(group) else 0 for group in left]
+        total = max(round(share * n), 0)
+        sizes = apportion(total, [len(group) for group in left], [min(m, total) for m in least])
+        chosen = [i for group, size in zip(left, sizes, strict=True) for i in _first(pool, group, size, seed, name)]
+        taken[chosen] = True
+        carved[name] = pool.at(chosen)
+    rest = pool.at(np.flatnonzero(~taken).tolist())
+    return {"train": rest, **{name: carved[name] if name in carved else read[name] for name in ("val", "test")}}
+
+
+def _groups(samples: Samples, n_classes: int) -> list[list[int]]:
+    """Rows by class; the last group holds those whose label nobody knows (all, without classes)."""
+    groups: list[list[int]] = [[] for _ in range(n_classes + 1)]
+    for row, label in enumerate(samples.label.tolist()):
+        groups[label if label != HIDDEN else n_classes].append(row)
+    return groups
+
+
+def _first(samples: Samples, rows: Sequence[int], n: int, seed: int, purpose: str) -> list[int]:
+    def order(row: int) -> bytes:
+        return hashlib.blake2b(f"{seed}\0{purpose}\0{samples.ids[row]}".encode(), digest_size=16).digest()
+
+    return sorted(rows, key=order)[:n]
+
+
+def apportion(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int]:
+    """Share `total` in proportion to `sizes` by largest remainders, `least[i]` <= part i <= `sizes[i]`.
+
+    Sums to `total` brought into sum(least)..sum(sizes). Ties go to the first.
+    """
+    total = min(max(total, sum(least)), sum(sizes))
+    whole = sum(sizes) or 1
+    ideal = [total * size / whole for size in sizes]
+    parts = [min(size, max(low, int(want))) for size, low, want in zip(sizes, least, ideal, strict=True)]
+    while (gap := total - sum(parts)) != 0:
+        sign = 1 if gap > 0 else -1
+        free = [i for i in range(len(parts)) if (parts[i] < sizes[i] if sign > 0 else parts[i] > least[i])]
+        parts[max(free, key=lambda i: (sign * (ideal[i] - parts[i]), -i))] += sign
+    return parts
+
+
+def _joined(train: Samples, more: Samples) -> Samples:
+    return Samples(
+        train.ids + more.ids,
+        np.concatenate([train.source, more.source]),
+        np.concatenate([train.row, more.row]),
+        np.concatenate([train.label, more.label]),
+        np.concatenate([train.seen, more.seen]),
+    )
+
+
+def _cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
+    if n > len(train):
+        raise DataError(
+            f"train_samples {n}, but there are {len(train)} training samples",
+            path="data.train_samples",
+            expected=f"at most {len(train)}",
+            fix="Lower it, or remove it to use all.",
+        )
+    groups = _groups(train, n_classes)
+    least = [min(1, len(group)) for group in groups[:-1]] + [0]
+    if n < sum(least):
+        raise DataError(
+            f"train_samples {n} is less than one for each of {sum(least)} classes",
+            path="data.train_samples",
+            expected=f"at least {sum(least)}",
+        )
+    sizes = apportion(n, [len(group) for group in groups], least)
+    return train.at(
+        row for group, size in zip(groups, sizes, strict=True) for row in _first(train, group, size, seed, "train")
+    )
+
+
+def _budgeted(
+    samples: Mapping[str, Samples], labeled: float | int, classes: Sequence[str], seed: int
+) -> dict[str, Samples]:
+    groups = {name: _groups(samples[name], len(classes))[:-1] for name in ("train", "val")}
+    cells = groups["train"] + groups["val"]
+    sizes = [len(cell) for cell in cells]
+    known, n_classes = sum(sizes), len(classes)
+    budget = labeled if isinstance(labeled, int) else round(labeled * known)
+    needed = sum(1 for size in sizes[:n_classes] if size)
+    if budget > known:
+        raise DataError(
+            f"labeled {labeled}, but only {known} samples outside test have a label "
+            f"({sum(sizes[:n_classes])} in train, {sum(sizes[n_classes:])} in val)",
+            path="data.labeled",
+            expected=f"at most {known}, or a share such as 1.0 for all",
+        )
+    if budget < needed or not needed:
+        raise DataError(
+            f"labeled {labeled} means {budget} labels for {needed or n_classes} classes, those for selection included",
+            path="data.labeled",
+            expected=f"at least {needed or n_classes} of the {known} samples outside test",
+            fix=f"Set `labeled: {max(2 * needed, 1)}` or more, or a share such as 0.1; 1.0 means all.",
+        )
+    least = [min(1, size) for size in sizes]
+    if budget < sum(least):
+        least[n_classes:] = [0] * n_classes
+    parts = apportion(budget, sizes, least)
+    made = dict(samples)
+    for k, name in enumerate(("train", "val")):
+        each, mine = samples[name], parts[k * n_classes : (k + 1) * n_classes]
+        seen = np.zeros(len(each), dtype=np.bool_)
+        for cell, size in zip(groups[name], mine, strict=True):
+            seen[_first(each, cell, size, seed, "label")] = True
+        made[name] = replace(each, seen=seen)
+    return made
+
+
+def _with_parts(samples: Mapping[str, Samples]) -> dict[str, Samples]:
+    """`labeled` and `unlabeled` added beside train, where they hold anything."""
+    train = samples["train"]
+    visible = train.visible
+    parts = {
+        "labeled": train.at(np.flatnonzero(visible != HIDDEN).tolist()),
+        "unlabeled": train.at(np.flatnonzero(visible == HIDDEN).tolist()),
+    }
+    ordered = {"train": train, **{name: each for name, each in parts.items() if len(each)}}
+    return {**ordered, **{name: each for name, each in samples.items() if name != "train"}}

@@ -1,0 +1,260 @@
+"""The study's splits: stratified, by id and seed alone, with a budget of labels that never lies."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdsearch.engine.splits import apportion, arrange
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, Batch, Field
+
+
+class Table:
+    """A split of samples whose `x` is a number that tells them apart; loads count, `labels` are not offered."""
+
+    def __init__(self, ids, labels, x=None):
+        self.ids, self._labels = tuple(ids), torch.tensor(labels, dtype=torch.int64)
+        self._x = torch.arange(len(self.ids), dtype=torch.float32) if x is None else x
+
+    def load(self, index, augment=False, seed=0):
+        at = torch.as_tensor(list(index), dtype=torch.long)
+        x = self._x[at] + (seed if augment else 0)
+        tensors = {"x": x, **({"label": self._labels[at]} if len(self._labels) == len(self.ids) else {})}
+        return Batch(tuple(self.ids[i] for i in index), tensors, texts={"name": [self.ids[i] for i in index]})
+
+
+class Tables:
+    def __init__(self, classes=None, labels=True, **splits):
+        self._splits = splits
+        self.fields = (Field("x", "vector", ()), *([Field("label", "label", (), "int64", "target")] if labels else []))
+        self.facts = {"classes": classes, "content": "c"} if classes else {}
+
+    @property
+    def splits(self):
+        return tuple(self._splits)
+
+    def split(self, name):
+        return self._splits[name]
+
+
+def tables(n=100, k=4, skew=False, classes=True, **more):
+    labels = [min(i % k, i % 3) if skew else i % k for i in range(n)]
+    names = [f"c{i}" for i in range(k)] if classes else None
+    return Tables(names, train=Table([f"s{i}" for i in range(n)], labels), **more)
+
+
+def visible(arranged, name):
+    split = arranged.split(name)
+    return split.load(range(len(split.ids)))["label"].numpy()
+
+
+def make(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=0):
+    return arrange(source, labeled=labeled, validation=validation, test=test, train_samples=train_samples, seed=seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(60, 200),
+    k=st.integers(1, 5),
+    skew=st.booleans(),
+    labeled=st.floats(0.2, 1.0),
+    validation=st.floats(0.05, 0.4),
+    test=st.floats(0.05, 0.4),
+    seed=st.integers(0, 9),
+)
+def test_every_sample_is_in_one_split_and_the_budget_is_exact(n, k, skew, labeled, validation, test, seed):
+    a = make(tables(n, k, skew), labeled, validation, test, seed=seed)
+    ids = {name: list(a.split(name).ids) for name in a.splits}
+    assert sorted(ids["train"] + ids["val"] + ids["test"]) == sorted(f"s{i}" for i in range(n))
+    assert sorted(ids["labeled"] + ids.get("unlabeled", [])) == sorted(ids["train"])
+    assert abs(len(ids["test"]) - test * n) <= k
+    assert abs(len(ids["val"]) - validation * n) <= k
+    seen = sum(int((visible(a, name) != HIDDEN).sum()) for name in ("train", "val"))
+    assert seen == round(labeled * (n - len(ids["test"])))
+    assert (visible(a, "test") != HIDDEN).all()
+
+
+def test_labels_shown_are_the_true_ones_and_the_rest_reads_hidden():
+    source = tables(200, 4)
+    true = {f"s{i}": i % 4 for i in range(200)}
+    a = make(source, labeled=0.25)
+    for name in a.splits:
+        batch = a.split(name).load(range(len(a.split(name).ids)))
+        known = set(a.split("labeled").ids)
+        for sample, label in zip(batch.ids, batch["label"].tolist(), strict=True):
+            if name == "train":
+                assert label == (true[sample] if sample in known else HIDDEN)
+            elif name == "unlabeled":
+                assert label == HIDDEN
+            else:
+                assert label in ({true[sample], HIDDEN} if name == "val" else {true[sample]})
+    assert (visible(a, "labeled") != HIDDEN).all()
+    assert 0 < (visible(a, "val") != HIDDEN).sum() < len(a.split("val").ids)
+
+
+def test_stratified_within_one_sample_of_each_class_share():
+    a = make(tables(400, 4), labeled=0.1)
+    for name, n in (("test", 20), ("val", 15), ("train", 65)):
+        assert set(Counter(int(s[1:]) % 4 for s in a.split(name).ids).values()) == {n}
+    assert max(a.counts()["labeled"][c] for c in ("c0", "c1", "c2", "c3")) <= 7
+
+
+def test_small_budget_covers_train_first_then_val():
+    just = make(tables(200, 4), labeled=4).counts()
+    assert all(just["train"][f"c{i}"] == 1 for i in range(4))
+    assert just["val"]["unlabeled"] == 30
+    both = make(tables(200, 4), labeled=8).counts()
+    assert all(both[name][f"c{i}"] == 1 for i in range(4) for name in ("train", "val"))
+
+
+def test_same_seed_same_splits_other_seed_other_splits():
+    assert make(tables(), 0.3).digest() == make(tables(), 0.3).digest()
+    assert make(tables(), 0.3).digest() != make(tables(), 0.3, seed=1).digest()
+    assert make(tables(), 0.3).digest() != make(tables(), 0.4).digest()
+
+
+def test_order_of_the_source_does_not_matter():
+    forward = tables(120, 3)
+    order = np.random.default_rng(0).permutation(120)
+    shuffled = Tables(["c0", "c1", "c2"], train=Table([f"s{i}" for i in order], [int(i) % 3 for i in order]))
+    for name in ("train", "labeled", "val", "test"):
+        assert set(make(forward, 0.2).split(name).ids) == set(make(shuffled, 0.2).split(name).ids)
+
+
+def test_adding_samples_moves_few():
+    few, more = make(tables(1000, 4)), make(tables(1020, 4))
+    moved = set(few.split("test").ids) ^ set(more.split("test").ids)
+    assert len(moved) <= 2 * 20
+    assert len(set(few.split("labeled").ids) - set(more.split("train").ids)) <= 20
+
+
+def test_more_labels_keep_those_that_were_known():
+    few, more = make(tables(400, 4), 0.1), make(tables(400, 4), 0.2)
+    assert len(set(few.split("labeled").ids) - set(more.split("labeled").ids)) <= 4
+
+
+def test_native_splits_are_kept_whole():
+    source = tables(60, 3, val=Table(["v0", "v1", "v2"], [0, 1, 2]), test=Table(["t0", "t1", "t2", "t3"], [0, 1, 2, 0]))
+    a = make(source, labeled=1.0)
+    assert list(a.split("val").ids) == ["v0", "v1", "v2"]
+    assert list(a.split("test").ids) == ["t0", "t1", "t2", "t3"]
+    assert len(a.split("train").ids) == 60
+    assert a.facts["splits"]["native"] == ["val", "test"]
+
+
+def test_native_unlabeled_samples_join_train_without_labels_and_in_any_order():
+    source = tables(40, 2, unlabeled=Table(["u0", "u1", "u2"], [], x=torch.tensor([100.0, 101.0, 102.0])))
+    a = make(source)
+    assert {"u0", "u1", "u2"} <= set(a.split("train").ids)
+    assert set(a.split("unlabeled").ids) == {"u0", "u1", "u2"}
+    train = a.split("train")
+    expected = {**{f"s{i}": float(i) for i in range(40)}, "u0": 100.0, "u1": 101.0, "u2": 102.0}
+    index = torch.randperm(len(train.ids), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = train.load(index)
+    assert [expected[s] for s in batch.ids] == batch["x"].tolist()
+    assert batch.texts["name"] == list(batch.ids) == [train.ids[i] for i in index]
+    assert a.revealed().counts()["train"]["unlabeled"] == 3
+
+
+def test_labels_missing_in_the_source_stay_missing():
+    labels = [HIDDEN if i % 2 else i % 4 // 2 for i in range(80)]
+    a = make(Tables(["a", "b"], train=Table([f"s{i}" for i in range(80)], labels)), labeled=1.0)
+    assert a.counts()["train"]["unlabeled"] == a.revealed().counts()["train"]["unlabeled"] > 0
+    assert len(a.split("unlabeled").ids) == a.counts()["train"]["unlabeled"]
+
+
+def test_revealed_keeps_the_samples_and_shows_every_label():
+    a = make(tables(200, 4), labeled=0.1)
+    shown = a.revealed()
+    for name in ("train", "val", "test"):
+        assert shown.split(name).ids == a.split(name).ids
+        assert [int(s[1:]) % 4 for s in shown.split(name).ids] == visible(shown, name).tolist()
+    assert "unlabeled" not in shown.splits
+    assert (visible(a, "train") == HIDDEN).sum() > 0  # the original still hides
+    assert shown.digest() != a.digest()
+
+
+def test_counts_add_up():
+    a = make(tables(200, 4), labeled=0.3)
+    assert list(a.splits) == ["train", "labeled", "unlabeled", "val", "test"]
+    for name, each in a.counts().items():
+        assert sum(each.values()) == len(a.split(name).ids)
+        assert each["c1"] == (visible(a, name) == 1).sum()
+
+
+def test_train_samples_is_a_stratified_part():
+    whole, part = make(tables(400, 4)), make(tables(400, 4), train_samples=40)
+    assert set(part.split("train").ids) < set(whole.split("train").ids)
+    assert part.split("test").ids == whole.split("test").ids
+    assert set(part.counts()["train"].values()) == {10, 0}
+
+
+def test_augment_and_seed_reach_the_source():
+    a = make(tables(40, 2))
+    split = a.split("train")
+    assert torch.equal(split.load([0, 1], True, 5)["x"], split.load([0, 1])["x"] + 5)
+
+
+def test_without_labels_only_random_splits():
+    source = Tables(labels=False, train=Table([f"s{i}" for i in range(50)], []))
+    a = make(source)
+    assert a.splits == ("train", "val", "test")
+    assert a.counts()["test"] == {"samples": 10}
+    assert "label" not in a.split("train").load([0, 1])
+    assert a.revealed() is a
+    with pytest.raises(DataError, match="no class labels to hide"):
+        make(source, labeled=0.5)
+
+
+def test_a_class_of_one_sample_stays_in_train():
+    source = Tables(["a", "rare"], train=Table([f"s{i}" for i in range(30)], [0] * 29 + [1]))
+    assert make(source).counts()["train"]["rare"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (lambda: tables(100, 4), {"labeled": 3}, ["labeled 3", "4 classes", "data.labeled", "80 samples"]),
+        (lambda: tables(100, 4), {"labeled": 0.01}, ["means 1 labels", "4 classes"]),
+        (lambda: tables(100, 4), {"labeled": 81}, ["labeled 81", "only 80", "65 in train, 15 in val"]),
+        (lambda: tables(100, 4), {"validation": 0.6, "test": 0.4}, ["0.6", "0.4", "less than 1"]),
+        (lambda: tables(100, 4), {"train_samples": 66}, ["train_samples 66", "65 training"]),
+        (lambda: tables(100, 4), {"train_samples": 3}, ["train_samples 3", "4 classes"]),
+        (lambda: tables(2, 1), {}, ["split 'val' is empty", "data.validation"]),
+        (lambda: Tables(["a"], train=Table([], [])), {}, ["is empty"]),
+        (lambda: Tables(["a"], train=Table(["x", "y"], [0, 1])), {}, ["label 1 of sample 'y'", "0..0"]),
+        (lambda: Tables(["a"], train=Table(["x", "y"], [0, -1])), {}, ["label -1 of sample 'y'"]),
+        (lambda: tables(20, 2, test=Table(["s3"], [0])), {}, ["'s3' occurs twice", "'train' and 'test'"]),
+        (lambda: tables(20, 2, test=Table([], [])), {}, ["split 'test' is empty"]),
+        (lambda: Tables(["a"], val=Table(["x"], [0])), {}, ["no split 'train'"]),
+        (lambda: Tables(["a"], train=Table([f"x{i}" for i in range(20)], [HIDDEN] * 20)), {}, ["labeled 1.0"]),
+    ],
+)
+def test_faults_say_the_numbers(source, options, words):
+    with pytest.raises(DataError) as error:
+        make(source(), **options)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_split_that_does_not_exist_names_the_nearest():
+    with pytest.raises(DataError, match="did you mean 'labeled'"):
+        make(tables(), 0.5).split("labelled")
+    with pytest.raises(DataError, match="every training sample has its label"):
+        make(tables()).split("unlabeled")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=8), st.integers(0, 200))
+def test_apportion_sums_within_bounds_and_near_proportion(pairs, total):
+    sizes = [size for size, _ in pairs]
+    least = [min(size, low) for size, low in pairs]
+    parts = apportion(total, sizes, least)
+    assert sum(parts) == min(max(total, sum(least)), sum(sizes))
+    assert all(low <= part <= size for low, part, size in zip(least, parts, sizes, strict=True))
+    if not any(least) and total <= sum(sizes):
+        assert all(abs(p - total * s / (sum(sizes) or 1)) < 1 for p, s in zip(parts, sizes, strict=True))
