@@ -59,7 +59,7 @@ class Proxy(Capability, Generic[O]):
         self.options = options
 
     def taps(self) -> Sequence[str]:
-        """Taps of student and teacher that `score` reads from `probe.run` and `probe.teacher`; asked before and after `fit`."""
+        """Taps of student and teacher that `score` reads from `probe.run` and `probe.teacher`, known from the options."""
         return ()
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from kdsearch.kinds import HIDDEN, IO, Batch, Field, Model, NoOptions, Outputs, Task
 from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.search.probe import recorded
 from kdsearch.testing.step import as_batch
 
 V = TypeVar("V")
@@ -64,13 +65,13 @@ class HandProbe:
     @property
     def teacher(self) -> Outputs | None:
         teacher = self.teacher_model
-        return None if teacher is None else self.once("teacher's outputs", lambda: recorded(teacher, self))
+        return None if teacher is None else self.once("teacher's outputs", lambda: seen(teacher, self))
 
     def run(self, student: Model) -> Outputs:
         """All output fields and taps; a second call runs the student again only where its weights have changed."""
         versions = tuple(weight._version for weight in student.module.parameters())
         if self._last is None or self._last[0] is not student.module or self._last[1] != versions:
-            self._last = (student.module, versions, recorded(student, self))
+            self._last = (student.module, versions, seen(student, self))
         return self._last[2]
 
     def once(self, key: str, make: Callable[[], V]) -> V:
@@ -80,24 +81,10 @@ class HandProbe:
         return found
 
 
-def recorded(model: Model, probe: HandProbe) -> Outputs:
+def seen(model: Model, probe: HandProbe) -> Outputs:
     """One train-mode pass without graph; buffers, flags, hooks and RNG are as before."""
-    tensors: dict[str, Tensor] = {}
-
-    def keep(name: str, index: int | None, side: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            value = args[0] if side == "input" else out
-            tensors[name] = (value if index is None else value[index]).clone()  # a later layer may work in place
-
-        return hook
-
-    handles = [model.part(t.name).register_forward_hook(keep(t.name, t.index, t.side)) for t in model.taps]
-    try:
-        with undisturbed(model.module):
-            fields = probe.task.call(model, probe.batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with undisturbed(model.module), recorded(model, model.taps) as tensors:
+        fields = probe.task.call(model, probe.batch)
     return Outputs({**tensors, **fields}, lambda name: model.tap(name).name, model.name)
 
 

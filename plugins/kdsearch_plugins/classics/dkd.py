@@ -20,15 +20,25 @@ from kdsearch.ops.softened import rows
 
 
 class DkdOptions(Options):
-    alpha: Annotated[float, searched(low=0.25, high=4.0, log=True)] = Field(1.0, ge=0, description="factor of `tckd`")
-    beta: Annotated[float, searched(low=1.0, high=16.0, log=True)] = Field(
-        8.0, ge=0, description="factor of `nckd`; the paper uses 1 to 10, more for a teacher that is far ahead"
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        description="factor of `tckd` with `normalize: false`; else use `weights: {tckd: ..}`, as this cancels",
+    )
+    beta: float = Field(
+        8.0,
+        ge=0,
+        description="factor of `nckd`, likewise; the paper uses 1 to 10, more for a teacher that is far ahead",
     )
     temperature: Annotated[float, searched(low=1.0, high=20.0, log=True)] = Field(4.0, gt=0, description="T of both")
 
 
 class Dkd(Distiller[DkdOptions]):
-    """Terms `tckd` and `nckd`, each times T^2 and its factor. Target of a sample without label: the teacher's likeliest class."""
+    """Terms `tckd` and `nckd`, each times T^2 and its factor. Target of a sample without label: the teacher's likeliest class.
+
+    A recipe that normalises brings each term to the task's size first, so that alpha and beta cancel: they declare no search
+    range, and the terms' weights in the recipe take their place.
+    """
 
     paper_weights: ClassVar[Mapping[str, float]] = {"tckd": 1.0, "nckd": 1.0}
 

@@ -16,7 +16,6 @@ from kdsearch.ops.ranks import log_ranks
 from kdsearch_plugins.diswot.scores import LOGITS, VECTOR, relation_score, semantic_score
 
 Init = Literal["gaussian", "kaiming"]
-Layer = Literal["last", "all"]
 
 
 class TermOptions(Options):
@@ -26,8 +25,8 @@ class TermOptions(Options):
 
 
 class RelationOptions(TermOptions):
-    layer: Annotated[Layer, searched("last", "all")] = Field(
-        "last", description="maps compared: the last or all stages"
+    stages: Annotated[int, searched(1, 2, 3)] = Field(
+        1, ge=1, description="how many of the last stages M_r is summed over; the paper's is the last alone"
     )
 
 
@@ -51,16 +50,14 @@ class Diswot(Proxy[DiswotOptions]):
         super().__init__(options)
         self.init = host_init(options.init)
         self.kind: str = options.score
-        self.stages = 1
         self.reference: tuple[Tensor, Tensor] | None = None
 
     def taps(self) -> Sequence[str]:
-        maps = stage_taps(self.stages) if self.kind != "ms" else ()
+        maps = stage_taps(self.options.stages) if self.kind != "ms" else ()
         return maps if self.kind == "mr" else (*maps, VECTOR)
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
         """Raise TapShapeError where `score: ms` is asked for and undefined."""
-        self.stages = common_stages(sample, probe) if self.options.layer == "all" else 1
         reason = undefined(sample, probe) if self.kind in ("sum", "ranksum") else ""
         if reason:
             self.kind = "mr"
@@ -74,11 +71,11 @@ class Diswot(Proxy[DiswotOptions]):
 
     def terms(self, student: Model, probe: Probe) -> tuple[float, float]:
         """(M_r, M_s)."""
-        return relation_score(student, probe, stage_taps(self.stages)), semantic_score(student, probe)
+        return relation_score(student, probe, stage_taps(self.options.stages)), semantic_score(student, probe)
 
     def score(self, student: Model, probe: Probe) -> float:
         if self.kind == "mr":
-            return relation_score(student, probe, stage_taps(self.stages))
+            return relation_score(student, probe, stage_taps(self.options.stages))
         if self.kind == "ms":
             return semantic_score(student, probe)
         terms = self.terms(student, probe)
@@ -98,13 +95,9 @@ class DiswotMr(Proxy[RelationOptions]):
     def __init__(self, options: RelationOptions) -> None:
         super().__init__(options)
         self.init = host_init(options.init)
-        self.stages = 1
 
     def taps(self) -> Sequence[str]:
-        return stage_taps(self.stages)
-
-    def fit(self, sample: Sequence[Model], probe: Probe) -> None:
-        self.stages = common_stages(sample, probe) if self.options.layer == "all" else 1
+        return stage_taps(self.options.stages)
 
     def score(self, student: Model, probe: Probe) -> float:
         return relation_score(student, probe, self.taps())
@@ -137,12 +130,6 @@ def host_init(init: Init) -> str:
 def stage_taps(stages: int) -> tuple[str, ...]:
     """The last `stages` stages, counted from the end, as student and teacher may have different numbers of them."""
     return tuple(f"stage[{-i}]" for i in range(stages, 0, -1))
-
-
-def common_stages(sample: Sequence[Model], probe: Probe) -> int:
-    """How many stages every model of the sample and the teacher have."""
-    models = [*sample, *([probe.teacher_model] if probe.teacher_model else [])]
-    return max(1, min((sum(tap.name.startswith("stage[") for tap in model.taps) for model in models), default=1))
 
 
 def odd_widths(sample: Sequence[Model], probe: Probe) -> list[Model]:

@@ -23,9 +23,9 @@ class TestDiswot(ProxyContract):
     proxy = Diswot
 
 
-class TestDiswotKaimingAllStages(ProxyContract):
+class TestDiswotKaimingTwoStages(ProxyContract):
     proxy = Diswot
-    options: ClassVar = {"init": "kaiming", "layer": "all"}
+    options: ClassVar = {"init": "kaiming", "stages": 2}
 
 
 class TestDiswotRankSum(ProxyContract):
