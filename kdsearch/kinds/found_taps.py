@@ -1,0 +1,118 @@
+"""Taps of a network that was not built for us: from its own description where it has one, else from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch.kinds.model import Tap, traced_taps
+
+STEMS = {"stem", "act1", "bn1", "norm0"}  # what timm calls the features before its first stage
+
+
+def found_taps(module: nn.Module, inputs: Sequence[Tensor], inside: str = "") -> tuple[Tap, ...]:
+    """`stage[i]` from input to output, `penultimate` (what the classifier reads) and `logits` (its part is the classifier).
+
+    With timm's `feature_info` the stages are the ones it names (those before the first are `stem`); else, the last map of each
+    resolution. Maps that are not (C, H, W) are left out. Tokens on a grid have it as `grid`; tokens before the grid's come
+    first in N.
+
+    Args:
+        inputs: an example; the network runs once, in eval mode.
+        inside: path of the network in `module`, where it is wrapped.
+    """
+    net = module.get_submodule(inside)
+    prefix = f"{inside}." if inside else ""
+    calls = _calls(module, inputs)
+    described = _described(net)
+    stages = {f"{prefix}{path}": width for path, width in described} if described else _by_resolution(calls)
+    paths, sides, count = {}, {}, 0
+    for path, width in stages.items():
+        shape = calls.get(path)
+        if shape is None or (width and shape[0 if len(shape) == 3 else -1] != width):
+            continue  # not reached, or a map that is stored (H, W, C)
+        if described and not count and path.rpartition(".")[2] in STEMS:
+            paths["stem"] = path
+        else:
+            paths[f"stage[{count}]"] = path
+            count += 1
+    classifier = _classifier(net, calls, prefix)
+    if classifier:
+        paths["penultimate"], sides["penultimate"] = classifier, "input"
+        paths["logits"] = classifier
+    return tuple(_with_grid(tap, net) for tap in traced_taps(module, inputs, paths, sides))
+
+
+def classifier_path(net: nn.Module) -> str:
+    """Where timm's `get_classifier()` sits in the network, or ""."""
+    ask = getattr(net, "get_classifier", None)
+    found = ask() if callable(ask) else None
+    return next((path for path, part in net.named_modules() if part is found and path), "")
+
+
+def _classifier(net: nn.Module, calls: Mapping[str, tuple[int, ...]], prefix: str) -> str:
+    told = classifier_path(net)
+    if told and len(calls.get(f"{prefix}{told}", ())) == 1:
+        return f"{prefix}{told}"
+    linear = [f"{prefix}{path}" for path, part in net.named_modules() if isinstance(part, nn.Linear) and path]
+    reached = [path for path in calls if path in linear and len(calls[path]) == 1]
+    return reached[-1] if reached else ""
+
+
+def _calls(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of its (last) output without B, in the order in which the calls end."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def recorded(path: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            if isinstance(out, Tensor):
+                shapes.pop(path, None)
+                shapes[path] = tuple(out.shape[1:])
+
+        return hook
+
+    handles = [part.register_forward_hook(recorded(path)) for path, part in module.named_modules() if path]
+    modes = {part: part.training for part in module.modules()}
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, mode in modes.items():
+            part.training = mode
+    return shapes
+
+
+def _described(net: nn.Module) -> list[tuple[str, int]]:
+    info = getattr(net, "feature_info", None)
+    entries = getattr(info, "info", info)
+    if not isinstance(entries, list):
+        return []
+    return [(str(each["module"]), int(each["num_chs"])) for each in entries if "module" in each and "num_chs" in each]
+
+
+def _by_resolution(calls: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The module that ends last at each resolution, as long as resolutions do not grow; pooled 1x1 maps are no stage."""
+    last: dict[tuple[int, int], str] = {}
+    for path, shape in calls.items():
+        if len(shape) != 3 or shape[1] * shape[2] == 1:
+            continue
+        size = (shape[1], shape[2])
+        if last and size not in last and size[0] * size[1] > min(h * w for h, w in last):
+            continue
+        last[size] = path
+    return dict.fromkeys(last.values(), 0)
+
+
+def _with_grid(tap: Tap, net: nn.Module) -> Tap:
+    if tap.kind != "tokens":
+        return tap
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    if grid is None or tap.shape[0] is None or grid[0] * grid[1] > tap.shape[0]:
+        return tap
+    return replace(tap, grid=(int(grid[0]), int(grid[1])))
