@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from kdsearch.errors import KdsearchError, UserError
+from kdsearch.errors import InterruptedRun, KdsearchError, UserError
 from kdsearch.kinds import Done, Executor, Job, NoOptions
 
 
@@ -42,7 +42,7 @@ class InProcess(Executor[NoOptions]):
 
 
 def perform(job: Job) -> Done:
-    """Run a job here, with its number of torch threads; what it raises becomes the error. Ctrl-C goes through."""
+    """Run a job here, with its number of torch threads; what it raises becomes the error; an interrupt goes through."""
     import torch
 
     begun, threads = time.monotonic(), torch.get_num_threads()
@@ -50,6 +50,8 @@ def perform(job: Job) -> Done:
         torch.set_num_threads(job.threads)
         value = resolve(job.function)(**job.arguments)
         return Done(job.id, value, seconds=time.monotonic() - begun)
+    except InterruptedRun:
+        raise
     except Exception as error:
         is_fatal = isinstance(error, UserError)
         return Done(job.id, error=_told(error), seconds=time.monotonic() - begun, fatal=is_fatal)

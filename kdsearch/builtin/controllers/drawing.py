@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Generator
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
+from kdsearch.search.axis import encode
 
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 
@@ -39,7 +39,7 @@ def is_active(dim: Dim, values: Mapping[str, Value]) -> bool:
 
 
 def _among(value: Value, allowed: Sequence[Value], is_there: bool) -> bool:
-    return is_there and any(_plain(value) == _plain(each) for each in allowed)
+    return is_there and any(encode(value) == encode(each) for each in allowed)
 
 
 def draw_values(dims: Sequence[Dim], rng: Generator) -> dict[str, Value]:
@@ -78,12 +78,3 @@ def ask_of(space: SearchSpace[Any] | None, spec: Any, values: Mapping[str, Value
     if space is None or spec is None:
         return Ask(dict(values))
     return Ask(dict(values), space.canonical(spec).model_dump(mode="json"))
-
-
-def encode(value: Value) -> str:
-    """A JSON value as a string: true and 1 differ, a tuple and a list do not."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _plain(value: Value) -> str:
-    return encode(value)

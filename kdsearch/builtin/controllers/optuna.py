@@ -18,7 +18,6 @@ from kdsearch.builtin.controllers.drawing import (
     Distinct,
     ask_of,
     draw_values,
-    encode,
     generator,
     is_active,
     parents_first,
@@ -26,6 +25,7 @@ from kdsearch.builtin.controllers.drawing import (
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 from kdsearch.kinds.options import Value
+from kdsearch.search.axis import Axis
 
 if TYPE_CHECKING:
     import optuna
@@ -154,53 +154,6 @@ class Optuna(Controller[OptunaOptions]):
             # NSGA-II reads the generation from here: without it, every ask of a fresh study were random
             system_attrs={optuna.samplers.NSGAIISampler._get_generation_key(): generation},
         )
-
-
-class Axis:
-    """One dimension as Optuna searches it, and the way there and back."""
-
-    def __init__(self, dim: Dim) -> None:
-        from optuna import distributions
-
-        self.dim = dim
-        ranged = dim.range
-        self._choices: list[Value] = list(ranged.choices)
-        self._is_ordered = len(self._choices) > 2 and all(type(each) in (int, float) for each in self._choices)
-        if self._is_ordered:
-            self._choices.sort()
-            self.distribution: Any = distributions.IntDistribution(0, len(self._choices) - 1)
-        elif self._choices:
-            self.distribution = distributions.CategoricalDistribution([encode(each) for each in self._choices])
-        elif ranged.integer:
-            self.distribution = distributions.IntDistribution(
-                int(ranged.low or 0), int(ranged.high or 0), log=ranged.log
-            )
-        else:
-            assert ranged.low is not None
-            assert ranged.high is not None
-            self.distribution = distributions.FloatDistribution(ranged.low, ranged.high, log=ranged.log)
-
-    def suggest(self, trial: optuna.Trial) -> Value:
-        """The value that this trial's sampler picks."""
-        path, inner = self.dim.path, self.distribution
-        if self._is_ordered:
-            return self._choices[trial.suggest_int(path, inner.low, inner.high)]
-        if self._choices:
-            texts = list(inner.choices)
-            return self._choices[texts.index(trial.suggest_categorical(path, texts))]
-        if self.dim.range.integer:
-            return trial.suggest_int(path, inner.low, inner.high, log=inner.log)
-        return trial.suggest_float(path, inner.low, inner.high, log=inner.log)
-
-    def inner(self, value: Value) -> Any:
-        """Optuna's value for ours; None where it is outside the range."""
-        if self._choices:
-            at = next((i for i, each in enumerate(self._choices) if encode(each) == encode(value)), None)
-            if at is None:
-                return None
-            return at if self._is_ordered else encode(self._choices[at])
-        is_number = type(value) in (int, float) and self.distribution.low <= value <= self.distribution.high
-        return value if is_number else None
 
 
 def _random_rest(

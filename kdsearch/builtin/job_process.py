@@ -1,0 +1,73 @@
+"""The process that runs jobs of `Processes`: jobs come in on stdin, a line each; results go to files; fd 3 of the parent's
+choice says `s` when a job begins and `d` when its result is there. It dies, with all it started, when its parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from kdsearch.builtin.executors import perform
+from kdsearch.errors import InterruptedRun
+from kdsearch.kinds.executor import Done, Job
+
+
+def main() -> None:
+    """Run jobs until the parent closes stdin."""
+    status = int(sys.argv[1])
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    import torch  # noqa: F401 - the import is not the job's time
+
+    while True:
+        order = json.loads(lines.get())
+        signal.signal(signal.SIGTERM, _interrupt)
+        job = Job(**order["job"])
+        os.write(status, b"s")
+        try:
+            done = perform(job)
+        except InterruptedRun:
+            done = Done(job.id, error="stopped")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is on its way: nothing is left to interrupt
+        _write(Path(order["result"]), done)
+        os.write(status, b"d")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise InterruptedRun("stopped")
+
+
+def _read(lines: queue.SimpleQueue[bytes]) -> None:
+    """Hand on whole lines; at the end of the pipe (the parent closed it or died) end this process and its children."""
+    rest = b""
+    while chunk := os.read(0, 1 << 20):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            lines.put(line)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _write(path: Path, done: Done) -> None:
+    try:
+        text = json.dumps(vars(done))
+    except (TypeError, ValueError) as error:
+        text = json.dumps(vars(_unwritable(done, error)))
+    partial = path.with_suffix(".part")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _unwritable(done: Done, error: Any) -> Done:
+    return Done(done.id, error=f"the job's value is no JSON: {error}", seconds=done.seconds)
+
+
+if __name__ == "__main__":
+    main()
