@@ -1,0 +1,109 @@
+"""The model card that lies beside each exported file: what it is, how good, how to run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from kdsearch.report.page import jsonable
+from kdsearch.report.stats import wilson
+from kdsearch.report.values import items, mapping, number, plain, rows
+
+FORMAT = 1
+DTYPES = frozenset(
+    ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+)
+
+
+def measured(value: object, n: object) -> dict[str, Any] | None:
+    """A proportion with its 95 % score interval (Wilson) where the number of samples is known; None if not measured."""
+    share, samples = number(value), number(n)
+    if share is None:
+        return None
+    if samples is None or samples < 1 or not 0 <= share <= 1:
+        return {"value": share, "n": None, "interval_95": None}
+    return {"value": share, "n": int(samples), "interval_95": [round(end, 6) for end in wilson(share, int(samples))]}
+
+
+def field(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """An input or output: the shape with the batch in front, "any" for a dynamic size; other facts as they are."""
+    shape = ["batch", *(size if isinstance(size, int) else "any" for size in items(raw.get("shape")))]
+    known = {"name": plain(raw.get("name")), "shape": shape, "dtype": plain(raw.get("dtype") or "float32")}
+    return {**known, **{plain(key): value for key, value in raw.items() if key not in ("name", "shape", "dtype")}}
+
+
+def example(file: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Five lines of Python that run the file on one sample of zeros, from the folder it lies in."""
+    feeds = []
+    for each in inputs:
+        shape = (1, *(size if isinstance(size, int) else 1 for size in each["shape"][1:]))
+        dtype = each["dtype"] if each["dtype"] in DTYPES else "float32"
+        feeds.append(f"{json.dumps(each['name'])}: np.zeros({shape}, dtype={dtype!r})")
+    names = json.dumps([each["name"] for each in outputs]) if outputs else "None"
+    return [
+        "import numpy as np",
+        "import onnxruntime as ort",
+        f"session = ort.InferenceSession({json.dumps(file)}, providers=['CPUExecutionProvider'])",
+        f"feeds = {{{', '.join(feeds)}}}  # replace the zeros by a prepared sample",
+        f"outputs = session.run({names}, feeds)",
+    ]
+
+
+def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of one export, ready for JSON.
+
+    Args:
+        result: the final JSON of a run.
+        export: one of its `exports`.
+        facts: `inputs`, `outputs` (name, shape without B, dtype, kind, ...), `preprocessing`, `labels`, `n_test` (samples
+            behind accuracy and agreement), `sha256`, `licence`; further keys go into `facts` as they are.
+    """
+    student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
+    n = facts.get("n_test")
+    file = PurePosixPath(str(export.get("path") or "model.onnx")).name
+    inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
+    own = {"inputs", "outputs", "preprocessing", "labels", "n_test", "sha256", "licence"}
+    choice = mapping(result.get("recommended"))
+    made = {
+        "format": FORMAT,
+        "kind": "kdsearch-model-card",
+        "name": f"{plain(result.get('study'))} {plain(export.get('format'))}",
+        "file": file,
+        "sha256": facts.get("sha256"),
+        "export": export.get("format"),
+        "recommended": bool(choice) and choice.get("format") == export.get("format"),
+        "licence": facts.get("licence"),
+        "model": {key: student.get(key) for key in ("architecture", "params", "macs", "recipe")},
+        "teacher": {key: teacher.get(key) for key in ("architecture", "params", "accuracy")},
+        "metrics": {
+            "split": "test",
+            "accuracy": measured(export.get("accuracy"), n),
+            "top1_agreement_with_torch": measured(export.get("top1_agreement"), n),
+            "student_in_torch": {
+                "accuracy": measured(student.get("accuracy"), n),
+                **{plain(key): value for key, value in mapping(result.get("metrics")).items() if key != "accuracy"},
+            },
+            "same_network_without_teacher": measured(mapping(result.get("baseline")).get("accuracy"), n),
+        },
+        "parity": {"max_abs_difference_to_torch": export.get("parity_max_abs")},
+        "latency_ms": export.get("latency_ms"),
+        "slower_than_fp32": export.get("slower_than_fp32"),
+        "size_bytes": export.get("bytes"),
+        "weight_share": export.get("weight_share"),
+        "use": {
+            "inputs": inputs,
+            "outputs": outputs,
+            "preprocessing": facts.get("preprocessing"),
+            "labels": facts.get("labels"),
+            "run": example(file, inputs, outputs),
+        },
+        "facts": {key: value for key, value in facts.items() if key not in own},
+        "data": result.get("data"),
+        "notes": items(result.get("notes")),
+        "provenance": {"study": result.get("study"), "seed": result.get("seed"), **mapping(result.get("provenance"))},
+    }
+    clean = jsonable(made)
+    assert isinstance(clean, dict)
+    return clean
