@@ -1,0 +1,203 @@
+"""The written file answers as the network does, everywhere, and says nothing of the machine."""
+
+import getpass
+import logging
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.builtin import onnx_exporter
+from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+from kdsearch.deploy.files import save_onnx
+from kdsearch.deploy.parity import compare, module_call
+from kdsearch.errors import ArtifactError, UserError
+from kdsearch.kinds import Field, Graph
+from tests.deploy.nets import DIGITS, LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
+
+EXPORTER = OnnxExporter(OnnxOptions())
+TOKENS = Graph(
+    Tokens(),
+    (Field("ids", "tokens", (None,), "int64"), Field("mask", "vector", (None,))),
+    (Field("logits", "logits", (None, 20)), Field("pooled", "vector", (16,))),
+)
+SEQUENCE = (Field("x", "sequence", (None, 8)),)
+
+
+def padded(n: int, length: int):
+    ids = torch.randint(0, 20, (n, length), generator=torch.Generator().manual_seed(0))
+    return batch_of(ids=ids, mask=(torch.arange(length) < length - 2).float().repeat(n, 1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_parity_at_every_batch_size(name, folder):
+    graph, x = graph_of(trained(name)), digits()[2]
+    file = folder / f"{name}.onnx"
+    EXPORTER.write(graph, batch_of(image=x[:1]), file)
+    call = EXPORTER.load(file)
+    found = compare(module_call(graph), call, graph.inputs, graph.outputs, batch_of(image=x[:7]), (1, 2, 3, 7))
+    assert found.max_abs < 1e-4
+    assert found.top1_agreement == 1.0
+    model = onnx.load_model_from_string(file.read_bytes())
+    assert [each.version for each in model.opset_import if each.domain == ""] == [21]
+    assert [each.name for each in model.graph.input] == ["image"]
+    assert [each.name for each in model.graph.output] == ["logits"]
+
+
+def test_masks_and_lengths_through_dynamo_in_the_order_of_the_graph(folder):
+    file = folder / "tokens.onnx"
+    EXPORTER.write(TOKENS, padded(3, 7), file)
+    call = EXPORTER.load(file)
+    found = compare(module_call(TOKENS), call, TOKENS.inputs, TOKENS.outputs, padded(4, 12))
+    assert found.max_abs < 1e-5
+    out = call(*padded(2, 5).tensors.values())
+    assert list(out) == ["logits", "pooled"]  # the network's dict has them the other way round
+    assert tuple(out["logits"].shape) == (2, 5, 20)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])  # dynamo was right the first time only
+def test_recurrent_networks_keep_batch_and_length_dynamic(attempt, folder):
+    graph, rng = Graph(Lstm(), SEQUENCE, (LOGITS,)), torch.Generator().manual_seed(attempt)
+    file = folder / f"lstm{attempt}.onnx"
+    EXPORTER.write(graph, batch_of(x=torch.randn(2, 6, 8, generator=rng)), file)
+    sample = batch_of(x=torch.randn(5, 9, 8, generator=rng))
+    assert compare(module_call(graph), EXPORTER.load(file), graph.inputs, graph.outputs, sample).max_abs < 1e-5
+
+
+def test_the_torchscript_engine_agrees_with_dynamo(folder):
+    graph, x = graph_of(trained("residual")), digits()[2][:4]
+    file = folder / "script.onnx"
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, batch_of(image=x), file)
+    assert (EXPORTER.load(file)(x)["logits"] - module_call(graph)(x)["logits"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("graph", ["residual", "tokens", "lstm"])
+def test_equal_bytes_twice_and_no_trace_of_the_machine(graph, folder):
+    example = {
+        "residual": batch_of(image=digits()[0][:2]),
+        "tokens": padded(2, 6),
+        "lstm": batch_of(x=torch.ones(2, 4, 8)),
+    }[graph]
+    made = {
+        "residual": lambda: graph_of(trained("residual")),
+        "tokens": lambda: TOKENS,
+        "lstm": lambda: Graph(lstm, SEQUENCE, (LOGITS,)),
+    }[graph]
+    lstm = Lstm()
+    files = [folder / f"{graph}-{i}.onnx" for i in range(2)]
+    for file in files:
+        EXPORTER.write(made(), example, file)
+    first, second = (each.read_bytes() for each in files)
+    assert first == second
+    local = {str(Path(torch.__file__).parents[1]), sys.prefix, str(Path.cwd()), str(Path.home()), tempfile.gettempdir()}
+    for text in {*local, __file__, f"/{getpass.getuser()}/", ".py", "site-packages", "Traceback"}:
+        assert text.encode() not in first, text
+    assert not re.search(rb"/[A-Za-z_.\-]{3,}/[A-Za-z0-9_.\-]+", first)
+
+
+def test_modes_buffers_and_the_global_rng_are_as_before(folder):
+    net = trained("residual").train()
+    net.stem.eval()
+    flags = [each.training for each in net.modules()]
+    mean, state = net.stem[1].running_mean.clone(), torch.get_rng_state()
+    EXPORTER.write(graph_of(net), batch_of(image=digits()[0][:2]), folder / "modes.onnx")
+    assert [each.training for each in net.modules()] == flags
+    assert torch.equal(net.stem[1].running_mean, mean)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_is_off_though_the_network_is_in_train_mode(folder):
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, 10)).train()
+    x = digits()[0][:3]
+    EXPORTER.write(graph_of(net), batch_of(image=x), folder / "dropout.onnx")
+    expected = nn.functional.linear(x.flatten(1), net[2].weight, net[2].bias)
+    assert torch.allclose(EXPORTER.load(folder / "dropout.onnx")(x)["logits"], expected, atol=1e-5)
+
+
+def test_an_input_that_the_network_does_not_read_stays_in_the_signature(folder):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, other, image):
+            return self.head(image.flatten(1))
+
+    other = Field("other", "vector", (3,))
+    graph, x = Graph(Half(), (other, *DIGITS.inputs), DIGITS.outputs), digits()[0][:3]
+    for engine in ("dynamo", "torchscript"):
+        file = folder / f"unused-{engine}.onnx"
+        OnnxExporter(OnnxOptions(engine=engine)).write(graph, batch_of(other=torch.zeros(3, 3), image=x), file)
+        out = EXPORTER.load(file)(torch.ones(3, 3), x)["logits"]
+        assert torch.allclose(out, module_call(graph)(torch.zeros(3, 3), x)["logits"], atol=1e-5)
+
+
+def test_a_network_beyond_one_file_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(onnx_exporter, "LARGEST", 1000)
+    with pytest.raises(UserError, match="bytes of weights"):
+        EXPORTER.write(graph_of(trained("mlp")), batch_of(image=digits()[0][:2]), folder / "big.onnx")
+    assert not (folder / "big.onnx").exists()
+
+
+def test_a_failed_export_leaves_the_old_file(folder):
+    file = folder / "old.onnx"
+    file.write_bytes(b"old")
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ValueError("broken")
+
+    with pytest.raises(Exception, match="broken"):
+        EXPORTER.write(graph_of(Broken()), batch_of(image=digits()[0][:2]), file)
+    assert file.read_bytes() == b"old"
+    assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "flipped", "folder"])
+def test_a_corrupt_or_foreign_file_is_named(kind, tmp_path, folder):
+    file = tmp_path / "model.onnx"
+    EXPORTER.write(graph_of(trained("mlp")), batch_of(image=digits()[0][:2]), file)
+    whole = file.read_bytes()
+    if kind == "missing":
+        file.unlink()
+    elif kind == "folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        bad = {"empty": b"", "text": b"not a model at all", "cut": whole[: len(whole) // 2]}
+        file.write_bytes(bad.get(kind, whole.replace(b"Gemm", b"Germ")))
+    with pytest.raises(ArtifactError) as caught:
+        EXPORTER.load(file)
+    assert str(file) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_weights_kept_in_another_file_are_refused(tmp_path):
+    tensor = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, "../secret.bin")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    infos = [onnx.helper.make_tensor_value_info(name, 1, ["b", 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", infos[:1], infos[1:], [tensor])
+    save_onnx(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]), tmp_path / "m.onnx")
+    with pytest.raises(ArtifactError, match="another file"):
+        EXPORTER.load(tmp_path / "m.onnx")
+
+
+def test_the_exporters_say_nothing(capfd, caplog, folder):
+    with caplog.at_level(logging.INFO):
+        EXPORTER.write(graph_of(trained("mlp")), batch_of(image=digits()[0][:2]), folder / "quiet.onnx")
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []

@@ -1,0 +1,110 @@
+"""Parity sees differences, baked shapes and missing outputs."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.deploy.parity import compare, module_call
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Field, Graph
+from tests.deploy.nets import batch_of
+
+X = Field("x", "vector", (None, 3))
+LOGITS = Field("logits", "logits", (4,))
+SAMPLES = batch_of(x=torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head(x.mean(1))
+
+
+GRAPH = Graph(Net(), (X,), (LOGITS,))
+TORCH = module_call(GRAPH)
+
+
+def test_the_largest_difference_and_the_share_of_equal_argmax():
+    seen = []
+
+    def moved(x):
+        seen.append(tuple(x.shape[:2]))
+        out = TORCH(x)["logits"].clone()
+        out[0, 2] += 0.25
+        out[0, 1] -= 0.125
+        return {"logits": out}
+
+    found = compare(TORCH, moved, (X,), (LOGITS,), SAMPLES, (1, 2, 4))
+    assert found.max_abs == pytest.approx(0.25, abs=1e-6)
+    assert set(seen) == {(n, length) for n in (1, 2, 4) for length in (5, 2)}
+
+
+def test_agreement_counts_positions_of_the_given_batches():
+    def wrong_for_first(x):
+        out = TORCH(x)["logits"].clone()
+        out[0] = -out[0]
+        return {"logits": out}
+
+    batches = [SAMPLES, SAMPLES.rows(torch.tensor([1, 2]))]
+    found = compare(TORCH, wrong_for_first, (X,), (LOGITS,), SAMPLES, batches=batches)
+    assert found.top1_agreement == pytest.approx(6 / 8)
+
+
+def test_classes_of_maps_and_of_sequences_lie_on_their_own_axis():
+    for shape, axis in (((3, 2, 2), 1), ((5, 3), -1), ((3,), 1)):
+        logits = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+        other = logits.flip(axis)
+        field = Field("y", "logits", shape)
+        found = compare(
+            lambda x, a=logits: {"y": a[: len(x)]}, lambda x, a=other: {"y": a[: len(x)]}, (LOGITS,), (field,),
+            batch_of(logits=torch.zeros(4, 4)), (1, 2, 4),
+        )  # fmt: skip
+        pairs = [(logits[:n].argmax(axis) == other[:n].argmax(axis)).flatten() for n in (1, 2, 4)]
+        assert found.top1_agreement == pytest.approx(torch.cat(pairs).float().mean().item())
+
+
+def test_no_logits_no_agreement():
+    vector = Field("logits", "vector", (4,))
+    assert compare(TORCH, TORCH, (X,), (vector,), SAMPLES).top1_agreement is None
+    assert compare(TORCH, TORCH, (X,), (vector,), SAMPLES).max_abs == 0.0
+
+
+def test_a_value_that_is_finite_on_one_side_only_is_infinitely_far():
+    def broken(x):
+        out = TORCH(x)["logits"].clone()
+        out[0, 0] = math.nan
+        return {"logits": out}
+
+    assert compare(TORCH, broken, (X,), (LOGITS,), SAMPLES).max_abs == math.inf
+    assert compare(broken, broken, (X,), (LOGITS,), SAMPLES).max_abs == 0.0
+
+
+def test_a_baked_batch_size_is_refused_with_the_shape():
+    with pytest.raises(RefusedError, match=r"fails at 1x5x3: stuck"):
+        compare(TORCH, lambda x: stuck(x, len(x) == 2), (X,), (LOGITS,), SAMPLES)
+    with pytest.raises(RefusedError, match=r"fails at 1x2x3"):
+        compare(TORCH, lambda x: stuck(x, x.shape[1] == 5), (X,), (LOGITS,), SAMPLES)
+
+
+def stuck(x, fits):
+    if not fits:
+        raise RuntimeError("stuck at the example's shape\nmore")
+    return TORCH(x)
+
+
+def test_another_shape_or_a_missing_output_is_refused():
+    with pytest.raises(RefusedError, match=r"\(1, 3\) in the file"):
+        compare(TORCH, lambda x: {"logits": TORCH(x)["logits"][:, :3]}, (X,), (LOGITS,), SAMPLES)
+    with pytest.raises(RefusedError, match="no output 'logits'"):
+        compare(TORCH, lambda x: {"other": x}, (X,), (LOGITS,), SAMPLES)
+
+
+def test_too_few_sizes_is_a_mistake_of_the_caller():
+    for sizes in ((1, 2), (2, 3, 4)):
+        with pytest.raises(ValueError, match="at least three"):
+            compare(TORCH, TORCH, (X,), (LOGITS,), SAMPLES, sizes)
