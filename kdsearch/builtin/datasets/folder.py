@@ -1,0 +1,251 @@
+"""Images in folders named after their classes: folder/cat/1.png, or folder/train/cat/1.png with val and test beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field as Option
+from torch import Tensor
+
+from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, fitted, image_source
+from kdsearch.errors import DataError
+from kdsearch.kinds import Dataset, DataSource, Services
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+GREY = ("1", "L", "LA")
+READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
+DEFAULT_LIMIT = Image.MAX_IMAGE_PIXELS or 1 << 27  # beyond it Pillow suspects a decompression bomb
+
+
+class FolderOptions(ImageOptions):
+    path: str = Option(description="folder of class folders, or of train, val and test with class folders in each")
+    memory_mb: int = Option(
+        512, ge=0, description="decode every image at the start up to this size, on demand beyond it (MiB decoded)"
+    )
+
+
+@dataclass(frozen=True)
+class Head:
+    """What an image's header says, unrotated."""
+
+    width: int
+    height: int
+    mode: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images decoded when they are asked for. `content`: digest of names, sizes and file ends."""
+
+    files: tuple[Path, ...]
+    resize: int | None
+    channels: int
+    content: str
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __call__(self, index: Sequence[int]) -> Tensor:
+        if not len(index):
+            side = self.resize or 1
+            return torch.zeros(0, self.channels, side, side, dtype=torch.uint8)
+        images = [decode(self.files[i], self.channels, self.resize) for i in index]
+        for i, image in zip(index, images, strict=True):
+            if image.shape != images[0].shape:
+                raise _mixed(self.files[index[0]], images[0].shape, self.files[i], image.shape)
+        return torch.stack(images)
+
+
+class ImageFolder(Dataset[FolderOptions]):
+    """One sample a file; its id is its path below the folder. Corrupt files are errors, never skipped."""
+
+    origin: ClassVar[Mapping[str, str]] = {"source": "the user's folder", "licence": "the user's"}
+
+    def __init__(self, options: FolderOptions) -> None:
+        super().__init__(options)
+        self.augments = options.augment != "none"
+
+    def open(self, services: Services) -> DataSource:
+        root = services.file(self.options.path)
+        if not root.is_dir():
+            raise DataError("not a folder", file=root, path="data.options.path", expected="a folder of class folders")
+        folders = _split_folders(root)
+        classes = _class_names(folders["train"])
+        found = {name: _files(folder, classes) for name, folder in folders.items()}
+        files = [file for each in found.values() for file, _ in each]
+        with ThreadPoolExecutor(4) as pool:
+            heads = dict(zip(files, pool.map(header, files), strict=True))
+        channels = self.options.channels or (1 if all(head.mode in GREY for head in heads.values()) else 3)
+        n_bytes = self._decoded_bytes(heads, channels)
+        stored = n_bytes <= self.options.memory_mb << 20
+        parts = {}
+        for name, each in found.items():
+            paths = tuple(file for file, _ in each)
+            pixels = Decoded(paths, self.options.resize, channels, _ends(paths))
+            parts[name] = Part(
+                tuple(file.relative_to(root).as_posix() for file in paths),
+                Stored(_all(pixels)) if stored else pixels,
+                torch.tensor([label for _, label in each], dtype=torch.int64),
+                folders[name],
+            )
+        facts = {
+            "name": "image_folder",
+            **self.origin,
+            "decoded_bytes": n_bytes,
+            "decoded": "at the start" if stored else "on demand",
+        }
+        return image_source(parts, classes, self.options, facts)
+
+    def _decoded_bytes(self, heads: Mapping[Path, Head], channels: int) -> int:
+        """Size of all images decoded. Raise DataError when their sizes differ and nothing makes them equal."""
+        if self.options.resize is not None:
+            return len(heads) * channels * self.options.resize**2
+        first, expected = next(iter(heads.items()))
+        for file, head in heads.items():
+            # a rotation noted in the file swaps the sides, so only their set is known yet
+            if {head.width, head.height} != {expected.width, expected.height}:
+                raise _mixed(
+                    first, (channels, expected.height, expected.width), file, (channels, head.height, head.width)
+                )
+        return len(heads) * channels * expected.width * expected.height
+
+
+def _mixed(first: Path, one: Sequence[int], file: Path, other: Sequence[int]) -> DataError:
+    return DataError(
+        f"is {other[2]}x{other[1]} pixels, {first.name} is {one[2]}x{one[1]}",
+        file=file,
+        expected="images of one size",
+        fix="Set `resize` in data.options, such as `resize: 64`.",
+    )
+
+
+def header(file: Path) -> Head:
+    """Size and mode without decoding. Raise DataError for what is no image, too large, or deeper than 8 bits."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below, for one message
+            with Image.open(file) as image:
+                head = Head(image.width, image.height, image.mode)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(file, error) from error
+    if head.width * head.height > DEFAULT_LIMIT:
+        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=f"at most {DEFAULT_LIMIT:,} pixels")
+    if head.mode not in READABLE:
+        raise DataError(f"pixel mode '{head.mode}'", file=file, expected="8 bits a channel, grey, palette or colour")
+    return head
+
+
+def decode(file: Path, channels: int, resize: int | None) -> Tensor:
+    """(C, H, W) uint8, upright as its EXIF says, scaled and cropped. Raise DataError naming a corrupt file."""
+    header(file)
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            pixels = np.array(upright, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise _unreadable(file, error) from error
+    image_tensor = torch.from_numpy(pixels)[None] if channels == 1 else torch.from_numpy(pixels).permute(2, 0, 1)
+    return fitted(image_tensor.contiguous()[None], resize, None)[0]
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"not a readable image ({str(error)[:80]})",
+        file=file,
+        expected="a whole " + ", ".join(ending[1:] for ending in ENDINGS),
+        fix="Repair or remove the file.",
+    )
+
+
+def _all(pixels: Decoded) -> Tensor:
+    """Every image, in order; threads decode (Pillow and torch leave the interpreter's lock)."""
+    step = 64
+    with ThreadPoolExecutor(4) as pool:
+        starts = range(0, len(pixels), step)
+        chunks = list(pool.map(lambda start: pixels(range(start, min(start + step, len(pixels)))), starts))
+    for i, chunk in enumerate(chunks):
+        if chunk.shape[1:] != chunks[0].shape[1:]:
+            raise _mixed(pixels.files[0], chunks[0].shape[1:], pixels.files[i * step], chunk.shape[1:])
+    return torch.cat(chunks) if chunks else pixels(())
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    below = {folder.name: folder for folder in _subfolders(root)}
+    named: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        there = [name for name in names if name in below]
+        if len(there) > 1:
+            raise DataError(f"has both {there[0]} and {there[1]}", file=root, expected=f"one folder for {split}")
+        if there:
+            named[split] = below[there[0]]
+    if "train" in named:
+        return named
+    if named:
+        raise DataError(
+            f"has {', '.join(folder.name for folder in named.values())} but no train",
+            file=root,
+            expected="train beside them, or class folders alone",
+        )
+    return {"train": root}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted((each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")), key=_name)
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+def _class_names(train: Path) -> tuple[str, ...]:
+    names = tuple(folder.name for folder in _subfolders(train))
+    if not names:
+        raise DataError("no class folders", file=train, expected="one folder a class with its images in it")
+    return names
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """(file, label) sorted by path. Raise DataError for a class that train lacks, or an empty folder."""
+    found: list[tuple[Path, int]] = []
+    for each in _subfolders(folder):
+        if each.name not in classes:
+            raise DataError(
+                f"class '{each.name}' is not among the {len(classes)} classes of train",
+                file=each,
+                expected="its name there",
+            )
+        files = sorted(
+            (file for file in each.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
+            key=str,
+        )
+        if not files:
+            raise DataError("no images", file=each, expected=", ".join(f"*{ending}" for ending in ENDINGS))
+        found += [(file, classes.index(each.name)) for file in files]
+    return found
+
+
+def _ends(files: Sequence[Path]) -> str:
+    """sha256 over each file's size, first and last 4 KiB: a change of a file is seen without reading all of it."""
+    digest = hashlib.sha256()
+    for file in files:
+        size: Any = file.stat().st_size
+        with file.open("rb") as stream:
+            digest.update(f"{size}\0".encode() + stream.read(4096))
+            if size > 4096:
+                stream.seek(-4096, 2)
+                digest.update(stream.read())
+    return digest.hexdigest()

@@ -1,0 +1,180 @@
+"""Arrays of the user's own: one .npz file with images, labels, and optionally its own splits."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field as Option
+
+from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_labels, image_source
+from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
+
+Array = np.ndarray[Any, Any]
+SPLITS = ("train", "val", "test")
+
+
+class NpzOptions(ImageOptions):
+    path: str = Option(description="the .npz file")
+    image: str = Option("image", description="array of images; those of split S are `S_image` (train_, val_, test_)")
+    label: str = Option("label", description="array of class indices, named alike")
+    classes: int | list[str] | None = Option(
+        None, description="number or names of the classes; null = the greatest label + 1"
+    )
+    layout: Literal["auto", "hw", "hwc", "chw"] = Option(
+        "auto", description="axes of one image; auto: (H, W), or four axes with 1 or 3 channels last or first"
+    )
+
+
+class Npz(Dataset[NpzOptions]):
+    """Images uint8 in 0..255, or floats in any range; labels of an unknown class are -100. Nothing is unpickled."""
+
+    origin: ClassVar[Mapping[str, str]] = {"source": "the user's file", "licence": "the user's"}
+
+    def __init__(self, options: NpzOptions) -> None:
+        super().__init__(options)
+        self.augments = options.augment != "none"
+
+    def open(self, services: Services) -> DataSource:
+        file = services.file(self.options.path)
+        arrays = read_arrays(file)
+        named = self._names(arrays, file)
+        labels = {split: _labels(arrays[label], label, file) for split, (_, label) in named.items()}
+        classes = self._classes(labels)
+        parts = {}
+        for split, (image, label) in named.items():
+            images = self._images(arrays[image], image, file)
+            if len(images) != len(labels[split]):
+                raise DataError(
+                    f"array '{label}' has {len(labels[split])} rows, '{image}' has {len(images)}",
+                    file=file,
+                    expected="a label for each image",
+                )
+            known = torch.from_numpy(labels[split])
+            check_labels(known, len(classes), f"{file}, array '{label}'", split)
+            ids = tuple(f"{split}-{i:06d}" for i in range(len(images)))
+            parts[split] = Part(ids, Stored(as_images(images)), known, file)
+        return image_source(parts, classes, self.options, {"name": "npz", **self.origin})
+
+    def _names(self, arrays: Mapping[str, Array], file: Path) -> dict[str, tuple[str, str]]:
+        image, label = self.options.image, self.options.label
+        named = {
+            split: (f"{split}_{image}", f"{split}_{label}")
+            for split in SPLITS
+            if f"{split}_{image}" in arrays or f"{split}_{label}" in arrays
+        }
+        if "train" not in named:
+            named = {"train": (image, label), **named}
+        for pair in named.values():
+            for name in pair:
+                if name not in arrays:
+                    raise DataError(
+                        f"no array '{name}'",
+                        file=file,
+                        nearest=nearest(name, arrays),
+                        expected=f"it has {one_of(arrays)}",
+                        fix="Set `image` and `label` in data.options.",
+                    )
+        return named
+
+    def _classes(self, labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> list[str]:
+        asked = self.options.classes
+        if isinstance(asked, list):
+            return asked
+        n = (
+            asked
+            if asked is not None
+            else max((int(each.max()) for each in labels.values() if len(each)), default=0) + 1
+        )
+        return [str(i) for i in range(n)]
+
+    def _images(self, array: Array, name: str, file: Path) -> Array:
+        """(N, H, W) or (N, H, W, C), uint8 or finite float32."""
+        is_float = np.issubdtype(array.dtype, np.floating)
+        if array.dtype != np.uint8 and not is_float:
+            raise DataError(
+                f"array '{name}' is {array.dtype}", file=file, expected="uint8, or float with finite values"
+            )
+        layout = self._layout(array, name, file)
+        if layout == "chw":
+            array = array.transpose(0, 2, 3, 1)
+        if is_float:
+            array = array.astype(np.float32)
+            if not np.isfinite(array).all():
+                at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                raise DataError(
+                    f"array '{name}' holds {array[at]} in image {at[0]} (row {at[1]}, column {at[2]})",
+                    file=file,
+                    expected="finite pixels",
+                )
+        return array
+
+    def _layout(self, array: Array, name: str, file: Path) -> str:
+        shape = "x".join(str(n) for n in array.shape) or "a single number"
+        asked = self.options.layout
+        if array.ndim not in (3, 4) or 0 in array.shape[1:] or (asked == "hw") != (array.ndim == 3 and asked != "auto"):
+            wanted = {"hw": "(N, H, W)", "hwc": "(N, H, W, C)", "chw": "(N, C, H, W)"}
+            raise DataError(
+                f"array '{name}' has shape {shape}", file=file, expected=wanted.get(asked, "(N, H, W) or (N, H, W, C)")
+            )
+        if asked != "auto" or array.ndim == 3:
+            return "hw" if array.ndim == 3 else asked
+        last, first = array.shape[3] in (1, 3), array.shape[1] in (1, 3)
+        if last == first:
+            raise DataError(
+                f"array '{name}' has shape {shape}: its channels are not evident",
+                file=file,
+                path="data.options.layout",
+                expected="hwc or chw",
+            )
+        return "hwc" if last else "chw"
+
+
+def _labels(array: Array, name: str, file: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
+        raise DataError(
+            f"array '{name}' is {array.dtype} of shape {tuple(array.shape)}",
+            file=file,
+            expected="integers of shape (N,)",
+        )
+    if len(flat) and int(flat.max()) > 1 << 31:
+        raise DataError(f"array '{name}' holds {int(flat.max())}", file=file, expected="a class index")
+    labels = flat.astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) & (labels != HIDDEN))
+    if len(wrong):
+        raise DataError(
+            f"array '{name}' holds {labels[wrong[0]]} at {wrong[0]}",
+            file=file,
+            expected=f"0 or more, or {HIDDEN} (unknown)",
+        )
+    return labels
+
+
+def read_arrays(file: Path) -> dict[str, Array]:
+    """Every array of an .npz, never unpickling. Raise DataError naming the file, and the array that is at fault."""
+    name = ""
+    try:
+        with zipfile.ZipFile(file):
+            pass
+        with np.load(file, allow_pickle=False) as found:
+            arrays = {}
+            for name in found.files:
+                array = found[name]
+                if not isinstance(array, np.ndarray):
+                    raise DataError(f"'{name}' is not an array", file=file, expected="arrays only")
+                arrays[name] = array
+            return arrays
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
+        where = f"array '{name}': " if name else ""
+        raise DataError(
+            f"{where}not readable ({str(error)[:80]})",
+            file=file,
+            expected="an .npz of plain arrays, as numpy.savez writes it (no objects)",
+        ) from error
