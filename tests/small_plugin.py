@@ -41,7 +41,7 @@ class Outputs(kinds.Teacher[kinds.NoOptions]):
 
 
 class SpaceOptions(Options):
-    depths: Annotated[list[int], searched(1, 2, 3, each=3)] = [1, 1, 1]
+    depths: Annotated[list[int], searched(1, 2, 3, each=3)] = Field([1, 1, 1])
     width: Annotated[Literal[8, 16, 32], searched(8, 16, 32)] = 16
 
 
@@ -227,7 +227,7 @@ NAMED = {
     "exporter": {"onnx": "Onnx"},
     "metric": {"accuracy": "Accuracy"},
     "controller": {"random": "Control", "optuna": "Control", "evolution": "Control"},
-    "executor": {"processes": "Processes"},
+    "executor": {"inprocess": "Processes", "processes": "Processes"},
     "stopper": {"halving": "Halving", "none": "Halving"},
 }
 

@@ -60,10 +60,7 @@ def study_schema(host: Host) -> Json:
             defs[name] = copy.deepcopy(plain)
             _narrow(defs, defs[name], host, kind)
         owner["properties"][key] = _repoint(owner["properties"][key], "#/$defs/Use", f"#/$defs/{name}")
-    proxy = defs["Search"]["properties"]["proxy"]
-    names = _names(host, "proxy")
-    names["anyOf"][0]["enum"].append("auto")
-    proxy["anyOf"] = [names if each == {"type": "string"} else each for each in proxy["anyOf"]]
+    _proxy(defs["Search"]["properties"]["proxy"], _names(host, "proxy"))
     _student(defs, host)
     _searched_settings(defs)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "kdsearch study"}
@@ -84,6 +81,15 @@ def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
         }
         for name, options in _every(defs, host, kind, ranges=kind in _SEARCHED)
     ]
+
+
+def _proxy(schema: Json, names: Json) -> None:
+    """`auto` or a name, or a list of names and sections."""
+    text = {"type": "string"}
+    for branch in schema["anyOf"]:
+        if branch.get("type") == "array":
+            branch["items"]["anyOf"] = [names if each == text else each for each in branch["items"]["anyOf"]]
+    schema["anyOf"] = [{"anyOf": [{"const": "auto"}, names]} if each == text else each for each in schema["anyOf"]]
 
 
 def _student(defs: Json, host: Host) -> None:

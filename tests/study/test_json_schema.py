@@ -1,0 +1,84 @@
+"""The schema that editors use says of a study what kdsearch itself says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from kdsearch.study import load_study
+from kdsearch.study.json_schema import study_schema
+from kdsearch.study.load import read
+from kdsearch.study.template import study_text
+
+GOOD = Path(__file__).parent / "good.yaml"
+BAD = Path(__file__).parents[1] / "bad_studies"
+
+
+@pytest.fixture(scope="module")
+def validator(host):
+    schema = json.loads(json.dumps(study_schema(host)))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def complaints(validator, file: Path) -> list[str]:
+    return [error.message for error in validator.iter_errors(read(file).raw)]
+
+
+def test_a_good_study_passes(validator):
+    assert complaints(validator, GOOD) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unknown_key",
+        "unknown_inner_key",
+        "option_beside_use",
+        "misspelt_proxy",
+        "misspelt_single_proxy",
+        "negative_budget",
+        "wrong_type",
+        "negative_weight",
+        "unknown_option",
+        "option_of_wrong_type",
+        "search_in_data",
+        "unknown_dataset",
+        "unknown_space",
+        "spec_of_no_such_field",
+        "spec_value",
+        "lr_of_zero",
+        "unknown_optimizer",
+        "no_labels",
+        "no_recipe",
+        "half_a_range",
+    ],
+)
+def test_a_broken_study_does_not(name, validator):
+    assert complaints(validator, BAD / f"{name}.yaml")
+
+
+def test_names_and_options_are_those_of_what_is_installed(validator):
+    defs = validator.schema["$defs"]
+    assert defs["DistillerUse"]["properties"]["use"]["anyOf"][0]["enum"] == ["fitnet", "kd", "notes", "own_a", "own_b"]
+    then = {each["if"]["properties"]["use"]["const"]: each["then"] for each in defs["DistillerUse"]["allOf"]}
+    temperature = then["kd"]["properties"]["options"]["properties"]["temperature"]
+    assert temperature["description"] == "softens both distributions"
+    assert {"const": "search"} in temperature["anyOf"]
+
+
+def test_a_qualified_name_passes(validator):
+    raw = {**read(GOOD).raw, "search": {"proxy": ["acme:proxy:nwot"]}}
+    assert not list(validator.iter_errors(raw))
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "my study!.yaml", ".yaml", "über"])
+def test_the_template_names_itself_and_its_schema(name, tmp_path):
+    text = study_text(name, "x.schema.json")
+    assert text.startswith("# yaml-language-server: $schema=./x.schema.json\n")
+    assert f"kdsearch run {name}" in text
+    (tmp_path / "study.yaml").write_text(text)
+    assert load_study(tmp_path / "study.yaml").config.data.use == "digits"

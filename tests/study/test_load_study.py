@@ -1,0 +1,181 @@
+"""From text to values and lines, and from there to a Study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml_strings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.errors import StudyError, UnsafeCodeError
+from kdsearch.study import load_study
+from kdsearch.study.check import student_space
+from kdsearch.study.code import load_code
+from kdsearch.study.load import parse, place
+
+GOOD = Path(__file__).parent / "good.yaml"
+
+names = st.text("abcxyz", min_size=1, max_size=4)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("abc -:#é", max_size=8)
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=12
+)
+
+
+@given(st.dictionaries(names, values, min_size=1, max_size=4))
+def test_json_is_read_as_json_reads_it(data):
+    assert parse(json.dumps(data, indent=1).encode()).raw == data
+    assert parse(json.dumps(data, ensure_ascii=False).encode()).raw == data
+
+
+def test_every_key_and_item_has_its_line():
+    source = parse(b"a:\n  b: 1\n  c:\n    - x\n    - {d: 2,\n       e: 3}\nf: {g: 1}\n")
+    assert source.lines == {
+        "a": 1,
+        "a.b": 2,
+        "a.c": 3,
+        "a.c[0]": 4,
+        "a.c[1]": 5,
+        "a.c[1].d": 5,
+        "a.c[1].e": 6,
+        "f": 7,
+        "f.g": 7,
+    }
+    assert source.line("a.c[1].unknown") == 5
+    assert source.line("a.c[9].d") == 3
+    assert source.line("nothing") is None
+
+
+def test_anchors_fill_in_and_merges_yield_to_own_keys():
+    source = parse(b"base: &b {x: 1, y: 2}\nother: &o {z: 3, x: 9}\nuse: *b\nmix:\n  <<: [*b, *o]\n  y: 5\n")
+    assert source.raw["use"] == {"x": 1, "y": 2}
+    assert source.raw["mix"] == {"x": 1, "y": 5, "z": 3}
+    assert source.line("mix.y") == 6
+
+
+@pytest.mark.parametrize(("text", "value"), yaml_strings.SCALARS)
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    found = parse(f"a: {text}".encode()).raw["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read():
+    assert parse(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n").raw == {"a": 1, "b": 2}
+
+
+def test_place_copies_and_makes_what_is_missing():
+    before = {"a": [{"b": 1}]}
+    assert place(before, "a[0].b", 2) == {"a": [{"b": 2}]}
+    assert place(before, "c.d.e", [1]) == {"a": [{"b": 1}], "c": {"d": {"e": [1]}}}
+    assert before == {"a": [{"b": 1}]}
+
+
+def test_a_study_has_its_sections_and_defaults(host):
+    study = load_study(GOOD, host)
+    assert study.config.data.labeled == 0.1
+    assert list(study.teachers) == ["main"]
+    assert list(study.students) == ["student"]
+    assert study.path_of_teacher("main") == "teacher"
+    assert study.folder == GOOD.parent
+    assert study.config.refine.generation == 4
+
+
+def test_settings_and_seed_are_as_if_written(host, tmp_path):
+    changed = load_study(GOOD, host, sets=["search.keep=2", "recipe.distillers[0].weight={low: 1, high: 2}"], seed=7)
+    text = GOOD.read_text().replace("keep: 4", "keep: 2").replace("weight: search", "weight: {low: 1, high: 2}")
+    file = tmp_path / "study.yaml"
+    file.write_text(f"seed: 7\n{text}")
+    assert changed.config == load_study(file, host).config
+    assert load_study(GOOD, host).with_set("seed=7").with_set("search.keep=2").config.search.keep == 2
+
+
+def test_the_resolved_study_is_the_same_study(host, tmp_path):
+    text = GOOD.read_text().replace("weight: search,", "weights: {kd: search},")
+    (tmp_path / "a.yaml").write_text(text)
+    first = load_study(tmp_path / "a.yaml", host)
+    (tmp_path / "b.yaml").write_text(first.resolved_yaml())
+    second = load_study(tmp_path / "b.yaml", host)
+    assert second.config == first.config
+    assert second.resolved_yaml() == first.resolved_yaml()
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("name=other", {"report"}),
+        ("run.workers=4", set()),
+        ("seed=3", {"prepare", "search", "refine", "distill", "compress", "export"}),
+        ("data.labeled=0.2", {"prepare"}),
+        ("teacher.options.epochs=3", {"prepare"}),
+        ("search.keep=3", {"search"}),
+        ("refine.epochs=2", {"refine"}),
+        ("distill.epochs=3", {"distill"}),
+        ("export.parity=0.001", {"export"}),
+        ("recipe.train.lr=0.01", {"refine", "distill", "compress"}),
+    ],
+)
+def test_a_stage_depends_on_its_own_sections(setting, changes, host):
+    study = load_study(GOOD, host)
+    other = load_study(GOOD, host, sets=[setting])
+    stages = ("prepare", "search", "refine", "distill", "compress", "export", "report")
+    assert {stage for stage in stages if study.part(stage) != other.part(stage)} == changes
+    json.dumps([study.part(stage) for stage in stages], allow_nan=False)
+
+
+def test_one_teacher_is_the_teacher_called_main(host, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(GOOD.read_text().replace("teacher: {use: trained", "teachers:\n  main: {use: trained"))
+    other = load_study(file, host)
+    assert other.path_of_teacher("main") == "teachers.main"
+    assert other.part("prepare") == load_study(GOOD, host).part("prepare")
+
+
+def test_what_a_student_leaves_out_is_searched(host):
+    space = student_space(load_study(GOOD, host), host)
+    assert [dim.path for dim in space.dims] == [*(f"student.spec.depths[{i}]" for i in range(3)), "student.spec.width"]
+    assert space.size() == 3**3 * 2
+    fixed = student_space(load_study(GOOD, host, sets=["student.spec={width: 8, depths: [1, 2, 3]}"]), host)
+    assert fixed.size() == 1
+    assert fixed.at({}).depths == [1, 2, 3]
+
+
+def test_a_teacher_by_path_runs_only_when_allowed(host, tmp_path):
+    (tmp_path / "spaces.py").write_text(
+        "from tests.small_plugin import Space\n(open(__file__ + '.ran', 'w')).close()\nclass Mine(Space):\n    pass\nother = 3\n"
+    )
+    file = tmp_path / "study.yaml"
+    file.write_text(GOOD.read_text().replace("  space: cifar_resnet", "  space: spaces.py:Mine"))
+    for allowed in ([], ["spaces.py"], ["./spaces.py:Mine"]):
+        with pytest.raises(UnsafeCodeError, match=r"student\.space: 'spaces\.py:Mine' would run code"):
+            load_study(file, host, allow_code=allowed)
+    assert not (tmp_path / "spaces.py.ran").exists()
+    study = load_study(file, host, allow_code=["spaces.py:Mine"])
+    assert type(student_space(study, host)).__name__ == "Mine"
+    assert study.allow_code == ("spaces.py:Mine",)
+    file.write_text(file.read_text().replace("spaces.py:Mine", "spaces.py:other"))
+    with pytest.raises(StudyError, match=r"study\.yaml:4: student\.space: 'spaces\.py:other' is 3"):
+        load_study(file, host, allow_code=["spaces.py:other"])
+
+
+def test_allowed_code_that_fails_says_so(tmp_path):
+    (tmp_path / "bad.py").write_text("raise SystemExit('no')")
+    with pytest.raises(StudyError, match=r"'bad\.py:x' raised SystemExit: no"):
+        load_code("bad.py:x", ["bad.py:x"], tmp_path)
+    with pytest.raises(StudyError, match="raised AttributeError"):
+        load_code("json:nothing", ["json:nothing"], tmp_path)
+    assert load_code("json:dumps", ["json:dumps"], tmp_path) is json.dumps
+
+
+def test_without_a_host_the_schema_alone_is_checked():
+    study = load_study(GOOD, sets=["data.use=elsewhere"])
+    assert study.config.data.use == "elsewhere"
