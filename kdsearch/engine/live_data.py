@@ -1,0 +1,358 @@
+"""Live data as a DataSource: torch Datasets, tensors or arrays that a Python program already holds."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.kinds import HIDDEN, Batch, Field, Split
+
+HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
+SPLITS = ("train", "unlabeled", "val", "test")
+
+
+class Samples(Protocol):
+    """Named tensors of one sample at a time."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """(B, ...) of the samples at `index`; sample i's own randomness, if any, comes from seeds[i]."""
+
+
+class Columns:
+    """Arrays or tensors with one row a sample."""
+
+    def __init__(self, split: str, columns: Mapping[str, Any]) -> None:
+        self.columns = {name: _column(split, name, values) for name, values in columns.items()}
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
+            raise DataError(
+                f"split '{split}': arrays of different length ({shown})", expected="one row a sample in each"
+            )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
+        at = torch.as_tensor(index, dtype=torch.long)
+        return {name: _pixels(name, values[at]) for name, values in self.columns.items()}
+
+
+class Items:
+    """A map-style torch Dataset of (image, label), (image,) or dict samples; its transforms run at every load."""
+
+    def __init__(self, split: str, dataset: Any) -> None:
+        self.split, self.dataset = split, dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
+        samples = []
+        with _kept_rngs():
+            for i, seed in zip(index, seeds, strict=True):
+                _seed_all(seed)
+                samples.append(self._named(i, self.dataset[i]))
+        first = samples[0]
+        for i, sample in zip(index, samples, strict=True):
+            for name, value in sample.items():
+                if name not in first or value.shape != first[name].shape:
+                    shape = tuple(first[name].shape) if name in first else "no such field"
+                    raise DataError(
+                        f"sample {i} of split '{self.split}' has '{name}' of shape {tuple(value.shape)}, another has {shape}",
+                        expected="one shape a field",
+                        fix="Resize in the Dataset's own transform.",
+                    )
+        return {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
+
+    def _named(self, i: int, sample: Any) -> dict[str, Tensor]:
+        if not isinstance(sample, Mapping):
+            parts = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
+            if len(parts) > 2:
+                raise DataError(
+                    f"sample {i} of split '{self.split}' has {len(parts)} parts",
+                    expected="(image, label), or a dict of named fields",
+                )
+            sample = dict(zip(("image", "label"), parts, strict=False))
+        return {name: _item(self.split, i, name, value) for name, value in sample.items()}
+
+
+class LiveSplit:
+    """Ids "split-000123". `labels` (N,) are read once, when the source is made."""
+
+    def __init__(self, split: str, samples: Samples, labels: Tensor | None) -> None:
+        self._samples, self._ids = samples, tuple(f"{split}-{i:06d}" for i in range(len(samples)))
+        if labels is not None:
+            self.labels = labels
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._ids
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        ids = tuple(self._ids[i] for i in index)
+        seeds = [_seed_of(f"{seed}\0{sample}" if augment else sample) for sample in ids]
+        if not ids:  # a Dataset cannot say its shapes without a sample
+            return Batch((), {name: value[:0] for name, value in self._samples.rows([0], [0]).items()})
+        return Batch(ids, self._samples.rows([int(i) for i in index], seeds))
+
+
+class LiveSource:
+    """`augments`: the data change from one reading to the next (random transforms), so that no teacher output is cached."""
+
+    def __init__(
+        self, splits: Mapping[str, Split], fields: tuple[Field, ...], facts: Mapping[str, Any], augments: bool
+    ) -> None:
+        self._splits, self._fields, self._facts, self.augments = dict(splits), fields, facts, augments
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self._fields
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._facts
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Split:
+        if name not in self._splits:
+            raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
+        return self._splits[name]
+
+
+def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "live") -> LiveSource:
+    """Live data as a source that studies read.
+
+    Args:
+        data: a map-style Dataset of (image, label) pairs or dicts; a pair of arrays or tensors (images, labels); a dict
+            of such columns by field name; or a dict of any of these by split (train, unlabeled, val, test). Images are
+            (C, H, W), or (H, W) for grey; uint8 and PIL images are divided by 255, floats are used as they are.
+        classes: names of the classes; else the Dataset's `classes`, else numbers up to the greatest label.
+        name: in reports.
+
+    Raises:
+        DataError: no samples, fields of unequal shape or length, labels that are no class index, an unknown split.
+    """
+    by_split = _by_split(data)
+    samples = {split: _samples(split, each) for split, each in by_split.items()}
+    for split, each in samples.items():
+        if not len(each):
+            raise DataError(f"split '{split}' has no samples", expected="at least one sample")
+    first = {split: each.rows([0], [_seed_of(f"{split}-000000")]) for split, each in samples.items()}
+    fields = tuple(_field(field, value) for field, value in first["train"].items())
+    is_classed = any(field.kind == "label" for field in fields)
+    labels: dict[str, Tensor | None] = dict.fromkeys(samples)
+    if is_classed:
+        labels = {s: _labels(s, samples[s], by_split[s]) if "label" in first[s] else None for s in samples}
+    facts: dict[str, Any] = {"name": name, "source": "live objects of the calling program", "licence": "the user's"}
+    if is_classed:
+        facts["classes"] = _class_names(classes, by_split["train"], labels)
+    facts["content"] = _content(samples, labels)
+    facts["samples"] = {split: len(each) for split, each in samples.items()}
+    splits = {split: LiveSplit(split, each, labels[split]) for split, each in samples.items()}
+    _same_shapes(first)
+    return LiveSource(splits, fields, facts, any(_is_random(split) for split in splits.values()))
+
+
+def _by_split(data: Any) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or not ("train" in data or all(_is_whole(value) for value in data.values())):
+        return {"train": data}
+    for split in data:
+        if split not in SPLITS:
+            raise DataError(f"split '{split}'", nearest=nearest(str(split), SPLITS), expected=one_of(SPLITS))
+    if "train" not in data:
+        raise DataError("no split 'train'", expected="train, and optionally unlabeled, val and test")
+    return {split: data[split] for split in SPLITS if data.get(split) is not None}
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole split rather than one column of it."""
+    return isinstance(value, Mapping | tuple) or _is_dataset(value)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)
+
+
+def _is_dataset(value: Any) -> bool:
+    return (
+        not _is_array(value) and not isinstance(value, Mapping | tuple | list | str) and hasattr(value, "__getitem__")
+    )
+
+
+def _samples(split: str, data: Any) -> Samples:
+    if _is_array(data):
+        data = (data,)
+    if (
+        isinstance(data, tuple)
+        and 1 <= len(data) <= 2
+        and all(_is_array(each) or isinstance(each, list) for each in data)
+    ):
+        return Columns(split, dict(zip(("image", "label"), data, strict=False)))
+    if isinstance(data, Mapping) and data:
+        return Columns(split, data)
+    if _is_dataset(data) and hasattr(data, "__len__"):
+        return Items(split, data)
+    raise DataError(
+        f"split '{split}' is a {type(data).__name__}",
+        expected="a Dataset with a length, a pair of arrays (images, labels), or a dict of arrays",
+    )
+
+
+def _column(split: str, name: str, values: Any) -> Tensor:
+    try:
+        column = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"split '{split}': '{name}' is no array of numbers", expected="numbers, one row a sample"
+        ) from error
+    if column.ndim == 0:
+        raise DataError(f"split '{split}': '{name}' is a single number", expected="one row a sample")
+    if name == "label" and column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    return column
+
+
+def _item(split: str, i: int, name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    try:
+        array = np.array(value)  # numbers, arrays and PIL images
+        if hasattr(value, "getbands") and array.ndim == 3:
+            array = array.transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(array)) if array.ndim else torch.as_tensor(array.item())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"sample {i} of split '{split}': '{name}' is a {type(value).__name__}",
+            expected="a tensor, an array, an image or a number",
+        ) from error
+
+
+def _pixels(name: str, values: Tensor) -> Tensor:
+    """Images as float32 (B, C, H, W); class indices as int64; else as they are, doubles as floats."""
+    if name == "image":
+        values = values.float() / 255 if values.dtype == torch.uint8 else values
+        values = values[:, None] if values.ndim == 3 else values
+    if values.dtype == torch.float64:
+        values = values.float()
+    if name == "label" and not values.dtype.is_floating_point and values.dtype != torch.bool:
+        values = values.long()
+    return values
+
+
+def _field(name: str, batch: Tensor) -> Field:
+    shape, dtype = tuple(batch.shape[1:]), str(batch.dtype).removeprefix("torch.")
+    if name == "label" and shape == () and dtype == "int64":
+        return Field(name, "label", shape, dtype, "target")
+    if name == "label":
+        return Field(name, "map" if len(shape) >= 2 else "vector", shape, dtype, "target")
+    if name == "image":
+        if len(shape) != 3:
+            raise DataError(f"'image' of shape {shape}", expected="(C, H, W), or (H, W) for grey")
+        return Field(name, "image", shape, dtype)
+    return Field(name, "vector", shape, dtype)
+
+
+def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for split, values in first.items():
+        for name, value in values.items():
+            mine = first["train"].get(name)
+            if mine is None or mine.shape != value.shape or mine.dtype != value.dtype:
+                has = f"{tuple(mine.shape[1:])} {mine.dtype}" if mine is not None else "no such field"
+                raise DataError(
+                    f"split '{split}' has '{name}' {tuple(value.shape[1:])} {value.dtype}, 'train' has {has}",
+                    expected="the same fields in every split",
+                )
+
+
+def _labels(split: str, samples: Samples, data: Any) -> Tensor:
+    """(N,) int64. A Dataset's `targets` spare loading its samples, unless a target_transform changes them."""
+    n = len(samples)
+    targets = getattr(data, "targets", None) if isinstance(samples, Items) else None
+    if targets is not None and getattr(data, "target_transform", None) is None and len(targets) == n:
+        labels = torch.as_tensor(targets)
+    elif isinstance(samples, Columns):
+        labels = samples.columns["label"]
+    else:
+        labels = torch.cat([samples.rows([i], [0])["label"] for i in range(n)])
+    if labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise DataError(f"split '{split}': labels are {labels.dtype}", expected="class indices")
+    labels = labels.long()
+    wrong = ((labels < 0) & (labels != HIDDEN)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {int(labels[row])} of sample {row} in split '{split}'", expected=f"0 or more, or {HIDDEN}"
+        )
+    return labels
+
+
+def _class_names(stated: Sequence[str] | None, train: Any, labels: Mapping[str, Tensor | None]) -> list[str]:
+    greatest = max((int(each.max()) for each in labels.values() if each is not None), default=0)
+    names = stated if stated is not None else getattr(train, "classes", None)
+    if not (isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)):
+        return [str(i) for i in range(greatest + 1)]
+    if greatest >= len(names):
+        raise DataError(f"label {greatest}, but {len(names)} classes are named", expected=f"0..{len(names) - 1}")
+    return list(names)
+
+
+def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]) -> str:
+    """sha256 over every label and every row of arrays; of a Dataset over HASHED samples, evenly spaced."""
+    digest = hashlib.sha256()
+    for split, each in samples.items():
+        n = len(each)
+        digest.update(f"{split}\0{n}\0".encode())
+        known = labels[split]
+        if known is not None:
+            digest.update(known.numpy().tobytes())
+        rows = range(n) if isinstance(each, Columns) else sorted({i * n // HASHED for i in range(HASHED)})
+        step = 256
+        for start in range(0, len(rows), step):
+            index = list(rows[start : start + step])
+            for name, value in each.rows(index, [0] * len(index)).items():
+                digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+                digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_random(split: LiveSplit, n: int = 8) -> bool:
+    """Whether the first samples differ between two seeds."""
+    index = list(range(min(n, len(split.ids))))
+    one, other = split.load(index, True, 1), split.load(index, True, 2)
+    return any(not torch.equal(one[name], other[name]) for name in one.tensors)
+
+
+def _seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def _seed_all(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@contextmanager
+def _kept_rngs() -> Iterator[None]:
+    """A user's transforms draw from the global generators: these are afterwards what they were before."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

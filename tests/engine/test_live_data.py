@@ -1,0 +1,185 @@
+"""Live Datasets and arrays as data sources: ids, labels, pixels, randomness by sample, and honest errors."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+
+from kdsearch.engine.live_data import from_torch
+from kdsearch.engine.splits import arrange
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, Dataset, NoOptions
+from kdsearch.testing.dataset import DatasetContract
+
+
+class Pairs(TorchDataset):
+    """n grey images of side 6; `noise` adds the program's own random transform, from all three global generators."""
+
+    def __init__(self, n=20, noise=False, classes=None, start=0):
+        self.n, self.noise, self.start = n, noise, start
+        if classes:
+            self.classes = classes
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        image = torch.full((1, 6, 6), float(i + self.start))
+        if self.noise:
+            image = image + torch.rand(1) + random.random() + np.random.rand()
+        return image.float(), i % 3
+
+
+class Wrapped(Dataset[NoOptions]):
+    def __init__(self, source):
+        super().__init__(NoOptions())
+        self.source, self.augments = source, source.augments
+
+    def open(self, services):
+        return self.source
+
+
+class Same(DatasetContract):
+    def test_ids_are_unique_and_stable(self, source):
+        ids = [sample for name in source.splits for sample in source.split(name).ids]
+        assert len(set(ids)) == len(ids)
+
+
+class TestPairs(Same):
+    @pytest.fixture
+    def dataset(self):
+        return Wrapped(from_torch({"train": Pairs(), "test": Pairs(7, start=100)}))
+
+
+class TestNoisyPairs(Same):
+    @pytest.fixture
+    def dataset(self):
+        return Wrapped(from_torch(Pairs(noise=True)))
+
+
+class TestColumns(Same):
+    @pytest.fixture
+    def dataset(self):
+        images = np.random.default_rng(0).integers(0, 256, (30, 5, 4), dtype=np.uint8)
+        return Wrapped(from_torch((images, np.arange(30) % 4)))
+
+
+def test_uint8_and_pictures_become_fractions_floats_stay():
+    pixels = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
+    batch = from_torch((pixels, [0, 1])).split("train").load([1])
+    np.testing.assert_allclose(batch["image"][0, 0].numpy(), pixels[1] / 255.0, rtol=1e-6)
+    assert batch["image"].shape == (1, 1, 4, 4)
+
+    rgb = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    listed = Listed([(Image.fromarray(rgb), 1), (Image.fromarray(rgb[::-1].copy()), 0)])
+    batch = from_torch(listed).split("train").load([0])
+    np.testing.assert_allclose(batch["image"][0].numpy(), rgb.transpose(2, 0, 1) / 255.0, rtol=1e-6)
+
+    floats = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 9
+    assert torch.equal(from_torch((floats, torch.tensor([0, 1, 2]))).split("train").load([2])["image"], floats[2:])
+
+
+class Listed(TorchDataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return self.samples[i]
+
+
+def test_global_generators_are_left_alone():
+    source = from_torch(Pairs(noise=True))
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    source.split("train").load([0, 1], True, 4)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+def test_random_transforms_are_noticed():
+    assert from_torch(Pairs(noise=True)).augments
+    assert not from_torch(Pairs()).augments
+
+
+def test_digest_follows_content_labels_and_length():
+    base = from_torch(Pairs()).facts["content"]
+    assert base == from_torch(Pairs()).facts["content"]
+    others = [Pairs(21), Pairs(start=1), Listed([(Pairs()[i][0], 0) for i in range(20)])]
+    assert len({base, *(from_torch(each).facts["content"] for each in others)}) == 4
+    images = torch.zeros(3000, 1, 2, 2)
+    changed = images.clone()
+    changed[2999, 0, 1, 1] = 1e-6
+    labels = torch.zeros(3000, dtype=torch.long)
+    assert from_torch((images, labels)).facts["content"] != from_torch((changed, labels)).facts["content"]
+
+
+def test_targets_spare_reading_every_sample():
+    class Counted(Pairs):
+        read = 0
+
+        def __getitem__(self, i):
+            self.read += 1
+            return super().__getitem__(i)
+
+    with_targets, without = Counted(6000), Counted(6000)
+    with_targets.targets = [i % 3 for i in range(6000)]
+    sources = [from_torch(with_targets), from_torch(without)]
+    assert with_targets.read < 1100 < 6000 <= without.read
+    assert torch.equal(sources[0].split("train").labels, sources[1].split("train").labels)
+
+
+def test_named_columns_and_class_names():
+    columns = {"image": np.zeros((4, 2, 2), np.uint8), "label": np.array([0, 1, 0, HIDDEN]), "depth": np.ones((4, 3))}
+    source = from_torch(columns, classes=["cat", "dog"])
+    assert [field.name for field in source.fields] == ["image", "label", "depth"]
+    assert source.split("train").load([0])["depth"].dtype == torch.float32
+    assert source.facts["classes"] == ["cat", "dog"]
+    assert from_torch(Pairs(classes=["a", "b", "c"])).facts["classes"] == ["a", "b", "c"]
+
+
+def test_a_study_can_arrange_live_data_with_unlabeled_images():
+    source = from_torch({"train": Pairs(30), "unlabeled": (torch.zeros(10, 1, 6, 6),)})
+    arranged = arrange(source, labeled=9, validation=0.2, test=0.2, seed=0)
+    assert arranged.counts()["unlabeled"]["unlabeled"] == len(arranged.split("unlabeled").ids) >= 10
+    assert (
+        sum(arranged.counts()["labeled"].values())
+        + sum(n for name, n in arranged.counts()["val"].items() if name != "unlabeled")
+        == 9
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (lambda: (np.zeros((3, 2, 2)), np.zeros(4, int)), ["'image' 3", "'label' 4"]),
+        (lambda: (np.zeros((3, 2)), np.zeros(3, int)), ["'image' of shape (2,)", "(C, H, W)"]),
+        (lambda: (np.zeros((3, 2, 2)), np.array([0, -1, 1])), ["label -1 of sample 1"]),
+        (lambda: Listed([]), ["split 'train' has no samples"]),
+        (
+            lambda: Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 5, 4), 1)]),
+            ["sample 1", "(1, 5, 4)", "(1, 4, 4)"],
+        ),
+        (lambda: Listed([(torch.zeros(1, 4, 4), 0, 7)] * 2), ["3 parts"]),
+        (lambda: Listed([(object(), 0)] * 2), ["sample 0", "'image' is a object"]),
+        (lambda: {"train": Pairs(), "valid": Pairs()}, ["split 'valid'", "did you mean 'val'"]),
+        (lambda: {"val": Pairs()}, ["no split 'train'"]),
+        (
+            lambda: {"train": Pairs(), "test": (torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.long))},
+            ["'test'", "(1, 8, 8)"],
+        ),
+        (lambda: Pairs(classes=["a", "b"]), ["label 2", "2 classes"]),
+        (lambda: 7, ["is a int"]),
+        (lambda: iter([]), ["expected", "Dataset with a length"]),
+    ],
+)
+def test_faults(data, words):
+    with pytest.raises(DataError) as error:
+        from_torch(data())
+    for word in words:
+        assert word.lower() in str(error.value).lower()
