@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import StudyError
 from kdsearch.host.host import base_class
 from kdsearch.kinds import Capability, SearchSpace
+from kdsearch.study import study as checked
 from kdsearch.study.load import Source
 from kdsearch.study.names import LIVE
-from kdsearch.study.study import Study, make_study
+from kdsearch.study.study import make_study
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -43,7 +44,7 @@ def make(
     host: Host | None = None,
     seed: int | None = None,
     **sections: Any,
-) -> Study:
+) -> checked.Study:
     """A checked Study; every argument may be what the file would say (a name, or a section as a dict) or a live object.
 
     Args:
@@ -134,3 +135,6 @@ def _named(value: Any, live: dict[str, Any], path: str = "") -> Any:
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     raise StudyError(f"got {value!r}", path=path, expected="a JSON value or a capability's class")
+
+
+Study = make  # `kdsearch.Study(teacher=..., train=..., ...)` reads as what it gives
