@@ -1,0 +1,151 @@
+"""INT8 files: accuracy, determinism, what is stored, and that nobody is disturbed."""
+
+import logging
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from kdsearch.builtin.int8 import Int8, Int8Options
+from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+from kdsearch.deploy.audit import size_bytes, weight_share
+from kdsearch.deploy.files import read_onnx
+from kdsearch.errors import UserError
+from kdsearch.kinds import Field, Graph, Plan
+from kdsearch.kinds.options import validate
+from tests.deploy.nets import LOGITS, NETS, Lstm, batch_of, digits, graph_of, trained
+
+EXPORTER = OnnxExporter(OnnxOptions())
+FEEDS = [{"image": digits()[0][at : at + 30].numpy()} for at in range(0, 250, 30)]  # the last one is shorter
+
+
+def accuracy(file):
+    _, _, x, y = digits()
+    return float((EXPORTER.load(file)(x)["logits"].argmax(1) == y).float().mean())
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fp32")
+    for name in NETS:
+        EXPORTER.write(graph_of(trained(name)), batch_of(image=digits()[0][:2]), folder / f"{name}.onnx")
+    return folder
+
+
+def quantised(fp32, tmp_path, name, label="q", feeds=FEEDS, **options):
+    file = tmp_path / f"{label}.onnx"
+    shutil.copy(fp32 / f"{name}.onnx", file)
+    quantizer = Int8(Int8Options(**options))
+    quantizer.rewrite(file, quantizer.plan(None), feeds)
+    return file
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_accuracy_holds_and_nearly_all_weights_are_int8(name, fp32, tmp_path):
+    file, before = quantised(fp32, tmp_path, name), fp32 / f"{name}.onnx"
+    assert accuracy(file) >= accuracy(before) - 0.015
+    share = weight_share(file, before)
+    assert share["8"] > 0.95
+    assert sum(share.values()) == pytest.approx(1, abs=1e-9)
+    assert size_bytes(file) < size_bytes(before)
+
+
+def test_percentiles_take_uneven_feeds_and_give_other_ranges(fp32, tmp_path):
+    file = quantised(fp32, tmp_path, "depthwise", calibration="percentile")
+    assert accuracy(file) >= accuracy(fp32 / "depthwise.onnx") - 0.015
+    assert file.read_bytes() != quantised(fp32, tmp_path, "depthwise", "minmax").read_bytes()
+
+
+def test_activations_are_unsigned_and_weights_signed_per_channel(fp32, tmp_path):
+    model = read_onnx(quantised(fp32, tmp_path, "residual"))
+    tensors = {each.name: each for each in model.graph.initializer}
+    zeros = [tensors[node.input[2]].data_type for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert set(zeros) == {2}  # UINT8
+    kernels = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
+    kernels = [node for node in kernels if len(tensors[node.input[0]].dims) == 4]
+    assert len(kernels) == 6
+    assert {tensors[node.input[0]].data_type for node in kernels} == {3}  # INT8
+    assert [list(tensors[node.input[1]].dims) for node in kernels] == [
+        [tensors[node.input[0]].dims[0]] for node in kernels
+    ]
+
+
+def test_one_scale_a_tensor_when_asked(fp32, tmp_path):
+    model = read_onnx(quantised(fp32, tmp_path, "residual", per_channel=False))
+    tensors = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
+            assert math.prod(tensors[node.input[1]].dims) == 1
+
+
+def test_first_and_last_layer_stay_when_asked(fp32, tmp_path):
+    file = quantised(fp32, tmp_path, "residual", keep_first=True, keep_last=True)
+    total = 16 * 9 + 16 + 2 * (2304 + 16) + 16 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 16 * 32 + 32 + 320 + 10
+    inner = 2 * 2304 + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32
+    assert weight_share(file, fp32 / "residual.onnx")["8"] == pytest.approx(inner / total)
+
+
+def test_only_the_planned_number_of_samples_is_drawn(fp32, tmp_path):
+    drawn = []
+
+    def feeds():
+        for each in FEEDS:
+            drawn.append(len(each["image"]))
+            yield each
+
+    few = quantised(fp32, tmp_path, "mlp", "few", feeds(), samples=40)
+    assert sum(drawn) == 60
+    same = quantised(fp32, tmp_path, "mlp", "same", [{"image": digits()[0][:40].numpy()}], samples=400)
+    assert few.read_bytes() == same.read_bytes()
+
+
+def test_equal_bytes_twice_without_paths_and_without_left_overs(fp32, tmp_path):
+    first, second = (quantised(fp32, tmp_path, "residual", label) for label in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert str(tmp_path).encode() not in first.read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_the_plan_not_the_object_decides(fp32, tmp_path):
+    plan = Int8(Int8Options(per_channel=False)).plan(None)
+    plan = Plan(dict(plan.edits))
+    file = tmp_path / "p.onnx"
+    shutil.copy(fp32 / "mlp.onnx", file)
+    Int8(Int8Options()).rewrite(file, plan, FEEDS)
+    assert file.read_bytes() == quantised(fp32, tmp_path, "mlp", per_channel=False).read_bytes()
+
+
+def test_root_logging_and_stdout_are_left_alone(fp32, tmp_path, capsys):
+    level, disabled = logging.getLogger().level, logging.root.manager.disable
+    quantised(fp32, tmp_path, "mlp", calibration="percentile")
+    assert (logging.getLogger().level, logging.root.manager.disable) == (level, disabled)
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_to_calibrate_with(fp32, tmp_path):
+    before = (fp32 / "mlp.onnx").read_bytes()
+    with pytest.raises(UserError, match="no calibration samples"):
+        quantised(fp32, tmp_path, "mlp", feeds=[])
+    assert (tmp_path / "q.onnx").read_bytes() == before
+
+
+def test_a_recurrent_network_still_runs(tmp_path):
+    x = torch.randn(20, 6, 8, generator=torch.Generator().manual_seed(0))
+    graph = Graph(Lstm(), (Field("x", "sequence", (None, 8)),), (LOGITS,))
+    file = tmp_path / "lstm.onnx"
+    EXPORTER.write(graph, batch_of(x=x[:2]), file)
+    expected = EXPORTER.load(file)(x)["logits"]
+    quantizer = Int8(Int8Options())
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x.numpy()}])
+    got = EXPORTER.load(file)(x)["logits"]
+    assert (got - expected).abs().max() < 0.1 * expected.abs().max()
+    assert EXPORTER.load(file)(x[:1, :3])["logits"].shape == (1, 10)
+
+
+def test_options_are_checked():
+    assert validate(Int8Options, {"samples": 64}).samples == 64
+    with pytest.raises(Exception, match="calibration"):
+        validate(Int8Options, {"calibration": "guess"})
+    assert np.isfinite(FEEDS[0]["image"]).all()
