@@ -11,13 +11,14 @@ from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
 from kdsearch.search.axis import encode
+from kdsearch.search.seeds import stream
 
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 
 
 def generator(seed: int, history: Sequence[Trial]) -> Generator:
     """The stream of this ask: a function of the seed and how much was tried."""
-    return Generator().manual_seed((seed * 1_000_003 + len(history)) % 2**63)
+    return stream("ask", seed, len(history))
 
 
 def parents_first(dims: Sequence[Dim]) -> list[Dim]:

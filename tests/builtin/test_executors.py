@@ -1,0 +1,166 @@
+"""In-process and process executors: the contract, and what only a supervisor has to keep."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from kdsearch.builtin.executors import InProcess, perform
+from kdsearch.builtin.processes import Processes, ProcessesOptions
+from kdsearch.errors import InterruptedRun
+from kdsearch.kinds import Executor, Job, NoOptions
+from kdsearch.testing.executor import HERE, LIMIT_S, ExecutorContract, wait_for
+
+
+class TestInProcess(ExecutorContract):
+    def executor(self, workers: int = 1) -> Executor:
+        return InProcess(NoOptions())
+
+
+class TestProcesses(ExecutorContract):
+    def executor(self, workers: int = 1) -> Executor:
+        return Processes(ProcessesOptions(workers=workers, grace_s=1.0))
+
+
+@pytest.mark.slow
+class TestReusedProcesses(ExecutorContract):
+    def executor(self, workers: int = 1) -> Executor:
+        return Processes(ProcessesOptions(workers=workers, grace_s=1.0, reuse=True))
+
+
+def whoami() -> int:
+    return os.getpid()
+
+
+def checkpoint(folder: str, ends: bool) -> str:
+    """Hangs until it is asked to stop; then saves and ends, or (`ends` false) goes on for ever."""
+    Path(folder, "started").touch()
+    while True:
+        try:
+            while True:
+                threading.Event().wait(1.0)
+        except InterruptedRun:
+            Path(folder, "saved").touch()
+            if ends:
+                return "saved"
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def swallow(n_bytes: int) -> int:
+    held = bytearray(n_bytes)
+    held[::4096] = b"x" * len(held[::4096])
+    threading.Event().wait()
+    return len(held)
+
+
+def unwritable() -> object:
+    return {1, 2}
+
+
+def interrupted() -> None:
+    raise InterruptedRun("stopped")
+
+
+def until_exists(executor: Executor, path: Path) -> None:
+    limit = time.monotonic() + LIMIT_S
+    while not path.exists():
+        assert executor.wait(0.02) == []
+        assert time.monotonic() < limit
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_stop_asks_for_a_checkpoint_and_then_kills(tmp_path: Path, ends: bool) -> None:
+    executor = Processes(ProcessesOptions(grace_s=LIMIT_S if ends else 0.3))
+    executor.submit(Job("j", f"{__name__}:checkpoint", {"folder": str(tmp_path), "ends": ends}))
+    until_exists(executor, tmp_path / "started")
+    executor.stop("j")
+    (done,) = wait_for(executor, 1)
+    executor.close()
+    assert (tmp_path / "saved").exists()
+    assert (done.value, done.error) == (("saved", "") if ends else (None, "stopped"))
+
+
+def test_memory_above_the_limit_ends_the_job() -> None:
+    executor = Processes(ProcessesOptions())
+    executor.submit(Job("j", f"{__name__}:swallow", {"n_bytes": 900_000_000}, memory_bytes=800_000_000))
+    (done,) = wait_for(executor, 1)
+    executor.close()
+    assert "of 800 MB allowed" in done.error
+
+
+def test_a_value_that_is_no_json_is_an_error() -> None:
+    executor = Processes(ProcessesOptions())
+    executor.submit(Job("j", f"{__name__}:unwritable", {}))
+    (done,) = wait_for(executor, 1)
+    executor.close()
+    assert "no JSON" in done.error
+
+
+def test_the_tail_of_a_dead_process_output_is_told() -> None:
+    executor = Processes(ProcessesOptions(workers=2))
+    executor.submit(Job("exit", f"{HERE}:die", {"how": "exit"}))
+    executor.submit(Job("crash", f"{HERE}:die", {"how": "SIGSEGV"}))
+    done = {each.id: each.error for each in wait_for(executor, 2)}
+    executor.close()
+    assert "last words" in done["exit"]
+    assert "SIGSEGV" in done["crash"]
+    assert "in die" in done["crash"]  # the faulting line, from faulthandler
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_process_is_used_again_only_on_request_and_only_after_success(reuse: bool) -> None:
+    executor = Processes(ProcessesOptions(reuse=reuse))
+    found = []
+    for i, job in enumerate(["whoami", "whoami", "interrupted", "whoami"]):
+        executor.submit(Job(str(i), f"{__name__}:{job}", {}))
+        found += wait_for(executor, 1)
+    executor.close()
+    first, second, failed, after = found
+    assert (first.value == second.value) is reuse
+    assert failed.error == "stopped"
+    assert after.value not in (first.value, second.value)
+
+
+def test_close_ends_every_process(tmp_path: Path) -> None:
+    executor = Processes(ProcessesOptions(grace_s=0.2))
+    executor.submit(Job("j", f"{HERE}:hang", {"started": str(tmp_path / "pid")}))
+    until_exists(executor, tmp_path / "pid")
+    child = int((tmp_path / "pid").read_text())
+    executor.close()
+    assert not psutil.pid_exists(child)
+
+
+def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
+    """SIGKILL leaves no time to clean up: the children have to notice."""
+    code = (
+        "from kdsearch.builtin.processes import *\n"
+        "p = Processes(ProcessesOptions())\n"
+        f"p.submit(Job('j', '{HERE}:hang', {{'started': {str(tmp_path / 'pid')!r}}}))\n"
+        "while True: p.wait(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    supervisor = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    limit = time.monotonic() + LIMIT_S
+    while not (tmp_path / "pid").exists():
+        assert supervisor.poll() is None
+        assert time.monotonic() < limit
+        threading.Event().wait(0.05)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    supervisor.kill()
+    supervisor.wait()
+    _, alive = psutil.wait_procs([child], timeout=LIMIT_S)
+    assert not alive
+
+
+def test_perform_puts_threads_back_and_lets_an_interrupt_through() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(InterruptedRun):
+        perform(Job("j", f"{__name__}:interrupted", {}, threads=before + 1))
+    assert torch.get_num_threads() == before
