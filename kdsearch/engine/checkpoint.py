@@ -72,7 +72,7 @@ def restore(
             state = {each.removeprefix(prefix): tensor for each, tensor in tensors.items() if each.startswith(prefix)}
             if state:
                 bound.torch.state[parameter] = {
-                    each: tensor.clone() if each == "step" else tensor.clone().to(parameter.device)
+                    each: tensor.clone().to("cpu" if each == "step" else parameter.device)
                     for each, tensor in state.items()
                 }
 
@@ -87,7 +87,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Position] | None:
     if not file.exists():
         return None
     try:
-        with safe_open(str(file), framework="pt") as opened:  # type: ignore[no-untyped-call]
+        with safe_open(str(file), framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:

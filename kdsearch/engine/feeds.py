@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -30,30 +31,20 @@ class _Batches(TorchDataset[Batch]):
     def __init__(self, split: Split, augment: bool, seed: int) -> None:
         self.split, self.augment, self.seed = split, augment, seed
 
-    def __getitem__(self, index: list[int]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, index: list[int]) -> Batch:
         return self.split.load(index, augment=self.augment, seed=self.seed)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
-def loaded(
-    split: Split, orders: Sequence[list[int]], augment: bool, seed: int, epoch: int, workers: int = 0
-) -> Iterator[Batch]:
-    """Batches of `orders`. A sample's augmentation is a function of (seed, epoch, its id)."""
-    batches = _Batches(split, augment, derive(seed, "augment", epoch))
+def loaded(split: Split, orders: Sequence[list[int]], augment: bool, seed: int, workers: int = 0) -> Iterator[Batch]:
+    """Batches of `orders`. A sample's augmentation is a function of (seed, its id)."""
+    batches = _Batches(split, augment, seed)
     if not workers:
         return (batches[index] for index in orders)
-    loader: DataLoader[Batch] = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=list(orders),
-        num_workers=workers,
-        collate_fn=_as_is,
-        persistent_workers=False,  # type: ignore[arg-type]
-    )
-    return iter(loader)
+    return iter(DataLoader(batches, batch_size=None, sampler=list(orders), num_workers=workers, collate_fn=_as_is))
 
 
 class Endless:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,9 +33,7 @@ def run_model(
         for name, write in (writes or {}).items():
             handles.append(_hook(model.module, model.tap(name), write, None))
         for name in wanted:
-            handles.append(
-                _hook(model.module, model.tap(name), None, lambda tensor, name=name: seen.__setitem__(name, tensor))
-            )
+            handles.append(_hook(model.module, model.tap(name), None, partial(seen.__setitem__, name)))
         out = task.call(model, batch)
     finally:
         for handle in handles:

@@ -229,12 +229,13 @@ def traced_taps(
         handles.append(
             part.register_forward_pre_hook(record(name)) if is_input else part.register_forward_hook(record(name))
         )
-    was_training = module.training
+    modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
             module.eval()(*inputs)
     finally:
-        module.train(was_training)
+        for part, mode in modes.items():
+            part.training = mode
         for handle in handles:
             handle.remove()
     size = inputs[0].shape[-1]

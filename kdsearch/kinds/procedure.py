@@ -132,6 +132,11 @@ class Setup(Services, Protocol):
     @property
     def distillers(self) -> Mapping[str, Distiller[Any]]: ...
     @property
+    def teacher_of(self) -> Mapping[str, str]:
+        """Distiller -> the role of the teacher it learns from."""
+        ...
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """The recipe's weights: `task`, `<distiller>`, `<distiller>.<term>`."""
         ...

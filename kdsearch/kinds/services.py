@@ -64,4 +64,7 @@ class Services(Protocol):
         """A path from the study, relative to the study's file. Raise DataError when it does not exist."""
 
     def code(self, target: str) -> Any:
-        """The object at "module:name" or a file "x.py:name"; raise UnsafeCodeError unless --allow-code named it."""
+        """The object at "module:name" or a file "x.py:name"; raise UnsafeCodeError unless --allow-code named it.
+
+        Of a file that is code itself (`.pt2`) its path.
+        """

@@ -159,7 +159,7 @@ class Export(Section):
 
 
 class Run(Section):
-    executor: Use = Use(use="processes", options={})
+    executor: Use = Use(use="inprocess", options={})
     workers: Positive = 1
     threads_per_trial: Positive = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,0 +1,176 @@
+"""What procedures, metrics and data sets are handed outside a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Generator, Tensor, nn
+
+from kdsearch.engine.cache import Live
+from kdsearch.engine.taps import run_model
+from kdsearch.errors import DataError, PluginError, nearest, one_of
+from kdsearch.kinds import (
+    IO,
+    Batch,
+    DataSource,
+    Distiller,
+    Feed,
+    Metric,
+    Model,
+    Optim,
+    Outputs,
+    Task,
+    Writer,
+)
+from kdsearch.store.files import read_json, write_bytes, write_json
+from kdsearch.store.hashing import derive, digest
+
+V = TypeVar("V")
+
+
+@dataclass
+class Site:
+    """The study's side of services: seed, base folder for paths, builders. Implements `kdsearch.kinds.Services`."""
+
+    seed: int
+    base: Path
+    memory: Path | None = None  # where `once` keeps its values
+    code_of: Callable[[str], Any] | None = None
+    build_of: Callable[[str, Mapping[str, Any]], Model] | None = None
+    writers: Mapping[str, Writer] = field(default_factory=dict)
+
+    def rng(self, name: str) -> Generator:
+        return torch.Generator().manual_seed(derive(self.seed, name))
+
+    def once(self, key: str, make: Callable[[], V]) -> V:
+        if self.memory is None:
+            return make()
+        stem = self.memory / f"once-{digest(key)}"
+        tensors, plain = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+        if tensors.exists():
+            return load_file(tensors)  # type: ignore[return-value]
+        if plain.exists():
+            return read_json(plain)["value"]  # type: ignore[no-any-return]
+        made = make()
+        self.memory.mkdir(parents=True, exist_ok=True)
+        if isinstance(made, dict) and made and all(isinstance(value, Tensor) for value in made.values()):
+            write_bytes(
+                tensors, save({name: value.detach().cpu().contiguous().clone() for name, value in made.items()})
+            )
+            return load_file(tensors)  # type: ignore[return-value]
+        write_json(plain, {"key": key, "value": made})
+        return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+
+    def writer(self, teacher: str) -> Writer:
+        if teacher not in self.writers:
+            raise PluginError(
+                f"no text teacher '{teacher}'", nearest=nearest(teacher, self.writers), expected=one_of(self.writers)
+            )
+        return self.writers[teacher]
+
+    def embed(self, teacher: str, texts: Sequence[str]) -> Tensor:
+        raise PluginError(f"no embedding teacher '{teacher}'")
+
+    def predict(self, model: str, batch: Batch) -> Outputs:
+        raise PluginError(f"no model '{model}' here")
+
+    def build(self, space: str, spec: Mapping[str, Any]) -> Model:
+        if self.build_of is None:
+            raise PluginError(f"space '{space}' cannot be built here: there is no study")
+        return self.build_of(space, spec)
+
+    def file(self, path: str) -> Path:
+        found = Path(path).expanduser()
+        found = found if found.is_absolute() else self.base / found
+        if not found.exists():
+            near = nearest(found.name, [each.name for each in found.parent.iterdir()]) if found.parent.is_dir() else ""
+            raise DataError(f"'{path}' does not exist", file=found, nearest=near)
+        return found
+
+    def code(self, target: str) -> Any:
+        from kdsearch.errors import UnsafeCodeError
+
+        if self.code_of is None:
+            raise UnsafeCodeError(f"'{target}' is code", fix=f"Run with --allow-code {target} if you trust it.")
+        return self.code_of(target)
+
+
+@dataclass
+class LiveSetup(Site):
+    """See `kdsearch.kinds.Setup`: what a procedure builds its phases from."""
+
+    task: Task[Any] = None  # type: ignore[assignment]
+    data: DataSource = None  # type: ignore[assignment]
+    io: IO = None  # type: ignore[assignment]
+    models: dict[str, Model] = field(default_factory=dict)
+    teachers: dict[str, Live] = field(default_factory=dict)
+    distillers: Mapping[str, Distiller[Any]] = field(default_factory=dict)
+    teacher_of: Mapping[str, str] = field(default_factory=dict)  # distiller -> its teacher's role
+    weights: Mapping[str, float] = field(default_factory=dict)
+    normalize: bool = True
+    epochs: int = 1
+    defaults: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of optim(): kind, lr, weight_decay, momentum, schedule, clip
+    batch_size: int = 128
+    augment: bool = True
+    metrics: Mapping[str, Metric[Any]] = field(default_factory=dict)
+    fresh_of: Callable[[str], Model] | None = None
+    trained: tuple[str, ...] = ("student",)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def feed(self, split: str, **changes: Any) -> Feed:
+        return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
+
+    def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
+        return Optim(**{"modules": modules, **self.defaults, **changes})
+
+    def fresh(self, role: str) -> Model:
+        if self.fresh_of is None:
+            raise PluginError(f"role '{role}' has no architecture to build from")
+        return self.fresh_of(role)
+
+    def freeze(self, role: str, model: Model) -> None:
+        if role in self.trained:
+            raise PluginError(f"'{role}' is trained by this procedure", expected="a new role for a frozen model")
+        model.module.requires_grad_(False).eval()
+        model.module.to(self.device)
+        self.teachers[role] = Live(model, self.task, None)
+
+    def model_of(self, role: str) -> Model:
+        if role in self.teachers:
+            return self.teachers[role].model
+        if role in self.models:
+            return self.models[role]
+        known = [*self.models, *self.teachers]
+        raise PluginError(f"no model '{role}'", nearest=nearest(role, known), expected=one_of(known))
+
+    def predict(self, model: str, batch: Batch) -> Outputs:
+        """Eval mode, constant; a teacher's rows come from its cache."""
+        batch = batch.to(self.device)
+        if model in self.teachers:
+            live = self.teachers[model]
+            return live.outputs(batch, live.model.outputs, self.device)
+        found = self.model_of(model)
+        was = found.module.training
+        found.module.eval()
+        with torch.no_grad():
+            out = run_model(found, self.task, batch)
+        found.module.train(was)
+        return out.detach()
+
+    def score(self, metric: str, role: str, split: str = "val") -> float:
+        if split == "test":
+            raise PluginError("a procedure asked for the test split", expected="train, labeled, unlabeled or val")
+        if metric not in self.metrics:
+            raise PluginError(
+                f"no metric '{metric}'", nearest=nearest(metric, self.metrics), expected=one_of(self.metrics)
+            )
+        values = self.metrics[metric].measure(lambda batch: self.predict(role, batch), self.data, split, self)
+        return values[metric]

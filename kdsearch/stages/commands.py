@@ -1,0 +1,202 @@
+"""What the verbs of the command line call: plain arguments in, a JSON-able answer out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import ArtifactError, InterruptedRun, UserError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.stages.job import STUDY
+from kdsearch.store.artifacts import Store
+from kdsearch.store.files import read_json, write_bytes
+from kdsearch.store.folder import MARK, Events, held, open_folder
+from kdsearch.study.study import Study, load_study
+
+
+def run(
+    *,
+    file: Path,
+    dir: Path | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    sets: tuple[str, ...] = (),
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run a study file in its folder; the final JSON."""
+    host = Host.load()
+    study = load_study(file, host, allow_code, sets, seed)
+    folder = dir if dir is not None else Path(file).parent / Path(file).stem
+    return run_study(
+        study,
+        host,
+        folder,
+        workers=workers,
+        progress=progress,
+        again=_again(file, dir, workers, seed, sets, allow_code),
+    )
+
+
+def run_study(
+    study: Study,
+    host: Host,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    again: str = "run the same command again",
+    checkpoint_s: float = 30.0,
+) -> dict[str, Any]:
+    """Run a checked study in a folder, held for this process.
+
+    Raises:
+        UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
+    """
+    from kdsearch.stages.materials import open_materials
+    from kdsearch.stages.run import run_stages
+    from kdsearch.stages.tools import Progress, Tools
+
+    materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
+    count = workers if workers is not None else study.config.run.workers
+    if count > 1 and study.live:
+        raise UserError(
+            f"{count} workers with live objects ({', '.join(sorted(study.live))})",
+            path="run.workers",
+            expected="1: live objects stay in this process",
+        )
+    open_folder(folder)
+    with held(folder), _stoppable() as stop:
+        text = study.resolved_yaml().encode()
+        if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
+            write_bytes(folder / STUDY, text)
+        store = Store(folder, study.config.run.store)
+        tools = Tools(
+            store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
+        )
+        try:
+            return run_stages(materials, tools)
+        except KeyboardInterrupt:
+            raise InterruptedRun(f"interrupted; to go on: {again}") from None
+        except InterruptedRun as error:
+            raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM set a flag that trainings ask for after every step; a second Ctrl-C ends at once."""
+    asked = {"stop": False}
+
+    def on_signal(number: int, _: Any) -> None:
+        if asked["stop"]:
+            raise KeyboardInterrupt
+        asked["stop"] = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked["stop"]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _again(
+    file: Path,
+    dir: Path | None,
+    workers: int | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    allow_code: tuple[str, ...],
+) -> str:
+    import shlex
+
+    words = ["kdsearch", "run", str(file)]
+    words += ["--dir", str(dir)] if dir is not None else []
+    words += ["--workers", str(workers)] if workers is not None else []
+    words += ["--seed", str(seed)] if seed is not None else []
+    for each in sets:
+        words += ["--set", each]
+    for each in allow_code:
+        words += ["--allow-code", each]
+    return shlex.join(words)
+
+
+def opened(folder: Path) -> Path:
+    """Raise ArtifactError unless it is a study's folder."""
+    if not (folder / MARK).exists():
+        near = nearest(folder.name, [each.name for each in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+        raise ArtifactError(
+            "no study's folder", file=folder, expected="a folder that `kdsearch run` made", nearest=near
+        )
+    open_folder(folder)
+    return folder
+
+
+def result_of(folder: Path) -> Mapping[str, Any]:
+    """The final JSON of a finished study. Raise ArtifactError where it is not finished."""
+    file = opened(folder) / "result.json"
+    if not file.exists():
+        raise ArtifactError("the study is not finished", file=folder, fix="Run `kdsearch run` on its file.")
+    found: Mapping[str, Any] = read_json(file)
+    return found
+
+
+def status(*, dir: Path) -> dict[str, Any]:
+    """What a folder holds: stages done, trials, who holds it."""
+    from kdsearch.stages.status import status_of
+
+    return status_of(opened(dir))
+
+
+def report(*, dir: Path) -> dict[str, Any]:
+    """Write the page anew from the last run's result and evidence."""
+    from kdsearch.report import render
+
+    result = result_of(dir)
+    last = read_json(dir / "last.json")
+    artifact = Store(dir).get("report", last["report"]["key"])
+    if artifact is None:
+        raise ArtifactError("the report's artifact is gone", file=dir, fix="`kdsearch run` makes it again.")
+    evidence = read_json(artifact.path / "evidence.json")
+    sections = [(each.title, each.html) for each in Host.load().report_sections(result)]
+    write_bytes(dir / "report" / "index.html", render(result, evidence, sections).encode())
+    return {"report": str(dir / "report" / "index.html"), "text": f"{dir / 'report' / 'index.html'}"}
+
+
+def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress: bool = True) -> dict[str, Any]:
+    """The row of one format; a format that the study did not ask for is made, checked and added to its export."""
+    result = result_of(dir)
+    for row in result["exports"]:
+        if row["format"] == format and all((dir / path).exists() for path in row["paths"]):
+            return {**row, "dir": str(dir)}
+    return _export_again(dir, format, allow_code, progress)
+
+
+def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> dict[str, Any]:
+    host = Host.load()
+    study = load_study(dir / STUDY, host, allow_code)
+    section = study.config.export
+    kind = form.partition("-")[2]
+    known = [f"{section.exporter.use}-{each}" for each in ("fp32", *host.names("quantizer"))]
+    if form not in known:
+        raise UserError(
+            f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
+        )
+    formats = list(dict.fromkeys([*section.formats, form]))
+    quantize = [use.model_dump(mode="json") for use in study.config.compress.quantize]
+    if kind != "fp32" and all(each["use"] != kind for each in quantize):
+        quantize.append({"use": kind, "options": {}})
+    import json
+
+    sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
+    study = load_study(dir / STUDY, host, allow_code, sets)
+    again = f"kdsearch export {dir} --format {form}"
+    result = run_study(study, host, dir, progress=progress, again=again)
+    return {**next(row for row in result["exports"] if row["format"] == form), "dir": str(dir)}

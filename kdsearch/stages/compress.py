@@ -1,0 +1,163 @@
+"""Stage `compress`: the student pruned and recovered, and the quantisers' plans. The test split is not seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.deploy.cost import count
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.errors import TrialError
+from kdsearch.kinds import IO, Compressor, Cost, Model
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools, run_trainings
+from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.hashing import stream
+from kdsearch.store.weights import write
+
+NAME = "compress"
+NEEDS = ("prepare", "distill")
+CALIBRATION_BATCH = 32
+START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts from; the recovery's folder
+
+
+def part(materials: Materials) -> dict[str, Any]:
+    return materials.study.part(NAME)
+
+
+@dataclass
+class LiveSubject(LiveSetup):
+    """See `kdsearch.kinds.Subject`: what a plan is made from."""
+
+    subject: Model = None  # type: ignore[assignment]
+    budget: Mapping[str, float] = field(default_factory=dict)
+    materials: Materials = None  # type: ignore[assignment]
+
+    @property
+    def model(self) -> Model:
+        return self.subject
+
+    def score(self, model: Any) -> float:  # type: ignore[override]  # a subject's score, not a procedure's
+        """The objective on validation; higher is better."""
+        metric = self.metrics[self.materials.objective]
+        self.models["subject"] = model
+        value = metric.measure(lambda batch: self.predict("subject", batch), self.data, "val", self)[
+            self.materials.objective
+        ]
+        return value if metric.direction == "max" else -value
+
+    def cost(self, model: Model) -> Cost:
+        return count(model, self.io)
+
+    def feeds(self, n: int) -> list[dict[str, Any]]:
+        """Training samples drawn by a stream of the study's own, unaugmented."""
+        return calibration(self.materials, self.io, self.subject, n)
+
+
+def calibration(materials: Materials, io: IO, model: Model, n: int) -> list[dict[str, Any]]:
+    split = materials.data.split("train")
+    index = torch.randperm(len(split.ids), generator=stream(materials.seed, "calibration"))[:n].tolist()
+    found = []
+    for at in range(0, len(index), CALIBRATION_BATCH):
+        batch = split.load(index[at : at + CALIBRATION_BATCH])
+        found.append({name: batch[name].numpy() for name in model.inputs})
+    return found
+
+
+def subject_of(materials: Materials, model: Model, teachers: Mapping[str, Any]) -> LiveSubject:
+    limits = {
+        k: v
+        for k, v in materials.study.config.constraints.model_dump(exclude_none=True).items()
+        if not isinstance(v, dict)
+    }
+    named = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
+    return LiveSubject(
+        seed=materials.seed,
+        base=materials.study.folder,
+        task=materials.task,
+        data=materials.data,
+        io=materials.io,
+        teachers=named,
+        metrics=materials.metrics,
+        device=torch.device("cpu"),
+        subject=model,
+        budget=limits,
+        materials=materials,
+    )
+
+
+def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    section = materials.study.config.compress
+    distilled = inputs["distill"]
+    run = distilled.facts["runs"][distilled.facts["winner"]]
+    teachers = open_teachers(materials, inputs["prepare"])
+    tools.progress.begin(NAME, 1 + bool(section.prune) + len(section.quantize))
+    final = dict(run["request"])
+    setup, procedure = replay(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
+    role = procedure.ships[0]
+    model = setup.models[role]
+    facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "quantize": {}}
+    if section.prune is not None:
+        facts["pruned"], request = _prune(materials, model, final, distilled, inputs, teachers, tools, work, out)
+        setup, procedure = replay(materials, request, work / RECOVER, teachers)
+        facts["request"], facts["folder"] = request.as_json(), RECOVER
+        model = setup.models[role]
+        tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
+    model.module.cpu().eval()
+    for i, use in enumerate(section.quantize):
+        quantizer: Compressor[Any] = materials.make("quantizer", use, f"compress.quantize[{i}]")
+        plan = quantizer.plan(subject_of(materials, model, teachers))
+        facts["quantize"][use.use] = asdict(plan)
+        tools.progress.at(tools.progress.done + 1, use.use)
+    return facts
+
+
+def _prune(
+    materials: Materials,
+    model: Model,
+    final: dict[str, Any],
+    distilled: Artifact,
+    inputs: Mapping[str, Artifact],
+    teachers: Mapping[str, Any],
+    tools: Tools,
+    work: Path,
+    out: Path,
+) -> tuple[dict[str, Any], Request]:
+    """Plan on the distilled student, cut it, and recover with the winner's own recipe."""
+    section = materials.study.config.compress.prune
+    assert section is not None
+    role = next(iter(final["specs"]))
+    pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
+    model.module.cpu()
+    subject = subject_of(materials, model, teachers)
+    score_before, before = subject.score(model), subject.cost(model)
+    plan = asdict(pruner.plan(subject))
+    cut = pruned(materials, model.copy(), plan)
+    after_cut = subject.score(cut)
+    write(work / START, cut.module.state_dict())
+    write(out / START, cut.module.state_dict())
+    start = {role: str(work / START)}
+    request = Request(
+        RECOVER, "recover", final["specs"], final["values"], section.recover_epochs, start=start, plans={role: plan}
+    )
+    outcome = run_trainings(materials, [request], work, inputs["prepare"], teachers, tools)[RECOVER]
+    if isinstance(outcome, str):
+        raise TrialError(f"recovery after pruning failed: {outcome}")
+    keep_phases(work / RECOVER, out / RECOVER)
+    cost = subject.cost(cut)
+    return {
+        "plan": plan,
+        "params": cost.params,
+        "macs": cost.macs,
+        "params_before": before.params,
+        "macs_before": before.macs,
+        "score_before": score_before,
+        "score_cut": after_cut,
+        "history": outcome.history,
+        "log": list(plan["log"]),
+    }, request

@@ -1,0 +1,72 @@
+"""What a candidate costs: params and MACs, and from its exported graph bytes and latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.cost import count
+from kdsearch.deploy.latency import measure
+from kdsearch.kinds import Cost, Model
+from kdsearch.stages.materials import Materials
+from kdsearch.store.files import read_json, write_json
+from kdsearch.store.hashing import derive, digest, stream
+from kdsearch.study.schema import Latency
+
+
+def cost_of_model(model: Model, materials: Materials) -> Cost:
+    """By the space's formula where there is one, else counted."""
+    return model.cost() or count(model, materials.io)
+
+
+def needs_file(materials: Materials) -> bool:
+    """Whether objectives or constraints speak of the exported file."""
+    limits = materials.study.config.constraints
+    return limits.onnx_bytes is not None or needs_latency(materials)
+
+
+def needs_latency(materials: Materials) -> bool:
+    return materials.study.config.constraints.latency_ms is not None or "latency_ms" in materials.objectives
+
+
+def latency_threads(materials: Materials) -> int:
+    limit = materials.study.config.constraints.latency_ms
+    return limit.threads if isinstance(limit, Latency) else 1
+
+
+def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graph; remembered in `folder`."""
+    known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
+    if known.exists():
+        found: dict[str, float] = read_json(known)
+        return found
+    model = materials.build_student(role, spec, derive(materials.seed, "cost"))
+    product = materials.task.product(model, materials.io)
+    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    example = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
+    total, latency = 0, 0.0
+    for name, graph in product.graphs.items():
+        file = folder / f"{known.stem}-{name}{exporter.suffix}"
+        exporter.write(graph, example, file)
+        total += file.stat().st_size
+        if needs_latency(materials):
+            inputs = [example[each.name][:1] for each in graph.inputs]
+            latency += measure(file, inputs, latency_threads(materials)).median_ms
+        file.unlink()
+    costs: dict[str, float] = {"onnx_bytes": total}
+    if needs_latency(materials):
+        costs["latency_ms"] = latency
+    write_json(known, costs)
+    return costs
+
+
+def violations(materials: Materials, costs: Mapping[str, float]) -> dict[str, float]:
+    """Constraint -> (value - limit) / limit for each that the costs speak of; <= 0 where it holds."""
+    limits = materials.study.config.constraints
+    bounds: dict[str, float | None] = {"params": limits.params, "macs": limits.macs, "onnx_bytes": limits.onnx_bytes}
+    if limits.latency_ms is not None:
+        bounds["latency_ms"] = limits.latency_ms.max if isinstance(limits.latency_ms, Latency) else limits.latency_ms
+    return {
+        name: (costs[name] - bound) / bound for name, bound in bounds.items() if bound is not None and name in costs
+    }

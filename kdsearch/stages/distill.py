@@ -1,0 +1,108 @@
+"""Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import TrialError
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools, run_trainings
+from kdsearch.stages.training import Outcome, Request, keep_phases, open_teachers, replay, save_models
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_lines
+from kdsearch.store.hashing import stream
+
+NAME = "distill"
+NEEDS = ("prepare", "search", "refine")
+
+
+def part(materials: Materials) -> dict[str, Any]:
+    return materials.study.part(NAME)
+
+
+def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    section = materials.study.config.distill
+    requests = _requests(materials, inputs)
+    tools.progress.begin(NAME, len(requests))
+    teachers = open_teachers(materials, inputs["prepare"])
+    outcomes = run_trainings(materials, list(requests.values()), work, inputs["prepare"], teachers, tools)
+    winners = [name for name in requests if name.startswith("winner-")]
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
+    if all(name in failed for name in winners):
+        raise TrialError(f"distilling the winner failed: {failed[winners[0]]}")
+    runs: dict[str, Any] = {}
+    for name, request in requests.items():
+        outcome = outcomes[name]
+        if isinstance(outcome, str):
+            runs[name] = {"error": outcome, "request": request.as_json(), "history": [], "score": None}
+            continue
+        setup, procedure = replay(materials, request, work / name, teachers)
+        files = save_models(setup, procedure.ships, out, name)
+        keep_phases(work / name, out / name)
+        runs[name] = {
+            "request": request.as_json(),
+            "history": outcome.history,
+            "score": outcome.score,
+            "weights": files,
+            "error": "",
+        }
+    best = _best(materials, winners, outcomes)
+    return {"runs": runs, "winner": best, "epochs": section.epochs}
+
+
+def _best(materials: Materials, winners: list[str], outcomes: Mapping[str, Outcome | str]) -> str:
+    """The winner of best last-epoch validation; the first one where a procedure gives no score."""
+    sign = 1.0 if materials.metrics[materials.objective].direction == "max" else -1.0
+    scored = {
+        name: sign * each.score
+        for name in winners
+        if isinstance(each := outcomes[name], Outcome) and each.score is not None
+    }
+    if scored:
+        return max(scored, key=lambda name: (scored[name], name))
+    return next(name for name in winners if not isinstance(outcomes[name], str))
+
+
+def _requests(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Request]:
+    section = materials.study.config.distill
+    asked: dict[str, Request] = {}
+    for i, winner in enumerate(inputs["refine"].facts["winners"]):
+        asked[f"winner-{i}"] = Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
+    first = asked["winner-0"]
+    controls = [control for control in section.controls if len(first.specs) == 1]
+    for control in controls:
+        asked[control] = replace(first, name=control, kind=control)
+    if section.compare is not None and len(first.specs) == 1:
+        role = next(iter(first.specs))
+        short = replace(first, epochs=section.compare.epochs)
+        asked["compare-winner"] = replace(short, name="compare-winner")
+        for name, spec in _others(materials, inputs, role).items():
+            asked[name] = replace(short, name=name, specs={role: spec})
+    return asked
+
+
+def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> dict[str, Any]:
+    """The largest feasible candidate, and some drawn at random from those that were scored."""
+    compare = materials.study.config.distill.compare
+    assert compare is not None
+    rows = read_lines(inputs["search"].path / f"candidates-{role}.jsonl")
+    found = {}
+    if compare.largest:
+        found["compare-largest"] = max(rows, key=lambda row: (row["params"], row["key"]))["spec"]
+    import torch
+
+    order = torch.randperm(len(rows), generator=stream(materials.seed, "compare")).tolist()
+    for i, index in enumerate(order[: compare.random]):
+        found[f"compare-random-{i}"] = rows[index]["spec"]
+    return found
+
+
+def architecture(specs: Mapping[str, Any]) -> str:
+    """A student's architecture as text: the spec of its one role, or of each."""
+    if len(specs) == 1:
+        return json.dumps(next(iter(specs.values())), sort_keys=True, separators=(",", ":"))
+    return json.dumps(specs, sort_keys=True, separators=(",", ":"))

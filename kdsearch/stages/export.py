@@ -1,0 +1,273 @@
+"""Stage `export`: the student's files, each reloaded and compared; one that misses its bound is not written.
+
+The first stage that sees the test split: after every choice, each reported accuracy is computed on it here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.audit import weight_share
+from kdsearch.deploy.latency import measure
+from kdsearch.deploy.parity import compare, module_call
+from kdsearch.engine.feeds import in_order
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Batch, Call, Compressor, Exporter, Model, Plan, Predict, Product
+from kdsearch.stages.compress import START, calibration
+from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools
+from kdsearch.stages.training import Request, open_teachers, replay
+from kdsearch.store.artifacts import Artifact
+
+NAME = "export"
+NEEDS = ("prepare", "distill", "compress")
+DEFAULT_DROP = 0.01
+
+
+def part(materials: Materials) -> dict[str, Any]:
+    from kdsearch.deploy.latency import machine
+
+    return {**materials.study.part(NAME), "machine": machine()}
+
+
+@dataclass(frozen=True)
+class Final:
+    """The student that ships: its model, its product, and where its weights came from."""
+
+    model: Model
+    product: Product
+    setup: LiveSetup
+
+
+def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]) -> Final:
+    """The recovered student where there was pruning, else the distilled one, ready to export on the CPU."""
+    compressed, distilled = inputs["compress"], inputs["distill"]
+    facts = compressed.facts
+    request = Request(**facts["request"])
+    if facts["folder"]:
+        request = Request(**{**facts["request"], "start": dict.fromkeys(request.start, str(compressed.path / START))})
+        folder = compressed.path / facts["folder"]
+    else:
+        folder = distilled.path / distilled.facts["winner"]
+    setup, procedure = replay(materials, request, folder, teachers)
+    model = setup.models[procedure.ships[0]]
+    model.module.cpu().eval()
+    product = procedure.product(setup) or materials.task.product(model, materials.io)
+    return Final(model, product, setup)
+
+
+def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    config = materials.study.config
+    formats = list(dict.fromkeys(config.export.formats))
+    tools.progress.begin(NAME, len(formats) + 1)
+    teachers = open_teachers(materials, inputs["prepare"])
+    accuracies = _reference_metrics(materials, inputs, teachers)
+    tools.progress.at(1, "test metrics of teacher, student and controls")
+    final = final_student(materials, inputs, teachers)
+    exporter: Exporter[Any] = materials.make("exporter", config.export.exporter, "export.exporter")
+    test = list(in_order(materials.data.split("test")))
+    torch_calls = {name: module_call(graph) for name, graph in final.product.graphs.items()}
+    shipped = _metrics(materials, lambda batch: final.product.call(torch_calls, batch), final.setup)
+    fp32 = _write_fp32(materials, exporter, final, work)
+    rows, refused = [], []
+    fp32_row: dict[str, Any] | None = None
+    for form in _in_order(formats, config.export.exporter.use):
+        try:
+            row = _one(
+                materials, form, exporter, final, torch_calls, fp32, inputs["compress"], test, fp32_row, work, out
+            )
+        except RefusedError as error:
+            refused.append({"format": form, "reason": error.problem})
+            tools.progress.say(f"export: {form} refused: {error.problem}")
+            continue
+        if form.endswith("-fp32"):
+            fp32_row = row
+        if form in formats:
+            rows.append(row)
+        tools.progress.at(1 + len(rows) + len(refused), form)
+    return {
+        "metrics": accuracies,
+        "shipped": shipped,
+        "exports": rows,
+        "refused": refused,
+        "n_test": len(materials.data.split("test").ids),
+    }
+
+
+def _in_order(formats: list[str], exporter: str) -> list[str]:
+    """fp32 first: the others are compared with it; it is measured also where it is not asked for."""
+    base = f"{exporter}-fp32"
+    return [base, *(form for form in formats if form != base)]
+
+
+def _write_fp32(materials: Materials, exporter: Exporter[Any], final: Final, work: Path) -> dict[str, Path]:
+    example = _example(materials)
+    files = {}
+    for name, graph in final.product.graphs.items():
+        files[name] = work / f"{name}-fp32{exporter.suffix}"
+        exporter.write(graph, example, files[name])
+    return files
+
+
+def _example(materials: Materials) -> Batch:
+    split = materials.data.split("train")
+    return split.load(list(range(min(2, len(split.ids)))))
+
+
+def _one(
+    materials: Materials,
+    form: str,
+    exporter: Exporter[Any],
+    final: Final,
+    torch_calls: Mapping[str, Call],
+    fp32: Mapping[str, Path],
+    compressed: Artifact,
+    test: list[Batch],
+    fp32_row: Mapping[str, Any] | None,
+    work: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Write, reload, compare and measure one format. Raise RefusedError where it misses its bound: nothing is left in `out`."""
+    config = materials.study.config
+    kind = form.removeprefix(f"{config.export.exporter.use}-")
+    files = {name: work / f"{name}-{kind}{exporter.suffix}" for name in fp32}
+    if kind != "fp32":
+        for name, file in files.items():
+            shutil.copyfile(fp32[name], file)
+            _quantize(materials, kind, compressed, final, file)
+    threads = latency_threads(materials)
+    calls = {name: exporter.load(file) for name, file in files.items()}
+    parities = {
+        name: compare(
+            torch_calls[name], calls[name], graph.inputs, graph.outputs, test[0], batches=_batches(final, name, test)
+        )
+        for name, graph in final.product.graphs.items()
+    }
+    far = max(each.max_abs for each in parities.values())
+    if kind == "fp32" and far > config.export.parity:
+        raise RefusedError(f"differs from torch by {far:.3g}; the study allows {config.export.parity:g}")
+    metrics = _metrics(materials, lambda batch: final.product.call(calls, batch), final.setup)
+    agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
+    if kind != "fp32" and fp32_row is not None:
+        _check_drop(materials, form, metrics, fp32_row["metrics"])
+    example = _example(materials)
+    latency = {"min": 0.0, "median": 0.0}
+    for name, graph in final.product.graphs.items():
+        taken = measure(files[name], [example[each.name][:1] for each in graph.inputs], threads)
+        latency = {"min": latency["min"] + taken.min_ms, "median": latency["median"] + taken.median_ms}
+    paths = []
+    for name, file in files.items():
+        stem = config.name if len(files) == 1 else f"{config.name}-{name}"
+        paths.append(f"{stem}-{kind}{exporter.suffix}")
+        shutil.copyfile(file, out / paths[-1])
+    shares = [weight_share(file, fp32[name]) for name, file in files.items()]
+    sizes = [fp32[name].stat().st_size for name in files]
+    share = {width: sum(s[width] * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes) for width in shares[0]}
+    slower = fp32_row is not None and latency["median"] > fp32_row["latency_ms"]["median"]
+    return {
+        "format": form,
+        "path": f"export/{paths[0]}",
+        "paths": [f"export/{path}" for path in paths],
+        "bytes": sum(file.stat().st_size for file in files.values()),
+        "accuracy": metrics.get("accuracy"),
+        "parity_max_abs": far,
+        "top1_agreement": min(agreements) if agreements else None,
+        "latency_ms": latency,
+        "weight_share": share,
+        "slower_than_fp32": slower if kind != "fp32" else False,
+        "metrics": metrics,
+        "threads": threads,
+    }
+
+
+def _batches(final: Final, name: str, test: list[Batch]) -> list[Batch]:
+    """Test batches for the agreement, where they hold what the graph reads."""
+    wanted = [each.name for each in final.product.graphs[name].inputs]
+    return test if all(field in test[0] for field in wanted) else []
+
+
+def _quantize(materials: Materials, kind: str, compressed: Artifact, final: Final, file: Path) -> None:
+    uses = materials.study.config.compress.quantize
+    index = next(i for i, use in enumerate(uses) if use.use.rpartition(":")[2] == kind)
+    quantizer: Compressor[Any] = materials.make("quantizer", uses[index], f"compress.quantize[{index}]")
+    stored = compressed.facts["quantize"][uses[index].use]
+    plan = Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
+    n = int(plan.edits.get("samples", 128))
+    quantizer.rewrite(file, plan, calibration(materials, materials.io, final.model, n))
+
+
+def _check_drop(materials: Materials, form: str, metrics: Mapping[str, float], fp32: Mapping[str, float]) -> None:
+    name = materials.task.objective
+    if name not in metrics:
+        return
+    sign = 1.0 if materials.metrics[name].direction == "max" else -1.0
+    drop = sign * (fp32[name] - metrics[name])
+    bound = materials.study.config.export.max_drop.get(form, DEFAULT_DROP)
+    if drop > bound + 1e-12:
+        raise RefusedError(
+            f"{name} {metrics[name]:.4f} is {drop:.4f} below fp32's {fp32[name]:.4f}; the study allows {bound:g}"
+        )
+
+
+def _metrics(materials: Materials, predict: Predict, setup: LiveSetup) -> dict[str, float]:
+    """The task's metrics on the test split."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys([materials.task.objective, *materials.task.metrics, *materials.metrics]):
+        if name in materials.metrics:
+            found |= materials.metrics[name].measure(predict, materials.data, "test", setup)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _reference_metrics(
+    materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Test metrics of the teachers, the distilled student, its controls and the students it is compared with."""
+    distilled = inputs["distill"]
+    found: dict[str, Any] = {"teachers": {}, "runs": {}}
+    for name, live in teachers.items():
+        setup = LiveSetup(
+            seed=materials.seed,
+            base=materials.study.folder,
+            task=materials.task,
+            data=materials.data,
+            io=materials.io,
+            teachers={name: live},
+            metrics=materials.metrics,
+            device=materials.torch_device,
+        )
+        live.model.module.to(materials.torch_device)
+        found["teachers"][name] = _metrics(materials, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
+    for name, run in distilled.facts["runs"].items():
+        if run["error"]:
+            continue
+        setup, procedure = replay(materials, Request(**run["request"]), distilled.path / name, teachers)
+        role = procedure.ships[0]
+        product = procedure.product(setup)
+        if product is None:
+            found["runs"][name] = _metrics(materials, lambda batch, s=setup, r=role: s.predict(r, batch), setup)  # type: ignore[misc]
+        else:
+            for graph in product.graphs.values():
+                graph.module.cpu()
+            calls = {key: module_call(graph) for key, graph in product.graphs.items()}
+            found["runs"][name] = _metrics(materials, lambda batch, p=product, c=calls: p.call(c, batch), setup)  # type: ignore[misc]
+    return found
+
+
+def copy_exports(artifact: Artifact, folder: Path) -> None:
+    """The artifact's files under their public place `export/`; what an earlier study left there under other names goes."""
+    target = folder / "export"
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {Path(path).name for row in artifact.facts["exports"] for path in row["paths"]}
+    for name in sorted(wanted):
+        beside = target / f".{name}.part"
+        shutil.copyfile(artifact.path / name, beside)
+        beside.replace(target / name)
+    for file in target.iterdir():
+        if file.suffix in (".onnx", ".json") and f"{file.stem}.onnx" not in wanted and file.name not in wanted:
+            file.unlink()

@@ -1,0 +1,159 @@
+"""What every stage works with: the study's data, task, spaces and recipe, opened once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.engine.loop import Device, resolve_device
+from kdsearch.engine.setup import Site
+from kdsearch.engine.splits import Arranged, arrange
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
+from kdsearch.kinds.options import validate
+from kdsearch.store.hashing import derive, digest, file_digest
+from kdsearch.study.check import student_space
+from kdsearch.study.code import load_code
+from kdsearch.study.recipe import RecipeSpace
+from kdsearch.study.schema import Use
+from kdsearch.study.study import Study
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Opened by `open_materials`. `augments`: the data set changes training samples, so teacher rows cannot be cached."""
+
+    study: Study
+    host: Host
+    data: Arranged
+    task: Task[Any]
+    io: IO
+    spaces: Mapping[str, SearchSpace[Any]]
+    recipe: RecipeSpace
+    metrics: Mapping[str, Metric[Any]]
+    augments: bool
+    device: Device = field(default_factory=Device)
+
+    @property
+    def seed(self) -> int:
+        return self.study.config.seed
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self.device.torch
+
+    @property
+    def objective(self) -> str:
+        """The first objective that is a metric: what validation scores are."""
+        return next((name for name in self.objectives if name in self.metrics), self.task.objective)
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """As the study states them; left out: the task's own."""
+        stated: dict[str, str] = dict(self.study.config.objectives)
+        return stated or {self.task.objective: self.metrics[self.task.objective].direction}
+
+    @cached_property
+    def site(self) -> Site:
+        return Site(
+            seed=self.seed,
+            base=self.study.folder,
+            code_of=lambda target: load_code(target, self.study.allow_code, self.study.folder),
+            build_of=self.build_member,
+        )
+
+    def build_member(self, space: str, spec: Mapping[str, Any]) -> Model:
+        """A fresh member of any registered space, for teachers; weights are a function of the study's seed."""
+        cls = self.host.load_class("search_space", space)
+        made: SearchSpace[Any] = cls()
+        return seeded_build(made, made.parse(dict(spec)), self.io, derive(self.seed, "member", space))
+
+    def build_student(self, role: str, spec: Mapping[str, Any], seed: int) -> Model:
+        """A student of a role, freshly initialised by `seed`."""
+        space = self.spaces[role]
+        return seeded_build(space, space.parse(dict(spec)), self.io, seed)
+
+    def make(self, kind: str, use: Use, path: str) -> Any:
+        """A capability with its validated options."""
+        return make(self.host, kind, use, path)
+
+    def data_key(self) -> str:
+        """The data's identity: ids, visible labels, facts (which hold what normalisation saw)."""
+        return digest({"digest": self.data.digest(), "facts": _jsonable(dict(self.data.facts))})
+
+    def files_key(self, value: Any) -> dict[str, str]:
+        """Content hashes of files that options name, so that a changed file is a changed study."""
+        found: dict[str, str] = {}
+        for text in _strings(value):
+            file = Path(text) if Path(text).is_absolute() else self.study.folder / text
+            if len(text) < 500 and "\0" not in text and file.is_file():
+                found[text] = file_digest(file)
+        return found
+
+
+def make(host: Host, kind: str, use: Use, path: str) -> Any:
+    cls: type[Capability] = host.load_class(kind, use.use)
+    return cls(validate(cls.options_class, use.options, f"{path}.options"))  # type: ignore[call-arg]
+
+
+def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model:
+    """Build under a seed of its own; the caller's random stream goes on as if it had not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Model = space.build(spec, io)
+    return model
+
+
+def open_materials(study: Study, host: Host) -> Materials:
+    """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work."""
+    config = study.config
+    site = Site(config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder))
+    live = study.live_object("data")
+    if live is not None:
+        source, declared, augments = live, "classification", False
+    else:
+        dataset = make(host, "dataset", config.data, "data")
+        source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+    data = arrange(
+        source,
+        labeled=config.data.labeled,
+        validation=config.data.validation,
+        test=config.data.test,
+        train_samples=config.data.train_samples,
+        seed=config.seed,
+    )
+    task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
+    io = task.io(data.fields, data.facts)
+    spaces = {role: student_space(study, host, role) for role in study.students}
+    wanted = dict.fromkeys(
+        [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
+    )
+    metrics = {name: make(host, "metric", Use(use=name, options={}), "objectives") for name in wanted}
+    recipe = RecipeSpace.from_study(study, host)
+    device = Device(
+        resolve_device(config.run.device), config.run.precision, config.recipe.train.accumulate, config.data.workers
+    )
+    return Materials(study, host, data, task, io, spaces, recipe, metrics, augments, device)
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for each in value.values() for text in _strings(each)]
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in _strings(each)]
+    return []
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(each) for each in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

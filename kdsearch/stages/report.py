@@ -1,0 +1,313 @@
+"""Stage `report`: the final JSON from every stage's facts, the page, and a card beside each exported file."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch import __version__
+from kdsearch.report import card, render
+from kdsearch.stages.distill import architecture
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
+
+NAME = "report"
+NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
+
+
+def part(materials: Materials) -> dict[str, Any]:
+    return materials.study.part(NAME)
+
+
+def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    tools.progress.begin(NAME, 1)
+    result = result_of(materials, inputs)
+    evidence = evidence_of(materials, inputs, result)
+    sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
+    write_bytes(out / "index.html", render(result, evidence, sections).encode())
+    write_json(out / "evidence.json", evidence)
+    return {"result": result}
+
+
+def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The final JSON, but for the seconds and the folder, which are the run's."""
+    study, exported, distilled = materials.study, inputs["export"].facts, inputs["distill"].facts
+    winner = distilled["runs"][distilled["winner"]]
+    metrics = exported["metrics"]
+    request = winner["request"]
+    student = metrics["runs"][distilled["winner"]]
+    recipe = materials.recipe.at(request["values"])
+    cost = _student_cost(materials, request["specs"])
+    recommended = _recommended(exported["exports"])
+    return {
+        "study": study.config.name,
+        "seed": study.config.seed,
+        "teacher": _teacher(inputs, metrics),
+        "student": {
+            "architecture": architecture(request["specs"]),
+            "params": cost["params"],
+            "macs": cost["macs"],
+            "accuracy": student.get("accuracy"),
+            "recipe": recipe.as_json(),
+        },
+        "baseline": _control(metrics, "baseline"),
+        "all_labels": _control(metrics, "all_labels"),
+        "exports": exported["exports"],
+        "recommended": recommended,
+        "refused": exported["refused"],
+        "metrics": exported["shipped"],
+        "report": "report/index.html",
+        "notes": _notes(inputs),
+        "data": _data(materials, inputs),
+        "compare": _compare(materials, inputs),
+        "pruned": _pruned(inputs),
+        "constraints": study.config.constraints.model_dump(mode="json", exclude_none=True),
+        "provenance": provenance(materials),
+    }
+
+
+def _teacher(inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = {
+        name: {
+            "params": facts["params"],
+            "accuracy": metrics["teachers"].get(name, {}).get("accuracy"),
+            "architecture": facts.get("architecture"),
+            "facts": facts["facts"],
+        }
+        for name, facts in inputs["prepare"].facts["teachers"].items()
+    }
+    if not found:
+        return None
+    main: dict[str, Any] = next(iter(found.values()))
+    return main if len(found) == 1 else {**main, "all": found}
+
+
+def _control(metrics: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    run = metrics["runs"].get(name)
+    return None if run is None else {"accuracy": run.get("accuracy")}
+
+
+def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
+    from kdsearch.stages.costs import cost_of_model
+
+    total = {"params": 0, "macs": 0}
+    for role, spec in specs.items():
+        cost = cost_of_model(materials.build_student(role, spec, 0), materials)
+        total = {"params": total["params"] + cost.params, "macs": total["macs"] + cost.macs}
+    return total
+
+
+def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the files within their bounds: the fastest; one that is at most 10 % slower and smaller is preferred to it."""
+    if not exports:
+        return None
+    fastest = min(exports, key=lambda row: (row["latency_ms"]["median"], row["bytes"]))
+    close = [row for row in exports if row["latency_ms"]["median"] <= 1.1 * fastest["latency_ms"]["median"]]
+    best = min(close, key=lambda row: row["bytes"])
+    why = f"{best['latency_ms']['median']:.3g} ms and {best['bytes']:,} bytes"
+    if best is not fastest:
+        why += f"; {fastest['format']} is {fastest['latency_ms']['median']:.3g} ms but {fastest['bytes']:,} bytes"
+    elif len(exports) > 1:
+        why += ", the fastest of the files that keep their bounds"
+    smallest = min(exports, key=lambda row: row["bytes"])
+    if smallest is not best:
+        why += f"; where size decides, {smallest['format']} has {smallest['bytes']:,} bytes"
+    return {"format": best["format"], "why": why}
+
+
+def _notes(inputs: Mapping[str, Artifact]) -> list[str]:
+    notes = [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
+    for row in inputs["export"].facts["exports"]:
+        if row["slower_than_fp32"]:
+            notes.append(
+                f"{row['format']} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
+            )
+    for name, run in inputs["distill"].facts["runs"].items():
+        if run["error"]:
+            notes.append(f"{name} failed: {run['error']}")
+    return notes
+
+
+def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    described = inputs["prepare"].facts["data"]
+    counts = described["counts"]
+    train = counts.get("train", {})
+    unlabeled = int(train.get("unlabeled", 0))
+    labeled = sum(int(n) for name, n in train.items() if name != "unlabeled")
+    facts = described["facts"]
+    return {
+        "classes": described["classes"],
+        "counts": counts,
+        "labeled": labeled,
+        "unlabeled": unlabeled,
+        "source": facts.get("source", materials.study.config.data.use),
+    }
+
+
+def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    runs = inputs["distill"].facts["runs"]
+    metrics = inputs["export"].facts["metrics"]["runs"]
+    rows = []
+    for name in runs:
+        if name.startswith("compare-") and name in metrics:
+            specs = runs[name]["request"]["specs"]
+            cost = _student_cost(materials, specs)
+            accuracy = metrics[name].get("accuracy")
+            rows.append(
+                {
+                    "name": name.removeprefix("compare-"),
+                    "architecture": architecture(specs),
+                    **cost,
+                    "accuracy": accuracy,
+                }
+            )
+    return rows
+
+
+def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    facts = inputs["compress"].facts["pruned"]
+    if facts is None:
+        return None
+    return {name: facts[name] for name in ("params", "macs", "params_before", "macs_before", "log")} | {
+        "accuracy": inputs["export"].facts["shipped"].get("accuracy")
+    }
+
+
+def provenance(materials: Materials) -> dict[str, Any]:
+    """Versions, hardware and plugins: what the same result needs again."""
+    import numpy
+    import onnx
+    import onnxruntime
+    import torch
+
+    from kdsearch.deploy.latency import machine
+
+    study = materials.study
+    return {
+        "kdsearch": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": machine(),
+        "device": materials.device.accelerator,
+        "threads_per_trial": study.config.run.threads_per_trial,
+        "plugins": {f"{plugin.distribution}:{plugin.name}": plugin.version for plugin in materials.host.plugins},
+        "data": materials.data_key(),
+        "allow_code": list(study.allow_code),
+    }
+
+
+def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's figures draw."""
+    search, distilled = inputs["search"], inputs["distill"].facts
+    candidates, scores = [], {}
+    for role in search.facts["roles"]:
+        for row in read_lines(search.path / f"candidates-{role}.jsonl"):
+            scores[row["key"]] = row["scores"]
+            candidates.append(
+                {
+                    "key": row["key"],
+                    "architecture": row["key"],
+                    "params": row["params"],
+                    "macs": row["macs"],
+                    "scores": row["scores"],
+                    "rank": row["score"],
+                    "kept": row["kept"],
+                    "feasible": True,
+                }
+            )
+    trials = read_json(inputs["refine"].path / "trials.json")
+    finals = [
+        {
+            "architecture": trial["architecture"],
+            "scores": scores.get(trial["architecture"], {}),
+            "params": trial["params"],
+            "accuracy": trial["objectives"].get(materials.objective),
+        }
+        for trial in trials
+        if trial["state"] == "complete"
+    ]
+    names = {distilled["winner"]: "student"}
+    curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
+    pruned = inputs["compress"].facts["pruned"]
+    if pruned and pruned["history"]:
+        curves["recovery"] = pruned["history"]
+    teacher_curves = {
+        f"teacher {name}": facts["history"]
+        for name, facts in inputs["prepare"].facts["teachers"].items()
+        if facts.get("history")
+    }
+    return {
+        "candidates": candidates,
+        "trials": trials,
+        "objectives": dict(materials.objectives),
+        "curves": {**curves, **teacher_curves},
+        "ladder": _ladder(inputs, result),
+        "finals": finals,
+    }
+
+
+def _ladder(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from kdsearch.report.stats import wilson
+
+    n = inputs["export"].facts["n_test"]
+
+    def rung(name: str, accuracy: Any, **rest: Any) -> dict[str, Any]:
+        interval = list(wilson(accuracy, n)) if accuracy is not None else None
+        row = {
+            "name": name,
+            "accuracy": accuracy,
+            "interval": interval,
+            "bytes": None,
+            "params": None,
+            "macs": None,
+            "latency_ms": None,
+        }
+        return {**row, **rest}
+
+    rows = []
+    if result["teacher"] is not None:
+        params = result["teacher"]["params"]
+        rows.append(rung("teacher", result["teacher"]["accuracy"], params=params, bytes=params and 4 * params))
+    student = result["student"]
+    rows.append(
+        rung(
+            "student", student["accuracy"], params=student["params"], macs=student["macs"], bytes=4 * student["params"]
+        )
+    )
+    if result["pruned"]:
+        pruned = result["pruned"]
+        rows.append(
+            rung("pruned", pruned["accuracy"], params=pruned["params"], macs=pruned["macs"], bytes=4 * pruned["params"])
+        )
+    for row in result["exports"]:
+        rows.append(rung(row["format"], row["accuracy"], bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
+    return rows
+
+
+def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any], folder: Path) -> None:
+    """`export/<name>.json` beside each file."""
+    facts = inputs["prepare"].facts["data"]["facts"]
+    io = materials.io
+    about = {
+        "n_test": inputs["export"].facts["n_test"],
+        "inputs": [
+            {"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype} for each in io.inputs
+        ],
+        "outputs": [
+            {"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype}
+            for each in io.outputs
+        ],
+        "preprocessing": facts.get("preprocessing", {}),
+        "classes": facts.get("classes", []),
+        "artifacts": {name: artifact.key for name, artifact in inputs.items()},
+    }
+    for row in result["exports"]:
+        for path in row["paths"]:
+            write_json((folder / path).with_suffix(".json"), card(result, {**row, "path": path}, about))

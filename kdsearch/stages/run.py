@@ -1,0 +1,117 @@
+"""A study from its file to its report: seven stages, each made once for what it is made from.
+
+prepare -> search -> refine -> distill -> compress -> export -> report
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdsearch.errors import KdsearchError, RefusedError
+from kdsearch.stages import compress, distill, export, prepare, refine, report, search
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_json, write_json
+
+STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
+LAST = "last.json"  # stage -> key of the folder's last run
+
+
+def run_stages(materials: Materials, tools: Tools) -> dict[str, Any]:
+    """Make every stage's artifact that is not there yet; returns the final JSON. Killed anywhere, the next call goes on.
+
+    Raises RefusedError with the JSON in `result` when a gate refused a file.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(materials.study.config.run.threads_per_trial)
+    try:
+        return _run(materials, tools)
+    finally:
+        torch.set_num_threads(threads)
+        tools.progress.end()
+
+
+def _run(materials: Materials, tools: Tools) -> dict[str, Any]:
+    made: dict[str, Artifact] = {}
+    seconds: dict[str, float] = {}
+    before = read_json(tools.folder / LAST) if (tools.folder / LAST).exists() else {}
+    changed = False
+    for stage in STAGES:
+        name: str = stage.NAME
+        inputs = {each: made[each] for each in stage.NEEDS}
+        key = tools.store.key(name, stage.part(materials), inputs)
+        found = tools.store.get(name, key)
+        if before.get(name, {}).get("key", key) != key and found is None and not changed:
+            changed = True
+            later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
+            tools.progress.say(
+                f"the study has changed: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`"
+            )
+        spent = float(before.get(name, {}).get("seconds", 0.0)) if before.get(name, {}).get("key") == key else 0.0
+        if found is None:
+            found, spent = _make(stage, materials, inputs, key, tools, spent)
+        made[name], seconds[name] = found, round(spent, 3)
+        before = {**before, name: {"key": key, "seconds": seconds[name]}}
+        write_json(tools.folder / LAST, before)
+    return _publish(materials, made, seconds, tools)
+
+
+def _make(
+    stage: ModuleType, materials: Materials, inputs: Mapping[str, Artifact], key: str, tools: Tools, spent: float
+) -> tuple[Artifact, float]:
+    name = stage.NAME
+    tools.events.write("stage", stage=name, state="begun", key=key)
+    began = time.monotonic()
+    work = tools.store.work(name, key)
+    try:
+        artifact = tools.store.put(
+            name, key, lambda out: stage.make(materials, inputs, tools, work, out), report.provenance(materials)
+        )
+    except KdsearchError as error:
+        tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))
+        raise materials.study.place(error) from error.__cause__
+    finally:
+        tools.progress.end()
+    taken = spent + time.monotonic() - began
+    tools.events.write("stage", stage=name, state="done", key=key, seconds=round(taken, 3))
+    tools.progress.say(f"{name}: done in {taken:.1f} s")
+    return artifact, taken
+
+
+def _publish(
+    materials: Materials, made: Mapping[str, Artifact], seconds: dict[str, float], tools: Tools
+) -> dict[str, Any]:
+    """Files under their public names, and the final JSON."""
+    result: dict[str, Any] = dict(made["report"].facts["result"])
+    export.copy_exports(made["export"], tools.folder)
+    report.write_cards(materials, made, result, tools.folder)
+    page = tools.folder / "report"
+    page.mkdir(exist_ok=True)
+    _copy(made["report"].path / "index.html", page / "index.html")
+    for role in made["search"].facts["roles"]:
+        target = "candidates.jsonl" if len(made["search"].facts["roles"]) == 1 else f"candidates-{role}.jsonl"
+        _copy(made["search"].path / f"candidates-{role}.jsonl", tools.folder / target)
+    result = {**result, "dir": str(tools.folder), "seconds": seconds}
+    write_json(tools.folder / "result.json", result)
+    if result["refused"]:
+        reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
+        error = RefusedError(
+            f"not written: {reasons}", file=tools.folder / "export", fix="Loosen export.max_drop or train longer."
+        )
+        error.result = result  # type: ignore[attr-defined]
+        raise error
+    return result
+
+
+def _copy(source: Path, target: Path) -> None:
+    beside = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, beside)
+    beside.replace(target)

@@ -1,0 +1,247 @@
+"""Stage `search`: thousands of candidates scored without training; the best that keep every constraint go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Batch
+from kdsearch.search.backend import Remote, Score, in_process
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
+from kdsearch.search.ranks import Combined
+from kdsearch.search.scoring import Scorer, random_teacher
+from kdsearch.stages.costs import cost_of_model, file_costs, needs_file, violations
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools, open_executor, where
+from kdsearch.stages.training import teacher_model
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import append_line
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.names import proxies as proxy_uses
+
+NAME = "search"
+NEEDS = ("prepare",)
+ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
+ROUNDS = 6  # of measuring files and replacing those that break a limit
+
+
+def part(materials: Materials) -> dict[str, Any]:
+    own = materials.study.part(NAME)
+    return {
+        **own,
+        "files": materials.files_key(own),
+        "spaces": {role: repr(s.dims) for role, s in materials.spaces.items()},
+    }
+
+
+def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    section = materials.study.config.search
+    tools.progress.begin(NAME, section.candidates * len(materials.spaces))
+    roles = {}
+    for role in materials.spaces:
+        roles[role] = _one_role(materials, role, tools, work, out)
+    return {"roles": roles}
+
+
+def scorer_of(materials: Materials, role: str) -> Scorer:
+    """The proxies of the study on its probe; a pure function of the study, so that every process makes the same."""
+    section = materials.study.config.search
+    space = materials.spaces[role]
+    made = {use.use: materials.make("proxy", use, path) for use, path in proxy_uses(materials.study)}
+    for name in ALWAYS:
+        if name not in made and name in materials.host.names("proxy"):
+            from kdsearch.study.schema import Use
+
+            made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
+    seed = derive(materials.seed, "probe") % 2**31
+    teacher = None
+    if any(proxy.needs_teacher for proxy in made.values()):
+        teacher = probe_teacher(materials, role, seed)
+    return Scorer(
+        space,
+        materials.io,
+        materials.task,
+        made,
+        batch=_probe_batch(materials),
+        teacher=teacher,
+        probe_seed=seed,
+        init_seeds=range(section.probe.seeds),
+        batch_size=section.probe.batch_size,
+    )
+
+
+def probe_teacher(materials: Materials, role: str, seed: int) -> Any:
+    """The study's teacher architecture, freshly initialised, where it can be built anew; else the space's default."""
+    for name, use in materials.study.teachers.items():
+        cls = None if use.use == "live" else materials.host.load_class("teacher", use.use)
+        if (
+            cls is not None
+            and cls.access >= 4
+            and not materials.study.live_object(materials.study.path_of_teacher(name))
+        ):
+            capability = materials.make("teacher", use, materials.study.path_of_teacher(name))
+            if capability.training is not None and hasattr(capability.options, "space"):
+                return teacher_model(materials, name)
+    return random_teacher(materials.spaces[role], materials.io, seed)
+
+
+def _probe_batch(materials: Materials) -> Batch | None:
+    probe = materials.study.config.search.probe
+    if probe.input == "noise":
+        return None
+    split = materials.data.split("train")
+    import torch
+
+    chosen = torch.randperm(len(split.ids), generator=stream(materials.seed, "probe"))[: probe.batch_size]
+    batch = split.load(chosen.tolist())
+    if "label" in batch:
+        noise = materials.task.dummy(materials.io, len(batch), stream(materials.seed, "probe", "labels"))
+        hidden = batch["label"] < 0
+        if hidden.any() and "label" in noise:
+            batch = batch.having(label=torch.where(hidden, noise["label"], batch["label"]))
+    return batch
+
+
+def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+    section = materials.study.config.search
+    limits = materials.study.config.constraints
+    space = materials.spaces[role]
+    bounds: dict[str, float] = {name: v for name in ("params", "macs") if (v := getattr(limits, name)) is not None}
+    if limits.onnx_bytes is not None:  # four bytes a weight: a file cannot be smaller
+        bounds["params"] = min(bounds.get("params", float("inf")), limits.onnx_bytes / 4)
+    region = Region(space, materials.io, materials.task, bounds)
+    scorer = scorer_of(materials, role)
+    ranked = [use.use for use, _ in proxy_uses(materials.study)]
+    score, executor = _backend(materials, role, scorer, region, tools)
+    key = work.name
+    seed = derive(materials.seed, "search", role) % 2**31
+    costs = [
+        name for name in ("params", "macs") if name in materials.objectives or "latency_ms" in materials.objectives
+    ]
+    costs = costs[:1] if "params" not in materials.objectives and "macs" not in materials.objectives else costs
+    strategy = materials.make("controller", section.strategy, "search.strategy")
+    base = tools.progress.done
+
+    def seen(n: int, best: Candidate) -> None:
+        if tools.stop():
+            from kdsearch.errors import InterruptedRun
+
+            raise InterruptedRun("stopped; scored candidates are kept")
+        tools.progress.at(base + n, f"{best.scored.params:,} params")
+
+    try:
+        rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
+        combine = Combined(ranked, [each.scores for each in rows])
+        explored = explore(
+            region,
+            strategy,
+            score,
+            combine,
+            work / f"candidates-{role}.jsonl",
+            key,
+            section.candidates,
+            seed,
+            costs=costs,
+            progress=seen,
+        )
+    finally:
+        if executor is not None:
+            executor.close()
+    if not explored.candidates:
+        raise RefusedError(
+            _nothing_feasible(materials, role, explored),
+            path="constraints",
+            fix="Relax a constraint or widen the space.",
+        )
+    kept, measured = _kept(materials, role, explored, section.keep, costs, work)
+    if not kept:
+        worst = "; ".join(f"{name} {value:+.0%}" for name, value in measured[0].items())
+        raise RefusedError(
+            f"none of {len(measured)} exported candidates keeps the constraints (best: {worst})",
+            path="constraints",
+            fix="Relax onnx_bytes or latency_ms.",
+        )
+    chosen = {each["key"] for each in kept}
+    for each in explored.candidates:
+        row = each.scored.row()
+        append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
+    notes = list(scorer.notes.values())
+    tools.progress.say(
+        f"search: {explored.message}; {len(kept)} go on" + "".join(f"\n  note: {note}" for note in notes)
+    )
+    return {
+        "candidates": len(explored.candidates),
+        "infeasible": explored.n_infeasible,
+        "reason": explored.reason,
+        "message": explored.message,
+        "proxies": ranked,
+        "kept": kept,
+        "notes": notes,
+    }
+
+
+def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> tuple[Score, Any | None]:
+    if tools.workers == 1:
+        return in_process(scorer), None
+    executor = open_executor(materials, tools.workers)
+    arguments = {**where(materials, tools), "role": role}
+    threads = materials.study.config.run.threads_per_trial
+    function = "kdsearch.stages.job:score_job"
+    return Remote(
+        executor, function, arguments, lost(region, list(scorer.proxies)), chunk=64, threads=threads
+    ), executor
+
+
+def _kept(
+    materials: Materials, role: str, explored: Explored, keep: int, costs: list[str], work: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """The best candidates whose exported file keeps its limits, and the violations of those that did not."""
+    pool = list(explored.candidates)
+    broken: list[dict[str, float]] = []
+    chosen: list[dict[str, Any]] = []
+    for _ in range(ROUNDS):
+        chosen, bad = [], set()
+        for each in select(pool, keep, costs):
+            scored = each.scored
+            measured = file_costs(materials, role, scored.spec, work) if needs_file(materials) else {}
+            found = {"params": scored.params, "macs": scored.macs, **measured}
+            over = {name: value for name, value in violations(materials, found).items() if value > 0}
+            if over:
+                bad.add(scored.key)
+                broken.append(over)
+                continue
+            chosen.append(
+                {"key": scored.key, "spec": scored.spec, "score": each.score, "scores": scored.scores, "costs": found}
+            )
+        if not bad:
+            break
+        pool = [each for each in pool if each.scored.key not in bad]
+    broken.sort(key=lambda over: max(over.values()))
+    return chosen, broken
+
+
+def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:
+    space = materials.spaces[role]
+    rng = stream(materials.seed, "smallest", role)
+    costs = []
+    for _ in range(64):
+        spec = space.sample(rng)
+        model = (
+            materials.build_student(role, spec.model_dump(mode="json"), 0)
+            if space.cost(spec, materials.io) is None
+            else None
+        )
+        costs.append(cost_of_model(model, materials) if model is not None else space.cost(spec, materials.io))
+    smallest = min((each for each in costs if each is not None), key=lambda cost: cost.params)
+    stated = {
+        k: v
+        for k, v in materials.study.config.constraints.model_dump(exclude_none=True).items()
+        if k in ("params", "macs", "onnx_bytes")
+    }
+    bounds = ", ".join(f"{name} <= {value:,}" for name, value in stated.items())
+    return (
+        f"no candidate of '{materials.study.students[role].space}' keeps {bounds} ({explored.n_infeasible:,} were tried); "
+        f"the smallest of a sample has {smallest.params:,} params and {smallest.macs:,} MACs"
+    )

@@ -1,0 +1,220 @@
+"""What a stage works with beside its inputs: store, events, progress, a stop flag, workers; and running many trainings."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdsearch.engine.cache import Live
+from kdsearch.engine.loop import Report
+from kdsearch.errors import InterruptedRun, KdsearchError, StorageError, TrialError
+from kdsearch.kinds import Job
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.training import Outcome, Request, train
+from kdsearch.store.artifacts import Artifact, Store
+from kdsearch.store.files import as_storage_error
+from kdsearch.store.folder import Events
+from kdsearch.study.schema import Use
+
+
+class Progress:
+    """What a person sees on stderr: a bar on a terminal, else one plain line every 10 s. `shown=False`: nothing."""
+
+    def __init__(self, shown: bool = True, every_s: float = 10.0) -> None:
+        self.shown, self.every_s = shown, every_s
+        self.stage, self.total, self.done, self.note = "", 0, 0.0, ""
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        self._line: Any = None
+
+    def begin(self, stage: str, total: int) -> None:
+        """`total` units of work (candidates, trainings) in this stage."""
+        self.end()
+        self.stage, self.total, self.done, self.note = stage, total, 0.0, ""
+        self._began = self._told = time.monotonic()
+        if self.shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description:9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._line = self._bar.add_task(stage, total=total, note="", rate="")
+            self._bar.start()
+
+    def at(self, done: float, note: str = "") -> None:
+        """`done` units so far; `note`: best so far, or what runs."""
+        self.done, self.note = done, note or self.note
+        if not self.shown:
+            return
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = f"{done / seconds:.2g}/s"
+        if self._bar is not None:
+            self._bar.update(self._line, completed=done, note=self.note, rate=rate)
+        elif time.monotonic() - self._told >= self.every_s:
+            self._told = time.monotonic()
+            left = (self.total - done) * seconds / done if done else float("nan")
+            eta = f", about {left:.0f} s left" if done else ""
+            print(
+                f"{self.stage}: {done:.4g}/{self.total} ({rate}{eta}) {self.note}".rstrip(), file=sys.stderr, flush=True
+            )
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.shown:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@dataclass
+class Tools:
+    """Handed to every stage. `folder`: the study's; `checkpoint_s`: between checkpoints of a training."""
+
+    store: Store
+    events: Events
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    stop: Callable[[], bool] = lambda: False
+    workers: int = 1
+    checkpoint_s: float = 30.0
+
+
+def run_trainings(
+    materials: Materials,
+    requests: Sequence[Request],
+    work: Path,
+    prepared: Artifact,
+    teachers: Mapping[str, Live],
+    tools: Tools,
+    tell: Callable[[str, Outcome | str], None] = lambda name, outcome: None,
+) -> dict[str, Outcome | str]:
+    """Name -> outcome, or the error's text of one that failed. Results do not depend on workers or on who ends first.
+
+    Errors that are the user's, the disk's or an interruption end the study; all others are the training's own.
+    """
+    if tools.workers == 1 and executor_name(materials) == "inprocess":
+        return _here(materials, requests, work, teachers, tools, tell)
+    return _elsewhere(materials, requests, work, prepared, tools, tell)
+
+
+def executor_name(materials: Materials) -> str:
+    return materials.study.config.run.executor.use
+
+
+def _here(
+    materials: Materials,
+    requests: Sequence[Request],
+    work: Path,
+    teachers: Mapping[str, Live],
+    tools: Tools,
+    tell: Callable[[str, Outcome | str], None],
+) -> dict[str, Outcome | str]:
+    found: dict[str, Outcome | str] = {}
+    for request in requests:
+        base, label = tools.progress.done, request.name
+
+        def moved(_: str, at: int, of: int, loss: float, base: float = base, label: str = label) -> None:
+            tools.progress.at(min(base + at / of, base + 0.999), f"{label}: loss {loss:.4g}")
+
+        try:
+            outcome, _, _ = train(
+                materials, request, work / request.name, teachers, tools.stop, Report(step=moved), tools.checkpoint_s
+            )
+            found[request.name] = outcome
+        except (KeyboardInterrupt, InterruptedRun, StorageError, MemoryError):
+            raise
+        except TrialError as error:
+            found[request.name] = str(error)
+        except KdsearchError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise as_storage_error(error, work) from error
+            found[request.name] = f"OSError: {error}"
+        except Exception as error:
+            found[request.name] = f"{type(error).__name__}: {error}"
+        tools.progress.at(base + 1)
+        tell(request.name, found[request.name])
+    return found
+
+
+def _elsewhere(
+    materials: Materials,
+    requests: Sequence[Request],
+    work: Path,
+    prepared: Artifact,
+    tools: Tools,
+    tell: Callable[[str, Outcome | str], None],
+) -> dict[str, Outcome | str]:
+    config = materials.study.config.run
+    executor = open_executor(materials, tools.workers)
+    found: dict[str, Outcome | str] = {}
+    waiting = list(requests)[::-1]
+    running: set[str] = set()
+    try:
+        while waiting or running:
+            while waiting and len(running) < executor.slots:
+                request = waiting.pop()
+                arguments = {
+                    **where(materials, tools),
+                    "prepared": prepared.key,
+                    "request": request.as_json(),
+                    "work": str(work / request.name),
+                    "checkpoint_s": tools.checkpoint_s,
+                }
+                executor.submit(Job(request.name, "kdsearch.stages.job:train_job", arguments, config.threads_per_trial))
+                running.add(request.name)
+            for done in executor.wait(0.5):
+                running.discard(done.id)
+                if done.fatal:
+                    raise_fatal(done.error)
+                found[done.id] = done.error if done.error else Outcome(**done.value)
+                tools.progress.at(tools.progress.done + 1)
+                tell(done.id, found[done.id])
+            if tools.stop():
+                raise InterruptedRun("stopped; running trials were asked to checkpoint")
+    finally:
+        executor.close()
+    return found
+
+
+def raise_fatal(text: str) -> None:
+    raise KdsearchError(text)
+
+
+def open_executor(materials: Materials, workers: int) -> Any:
+    """The study's executor with so many slots; `inprocess` becomes `processes` where there are more workers than one."""
+    use = materials.study.config.run.executor
+    if use.use == "inprocess" and workers > 1:
+        use = Use(use="processes", options={})
+    executor = materials.make("executor", use, "run.executor")
+    executor.slots = workers
+    return executor
+
+
+def where(materials: Materials, tools: Tools) -> dict[str, Any]:
+    """How a job finds the study again."""
+    study = materials.study
+    return {"dir": str(tools.folder), "base": str(study.folder.resolve()), "allow_code": list(study.allow_code)}
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome)
