@@ -23,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        code = 130
     except BrokenPipeError:  # `kdsearch plugins | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -33,4 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
+    if code == 130:  # the parser turns Ctrl-C into its exit code
+        print("Interrupted.", file=sys.stderr)
     return code if isinstance(code, int) else 0

@@ -1,0 +1,368 @@
+"""Verbs: what they print, their exit codes, and what they leave unimported."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jsonschema
+import pytest
+
+import kdsearch.stages
+from kdsearch import __version__
+from kdsearch.cli import main
+from kdsearch.errors import BusyError, InterruptedRun, RefusedError, StorageError, StudyError
+from kdsearch.hooks import hookimpl
+from kdsearch.host import Broken, Host
+from kdsearch.study import load_study
+from kdsearch.study.load import read
+from tests import small_plugin
+
+GOOD = Path(__file__).parents[1] / "study" / "good.yaml"
+REAL_LOAD = Host.load  # `host` replaces it
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "optuna", "sklearn", "torchvision", "timm", "PIL", "ruamel")
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    found = Host.load(extra=[("small", small_plugin)], entry_points=False)
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: found))
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """A stand-in for the stages: what a verb hands over is seen, and its answer is chosen."""
+    module = ModuleType("kdsearch.stages.commands")
+    monkeypatch.setitem(sys.modules, "kdsearch.stages.commands", module)
+    monkeypatch.setattr(kdsearch.stages, "commands", module, raising=False)
+    return module
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(each) for each in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["run", "--help"], ["--version"]]
+)
+def test_listing_imports_nothing_heavy(arguments):
+    code = (
+        f"import sys\nfrom kdsearch.cli import main\ncode = main({arguments!r})\n"
+        f"found = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "papers = [n for n in sys.modules if n.startswith('kdsearch_plugins.') and n.count('.') > 1]\n"
+        "assert not papers, papers\nprint('HEAVY', found)\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    assert done.stderr == ""
+
+
+def test_schema_errors_are_said_before_torch_is_imported():
+    bad = Path(__file__).parents[1] / "bad_studies" / "unknown_key.yaml"
+    code = (
+        f"import sys\nfrom kdsearch.cli import main\ncode = main(['validate', {str(bad)!r}])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "serach" in done.stderr
+
+
+def test_help_names_every_verb(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    verbs = [
+        "quickstart",
+        "init",
+        "validate",
+        "schema",
+        "data",
+        "run",
+        "status",
+        "report",
+        "export",
+        "score",
+        "plugins",
+    ]
+    assert all(re.search(rf"^  {verb}\b", out, re.MULTILINE) for verb in verbs)
+    assert run(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["run"], ["validate", "x", "--nonsense"], ["score", "--space", "x"]]
+)
+def test_a_wrong_command_line_is_the_users(arguments, capsys):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert "Error" in err
+
+
+def test_plugins_lists_all_with_their_state(host, capsys, monkeypatch):
+    def same(register):
+        register.proxy("nwot", "m:C")
+
+    other = ModuleType("other")
+    other.kdsearch_register = hookimpl(same)
+    both = Host.load()
+    both = Host(
+        (*both.plugins, *REAL_LOAD(extra=[("other", other)], entry_points=False).plugins),
+        (Broken("b", "d", "1", "E: x"),),
+    )
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: both))
+    code, out, _ = run(capsys, "plugins", "--json")
+    found = json.loads(out)
+    assert code == 0
+    states = {
+        (each["plugin"], each["name"]): each["state"] for each in found["capabilities"] if each["kind"] == "proxy"
+    }
+    assert states["small", "nwot"] == states["other", "nwot"] == "conflicting"
+    assert states["small", "params"] == "ok"
+    assert found["broken"] == [{"plugin": "b", "distribution": "d", "version": "1", "error": "E: x"}]
+    code, out, _ = run(capsys, "plugins")
+    assert code == 0
+    assert out.count("conflicting") == 2
+    assert re.search(r"b +d 1 +broken +E: x", out)
+
+
+def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, capsys):
+    code, out, _ = run(capsys, "plugins", "show", "small", "--json")
+    (plugin,) = json.loads(out)["plugins"]
+    assert code == 0
+    assert {"kind": "distiller", "name": "kd", "about": ""} in plugin["capabilities"]
+    code, out, _ = run(capsys, "plugins", "show", "kd", "--json")
+    (found,) = json.loads(out)["capabilities"]
+    assert found["about"] == "Soft targets."
+    assert found["needs"]["access"] == "LOGITS"
+    assert found["options"] == [
+        {
+            "name": "temperature",
+            "type": "float",
+            "required": False,
+            "default": 4.0,
+            "range": "> 0",
+            "search": "1..8 (log)",
+            "description": "softens both distributions",
+        }
+    ]
+    code, out, _ = run(capsys, "plugins", "show", "kd")
+    assert "1..8 (log)" in out
+    assert "softens both distributions" in out
+    code, _, err = run(capsys, "plugins", "show", "kdd")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean 'kd'?" in err
+
+
+def test_show_names_what_every_option_may_be(host, capsys):
+    code, out, _ = run(capsys, "plugins", "show", "cifar_resnet", "--json")
+    options = {each["name"]: each for each in json.loads(out)["capabilities"][0]["options"]}
+    assert code == 0
+    assert (options["depths"]["type"], options["depths"]["search"]) == ("list of int", "1, 2, 3 for each of 3")
+    assert options["width"]["type"] == "8 | 16 | 32"
+
+
+def test_every_installed_capability_can_be_shown(capsys):
+    for each in Host.load().entries():
+        code, out, _ = run(capsys, "plugins", "show", f"{each.plugin.distribution}:{each.kind}:{each.name}", "--json")
+        (found,) = json.loads(out)["capabilities"]
+        assert code == 0
+        assert found["state"] == "ok", found
+        assert found["about"]
+        assert all(option["description"] for option in found["options"]), found
+
+
+def test_data_says_what_is_there(host, capsys):
+    code, out, _ = run(capsys, "data", "--json")
+    assert code == 0
+    assert json.loads(out) == {"data": [{"name": "digits", "present": True, "get": "", "about": "Handwritten digits."}]}
+
+
+def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "init")
+    assert (code, err) == (0, "")
+    assert out == "Wrote study.yaml and study.schema.json. Next: kdsearch run study.yaml\n"
+    study = load_study("study.yaml", Host.load())
+    assert study.config.data.labeled == 0.1
+    schema = json.loads(Path("study.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(read(Path("study.yaml")).raw, schema, jsonschema.Draft202012Validator)
+    assert Path("study.yaml").read_text().startswith("# yaml-language-server: $schema=./study.schema.json\n")
+    code, printed, _ = run(capsys, "schema")
+    assert json.loads(printed) == schema
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "study.schema.json"])
+def test_init_overwrites_nothing(name, host, capsys):
+    Path(name).write_text("mine")
+    code, out, err = run(capsys, "init")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{name}: exists already; nothing was written")
+    assert [each.name for each in Path().iterdir()] == [name]
+    assert Path(name).read_text() == "mine"
+
+
+def test_init_where_nothing_can_be_written_is_one_message(host, capsys):
+    Path("file").write_text("")
+    code, _, err = run(capsys, "init", "file/study.yaml")
+    assert code in (1, 2)
+    assert err.count("\n") == 1
+
+
+def test_validate_says_what_the_study_would_do(host, capsys):
+    code, out, _ = run(capsys, "validate", GOOD, "--json", "--set", "distill.compare={random: 2, epochs: 1}")
+    found = json.loads(out)
+    assert code == 0
+    assert found["valid"] is True
+    assert found["students"] == {"student": {"space": "cifar_resnet", "dimensions": 4, "size": 54}}
+    assert {"stage": "distill", "what": "compare", "count": 3, "epochs": 1} in found["trainings"]
+    assert found["proxies"] == ["nwot", "params"]
+
+
+def test_validate_plan_asks_the_stages(host, commands, capsys):
+    commands.plan = lambda study, host: {"study": study.config.name, "seconds": 3.0}
+    assert json.loads(run(capsys, "validate", GOOD, "--plan", "--json")[1]) == {"study": "study", "seconds": 3.0}
+
+
+CALLS = [
+    (
+        [
+            "run",
+            "s.yaml",
+            "--dir",
+            "d",
+            "--workers",
+            "2",
+            "--seed",
+            "3",
+            "--set",
+            "a.b=1",
+            "--set",
+            "c=2",
+            "--allow-code",
+            "x.py:Y",
+        ],
+        {
+            "file": Path("s.yaml"),
+            "dir": Path("d"),
+            "workers": 2,
+            "seed": 3,
+            "sets": ("a.b=1", "c=2"),
+            "allow_code": ("x.py:Y",),
+            "progress": True,
+        },
+    ),
+    (
+        ["run", "s.yaml", "--json"],
+        {
+            "file": Path("s.yaml"),
+            "dir": None,
+            "workers": None,
+            "seed": None,
+            "sets": (),
+            "allow_code": (),
+            "progress": False,
+        },
+    ),
+    (
+        ["quickstart", "q", "--seed", "5", "--data", "mnist5k", "--teacher", "t"],
+        {"dir": Path("q"), "seed": 5, "data": "mnist5k", "teacher": "t", "progress": True},
+    ),
+    (["status", "d"], {"dir": Path("d"), "progress": True}),
+    (["report", "d"], {"dir": Path("d"), "progress": True}),
+    (
+        ["export", "d", "--format", "onnx-int4"],
+        {"dir": Path("d"), "format": "onnx-int4", "allow_code": (), "progress": True},
+    ),
+    (
+        ["score", "--space", "s", "--proxies", "a, b", "--sample", "9"],
+        {
+            "space": "s",
+            "proxies": ("a", "b"),
+            "archs": None,
+            "sample": 9,
+            "teacher": None,
+            "data": None,
+            "seed": 0,
+            "allow_code": (),
+            "progress": True,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), CALLS, ids=lambda each: each[0] if isinstance(each, list) else "")
+def test_a_verb_hands_over_what_was_written(line, expected, commands, capsys):
+    seen = {}
+
+    def command(**given):
+        seen.update(given)
+        return {"accuracy": 0.5, "lost": float("nan")}
+
+    setattr(commands, line[0], command)
+    code, out, err = run(capsys, *line)
+    assert (code, err) == (0, "")
+    assert seen == expected
+    if "--json" in line:
+        assert json.loads(out) == {"accuracy": 0.5, "lost": None}
+    else:
+        assert out == "accuracy: 0.5\nlost: nan\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StudyError("wrong", file="s.yaml", line=3), 2),
+        (RefusedError("no file passed"), 3),
+        (BusyError("held"), 1),
+        (StorageError("the disk is full"), 1),
+        (InterruptedRun("stopped; go on with `kdsearch run s.yaml`"), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_one_message_and_its_exit_code(error, code, commands, capsys):
+    def command(**given):
+        raise error
+
+    commands.status = command
+    found, out, err = run(capsys, "status", "d", "--json")
+    assert (found, out) == (code, "")
+    assert err.strip() == (str(error) or "Interrupted.")
+
+
+def test_a_refusal_prints_its_result_first(commands, capsys):
+    def command(**given):
+        error = RefusedError("onnx-int4 lost too much")
+        error.result = {"refused": [{"format": "onnx-int4", "reason": "x"}]}
+        raise error
+
+    commands.run = command
+    code, out, err = run(capsys, "run", "s.yaml", "--json")
+    assert code == 3
+    assert json.loads(out) == {"refused": [{"format": "onnx-int4", "reason": "x"}]}
+    assert err == "onnx-int4 lost too much\n"
+
+
+def test_our_own_fault_keeps_its_traceback(commands):
+    def command(**given):
+        raise ZeroDivisionError("ours")
+
+    commands.status = command
+    with pytest.raises(ZeroDivisionError):
+        main(["status", "d"])
+
+
+def test_score_takes_a_file_or_a_sample(commands, capsys):
+    code, _, err = run(capsys, "score", "--space", "s", "--proxies", "a", "--sample", "1", "--archs", "f")
+    assert (code, err) == (2, "both --archs and --sample are given. Expected one of them.\n")
+    code, _, err = run(capsys, "score", "--space", "s", "--proxies", " , ")
+    assert code == 2
+    assert "names none" in err
