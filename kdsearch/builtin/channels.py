@@ -308,7 +308,8 @@ def _taps(model: Model, inputs: Inputs) -> tuple[Tap, ...]:
     """The model's taps with the shapes they have now; sizes that were dynamic stay so."""
     paths = {each.name: each.path for each in model.taps}
     sides = {each.name: each.side for each in model.taps}
-    now = {each.name: each.shape for each in traced_taps(model.module, inputs, paths, sides)}
+    with undisturbed(model.module, train=False):
+        now = {each.name: each.shape for each in traced_taps(model.module, inputs, paths, sides)}
 
     def shape(tap: Tap) -> tuple[int | None, ...]:
         if tap.index or len(now.get(tap.name, ())) != len(tap.shape):
