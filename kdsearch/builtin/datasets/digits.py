@@ -61,10 +61,11 @@ class Mnist5k(Dataset[ImageOptions]):
         file = package_file("mnist5k", MNIST_5K)
         try:
             with gzip.open(file, "rt", encoding="ascii") as text:
-                rows = np.loadtxt(text, delimiter=",", dtype=np.uint8, ndmin=2)
+                lines = text.read().split()  # numpy warns of an empty file instead of raising
+            rows = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2) if lines else np.zeros((0, 0), np.uint8)
         except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
             raise _broken(file, str(error)) from error
-        if rows.shape[1] != 785 or not len(rows):
+        if rows.shape[1] != 785:
             raise _broken(file, f"{rows.shape[0]} rows of {rows.shape[1]} numbers")
         images = as_images(rows[:, :-1].reshape(-1, 28, 28))
         ids = tuple(f"mnist5k-{i:04d}" for i in range(len(rows)))

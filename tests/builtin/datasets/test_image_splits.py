@@ -1,0 +1,153 @@
+"""Standardising, resizing and augmenting images: against plain NumPy, and by properties."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdsearch.builtin.datasets.images import (
+    ImageOptions,
+    Part,
+    Stored,
+    as_images,
+    augmented,
+    fitted,
+    image_source,
+    measured,
+)
+from kdsearch.errors import DataError
+
+IDS = tuple(f"s{i}" for i in range(12))
+
+
+def part(images, labels=None, ids=IDS):
+    n = len(images)
+    return Part(ids[:n], Stored(images), torch.arange(n) % 3 if labels is None else labels)
+
+
+def pixels(n=12, c=3, h=8, w=8, seed=0):
+    return torch.randint(0, 256, (n, c, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_standardised_by_the_training_split_in_float64(floats):
+    train, test = pixels(12), pixels(5, seed=1)
+    if floats:
+        train, test = train.float() * 3 - 7, test.float() * 3 - 7
+    source = image_source(
+        {"train": part(train), "test": part(test, ids=tuple("abcde"))}, ["x", "y", "z"], ImageOptions(), {}
+    )
+    plain = train.numpy().astype(np.float64) / (1 if floats else 255)
+    mean, std = plain.mean((0, 2, 3)), plain.std((0, 2, 3))
+    told = source.facts["preprocessing"]
+    np.testing.assert_allclose(told["mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(told["std"], std, rtol=1e-9)
+    wanted = (test.numpy() / (1 if floats else 255) - mean[:, None, None]) / std[:, None, None]
+    np.testing.assert_allclose(source.split("test").load([0, 1, 2, 3, 4])["image"].numpy(), wanted, atol=2e-6)
+
+
+def test_many_images_are_measured_exactly():
+    train = pixels(5000, c=1, h=3, w=3)
+    standard = measured(part(train, ids=tuple(str(i) for i in range(5000))))
+    np.testing.assert_allclose(standard.mean, train.numpy().mean() / 255, rtol=1e-12)
+    assert standard.counted == 5000
+
+
+def test_a_constant_channel_stays_finite():
+    source = image_source(
+        {"train": part(torch.full((12, 1, 8, 8), 7, dtype=torch.uint8))}, ["x", "y", "z"], ImageOptions(), {}
+    )
+    assert bool((source.split("train").load([0, 5])["image"].abs() < 1e-5).all())
+
+
+def test_resize_is_pillows_antialiased_bilinear_within_a_level():
+    image = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 100)
+    got = fitted(torch.from_numpy(np.array(image))[None, None], 20, None)[0, 0].numpy().astype(int)
+    wanted = np.array(image.resize((20, 20), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(got - wanted).max() <= 1
+
+
+def test_resize_keeps_proportions_and_crops_the_middle():
+    wide = torch.zeros(1, 1, 10, 30, dtype=torch.uint8)
+    wide[..., 10:20] = 200  # the middle square
+    assert torch.equal(fitted(wide, 10, None), torch.full((1, 1, 10, 10), 200, dtype=torch.uint8))
+
+
+def test_channels():
+    rgb = pixels(4)
+    grey = fitted(rgb, None, 1)
+    wanted = (rgb.double() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)).sum(1)
+    assert (
+        float((grey[:, 0].double() - wanted).abs().max()) <= 1.05
+    )  # torchvision's weights have four digits, and it truncates
+    assert torch.equal(fitted(grey, None, 3), grey.repeat(1, 3, 1, 1))
+    with pytest.raises(DataError, match="4 channels"):
+        fitted(pixels(2, c=4), None, 3)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("shift", 2), ("crop", 4), ("crop_flip", 4)])
+def test_augmented_images_are_moved_or_mirrored_originals(kind, most):
+    images = pixels(64, c=2, h=32, w=32)
+    ids = tuple(f"i{i}" for i in range(64))
+    out = augmented(images, ids, 5, kind)
+    padded = torch.nn.functional.pad(images, [most] * 4)
+    seen = set()
+    for i in range(64):
+        moves = {
+            (dy, dx, flip)
+            for dy in range(2 * most + 1)
+            for dx in range(2 * most + 1)
+            for flip in (False, True)
+            if torch.equal(
+                out[i],
+                padded[i, :, dy : dy + 32, dx : dx + 32].flip(-1) if flip else padded[i, :, dy : dy + 32, dx : dx + 32],
+            )
+        }
+        assert len(moves) == 1
+        seen |= moves
+    assert {flip for _, _, flip in seen} == ({True, False} if kind == "crop_flip" else {False})
+    assert {dy for dy, _, _ in seen} >= {0, 2 * most} or len({dy for dy, _, _ in seen}) > most
+
+
+def test_augmentation_is_a_function_of_seed_and_id():
+    images = pixels(12, h=32, w=32)
+    whole = augmented(images, IDS, 1, "crop_flip")
+    assert torch.equal(augmented(images.flip(0), IDS[::-1], 1, "crop_flip").flip(0), whole)
+    assert torch.equal(augmented(images[3:4], IDS[3:4], 1, "crop_flip"), whole[3:4])
+    assert not torch.equal(augmented(images, IDS, 2, "crop_flip"), whole)
+
+
+def test_grey_array_axes():
+    array = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    assert torch.equal(as_images(array)[1, 2], torch.from_numpy(array[1, :, :, 2].copy()))
+    assert as_images(array[..., 0]).shape == (2, 1, 3, 4)
+
+
+def test_content_follows_pixels_labels_and_ids():
+    images = pixels()
+    base = {"train": part(images)}
+    other_pixel = images.clone()
+    other_pixel[11, 0, 0, 0] ^= 1
+    variants = [
+        base,
+        {"train": part(other_pixel)},
+        {"train": part(images, labels=torch.zeros(12, dtype=torch.long))},
+        {"train": part(images, ids=tuple(f"t{i}" for i in range(12)))},
+    ]
+    digests = [image_source(each, ["x", "y", "z"], ImageOptions(), {}).facts["content"] for each in variants]
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"train": part(pixels(12), labels=torch.full((12,), 3))}, ["label 3 of sample 0", "'train'", "0..2"]),
+        ({"train": part(pixels(0))}, ["'train' has no samples"]),
+        ({"train": part(pixels(12)), "test": part(pixels(2, h=9))}, ["3x9x8", "3x8x8", "`resize`"]),
+    ],
+)
+def test_faults(parts, words):
+    with pytest.raises(DataError) as error:
+        image_source(parts, ["x", "y", "z"], ImageOptions(), {})
+    for word in words:
+        assert word in str(error.value)
