@@ -17,8 +17,7 @@ def explicit(g_s: np.ndarray, g_t: np.ndarray) -> float:
         e = []
         for g in (s, t):
             outer = np.outer(g, g)
-            norms = np.linalg.norm(outer, axis=1, keepdims=True)
-            e.append(np.divide(outer, norms, out=np.zeros_like(outer), where=norms > 0))
+            e.append(outer / np.maximum(np.linalg.norm(outer, axis=1, keepdims=True), 1e-12))
         total += np.square(e[0] - e[1]).sum()
     return -total / g_s.size
 
@@ -31,10 +30,14 @@ def test_computed_on_paper(g_s: list[list[float]], wanted: float) -> None:
     assert semantic_similarity(torch.tensor(g_s, dtype=torch.float64), g_t).item() == pytest.approx(wanted, abs=1e-12)
 
 
-@given(seed=st.integers(0, 2**31), k=st.integers(1, 6), c=st.integers(1, 8), dead=st.floats(0, 0.9))
-def test_is_the_definition_with_explicit_matrices(seed: int, k: int, c: int, dead: float) -> None:
+@given(
+    seed=st.integers(0, 2**31), k=st.integers(1, 6), c=st.integers(1, 8), dead=st.floats(0, 0.9), faint=st.floats(0, 12)
+)
+def test_is_the_definition_with_explicit_matrices(seed: int, k: int, c: int, dead: float, faint: float) -> None:
+    """Also with dead entries, and with classes so faint that their rows are shorter than eps."""
     rng = np.random.default_rng(seed)
-    g_s, g_t = (rng.normal(size=(k, c)) * (rng.random((k, c)) >= dead) for _ in range(2))
+    scales = 10 ** -rng.uniform(0, faint, size=(2, k, 1))
+    g_s, g_t = (rng.normal(size=(k, c)) * (rng.random((k, c)) >= dead) * scale for scale in scales)
     found = semantic_similarity(torch.tensor(g_s), torch.tensor(g_t)).item()
     assert found == pytest.approx(explicit(g_s, g_t), abs=1e-9)
     assert -4 - 1e-9 <= found <= 1e-9
@@ -47,10 +50,11 @@ def test_without_zeros_it_is_cosine_times_sign_agreement() -> None:
     assert semantic_similarity(torch.tensor(g_s), torch.tensor(g_t)).item() == pytest.approx(wanted, abs=1e-12)
 
 
-def test_tiny_and_huge_gradients_count_by_direction() -> None:
-    g = torch.tensor([[3.0, 4]])
-    for scale in (1e-35, 1e35):
-        assert semantic_similarity(g * scale, torch.tensor([[4.0, 3]])).item() == pytest.approx(-0.08, abs=1e-6)
+def test_huge_gradients_count_by_direction_and_faint_ones_not_at_all() -> None:
+    g_s, g_t = torch.tensor([[3.0, 4]], dtype=torch.float64), torch.tensor([[4.0, 3]], dtype=torch.float64)
+    assert semantic_similarity(g_s * 1e100, g_t).item() == pytest.approx(-0.08, abs=1e-12)
+    assert semantic_similarity(g_s * 1e-30, g_t).item() == pytest.approx(-1, abs=1e-12)  # the teacher's rows alone
+    assert semantic_similarity(g_s * 1e-30, -g_t * 1e-30).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_other_widths_are_refused_naming_both() -> None:

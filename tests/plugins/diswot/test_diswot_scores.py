@@ -62,7 +62,7 @@ def m_s_by_hand(g_s: np.ndarray, g_t: np.ndarray) -> float:
         e = []
         for g in (g_s[k], g_t[k]):
             outer = np.outer(g, g)
-            e.append(outer / np.maximum(np.linalg.norm(outer, axis=1, keepdims=True), 1e-300))
+            e.append(outer / np.maximum(np.linalg.norm(outer, axis=1, keepdims=True), 1e-12))
         total += np.square(e[0] - e[1]).sum()
     return -total / g_s.size
 
