@@ -51,7 +51,7 @@ def curve_panel(runs: Mapping[str, list[Point]], uid: str, label: str, kind: str
 
 
 def curves_figure(result: Row, evidence: Row) -> Figure:
-    """Loss, validation score where there is one, and the student's loss terms where it has several."""
+    """Training loss, and the validation score where a run has one; single loss terms stand in the table."""
     curves = {plain(name): rows(curve) for name, curve in mapping(evidence.get("curves")).items()}
     curves = {name: curve for name, curve in curves.items() if curve}
     colour = {name: at for at, name in enumerate(curves)}

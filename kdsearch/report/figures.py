@@ -12,7 +12,7 @@ from kdsearch.report.history_figure import history_figure
 from kdsearch.report.ladder_figure import ladder_figure, weights_figure
 from kdsearch.report.proxy_figure import proxy_figure
 
-FIGURES = (front_figure, history_figure, proxy_figure, curves_figure, ladder_figure, weights_figure)
+FIGURES = (ladder_figure, weights_figure, front_figure, history_figure, proxy_figure, curves_figure)
 
 
 def figures(result: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, str]:

@@ -35,8 +35,11 @@ def lower_is_better(candidates: Sequence[Row]) -> bool:
     return bool(kept and rest) and sum(kept) / len(kept) < sum(rest) / len(rest)
 
 
-def candidates_panel(candidates: Sequence[Row]) -> str:
-    """All scored candidates. A mark without a rank lies in the lane at the foot."""
+def candidates_panel(candidates: Sequence[Row], chosen: object = None) -> str:
+    """All scored candidates, the `chosen` architecture with a sign of its own.
+
+    A mark without a rank lies in the lane at the foot.
+    """
     key = cost_key(candidates, ("params", "macs"))
     low = lower_is_better(candidates)
     ranks = [number(c.get("rank")) for c in candidates]
@@ -45,7 +48,7 @@ def candidates_panel(candidates: Sequence[Row]) -> str:
     x = scale_of([c for c in costs if c is not None], *frame.x_range, log=True)
     y = scale_of([r for r in ranks if r is not None], *frame.y_range)
     names = len(candidates) <= NAMED
-    specks, rings = [], []
+    specks, rings, stars = [], [], []
     for candidate, cost, rank in zip(candidates, costs, ranks, strict=True):
         at = (x(cost) if cost is not None else x.start, y(rank) if rank is not None else frame.lane_y)
         name = short(candidate.get("architecture") or candidate.get("key"), 80) if names else ""
@@ -53,6 +56,8 @@ def candidates_panel(candidates: Sequence[Row]) -> str:
         specks.append(speck("candidate" if candidate.get("feasible", True) else "candidate out", *at, numbers, name))
         if candidate.get("kept"):
             rings.append(mark("kept", "ring", *at, numbers, name or short(candidate.get("key"), 80), r=4.5))
+        if chosen and candidate.get("architecture") == chosen:
+            stars.append(mark("chosen", "diamond", *at, numbers, f"chosen: {short(chosen, 80)}", r=6))
     able = [
         (cost, rank)
         for candidate, cost, rank in zip(candidates, costs, ranks, strict=True)
@@ -64,6 +69,7 @@ def candidates_panel(candidates: Sequence[Row]) -> str:
         + "".join(specks)
         + staircase("front", [(x(able[i][0]), y(able[i][1])) for i in edge], x.end)
         + "".join(rings)
+        + "".join(stars)
     )
     desc = f"{len(candidates)} candidates, {len(rings)} kept; {UNITS[key]} on a log axis, rank of the proxies upwards."
     return drawing("front-candidates", frame, "Candidates: cost against proxy rank", desc, body, (UNITS[key], "rank"))
@@ -94,14 +100,17 @@ def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str) -> str:
 def front_figure(result: Row, evidence: Row) -> Figure:
     """Two panels: all candidates, all trials."""
     candidates, trials = rows(evidence.get("candidates")), rows(evidence.get("trials"))
+    chosen = mapping(result.get("student")).get("architecture")
     panels: list[str] = []
     twins: list[str] = []
     notes: list[str] = []
     legend: list[tuple[str, Shape, str]] = []
     if candidates:
-        panels.append(candidates_panel(candidates))
+        panels.append(candidates_panel(candidates, chosen))
         twins.append(candidates_table(candidates))
         legend += [("candidate", "dot", "candidate, scored without training"), ("kept", "ring", "kept for training")]
+        if chosen and any(c.get("architecture") == chosen for c in candidates):
+            legend.append(("chosen", "diamond", "the student"))
         if not all(c.get("feasible", True) for c in candidates):
             legend.insert(1, ("candidate out", "dot", "breaks a constraint"))
     else:
@@ -113,7 +122,11 @@ def front_figure(result: Row, evidence: Row) -> Figure:
         key = cost_key(trials, (*asked, *(key for key in ("params", "macs", "latency_ms") if key not in asked)))
         panels.append(trials_panel(trials, goal, up, key))
         twins.append(trials_table(trials, wanted, front_members(trials, key, goal, up)))
-        legend += [("tried complete", "dot", "trial")]
+        legend.append(("tried complete", "dot", "trial"))
+        if any(trial_kind(trial)[0] == "complete out" for trial in trials):
+            legend.append(("tried complete out", "ring", "trial that breaks a constraint"))
+        if any(state(trial) != "complete" for trial in trials):
+            legend.append(("tried pruned", "cross", "stopped early or failed"))
     else:
         notes.append("No trials were run: nothing was trained before the choice.")
     if panels:

@@ -44,7 +44,7 @@ def bar_panel(rungs: Sequence[Row], key: str, label: str, write: Callable[[objec
     values = [number(rung.get(key)) for rung in rungs]
     ends = [interval(rung) if key == "accuracy" else None for rung in rungs]
     frame = Frame(
-        width=340, height=44 + ROW * len(rungs), left=NAME, right=78 if key != "accuracy" else 70, top=30, bottom=14
+        width=330, height=44 + ROW * len(rungs), left=NAME, right=78 if key != "accuracy" else 70, top=30, bottom=14
     )
     known = [v for v in values if v is not None] + [end for pair in ends if pair for end in pair]
     dots = key == "accuracy"
@@ -72,7 +72,7 @@ def bar_panel(rungs: Sequence[Row], key: str, label: str, write: Callable[[objec
     missing = sum(value is None for value in values)
     desc = "; ".join(f"{short(r.get('name'), 40)} {write(v)}" for r, v in zip(rungs, values, strict=True))
     return drawing(
-        f"ladder-{key}", frame, label, desc + (f" ({missing} not measured)" if missing else ""), "".join(parts), ("",)
+        f"ladder-{key}", frame, label, desc + (f" ({missing} not measured)" if missing else ""), "".join(parts)
     )
 
 
@@ -146,7 +146,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
         "Bits a weight takes",
         "Share of the fp32 graph's weight elements that each file really stores at a width; "
         "scales and zero points count in the file's size.",
-        (drawing("weights-share", frame, "Weight share by bit width", f"{len(exports)} files.", "".join(parts), ("",)),)
+        (drawing("weights-share", frame, "Weight share by bit width", f"{len(exports)} files.", "".join(parts)),)
         if exports
         else (),
         tuple((f"w{bits}", "bar", f"{bits} bit") for bits in BITS),

@@ -48,11 +48,6 @@ def part(slug: str, title: str, body: str) -> str:
     return f'<section id="{slug}"><h2>{esc(title)}</h2>{body}</section>'
 
 
-def columns(*blocks: str) -> str:
-    """Blocks side by side where there is room."""
-    return '<div class="cols">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
-
-
 def render(result: Mapping[str, Any], evidence: Mapping[str, Any], sections: Sequence[tuple[str, str]] = ()) -> str:
     """The whole page.
 
@@ -63,12 +58,18 @@ def render(result: Mapping[str, Any], evidence: Mapping[str, Any], sections: Seq
     """
     drawn = figures(result, evidence)
     parts = [
-        ("outcome", "Outcome", tables.refinement(result) + tables.comparison(result) + tables.metrics(result)),
+        (
+            "outcome",
+            "Outcome",
+            tables.outcome(result),
+        ),
         ("files", "Files", tables.files(result) + drawn["ladder"] + drawn["weights"]),
         (
             "limits",
             "Limits and refusals",
-            columns("<h3>Constraints</h3>" + tables.constraints(result), "<h3>Gates</h3>" + tables.refused(result)),
+            tables.columns(
+                "<h3>Constraints</h3>" + tables.constraints(result), "<h3>Gates</h3>" + tables.refused(result)
+            ),
         ),
         ("search", "Search", drawn["front"] + drawn["history"] + drawn["proxies"]),
         ("training", "Distillation", drawn["curves"]),
@@ -76,7 +77,7 @@ def render(result: Mapping[str, Any], evidence: Mapping[str, Any], sections: Seq
         (
             "making",
             "How it was made",
-            columns("<h3>Time</h3>" + tables.time(result), "<h3>Recipe</h3>" + tables.recipe(result))
+            tables.columns("<h3>Time</h3>" + tables.time(result), "<h3>Recipe</h3>" + tables.recipe(result))
             + "<h3>Provenance</h3>"
             + tables.provenance(result),
         ),

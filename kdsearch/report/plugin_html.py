@@ -14,15 +14,14 @@ TEXT = (
 DRAWING = "svg g path rect circle ellipse line polyline polygon text tspan title desc"
 ALLOWED = frozenset((TEXT + " " + DRAWING).split())
 VOID = frozenset(("br", "hr", "img", "wbr"))
-SILENT = frozenset(
-    ("script", "style", "iframe", "object", "noscript", "template", "textarea", "select", "math", "head")
+UNSAFE = "script style iframe object noscript template textarea select math head"
+SILENT = frozenset(UNSAFE.split())  # their content goes with them
+PLAIN = "class title lang dir colspan rowspan scope open alt width height role href src style start value"
+DRAWN = (
+    "viewbox preserveaspectratio d x y x1 x2 y1 y2 cx cy r rx ry dx dy points transform fill fill-opacity stroke stroke-width "
+    "stroke-dasharray stroke-linecap opacity text-anchor font-size font-weight"
 )
-ATTRIBUTES = frozenset(
-    """
-    class title lang dir colspan rowspan scope open alt width height role href src style viewbox d x y x1 x2 y1 y2 cx cy r rx ry
-    dx dy points fill stroke stroke-width stroke-dasharray stroke-linecap opacity fill-opacity transform text-anchor font-size
-    font-weight preserveaspectratio start value""".split()
-)
+ATTRIBUTES = frozenset((PLAIN + " " + DRAWN).split())
 SPELLED = {"viewbox": "viewBox", "preserveaspectratio": "preserveAspectRatio"}  # SVG minds the case
 IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+")
 LOADING = re.compile(r"url|image|import|expression|behavior|binding|@|\\|//|/\*|position|javascript", re.IGNORECASE)

@@ -17,7 +17,8 @@ BASELINE = "params"  # every proxy is judged beside it
 
 def with_params(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, float | None]]:
     """The scores of each final, `params` filled in from the row itself or from the same architecture elsewhere."""
-    known = {plain(row.get("architecture")): cost_of(row, BASELINE) for row in others}
+    named = [row for row in others if row.get("architecture")]
+    known = {plain(row["architecture"]): cost_of(row, BASELINE) for row in named}
     made = []
     for final in finals:
         scores = {plain(name): number(value) for name, value in mapping(final.get("scores")).items()}
@@ -42,7 +43,7 @@ def proxy_panel(name: str, finals: Sequence[Row], scores: Sequence[float | None]
     accuracies = [number(final.get("accuracy")) for final in finals]
     tau, n = agreement(scores, accuracies)
     holes = None in scores or None in accuracies
-    frame = Frame(width=330, height=250, top=30, lane=16 if holes else 0, right=16)
+    frame = Frame(width=320, height=230, top=30, lane=16 if holes else 0, right=16)
     known = [s for s in scores if s is not None]
     x = scale_of(known, *frame.x_range, log=name in ("params", "macs"))
     y = scale_of([a for a in accuracies if a is not None], *frame.y_range, percent=True)
@@ -57,7 +58,9 @@ def proxy_panel(name: str, finals: Sequence[Row], scores: Sequence[float | None]
     body = axes(
         frame, x, y, "parameters" if name == BASELINE else f"score of {short(name, 24)}", "accuracy (%)", lane="none"
     )
-    body += "".join(marks) + f'<text class="tau e" x="{frame.width - 16:g}" y="14">{esc(tau_text(tau, n))}</text>'
+    body += (
+        "".join(marks) + f'<text class="tau e" x="{frame.width - frame.right:g}" y="14">{esc(tau_text(tau, n))}</text>'
+    )
     desc = f"{len(finals)} trained students; Kendall's {tau_text(tau, n)}."
     return drawing(f"proxy-{at}", frame, f"{name} against accuracy", desc, body, (short(name, 24), "accuracy"))
 

@@ -18,9 +18,9 @@ h1{font-size:1.9rem;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:1.25rem;margin:56px 0 14px;padding-top:14px;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:28px 0 8px}
 .sub{color:var(--soft);margin:0 0 22px;font-size:.9rem}
-.verdict{font-size:1.14rem;line-height:1.55;max-width:52em;margin:0 0 18px}
+.verdict{text-wrap:pretty;font-size:1.14rem;line-height:1.55;max-width:52em;margin:0 0 18px}
 .note{border-left:3px solid var(--orange);padding:2px 0 2px 12px;margin:8px 0;max-width:56em}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:1px;margin:26px 0;padding:0;
+.tiles{display:grid;grid-template-columns:repeat(6,1fr);gap:1px;margin:26px 0;padding:0;
 background:var(--line);border:1px solid var(--line)}
 .tiles div{background:var(--bg);padding:12px 16px}
 .tiles dt{color:var(--soft);font-size:.8rem}
@@ -35,8 +35,9 @@ th,td{padding:5px 18px 5px 0;text-align:left;vertical-align:top;border-bottom:1p
 overflow-wrap:normal;max-width:34em}
 thead th{font-weight:600;color:var(--soft);font-size:.8rem;border-bottom-color:var(--grey);vertical-align:bottom}
 td.n,th.n{text-align:right;white-space:nowrap}
-thead th.n{white-space:normal}
-tr.best th,tr.best td{background:var(--panel);font-weight:600}
+th.k{white-space:nowrap}thead th.n{white-space:normal}
+td small,th small{display:block;color:var(--soft);font-size:.9em;font-weight:400}td.n small{white-space:nowrap}
+td>code{white-space:nowrap}tr.best th,tr.best td{background:var(--panel);font-weight:600}
 code,pre{font:.88em/1.5 ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace}
 .yes{color:var(--ok)}.no{color:var(--red);font-weight:600}.none,.remark{color:var(--soft)}
 .none{border:1px dashed var(--line);padding:14px 16px;margin:0 0 8px}
@@ -65,6 +66,7 @@ path.candidate{stroke:var(--grey);stroke-width:4.5;stroke-linecap:round;opacity:
 path.candidate.out{stroke:var(--red);opacity:.28}
 circle.candidate{fill:var(--grey)}circle.candidate.out{fill:var(--red);opacity:.5}
 .kept{fill:none;stroke:var(--blue);stroke-width:1.8}
+.chosen{fill:var(--orange);stroke:var(--bg);stroke-width:1.2}
 .complete{fill:var(--blue);stroke:var(--bg);stroke-width:1}.complete.out{fill:none;stroke:var(--red);stroke-width:1.6}
 .pruned{fill:none;stroke:var(--orange);stroke-width:1.8}.failed{fill:none;stroke:var(--red);stroke-width:1.8}
 .final{fill:var(--blue);stroke:var(--bg);stroke-width:1}
@@ -81,7 +83,10 @@ text.w32{fill:var(--in32)}text.w16{fill:var(--in16)}text.w8{fill:var(--in8)}text
 padding:6px 9px;white-space:pre-line;max-width:min(340px,90vw);border-radius:3px}
 .plugin{contain:layout paint style;overflow:auto;isolation:isolate}
 footer{margin-top:60px;padding-top:12px;border-top:1px solid var(--line);color:var(--soft);font-size:.82rem}
-@media(max-width:600px){main{padding:24px 16px 48px}h1{font-size:1.5rem}.verdict{font-size:1.04rem}th,td{padding-right:12px}}
+@media(max-width:960px){.tiles{grid-template-columns:repeat(3,1fr)}}
+@media(max-width:600px){.tiles{grid-template-columns:repeat(2,1fr)}.tiles dd{font-size:1.25rem}
+figure:not(.c3) svg text,figure:not(.c3) svg .axis,figure:not(.c3) svg .tick{font-size:13px}
+main{padding:24px 16px 48px}h1{font-size:1.5rem}.verdict{font-size:1.04rem}th,td{padding-right:12px}}
 @media print{main{max-width:none;padding:0}body{font-size:10.5pt}#tip,nav{display:none}h2{break-after:avoid}
 .panels,.c1{grid-template-columns:repeat(2,1fr)}.c3 .panels{grid-template-columns:repeat(3,1fr)}
 .rung .fill,rect,.bar,circle{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

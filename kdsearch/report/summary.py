@@ -78,7 +78,8 @@ def verdict(result: Row) -> str:
         ]
         said += f", and reaches {percent(accuracy)} test accuracy"
         known = [place for place in places if place]
-        said += f": {', '.join(known)}." if known else "; there is nothing to compare it with."
+        listed = ", ".join(known[:-1]) + " and " + known[-1] if len(known) > 1 else "".join(known)
+        said += f": {listed}." if known else "; there is nothing to compare it with."
     choice = mapping(result.get("recommended"))
     if choice.get("format"):
         size = si(recommended(result).get("bytes"), "B")
@@ -102,14 +103,14 @@ def tiles(result: Row) -> str:
     teacher_is = f"teacher {percent(teacher.get('accuracy'))}"
     return (
         '<dl class="tiles">'
-        + tile("Student, test accuracy", percent(student.get("accuracy")), teacher_is)
-        + tile("Without a teacher", percent(base.get("accuracy")), "same network, same steps")
+        + tile("Student accuracy", percent(student.get("accuracy")), teacher_is)
+        + tile("Without a teacher", percent(base.get("accuracy")), "same network and steps")
         + tile("Parameters", si(student.get("params")), f"teacher {si(teacher.get('params'))}")
         + tile(
             "MACs a sample", si(student.get("macs")), f"teacher {si(teacher.get('macs'))}" if "macs" in teacher else ""
         )
         + tile("Recommended file", si(best.get("bytes"), "B"), short(best.get("format"), 40) if best else "none")
-        + tile("Its latency, median", f"{general(latency.get('median'))} ms", "batch 1, one thread" if latency else "")
+        + tile("Its latency, median", f"{general(latency.get('median'))} ms", "one sample" if latency else "")
         + "</dl>"
     )
 

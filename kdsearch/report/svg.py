@@ -44,11 +44,11 @@ class Scale:
 
 
 def nice(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
+    """The nearest of 1, 2, 5 times a power of ten, by ratio."""
     if step <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
-    return next((m * power for m in (1, 2, 5) if m * power >= step * (1 - 1e-9)), 10 * power)
+    return next((m * power for m, end in ((1, 1.41), (2, 3.16), (5, 7.07)) if step / power < end), 10 * power)
 
 
 def log_ticks(low: float, high: float, about: int) -> list[float]:
@@ -118,7 +118,7 @@ class Frame:
     left: float = 46
     right: float = 14
     top: float = 30
-    bottom: float = 44
+    bottom: float = 38
     lane: float = 0
 
     @property
@@ -155,12 +155,15 @@ def axes(frame: Frame, x: Scale, y: Scale, x_label: str, y_label: str, *, lane: 
         at = px(y(value))
         parts.append(f'<path class="grid" d="M{px(left)} {at}H{px(right)}"/>')
         parts.append(f'<text class="tick e" x="{px(left - 6)}" y="{at}" dy=".35em">{esc(label)}</text>')
+    free = 0.0  # where the next label may begin
     for value, label in x.ticks():
-        if whole_x and value != round(value):
+        half = 3.4 * len(label)
+        if (whole_x and value != round(value)) or x(value) - half < free:
             continue
+        free = x(value) + half + 6
         at = px(x(value))
         parts.append(f'<path class="base" d="M{at} {px(foot)}v4"/>')
-        parts.append(f'<text class="tick m" x="{at}" y="{px(foot + 16)}">{esc(label)}</text>')
+        parts.append(f'<text class="tick m" x="{at}" y="{px(foot + 15)}">{esc(label)}</text>')
     if frame.lane:
         parts.append(
             f'<rect class="lane" x="{px(left)}" y="{px(bottom)}" width="{px(right - left)}" height="{px(frame.lane)}"/>'

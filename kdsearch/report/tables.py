@@ -33,31 +33,37 @@ def none(text: str) -> str:
     return f'<p class="none">{esc(text)}</p>'
 
 
+def columns(*blocks: str) -> str:
+    """Blocks side by side where there is room."""
+    return '<div class="cols">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
+
+
 def files(result: Row) -> str:
     """Exported files, the recommended one marked, and a plain sentence for each that is slower than fp32."""
     exports = rows(result.get("exports"))
     if not exports:
         return none("No file was exported.")
     best = mapping(result.get("recommended")).get("format")
-    head = ["format", "file", "size", "bytes", "accuracy", "same top 1 as torch", "largest difference to torch"]
-    head += ["latency, median (ms)", "latency, least (ms)"]
+    head = ["format", "size", "accuracy", "top-1 agreement with torch", "largest difference to torch"]
+    head += ["latency, median (ms)", "latency, least (ms)", "file"]
     body = [
         [
-            esc(each.get("format")) + (" (recommended)" if best is not None and each.get("format") == best else ""),
-            f"<code>{esc(each.get('path'))}</code>",
-            si(each.get("bytes"), "B"),
-            count(each.get("bytes")),
+            esc(each.get("format"))
+            + ("<small>recommended</small>" if best is not None and each.get("format") == best else ""),
+            f"{si(each.get('bytes'), 'B')}<small>{count(each.get('bytes'))} bytes</small>",
             percent(each.get("accuracy")),
             percent(each.get("top1_agreement")),
             general(each.get("parity_max_abs")),
             general(mapping(each.get("latency_ms")).get("median")),
             general(mapping(each.get("latency_ms")).get("min")),
+            f"<code>{esc(each.get('path'))}</code>",
         ]
         for each in exports
     ]
     slow = [plain(each.get("format")) for each in exports if each.get("slower_than_fp32") is True]
     said = "".join(f'<p class="note">{esc(each)} is slower than fp32 on this machine.</p>' for each in slow)
-    return table(head, body, numeric=range(2, 9)) + said
+    chosen = next((at for at, each in enumerate(exports) if best is not None and each.get("format") == best), None)
+    return table(head, body, numeric=range(1, 7), strong=chosen) + said
 
 
 def refused(result: Row) -> str:
@@ -91,7 +97,7 @@ def constraints(result: Row) -> str:
         body.append([esc(label), general(limit), general(found), f'<span class="{style}">{met}</span>'])
     if not body:
         return none("The study sets no constraints.")
-    return table(["constraint", "limit", "reached", ""], body, numeric=(1, 2))
+    return table(["constraint", "limit", "reached", "held"], body, numeric=(1, 2))
 
 
 def comparison(result: Row) -> str:
@@ -110,7 +116,7 @@ def metrics(result: Row) -> str:
         [esc(path), esc(metric(path, value) if number(value) is not None else scalar(value))]
         for path, value in flat(mapping(result.get("metrics")))
     ]
-    return "<h3>Further metrics of the student</h3>" + table(["metric", "value"], body, numeric=(1,)) if body else ""
+    return "<h3>Further metrics</h3>" + table(["metric", "value"], body, numeric=(1,)) if body else ""
 
 
 def data(result: Row) -> str:
@@ -127,7 +133,7 @@ def data(result: Row) -> str:
     known = {"source", "labeled", "unlabeled", "counts", "classes"}
     rest = {key: value for key, value in facts.items() if key not in known}
     plainly += [[esc(path), esc(scalar(value))] for path, value in flat(rest)]
-    made = table(["data", ""], plainly) if plainly else ""
+    made = table(["fact", "value"], plainly) if plainly else ""
     if not counts:
         return made + none("Counts by class were not recorded.")
     declared = [plain(name) for name in items(facts.get("classes"))]
@@ -142,7 +148,7 @@ def data(result: Row) -> str:
     grid = table(["class", *texts], [*body, total], "Samples by class and split", range(1, 1 + len(texts)))
     if len(classes) > MANY_CLASSES:
         grid = f"<details><summary>Samples of each of the {len(classes)} classes</summary>{grid}</details>"
-    return made + grid
+    return columns(made, grid) if made else grid
 
 
 def listing(value: object, head: str, missing: str) -> str:
@@ -177,7 +183,7 @@ def provenance(result: Row) -> str:
     return listing(result.get("provenance"), "made with", "Versions and hardware were not recorded.")
 
 
-def refinement(result: Row) -> str:
+def networks(result: Row) -> str:
     """Teacher, controls and student in one small table."""
     student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
     lines = [
@@ -190,4 +196,10 @@ def refinement(result: Row) -> str:
                 (label, student.get("architecture"), student.get("params"), mapping(result[key]).get("accuracy"))
             )
     body = [[label, esc(name or MISSING), count(params), percent(accuracy)] for label, name, params, accuracy in lines]
-    return table(["", "architecture", "parameters", "test accuracy"], body, numeric=(2, 3))
+    return table(["network", "architecture", "parameters", "test accuracy"], body, numeric=(2, 3))
+
+
+def outcome(result: Row) -> str:
+    """The networks side by side, then how good the choice was and what else was measured."""
+    further = [block for block in (comparison(result), metrics(result)) if block]
+    return networks(result) + (columns(*further) if further else "")

@@ -140,12 +140,19 @@ def flat(value: object, path: str = "") -> list[tuple[str, object]]:
     return [leaf for key, each in parts for leaf in flat(each, key)]
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", numeric: Sequence[int] = ()) -> str:
-    """A table of escaped cells; columns in `numeric` stand right. The first column heads its row."""
+def table(
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    caption: str = "",
+    numeric: Sequence[int] = (),
+    strong: int | None = None,
+) -> str:
+    """A table of escaped cells; columns in `numeric` stand right, row `strong` stands out. The first column heads its row."""
 
     def cell(at: int, content: str, tag: str = "td") -> str:
         scope = ' scope="row"' if tag == "th" else ""
-        style = ' class="n"' if at in numeric else ""
+        short_name = tag == "th" and len(content) <= 20  # would else break at its hyphens
+        style = ' class="n"' if at in numeric else ' class="k"' if short_name else ""
         return f"<{tag}{scope}{style}>{content}</{tag}>"
 
     top = "".join(
@@ -153,7 +160,10 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "",
         for at, each in enumerate(head)
     )
     lines = "".join(
-        "<tr>" + "".join(cell(at, each, "td" if at else "th") for at, each in enumerate(row)) + "</tr>" for row in body
+        ('<tr class="best">' if nth == strong else "<tr>")
+        + "".join(cell(at, each, "td" if at else "th") for at, each in enumerate(row))
+        + "</tr>"
+        for nth, row in enumerate(body)
     )
     title = f"<caption>{esc(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'

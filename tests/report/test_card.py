@@ -1,0 +1,86 @@
+"""Model cards: intervals, shapes, and five lines of Python that run the real file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdsearch.report import card
+
+FACTS = {
+    "inputs": [{"name": "image", "kind": "image", "shape": (1, 8, 8), "dtype": "float32"}],
+    "outputs": [{"name": "logits", "kind": "logits", "shape": (10,), "dtype": "float32"}],
+    "preprocessing": {"range": [0, 1], "mean": [0.3], "std": [0.2]},
+    "labels": [str(digit) for digit in range(10)],
+    "n_test": 360,
+    "sha256": "ab" * 32,
+    "licence": "Apache-2.0",
+}
+
+
+def test_card_carries_the_export_and_is_json(result: dict[str, Any]) -> None:
+    export = result["exports"][1]
+    made = card(result, export, FACTS)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["format"] == 1
+    assert made["file"] == "student.onnx-int8.onnx"
+    assert made["recommended"] is True
+    assert made["size_bytes"] == 98_304
+    assert made["weight_share"] == export["weight_share"]
+    assert made["use"]["inputs"][0]["shape"] == ["batch", 1, 8, 8]
+    assert made["use"]["labels"] == FACTS["labels"]
+    assert card(result, result["exports"][0], FACTS)["recommended"] is False
+
+
+def test_intervals_are_wilson_at_95(result: dict[str, Any]) -> None:
+    p, n, z = result["exports"][0]["accuracy"], 360, 1.959963984540054
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    found = card(result, result["exports"][0], FACTS)["metrics"]["accuracy"]
+    assert found["value"] == p
+    assert found["n"] == n
+    assert found["interval_95"] == pytest.approx([middle - half, middle + half], abs=1e-6)
+
+
+def test_without_accuracy_or_n_nothing_is_invented(result: dict[str, Any]) -> None:
+    result["exports"][0]["accuracy"] = None
+    result["baseline"] = None
+    made = card(result, result["exports"][0], {**FACTS, "n_test": None})
+    assert made["metrics"]["accuracy"] is None
+    assert made["metrics"]["same_network_without_teacher"] is None
+    assert made["metrics"]["top1_agreement_with_torch"] == {"value": 1.0, "n": None, "interval_95": None}
+
+
+def test_the_five_lines_run_the_file(result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    node = helper.make_node("ReduceMean", ["image"], ["logits"], axes=[2, 3], keepdims=0)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("image", kinds.FLOAT, ["batch", 3, None, 8])],
+        [helper.make_tensor_value_info("logits", kinds.FLOAT, ["batch", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    name = 'stu"dent\\.onnx'
+    (tmp_path / name).write_bytes(model.SerializeToString())
+    facts = {**FACTS, "inputs": [{"name": "image", "shape": (3, None, 8)}]}
+    lines = card(result, {"format": "onnx-fp32", "path": f"export/{name}"}, facts)["use"]["run"]
+    assert len(lines) == 5
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)
+    assert np.array_equal(scope["outputs"][0], np.zeros((1, 3), np.float32))
+
+
+def test_a_hostile_dtype_or_name_stays_data(result: dict[str, Any]) -> None:
+    facts = {"inputs": [{"name": "a'\"\n]; boom()", "shape": ["boom()", 2], "dtype": "float32'); boom("}]}
+    lines = card(result, result["exports"][0], facts)["use"]["run"]
+    compiled = compile("\n".join(lines), "run", "exec")
+    assert "boom" not in compiled.co_names

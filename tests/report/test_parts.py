@@ -1,0 +1,140 @@
+"""Scales, statistics, numbers and the cleaning of plugin HTML."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.report.plugin_html import clean
+from kdsearch.report.stats import front, tau_b, tau_noise, wilson
+from kdsearch.report.svg import Scale, scale_of, tick_label
+from kdsearch.report.values import percent, seconds, short, si
+
+scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
+sized = st.floats(-1e90, 1e90)
+
+
+@given(st.lists(sized, min_size=1, max_size=8), st.booleans())
+def test_a_scale_holds_its_values_and_keeps_their_order(values: list[float], log: bool) -> None:
+    scale = scale_of(values, 400, 20, log=log)
+    pixels = [scale(value) for value in sorted(values)]
+    assert all(20 <= pixel <= 400 for pixel in pixels)
+    assert pixels == sorted(pixels, reverse=True)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_linear_ticks_are_few_inside_and_told_apart(low: float, span: float) -> None:
+    scale = Scale(low, low + span, 0, 100)
+    ticks = scale.ticks()
+    step = span / 1000
+    assert 3 <= len(ticks) <= 9
+    assert all(low - step <= value <= low + span + step for value, _ in ticks)
+    if span > 1e-3 * abs(low) and span > 1e-3:
+        assert len({label for _, label in ticks}) == len(ticks)
+
+
+@given(st.floats(1e-6, 1e12), st.floats(1.3, 1e12))
+def test_log_ticks_are_few_and_inside(low: float, ratio: float) -> None:
+    ticks = Scale(low, low * ratio, 0, 100, log=True).ticks()
+    assert 2 <= len(ticks) <= 10
+    assert all(low * 0.999 <= value <= low * ratio * 1.001 for value, _ in ticks)
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "label"),
+    [(0, 0.05, "0.00"), (0.25, 0.05, "0.25"), (20000, 5000, "20k"), (1.5e6, 5e5, "1.5M"), (2000, 0, "2k"), (5, 0, "5")],
+)
+def test_tick_labels(value: float, step: float, label: str) -> None:
+    assert tick_label(value, step) == label
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=20))
+def test_tau_b_equals_scipy(pairs: list[tuple[int, int]]) -> None:
+    xs, ys = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
+    ours, theirs = tau_b(xs, ys), scipy_stats.kendalltau(xs, ys).statistic
+    assert (ours is None) == math.isnan(theirs)
+    if ours is not None:
+        assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_tau_noise_is_the_spread_of_tau_over_all_orders() -> None:
+    taus = [tau_b([1, 2, 3, 4, 5], order) for order in itertools.permutations([1, 2, 3, 4, 5])]
+    assert tau_noise(5) == pytest.approx(np.std(np.array(taus, dtype=float)), abs=1e-12)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_equals_scipy(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    theirs = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_wilson_refuses_what_is_no_proportion() -> None:
+    for share, n in ((1.2, 10), (0.5, 0)):
+        with pytest.raises(ValueError, match="share"):
+            wilson(share, n)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=15))
+def test_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    chosen = front([float(c) for c, _ in points], [float(g) for _, g in points])
+    beaten = {
+        i for i, (c, g) in enumerate(points) if any(c2 <= c and g2 >= g and (c2, g2) != (c, g) for c2, g2 in points)
+    }
+    assert not beaten & set(chosen)
+    assert {points[i] for i in range(len(points)) if i not in beaten} == {points[i] for i in chosen}
+    assert len({points[i] for i in chosen}) == len(chosen)
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert (si(999.7), si(72528), si(4210688, "B"), si(0.131)) == ("1 k", "72.5 k", "4.21 MB", "0.131")
+    assert (percent(0.97114), percent(None), percent(math.nan)) == ("97.11 %", "\u2013", "\u2013")
+    assert (seconds(59.994), seconds(725), seconds(11222)) == ("59.99 s", "12 min 05 s", "3 h 07 min")
+    assert short("cifar_resnet-d1.2.3-w16.24.32", 12) == "cifar_…24.32"
+    assert len(short("x" * 99, 12)) == 12
+
+
+@pytest.mark.parametrize(
+    ("fragment", "safe"),
+    [
+        ("<p>a<b>b</p>", "<p>a<b>b</b></p>"),
+        ("</section></main><p>x", "<p>x</p>"),
+        ("<script>alert(1)</script>y", "y"),
+        ("<p onclick=x() class='a mark'>1 &lt; 2</p>", '<p class="a">1 &lt; 2</p>'),
+        (
+            '<a href="#x">i</a><a href="https://a.example">j</a><a href="javascript:x()">k</a>',
+            '<a href="#x">i</a><a>j</a><a>k</a>',
+        ),
+        (
+            '<img src="data:image/png;base64,AA=="><img src="//a.example/x">',
+            '<img src="data:image/png;base64,AA=="><img>',
+        ),
+        ('<img src="data:image/svg+xml;base64,AA==">', "<img>"),
+        (
+            '<div style="color:red">a</div><div style="background:u\\72l(x)">b</div>',
+            '<div style="color:red">a</div><div>b</div>',
+        ),
+        ("<svg viewBox='0 0 1 1'><path d='M0 0'/></svg>", '<svg viewBox="0 0 1 1"><path d="M0 0"></path></svg>'),
+        ("<iframe src=x><p>in</p></iframe>out", "out"),
+        ("<!-- c --><p>é \x00</p>", "<p>é \ufffd</p>"),
+    ],
+)
+def test_plugin_html_is_cleaned(fragment: str, safe: str) -> None:
+    assert clean(fragment)[0] == safe
+
+
+@given(st.text(alphabet=st.sampled_from(list("<>/=\"' abiopsrcg&#;!-:()\\")), max_size=60))
+def test_cleaning_is_stable_and_never_leaves_a_handler(fragment: str) -> None:
+    once, _ = clean(fragment)
+    again, removed = clean(once)
+    assert removed == []
+    assert again == once
+
+
+def test_what_was_removed_is_named() -> None:
+    assert clean('<p onclick="x()"><object></object></p><link rel=x>')[1] == ["onclick", "<object>", "<link>"]
