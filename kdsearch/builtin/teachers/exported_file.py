@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +56,11 @@ class ExportedModule(nn.Module):
     def train(self, mode: bool = True) -> ExportedModule:
         self.training = mode
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExportedModule:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own: its tree specs warn when they are copied
+            return ExportedModule(copy.deepcopy(self.program, memo))
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         return self.program(*inputs)

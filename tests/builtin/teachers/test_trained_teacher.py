@@ -1,30 +1,30 @@
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
-from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
+from teacher_doors import FIELDS, SPEC, site
 
 from kdsearch.builtin.teachers.trained import Trained, TrainedOptions
 from kdsearch.errors import StudyError
-from kdsearch.kinds import IO, Field
 from kdsearch.kinds.options import validate
-
-FIELDS = IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (10,)),))
-
-
-class Doors:
-    def build(self, space, spec):
-        assert space == "cifar_resnet"
-        found = CifarResNetSpace()
-        return found.build(found.parse(spec), FIELDS)
+from kdsearch.testing.teacher import TeacherContract
 
 
-def test_a_member_of_the_space_with_its_own_training():
-    raw = {"spec": {"depths": [1, 2, 1], "widths": [4, 8, 16]}, "epochs": 3, "labels": "given", "lr": 0.1}
-    teacher = Trained(validate(TrainedOptions, {**raw, "optimizer": "sgd"}))
-    model = teacher.model(FIELDS, Doors())
-    assert len(model.blocks) == 4
-    training = teacher.training
-    assert (training.epochs, training.labels, training.lr, training.optimizer) == (3, "given", 0.1, "sgd")
+class TestTrained(TeacherContract):
+    teacher = Trained
+    options: ClassVar = {"spec": SPEC, "epochs": 3}
+
+    def services(self):
+        return site(Path())
+
+
+def test_its_training_is_the_study_s():
+    raw = {"spec": SPEC, "epochs": 3, "labels": "given", "lr": 0.1, "optimizer": "sgd", "batch_size": 7}
+    training = Trained(validate(TrainedOptions, raw)).training
+    assert (training.epochs, training.labels, training.lr) == (3, "given", 0.1)
+    assert (training.optimizer, training.batch_size) == ("sgd", 7)
 
 
 def test_a_misspelt_spec_is_named():
     with pytest.raises(StudyError, match="did you mean 'depths'"):
-        Trained(validate(TrainedOptions, {"spec": {"depth": [1, 1, 1]}})).model(FIELDS, Doors())
+        Trained(validate(TrainedOptions, {"spec": {"depth": [1, 1, 1]}})).model(FIELDS, site(Path()))

@@ -1,0 +1,248 @@
+"""Teachers that come from files and functions: each answers as the network that was saved, and says what does not fit."""
+
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from teacher_doors import FIELDS, SPEC, site, student
+from torch import nn
+
+from kdsearch.builtin.teachers.exported_file import Exported, ExportedOptions
+from kdsearch.builtin.teachers.onnx_file import Onnx, OnnxOptions
+from kdsearch.builtin.teachers.python_path import Python, PythonOptions
+from kdsearch.builtin.teachers.weights_file import WeightsFile, WeightsFileOptions
+from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UnsafeCodeError
+from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds.options import validate
+from kdsearch.store import weights
+from kdsearch.testing.teacher import TeacherContract
+
+IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(8))
+
+
+def answers(model):
+    with torch.no_grad():
+        return model.module.eval()(IMAGES)
+
+
+def linear_onnx(path, k=5, batch="N", inputs=1, channels=3, dtype=TensorProto.FLOAT):
+    """Logits = flattened image times a matrix; returns the matrix."""
+    matrix = np.random.default_rng(0).normal(size=(channels * 256, k)).astype("f4")
+    entries = [helper.make_tensor_value_info(f"x{i}", dtype, [batch, channels, 16, 16]) for i in range(inputs)]
+    nodes = [helper.make_node("Cast", ["x0"], ["c"], to=1), helper.make_node("Flatten", ["c"], ["f"])]
+    nodes += [helper.make_node("MatMul", ["f", "w"], ["logits"]), helper.make_node("Neg", ["logits"], ["less"])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, k]) for name in ("logits", "less")]
+    graph = helper.make_graph(nodes, "g", entries, outputs, [numpy_helper.from_array(matrix, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return matrix
+
+
+@pytest.fixture
+def folder(tmp_path):
+    weights.write(tmp_path / "net.safetensors", student().state_dict())
+    linear_onnx(tmp_path / "net.onnx")
+    return tmp_path
+
+
+class InFolder(TeacherContract):
+    """The contract with the files of this module."""
+
+    folder = None
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, folder):
+        type(self).folder = folder
+
+    def services(self):
+        return site(self.folder, {"make.py:net": student, "net.pt2": self.folder / "net.pt2"})
+
+
+class TestWeightsFile(InFolder):
+    teacher = WeightsFile
+    options: ClassVar = {"path": "net.safetensors", "space": "cifar_resnet", "spec": SPEC}
+
+
+class TestOnnx(InFolder):
+    teacher = Onnx
+    options: ClassVar = {"path": "net.onnx"}
+
+
+class TestPython(InFolder):
+    teacher = Python
+    options: ClassVar = {"target": "make.py:net", "arguments": {"seed": 4}}
+
+
+class TestExported(InFolder):
+    teacher = Exported
+    options: ClassVar = {"path": "net.pt2"}
+
+    @pytest.fixture(autouse=True)
+    def _program(self, folder, exported):
+        (folder / "net.pt2").write_bytes(exported)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pt2") / "net.pt2"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(student(), (torch.zeros(2, 3, 16, 16),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+    return path.read_bytes()
+
+
+def weights_teacher(folder, **options):
+    return WeightsFile(validate(WeightsFileOptions, options)).model(FIELDS, site(folder))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_of_a_space_s_member_are_loaded(folder, suffix):
+    torch.save(student().state_dict(), folder / "net.pth")
+    model = weights_teacher(folder, path=f"net{suffix}", space="cifar_resnet", spec=SPEC)
+    assert torch.equal(answers(model), student()(IMAGES).detach())
+    assert model.tap("stage[-1]").shape == (8, 4, 4)
+
+
+def test_weights_of_a_timm_network_are_loaded(folder):
+    net = timm.create_model("resnet10t", num_classes=5).eval()
+    weights.write(folder / "timm.safetensors", net.state_dict())
+    model = weights_teacher(folder, path="timm.safetensors", timm="resnet10t", size=40)
+    seen = nn.functional.interpolate(IMAGES, (40, 40), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(answers(model), net(seen).detach(), atol=1e-5, rtol=1e-5)
+    assert [tap.shape for tap in model.taps if tap.name == "stage[0]"] == [(64, 10, 10)]
+
+
+def test_weights_of_another_spec_are_named(folder):
+    with pytest.raises(ArtifactError, match=r"net\.safetensors.*stages\.1\.0\.conv1\.weight \(6x4x3x3, not 7x4x3x3\)"):
+        weights_teacher(folder, path="net.safetensors", space="cifar_resnet", spec={**SPEC, "widths": [4, 7, 8]})
+
+
+@pytest.mark.parametrize("options", [{}, {"space": "cifar_resnet", "timm": "resnet18"}])
+def test_weights_alone_do_not_say_their_network(folder, options):
+    with pytest.raises(StudyError, match="either space"):
+        weights_teacher(folder, path="net.safetensors", **options)
+
+
+def test_a_missing_file_is_named_with_its_neighbour(folder):
+    with pytest.raises(DataError, match=r"did you mean 'net\.safetensors'"):
+        weights_teacher(folder, path="nett.safetensors", space="cifar_resnet", spec=SPEC)
+
+
+def onnx_teacher(folder, io=FIELDS, **options):
+    return Onnx(validate(OnnxOptions, {"path": "net.onnx", **options})).model(io, site(folder))
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2])
+def test_an_onnx_file_answers_whatever_its_batch_size(folder, batch):
+    matrix = linear_onnx(folder / "net.onnx", batch=batch)
+    expected = IMAGES.flatten(1).double().numpy() @ matrix.astype("f8")
+    np.testing.assert_allclose(answers(onnx_teacher(folder)).numpy(), expected, atol=1e-4)
+
+
+def test_an_onnx_file_reads_scaled_images_and_another_output(folder):
+    matrix = linear_onnx(folder / "net.onnx")
+    scale, shift = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.0, -0.5])
+    images = IMAGES.double().numpy() * scale[:, None, None] + shift[:, None, None]
+    model = onnx_teacher(folder, scale=scale.tolist(), shift=shift.tolist(), output="less")
+    np.testing.assert_allclose(answers(model).numpy(), -images.reshape(3, -1) @ matrix.astype("f8"), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ({"k": 4}, "answers 4 a sample. Expected 5"),
+        ({"channels": 1}, r"input 'x0' is 1x16x16 a sample. Expected 3x16x16, the data set's 'image'"),
+        ({"inputs": 2}, "Expected 1 inputs: image 3x16x16"),
+        ({"dtype": TensorProto.UINT8}, r"'x0' is tensor\(uint8\)"),
+    ],
+)
+def test_an_onnx_file_that_does_not_fit_is_named(folder, made, expected):
+    linear_onnx(folder / "net.onnx", **made)
+    with pytest.raises(DataError, match=expected):
+        onnx_teacher(folder)
+
+
+def test_an_unknown_output_is_named(folder):
+    with pytest.raises(DataError, match=r"no output 'probs'\. Expected logits, less"):
+        onnx_teacher(folder, output="probs")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"{}" * 99])
+def test_a_file_that_is_no_onnx_is_named_with_its_size(folder, damage):
+    data = damage((folder / "net.onnx").read_bytes())
+    (folder / "net.onnx").write_bytes(data)
+    with pytest.raises(ArtifactError, match=rf"net\.onnx: {len(data):,} bytes"):
+        onnx_teacher(folder)
+
+
+def test_another_onnx_file_has_another_state(folder):
+    first = onnx_teacher(folder).module.state_dict()["digest"]
+    linear_onnx(folder / "net.onnx", batch=3)
+    assert not torch.equal(first, onnx_teacher(folder).module.state_dict()["digest"])
+
+
+def test_several_inputs_are_read_in_order(folder):
+    linear_onnx(folder / "net.onnx", inputs=2)
+    fields = IO((*FIELDS.inputs, Field("relief", "image", (3, 16, 16))), FIELDS.outputs)
+    assert onnx_teacher(folder, fields).inputs == ("image", "relief")
+
+
+def python_teacher(folder, function, **arguments):
+    options = validate(PythonOptions, {"target": "make.py:net", "arguments": arguments})
+    return Python(options).model(FIELDS, site(folder, {"make.py:net": function} if function else {}))
+
+
+def test_a_function_s_module_has_found_taps(folder):
+    model = python_teacher(folder, student, seed=4)
+    assert torch.equal(answers(model), student(4)(IMAGES).detach())
+    assert [tap.path for tap in model.taps] == ["stages.0", "stages.1", "stages", "classifier", "classifier"]
+    assert model.part("module:stages.1.0.conv2").out_channels == 6
+
+
+def test_a_function_s_model_is_taken_as_it_is(folder):
+    own = Model(student(), ("image",), name="mine")
+    assert python_teacher(folder, lambda: own) is own
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "expected"),
+    [
+        (lambda: 3, PluginError, "returned a int"),
+        (3, PluginError, "is a int. Expected a function"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), DataError, "answers 4 a sample. Expected 5"),
+        (lambda: nn.Linear(3, 5), DataError, "cannot read image 3x16x16"),
+        (lambda: Model(nn.Flatten(), ("image",)), DataError, "answers 768 a sample"),
+        (None, UnsafeCodeError, "--allow-code 'make.py:net'"),
+    ],
+)
+def test_what_does_not_fit_is_named(folder, function, error, expected):
+    with pytest.raises(error, match=expected):
+        python_teacher(folder, function)
+
+
+def exported_teacher(folder, allowed=True):
+    code = {"net.pt2": folder / "net.pt2"} if allowed else {}
+    return Exported(ExportedOptions(path="net.pt2")).model(FIELDS, site(folder, code))
+
+
+def test_an_exported_program_answers_as_its_source(folder, exported):
+    (folder / "net.pt2").write_bytes(exported)
+    model = exported_teacher(folder)
+    torch.testing.assert_close(answers(model), student()(IMAGES).detach(), atol=1e-5, rtol=1e-5)
+    assert not model.module.train().eval().training
+
+
+def test_an_exported_program_is_not_opened_unless_allowed(folder, exported):
+    (folder / "net.pt2").write_bytes(exported)
+    with pytest.raises(UnsafeCodeError, match="--allow-code"):
+        exported_teacher(folder, allowed=False)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 torn"])
+def test_a_torn_program_is_named(folder, data):
+    (folder / "net.pt2").write_bytes(data)
+    with pytest.raises(ArtifactError, match=rf"net\.pt2: {len(data)} bytes"):
+        exported_teacher(folder)
