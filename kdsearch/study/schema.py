@@ -72,7 +72,6 @@ class Train(Section):
     schedule: Literal["constant", "cosine"] = "cosine"
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
     accumulate: Positive = Field(1, description="micro-batches a step")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged student weights; 0 = none")
 
 
 class Recipe(Section):
@@ -108,7 +107,7 @@ class Probe(Section):
 
 
 class Search(Section):
-    proxy: str | list[str | Use] = Field("auto", description="one, or several combined by rank")
+    proxy: str | list[str | Use] = Field(["diswot_mr", "synflow"], description="one, or several combined by rank")
     strategy: Use = Use(use="random", options={})
     candidates: Positive = Field(200, description="distinct candidates to score")
     keep: Positive = Field(8, description="how many go on to `refine`")
