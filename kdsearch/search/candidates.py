@@ -15,7 +15,7 @@ from kdsearch.search.backend import Score
 from kdsearch.search.pareto import fronts, spread
 from kdsearch.search.rows import Rows
 from kdsearch.search.scoring import Scored, cost_of
-from kdsearch.search.seeds import seed_of, stream
+from kdsearch.store.hashing import derive, stream
 
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new
 PATIENCE = 50  # generations without a new feasible candidate before drawing gives up
@@ -103,7 +103,7 @@ def explore(
     walk = _Walk(region, score, combine, Rows(path, key), n, tuple(costs), progress)
     dry = 0
     while walk.n_feasible < n and not walk.is_sweeping:
-        asks = strategy.ask(region.space, (), walk.history, generation, seed_of("ask", seed, walk.generation))
+        asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
         before = walk.n_feasible
         n_new = walk.add(region.space.parse(dict(ask.spec)) for ask in asks if ask.spec is not None)
         dry = dry + 1 if walk.n_feasible == before else 0
@@ -114,7 +114,7 @@ def explore(
             return walk.result("gave_up")
     if walk.n_feasible < n:
         every = list(region.space.every())
-        order = iter(torch.randperm(len(every), generator=stream("sweep", seed)).tolist())
+        order = iter(torch.randperm(len(every), generator=stream(seed, "sweep")).tolist())
         while walk.n_feasible < n and (batch := [every[i] for i in islice(order, generation)]):
             walk.add(batch)
     return walk.result("complete" if walk.n_feasible >= n else "exhausted")
@@ -228,7 +228,7 @@ def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: 
 
     One that is drawn twice is scored once and counts twice.
     """
-    rng = stream("reference", seed)
+    rng = stream(seed, "reference")
     drawn = [region.space.canonical(region.space.sample(rng)) for _ in range(n)]
     keys = [region.space.key(spec) for spec in drawn]
     rows = Rows(path, key)

@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.kinds import IO, Batch, Model, Outputs, Tap, Task
 from kdsearch.ops.undisturbed import undisturbed
-from kdsearch.search.seeds import seed_of, stream
 from kdsearch.search.trace import Trace
+from kdsearch.store.hashing import derive, stream
 
 V = TypeVar("V")
 
@@ -40,7 +40,7 @@ class LiveProbe:
         seed: int = 0,
     ) -> None:
         self.batch, self.io, self.task = channels_last(batch), io, task
-        self.rng: Generator = stream("probe", seed)
+        self.rng: Generator = stream(seed, "probe")
         self.teacher_model = teacher
         self._taps, self._seed = tuple(dict.fromkeys(taps)), seed
         self._made: dict[str, Any] = {}
@@ -53,12 +53,19 @@ class LiveProbe:
     @property
     def teacher(self) -> Outputs | None:
         if self._teacher is None and self.teacher_model is not None:
-            self._teacher = self._forward(self.teacher_model, seed_of("teacher", self._seed))
+            self._teacher = self._forward(self.teacher_model, derive(self._seed, "teacher"))
         return self._teacher
 
     def once(self, key: str, make: Callable[[], V]) -> V:
         if key not in self._made:
-            self._made[key] = make()
+            candidates = self.rng  # what all share is no function of the candidate that came first
+            self.rng = stream(self._seed, "once", key)
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(derive(self._seed, "once", key))
+                    self._made[key] = make()
+            finally:
+                self.rng = candidates
         made: V = self._made[key]
         return made
 

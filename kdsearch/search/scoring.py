@@ -15,8 +15,8 @@ from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, 
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
 from kdsearch.search.probe import LiveProbe
-from kdsearch.search.seeds import seed_of, stream
 from kdsearch.search.trace import Trace
+from kdsearch.store.hashing import derive, stream
 
 FIT_SAMPLE = 16  # models that a proxy's `fit` sees
 
@@ -77,7 +77,7 @@ class Scorer:
             raise ValueError(f"proxy '{lonely[0]}' needs a teacher")
         self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
         self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
-        self._batch = batch if batch is not None else task.dummy(io, batch_size, stream("batch", probe_seed))
+        self._batch = batch if batch is not None else task.dummy(io, batch_size, stream(probe_seed, "batch"))
         self._teacher = teacher
         self._probes: dict[str, LiveProbe] = {}
         self._is_fitted = False
@@ -116,7 +116,7 @@ class Scorer:
     def _score_with(
         self, spec: Options, key: str, init_seed: int, init: str, values: dict[str, list[float]], errors: dict[str, str]
     ) -> None:
-        seed = seed_of("candidate", key, init_seed)
+        seed = derive(init_seed, "candidate", key)
         probe = self._probe(init)
         with torch.random.fork_rng(devices=[]):
             try:
@@ -154,7 +154,7 @@ class Scorer:
             taps = [tap for proxy in mine for tap in proxy.taps()]
             teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
             if teacher is not None:
-                teacher = initialised(teacher.copy(), init, seed_of("teacher", self.probe_seed))
+                teacher = initialised(teacher.copy(), init, derive(self.probe_seed, "teacher"))
             self._probes[init] = LiveProbe(self._batch, self.io, self.task, teacher, taps, self.probe_seed)
         return self._probes[init]
 
@@ -165,11 +165,13 @@ class Scorer:
         fitted = [proxy for proxy in self.proxies.values() if type(proxy).fit is not Proxy.fit]
         if not fitted:
             return
-        rng = stream("fit", self.probe_seed)
+        rng = stream(self.probe_seed, "fit")
         specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE)]
         with torch.random.fork_rng(devices=[]):
             for init in sorted({proxy.init for proxy in fitted}):
-                models = [self._fresh(spec, seed_of("fit", self.space.key(spec)), init) for spec in specs]
+                models = [
+                    self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init) for spec in specs
+                ]
                 for proxy in fitted:
                     if proxy.init == init:
                         proxy.fit(models, self._probe(init))
@@ -189,10 +191,10 @@ def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int
     """The randomly initialised teacher of a training-free score: the space's own, or the largest of a random sample."""
     spec = space.teacher_spec()
     if spec is None:
-        rng = stream("teacher-sample", probe_seed)
+        rng = stream(probe_seed, "teacher-sample")
         specs = {space.key(each): each for each in (space.sample(rng) for _ in range(sample))}
         spec = max(sorted(specs.items()), key=lambda item: _params(space, item[1], io))[1]
-    return built(space, spec, io, seed_of("teacher", probe_seed))
+    return built(space, spec, io, derive(probe_seed, "teacher"))
 
 
 def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
@@ -208,7 +210,7 @@ def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> 
     if found is not None:
         return found
     model = built(space, spec, io, 0)
-    sample = task.dummy(io, 1, stream("cost")).to(torch.device("meta"))
+    sample = task.dummy(io, 1, stream(0, "cost")).to(torch.device("meta"))
     macs = multiply_accumulates(model.module, lambda module: module(*[sample[name] for name in model.inputs]))
     return Cost(parameters(model.module), macs)
 

@@ -1,5 +1,6 @@
 """A tiny search space, task and proxies; the functions that jobs name."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import torch
 from pydantic import Field as Describe
 from torch import Tensor, nn
 
+from kdsearch.errors import StudyError
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -23,6 +25,7 @@ from kdsearch.kinds import (
     Task,
     searched,
 )
+from kdsearch.search.scoring import Scorer, random_teacher
 
 IMAGE, LABEL = Field("image", "image", (3, 8, 8)), Field("label", "label", (), "int64", "target")
 LOGITS = Field("logits", "logits", (4,), use="extra")
@@ -149,3 +152,33 @@ class Lost(Proxy[NoOptions]):
         if len(net.body) > 6:
             raise RuntimeError("too deep")
         return float("nan") if net.fc.in_features == 2 else float(net.fc.in_features)
+
+
+def toy_proxies() -> dict[str, Proxy[NoOptions]]:
+    return {
+        "size": Size(NoOptions()),
+        "energy": Energy(NoOptions()),
+        "vandal": Vandal(NoOptions()),
+        "g": Gaussian(NoOptions()),
+        "lost": Lost(NoOptions()),
+    }
+
+
+def toy_scorer(names: Sequence[str] = (), **options: Any) -> Scorer:
+    space = ToySpace()
+    proxies = toy_proxies()
+    chosen = {name: proxies[name] for name in names or proxies}
+    teacher = random_teacher(space, TOY_IO, 0)
+    return Scorer(space, TOY_IO, ToyTask(NoOptions()), chosen, teacher=teacher, batch_size=8, **options)
+
+
+def score_job(specs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The job of a chunk. A candidate of depth 3 and width 6 ends its process."""
+    rows = toy_scorer(names).score_all(specs)
+    if any((spec["depth"], spec["width"]) == (3, 6) for spec in specs):
+        os._exit(5)
+    return [row.row() for row in rows]
+
+
+def wrong_job(specs: Sequence[Mapping[str, Any]]) -> None:
+    raise StudyError("the study is wrong")

@@ -11,14 +11,14 @@ from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
 from kdsearch.search.axis import encode
-from kdsearch.search.seeds import stream
+from kdsearch.store.hashing import stream
 
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 
 
 def generator(seed: int, history: Sequence[Trial]) -> Generator:
     """The stream of this ask: a function of the seed and how much was tried."""
-    return stream("ask", seed, len(history))
+    return stream(seed, "ask", len(history))
 
 
 def parents_first(dims: Sequence[Dim]) -> list[Dim]:

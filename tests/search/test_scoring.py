@@ -1,0 +1,304 @@
+"""A score is a function of (canonical spec, probe seed, init seed) and of nothing else."""
+
+import gc
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from search_toy import (
+    TOY_IO,
+    CountedSpace,
+    Energy,
+    Size,
+    ToySpace,
+    ToyTask,
+    toy_proxies,
+    toy_scorer,
+)
+from torch import nn
+
+from kdsearch.errors import TapError
+from kdsearch.kinds import Cost, Model, NoOptions, Probe, Proxy
+from kdsearch.search.probe import LiveProbe
+from kdsearch.search.scoring import Scored, Scorer, built, cost_of, random_teacher
+from kdsearch.search.trace import Trace
+
+SPECS: list[dict[str, Any]] = [
+    {"depth": d, "width": w, "norm": n, "alias": 0}
+    for d, w, n in [(1, 2, True), (3, 4, True), (2, 8, False), (2, 6, True)]
+]
+
+
+def test_order_company_and_process_of_candidates_change_no_bit() -> None:
+    forwards = toy_scorer().score_all(SPECS)
+    backwards = toy_scorer().score_all(SPECS[::-1])[::-1]
+    alone = [toy_scorer().score(spec) for spec in SPECS]
+    assert forwards == backwards == alone
+
+
+@pytest.mark.parametrize("order", [("vandal", "energy", "size", "g"), ("g", "size", "energy", "vandal")])
+def test_a_proxy_sees_nothing_of_the_others(order: tuple[str, ...]) -> None:
+    together = toy_scorer(order).score_all(SPECS)
+    for name in order:
+        assert [row.scores[name] for row in toy_scorer([name]).score_all(SPECS)] == [
+            row.scores[name] for row in together
+        ]
+
+
+def test_specs_of_one_canonical_form_have_one_row() -> None:
+    a, b = (toy_scorer().score({"depth": 2, "width": 4, "norm": True, "alias": alias}) for alias in (0, 1))
+    assert a == b
+    assert a.spec["alias"] == 0
+
+
+def test_global_streams_stay() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    toy_scorer().score(SPECS[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_init_seeds_and_probe_seed_count_and_are_averaged() -> None:
+    names = ["energy", "size", "g"]
+    single = [toy_scorer(names, init_seeds=[seed]).score(SPECS[1]) for seed in (3, 8, 11)]
+    both = toy_scorer(names, init_seeds=[3, 8, 11]).score(SPECS[1])
+    for name in names:
+        values = [each.scores[name] for each in single]
+        assert both.scores[name] == pytest.approx(np.mean(values), rel=1e-12)
+        assert both.spread[name] == pytest.approx(np.std(values), rel=1e-12, abs=1e-12)
+    assert single[0].scores["energy"] != single[1].scores["energy"]
+    assert (
+        toy_scorer(names, probe_seed=1).score(SPECS[1]).scores["energy"]
+        != toy_scorer(names).score(SPECS[1]).scores["energy"]
+    )
+
+
+def test_no_number_is_null_and_what_raises_is_told() -> None:
+    scorer = toy_scorer(["lost", "size"])
+    narrow, deep, fine = scorer.score(SPECS[0]), scorer.score(SPECS[1]), scorer.score(SPECS[2])
+    assert (narrow.scores["lost"], narrow.spread["lost"], narrow.errors) == (None, None, {})
+    assert (deep.scores["lost"], dict(deep.errors)) == (None, {"lost": "RuntimeError: too deep"})
+    assert fine.scores["lost"] == 8.0
+    assert all(math.isfinite(row.scores["size"]) for row in (narrow, deep, fine))
+
+
+def test_a_network_that_cannot_be_built_is_a_row_with_an_error() -> None:
+    class Broken(ToySpace):
+        def build(self, spec: Any, io: Any) -> Model:
+            raise RuntimeError("no such network")
+
+    row = Scorer(Broken(), TOY_IO, ToyTask(NoOptions()), {"size": Size(NoOptions())}).score(SPECS[0])
+    assert row.scores == {"size": None}
+    assert row.errors == {"build": "RuntimeError: no such network"}
+
+
+def test_a_tap_that_the_space_lacks_is_the_users_error() -> None:
+    class Asks(Size):
+        def taps(self) -> Sequence[str]:
+            return ("stage[7]",)
+
+        def score(self, student: Model, probe: Probe) -> float:
+            return float(probe.run(student)["stage[7]"].sum())
+
+    scorer = Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"asks": Asks(NoOptions())})
+    with pytest.raises(TapError, match=r"stage\[7\].*stage\[0\]"):
+        scorer.score(SPECS[0])
+
+
+def test_a_proxy_without_its_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match="'energy' needs a teacher"):
+        Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"energy": Energy(NoOptions())})
+
+
+class Keeps(Proxy[NoOptions]):
+    """Remembers what it was shown."""
+
+    init = "gaussian"
+    needs_teacher = True
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__(options)
+        self.weights: dict[str, torch.Tensor] = {}
+        self.teacher_weights: dict[str, torch.Tensor] = {}
+        self.fitted: list[str] = []
+
+    def fit(self, sample: Sequence[Model], probe: Probe) -> None:
+        self.fitted = [str(model.name) for model in sample]
+        self.note = f"{len(sample)} models"
+
+    def score(self, student: Model, probe: Probe) -> float:
+        assert probe.teacher_model is not None
+        self.weights = {name: each.detach().clone() for name, each in student.module.named_parameters()}
+        self.teacher_weights = {n: each.detach().clone() for n, each in probe.teacher_model.module.named_parameters()}
+        return 0.0
+
+
+def test_gaussian_proxies_see_gaussian_students_and_teachers_and_the_others_do_not() -> None:
+    space, keeps = ToySpace(), Keeps(NoOptions())
+    teacher = random_teacher(space, TOY_IO, 0)
+    before = {name: each.detach().clone() for name, each in teacher.module.named_parameters()}
+    scorer = Scorer(space, TOY_IO, ToyTask(NoOptions()), {"k": keeps, "e": Energy(NoOptions())}, teacher=teacher)
+    scorer.score({"depth": 3, "width": 8})
+    for weights in (keeps.weights, keeps.teacher_weights):
+        drawn = torch.cat([each.flatten() for name, each in weights.items() if each.dim() > 1])
+        assert abs(float(drawn.std()) - 1) < 0.1
+        assert all(float(each.abs().sum()) == 0 for name, each in weights.items() if name in ("body.0.bias", "fc.bias"))
+    assert all(torch.equal(each, before[name]) for name, each in teacher.module.named_parameters())
+
+
+def test_fit_sees_the_whole_space_and_not_the_candidates() -> None:
+    fitted = []
+    for specs in (SPECS, SPECS[2:]):
+        keeps = Keeps(NoOptions())
+        scorer = Scorer(
+            ToySpace(), TOY_IO, ToyTask(NoOptions()), {"k": keeps}, teacher=random_teacher(ToySpace(), TOY_IO, 0)
+        )
+        scorer.score_all(specs)
+        fitted.append(keeps.fitted)
+        assert scorer.notes == {"k": "16 models"}
+    assert fitted[0] == fitted[1]
+    assert len(set(fitted[0])) > 4
+
+
+def test_no_candidate_is_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[nn.Module]] = []
+    build = ToySpace.build
+
+    def watched(self: ToySpace, spec: Any, io: Any) -> Model:
+        model = build(self, spec, io)
+        alive.append(weakref.ref(model.module))
+        return model
+
+    scorer = toy_scorer()
+    scorer.score(SPECS[0])
+    monkeypatch.setattr(ToySpace, "build", watched)
+    scorer.score_all(SPECS)
+    gc.collect()
+    assert len(alive) >= len(SPECS)
+    assert [ref for ref in alive if ref() is not None] == []
+
+
+def test_counted_cost_is_the_formulas() -> None:
+    formula, counted = ToySpace(), CountedSpace()
+    for spec in formula.every():
+        assert cost_of(counted, spec, TOY_IO, ToyTask(NoOptions())) == formula.cost(spec, TOY_IO)
+
+
+def test_the_default_teacher_is_the_largest_of_a_sample() -> None:
+    space = ToySpace()
+    teacher = random_teacher(space, TOY_IO, 0)
+    largest = max(space.cost(spec, TOY_IO).params for spec in space.every())
+    assert sum(each.numel() for each in teacher.module.parameters()) == largest
+
+
+def probe_with(student: Model, taps: Sequence[str] = ("stage[-1]", "penultimate", "logits")) -> LiveProbe:
+    task = ToyTask(NoOptions())
+    batch = task.dummy(TOY_IO, 4, torch.Generator().manual_seed(0))
+    teacher = built(ToySpace(), ToySpace().parse({"depth": 2, "width": 8}), TOY_IO, 1)
+    probe = LiveProbe(batch, TOY_IO, task, teacher, taps)
+    probe.bind(student, Trace(student.module), 5)
+    return probe
+
+
+def student_of(**spec: Any) -> Model:
+    return built(ToySpace(), ToySpace().parse(spec), TOY_IO, 2)
+
+
+def test_one_forward_pass_is_shared_and_leaves_no_trace() -> None:
+    student = student_of(depth=2, width=4)
+    calls: list[int] = []
+    student.module.register_forward_hook(lambda *_: calls.append(1))
+    before = {name: each.clone() for name, each in student.module.state_dict().items()}
+    probe = probe_with(student)
+    first = probe.run(student)
+    assert probe.run(student) is first
+    assert calls == [1]
+    assert all(torch.equal(each, before[name]) for name, each in student.module.state_dict().items())
+    assert all(len(part._forward_hooks) == (part is student.module) for part in student.module.modules())
+    assert not any(len(part._forward_pre_hooks) for part in student.module.modules())
+    assert not any(each.requires_grad for each in first.values())
+
+
+def test_taps_are_the_train_mode_activations() -> None:
+    """Against a pass by hand: batch statistics, the map before the pool, the vector that enters the classifier."""
+    student = student_of(depth=1, width=4, norm=True)
+    net = student.module
+    probe = probe_with(student)
+    found = probe.run(student)
+    image = probe.batch["image"].double().numpy()
+    weight, bias = (each.detach().double() for each in (net.body[0].weight, net.body[0].bias))
+    x = nn.functional.conv2d(torch.from_numpy(image), weight, bias, padding=1).numpy()
+    mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
+    x = np.maximum((x - mean) / np.sqrt(var + 1e-5), 0)
+    np.testing.assert_allclose(found["stage[-1]"].numpy(), x, atol=1e-5)
+    pooled, dropped = x.mean((2, 3)), found["penultimate"].numpy()
+    is_kept = dropped != 0
+    np.testing.assert_allclose(dropped[is_kept], 2 * pooled[is_kept], atol=1e-5)  # dropout is on: p = 0.5
+    assert 0 < is_kept.mean() < 1
+
+
+def test_an_in_place_rectifier_after_a_tap_does_not_change_it() -> None:
+    found = probe_with(student_of(depth=1, width=4, norm=False), ["stage[0]"]).run(
+        student_of(depth=1, width=4, norm=False)
+    )
+    assert float(found["stage[0]"].min()) < 0
+
+
+def test_a_changed_student_is_run_for_its_proxy_alone() -> None:
+    student = student_of(depth=2, width=4)
+    probe = probe_with(student)
+    with torch.no_grad():
+        student.module.fc.weight.data.mul_(2.0)
+        student.module.fc.bias.data.mul_(2.0)
+    changed = probe.run(student)["logits"]
+    with torch.no_grad():
+        student.module.fc.weight.data.mul_(0.5)
+        student.module.fc.bias.data.mul_(0.5)
+    torch.testing.assert_close(changed, 2 * probe.run(student)["logits"])
+
+
+def test_the_teacher_runs_once_in_train_mode_and_once_is_a_function_of_the_probe() -> None:
+    drawn = []
+    for spec in ({"depth": 1, "width": 2}, {"depth": 3, "width": 8}):
+        probe = probe_with(student_of(**spec))
+        assert probe.teacher is probe.teacher
+        assert probe.teacher is not None
+        drawn.append((probe.once("k", lambda p=probe: (torch.rand(2, generator=p.rng), torch.rand(2))), probe.teacher))
+        assert probe.once("k", lambda: None) is drawn[-1][0]
+    (a, teacher_a), (b, teacher_b) = drawn
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(torch.equal(teacher_a[name], teacher_b[name]) for name in teacher_a)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.fc.weight.data.add_(1),
+        lambda net: net.body[1].running_mean.add_(1),
+        lambda net: net.eval(),
+        lambda net: net(torch.zeros(2, 3, 8, 8)).sum().backward(),
+        lambda net: net.fc.requires_grad_(False),
+        lambda net: net.body[0].register_forward_hook(lambda *_: None),
+        lambda net: setattr(net, "drop", nn.Identity()),
+        lambda net: setattr(net.fc, "weight", nn.Parameter(net.fc.weight.detach().clone())),
+        lambda net: setattr(net.drop, "forward", lambda x: x),
+    ],
+)
+def test_every_kind_of_change_is_seen(change: Any) -> None:
+    net = student_of(depth=1, width=4, norm=True).module
+    trace = Trace(net)
+    assert trace.unchanged(net)
+    change(net)
+    assert not trace.unchanged(net)
+
+
+def test_a_row_comes_back_from_json() -> None:
+    row = toy_scorer().score(SPECS[1])
+    assert Scored(**row.row()) == row
+    assert isinstance(row.row()["spec"], Mapping)
+    assert set(toy_proxies()) == set(row.scores)
+    assert Cost(row.params, row.macs) == ToySpace().cost(ToySpace().parse(SPECS[1]), TOY_IO)
