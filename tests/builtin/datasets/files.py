@@ -1,6 +1,7 @@
 """Tiny files in the formats that the data sets read, written without the readers' code."""
 
 import gzip
+import io
 import pickle
 import struct
 
@@ -28,6 +29,25 @@ def write_mnist(folder, n_train=40, n_test=10, gz=True, side=28, seed=0):
     return written
 
 
+class Python2(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its `str`, which is what CIFAR's own files hold."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+
+    def save_bytes(self, data):
+        self.write(b"T" + struct.pack("<i", len(data)) + data)
+        self.memoize(data)
+
+    dispatch[bytes] = save_bytes
+
+
+def pickled(entry, protocol=2):
+    """With protocol 2 as Python 2 would; else as Python 3 does."""
+    stream = io.BytesIO()
+    (Python2 if protocol == 2 else pickle.Pickler)(stream, protocol=protocol).dump(entry)
+    return stream.getvalue()
+
+
 def write_cifar10_python(root, n=12, seed=0, protocol=2):
     """cifar-10-batches-py with n records a file; keys and text are bytes, as Python 2 wrote them."""
     rng = np.random.default_rng(seed)
@@ -37,10 +57,10 @@ def write_cifar10_python(root, n=12, seed=0, protocol=2):
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
         data, labels = rng.integers(0, 256, (n, 3072), dtype=np.uint8), [i % 10 for i in range(n)]
         entry = {b"batch_label": name.encode(), b"labels": labels, b"data": data, b"filenames": [b"x.png"] * n}
-        (folder / name).write_bytes(pickle.dumps(entry, protocol=protocol))
+        (folder / name).write_bytes(pickled(entry, protocol))
         written[name] = data, labels
     names = [f"class {i}".encode() for i in range(10)]
-    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=protocol))
+    (folder / "batches.meta").write_bytes(pickled({b"label_names": names}, protocol))
     return written
 
 
@@ -64,8 +84,8 @@ def write_cifar100(root, n=100, seed=0):
     for name in ("train", "test"):
         data, fine = rng.integers(0, 256, (n, 3072), dtype=np.uint8), np.arange(n, dtype=np.uint8)
         entry = {b"fine_labels": fine.tolist(), b"coarse_labels": (fine // 5).tolist(), b"data": data}
-        (python / name).write_bytes(pickle.dumps(entry, protocol=2))
+        (python / name).write_bytes(pickled(entry))
         (binary / f"{name}.bin").write_bytes(np.concatenate([(fine // 5)[:, None], fine[:, None], data], 1).tobytes())
     names = [f"fine {i}" for i in range(100)]
-    (python / "meta").write_bytes(pickle.dumps({b"fine_label_names": [name.encode() for name in names]}, protocol=2))
+    (python / "meta").write_bytes(pickled({b"fine_label_names": [name.encode() for name in names]}))
     (binary / "fine_label_names.txt").write_text("\n".join(names) + "\n")

@@ -1,0 +1,179 @@
+"""Image folders: layouts, what Pillow may hand over, sizes, and files that are broken."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdsearch.builtin.datasets import folder as module
+from kdsearch.builtin.datasets.folder import FolderOptions, ImageFolder
+from kdsearch.errors import DataError
+from kdsearch.testing.dataset import DatasetContract, FileServices
+
+
+def picture(seed=0, width=10, height=8, mode="RGB"):
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def write(root, splits=("",), n=4, classes=("cat", "dog"), mode="RGB", ending="png"):
+    for s, split in enumerate(splits):
+        for c, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                picture(100 * s + 10 * c + i, mode=mode).save(root / split / name / f"{i}.{ending}")
+
+
+def opened(folder, **options):
+    return ImageFolder(FolderOptions(path=".", **options)).open(FileServices(folder))
+
+
+class TestFolder(DatasetContract):
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        write(tmp_path, ("train", "val", "test"))
+        return ImageFolder(FolderOptions(path="."))
+
+
+class TestFolderOnDemand(DatasetContract):
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        write(tmp_path, ending="jpg")
+        return ImageFolder(FolderOptions(path=".", memory_mb=0, resize=6, augment="crop_flip"))
+
+
+def raw(source, split, index):
+    told = source.facts["preprocessing"]
+    mean, std = (np.array(told[name])[:, None, None] for name in ("mean", "std"))
+    return np.rint((source.split(split).load(index)["image"].double().numpy() * std + mean) * 255)
+
+
+def test_pixels_labels_and_ids(tmp_path):
+    write(tmp_path, ("train", "valid"))
+    source = opened(tmp_path)
+    assert source.splits == ("train", "val")
+    assert source.facts["classes"] == ["cat", "dog"]
+    assert list(source.split("val").ids[:2]) == ["valid/cat/0.png", "valid/cat/1.png"]
+    assert source.split("val").labels.tolist() == [0] * 4 + [1] * 4
+    assert (raw(source, "val", [5])[0] == np.array(picture(111)).transpose(2, 0, 1)).all()
+
+
+def test_on_demand_equals_in_memory(tmp_path):
+    write(tmp_path)
+    (tmp_path / "cat" / "tall.png").parent.mkdir(exist_ok=True)
+    picture(7, 9, 20).save(tmp_path / "cat" / "tall.png")
+    memory, demand = opened(tmp_path, resize=8), opened(tmp_path, resize=8, memory_mb=0)
+    assert (memory.facts["decoded"], demand.facts["decoded"]) == ("at the start", "on demand")
+    assert memory.facts["decoded_bytes"] == 9 * 3 * 64
+    assert memory.facts["preprocessing"] == demand.facts["preprocessing"]
+    index = list(range(9))
+    assert (raw(memory, "train", index) == raw(demand, "train", index)).all()
+
+
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_content_sees_a_changed_file(tmp_path, memory_mb):
+    write(tmp_path)
+    before = opened(tmp_path, memory_mb=memory_mb).facts["content"]
+    picture(99).save(tmp_path / "dog" / "3.png")
+    assert opened(tmp_path, memory_mb=memory_mb).facts["content"] != before
+
+
+def test_grey_stays_grey_and_a_mixture_becomes_rgb(tmp_path):
+    write(tmp_path / "grey", mode="L")
+    assert opened(tmp_path / "grey").fields[0].shape == (1, 8, 10)
+    picture(5).save(tmp_path / "grey" / "dog" / "colour.png")
+    assert opened(tmp_path / "grey").fields[0].shape == (3, 8, 10)
+    assert opened(tmp_path / "grey", channels=1).fields[0].shape == (1, 8, 10)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "1", "LA"])
+def test_other_modes_are_converted(tmp_path, mode):
+    write(tmp_path)
+    ending = "jpg" if mode == "CMYK" else "png"
+    source_image = picture(3).convert("L" if mode in ("1", "LA") else "RGB").convert(mode)
+    source_image.save(tmp_path / "cat" / f"zz.{ending}")
+    wanted = np.array(Image.open(tmp_path / "cat" / f"zz.{ending}").convert("RGB")).transpose(2, 0, 1)
+    assert (raw(opened(tmp_path), "train", [4])[0] == wanted).all()
+
+
+def test_rotation_in_exif_is_applied(tmp_path):
+    write(tmp_path, n=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture(1, 8, 10).save(tmp_path / "cat" / "0.png", exif=exif)
+    assert opened(tmp_path).fields[0].shape == (3, 8, 10)
+    assert (
+        raw(opened(tmp_path), "train", [0])[0] == np.rot90(np.array(picture(1, 8, 10)), -1).transpose(2, 0, 1)
+    ).all()
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-60])
+
+
+def text(file):
+    file.write_text("no image")
+
+
+def deep(file):
+    Image.fromarray(np.zeros((8, 10), np.uint16)).save(file)
+
+
+def other_size(file):
+    picture(0, 12, 8).save(file)
+
+
+def turned(file):
+    picture(0, 8, 10).save(file)
+
+
+@pytest.mark.parametrize("memory_mb", [0, 512])
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (cut, ["not a readable image"]),
+        (text, ["not a readable image"]),
+        (deep, ["I;16", "8 bits"]),
+        (other_size, ["12x8", "`resize`"]),
+        (turned, ["8x10", "`resize`"]),
+        (lambda file: file.write_bytes(b""), ["not a readable image"]),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, break_it, words, memory_mb):
+    write(tmp_path)
+    break_it(tmp_path / "dog" / "2.png")
+    with pytest.raises(DataError) as error:
+        opened(tmp_path, memory_mb=memory_mb).split("train").load(range(8))
+    for word in ["2.png", *words]:
+        assert word in str(error.value)
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(module, "DEFAULT_LIMIT", 79)
+    with pytest.raises(DataError, match="10x8 pixels"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (lambda root: None, ["no class folders"]),
+        (lambda root: (root / "train").mkdir(), ["no class folders", "train"]),
+        (lambda root: (root / "cat").mkdir(), ["no images", "cat", "*.png"]),
+        (lambda root: write(root, ("test",)), ["has test but no train"]),
+        (lambda root: (write(root, ("train", "val")), (root / "valid").mkdir()), ["both val and valid"]),
+        (lambda root: (write(root, ("train",)), write(root, ("val",), classes=("cow",))), ["class 'cow'", "train"]),
+    ],
+)
+def test_wrong_layouts(tmp_path, layout, words):
+    layout(tmp_path)
+    with pytest.raises(DataError) as error:
+        opened(tmp_path)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(DataError, match="not a folder"):
+        ImageFolder(FolderOptions(path="x")).open(FileServices(tmp_path))
