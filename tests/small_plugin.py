@@ -216,10 +216,10 @@ class Classification(kinds.Task[kinds.NoOptions]):
 
 NAMED = {
     "task": {"classification": "Classification"},
-    "dataset": {"digits": "Digits"},
+    "dataset": {"digits": "Digits", "own": "Digits"},
     "teacher": {"trained": "Trained", "outputs": "Outputs"},
     "search_space": {"cifar_resnet": "Space"},
-    "proxy": {"nwot": "Score", "params": "Score", "diswot": "Score"},
+    "proxy": dict.fromkeys(("nwot", "params", "diswot", "diswot_mr", "synflow"), "Score"),
     "distiller": {"kd": "KD", "fitnet": "Hint", "notes": "Notes", "own_a": "OwnLoss", "own_b": "OwnLoss"},
     "procedure": {"distill": "Distill", "pair": "Pair", "needs_teacher": "NeedsTeacher"},
     "pruner": {"channels": "Plain"},

@@ -1,33 +1,70 @@
-"""`kdsearch data`: which data sets are there, and how to get the others."""
+"""`kdsearch data`: which data and weights are there, and how to get the others."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsearch.cli.options import Json
 
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+
 
 def data(as_json: Json = False) -> None:
-    """List data sets: present, or the exact command that installs them."""
+    """List data sets and weights: present, or the exact command that installs them."""
     from kdsearch.cli.output import print_json, table
     from kdsearch.host import Host
 
-    found = [_state(host, each) for host in [Host.load()] for each in host.entries("dataset")]
+    found = listing(Host.load())
     if as_json:
         print_json({"data": found})
         return
-    rows = [(each["name"], "present" if each["present"] else "missing", each["get"] or each["about"]) for each in found]
-    table(("data set", "state", ""), rows)
+    states = {True: "present", False: "missing", None: "your files"}
+    table(
+        ("name", "state", "install", "what", "size", "licence"),
+        [
+            (
+                each["name"],
+                states[each["present"]],
+                "" if each["present"] else each["install"],
+                each["about"],
+                each["size"],
+                each["licence"],
+            )
+            for each in found
+        ],
+    )
 
 
-def _state(host: Any, found: Any) -> dict[str, Any]:
-    from kdsearch.errors import KdsearchError
+def listing(host: Host) -> list[dict[str, Any]]:
+    """What comes in packages, then data sets that read files of the user's or bring their own (`present` None)."""
+    from kdsearch.builtin.datasets.packages import listing as packages
 
-    about = found.entry.about
-    try:
-        cls = host.load_class("dataset", f"{found.plugin.name}:dataset:{found.name}")
-        missing = cls.missing() if hasattr(cls, "missing") else ""
-        about = about or (cls.__doc__ or "").strip().partition("\n")[0]
-    except KdsearchError as error:
-        missing = error.fix or error.problem
-    return {"name": found.name, "present": not missing, "get": missing, "about": about}
+    found: list[dict[str, Any]] = [
+        {
+            "name": each.name,
+            "kind": each.kind,
+            "present": each.present,
+            "install": each.install,
+            "about": each.for_,
+            "size": each.size,
+            "licence": each.licence,
+        }
+        for each in packages()
+    ]
+    known = {each["name"] for each in found}
+    for entry in host.entries("dataset"):
+        if entry.name not in known:
+            extra = entry.entry.extra
+            found.append(
+                {
+                    "name": entry.name,
+                    "kind": "data",
+                    "present": None,
+                    "install": f'pip install "{entry.plugin.distribution}[{extra}]"' if extra else "",
+                    "about": f"data set {entry.name}: {entry.entry.about}" if entry.entry.about else "",
+                    "size": "",
+                    "licence": "",
+                }
+            )
+    return found

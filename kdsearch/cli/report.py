@@ -10,4 +10,4 @@ def report(folder: Folder, as_json: Json = False) -> None:
     from kdsearch.cli.output import answer
     from kdsearch.stages import commands
 
-    answer(lambda: commands.report(dir=folder, progress=not as_json), as_json)
+    answer(lambda: commands.report(dir=folder), as_json)

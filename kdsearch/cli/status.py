@@ -10,4 +10,4 @@ def status(folder: Folder, as_json: Json = False) -> None:
     from kdsearch.cli.output import answer
     from kdsearch.stages import commands
 
-    answer(lambda: commands.status(dir=folder, progress=not as_json), as_json)
+    answer(lambda: commands.status(dir=folder), as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.study.code import is_code
 from kdsearch.study.rules import COSTS, bare, formats_of
-from kdsearch.study.schema import Use
+from kdsearch.study.schema import Search, Use
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -42,10 +42,10 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
 
 
 def proxies(study: Study) -> list[tuple[Use, str]]:
-    """The proxies that the study names, with the key path of each; none for `auto`."""
+    """The proxies of the study, with the key path of each; `auto` stands for the default ones."""
     asked = study.config.search.proxy
     if asked == "auto":
-        return []
+        asked = Search().proxy
     if isinstance(asked, str):
         return [(Use(use=asked), "search.proxy")]
     return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]

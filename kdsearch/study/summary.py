@@ -32,7 +32,7 @@ def summary(study: Study, host: Host) -> dict[str, Any]:
             "searched": [dim.path for dim in recipe.dims],
         },
         "candidates": config.search.candidates,
-        "proxies": [use.use for use, _ in proxies(study)] or ["auto"],
+        "proxies": [use.use for use, _ in proxies(study)],
         "trainings": trainings(study),
         "formats": config.export.formats,
     }

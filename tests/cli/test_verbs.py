@@ -180,10 +180,17 @@ def test_every_installed_capability_can_be_shown(capsys):
         assert all(option["description"] for option in found["options"]), found
 
 
-def test_data_says_what_is_there(host, capsys):
-    code, out, _ = run(capsys, "data", "--json")
-    assert code == 0
-    assert json.loads(out) == {"data": [{"name": "digits", "present": True, "get": "", "about": "Handwritten digits."}]}
+def test_data_says_what_is_there_and_how_to_get_the_rest(host, capsys):
+    code, out, err = run(capsys, "data", "--json")
+    assert (code, err) == (0, "")
+    found = {each["name"]: each for each in json.loads(out)["data"]}
+    assert found["digits"]["present"] is True
+    assert found["fashion_mnist"]["install"] == "apt-get install dataset-fashion-mnist"
+    assert found["own"]["present"] is None
+    code, out, _ = run(capsys, "data")
+    assert re.search(r"^digits +present ", out, re.MULTILINE)
+    for each in found.values():
+        assert (each["install"] in out) or each["present"]
 
 
 def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkeypatch, capsys):
@@ -276,8 +283,8 @@ CALLS = [
         ["quickstart", "q", "--seed", "5", "--data", "mnist5k", "--teacher", "t"],
         {"dir": Path("q"), "seed": 5, "data": "mnist5k", "teacher": "t", "progress": True},
     ),
-    (["status", "d"], {"dir": Path("d"), "progress": True}),
-    (["report", "d"], {"dir": Path("d"), "progress": True}),
+    (["status", "d"], {"dir": Path("d")}),
+    (["report", "d"], {"dir": Path("d")}),
     (
         ["export", "d", "--format", "onnx-int4"],
         {"dir": Path("d"), "format": "onnx-int4", "allow_code": (), "progress": True},

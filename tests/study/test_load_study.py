@@ -15,6 +15,7 @@ from kdsearch.study import load_study
 from kdsearch.study.check import student_space
 from kdsearch.study.code import load_code
 from kdsearch.study.load import parse, place
+from kdsearch.study.names import proxies
 
 GOOD = Path(__file__).parent / "good.yaml"
 
@@ -88,6 +89,12 @@ def test_a_study_has_its_sections_and_defaults(host):
     assert study.path_of_teacher("main") == "teacher"
     assert study.folder == GOOD.parent
     assert study.config.refine.generation == 4
+
+
+def test_auto_stands_for_the_default_proxies(host):
+    default = load_study(GOOD, host, sets=["search={}"])
+    auto = load_study(GOOD, host, sets=["search.proxy=auto"])
+    assert [use.use for use, _ in proxies(auto)] == [use.use for use, _ in proxies(default)] == ["diswot_mr", "synflow"]
 
 
 def test_settings_and_seed_are_as_if_written(host, tmp_path):
