@@ -71,10 +71,14 @@ def restore(
             prefix = f"optim:{name}/{key}/"
             state = {each.removeprefix(prefix): tensor for each, tensor in tensors.items() if each.startswith(prefix)}
             if state:
-                bound.torch.state[parameter] = {
-                    each: tensor.clone().to("cpu" if each == "step" else parameter.device)
-                    for each, tensor in state.items()
-                }
+                bound.torch.state[parameter] = {each: _like(parameter, each, tensor) for each, tensor in state.items()}
+
+
+def _like(parameter: Tensor, name: str, tensor: Tensor) -> Tensor:
+    """A stored state in its parameter's device and memory layout; the step counter stays on the CPU."""
+    if name == "step" or tensor.shape != parameter.shape:
+        return tensor.clone()
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def write_checkpoint(file: Path, tensors: Mapping[str, Tensor], position: Position) -> None:

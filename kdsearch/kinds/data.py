@@ -78,11 +78,17 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
+        """On a device; maps (B, C, H, W) channels-last, which convolutions run fastest in."""
         return replace(
             self,
-            tensors={name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()},
+            tensors={name: placed(tensor, device) for name, tensor in self.tensors.items()},
             lists={name: [item.to(device) for item in items] for name, items in self.lists.items()},
         )
+
+
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    return tensor.to(device, non_blocking=True, memory_format=layout)
 
 
 class Split(Protocol):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.latency import measure
 from kdsearch.deploy.parity import compare, module_call
@@ -57,7 +59,7 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
         folder = distilled.path / distilled.facts["winner"]
     setup, procedure = replay(materials, request, folder, teachers)
     model = setup.models[procedure.ships[0]]
-    model.module.cpu().eval()
+    model.module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     product = procedure.product(setup) or materials.task.product(model, materials.io)
     return Final(model, product, setup)
 
