@@ -93,6 +93,12 @@ def test_nwot_is_the_log_determinant_by_hand() -> None:
     assert Nwot(NoOptions()).score(student, probe) == pytest.approx(np.linalg.slogdet(kernel)[1], rel=1e-12)
 
 
+def test_a_unit_is_on_above_zero() -> None:
+    inputs = torch.tensor([[-1.0, -1e-6, 0.0, 1e-6]])
+    (layer,) = activation_codes(vector_model(nn.ReLU()), HandProbe({"x": inputs}))
+    assert layer.tolist() == [[False, False, False, True]]
+
+
 class ByFunctions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(torch.relu(F.relu6(x).clone().relu_()))
@@ -124,6 +130,13 @@ def test_swap_counts_distinct_patterns_of_units_over_samples() -> None:
     for layer in activation_codes(student, probe):
         patterns |= {tuple(unit) for unit in layer.numpy().T.tolist()}
     assert Swap(NoOptions()).score(student, probe) == len(patterns)
+
+
+def test_swap_tells_patterns_apart_that_differ_in_the_last_of_many_samples() -> None:
+    inputs = torch.ones(70, 3)
+    inputs[69, 0] = -1.0
+    inputs[0, 1] = -1.0
+    assert Swap(NoOptions()).score(vector_model(nn.ReLU()), HandProbe({"x": inputs})) == 3.0
 
 
 def test_synflow_computed_on_paper() -> None:
@@ -160,6 +173,24 @@ def test_synflow_beyond_the_range_of_float64() -> None:
     found = SynFlow(NoOptions()).score(student, HandProbe({"x": torch.zeros(1, 1)}))
     exact = sum(math.log(float(torch.tensor(1e12))) for _ in range(40)) + math.log(40)
     assert found == pytest.approx(exact, rel=1e-9)
+
+
+def test_synflow_leaves_biases_out() -> None:
+    student = vector_model(nn.Sequential(linear([[1.0]], bias=True), linear([[3.0]], bias=True)))
+    with torch.no_grad():
+        for layer in student.module:
+            layer.bias.fill_(5.0)
+    found = SynFlow(NoOptions()).score(student, HandProbe({"x": torch.zeros(1, 1)}))
+    assert found == pytest.approx(math.log(6), abs=1e-12)
+
+
+def test_synflow_takes_gates_as_open_and_smooth_rectifiers_as_the_identity() -> None:
+    """1 through an open gate, times 2: R = 2, and only the last layer moves it. Without gates R = 6, moved by both."""
+    gated = vector_model(nn.Sequential(linear([[1.0]]), nn.Hardsigmoid(), linear([[2.0]]), nn.Hardswish()))
+    smooth = vector_model(nn.Sequential(linear([[3.0]]), nn.GELU(), linear([[2.0]]), nn.SiLU()))
+    probe = HandProbe({"x": torch.zeros(1, 1)})
+    assert SynFlow(NoOptions()).score(gated, probe) == pytest.approx(math.log(2), abs=1e-12)
+    assert SynFlow(NoOptions()).score(smooth, probe) == pytest.approx(math.log(12), abs=1e-12)
 
 
 def test_synflow_of_a_network_that_nothing_flows_through_is_the_worst() -> None:
