@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,6 +116,11 @@ class DatasetContract:
     def test_without_augment_the_seed_is_not_read(self, source: DataSource) -> None:
         split = source.split("train")
         assert_equal(split.load(few(split), False, 1), split.load(few(split), False, 2))
+
+    def test_a_split_can_be_sent_to_a_loader_process(self, source: DataSource) -> None:
+        split = source.split("train")
+        sent = pickle.loads(pickle.dumps(split))
+        assert_equal(sent.load(few(split), True, 3), split.load(few(split), True, 3))
 
     def test_no_samples_make_an_empty_batch(self, source: DataSource) -> None:
         batch = source.split("train").load([])

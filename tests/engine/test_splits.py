@@ -117,6 +117,13 @@ def test_same_seed_same_splits_other_seed_other_splits():
     assert make(tables(), 0.3).digest() != make(tables(), 0.4).digest()
 
 
+def test_digest_follows_labels_that_are_seen_where_the_ids_stay():
+    ids = [f"s{i}" for i in range(80)]
+    one, other = (make(Tables(["a", "b"], train=Table(ids, [(i + k) % 2 for i in range(80)]))) for k in (0, 1))
+    assert all(one.split(name).ids == other.split(name).ids for name in one.splits)
+    assert one.digest() != other.digest()
+
+
 def test_order_of_the_source_does_not_matter():
     forward = tables(120, 3)
     order = np.random.default_rng(0).permutation(120)
