@@ -3,88 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdsearch.engine.live_samples import Columns, Items, Samples, seed_of
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, Field, Split
 
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
-
-
-class Samples(Protocol):
-    """Named tensors of one sample at a time."""
-
-    def __len__(self) -> int: ...
-
-    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
-        """(B, ...) of the samples at `index`; sample i's own randomness, if any, comes from seeds[i]."""
-
-
-class Columns:
-    """Arrays or tensors with one row a sample."""
-
-    def __init__(self, split: str, columns: Mapping[str, Any]) -> None:
-        self.columns = {name: _column(split, name, values) for name, values in columns.items()}
-        lengths = {name: len(values) for name, values in self.columns.items()}
-        if len(set(lengths.values())) > 1:
-            shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
-            raise DataError(
-                f"split '{split}': arrays of different length ({shown})", expected="one row a sample in each"
-            )
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
-        at = torch.as_tensor(index, dtype=torch.long)
-        return {name: _pixels(name, values[at]) for name, values in self.columns.items()}
-
-
-class Items:
-    """A map-style torch Dataset of (image, label), (image,) or dict samples; its transforms run at every load."""
-
-    def __init__(self, split: str, dataset: Any) -> None:
-        self.split, self.dataset = split, dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
-        samples = []
-        with _kept_rngs():
-            for i, seed in zip(index, seeds, strict=True):
-                _seed_all(seed)
-                samples.append(self._named(i, self.dataset[i]))
-        first = samples[0]
-        for i, sample in zip(index, samples, strict=True):
-            for name, value in sample.items():
-                if name not in first or value.shape != first[name].shape:
-                    shape = tuple(first[name].shape) if name in first else "no such field"
-                    raise DataError(
-                        f"sample {i} of split '{self.split}' has '{name}' of shape {tuple(value.shape)}, another has {shape}",
-                        expected="one shape a field",
-                        fix="Resize in the Dataset's own transform.",
-                    )
-        return {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
-
-    def _named(self, i: int, sample: Any) -> dict[str, Tensor]:
-        if not isinstance(sample, Mapping):
-            parts = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
-            if len(parts) > 2:
-                raise DataError(
-                    f"sample {i} of split '{self.split}' has {len(parts)} parts",
-                    expected="(image, label), or a dict of named fields",
-                )
-            sample = dict(zip(("image", "label"), parts, strict=False))
-        return {name: _item(self.split, i, name, value) for name, value in sample.items()}
 
 
 class LiveSplit:
@@ -101,7 +32,7 @@ class LiveSplit:
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
         ids = tuple(self._ids[i] for i in index)
-        seeds = [_seed_of(f"{seed}\0{sample}" if augment else sample) for sample in ids]
+        seeds = [seed_of(f"{seed}\0{sample}" if augment else sample) for sample in ids]
         if not ids:  # a Dataset cannot say its shapes without a sample
             return Batch((), {name: value[:0] for name, value in self._samples.rows([0], [0]).items()})
         return Batch(ids, self._samples.rows([int(i) for i in index], seeds))
@@ -151,7 +82,7 @@ def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "
     for split, each in samples.items():
         if not len(each):
             raise DataError(f"split '{split}' has no samples", expected="at least one sample")
-    first = {split: each.rows([0], [_seed_of(f"{split}-000000")]) for split, each in samples.items()}
+    first = {split: each.rows([0], [seed_of(f"{split}-000000")]) for split, each in samples.items()}
     fields = tuple(_field(field, value) for field, value in first["train"].items())
     is_classed = any(field.kind == "label" for field in fields)
     labels: dict[str, Tensor | None] = dict.fromkeys(samples)
@@ -210,47 +141,6 @@ def _samples(split: str, data: Any) -> Samples:
         f"split '{split}' is a {type(data).__name__}",
         expected="a Dataset with a length, a pair of arrays (images, labels), or a dict of arrays",
     )
-
-
-def _column(split: str, name: str, values: Any) -> Tensor:
-    try:
-        column = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"split '{split}': '{name}' is no array of numbers", expected="numbers, one row a sample"
-        ) from error
-    if column.ndim == 0:
-        raise DataError(f"split '{split}': '{name}' is a single number", expected="one row a sample")
-    if name == "label" and column.ndim == 2 and column.shape[1] == 1:
-        column = column[:, 0]
-    return column
-
-
-def _item(split: str, i: int, name: str, value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    try:
-        array = np.array(value)  # numbers, arrays and PIL images
-        if hasattr(value, "getbands") and array.ndim == 3:
-            array = array.transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(array)) if array.ndim else torch.as_tensor(array.item())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"sample {i} of split '{split}': '{name}' is a {type(value).__name__}",
-            expected="a tensor, an array, an image or a number",
-        ) from error
-
-
-def _pixels(name: str, values: Tensor) -> Tensor:
-    """Images as float32 (B, C, H, W); class indices as int64; else as they are, doubles as floats."""
-    if name == "image":
-        values = values.float() / 255 if values.dtype == torch.uint8 else values
-        values = values[:, None] if values.ndim == 3 else values
-    if values.dtype == torch.float64:
-        values = values.float()
-    if name == "label" and not values.dtype.is_floating_point and values.dtype != torch.bool:
-        values = values.long()
-    return values
 
 
 def _field(name: str, batch: Tensor) -> Field:
@@ -334,25 +224,3 @@ def _is_random(split: LiveSplit, n: int = 8) -> bool:
     index = list(range(min(n, len(split.ids))))
     one, other = split.load(index, True, 1), split.load(index, True, 2)
     return any(not torch.equal(one[name], other[name]) for name in one.tensors)
-
-
-def _seed_of(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
-
-
-def _seed_all(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-@contextmanager
-def _kept_rngs() -> Iterator[None]:
-    """A user's transforms draw from the global generators: these are afterwards what they were before."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])

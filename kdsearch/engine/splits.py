@@ -7,8 +7,8 @@ hash(seed, purpose, id) and the first ones are taken, so that more samples move 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,39 +16,12 @@ import torch
 from torch import Tensor
 
 from kdsearch.engine.members import Members, Piece
+from kdsearch.engine.strata import Samples, apportion, by_class, first_by_hash
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, DataSource, Field, Split
 
 LABEL = "label"
 KNOWN_SPLITS = ("train", "unlabeled", "val", "test")  # of a source; others are kept as they are
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One of an arrangement's splits, not yet opened: where each sample is, its true label, whether the study sees it.
-
-    `source` (N,): which native split; `row` (N,): its position there; `label` (N,): HIDDEN where nobody knows it.
-    """
-
-    ids: tuple[str, ...]
-    source: np.ndarray[Any, np.dtype[np.int64]]
-    row: np.ndarray[Any, np.dtype[np.int64]]
-    label: np.ndarray[Any, np.dtype[np.int64]]
-    seen: np.ndarray[Any, np.dtype[np.bool_]]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def at(self, rows: Iterable[int]) -> Samples:
-        """The samples at `rows`, in the order of this split."""
-        index = np.array(sorted(rows), dtype=np.int64)
-        ids = tuple(self.ids[i] for i in index)
-        return Samples(ids, self.source[index], self.row[index], self.label[index], self.seen[index])
-
-    @property
-    def visible(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(N,) the labels as the study reads them."""
-        return np.where(self.seen, self.label, HIDDEN)
 
 
 class Arranged:
@@ -271,49 +244,20 @@ def _carved(
     pool, n = read["train"], len(read["train"])
     taken = np.zeros(n, dtype=np.bool_)
     carved: dict[str, Samples] = {}
-    groups = _groups(pool, len(classes))
+    groups = by_class(pool, len(classes))
     for name, share in carve.items():
         left = [[i for i in group if not taken[i]] for group in groups]
         # every class that can spare one is held out too: one stays for training
         least = [min(1, max(0, len(group) - 1)) if len(group) else 0 for group in left]
         total = max(round(share * n), 0)
         sizes = apportion(total, [len(group) for group in left], [min(m, total) for m in least])
-        chosen = [i for group, size in zip(left, sizes, strict=True) for i in _first(pool, group, size, seed, name)]
+        chosen = [
+            i for group, size in zip(left, sizes, strict=True) for i in first_by_hash(pool, group, size, seed, name)
+        ]
         taken[chosen] = True
         carved[name] = pool.at(chosen)
     rest = pool.at(np.flatnonzero(~taken).tolist())
     return {"train": rest, **{name: carved[name] if name in carved else read[name] for name in ("val", "test")}}
-
-
-def _groups(samples: Samples, n_classes: int) -> list[list[int]]:
-    """Rows by class; the last group holds those whose label nobody knows (all, without classes)."""
-    groups: list[list[int]] = [[] for _ in range(n_classes + 1)]
-    for row, label in enumerate(samples.label.tolist()):
-        groups[label if label != HIDDEN else n_classes].append(row)
-    return groups
-
-
-def _first(samples: Samples, rows: Sequence[int], n: int, seed: int, purpose: str) -> list[int]:
-    def order(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}\0{purpose}\0{samples.ids[row]}".encode(), digest_size=16).digest()
-
-    return sorted(rows, key=order)[:n]
-
-
-def apportion(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int]:
-    """Share `total` in proportion to `sizes` by largest remainders, `least[i]` <= part i <= `sizes[i]`.
-
-    Sums to `total` brought into sum(least)..sum(sizes). Ties go to the first.
-    """
-    total = min(max(total, sum(least)), sum(sizes))
-    whole = sum(sizes) or 1
-    ideal = [total * size / whole for size in sizes]
-    parts = [min(size, max(low, int(want))) for size, low, want in zip(sizes, least, ideal, strict=True)]
-    while (gap := total - sum(parts)) != 0:
-        sign = 1 if gap > 0 else -1
-        free = [i for i in range(len(parts)) if (parts[i] < sizes[i] if sign > 0 else parts[i] > least[i])]
-        parts[max(free, key=lambda i: (sign * (ideal[i] - parts[i]), -i))] += sign
-    return parts
 
 
 def _joined(train: Samples, more: Samples) -> Samples:
@@ -334,7 +278,7 @@ def _cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
             expected=f"at most {len(train)}",
             fix="Lower it, or remove it to use all.",
         )
-    groups = _groups(train, n_classes)
+    groups = by_class(train, n_classes)
     least = [min(1, len(group)) for group in groups[:-1]] + [0]
     if n < sum(least):
         raise DataError(
@@ -344,14 +288,16 @@ def _cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
         )
     sizes = apportion(n, [len(group) for group in groups], least)
     return train.at(
-        row for group, size in zip(groups, sizes, strict=True) for row in _first(train, group, size, seed, "train")
+        row
+        for group, size in zip(groups, sizes, strict=True)
+        for row in first_by_hash(train, group, size, seed, "train")
     )
 
 
 def _budgeted(
     samples: Mapping[str, Samples], labeled: float | int, classes: Sequence[str], seed: int
 ) -> dict[str, Samples]:
-    groups = {name: _groups(samples[name], len(classes))[:-1] for name in ("train", "val")}
+    groups = {name: by_class(samples[name], len(classes))[:-1] for name in ("train", "val")}
     cells = groups["train"] + groups["val"]
     sizes = [len(cell) for cell in cells]
     known, n_classes = sum(sizes), len(classes)
@@ -380,7 +326,7 @@ def _budgeted(
         each, mine = samples[name], parts[k * n_classes : (k + 1) * n_classes]
         seen = np.zeros(len(each), dtype=np.bool_)
         for cell, size in zip(groups[name], mine, strict=True):
-            seen[_first(each, cell, size, seed, "label")] = True
+            seen[first_by_hash(each, cell, size, seed, "label")] = True
         made[name] = replace(each, seen=seen)
     return made
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdsearch.engine.splits import apportion, arrange
+from kdsearch.engine.splits import arrange
+from kdsearch.engine.strata import apportion
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Field
 
