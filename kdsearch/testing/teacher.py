@@ -105,7 +105,7 @@ class TeacherContract:
             return
         require(training.epochs >= 1, "training of 0 epochs; None means that it comes trained")
         model = self.model()
-        names = [f"teacher.{name}" for name, _ in model.module.named_parameters()]
+        names = [name for name, _ in model.module.named_parameters()]
         require(bool(names), "training is declared, but there is nothing to train")
         for glob in training.scale:
             require(any(fnmatch.fnmatchcase(name, glob) for name in names), f"scale '{glob}' matches no parameter")

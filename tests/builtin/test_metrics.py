@@ -24,7 +24,8 @@ class Logits:
 
     def load(self, index, augment=False, seed=0):
         at = torch.as_tensor(list(index))
-        return Batch(tuple(self.ids[i] for i in at.tolist()), {"row": at, "label": self.labels[at]})
+        labels = self.labels[index.start : index.stop]  # a view: who writes to it changes the data set
+        return Batch(tuple(self.ids[i] for i in at.tolist()), {"row": at, "label": labels})
 
 
 class Doors:
@@ -43,8 +44,8 @@ class Doors:
 def case():
     rng = torch.Generator().manual_seed(5)
     logits = 3 * torch.randn(N, K, generator=rng)
-    labels = torch.randint(K - 1, (N,), generator=rng)  # one class never occurs
-    labels = torch.where(torch.rand(N, generator=rng) < 0.4, logits.argmax(1).clamp(max=K - 2), labels)
+    labels = torch.randint(1, K, (N,), generator=rng)  # class 0 never occurs
+    labels = torch.where(torch.rand(N, generator=rng) < 0.4, logits.argmax(1).clamp(min=1), labels)
     return logits, labels, torch.randn(N, K, generator=rng)
 
 

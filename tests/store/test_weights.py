@@ -194,6 +194,12 @@ def test_other_networks_are_named_with_shapes():
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
 
+def test_a_shape_alone_is_enough_to_refuse():
+    tensors = {**small().state_dict(), "3.bias": torch.zeros(1)}  # torch would spread it over both outputs
+    with pytest.raises(ArtifactError, match=r"other shape: 3\.bias \(1, not 2\)"):
+        weights.load_into(small(), tensors, "net.pt")
+
+
 def test_long_lists_are_cut():
     with pytest.raises(ArtifactError, match="and 3 more"):
         weights.load_into(small(), {}, "net.pt")

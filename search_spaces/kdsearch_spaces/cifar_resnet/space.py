@@ -69,7 +69,7 @@ class CifarResNetSpace(SearchSpace[CifarResNetSpec]):
         conv(channels, spec.widths[0], 3, sizes[0])
         c_in = spec.widths[0]
         for i, (depth, c_out) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-            if i or c_in != c_out:
+            if i:  # the first stage has the stem's width and stride 1: no projection
                 conv(c_in, c_out, 1, sizes[i])
             conv(c_in, c_out, 3, sizes[i])
             for _ in range(2 * depth - 1):
