@@ -58,7 +58,7 @@ def run_study(
         UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
     """
     from kdsearch.stages.materials import open_materials
-    from kdsearch.stages.run import run_stages
+    from kdsearch.stages.run import publish, run_stages
     from kdsearch.stages.tools import Progress, Tools
 
     materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
@@ -79,7 +79,7 @@ def run_study(
             store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
         )
         try:
-            return run_stages(materials, tools)
+            return publish(materials, run_stages(materials, tools), tools)
         except KeyboardInterrupt:
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
@@ -200,3 +200,86 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
     again = f"kdsearch export {dir} --format {form}"
     result = run_study(study, host, dir, progress=progress, again=again)
     return {**next(row for row in result["exports"] if row["format"] == form), "dir": str(dir)}
+
+
+def quickstart(
+    *, dir: Path, seed: int = 0, data: str = "digits", teacher: str = "trained", progress: bool = True
+) -> dict[str, Any]:
+    """Write the quickstart's study into `dir` and run it there."""
+    from kdsearch.stages.quickstart import study_text
+    from kdsearch.store.files import storing
+
+    text = study_text(data, teacher, seed)
+    file = dir / "quickstart.yaml"
+    if dir.exists() and not file.exists() and any(dir.iterdir()):
+        raise UserError("the folder has other files in it", file=dir, expected="a new or empty folder")
+    host = Host.load()
+    from kdsearch.study.load import parse
+    from kdsearch.study.study import make_study
+
+    make_study(parse(text.encode()), host)  # nothing is written for what cannot run
+    with storing(dir):
+        dir.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_bytes(file, text.encode())
+    study = load_study(file, host)
+    options = f" --seed {seed}" * (seed != 0) + f" --data {data}" * (data != "digits")
+    options += f" --teacher {teacher}" * (teacher != "trained")
+    result = run_study(study, host, dir / "study", progress=progress, again=f"kdsearch quickstart {dir}{options}")
+    return {**result, "text": summary_of(result, dir / "study")}
+
+
+def summary_of(result: Mapping[str, Any], folder: Path) -> str:
+    """The result in a few lines for people."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    student, lines = result["student"], []
+    if result["teacher"]:
+        lines.append(
+            f"teacher     {percent(result['teacher']['accuracy']):>8}  {result['teacher']['params'] or 0:>10,} params"
+        )
+    lines.append(
+        f"student     {percent(student['accuracy']):>8}  {student['params']:>10,} params  {student['architecture']}"
+    )
+    for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
+        if result[name]:
+            lines.append(f"{label:11} {percent(result[name]['accuracy']):>8}  the same student, equal steps")
+    if result["pruned"]:
+        lines.append(
+            f"pruned      {percent(result['pruned']['accuracy']):>8}  {result['pruned']['params']:>10,} params"
+        )
+    for row in result["exports"]:
+        speed = f"{row['latency_ms']['median']:.3f} ms"
+        slower = "  slower than fp32 here" if row["slower_than_fp32"] else ""
+        lines.append(f"{row['format']:11} {percent(row['accuracy']):>8}  {row['bytes']:>10,} bytes   {speed}{slower}")
+    if result["recommended"]:
+        lines.append(f"recommended {result['recommended']['format']}: {result['recommended']['why']}")
+    lines.append(f"report      {folder / result['report']}")
+    return "\n".join(lines)
+
+
+def plan(*, study: Study, host: Host) -> dict[str, Any]:
+    """What a study would do: candidates, trainings, and time and disk from a short measurement on this machine."""
+    from kdsearch.stages.plan import plan_of
+
+    return plan_of(study, host)
+
+
+def score(
+    *,
+    space: str,
+    proxies: tuple[str, ...],
+    archs: Path | None = None,
+    sample: int | None = None,
+    teacher: str | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Training-free scores of architectures: those of a file (one JSON spec a line), or a random sample of the space."""
+    from kdsearch.stages.score import scores_of
+
+    return scores_of(space, proxies, archs, sample, teacher, data, seed, allow_code, progress)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdsearch.engine.live_data import from_torch
 from kdsearch.engine.loop import Device, resolve_device
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import Arranged, arrange
@@ -112,10 +113,13 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
 def open_materials(study: Study, host: Host) -> Materials:
     """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work."""
     config = study.config
+    host = study.host(host)
     site = Site(config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder))
     live = study.live_object("data")
+    source: Any
     if live is not None:
-        source, declared, augments = live, "classification", False
+        source = from_torch(live)
+        declared, augments = "classification", source.augments
     else:
         dataset = make(host, "dataset", config.data, "data")
         source, declared, augments = dataset.open(site), dataset.task, dataset.augments

@@ -41,7 +41,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
     while len(history := journal.read()) < section.trials:
-        asked = _asks(
+        asked = asks(
             materials, controller, dims, kept, history, min(section.generation, section.trials - len(history)), seed
         )
         if not asked:
@@ -55,13 +55,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             )
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
-    winners = _winners(materials, history, materials.study.config.distill.winners)
+    best = winners(materials, history, materials.study.config.distill.winners)
     return {
         "trials": len(history),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "winners": [
             {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
-            for trial in winners
+            for trial in best
         ],
     }
 
@@ -107,7 +107,7 @@ def costs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, f
     return total
 
 
-def _asks(
+def asks(
     materials: Materials,
     controller: Any,
     dims: list[Dim],
@@ -234,7 +234,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     }
 
 
-def _winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
+def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
     """The n best of the Pareto fronts of feasible trials, within a front by the first objective.
 
     Raises TrialError when every trial failed, RefusedError when none is feasible.

@@ -23,25 +23,21 @@ STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, ex
 LAST = "last.json"  # stage -> key of the folder's last run
 
 
-def run_stages(materials: Materials, tools: Tools) -> dict[str, Any]:
-    """Make every stage's artifact that is not there yet; returns the final JSON. Killed anywhere, the next call goes on.
-
-    Raises RefusedError with the JSON in `result` when a gate refused a file.
-    """
+def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> dict[str, Artifact]:
+    """Make every artifact that is not there yet, up to the stage `until`. Killed anywhere, the next call goes on."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(materials.study.config.run.threads_per_trial)
     try:
-        return _run(materials, tools)
+        return _run(materials, tools, until)
     finally:
         torch.set_num_threads(threads)
         tools.progress.end()
 
 
-def _run(materials: Materials, tools: Tools) -> dict[str, Any]:
+def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
-    seconds: dict[str, float] = {}
     before = read_json(tools.folder / LAST) if (tools.folder / LAST).exists() else {}
     changed = False
     for stage in STAGES:
@@ -58,10 +54,12 @@ def _run(materials: Materials, tools: Tools) -> dict[str, Any]:
         spent = float(before.get(name, {}).get("seconds", 0.0)) if before.get(name, {}).get("key") == key else 0.0
         if found is None:
             found, spent = _make(stage, materials, inputs, key, tools, spent)
-        made[name], seconds[name] = found, round(spent, 3)
-        before = {**before, name: {"key": key, "seconds": seconds[name]}}
+        made[name] = found
+        before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
         write_json(tools.folder / LAST, before)
-    return _publish(materials, made, seconds, tools)
+        if name == until:
+            break
+    return made
 
 
 def _make(
@@ -86,10 +84,12 @@ def _make(
     return artifact, taken
 
 
-def _publish(
-    materials: Materials, made: Mapping[str, Artifact], seconds: dict[str, float], tools: Tools
-) -> dict[str, Any]:
-    """Files under their public names, and the final JSON."""
+def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
+    """Files under their public names, and the final JSON.
+
+    Raises RefusedError with the JSON in `result` when a gate refused a file.
+    """
+    seconds = {name: each["seconds"] for name, each in read_json(tools.folder / LAST).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
     export.copy_exports(made["export"], tools.folder)
     report.write_cards(materials, made, result, tools.folder)

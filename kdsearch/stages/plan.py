@@ -1,0 +1,114 @@
+"""What a study would do before it does it: counts from its text, time from a few measured steps on this machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from kdsearch.host import Host
+from kdsearch.kinds import Model
+from kdsearch.stages.materials import Materials, open_materials
+from kdsearch.stages.search import scorer_of
+from kdsearch.stages.training import teacher_model
+from kdsearch.store.hashing import stream
+from kdsearch.study.study import Study
+from kdsearch.study.summary import summary
+
+STEPS = 3  # measured after one to warm up
+EXPORT_S = 3.0  # of one graph; it hardly depends on the network
+
+
+def plan_of(study: Study, host: Host) -> dict[str, Any]:
+    """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
+    materials = open_materials(study, host)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.config.run.threads_per_trial)
+    try:
+        seconds = _seconds(materials)
+    finally:
+        torch.set_num_threads(threads)
+    found = summary(study, host)
+    disk = _disk(materials)
+    workers = study.config.run.workers
+    parallel = {
+        name: value / workers if name in ("search", "refine", "distill") else value for name, value in seconds.items()
+    }
+    total = sum(parallel.values())
+    lines = [
+        f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
+    ]
+    lines += [
+        f"  {each['stage']:8} {each['count']} x {each['what']}, {each['epochs']} epochs" for each in found["trainings"]
+    ]
+    lines += [f"  {name:8} about {value:,.0f} s" for name, value in parallel.items()]
+    lines.append(f"about {total / 60:,.1f} minutes with {workers} worker(s), {disk / 1e6:,.0f} MB on disk")
+    lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
+    return {**found, "seconds": parallel, "total_seconds": total, "disk_bytes": disk, "text": "\n".join(lines)}
+
+
+def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:
+    """One training step of a model on real samples."""
+    split = materials.data.split("train")
+    batch = split.load(list(range(min(batch_size, len(split.ids)))))
+    module = model.module.train()
+    inputs = [batch[name] for name in model.inputs]
+    times = []
+    for _ in range(1 + STEPS):
+        began = time.perf_counter()
+        out = module(*inputs)
+        value = out if isinstance(out, torch.Tensor) else next(iter(out.values() if isinstance(out, dict) else out))
+        if value.requires_grad:
+            value.square().mean().backward()
+        module.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def _seconds(materials: Materials) -> dict[str, float]:
+    config = materials.study.config
+    n_train = len(materials.data.split("train").ids)
+    seconds = {"prepare": 0.0}
+    for name, use in materials.study.teachers.items():
+        live = materials.study.live_object(materials.study.path_of_teacher(name))
+        capability = None if live is not None else materials.make("teacher", use, materials.study.path_of_teacher(name))
+        if capability is not None and capability.training is not None:
+            training = capability.training
+            size = min(training.batch_size, n_train)
+            step = _step_seconds(materials, teacher_model(materials, name), size)
+            seconds["prepare"] += training.epochs * n_train / size * step
+    role, space = next(iter(materials.spaces.items()))
+    rng = stream(materials.seed, "plan")
+    drawn = [space.sample(rng) for _ in range(15)]
+    costed = [(cost.macs if (cost := space.cost(spec, materials.io)) else 0, i) for i, spec in enumerate(drawn)]
+    spec = drawn[sorted(costed)[len(costed) // 2][1]]
+    scorer = scorer_of(materials, role)
+    scorer.score(spec)
+    began = time.perf_counter()
+    scorer.score(spec)
+    seconds["search"] = (time.perf_counter() - began) * (config.search.candidates + 64)
+    recipe = materials.recipe.at(materials.recipe.default())
+    size = min(recipe.train.batch_size, n_train)
+    epoch = (
+        n_train / size * _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
+    )
+    seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
+    runs = config.distill.winners + len(config.distill.controls)
+    seconds["distill"] = runs * config.distill.epochs * epoch
+    if config.distill.compare is not None:
+        compare = config.distill.compare
+        seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
+    seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch
+    seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
+    return seconds
+
+
+def _disk(materials: Materials) -> int:
+    """Bytes of the teachers' cached outputs and of the checkpoints of every training."""
+    config = materials.study.config
+    rows = sum(len(materials.data.split(name).ids) for name in ("train", "val") if name in materials.data.splits)
+    outputs = sum(4 * int(torch.tensor(each.shape).prod()) for each in materials.io.outputs)
+    cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
+    params = config.constraints.params or 1_000_000
+    return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(config.distill.controls))

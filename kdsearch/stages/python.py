@@ -1,0 +1,151 @@
+"""Studies from Python: run one, or ask and tell with a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import Ask, Model, Trial
+from kdsearch.search.trials import Trials
+from kdsearch.stages import refine
+from kdsearch.stages.commands import run_study
+from kdsearch.stages.costs import violations
+from kdsearch.stages.materials import Materials, open_materials
+from kdsearch.stages.run import run_stages
+from kdsearch.stages.tools import Progress, Tools
+from kdsearch.store.artifacts import Store
+from kdsearch.store.folder import Events, held, open_folder
+from kdsearch.store.hashing import derive
+from kdsearch.study.recipe import ResolvedRecipe
+from kdsearch.study.study import Study
+
+
+def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:
+    """Run a study built with `kdsearch.Study(...)` in a folder; the final JSON. Killed, the same call goes on.
+
+    Raises what `kdsearch run` reports: UserError, RefusedError (its result in `.result`), BusyError, StorageError.
+    """
+    return run_study(study, Host.load(), Path(dir), workers=workers, progress=progress, again="call it again")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to train: architecture and recipe, with a fresh model.
+
+    Args:
+        number: of its trial. specs: role -> architecture spec. recipe: distillers, weights, training settings.
+        model: freshly initialised; a function of the study's seed and the number.
+        costs: params, MACs, and of the file where the study limits it.
+    """
+
+    number: int
+    specs: Mapping[str, Mapping[str, Any]]
+    recipe: ResolvedRecipe
+    model: Model
+    costs: Mapping[str, float]
+    values: Mapping[str, Any]
+
+
+class Session:
+    """`ask` and `tell` for a training loop of one's own; told trials stay in the folder's `trials.journal`.
+
+        with kdsearch.Session(study, "folder") as session:
+            while (candidate := session.ask()) is not None:
+                accuracy = my_training(candidate.model.module, candidate.recipe)
+                session.tell(candidate, {"accuracy": accuracy})
+        best = session.best()
+
+    The stages prepare and search run, or are read, when it opens. Asked and not told: asked again by the next session.
+    """
+
+    def __init__(self, study: Study, dir: Path | str, *, progress: bool = False) -> None:
+        self.folder = Path(dir)
+        host = Host.load()
+        self.materials: Materials = open_materials(study, host)
+        self._progress = Progress(progress)
+        self._hold: Any = None
+        self._events = Events(self.folder / "events.jsonl", host.event)
+
+    def __enter__(self) -> Session:
+        open_folder(self.folder)
+        self._hold = held(self.folder)
+        self._hold.__enter__()
+        tools = Tools(
+            Store(self.folder, self.materials.study.config.run.store), self._events, self.folder, self._progress
+        )
+        made = run_stages(self.materials, tools, until="search")
+        self.kept = {
+            role: {each["key"]: each for each in facts["kept"]} for role, facts in made["search"].facts["roles"].items()
+        }
+        self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
+        self._journal = Trials(
+            self.folder / "trials.journal", f"session-{made['search'].key}", len(self.materials.objectives), self.dims
+        )
+        self._controller = self.materials.make(
+            "controller", self.materials.study.config.refine.controller, "refine.controller"
+        )
+        self._waiting: list[Candidate] = []
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hold.__exit__(*error)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Everything told so far, by number."""
+        return self._journal.read()
+
+    def ask(self) -> Candidate | None:
+        """The next candidate, or None when the study's number of trials is told."""
+        history = self.trials
+        if self._waiting:
+            return self._waiting[0]
+        section = self.materials.study.config.refine
+        left = section.trials - len(history)
+        if left <= 0:
+            return None
+        seed = derive(self.materials.seed, "refine") % 2**31
+        asked = refine.asks(
+            self.materials, self._controller, self.dims, self.kept, history, min(section.generation, left), seed
+        )
+        self._waiting = [self._candidate(len(history) + i, ask) for i, ask in enumerate(asked)]
+        return self._waiting[0] if self._waiting else None
+
+    def _candidate(self, number: int, ask: Ask) -> Candidate:
+        trial = Trial(number, ask.values)
+        specs = refine.specs_of(trial, self.kept)
+        role = next(iter(specs))
+        model = self.materials.build_student(role, specs[role], derive(self.materials.seed, "session", number))
+        recipe = self.materials.recipe.at(refine.recipe_values(self.materials, trial))
+        return Candidate(number, specs, recipe, model, refine.costs_of(trial, self.kept), ask.values)
+
+    def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
+        """Objectives by name (costs are known already). Raise StudyError for a missing or unknown objective."""
+        known = {**candidate.costs, **values}
+        objectives = self.materials.objectives
+        for name in values:
+            if name not in objectives:
+                raise StudyError(
+                    f"'{name}' is no objective", nearest=nearest(name, objectives), expected=one_of(objectives)
+                )
+        missing = [name for name in objectives if name not in known]
+        if missing:
+            raise StudyError(f"objective '{missing[0]}' was not told", expected=one_of(objectives))
+        losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
+        over = tuple(violations(self.materials, known).values())
+        self._journal.append(Trial(candidate.number, candidate.values, None, "complete", losses, over))
+        self._waiting = [each for each in self._waiting if each.number != candidate.number]
+
+    def fail(self, candidate: Candidate, error: str) -> None:
+        """The candidate could not be trained; the controller is told so."""
+        self._journal.append(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        self._waiting = [each for each in self._waiting if each.number != candidate.number]
+
+    def best(self) -> dict[str, Any]:
+        """The best feasible trial told: its number, specs, values and objectives."""
+        found = refine.winners(self.materials, self.trials, 1)[0]
+        return refine.row_of(self.materials, found, self.kept) | {"specs": refine.specs_of(found, self.kept)}

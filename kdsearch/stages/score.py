@@ -1,0 +1,131 @@
+"""Scoring architectures without a study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.engine.setup import Site
+from kdsearch.engine.splits import arrange
+from kdsearch.errors import DataError, StudyError
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Field, SearchSpace
+from kdsearch.search.scoring import Scored, Scorer, random_teacher
+from kdsearch.stages.materials import make, seeded_build
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.code import is_code, load_code
+from kdsearch.study.schema import Use
+
+IMAGE, CLASSES = (3, 32, 32), 10  # what noise looks like where no data set is named
+
+
+def scores_of(
+    space_name: str,
+    proxies: tuple[str, ...],
+    archs: Path | None,
+    sample: int | None,
+    teacher: str | None,
+    data: str | None,
+    seed: int,
+    allow_code: tuple[str, ...],
+    progress: bool,
+) -> dict[str, Any]:
+    """Rows in the order of the file or of drawing. `teacher`: a spec of the space as JSON; default: the space's own."""
+    from kdsearch.stages.tools import Progress
+
+    host = Host.load()
+    if is_code(space_name):
+        cls = load_code(space_name, allow_code, Path(), "--space")
+    else:
+        cls = host.load_class("search_space", space_name)
+    space: SearchSpace[Any] = cls()
+    made = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in proxies}
+    task = make(host, "task", Use(use="classification", options={}), "task")
+    io, batch = _input(host, task, data, seed)
+    teacher_model = None
+    if any(proxy.needs_teacher for proxy in made.values()):
+        teacher_model = random_teacher(space, io, seed)
+        if teacher is not None:
+            teacher_model = seeded_build(space, _spec(space, teacher, "--teacher", None), io, derive(seed, "teacher"))
+    scorer = Scorer(space, io, task, made, batch=batch, teacher=teacher_model, probe_seed=seed, init_seeds=(seed,))
+    specs = _asked(space, archs, sample, seed)
+    bar = Progress(progress)
+    bar.begin("score", len(specs))
+    rows: list[Scored] = []
+    for i, spec in enumerate(specs):
+        rows.append(scorer.score(spec))
+        bar.at(i + 1)
+    bar.end()
+    return {
+        "space": space_name,
+        "proxies": list(proxies),
+        "data": data or f"noise {'x'.join(map(str, IMAGE))}",
+        "seed": seed,
+        "notes": list(scorer.notes.values()),
+        "rows": [row.row() for row in rows],
+        "text": _table(rows, proxies),
+    }
+
+
+def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed: int) -> list[Any]:
+    if archs is None:
+        rng = stream(seed, "sample")
+        found: dict[str, Any] = {}
+        wanted = sample or 10
+        for _ in range(100 * wanted):
+            if len(found) == wanted:
+                break
+            spec = space.sample(rng)
+            found.setdefault(space.key(spec), spec)
+        return list(found.values())
+    if not archs.is_file():
+        raise DataError("no such file", file=archs, expected="one JSON spec a line")
+    lines = archs.read_text(encoding="utf-8").splitlines()
+    specs = [_spec(space, line, str(archs), number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not specs:
+        raise DataError("no spec in the file", file=archs, expected="one JSON spec a line")
+    return specs
+
+
+def _spec(space: SearchSpace[Any], text: str, file: str, line: int | None) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise StudyError(f"not JSON: {error}", file=file, line=line, expected="a spec such as {...}") from None
+    if not isinstance(value, Mapping):
+        raise StudyError(f"got {text[:60]}", file=file, line=line, expected="a spec such as {...}")
+    try:
+        return space.parse(dict(value))
+    except StudyError as error:
+        raise error.at(file=file, line=line) from None
+
+
+def _input(host: Host, task: Any, data: str | None, seed: int) -> tuple[IO, Batch | None]:
+    """The networks' inputs and outputs and the probe's batch: seeded noise, or training samples of a data set."""
+    if data is None:
+        fields = (Field("image", "image", IMAGE), Field("label", "label", (), "int64", "target"))
+        return task.io(fields, {"classes": [str(i) for i in range(CLASSES)]}), None
+    import torch
+
+    dataset = make(host, "dataset", Use(use=data, options={}), "--data")
+    source = dataset.open(Site(seed, Path()))
+    split = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed).split("train")
+    chosen = torch.randperm(len(split.ids), generator=stream(seed, "probe"))[:32]
+    return task.io(source.fields, source.facts), split.load(chosen.tolist())
+
+
+def _table(rows: list[Scored], proxies: tuple[str, ...]) -> str:
+    lines = ["  ".join([*(f"{name:>12}" for name in proxies), f"{'params':>10}", f"{'macs':>12}", "architecture"])]
+    for row in sorted(
+        rows, key=lambda each: -(each.scores[proxies[0]] if each.scores[proxies[0]] is not None else float("inf"))
+    ):  # type: ignore[operator]
+        shown = [f"{row.scores[name]:>12.5g}" if row.scores[name] is not None else f"{'-':>12}" for name in proxies]
+        lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", row.key]))
+    return "\n".join(lines)
+
+
+def _order(value: float | None) -> float:
+    """Best first, those without a score last."""
+    return float("inf") if value is None else -value
