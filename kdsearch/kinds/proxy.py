@@ -52,7 +52,9 @@ class Proxy(Capability, Generic[O]):
 
     needs_teacher: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True  # False: the score reads the model alone (params, macs, l2_norm)
-    init: str = "default"  # "gaussian": conv and linear weights N(0, 1), biases 0, BN 1/0; an option may set it in __init__
+    init: str = (
+        "default"  # "gaussian": conv and linear weights N(0, 1), biases 0, BN 1/0; an option may set it in __init__
+    )
     note: str = ""  # set in `fit`, shown by the study: what this proxy means on these candidates
 
     def __init__(self, options: O) -> None:

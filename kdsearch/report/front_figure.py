@@ -29,9 +29,13 @@ SHOWN = 200  # rows of a table twin
 
 
 def lower_is_better(candidates: Sequence[Row]) -> bool:
-    """Whether the ranks of those that were kept are the low ones."""
-    kept = [r for c in candidates if c.get("kept") and (r := number(c.get("rank"))) is not None]
-    rest = [r for c in candidates if not c.get("kept") and (r := number(c.get("rank"))) is not None]
+    """Whether, among the feasible, the ranks of those that were kept are the low ones."""
+    able = [
+        (r, bool(c.get("kept")))
+        for c in candidates
+        if c.get("feasible", True) and (r := number(c.get("rank"))) is not None
+    ]
+    kept, rest = [r for r, is_kept in able if is_kept], [r for r, is_kept in able if not is_kept]
     return bool(kept and rest) and sum(kept) / len(kept) < sum(rest) / len(rest)
 
 

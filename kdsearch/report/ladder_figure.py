@@ -53,7 +53,7 @@ def bar_panel(rungs: Sequence[Row], key: str, label: str, write: Callable[[objec
     for at, (rung, value, pair) in enumerate(zip(rungs, values, ends, strict=True)):
         y = frame.top + ROW * at + ROW / 2
         written = write(value) if value is not None else "not measured"
-        inner = f'<text class="name e" x="{NAME - 8}" y="{px(y)}" dy=".35em">{esc(short(rung.get("name"), 14))}</text>'
+        inner = f'<text class="name e" x="{NAME - 8}" y="{px(y)}" dy=".35em">{esc(short(rung.get("name"), 12))}</text>'
         if value is None:
             inner += f'<text class="tick" x="{NAME}" y="{px(y)}" dy=".35em">{written}</text>'
         elif dots:
@@ -122,7 +122,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
         y = frame.top + ROW * at + 4
         share = mapping(export.get("weight_share"))
         parts.append(
-            f'<text class="name e" x="{NAME - 4}" y="{px(y + 11)}" dy=".35em">{esc(short(export.get("format"), 14))}</text>'
+            f'<text class="name e" x="{NAME - 4}" y="{px(y + 11)}" dy=".35em">{esc(short(export.get("format"), 12))}</text>'
         )
         done = 0.0
         for bits in BITS:

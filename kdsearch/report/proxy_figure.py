@@ -67,20 +67,22 @@ def proxy_panel(name: str, finals: Sequence[Row], scores: Sequence[float | None]
 
 def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
     """One plain sentence on whether any proxy ranked better than counting parameters."""
-    base, n = taus.get(BASELINE, (None, 0))
+    base = taus.get(BASELINE, (None, 0))[0]
+    n = max(count for _, count in taus.values())
     ranked = {name: tau for name, (tau, _) in taus.items() if tau is not None and name != BASELINE}
     if not ranked:
         return "No proxy has a Kendall tau here: too few students, or all alike."
-    noise = f"Scores that know nothing would scatter by ±{tau_noise(n):.2f} around zero" if n > 1 else ""
-    if base is None:
-        return f"Parameter count has no Kendall tau to compare with. {noise}".strip() + ("." if noise else "")
-    better = sorted(name for name, tau in ranked.items() if tau > base)
-    said = (
-        f"Above parameter count (τ = {base:+.2f}): {', '.join(better)}."
-        if better
-        else f"No proxy ranked these students better than their parameter count (τ = {base:+.2f})."
+    noise = (
+        f" Over {n} students, scores that know nothing scatter by ±{tau_noise(n):.2f} around zero: "
+        "differences of that size say little."
     )
-    return f"{said} {noise}." if noise else said
+    if base is None:
+        return "Parameter count has no Kendall tau to compare with." + noise
+    better = sorted((name for name, tau in ranked.items() if tau > base), key=lambda name: -ranked[name])
+    listed = ", ".join(f"{short(name, 40)} ({ranked[name]:+.2f})" for name in better)
+    if not better:
+        return f"No proxy ranked these students better than their parameter count (τ = {base:+.2f})." + noise
+    return f"Above parameter count (τ = {base:+.2f}): {listed}." + noise
 
 
 def proxy_figure(result: Row, evidence: Row) -> Figure:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.report.values import (
+    MISSING,
     count,
     esc,
     general,
@@ -110,7 +111,11 @@ def tiles(result: Row) -> str:
             "MACs a sample", si(student.get("macs")), f"teacher {si(teacher.get('macs'))}" if "macs" in teacher else ""
         )
         + tile("Recommended file", si(best.get("bytes"), "B"), short(best.get("format"), 40) if best else "none")
-        + tile("Its latency, median", f"{general(latency.get('median'))} ms", "one sample" if latency else "")
+        + tile(
+            "Its latency, median",
+            f"{general(latency.get('median'))} ms" if latency else MISSING,
+            "one sample" if latency else "",
+        )
         + "</dl>"
     )
 

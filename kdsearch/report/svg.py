@@ -89,7 +89,7 @@ def scale_of(
     """
     found = list(values)
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    if log and low > 0:
+    if log and low > 1e-90:  # below it the margin would underflow to zero
         ratio = max(high / low, 1.5)
         low, high = (low, high) if high / low >= 1.5 else (low / 1.25, high * 1.25)
         return Scale(low / ratio**pad, high * ratio**pad, start, end, log=True)
@@ -154,7 +154,8 @@ def axes(frame: Frame, x: Scale, y: Scale, x_label: str, y_label: str, *, lane: 
     for value, label in y.ticks():
         at = px(y(value))
         parts.append(f'<path class="grid" d="M{px(left)} {at}H{px(right)}"/>')
-        parts.append(f'<text class="tick e" x="{px(left - 6)}" y="{at}" dy=".35em">{esc(label)}</text>')
+        if not frame.lane or frame.lane_y - y(value) > 13:  # else it would touch the lane's own label
+            parts.append(f'<text class="tick e" x="{px(left - 6)}" y="{at}" dy=".35em">{esc(label)}</text>')
     free = 0.0  # where the next label may begin
     for value, label in x.ticks():
         half = 3.4 * len(label)

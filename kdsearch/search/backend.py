@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from kdsearch.errors import UserError
@@ -47,57 +49,57 @@ class Remote:
     threads: int = 1
     timeout_s: float | None = None
     memory_bytes: int | None = None
-    name: str = field(default="score")
+    name: str = "score"
 
     def __call__(self, specs: Sequence[Spec]) -> Iterator[list[Scored]]:
         chunks = [list(specs[at : at + self.chunk]) for at in range(0, len(specs), self.chunk)]
-        for index, done in self._run(chunks):
-            if done.error and len(chunks[index]) == 1:
-                yield [self.lost(chunks[index][0], done.error)]
-            elif done.error:
-                single = [[spec] for spec in chunks[index]]
-                yield [
-                    self.lost(single[i][0], each.error) if each.error else Scored(**each.value[0])
-                    for i, each in self._run(single)
-                ]
-            else:
-                yield [Scored(**row) for row in done.value]
-
-    def _run(self, chunks: Sequence[Sequence[Spec]]) -> Iterator[tuple[int, Done]]:
-        """(index, Done) in the order of the chunks; at most `slots` jobs are with the executor."""
-        waiting = list(range(len(chunks)))[::-1]
-        running: dict[str, int] = {}
-        ended: dict[int, Done] = {}
+        waiting = deque(_Part(index, 0, chunk) for index, chunk in enumerate(chunks))
+        running: dict[str, _Part] = {}
+        rows: list[dict[int, Scored]] = [{} for _ in chunks]
         following = 0
         try:
             while following < len(chunks):
                 while waiting and len(running) < self.executor.slots:
-                    index = waiting.pop()
-                    job = self._job(index, chunks[index])
-                    running[job.id] = index
+                    part = waiting.popleft()
+                    job = self._job(part)
+                    running[job.id] = part
                     self.executor.submit(job)
                 for done in self.executor.wait(1.0):
                     if done.id in running:
-                        if done.fatal:
-                            raise UserError(done.error)
-                        ended[running.pop(done.id)] = done
-                while following in ended:
-                    yield following, ended.pop(following)
+                        waiting.extendleft(self._take(running.pop(done.id), done, rows))
+                while following < len(chunks) and len(rows[following]) == len(chunks[following]):
+                    yield [row for _, row in sorted(rows[following].items())]
                     following += 1
         finally:
             for id in running:
                 self.executor.stop(id)
 
-    def _job(self, index: int, specs: Sequence[Spec]) -> Job:
-        arguments = {**self.arguments, "specs": [_plain(spec) for spec in specs]}
-        return Job(
-            f"{self.name}-{len(specs)}-{index}",
-            self.function,
-            arguments,
-            self.threads,
-            self.timeout_s,
-            self.memory_bytes,
-        )
+    def _take(self, part: _Part, done: Done, rows: list[dict[int, Scored]]) -> list[_Part]:
+        """Keep the rows of an ended job; returns what has to be asked again, last first."""
+        if done.fatal:
+            raise UserError(done.error)
+        if done.error and len(part.specs) > 1:
+            return [_Part(part.chunk, part.first + i, [spec]) for i, spec in enumerate(part.specs)][::-1]
+        found = [self.lost(part.specs[0], done.error)] if done.error else [Scored(**row) for row in done.value]
+        rows[part.chunk].update((part.first + i, row) for i, row in enumerate(found))
+        return []
+
+    def _job(self, part: _Part) -> Job:
+        arguments = {**self.arguments, "specs": [_plain(spec) for spec in part.specs]}
+        id = f"{self.name}-{next(_NUMBERS)}"  # never used twice: an executor may still report what an earlier call stopped
+        return Job(id, self.function, arguments, self.threads, self.timeout_s, self.memory_bytes)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Candidates of one job: those of a chunk from `first` on."""
+
+    chunk: int
+    first: int
+    specs: Sequence[Spec]
+
+
+_NUMBERS = count()
 
 
 def _plain(spec: Spec | Options) -> dict[str, Any]:

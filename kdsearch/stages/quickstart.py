@@ -81,5 +81,5 @@ def study_text(data: str, teacher: str, seed: int) -> str:
     }
     text = TEXT
     for name, value in values.items():
-        text = re.sub(rf"(?<=: ){name}", str(value), text)
+        text = re.sub(rf"(?<=: ){name}\b", str(value), text)
     return text

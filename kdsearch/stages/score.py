@@ -118,9 +118,7 @@ def _input(host: Host, task: Any, data: str | None, seed: int) -> tuple[IO, Batc
 
 def _table(rows: list[Scored], proxies: tuple[str, ...]) -> str:
     lines = ["  ".join([*(f"{name:>12}" for name in proxies), f"{'params':>10}", f"{'macs':>12}", "architecture"])]
-    for row in sorted(
-        rows, key=lambda each: -(each.scores[proxies[0]] if each.scores[proxies[0]] is not None else float("inf"))
-    ):  # type: ignore[operator]
+    for row in sorted(rows, key=lambda each: _order(each.scores[proxies[0]])):
         shown = [f"{row.scores[name]:>12.5g}" if row.scores[name] is not None else f"{'-':>12}" for name in proxies]
         lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", row.key]))
     return "\n".join(lines)

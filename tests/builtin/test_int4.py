@@ -16,7 +16,7 @@ from kdsearch.builtin.int4 import Int4, Int4Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.blocks import fit
-from kdsearch.deploy.files import read_onnx
+from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.kinds import Field, Graph
 from kdsearch.kinds.options import declared_range, validate
 from tests.deploy.nets import LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
@@ -142,6 +142,14 @@ def test_edges_skip_and_tiny_weights(fp32, tmp_path):
     assert skipped["4"] == pytest.approx((144 + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) / total)
     tiny = weight_share(quantised(fp32, tmp_path, "residual", min_elements=321), before)
     assert tiny["4"] == pytest.approx((2 * 2304 + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) / total)
+
+
+def test_only_int4_files_are_unpacked_at_load(fp32, tmp_path):
+    entry = "session.disable_quant_qdq"
+    four = open_session(quantised(fp32, tmp_path, "mlp")).get_session_options()
+    assert four.get_session_config_entry(entry) == "1"
+    with pytest.raises(RuntimeError, match=entry):  # an INT8 file would lose its integer kernels
+        open_session(fp32 / "mlp.onnx").get_session_options().get_session_config_entry(entry)
 
 
 def test_equal_bytes_twice(fp32, tmp_path):

@@ -80,6 +80,21 @@ def test_one_scale_a_tensor_when_asked(fp32, tmp_path):
             assert math.prod(tensors[node.input[1]].dims) == 1
 
 
+def quantized_operators(file):
+    """Kinds of operators that read a dequantised value."""
+    model = read_onnx(file)
+    made = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return {node.op_type for node in model.graph.node if made & set(node.input)}
+
+
+def test_a_transformer_keeps_its_residual_stream_and_a_cnn_does_not(fp32, tmp_path):
+    assert {"MatMul", "Conv"} <= quantized_operators(quantised(fp32, tmp_path, "vit"))
+    assert not {"Softmax", "LayerNormalization", "Mul"} & quantized_operators(quantised(fp32, tmp_path, "vit"))
+    assert "Softmax" in quantized_operators(quantised(fp32, tmp_path, "vit", operators="all"))
+    assert {"Add", "Conv", "Gemm"} <= quantized_operators(quantised(fp32, tmp_path, "residual"))
+    assert "Add" not in quantized_operators(quantised(fp32, tmp_path, "residual", operators="layers"))
+
+
 def test_first_and_last_layer_stay_when_asked(fp32, tmp_path):
     file = quantised(fp32, tmp_path, "residual", keep_first=True, keep_last=True)
     total = 16 * 9 + 16 + 2 * (2304 + 16) + 16 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 16 * 32 + 32 + 320 + 10

@@ -187,3 +187,26 @@ def test_broken_constraint_and_slow_file_are_said(result: dict[str, Any]) -> Non
 
 def test_the_same_input_gives_the_same_page(result: dict[str, Any], evidence: dict[str, Any]) -> None:
     assert render(result, evidence) == render(result, evidence)
+
+
+def test_proxies_are_judged_beside_parameter_count() -> None:
+    finals = [
+        {"architecture": str(n), "scores": {"good": n, "bad": -n, "params": p}, "accuracy": 0.5 + n / 100}
+        for n, p in enumerate((10, 30, 20, 50, 40))
+    ]
+    page = render({}, {"finals": finals})
+    assert "Above parameter count (τ = +0.60): good (+1.00). Over 5 students" in page
+    assert page.count("τ = -1.00, n = 5") == 2  # in the panel and in its description
+    for final in finals:
+        del final["scores"]["good"]
+    assert "No proxy ranked these students better than their parameter count (τ = +0.60)." in render(
+        {}, {"finals": finals}
+    )
+
+
+def test_the_order_of_ranks_is_read_off_the_feasible() -> None:
+    kept = {"params": 10, "rank": 0.8, "kept": True, "feasible": True}
+    candidates = [kept, {**kept, "rank": 0.5, "kept": False}, {**kept, "rank": 2.0, "kept": False, "feasible": False}]
+    assert "proxy rank (higher is better)" in render({}, {"candidates": candidates})
+    candidates[1]["rank"] = 1.0
+    assert "proxy rank (lower is better)" in render({}, {"candidates": candidates})
