@@ -48,7 +48,7 @@ def collect(modules: Mapping[str, nn.Module], optims: Mapping[str, Bound]) -> di
         for key, parameter in bound.parameters.items():
             for field_name, value in bound.torch.state.get(parameter, {}).items():
                 if value is not None:
-                    tensors[f"optim:{name}/{key}/{field_name}"] = torch.as_tensor(value).detach().cpu().clone()
+                    tensors[f"optim:{name}/{key}/{field_name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     return tensors
 
 

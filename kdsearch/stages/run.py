@@ -75,7 +75,9 @@ def _make(
         )
     except KdsearchError as error:
         tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))
-        raise materials.study.place(error) from error.__cause__
+        if error.path:
+            materials.study.place(error)
+        raise
     finally:
         tools.progress.end()
     taken = spent + time.monotonic() - began
