@@ -37,7 +37,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
     controller = materials.make("controller", section.controller, "refine.controller")
     teachers = open_teachers(materials, inputs["prepare"])
-    journal = Trials(tools.folder / "trials.journal", work.name, len(materials.objectives), dims)
+    attempt = len(list(work.glob("attempt-*")))
+    name = work.name + (f"-{attempt}" if attempt else "")
+    journal = Trials(tools.folder / "trials.journal", name, len(materials.objectives), dims)
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
     while len(history := journal.read()) < section.trials:
@@ -55,6 +57,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             )
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
+    if history and all(trial.state == "failed" for trial in history):
+        write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
     best = winners(materials, history, materials.study.config.distill.winners)
     return {
         "trials": len(history),
