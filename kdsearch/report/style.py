@@ -88,7 +88,8 @@ footer{margin-top:60px;padding-top:12px;border-top:1px solid var(--line);color:v
 figure:not(.c3) svg text,figure:not(.c3) svg .axis,figure:not(.c3) svg .tick{font-size:13px}
 main{padding:24px 16px 48px}h1{font-size:1.5rem}.verdict{font-size:1.04rem}th,td{padding-right:12px}}
 @media print{main{max-width:none;padding:0}body{font-size:10.5pt}#tip,nav{display:none}h2{break-after:avoid}
-.panels,.c1{grid-template-columns:repeat(2,1fr)}.c1 .panels{grid-template-columns:1fr}.c3 .panels{grid-template-columns:repeat(3,1fr)}
+.panels,.c1{grid-template-columns:repeat(2,1fr)}.c1 .panels{grid-template-columns:1fr}
+.c3 .panels{grid-template-columns:repeat(3,1fr)}
 .scroll{overflow:visible}table{font-size:8.5pt}th,td{padding-right:10px}td>code{white-space:normal;overflow-wrap:anywhere}
 .rung .fill,rect,.bar,circle{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """.strip()
