@@ -57,6 +57,8 @@ def front(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -
 def crowding(losses: Losses) -> list[float]:
     """Crowding distance of each point of one front; infinite at the ends of every loss."""
     n = len(losses)
+    if n == 0:
+        return []
     x = np.asarray(losses, dtype=np.float64).reshape(n, -1)
     total = np.zeros(n)
     for column in x.T:

@@ -1,0 +1,205 @@
+"""A search ends the same however it was cut into chunks, workers and runs."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_toy import TOY_IO, ToySpace, ToyTask, score_job, toy_scorer
+
+from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
+from kdsearch.builtin.controllers.exhaustive import Exhaustive
+from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
+from kdsearch.builtin.controllers.random import Random
+from kdsearch.builtin.executors import InProcess
+from kdsearch.builtin.processes import Processes, ProcessesOptions
+from kdsearch.errors import UserError
+from kdsearch.kinds import Ask, Controller, NoOptions, Trial
+from kdsearch.search.backend import Remote, Score, Spec, in_process
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
+from kdsearch.search.ranks import Combined
+from kdsearch.search.scoring import Scored
+
+NAMES = ["size", "energy"]
+STRATEGIES = {
+    "random": Random(NoOptions()),
+    "evolution": Evolution(EvolutionOptions(population=6, sample=3)),
+    "tpe": Optuna(OptunaOptions(n_startup=4)),
+    "exhaustive": Exhaustive(NoOptions()),
+}
+
+
+def region(**limits: float) -> Region:
+    return Region(ToySpace(), TOY_IO, ToyTask(NoOptions()), limits)
+
+
+def search(
+    path: Path, score: Score, strategy: Controller | None = None, n: int = 9, limits: Any = None, **options: Any
+) -> Explored:
+    where = region(**({"params": 600} if limits is None else limits))
+    rows = reference(where, score, path / "reference.jsonl", "k", 0, 12)
+    combine = Combined(NAMES, [each.scores for each in rows])
+    strategy = strategy or STRATEGIES["random"]
+    return explore(where, strategy, score, combine, path / "candidates.jsonl", "k", n, 0, generation=5, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Explored, bytes]:
+    path = tmp_path_factory.mktemp("whole")
+    found = search(path, in_process(toy_scorer(NAMES)))
+    return found, (path / "candidates.jsonl").read_bytes()
+
+
+def test_distinct_feasible_candidates_of_the_space(whole: tuple[Explored, bytes]) -> None:
+    found, _ = whole
+    assert found.reason == "complete"
+    assert len({each.scored.key for each in found.candidates}) == 9
+    assert all(each.scored.params <= 600 and each.score is not None for each in found.candidates)
+    assert found.message == "9 feasible candidates scored"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_search_cut_anywhere_goes_on_to_the_same_file_and_scores_no_row_again(
+    tmp_path: Path, strategy: Controller
+) -> None:
+    scorer = toy_scorer(NAMES)
+    expected = search(tmp_path / "whole", in_process(scorer, chunk=2), strategy, costs=("macs",))
+    raw = (tmp_path / "whole" / "candidates.jsonl").read_bytes()
+    for cut in (10, len(raw) // 3, len(raw) // 2, len(raw) - 1, len(raw)):
+        path = tmp_path / str(cut)
+        path.mkdir()
+        (path / "candidates.jsonl").write_bytes(raw[:cut])
+        asked: list[Spec] = []
+
+        def counted(specs: Sequence[Spec], asked: list[Spec] = asked) -> Iterator[list[Scored]]:
+            asked.extend(specs)
+            yield from in_process(scorer, chunk=3)(specs)
+
+        again = search(path, counted, strategy, costs=("macs",))
+        assert again == expected
+        assert (path / "candidates.jsonl").read_bytes() == raw
+        n_rows = raw[:cut].count(b"\n") - 1
+        assert len(asked) <= 12 + len(expected.candidates) - max(n_rows - expected.n_infeasible, 0)
+
+
+def test_processes_give_the_file_of_this_process(tmp_path: Path, whole: tuple[Explored, bytes]) -> None:
+    executor = Processes(ProcessesOptions(workers=2, reuse=True))
+    remote = Remote(executor, "search_toy:score_job", {"names": NAMES}, lost(region(), NAMES), chunk=2)
+    found = search(tmp_path, remote)
+    executor.close()
+    assert found == whole[0]
+    assert (tmp_path / "candidates.jsonl").read_bytes() == whole[1]
+
+
+def test_an_in_process_executor_gives_the_same(tmp_path: Path, whole: tuple[Explored, bytes]) -> None:
+    remote = Remote(InProcess(NoOptions()), "search_toy:score_job", {"names": NAMES}, lost(region(), NAMES), chunk=7)
+    assert search(tmp_path, remote) == whole[0]
+    assert score_job([], NAMES) == []
+
+
+def test_a_candidate_that_kills_its_process_costs_only_itself() -> None:
+    executor = Processes(ProcessesOptions(workers=2))
+    remote = Remote(
+        executor, "search_toy:score_job", {"names": ["size"], "is_deadly": True}, lost(region(), ["size"]), chunk=3
+    )
+    specs = [{"depth": d, "width": w, "norm": True, "alias": 0} for d, w in [(1, 2), (3, 6), (2, 2), (1, 4)]]
+    rows = [row for chunk in remote(specs) for row in chunk]
+    executor.close()
+    assert [row.spec for row in rows] == specs
+    assert [row.scores["size"] is None for row in rows] == [False, True, False, False]
+    assert "exit code 5" in rows[1].errors["process"]
+    assert rows[1].params == ToySpace().cost(ToySpace().parse(specs[1]), TOY_IO).params
+
+
+def test_an_error_of_the_study_ends_the_search() -> None:
+    remote = Remote(InProcess(NoOptions()), "search_toy:wrong_job", {}, lost(region(), ["size"]))
+    with pytest.raises(UserError, match="the study is wrong"):
+        list(remote([{"depth": 1}]))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_space_is_searched_to_its_end(tmp_path: Path, strategy: Controller) -> None:
+    space = ToySpace()
+    fair = {space.key(spec) for spec in space.every() if space.cost(spec, TOY_IO).params <= 600}
+    found = search(tmp_path, in_process(toy_scorer(NAMES)), strategy, n=1000)
+    assert found.reason == "exhausted"
+    assert {each.scored.key for each in found.candidates} == fair
+    assert found.n_infeasible <= 24 - len(fair)
+    assert "holds no more" in found.message
+
+
+def test_nothing_feasible_is_said(tmp_path: Path) -> None:
+    found = search(tmp_path, in_process(toy_scorer(NAMES)), n=3, limits={"params": 1})
+    assert (found.candidates, found.reason) == ((), "exhausted")
+
+
+def test_drawing_gives_up_where_the_space_is_too_large_to_enumerate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToySpace, "size", lambda self: None)
+    found = search(tmp_path, in_process(toy_scorer(NAMES)), n=1000)
+    assert found.reason == "gave_up"
+    assert len(found.candidates) >= 14
+    assert "50 generations" in found.message
+
+
+def test_progress_counts_feasible_candidates(tmp_path: Path) -> None:
+    seen: list[int] = []
+    search(tmp_path, in_process(toy_scorer(NAMES)), progress=lambda n, candidate: seen.append(n))
+    assert seen == list(range(1, 10))
+
+
+def test_a_strategy_is_told_losses_costs_and_violations(tmp_path: Path) -> None:
+    told: list[Sequence[Trial]] = []
+
+    class Spy(Random):
+        def ask(self, space: Any, dims: Any, history: Sequence[Trial], n: int, seed: int) -> list[Ask]:
+            told.append(list(history))
+            return super().ask(space, dims, history, n, seed)
+
+    score, combine, space = in_process(toy_scorer(["lost"])), Combined(["lost"]), ToySpace()
+    where = region(params=400, macs=20_000)
+    explore(where, Spy(NoOptions()), score, combine, tmp_path / "c", "k", 12, 1, costs=("macs",), generation=4)
+    last = told[-1]
+    assert [trial.number for trial in last] == list(range(len(last)))
+    assert {trial.state for trial in last} == {"complete", "failed", "pruned"}
+    for trial in last:
+        cost = space.cost(space.parse(trial.spec), TOY_IO)
+        assert trial.violations == ((cost.macs - 20_000) / 20_000, (cost.params - 400) / 400)
+        if max(trial.violations) > 0:
+            assert (trial.state, trial.losses) == ("pruned", ())
+        elif trial.spec["width"] == 2 or (trial.spec["depth"] == 3 and trial.spec["norm"]):
+            assert (trial.state, trial.losses) == ("failed", ())
+        else:
+            assert (trial.state, trial.losses) == ("complete", (-float(trial.spec["width"]), float(cost.macs)))
+
+
+def candidate(score: float | None, params: int, macs: int = 0) -> Candidate:
+    return Candidate(Scored(f"{score}/{params}/{macs}", {}, params, macs, {}, {}), score)
+
+
+def test_select_by_score_with_nulls_last() -> None:
+    pool = [candidate(1.0, 5), candidate(None, 1), candidate(3.0, 9), candidate(2.0, 7)]
+    assert [each.score for each in select(pool, 3)] == [3.0, 2.0, 1.0]
+    assert [each.score for each in select(pool, 9)] == [3.0, 2.0, 1.0, None]
+    assert [each.score for each in select(pool, 9, ("params",))] == [3.0, 2.0, 1.0, None]
+
+
+def test_select_front_by_front_and_spread() -> None:
+    front = [candidate(float(10 - i), 100 - 10 * i) for i in range(10)]
+    behind = [candidate(0.5, 95), candidate(0.6, 96)]
+    chosen = select(behind + front, 4, ("params",))
+    assert all(each in front for each in chosen)
+    assert front[0] in chosen
+    assert front[9] in chosen
+    gaps = [a.score - b.score for a, b in pairwise(chosen)]
+    assert max(gaps) <= 5
+    assert len(select(behind + front, 11, ("params",))) == 11
+    assert select(behind + front, 1, ("params",)) == [front[0]]
+    assert select([*behind, *front][::-1], 4, ("params",)) == chosen
+
+
+def test_several_costs() -> None:
+    best, small, quick, bad = candidate(5.0, 9, 9), candidate(1.0, 1, 9), candidate(1.0, 9, 1), candidate(0.9, 9, 9)
+    assert select([bad, quick, small, best], 3, ("params", "macs")) == [best, small, quick]

@@ -1,0 +1,62 @@
+"""Dominance against the definition, pair by pair."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.search.pareto import crowding, front, fronts, spread, violation
+
+POINT = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
+POINTS = st.lists(st.tuples(POINT, st.sampled_from([-1.0, 0.0, 1.0, 2.0])), max_size=25)
+
+
+def dominates(a: tuple, b: tuple) -> bool:
+    (loss_a, c_a), (loss_b, c_b) = a, b
+    broken_a, broken_b = max(c_a, 0.0), max(c_b, 0.0)
+    if broken_a or broken_b:
+        return broken_a < broken_b
+    return all(x <= y for x, y in zip(loss_a, loss_b, strict=True)) and loss_a != loss_b
+
+
+@given(POINTS)
+def test_fronts_are_peeled_off_one_by_one(points: list) -> None:
+    left, expected = set(range(len(points))), []
+    while left:
+        free = sorted(i for i in left if not any(dominates(points[j], points[i]) for j in left))
+        expected.append(free)
+        left -= set(free)
+    losses, violations = [each[0] for each in points], [(each[1],) for each in points]
+    assert fronts(losses, violations) == expected
+    assert front(losses, violations) == [i for i in (expected[0] if expected else []) if points[i][1] <= 0]
+
+
+def test_nan_is_the_worst_loss_and_an_infinite_violation() -> None:
+    assert fronts([(math.nan, 0.0), (1.0, 0.0)]) == [[1], [0]]
+    assert violation((-3.0, 0.5, math.nan)) == math.inf
+    assert violation((-3.0, 0.5, 0.25)) == 0.75
+
+
+def test_crowding_by_hand() -> None:
+    assert crowding([(0.0, 4.0), (1.0, 1.0), (3.0, 0.5), (4.0, 0.0)]) == pytest.approx(
+        [math.inf, 3 / 4 + 3.5 / 4, 3 / 4 + 1 / 4, math.inf]
+    )
+    assert crowding([(1.0, 1.0)]) == [math.inf]
+    assert crowding([]) == []
+
+
+def test_spread_thins_the_crowd_and_keeps_the_best_and_the_ends() -> None:
+    line = [(float(x), float(10 - x)) for x in (0, 1, 2, 3, 10)]
+    kept = spread(line, 3)
+    assert {0, 4} < set(kept)
+    assert spread(line, 1) == [0]
+    assert spread(line, 9) == [0, 1, 2, 3, 4]
+    assert spread([], 3) == []
+
+
+@given(st.lists(POINT, min_size=1, max_size=12), st.integers(1, 12))
+def test_spread_keeps_as_many_as_asked_and_the_best_first_loss(points: list, keep: int) -> None:
+    kept = spread(points, keep)
+    assert len(set(kept)) == min(keep, len(points))
+    assert min(points[i][0] for i in kept) == min(each[0] for each in points)

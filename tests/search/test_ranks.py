@@ -1,0 +1,63 @@
+"""Ranks against a fixed reference: by counting, and as properties."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.search.ranks import Combined, Rank
+
+VALUES = st.integers(-20, 20).map(lambda each: each / 4)
+
+
+@given(st.lists(st.one_of(st.none(), VALUES), min_size=1, max_size=30))
+def test_at_a_reference_value_the_rank_is_counted(reference: list[float | None]) -> None:
+    rank, n = Rank(reference), len(reference)
+    for value in (each for each in reference if each is not None):
+        below = sum(each is None or each < value for each in reference)
+        equal = sum(each == value for each in reference)
+        assert rank(value) == pytest.approx((below + equal / 2 + 0.5) / (n + 1), rel=1e-12)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=20), st.lists(st.floats(-30, 30), min_size=2, max_size=10))
+def test_ranks_increase_with_the_value_and_stay_in_their_bounds(reference: list[float], values: list[float]) -> None:
+    rank = Rank(reference)
+    for a, b in zip(sorted(values), sorted(values)[1:], strict=False):
+        assert rank(a) <= rank(b)
+        if b - a > 1e-6:
+            assert rank(a) < rank(b)
+    assert all(rank(None) < rank(value) < 1 for value in values)
+
+
+def test_between_two_reference_values_the_rank_is_linear() -> None:
+    rank = Rank([0.0, 1.0, 3.0])
+    assert [rank(each) for each in (0.0, 1.0, 2.0, 3.0)] == pytest.approx([1 / 4, 2 / 4, 2.5 / 4, 3 / 4])
+    # beyond the end: what is left to 1 halves at a distance of one range (3)
+    assert rank(6.0) == pytest.approx(1 - (1 / 4) / 2)
+    assert rank(-3.0) == pytest.approx(1 / 16 + (1 / 4 - 1 / 16) / 2)
+
+
+def test_no_number_is_the_worst_rank() -> None:
+    rank = Rank([0.0, 1.0, None])
+    assert rank(None) == rank(math.nan) == rank(math.inf) == 1 / 16
+    assert rank(-1e9) > rank(None)
+    assert rank(0.0) == pytest.approx(2 / 4)  # the reference's null is below it
+    assert Rank([None, None])(3.0) == 0.5
+    assert Rank([2.0, 2.0])(5.0) > Rank([2.0, 2.0])(2.0) == 0.5
+
+
+def test_one_proxy_is_its_own_score() -> None:
+    one = Combined(["a"])
+    assert one({"a": 3.5, "b": None}) == 3.5
+    assert one({"a": None}) is None
+
+
+def test_several_are_the_sum_of_log_ranks() -> None:
+    reference = [{"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}, {"a": 2.0, "b": 5.0}]
+    both = Combined(["a", "b"], reference)
+    assert both({"a": 1.0, "b": 5.0}) == pytest.approx(math.log(2 / 4) + math.log(3 / 4))
+    assert both({"a": None, "b": 5.0}) == pytest.approx(math.log(1 / 16) + math.log(3 / 4))
+    assert both({"a": None, "b": None}) is None
+    with pytest.raises(ValueError, match="reference"):
+        Combined(["a", "b"])
