@@ -20,15 +20,19 @@ LEAST = 32  # pixels: below, most networks have no resolution left
 
 
 class FineTuning(Options):
-    """Options of a teacher whose weights come from elsewhere."""
+    """Options of a teacher whose weights come from elsewhere.
+
+    The defaults were chosen on earth_tiles with EfficientNet-Lite0 at 64 pixels, 4 epochs: validation accuracy .782 (lr 2e-3,
+    backbone 0.5, batches of 32), .771 (1e-3, 1.0, 32), .581 (1e-3, 0.1, 64).
+    """
 
     epochs: int = Field(0, ge=0, description="of fine-tuning on the study's data; needed where classes differ")
     labels: Literal["all", "given"] = Field(
         "all", description="all = also the labels that the study hides from the student; given = only what it may see"
     )
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of the classifier")
-    backbone: float = Field(0.1, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
-    batch_size: int = Field(64, ge=1, description="samples a step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of the classifier")
+    backbone: float = Field(0.5, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
+    batch_size: int = Field(32, ge=1, description="samples a step")
     weight_decay: float = Field(0.01, ge=0, description="decoupled")
     size: int | None = Field(
         None,
