@@ -100,7 +100,7 @@ def tiles(result: Row) -> str:
     """The five key figures."""
     student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
     base, best = mapping(result.get("baseline")), recommended(result)
-    latency = mapping(best.get("latency_ms"))
+    median = number(mapping(best.get("latency_ms")).get("median"))
     teacher_is = f"teacher {percent(teacher.get('accuracy'))}"
     return (
         '<dl class="tiles">'
@@ -111,11 +111,7 @@ def tiles(result: Row) -> str:
             "MACs a sample", si(student.get("macs")), f"teacher {si(teacher.get('macs'))}" if "macs" in teacher else ""
         )
         + tile("Recommended file", si(best.get("bytes"), "B"), short(best.get("format"), 40) if best else "none")
-        + tile(
-            "Its latency, median",
-            f"{general(latency.get('median'))} ms" if latency else MISSING,
-            "one sample" if latency else "",
-        )
+        + tile("Its latency, median", f"{general(median)} ms" if median is not None else MISSING, "one sample")
         + "</dl>"
     )
 

@@ -154,7 +154,7 @@ def axes(frame: Frame, x: Scale, y: Scale, x_label: str, y_label: str, *, lane: 
     for value, label in y.ticks():
         at = px(y(value))
         parts.append(f'<path class="grid" d="M{px(left)} {at}H{px(right)}"/>')
-        if not frame.lane or frame.lane_y - y(value) > 13:  # else it would touch the lane's own label
+        if not frame.lane or frame.lane_y - y(value) > 16:  # else it would touch the lane's own label
             parts.append(f'<text class="tick e" x="{px(left - 6)}" y="{at}" dy=".35em">{esc(label)}</text>')
     free = 0.0  # where the next label may begin
     for value, label in x.ticks():

@@ -110,7 +110,9 @@ def test_five_thousand_candidates_fit_a_light_page(tmp_path: Path) -> None:
     assert len(see(page, tmp_path).page.marks("candidate")) == 5000
 
 
-HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><svg onload=boom()>\u2028'\"--><!--"
+HOSTILE = (
+    "<!--<script></script x></script><img src=x onerror=\"document.title='owned'\"><svg onload=boom()>\u2028'\"--><!--"
+)
 
 
 def hostile_case() -> tuple[dict[str, Any], dict[str, Any]]:
