@@ -106,7 +106,7 @@ def best_after(controller: Controller, n: int, seed: int, loss: Callable[[Ask], 
     [
         (Evolution(EvolutionOptions(population=24, sample=8)), 96),
         (Optuna(OptunaOptions(sampler="tpe", n_startup=10)), 64),
-        (Optuna(OptunaOptions(sampler="nsga2", population=16)), 160),
+        (Optuna(OptunaOptions(sampler="nsga2", population=8)), 160),
     ],
     ids=["evolution", "tpe", "nsga2"],
 )
