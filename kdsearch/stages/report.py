@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch import __version__
 from kdsearch.report import card, render
 from kdsearch.stages.distill import architecture
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
+from kdsearch.version import VERSION
 
 NAME = "report"
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
@@ -188,7 +188,7 @@ def provenance(materials: Materials) -> dict[str, Any]:
 
     study = materials.study
     return {
-        "kdsearch": __version__,
+        "kdsearch": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdsearch import __version__
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import read_json, remove, storing, write_json
 from kdsearch.store.hashing import digest, file_digest
+from kdsearch.version import VERSION
 
 FORMAT = 1  # of artifacts and of the study's folder
 
@@ -38,7 +38,7 @@ class Store:
     def key(self, stage: str, part: Any, inputs: Mapping[str, Artifact]) -> str:
         """The content hash of a stage: its part of the study, its inputs' keys, the version of the code."""
         made_from = {name: artifact.key for name, artifact in inputs.items()}
-        return digest({"stage": stage, "part": part, "inputs": made_from, "format": FORMAT, "version": __version__})
+        return digest({"stage": stage, "part": part, "inputs": made_from, "format": FORMAT, "version": VERSION})
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / "artifacts" / f"{stage}-{key}"
@@ -106,7 +106,7 @@ def check_format(about: Mapping[str, Any], file: Path) -> None:
     if found == FORMAT:
         return
     if isinstance(found, int) and found > FORMAT:
-        problem = f"format {found} is newer than this kdsearch ({__version__}) reads"
+        problem = f"format {found} is newer than this kdsearch ({VERSION}) reads"
         fix = "Install a newer kdsearch, or use another folder."
         raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=fix)
     raise ArtifactError(f"format {found!r}", file=file, expected=f"format {FORMAT}")
