@@ -28,15 +28,23 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def answer(call: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
-    """Print what a stage's command returns; a refusal's result is printed before the refusal ends the program."""
+def answer(
+    call: Callable[[], Mapping[str, Any]], as_json: bool, text: Callable[[Mapping[str, Any]], str] | None = None
+) -> None:
+    """Print what a stage's command returns, for people as `text` says it.
+
+    A refusal's result is printed before the refusal ends the program.
+    """
+
+    def said(result: Mapping[str, Any]) -> None:
+        show({**result, "text": text(result)} if text and "text" not in result else result, as_json)
+
     try:
-        result = call()
+        said(call())
     except RefusedError as error:
         if refused := getattr(error, "result", None):
-            show(refused, as_json)
+            said(refused)
         raise
-    show(result, as_json)
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:

@@ -34,4 +34,5 @@ def run(
             progress=not as_json,
         ),
         as_json,
+        lambda result: commands.summary_of(result, Path(str(result["dir"]))),
     )

@@ -17,18 +17,21 @@ seed: 0
 
 data:
   use: digits              # 1,797 handwritten digits that come with scikit-learn; `kdsearch data` lists others
+  options: {resize: 16}
   labeled: 0.1             # you have labels for a tenth of the images only; the teacher speaks for the others
 
 teacher:
   use: trained             # trained by this study; or your own: timm, safetensors, onnx, a Python path
   options:
     space: cifar_resnet
-    spec: {depths: [2, 2, 2], widths: [32, 64, 128]}
-    epochs: 12
+    spec: {depths: [1, 1, 1], widths: [16, 32, 64]}
+    epochs: 15
+    batch_size: 64
+    lr: 0.005
 
 student:
-  space: cifar_resnet      # what is not written in `spec` is searched over the space's own ranges
-  spec: {}
+  space: cifar_resnet      # what `spec` leaves out is searched over the ranges that the space declares
+  spec: {widths: {choices: [4, 8, 12, 16, 24, 32]}}
 
 recipe:
   distillers:
@@ -40,18 +43,19 @@ recipe:
       weight: {low: 0.1, high: 2.0, log: true}
   train: {optimizer: adamw, lr: search, batch_size: 64}
 
-objectives: {accuracy: max, params: min}   # on the validation split; the test split is read after the last choice only
+objectives: {accuracy: max}                # on the validation split; the test split is read after the last choice only
 constraints:
-  params: 60000
-  macs: 8000000            # multiply-accumulates for one image
+  params: 20000
+  macs: 1500000            # multiply-accumulates for one image
 
-search:                    # without training
-  proxy: auto              # or names, combined by rank: [diswot, nwot]
-  candidates: 60
+search:                                    # without training
+  proxy: auto                              # or names, combined by rank: [diswot, nwot]
+  candidates: 100
   keep: 4
-refine: {trials: 4, epochs: 2}             # short trainings: architectures x recipes
-distill: {winners: 1, epochs: 8, controls: [baseline, all_labels]}
+refine: {trials: 4, epochs: 3}             # short trainings: architectures x recipes
+distill: {winners: 1, epochs: 20, controls: [baseline, all_labels]}
 compress:
+  prune: null                              # or {use: channels, options: {macs: 0.8}, recover_epochs: 6}
   quantize:
     - use: int8
     - use: int4

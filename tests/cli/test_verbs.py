@@ -207,6 +207,18 @@ def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkey
     assert json.loads(printed) == schema
 
 
+@pytest.mark.slow
+def test_the_study_that_init_writes_runs_unedited(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "init")[0] == 0
+    code, out, _ = run(capsys, "run", "study.yaml", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["student"]["accuracy"] > result["baseline"]["accuracy"]
+    assert [each["format"] for each in result["exports"]] == ["onnx-fp32", "onnx-int8", "onnx-int4"]
+    assert all((tmp_path / "study" / each["path"]).is_file() for each in result["exports"])
+
+
 @pytest.mark.parametrize("name", ["study.yaml", "study.schema.json"])
 def test_init_overwrites_nothing(name, host, capsys):
     Path(name).write_text("mine")
@@ -312,16 +324,19 @@ def test_a_verb_hands_over_what_was_written(line, expected, commands, capsys):
 
     def command(**given):
         seen.update(given)
-        return {"accuracy": 0.5, "lost": float("nan")}
+        return {"accuracy": 0.5, "lost": float("nan"), "dir": "d"}
 
     setattr(commands, line[0], command)
+    commands.summary_of = lambda result, folder: f"{result['accuracy']} in {folder}"
     code, out, err = run(capsys, *line)
     assert (code, err) == (0, "")
     assert seen == expected
     if "--json" in line:
-        assert json.loads(out) == {"accuracy": 0.5, "lost": None}
+        assert json.loads(out) == {"accuracy": 0.5, "lost": None, "dir": "d"}
+    elif line[0] == "run":
+        assert out == "0.5 in d\n"
     else:
-        assert out == "accuracy: 0.5\nlost: nan\n"
+        assert out == "accuracy: 0.5\nlost: nan\ndir: d\n"
 
 
 @pytest.mark.parametrize(
@@ -348,13 +363,15 @@ def test_an_error_is_one_message_and_its_exit_code(error, code, commands, capsys
 def test_a_refusal_prints_its_result_first(commands, capsys):
     def command(**given):
         error = RefusedError("onnx-int4 lost too much")
-        error.result = {"refused": [{"format": "onnx-int4", "reason": "x"}]}
+        error.result = {"refused": [{"format": "onnx-int4", "reason": "x"}], "dir": "d"}
         raise error
 
     commands.run = command
+    commands.summary_of = lambda result, folder: f"{len(result['refused'])} refused in {folder}"
+    assert run(capsys, "run", "s.yaml") == (3, "1 refused in d\n", "onnx-int4 lost too much\n")
     code, out, err = run(capsys, "run", "s.yaml", "--json")
     assert code == 3
-    assert json.loads(out) == {"refused": [{"format": "onnx-int4", "reason": "x"}]}
+    assert json.loads(out) == {"refused": [{"format": "onnx-int4", "reason": "x"}], "dir": "d"}
     assert err == "onnx-int4 lost too much\n"
 
 
