@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kdsearch.engine.feeds import in_order
-from kdsearch.engine.taps import run_model
+from kdsearch.engine.modes import evaluating
+from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
 from kdsearch.store.files import read_json, write_json
 
@@ -33,7 +34,7 @@ class TeacherCache:
     def get(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, Tensor]:
         """Constants (B, ...) by name, in the order of `ids`."""
         rows = np.fromiter((self._rows[id] for id in ids), dtype=np.int64, count=len(ids))
-        return {name: torch.from_numpy(np.array(self._arrays[name][rows])) for name in names}
+        return {name: torch.from_numpy(np.asarray(self._arrays[name][rows])) for name in names}
 
 
 def write_cache(
@@ -86,14 +87,8 @@ class Live:
 
     def outputs(self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True) -> Outputs:
         """Constants. `cached=False`: the batch is augmented, so stored rows would be stale."""
-        from kdsearch.engine.taps import tap_name
-
         if cached and self.cache is not None and self.cache.has(batch.ids, names):
             rows = {name: tensor.to(device) for name, tensor in self.cache.get(batch.ids, names).items()}
             return Outputs(rows, lambda name: tap_name(self.model, name), self.model.name)
-        was = self.model.module.training
-        self.model.module.eval()
-        with torch.no_grad():
-            out = run_model(self.model, self.task, batch, names)
-        self.model.module.train(was)
-        return out.detach()
+        with evaluating(self.model.module), torch.no_grad():
+            return run_model(self.model, self.task, batch, names).detach()

@@ -18,13 +18,15 @@ from kdsearch.errors import ArtifactError
 from kdsearch.store.files import write_bytes
 
 FORMAT = 1
+_ANEW = "Delete it; the stage starts anew."
 
 
 @dataclass
 class Position:
     """Where a phase stands, between two optimiser steps.
 
-    `sums`: running sums of the epoch's loss and terms, so that a resumed epoch reports the same means.
+    `sums`: running sums of the epoch's loss and terms, so that a resumed epoch reports the same means; `prepared`: what
+    precedes the first step is done; `scaler`: fp16's loss scale.
     """
 
     owner: str = ""  # the training this belongs to: a hash of what it was made from
@@ -36,6 +38,8 @@ class Position:
     scales: dict[str, float] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
     best: float | None = None
+    prepared: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 def collect(modules: Mapping[str, nn.Module], optims: Mapping[str, Bound]) -> dict[str, Tensor]:
@@ -43,35 +47,42 @@ def collect(modules: Mapping[str, nn.Module], optims: Mapping[str, Bound]) -> di
     tensors = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            tensors[f"{name}/{key}"] = tensor.detach().cpu().contiguous().clone()
+            tensors[f"{name}/{key}"] = _plain(tensor)
     for name, bound in optims.items():
         for key, parameter in bound.parameters.items():
             for field_name, value in bound.torch.state.get(parameter, {}).items():
                 if value is not None:
-                    tensors[f"optim:{name}/{key}/{field_name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+                    tensors[f"optim:{name}/{key}/{field_name}"] = _plain(torch.as_tensor(value))
     return tensors
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
 
 
 def restore(
     tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optims: Mapping[str, Bound], file: Path
 ) -> None:
     """Load strictly. Raise ArtifactError naming the first key that is missing, extra or of another shape."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition("/") if name.startswith("optim:") else name.partition("/")
+        parts.setdefault(owner, {})[key] = tensor
+    owners = {
+        f"optim:{name}/{key}": (bound, each) for name, bound in optims.items() for key, each in bound.parameters.items()
+    }
+    for owner in parts:
+        if owner not in modules and owner not in owners:
+            raise ArtifactError(f"has the state of '{owner}', which is not trained here", file=file, fix=_ANEW)
     for name, module in modules.items():
-        prefix = f"{name}/"
-        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         try:
-            module.load_state_dict(state, strict=True)
+            module.load_state_dict(parts.get(name, {}), strict=True)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1].strip()
-            raise ArtifactError(
-                f"does not fit '{name}': {first}", file=file, fix="Delete it; the stage starts anew."
-            ) from None
-    for name, bound in optims.items():
-        for key, parameter in bound.parameters.items():
-            prefix = f"optim:{name}/{key}/"
-            state = {each.removeprefix(prefix): tensor for each, tensor in tensors.items() if each.startswith(prefix)}
-            if state:
-                bound.torch.state[parameter] = {each: _like(parameter, each, tensor) for each, tensor in state.items()}
+            raise ArtifactError(f"does not fit '{name}': {first}", file=file, fix=_ANEW) from None
+    for name, (bound, parameter) in owners.items():
+        if name in parts:
+            bound.torch.state[parameter] = {key: _like(parameter, key, each) for key, each in parts[name].items()}
 
 
 def _like(parameter: Tensor, name: str, tensor: Tensor) -> Tensor:
@@ -83,6 +94,7 @@ def _like(parameter: Tensor, name: str, tensor: Tensor) -> Tensor:
 
 def write_checkpoint(file: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
     header = {"format": str(FORMAT), "position": json.dumps(asdict(position))}
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, save(dict(tensors), metadata=header))
 
 
@@ -96,9 +108,16 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Position] | None:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         problem = f"{file.stat().st_size:,} bytes, not a whole checkpoint ({error})"
-        raise ArtifactError(problem, file=file, fix="Delete it; the stage starts anew.") from None
+        raise ArtifactError(problem, file=file, fix=_ANEW) from None
     if "position" not in header:
         raise ArtifactError("no checkpoint of kdsearch: its header has no position", file=file)
-    if int(header.get("format", "0")) > FORMAT:
-        raise ArtifactError(f"format {header['format']} is newer", file=file, expected=f"format {FORMAT}")
-    return tensors, Position(**json.loads(header["position"]))
+    found = header.get("format", "")
+    if found != str(FORMAT):
+        problem = (
+            f"format '{found}' is newer" if found.isdigit() and int(found) > FORMAT else f"unknown format '{found}'"
+        )
+        raise ArtifactError(problem, file=file, expected=f"format {FORMAT}")
+    try:
+        return tensors, Position(**json.loads(header["position"]))
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"its position is damaged ({error})", file=file, fix=_ANEW) from None

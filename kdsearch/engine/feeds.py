@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import Batch, Feed, Pass, Split
 from kdsearch.store.hashing import derive, stream
 
@@ -23,6 +23,16 @@ def order_of(feed: Feed, name: str, ids: Sequence[str], epoch: int, seed: int) -
         return [list(batch) for batch in feed.order(Pass(epoch, ids, feed.batch_size, rng))]
     shuffled = torch.randperm(len(ids), generator=rng).tolist()
     return [shuffled[at : at + feed.batch_size] for at in range(0, len(shuffled), feed.batch_size)]
+
+
+def lengths_of(feed: Feed, name: str, ids: Sequence[str], epochs: int, seed: int) -> list[int]:
+    """Batches of each pass. Raise DataError or PluginError when a pass has none."""
+    if feed.order is None:
+        return [len(order_of(feed, name, ids, 0, seed))] * epochs
+    lengths = [len(order_of(feed, name, ids, epoch, seed)) for epoch in range(epochs)]
+    if 0 in lengths:
+        raise PluginError(f"feed '{name}': its order gives no batch in pass {lengths.index(0)}")
+    return lengths
 
 
 class _Batches(TorchDataset[Batch]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,9 @@ class Bound:
 
 
 def bind(optim: Optim) -> Bound:
-    """Parameters whose factor is 0 are frozen and in no group; biases and norms (one dimension) get no weight decay.
+    """Parameters that require a gradient now, but for those whose factor is 0: they are frozen and in no group.
+
+    Biases and norms (one dimension) get no weight decay. A parameter in two modules counts once.
 
     Raises ValueError when nothing is left to train.
     """
@@ -51,14 +53,12 @@ def bind(optim: Optim) -> Bound:
     for key, module in optim.modules.items():
         for name, parameter in module.named_parameters():
             full = f"{key}.{name}"
-            if id(parameter) in taken:
+            if id(parameter) in taken or not parameter.requires_grad:
                 continue
             factor = next((each for glob, each in optim.scale.items() if fnmatch.fnmatchcase(full, glob)), 1.0)
             if not callable(factor) and factor == 0:
-                parameter.requires_grad_(False)
                 continue
             taken.add(id(parameter))
-            parameter.requires_grad_(True)
             named[full] = parameter
             decays = parameter.ndim > 1
             group = groups.setdefault(
@@ -79,3 +79,25 @@ def bind(optim: Optim) -> Bound:
     else:
         made = torch.optim.AdamW(ordered, lr=optim.lr)
     return Bound(optim, made, named)
+
+
+def move(bounds: Sequence[Bound], fabric: Any) -> None:
+    """Clip, step and clear the optimisers of one turn. Under fp16 they share one loss scale, changed once afterwards.
+
+    An optimiser without any gradient (its terms were constants in this batch) rests.
+    """
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    bounds = [bound for bound in bounds if any(p.grad is not None for p in bound.parameters.values())]
+    for bound in bounds:
+        if scaler is not None:
+            scaler.unscale_(bound.torch)
+        if bound.declared.clip:
+            nn.utils.clip_grad_norm_(list(bound.parameters.values()), bound.declared.clip)
+    for bound in bounds:
+        if scaler is not None:
+            scaler.step(bound.torch)
+        else:
+            bound.torch.step()
+        bound.torch.zero_grad(set_to_none=True)
+    if scaler is not None and bounds:
+        scaler.update()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
 from kdsearch.engine.cache import Live
+from kdsearch.engine.modes import evaluating
 from kdsearch.engine.taps import run_model
 from kdsearch.errors import DataError, PluginError, nearest, one_of
 from kdsearch.kinds import (
@@ -158,12 +159,8 @@ class LiveSetup(Site):
             live = self.teachers[model]
             return live.outputs(batch, live.model.outputs, self.device)
         found = self.model_of(model)
-        was = found.module.training
-        found.module.eval()
-        with torch.no_grad():
-            out = run_model(found, self.task, batch)
-        found.module.train(was)
-        return out.detach()
+        with evaluating(found.module), torch.no_grad():
+            return run_model(found, self.task, batch).detach()
 
     def score(self, metric: str, role: str, split: str = "val") -> float:
         if split == "test":

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.taps import run_model, tap_name
+from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds import Batch, Clock, Model, Outputs, Task, Write
 
 
@@ -24,10 +25,24 @@ class Cast:
     taps: Mapping[str, Sequence[str]]
     device: torch.device
     rank_gather: Any = None
+    recorded: Mapping[str, Sequence[str]] = field(init=False)
 
-    def names(self, role: str) -> list[str]:
-        model = self.teachers[role].model if role in self.teachers else self.models[role]
-        return list(dict.fromkeys([*model.outputs, *(tap_name(model, tap) for tap in self.taps.get(role, ()))]))
+    def __post_init__(self) -> None:
+        """Raise TapError, listing what there is, for a tap that its model lacks."""
+        roles = {**self.models, **{role: live.model for role, live in self.teachers.items()}}
+        recorded = {
+            role: list(dict.fromkeys([*model.outputs, *(tap_name(model, tap) for tap in self.taps.get(role, ()))]))
+            for role, model in roles.items()
+        }
+        object.__setattr__(self, "recorded", recorded)
+
+    def names(self, role: str) -> Sequence[str]:
+        """What is recorded of a role. Raise PluginError naming the roles there are."""
+        if role not in self.recorded:
+            raise PluginError(
+                f"no model in the role '{role}'", nearest=nearest(role, self.recorded), expected=one_of(self.recorded)
+            )
+        return self.recorded[role]
 
 
 @dataclass
@@ -41,7 +56,7 @@ class LiveStep:
     clock: Clock
     cached: bool = False
     roles: tuple[str, str] = ("student", "teacher")
-    runs: dict[tuple[str, tuple[str, ...], int], Outputs] = field(default_factory=dict)
+    runs: dict[tuple[str, int], tuple[Batch, Outputs]] = field(default_factory=dict)  # a batch kept here keeps its id()
 
     @property
     def student(self) -> Outputs:
@@ -53,19 +68,20 @@ class LiveStep:
 
     def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
         asked = self.batch if batch is None else batch
-        key = (role, asked.ids, id(asked))
+        key = (role, id(asked))
         if writes is None and key in self.runs:
-            return self.runs[key]
+            return self.runs[key][1]
         cast = self.cast
         names = cast.names(role)
-        if role in cast.teachers and writes is None:
+        is_upstream = any(tensor.requires_grad for tensor in asked.tensors.values())
+        if role in cast.teachers and writes is None and not is_upstream:
             live = cast.teachers[role]
             out = live.outputs(asked, names, cast.device, cached=self.cached and asked is self.batch)
         else:
             model = cast.teachers[role].model if role in cast.teachers else cast.models[role]
             out = run_model(model, cast.task, asked, names, writes)
         if writes is None:
-            self.runs[key] = out
+            self.runs[key] = asked, out
         return out
 
     def pair(self, student: str, teacher: str) -> LiveStep:

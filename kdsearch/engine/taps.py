@@ -23,17 +23,23 @@ def run_model(
     """One forward pass by the task's call. Hooks are always removed.
 
     Args:
-        taps: canonical names to record (output fields come for free).
+        taps: canonical names to record (output fields come for free), as they were when they were reached.
         writes: tap -> function of the tensor there, whose result takes its place.
     """
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, tuple[Tensor, int]] = {}
     handles = []
+    copied = _works_in_place(model.module)
+
+    def see(name: str, value: Tensor) -> None:
+        kept = value.clone() if copied else value  # the next layer may overwrite it
+        seen[name] = kept, kept._version
+
     wanted = [name for name in dict.fromkeys(taps) if name not in model.outputs]
     try:
         for name, write in (writes or {}).items():
             handles.append(_hook(model.module, model.tap(name), write, None))
         for name in wanted:
-            handles.append(_hook(model.module, model.tap(name), None, partial(seen.__setitem__, name)))
+            handles.append(_hook(model.module, model.tap(name), None, partial(see, name)))
         out = task.call(model, batch)
     finally:
         for handle in handles:
@@ -41,7 +47,17 @@ def run_model(
     missing = [name for name in wanted if name not in seen]
     if missing:
         raise TapError(f"tap '{missing[0]}' of '{model.name}' was not reached by the forward pass")
-    return Outputs({**out, **seen}, lambda name: tap_name(model, name), model.name)
+    for name, (tensor, version) in seen.items():
+        if tensor._version != version:
+            problem = f"tap '{name}' of '{model.name}' is changed in place after it was recorded"
+            raise TapError(problem, expected="a tap after the operation that changes it")
+    return Outputs(
+        {**out, **{name: tensor for name, (tensor, _) in seen.items()}}, lambda name: tap_name(model, name), model.name
+    )
+
+
+def _works_in_place(root: nn.Module) -> bool:
+    return any(getattr(part, "inplace", False) for part in root.modules())
 
 
 def _hook(root: nn.Module, tap: Tap, write: Write | None, see: Callable[[Tensor], None] | None) -> Any:

@@ -1,0 +1,322 @@
+"""One phase from its position to its end: passes, steps, turns, what follows a step and an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
+from kdsearch.engine.feeds import Endless, in_order, lengths_of, loaded, order_of
+from kdsearch.engine.modes import freeze_all_but, set_modes
+from kdsearch.engine.optim import Bound, factor_at, move
+from kdsearch.engine.step import Cast, LiveStep
+from kdsearch.engine.terms import Turn, summed
+from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
+from kdsearch.kinds import Clock, Phase, Update
+from kdsearch.kinds.data import Batch
+from kdsearch.store.hashing import derive, stream
+
+if TYPE_CHECKING:
+    from kdsearch.engine.loop import Training
+
+NORMALIZE_BATCHES = 8
+
+
+class PhaseRun:
+    """One phase of a training.
+
+    Args:
+        held: everything whose state a checkpoint carries, by name.
+        file: the phase's checkpoint.
+        at: where it stands; changed as it goes on.
+        past: epochs of the phases before.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        phase: Phase,
+        optims: Mapping[str, Bound],
+        held: Mapping[str, nn.Module],
+        file: Path,
+        at: Position,
+        past: int,
+    ) -> None:
+        self.training, self.phase, self.optims, self.held, self.file, self.at = training, phase, optims, held, file, at
+        self.setup, self.device, self.past = training.setup, training.device, past
+        self.moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
+        self.weights = {**self.setup.weights, **phase.weights}
+        self.first = next(iter(phase.feeds))
+        self.feed = phase.feeds[self.first]
+        self.seed = derive(self.setup.seed, phase.name)
+        self.split = self.setup.data.split(self.feed.split)
+        self.others = {
+            name: Endless(feed, name, self.setup.data.split(feed.split), self.seed)
+            for name, feed in phase.feeds.items()
+            if name != self.first
+        }
+        self.cast = Cast(self.setup.task, self.setup.models, self.setup.teachers, self._taps(), self.device.torch)
+        self.lengths = lengths_of(self.feed, self.first, self.split.ids, phase.epochs, self.seed)
+        self.batches_before = [0, *accumulate(self.lengths)]
+        per_epoch = [-(-length // self.device.accumulate) for length in self.lengths]
+        self.steps_before = [0, *accumulate(per_epoch)]
+        self.written = time.monotonic()
+
+    def _taps(self) -> dict[str, list[str]]:
+        """What the phase and the distillers read, by role."""
+        setup = self.setup
+        known = {**setup.models, **setup.teachers}
+        for role in self.phase.taps:
+            if role not in known:
+                raise PluginError(
+                    f"phase '{self.phase.name}' reads taps of '{role}'",
+                    nearest=nearest(role, known),
+                    expected=one_of(known),
+                )
+        taps = {role: list(names) for role, names in self.phase.taps.items()}
+        for name, distiller in setup.distillers.items():
+            for role, names in distiller.taps().items():
+                target = setup.teacher_of.get(name, "teacher") if role == "teacher" else role
+                taps.setdefault(target, []).extend(names)
+        return taps
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        return order_of(self.feed, self.first, self.split.ids, epoch, self.seed)
+
+    def train(self) -> Position:
+        """To the phase's end, or to the epoch at which the training is to pause."""
+        phase, at = self.phase, self.at
+        for epoch in range(at.epoch, phase.epochs):
+            if self._pauses():
+                self._write()
+                return at
+            if epoch == at.epoch and not at.prepared:
+                self._prepare()
+            self._epoch(epoch)
+            self._end_epoch(epoch)
+        if phase.keep == "best" and phase.epochs:
+            self._take_best()
+        self._check_weights()
+        at.done = True
+        self._write()
+        self._all_eval()
+        return at
+
+    def _pauses(self) -> bool:
+        """Whether enough epochs are trained for now, also when asked again after a pause."""
+        trained, until = self.past + self.at.epoch, self.training.until
+        return until < 1.0 and trained > 0 and trained / max(self.setup.epochs, 1) >= until
+
+    def _prepare(self) -> None:
+        self._modes()
+        if self.phase.normalize:
+            self.at.scales = self._scales()
+        self.at.prepared = True
+
+    def _modes(self) -> None:
+        freeze_all_but(self.held, self.moved)
+        set_modes(self.phase, self.held, self.moved)
+
+    def _all_eval(self) -> None:
+        for module in self.held.values():
+            module.eval()
+
+    def _epoch(self, epoch: int) -> None:
+        self._modes()
+        at = self.at
+        orders = self._order(epoch)
+        seed = derive(self.setup.seed, self.phase.name, "augment", epoch)
+        batches = loaded(self.split, orders[at.index :], self.feed.augment, seed, self.device.workers)
+        size = self.device.accumulate
+        for index, batch in enumerate(batches, start=at.index):
+            group = min(size, len(orders) - index // size * size)
+            last = index % size == size - 1 or index == len(orders) - 1
+            self._step(epoch, index, batch, group, first=index % size == 0, last=last)
+            if last:
+                at.index, at.step = index + 1, at.step + 1
+                if self.training.stop():
+                    self._write()
+                    raise InterruptedRun("stopped after a checkpoint")
+                if time.monotonic() - self.written >= self.device.checkpoint_s:
+                    self._write()
+
+    def _live(self, epoch: int, index: int, batch: Batch, progress: float | None = None) -> LiveStep:
+        phase, setup = self.phase, self.setup
+        self.training.seed(phase.name, epoch, index, 0)
+        rng = stream(setup.seed, phase.name, epoch, index, "step")
+        position = self.batches_before[epoch] + index
+        raw = {self.first: batch} | {name: feed.at(position) for name, feed in self.others.items()}
+        placed = {name: each.to(self.device.torch) for name, each in raw.items()}
+        ready = {name: setup.task.prepare(each, rng) for name, each in placed.items()}
+        step = self.steps_before[epoch] + index // self.device.accumulate
+        clock = Clock(epoch, step, step / self.steps_before[-1] if progress is None else progress, phase.epochs)
+        cached = not (self.feed.augment and setup.augment) and _unchanged(placed[self.first], ready[self.first])
+        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached)
+
+    def _turns(self, step: LiveStep) -> Iterator[tuple[tuple[Update, ...], Turn]]:
+        """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
+        turns = iter(self.phase.step(step))
+        while True:
+            with self.training.fabric.autocast():
+                yielded = next(turns, None)
+                if yielded is None:
+                    return
+                together = yielded if isinstance(yielded, tuple) else (yielded,)
+                turn = summed(together, self.weights, self.at.scales, step.clock, self.phase.name)
+            yield together, turn
+
+    def _step(self, epoch: int, index: int, batch: Batch, group: int, first: bool, last: bool) -> None:
+        step = self._live(epoch, index, batch)
+        if first:
+            for bound in self.optims.values():
+                bound.torch.zero_grad(set_to_none=True)
+                bound.set_rates(step.clock.progress)
+        sums, total = self.at.sums, 0.0
+        for nth, (together, turn) in enumerate(self._turns(step)):
+            if nth and self.device.accumulate > 1:
+                raise PluginError(f"phase '{self.phase.name}' takes turns", expected="recipe.train.accumulate: 1")
+            self._backward(together, turn, group)
+            if last:
+                named = dict.fromkeys(name for update in together for name in self._names(update))
+                move([self.optims[name] for name in named], self.training.fabric)
+                step.forget()
+            for name, number in turn.terms:
+                sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
+            total += turn.total
+        sums["loss"] = sums.get("loss", 0.0) + total
+        sums["batches"] = sums.get("batches", 0.0) + 1
+        if last:
+            self._end_step(step)
+            self.training.report.step(self.phase.name, step.clock.step + 1, self.steps_before[-1], total)
+
+    def _backward(self, together: Sequence[Update], turn: Turn, group: int) -> None:
+        """Gradients of each update reach the parameters of its own optimisers only."""
+        for number, (update, loss) in enumerate(zip(together, turn.losses, strict=True)):
+            parameters = [p for name in self._names(update) for p in self.optims[name].parameters.values()]
+            if loss.requires_grad:
+                retain = number < len(together) - 1
+                scaled = loss if group == 1 else loss / group
+                self.training.fabric.backward(scaled, inputs=parameters, retain_graph=retain)
+
+    def _names(self, update: Update) -> list[str]:
+        if update.train is None:
+            return list(self.optims)
+        named = [update.train] if isinstance(update.train, str) else list(update.train)
+        for name in named:
+            if name not in self.optims:
+                raise PluginError(
+                    f"phase '{self.phase.name}' has no optimiser '{name}'",
+                    nearest=nearest(name, self.optims),
+                    expected=one_of(self.optims),
+                )
+        return named
+
+    def _end_step(self, step: LiveStep) -> None:
+        with torch.no_grad():
+            for ema in self.phase.ema:
+                decay = factor_at(ema.decay, step.clock.progress)
+                source = dict(ema.source.state_dict())
+                for name, target in ema.target.state_dict().items():
+                    if target.dtype.is_floating_point:
+                        target.mul_(decay).add_(source[name].to(target), alpha=1 - decay)
+                    else:
+                        target.copy_(source[name])
+        for distiller in self.setup.distillers.values():
+            distiller.on_step_end(step)
+
+    def _end_epoch(self, epoch: int) -> None:
+        at, phase = self.at, self.phase
+        self.training.seed(phase.name, epoch, "end")
+        clock = Clock(epoch + 1, at.step, (epoch + 1) / phase.epochs, phase.epochs)
+        for distiller in self.setup.distillers.values():
+            distiller.on_epoch_end(clock)
+        if phase.on_epoch_end is not None:
+            phase.on_epoch_end(clock)
+        count = at.sums["batches"]
+        terms = {name.removeprefix("term:"): at.sums[name] / count for name in at.sums if name.startswith("term:")}
+        row: dict[str, Any] = {
+            "phase": phase.name,
+            "epoch": self.past + epoch + 1,
+            "loss": at.sums["loss"] / count,
+            "terms": terms,
+        }
+        if phase.score and self.training.objective:
+            row["score"] = self.setup.score(self.training.objective, phase.score)
+        if phase.keep == "best":
+            row["validation"] = self._validation(epoch)
+            if at.best is None or row["validation"] < at.best:
+                at.best = row["validation"]
+                write_checkpoint(self._best_file(), collect(self.held, {}), Position(owner=at.owner, epoch=epoch + 1))
+        at.history.append(row)
+        at.epoch, at.index, at.sums = epoch + 1, 0, {}
+        self.training.report.epoch(row)
+
+    def _validation(self, epoch: int) -> float:
+        """Mean total of the phase's own step on the validation split in eval mode; buffers stay as they are."""
+        self._all_eval()
+        buffers = [(buffer, buffer.clone()) for module in self.held.values() for buffer in module.buffers()]
+        total, count = 0.0, 0
+        for index, batch in enumerate(in_order(self.setup.data.split("val"), self.feed.batch_size)):
+            step = self._live(epoch, self.lengths[epoch] + index, batch, progress=(epoch + 1) / self.phase.epochs)
+            with torch.no_grad():
+                total += len(batch) * sum(turn.total for _, turn in self._turns(step))
+            count += len(batch)
+        for buffer, saved in buffers:
+            buffer.copy_(saved)
+        return total / max(count, 1)
+
+    def _best_file(self) -> Path:
+        return self.file.with_suffix(".best.safetensors")
+
+    def _take_best(self) -> None:
+        file = self._best_file()
+        saved = read_checkpoint(file)
+        if saved is None or saved[1].owner != self.at.owner:
+            raise ArtifactError(
+                "the best epoch's weights are gone",
+                file=file,
+                fix=f"Delete {self.file.name} too; the phase starts anew.",
+            )
+        restore(saved[0], self.held, {}, file)
+
+    def _scales(self) -> dict[str, float]:
+        """|task| / |term| over the first batches, everything restored afterwards; a term that is 0 keeps scale 1."""
+        before = collect(self.held, {})
+        orders = self._order(0)[:NORMALIZE_BATCHES]
+        seed = derive(self.setup.seed, self.phase.name, "augment", 0)
+        sums: dict[str, float] = {}
+        for index, batch in enumerate(loaded(self.split, orders, self.feed.augment, seed)):
+            for _, turn in self._turns(self._live(0, index, batch)):
+                for name, number in turn.terms:
+                    sums[name] = sums.get(name, 0.0) + number / len(orders)
+        restore(before, self.held, {}, self.file)
+        task = abs(sums.get("task", 0.0))
+        return {
+            name: task / abs(value) if task > 0 and abs(value) > 1e-12 and name != "task" else 1.0
+            for name, value in sums.items()
+        }
+
+    def _check_weights(self) -> None:
+        """The last step's weights have met no term that would have told."""
+        for bound in self.optims.values():
+            for name, parameter in bound.parameters.items():
+                if not bool(torch.isfinite(parameter).all()):
+                    raise TrialError(
+                        f"weight '{name}' is not finite after phase '{self.phase.name}'", fix="Lower the learning rate."
+                    )
+
+    def _write(self) -> None:
+        self.at.scaler = self.training.scaler_state()
+        write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
+        self.written = time.monotonic()
+
+
+def _unchanged(raw: Batch, ready: Batch) -> bool:
+    """Whether the task's `prepare` left what was loaded alone, so that a teacher's stored rows are of this batch."""
+    return raw is ready or all(ready.tensors.get(name) is tensor for name, tensor in raw.tensors.items())

@@ -1,0 +1,71 @@
+"""Weighted sums of loss terms, read once a turn: what is not finite fails the trial before anything moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdsearch.errors import PluginError, TrialError
+from kdsearch.kinds import Clock, Update
+
+Weights = Mapping[str, float | Callable[[Clock], float]]
+
+
+def weight_of(term: str, weights: Weights, clock: Clock) -> float:
+    """`distiller.term`, else `distiller`, else 1."""
+    weight = weights.get(term, weights.get(term.partition(".")[0], 1.0))
+    return weight(clock) if callable(weight) else weight
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Updates that are taken together: their weighted losses with graph, and what they were as numbers.
+
+    `terms`: (name, unweighted value) in order; `total`: the losses' sum.
+    """
+
+    losses: Sequence[Tensor]
+    terms: Sequence[tuple[str, float]]
+    total: float
+
+
+def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, float], clock: Clock, phase: str) -> Turn:
+    """Weight and sum each update's terms. The device is waited for once.
+
+    Raises:
+        PluginError: an update without terms, or a term that is no scalar.
+        TrialError: naming the first term, or weight, that is not finite.
+    """
+    for update in updates:
+        if not update.terms:
+            raise PluginError(f"phase '{phase}' yielded an update without terms", expected="one or more named scalars")
+        for name, value in update.terms.items():
+            if value.ndim:
+                raise PluginError(
+                    f"term '{name}' of phase '{phase}' has shape {tuple(value.shape)}",
+                    expected="a scalar, the mean over the micro-batch",
+                )
+    named = [(name, value) for update in updates for name, value in update.terms.items()]
+    numbers = torch.stack([value.detach().double() for _, value in named]).tolist()
+    factors = [weight_of(name, weights, clock) * scales.get(name, 1.0) for name, _ in named]
+    for (name, _), number, factor in zip(named, numbers, factors, strict=True):
+        if not (math.isfinite(number) and math.isfinite(factor)):
+            what = f"term '{name}' is {number}" if math.isfinite(factor) else f"the weight of term '{name}' is {factor}"
+            where = f"phase '{phase}', epoch {clock.epoch}, step {clock.step}"
+            raise TrialError(f"{what} in {where}", fix="Lower the learning rate or this term's weight.")
+    losses: list[Tensor] = []
+    at = 0
+    for update in updates:
+        loss: Tensor | None = None
+        for value in update.terms.values():
+            weighted = value if factors[at] == 1.0 else factors[at] * value
+            loss = weighted if loss is None else loss + weighted
+            at += 1
+        assert loss is not None
+        losses.append(loss)
+    total = sum(factor * number for factor, number in zip(factors, numbers, strict=True))
+    return Turn(losses, [(name, number) for (name, _), number in zip(named, numbers, strict=True)], total)

@@ -1,0 +1,380 @@
+"""What the loop computes, against plain PyTorch and hand computation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.feeds import order_of
+from kdsearch.engine.loop import Device, Report
+from kdsearch.kinds import Ema, Feed, Optim, Update
+from kdsearch.store.hashing import derive
+from kdsearch.testing.training import training
+from tests.engine.little import (
+    CLASSES,
+    Phases,
+    Plain,
+    Queue,
+    differing,
+    images,
+    jitter,
+    mlp,
+    resnet,
+    same,
+    source,
+    state,
+)
+
+SEED = 5
+
+
+def orders(name, n, batch_size, epoch):
+    ids = [f"train-{i:05d}" for i in range(n)]
+    return order_of(Feed("train", batch_size), "train", ids, epoch, derive(SEED, name))
+
+
+@pytest.mark.parametrize(
+    ("kind", "clip"), [("adamw", 0.0), ("sgd", 0.0), ("adam", 0.5)], ids=["adamw", "sgd", "adam-clipped"]
+)
+def test_a_plain_phase_is_a_plain_pytorch_loop(tmp_path, kind, clip):
+    """Bit-equal weights and batch statistics after 2 epochs of batches of 12, 12, 12 and 4."""
+    optim = {"kind": kind, "lr": 0.02, "weight_decay": 0.1, "momentum": 0.8, "clip": clip, "schedule": "cosine"}
+    student = resnet()
+    run = training(
+        Distill(DistillOptions()),
+        {"student": student},
+        source(),
+        tmp_path,
+        epochs=2,
+        batch_size=12,
+        optim=optim,
+        seed=SEED,
+    )
+    history = run.run().history
+
+    net, data = resnet().module.to(memory_format=torch.channels_last), images(40)
+    groups = [
+        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    made = {
+        "adamw": lambda: torch.optim.AdamW(groups, lr=0.02),
+        "adam": lambda: torch.optim.Adam(groups, lr=0.02),
+        "sgd": lambda: torch.optim.SGD(groups, lr=0.02, momentum=0.8, nesterov=True),
+    }[kind]()
+    at, means = 0, []
+    for epoch in range(2):
+        losses = []
+        for index in orders("distill", 40, 12, epoch):
+            for group in made.param_groups:
+                group["lr"] = 0.02 * 0.5 * (1 + math.cos(math.pi * at / 8))
+            image = data["image"][index].to(memory_format=torch.channels_last)
+            loss = F.cross_entropy(net.train()(image), data["label"][index], reduction="sum") / len(index)
+            made.zero_grad()
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(net.parameters(), clip)
+            made.step()
+            losses.append(loss.item())
+            at += 1
+        means.append(sum(losses) / len(losses))
+    assert differing(state(student.module), state(net)) == []
+    assert [row["loss"] for row in history] == pytest.approx(means, abs=1e-12)
+    assert [row["terms"]["task"] for row in history] == pytest.approx(means, abs=1e-12)
+    assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_accumulation_of_2_x_20_is_a_batch_of_40(tmp_path):
+    """120 samples: the order of the pass is the same, cut otherwise. No batch statistics, no dropout."""
+    ends = []
+    for batch_size, accumulate in [(40, 1), (20, 2)]:
+        student, steps = mlp(), []
+        run = training(
+            Plain(), {"student": student}, source(120), tmp_path / str(accumulate), epochs=2, batch_size=batch_size, seed=SEED,
+            optim={"lr": 0.02, "kind": "adam"}, device=Device(accumulate=accumulate),
+            report=Report(step=lambda phase, at, of, loss, steps=steps: steps.append((at, of))),
+        )  # fmt: skip
+        run.run()
+        ends.append((student.module.double().state_dict(), steps))
+    (one, steps), (two, steps_of_two) = ends
+    assert steps == steps_of_two == [(i, 6) for i in range(1, 7)]
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-6, rtol=0), name
+
+
+def test_a_short_last_group_counts_as_what_it_is(tmp_path):
+    """60 samples in micro-batches of 20, in twos: steps of 40 and of 20, not of 40 and of half of 20."""
+    student = mlp()
+    lr, weight = 0.1, mlp().module
+    training(
+        Plain(), {"student": student}, source(60), tmp_path, batch_size=20, seed=SEED, device=Device(accumulate=2),
+        optim={"kind": "sgd", "lr": lr, "momentum": 0.0, "schedule": "constant"},
+    ).run()  # fmt: skip
+    data, order = images(60), orders("plain", 60, 20, 0)
+    for index in (order[0] + order[1], order[2]):
+        loss = F.cross_entropy(weight(data["image"][index]), data["label"][index])
+        grads = torch.autograd.grad(loss, list(weight.parameters()))
+        with torch.no_grad():
+            for parameter, grad in zip(weight.parameters(), grads, strict=True):
+                parameter -= lr * grad
+    for a, b in zip(student.module.parameters(), weight.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-7, rtol=0)
+
+
+def test_dropout_and_augmentation_change_by_epoch_and_not_by_worker(tmp_path):
+    """0 and 2 workers see the same augmented batches, each sample changed anew in every epoch."""
+    ends, seen = [], []
+    for workers in (0, 2):
+        student, rows = mlp(dropout=0.5), {}
+
+        def step(s, rows=rows):
+            for sample, image in zip(s.batch.ids, s.batch["image"], strict=True):
+                rows.setdefault(sample, []).append(image.clone())
+            yield Update({"task": s.task()})
+
+        run = training(
+            Plain(step), {"student": student}, source(augment=jitter), tmp_path / str(workers), epochs=2, batch_size=12,
+            augment=True, device=Device(workers=workers),
+        )  # fmt: skip
+        run.run()
+        ends.append(state(student.module))
+        seen.append(rows)
+    assert same(*ends)
+    for sample, versions in seen[0].items():
+        assert len(versions) == 2
+        assert not torch.equal(*versions)
+        assert all(torch.equal(a, b) for a, b in zip(versions, seen[1][sample], strict=True))
+
+
+def test_weights_of_terms(tmp_path):
+    """`d.term` before `d` before 1; the phase's before the recipe's; functions of the clock."""
+    student, clocks = mlp(), []
+
+    def step(s):
+        out = s.student["logits"].square().mean()
+        yield Update({"d.a": out, "d.b": 3 * out, "e.c": 5 * out, "free": 7 * out, "late": 11 * out})
+
+    def late(clock):
+        clocks.append((clock.epoch, clock.step, clock.progress, clock.epochs))
+        return 0.5 * clock.step
+
+    run = training(
+        Plain(step, weights={"e": 0.25, "late": late}), {"student": student}, source(20), tmp_path, epochs=2,
+        batch_size=10, weights={"d": 2.0, "d.a": 10.0, "e": 99.0}, optim={"lr": 0.0},
+    )  # fmt: skip
+    rows = run.run().history
+    for epoch, row in enumerate(rows):
+        out = row["terms"]["d.a"]
+        mean_step = epoch * 2 + 0.5
+        factor = 10 + 2 * 3 + 0.25 * 5 + 7
+        # lr 0: the two batches' `out` differ, so the clocked term is bounded by its ends
+        clocked = [11 * 0.5 * step for step in (epoch * 2, epoch * 2 + 1)]
+        assert factor * out + min(clocked) * out <= row["loss"] * (1 + 1e-6)
+        assert row["loss"] == pytest.approx(factor * out + 11 * 0.5 * mean_step * out, rel=0.2)
+    assert clocks == [(0, 0, 0.0, 2), (0, 1, 0.25, 2), (1, 2, 0.5, 2), (1, 3, 0.75, 2)]
+
+
+def test_a_weight_moves_the_gradient(tmp_path):
+    """One SGD step of lr 1 on w * mean(logits of class 0): the bias moves by -w."""
+    for weight in (1.0, 2.5):
+        student = mlp()
+        before = student.module[4].bias.detach().clone()
+        training(
+            Plain(lambda s: iter([Update({"d.first": s.student["logits"][:, 0].mean()})])), {"student": student},
+            source(12), tmp_path / str(weight), batch_size=12, weights={"d": weight},
+            optim={"kind": "sgd", "lr": 1.0, "momentum": 0.0, "schedule": "constant"},
+        ).run()  # fmt: skip
+        moved = (student.module[4].bias - before).detach()
+        assert torch.allclose(moved, torch.tensor([-weight, 0.0, 0.0]), atol=1e-6)
+
+
+def test_normalize_scales_terms_to_the_task(tmp_path):
+    """scale = |mean task| / |mean term| over the first 8 batches in train mode, at the weights of the start."""
+    student, teacher, queue = resnet(), resnet(1), Queue()
+    scales, first = {}, []
+
+    def stop():
+        return True
+
+    run = training(
+        Distill(DistillOptions()), {"student": student}, source(40), tmp_path, teachers={"teacher": teacher},
+        distillers={"q": queue}, normalize=True, batch_size=4, stop=stop, seed=SEED, optim={"lr": 0.0, "kind": "sgd", "momentum": 0.0},
+        report=Report(step=lambda phase, at, of, loss: first.append(loss)),
+    )  # fmt: skip
+    weights = {k: v.clone() for k, v in queue.state_dict().items()}
+    from kdsearch.engine.checkpoint import read_checkpoint
+    from kdsearch.errors import InterruptedRun
+
+    with pytest.raises(InterruptedRun):
+        run.run()
+    (file,) = tmp_path.glob("phase-*.safetensors")
+    tensors, at = read_checkpoint(file)
+    scales = at.scales
+
+    net, data = resnet().module.to(memory_format=torch.channels_last).train(), images(40)
+    rows = run_prepared_rows()
+    tasks, nears = [], []
+    for index in orders("distill", 40, 4, 0)[:8]:
+        logits = net(data["image"][index].to(memory_format=torch.channels_last)).detach()
+        tasks.append(F.cross_entropy(logits, data["label"][index]).item())
+        mapped = F.linear(logits, weights["map.weight"], weights["map.bias"])
+        nears.append(F.mse_loss(mapped, rows.mean(0).expand(4, -1)).item())
+    task, near = sum(tasks) / 8, sum(nears) / 8
+    assert scales == {"task": 1.0, "q.near": pytest.approx(task / near, rel=1e-6)}
+    # all that measuring moved is back: one train-mode pass over one batch is what the checkpoint holds
+    once = resnet().module.to(memory_format=torch.channels_last).train()
+    index = orders("distill", 40, 4, 0)[0]
+    logits = once(data["image"][index].to(memory_format=torch.channels_last)).detach()
+    for name, buffer in once.named_buffers():
+        assert torch.equal(tensors[f"role:student/{name}"], buffer), name
+    assert int(tensors["distiller:q/at"]) == 1
+    expected = F.cross_entropy(logits, data["label"][index]).item() + task / near * nears[0]
+    assert first == [pytest.approx(expected, rel=1e-6)]
+
+
+def run_prepared_rows():
+    """What `Queue.prepare` draws under the engine's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(SEED, "prepare"))
+        return torch.randn(4, CLASSES)
+
+
+def test_turns_see_moved_weights_and_a_tuple_does_not(tmp_path):
+    def heads(self, setup):
+        student = setup.models["student"].module
+
+        def turns(s):
+            first = s.student["logits"].mean()
+            yield Update({"up": -first}, train="main")
+            seen.append((first.item(), s.student["logits"].mean().item()))
+            yield Update({"again": s.student["logits"].mean()}, train="main")
+
+        def at_once(s):
+            mean = s.student["logits"].mean()
+            yield Update({"a": mean}, train="main"), Update({"b": mean.square()}, train="head")
+
+        lr = {"kind": "sgd", "lr": 0.5, "momentum": 0.0, "schedule": "constant"}
+        body, head = nn.ModuleList(student[:4]), student[4]
+        from kdsearch.kinds import Phase
+
+        yield Phase("turns", turns, {"train": setup.feed("train")}, [setup.optim({"student": student}, **lr)], 1)
+        before.update(state(student))
+        both = [setup.optim({"body": body}, **lr), setup.optim({"head": head}, name="head", **lr)]
+        yield Phase("tuple", at_once, {"train": setup.feed("train")}, both, 1)
+
+    seen, before = [], {}
+    student = mlp()
+    training(Phases(heads), {"student": student}, source(12), tmp_path, batch_size=12).run()
+    assert len(seen) == 1
+    assert seen[0][1] > seen[0][0] + 0.1  # the second turn's forward ran on weights that went up
+
+    net, data = mlp().module, images(12)
+    net.load_state_dict({k.removeprefix("0."): v for k, v in before.items()})
+    mean = net(data["image"]).mean()
+    body = torch.autograd.grad(mean, [net[1].weight, net[1].bias], retain_graph=True)
+    head = torch.autograd.grad(mean.square(), [net[4].weight, net[4].bias])
+    expected = [net[1].weight - 0.5 * body[0], net[1].bias - 0.5 * body[1]]
+    expected += [net[4].weight - 0.5 * head[0], net[4].bias - 0.5 * head[1]]
+    for got, want in zip(student.module.parameters(), expected, strict=True):
+        assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_ema_is_the_hand_computed_average(tmp_path):
+    """Weights and batch statistics alike; counters are copied; a decay may be a function of progress."""
+    student, hand = resnet(), {}
+
+    def decay(progress):
+        return 0.5 + 0.4 * progress
+
+    def setup_ema(setup):
+        procedure.average = resnet().module.requires_grad_(False)
+        hand.update({k: v.clone() for k, v in procedure.average.state_dict().items()})
+        return [Ema(setup.models["student"].module, procedure.average, decay)]
+
+    def follow(phase, at, of, loss):
+        d = decay((at - 1) / of)
+        for name, now in student.module.state_dict().items():
+            if now.dtype.is_floating_point:
+                hand[name] = d * hand[name].double() + (1 - d) * now.double()
+            else:
+                hand[name] = now.clone()
+
+    procedure = Plain(ema=setup_ema)
+    training(
+        procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, report=Report(step=follow)
+    ).run()
+    for name, value in procedure.average.state_dict().items():
+        assert torch.allclose(value.double(), hand[name].double(), atol=1e-6), name
+    assert not same(state(procedure.average), state(student.module))
+
+
+def test_distill_ships_the_average(tmp_path):
+    student = resnet()
+    procedure = Distill(DistillOptions(ema=0.9))
+    training(procedure, {"student": student}, source(), tmp_path, epochs=1, batch_size=12).run()
+    assert same(state(student.module), state(procedure.average))
+
+
+def test_keep_best_takes_the_epoch_of_least_validation_loss(tmp_path):
+    """A learning rate that grows until it spoils: the best epoch is neither the first nor the last."""
+    student, ends = resnet(), []
+    run = training(
+        Distill(DistillOptions(keep="best")), {"student": student}, source(40, 24), tmp_path, epochs=6, batch_size=12,
+        optim={"kind": "sgd", "lr": 0.02, "momentum": 0.0, "schedule": lambda p: 1.0 if p < 0.5 else 2000.0},
+        report=Report(epoch=lambda row: ends.append(state(student.module))),
+    )  # fmt: skip
+    rows = run.run().history
+    losses = [row["validation"] for row in rows]
+    best = losses.index(min(losses))
+    assert 0 < best < 5
+    assert same(state(student.module), ends[best])
+    assert not same(ends[best], ends[-1])
+    data = images(24, 1)
+    with torch.no_grad():
+        logits = student.module.eval()(data["image"])
+    assert losses[best] == pytest.approx(F.cross_entropy(logits, data["label"]).item(), abs=1e-6)
+
+
+def test_training_goes_on_after_a_validation(tmp_path):
+    """Looking at validation freezes nothing: with and without keep='best' the last epoch's weights are the same."""
+    ends = []
+    for keep in ("last", "best"):
+        student = resnet()
+        training(
+            Distill(DistillOptions(keep=keep)), {"student": student}, source(), tmp_path / keep, epochs=3, batch_size=12,
+            report=Report(epoch=lambda row, student=student: ends.append(state(student.module))),
+        ).run()  # fmt: skip
+    assert len(ends) == 6
+    for plain, watched in zip(ends[:3], ends[3:], strict=True):
+        assert same(plain, watched)
+    assert not same(ends[0], ends[1])
+
+
+def test_factors_of_the_learning_rate_by_glob(tmp_path):
+    """First match counts; a factor of 0 freezes, a function of progress is followed."""
+    student, was = mlp(), mlp().module
+
+    def train(setup):
+        scale = {"student.1.bias": 0.0, "student.1.*": 0.5, "student.4.bias": lambda progress: 2.0}
+        return [setup.optim({"student": student.module}, scale=scale)]
+
+    training(
+        Plain(lambda s: iter([Update({"sum": sum(p.sum() for p in student.module.parameters() if p.requires_grad)})]), train=train),
+        {"student": student}, source(12), tmp_path, batch_size=12,
+        optim={"kind": "sgd", "lr": 1.0, "momentum": 0.0, "schedule": "constant"},
+    ).run()  # fmt: skip
+    moves = [(b - a).mean().item() for a, b in zip(student.module.parameters(), was.parameters(), strict=True)]
+    assert moves == pytest.approx([0.5, 0.0, 1.0, 2.0], abs=1e-6)
+
+
+def test_optimiser_groups_leave_biases_and_norms_undecayed():
+    from kdsearch.engine.optim import bind
+
+    module = resnet().module
+    bound = bind(Optim({"net": module}, weight_decay=0.3))
+    decayed = {id(p) for group in bound.torch.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(p) for p in module.parameters() if p.ndim > 1}
+    assert {id(p) for p in bound.parameters.values()} == {id(p) for p in module.parameters()}
