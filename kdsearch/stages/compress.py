@@ -27,7 +27,7 @@ START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts fr
 
 
 def part(materials: Materials) -> dict[str, Any]:
-    return materials.study.part(NAME)
+    return {**materials.study.part(NAME), "code": materials.code_key("pruner", "quantizer", "procedure")}
 
 
 @dataclass

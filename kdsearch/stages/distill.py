@@ -21,7 +21,7 @@ NEEDS = ("prepare", "search", "refine")
 
 
 def part(materials: Materials) -> dict[str, Any]:
-    return materials.study.part(NAME)
+    return {**materials.study.part(NAME), "code": materials.code_key("distiller", "procedure")}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

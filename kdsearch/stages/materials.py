@@ -17,9 +17,9 @@ from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
-from kdsearch.store.hashing import derive, digest, file_digest
+from kdsearch.store.hashing import class_digest, derive, digest, file_digest
 from kdsearch.study.check import student_space
-from kdsearch.study.code import load_code
+from kdsearch.study.code import is_code, load_code
 from kdsearch.study.recipe import RecipeSpace
 from kdsearch.study.schema import Use
 from kdsearch.study.study import Study
@@ -91,10 +91,16 @@ class Materials:
         """Content hashes of files that options name, so that a changed file is a changed study."""
         found: dict[str, str] = {}
         for text in _strings(value):
-            file = Path(text) if Path(text).is_absolute() else self.study.folder / text
+            path = text.rpartition(":")[0] if is_code(text) and ":" in text else text  # `file.py:Name`
+            file = Path(path) if Path(path).is_absolute() else self.study.folder / path
             if len(text) < 500 and "\0" not in text and file.is_file():
                 found[text] = file_digest(file)
         return found
+
+    def code_key(self, *kinds: str) -> dict[str, str]:
+        """Digests of the capability classes that a Python program handed over, so that changed code is a changed study."""
+        live = {name: cls for name, cls in self.study.live.items() if name.partition(":")[0] in kinds and ":" in name}
+        return {name: f"{class_digest(cls)}:{class_digest(cls.options_class)}" for name, cls in sorted(live.items())}
 
 
 def make(host: Host, kind: str, use: Use, path: str) -> Any:

@@ -42,7 +42,9 @@ def live_key(materials: Materials, name: str) -> str:
     live = materials.study.live_object(materials.study.path_of_teacher(name))
     if live is None:
         return ""
-    return module_digest(live.module if isinstance(live, Model) else live)
+    if isinstance(live, Model):
+        return digest([module_digest(live.module), live.inputs, live.outputs, [repr(tap) for tap in live.taps]])
+    return module_digest(live)
 
 
 def requested(materials: Materials, teacher: str) -> list[str]:

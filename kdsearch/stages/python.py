@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ from kdsearch.search.trials import Trials
 from kdsearch.stages import refine
 from kdsearch.stages.commands import run_study
 from kdsearch.stages.costs import violations
+from kdsearch.stages.job import open_store
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.tools import Progress, Tools
-from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, held, open_folder
-from kdsearch.store.hashing import derive
+from kdsearch.store.hashing import derive, digest
 from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.study.study import Study
 
@@ -74,16 +75,17 @@ class Session:
         open_folder(self.folder)
         self._hold = held(self.folder)
         self._hold.__enter__()
-        tools = Tools(
-            Store(self.folder, self.materials.study.config.run.store), self._events, self.folder, self._progress
-        )
+        tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
         made = run_stages(self.materials, tools, until="search")
         self.kept = {
             role: {each["key"]: each for each in facts["kept"]} for role, facts in made["search"].facts["roles"].items()
         }
         self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
+        part = refine.part(self.materials)
+        del part["refine"]["trials"]  # more of them go on with those that are told
+        name = digest([made["search"].key, part])
         self._journal = Trials(
-            self.folder / "trials.journal", f"session-{made['search'].key}", len(self.materials.objectives), self.dims
+            self.folder / "trials.journal", f"session-{name}", len(self.materials.objectives), self.dims
         )
         self._controller = self.materials.make(
             "controller", self.materials.study.config.refine.controller, "refine.controller"
@@ -105,14 +107,16 @@ class Session:
         if self._waiting:
             return self._waiting[0]
         section = self.materials.study.config.refine
-        left = section.trials - len(history)
-        if left <= 0:
+        if len(history) >= section.trials:
             return None
+        first = (
+            len(history) // section.generation * section.generation
+        )  # a generation that was cut off is asked as it was
+        n = min(section.generation, section.trials - first)
         seed = derive(self.materials.seed, "refine") % 2**31
-        asked = refine.asks(
-            self.materials, self._controller, self.dims, self.kept, history, min(section.generation, left), seed
-        )
-        self._waiting = [self._candidate(len(history) + i, ask) for i, ask in enumerate(asked)]
+        asked = refine.asks(self.materials, self._controller, self.dims, self.kept, history[:first], n, seed)
+        numbered = list(enumerate(asked, first))[len(history) - first :]
+        self._waiting = [self._candidate(number, ask) for number, ask in numbered]
         return self._waiting[0] if self._waiting else None
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
@@ -124,7 +128,10 @@ class Session:
         return Candidate(number, specs, recipe, model, refine.costs_of(trial, self.kept), ask.values)
 
     def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
-        """Objectives by name (costs are known already). Raise StudyError for a missing or unknown objective."""
+        """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.
+
+        Raises StudyError for a missing or unknown objective.
+        """
         known = {**candidate.costs, **values}
         objectives = self.materials.objectives
         for name in values:
@@ -135,6 +142,10 @@ class Session:
         missing = [name for name in objectives if name not in known]
         if missing:
             raise StudyError(f"objective '{missing[0]}' was not told", expected=one_of(objectives))
+        wrong = {name: known[name] for name in objectives if not math.isfinite(known[name])}
+        if wrong:
+            self.fail(candidate, f"objective is {wrong}")
+            return
         losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
         over = tuple(violations(self.materials, known).values())
         self._journal.append(Trial(candidate.number, candidate.values, None, "complete", losses, over))

@@ -25,7 +25,7 @@ NEEDS = ("prepare", "search")
 
 
 def part(materials: Materials) -> dict[str, Any]:
-    return materials.study.part(NAME)
+    return {**materials.study.part(NAME), "code": materials.code_key("distiller", "procedure", "controller", "stopper")}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kdsearch.stages.tools import Tools, open_executor, where
 from kdsearch.stages.training import teacher_model
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
-from kdsearch.store.hashing import derive, stream
+from kdsearch.store.hashing import class_digest, derive, stream
 from kdsearch.study.names import proxies as proxy_uses
 
 NAME = "search"
@@ -32,8 +32,14 @@ def part(materials: Materials) -> dict[str, Any]:
     return {
         **own,
         "files": materials.files_key(own),
-        "spaces": {role: repr(s.dims) for role, s in materials.spaces.items()},
+        "spaces": {role: _space_key(materials, role) for role in materials.spaces},
+        "code": materials.code_key("search_space", "proxy", "controller", "procedure"),
     }
+
+
+def _space_key(materials: Materials, role: str) -> str:
+    space = materials.spaces[role]
+    return f"{space.dims!r}:{class_digest(type(space))}"
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

@@ -5,19 +5,21 @@ It runs in this process or as a job of an executor; a request is JSON, so both d
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache
 from kdsearch.engine.loop import Device, Report, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
-from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes
+from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, traced_taps
 from kdsearch.stages.materials import Materials
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.store.weights import load_into, read, write
@@ -212,12 +214,27 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
             for tap in taps:
                 if tap not in model.outputs:
                     model.tap(tap)
-        made.build(TapShapes(shapes_of(student, materials.io), shapes_of(teacher, materials.io)))
+        asked = made.taps()
+        made.build(
+            TapShapes(
+                shapes_of(student, materials.io, asked.get("student", ())),
+                shapes_of(teacher, materials.io, asked.get("teacher", ())),
+            )
+        )
     return made
 
 
-def shapes_of(model: Model, io: IO) -> Shapes:
-    return Shapes(model, {each.name: each.shape for each in io.outputs})
+def shapes_of(model: Model, io: IO, taps: Sequence[str] = ()) -> Shapes:
+    """Shapes of outputs and taps. A `module:<glob>` among `taps` has none until one forward pass of zeros shows it."""
+    fields = {each.name: each.shape for each in io.outputs}
+    unseen = {tap: model.tap(tap).path for tap in taps if tap.startswith("module:")}
+    if not unseen:
+        return Shapes(model, fields)
+    inputs = [torch.zeros((1, *(size or 8 for size in each.shape)), dtype=each.torch_dtype) for each in io.inputs]
+    found = traced_taps(
+        model.module, [i for i, each in zip(inputs, io.inputs, strict=True) if each.name in model.inputs], unseen
+    )
+    return Shapes(model, {**fields, **{tap.name: tap.shape for tap in found}})
 
 
 def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
@@ -246,13 +263,15 @@ def teacher_model(materials: Materials, name: str) -> Model:
     return model
 
 
-def live_model(module: Any, materials: Materials) -> Model:
-    """A Model around a live nn.Module: no taps but `module:<glob>`."""
-    if isinstance(module, Model):
-        return module.copy()
-    names = tuple(each.name for each in materials.io.inputs)
-    outputs = tuple(each.name for each in materials.io.outputs)
-    return Model(module, names, outputs=outputs, name=type(module).__name__).copy()
+def live_model(live: Any, materials: Materials) -> Model:
+    """A copy of a live Model, or a Model around a copy of a live nn.Module, whose taps are found.
+
+    Raises:
+        DataError: it does not read the study's samples, or does not answer as the task asks, with what it does.
+    """
+    if isinstance(live, Model):
+        return live.copy()
+    return modelled(copy.deepcopy(live).cpu(), materials.io, type(live).__name__)
 
 
 def save_models(setup: LiveSetup, roles: tuple[str, ...], folder: Path, stem: str) -> dict[str, str]:

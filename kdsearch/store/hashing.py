@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
+import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,14 +42,57 @@ def text_digest(texts: Iterable[str]) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's class, parameters and buffers: the identity of a live teacher."""
+    """SHA-256 of a module's structure, parameters, buffers and own classes: the identity of a live teacher."""
     import torch
 
-    found = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
+    found = hashlib.sha256()
+    classes: dict[type, str] = {}
+    for name, part in module.named_modules():
+        own = classes.get(type(part)) or classes.setdefault(type(part), class_digest(type(part)))
+        found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def class_digest(cls: type) -> str:
+    """SHA-256 of a class's name and, where it is the user's own, of its source and its bases' (not of what these call).
+
+    A class of an installed package is its name; without a source (typed at a prompt) methods count by their bytecode.
+    """
+    found = hashlib.sha256()
+    for each in cls.__mro__[:-1]:
+        if _is_installed(each):
+            found.update(f"{each.__module__}.{each.__qualname__}\0".encode())
+        else:  # without its module's name: a script is `__main__` or not, a folder moves
+            found.update(f"{each.__qualname__}\0".encode() + _source(each))
+    return found.hexdigest()[:16]
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_ROOTS = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
+
+
+def _is_installed(cls: type) -> bool:
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    is_here = (
+        cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    )  # also where kdsearch runs from its checkout
+    return is_here or cls.__module__ == "builtins" or (file is not None and file.startswith(_ROOTS))
+
+
+def _source(cls: type) -> bytes:
+    try:
+        return inspect.getsource(cls).encode()
+    except (OSError, TypeError):
+        codes = {name: getattr(each, "__code__", None) for name, each in vars(cls).items()}
+        return repr([(n, c.co_code, c.co_names, _plain(c.co_consts)) for n, c in sorted(codes.items()) if c]).encode()
+
+
+def _plain(constants: tuple[Any, ...]) -> list[Any]:
+    return [each.co_code if isinstance(each, CodeType) else each for each in constants]
 
 
 def derive(seed: int, *names: Any) -> int:

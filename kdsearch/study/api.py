@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from kdsearch.errors import StudyError
 from kdsearch.host.host import base_class
-from kdsearch.kinds import Capability, SearchSpace
+from kdsearch.kinds import Capability, Model, SearchSpace
 from kdsearch.study import study as checked
 from kdsearch.study.load import Source
 from kdsearch.study.names import LIVE
@@ -48,7 +50,7 @@ def make(
     """A checked Study; every argument may be what the file would say (a name, or a section as a dict) or a live object.
 
     Args:
-        teacher: a name, a section, a module or a `kinds.Model`.
+        teacher: a name, a module, a `kinds.Model`, or a section with one of them as `use`.
         train, val, test: samples with `len()` and `[i]`, or arrays; what is left out is held out of `train`.
         student: a search space's name, class or object, or a section.
         recipe: a section, or a list of distillers (names, classes, sections); default: `kd` where there is a teacher.
@@ -96,9 +98,11 @@ def _teacher(teacher: Any, key: str, live: dict[str, Any]) -> Any:
     if isinstance(teacher, str):
         return {"use": teacher}
     if isinstance(teacher, Mapping):
-        return teacher
+        return {**teacher, **(_teacher(teacher["use"], key, live) if "use" in teacher else {})}
     if isinstance(teacher, type) and issubclass(teacher, Capability):
         return {"use": teacher}
+    if not isinstance(teacher, nn.Module | Model):
+        raise StudyError(f"got {teacher!r}"[:200], path=key, expected="a module, a kinds.Model, a name or a section")
     live[key] = teacher
     return {"use": LIVE}
 

@@ -57,7 +57,12 @@ def check_names(study: Study, host: Host) -> None:
         if use.use == LIVE and kind in ("dataset", "teacher") and study.live_object(path) is not None:
             continue
         if use.use == LIVE and kind in ("dataset", "teacher"):
-            raise study.error(f"'{LIVE}' stands for an object handed over from Python", path, expected="a name")
+            raise study.error(
+                f"'{LIVE}' stands for an object handed over from Python",
+                path,
+                expected="a name",
+                fix="A study with live objects is run by the program that has them: kdsearch.run(study, folder).",
+            )
         _find(study, host, kind, use.use, _name_path(study, path))
     for role, student in study.students.items():
         path = study.path_of_student(role)

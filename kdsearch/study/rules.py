@@ -123,12 +123,11 @@ def _formats(study: Study) -> None:
 
 
 def _run(study: Study) -> None:
-    if study.config.run.workers > 1 and study.live:
-        raise study.error(
-            f"{study.config.run.workers} workers, but live objects ({', '.join(sorted(study.live))}) exist in this process only",
-            "run.workers",
-            expected="1",
-        )
+    run, here = study.config.run, f"live objects ({', '.join(sorted(study.live))}) exist in this process only"
+    if run.workers > 1 and study.live:
+        raise study.error(f"{run.workers} workers, but {here}", "run.workers", expected="1")
+    if bare(run.executor.use) != "inprocess" and study.live:
+        raise study.error(f"'{run.executor.use}', but {here}", "run.executor.use", expected="'inprocess'")
 
 
 def bare(name: str) -> str:

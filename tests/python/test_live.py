@@ -1,0 +1,203 @@
+"""Live objects: what is redone when one changes, what is reused, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import kdsearch
+from kdsearch.errors import DataError, StudyError, TapError, UserError
+from kdsearch.host import Host
+from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
+from kdsearch.stages import distill, prepare, refine, search
+from kdsearch.stages.materials import open_materials
+from kdsearch.stages.run import run_stages
+from kdsearch.stages.tools import Progress, Tools
+from kdsearch.store.artifacts import Store
+from kdsearch.store.folder import Events, open_folder
+from tests.python.tiny_live import Digits, teacher, tiny
+
+
+def parts(study):
+    """What the first stages depend on."""
+    materials = open_materials(study, Host.load())
+    return {
+        stage.NAME: json.dumps(stage.part(materials), sort_keys=True) for stage in (prepare, search, refine, distill)
+    }
+
+
+def facts(folder, stage):
+    """Of the artifact that the folder's last run used."""
+    key = json.loads((folder / "last.json").read_text())[stage]["key"]
+    (found,) = (folder / "artifacts").glob(f"{stage}-{key}*")
+    return json.loads((found / "artifact.json").read_text())["facts"]
+
+
+def made(study, folder, until="distill"):
+    """Facts of a stage that was made with everything before it."""
+    materials = open_materials(study, Host.load())
+    open_folder(folder)
+    tools = Tools(Store(folder), Events(folder / "events.jsonl", lambda event: None), folder, Progress(False))
+    return {name: each.facts for name, each in run_stages(materials, tools, until).items()}
+
+
+def test_equal_teachers_are_one_and_other_weights_another():
+    again = parts(tiny(teacher=teacher(0)))
+    assert parts(tiny(teacher=teacher(0))) == again
+    other = parts(tiny(teacher=teacher(1)))
+    assert other["prepare"] != again["prepare"]
+    assert other["search"] == again["search"]
+
+
+def test_teachers_of_equal_weights_that_compute_differently_differ():
+    plain, shifted = teacher(), teacher()
+    shifted[1] = nn.Tanh()
+    assert parts(tiny(teacher=plain))["prepare"] != parts(tiny(teacher=shifted))["prepare"]
+    shifted[1] = nn.LeakyReLU(0.3)
+    leaky = parts(tiny(teacher=shifted))["prepare"]
+    shifted[1] = nn.LeakyReLU(0.1)
+    assert leaky != parts(tiny(teacher=shifted))["prepare"]
+
+
+@pytest.mark.parametrize("change", ["image", "label", "test"])
+def test_a_changed_sample_redoes_prepare(change):
+    train, test = Digits(), Digits(60, first=1500)
+    before = parts(tiny(train=train, test=test))["prepare"]
+    assert parts(tiny(train=Digits(), test=Digits(60, first=1500)))["prepare"] == before
+    if change == "image":
+        train.images[299, 0, 0, 0] += 0.5
+    elif change == "label":
+        train.targets[7] = (train.targets[7] + 1) % 10
+    else:
+        test.images[3, 0, 4, 4] += 0.5
+    assert parts(tiny(train=train, test=test))["prepare"] != before
+
+
+def test_random_transforms_disable_the_teachers_cache(tmp_path):
+    noisy = tiny(train=Digits(noise=0.1))
+    materials = open_materials(noisy, Host.load())
+    assert materials.augments
+    assert made(noisy, tmp_path, "prepare")["prepare"]["teachers"]["main"]["cache"] == ""
+    with pytest.raises(UserError, match="cache 'on', but the data set augments"):
+        kdsearch.run(tiny(train=Digits(noise=0.1), teacher={"use": teacher(), "cache": "on"}), tmp_path / "on")
+
+
+def test_a_run_is_reused_and_a_new_teacher_redoes_it(tmp_path, capsys):
+    first = kdsearch.run(tiny(), tmp_path, progress=False)
+    assert first["student"]["params"] <= 20_000
+    assert (tmp_path / first["exports"][0]["path"]).is_file()
+    assert facts(tmp_path, "prepare")["teachers"]["main"]["cached"]["cached"] == ["logits"]
+    made = {each.name for each in (tmp_path / "artifacts").iterdir()}
+    assert kdsearch.run(tiny(), tmp_path, progress=False) == first
+    assert {each.name for each in (tmp_path / "artifacts").iterdir()} == made
+    kdsearch.run(tiny(teacher=teacher(1)), tmp_path, progress=True)
+    assert "the study has changed: redoing prepare" in capsys.readouterr().err
+    assert len({each.name for each in (tmp_path / "artifacts").iterdir()} - made) == 7
+
+
+def test_the_callers_teacher_and_random_streams_stay_as_they_are(tmp_path):
+    own = teacher()
+    own.train()
+    weights = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    study = tiny(teacher=own)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    kdsearch.run(study, tmp_path, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert own.training
+    assert all(parameter.requires_grad for parameter in own.parameters())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.state_dict().items())
+
+
+def test_more_workers_are_refused_with_the_reason(tmp_path):
+    with pytest.raises(UserError, match=r"run\.workers: 2 workers with live objects \(data, teacher\)") as caught:
+        kdsearch.run(tiny(), tmp_path / "a", workers=2, progress=False)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(StudyError, match=r"run\.executor\.use: 'processes', but live objects \(data, teacher\)"):
+        tiny(run={"executor": {"use": "processes"}})
+
+
+def test_an_own_model_with_taps_lets_fitnet_work(tmp_path):
+    net = teacher()
+    example = torch.zeros(1, 1, 8, 8)
+    taps = traced_taps(net, [example], {"early": "1", "late": "3"})
+    model = Model(net, ("image",), taps, name="mine")
+    recipe = [{"use": "fitnet", "options": {"teacher_tap": "late", "student_tap": "stage[1]"}}]
+    about = made(tiny(teacher=model, recipe=recipe), tmp_path)["prepare"]["teachers"]["main"]
+    assert about["architecture"] == "mine"
+    assert about["cached"]["cached"] == ["late", "logits"]
+    assert parts(tiny(teacher=Model(net, ("image",), taps[:1]))) != parts(tiny(teacher=Model(net, ("image",), taps)))
+
+
+@pytest.mark.parametrize("tap", ["stage[-1]", "module:2"])
+def test_taps_of_a_plain_module_are_found(tap, tmp_path):
+    recipe = [{"use": "fitnet", "options": {"teacher_tap": tap, "student_tap": "stage[1]"}}]
+    found = made(tiny(recipe=recipe), tmp_path)
+    assert len(found["prepare"]["teachers"]["main"]["cached"]["cached"]) == 2
+    history = found["distill"]["runs"]["winner-0"]["history"]
+    assert history[-1]["terms"]["fitnet.hint"] > 0
+
+
+@pytest.mark.parametrize(
+    ("tap", "message"),
+    [
+        ("stage[7]", r"tap 'stage\[7\]': 'Sequential' has stage\[0\] \(6x8x8\), stage\[1\] \(12x4x4\), penultimate"),
+        ("module:nothing*", "matches 0 modules of 'Sequential'"),
+        ("module:4", r"tap 'module:4' of 'Sequential' is 192"),
+    ],
+)
+def test_a_tap_that_is_not_there_says_what_is(tap, message, tmp_path):
+    recipe = [{"use": "fitnet", "options": {"teacher_tap": tap, "student_tap": "stage[1]"}}]
+    with pytest.raises(TapError, match=message):
+        kdsearch.run(tiny(recipe=recipe), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (nn.Conv2d(3, 4, 3), "teacher Conv2d cannot read image 1x8x8"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), "teacher Sequential answers 7 a sample. Expected 10"),
+        (3.0, r"teacher: got 3\.0\. Expected a module"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_says_so(wrong, message, tmp_path):
+    with pytest.raises((DataError, StudyError), match=message):
+        kdsearch.run(tiny(teacher=wrong), tmp_path, progress=False)
+
+
+class Sharper(Options):
+    power: float = 2.0
+
+
+class MeanLogits(Distiller[Sharper]):
+    """Mean squared distance of the logits."""
+
+    def terms(self, step):
+        return {"distance": (step.student["logits"] - step.teacher["logits"]).abs().pow(self.options.power).mean()}
+
+
+def test_an_own_distiller_class_is_used(tmp_path):
+    history = made(tiny(recipe=[MeanLogits]), tmp_path)["distill"]["runs"]["winner-0"]["history"]
+    assert history[-1]["terms"]["MeanLogits.distance"] > 0
+
+
+def test_a_changed_class_redoes_what_uses_it():
+    before = parts(tiny(recipe=[MeanLogits]))
+    changed = {"terms": lambda self, step: {"distance": step.student["logits"].mean()}}
+    other = parts(tiny(recipe=[type("MeanLogits", (MeanLogits,), changed)]))
+    assert other["refine"] != before["refine"]
+    assert other["distill"] != before["distill"]
+    assert other["search"] == before["search"]
+    assert other["prepare"] == before["prepare"]
+
+
+def test_own_classes_that_are_no_capability_of_that_kind_are_named():
+    class Silent(Distiller[NoOptions]):
+        """Says nothing."""
+
+    with pytest.raises(UserError, match="Silent"):
+        tiny(recipe={"procedure": {"use": Silent}})
