@@ -43,7 +43,8 @@ class Rank:
         right = bisect_right(self._knots, value)
         left = right - 1
         share = (value - self._knots[left]) / (self._knots[right] - self._knots[left])
-        return self._ranks[left] + share * (self._ranks[right] - self._ranks[left])
+        low, high = self._ranks[left], self._ranks[right]
+        return min(max(low + share * (high - low), low), high)  # rounding must not leave the segment
 
 
 class Combined:

@@ -101,22 +101,32 @@ def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, i
     return total
 
 
+EQUALLY_FAST, EQUALLY_GOOD = 1.1, 0.005  # ratio of latencies, difference of accuracies that decide nothing
+
+
 def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the files within their bounds: the fastest; one that is at most 10 % slower and smaller is preferred to it."""
+    """Of the files within their bounds: the fastest; among equally fast ones the most accurate; among those the smallest."""
     if not exports:
         return None
-    fastest = min(exports, key=lambda row: (row["latency_ms"]["median"], row["bytes"]))
-    close = [row for row in exports if row["latency_ms"]["median"] <= 1.1 * fastest["latency_ms"]["median"]]
-    best = min(close, key=lambda row: row["bytes"])
-    why = f"{best['latency_ms']['median']:.3g} ms and {best['bytes']:,} bytes"
-    if best is not fastest:
-        why += f"; {fastest['format']} is {fastest['latency_ms']['median']:.3g} ms but {fastest['bytes']:,} bytes"
-    elif len(exports) > 1:
-        why += ", the fastest of the files that keep their bounds"
+    fastest = min(each["latency_ms"]["median"] for each in exports)
+    fast = [row for row in exports if row["latency_ms"]["median"] <= EQUALLY_FAST * fastest]
+    top = max((row["accuracy"] or 0.0) for row in fast)
+    good = [row for row in fast if (row["accuracy"] or 0.0) >= top - EQUALLY_GOOD]
+    best = min(good, key=lambda row: row["bytes"])
+    why = f"{_about(best)}: the fastest" if len(fast) == 1 else f"{_about(best)}: no other file is clearly faster"
+    if len(good) < len(fast):
+        why += ", and the equally fast ones are less accurate"
+    elif len(good) > 1:
+        why += ", and it is the smallest of the equally fast and accurate ones"
     smallest = min(exports, key=lambda row: row["bytes"])
     if smallest is not best:
-        why += f"; where size decides, {smallest['format']} has {smallest['bytes']:,} bytes"
+        why += f"; where size decides: {smallest['format']}, {_about(smallest)}"
     return {"format": best["format"], "why": why}
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    accuracy = f"{100 * row['accuracy']:.1f} %, " if row["accuracy"] is not None else ""
+    return f"{accuracy}{row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
 
 
 def _notes(inputs: Mapping[str, Artifact]) -> list[str]:

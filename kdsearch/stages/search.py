@@ -14,7 +14,7 @@ from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer, random_teacher
 from kdsearch.stages.costs import cost_of_model, file_costs, needs_file, violations
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.tools import Tools, open_executor, where
+from kdsearch.stages.tools import Tools, is_in_process, limits_of, open_executor, where
 from kdsearch.stages.training import teacher_model
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
@@ -189,14 +189,22 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
 
 
 def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> tuple[Score, Any | None]:
-    if tools.workers == 1:
+    if is_in_process(materials, tools.workers):
         return in_process(scorer), None
-    executor = open_executor(materials, tools.workers)
+    executor = open_executor(materials, tools.workers, short_jobs=True)
     arguments = {**where(materials, tools), "role": role}
     threads = materials.study.config.run.threads_per_trial
     function = "kdsearch.stages.job:score_job"
+    limits = limits_of(materials)
     return Remote(
-        executor, function, arguments, lost(region, list(scorer.proxies)), chunk=64, threads=threads
+        executor,
+        function,
+        arguments,
+        lost(region, list(scorer.proxies)),
+        chunk=64,
+        threads=threads,
+        timeout_s=limits.timeout_s,
+        memory_bytes=limits.memory_bytes,
     ), executor
 
 

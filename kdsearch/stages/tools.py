@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +11,12 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Report
-from kdsearch.errors import InterruptedRun, KdsearchError, StorageError, TrialError
+from kdsearch.errors import InterruptedRun
 from kdsearch.kinds import Job
+from kdsearch.stages.attempt import attempt, from_json
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.training import Outcome, Request, train
 from kdsearch.store.artifacts import Artifact, Store
-from kdsearch.store.files import as_storage_error
 from kdsearch.store.folder import Events
 from kdsearch.study.schema import Use
 
@@ -96,6 +95,19 @@ class Tools:
     workers: int = 1
     checkpoint_s: float = 30.0
 
+    def heed_stop(self) -> None:
+        """Raise InterruptedRun where Ctrl-C or SIGTERM asked for it: between pieces of work that are kept whole."""
+        if self.stop():
+            raise InterruptedRun("stopped; what is done is kept")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one training in a process of its own: seconds, and bytes resident; a training beyond them is ended and has failed."""
+
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+
 
 def run_trainings(
     materials: Materials,
@@ -105,14 +117,26 @@ def run_trainings(
     teachers: Mapping[str, Live],
     tools: Tools,
     tell: Callable[[str, Outcome | str], None] = lambda name, outcome: None,
+    limits: Limits = Limits(),
 ) -> dict[str, Outcome | str]:
     """Name -> outcome, or the error's text of one that failed. Results do not depend on workers or on who ends first.
 
     Errors that are the user's, the disk's or an interruption end the study; all others are the training's own.
     """
-    if tools.workers == 1 and executor_name(materials) == "inprocess":
+    if is_in_process(materials, tools.workers):
         return _here(materials, requests, work, teachers, tools, tell)
-    return _elsewhere(materials, requests, work, prepared, tools, tell)
+    return _elsewhere(materials, requests, work, prepared, tools, tell, limits)
+
+
+def is_in_process(materials: Materials, workers: int) -> bool:
+    """Whether trainings run in this process: it can keep no limit of time or memory."""
+    return workers == 1 and executor_name(materials) == "inprocess" and limits_of(materials) == Limits()
+
+
+def limits_of(materials: Materials) -> Limits:
+    """What the study allows a trial."""
+    run = materials.study.config.run
+    return Limits(run.trial_timeout_s, run.trial_memory_bytes)
 
 
 def executor_name(materials: Materials) -> str:
@@ -134,23 +158,11 @@ def _here(
         def moved(_: str, at: int, of: int, loss: float, base: float = base, label: str = label) -> None:
             tools.progress.at(min(base + at / of, base + 0.999), f"{label}: loss {loss:.4g}")
 
-        try:
-            outcome, _, _ = train(
-                materials, request, work / request.name, teachers, tools.stop, Report(step=moved), tools.checkpoint_s
-            )
-            found[request.name] = outcome
-        except (KeyboardInterrupt, InterruptedRun, StorageError, MemoryError):
-            raise
-        except TrialError as error:
-            found[request.name] = str(error)
-        except KdsearchError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise as_storage_error(error, work) from error
-            found[request.name] = f"OSError: {error}"
-        except Exception as error:
-            found[request.name] = f"{type(error).__name__}: {error}"
+        def call(request: Request = request, report: Report = Report(step=moved)) -> Outcome:  # noqa: B008 - bound now
+            folder = work / request.name
+            return train(materials, request, folder, teachers, tools.stop, report, tools.checkpoint_s)[0]
+
+        found[request.name] = attempt(call, work / request.name)
         tools.progress.at(base + 1)
         tell(request.name, found[request.name])
     return found
@@ -163,6 +175,7 @@ def _elsewhere(
     prepared: Artifact,
     tools: Tools,
     tell: Callable[[str, Outcome | str], None],
+    limits: Limits,
 ) -> dict[str, Outcome | str]:
     config = materials.study.config.run
     executor = open_executor(materials, tools.workers)
@@ -180,13 +193,22 @@ def _elsewhere(
                     "work": str(work / request.name),
                     "checkpoint_s": tools.checkpoint_s,
                 }
-                executor.submit(Job(request.name, "kdsearch.stages.job:train_job", arguments, config.threads_per_trial))
+                executor.submit(
+                    Job(
+                        request.name,
+                        "kdsearch.stages.job:train_job",
+                        arguments,
+                        config.threads_per_trial,
+                        limits.timeout_s,
+                        limits.memory_bytes,
+                    )
+                )
                 running.add(request.name)
             for done in executor.wait(0.5):
                 running.discard(done.id)
-                if done.fatal:
-                    raise_fatal(done.error)
-                found[done.id] = done.error if done.error else Outcome(**done.value)
+                if not done.error and "ends" in done.value:
+                    raise from_json(done.value["ends"])
+                found[done.id] = done.error or done.value.get("failed") or Outcome(**done.value["outcome"])
                 tools.progress.at(tools.progress.done + 1)
                 tell(done.id, found[done.id])
             if tools.stop():
@@ -196,14 +218,10 @@ def _elsewhere(
     return found
 
 
-def raise_fatal(text: str) -> None:
-    raise KdsearchError(text)
-
-
 def open_executor(materials: Materials, workers: int) -> Any:
-    """The study's executor with so many slots; `inprocess` becomes `processes` where there are more workers than one."""
+    """The study's executor with so many slots; `inprocess` becomes `processes` where it cannot do what is asked."""
     use = materials.study.config.run.executor
-    if use.use == "inprocess" and workers > 1:
+    if use.use == "inprocess" and not is_in_process(materials, workers):
         use = Use(use="processes", options={})
     executor = materials.make("executor", use, "run.executor")
     executor.slots = workers
