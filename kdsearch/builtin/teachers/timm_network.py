@@ -22,8 +22,7 @@ LEAST = 32  # pixels: below, most networks have no resolution left
 class FineTuning(Options):
     """Options of a teacher whose weights come from elsewhere.
 
-    The defaults were chosen on earth_tiles with EfficientNet-Lite0 at 64 pixels, 4 epochs: validation accuracy .782 (lr 2e-3,
-    backbone 0.5, batches of 32), .771 (1e-3, 1.0, 32), .581 (1e-3, 0.1, 64).
+    The defaults are mild, for networks that a large rate would wreck (transformers).
     """
 
     epochs: int = Field(0, ge=0, description="of fine-tuning on the study's data; needed where classes differ")
