@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kdsearch.cli import (
+    clean,
     data,
     export,
     init,
@@ -48,5 +49,6 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("clean")(clean.clean)
 app.command("score")(score.score)
 app.add_typer(plugins.app, name="plugins")

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdsearch.errors import ArtifactError, InterruptedRun, UserError, nearest, one_of
 from kdsearch.host import Host
-from kdsearch.stages.job import STUDY
+from kdsearch.stages.job import STUDY, open_store
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_json, write_bytes
 from kdsearch.store.folder import MARK, Events, held, open_folder
@@ -63,18 +63,13 @@ def run_study(
 
     materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
     count = workers if workers is not None else study.config.run.workers
-    if count > 1 and study.live:
-        raise UserError(
-            f"{count} workers with live objects ({', '.join(sorted(study.live))})",
-            path="run.workers",
-            expected="1: live objects stay in this process",
-        )
+    _check_live(study, count)
     open_folder(folder)
     with held(folder), _stoppable() as stop:
         text = study.resolved_yaml().encode()
         if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
             write_bytes(folder / STUDY, text)
-        store = Store(folder, study.config.run.store)
+        store = open_store(study, folder)
         tools = Tools(
             store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
         )
@@ -84,6 +79,21 @@ def run_study(
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+
+
+def _check_live(study: Study, workers: int) -> None:
+    """Raise UserError where live objects would have to leave this process."""
+    if not study.live:
+        return
+    names = ", ".join(sorted(study.live))
+    if workers > 1:
+        problem, path, expected = f"{workers} workers", "run.workers", "1"
+    elif study.config.run.trial_timeout_s is not None or study.config.run.trial_memory_bytes is not None:
+        limit = "trial_timeout_s" if study.config.run.trial_timeout_s is not None else "trial_memory_bytes"
+        problem, path, expected = "a limit that only a process of its own keeps,", f"run.{limit}", "none"
+    else:
+        return
+    raise UserError(f"{problem} with live objects ({names})", path=path, expected=f"{expected}: live objects stay here")
 
 
 @contextmanager
@@ -153,6 +163,13 @@ def status(*, dir: Path) -> dict[str, Any]:
     from kdsearch.stages.status import status_of
 
     return status_of(opened(dir))
+
+
+def clean(*, dir: Path, dry_run: bool = False) -> dict[str, Any]:
+    """Remove what the folder's last run does not use."""
+    from kdsearch.stages.clean import clean_of
+
+    return clean_of(opened(dir), dry_run)
 
 
 def report(*, dir: Path) -> dict[str, Any]:

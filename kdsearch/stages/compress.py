@@ -110,6 +110,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
     model.module.cpu().eval()
     for i, use in enumerate(section.quantize):
+        tools.heed_stop()
         quantizer: Compressor[Any] = materials.make("quantizer", use, f"compress.quantize[{i}]")
         plan = quantizer.plan(subject_of(materials, model, teachers))
         facts["quantize"][use.use] = asdict(plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,27 @@ def part(materials: Materials) -> dict[str, Any]:
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.distill
-    requests = _requests(materials, inputs)
-    tools.progress.begin(NAME, len(requests))
     teachers = open_teachers(materials, inputs["prepare"])
-    outcomes = run_trainings(materials, list(requests.values()), work, inputs["prepare"], teachers, tools)
-    winners = [name for name in requests if name.startswith("winner-")]
-    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
-    if all(name in failed for name in winners):
-        raise TrialError(f"distilling the winner failed: {failed[winners[0]]}")
+    winners = {
+        f"winner-{i}": Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
+        for i, winner in enumerate(inputs["refine"].facts["winners"])
+    }
+    best = next(iter(winners))
+    beside = _beside(materials, inputs, winners[best])
+    tools.progress.begin(NAME, len(winners) + len(beside))
+
+    def trained(requests: Mapping[str, Request]) -> dict[str, Outcome | str]:
+        return run_trainings(materials, list(requests.values()), work, inputs["prepare"], teachers, tools)
+
+    outcomes = trained(winners if len(winners) > 1 else {**winners, **beside})
+    failed = [outcome for name in winners if isinstance(outcome := outcomes[name], str)]
+    if len(failed) == len(winners):
+        raise TrialError(f"distilling the winner failed: {failed[0]}")
+    if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
+        best = _best(materials, winners, outcomes)
+        beside = _beside(materials, inputs, winners[best])
+        outcomes |= trained(beside)
+    requests = {**winners, **beside}
     runs: dict[str, Any] = {}
     for name, request in requests.items():
         outcome = outcomes[name]
@@ -50,12 +63,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "weights": files,
             "error": "",
         }
-    best = _best(materials, winners, outcomes)
     return {"runs": runs, "winner": best, "epochs": section.epochs}
 
 
-def _best(materials: Materials, winners: list[str], outcomes: Mapping[str, Outcome | str]) -> str:
-    """The winner of best last-epoch validation; the first one where a procedure gives no score."""
+def _best(materials: Materials, winners: Iterable[str], outcomes: Mapping[str, Outcome | str]) -> str:
+    """The winner of best last-epoch validation; the first one among equals, and where a procedure gives no score."""
     sign = 1.0 if materials.metrics[materials.objective].direction == "max" else -1.0
     scored = {
         name: sign * each.score
@@ -63,22 +75,19 @@ def _best(materials: Materials, winners: list[str], outcomes: Mapping[str, Outco
         if isinstance(each := outcomes[name], Outcome) and each.score is not None
     }
     if scored:
-        return max(scored, key=lambda name: (scored[name], name))
+        return max(scored, key=lambda name: scored[name])
     return next(name for name in winners if not isinstance(outcomes[name], str))
 
 
-def _requests(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Request]:
+def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> dict[str, Request]:
+    """The winner's controls and the students it is compared with; a study of several students has none."""
     section = materials.study.config.distill
-    asked: dict[str, Request] = {}
-    for i, winner in enumerate(inputs["refine"].facts["winners"]):
-        asked[f"winner-{i}"] = Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
-    first = asked["winner-0"]
-    controls = [control for control in section.controls if len(first.specs) == 1]
-    for control in controls:
-        asked[control] = replace(first, name=control, kind=control)
-    if section.compare is not None and len(first.specs) == 1:
-        role = next(iter(first.specs))
-        short = replace(first, epochs=section.compare.epochs)
+    if len(winner.specs) != 1:
+        return {}
+    asked: dict[str, Request] = {control: replace(winner, name=control, kind=control) for control in section.controls}
+    if section.compare is not None:
+        role = next(iter(winner.specs))
+        short = replace(winner, epochs=section.compare.epochs)
         asked["compare-winner"] = replace(short, name="compare-winner")
         for name, spec in _others(materials, inputs, role).items():
             asked[name] = replace(short, name=name, specs={role: spec})

@@ -26,6 +26,7 @@ from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Request, open_teachers, replay
 from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import copy_file, storing
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
@@ -80,9 +81,20 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     rows, refused = [], []
     fp32_row: dict[str, Any] | None = None
     for form in _in_order(formats, config.export.exporter.use):
+        tools.heed_stop()
         try:
             row = _one(
-                materials, form, exporter, final, torch_calls, fp32, inputs["compress"], test, fp32_row, work, out
+                materials,
+                form,
+                exporter,
+                final,
+                torch_calls,
+                fp32,
+                inputs["compress"],
+                test,
+                fp32_row or {"metrics": shipped},  # a refused fp32 file: drops count against the torch student
+                work,
+                out,
             )
         except RefusedError as error:
             refused.append({"format": form, "reason": error.problem})
@@ -131,7 +143,7 @@ def _one(
     fp32: Mapping[str, Path],
     compressed: Artifact,
     test: list[Batch],
-    fp32_row: Mapping[str, Any] | None,
+    reference: Mapping[str, Any],
     work: Path,
     out: Path,
 ) -> dict[str, Any]:
@@ -156,8 +168,8 @@ def _one(
         raise RefusedError(f"differs from torch by {far:.3g}; the study allows {config.export.parity:g}")
     metrics = _metrics(materials, lambda batch: final.product.call(calls, batch), final.setup)
     agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
-    if kind != "fp32" and fp32_row is not None:
-        _check_drop(materials, form, metrics, fp32_row["metrics"])
+    if kind != "fp32":
+        _check_drop(materials, form, metrics, reference["metrics"])
     example = _example(materials)
     latency = {"min": 0.0, "median": 0.0}
     for name, graph in final.product.graphs.items():
@@ -171,7 +183,7 @@ def _one(
     shares = [weight_share(file, fp32[name]) for name, file in files.items()]
     sizes = [fp32[name].stat().st_size for name in files]
     share = {width: sum(s[width] * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes) for width in shares[0]}
-    slower = fp32_row is not None and latency["median"] > fp32_row["latency_ms"]["median"]
+    slower = "latency_ms" in reference and latency["median"] > reference["latency_ms"]["median"]
     return {
         "format": form,
         "path": f"export/{paths[0]}",
@@ -264,12 +276,11 @@ def _reference_metrics(
 def copy_exports(artifact: Artifact, folder: Path) -> None:
     """The artifact's files under their public place `export/`; what an earlier study left there under other names goes."""
     target = folder / "export"
-    target.mkdir(parents=True, exist_ok=True)
+    with storing(target):
+        target.mkdir(parents=True, exist_ok=True)
     wanted = {Path(path).name for row in artifact.facts["exports"] for path in row["paths"]}
     for name in sorted(wanted):
-        beside = target / f".{name}.part"
-        shutil.copyfile(artifact.path / name, beside)
-        beside.replace(target / name)
+        copy_file(artifact.path / name, target / name)
     for file in target.iterdir():
         if file.suffix in (".onnx", ".json") and f"{file.stem}.onnx" not in wanted and file.name not in wanted:
             file.unlink()

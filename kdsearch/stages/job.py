@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsearch.host import Host
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.store.artifacts import Store
+from kdsearch.study.study import Study
+
+if TYPE_CHECKING:
+    from kdsearch.stages.training import Outcome
 
 STUDY = "study.yaml"
 
@@ -25,6 +30,14 @@ def open_job(dir: str, base: str, allow_code: Sequence[str]) -> Materials:
     return open_materials(study, host)
 
 
+def open_store(study: Study, folder: Path) -> Store:
+    """The folder's artifacts; a shared store named by a relative path starts, as all paths of a study, from its file's folder."""
+    url = study.config.run.store or os.environ.get("KDSEARCH_STORE")
+    if url and "://" not in url:
+        url = str((study.folder / url).resolve())
+    return Store(folder, url)
+
+
 def train_job(
     dir: str,
     base: str,
@@ -34,21 +47,33 @@ def train_job(
     work: str,
     checkpoint_s: float,
 ) -> dict[str, Any]:
-    """Train one request; returns its outcome. SIGTERM makes it checkpoint and end."""
-    from kdsearch.errors import KdsearchError
+    """Train one request; SIGTERM makes it checkpoint and end.
+
+    Returns one of `outcome`, `failed` (the training's error) and `ends` (an error that ends the study).
+    """
+    from kdsearch.errors import ArtifactError, InterruptedRun, KdsearchError
+    from kdsearch.stages.attempt import as_json, attempt
     from kdsearch.stages.training import Request, open_teachers, train
 
     asked = {"stop": False}
     signal.signal(signal.SIGTERM, lambda *_: asked.__setitem__("stop", True))
-    materials = open_job(dir, base, allow_code)
-    artifact = Store(Path(dir), materials.study.config.run.store).get("prepare", prepared)
-    if artifact is None:
-        raise KdsearchError(f"artifact prepare-{prepared} is gone", file=dir)
-    teachers = open_teachers(materials, artifact)
-    outcome, _, _ = train(
-        materials, Request(**request), Path(work), teachers, lambda: asked["stop"], checkpoint_s=checkpoint_s
-    )
-    return asdict(outcome)
+    try:
+        materials = open_job(dir, base, allow_code)
+        artifact = open_store(materials.study, Path(dir)).get("prepare", prepared)
+        if artifact is None:
+            raise ArtifactError(f"artifact prepare-{prepared} is gone", file=dir, fix="`kdsearch run` makes it again.")
+        teachers = open_teachers(materials, artifact)
+
+        def call() -> Outcome:
+            asked_for, folder = Request(**request), Path(work)
+            return train(materials, asked_for, folder, teachers, lambda: asked["stop"], checkpoint_s=checkpoint_s)[0]
+
+        found = attempt(call, Path(work))
+    except InterruptedRun:
+        raise
+    except KdsearchError as error:
+        return {"ends": as_json(error)}
+    return {"failed": found} if isinstance(found, str) else {"outcome": asdict(found)}
 
 
 def score_job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,9 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
             }
         model = teacher_model(materials, name)
     history: list[dict[str, Any]] = []
-    weights = ""
+    weights = key = ""
     if capability is not None and capability.training is not None and capability.training.epochs:
-        history, trained = _trained(materials, name, capability, model, tools)
+        history, trained, key = _trained(materials, name, capability, model, tools)
         weights = f"{name}.safetensors"
         tensors = read(trained)
         load_into(model.module, tensors, trained)
@@ -146,6 +147,7 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
     cost = cost_of_model(model, materials)
     return {
         "weights": weights,
+        "trained": key,
         "cache": cache,
         "cached": dict(cached),
         "access": access.name,
@@ -175,7 +177,7 @@ def _validation_score(materials: Materials, model: Model) -> float:
 
 def _trained(
     materials: Materials, name: str, capability: Teacher[Any], model: Model, tools: Tools
-) -> tuple[list[dict[str, Any]], Path]:
+) -> tuple[list[dict[str, Any]], Path, str]:
     """The teacher's own artifact: what is asked of it and its data are all that it depends on."""
     training = capability.training
     assert training is not None
@@ -225,7 +227,7 @@ def _trained(
             setup,
             work,
             key,
-            materials.device,
+            replace(materials.device, checkpoint_s=tools.checkpoint_s),
             stop=tools.stop,
             report=Report(step=moved),
             objective=materials.objective,
@@ -236,4 +238,4 @@ def _trained(
             return {"history": ended.history}
 
         made = tools.store.put("teacher", key, fill, {})
-    return list(made.facts["history"]), made.path / "teacher.safetensors"
+    return list(made.facts["history"]), made.path / "teacher.safetensors", key

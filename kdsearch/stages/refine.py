@@ -14,7 +14,7 @@ from kdsearch.search.pareto import fronts
 from kdsearch.search.trials import Trials
 from kdsearch.stages.costs import violations
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.tools import Tools, run_trainings
+from kdsearch.stages.tools import Tools, limits_of, run_trainings
 from kdsearch.stages.training import Outcome, Request, open_teachers
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
@@ -42,19 +42,25 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     journal = Trials(tools.folder / "trials.journal", name, len(materials.objectives), dims)
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
-    while len(history := journal.read()) < section.trials:
-        asked = asks(
-            materials, controller, dims, kept, history, min(section.generation, section.trials - len(history)), seed
-        )
+    history: list[Trial] = []
+    while len(history) < section.trials:
+        begin = len(history)
+        asked = asks(materials, controller, dims, kept, history, min(section.generation, section.trials - begin), seed)
         if not asked:
             break
-        tools.progress.at(len(history), _best_note(materials, history))
-        numbered = {len(history) + i: ask for i, ask in enumerate(asked)}
-        for trial in _generation(materials, numbered, kept, stopper, history, work, inputs["prepare"], teachers, tools):
-            journal.append(trial)
-            tools.events.write(
-                "trial", number=trial.number, state=trial.state, losses=list(trial.losses), error=trial.error
-            )
+        tools.progress.at(begin, _best_note(materials, history))
+        told = journal.read()
+        if len(told) < begin + len(asked):  # a kill between two trials of a generation leaves a part of it told
+            numbered = {begin + i: ask for i, ask in enumerate(asked)}
+            for trial in _generation(
+                materials, numbered, kept, stopper, history, work, inputs["prepare"], teachers, tools
+            ):
+                if journal.append(trial):
+                    tools.events.write(
+                        "trial", number=trial.number, state=trial.state, losses=list(trial.losses), error=trial.error
+                    )
+            told = journal.read()
+        history = told[: begin + len(asked)]
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
     if history and all(trial.state == "failed" for trial in history):
@@ -150,7 +156,7 @@ def _generation(
     for rung in [*rungs, 1.0]:
         requests = [_request(materials, number, ask, kept, epochs, rung) for number, ask in alive.items()]
         tools.progress.done = base + len(ended)
-        outcomes = run_trainings(materials, requests, work, prepared, teachers, tools)
+        outcomes = run_trainings(materials, requests, work, prepared, teachers, tools, limits=limits_of(materials))
         losses: dict[int, float] = {}
         for number in list(alive):
             outcome = outcomes[f"trial-{number}"]

@@ -5,19 +5,19 @@ prepare -> search -> refine -> distill -> compress -> export -> report
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdsearch.errors import KdsearchError, RefusedError
+from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_json, write_json
+from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
 LAST = "last.json"  # stage -> key of the folder's last run
@@ -38,7 +38,7 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
-    before = read_json(tools.folder / LAST) if (tools.folder / LAST).exists() else {}
+    before = last_run(tools.folder)
     changed = False
     for stage in STAGES:
         name: str = stage.NAME
@@ -48,11 +48,13 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         if before.get(name, {}).get("key", key) != key and found is None and not changed:
             changed = True
             later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
+            tools.events.write("changed", redo=later)
             tools.progress.say(
                 f"the study has changed: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`"
             )
         spent = float(before.get(name, {}).get("seconds", 0.0)) if before.get(name, {}).get("key") == key else 0.0
         if found is None:
+            tools.heed_stop()
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
         before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
@@ -73,17 +75,32 @@ def _make(
         artifact = tools.store.put(
             name, key, lambda out: stage.make(materials, inputs, tools, work, out), report.provenance(materials)
         )
-    except KdsearchError as error:
-        tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))
-        if error.path:
+    except (KdsearchError, OSError) as caught:
+        error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught
+        with contextlib.suppress(StorageError):  # the disk may be what stopped the stage
+            tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))
+        if isinstance(error, KdsearchError) and error.path:
             materials.study.place(error)
-        raise
+        if error is caught:
+            raise
+        raise error from caught
     finally:
         tools.progress.end()
     taken = spent + time.monotonic() - began
     tools.events.write("stage", stage=name, state="done", key=key, seconds=round(taken, 3))
     tools.progress.say(f"{name}: done in {taken:.1f} s")
     return artifact, taken
+
+
+def last_run(folder: Path) -> dict[str, Any]:
+    """Stage -> key and seconds of the folder's last run; {} where there was none. Raise ArtifactError where it is damaged."""
+    file = folder / LAST
+    if not file.exists():
+        return {}
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise ArtifactError("not a table of stages", file=file, fix="Delete it; `kdsearch run` makes it again.")
+    return found
 
 
 def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
@@ -96,11 +113,12 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     export.copy_exports(made["export"], tools.folder)
     report.write_cards(materials, made, result, tools.folder)
     page = tools.folder / "report"
-    page.mkdir(exist_ok=True)
-    _copy(made["report"].path / "index.html", page / "index.html")
+    with storing(page):
+        page.mkdir(exist_ok=True)
+    copy_file(made["report"].path / "index.html", page / "index.html")
     for role in made["search"].facts["roles"]:
         target = "candidates.jsonl" if len(made["search"].facts["roles"]) == 1 else f"candidates-{role}.jsonl"
-        _copy(made["search"].path / f"candidates-{role}.jsonl", tools.folder / target)
+        copy_file(made["search"].path / f"candidates-{role}.jsonl", tools.folder / target)
     result = {**result, "dir": str(tools.folder), "seconds": seconds}
     write_json(tools.folder / "result.json", result)
     if result["refused"]:
@@ -111,9 +129,3 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
         error.result = result  # type: ignore[attr-defined]
         raise error
     return result
-
-
-def _copy(source: Path, target: Path) -> None:
-    beside = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, beside)
-    beside.replace(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,11 +218,14 @@ def _elsewhere(
     return found
 
 
-def open_executor(materials: Materials, workers: int) -> Any:
-    """The study's executor with so many slots; `inprocess` becomes `processes` where it cannot do what is asked."""
+def open_executor(materials: Materials, workers: int, short_jobs: bool = False) -> Any:
+    """The study's executor with so many slots; `inprocess` becomes `processes` where it cannot do what is asked.
+
+    short_jobs: starting a process would take longer than a job, so one process does many.
+    """
     use = materials.study.config.run.executor
     if use.use == "inprocess" and not is_in_process(materials, workers):
-        use = Use(use="processes", options={})
+        use = Use(use="processes", options={"reuse": short_jobs})
     executor = materials.make("executor", use, "run.executor")
     executor.slots = workers
     return executor
@@ -232,7 +235,3 @@ def where(materials: Materials, tools: Tools) -> dict[str, Any]:
     """How a job finds the study again."""
     study = materials.study
     return {"dir": str(tools.folder), "base": str(study.folder.resolve()), "allow_code": list(study.allow_code)}
-
-
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
-    return asdict(outcome)

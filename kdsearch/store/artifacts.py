@@ -14,6 +14,7 @@ from kdsearch.store.hashing import digest, file_digest
 from kdsearch.version import VERSION
 
 FORMAT = 1  # of artifacts and of the study's folder
+ABOUT = "artifact.json"  # written last: a folder without it is no artifact
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,19 @@ class Store:
     def get(self, stage: str, key: str) -> Artifact | None:
         """The artifact, or None where it was not made yet. Raise ArtifactError where a file is damaged or newer."""
         path = self.folder(stage, key)
-        if not path.exists() and self.url:
-            fetch(self.url, path)
-        about = path / "artifact.json"
-        if not about.exists():
-            return None
-        facts = read_json(about)
-        check_format(facts, about)
-        for name, expected in facts["files"].items():
-            _check_file(path / name, expected, stage)
-        return Artifact(stage, key, path, facts["facts"])
+        about = path / ABOUT
+        if not about.exists() and self.url:
+            fetch(self.url, path, stage)
+        return Artifact(stage, key, path, verified(path, stage)) if about.exists() else None
 
     def put(
         self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]], provenance: Mapping[str, Any]
     ) -> Artifact:
         """`make(folder)` fills a temporary folder and returns the facts; then it gets its final name at once."""
         path = self.folder(stage, key)
+        for left in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed
+            remove(left)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        remove(beside)
         with storing(path):
             beside.mkdir(parents=True)
         try:
@@ -88,7 +84,7 @@ class Store:
                 "files": files,
                 "provenance": provenance,
             }
-            write_json(beside / "artifact.json", about)
+            write_json(beside / ABOUT, about)
             remove(path)
             with storing(path):
                 beside.rename(path)
@@ -100,21 +96,45 @@ class Store:
         return Artifact(stage, key, path, facts)
 
 
-def check_format(about: Mapping[str, Any], file: Path) -> None:
+def check_format(about: Any, file: Path, fix: str = "") -> None:
     """Raise ArtifactError, naming both versions, for a format that this release does not read."""
-    found = about.get("format")
+    found = about.get("format") if isinstance(about, dict) else None
     if found == FORMAT:
         return
     if isinstance(found, int) and found > FORMAT:
         problem = f"format {found} is newer than this kdsearch ({VERSION}) reads"
-        fix = "Install a newer kdsearch, or use another folder."
-        raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=fix)
-    raise ArtifactError(f"format {found!r}", file=file, expected=f"format {FORMAT}")
+        newer = "Install a newer kdsearch, or use another folder."
+        raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=newer)
+    problem = f"format {found!r}" if isinstance(about, dict) and "format" in about else "states no format"
+    raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=fix)
 
 
-def _check_file(file: Path, expected: Mapping[str, Any], stage: str) -> None:
-    fix = f"Delete the folder {file.parent.name}; `kdsearch run` redoes stage '{stage}'."
-    if not file.exists():
+def verified(path: Path, stage: str, name: str = "") -> Mapping[str, Any]:
+    """The facts of an artifact whose files are all as they were written.
+
+    Args:
+        name: of the folder to delete where they are not; "" = the artifact's own.
+
+    Raises:
+        ArtifactError: a file is damaged, missing or of a newer format.
+    """
+    fix = f"Delete the folder {name or path}; `kdsearch run` redoes stage '{stage}'."
+    about = path / ABOUT
+    try:
+        found = read_json(about)
+    except ArtifactError as error:
+        raise ArtifactError(error.problem, file=about, fix=fix) from None
+    check_format(found, about, fix)
+    files, facts = found.get("files"), found.get("facts")
+    if not isinstance(files, dict) or not isinstance(facts, dict):
+        raise ArtifactError("has no table of files and facts", file=about, fix=fix)
+    for each, expected in files.items():
+        _check_file(path / each, expected, fix)
+    return facts
+
+
+def _check_file(file: Path, expected: Mapping[str, Any], fix: str) -> None:
+    if not file.is_file():
         raise ArtifactError("missing", file=file, expected=f"{expected['bytes']:,} bytes", fix=fix)
     size = file.stat().st_size
     if size != expected["bytes"]:
@@ -125,36 +145,42 @@ def _check_file(file: Path, expected: Mapping[str, Any], stage: str) -> None:
         )
 
 
-def fetch(url: str, path: Path) -> bool:
-    """Copy an artifact from a shared store; True where it was there."""
+def fetch(url: str, path: Path, stage: str) -> bool:
+    """Copy an artifact from a shared store; True where it was there. Raise ArtifactError where the store's copy is damaged."""
     import fsspec
 
     files, root = fsspec.core.url_to_fs(url)
     source = f"{root.rstrip('/')}/{path.name}"
-    if not files.exists(f"{source}/artifact.json"):
+    if not files.exists(f"{source}/{ABOUT}"):
         return False
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(beside)
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.get(f"{source}/", f"{beside}/", recursive=True)
-        beside.rename(path)
+    try:
+        with storing(path):
+            remove(beside)
+            remove(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.get(f"{source}/", f"{beside}/", recursive=True)
+            verified(beside, stage, files.unstrip_protocol(source))
+            beside.rename(path)
+    finally:
+        remove(beside)
     return True
 
 
 def leave(path: Path, url: str) -> None:
-    """Copy an artifact to a shared store; `artifact.json` last, so that a reader finds it whole."""
+    """Copy an artifact to a shared store; `artifact.json` last and at once, so that a reader finds it whole or not at all."""
     import fsspec
 
     files, root = fsspec.core.url_to_fs(url)
     target = f"{root.rstrip('/')}/{path.name}"
-    if files.exists(f"{target}/artifact.json"):
-        return
-    files.makedirs(target, exist_ok=True)
-    ordered = sorted(
-        (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.name == "artifact.json"
-    )
-    for file in ordered:
-        place = f"{target}/{file.relative_to(path).as_posix()}"
-        files.makedirs(place.rpartition("/")[0], exist_ok=True)
-        files.put_file(str(file), place)
+    with storing(Path(target)):
+        if files.exists(f"{target}/{ABOUT}"):
+            return
+        files.makedirs(target, exist_ok=True)
+        for file in sorted(each for each in path.rglob("*") if each.is_file() and each != path / ABOUT):
+            place = f"{target}/{file.relative_to(path).as_posix()}"
+            files.makedirs(place.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(file), place)
+        part = f"{target}/.{ABOUT}.{os.getpid()}.part"
+        files.put_file(str(path / ABOUT), part)
+        files.mv(part, f"{target}/{ABOUT}")

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from kdsearch.errors import ArtifactError, StorageError
 
@@ -44,7 +44,7 @@ def as_storage_error(error: OSError, path: Path | None = None) -> StorageError:
     )
 
 
-def is_disk_error(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in _DISK
 
 
@@ -58,6 +58,17 @@ def write_bytes(path: Path, data: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A copy under its final name at once; nothing is left where the disk is full."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with storing(target):
+        try:
+            shutil.copyfile(source, beside)
+            beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
 

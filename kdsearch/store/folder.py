@@ -15,6 +15,7 @@ from kdsearch.store.artifacts import FORMAT, check_format
 from kdsearch.store.files import append_line, read_json, storing, write_json
 
 MARK = "kdsearch.json"
+GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
 def now() -> str:
@@ -25,11 +26,11 @@ def open_folder(path: Path) -> None:
     """Create the folder, or check that it is a study's folder of a format that can be read."""
     mark = path / MARK
     if mark.exists():
-        check_format(read_json(mark), mark)
+        check_format(read_json(mark), mark, fix="Delete it; `kdsearch run` makes it again.")
         return
     if path.exists() and not path.is_dir():
         raise ArtifactError("is a file", file=path, expected="a folder", fix="Choose another with --dir.")
-    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    if path.exists() and not _was_study(path) and any(not entry.name.startswith(".") for entry in path.iterdir()):
         fix = "Choose another with --dir."
         raise ArtifactError(
             "the folder has other files in it", file=path, expected="a new folder or a study's", fix=fix
@@ -37,6 +38,11 @@ def open_folder(path: Path) -> None:
     with storing(path):
         path.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"format": FORMAT})
+
+
+def _was_study(path: Path) -> bool:
+    """Whether the folder is a study's whose mark was deleted, as the message about a damaged one asks for."""
+    return (path / "artifacts").is_dir() and (path / "events.jsonl").is_file()
 
 
 @contextmanager
@@ -50,7 +56,8 @@ def held(path: Path) -> Iterator[None]:
     holder = path / ".holder.json"
     lock = FileLock(str(path / ".lock"))
     try:
-        lock.acquire(timeout=0)
+        with storing(path):
+            lock.acquire(timeout=GLANCE_S)
     except Timeout:
         who = read_json(holder) if holder.exists() else {}
         problem = f"in use by pid {who.get('pid', '?')} on {who.get('host', '?')} since {who.get('since', '?')}"

@@ -164,6 +164,10 @@ class Run(Section):
     executor: Use = Use(use="inprocess", options={})
     workers: Positive = 1
     threads_per_trial: Positive = 1
+    trial_timeout_s: float | None = Field(
+        None, gt=0, description="a trial that takes longer is ended and has failed; trials then run in processes"
+    )
+    trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     store: str | None = Field(None, description="a path or fsspec URL shared by studies")

@@ -1,0 +1,19 @@
+"""`kdsearch clean DIR`: give back the disk that earlier runs of a folder still take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kdsearch.cli.options import Folder, Json, option
+
+
+def clean(
+    folder: Folder,
+    dry_run: Annotated[bool, option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove artifacts and work of earlier studies and seeds that the folder's last run does not use."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(lambda: commands.clean(dir=folder, dry_run=dry_run), as_json)

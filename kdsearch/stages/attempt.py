@@ -1,0 +1,52 @@
+"""One training tried: its outcome, or what it failed of. What is the study's fault, or the disk's, ends the study instead."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch import errors
+from kdsearch.errors import KdsearchError, TrialError
+from kdsearch.stages.training import Outcome
+from kdsearch.store.files import as_storage_error, is_disk_error
+
+_FIELDS = ("problem", "file", "line", "path", "expected", "nearest", "fix")
+
+
+def attempt(call: Callable[[], Outcome], work: Path) -> Outcome | str:
+    """The outcome, or the failed training's error.
+
+    Raises:
+        UserError, StorageError, InterruptedRun: they end the study, whichever training meets them.
+    """
+    try:
+        return call()
+    except TrialError as error:
+        return str(error)
+    except KdsearchError:
+        raise
+    except OSError as error:
+        if is_disk_error(error):
+            raise as_storage_error(error, work) from error
+        return told(error)
+    except Exception as error:
+        return told(error)
+
+
+def told(error: Exception) -> str:
+    """What a plugin raised, and where."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name}:{where.lineno})"
+
+
+def as_json(error: KdsearchError) -> dict[str, Any]:
+    """An error that a process of its own met, for `from_json` in the study's process."""
+    fields = {name: getattr(error, name) for name in _FIELDS}
+    return {**fields, "type": type(error).__name__, "file": str(error.file) if error.file is not None else None}
+
+
+def from_json(value: Mapping[str, Any]) -> KdsearchError:
+    cls: type[KdsearchError] = getattr(errors, value["type"], KdsearchError)
+    return cls(value["problem"], **{name: value[name] for name in _FIELDS[1:]})

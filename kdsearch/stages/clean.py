@@ -1,0 +1,74 @@
+"""What a folder holds beside its last run: artifacts of earlier studies and seeds, their work folders, torn files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdsearch.stages.run import last_run
+from kdsearch.store.artifacts import ABOUT
+from kdsearch.store.files import read_json, read_lines, remove
+from kdsearch.store.folder import held
+
+
+def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
+    """Remove what the last run does not use; `removed` names each with its bytes.
+
+    Raises:
+        BusyError: a process holds the folder.
+        ArtifactError: the record of the last run is damaged.
+    """
+    with held(folder):
+        used = _used(folder)
+        stale = [
+            *(each for each in _children(folder / "artifacts") if each.name not in used),
+            *(each for each in _children(folder / "work") if each.name not in _unfinished(folder)),
+        ]
+        gone = set(stale)
+        torn = [each for each in sorted(folder.rglob(".*.part")) if gone.isdisjoint((each, *each.parents))]
+        removed: list[dict[str, Any]] = [
+            {"path": str(each.relative_to(folder)), "bytes": _size(each)} for each in (*stale, *torn)
+        ]
+        if not dry_run:
+            for each in (*stale, *torn):
+                remove(each)
+    total = sum(each["bytes"] for each in removed)
+    lines = [f"{each['bytes']:>14,} bytes  {each['path']}" for each in removed]
+    lines.append(f"{total:>14,} bytes  {'would be removed' if dry_run else 'removed'}")
+    return {"dir": str(folder), "dry_run": dry_run, "removed": removed, "bytes": total, "text": "\n".join(lines)}
+
+
+def _used(folder: Path) -> set[str]:
+    """Names of the artifacts of the last run, and of the trained teachers that its `prepare` was made from."""
+    names = {f"{stage}-{each['key']}" for stage, each in last_run(folder).items()}
+    for name in [name for name in names if name.startswith("prepare-")]:
+        about = folder / "artifacts" / name / ABOUT
+        teachers = read_json(about)["facts"]["teachers"].values() if about.exists() else ()
+        names |= {f"teacher-{each['trained']}" for each in teachers if each.get("trained")}
+    return names
+
+
+def _unfinished(folder: Path) -> set[str]:
+    """Names of work folders that the last run was killed in, or stopped in: with them it goes on."""
+    begun: dict[str, str] = {}
+    for each in read_lines(folder / "events.jsonl"):
+        if each.get("event") == "stage":
+            if each["state"] == "begun":
+                begun = {each["stage"]: each["key"]}  # one stage runs at a time; an earlier run's is not gone on with
+            elif each["state"] == "done":
+                begun.pop(each["stage"], None)
+    names = {f"{stage}-{key}" for stage, key in begun.items()}
+    if "prepare" in begun:
+        names |= {each.name for each in _children(folder / "work") if each.name.startswith("teacher-")}
+    return names
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(folder.iterdir())
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return sum(each.lstat().st_size for each in files)
