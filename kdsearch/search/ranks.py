@@ -36,10 +36,10 @@ class Rank:
             return 0.5
         if value <= self._knots[0]:
             near = 1 / (1 + (self._knots[0] - value) / self._scale)
-            return self.floor + (self._ranks[0] - self.floor) * near
+            return self._ranks[0] - (self._ranks[0] - self.floor) * (1 - near)
         if value >= self._knots[-1]:
             near = 1 / (1 + (value - self._knots[-1]) / self._scale)
-            return 1 - (1 - self._ranks[-1]) * near
+            return self._ranks[-1] + (1 - self._ranks[-1]) * (1 - near)
         right = bisect_right(self._knots, value)
         left = right - 1
         share = (value - self._knots[left]) / (self._knots[right] - self._knots[left])
