@@ -31,6 +31,7 @@ from kdsearch.store.files import copy_file, storing
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 DEFAULT_DROP = 0.01
+SLOWER = 1.02  # ratio of medians above which a file is called slower; repeated measurements differ by less
 
 
 def part(materials: Materials) -> dict[str, Any]:

@@ -50,7 +50,7 @@ TEACHERS = {
         "{use: trained, options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [16, 32, 64]}, "
         "epochs: 15, batch_size: 64, lr: 0.005}}"
     ),
-    "efficientnet_lite0": "{use: efficientnet_lite0, options: {fine_tune: 2}}",
+    "efficientnet-lite0": "{use: efficientnet-lite0}",
 }
 CONSTRAINTS = {
     "digits": "{params: 20000, macs: 1500000, onnx_bytes: 120000}",
@@ -62,8 +62,7 @@ EPOCHS = {"digits": (4, 20, 6), "mnist5k": (2, 10, 3), "earth_tiles": (2, 8, 2)}
 
 def study_text(data: str, teacher: str, seed: int) -> str:
     """The study file. Raise UserError for data or a teacher that the quickstart has no setting for."""
-    teacher = teacher.replace("-", "_")
-    data = "earth_tiles" if teacher == "efficientnet_lite0" and data == "digits" else data
+    data = "earth_tiles" if teacher == "efficientnet-lite0" and data == "digits" else data
     for what, name, known in (("data", data, DATA), ("teacher", teacher, TEACHERS)):
         if name not in known:
             problem = f"the quickstart has no {what} '{name}'"

@@ -28,7 +28,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     result = result_of(materials, inputs)
     evidence = evidence_of(materials, inputs, result)
     sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
-    write_bytes(out / "index.html", render(result, evidence, sections).encode())
+    write_bytes(out / "index.html", render({**result, "dir": tools.folder.name}, evidence, sections).encode())
     write_json(out / "evidence.json", evidence)
     return {"result": result}
 
