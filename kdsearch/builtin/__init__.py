@@ -55,7 +55,7 @@ def _teachers(register: Register) -> None:
     register.teacher("python", f"{at}.python_path:Python", about="code of your own; needs --allow-code")
     register.teacher("exported", f"{at}.exported_file:Exported", about="a .pt2 file; needs --allow-code")
     register.teacher(
-        "efficientnet_lite0",
+        "efficientnet-lite0",
         f"{at}.efficientnet_lite0:EfficientNetLite0",
         extra="timm",
         about="ImageNet weights from a package",
