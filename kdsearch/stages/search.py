@@ -130,12 +130,17 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     strategy = materials.make("controller", section.strategy, "search.strategy")
     base = tools.progress.done
 
-    def seen(n: int, best: Candidate) -> None:
+    top: list[tuple[float, int]] = []  # best score so far and its params
+
+    def seen(n: int, scored: Candidate) -> None:
         if tools.stop():
             from kdsearch.errors import InterruptedRun
 
             raise InterruptedRun("stopped; scored candidates are kept")
-        tools.progress.at(base + n, f"{best.scored.params:,} params")
+        if scored.score is not None and (not top or scored.score > top[0][0]):
+            top[:] = [(scored.score, scored.scored.params)]
+        best = f"best score {top[0][0]:.4g} at {top[0][1]:,} params" if top else ""
+        tools.progress.at(base + n, best=best)
 
     try:
         rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []

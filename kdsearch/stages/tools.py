@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, shown: bool = True, every_s: float = 10.0) -> None:
         self.shown, self.every_s = shown, every_s
-        self.stage, self.total, self.done, self.note = "", 0, 0.0, ""
+        self.stage, self.total, self.done, self.note, self.best = "", 0, 0.0, "", ""
         self._began = self._told = time.monotonic()
         self._bar: Any = None
         self._line: Any = None
@@ -34,7 +34,7 @@ class Progress:
     def begin(self, stage: str, total: int) -> None:
         """`total` units of work (candidates, trainings) in this stage."""
         self.end()
-        self.stage, self.total, self.done, self.note = stage, total, 0.0, ""
+        self.stage, self.total, self.done, self.note, self.best = stage, total, 0.0, "", ""
         self._began = self._told = time.monotonic()
         if self.shown and sys.stderr.isatty():
             from rich.console import Console
@@ -52,21 +52,23 @@ class Progress:
             self._line = self._bar.add_task(stage, total=total, note="", rate="")
             self._bar.start()
 
-    def at(self, done: float, note: str = "") -> None:
-        """`done` units so far; `note`: best so far, or what runs."""
-        self.done, self.note = done, note or self.note
+    def at(self, done: float, note: str = "", best: str = "") -> None:
+        """`done` units so far; `note`: what runs; `best`: the best so far."""
+        self.done, self.note, self.best = done, note or self.note, best or self.best
         if not self.shown:
             return
         seconds = max(time.monotonic() - self._began, 1e-9)
         rate = f"{done / seconds:.2g}/s"
         if self._bar is not None:
-            self._bar.update(self._line, completed=done, note=self.note, rate=rate)
+            self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
         elif time.monotonic() - self._told >= self.every_s:
             self._told = time.monotonic()
             left = (self.total - done) * seconds / done if done else float("nan")
             eta = f", about {left:.0f} s left" if done else ""
             print(
-                f"{self.stage}: {done:.4g}/{self.total} ({rate}{eta}) {self.note}".rstrip(), file=sys.stderr, flush=True
+                f"{self.stage}: {done:.4g}/{self.total} ({rate}{eta}) {self.note}  {self.best}".rstrip(),
+                file=sys.stderr,
+                flush=True,
             )
 
     def say(self, text: str) -> None:
