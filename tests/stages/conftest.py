@@ -1,0 +1,66 @@
+"""One whole study, run once and copied by the tests that go on from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdsearch.errors import InterruptedRun
+from tests.stages.tiny import is_stage, run_tiny, settled, watching
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished study: the folder that holds `tiny.yaml` and `study`, and its final JSON."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return settled(self.result)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latencies are measured once for all these tests, also in the processes that they start."""
+    before = os.environ.get("KDSEARCH_CACHE")
+    os.environ["KDSEARCH_CACHE"] = before or str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["KDSEARCH_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Not to be written to: see `copied`."""
+    folder = tmp_path_factory.mktemp("finished")
+    return Done(folder, run_tiny(folder))
+
+
+@pytest.fixture
+def copied(finished: Done, tmp_path: Path) -> Path:
+    """A copy of the finished study's folder."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stage -> a folder in which Ctrl-C came in that stage, checkpoints at every step. Not to be written to."""
+    found = {}
+    for stage in ("search", "refine"):
+        folder = tmp_path_factory.mktemp(f"stopped-{stage}")
+        host = watching(
+            lambda event, stage=stage: signal.raise_signal(signal.SIGINT) if is_stage(event, stage) else None
+        )
+        with pytest.raises(InterruptedRun):
+            run_tiny(folder, host=host, checkpoint_s=0)
+        found[stage] = folder
+    return found

@@ -1,0 +1,125 @@
+"""A whole study of a few seconds, and what two runs of it must have in common."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.hooks import hookimpl
+from kdsearch.host import Host
+from kdsearch.stages.commands import run_study
+from kdsearch.store.files import read_lines
+from kdsearch.study import load_study
+
+TEXT = """\
+name: tiny
+seed: 3
+data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 400}
+teacher:
+  use: trained
+  options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [8, 8, 16]}, epochs: 2, batch_size: 128}
+student:
+  space: cifar_resnet
+  spec: {depths: {choices: [1, 2]}, widths: {choices: [4, 8]}}
+recipe:
+  distillers:
+    - {use: kd, weight: search, options: {temperature: search}}
+  train: {lr: search}
+objectives: {accuracy: max}
+constraints: {params: 20000, macs: 2000000}
+search: {proxy: [nwot, params], candidates: 12, keep: 4, probe: {batch_size: 8}}
+refine: {trials: 3, epochs: 2, generation: 2}
+distill: {epochs: 2, controls: [baseline, all_labels], compare: {largest: true, random: 1, epochs: 1}}
+compress:
+  prune: {use: channels, options: {macs: 0.8}, recover_epochs: 1}
+  quantize: [{use: int8, options: {samples: 32}}, {use: int4, options: {block: 16}}]
+export: {formats: [onnx-fp32, onnx-int8, onnx-int4], max_drop: {onnx-int8: 1.0, onnx-int4: 1.0}}
+run: {device: cpu}
+"""
+LESS = (
+    "distill.controls=[]",
+    "distill.compare=null",
+    "compress.prune=null",
+    "compress.quantize=[]",
+    "export.max_drop={}",
+    "export.formats=[onnx-fp32]",
+    "refine.trials=2",
+    "refine.stopper={use: none}",
+    "search.candidates=4",
+    "search.keep=2",
+    "search.proxy=params",
+)  # a study without what most tests do not look at
+STAGES = ("prepare", "search", "refine", "distill", "compress", "export", "report")
+
+
+def write_study(folder: Path, text: str = TEXT) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tiny.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def run_tiny(
+    folder: Path,
+    *sets: str,
+    seed: int | None = None,
+    workers: int = 1,
+    host: Host | None = None,
+    checkpoint_s: float = 30.0,
+    text: str = TEXT,
+) -> dict[str, Any]:
+    """Run the study in `folder`/study; the final JSON."""
+    host = host or Host.load()
+    study = load_study(write_study(folder, text), host, sets=sets, seed=seed)
+    return run_study(study, host, folder / "study", workers=workers, progress=False, checkpoint_s=checkpoint_s)
+
+
+def settled(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What must repeat: all but the folder, the seconds, the latencies, and what is said because of a latency."""
+    kept = copy.deepcopy(dict(result))
+    del kept["dir"], kept["seconds"], kept["recommended"]
+    for row in kept["exports"]:
+        del row["latency_ms"], row["slower_than_fp32"]
+    plugins = kept["provenance"]["plugins"]
+    kept["provenance"]["plugins"] = {name: each for name, each in plugins.items() if not name.startswith("live:")}
+    kept["notes"] = [note for note in kept["notes"] if "slower than fp32" not in note]
+    return json.loads(json.dumps(kept))
+
+
+class Watch:
+    """A plugin that calls `do` with each event."""
+
+    def __init__(self, do: Callable[[Mapping[str, Any]], None]) -> None:
+        self.do = do
+
+    @hookimpl
+    def kdsearch_event(self, event: Mapping[str, Any]) -> None:
+        self.do(event)
+
+
+def watching(do: Callable[[Mapping[str, Any]], None]) -> Host:
+    """What is installed, with a `Watch`."""
+    return Host.load(extra=[("watch", Watch(do))])
+
+
+def is_stage(event: Mapping[str, Any], name: str, state: str = "begun") -> bool:
+    return event["event"] == "stage" and event["stage"] == name and event["state"] == state
+
+
+def events(folder: Path, name: str = "") -> list[dict[str, Any]]:
+    """The events of `folder`/study, of one kind if named."""
+    return [each for each in read_lines(folder / "study" / "events.jsonl") if name in ("", each["event"])]
+
+
+def made(folder: Path, after: int = 0) -> list[str]:
+    """Stages that were begun since so many events, in order."""
+    rows: Iterable[dict[str, Any]] = events(folder)[after:]
+    return [each["stage"] for each in rows if each["event"] == "stage" and each["state"] == "begun"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything below the folder by relative path."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
