@@ -14,6 +14,11 @@ from kdsearch.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from kdsearch.stages.pieces import Distillation as Distillation
+    from kdsearch.stages.pieces import Exported as Exported
+    from kdsearch.stages.pieces import export as export
+    from kdsearch.stages.pieces import scorer as scorer
+    from kdsearch.stages.python import Candidate as Candidate
     from kdsearch.stages.python import Session as Session
     from kdsearch.stages.python import run as run
     from kdsearch.study.api import Study as Study
@@ -24,8 +29,24 @@ _LAZY = {
     "load_study": "kdsearch.study.study",
     "run": "kdsearch.stages.python",
     "Session": "kdsearch.stages.python",
+    "Candidate": "kdsearch.stages.python",
+    "Distillation": "kdsearch.stages.pieces",
+    "Exported": "kdsearch.stages.pieces",
+    "export": "kdsearch.stages.pieces",
+    "scorer": "kdsearch.stages.pieces",
 }
-__all__ = ["Session", "Study", "__version__", "load_study", "run"]
+__all__ = [
+    "Candidate",
+    "Distillation",
+    "Exported",
+    "Session",
+    "Study",
+    "__version__",
+    "export",
+    "load_study",
+    "run",
+    "scorer",
+]
 
 
 def __getattr__(name: str) -> Any:

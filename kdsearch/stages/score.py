@@ -44,12 +44,8 @@ def scores_of(
     made = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in proxies}
     task = make(host, "task", Use(use="classification", options={}), "task")
     io, batch = _input(host, task, data, seed)
-    teacher_model = None
-    if any(proxy.needs_teacher for proxy in made.values()):
-        teacher_model = random_teacher(space, io, seed)
-        if teacher is not None:
-            teacher_model = seeded_build(space, _spec(space, teacher, "--teacher", None), io, derive(seed, "teacher"))
-    scorer = Scorer(space, io, task, made, batch=batch, teacher=teacher_model, probe_seed=seed, init_seeds=(seed,))
+    teacher_spec = None if teacher is None else _spec(space, teacher, "--teacher", None)
+    scorer = scorer_on(space, io, task, made, batch, teacher_spec, seed)
     specs = _asked(space, archs, sample, seed)
     bar = Progress(progress)
     bar.begin("score", len(specs))
@@ -67,6 +63,25 @@ def scores_of(
         "rows": [row.row() for row in rows],
         "text": _table(rows, proxies),
     }
+
+
+def scorer_on(
+    space: SearchSpace[Any],
+    io: IO,
+    task: Any,
+    proxies: Mapping[str, Any],
+    batch: Batch | None,
+    teacher: Any,
+    seed: int,
+) -> Scorer:
+    """A Scorer with the random teacher that its proxies need: of this spec, or the space's own."""
+    model = None
+    if any(proxy.needs_teacher for proxy in proxies.values()):
+        default = teacher is None
+        model = (
+            random_teacher(space, io, seed) if default else seeded_build(space, teacher, io, derive(seed, "teacher"))
+        )
+    return Scorer(space, io, task, proxies, batch=batch, teacher=model, probe_seed=seed, init_seeds=(seed,))
 
 
 def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed: int) -> list[Any]:

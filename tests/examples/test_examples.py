@@ -1,0 +1,79 @@
+"""The examples run as a user runs them, and do what their texts say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import onnx
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_own_model(tmp_path, capsys):
+    result = loaded("own_model").main(tmp_path / "study")
+    out = capsys.readouterr().out
+    accuracy = {name: result[name]["accuracy"] for name in ("teacher", "student", "baseline")}
+    assert accuracy["teacher"] > 0.94
+    assert accuracy["student"] > accuracy["baseline"] + 0.05  # labels for a tenth, a teacher for the rest
+    assert result["student"]["params"] <= 20_000
+    assert [each["format"] for each in result["exports"]] == ["onnx-fp32", "onnx-int8"]
+    assert all((tmp_path / "study" / each["path"]).is_file() for each in result["exports"])
+    assert [line.split()[0] for line in out.splitlines()] == [
+        *("teacher", "student", "baseline", "onnx-fp32", "onnx-int8", "predicted"),
+    ]
+    predicted, labels = (
+        part.strip("[] ").split() for part in out.splitlines()[-1].removeprefix("predicted").split("of")
+    )
+    assert sum(a == b for a, b in zip(predicted, labels, strict=True)) >= 6
+
+
+def test_own_loop_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
+    example = loaded("own_loop")
+    monkeypatch.setattr(example, "STEPS", 12)
+    trained, calls = example.trained, []
+
+    def interrupted(candidate, *arguments):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(candidate.number)
+        return trained(candidate, *arguments)
+
+    monkeypatch.setattr(example, "trained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        example.main(tmp_path / "cut")
+    monkeypatch.setattr(example, "trained", lambda c, *a: (calls.append(c.number), trained(c, *a))[1])
+    best = example.main(tmp_path / "cut")
+    assert calls == [0, 1, 2, 3, 4, 5]
+    assert best["objectives"]["params"] <= 30_000
+    assert "best of 6" in capsys.readouterr().out
+    monkeypatch.setattr(example, "trained", trained)
+    assert example.main(tmp_path / "whole") == best
+
+
+def test_pieces(tmp_path):
+    found = loaded("pieces").main(tmp_path)
+    assert found["scores"]["teacher"] > 0.95
+    assert found["scores"]["student"] > 0.8
+    assert set(found["terms"]) == {"kd.kl", "fitnet.hint"}
+    assert len({row.key for row in found["rows"]}) == 8
+    assert all(row.scores["nwot"] is not None for row in found["rows"])
+    fp32, int8, int4 = found["files"]
+    assert fp32.parity_max_abs < 1e-4
+    assert int4.bytes < fp32.bytes
+    assert int4.weight_share["4"] > 0.9
+    assert int8.weight_share["8"] > 0.9
+    assert min(int8.top1_agreement, int4.top1_agreement) > 0.85
+    for each in found["files"]:
+        onnx.checker.check_model(onnx.load(each.file), full_check=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        *("student-fp32.onnx", "student-int4.onnx", "student-int8.onnx"),
+    ]
