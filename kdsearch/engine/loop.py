@@ -21,6 +21,7 @@ from kdsearch.engine.checkpoint import Position, read_checkpoint, restore
 from kdsearch.engine.modes import gradients_given_back
 from kdsearch.engine.optim import Bound, bind
 from kdsearch.engine.phase import PhaseRun
+from kdsearch.engine.precision import Precision
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import Optim, Phase, Procedure
@@ -94,7 +95,7 @@ class Training:
             return self._run()
 
     def _run(self) -> Trained:
-        self.fabric = fabric_of(self.device)
+        self.precision = Precision(self.device.precision, self.device.accelerator)
         self.setup.device = self.device.torch
         for live in self.setup.teachers.values():
             placed(live.model.module, self.device.torch).requires_grad_(False).eval()
@@ -139,7 +140,7 @@ class Training:
                         "is a checkpoint of another study or recipe", file=file, fix="Delete it; training starts anew."
                     )
                 restore(tensors, held, {} if at.done else optims, file)
-                self._restore_scaler(at)
+                self.precision.load({} if at.done else at.scaler)
             if at.done:
                 for module in held.values():
                     module.eval()
@@ -166,32 +167,12 @@ class Training:
                     raise PluginError(problem, fix="Make it an attribute of the procedure, so that it is checkpointed.")
         return held
 
-    def scaler_state(self) -> dict[str, Any]:
-        """fp16's loss scale and how long it has held; empty in other precisions."""
-        return dict(self.fabric.strategy.precision.state_dict())
-
-    def _restore_scaler(self, at: Position) -> None:
-        if at.scaler and not at.done:
-            self.fabric.strategy.precision.load_state_dict(at.scaler)
-
     def seed(self, *names: Any) -> None:
         """Seed the global generators (dropout, transforms) as a function of the training's seed and these names."""
         seed = derive(self.setup.seed, *names)
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
-
-
-def fabric_of(device: Device) -> Any:
-    """Precision and backward. Raise PluginError for fp16 without CUDA."""
-    from lightning_fabric import Fabric
-
-    if device.precision == "fp16" and device.accelerator == "cpu":
-        raise PluginError(
-            "precision 'fp16' on a CPU", path="run.precision", expected="fp32 or bf16, or a CUDA device for fp16"
-        )
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[device.precision]
-    return Fabric(accelerator=device.accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,25 +79,3 @@ def bind(optim: Optim) -> Bound:
     else:
         made = torch.optim.AdamW(ordered, lr=optim.lr)
     return Bound(optim, made, named)
-
-
-def move(bounds: Sequence[Bound], fabric: Any) -> None:
-    """Clip, step and clear the optimisers of one turn. Under fp16 they share one loss scale, changed once afterwards.
-
-    An optimiser without any gradient (its terms were constants in this batch) rests.
-    """
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    bounds = [bound for bound in bounds if any(p.grad is not None for p in bound.parameters.values())]
-    for bound in bounds:
-        if scaler is not None:
-            scaler.unscale_(bound.torch)
-        if bound.declared.clip:
-            nn.utils.clip_grad_norm_(list(bound.parameters.values()), bound.declared.clip)
-    for bound in bounds:
-        if scaler is not None:
-            scaler.step(bound.torch)
-        else:
-            bound.torch.step()
-        bound.torch.zero_grad(set_to_none=True)
-    if scaler is not None and bounds:
-        scaler.update()

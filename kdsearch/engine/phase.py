@@ -14,7 +14,7 @@ from torch import nn
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
 from kdsearch.engine.feeds import Endless, in_order, lengths_of, loaded, order_of
 from kdsearch.engine.modes import freeze_all_but, set_modes
-from kdsearch.engine.optim import Bound, factor_at, move
+from kdsearch.engine.optim import Bound, factor_at
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
@@ -163,7 +163,7 @@ class PhaseRun:
         """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
         turns = iter(self.phase.step(step))
         while True:
-            with self.training.fabric.autocast():
+            with self.training.precision.autocast():
                 yielded = next(turns, None)
                 if yielded is None:
                     return
@@ -184,7 +184,7 @@ class PhaseRun:
             self._backward(together, turn, group)
             if last:
                 named = dict.fromkeys(name for update in together for name in self._names(update))
-                move([self.optims[name] for name in named], self.training.fabric)
+                self.training.precision.move([self.optims[name] for name in named])
                 step.forget()
             for name, number in turn.terms:
                 sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
@@ -202,7 +202,7 @@ class PhaseRun:
             if loss.requires_grad:
                 retain = number < len(together) - 1
                 scaled = loss if group == 1 else loss / group
-                self.training.fabric.backward(scaled, inputs=parameters, retain_graph=retain)
+                self.training.precision.backward(scaled, parameters, retain)
 
     def _names(self, update: Update) -> list[str]:
         if update.train is None:
@@ -312,7 +312,7 @@ class PhaseRun:
                     )
 
     def _write(self) -> None:
-        self.at.scaler = self.training.scaler_state()
+        self.at.scaler = self.training.precision.state()
         write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
         self.written = time.monotonic()
 

@@ -201,7 +201,8 @@ def test_normalize_scales_terms_to_the_task(tmp_path):
 
     run = training(
         Distill(DistillOptions()), {"student": student}, source(40), tmp_path, teachers={"teacher": teacher},
-        distillers={"q": queue}, normalize=True, batch_size=4, stop=stop, seed=SEED, optim={"lr": 0.0, "kind": "sgd", "momentum": 0.0},
+        distillers={"q": queue}, normalize=True, batch_size=4, stop=stop, seed=SEED,
+        optim={"lr": 0.0, "kind": "sgd", "momentum": 0.0},
         report=Report(step=lambda phase, at, of, loss: first.append(loss)),
     )  # fmt: skip
     weights = {k: v.clone() for k, v in queue.state_dict().items()}
