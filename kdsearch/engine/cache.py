@@ -13,8 +13,12 @@ from torch import Tensor
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.taps import run_model, tap_name
+from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
 from kdsearch.store.files import read_json, write_json
+
+
+FORMAT = 1
 
 
 class TeacherCache:
@@ -22,6 +26,9 @@ class TeacherCache:
 
     def __init__(self, folder: Path) -> None:
         about = read_json(folder / "cache.json")
+        if about.get("format") != FORMAT:
+            problem = f"format {about.get('format')!r} of the teacher's cache"
+            raise ArtifactError(problem, file=folder / "cache.json", expected=f"format {FORMAT}")
         self.names: tuple[str, ...] = tuple(about["arrays"])
         self._rows = {id: row for row, id in enumerate(about["ids"])}
         self._arrays = {
@@ -75,7 +82,7 @@ def write_cache(
             row += len(batch)
     for array in arrays.values():
         array.flush()
-    write_json(folder / "cache.json", {"ids": ids, "arrays": files})
+    write_json(folder / "cache.json", {"format": FORMAT, "ids": ids, "arrays": files})
     return {"cached": sorted(files), "too_large": dropped, "samples": len(ids)}
 
 
