@@ -17,7 +17,6 @@ from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
 from kdsearch.store.files import read_json, write_json
 
-
 FORMAT = 1
 
 
