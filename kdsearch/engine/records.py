@@ -45,6 +45,9 @@ def make_records(
     missing = [key for key in keys if key not in found]
     if recipe.chunk is None and missing:
         missing = keys
+    if missing and not read_lines(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        append_line(file, {"format": FORMAT, "owner": owner, "recipe": type(recipe).__name__})
     size = recipe.chunk or max(len(missing), 1)
     for start in range(0, len(missing), size):
         if stop():
@@ -53,12 +56,12 @@ def make_records(
         made = _checked(recipe, asked, recipe.make(asked, source, services))
         if recipe.chunk is None:
             together = list(made)
-            _append(recipe, file, owner, {"records": [_as_json(each) for each in together]})
+            _append(recipe, file, {"records": [_as_json(each) for each in together]})
             found |= {each.key: each for each in together}
             report(len(found), len(keys))
             continue
         for record in made:
-            _append(recipe, file, owner, _as_json(record))
+            _append(recipe, file, _as_json(record))
             found[record.key] = record
             report(len(found), len(keys))
     return [found[key] for key in keys]
@@ -101,11 +104,8 @@ def _as_json(record: Record) -> dict[str, Any]:
     return {"key": record.key, "fields": dict(record.fields), "rejected": record.rejected}
 
 
-def _append(recipe: DataRecipe[Any], file: Path, owner: str, line: Any) -> None:
+def _append(recipe: DataRecipe[Any], file: Path, line: Any) -> None:
     try:
-        if not file.exists() or not file.stat().st_size:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            append_line(file, {"format": FORMAT, "owner": owner, "recipe": type(recipe).__name__})
         append_line(file, line)
     except (TypeError, ValueError) as error:
         raise PluginError(f"{type(recipe).__name__} made a record that is no JSON ({error})") from None
