@@ -46,7 +46,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     return {
         "study": study.config.name,
         "seed": study.config.seed,
-        "teacher": _teacher(inputs, metrics),
+        "teacher": _teacher(materials, inputs, metrics),
         "student": {
             "architecture": architecture(request["specs"]),
             "params": cost["params"],
@@ -70,7 +70,8 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     }
 
 
-def _teacher(inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def _teacher(materials: Materials, inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    prepared = inputs["prepare"].facts["teachers"]
     found = {
         name: {
             "params": facts["params"],
@@ -78,7 +79,7 @@ def _teacher(inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> dict
             "architecture": facts.get("architecture"),
             "facts": facts["facts"],
         }
-        for name, facts in inputs["prepare"].facts["teachers"].items()
+        for name, facts in ((name, prepared[name]) for name in materials.study.teachers)
     }
     if not found:
         return None
@@ -162,8 +163,9 @@ def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[
     runs = inputs["distill"].facts["runs"]
     metrics = inputs["export"].facts["metrics"]["runs"]
     rows = []
-    for name in runs:
-        if name.startswith("compare-") and name in metrics:
+    names = [name for name in runs if name.startswith("compare-")]
+    for name in sorted(names, key=lambda each: ("winner" not in each, "largest" not in each, len(each), each)):
+        if name in metrics:
             specs = runs[name]["request"]["specs"]
             cost = _student_cost(materials, specs)
             accuracy = metrics[name].get("accuracy")

@@ -240,7 +240,8 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = ()) -> Shapes:
 def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
     """The prepared teachers by name, with their caches."""
     found: dict[str, Live] = {}
-    for name, facts in prepared.facts["teachers"].items():
+    for name in materials.study.teachers:  # the first one is `teacher` where none is named
+        facts = prepared.facts["teachers"][name]
         model = teacher_model(materials, name)
         if facts["weights"]:
             file = prepared.path / facts["weights"]

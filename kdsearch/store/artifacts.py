@@ -93,7 +93,8 @@ class Store:
         if self.url:
             leave(path, self.url)
         remove(self.root / "work" / f"{stage}-{key}")
-        return Artifact(stage, key, path, facts)
+        read_back = read_json(path / ABOUT)["facts"]  # what a later run will see: JSON values, keys in its order
+        return Artifact(stage, key, path, read_back)
 
 
 def check_format(about: Any, file: Path, fix: str = "") -> None:
