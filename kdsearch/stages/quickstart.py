@@ -57,7 +57,7 @@ CONSTRAINTS = {
     "mnist5k": "{params: 20000, macs: 4500000, onnx_bytes: 120000}",
     "earth_tiles": "{params: 60000, macs: 12000000, onnx_bytes: 300000}",
 }
-EPOCHS = {"digits": (4, 20, 6), "mnist5k": (2, 10, 3), "earth_tiles": (2, 8, 2)}  # refine, distill, recovery
+EPOCHS = {"digits": (4, 30, 15), "mnist5k": (2, 10, 3), "earth_tiles": (2, 8, 2)}  # refine, distill, recovery
 
 
 def study_text(data: str, teacher: str, seed: int) -> str:
