@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def loaded(name):
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pydantic looks annotations up there
     spec.loader.exec_module(module)
     return module
 

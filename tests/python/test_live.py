@@ -14,11 +14,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
 from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.stages.materials import open_materials
-from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
-from kdsearch.store.artifacts import Store
-from kdsearch.store.folder import Events, open_folder
-from tests.python.tiny_live import Digits, teacher, tiny
+from tests.python.tiny_live import Digits, made, teacher, tiny
 
 
 def parts(study):
@@ -29,19 +25,15 @@ def parts(study):
     }
 
 
+def made_of(study, folder, until="distill"):
+    return made(open_materials(study, Host.load()), folder, until)
+
+
 def facts(folder, stage):
     """Of the artifact that the folder's last run used."""
     key = json.loads((folder / "last.json").read_text())[stage]["key"]
     (found,) = (folder / "artifacts").glob(f"{stage}-{key}*")
     return json.loads((found / "artifact.json").read_text())["facts"]
-
-
-def made(study, folder, until="distill"):
-    """Facts of a stage that was made with everything before it."""
-    materials = open_materials(study, Host.load())
-    open_folder(folder)
-    tools = Tools(Store(folder), Events(folder / "events.jsonl", lambda event: None), folder, Progress(False))
-    return {name: each.facts for name, each in run_stages(materials, tools, until).items()}
 
 
 def test_equal_teachers_are_one_and_other_weights_another():
@@ -80,7 +72,7 @@ def test_random_transforms_disable_the_teachers_cache(tmp_path):
     noisy = tiny(train=Digits(noise=0.1))
     materials = open_materials(noisy, Host.load())
     assert materials.augments
-    assert made(noisy, tmp_path, "prepare")["prepare"]["teachers"]["main"]["cache"] == ""
+    assert made_of(noisy, tmp_path, "prepare")["prepare"]["teachers"]["main"]["cache"] == ""
     with pytest.raises(UserError, match="cache 'on', but the data set augments"):
         kdsearch.run(tiny(train=Digits(noise=0.1), teacher={"use": teacher(), "cache": "on"}), tmp_path / "on")
 
@@ -127,7 +119,7 @@ def test_an_own_model_with_taps_lets_fitnet_work(tmp_path):
     taps = traced_taps(net, [example], {"early": "1", "late": "3"})
     model = Model(net, ("image",), taps, name="mine")
     recipe = [{"use": "fitnet", "options": {"teacher_tap": "late", "student_tap": "stage[1]"}}]
-    about = made(tiny(teacher=model, recipe=recipe), tmp_path)["prepare"]["teachers"]["main"]
+    about = made_of(tiny(teacher=model, recipe=recipe), tmp_path)["prepare"]["teachers"]["main"]
     assert about["architecture"] == "mine"
     assert about["cached"]["cached"] == ["late", "logits"]
     assert parts(tiny(teacher=Model(net, ("image",), taps[:1]))) != parts(tiny(teacher=Model(net, ("image",), taps)))
@@ -136,7 +128,7 @@ def test_an_own_model_with_taps_lets_fitnet_work(tmp_path):
 @pytest.mark.parametrize("tap", ["stage[-1]", "module:2"])
 def test_taps_of_a_plain_module_are_found(tap, tmp_path):
     recipe = [{"use": "fitnet", "options": {"teacher_tap": tap, "student_tap": "stage[1]"}}]
-    found = made(tiny(recipe=recipe), tmp_path)
+    found = made_of(tiny(recipe=recipe), tmp_path)
     assert len(found["prepare"]["teachers"]["main"]["cached"]["cached"]) == 2
     history = found["distill"]["runs"]["winner-0"]["history"]
     assert history[-1]["terms"]["fitnet.hint"] > 0
@@ -181,7 +173,7 @@ class MeanLogits(Distiller[Sharper]):
 
 
 def test_an_own_distiller_class_is_used(tmp_path):
-    history = made(tiny(recipe=[MeanLogits]), tmp_path)["distill"]["runs"]["winner-0"]["history"]
+    history = made_of(tiny(recipe=[MeanLogits]), tmp_path)["distill"]["runs"]["winner-0"]["history"]
     assert history[-1]["terms"]["MeanLogits.distance"] > 0
 
 
