@@ -15,7 +15,7 @@ from kdsearch.errors import TrialError
 from kdsearch.kinds import IO, Compressor, Cost, Model
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, run_trainings
-from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay
+from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay, scales_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import stream
 from kdsearch.store.weights import write
@@ -105,7 +105,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     if section.prune is not None:
         facts["pruned"], request = _prune(materials, model, final, distilled, inputs, teachers, tools, work, out)
         setup, procedure = replay(materials, request, work / RECOVER, teachers)
-        facts["request"], facts["folder"] = request.as_json(), RECOVER
+        facts["request"] = {**request.as_json(), "start": dict.fromkeys(request.start, START)}
+        facts["folder"] = RECOVER
         model = setup.models[role]
         tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
     model.module.cpu().eval()
@@ -144,7 +145,15 @@ def _prune(
     write(out / START, cut.module.state_dict())
     start = {role: str(work / START)}
     request = Request(
-        RECOVER, "recover", final["specs"], final["values"], section.recover_epochs, start=start, plans={role: plan}
+        RECOVER,
+        "recover",
+        final["specs"],
+        final["values"],
+        section.recover_epochs,
+        start=start,
+        plans={role: plan},
+        scales=scales_of(distilled.path / distilled.facts["winner"]),
+        lr_factor=section.recover_lr,
     )
     outcome = run_trainings(materials, [request], work, inputs["prepare"], teachers, tools)[RECOVER]
     if isinstance(outcome, str):

@@ -32,7 +32,7 @@ search: {proxy: [diswot_mr, synflow], candidates: 120, keep: 4}
 refine: {trials: 6, epochs: EPOCHS_REFINE, generation: 3}
 distill: {epochs: EPOCHS, controls: [baseline, all_labels]}
 compress:
-  prune: {use: channels, options: {macs: 0.8}, recover_epochs: EPOCHS_RECOVER}
+  prune: {use: channels, options: {macs: 0.8, round_to: 2}, recover_epochs: EPOCHS_RECOVER}
   quantize: [{use: int8}, {use: int4, options: {block: 16}}]
 export:
   formats: [onnx-fp32, onnx-int8, onnx-int4]

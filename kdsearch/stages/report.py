@@ -13,6 +13,7 @@ from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
+from kdsearch.store.hashing import file_digest
 from kdsearch.version import VERSION
 
 NAME = "report"
@@ -317,9 +318,13 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             for each in io.outputs
         ],
         "preprocessing": facts.get("preprocessing", {}),
-        "classes": facts.get("classes", []),
+        "labels": facts.get("classes", []),
+        "licence": facts.get("licence"),
         "artifacts": {name: artifact.key for name, artifact in inputs.items()},
     }
+    smaller = {name: result["pruned"][name] for name in ("params", "macs")} if result["pruned"] else {}
+    shipped = {**result, "student": {**result["student"], **smaller}}
     for row in result["exports"]:
         for path in row["paths"]:
-            write_json((folder / path).with_suffix(".json"), card(result, {**row, "path": path}, about))
+            facts_of = {**about, "sha256": file_digest(folder / path)}
+            write_json((folder / path).with_suffix(".json"), card(shipped, {**row, "path": path}, facts_of))

@@ -36,8 +36,12 @@ def scores_of(
     from kdsearch.stages.tools import Progress
 
     host = Host.load()
+    if sample is not None and sample < 1:
+        raise StudyError(f"got {sample}", path="--sample", expected="1 or more")
     if is_code(space_name):
         cls = load_code(space_name, allow_code, Path(), "--space")
+        if not (isinstance(cls, type) and issubclass(cls, SearchSpace)):
+            raise StudyError(f"'{space_name}' is {cls!r}", path="--space", expected="a subclass of kinds.SearchSpace")
     else:
         cls = host.load_class("search_space", space_name)
     space: SearchSpace[Any] = cls()
@@ -61,7 +65,7 @@ def scores_of(
         "seed": seed,
         "notes": list(scorer.notes.values()),
         "rows": [row.row() for row in rows],
-        "text": _table(rows, proxies),
+        "text": "\n".join([_table(rows, proxies), *(f"{name}: {note}" for name, note in scorer.notes.items())]),
     }
 
 
@@ -88,7 +92,7 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
     if archs is None:
         rng = stream(seed, "sample")
         found: dict[str, Any] = {}
-        wanted = sample or 10
+        wanted = 10 if sample is None else sample
         for _ in range(100 * wanted):
             if len(found) == wanted:
                 break
@@ -132,10 +136,12 @@ def _input(host: Host, task: Any, data: str | None, seed: int) -> tuple[IO, Batc
 
 
 def _table(rows: list[Scored], proxies: tuple[str, ...]) -> str:
-    lines = ["  ".join([*(f"{name:>12}" for name in proxies), f"{'params':>10}", f"{'macs':>12}", "architecture"])]
+    """Best by the first proxy on top; what gave no score says why."""
+    lines = ["  ".join([*(f"{name:>12}" for name in proxies), f"{'n_params':>10}", f"{'n_macs':>12}", "architecture"])]
     for row in sorted(rows, key=lambda each: _order(each.scores[proxies[0]])):
         shown = [f"{row.scores[name]:>12.5g}" if row.scores[name] is not None else f"{'-':>12}" for name in proxies]
-        lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", row.key]))
+        why = "; ".join(f"{name}: {error}" for name, error in row.errors.items())
+        lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", row.key, *([why] if why else [])]))
     return "\n".join(lines)
 
 

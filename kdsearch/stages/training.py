@@ -16,6 +16,7 @@ import torch
 
 from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache
+from kdsearch.engine.checkpoint import read_checkpoint
 from kdsearch.engine.loop import Device, Report, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
@@ -37,7 +38,9 @@ class Request:
         kind: the recipe, the baseline (labels only, equal steps), the same with every label, or recovery after pruning.
         specs: role -> architecture spec. values: the recipe's dimensions.
         epochs: whole length; until: share of it at which to pause.
-        start: weights to start from, with the pruner's plans by role that shape the models first ("" = fresh).
+        start: role -> weights to start from, with the pruner's plans by role that shape the models first.
+        scales: term -> factor on its weight, in place of measuring it anew: recovery keeps the units of the training before.
+        lr_factor: on the recipe's learning rate.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Request:
     until: float = 1.0
     start: Mapping[str, str] = field(default_factory=dict)
     plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    lr_factor: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,7 +70,24 @@ class Outcome:
 
 def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:
     recipe = materials.recipe.at(request.values)
-    return recipe.baseline() if request.kind in ("baseline", "all_labels") else recipe
+    if request.kind in ("baseline", "all_labels"):
+        return recipe.baseline()
+    if request.kind != "recover":
+        return recipe
+    weights = dict(recipe.weights)
+    for term, scale in request.scales.items():
+        weights[term] = scale * recipe.weights.get(term, recipe.weights.get(term.partition(".")[0], 1.0))
+    train = recipe.train.model_copy(update={"lr": request.lr_factor * recipe.train.lr})
+    return replace(recipe, weights=weights, train=train, normalize=recipe.normalize and not request.scales)
+
+
+def scales_of(folder: Path) -> dict[str, float]:
+    """Term -> the scale that a finished training measured at its start; empty where it measured none."""
+    found: dict[str, float] = {}
+    for file in sorted(folder.glob("phase-*.safetensors")):
+        saved = read_checkpoint(file)
+        found |= saved[1].scales if saved else {}
+    return found
 
 
 def train(
@@ -84,7 +106,9 @@ def train(
     recipe = recipe_of(materials, request)
     seed = derive(materials.seed, "training", request.name)
     models = {role: student_model(materials, role, request, seed) for role in request.specs}
-    procedure, setup = assemble(materials, recipe, models, teachers, request.epochs, seed, folder, kind=request.kind)
+    procedure, setup = assemble(
+        materials, recipe, models, teachers, request.epochs, seed, folder, request.kind, lr_scale_of(request)
+    )
     asked = {
         **request.as_json(),
         "until": 1.0,
@@ -99,6 +123,15 @@ def train(
     scores = [row["score"] for row in ended.history if "score" in row]
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
     return Outcome(ended.history, ended.done, scores[-1] if scores else None, share), setup, procedure
+
+
+def lr_scale_of(request: Request) -> dict[str, float]:
+    """What the plans ask of the learning rates, on the names that optimisers see."""
+    return {
+        f"{role}.{glob}": float(factor)
+        for role, plan in request.plans.items()
+        for glob, factor in plan.get("lr_scale", {}).items()
+    }
 
 
 def replay(
@@ -144,8 +177,12 @@ def assemble(
     seed: int,
     folder: Path,
     kind: Kind = "recipe",
+    lr_scale: Mapping[str, float] | None = None,
 ) -> tuple[Procedure[Any], LiveSetup]:
-    """The procedure and what it is set up with: distillers built on the models' shapes, everything random from `seed`."""
+    """The procedure and what it is set up with: distillers built on the models' shapes, everything random from `seed`.
+
+    `lr_scale`: glob on parameter names (`student.<name>`) -> factor on lr, as a pruner's plan asks for.
+    """
     train = recipe.train
     data = materials.data.revealed() if kind == "all_labels" else materials.data
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
@@ -171,6 +208,7 @@ def assemble(
             "momentum": train.momentum,
             "clip": train.clip,
             "schedule": train.schedule,
+            "scale": lr_scale or {},
         },
         batch_size=train.batch_size,
         augment=materials.augments,

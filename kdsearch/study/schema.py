@@ -143,7 +143,8 @@ class Distill(Section):
 
 
 class Prune(Use):
-    recover_epochs: int = Field(2, ge=0)
+    recover_epochs: int = Field(2, ge=0, description="epochs of the winner's recipe after the cut")
+    recover_lr: float = Field(0.3, gt=0, description="factor on the recipe's learning rate in recovery")
 
 
 class Compress(Section):

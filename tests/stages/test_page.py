@@ -1,0 +1,47 @@
+"""The page of a real study, in a browser: every candidate, trial and epoch is a mark, the JSON's numbers are in the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kdsearch.store.files import read_json, read_lines
+from kdsearch.store.hashing import file_digest
+from tests.report.browser import needs_chromium, see
+from tests.stages.conftest import Done
+
+
+@needs_chromium
+def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: Path) -> None:
+    study = finished.folder / "study"
+    seen = see((study / "report" / "index.html").read_text(encoding="utf-8"), tmp_path)
+    assert seen.console == []
+    assert seen.requests == []
+    page, result = seen.page, finished.result
+    last = read_json(study / "last.json")
+    evidence = read_json(study / "artifacts" / f"report-{last['report']['key']}" / "evidence.json")
+    rows = read_lines(study / "candidates.jsonl")
+    assert len(page.marks("candidate")) == len(rows) == 12
+    assert len(page.marks("kept")) == sum(row["kept"] for row in rows)
+    assert len(page.marks("trial")) == len(evidence["trials"]) == 3
+    assert len(page.marks("epoch")) == sum(len(curve) for curve in evidence["curves"].values())
+    assert len(page.marks("rung")) == 3 * len(evidence["ladder"])
+    shown = json.loads(page.json)
+    for name in ("student", "baseline", "exports", "recommended", "metrics"):
+        assert shown[name] == result[name]
+    for accuracy in (result["teacher"]["accuracy"], result["student"]["accuracy"], result["baseline"]["accuracy"]):
+        assert f"{100 * accuracy:.2f}" in page.text
+    for export in result["exports"]:
+        assert f"{export['bytes']:,}" in page.text
+
+
+def test_cards_stand_beside_the_files(finished: Done) -> None:
+    study = finished.folder / "study"
+    for export in finished.result["exports"]:
+        card = read_json((study / export["path"]).with_suffix(".json"))
+        assert (study / export["path"]).stat().st_size == export["bytes"] == card["size_bytes"]
+        low, high = card["metrics"]["accuracy"]["interval_95"]
+        assert low <= export["accuracy"] <= high
+        assert card["sha256"] == file_digest(study / export["path"])
+        assert card["model"]["params"] == finished.result["pruned"]["params"]
+        assert card["weight_share"] == export["weight_share"]
