@@ -28,13 +28,13 @@ def run_model(
     """
     seen: dict[str, tuple[Tensor, int]] = {}
     handles = []
-    copied = _works_in_place(model.module)
+    wanted = [name for name in dict.fromkeys(taps) if name not in model.outputs]
+    copied = bool(wanted) and _works_in_place(model.module)
 
     def see(name: str, value: Tensor) -> None:
         kept = value.clone() if copied else value  # the next layer may overwrite it
         seen[name] = kept, kept._version
 
-    wanted = [name for name in dict.fromkeys(taps) if name not in model.outputs]
     try:
         for name, write in (writes or {}).items():
             handles.append(_hook(model.module, model.tap(name), write, None))
