@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from kdsearch.store.artifacts import Store
 from kdsearch.study.study import Study
 
 if TYPE_CHECKING:
+    from kdsearch.search.scoring import Scorer
     from kdsearch.stages.training import Outcome
 
 STUDY = "study.yaml"
@@ -79,9 +81,13 @@ def train_job(
 def score_job(
     dir: str, base: str, allow_code: Sequence[str], role: str, specs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Score a chunk of candidates; returns their rows."""
+    """Score a chunk of candidates; returns their rows. A process that gets several chunks opens the study once."""
+    scorer = _scorer(dir, base, tuple(allow_code), role)
+    return [scorer.score(spec).row() for spec in specs]
+
+
+@lru_cache(maxsize=1)
+def _scorer(dir: str, base: str, allow_code: tuple[str, ...], role: str) -> Scorer:
     from kdsearch.stages.search import scorer_of
 
-    materials = open_job(dir, base, allow_code)
-    scorer = scorer_of(materials, role)
-    return [scorer.score(spec).row() for spec in specs]
+    return scorer_of(open_job(dir, base, allow_code), role)

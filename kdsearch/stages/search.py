@@ -24,6 +24,7 @@ from kdsearch.study.names import proxies as proxy_uses
 NAME = "search"
 NEEDS = ("prepare",)
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
+CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 ROUNDS = 6  # of measuring files and replacing those that break a limit
 
 
@@ -206,7 +207,7 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
         function,
         arguments,
         lost(region, list(scorer.proxies)),
-        chunk=64,
+        chunk=CHUNK,
         threads=threads,
         timeout_s=limits.timeout_s,
         memory_bytes=limits.memory_bytes,
