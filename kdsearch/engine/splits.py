@@ -18,7 +18,7 @@ from torch import Tensor
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.strata import Samples, apportion, by_class, first_by_hash
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, DataSource, Field, Split
+from kdsearch.kinds import HIDDEN, DataSource, Field, Measured, Split
 
 LABEL = "label"
 KNOWN_SPLITS = ("train", "unlabeled", "val", "test")  # of a source; others are kept as they are
@@ -167,6 +167,9 @@ def arrange(
     }
     if has_labels:
         samples = _with_parts(_budgeted(samples, labeled, classes, seed))
+    if isinstance(source, Measured):
+        source = source.measured_on(samples["train"].ids)
+        natives = [source.split(name) for name in named]
     return Arranged(source, natives, samples, classes, asked)
 
 

@@ -2,7 +2,7 @@
 
 from kdsearch.kinds.compressor import Compressor, Plan, Subject
 from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
-from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, Field, Record, Split
+from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, Field, Measured, Record, Split
 from kdsearch.kinds.distiller import Distiller
 from kdsearch.kinds.executor import Done, Executor, Job
 from kdsearch.kinds.exporter import Exporter
@@ -57,6 +57,7 @@ __all__ = [
     "Field",
     "Graph",
     "Job",
+    "Measured",
     "Metric",
     "Model",
     "NoOptions",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -115,6 +115,16 @@ class DataSource(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A source whose samples depend on statistics of its training samples, such as a mean: it can take them anew.
+
+    The host asks for it after the splits are made, so that nothing held out is measured.
+    """
+
+    def measured_on(self, ids: Collection[str]) -> DataSource: ...
 
 
 class Dataset(Capability, Generic[O]):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.errors import StudyError, nearest, one_of, wanted
 
 Value = Any  # a JSON value
 O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
@@ -170,16 +170,7 @@ def first_error(error: ValidationError, cls: type[BaseModel], path: str = "") ->
         return StudyError("missing", path=where, expected="a value")
     got = first["input"]
     shown = f"'{got}'" if isinstance(got, str) else repr(got)
-    return StudyError(f"got {shown[:80]}", path=where, expected=_expected(first["type"], first["msg"]))
-
-
-_PHRASES = ("Input should be ", "Value error, ", "Assertion failed, ")
-
-
-def _expected(kind: str, message: str) -> str:
-    for phrase in _PHRASES:
-        message = message.removeprefix(phrase)
-    return message
+    return StudyError(f"got {shown[:80]}", path=where, expected=wanted(first["type"], first["msg"]))
 
 
 def _owner(cls: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:

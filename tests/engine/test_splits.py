@@ -1,6 +1,7 @@
 """The study's splits: stratified, by id and seed alone, with a budget of labels that never lies."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,3 +267,20 @@ def test_apportion_sums_within_bounds_and_near_proportion(pairs, total):
     assert all(low <= part <= size for low, part, size in zip(least, parts, sizes, strict=True))
     if not any(least) and total <= sum(sizes):
         assert all(abs(p - total * s / (sum(sizes) or 1)) < 1 for p, s in zip(parts, sizes, strict=True))
+
+
+def test_nothing_held_out_is_measured_for_standardisation(tmp_path: Path) -> None:
+    from kdsearch.builtin.datasets.digits import Digits, DigitsOptions
+    from kdsearch.testing.dataset import FileServices
+
+    source = Digits(DigitsOptions(resize=None)).open(FileServices(tmp_path))
+    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, seed=5)
+    train = arranged.split("train")
+    images = train.load(range(len(train.ids)))["image"].double()
+    assert float(images.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(images.std(unbiased=False)) == pytest.approx(1.0, abs=1e-6)
+    assert arranged.facts["preprocessing"]["measured_on"] == len(train.ids)
+    whole = source.split("train")
+    assert float(whole.load(range(len(whole.ids)))["image"].double().mean()) == pytest.approx(0.0, abs=1e-6)
+    held_out = arranged.split("test")
+    assert abs(float(held_out.load(range(len(held_out.ids)))["image"].double().mean())) > 1e-6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -58,6 +58,20 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some rows of other pixels, decoded when they are asked for."""
+
+    pixels: Pixels
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __call__(self, index: Sequence[int]) -> Tensor:
+        return self.pixels([self.rows[i] for i in index])
+
+
+@dataclass(frozen=True)
 class Standard:
     """Standardisation per channel: (x / scale - mean) / std."""
 
@@ -108,8 +122,14 @@ class ImageSplit:
 class ImageSource:
     """An opened image data set: `fields` are `image` and `label`; `facts` say how pixels were prepared."""
 
-    def __init__(self, fields: tuple[Field, ...], facts: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
-        self._fields, self._facts, self._splits = fields, facts, splits
+    def __init__(
+        self,
+        fields: tuple[Field, ...],
+        facts: Mapping[str, Any],
+        splits: Mapping[str, Split],
+        measured_on: Callable[[Collection[str]], ImageSource],
+    ) -> None:
+        self._fields, self._facts, self._splits, self._measured_on = fields, facts, splits, measured_on
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -128,14 +148,15 @@ class ImageSource:
             raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
         return self._splits[name]
 
+    def measured_on(self, ids: Collection[str]) -> ImageSource:
+        """The same images, standardised by what these samples of `train` measure."""
+        return self._measured_on(ids)
+
 
 def image_source(
     parts: Mapping[str, Part], classes: Sequence[str], options: ImageOptions, facts: Mapping[str, Any]
 ) -> ImageSource:
-    """Check labels, resize what is in memory, measure mean and std on `train`, and open.
-
-    Mean and std are those of the source's `train` split without augmentation: where a data set has no split of its own,
-    samples later held out from it count too (two numbers a channel).
+    """Check labels, resize what is in memory, measure mean and std on `train` without augmentation, and open.
 
     Raises:
         DataError: an empty split, a label outside 0..K-1, images of unequal size or channels.
@@ -158,13 +179,24 @@ def image_source(
                 expected="one size and number of channels in every split",
                 fix="Set `resize` and `channels` in data.options.",
             )
-    standard = measured(prepared["train"])
-    c, h, w = shapes["train"]
+    return _opened(prepared, classes, options, {**facts, "content": content(prepared)}, None)
+
+
+def _opened(
+    parts: Mapping[str, Part],
+    classes: Sequence[str],
+    options: ImageOptions,
+    facts: Mapping[str, Any],
+    ids: Collection[str] | None,
+) -> ImageSource:
+    """Mean and std from the samples `ids` of `train`; None = all of them."""
+    train = parts["train"]
+    standard = measured(train if ids is None else _some(train, ids))
+    c, h, w = train.pixels([0]).shape[1:]
     told = {
         **facts,
         "classes": list(classes),
-        "content": content(prepared),
-        "samples": {name: len(part.ids) for name, part in prepared.items()},
+        "samples": {name: len(part.ids) for name, part in parts.items()},
         "preprocessing": {
             "size": [h, w],
             "channels": c,
@@ -175,9 +207,16 @@ def image_source(
         },
     }
     fields = (Field("image", "image", (c, h, w)), Field("label", "label", (), "int64", "target"))
-    return ImageSource(
-        fields, told, {name: ImageSplit(part, standard, options.augment) for name, part in prepared.items()}
-    )
+    splits = {name: ImageSplit(part, standard, options.augment) for name, part in parts.items()}
+    return ImageSource(fields, told, splits, lambda chosen: _opened(parts, classes, options, facts, chosen))
+
+
+def _some(part: Part, ids: Collection[str]) -> Part:
+    """The samples of a split that are among `ids`."""
+    wanted = set(ids)
+    rows = [i for i, id in enumerate(part.ids) if id in wanted]
+    pixels: Pixels = Stored(part.pixels.images[rows]) if isinstance(part.pixels, Stored) else Chosen(part.pixels, rows)
+    return Part(tuple(part.ids[i] for i in rows), pixels, part.labels[rows], part.file)
 
 
 def _shape(shape: Sequence[int]) -> str:
