@@ -30,8 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's own: an unknown option, a missing argument
             raise
-        error.show()  # type: ignore[attr-defined]
+        print(_refusal(error), file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     if code == 130:  # the parser turns Ctrl-C into its exit code
         print("Interrupted.", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _refusal(error: Exception) -> str:
+    """The parser's complaint as one line: verb, what is wrong, where to read on."""
+    verb = getattr(getattr(error, "ctx", None), "command_path", "kdsearch")
+    problem = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    end = "" if problem.endswith((".", "?")) else "."
+    return f"{verb}: {problem[:1].lower()}{problem[1:]}{end} See `{verb} --help`."

@@ -23,10 +23,16 @@ def init(
     from kdsearch.study.json_schema import study_schema
     from kdsearch.study.template import study_text
 
+    if file.suffix not in (".yaml", ".yml"):  # `run` makes a folder of the name without it
+        near = str(file.with_suffix(".yaml")) if file.name else ""
+        raise UserError(f"'{file}' names no study", nearest=near, expected="a name that ends in .yaml or .yml")
     schema = file.with_name(f"{file.stem}.schema.json")
-    for each in (file, schema):
-        if each.exists():
-            raise UserError("exists already; nothing was written", file=each, fix="Name another file, or move it away.")
+    try:
+        there = [each for each in (file, schema) if each.exists()]
+    except OSError as error:
+        raise UserError(f"no file can have this name: {error.strerror}", file=file) from None
+    if there:
+        raise UserError("exists already; nothing was written", file=there[0], fix="Name another file, or move it away.")
     text = json.dumps(study_schema(Host.load()), indent=1, ensure_ascii=False) + "\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ def run(
     folder: Annotated[
         Path | None, option("--dir", help="The study's folder; default: the file's stem beside it.")
     ] = None,
-    workers: Annotated[int | None, option("--workers", help="Trials at once; changes no result.")] = None,
+    workers: Annotated[int | None, option("--workers", min=1, help="Trials at once; changes no result.")] = None,
     seed: Seed = None,
     sets: Sets = None,
     allow_code: AllowCode = None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from kdsearch.cli.options import Json
 
-def schema() -> None:
+
+def schema(as_json: Json = False) -> None:
     """Print the JSON Schema of study files, including the options of installed plugins."""
     import json
 
     from kdsearch.host import Host
     from kdsearch.study.json_schema import study_schema
 
-    print(json.dumps(study_schema(Host.load()), indent=2, ensure_ascii=False))
+    print(json.dumps(study_schema(Host.load()), indent=None if as_json else 2, ensure_ascii=False))
