@@ -6,11 +6,12 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field as Option
+from pydantic import field_validator
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_labels, image_source
 from kdsearch.errors import DataError, nearest, one_of
@@ -24,12 +25,19 @@ class NpzOptions(ImageOptions):
     path: str = Option(description="the .npz file")
     image: str = Option("image", description="array of images; those of split S are `S_image` (train_, val_, test_)")
     label: str = Option("label", description="array of class indices, named alike")
-    classes: int | list[str] | None = Option(
+    classes: Annotated[int, Option(ge=2)] | Annotated[list[str], Option(min_length=2)] | None = Option(
         None, description="number or names of the classes; null = the greatest label + 1"
     )
     layout: Literal["auto", "hw", "hwc", "chw"] = Option(
         "auto", description="axes of one image; auto: (H, W), or four axes with 1 or 3 channels last or first"
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, value: int | list[str] | None) -> int | list[str] | None:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("names that differ")
+        return value
 
 
 class Npz(Dataset[NpzOptions]):
@@ -46,7 +54,7 @@ class Npz(Dataset[NpzOptions]):
         arrays = read_arrays(file)
         named = self._names(arrays, file)
         labels = {split: _labels(arrays[label], label, file) for split, (_, label) in named.items()}
-        classes = self._classes(labels)
+        classes = self._classes(labels, file)
         parts = {}
         for split, (image, label) in named.items():
             images = self._images(arrays[image], image, file)
@@ -78,21 +86,29 @@ class Npz(Dataset[NpzOptions]):
                         f"no array '{name}'",
                         file=file,
                         nearest=nearest(name, arrays),
-                        expected=f"it has {one_of(arrays)}",
+                        expected=one_of(arrays),
                         fix="Set `image` and `label` in data.options.",
                     )
         return named
 
-    def _classes(self, labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> list[str]:
+    def _classes(self, labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]], file: Path) -> list[str]:
         asked = self.options.classes
         if isinstance(asked, list):
             return asked
-        n = (
-            asked
-            if asked is not None
-            else max((int(each.max()) for each in labels.values() if len(each)), default=0) + 1
-        )
-        return [str(i) for i in range(n)]
+        if asked is not None:
+            return [str(i) for i in range(asked)]
+        every = np.concatenate(list(labels.values()))
+        greatest, n_known = int(every.max(initial=HIDDEN)), int((every != HIDDEN).sum())
+        if len(every) and not n_known:
+            raise DataError(f"every label is {HIDDEN} (unknown)", file=file, expected="known labels for some images")
+        if greatest >= max(n_known, 2):  # so many classes cannot all have a sample: a stray id makes a huge network
+            raise DataError(
+                f"the greatest label is {greatest:,}, but only {n_known:,} labels are known",
+                file=file,
+                expected="class indices from 0 on",
+                fix="Set `classes` in data.options if there are that many.",
+            )
+        return [str(i) for i in range(greatest + 1)]
 
     def _images(self, array: Array, name: str, file: Path) -> Array:
         """(N, H, W) or (N, H, W, C), uint8 or finite float32."""
@@ -160,6 +176,8 @@ def _labels(array: Array, name: str, file: Path) -> np.ndarray[Any, np.dtype[np.
 def read_arrays(file: Path) -> dict[str, Array]:
     """Every array of an .npz, never unpickling. Raise DataError naming the file, and the array that is at fault."""
     name = ""
+    if file.is_dir():
+        raise DataError("is a folder", file=file, path="data.options.path", expected="an .npz file")
     try:
         with zipfile.ZipFile(file):
             pass

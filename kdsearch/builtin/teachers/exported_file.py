@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ class Exported(Teacher[ExportedOptions]):
         if not file.is_file():
             raise ArtifactError("no such file", file=file, expected="a .pt2 file")
         try:
+            if not zipfile.is_zipfile(file):  # torch would log a traceback of its own first
+                raise ValueError("it is no zip archive")
             program = torch.export.load(file).module()
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)

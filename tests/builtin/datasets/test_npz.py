@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from kdsearch.builtin.datasets.npz import Npz, NpzOptions
 from kdsearch.errors import DataError
@@ -96,7 +97,17 @@ def with_label(value, dtype=np.int64):
         ({"image": IMAGES, "label": with_label(-1)}, {}, ["'label' holds -1 at 3"]),
         ({"image": IMAGES, "label": with_label(10)}, {"classes": 10}, ["label 10 of sample 3", "0..9", "d.npz"]),
         ({"image": IMAGES, "label": with_label(2**63, np.uint64)}, {}, ["9223372036854775808"]),
-        ({"image": IMAGES, "labels": LABELS}, {}, ["no array 'label'", "did you mean 'labels'"]),
+        (
+            {"image": IMAGES, "labels": LABELS},
+            {},
+            ["no array 'label'", "did you mean 'labels'", "Expected image or labels."],
+        ),
+        (
+            {"image": IMAGES, "label": with_label(10**7)},
+            {},
+            ["greatest label is 10,000,000", "only 12 labels are known"],
+        ),
+        ({"image": IMAGES, "label": LABELS * 0 - 100}, {}, ["every label is -100 (unknown)"]),
         ({"image": IMAGES, "label": LABELS, "val_image": IMAGES}, {}, ["no array 'val_label'"]),
         ({"image": np.array([{}] * 12, dtype=object), "label": LABELS}, {}, ["array 'image'", "no objects"]),
         ({"image": np.array(["x"] * 12), "label": LABELS}, {}, ["'image' is <U1"]),
@@ -107,6 +118,23 @@ def test_wrong_arrays_are_named(tmp_path, arrays, options, words):
         opened(tmp_path, arrays, **options)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [0, 1, [], ["a"], ["a", "b", "a"]])
+def test_classes_are_two_or_more_that_differ(classes):
+    with pytest.raises(ValidationError, match="classes"):
+        NpzOptions(path="d.npz", classes=classes)
+
+
+def test_more_classes_than_labels_where_the_study_says_so(tmp_path):
+    source = opened(tmp_path, {"image": IMAGES, "label": with_label(40)}, classes=50)
+    assert len(source.facts["classes"]) == 50
+
+
+def test_a_folder_is_no_npz(tmp_path):
+    (tmp_path / "d.npz").mkdir()
+    with pytest.raises(DataError, match=r"d\.npz.*is a folder"):
+        Npz(NpzOptions(path="d.npz")).open(FileServices(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "npy"])

@@ -210,7 +210,8 @@ def test_a_function_s_model_is_taken_as_it_is(folder):
 @pytest.mark.parametrize(
     ("function", "error", "expected"),
     [
-        (lambda: 3, PluginError, "returned a int"),
+        (lambda: 3, PluginError, "returned an object of <class 'int'>"),
+        (lambda: [][1], PluginError, r"raised IndexError: list index out of range \(test_file_teachers.py, line \d+\)"),
         (3, PluginError, "is a int. Expected a function"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), DataError, "answers 4 a sample. Expected 5"),
         (lambda: nn.Linear(3, 5), DataError, "cannot read image 3x16x16"),
@@ -242,7 +243,8 @@ def test_an_exported_program_is_not_opened_unless_allowed(folder, exported):
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 torn"])
-def test_a_torn_program_is_named(folder, data):
+def test_a_torn_program_is_named(folder, data, caplog):
     (folder / "net.pt2").write_bytes(data)
     with pytest.raises(ArtifactError, match=rf"net\.pt2: {len(data)} bytes"):
         exported_teacher(folder)
+    assert not caplog.records  # torch logs a traceback of its own
