@@ -20,6 +20,7 @@ This file imports the standard library only: it is on the path of `kdsearch --he
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -127,6 +128,35 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The valid name that `name` was most likely meant to be, or "" when none is close."""
     found = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
     return found[0] if found else ""
+
+
+_TYPES = {  # pydantic's names of complaints about a value's type
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "keys and values",
+    "finite_number": "a finite number",
+}
+
+
+def wanted(kind: str, message: str) -> str:
+    """What pydantic expected, by its complaint's type and message, for the `expected` part of ours."""
+    if kind == "string_pattern_mismatch":
+        return "text that matches " + message.partition("pattern ")[2]
+    message = re.sub(r"^(Value error, |Assertion failed, |\w+ should (be |have |match )?)", "", message)
+    return _TYPES.get(kind, re.sub(r" after validation, not \d+$", "", message))
+
+
+def is_of_type(kind: str) -> bool:
+    """Whether pydantic's complaint is about a value's type, and not about its size or content."""
+    return kind in _TYPES
 
 
 def one_of(names: Iterable[str]) -> str:

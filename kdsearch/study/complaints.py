@@ -8,23 +8,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.errors import StudyError, is_of_type, nearest, one_of, wanted
 from kdsearch.study.schema import Use
 
 Loc = Sequence[str | int]
 
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "keys and values",
-    "finite_number": "a finite number",
-}
-_TYPES = {*_EXPECTED, "model_type", "model_attributes_type", "none_required"}
+_SECTIONS = ("model_type", "model_attributes_type")
 
 
 def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> StudyError:
@@ -38,7 +27,7 @@ def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> St
     ]
     path = inner[0][0]
     same = [each for other, each in inner if other == path]
-    telling = [each for each in same if each["type"] not in _TYPES] or same
+    telling = [each for each in same if not _is_of_type(each["type"])] or same
     if telling[0]["type"] == "missing":
         return StudyError("is missing", path=path, expected=_section(_owner(cls, telling[0]["loc"])))
     expected = list(dict.fromkeys(_expected(each, cls) for each in telling))
@@ -83,12 +72,11 @@ def _unknown(path: str, loc: Loc, cls: type[BaseModel]) -> StudyError:
 
 def _expected(each: Any, cls: type[BaseModel]) -> str:
     kind = each["type"]
-    if kind in ("model_type", "model_attributes_type"):
-        return _section(_owner(cls, each["loc"]))
-    message = str(each["msg"])
-    for phrase in ("Input should be ", "Value error, ", "String should "):
-        message = message.removeprefix(phrase)
-    return _EXPECTED.get(kind, message)
+    return _section(_owner(cls, each["loc"])) if kind in _SECTIONS else wanted(kind, each["msg"])
+
+
+def _is_of_type(kind: str) -> bool:
+    return is_of_type(kind) or kind in (*_SECTIONS, "none_required")
 
 
 def _section(owner: type[BaseModel] | None) -> str:
