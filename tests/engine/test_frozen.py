@@ -238,3 +238,16 @@ def test_a_test_split_is_not_scored_by_a_procedure(tmp_path):
         yield
 
     refused(Phases(phases), tmp_path, "asked for the test split", objective="accuracy")
+
+
+def test_a_validation_leaves_buffers_as_they_were(tmp_path):
+    """What a step counts in its own buffers counts training only."""
+
+    def step(s):
+        procedure.counted += len(s.batch)
+        yield Update({"task": s.task()})
+
+    procedure = Plain(step, keep="best")
+    procedure.register_buffer("counted", torch.tensor(0))
+    training(procedure, {"student": mlp()}, source(40, 12), tmp_path, epochs=1, batch_size=12).run()
+    assert int(procedure.counted) == 40
