@@ -6,9 +6,13 @@ import time
 from typing import Any
 
 import torch
+from torch import Generator
 
+from kdsearch.engine.loop import placed
+from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
-from kdsearch.kinds import Model
+from kdsearch.kinds import Model, SearchSpace
+from kdsearch.stages.costs import violations
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.search import scorer_of
 from kdsearch.stages.training import teacher_model
@@ -16,6 +20,7 @@ from kdsearch.store.hashing import stream
 from kdsearch.study.study import Study
 from kdsearch.study.summary import summary
 
+DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
 EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 
@@ -49,18 +54,20 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
 
 
 def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:
-    """One training step of a model on real samples."""
+    """One training step of a model on real samples, as the engine places and casts them."""
     split = materials.data.split("train")
-    batch = split.load(list(range(min(batch_size, len(split.ids)))))
-    module = model.module.train()
+    batch = split.load(list(range(min(batch_size, len(split.ids))))).to(materials.torch_device)
+    module = placed(model.module, materials.torch_device).train()
+    precision = Precision(materials.device.precision, materials.device.accelerator)
     inputs = [batch[name] for name in model.inputs]
     times = []
     for _ in range(1 + STEPS):
         began = time.perf_counter()
-        out = module(*inputs)
+        with precision.autocast():
+            out = module(*inputs)
         value = out if isinstance(out, torch.Tensor) else next(iter(out.values() if isinstance(out, dict) else out))
         if value.requires_grad:
-            value.square().mean().backward()
+            value.float().square().mean().backward()
         module.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - began)
     return min(times[1:])
@@ -80,9 +87,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
             seconds["prepare"] += training.epochs * n_train / size * step
     role, space = next(iter(materials.spaces.items()))
     rng = stream(materials.seed, "plan")
-    drawn = [space.sample(rng) for _ in range(15)]
-    costed = [(cost.macs if (cost := space.cost(spec, materials.io)) else 0, i) for i, spec in enumerate(drawn)]
-    spec = drawn[sorted(costed)[len(costed) // 2][1]]
+    spec = _middling(materials, space, rng)
     scorer = scorer_of(materials, role)
     scorer.score(spec)
     began = time.perf_counter()
@@ -102,6 +107,19 @@ def _seconds(materials: Materials) -> dict[str, float]:
     seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch
     seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
     return seconds
+
+
+def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:
+    """Of candidates drawn at random that keep the limits on params and MACs (or of all, if none does), the median in MACs."""
+    drawn = [space.sample(rng) for _ in range(DRAWN)]
+    costed = [(cost, i) for i, spec in enumerate(drawn) if (cost := space.cost(spec, materials.io)) is not None]
+    feasible = [
+        (cost.macs, i)
+        for cost, i in costed
+        if all(over <= 0 for over in violations(materials, {"params": cost.params, "macs": cost.macs}).values())
+    ]
+    ordered = sorted(feasible) or sorted((cost.macs, i) for cost, i in costed) or [(0, 0)]
+    return drawn[ordered[len(ordered) // 2][1]]
 
 
 def _disk(materials: Materials) -> int:

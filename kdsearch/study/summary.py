@@ -47,7 +47,7 @@ def trainings(study: Study) -> list[dict[str, Any]]:
     for control in distill.controls:
         found.append({"stage": "distill", "what": control, "count": distill.winners, "epochs": distill.epochs})
     if distill.compare:
-        count = distill.compare.random + distill.compare.largest
+        count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
     if config.compress.prune:
         prune = config.compress.prune
