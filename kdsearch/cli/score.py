@@ -9,12 +9,16 @@ from kdsearch.cli.options import AllowCode, Json, option
 
 
 def score(
-    space: Annotated[str, option("--space", help="A search space.")],
+    space: Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")],
     proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")],
     archs: Annotated[Path | None, option("--archs", help="A file with one JSON spec a line.")] = None,
-    sample: Annotated[int | None, option("--sample", help="Score so many specs drawn from the space.")] = None,
-    teacher: Annotated[str | None, option("--teacher", help="For proxies that need one.")] = None,
-    data: Annotated[str | None, option("--data", help="A data set; default: noise.")] = None,
+    sample: Annotated[
+        int | None, option("--sample", help="Score so many specs drawn from the space; default: 10.")
+    ] = None,
+    teacher: Annotated[
+        str | None, option("--teacher", help="Spec of the random teacher, JSON; default: the space's.")
+    ] = None,
+    data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
     seed: Annotated[int, option("--seed", help="Of sample, initialisation and noise.")] = 0,
     allow_code: AllowCode = None,
     as_json: Json = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,11 @@ from kdsearch.errors import ArtifactError, InterruptedRun, UserError, nearest, o
 from kdsearch.host import Host
 from kdsearch.stages.job import STUDY, open_store
 from kdsearch.store.artifacts import Store
-from kdsearch.store.files import read_json, write_bytes
+from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.store.folder import MARK, Events, held, open_folder
 from kdsearch.study.study import Study, load_study
+
+ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
 
 
 def run(
@@ -69,6 +72,7 @@ def run_study(
         text = study.resolved_yaml().encode()
         if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
             write_bytes(folder / STUDY, text)
+        write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
         store = open_store(study, folder)
         tools = Tools(
             store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
@@ -94,6 +98,14 @@ def _check_live(study: Study, workers: int) -> None:
     else:
         return
     raise UserError(f"{problem} with live objects ({names})", path=path, expected=f"{expected}: live objects stay here")
+
+
+def _relative(base: Path, folder: Path) -> str:
+    """From the study's folder to where its paths start, so that both may be moved together."""
+    try:
+        return os.path.relpath(base.resolve(), folder.resolve())
+    except ValueError:  # another drive
+        return str(base.resolve())
 
 
 @contextmanager
@@ -192,13 +204,21 @@ def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress
     result = result_of(dir)
     for row in result["exports"]:
         if row["format"] == format and all((dir / path).exists() for path in row["paths"]):
-            return {**row, "dir": str(dir)}
-    return _export_again(dir, format, allow_code, progress)
+            return _exported(row, dir)
+    return _exported(_export_again(dir, format, allow_code, progress), dir)
 
 
-def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> dict[str, Any]:
+def _exported(row: Mapping[str, Any], dir: Path) -> dict[str, Any]:
+    files = ", ".join(str(dir / path) for path in row["paths"])
+    accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %, "
+    text = f"{files}: {accuracy}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms"
+    return {**row, "dir": str(dir), "text": text}
+
+
+def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> Mapping[str, Any]:
     host = Host.load()
-    study = load_study(dir / STUDY, host, allow_code)
+    base = dir / read_json(dir / ORIGIN)["base"] if (dir / ORIGIN).exists() else None
+    study = load_study(dir / STUDY, host, allow_code, base=base)
     section = study.config.export
     kind = form.partition("-")[2]
     known = [f"{section.exporter.use}-{each}" for each in ("fp32", *host.names("quantizer"))]
@@ -213,10 +233,11 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
     import json
 
     sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
-    study = load_study(dir / STUDY, host, allow_code, sets)
-    again = f"kdsearch export {dir} --format {form}"
+    study = load_study(dir / STUDY, host, allow_code, sets, base=base)
+    again = f"kdsearch export {dir} --format {form}" + "".join(f" --allow-code {each}" for each in allow_code)
     result = run_study(study, host, dir, progress=progress, again=again)
-    return {**next(row for row in result["exports"] if row["format"] == form), "dir": str(dir)}
+    row: Mapping[str, Any] = next(row for row in result["exports"] if row["format"] == form)
+    return row
 
 
 def quickstart(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,7 @@ def open_job(dir: str, base: str, allow_code: Sequence[str]) -> Materials:
     from kdsearch.study.study import load_study
 
     host = Host.load()
-    study = load_study(Path(dir) / STUDY, host, allow_code)
-    study = replace(study, source=replace(study.source, file=Path(base) / STUDY))
-    return open_materials(study, host)
+    return open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host)
 
 
 def open_store(study: Study, folder: Path) -> Store:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError
+from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError, nearest
 
 _PYTHON = re.compile(r".+\.py:[A-Za-z_][\w.]*")
 
@@ -58,12 +58,15 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
         raise StudyError(f"got '{target}'", path=path, expected="file.py:Name or package.module:Name")
     try:
         found: Any = _module(folder / where) if where.endswith(".py") else import_module(where)
-        for part in name.split("."):
-            found = getattr(found, part)
     except (KeyboardInterrupt, KdsearchError):
         raise
     except BaseException as error:
         raise StudyError(f"'{target}' raised {type(error).__name__}: {error}", path=path) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
+            raise StudyError(f"'{where}' has no '{part}'", path=path, nearest=nearest(part, names))
+        found = getattr(found, part)
     return found
 
 

@@ -16,11 +16,15 @@ _MAX_VALUES = 100_000  # aliases may multiply what a small file holds
 
 @dataclass(frozen=True)
 class Source:
-    """A study as written: JSON values, and key path (`recipe.distillers[0].use`) -> 1-based line."""
+    """A study as written: JSON values, and key path (`recipe.distillers[0].use`) -> 1-based line.
+
+    `base`: what relative paths start from, where that is not the file's folder.
+    """
 
     raw: Mapping[str, Any]
     lines: Mapping[str, int]
     file: Path | None = None
+    base: Path | None = None
 
     def line(self, path: str) -> int | None:
         """The line of a key path, or of its nearest ancestor that is written."""

@@ -61,7 +61,7 @@ class Study:
     @property
     def folder(self) -> Path:
         """What the study's relative paths start from."""
-        return self.file.parent if self.file else Path()
+        return self.source.base or (self.file.parent if self.file else Path())
 
     @property
     def teachers(self) -> dict[str, Teacher]:
@@ -143,6 +143,7 @@ def load_study(
     allow_code: Iterable[str] = (),
     sets: Iterable[str] = (),
     seed: int | None = None,
+    base: Path | None = None,
 ) -> Study:
     """Read and check a study file.
 
@@ -151,11 +152,12 @@ def load_study(
         allow_code: strings that may run as code.
         sets: `key.path=value` each, as if written in the file.
         seed: instead of the file's.
+        base: what the study's relative paths start from; None = the file's folder.
 
     Raises:
         StudyError, PluginError, UnsafeCodeError: naming file, line and key path.
     """
-    source = read(Path(path))
+    source = replace(read(Path(path)), base=base)
     return make_study(source, host, allow_code, sets, seed)
 
 
@@ -194,11 +196,18 @@ def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any],
 
 def _place(error: KdsearchError, source: Source, overrides: Iterable[str]) -> KdsearchError:
     for text in overrides:
-        if error.path.startswith(text.partition("=")[0]):
+        if _is_about(error.path, text.partition("=")[0].strip()):
             return error.at(file=f"--set {text}")
     if source.file is None:
         return error
     return error.at(file=source.file, line=source.line(error.path) or 1)
+
+
+def _is_about(path: str, setting: str) -> bool:
+    """Whether an error at a key path is of what a `--set` wrote: that key, one below it, or the range it is a part of."""
+    owner, _, last = setting.rpartition(".")
+    inside = path.startswith((f"{setting}.", f"{setting}["))
+    return path == setting or inside or (last in ("low", "high", "log", "choices") and path == owner)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -208,7 +217,9 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return path.strip(), parse(f"value: {value}".encode()).raw["value"]
     except KdsearchError as error:
-        raise StudyError(f"'{value}' is no value: {error.problem}", file=f"--set {text}") from None
+        raise StudyError(
+            f"'{value}' is no value: {error.problem}", file=f"--set {text}", expected=error.expected
+        ) from None
 
 
 def _placed(raw: Mapping[str, Any], path: str, value: Any, text: str) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""`kdsearch score`: every proxy scores, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kdsearch.cli import main
+from kdsearch.host import Host
+
+ARCHS = '{"depths": [1, 1, 1], "widths": [4, 4, 8]}\n\n{"depths": [1, 2, 1], "widths": [4, 8, 16]}\n'
+
+
+@pytest.fixture
+def archs(tmp_path):
+    file = tmp_path / "archs.jsonl"
+    file.write_text(ARCHS)
+    return file
+
+
+def run(capsys, *words):
+    code = main(["score", "--space", "cifar_resnet", *map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_every_proxy_scores_on_a_data_set(archs, capsys):
+    names = [name for name in Host.load().names("proxy") if name != "diswot_ms"]  # undefined between unequal widths
+    code, out, err = run(capsys, "--proxies", ",".join(names), "--archs", archs, "--data", "digits", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [row["spec"]["widths"] for row in found["rows"]] == [[4, 4, 8], [4, 8, 16]]
+    for row in found["rows"]:
+        assert set(row["scores"]) == set(names)
+        assert all(isinstance(score, float) for score in row["scores"].values())
+        assert row["errors"] == {}
+    assert any("M_s is undefined" in note for note in found["notes"])
+
+
+def test_people_see_the_best_on_top_and_the_notes(archs, capsys):
+    code, out, _ = run(capsys, "--proxies", "params,diswot", "--archs", archs)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["params", "diswot", "n_params", "n_macs", "architecture"]
+    assert "[4,8,16]" in lines[1]
+    assert "[4,4,8]" in lines[2]
+    assert lines[3].startswith("diswot: M_r alone")
+
+
+def test_the_sample_is_as_large_as_asked_and_a_function_of_the_seed(capsys):
+    rows = [run(capsys, "--proxies", "params", "--sample", 5, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert rows[0] == rows[1] != rows[2]
+    assert len(rows[0].splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--proxies", "nwott"], "unknown proxy 'nwott'; did you mean 'nwot'"),
+        (["--proxies", ","], "--proxies ',' names none"),
+        (["--proxies", "nwot", "--sample", 0], "--sample: got 0. Expected 1 or more"),
+        (["--proxies", "nwot", "--data", "digitz"], "unknown dataset 'digitz'; did you mean 'digits'"),
+        (["--proxies", "diswot_mr", "--teacher", "large", "--sample", 1], "--teacher: not JSON"),
+        (
+            ["--proxies", "diswot_mr", "--teacher", '{"depth": 3}', "--sample", 1],
+            "unknown option 'depth'; did you mean",
+        ),
+        (["--proxies", "diswot_ms", "--sample", 1], "M_s is undefined"),
+    ],
+)
+def test_what_is_wrong_is_named(words, message, capsys):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": no spec in the file"),
+        (ARCHS + '{"depth": [1, 1, 1]}\n', ":4: depth: unknown option 'depth'; did you mean 'depths'"),
+        ("{}\nnonsense\n", ":2: not JSON"),
+        ("[1]\n", ":1: got [1]. Expected a spec"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(text, message, tmp_path, capsys):
+    file = tmp_path / "archs.jsonl"
+    file.write_text(text)
+    code, _, err = run(capsys, "--proxies", "params", "--archs", file)
+    assert code == 2
+    assert f"{file}{message}" in err
+
+
+def test_a_space_of_ones_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Little:\n    pass\n")
+    words = ["score", "--proxies", "params", "--space"]
+    assert main([*words, "mine.py:Little"]) == 2
+    assert "--allow-code 'mine.py:Little'" in capsys.readouterr().err
+    assert main([*words, "mine.py:Litle", "--allow-code", "mine.py:Litle"]) == 2
+    assert "'mine.py' has no 'Litle'; did you mean 'Little'" in capsys.readouterr().err
+    assert main([*words, "mine.py:Little", "--allow-code", "mine.py:Little"]) == 2
+    assert "Expected a subclass of kinds.SearchSpace" in capsys.readouterr().err
