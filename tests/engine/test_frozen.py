@@ -108,6 +108,23 @@ def test_what_the_author_froze_stays_frozen(tmp_path):
         assert torch.equal(after[name], value) == name.startswith("0.stages.0."), name
 
 
+def test_a_phase_that_trains_a_part_gives_the_rest_back(tmp_path):
+    """The next phase trains everything again."""
+
+    def phases(self, setup):
+        net = student.module
+        for name, modules in (("head", {"head": net.classifier}), ("all", {"student": net})):
+            yield Phase(name, Plain().task_only, {"train": setup.feed("train")}, [setup.optim(modules)], 1)
+            assert all(p.requires_grad for p in net.parameters())
+            ends.append(state(net))
+
+    student, ends = resnet(), [state(resnet().module)]
+    training(Phases(phases), {"student": student}, source(), tmp_path, batch_size=12).run()
+    for before, after, moving in zip(ends[:2], ends[1:], (("0.classifier.",), ("0.",)), strict=True):
+        for name, value in before.items():
+            assert torch.equal(after[name], value) != name.startswith(moving), name
+
+
 def test_keep_eval_trains_weights_on_frozen_statistics(tmp_path):
     student, before = resnet(), state(resnet().module)
     norms = [m for m in student.module.modules() if isinstance(m, nn.BatchNorm2d)]
