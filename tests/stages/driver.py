@@ -1,6 +1,6 @@
 """Runs the tiny study as a program of its own that checkpoints at every step and, if asked, kills itself.
 
-    python -m tests.stages.driver FOLDER [--kill STAGE:N] [--workers N] [KEY=VALUE ...]
+    python -m tests.stages.driver FOLDER [--kill STAGE:N] [--workers N] [--set KEY=VALUE ...]
 
 What changes the study's folder (opening a file to write, renaming, removing, making a folder) is counted by stage. With `--kill`
 the process gets SIGKILL right before the N-th such operation of the stage; without, `FOLDER/counts.json` gets the counts.
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill", default="")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("sets", nargs="*")
+    parser.add_argument("--set", dest="sets", action="append", default=[])
     asked = parser.parse_args()
     counted = Counted(asked.folder / "study", asked.kill)
     sys.addaudithook(counted)

@@ -1,0 +1,59 @@
+"""Distillers that fail in every way a plugin can, and the entry point that spawned processes find them by."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from kdsearch.hooks import Register, hookimpl
+from kdsearch.kinds import Distiller, Options
+
+DIST_INFO = "kdsearch_bad-1.0.dist-info"
+
+
+class BadOptions(Options):
+    how: Literal["raise", "nan", "hang", "swallow", "segfault", "leave", "memory", "well"] = "raise"
+
+
+class Bad(Distiller[BadOptions]):
+    """A term that goes wrong as `how` says."""
+
+    needs_teacher = False
+
+    def terms(self, step: Any) -> dict[str, Any]:
+        how = self.options.how
+        logits = step.student["logits"]
+        if how == "raise":
+            raise ValueError("a plugin's own fault")
+        if how == "memory":
+            raise MemoryError("no more")
+        if how == "hang":
+            threading.Event().wait()
+        if how == "swallow":
+            self.held = bytearray(3 << 30)
+            self.held[::4096] = b"x" * len(self.held[::4096])
+            threading.Event().wait()
+        if how == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if how == "leave":
+            os._exit(7)
+        return {"bad": logits.mean() * (float("nan") if how == "nan" else 0.0) + torch.zeros(())}
+
+
+@hookimpl
+def kdsearch_register(register: Register) -> None:
+    register.distiller("bad", "tests.stages.bad_plugin:Bad")
+
+
+def install(folder: Path) -> Path:
+    """A folder for `sys.path` in which this plugin is an installed distribution."""
+    about = folder / DIST_INFO
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: kdsearch-bad\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[kdsearch.v1]\nbad = tests.stages.bad_plugin\n")
+    return folder

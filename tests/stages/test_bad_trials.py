@@ -1,0 +1,143 @@
+"""A plugin that fails costs its trial; the study goes on with the others."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from kdsearch.cli import main
+from kdsearch.errors import TrialError, UserError
+from kdsearch.host import Host
+from tests.stages import bad_plugin
+from tests.stages.tiny import LESS, TEXT, events, made, run_tiny, write_study
+
+KD = "- {use: kd, weight: search, options: {temperature: search}}"
+
+
+def with_bad(how: str, optional: bool = False) -> str:
+    assert KD in TEXT
+    return TEXT.replace(KD, f"- {{use: bad, optional: {str(optional).lower()}, options: {{how: {how}}}}}")
+
+
+def with_choices(*how: str) -> str:
+    return with_bad("{choices: [" + ", ".join(how) + "]}")
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host.load(extra=[("bad", bad_plugin)])
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """The plugin on the path of this process and of those it starts."""
+    monkeypatch.syspath_prepend(str(bad_plugin.install(tmp_path / "site")))
+    importlib.invalidate_caches()
+    yield
+    sys.path_importer_cache.clear()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raise", r"^ValueError: a plugin's own fault \(in terms, bad_plugin.py:\d+\)$"),
+        ("nan", r"term 'bad.bad' is nan in phase '.*', epoch 0, step 0"),
+        ("memory", r"^MemoryError: no more"),
+    ],
+)
+def test_some_trials_fail(how, message, host, tmp_path):
+    result = run_tiny(
+        tmp_path, *LESS, "refine.trials=6", "refine.generation=3", host=host, text=with_choices("well", how)
+    )
+    trials = events(tmp_path, "trial")
+    states = [each["state"] for each in trials]
+    assert states.count("failed") >= 1
+    assert states.count("complete") >= 1
+    assert len(states) == 6
+    for each in trials:
+        if each["state"] == "failed":
+            assert_matches(message, each["error"])
+    assert result["student"]["recipe"]["distillers"][0]["options"]["how"] == "well"
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    with pytest.raises(TrialError, match=pattern):
+        raise TrialError(text)
+
+
+def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    file = write_study(tmp_path, with_bad("raise"))
+    command = ["run", str(file), "--dir", str(tmp_path / "study"), *(part for each in LESS for part in ("--set", each))]
+    assert main(command) == 1
+    err = capsys.readouterr().err
+    assert "all 2 trials failed; the first: ValueError: a plugin's own fault" in err
+    assert "Traceback" not in err
+    assert [each["state"] for each in events(tmp_path, "trial")] == ["failed"] * 2
+    assert not list((tmp_path / "study" / "artifacts").glob("*refine*"))
+
+    monkeypatch.setattr(bad_plugin.Bad, "terms", lambda self, step: {"bad": 0.0 * step.student["logits"].mean()})
+    before = len(events(tmp_path))
+    assert main(command) == 0
+    assert made(tmp_path, before)[0] == "refine"
+    assert [each["state"] for each in events(tmp_path, "trial")] == ["failed"] * 2 + ["complete"] * 2
+
+
+def test_failed_control_is_said_not_fatal(host, tmp_path, monkeypatch):
+    from kdsearch.stages import tools
+    from kdsearch.stages.training import train
+
+    def failing(materials, request, *arguments, **named):
+        if request.name == "baseline":
+            raise ValueError("no baseline")
+        return train(materials, request, *arguments, **named)
+
+    monkeypatch.setattr(tools, "train", failing)
+    sets = [each for each in LESS if "controls" not in each]
+    result = run_tiny(tmp_path, *sets, "distill.controls=[baseline]", host=host, text=with_bad("well"))
+    assert result["baseline"] is None
+    assert [note for note in result["notes"] if note.startswith("baseline failed: ValueError: no baseline")]
+
+
+@pytest.mark.parametrize("how", ["segfault"])
+def test_trial_that_takes_its_process_along(how, installed, tmp_path):
+    with pytest.raises(TrialError, match=r"all 1 trials failed; the first: its process was killed by SIGSEGV"):
+        run_tiny(tmp_path, *LESS, "refine.trials=1", "run.executor={use: processes}", text=with_bad(how))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "limit", "message"),
+    [
+        ("hang", "run.trial_timeout_s=8.0", "timed out after 8 s"),
+        ("swallow", "run.trial_memory_bytes=2000000000", "MB of 2,000 MB allowed"),
+        ("leave", "run.workers=1", "exit code 7"),
+        ("raise", "run.workers=1", "ValueError: a plugin's own fault"),
+    ],
+)
+def test_limits_of_a_trial(how, limit, message, installed, tmp_path):
+    sets = (*LESS, "refine.trials=4", "run.executor={use: processes}", limit)
+    result = run_tiny(tmp_path, *sets, workers=2, text=with_choices("well", how))
+    failed = [each["error"] for each in events(tmp_path, "trial") if each["state"] == "failed"]
+    assert failed
+    assert all(message in each for each in failed), failed
+    assert result["student"]["recipe"]["distillers"][0]["options"]["how"] == "well"
+
+
+def test_limits_need_a_process_of_their_own():
+    import torch
+
+    from kdsearch.stages.commands import _check_live
+    from kdsearch.study.api import make
+
+    images, labels = torch.zeros(40, 1, 8, 8), torch.arange(40) % 4
+    study = make(
+        train=(images, labels),
+        student="cifar_resnet",
+        recipe={"distillers": []},
+        run={"trial_timeout_s": 5.0},
+    )
+    with pytest.raises(UserError, match=r"run.trial_timeout_s: a limit .*live objects"):
+        _check_live(study, 1)

@@ -1,0 +1,190 @@
+"""Damaged, foreign and newer files: exit 2, one message; what it says to delete lets the run go on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdsearch.errors import ArtifactError, KdsearchError
+from kdsearch.store.artifacts import FORMAT, Store
+from kdsearch.store.files import read_json, read_lines, write_json
+from kdsearch.store.folder import open_folder
+from tests.stages.tiny import run_tiny, settled
+
+
+def artifact(folder: Path, stage: str) -> Path:
+    return next((folder / "study" / "artifacts").glob(f"{stage}-*"))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def newer(file: Path) -> None:
+    write_json(file, {**read_json(file), "format": FORMAT + 1})
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def delete_what_it_names(error: KdsearchError) -> None:
+    named = re.search(r"Delete the folder (\S+);", error.fix)
+    path = Path(named[1]) if named else Path(str(error.file))
+    assert named or error.fix.startswith("Delete")
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "damage", "message"),
+    [
+        ("distill", "winner-0.safetensors", truncate, r"winner-0.safetensors: [\d,]+ of [\d,]+ bytes"),
+        ("prepare", "main.safetensors", flip, r"its bytes have changed. Expected SHA-256 [0-9a-f]{12}"),
+        ("compress", "recover/phase-0-train.safetensors", remove, r"recover/phase-0-train.safetensors: missing"),
+        ("report", "artifact.json", truncate, r"artifact.json: not valid JSON"),
+        ("search", "candidates-student.jsonl", flip, r"candidates-student.jsonl: its bytes have changed"),
+    ],
+)
+def test_artifact(stage, name, damage, message, finished, copied):
+    folder = artifact(copied, stage)
+    names = [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]
+    if name not in names:  # the phase's own name
+        name = next(each for each in names if each.startswith("recover/phase-0"))
+        message = "recover/phase-0.*: missing"
+    damage(folder / name)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        run_tiny(copied)
+    assert caught.value.exit_code == 2
+    assert f"Delete the folder {folder}; `kdsearch run` redoes stage '{stage}'." in str(caught.value)
+    delete_what_it_names(caught.value)
+    assert settled(run_tiny(copied)) == finished.settled
+
+
+@pytest.mark.parametrize("where", ["artifact.json", "kdsearch.json"])
+def test_newer_format(where, copied):
+    file = copied / "study" / where if where == "kdsearch.json" else artifact(copied, "export") / where
+    newer(file)
+    with pytest.raises(ArtifactError, match=rf"format {FORMAT + 1} is newer than this kdsearch .* reads") as caught:
+        run_tiny(copied)
+    assert caught.value.file == file
+    assert "Install a newer kdsearch" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["kdsearch.json", "last.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '"text"'])
+def test_torn_table_of_the_folder(name, text, finished, copied):
+    file = copied / "study" / name
+    file.write_text(text)
+    with pytest.raises(ArtifactError) as caught:
+        run_tiny(copied)
+    assert caught.value.file == file
+    delete_what_it_names(caught.value)
+    assert settled(run_tiny(copied)) == finished.settled
+
+
+def test_damaged_result_is_written_anew(finished, copied):
+    (copied / "study" / "result.json").write_text("{")
+    (copied / "study" / "report" / "index.html").unlink()
+    (copied / "study" / "export" / "tiny-int8.onnx").write_text("no model")
+    assert settled(run_tiny(copied)) == finished.settled
+    assert (copied / "study/export/tiny-int8.onnx").stat().st_size == finished.result["exports"][1]["bytes"]
+    assert read_json(copied / "study" / "result.json")["study"] == "tiny"
+
+
+def test_folder_that_is_no_study(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.tex").write_text("x")
+    with pytest.raises(ArtifactError, match="the folder has other files in it"):
+        run_tiny(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match=r"file: is a file. Expected a folder"):
+        open_folder(tmp_path / "file")
+    assert [each.name for each in (tmp_path / "study").iterdir()] == ["thesis.tex"]
+
+
+def checkpoints(folder: Path, stage: str) -> list[Path]:
+    found = sorted((folder / "study" / "work").glob(f"{stage}-*/*/phase-*.safetensors"))
+    assert found
+    return found
+
+
+def rewritten(file: Path, change) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(str(file), framework="pt") as opened:
+        header, tensors = dict(opened.metadata()), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    change(header)
+    save_file(tensors, file, header)
+
+
+def foreign(header) -> None:
+    header["position"] = json.dumps({**json.loads(header["position"]), "owner": "another"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "not a whole checkpoint"),
+        (lambda file: rewritten(file, foreign), "is a checkpoint of another study or recipe"),
+        (lambda file: rewritten(file, lambda header: header.update(format="99")), "format '?99'? is newer"),
+        (lambda file: rewritten(file, lambda header: header.update(position="{")), "position"),
+    ],
+    ids=["truncated", "foreign", "newer", "position"],
+)
+def test_checkpoint(damage, message, finished, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped["refine"], tmp_path / "it"))
+    file = checkpoints(folder, "refine")[0]
+    damage(file)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        run_tiny(folder)
+    assert str(caught.value.file) == str(file)
+    assert caught.value.exit_code == 2
+    file.unlink()
+    if message.startswith("is a checkpoint"):
+        assert settled(run_tiny(folder)) == finished.settled
+
+
+def test_torn_lines_are_dropped(finished, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped["search"], tmp_path / "it"))
+    rows = next((folder / "study" / "work").glob("search-*/candidates-student.jsonl"))
+    assert len(rows.read_text().splitlines()) >= 2
+    for file in (rows, folder / "study" / "events.jsonl"):
+        with file.open("a") as stream:
+            stream.write('{"key": "to')
+    (folder / "study" / "trials.journal").write_text('{"op_co')
+    assert settled(run_tiny(folder)) == finished.settled
+    assert all(isinstance(each, dict) for each in read_lines(folder / "study" / "events.jsonl"))
+
+
+def test_damage_in_the_middle_of_a_journal_is_said(stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped["refine"], tmp_path / "it"))
+    file = folder / "study" / "trials.journal"
+    file.write_bytes(b"no line of a journal\n" + (file.read_bytes() if file.exists() else b""))
+    with pytest.raises(ArtifactError, match=r"trials.journal: not a journal of trials .*Delete the file") as caught:
+        run_tiny(folder)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "about", ["[]", "{}", '{"format": 1}', '{"format": 1, "files": [], "facts": {}}', '{"format": "x"}']
+)
+def test_nonsense_where_an_artifact_says_what_it_is(about, tmp_path):
+    store = Store(tmp_path)
+    store.put("search", "k", lambda out: {}, {})
+    (store.folder("search", "k") / "artifact.json").write_text(about)
+    with pytest.raises(ArtifactError, match=r"artifact.json: .*Delete the folder .*search-k"):
+        store.get("search", "k")

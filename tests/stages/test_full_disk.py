@@ -1,0 +1,123 @@
+"""A full disk in any stage: exit 1, the path and what to do, nothing half-written; with room the run goes on."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kdsearch.errors import StorageError
+from kdsearch.store.artifacts import Store, leave
+from kdsearch.store.files import append_line, copy_file, write_bytes, write_json
+from tests.stages.test_kill import ROOT, ended, start
+from tests.stages.tiny import STAGES, is_stage, run_tiny, settled, watching
+
+
+@pytest.fixture
+def limit() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def allow(n_bytes: int) -> None:
+    """From now on no file of this process can grow beyond so many bytes: what a write then raises, a full disk raises too."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_full_in_every_stage(finished, tmp_path, limit):
+    """One study: full when a stage has begun, room again, full in the next stage, ..."""
+    study = tmp_path / "study"
+    for stage in STAGES:
+
+        def fill(event, stage=stage):
+            if is_stage(event, stage):
+                fill.made = made_in(study)
+                allow(500)
+
+        with pytest.raises(StorageError, match=r"size limit|disk is full") as caught:
+            run_tiny(tmp_path, host=watching(fill), checkpoint_s=0)
+        allow(resource.RLIM_INFINITY)
+        assert caught.value.exit_code == 1
+        assert str(study) in str(caught.value)
+        assert "Make room and run" in str(caught.value)
+        assert made_in(study) == fill.made, stage
+        assert not list(study.rglob("*.part"))
+    assert settled(run_tiny(tmp_path)) == finished.settled
+
+
+def made_in(study: Path) -> set[str]:
+    return {each.name for each in (study / "artifacts").glob("*")}
+
+
+def test_full_while_publishing(finished, copied, limit):
+    study = copied / "study"
+    for each in (study / "export").iterdir():
+        each.unlink()
+    host = watching(lambda event: None)
+    allow((study / "events.jsonl").stat().st_size + 4000)
+    with pytest.raises(StorageError, match=r"export.*it goes on"):
+        run_tiny(copied, host=host)
+    allow(resource.RLIM_INFINITY)
+    assert not list(study.rglob("*.part"))
+    assert settled(run_tiny(copied)) == finished.settled
+    assert len(list((study / "export").glob("*.onnx"))) == 3
+
+
+@pytest.mark.parametrize("write", [write_bytes, append_line, copy_file])
+def test_every_way_of_writing_says_so(write, tmp_path, limit):
+    file = tmp_path / "file"
+    file.write_bytes(b"old\n")
+    (tmp_path / "source").write_bytes(b"x" * 2000)
+    value = {write_bytes: b"x" * 2000, append_line: ["x" * 2000], copy_file: None}[write]
+    allow(1000)
+    with pytest.raises(StorageError, match=r"file: .*Make room"):
+        copy_file(tmp_path / "source", file) if write is copy_file else write(file, value)
+    assert file.read_bytes().startswith(b"old\n")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "source"]
+
+
+def test_full_shared_store(tmp_path, limit):
+    store = Store(tmp_path / "one", None)
+    artifact = store.put("search", "k", lambda out: write_json(out / "a.json", "x" * 3000) or {}, {})
+    allow(1000)
+    with pytest.raises(StorageError, match="shared"):
+        leave(artifact.path, str(tmp_path / "shared"))
+    assert Store(tmp_path / "two", str(tmp_path / "shared")).get("search", "k") is None
+
+
+@pytest.mark.slow
+def test_tmpfs_that_grows(finished, tmp_path):
+    """Out of space for real, again and again, until there is enough."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(n_kilobytes: int, *more: str) -> bool:
+        options = ",".join([*more, f"size={n_kilobytes}k"])
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    if not mount(64):
+        pytest.skip("mounting a file system needs root")
+    try:
+        errors = []
+        for n_kilobytes in (64, 128, 192, 288, 400, 600, 4000):
+            assert mount(n_kilobytes, "remount")
+            process = start(disk / "it")
+            _, err = process.communicate()
+            if process.returncode == 0:
+                break
+            assert process.returncode == 1, err
+            assert "no space left" in err, err
+            assert "Traceback" not in err
+            errors.append(err)
+        assert len(errors) >= 4, errors
+        assert settled(ended(start(disk / "it"))) == finished.settled
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True, cwd=ROOT)
+    assert Path(disk).exists()

@@ -1,0 +1,125 @@
+"""Ctrl-C and SIGTERM: a checkpoint, children ended, exit 130, the command that goes on; and a folder that is in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+
+import psutil
+import pytest
+
+from kdsearch.cli import main
+from kdsearch.errors import InterruptedRun
+from kdsearch.host import Host
+from kdsearch.store.files import read_json, read_lines
+from kdsearch.store.folder import held
+from tests.stages.test_kill import start
+from tests.stages.tiny import LESS, is_stage, run_tiny, settled, watching, write_study
+
+REAL_LOAD = Host.load
+
+
+def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):
+    """One study, stopped in each stage that trains; each time the printed command goes on."""
+    study, file = tmp_path / "own", write_study(tmp_path)
+    command = ["run", str(file), "--dir", str(study)]
+    for number, stage in ((signal.SIGINT, "refine"), (signal.SIGTERM, "distill"), (signal.SIGINT, "compress")):
+        monkeypatch.setattr(Host, "load", REAL_LOAD)
+        host = watching(lambda event, n=number, stage=stage: signal.raise_signal(n) if is_stage(event, stage) else None)
+        monkeypatch.setattr(Host, "load", classmethod(lambda cls, host=host: host))
+        before = signal.getsignal(number)
+        assert main([*command, "--json"]) == 130
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert signal.getsignal(number) is before
+        assert list((study / "work").glob(f"{stage}-*/*/phase-*.safetensors")), "the step that ran is kept"
+        assert not list((study / "artifacts").glob(".*"))
+        again = re.search(r"to go on: kdsearch (.*)", err)
+        assert again is not None, err
+        command = again[1].split()
+    monkeypatch.setattr(Host, "load", REAL_LOAD)
+    assert main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert settled(json.loads(out)) == finished.settled
+    begun = [each["stage"] for each in read_lines(study / "events.jsonl") if is_begun(each)]
+    assert begun == [
+        "prepare",
+        "search",
+        "refine",
+        "refine",
+        "distill",
+        "distill",
+        "compress",
+        "compress",
+        "export",
+        "report",
+    ]
+
+
+def is_begun(event) -> bool:
+    return event["event"] == "stage" and event["state"] == "begun"
+
+
+def test_signal_between_pieces_of_a_stage_without_training(finished, copied):
+    for name in ("export", "report"):
+        for each in (copied / "study" / "artifacts").glob(f"{name}-*"):
+            each.rename(copied / each.name)
+    host = watching(lambda event: signal.raise_signal(signal.SIGTERM) if is_stage(event, "export") else None)
+    with pytest.raises(InterruptedRun):
+        run_tiny(copied, host=host)
+    assert settled(run_tiny(copied)) == finished.settled
+
+
+def test_second_signal_ends_at_once(copied):
+    for each in (copied / "study" / "artifacts").glob("report-*"):
+        each.rename(copied / each.name)
+
+    def twice(event):
+        if is_stage(event, "report"):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(InterruptedRun):
+        run_tiny(copied, host=watching(twice))
+
+
+def test_sigterm_with_two_workers(tmp_path):
+    long = (*LESS, "refine.epochs=30")
+    command = ["--workers", "2", *(part for each in long for part in ("--set", each))]
+    process = start(tmp_path / "two", *command)
+    supervisor, children = psutil.Process(process.pid), set()
+    while process.poll() is None:
+        children |= set(supervisor.children(recursive=True))
+        if list((tmp_path / "two" / "study" / "work").glob("refine-*/trial-*/phase-*.safetensors")):
+            os.kill(process.pid, signal.SIGTERM)
+            break
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "to go on:" in err
+    assert out == ""
+    assert len(children) >= 2
+    assert not [each for each in children if each.is_running()], "no orphans"
+    assert list((tmp_path / "two" / "study" / "work").glob("refine-*/trial-*/phase-*.safetensors"))
+    assert settled(run_tiny(tmp_path / "two", *long)) == settled(run_tiny(tmp_path / "one", *long))
+
+
+def test_folder_in_use(copied, capsys):
+    study = copied / "study"
+    with held(study):
+        about = read_json(study / ".holder.json")
+        assert main(["run", str(write_study(copied)), "--dir", str(study), "--json"]) == 1
+        out, err = capsys.readouterr()
+        assert main(["clean", str(study)]) == 1
+    assert out == ""
+    assert err.startswith(f"{study}: in use by pid {os.getpid()} on {socket.gethostname()} since {about['since']}")
+    assert "choose another folder with --dir" in err
+    assert main(["run", str(write_study(copied)), "--dir", str(study), "--json"]) == 0

@@ -1,0 +1,95 @@
+"""Studies that ask for more than the plain one: several objectives, a stored latency, two winners, augmented data."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+
+from kdsearch.errors import InterruptedRun
+from kdsearch.search.pareto import fronts
+from kdsearch.stages import commands
+from kdsearch.store.files import read_json
+from tests.stages.tiny import LESS, TEXT, is_stage, run_tiny, settled, watching
+
+FOLDER = "data: {use: image_folder, options: {path: images, resize: 8, augment: crop_flip}"
+
+
+def test_accuracy_and_params(tmp_path):
+    run_tiny(tmp_path, *LESS, "refine.trials=4", "objectives={accuracy: max, params: min}", "search.keep=4")
+    trials = read_json(next((tmp_path / "study/artifacts").glob("refine-*")) / "trials.json")
+    assert all(set(each["objectives"]) == {"accuracy", "params"} for each in trials)
+    assert all(each["objectives"]["params"] == each["params"] for each in trials)
+    losses = [(-each["objectives"]["accuracy"], each["objectives"]["params"]) for each in trials]
+    winner = read_json(next((tmp_path / "study/artifacts").glob("refine-*")) / "artifact.json")["facts"]["winners"][0]
+    first = next(iter(fronts(losses)))
+    assert winner["number"] in [trials[i]["number"] for i in first]
+    assert losses[winner["number"]][0] == min(losses[i][0] for i in first)
+
+
+def test_latency_is_measured_once_and_then_read(tmp_path):
+    sets = (
+        *LESS,
+        "search.candidates=2",
+        "objectives={accuracy: max, latency_ms: min}",
+        "constraints.latency_ms=1000.0",
+    )
+    one = run_tiny(tmp_path / "one", *sets)
+    two = run_tiny(tmp_path / "two", *sets)
+    rows = [
+        read_json(next((tmp_path / n / "study/artifacts").glob("refine-*")) / "trials.json") for n in ("one", "two")
+    ]
+    assert rows[0] == rows[1]
+    assert all(row["latency_ms"] == row["objectives"]["latency_ms"] > 0 for row in rows[0])
+    assert one["exports"] == two["exports"]
+
+
+def test_latency_that_nothing_keeps(tmp_path):
+    from kdsearch.errors import RefusedError
+
+    with pytest.raises(RefusedError, match=r"none of \d+ exported candidates keeps the constraints .*latency_ms"):
+        run_tiny(tmp_path, *LESS, "search.candidates=2", "constraints.latency_ms=0.000001")
+
+
+def test_two_winners_and_the_controls_of_the_one_that_ships(tmp_path):
+    sets = [each for each in LESS if "controls" not in each and "trials" not in each]
+    result = run_tiny(tmp_path, *sets, "refine.trials=3", "distill.winners=2", "distill.controls=[baseline]", seed=1)
+    facts = read_json(next((tmp_path / "study/artifacts").glob("distill-*")) / "artifact.json")["facts"]
+    runs = facts["runs"]
+    assert set(runs) == {"winner-0", "winner-1", "baseline"}
+    assert facts["winner"] == max(("winner-0", "winner-1"), key=lambda name: runs[name]["score"])
+    assert runs["baseline"]["request"]["specs"] == runs[facts["winner"]]["request"]["specs"]
+    assert runs["baseline"]["request"]["values"] == runs[facts["winner"]]["request"]["values"]
+    assert result["baseline"]["accuracy"] is not None
+
+
+def test_augmented_images_run_and_go_on(tmp_path):
+    from PIL import Image
+
+    rng = torch.Generator().manual_seed(0)
+    for label in ("a", "b", "c"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(40):
+            image = torch.randint(0, 255, (8, 8, 3), generator=rng, dtype=torch.uint8)
+            Image.fromarray(image.numpy()).save(tmp_path / "images" / label / f"{i}.png")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images").symlink_to(tmp_path / "images")
+    text = TEXT.replace("data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 400", FOLDER)
+    assert text != TEXT
+    sets = (*LESS, "distill.epochs=3")
+    whole = run_tiny(tmp_path / "one", *sets, text=text)
+    prepared = next((tmp_path / "one/study/artifacts").glob("prepare-*"))
+    assert not list(prepared.glob("cache-*")), "augmented rows are not cached"
+    for stage in ("refine", "distill"):
+        host = watching(
+            lambda event, stage=stage: signal.raise_signal(signal.SIGINT) if is_stage(event, stage) else None
+        )
+        with pytest.raises(InterruptedRun):
+            run_tiny(tmp_path / "two", *sets, text=text, host=host)
+    assert settled(run_tiny(tmp_path / "two", *sets, text=text)) == settled(whole)
+    file = tmp_path / "two" / "study" / "export" / "tiny-fp32.onnx"
+    file.unlink()
+    commands.export(dir=tmp_path / "two" / "study", format="onnx-fp32", progress=False)
+    assert file.exists(), "from the folder alone, the study's relative paths are found"

@@ -1,0 +1,140 @@
+"""Running again: nothing twice, a changed section redoes what depends on it, and `clean` takes what is left of the rest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kdsearch.cli import main
+from kdsearch.errors import ArtifactError
+from kdsearch.stages import commands, training
+from tests.stages.tiny import events, files_of, made, run_tiny, settled
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[str]:
+    """One entry for every optimiser step of a training."""
+    from kdsearch.engine import loop
+
+    taken: list[str] = []
+
+    class Counting(loop.Report):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            before = self.step
+
+            def counted(phase, at, of, loss):
+                taken.append(phase)
+                before(phase, at, of, loss)
+
+            self.step = counted
+
+    for module in (training, __import__("kdsearch.stages.tools", fromlist=["Report"])):
+        monkeypatch.setattr(module, "Report", Counting)
+    return taken
+
+
+def test_nothing_twice(finished, copied, steps):
+    before, artifacts = len(events(copied)), files_of(copied / "study" / "artifacts")
+    assert settled(run_tiny(copied)) == finished.settled
+    assert events(copied)[before:] == []
+    assert steps == []
+    assert files_of(copied / "study" / "artifacts") == artifacts
+
+
+def test_seconds_are_those_that_the_work_took(finished, copied):
+    assert run_tiny(copied)["seconds"] == finished.result["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "redone", "trains"),
+    [
+        ("distill.epochs=3", ["distill", "compress", "export", "report"], True),
+        ("export.formats=[onnx-fp32, onnx-int8]", ["export", "report"], False),
+        ("export.max_drop={onnx-int8: 0.9, onnx-int4: 1.0}", ["export", "report"], False),
+        ("name=other", ["report"], False),
+        ("run.workers=1", [], False),
+    ],
+)
+def test_changed_section(change, redone, trains, finished, copied, steps):
+    before = len(events(copied))
+    sets = (change, "export.max_drop={}") if "formats" in change else (change,)
+    result = run_tiny(copied, *sets)
+    assert made(copied, before) == redone
+    assert [each["redo"] for each in events(copied)[before:] if each["event"] == "changed"] == (
+        [redone] if redone else []
+    )
+    assert bool(steps) == trains
+    if not trains and "formats" not in change:
+        assert {**settled(result), "study": "tiny"} == finished.settled
+    if "formats" in change:
+        assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
+        assert sorted(each.name for each in (copied / "study" / "export").glob("*.onnx")) == [
+            "tiny-fp32.onnx",
+            "tiny-int8.onnx",
+        ]
+
+
+def test_what_is_redone_is_said(copied, capsys):
+    assert main(["run", str(copied / "tiny.yaml"), "--dir", str(copied / "study"), "--set", "name=other"]) == 0
+    out, err = capsys.readouterr()
+    assert "the study has changed: redoing report; what they replace stays until `kdsearch clean`" in err
+    assert "recommended" in out
+
+
+def test_another_seed_keeps_the_old_until_clean(finished, copied, capsys, steps):
+    study = copied / "study"
+    first = {each.name for each in (study / "artifacts").iterdir()}
+    other = run_tiny(copied, seed=4)
+    assert settled(other) != finished.settled
+    assert other["teacher"]["accuracy"] != finished.result["teacher"]["accuracy"]
+    assert other["student"]["recipe"] != finished.result["student"]["recipe"]
+    both = {each.name for each in (study / "artifacts").iterdir()}
+    assert first < both
+    assert len(both) == 2 * len(first)
+    before = len(steps)
+    assert settled(run_tiny(copied)) == finished.settled, "the first seed's artifacts are still there"
+    assert len(steps) == before
+
+    (study / "work" / "refine-0123").mkdir()
+    (study / "work" / "refine-0123" / "phase-0.safetensors").write_bytes(b"x" * 1000)
+    (study / "export" / ".tiny.onnx.77.part").write_bytes(b"x" * 10)
+    untouched = files_of(study)
+    assert main(["clean", str(study), "--dry-run", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {name: each for name, each in files_of(study).items() if name != ".lock"} == {
+        name: each for name, each in untouched.items() if name != ".lock"
+    }
+    assert main(["clean", str(study)]) == 0
+    text = capsys.readouterr().out
+    for name in sorted(both - first):
+        assert f"artifacts/{name}" in text
+    assert "work/refine-0123" in text
+    assert ".tiny.onnx.77.part" in text
+    now = files_of(study)
+    gone = {name: each for name, each in untouched.items() if name not in now}
+    assert {each.name for each in (study / "artifacts").iterdir()} == first
+    assert said["bytes"] == sum(len(each) for each in gone.values())
+    assert sorted(each["path"] for each in said["removed"])[0].startswith("artifacts/")
+    assert said["dry_run"]
+
+    n_events = len(events(copied))
+    assert settled(run_tiny(copied)) == finished.settled
+    assert made(copied, n_events) == []
+    assert commands.clean(dir=study)["removed"] == []
+
+
+def test_clean_keeps_the_work_of_a_run_that_was_stopped(stopped, tmp_path, finished):
+    import shutil
+
+    folder = shutil.copytree(stopped["refine"], tmp_path / "it")
+    before = files_of(folder / "study")
+    assert any(name.startswith("work/refine-") for name in before)
+    assert commands.clean(dir=folder / "study")["removed"] == []
+    assert files_of(folder / "study").keys() - {".holder.json"} == before.keys() - {".holder.json"}
+
+
+def test_clean_of_what_is_no_study(tmp_path):
+    with pytest.raises(ArtifactError, match="no study's folder"):
+        commands.clean(dir=tmp_path)

@@ -1,0 +1,76 @@
+"""A store that studies share: what one has made, another reads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdsearch.errors import ArtifactError
+from kdsearch.store.artifacts import Store, leave
+from kdsearch.store.files import write_json
+from tests.stages.tiny import made, run_tiny, settled
+
+
+@pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment"])
+def test_second_study_makes_nothing(spelt, finished, tmp_path, monkeypatch):
+    place = tmp_path / "shared"
+    for each in (finished.folder / "study" / "artifacts").iterdir():
+        leave(each, str(place))
+    name = {"path": str(place), "url": f"file://{place}", "relative": "../shared", "environment": "null"}[spelt]
+    if spelt == "environment":
+        monkeypatch.setenv("KDSEARCH_STORE", str(place))
+    monkeypatch.chdir("/")
+    assert settled(run_tiny(tmp_path / "second", f"run.store={name}")) == finished.settled
+    assert made(tmp_path / "second") == []
+
+
+def test_what_a_study_makes_is_left_there(finished, copied, tmp_path):
+    place = tmp_path / "shared"
+    for each in (copied / "study" / "artifacts").glob("report-*"):
+        shutil.rmtree(each)
+    run_tiny(copied, f"run.store={place}")
+    assert [each.name.partition("-")[0] for each in place.iterdir()] == ["report"]
+    own = next((copied / "study" / "artifacts").glob("report-*"))
+    shared = place / own.name
+    assert {each.name: each.read_bytes() for each in shared.iterdir()} == {
+        each.name: each.read_bytes() for each in own.iterdir()
+    }
+
+
+def put(store: Store, text: str = "text"):
+    def make(out: Path) -> dict[str, str]:
+        write_json(out / "a.json", text)
+        return {"text": text}
+
+    return store.put("search", "k", make, {})
+
+
+def test_upload_that_was_cut_is_not_read(tmp_path):
+    artifact = put(Store(tmp_path / "one"))
+    place = tmp_path / "shared"
+    (place / artifact.path.name).mkdir(parents=True)
+    shutil.copyfile(artifact.path / "a.json", place / artifact.path.name / "a.json")
+    (place / artifact.path.name / ".artifact.json.7.part").write_text("{")
+    other = Store(tmp_path / "two", str(place))
+    assert other.get("search", "k") is None
+    put(other)
+    assert Store(tmp_path / "three", str(place)).get("search", "k") is not None
+
+
+def test_damaged_copy_in_the_store_is_named_there(tmp_path):
+    place = tmp_path / "shared"
+    put(Store(tmp_path / "one", str(place)))
+    (place / "search-k" / "a.json").write_text('"tex')
+    with pytest.raises(ArtifactError, match=rf"Delete the folder \S*{place}/search-k;"):
+        Store(tmp_path / "two", str(place)).get("search", "k")
+    assert not list((tmp_path / "two" / "artifacts").iterdir())
+
+
+def test_first_upload_stays(tmp_path):
+    place = tmp_path / "shared"
+    put(Store(tmp_path / "one", str(place)), "first")
+    put(Store(tmp_path / "two"), "second")
+    leave(tmp_path / "two" / "artifacts" / "search-k", str(place))
+    assert (place / "search-k" / "a.json").read_text() == '"first"\n'
