@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError, nearest, one_of
@@ -218,8 +217,10 @@ def _check_objectives(study: Study, host: Host) -> None:
 
 
 def _check_machine(study: Study) -> None:
-    """Device and precision against this machine; the cache against augmentation."""
+    """The shared store, device and precision against this machine."""
     run = study.config.run
+    if run.store is not None:
+        _check_store(study, run.store)
     if run.device == "auto" and run.precision != "fp16":
         return
     import torch
@@ -230,6 +231,20 @@ def _check_machine(study: Study) -> None:
         raise study.error("got 'fp16', which needs a GPU", "run.precision", expected="fp32 or bf16 on a CPU")
 
 
-def folder_of(file: Path) -> Path:
-    """The study's default folder: the file's stem, beside it."""
-    return file.parent / file.stem
+def _check_store(study: Study, store: str) -> None:
+    """A folder (or one that can be made), or a URL whose kind is installed; nothing is opened."""
+    from fsspec.core import url_to_fs
+    from fsspec.registry import known_implementations
+
+    if "://" not in store and "::" not in store:
+        if (study.folder / store).is_file():
+            raise study.error(f"'{store}' is a file", "run.store", expected="a folder or a URL")
+        return
+    kind = store.partition("://")[0].rpartition("::")[2]
+    if kind not in known_implementations:
+        near = nearest(kind, known_implementations)
+        raise study.error(f"unknown kind of store '{kind}'", "run.store", nearest=near, expected="such as file or s3")
+    try:
+        url_to_fs(store)
+    except (ImportError, TypeError, ValueError) as error:
+        raise study.error(f"'{store}' cannot be opened here: {error}", "run.store") from None

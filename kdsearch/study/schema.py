@@ -171,7 +171,7 @@ class Run(Section):
     trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    store: str | None = Field(None, description="a path or fsspec URL shared by studies")
+    store: str | None = Field(None, min_length=1, description="a path or fsspec URL shared by studies")
 
 
 class Config(Section):
