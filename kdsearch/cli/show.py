@@ -73,7 +73,14 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
     from kdsearch.study.describe import options_of
 
     needs = {name: _word(getattr(cls, name)) for name in _NEEDS if hasattr(cls, name)}
-    return {**whole, "state": "ok", "about": inspect.getdoc(cls) or "", "needs": needs, "options": options_of(cls)}
+    return {
+        **whole,
+        "state": "ok",
+        "about": inspect.getdoc(cls) or "",
+        "source": inspect.getdoc(inspect.getmodule(cls)) or "",
+        "needs": needs,
+        "options": options_of(cls),
+    }
 
 
 def _word(value: Any) -> Any:
@@ -101,10 +108,13 @@ def print_described(found: dict[str, Any]) -> None:
 def _print_capability(each: dict[str, Any]) -> None:
     from kdsearch.cli.output import table
 
-    for line in each["about"].splitlines():
-        print(f"  {line}" if line else "")
+    for text in (each["source"], each["about"]):  # the module's says what paper it is, the class's what it does
+        for line in text.splitlines():
+            print(f"  {line}" if line else "")
+        print()
     for name, value in each["needs"].items():
-        print(f"  {name}: {', '.join(value) if isinstance(value, list) else value}")
+        text = ("yes" if value else "no") if isinstance(value, bool) else value
+        print(f"  {name}: {', '.join(text) if isinstance(text, list) else text}")
     if not each["options"]:
         print("  no options")
         return

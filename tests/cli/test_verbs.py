@@ -177,7 +177,9 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
             "description": "softens both distributions",
         }
     ]
+    assert found["source"] == small_plugin.__doc__.strip()
     code, out, _ = run(capsys, "plugins", "show", "kd")
+    assert small_plugin.__doc__.splitlines()[0] in out
     assert "1..8 (log)" in out
     assert "softens both distributions" in out
     code, _, err = run(capsys, "plugins", "show", "kdd")
@@ -265,7 +267,7 @@ def test_validate_says_what_the_study_would_do(host, capsys):
     assert code == 0
     assert found["valid"] is True
     assert found["students"] == {"student": {"space": "cifar_resnet", "dimensions": 4, "size": 54}}
-    assert {"stage": "distill", "what": "compare", "count": 3, "epochs": 1} in found["trainings"]
+    assert {"stage": "distill", "what": "compare", "count": 4, "epochs": 1} in found["trainings"]
     assert found["proxies"] == ["nwot", "params"]
 
 

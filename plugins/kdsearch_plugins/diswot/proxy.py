@@ -1,4 +1,4 @@
-"""The proxies `diswot`, `diswot_mr` and `diswot_ms`: one forward pass of the student, no backward pass."""
+"""DisWOT as a score (Dong et al., CVPR 2023, arXiv 2303.15678): one forward pass of the student, no backward pass."""
 
 from __future__ import annotations
 

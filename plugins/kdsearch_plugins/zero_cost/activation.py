@@ -20,9 +20,10 @@ def activation_codes(student: Model, probe: Probe) -> list[Tensor]:
 
 
 class Nwot(Proxy[NoOptions]):
-    """ln |det K|, K the Hamming kernel of the codes (Mellor et al., ICML 2021). -inf: two samples look alike, or no rectifier.
+    """ln |det K|, K the Hamming kernel of the codes (Mellor et al., ICML 2021, arXiv 2006.04647).
 
-    Codes of GELU, SiLU and Hardswish count as of ReLU: whether the input is above 0.
+    -inf: two samples look alike, or there is no rectifier. Codes of GELU, SiLU and Hardswish count as of ReLU:
+    whether the input is above 0.
     """
 
     def score(self, student: Model, probe: Probe) -> float:
@@ -31,7 +32,7 @@ class Nwot(Proxy[NoOptions]):
 
 
 class Swap(Proxy[NoOptions]):
-    """Number of distinct sample-wise activation patterns (Peng et al., ICLR 2024), without the size regularisation."""
+    """Number of distinct sample-wise activation patterns (Peng et al., ICLR 2024, arXiv 2403.04161), the size not counted."""
 
     def score(self, student: Model, probe: Probe) -> float:
         return float(distinct_patterns(activation_codes(student, probe)))
