@@ -13,12 +13,14 @@ from kdsearch.kinds import Update
 from kdsearch.testing.training import training
 from tests.engine.little import Plain, Queue, differing, mlp, resnet, same, source, state
 
+START = 2.0**19  # overflows at first, and no longer after a few halvings
+HOPELESS = 2.0**40
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: cuda")
 
 
-def fresh(folder, device, **given):
+def fresh(folder, device, keep="best", **given):
     return training(
-        Distill(DistillOptions(keep="best")), {"student": resnet()}, source(), folder, teachers={"teacher": resnet(1)},
+        Distill(DistillOptions(keep=keep)), {"student": resnet()}, source(), folder, teachers={"teacher": resnet(1)},
         distillers={"q": Queue()}, normalize=True, epochs=2, batch_size=12, optim={"lr": 0.02, "clip": 1.0}, device=device,
         **given,
     )  # fmt: skip
@@ -28,17 +30,20 @@ def end_of(run):
     return state(run.setup.models["student"].module, *run.setup.distillers.values())
 
 
-def stopped_equals_whole(folder, device):
+def stopped_equals_whole(folder, device, keep="best"):
     """The end of a run that was stopped in each epoch, and of one that was not; histories too."""
-    whole = fresh(folder / "whole", device)
+    whole = fresh(folder / "whole", device, keep)
     history = whole.run().history
     for step in (3, 6):
         seen = []
         with pytest.raises(InterruptedRun):
             fresh(
-                folder / "work", device, stop=lambda seen=seen, n=step: seen.append(1) or len(seen) == n - 3 * (n > 3)
+                folder / "work",
+                device,
+                keep,
+                stop=lambda seen=seen, n=step: seen.append(1) or len(seen) == n - 3 * (n > 3),
             ).run()
-    run = fresh(folder / "work", device)
+    run = fresh(folder / "work", device, keep)
     assert run.run().history == history
     assert differing(end_of(run), end_of(whole)) == []
     assert all(bool(torch.isfinite(value).all()) for value in end_of(run).values())
@@ -89,12 +94,12 @@ def test_fp16_without_cuda_is_refused(tmp_path):
 
 
 @pytest.fixture
-def scaled_on_cpu(monkeypatch):
+def scaled_on_cpu(monkeypatch, request):
     """fp16's loss scale on a CPU: autocast and scaler are torch's own and work there, slowly."""
     scalers = []
 
     def make(name, accelerator):
-        scalers.append(torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3))
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=getattr(request, "param", START), growth_interval=3))
         return Precision("fp16", accelerator, scalers[-1])
 
     monkeypatch.setattr(loop, "Precision", make)
@@ -102,14 +107,17 @@ def scaled_on_cpu(monkeypatch):
 
 
 def test_the_loss_scale_backs_off_and_is_checkpointed(scaled_on_cpu, tmp_path):
-    stopped_equals_whole(tmp_path, Device(checkpoint_s=0.0))
-    assert scaled_on_cpu[-1].get_scale() < 2.0**40
+    end = stopped_equals_whole(tmp_path, Device(checkpoint_s=0.0), "last")
+    assert 1 < scaled_on_cpu[0].get_scale() < START / 2
+    assert scaled_on_cpu[-1].state_dict() == scaled_on_cpu[0].state_dict()
+    assert not torch.equal(end["0.classifier.weight"], resnet().module.classifier.weight)
     with pytest.raises(InterruptedRun):
         fresh(tmp_path / "peek", Device(), stop=lambda: True).run()
     _, at = read_checkpoint(tmp_path / "peek" / "phase-0-distill.safetensors")
-    assert at.scaler["scale"] == 2.0**39
+    assert at.scaler["scale"] == START / 2
 
 
+@pytest.mark.parametrize("scaled_on_cpu", [HOPELESS], indirect=True)
 def test_two_optimisers_of_a_turn_share_one_scale(scaled_on_cpu, tmp_path):
     """The scale changes after both moved: an overflow skips both, and costs one halving."""
 
@@ -124,7 +132,7 @@ def test_two_optimisers_of_a_turn_share_one_scale(scaled_on_cpu, tmp_path):
     student, before = mlp(), state(mlp().module)
     training(Plain(step, train=train), {"student": student}, source(12), tmp_path, batch_size=12).run()
     assert same(state(student.module), before)
-    assert scaled_on_cpu[-1].get_scale() == 2.0**39
+    assert scaled_on_cpu[-1].get_scale() == HOPELESS / 2
 
 
 @needs_cuda
