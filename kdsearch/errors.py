@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class KdsearchError(Exception):
@@ -65,7 +66,7 @@ class KdsearchError(Exception):
         tail = ""
         if self.nearest:
             tail += f"; did you mean '{self.nearest}'?"
-        if self.expected:
+        if self.expected and self.expected != self.nearest:
             tail += ("" if tail else ".") + f" Expected {self.expected}."
         if self.fix:
             tail += ("" if tail else ".") + f" {self.fix}"
@@ -157,6 +158,12 @@ def wanted(kind: str, message: str) -> str:
 def is_of_type(kind: str) -> bool:
     """Whether pydantic's complaint is about a value's type, and not about its size or content."""
     return kind in _TYPES
+
+
+def nearest_literal(got: object, complaint: Mapping[str, Any]) -> str:
+    """The nearest of the literals that pydantic's complaint lists, or ""."""
+    listed = re.findall(r"'([^']*)'", str(complaint.get("ctx", {}).get("expected", "")))
+    return nearest(got, listed) if isinstance(got, str) else ""
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kdsearch", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("kdsearch")
 
 LISTED = Path(__file__).with_name("allowed_skips.txt")
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdsearch.errors import StudyError, nearest, one_of, wanted
+from kdsearch.errors import StudyError, nearest, nearest_literal, one_of, wanted
 
 Value = Any  # a JSON value
 O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
@@ -170,7 +170,12 @@ def first_error(error: ValidationError, cls: type[BaseModel], path: str = "") ->
         return StudyError("missing", path=where, expected="a value")
     got = first["input"]
     shown = f"'{got}'" if isinstance(got, str) else repr(got)
-    return StudyError(f"got {shown[:80]}", path=where, expected=wanted(first["type"], first["msg"]))
+    return StudyError(
+        f"got {shown[:80]}",
+        path=where,
+        expected=wanted(first["type"], first["msg"]),
+        nearest=nearest_literal(got, first),
+    )
 
 
 def _owner(cls: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:

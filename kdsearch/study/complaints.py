@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdsearch.errors import StudyError, is_of_type, nearest, one_of, wanted
+from kdsearch.errors import StudyError, is_of_type, nearest, nearest_literal, one_of, wanted
 from kdsearch.study.schema import Use
 
 Loc = Sequence[str | int]
@@ -32,10 +32,7 @@ def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> St
         return StudyError("is missing", path=path, expected=_section(_owner(cls, telling[0]["loc"])))
     expected = list(dict.fromkeys(_expected(each, cls) for each in telling))
     got = telling[0]["input"]
-    choices = [
-        name.strip("'") for name in str(telling[0].get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
-    ]
-    close = nearest(got, choices) if isinstance(got, str) else ""
+    close = nearest_literal(got, telling[0])
     return StudyError(f"got {shown(got)}", path=path, expected=" or ".join(expected), nearest=close)
 
 

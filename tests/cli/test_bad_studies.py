@@ -96,6 +96,11 @@ def test_a_missing_file_names_its_neighbour(capsys):
 
 
 SETTINGS = {
+    "recipe.train.optimizer=adamm": "--set recipe.train.optimizer=adamm: recipe.train.optimizer: got 'adamm'; did you mean 'adam'?",
+    "run.device=cdua": "--set run.device=cdua: run.device: got 'cdua'; did you mean 'cuda'?",
+    "recipe.distillers[0].options.temprature=2.0": (
+        "--set recipe.distillers[0].options.temprature=2.0: recipe.distillers[0].options.temprature: unknown option"
+    ),
     "refine.epochs=1e400": "--set refine.epochs=1e400: '1e400' is no value: got 1e400. Expected a finite number",
     "name=two words": "--set name=two words: name: got 'two words'. Expected text that matches",
     "teacher.options.space=7": "--set teacher.options.space=7: teacher.options.space: got 7. Expected text.",
