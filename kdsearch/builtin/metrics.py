@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
 from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import HIDDEN, Batch, DataSource, Metric, NoOptions, Options, Predict, Services
 
 CHUNK = 256  # samples a forward pass
+
+
+def functional() -> Any:
+    """torchmetrics, imported where it is used: it takes seconds, and `accuracy` alone is what every training process asks for."""
+    import torchmetrics.functional.classification as found
+
+    return found
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Top5(Metric[NoOptions]):
         hits, n = 0.0, 0
         for each in answers(predict, data, split, services):
             n_classes, count = each.logits.shape[1], len(each.targets)
-            top = multiclass_accuracy(each.logits, each.targets, n_classes, average="micro", top_k=min(5, n_classes))
+            top = functional().multiclass_accuracy(
+                each.logits, each.targets, n_classes, average="micro", top_k=min(5, n_classes)
+            )
             hits, n = hits + float(top) * count, n + count
         return {"top5": hits / n, "n": float(n)}
 
@@ -105,7 +109,7 @@ class BalancedAccuracy(Metric[NoOptions]):
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         counts = sum(
             (
-                multiclass_confusion_matrix(each.logits, each.targets, each.logits.shape[1])
+                functional().multiclass_confusion_matrix(each.logits, each.targets, each.logits.shape[1])
                 for each in answers(predict, data, split, services)
             ),
             torch.zeros((), dtype=torch.int64),
@@ -141,5 +145,7 @@ class CalibrationError(Metric[CalibrationOptions]):
         every = list(answers(predict, data, split, services))
         probs = torch.cat([each.logits for each in every]).softmax(1)
         targets = torch.cat([each.targets for each in every])
-        error = multiclass_calibration_error(probs, targets, probs.shape[1], n_bins=self.options.bins, norm="l1")
+        error = functional().multiclass_calibration_error(
+            probs, targets, probs.shape[1], n_bins=self.options.bins, norm="l1"
+        )
         return {"ece": float(error), "n": float(len(targets))}
