@@ -1,0 +1,152 @@
+"""What the documentation says is so: tables come from the schema, snippets run, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import kdsearch.testing
+from kdsearch.host import Host
+from kdsearch.stages.materials import open_materials
+from kdsearch.stages.run import STAGES
+from kdsearch.study import load_study
+from kdsearch.testing.dataset import DatasetContract
+from kdsearch.testing.distiller import DistillerContract
+from kdsearch.testing.proxy import ProxyContract
+from kdsearch.testing.space import SearchSpaceContract
+from tests.python.tiny_live import made, tiny
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def loaded(file):
+    spec = importlib.util.spec_from_file_location(f"docs_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def snippets(page):
+    """Kind -> code of the page's named Python blocks."""
+    return dict(re.findall(r"```python (\w+)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+
+
+def module_of(kind):
+    """The snippet as a module: options classes look their annotations up there."""
+    module = sys.modules[f"docs_{kind}"] = ModuleType(f"docs_{kind}")
+    exec(compile(snippets("plugins.md")[kind], f"docs/plugins.md ({kind})", "exec"), module.__dict__)
+    return module
+
+
+DISTILLER, PROXY, SPACE, DATASET, PROCEDURE = (
+    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "procedure")
+)
+
+
+def test_the_tables_of_studies_are_those_of_the_schema():
+    tables = loaded(DOCS / "study_tables.py")
+    text = (DOCS / "studies.md").read_text()
+    assert tables.page(text) == text, "run: python docs/study_tables.py"
+    assert set(re.findall(r"<!-- table (\S+) -->", text)) == set(tables.SECTIONS)
+    known = {f"{path}.{name}" for path, cls in tables.SECTIONS.items() for name in cls.model_fields}
+    assert set(tables.MEANING) <= known
+    assert "| `labeled` |" in text
+
+
+def test_the_shortest_study_is_one(tmp_path):
+    (study,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
+    (tmp_path / "study.yaml").write_text(study)
+    assert load_study(tmp_path / "study.yaml", Host.load()).config.constraints.params == 20_000
+
+
+class TestProjected(DistillerContract):
+    distiller = DISTILLER.Projected
+
+
+class TestSpread(ProxyContract):
+    proxy = PROXY.Spread
+
+
+class TestMlp(SearchSpaceContract):
+    space = SPACE.Mlp
+
+
+class TestStripes(DatasetContract):
+    @pytest.fixture
+    def dataset(self):
+        return DATASET.Stripes(DATASET.StripesOptions(n=60))
+
+
+@pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels])
+def test_snippets_make_a_study(procedure, tmp_path):
+    recipe = {"procedure": {"use": procedure}} if procedure else {"distillers": [{"use": DISTILLER.Projected}]}
+    study = tiny(
+        train=None,
+        test=None,
+        data={"use": DATASET.Stripes, "options": {"n": 120}},
+        student=SPACE.Mlp,
+        teacher={"use": "trained", "options": {"space": "cifar_resnet", "spec": {"depths": [1, 1, 1]}, "epochs": 1}},
+        recipe=recipe,
+        search={"proxy": [PROXY.Spread], "candidates": 4, "keep": 2},
+        distill={"epochs": 2, "controls": []},
+    )
+    found = made(open_materials(study, Host.load()), tmp_path, "distill")
+    history = found["distill"]["runs"]["winner-0"]["history"]
+    if procedure:
+        assert [row["phase"] for row in history] == ["imitate", "label"]
+        assert set(history[0]["terms"]) == {"match"}
+    else:
+        assert history[-1]["terms"]["Projected.direction"] > 0
+    assert all(len(each["spec"]["widths"]) == 2 for each in found["search"]["roles"]["student"]["kept"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_that_pages_name_are_there(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for file in re.findall(r"`((?:kdsearch|plugins|search_spaces|examples|docs)/[\w./]+)`", text):
+        assert (DOCS.parent / file).exists(), file
+
+
+def test_contracts_that_the_page_names_are_there():
+    text = (DOCS / "plugins.md").read_text()
+    sources = "".join(file.read_text() for file in Path(kdsearch.testing.__file__).parent.glob("*.py"))
+    for name in set(re.findall(r"`(\w+Contract)`", text)):
+        assert f"class {name}" in sources
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage"),
+    [
+        ({"data": {"labeled": 0.5}}, "prepare"),
+        ({"student": {"space": "cifar_resnet", "spec": {"depths": [1, 1, 2]}}}, "search"),
+        ({"constraints": {"params": 10_000}}, "search"),
+        ({"search": {"proxy": "params", "candidates": 5, "keep": 2}}, "search"),
+        ({"recipe": [{"use": "kd", "weight": 2.0}]}, "refine"),
+        ({"recipe": ["kd", "sp"]}, "prepare"),  # it reads another tap
+        ({"objectives": {"accuracy": "max", "params": "min"}}, "refine"),
+        ({"refine": {"trials": 3, "epochs": 1}}, "refine"),
+        ({"distill": {"epochs": 2, "controls": []}}, "distill"),
+        ({"compress": {"quantize": [{"use": "int4"}]}}, "compress"),
+        ({"export": {"parity": 1e-3}}, "export"),
+        ({"name": "other"}, "report"),
+        ({"run": {"store": "elsewhere"}}, None),
+    ],
+    ids=str,
+)
+def test_the_table_of_what_is_redone_is_right(changed, stage):
+    def parts(study):
+        materials = open_materials(study, Host.load())
+        return [json.dumps(each.part(materials), sort_keys=True) for each in STAGES]
+
+    before, after = parts(tiny()), parts(tiny(**changed))
+    different = [each.NAME for each, one, other in zip(STAGES, before, after, strict=True) if one != other]
+    assert (different[0] if different else None) == stage
