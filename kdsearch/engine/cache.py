@@ -27,7 +27,8 @@ class TeacherCache:
         about = read_json(folder / "cache.json")
         if about.get("format") != FORMAT:
             problem = f"format {about.get('format')!r} of the teacher's cache"
-            raise ArtifactError(problem, file=folder / "cache.json", expected=f"format {FORMAT}")
+            fix = f"Delete the folder {folder.parent.name}; `kdsearch run` makes it again."
+            raise ArtifactError(problem, file=folder / "cache.json", expected=f"format {FORMAT}", fix=fix)
         self.names: tuple[str, ...] = tuple(about["arrays"])
         self._rows = {id: row for row, id in enumerate(about["ids"])}
         self._arrays = {

@@ -91,7 +91,7 @@ class Site:
         found = found if found.is_absolute() else self.base / found
         if not found.exists():
             near = nearest(found.name, [each.name for each in found.parent.iterdir()]) if found.parent.is_dir() else ""
-            raise DataError(f"'{path}' does not exist", file=found, nearest=near)
+            raise DataError(f"'{path}' does not exist", nearest=near, fix=f"Looked for {found}.")
         return found
 
     def code(self, target: str) -> Any:

@@ -14,8 +14,8 @@ from kdsearch.errors import ArtifactError, InterruptedRun, UserError, nearest, o
 from kdsearch.host import Host
 from kdsearch.stages.job import STUDY, open_store
 from kdsearch.store.artifacts import Store
-from kdsearch.store.files import read_json, write_bytes, write_json
-from kdsearch.store.folder import MARK, Events, held, open_folder
+from kdsearch.store.files import read_json, remove, write_bytes, write_json
+from kdsearch.store.folder import LAST, MARK, Events, held, open_folder
 from kdsearch.study.study import Study, load_study
 
 ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
@@ -67,8 +67,7 @@ def run_study(
     materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
     count = workers if workers is not None else study.config.run.workers
     _check_live(study, count)
-    open_folder(folder)
-    with held(folder), _stoppable() as stop:
+    with _leaving_nothing(folder), held(folder), _stoppable() as stop:
         text = study.resolved_yaml().encode()
         if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
             write_bytes(folder / STUDY, text)
@@ -83,6 +82,19 @@ def run_study(
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Open the folder; where the user's input proves wrong before any stage is done, a folder made now goes again."""
+    was_there = folder.exists()
+    open_folder(folder)
+    try:
+        yield
+    except UserError:
+        if not was_there and not (folder / LAST).exists():
+            remove(folder)
+        raise
 
 
 def _check_live(study: Study, workers: int) -> None:
@@ -153,7 +165,8 @@ def _again(
 def opened(folder: Path) -> Path:
     """Raise ArtifactError unless it is a study's folder."""
     if not (folder / MARK).exists():
-        near = nearest(folder.name, [each.name for each in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        near = nearest(folder.name, [each.name for each in beside if (each / MARK).exists()])
         raise ArtifactError(
             "no study's folder", file=folder, expected="a folder that `kdsearch run` made", nearest=near
         )

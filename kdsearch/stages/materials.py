@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdsearch.engine.live_data import from_torch
 from kdsearch.engine.loop import Device, resolve_device
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import Arranged, arrange
+from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
@@ -116,6 +118,17 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     return model
 
 
+@contextmanager
+def placing(study: Study, path: str) -> Iterator[None]:
+    """Errors of what a study names, and that name no file of their own, say where it names it: key path, file and line."""
+    try:
+        yield
+    except UserError as error:
+        if error.file is None:
+            study.place(error.at(path=path))
+        raise
+
+
 def open_materials(study: Study, host: Host) -> Materials:
     """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work."""
     config = study.config
@@ -123,22 +136,25 @@ def open_materials(study: Study, host: Host) -> Materials:
     site = Site(config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder))
     live = study.live_object("data")
     source: Any
-    if live is not None:
-        source = from_torch(live)
-        declared, augments = "classification", source.augments
-    else:
-        dataset = make(host, "dataset", config.data, "data")
-        source, declared, augments = dataset.open(site), dataset.task, dataset.augments
-    data = arrange(
-        source,
-        labeled=config.data.labeled,
-        validation=config.data.validation,
-        test=config.data.test,
-        train_samples=config.data.train_samples,
-        seed=config.seed,
-    )
+    with placing(study, "data.options"):
+        if live is not None:
+            source = from_torch(live)
+            declared, augments = "classification", source.augments
+        else:
+            dataset = make(host, "dataset", config.data, "data")
+            source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+    with placing(study, "data"):
+        data = arrange(
+            source,
+            labeled=config.data.labeled,
+            validation=config.data.validation,
+            test=config.data.test,
+            train_samples=config.data.train_samples,
+            seed=config.seed,
+        )
     task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
-    io = task.io(data.fields, data.facts)
+    with placing(study, "data"):
+        io = task.io(data.fields, data.facts)
     spaces = {role: student_space(study, host, role) for role in study.students}
     wanted = dict.fromkeys(
         [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]

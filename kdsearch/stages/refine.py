@@ -152,11 +152,14 @@ def _generation(
     alive, curves = dict(asked), {number: list[tuple[float, float]]() for number in asked}
     ended: dict[int, Trial] = {}
     base = tools.progress.done
+    since = 0.0
     rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, epochs) < epochs]
     for rung in [*rungs, 1.0]:
         requests = [_request(materials, number, ask, kept, epochs, rung) for number, ask in alive.items()]
-        tools.progress.done = base + len(ended)
-        outcomes = run_trainings(materials, requests, work, prepared, teachers, tools, limits=limits_of(materials))
+        outcomes = run_trainings(
+            materials, requests, work, prepared, teachers, tools, limits=limits_of(materials), since=since
+        )
+        since = rung
         losses: dict[int, float] = {}
         for number in list(alive):
             outcome = outcomes[f"trial-{number}"]

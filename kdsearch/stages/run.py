@@ -18,9 +18,9 @@ from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
+from kdsearch.store.folder import LAST
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
-LAST = "last.json"  # stage -> key of the folder's last run
 
 
 def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> dict[str, Artifact]:

@@ -18,6 +18,7 @@ from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.schema import Use
 
+DRY = 1000  # draws in a row without a new spec after which the space counts as drawn out
 IMAGE, CLASSES = (3, 32, 32), 10  # what noise looks like where no data set is named
 
 
@@ -93,15 +94,18 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
         rng = stream(seed, "sample")
         found: dict[str, Any] = {}
         wanted = 10 if sample is None else sample
-        for _ in range(100 * wanted):
-            if len(found) == wanted:
-                break
+        stale = 0
+        while len(found) < wanted and stale < DRY:
             spec = space.sample(rng)
+            stale = stale + 1 if space.key(spec) in found else 0
             found.setdefault(space.key(spec), spec)
         return list(found.values())
     if not archs.is_file():
         raise DataError("no such file", file=archs, expected="one JSON spec a line")
-    lines = archs.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = archs.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", file=archs) from None
     specs = [_spec(space, line, str(archs), number) for number, line in enumerate(lines, 1) if line.strip()]
     if not specs:
         raise DataError("no spec in the file", file=archs, expected="one JSON spec a line")

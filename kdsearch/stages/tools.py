@@ -20,6 +20,8 @@ from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.folder import Events
 from kdsearch.study.schema import Use
 
+EARLY = 0.05  # of a stage, before which no time left is guessed
+
 
 class Progress:
     """What a person sees on stderr: a bar on a terminal, else one plain line every 10 s. `shown=False`: nothing."""
@@ -63,13 +65,11 @@ class Progress:
             self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
         elif time.monotonic() - self._told >= self.every_s:
             self._told = time.monotonic()
-            left = (self.total - done) * seconds / done if done else float("nan")
-            eta = f", about {left:.0f} s left" if done else ""
-            print(
-                f"{self.stage}: {done:.4g}/{self.total} ({rate}{eta}) {self.note}  {self.best}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            early = done < EARLY * self.total
+            eta = "" if early else f", about {(self.total - done) * seconds / done:.0f} s left"
+            share = f"{100 * done / max(self.total, 1):.0f} % of {self.total}"
+            text = f"{self.stage}: {share} ({rate}{eta}) {self.note}  {self.best}"
+            print(text.rstrip(), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """One line for people."""
@@ -118,16 +118,18 @@ def run_trainings(
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
-    tell: Callable[[str, Outcome | str], None] = lambda name, outcome: None,
     limits: Limits = Limits(),
+    since: float = 0.0,
 ) -> dict[str, Outcome | str]:
     """Name -> outcome, or the error's text of one that failed. Results do not depend on workers or on who ends first.
 
     Errors that are the user's, the disk's or an interruption end the study; all others are the training's own.
+
+    since: the share of their length that they are trained already, for the progress that is shown.
     """
     if is_in_process(materials, tools.workers):
-        return _here(materials, requests, work, teachers, tools, tell)
-    return _elsewhere(materials, requests, work, prepared, tools, tell, limits)
+        return _here(materials, requests, work, teachers, tools, since)
+    return _elsewhere(materials, requests, work, prepared, tools, limits, since)
 
 
 def is_in_process(materials: Materials, workers: int) -> bool:
@@ -151,22 +153,22 @@ def _here(
     work: Path,
     teachers: Mapping[str, Live],
     tools: Tools,
-    tell: Callable[[str, Outcome | str], None],
+    since: float,
 ) -> dict[str, Outcome | str]:
     found: dict[str, Outcome | str] = {}
     for request in requests:
-        base, label = tools.progress.done, request.name
+        base, worth = tools.progress.done, request.until - since
 
-        def moved(_: str, at: int, of: int, loss: float, base: float = base, label: str = label) -> None:
-            tools.progress.at(min(base + at / of, base + 0.999), f"{label}: loss {loss:.4g}")
+        def moved(_: str, at: int, of: int, loss: float, request: Request = request, base: float = base) -> None:
+            share = min(max(at / of, since), request.until)
+            tools.progress.at(base + share - since, f"{request.name}: loss {loss:.4g}")
 
         def call(request: Request = request, report: Report = Report(step=moved)) -> Outcome:  # noqa: B008 - bound now
             folder = work / request.name
             return train(materials, request, folder, teachers, tools.stop, report, tools.checkpoint_s)[0]
 
         found[request.name] = attempt(call, work / request.name)
-        tools.progress.at(base + 1)
-        tell(request.name, found[request.name])
+        tools.progress.at(base + worth)
     return found
 
 
@@ -176,13 +178,14 @@ def _elsewhere(
     work: Path,
     prepared: Artifact,
     tools: Tools,
-    tell: Callable[[str, Outcome | str], None],
     limits: Limits,
+    since: float,
 ) -> dict[str, Outcome | str]:
     config = materials.study.config.run
     executor = open_executor(materials, tools.workers)
     found: dict[str, Outcome | str] = {}
     waiting = list(requests)[::-1]
+    worths = {request.name: request.until - since for request in requests}
     running: set[str] = set()
     try:
         while waiting or running:
@@ -211,8 +214,7 @@ def _elsewhere(
                 if not done.error and "ends" in done.value:
                     raise from_json(done.value["ends"])
                 found[done.id] = done.error or done.value.get("failed") or Outcome(**done.value["outcome"])
-                tools.progress.at(tools.progress.done + 1)
-                tell(done.id, found[done.id])
+                tools.progress.at(tools.progress.done + worths[done.id])
             if tools.stop():
                 raise InterruptedRun("stopped; running trials were asked to checkpoint")
     finally:

@@ -21,7 +21,7 @@ from kdsearch.engine.loop import Device, Report, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, traced_taps
-from kdsearch.stages.materials import Materials
+from kdsearch.stages.materials import Materials, placing
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.study.recipe import ResolvedRecipe
@@ -298,7 +298,8 @@ def teacher_model(materials: Materials, name: str) -> Model:
     teacher = materials.make("teacher", materials.study.teachers[name], materials.study.path_of_teacher(name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(materials.seed, "teacher", name))
-        model: Model = teacher.model(materials.io, materials.site)
+        with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
+            model: Model = teacher.model(materials.io, materials.site)
     return model
 
 

@@ -15,6 +15,7 @@ from kdsearch.store.artifacts import FORMAT, check_format
 from kdsearch.store.files import append_line, read_json, storing, write_json
 
 MARK = "kdsearch.json"
+LAST = "last.json"  # stage -> key and seconds of the folder's last run
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
@@ -35,8 +36,11 @@ def open_folder(path: Path) -> None:
         raise ArtifactError(
             "the folder has other files in it", file=path, expected="a new folder or a study's", fix=fix
         )
-    with storing(path):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        with storing(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot be made: {error.strerror}", file=path, fix="Choose another with --dir.") from None
     write_json(mark, {"format": FORMAT})
 
 
