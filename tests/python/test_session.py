@@ -1,0 +1,88 @@
+"""Ask and tell: numbers, what is told, and a session that was cut off."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import kdsearch
+from kdsearch.errors import StudyError
+from kdsearch.kinds import Ask, Controller, NoOptions
+from kdsearch.kinds.space import draw
+from tests.python.tiny_live import tiny
+
+
+class ByHistory(Controller[NoOptions]):
+    """Draws by what it has seen, so that another history shows."""
+
+    def ask(self, space, dims, history, n, seed):
+        rng = torch.Generator().manual_seed(seed + 1000 * len(history))
+        return [Ask({dim.path: draw(dim, rng) for dim in dims}) for _ in range(n)]
+
+
+def study(**changes):
+    refine = {"trials": 6, "generation": 3, "controller": {"use": ByHistory}, **changes.pop("refine", {})}
+    return tiny(recipe=[{"use": "kd", "weight": "search"}], refine=refine, **changes)
+
+
+def asked(folder, n, **changes):
+    """(number, values) of the next n candidates, each told."""
+    found = []
+    with kdsearch.Session(study(**changes), folder) as session:
+        for _ in range(n):
+            candidate = session.ask()
+            found.append((candidate.number, dict(candidate.values)))
+            session.tell(candidate, {"accuracy": 0.1 * candidate.number})
+    return found
+
+
+def test_a_session_that_was_cut_off_asks_as_if_it_had_not(tmp_path):
+    whole = asked(tmp_path / "whole", 6)
+    assert [number for number, _ in whole] == [0, 1, 2, 3, 4, 5]
+    assert len({str(values) for _, values in whole}) == 6
+    assert asked(tmp_path / "cut", 1) + asked(tmp_path / "cut", 3) + asked(tmp_path / "cut", 2) == whole
+
+
+def test_what_is_told_counts(tmp_path):
+    with kdsearch.Session(study(), tmp_path) as session:
+        first = session.ask()
+        assert session.ask() is first  # until it is told
+        with pytest.raises(StudyError, match="'acuracy' is no objective; did you mean 'accuracy'"):
+            session.tell(first, {"acuracy": 0.5})
+        with pytest.raises(StudyError, match="objective 'accuracy' was not told"):
+            session.tell(first, {})
+        session.tell(first, {"accuracy": 0.5})
+        session.tell(session.ask(), {"accuracy": math.nan})
+        session.fail(session.ask(), "too hot")
+        assert [trial.state for trial in session.trials] == ["complete", "failed", "failed"]
+        assert session.trials[2].error == "too hot"
+        session.tell(session.ask(), {"accuracy": 0.7})
+        assert session.best()["number"] == 3
+        assert session.best()["objectives"] == {"accuracy": 0.7}
+        for _ in range(2):
+            session.tell(session.ask(), {"accuracy": 0.1})
+        assert session.ask() is None
+
+
+def test_models_are_fresh_and_a_function_of_number_and_seed(tmp_path):
+    with kdsearch.Session(study(), tmp_path / "a") as session:
+        one = session.ask()
+    with kdsearch.Session(study(), tmp_path / "a") as session:
+        again = session.ask()
+    weights, same = one.model.module.state_dict(), again.model.module.state_dict()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    with kdsearch.Session(study(seed=1), tmp_path / "b") as session:
+        other = session.ask().model.module.state_dict()
+    assert any(
+        weights[name].shape != other[name].shape or not torch.equal(weights[name], other[name]) for name in other
+    )
+
+
+def test_more_trials_go_on_and_another_recipe_begins(tmp_path):
+    asked(tmp_path, 6)
+    with kdsearch.Session(study(refine={"trials": 7}), tmp_path) as session:
+        assert session.ask().number == 6
+    with kdsearch.Session(study(constraints={"params": 19_999}), tmp_path) as session:
+        assert session.trials == []
