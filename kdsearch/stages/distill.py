@@ -84,7 +84,9 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
     section = materials.study.config.distill
     if len(winner.specs) != 1:
         return {}
-    asked: dict[str, Request] = {control: replace(winner, name=control, kind=control) for control in section.controls}
+    same = "baseline" in section.controls and not hides_labels(materials)
+    controls = [control for control in section.controls if not (same and control == "all_labels")]
+    asked: dict[str, Request] = {control: replace(winner, name=control, kind=control) for control in controls}
     if section.compare is not None:
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
@@ -92,6 +94,13 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
         for name, spec in _others(materials, inputs, role).items():
             asked[name] = replace(short, name=name, specs={role: spec})
     return asked
+
+
+def hides_labels(materials: Materials) -> bool:
+    """Whether some label is hidden from the student: without any, the control with every label is the baseline."""
+    return any(
+        counts.get("unlabeled", 0) > 0 for name, counts in materials.data.counts().items() if name in ("train", "val")
+    )
 
 
 def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> dict[str, Any]:

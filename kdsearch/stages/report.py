@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.report import card, render
-from kdsearch.stages.distill import architecture
+from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
@@ -56,7 +56,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             "recipe": recipe.as_json(),
         },
         "baseline": _control(metrics, "baseline"),
-        "all_labels": _control(metrics, "all_labels"),
+        "all_labels": _control(metrics, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
         "exports": exported["exports"],
         "recommended": recommended,
         "refused": exported["refused"],
@@ -86,6 +86,12 @@ def _teacher(materials: Materials, inputs: Mapping[str, Artifact], metrics: Mapp
         return None
     main: dict[str, Any] = next(iter(found.values()))
     return main if len(found) == 1 else {**main, "all": found}
+
+
+def _twin(materials: Materials) -> str:
+    """What stands for the control with every label where it was not trained: the baseline, if it saw every label."""
+    asked = "all_labels" in materials.study.config.distill.controls
+    return "baseline" if asked and not hides_labels(materials) else "all_labels"
 
 
 def _control(metrics: Mapping[str, Any], name: str) -> dict[str, Any] | None:
