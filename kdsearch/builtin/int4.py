@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 from pydantic import Field as Option
 
 from kdsearch.deploy.blocks import Array, Blocks, fit
-from kdsearch.deploy.files import read_onnx, save_onnx
+from kdsearch.deploy.files import read_onnx, save_onnx, subgraphs
+from kdsearch.deploy.rounding import Moments, Read, calibrate, mean_error, moments
 from kdsearch.kinds import Compressor, Options, Plan, Subject, searched
 
 OPSET = 21
+CALIBRATED = ("Conv", "Gemm", "MatMul")
 
 
 class Int4Options(Options):
@@ -27,6 +30,10 @@ class Int4Options(Options):
     min_elements: int = Option(128, ge=2, description="smaller weights stay fp32")
     skip: tuple[str, ...] = Option((), strict=False, description="globs on names of nodes and weights that stay fp32")
     edges: Literal[4, 8] = Option(4, description="bits of the first and the last layer")
+    rounding: Literal["calibrated", "nearest"] = Option(
+        "calibrated", description="calibrated = keep layers' outputs near on training samples; nearest = without data"
+    )
+    samples: int = Option(128, ge=1, description="training samples to calibrate with")
 
 
 @dataclass(frozen=True)
@@ -59,18 +66,25 @@ class Int4(Compressor[Int4Options]):
         """The settings; which weights they mean shows when the file is there."""
         options = self.options
         how = "symmetric" if options.symmetric else "with zero points"
-        return Plan(options.model_dump(mode="json"), log=(f"INT4 weights in blocks of {options.block}, {how}",))
+        seen = f"calibrated on {options.samples} training samples" if options.rounding == "calibrated" else "nearest"
+        log = f"INT4 weights in blocks of {options.block}, {how}, rounding {seen}"
+        return Plan(options.model_dump(mode="json"), log=(log,))
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
+        """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest."""
         model = read_onnx(file)
         _raise_opset(model)
         _lift_constants(model.graph)
         weights = list(_weights(model.graph, plan.edits))
         edges = {weights[at].name for at in (0, -1)} if weights and plan.edits["edges"] == 8 else set()
+        reads = _reads(model.graph, weights)
+        calibrated = plan.edits.get("rounding") == "calibrated"  # a plan from before the option existed has none
+        seen = moments(model, reads, feeds) if calibrated and reads else {}
         unpacking: list[Any] = []
         for weight in weights:
             bits = 8 if weight.name in edges else 4
-            unpacking += _store(model.graph, weight, plan.edits["block"], bits, plan.edits["symmetric"])
+            blocks = _rounded(model.graph, weight, plan.edits["block"], bits, plan.edits["symmetric"], seen, reads)
+            unpacking += _store(model.graph, weight, blocks, bits)
         _set_nodes(model.graph, [*unpacking, *model.graph.node])
         save_onnx(model, file)
 
@@ -148,20 +162,98 @@ def _layouts(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple
                 yield node.input[at], (w[0] * w[1], w[2]), 1
 
 
-def _store(graph: Any, weight: _Weight, block: int, bits: int, symmetric: bool) -> list[Any]:
+def _reads(graph: Any, weights: Iterable[_Weight]) -> list[Read]:
+    """Where weights multiply activations; nothing of a weight that is read in any other way too."""
+    uses = _uses(graph)
+    found: list[Read] = []
+    for weight in weights:
+        reads = [
+            Read(weight.name, node, list(node.input).index(weight.name), weight.shape)
+            for node in graph.node
+            if node.op_type in CALIBRATED and (node.op_type != "MatMul" or len(weight.shape) == 2)
+            for layout in _layouts(node, {weight.name: weight.shape})
+            if layout == (weight.name, weight.flat, weight.axis)
+        ]
+        groups = {each.i for read in reads for each in read.node.attribute if each.name == "group"}
+        if len(reads) == uses[weight.name] and len(groups) <= 1:
+            found += reads
+    return found
+
+
+def _uses(graph: Any) -> Counter[str]:
+    """How many inputs of nodes, also of nested ones, each name is; outputs of the graph count as well."""
+    names = [name for each in subgraphs(graph) for node in each.node for name in node.input]
+    return Counter(names + [each.name for each in graph.output])
+
+
+def _rounded(
+    graph: Any,
+    weight: _Weight,
+    block: int,
+    bits: int,
+    symmetric: bool,
+    seen: Mapping[str, Moments],
+    reads: Iterable[Read],
+) -> Blocks:
+    """The weight's blocks; where its inputs were seen, the layer's bias takes the mean error of the outputs."""
+    from onnx import numpy_helper
+
+    rows = _rows(weight, numpy_helper.to_array(_initializer(graph, weight.name)))
+    blocks = fit(rows, block, bits, symmetric)
+    if weight.name not in seen:
+        return blocks
+    inputs = seen[weight.name]
+    bias = _bias(graph, [each for each in reads if each.weight == weight.name], len(rows))
+    blocks = calibrate(rows, blocks, inputs.centred() if bias else inputs.second, bits)
+    if bias:
+        tensor, gain = bias
+        values = numpy_helper.to_array(tensor)
+        moved = values.astype(np.float64) + gain * mean_error(rows, blocks, inputs.mean).reshape(values.shape)
+        tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), tensor.name))
+    return blocks
+
+
+def _bias(graph: Any, reads: list[Read], rows: int) -> tuple[Any, float] | None:
+    """The initializer that only this layer adds to its outputs, one number each, and what a unit of output is in it."""
+    from onnx import TensorProto
+
+    if len(reads) != 1:
+        return None
+    node, uses, gain = reads[0].node, _uses(graph), 1.0
+    name = node.input[2] if len(node.input) > 2 else ""
+    if node.op_type == "Gemm":
+        factors = {each.name: each.f for each in node.attribute}
+        gain = factors.get("alpha", 1.0) / (factors.get("beta", 1.0) or math.inf)
+    elif node.op_type == "MatMul" and reads[0].at == 1 and uses[node.output[0]] == 1:
+        sums = [each for each in graph.node if each.op_type == "Add" and node.output[0] in each.input]
+        name = next((other for each in sums for other in each.input if other != node.output[0]), "")
+    tensor = next((each for each in graph.initializer if each.name == name), None)
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or uses[name] != 1 or not gain:
+        return None
+    return (tensor, gain) if tuple(tensor.dims[-1:]) == (rows,) == (math.prod(tensor.dims),) else None
+
+
+def _initializer(graph: Any, name: str) -> Any:
+    return next(each for each in graph.initializer if each.name == name)
+
+
+def _rows(weight: _Weight, values: Array) -> Array:
+    """(R, K): a block lies along a row."""
+    last = np.moveaxis(values.reshape(weight.flat), weight.axis, -1)
+    return last.reshape(-1, last.shape[-1])
+
+
+def _store(graph: Any, weight: _Weight, blocks: Blocks, bits: int) -> list[Any]:
     """Replace the initializer by integers; returns DequantizeLinear and Reshape, whose output takes the weight's name."""
     from onnx import helper, numpy_helper
 
-    at = next(i for i, each in enumerate(graph.initializer) if each.name == weight.name)
-    values = numpy_helper.to_array(graph.initializer[at]).reshape(weight.flat)
-    last = np.moveaxis(values, weight.axis, -1)
-    blocks = fit(last.reshape(-1, last.shape[-1]), block, bits, symmetric)
+    others = [size for axis, size in enumerate(weight.flat) if axis != weight.axis]
 
     def back(array: Array) -> Array:
-        return np.ascontiguousarray(np.moveaxis(array.reshape(*last.shape[:-1], -1), -1, weight.axis))
+        return np.ascontiguousarray(np.moveaxis(array.reshape(*others, -1), -1, weight.axis))
 
     name = weight.name
-    del graph.initializer[at]
+    graph.initializer.remove(_initializer(graph, name))
     parts = _parts(name, blocks, bits, back)
     shape = numpy_helper.from_array(np.asarray(weight.shape, np.int64), f"{name}.shape")
     graph.initializer.extend([*parts, shape])
@@ -171,7 +263,7 @@ def _store(graph: Any, weight: _Weight, block: int, bits: int, symmetric: bool) 
         [f"{name}.flat"],
         name=f"{name}.dequantize",
         axis=weight.axis,
-        block_size=block,
+        block_size=blocks.block,
     )
     reshape = helper.make_node("Reshape", [f"{name}.flat", shape.name], [name], name=f"{name}.reshape")
     return [unpack, reshape]

@@ -35,6 +35,11 @@ class Blocks:
         return np.asarray((q - self.zero[:, at] if self.zero is not None else q) * self.scale[:, at], np.float32)
 
 
+def limits(bits: int, symmetric: bool) -> tuple[int, int]:
+    """Least and largest integer: signed without a zero point, unsigned with one."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
+
+
 def fit(w: Array, block: int, bits: int = 4, symmetric: bool = True) -> Blocks:
     """Quantise rows (R, K) so that each block's sum of squared errors is the least over a grid of clipping ranges.
 
@@ -57,7 +62,7 @@ def fit(w: Array, block: int, bits: int = 4, symmetric: bool = True) -> Blocks:
 
 def _symmetric(x: Array, bits: int) -> tuple[Array, Array, Array]:
     """(M, B) -> integers (M, B), scale (M, 1), zeros."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    low, high = limits(bits, symmetric=True)
     full = np.abs(x).max(1, keepdims=True) / -low
     best = _Best(x)
     for share in SHARES:
@@ -68,7 +73,7 @@ def _symmetric(x: Array, bits: int) -> tuple[Array, Array, Array]:
 
 def _asymmetric(x: Array, bits: int) -> tuple[Array, Array, Array]:
     """(M, B) -> integers (M, B), scale (M, 1), zero points (M, 1); the range always holds 0, so that zeros stay zeros."""
-    high = 2**bits - 1
+    _, high = limits(bits, symmetric=False)
     least, most = np.minimum(x.min(1, keepdims=True), 0), np.maximum(x.max(1, keepdims=True), 0)
     best = _Best(x)
     shares = SHARES[::4]

@@ -206,6 +206,126 @@ def test_embeddings_and_recurrent_weights(tmp_path):
         assert (got["logits"] - expected["logits"]).norm() < 0.3 * expected["logits"].norm()
 
 
+def seen(n=128):
+    """Feeds as the export stage gives them: training images, 32 a batch."""
+    return [{"image": digits()[0][at : at + 32].numpy()} for at in range(0, n, 32)]
+
+
+def logits(file):
+    return EXPORTER.load(file)(digits()[2])["logits"]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("name", list(NETS))
+def test_calibrated_outputs_are_nearer(name, symmetric, fp32, tmp_path):
+    """Squared distance to fp32's logits on images that calibration never saw, seven times less and more in a trial."""
+    exact, error = logits(fp32 / f"{name}.onnx"), {}
+    for rounding in ("nearest", "calibrated"):
+        shutil.copy(fp32 / f"{name}.onnx", tmp_path / "q.onnx")
+        quantizer = Int4(Int4Options(rounding=rounding, symmetric=symmetric))
+        quantizer.rewrite(tmp_path / "q.onnx", quantizer.plan(None), seen())
+        error[rounding] = float((logits(tmp_path / "q.onnx") - exact).square().mean())
+        assert weight_share(tmp_path / "q.onnx", fp32 / f"{name}.onnx")["4"] >= 0.9
+    assert error["calibrated"] < 0.5 * error["nearest"]
+    assert accuracy(tmp_path / "q.onnx") >= accuracy(fp32 / f"{name}.onnx") - 0.005
+
+
+def test_nearest_is_asked_for_or_all_that_can_be_done(fp32, tmp_path):
+    """Without samples calibrated rounding is the nearest, byte for byte; with the option `nearest` samples change nothing."""
+    files = {}
+    for label, rounding, feeds in (("a", "nearest", seen()), ("b", "calibrated", []), ("c", "calibrated", seen())):
+        files[label] = tmp_path / f"{label}.onnx"
+        shutil.copy(fp32 / "residual.onnx", files[label])
+        quantizer = Int4(Int4Options(rounding=rounding))
+        quantizer.rewrite(files[label], quantizer.plan(None), feeds)
+    a, b, c = (files[label].read_bytes() for label in "abc")
+    assert a == b != c
+    assert [each.data_type for each in read_onnx(files["a"]).graph.initializer] == [
+        each.data_type for each in read_onnx(files["c"]).graph.initializer
+    ]
+
+
+def test_calibration_twice_gives_equal_bytes(fp32, tmp_path):
+    made = []
+    for label in "ab":
+        file = tmp_path / f"{label}.onnx"
+        shutil.copy(fp32 / "residual.onnx", file)
+        quantizer = Int4(Int4Options())
+        quantizer.rewrite(file, quantizer.plan(None), iter(seen()))
+        made.append(file.read_bytes())
+    assert made[0] == made[1]
+
+
+def one_layer(node, w, bias=None, extra=(), k=12, out=("n", 16)):
+    """A file of one weighted node `y = f(x, w[, b])`, and what `extra` nodes make of y."""
+    tensors = [onnx.numpy_helper.from_array(w, "w")]
+    tensors += [] if bias is None else [onnx.numpy_helper.from_array(bias, "b")]
+    last = extra[-1].output[0] if extra else "y"
+    graph = onnx.helper.make_graph(
+        [node, *extra],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", k])],
+        [onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, list(out))],
+        tensors,
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+
+
+def run(file, x):
+    return ort.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("kind", ["gemm", "gemm_scaled", "matmul_add"])
+def test_the_bias_takes_the_mean_error(kind, tmp_path):
+    """Outputs averaged over the samples of calibration are fp32's, because the layer's own bias makes up for the mean error."""
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(16, 12)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    x = (rng.normal(size=(64, 12)) + 2).astype(np.float32)
+    node, extra = {
+        "gemm": (onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1), ()),
+        "gemm_scaled": (onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1, alpha=3.0, beta=0.5), ()),
+        "matmul_add": (
+            onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+            (onnx.helper.make_node("Add", ["b", "y"], ["z"]),),
+        ),
+    }[kind]
+    model = one_layer(node, np.ascontiguousarray(w.T) if kind == "matmul_add" else w, b, extra)
+    onnx.save(model, tmp_path / "f.onnx")
+    exact = run(tmp_path / "f.onnx", x)
+    quantizer = Int4(Int4Options())
+    quantizer.rewrite(tmp_path / "f.onnx", quantizer.plan(None), [{"x": x}])
+    got = run(tmp_path / "f.onnx", x)
+    assert np.abs(got - exact).max() > 1e-3
+    assert got.mean(0) == pytest.approx(exact.mean(0), abs=2e-5)
+
+
+@pytest.mark.parametrize("reader", ["two_adds", "bias_is_output", "weight_read_elsewhere"])
+def test_what_others_read_too_is_left_alone(reader, tmp_path):
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(16, 12)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    x = (rng.normal(size=(64, 12)) + 2).astype(np.float32)
+    node = onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
+    extra = {
+        "two_adds": (onnx.helper.make_node("Add", ["y", "b"], ["z"]),),
+        "bias_is_output": (onnx.helper.make_node("Identity", ["y"], ["z"]),),
+        "weight_read_elsewhere": (
+            onnx.helper.make_node("ReduceMax", ["w"], ["m"], keepdims=0),
+            onnx.helper.make_node("Add", ["y", "m"], ["z"]),
+        ),
+    }[reader]
+    model = one_layer(node, w, b, extra)
+    if reader == "bias_is_output":
+        model.graph.output.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [16]))
+    onnx.save(model, tmp_path / "f.onnx")
+    quantizer = Int4(Int4Options())
+    quantizer.rewrite(tmp_path / "f.onnx", quantizer.plan(None), [{"x": x}])
+    stored = {each.name: onnx.numpy_helper.to_array(each) for each in read_onnx(tmp_path / "f.onnx").graph.initializer}
+    assert np.array_equal(stored["b"], b)
+    assert run(tmp_path / "f.onnx", x).shape == (64, 16)
+    if reader == "weight_read_elsewhere":  # nearest: what another node makes of the weight was not looked at
+        assert np.array_equal(unpacked(read_onnx(tmp_path / "f.onnx"))["w"].astype(np.float32), fit(w, 32).values())
+
+
 def reference_error(w, block, bits, symmetric, candidates):
     """Least squared error of a float64 search over explicit scales, block by block."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)

@@ -1,0 +1,283 @@
+"""Rounding that knows a layer's inputs: each weight's error is made up for by the weights not rounded yet.
+
+GPTQ (Frantar et al. 2023, algorithm 1) on blocks whose scales are fixed beforehand, then sweeps that move one integer or
+one scale at a time to its best value, which can only lower the error of the outputs. All in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdsearch.deploy.blocks import Array, Blocks, limits
+
+DAMPING = 0.01  # of the mean diagonal, as in the paper
+ROWS = 4096  # of inputs seen for a layer: its moments are an average, which more rows hardly change
+SWEEPS = 4
+CHUNK = 128  # columns whose errors reach the columns behind them as one product
+
+
+@dataclass(frozen=True)
+class Read:
+    """A node that multiplies its activation by a weight.
+
+    Args:
+        weight: name of the weight.
+        node: `onnx.NodeProto`: Conv, Gemm or MatMul.
+        at: which of the node's inputs the weight is.
+        shape: of the weight.
+    """
+
+    weight: str
+    node: Any
+    at: int
+    shape: tuple[int, ...]
+
+    @property
+    def activation(self) -> str:
+        return str(self.node.input[1 - self.at])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is kept of a layer's input rows x (K,), for each of its G groups.
+
+    Args:
+        second: (G, K, K) mean of x x^T.
+        mean: (G, K) mean of x.
+    """
+
+    second: Array
+    mean: Array
+
+    def centred(self) -> Array:
+        """(G, K, K) covariance: what is left of the error when a bias takes its mean."""
+        return np.asarray(self.second - self.mean[:, :, None] * self.mean[:, None, :])
+
+
+def unfold(
+    x: Array,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int = 1,
+    most: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> Array:
+    """The windows that a convolution sees: (N, C, ...) -> (G, N * positions, C / G * kernel), in the order of its weights.
+
+    Args:
+        pads: as ONNX has them: all begins, then all ends.
+        most: draw this many windows from `rng`, without copying the others.
+    """
+    dims = len(kernel)
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)])
+    spans = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + dims)))
+    view = view[tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))]
+    grid = (view.shape[0], *view.shape[2 : 2 + dims])
+    sample, *places = np.unravel_index(_drawn(int(np.prod(grid)), most, rng), grid)
+    index: tuple[Any, ...] = (sample, slice(None), *places)
+    rows = view[index]
+    return np.asarray(rows.reshape(len(rows), groups, -1).swapaxes(0, 1))
+
+
+def _drawn(n: int, most: int | None, rng: np.random.Generator | None) -> Array:
+    if most is None or rng is None or n <= most:
+        return np.arange(n)
+    return np.sort(rng.choice(n, most, replace=False))
+
+
+def input_rows(read: Read, x: Array, most: int, rng: np.random.Generator) -> Array:
+    """(G, rows, K): the vectors that a row of the weight is multiplied with; at most `most` of them."""
+    options = _attributes(read.node)
+    if read.node.op_type == "Conv":
+        kernel = read.shape[2:]
+        strides, dilations = (options.get(name) or [1] * len(kernel) for name in ("strides", "dilations"))
+        pads = _pads(options, x.shape[2:], kernel, strides, dilations)
+        return unfold(x, kernel, strides, pads, dilations, options.get("group", 1), most, rng)
+    is_transposed = read.at == 0 if read.node.op_type == "MatMul" else bool(options.get("transA", 0))
+    rows = np.swapaxes(x, -1, -2) if is_transposed and x.ndim > 1 else x
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows[_drawn(len(rows), most, rng)][None]
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def _pads(
+    options: Mapping[str, Any],
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> list[int]:
+    kind = options.get("auto_pad", b"NOTSET")
+    if kind == b"NOTSET":
+        return list(options.get("pads") or [0] * 2 * len(kernel))
+    if kind == b"VALID":
+        return [0] * 2 * len(kernel)
+    total = [
+        max((-(-n // step) - 1) * step + (k - 1) * dilation + 1 - n, 0)
+        for n, k, step, dilation in zip(size, kernel, strides, dilations, strict=True)
+    ]
+    less, more = [n // 2 for n in total], [n - n // 2 for n in total]
+    return less + more if kind == b"SAME_UPPER" else more + less
+
+
+def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]]) -> dict[str, Moments]:
+    """Run the fp32 model on `feeds` and average what each weight is multiplied with. Weight's name -> moments; no feeds: {}.
+
+    Args:
+        reads: a weight with several is averaged over all of them.
+    """
+    batches = list(feeds)
+    if not batches or not reads:
+        return {}
+    computed = {name for node in model.graph.node for name in node.output} | {each.name for each in model.graph.input}
+    reads = [each for each in reads if each.activation in computed]  # the rest multiply constants
+    wanted = sorted({each.activation for each in reads})
+    session = _session(model, wanted)
+    rng = np.random.default_rng(0)
+    most = -(-ROWS // len(batches))
+    sums: dict[str, tuple[Array, Array, int]] = {}
+    for batch in batches:
+        names = [name for name in wanted if name not in batch]
+        values = {**batch, **dict(zip(names, session.run(names, dict(batch)) if names else [], strict=True))}
+        for read in reads:
+            rows = input_rows(read, np.asarray(values[read.activation]), most, rng).astype(np.float64)
+            second, mean, n = sums.get(read.weight, (0.0, 0.0, 0))
+            sums[read.weight] = (second + rows.swapaxes(1, 2) @ rows, mean + rows.sum(1), n + rows.shape[1])
+    return {name: Moments(second / n, mean / n) for name, (second, mean, n) in sums.items() if n}
+
+
+def _session(model: Any, names: Sequence[str]) -> Any:
+    """One thread: sums in a fixed order."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    copy = type(model).FromString(model.SerializeToString())
+    there = {each.name for each in copy.graph.output}
+    for name in names:
+        if name not in there:
+            copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4) -> Blocks:
+    """Round again so that outputs, not weights, are near. Every row's output error is at most that of `nearest`.
+
+    Weights of exactly 0 stay 0.
+
+    Args:
+        w: (R, K) rows; group g of G owns rows g R / G on.
+        second: (G, K, K) mean of x x^T over the layer's inputs, or their covariance.
+    """
+    groups, length = second.shape[:2]
+    block = nearest.block
+    exact = w.astype(np.float64).reshape(groups, -1, length)
+    scale = nearest.scale.astype(np.float64).reshape(*exact.shape[:2], -1)
+    zero = np.zeros_like(scale) if nearest.zero is None else nearest.zero.astype(np.float64).reshape(scale.shape)
+    diagonal = np.einsum("gkk->gk", second).mean(1)
+    damped = second + (DAMPING * diagonal + (diagonal <= 0))[:, None, None] * np.eye(length)
+    low, high = limits(bits, nearest.zero is None)
+    grid = _Grid(np.arange(length) // block, zero, low, high, exact != 0)
+    level = _spread(exact, scale, grid, damped)
+    for _ in range(SWEEPS):
+        _sweep(exact, level, scale, grid, damped)
+    zeros = None if nearest.zero is None else nearest.zero
+    q = (level + zero[..., grid.at]).reshape(w.shape).astype(nearest.q.dtype)
+    made = Blocks(q, scale.reshape(nearest.scale.shape).astype(np.float32), zeros, block)
+    better = output_error(w, made, second) < output_error(w, nearest, second)
+    return Blocks(
+        np.where(better[:, None], made.q, nearest.q),
+        np.where(better[:, None], made.scale, nearest.scale),
+        zeros,
+        block,
+    )
+
+
+def output_error(w: Array, blocks: Blocks, second: Array) -> Array:
+    """(R,) mean squared error of each output, (w - wq) second (w - wq)^T."""
+    error = (w.astype(np.float64) - blocks.values()).reshape(len(second), -1, w.shape[1])
+    return np.asarray(((error @ second) * error).sum(-1).reshape(-1))
+
+
+def mean_error(w: Array, blocks: Blocks, mean: Array) -> Array:
+    """(R,) what the outputs lack on average, for inputs of mean (G, K)."""
+    error = (w.astype(np.float64) - blocks.values()).reshape(len(mean), -1, w.shape[1])
+    return np.asarray((error @ mean[..., None]).reshape(-1))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The values a weight can take: level * scale of its block, level = q - zero.
+
+    Args:
+        at: (K,) a column's block.
+        zero: (G, R, blocks).
+        free: (G, R, K) False where the weight stays 0.
+    """
+
+    at: Array
+    zero: Array
+    low: int
+    high: int
+    free: Array
+
+    def level(self, target: Array, scale: Array, j: int) -> Array:
+        """The level nearest to target (G, R) in column j."""
+        b = self.at[j]
+        zero = self.zero[..., b]
+        level = np.clip(np.rint(target / scale[..., b]), self.low - zero, self.high - zero)
+        return np.where(self.free[..., j], level, 0)
+
+
+def _spread(w: Array, scale: Array, grid: _Grid, h: Array) -> Array:
+    """GPTQ: levels (G, R, K). Columns with the largest inputs, by the mean of all groups, go first: most others can still help.
+
+    Scales are fixed, so the order is free.
+    """
+    order = np.argsort(-np.einsum("gkk->k", h), kind="stable")
+    inverse = np.linalg.inv(h[:, order][:, :, order])
+    upper = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2)
+    left, level = w[..., order], np.zeros_like(w)
+    for start in range(0, len(order), CHUNK):
+        stop = min(start + CHUNK, len(order))
+        errors = np.zeros((*w.shape[:2], stop - start))
+        for i in range(start, stop):
+            j = order[i]
+            level[..., j] = grid.level(left[..., i], scale, j)
+            error = (left[..., i] - level[..., j] * scale[..., grid.at[j]]) / upper[:, i, i, None]
+            left[..., i + 1 : stop] -= error[..., None] * upper[:, None, i, i + 1 : stop]
+            errors[..., i - start] = error
+        left[..., stop:] -= errors @ upper[:, start:stop, stop:]
+    return level
+
+
+def _sweep(w: Array, level: Array, scale: Array, grid: _Grid, h: Array) -> None:
+    """In place: every block's scale by least squares, then each of its levels, given all the other values."""
+    error = w - level * scale[..., grid.at]
+    for b in range(scale.shape[-1]):
+        columns = np.flatnonzero(grid.at == b)
+        part = level[..., columns]
+        power = (part @ h[:, columns][:, :, columns] * part).sum(-1)
+        slope = (error @ h[:, :, columns] * part).sum(-1)
+        step = np.divide(slope, power, out=np.zeros_like(power), where=power > 0)
+        step = np.where(np.abs(scale[..., b] + step) < 0.1 * np.abs(scale[..., b]), 0, step)
+        scale[..., b] += step
+        error[..., columns] -= step[..., None] * part
+        for j in columns.tolist():
+            here = level[..., j] * scale[..., b]
+            move = (error @ h[:, :, j, None])[..., 0] / h[:, j, j, None]
+            level[..., j] = grid.level(here + move, scale, j)
+            error[..., j] += here - level[..., j] * scale[..., b]
