@@ -18,6 +18,6 @@ def export(
     from kdsearch.stages import commands
 
     answer(
-        lambda: commands.export(dir=folder, format=form, allow_code=tuple(allow_code or ()), progress=not as_json),
+        lambda: commands.export(dir=folder, format=form, allow_code=tuple(allow_code or ())),
         as_json,
     )

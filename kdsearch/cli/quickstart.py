@@ -23,6 +23,4 @@ def quickstart(
     from kdsearch.cli.output import answer
     from kdsearch.stages import commands
 
-    answer(
-        lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher, progress=not as_json), as_json
-    )
+    answer(lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher), as_json)

@@ -31,7 +31,6 @@ def run(
             seed=seed,
             sets=tuple(sets or ()),
             allow_code=tuple(allow_code or ()),
-            progress=not as_json,
         ),
         as_json,
         lambda result: commands.summary_of(result, Path(str(result["dir"]))),

@@ -19,7 +19,7 @@ def score(
         str | None, option("--teacher", help="Spec of the random teacher, JSON; default: the space's.")
     ] = None,
     data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
-    seed: Annotated[int, option("--seed", help="Of sample, initialisation and noise.")] = 0,
+    seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
@@ -30,7 +30,7 @@ def score(
 
     if archs is not None and sample is not None:
         raise UserError("both --archs and --sample are given", expected="one of them")
-    names = tuple(name.strip() for name in proxies.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip() for name in proxies.split(",") if name.strip()))
     if not names:
         raise UserError(f"--proxies '{proxies}' names none", expected="names separated by commas")
     answer(
@@ -43,7 +43,6 @@ def score(
             data=data,
             seed=seed,
             allow_code=tuple(allow_code or ()),
-            progress=not as_json,
         ),
         as_json,
     )

@@ -45,8 +45,14 @@ def bind(optim: Optim) -> Bound:
 
     Biases and norms (one dimension) get no weight decay. A parameter in two modules counts once.
 
-    Raises ValueError when nothing is left to train.
+    Raises ValueError when nothing is left to train, or when a glob of `scale` matches no parameter.
     """
+    names = [f"{key}.{name}" for key, module in optim.modules.items() for name, _ in module.named_parameters()]
+    for glob in optim.scale:
+        if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+            raise ValueError(
+                f"optimiser '{optim.name}': scale '{glob}' matches no parameter, such as {', '.join(names[:3])}"
+            )
     named: dict[str, nn.Parameter] = {}
     groups: dict[tuple[Any, bool], dict[str, Any]] = {}
     taken: set[int] = set()

@@ -11,7 +11,7 @@ from typing import Any
 from kdsearch.errors import TrialError
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, run_trainings
-from kdsearch.stages.training import Outcome, Request, keep_phases, open_teachers, replay, save_models
+from kdsearch.stages.training import Kind, Outcome, Request, keep_phases, open_teachers, replay, save_models
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
@@ -84,9 +84,9 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
     section = materials.study.config.distill
     if len(winner.specs) != 1:
         return {}
-    same = "baseline" in section.controls and not hides_labels(materials)
-    controls = [control for control in section.controls if not (same and control == "all_labels")]
-    asked: dict[str, Request] = {control: replace(winner, name=control, kind=control) for control in controls}
+    asked: dict[str, Request] = {
+        control: replace(winner, name=control, kind=control) for control in controls_of(materials)
+    }
     if section.compare is not None:
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
@@ -94,6 +94,13 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
         for name, spec in _others(materials, inputs, role).items():
             asked[name] = replace(short, name=name, specs={role: spec})
     return asked
+
+
+def controls_of(materials: Materials) -> tuple[Kind, ...]:
+    """The controls that are trained: where the baseline sees every label, the control with every label is the baseline."""
+    asked = materials.study.config.distill.controls
+    same = "baseline" in asked and not hides_labels(materials)
+    return tuple(control for control in asked if not (same and control == "all_labels"))
 
 
 def hides_labels(materials: Materials) -> bool:

@@ -13,12 +13,13 @@ from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.stages.costs import violations
+from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.search import scorer_of
 from kdsearch.stages.training import teacher_model
 from kdsearch.store.hashing import stream
 from kdsearch.study.study import Study
-from kdsearch.study.summary import summary
+from kdsearch.study.summary import summary, trainings
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -34,7 +35,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         seconds = _seconds(materials)
     finally:
         torch.set_num_threads(threads)
-    found = summary(study, host)
+    found = {**summary(study, host), "trainings": trainings(study, controls_of(materials))}
     disk = _disk(materials)
     workers = study.config.run.workers
     parallel = {
@@ -99,7 +100,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
         n_train / size * _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
     )
     seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
-    runs = config.distill.winners + len(config.distill.controls)
+    runs = config.distill.winners + len(controls_of(materials))
     seconds["distill"] = runs * config.distill.epochs * epoch
     if config.distill.compare is not None:
         compare = config.distill.compare
@@ -129,4 +130,4 @@ def _disk(materials: Materials) -> int:
     outputs = sum(4 * int(torch.tensor(each.shape).prod()) for each in materials.io.outputs)
     cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
     params = config.constraints.params or 1_000_000
-    return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(config.distill.controls))
+    return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(controls_of(materials)))

@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -31,14 +30,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def text_digest(texts: Iterable[str]) -> str:
-    """SHA-256 of many strings in order."""
-    found = hashlib.sha256()
-    for text in texts:
-        found.update(text.encode() + b"\0")
-    return found.hexdigest()[:16]
 
 
 def module_digest(module: nn.Module) -> str:

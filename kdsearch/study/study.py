@@ -105,12 +105,6 @@ class Study:
             found[path] = value
         return found
 
-    def with_set(self, text: str) -> Study:
-        """This study with `key.path=value` (YAML). Its capabilities are not checked again: see `check`."""
-        path, value = _setting(text)
-        raw = _placed(self.source.raw, path, value, text)
-        return _study(replace(self.source, raw=raw), self.allow_code, self.live, (*self.overrides, text))
-
     def resolved_yaml(self) -> str:
         """The whole study with every default, as a study file."""
         from ruamel.yaml import YAML

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.study.check import student_space
@@ -38,13 +39,16 @@ def summary(study: Study, host: Host) -> dict[str, Any]:
     }
 
 
-def trainings(study: Study) -> list[dict[str, Any]]:
-    """Every training after the teachers', at most: {stage, what, count, epochs}."""
+def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Every training after the teachers', at most: {stage, what, count, epochs}.
+
+    controls: those that are trained, where the data are known; else all that the study asks for.
+    """
     config = study.config
     distill, found = config.distill, []
     found.append({"stage": "refine", "what": "trials", "count": config.refine.trials, "epochs": config.refine.epochs})
     found.append({"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs})
-    for control in distill.controls:
+    for control in distill.controls if controls is None else controls:
         found.append({"stage": "distill", "what": control, "count": distill.winners, "epochs": distill.epochs})
     if distill.compare:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others

@@ -301,7 +301,6 @@ CALLS = [
             "seed": 3,
             "sets": ("a.b=1", "c=2"),
             "allow_code": ("x.py:Y",),
-            "progress": True,
         },
     ),
     (
@@ -313,18 +312,17 @@ CALLS = [
             "seed": None,
             "sets": (),
             "allow_code": (),
-            "progress": False,
         },
     ),
     (
         ["quickstart", "q", "--seed", "5", "--data", "mnist5k", "--teacher", "t"],
-        {"dir": Path("q"), "seed": 5, "data": "mnist5k", "teacher": "t", "progress": True},
+        {"dir": Path("q"), "seed": 5, "data": "mnist5k", "teacher": "t"},
     ),
     (["status", "d"], {"dir": Path("d")}),
     (["report", "d"], {"dir": Path("d")}),
     (
         ["export", "d", "--format", "onnx-int4"],
-        {"dir": Path("d"), "format": "onnx-int4", "allow_code": (), "progress": True},
+        {"dir": Path("d"), "format": "onnx-int4", "allow_code": ()},
     ),
     (
         ["score", "--space", "s", "--proxies", "a, b", "--sample", "9"],
@@ -337,7 +335,6 @@ CALLS = [
             "data": None,
             "seed": 0,
             "allow_code": (),
-            "progress": True,
         },
     ),
 ]

@@ -379,3 +379,10 @@ def test_optimiser_groups_leave_biases_and_norms_undecayed():
     decayed = {id(p) for group in bound.torch.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(p) for p in module.parameters() if p.ndim > 1}
     assert {id(p) for p in bound.parameters.values()} == {id(p) for p in module.parameters()}
+
+
+def test_a_factor_whose_glob_matches_no_parameter_is_an_error():
+    from kdsearch.engine.optim import bind
+
+    with pytest.raises(ValueError, match=r"scale 'student\.layer\*' matches no parameter, such as net\."):
+        bind(Optim({"net": mlp().module}, scale={"*": 1.0, "student.layer*": 0.1}))

@@ -103,7 +103,6 @@ def test_settings_and_seed_are_as_if_written(host, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(f"seed: 7\n{text}")
     assert changed.config == load_study(file, host).config
-    assert load_study(GOOD, host).with_set("seed=7").with_set("search.keep=2").config.search.keep == 2
 
 
 def test_the_resolved_study_is_the_same_study(host, tmp_path):
