@@ -11,12 +11,14 @@ from kdsearch.cli.options import AllowCode, Json, option
 def score(
     space: Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")],
     proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")],
-    archs: Annotated[Path | None, option("--archs", help="A file with one JSON spec a line.")] = None,
+    archs: Annotated[
+        Path | None, option("--archs", help="A file with one architecture a line, as the space writes it or as JSON.")
+    ] = None,
     sample: Annotated[
         int | None, option("--sample", help="Score so many specs drawn from the space; default: 10.")
     ] = None,
     teacher: Annotated[
-        str | None, option("--teacher", help="Spec of the random teacher, JSON; default: the space's.")
+        str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
     ] = None,
     data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
     seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,

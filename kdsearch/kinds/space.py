@@ -12,6 +12,7 @@ from typing import Any, Generic
 import torch
 from torch import Generator
 
+from kdsearch.kinds.data import Field
 from kdsearch.kinds.model import Cost, Model
 from kdsearch.kinds.options import Capability, Dim, O, Options, Searchable, Value, searchable
 from kdsearch.kinds.task import IO
@@ -110,6 +111,26 @@ class SearchSpace(Capability, Generic[O]):
     def key(self, spec: O) -> str:
         """Canonical form as a string: the candidate's identity everywhere."""
         return json.dumps(self.canonical(spec).model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def encode(self, spec: O) -> str:
+        """The spec as text, as papers and tables write it; default: its key. Different networks have different texts."""
+        return self.key(spec)
+
+    def decode(self, text: str) -> O:
+        """The inverse of `encode`; it also reads the spec as JSON. Raise StudyError for other text."""
+        from kdsearch.errors import StudyError
+
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise StudyError(f"'{text[:60]}' is no architecture", expected="a spec as JSON, such as {...}")
+        return self.parse(value)
+
+    def example_io(self) -> IO:
+        """What networks are built for where there are no data: images of 3x32x32, 10 classes."""
+        return IO((Field("image", "image", (3, 32, 32)),), (Field("logits", "logits", (10,)),))
 
     def parse(self, spec: Any) -> O:
         """A spec from JSON values, or raise StudyError."""

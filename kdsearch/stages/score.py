@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Field, SearchSpace
+from kdsearch.kinds import IO, Batch, SearchSpace
 from kdsearch.search.scoring import Scored, Scorer, random_teacher
 from kdsearch.stages.materials import make, seeded_build
 from kdsearch.store.hashing import derive, stream
@@ -19,7 +18,6 @@ from kdsearch.study.code import is_code, load_code
 from kdsearch.study.schema import Use
 
 DRY = 1000  # draws in a row without a new spec after which the space counts as drawn out
-IMAGE, CLASSES = (3, 32, 32), 10  # what noise looks like where no data set is named
 
 
 def scores_of(
@@ -48,7 +46,7 @@ def scores_of(
     space: SearchSpace[Any] = cls()
     made = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in proxies}
     task = make(host, "task", Use(use="classification", options={}), "task")
-    io, batch = _input(host, task, data, seed)
+    io, batch = _input(host, space, task, data, seed)
     teacher_spec = None if teacher is None else _spec(space, teacher, "--teacher", None)
     scorer = scorer_on(space, io, task, made, batch, teacher_spec, seed)
     specs = _asked(space, archs, sample, seed)
@@ -62,7 +60,7 @@ def scores_of(
     return {
         "space": space_name,
         "proxies": list(proxies),
-        "data": data or f"noise {'x'.join(map(str, IMAGE))}",
+        "data": data or f"noise {'x'.join(str(size) for size in io.inputs[0].shape)}",
         "seed": seed,
         "notes": list(scorer.notes.values()),
         "rows": [row.row() for row in rows],
@@ -101,35 +99,28 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
             found.setdefault(space.key(spec), spec)
         return list(found.values())
     if not archs.is_file():
-        raise DataError("no such file", file=archs, expected="one JSON spec a line")
+        raise DataError("no such file", file=archs, expected="one architecture a line")
     try:
         lines = archs.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", file=archs) from None
     specs = [_spec(space, line, str(archs), number) for number, line in enumerate(lines, 1) if line.strip()]
     if not specs:
-        raise DataError("no spec in the file", file=archs, expected="one JSON spec a line")
+        raise DataError("no spec in the file", file=archs, expected="one architecture a line")
     return specs
 
 
 def _spec(space: SearchSpace[Any], text: str, file: str, line: int | None) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise StudyError(f"not JSON: {error}", file=file, line=line, expected="a spec such as {...}") from None
-    if not isinstance(value, Mapping):
-        raise StudyError(f"got {text[:60]}", file=file, line=line, expected="a spec such as {...}")
-    try:
-        return space.parse(dict(value))
+        return space.decode(text.strip())
     except StudyError as error:
         raise error.at(file=file, line=line) from None
 
 
-def _input(host: Host, task: Any, data: str | None, seed: int) -> tuple[IO, Batch | None]:
+def _input(host: Host, space: SearchSpace[Any], task: Any, data: str | None, seed: int) -> tuple[IO, Batch | None]:
     """The networks' inputs and outputs and the probe's batch: seeded noise, or training samples of a data set."""
     if data is None:
-        fields = (Field("image", "image", IMAGE), Field("label", "label", (), "int64", "target"))
-        return task.io(fields, {"classes": [str(i) for i in range(CLASSES)]}), None
+        return space.example_io(), None
     import torch
 
     dataset = make(host, "dataset", Use(use=data, options={}), "--data")

@@ -75,6 +75,13 @@ class SearchSpaceContract:
             require(space.parse(spec.model_dump(mode="json")) == spec, f"not equal after JSON: {spec!r}")
             require(space.at(space.values(spec)) == spec, f"at(values(spec)) is another spec: {spec!r}")
 
+    def test_specs_survive_their_text(self) -> None:
+        space = self.made()
+        for spec in map(space.canonical, self.specs()):
+            text = space.encode(spec)
+            require(space.decode(text) == spec, f"decode(encode(spec)) is another spec: {spec!r} -> {text}")
+            require(space.decode(space.key(spec)) == spec, f"decode does not read the JSON of {spec!r}")
+
     def test_neighbours_differ_in_one_dimension(self) -> None:
         space, rng = self.made(), Generator().manual_seed(2)
         for spec in self.specs():

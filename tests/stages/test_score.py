@@ -61,7 +61,7 @@ def test_the_sample_is_as_large_as_asked_and_a_function_of_the_seed(capsys):
         (["--proxies", ","], "--proxies ',' names none"),
         (["--proxies", "nwot", "--sample", 0], "--sample: got 0. Expected 1 or more"),
         (["--proxies", "nwot", "--data", "digitz"], "unknown dataset 'digitz'; did you mean 'digits'"),
-        (["--proxies", "diswot_mr", "--teacher", "large", "--sample", 1], "--teacher: not JSON"),
+        (["--proxies", "diswot_mr", "--teacher", "large", "--sample", 1], "--teacher: 'large' is no architecture"),
         (
             ["--proxies", "diswot_mr", "--teacher", '{"depth": 3}', "--sample", 1],
             "unknown option 'depth'; did you mean",
@@ -80,8 +80,8 @@ def test_what_is_wrong_is_named(words, message, capsys):
     [
         ("", ": no spec in the file"),
         (ARCHS + '{"depth": [1, 1, 1]}\n', ":4: depth: unknown option 'depth'; did you mean 'depths'"),
-        ("{}\nnonsense\n", ":2: not JSON"),
-        ("[1]\n", ":1: got [1]. Expected a spec"),
+        ("{}\nnonsense\n", ":2: 'nonsense' is no architecture"),
+        ("[1]\n", ":1: '[1]' is no architecture. Expected a spec"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(text, message, tmp_path, capsys):
