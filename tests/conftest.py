@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Stored latencies and prepared data of the tests stay out of the user's cache."""
     if "KDSEARCH_CACHE" not in os.environ:
         monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def ground_truth() -> Callable[[str], Path]:
+    """The path of a ground-truth table by its name; skips where there is none."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("KDSEARCH_DATA", Path(__file__).parents[1].parent / "shared" / "data")
+        if not (path := Path(folder) / name).is_file():
+            pytest.skip(f"no table {name}: KDSEARCH_DATA names the folder of ground-truth tables")
+        return path
+
+    return find

@@ -26,7 +26,7 @@ from kdsearch.kinds.options import (
 from kdsearch.kinds.procedure import Ema, Feed, Optim, Pass, Phase, Procedure, Setup, Update
 from kdsearch.kinds.proxy import Probe, Proxy
 from kdsearch.kinds.services import Reply, Services, Writer
-from kdsearch.kinds.space import SearchSpace
+from kdsearch.kinds.space import SearchSpace, image_input, vector_output
 from kdsearch.kinds.step import Clock, Step, Write
 from kdsearch.kinds.task import IO, Call, Graph, Predict, Product, Task, named
 from kdsearch.kinds.teacher import Access, Teacher, Training
@@ -98,8 +98,10 @@ __all__ = [
     "Update",
     "Write",
     "Writer",
+    "image_input",
     "named",
     "requested_taps",
     "searched",
     "traced_taps",
+    "vector_output",
 ]

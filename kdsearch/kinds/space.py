@@ -12,6 +12,7 @@ from typing import Any, Generic
 import torch
 from torch import Generator
 
+from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds.data import Field
 from kdsearch.kinds.model import Cost, Model
 from kdsearch.kinds.options import Capability, Dim, O, Options, Searchable, Value, searchable
@@ -118,8 +119,6 @@ class SearchSpace(Capability, Generic[O]):
 
     def decode(self, text: str) -> O:
         """The inverse of `encode`; it also reads the spec as JSON. Raise StudyError for other text."""
-        from kdsearch.errors import StudyError
-
         try:
             value = json.loads(text)
         except ValueError:
@@ -149,6 +148,28 @@ class SearchSpace(Capability, Generic[O]):
     def teacher_spec(self) -> Options | None:
         """The spec of the default random teacher of a training-free score; None = the largest of a random sample."""
         return None
+
+
+def image_input(io: IO, space: str, min_size: int = 1) -> tuple[str, int, int, int]:
+    """(name, C, H, W) of the first input field. Raise DataError unless it is an image of fixed size, `min_size` pixels or more."""
+    if not io.inputs:
+        raise DataError("the task has no input field", expected="an image (C, H, W)")
+    name, shape = io.inputs[0].name, io.inputs[0].shape
+    problem = f"search space '{space}': input '{name}' is {'x'.join(str(size) for size in shape)}"
+    if len(shape) != 3 or None in shape:
+        raise DataError(problem, expected="an image (C, H, W) of fixed size")
+    channels, height, width = (size or 0 for size in shape)
+    if min(height, width) < min_size:
+        raise DataError(problem, expected=f"height and width of at least {min_size}")
+    return name, channels, height, width
+
+
+def vector_output(io: IO, space: str) -> int:
+    """K of the one output field (K,); raise DataError for other outputs."""
+    if len(io.outputs) != 1 or len(io.outputs[0].shape) != 1 or io.outputs[0].shape[0] is None:
+        shown = ", ".join(f"{each.name} {each.shape}" for each in io.outputs)
+        raise DataError(f"search space '{space}': the task's outputs are {shown}", expected="one vector (K,)")
+    return io.outputs[0].shape[0]
 
 
 def _int(rng: Generator, n: int) -> int:

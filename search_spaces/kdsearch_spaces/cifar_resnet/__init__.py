@@ -10,3 +10,8 @@ def kdsearch_register(register: Register) -> None:
         "kdsearch_spaces.cifar_resnet.space:CifarResNetSpace",
         about="three-stage residual networks for images of 8 pixels and more: depths x widths",
     )
+    register.search_space(
+        "resnet64",
+        "kdsearch_spaces.cifar_resnet.resnet64:ResNet64Space",
+        about="64 residual networks of widths 16, 32, 64: depths 1, 3, 5 or 7 a stage",
+    )

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdsearch.errors import DataError
-from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, Tap, searched
+from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
 from kdsearch_spaces.cifar_resnet.net import BasicBlock, CifarResNet
 
+NAME = "cifar_resnet"
 MIN_SIZE = 8  # pixels: the last stage then is 2x2
 
 Depth = Annotated[int, Field(ge=1, le=64)]
@@ -34,8 +34,8 @@ class CifarResNetSpace(SearchSpace[CifarResNetSpec]):
 
     def build(self, spec: CifarResNetSpec, io: IO) -> Model:
         """Raise DataError unless the first input is an image of fixed size, 8 pixels or more, and the output is a vector."""
-        name, channels, height, width = _image(io)
-        n_outputs = _n_outputs(io)
+        name, channels, height, width = image_input(io, NAME, MIN_SIZE)
+        n_outputs = vector_output(io, NAME)
         net = CifarResNet(channels, spec.depths, spec.widths, n_outputs)
         sizes = _sizes(height, width)
         taps = [Tap("stem", "stem", "map", (spec.widths[0], *sizes[0]), stride=1)]
@@ -55,8 +55,8 @@ class CifarResNetSpace(SearchSpace[CifarResNetSpec]):
 
     def cost(self, spec: CifarResNetSpec, io: IO) -> Cost:
         """params with batch norms and biases; MACs of convolutions and the linear layer for one image."""
-        _, channels, height, width = _image(io)
-        n_outputs = _n_outputs(io)
+        _, channels, height, width = image_input(io, NAME, MIN_SIZE)
+        n_outputs = vector_output(io, NAME)
         params = macs = 0
 
         def conv(c_in: int, c_out: int, kernel: int, size: tuple[int, int]) -> None:
@@ -81,31 +81,6 @@ class CifarResNetSpace(SearchSpace[CifarResNetSpec]):
         """18 blocks a stage (ResNet-110) at the study's widths, or 16, 32, 64 where these are searched."""
         widths = self.region.fixed.get("widths", (16, 32, 64))
         return CifarResNetSpec(depths=(18, 18, 18), widths=tuple(widths))
-
-
-def _image(io: IO) -> tuple[str, int, int, int]:
-    if not io.inputs:
-        raise DataError("the task has no input field", expected="an image (C, H, W)")
-    field = io.inputs[0]
-    shown = "x".join(str(size) for size in field.shape)
-    if len(field.shape) != 3 or None in field.shape:
-        raise DataError(
-            f"search space 'cifar_resnet': input '{field.name}' is {shown}", expected="an image (C, H, W) of fixed size"
-        )
-    channels, height, width = (size or 0 for size in field.shape)
-    if min(height, width) < MIN_SIZE:
-        raise DataError(
-            f"search space 'cifar_resnet': input '{field.name}' is {shown}",
-            expected=f"height and width of at least {MIN_SIZE}",
-        )
-    return field.name, channels, height, width
-
-
-def _n_outputs(io: IO) -> int:
-    if len(io.outputs) != 1 or len(io.outputs[0].shape) != 1 or io.outputs[0].shape[0] is None:
-        shown = ", ".join(f"{each.name} {each.shape}" for each in io.outputs)
-        raise DataError(f"search space 'cifar_resnet': the task's outputs are {shown}", expected="one vector (K,)")
-    return io.outputs[0].shape[0]
 
 
 def _sizes(height: int, width: int) -> list[tuple[int, int]]:
