@@ -297,7 +297,7 @@ def _copy(module: nn.Module) -> nn.Module:
 
 def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
     """Inputs as JSON, so that a plan replays without the study's io; a dynamic size is 8."""
-    return [{"shape": [size or 8 for size in each.shape], "dtype": each.dtype} for each in fields]
+    return [{"shape": list(each.sizes), "dtype": each.dtype} for each in fields]
 
 
 def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:
@@ -306,14 +306,11 @@ def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:
 
 def _taps(model: Model, inputs: Inputs) -> tuple[Tap, ...]:
     """The model's taps with the shapes they have now; sizes that were dynamic stay so."""
-    paths = {each.name: each.path for each in model.taps}
-    sides = {each.name: each.side for each in model.taps}
-    with undisturbed(model.module, train=False):
-        now = {each.name: each.shape for each in traced_taps(model.module, inputs, paths, sides)}
+    with undisturbed(model.module, train=False), recorded(model, model.taps) as now:
+        model.module(*inputs)
 
     def shape(tap: Tap) -> tuple[int | None, ...]:
-        if tap.index or len(now.get(tap.name, ())) != len(tap.shape):
-            return tap.shape
-        return tuple(None if had is None else has for had, has in zip(tap.shape, now[tap.name], strict=True))
+        has = now[tap.name].shape[1:] if tap.name in now else tap.shape
+        return tuple(None if had is None else size for had, size in zip(tap.shape, has, strict=True))
 
     return tuple(replace(each, shape=shape(each)) for each in model.taps)

@@ -21,17 +21,21 @@ class ClassificationOptions(Options):
 
 
 class Classification(Task[ClassificationOptions]):
-    """Reads every float input field (images, vectors) and `label` (B,), int64; answers `logits` (B, K)."""
+    """Reads every input field of floats (images, vectors), of tokens and their mask, and `label` (B,), int64.
+
+    Answers `logits` (B, K).
+    """
 
     objective: ClassVar[str] = "accuracy"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> IO:
-        """Raise DataError without a float input, without a field `label`, or with fewer than two `facts["classes"]`."""
-        inputs = tuple(each for each in fields if each.use == "input" and each.torch_dtype.is_floating_point)
+        """Raise DataError without floats or tokens, without a field `label`, or with fewer than two `facts["classes"]`."""
+        inputs = tuple(each for each in fields if each.use == "input" and is_read(each))
         has = ", ".join(f"{each.name} ({each.kind}, {each.dtype})" for each in fields) or "no field"
-        if not inputs:
-            raise DataError(f"classification: the data set has {has}", expected="a float input: an image or vector")
+        if all(each.kind == "mask" for each in inputs):
+            expected = "a float input (an image or vector), or tokens"
+            raise DataError(f"classification: the data set has {has}", expected=expected)
         if not any(each.name == LABEL and each.kind == "label" for each in fields):
             raise DataError(f"classification: the data set has {has}", expected=f"a field '{LABEL}' of kind label")
         classes = facts.get("classes")
@@ -58,3 +62,8 @@ class Classification(Task[ClassificationOptions]):
         n_classes = io.output("logits").shape[0]
         assert n_classes is not None
         return noise.having(**{LABEL: torch.randint(n_classes, (n,), generator=rng)})
+
+
+def is_read(field: Field) -> bool:
+    """Other integers (an index, a time stamp) are nothing that a network could take as they are."""
+    return field.torch_dtype.is_floating_point or field.kind in ("tokens", "mask")

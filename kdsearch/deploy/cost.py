@@ -21,7 +21,7 @@ def count(model: Model, io: IO) -> Cost:
 
 def zeros(field: Field, n: int = 1) -> Tensor:
     """(n, *shape) zeros of the field's type; a dynamic size is 8."""
-    return torch.zeros((n, *(size or 8 for size in field.shape)), dtype=field.torch_dtype)
+    return torch.zeros((n, *field.sizes), dtype=field.torch_dtype)
 
 
 def count_module(module: nn.Module, inputs: Sequence[Tensor]) -> Cost:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kdsearch.kinds.options import Capability, O
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from kdsearch.kinds.services import Services
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
+OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs
 
 
 @dataclass(frozen=True)
 class Field:
     """One named tensor of a batch, an output or a graph. `shape` is without B; None in it is a dynamic size.
 
-    `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens", "vector", ...
+    `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens" ((N,) integer ids), "mask" ((N,), not 0
+    where a token counts), "vector", ... `n_values`: of an integer field, whose values are 0 .. n_values - 1; of tokens the
+    size of the vocabulary.
     """
 
     name: str
@@ -30,6 +33,22 @@ class Field:
     shape: tuple[int | None, ...]
     dtype: str = "float32"
     use: Literal["input", "target", "extra"] = "input"
+    n_values: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, a dynamic size as 8."""
+        return tuple(size or OPEN_SIZE for size in self.shape)
+
+    def noise(self, n: int, rng: Generator) -> Tensor:
+        """(n, *sizes) valid values: N(0, 1); integers uniform, 0 or 1 without `n_values`; masks of 1 to N tokens, padding last."""
+        shape, dtype = (n, *self.sizes), self.torch_dtype
+        if self.kind == "mask" and len(shape) == 2:
+            lengths = torch.randint(1, shape[1] + 1, (n, 1), generator=rng)
+            return (torch.arange(shape[1]) < lengths).to(dtype)
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=rng, dtype=dtype)
+        return torch.randint(0, self.n_values or 2, shape, generator=rng, dtype=dtype)
 
     @property
     def torch_dtype(self) -> torch.dtype:

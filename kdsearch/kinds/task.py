@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic
 
-import torch
 from torch import Generator, Tensor, nn
 
 from kdsearch.kinds.data import Batch, Field
@@ -82,20 +81,12 @@ class Task(Capability, Generic[O]):
 
     def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
         """n samples of noise with valid targets: for shapes, cost and proxies without data."""
-        tensors: dict[str, Tensor] = {}
-        for each in io.inputs:
-            shape = (n, *(size or 8 for size in each.shape))
-            dtype = each.torch_dtype
-            if dtype.is_floating_point:
-                tensors[each.name] = torch.randn(shape, generator=rng, dtype=dtype)
-            else:
-                tensors[each.name] = torch.randint(0, 2, shape, generator=rng, dtype=dtype)
-        return Batch(tuple(f"dummy-{i}" for i in range(n)), tensors)
+        return Batch(tuple(f"dummy-{i}" for i in range(n)), {each.name: each.noise(n, rng) for each in io.inputs})
 
     def product(self, model: Model, io: IO) -> Product:
-        """Default: one graph `model` with the io's inputs that the model reads."""
-        inputs = tuple(each for each in io.inputs if each.name in model.inputs)
-        names = [each.name for each in inputs]
+        """Default: one graph `model` with the inputs that the model reads, in its order."""
+        names = model.inputs
+        inputs = tuple(io.input(name) for name in names)
 
         def call(calls: Mapping[str, Call], batch: Batch) -> Mapping[str, Tensor]:
             return calls["model"](*[batch[name] for name in names])

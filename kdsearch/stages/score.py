@@ -60,7 +60,7 @@ def scores_of(
     return {
         "space": space_name,
         "proxies": list(proxies),
-        "data": data or f"noise {'x'.join(str(size) for size in io.inputs[0].shape)}",
+        "data": data or "noise " + ", ".join("x".join(str(size) for size in each.sizes) for each in io.inputs),
         "seed": seed,
         "notes": list(scorer.notes.values()),
         "rows": [row.row() for row in rows],

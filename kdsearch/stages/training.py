@@ -268,10 +268,9 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = ()) -> Shapes:
     unseen = {tap: model.tap(tap).path for tap in taps if tap.startswith("module:")}
     if not unseen:
         return Shapes(model, fields)
-    inputs = [torch.zeros((1, *(size or 8 for size in each.shape)), dtype=each.torch_dtype) for each in io.inputs]
-    found = traced_taps(
-        model.module, [i for i, each in zip(inputs, io.inputs, strict=True) if each.name in model.inputs], unseen
-    )
+    read = [io.input(name) for name in model.inputs]
+    inputs = [torch.zeros((1, *each.sizes), dtype=each.torch_dtype) for each in read]
+    found = traced_taps(model.module, inputs, unseen)
     return Shapes(model, {**fields, **{tap.name: tap.shape for tap in found}})
 
 

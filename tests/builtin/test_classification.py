@@ -65,10 +65,31 @@ def test_io_takes_every_float_input_and_counts_classes():
     assert io.outputs == (Field("logits", "logits", (3,)),)
 
 
+TOKENS = Field("tokens", "tokens", (None,), "int64", n_values=11)
+MASK = Field("mask", "mask", (None,), "int64")
+
+
+def test_io_takes_tokens_and_their_mask_and_no_other_integers():
+    index, seen = Field("index", "vector", (), "int64"), Field("seen", "tokens", (4,), "int64", "extra")
+    io = task().io([TOKENS, index, MASK, seen, LABEL], FACTS)
+    assert io.inputs == (TOKENS, MASK)
+
+
+def test_dummy_texts_are_of_the_vocabulary_with_valid_masks_and_labels():
+    each = task()
+    batch = each.dummy(each.io([TOKENS, MASK, LABEL], FACTS), 64, torch.Generator().manual_seed(3))
+    assert batch["tokens"].unique().tolist() == list(range(11))
+    assert batch["tokens"].shape == batch["mask"].shape == (64, 8)
+    assert bool((batch["mask"].diff(dim=1) <= 0).all())
+    assert bool((batch["mask"][:, 0] == 1).all())
+    assert set(batch["label"].tolist()) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("fields", "facts", "expected"),
     [
         ([LABEL], FACTS, "float input"),
+        ([MASK, LABEL], FACTS, "or tokens"),
         ([IMAGE], FACTS, "'label' of kind label"),
         ([IMAGE, LABEL], {}, "two or more names"),
         ([IMAGE, LABEL], {"classes": ["only"]}, "two or more names"),

@@ -78,7 +78,7 @@ def shown(shape: Sequence[object]) -> str:
 
 def examples(io: IO, n: int) -> list[Tensor]:
     """n samples of zeros for each input; a dynamic size is 8."""
-    return [torch.zeros((n, *(size or 8 for size in each.shape)), dtype=each.torch_dtype) for each in io.inputs]
+    return [torch.zeros((n, *each.sizes), dtype=each.torch_dtype) for each in io.inputs]
 
 
 def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True) -> Model:
