@@ -63,22 +63,17 @@ def _works_in_place(root: nn.Module) -> bool:
 def _hook(root: nn.Module, tap: Tap, write: Write | None, see: Callable[[Tensor], None] | None) -> Any:
     part = root.get_submodule(tap.path)
 
-    def through(value: Tensor) -> Tensor:
+    def through(given: Any) -> Any:
+        value = tap.read(given)
         if see is not None:
             see(value)
-        return write(value) if write is not None else value
+        return None if write is None else tap.written(given, write(value))
 
     def on_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         value = through(args[0])
-        return (value, *args[1:]) if write is not None else None
+        return None if write is None else (value, *args[1:])
 
     def on_output(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-        if tap.index is None:
-            value = through(out)
-            return value if write is not None else None
-        value = through(out[tap.index])
-        if write is None:
-            return None
-        return tuple(value if i == tap.index else each for i, each in enumerate(out))
+        return through(out)
 
     return part.register_forward_pre_hook(on_input) if tap.side == "input" else part.register_forward_hook(on_output)

@@ -18,8 +18,8 @@ def found_taps(module: nn.Module, inputs: Sequence[Tensor], inside: str = "") ->
     """`stage[i]` from input to output, `penultimate` (what the classifier reads) and `logits` (its part is the classifier).
 
     With timm's `feature_info` the stages are the ones it names (those before the first are `stem`); else, the last map of each
-    resolution. Maps that are not (C, H, W) are left out. Tokens on a grid have it as `grid`; tokens before the grid's come
-    first in N.
+    resolution. Maps that are not (C, H, W) are left out. A stage of tokens on a grid is their map, and `tokens[i]` are the
+    tokens themselves, those that are not on the grid first in N.
 
     Args:
         inputs: an example; the network runs once, in eval mode.
@@ -44,7 +44,15 @@ def found_taps(module: nn.Module, inputs: Sequence[Tensor], inside: str = "") ->
     if classifier:
         paths["penultimate"], sides["penultimate"] = classifier, "input"
         paths["logits"] = classifier
-    return tuple(_with_grid(tap, net) for tap in traced_taps(module, inputs, paths, sides))
+    taps = traced_taps(module, inputs, paths, sides)
+    maps = [_as_map(tap, net, inputs[0]) for tap in taps]
+    tokens = [
+        replace(tap, name=tap.name.replace("stage", "tokens"), grid=each.grid)
+        for tap, each in zip(taps, maps, strict=True)
+        if each.grid
+    ]
+    at = sum(tap.name.startswith("st") for tap in taps)  # stem and stages come first
+    return (*maps[:at], *tokens, *maps[at:])
 
 
 def classifier_path(net: nn.Module) -> str:
@@ -109,10 +117,14 @@ def _by_resolution(calls: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return dict.fromkeys(last.values(), 0)
 
 
-def _with_grid(tap: Tap, net: nn.Module) -> Tap:
+def _as_map(tap: Tap, net: nn.Module, image: Tensor) -> Tap:
+    """Tokens on the grid of the network's patches as their map; any other tap as it is."""
     if tap.kind != "tokens":
         return tap
-    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
-    if grid is None or tap.shape[0] is None or grid[0] * grid[1] > tap.shape[0]:
+    patches = getattr(net, "patch_embed", getattr(net, "stem", None))
+    grid = getattr(patches, "grid_size", None)
+    n, d = tap.shape
+    if grid is None or n is None or grid[0] * grid[1] > n:
         return tap
-    return replace(tap, grid=(int(grid[0]), int(grid[1])))
+    height, width = int(grid[0]), int(grid[1])
+    return replace(tap, kind="map", shape=(d, height, width), grid=(height, width), stride=image.shape[-1] // width)

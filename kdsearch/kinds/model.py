@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import TapError, nearest
@@ -26,7 +27,8 @@ class Tap:
         kind: map (C, H, W), tokens (N, D), vector (D,), attention (heads, N, N), sequence (T, D).
         shape: without B; None = dynamic.
         stride: pixels of the input per pixel of the map; 0 where that means nothing.
-        grid: (H, W) of tokens that lie on a grid.
+        grid: (H, W) of tokens that lie on a grid, the last H W of N. A map with a grid: the module gives such tokens, and the
+            tap is those of the grid as channels.
         side: "output" or "input" (its first positional argument).
         index: which element, where the module returns a tuple.
     """
@@ -39,6 +41,23 @@ class Tap:
     grid: tuple[int, int] | None = None
     side: Literal["output", "input"] = "output"
     index: int | None = None
+
+    def read(self, given: Any) -> Tensor:
+        """The tap's tensor in what the submodule returned, or was handed as its first argument."""
+        value: Tensor = given if self.index is None else given[self.index]
+        if self.kind != "map" or self.grid is None:
+            return value
+        height, width = self.grid
+        return value[:, -height * width :].mT.unflatten(2, (height, width))  # (B, N, D) -> (B, D, H, W), a view
+
+    def written(self, given: Any, value: Tensor) -> Any:
+        """`given` with `value` in the tap's place: the inverse of `read`; tokens that are not on the grid stay."""
+        if self.kind == "map" and self.grid is not None:
+            tokens: Tensor = given if self.index is None else given[self.index]
+            value = torch.cat([tokens[:, : -self.grid[0] * self.grid[1]], value.flatten(2).mT], 1)
+        if self.index is None:
+            return value
+        return tuple(value if i == self.index else each for i, each in enumerate(given))
 
 
 @dataclass(frozen=True)
@@ -210,8 +229,6 @@ def traced_taps(
 
     `sides`: name -> "input" for a tap that is a submodule's first argument.
     """
-    import torch
-
     shapes: dict[str, Any] = {}
     sides = dict(sides or {})
 

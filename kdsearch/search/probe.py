@@ -119,12 +119,10 @@ def recorded(model: Model, taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
     """
     found: dict[str, Tensor] = {}
 
-    def keep(tap: Tap, value: Any) -> None:
-        if tap.index is not None:
-            value = value[tap.index]
-        elif isinstance(value, tuple | list):
-            value = value[0]
-        found[tap.name] = value.detach().clone()
+    def keep(tap: Tap, given: Any) -> None:
+        if tap.index is None and isinstance(given, tuple | list):
+            given = given[0]
+        found[tap.name] = tap.read(given).detach().clone()
 
     handles = []
     try:

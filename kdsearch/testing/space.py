@@ -23,6 +23,7 @@ from kdsearch.deploy.cost import count
 from kdsearch.kinds import IO, Field, Model, Options, SearchSpace
 from kdsearch.kinds.options import declared_range, searchable
 from kdsearch.kinds.space import each_value
+from kdsearch.search.probe import recorded
 from kdsearch.testing.contract import require
 
 
@@ -189,26 +190,9 @@ def every_combination(space: SearchSpace[Any]) -> list[Options]:
 
 def check_taps(model: Model, inputs: list[Tensor]) -> None:
     """Run the model on two samples and require every tap's shape to be the promised one (None = any)."""
-    seen: dict[str, Tensor] = {}
-    handles = []
-    for tap in model.taps:
-        part = model.module.get_submodule(tap.path)
-
-        def before(_: Any, args: Any, name: str = tap.name) -> None:
-            seen[name] = args[0]
-
-        def after(_: Any, args: Any, out: Any, name: str = tap.name, index: int | None = tap.index) -> None:
-            seen[name] = out if index is None else out[index]
-
-        handles.append(
-            part.register_forward_pre_hook(before) if tap.side == "input" else part.register_forward_hook(after)
-        )
-    try:
-        with torch.no_grad():
-            model.module.eval()(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    model.module.eval()
+    with torch.no_grad(), recorded(model, model.taps) as seen:
+        model.module(*inputs)
     for tap in model.taps:
         require(tap.name in seen, f"tap '{tap.name}' is not reached")
         got = tuple(seen[tap.name].shape[1:])

@@ -9,7 +9,7 @@ from kdsearch.engine.cache import Live, TeacherCache, write_cache
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.taps import run_model
 from kdsearch.errors import TapError
-from kdsearch.kinds import Batch, Clock, Model, traced_taps
+from kdsearch.kinds import Batch, Clock, Model, Tap, traced_taps
 from kdsearch.testing.training import training
 from tests.engine.little import Plain, images, mlp, resnet, source
 
@@ -65,6 +65,26 @@ def test_taps_by_negative_index_and_glob_and_unasked_ones():
     assert step.student["module:stages.0.0.bn1"].shape == (6, 4, 6, 6)
     with pytest.raises(KeyError, match="was not asked for"):
         step.student["stage[0]"]
+
+
+class Embed(nn.Module):
+    """Images (B, 2, 2, 3) -> a token of ones and, row by row, the 6 pixels' tokens of width 2."""
+
+    def forward(self, image):
+        return torch.cat([image.new_ones(len(image), 1, 2), image.flatten(2).mT], 1)
+
+
+def test_a_map_of_tokens_is_read_and_written_on_its_grid():
+    taps = (Tap("stage[0]", "0", "map", (2, 2, 3), 1, (2, 3)), Tap("tokens[0]", "0", "tokens", (7, 2)))
+    model = Model(nn.Sequential(Embed(), nn.Flatten()), ("image",), taps)
+    image = torch.randn(6, 2, 2, 3, generator=torch.Generator().manual_seed(0))
+    step = live({"student": model}, {"student": ["stage[0]", "tokens[0]"]}, given=batch().having(image=image))
+    assert torch.equal(step.student["stage[0]"], image)
+    assert torch.equal(step.student["tokens[0]"][:, 1 + 4], image[:, :, 1, 1])  # row by row, after the first token
+    written = step.run("student", writes={"stage[0]": lambda each: 3 * each.flip(3)})
+    assert torch.equal(written["tokens[0]"][:, 0], torch.ones(6, 2))
+    assert torch.equal(written["tokens[0]"][:, 1:].mT.reshape(6, 2, 2, 3), 3 * image.flip(3))
+    assert torch.equal(written["logits"], written["tokens[0]"].flatten(1))
 
 
 def test_a_tap_before_an_in_place_layer_is_what_it_was_there():

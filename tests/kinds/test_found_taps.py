@@ -35,9 +35,13 @@ def test_timm_stages_are_those_it_describes(name, size, stages, penultimate):
     assert taps["logits"].path == classifier_path(net)
 
 
-def test_tokens_have_their_grid_and_maps_stored_last_are_left_out():
+def test_tokens_are_maps_of_their_grid_and_maps_stored_last_are_left_out():
     taps = taps_of(timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64), 64)
-    assert (taps["stage[11]"].shape, taps["stage[11]"].grid) == ((17, 192), (4, 4))
+    stage, tokens = taps["stage[11]"], taps["tokens[11]"]
+    assert (stage.kind, stage.shape, stage.grid, stage.stride) == ("map", (192, 4, 4), (4, 4), 16)
+    assert (tokens.kind, tokens.shape, tokens.grid, tokens.path) == ("tokens", (17, 192), (4, 4), stage.path)
+    assert list(taps)[:12] == [f"stage[{i}]" for i in range(12)]
+    assert list(taps)[-2:] == ["penultimate", "logits"]
     swin = taps_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, img_size=56, window_size=7), 56)
     assert set(swin) == {"penultimate", "logits"}
 

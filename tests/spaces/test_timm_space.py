@@ -6,6 +6,7 @@ from torch import nn
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Field
 from kdsearch.kinds.options import searchable
+from kdsearch.search.probe import recorded
 
 SPECS = [
     TimmSpec(widths=(8, 12, 16, 20), depths=(1, 2, 1, 1)),
@@ -56,14 +57,8 @@ def test_taps_have_their_shapes_and_gradients(spec):
     stages = 2 if spec.family == "vit" else 4
     assert [name for name in names if name.startswith("stage")] == [f"stage[{i}]" for i in range(stages)]
     assert names[-2:] == ["penultimate", "logits"]
-    seen = {}
-    for tap in built.taps:
-        part = built.module.get_submodule(tap.path)
-        if tap.side == "input":
-            part.register_forward_pre_hook(lambda _, args, name=tap.name: seen.update({name: args[0]}))
-        else:
-            part.register_forward_hook(lambda _, args, out, name=tap.name: seen.update({name: out}))
-    out = built.module(torch.randn(2, 3, 16, 16))
+    with recorded(built, built.taps) as seen:
+        out = built.module(torch.randn(2, 3, 16, 16))
     for tap in built.taps:
         assert seen[tap.name].shape == (2, *tap.shape)
     classifier = built.part("logits")
@@ -78,9 +73,10 @@ def test_widths_are_the_spec_s_to_the_channel():
         assert tuple(built.width(f"stage[{i}]") for i in range(4)) == spec.widths
 
 
-def test_tokens_lie_on_their_grid():
-    tap = TimmSpace().build(SPECS[-1], io(height=16, width=24)).tap("stage[-1]")
-    assert (tap.kind, tap.shape, tap.grid) == ("tokens", (16, 24), (4, 4))
+def test_tokens_are_maps_of_their_grid():
+    built = TimmSpace().build(SPECS[-1], io(height=16, width=24))
+    assert built.tap("stage[-1]").shape == (24, 4, 4)
+    assert built.tap("tokens[-1]").shape == (16, 24)
 
 
 @BY_FAMILY

@@ -74,9 +74,9 @@ def test_large_images_are_shrunk_without_aliasing():
     torch.testing.assert_close(model.module.eval()(images), model.module.net(seen))
 
 
-def test_a_vision_transformer_has_tokens_at_the_size_asked_for():
+def test_a_vision_transformer_has_maps_and_tokens_at_the_size_asked_for():
     model = teacher(name="vit_tiny_patch16_224", size=64, epochs=1)
-    assert (model.tap("stage[0]").kind, model.tap("stage[0]").grid) == ("tokens", (4, 4))
+    assert (model.tap("stage[0]").shape, model.tap("tokens[0]").shape) == ((192, 4, 4), (17, 192))
 
 
 def test_the_backbone_trains_slower_than_the_classifier():
