@@ -1,0 +1,109 @@
+"""Tables of architectures with a known accuracy: what training-free scores and search strategies are judged by."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import DataError, StudyError, nearest, one_of
+from kdsearch.kinds import Options, SearchSpace
+
+ARCH = "arch"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: the spec as written, its canonical key, the accuracy."""
+
+    spec: Options
+    key: str
+    value: float
+
+
+def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
+    """Rows of a CSV (also .csv.gz) file with a column `arch`, or d1, d2, ... which make the text `d1,d2,...`; others are ignored.
+
+    Raises:
+        DataError: no such file or column, an architecture that is none of the space, a value that is no finite number.
+    """
+    rows = _rows(path)
+    header = rows[0]
+    where = _architecture(path, header)
+    if column not in header:
+        others = [name for name in header if name not in where]
+        raise DataError(
+            f"no column '{column}'", file=path, line=1, nearest=nearest(column, others), expected=one_of(others)
+        )
+    at = [header.index(name) for name in where]
+    value_at = header.index(column)
+    entries = []
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise DataError(
+                f"{len(row)} fields", file=path, line=number, expected=f"{len(header)}, as in the first line"
+            )
+        text = ",".join(row[i].strip() for i in at)
+        try:
+            spec = space.decode(text)
+        except StudyError as error:
+            raise DataError(
+                error.problem,
+                file=path,
+                line=number,
+                path=", ".join(where),
+                expected=error.expected,
+                nearest=error.nearest,
+            ) from None
+        entries.append(Entry(spec, space.key(spec), _number(row[value_at], path, number, column)))
+    if len(entries) < 2:
+        raise DataError(f"{len(entries)} rows", file=path, expected="at least two architectures")
+    return entries
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError("no such file", file=path, expected="a CSV file with a header, or .csv.gz") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"not readable as a table: {error}", file=path, expected="a CSV file, or .csv.gz") from None
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    if not rows:
+        raise DataError("the file is empty", file=path, expected="a header and one row an architecture")
+    return rows
+
+
+def _architecture(path: Path, header: Sequence[str]) -> list[str]:
+    """The columns that name an architecture."""
+    if ARCH in header:
+        return [ARCH]
+    depths = sorted((name for name in header if re.fullmatch(r"d\d+", name)), key=lambda name: int(name[1:]))
+    if not depths:
+        raise DataError(f"no column '{ARCH}'", file=path, line=1, expected=f"a column '{ARCH}', or d1, d2, ...")
+    return depths
+
+
+def _number(text: str, path: Path, line: int, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"'{text[:40]}'", file=path, line=line, path=column, expected="a number")
+    return value
+
+
+def class_means(entries: Sequence[Entry]) -> Mapping[str, float]:
+    """key -> mean value of the rows of one isomorphism class."""
+    values: dict[str, list[float]] = {}
+    for each in entries:
+        values.setdefault(each.key, []).append(each.value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}

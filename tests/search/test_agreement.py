@@ -1,0 +1,74 @@
+import math
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.search.agreement import best_of_top, kendall_tau, spearman_rho, tau_in_bins
+
+numbers = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=12)
+
+
+def tau_by_counting(scores, values):
+    """tau-b from its definition, over all pairs."""
+    up = down = ties_s = ties_v = 0
+    for i, j in combinations(range(len(scores)), 2):
+        s, v = scores[i] - scores[j], values[i] - values[j]
+        up += s * v > 0
+        down += s * v < 0
+        ties_s += s == 0
+        ties_v += v == 0
+    pairs = len(scores) * (len(scores) - 1) // 2
+    length = math.sqrt((pairs - ties_s) * (pairs - ties_v))
+    return (up - down) / length if length else None
+
+
+@given(numbers)
+def test_tau_is_counted_over_pairs(pairs):
+    scores, values = [float(s) for s, _ in pairs], [float(v) for _, v in pairs]
+    assert kendall_tau(scores, values) == pytest.approx(tau_by_counting(scores, values), abs=1e-9)
+
+
+def test_rho_by_hand():
+    assert spearman_rho([1.0, 2.0, 3.0, 5.0], [1.0, 2.0, 4.0, 3.0]) == pytest.approx(1 - 6 * 2 / (4 * 15))
+
+
+def test_what_has_no_score_ranks_last_and_stays():
+    values = [1.0, 2.0, 3.0, 4.0]
+    assert kendall_tau([math.nan, 1.0, 2.0, 3.0], values) == kendall_tau([0.0, 1.0, 2.0, 3.0], values) == 1
+    assert kendall_tau([3.0, 2.0, 1.0, None], values) == -1
+    assert kendall_tau([-math.inf, 1.0, math.inf, math.nan], values) == pytest.approx(tau_by_counting([0, 1, 2, 0], values))
+    assert spearman_rho([None, None, 1.0, 2.0], values) == spearman_rho([0.0, 0.0, 1.0, 2.0], values)
+
+
+@pytest.mark.parametrize("statistic", [kendall_tau, spearman_rho])
+def test_a_constant_side_has_no_rank(statistic):
+    assert statistic([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert statistic([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) is None
+    assert statistic([None, None], [1.0, 2.0]) is None
+
+
+def test_bins_hold_nets_of_nearly_equal_size_and_weigh_by_pairs():
+    small, large = list(range(10)), list(range(20))
+    scores = [float(i) for i in small] + [-float(i) for i in large] + [9.0] * 9
+    values = [float(i) for i in small] + [float(i) for i in large] + [float(i) for i in range(9)]
+    params = [1000] * 10 + [2000] * 20 + [5000] * 9  # the last bin is too small to count
+    assert tau_in_bins(scores, values, params) == pytest.approx((45 * 1 - 190) / (45 + 190))
+    assert tau_in_bins(scores[:10], values[:10], [1000 * 2**i for i in range(10)]) is None
+    assert tau_in_bins(
+        [1.0] * 10 + [float(i) for i in range(10)], values[:10] * 2, [1000] * 10 + [2000] * 10
+    ) == pytest.approx(0.5)
+
+
+def test_the_edges_of_bins_are_powers_of_1_05():
+    values = [float(i) for i in range(10)]
+    below, above = math.ceil(1.05**150) - 1, math.ceil(1.05**150)
+    assert tau_in_bins(values, values, [below] * 5 + [above] * 5) is None
+    assert tau_in_bins(values, values, [above] * 10) == pytest.approx(1)
+
+
+def test_the_best_among_the_highest_scores():
+    values = [float(i) for i in range(20)]
+    assert best_of_top([-each for each in values], values) == 9
+    assert best_of_top([None] * 5 + [-each for each in values[5:]], values, 3) == 7
