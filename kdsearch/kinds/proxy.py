@@ -45,6 +45,15 @@ class Probe(Protocol):
 
     def once(self, key: str, make: Callable[[], V]) -> V:
         """Computed at the first candidate, shared by all: the teacher's side of a score."""
+        ...
+
+    def shared(self, student: Model, key: str, make: Callable[[], V]) -> V:
+        """Computed once a candidate, shared by all proxies that name the same key, like `run`: a pass with other hooks, gradients.
+
+        `make` leaves no trace in the student and draws from `rng` alone, which it finds at its start whoever asks first. Where
+        a proxy has changed the student it is made for that caller alone.
+        """
+        ...
 
 
 class Proxy(Capability, Generic[O]):

@@ -47,6 +47,7 @@ class LiveProbe:
         self._teacher: Outputs | None = None
         self._bound: tuple[nn.Module, Trace, int] | None = None
         self._shared: Outputs | None = None
+        self._made_for_candidate: dict[str, Any] = {}
         if teacher is not None:
             teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -71,7 +72,7 @@ class LiveProbe:
 
     def bind(self, student: Model, trace: Trace, seed: int) -> None:
         """Go on with this fresh candidate, whose untouched state is `trace`; drops the last candidate's shared pass."""
-        self._bound, self._shared = (student.module, trace, seed), None
+        self._bound, self._shared, self._made_for_candidate = (student.module, trace, seed), None, {}
         self.rng = Generator().manual_seed(seed)
 
     def rebind(self, student: Model, trace: Trace) -> None:
@@ -82,7 +83,7 @@ class LiveProbe:
 
     def release(self) -> None:
         """Let go of the last candidate."""
-        self._bound, self._shared = None, None
+        self._bound, self._shared, self._made_for_candidate = None, None, {}
 
     def run(self, student: Model) -> Outputs:
         """One train-mode forward pass without graph, shared by all proxies; it leaves no trace in the student.
@@ -91,11 +92,30 @@ class LiveProbe:
         a proxy gets does not depend on which proxies came before.
         """
         seed = self._bound[2] if self._bound else self._seed
-        if self._bound is None or student.module is not self._bound[0] or not self._bound[1].unchanged(student.module):
+        if not self._is_untouched(student):
             return self._forward(student, seed)
         if self._shared is None:
             self._shared = self._forward(student, seed)
         return self._shared
+
+    def shared(self, student: Model, key: str, make: Callable[[], V]) -> V:
+        """See `Probe.shared`; what is made never depends on which proxies came before."""
+        known = self._made_for_candidate if self._is_untouched(student) else {}
+        if key not in known:
+            seed, asking = self._bound[2] if self._bound else self._seed, self.rng
+            self.rng = Generator().manual_seed(seed)
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    known[key] = make()
+            finally:
+                self.rng = asking
+        made: V = known[key]
+        return made
+
+    def _is_untouched(self, student: Model) -> bool:
+        """Whether it is the candidate at hand, as it was built."""
+        return self._bound is not None and student.module is self._bound[0] and self._bound[1].unchanged(student.module)
 
     def _forward(self, model: Model, seed: int) -> Outputs:
         names = {name: _canonical(model, name) for name in self._taps}

@@ -56,7 +56,7 @@ class HandProbe:
         self.io = io or self.task.io(fields_of(self.batch), {})
         self.teacher_model, self._seed = teacher, seed
         self._made: dict[str, Any] = {}
-        self._last: tuple[nn.Module, tuple[int, ...], Outputs] | None = None
+        self._last: tuple[nn.Module, tuple[int, ...], dict[str, Any]] | None = None
 
     @property
     def rng(self) -> Generator:
@@ -69,10 +69,18 @@ class HandProbe:
 
     def run(self, student: Model) -> Outputs:
         """All output fields and taps; a second call runs the student again only where its weights have changed."""
+        return self.shared(student, "outputs", lambda: seen(student, self))
+
+    def shared(self, student: Model, key: str, make: Callable[[], V]) -> V:
+        """Made anew where it is another student or its weights have changed."""
         versions = tuple(weight._version for weight in student.module.parameters())
         if self._last is None or self._last[0] is not student.module or self._last[1] != versions:
-            self._last = (student.module, versions, seen(student, self))
-        return self._last[2]
+            self._last = (student.module, versions, {})
+        known = self._last[2]
+        if key not in known:
+            known[key] = make()
+        found: V = known[key]
+        return found
 
     def once(self, key: str, make: Callable[[], V]) -> V:
         if key not in self._made:

@@ -261,6 +261,38 @@ def test_a_changed_student_is_run_for_its_proxy_alone() -> None:
     torch.testing.assert_close(changed, 2 * probe.run(student)["logits"])
 
 
+def test_what_proxies_share_is_made_once_a_candidate_and_draws_the_same_whoever_asks_first() -> None:
+    student = student_of(depth=2, width=4)
+    probe = probe_with(student)
+
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(3, generator=probe.rng), torch.rand(3)
+
+    first = probe.shared(student, "k", make)
+    assert probe.shared(student, "k", make) is first
+    probe.bind(student, Trace(student.module), 6)
+    torch.rand(1, generator=probe.rng)
+    other = probe.shared(student, "k", make)
+    assert not torch.equal(other[0], first[0])
+    probe.bind(student, Trace(student.module), 6)
+    assert torch.equal(torch.rand(1, generator=probe.rng), other[0][:1])  # it went on where it was
+    assert all(torch.equal(a, b) for a, b in zip(probe.shared(student, "k", make), other, strict=True))
+
+
+def test_what_is_made_from_a_changed_student_is_for_its_proxy_alone() -> None:
+    student = student_of(depth=2, width=4)
+    probe = probe_with(student)
+    weight = student.module.fc.weight.data
+
+    def make() -> float:
+        return float(weight.sum())
+
+    weight.add_(1.0)
+    changed = probe.shared(student, "k", make)
+    weight.sub_(1.0)
+    assert probe.shared(student, "k", make) == make() != changed
+
+
 def test_the_teacher_runs_once_in_train_mode_and_once_is_a_function_of_the_probe() -> None:
     drawn = []
     for spec in ({"depth": 1, "width": 2}, {"depth": 3, "width": 8}):
