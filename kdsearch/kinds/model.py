@@ -48,7 +48,7 @@ class Tap:
         if self.kind != "map" or self.grid is None:
             return value
         height, width = self.grid
-        return value[:, -height * width :].mT.unflatten(2, (height, width))  # (B, N, D) -> (B, D, H, W), a view
+        return value[:, -height * width :].mT.reshape(len(value), -1, height, width)  # (B, D, H, W), a view
 
     def written(self, given: Any, value: Tensor) -> Any:
         """`given` with `value` in the tap's place: the inverse of `read`; tokens that are not on the grid stay."""

@@ -235,6 +235,7 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
             fixed[name] = value
         else:
             ranges[name] = found
+    ranges = {name: found for name, found in ranges.items() if _counts(found, fixed)}
     base = {**fixed, **{name: _example(found, found.ends[0]) for name, found in ranges.items()}}
     validate(cls, base, prefix)
     for name, found in ranges.items():
@@ -249,6 +250,11 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
         paths = [f"{path}[{i}]" for i in range(found.each)] if found.each else [path]
         dims += [Dim(each, plain, when) for each in paths]
     return Searchable(cls, fixed, tuple(dims))
+
+
+def _counts(found: Range, fixed: Mapping[str, Value]) -> bool:
+    """Whether no fixed value is one at which this range is off: it is no dimension then, and the field has its default."""
+    return all(fixed[other] in values for other, values in found.when if other in fixed)
 
 
 def _example(found: Range, end: Value) -> Value:

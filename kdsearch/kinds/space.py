@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 import torch
 from torch import Generator
@@ -15,7 +16,7 @@ from torch import Generator
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds.data import Field
 from kdsearch.kinds.model import Cost, Model
-from kdsearch.kinds.options import Capability, Dim, O, Options, Searchable, Value, searchable
+from kdsearch.kinds.options import Capability, Dim, O, Options, Range, Searchable, Value, searchable
 from kdsearch.kinds.task import IO
 
 
@@ -100,6 +101,26 @@ class SearchSpace(Capability, Generic[O]):
             spec = self.at({dim.path: value for dim, value in zip(self.dims, combination, strict=True)})
             if self.is_valid(spec):
                 yield spec
+
+    def narrowed(self, io: IO) -> Self:
+        """The space of what can be built for these inputs and outputs; the host works with it. Default: the space itself."""
+        return self
+
+    def keeping(self, name: str, keep: Callable[[Value], bool], expected: str) -> Self:
+        """This space with those values of the field `name` alone that pass `keep`; a fixed value stays, for `build` to judge.
+
+        Raise StudyError, naming the field's path and what was `expected`, where none passes.
+        """
+        dims = []
+        for dim in self.dims:
+            if dim.path[len(self._prefix) :].lstrip(".").partition("[")[0] == name:
+                choices = tuple(value for value in each_value(dim) if keep(value))
+                if not choices:
+                    shown = ", ".join(str(value) for value in each_value(dim))
+                    raise StudyError(f"none of {shown} can be built", path=dim.path, expected=expected)
+                dim = replace(dim, range=Range(choices))
+            dims.append(dim)
+        return type(self)(replace(self.region, dims=tuple(dims)))
 
     def is_valid(self, spec: O) -> bool:
         """Whether it can be built. Default: what validates can."""

@@ -155,7 +155,8 @@ def open_materials(study: Study, host: Host) -> Materials:
     task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
     with placing(study, "data"):
         io = task.io(data.fields, data.facts)
-    spaces = {role: student_space(study, host, role) for role in study.students}
+    with placing(study, "student"):
+        spaces = {role: student_space(study, host, role).narrowed(io) for role in study.students}
     wanted = dict.fromkeys(
         [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
     )

@@ -182,7 +182,9 @@ def scorer(
     fields = (Field("image", "image", shape), Field("label", "label", (), "int64", "target"))
     io = task.io(fields, {"classes": [str(i) for i in range(classes)]})
     named = dict(capability("proxy", each, host) for each in proxies)
-    return scorer_on(made, io, task, named, batch, None if teacher is None else made.parse(dict(teacher)), seed)
+    return scorer_on(
+        made.narrowed(io), io, task, named, batch, None if teacher is None else made.parse(dict(teacher)), seed
+    )
 
 
 def _space(host: Host, space: str | type[SearchSpace[Any]]) -> SearchSpace[Any]:

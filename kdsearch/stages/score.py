@@ -47,6 +47,7 @@ def scores_of(
     made = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in proxies}
     task = make(host, "task", Use(use="classification", options={}), "task")
     io, batch = _input(host, space, task, data, seed)
+    space = space.narrowed(io)
     teacher_spec = None if teacher is None else _spec(space, teacher, "--teacher", None)
     scorer = scorer_on(space, io, task, made, batch, teacher_spec, seed)
     specs = _asked(space, archs, sample, seed)

@@ -42,7 +42,7 @@ class SearchSpaceContract:
         cls = self.space.options_class
         left_out = [name for name in cls.model_fields if declared_range(cls, name) and name not in self.spec]
         region = searchable(cls, {**self.spec, **dict.fromkeys(left_out, "search")}, "student.spec")
-        return self.space(region)
+        return self.space(region).narrowed(self.io())
 
     def specs(self) -> list[Options]:
         space, rng = self.made(), Generator().manual_seed(0)

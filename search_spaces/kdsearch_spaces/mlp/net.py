@@ -1,0 +1,72 @@
+"""A multilayer perceptron with optional norms and shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["relu", "gelu", "silu"]
+Norm = Literal["none", "batch", "layer"]
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+NORMS: dict[Norm, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Layer(nn.Module):
+    """dropout(activation(norm(W x))), plus x where `is_residual`; (B, D_in) -> (B, D_out). W has a bias where there is no norm."""
+
+    def __init__(
+        self, d_in: int, d_out: int, activation: Activation, norm: Norm, dropout: float, is_residual: bool
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_in, d_out, bias=norm == "none")
+        self.norm = nn.Identity() if norm == "none" else NORMS[norm](d_out)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.is_residual = is_residual
+        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
+        if self.linear.bias is not None:
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.dropout(self.activation(self.norm(self.linear(x))))
+        return x + h if self.is_residual else h
+
+
+class Join(nn.Module):
+    """Tensors (B, ...) -> (B, D): flattened, one after the other."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        flat = [each.flatten(1) for each in inputs]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+
+class Mlp(nn.Module):
+    """Any number of inputs (B, ...) of `d_in` values in all -> logits (B, K)."""
+
+    def __init__(
+        self,
+        d_in: int,
+        widths: Sequence[int],
+        activation: Activation,
+        norm: Norm,
+        dropout: float,
+        residual: bool,
+        n_outputs: int,
+    ) -> None:
+        super().__init__()
+        self.join = Join()
+        layers = []
+        for index, width in enumerate(widths):
+            has_shortcut = residual and index > 0 and width == d_in
+            layers.append(Layer(d_in, width, activation, norm, dropout, has_shortcut))
+            d_in = width
+        self.layers = nn.Sequential(*layers)
+        self.classifier = nn.Linear(d_in, n_outputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.layers(self.join(*inputs)))
+        return logits

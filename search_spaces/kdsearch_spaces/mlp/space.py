@@ -1,0 +1,136 @@
+"""Search space `mlp`: depth, widths, activation, norm and shortcuts, with the cost by formula."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field as Option
+from torch import Generator
+
+from kdsearch.errors import DataError, StudyError
+from kdsearch.kinds import IO, Block, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
+from kdsearch_spaces.mlp.net import Activation, Layer, Mlp, Norm
+
+Width = Annotated[int, Option(ge=1, le=65536)]
+
+
+class MlpSpec(Options):
+    depth: Annotated[int, searched(2, 3, 4, 6)] = Option(
+        2, ge=1, le=32, description="hidden layers, at most as many as widths"
+    )
+    widths: Annotated[tuple[Width, ...], searched(16, 32, 64, 128, 256, 512, each=6)] = Option(
+        (128, 128),
+        min_length=1,
+        max_length=32,
+        description="units of each hidden layer; those beyond the depth are not read",
+    )
+    activation: Annotated[Activation, searched("relu", "gelu", "silu")] = Option(
+        "relu", description="of every hidden layer"
+    )
+    norm: Annotated[Norm, searched("none", "batch", "layer")] = Option(
+        "batch", description="before every activation; with one, the linear layer before it has no bias"
+    )
+    residual: bool = Option(
+        False, description="a shortcut around each hidden layer, after the first, that keeps the width"
+    )
+    dropout: float = Option(0.0, ge=0, lt=1, description="share of units left out after every activation, in training")
+
+
+class MlpSpace(SearchSpace[MlpSpec]):
+    """Every input field is flattened and they are joined, in the task's order.
+
+    Taps: `stage[i]` (hidden layer i, a vector), `penultimate` (the last of them), `logits` (its part is the classifier).
+    """
+
+    def narrowed(self, io: IO) -> MlpSpace:
+        """Depths with a width for every layer. Raise StudyError where the study's depth has too few widths."""
+        fixed = self.region.fixed
+        whole = [len(value) for dim in self.dims if dim.path.endswith("widths") for value in dim.range.choices]
+        single = sum(dim.path.endswith("]") for dim in self.dims)
+        n = max(whole, default=single or len(fixed.get("widths", MlpSpec().widths)))
+        if fixed.get("depth", 0) > n:
+            raise StudyError(f"search space 'mlp': depth {fixed['depth']} with {n} widths", expected=f"at most {n}")
+        return self.keeping("depth", lambda depth: depth <= n, f"at most {n}, the number of widths")
+
+    def is_valid(self, spec: MlpSpec) -> bool:
+        return spec.depth <= len(spec.widths)
+
+    def canonical(self, spec: MlpSpec) -> MlpSpec:
+        """Widths beyond the depth repeat the last one that is read; no shortcuts where no width is kept."""
+        read = spec.widths[: spec.depth]
+        rest = read[-1:] * (len(spec.widths) - len(read))
+        has_shortcut = spec.residual and any(a == b for a, b in pairwise(read))
+        return spec.model_copy(update={"widths": read + rest, "residual": has_shortcut})
+
+    def neighbours(self, spec: MlpSpec, rng: Generator, n: int) -> list[MlpSpec]:
+        """Other networks only: none that differ in what is not read."""
+        own = self.key(spec)
+        return [other for other in super().neighbours(spec, rng, 4 * n) if self.key(other) != own][:n]
+
+    def example_io(self) -> IO:
+        """A vector of 64 values, 10 classes."""
+        return IO((Field("vector", "vector", (64,)),), (Field("logits", "logits", (10,)),))
+
+    def build(self, spec: MlpSpec, io: IO) -> Model:
+        """Raise DataError for inputs that are no floats of fixed size, StudyError for more layers than widths."""
+        d_in, n_outputs = _n_inputs(io), vector_output(io, "mlp")
+        widths = _read(self, spec)
+        net = Mlp(d_in, widths, spec.activation, spec.norm, spec.dropout, spec.residual, n_outputs)
+        taps = [Tap(f"stage[{i}]", f"layers.{i}", "vector", (width,)) for i, width in enumerate(widths)]
+        taps.append(Tap("penultimate", f"layers.{spec.depth - 1}", "vector", widths[-1:]))
+        taps.append(Tap("logits", "classifier", "vector", (n_outputs,)))
+        return Model(
+            net,
+            tuple(each.name for each in io.inputs),
+            tuple(taps),
+            (io.outputs[0].name,),
+            _blocks(net),
+            name="mlp",
+            cost_of=lambda: self.cost(spec, io),
+        )
+
+    def cost(self, spec: MlpSpec, io: IO) -> Cost:
+        """params with norms and biases; MACs of the linear layers."""
+        sizes = (_n_inputs(io), *_read(self, spec))
+        n_outputs = vector_output(io, "mlp")
+        macs = sum(a * b for a, b in pairwise(sizes)) + sizes[-1] * n_outputs
+        beside = 1 if spec.norm == "none" else 2  # a bias, or a norm's scale and shift
+        return Cost(macs + beside * sum(sizes[1:]) + n_outputs, macs)
+
+    def teacher_spec(self) -> MlpSpec:
+        """Four layers of 512 with shortcuts; activation and norm as the study fixes them."""
+        fixed = {name: value for name, value in self.region.fixed.items() if name in ("activation", "norm")}
+        return self.parse({"depth": 4, "widths": [512] * 4, "residual": True, **fixed})
+
+
+def _read(space: MlpSpace, spec: MlpSpec) -> tuple[int, ...]:
+    """The widths that are read."""
+    if not space.is_valid(spec):
+        raise StudyError(
+            f"search space 'mlp': {spec.depth} hidden layers with {len(spec.widths)} widths",
+            expected="a width for each layer",
+        )
+    return spec.widths[: spec.depth]
+
+
+def _n_inputs(io: IO) -> int:
+    """Values of all inputs of a sample."""
+    for each in io.inputs:
+        if None in each.shape or not each.torch_dtype.is_floating_point:
+            shown = "x".join(str(size) for size in each.shape)
+            raise DataError(
+                f"search space 'mlp': input '{each.name}' is {shown} of {each.dtype}", expected="floats of fixed size"
+            )
+    if not io.inputs:
+        raise DataError("the task has no input field", expected="a vector, or an image to flatten")
+    return sum(math.prod(size or 0 for size in each.shape) for each in io.inputs)
+
+
+def _blocks(net: Mlp) -> tuple[Block, ...]:
+    found = [(path, part) for path, part in net.named_modules() if isinstance(part, Layer)]
+    return tuple(
+        Block(index, "layer", path, {name: f"{path}.{name}" for name, _ in part.named_children()})
+        for index, (path, part) in enumerate(found)
+    )
