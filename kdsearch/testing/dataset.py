@@ -77,6 +77,8 @@ class DatasetContract:
                 assert all(want in (None, got) for want, got in zip(field.shape, value.shape[1:], strict=True))
                 if value.dtype.is_floating_point:
                     assert bool(torch.isfinite(value).all())
+                if field.n_values is not None:
+                    assert bool(((value >= 0) & (value < field.n_values)).all())
 
     def test_labels_are_classes(self, source: DataSource) -> None:
         if not any(field.kind == "label" for field in source.fields):

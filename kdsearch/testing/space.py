@@ -56,12 +56,7 @@ class SearchSpaceContract:
 
     def batch(self, n: int) -> dict[str, Tensor]:
         rng = Generator().manual_seed(1)
-        return {
-            each.name: torch.randn((n, *(size or 8 for size in each.shape)), generator=rng)
-            if each.torch_dtype.is_floating_point
-            else torch.randint(0, 2, (n, *(size or 8 for size in each.shape)), generator=rng, dtype=each.torch_dtype)
-            for each in self.io().inputs
-        }
+        return {each.name: each.noise(n, rng) for each in self.io().inputs}
 
     def test_samples_are_valid_and_a_function_of_the_stream(self) -> None:
         space = self.made()

@@ -48,7 +48,7 @@ class TeacherContract:
 
     def inputs(self, model: Model, n: int) -> list[Tensor]:
         rng, fields = Generator().manual_seed(1), {each.name: each for each in self.io().inputs}
-        return [torch.randn((n, *(size or 8 for size in fields[name].shape)), generator=rng) for name in model.inputs]
+        return [fields[name].noise(n, rng) for name in model.inputs]
 
     def answer(self, model: Model, inputs: list[Tensor]) -> Tensor:
         with torch.no_grad():
