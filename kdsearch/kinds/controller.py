@@ -52,7 +52,10 @@ class Controller(Capability, Generic[O]):
     def ask(
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int
     ) -> list[Ask]:
-        """At most n candidates; fewer or none when it has no more. Equal arguments, equal answer.
+        """At most n candidates: fewer where it wants to be told these first, none when it has no more.
+
+        Equal arguments, equal answer: what it keeps between asks is a cache. Searches are long, so an ask should not go over
+        the whole history each time.
 
         `space` given: architectures are asked as `Ask.spec`; `dims`: further dimensions, asked as `Ask.values`.
         """

@@ -36,6 +36,8 @@ def fronts(losses: Losses, violations: Sequence[Sequence[float]] | None = None) 
     """Indices by front, the best front first, ascending within a front."""
     if not losses:
         return []
+    if all(len(each) == 1 for each in losses):
+        return _ranks([each[0] for each in losses], violations)
     dominators = dominated_by(losses, violations)
     left = np.ones(len(losses), dtype=bool)
     found: list[list[int]] = []
@@ -44,6 +46,19 @@ def fronts(losses: Losses, violations: Sequence[Sequence[float]] | None = None) 
         found.append([int(i) for i in np.flatnonzero(free)])
         left &= ~free
     return found
+
+
+def _ranks(losses: Sequence[float], violations: Sequence[Sequence[float]] | None) -> list[list[int]]:
+    """The fronts of one loss, by sorting: there are as many as different losses."""
+    broken = [0.0] * len(losses) if violations is None else [violation(each) for each in violations]
+    keys = [
+        (each, 0.0 if each else math.inf if math.isnan(loss) else loss)
+        for each, loss in zip(broken, losses, strict=True)
+    ]
+    found: dict[tuple[float, float], list[int]] = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return [members for _, members in sorted(found.items())]
 
 
 def front(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[int]:

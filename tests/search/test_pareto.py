@@ -32,8 +32,17 @@ def test_fronts_are_peeled_off_one_by_one(points: list) -> None:
     assert front(losses, violations) == [i for i in (expected[0] if expected else []) if points[i][1] <= 0]
 
 
+@given(POINTS)
+def test_fronts_of_one_loss_are_those_of_the_loss_twice(points: list) -> None:
+    losses, violations = [each[0][0] for each in points], [(each[1],) for each in points]
+    once, twice = [(loss,) for loss in losses], [(loss, loss) for loss in losses]
+    assert fronts(once, violations) == fronts(twice, violations)
+    assert fronts(once) == fronts(twice)
+
+
 def test_nan_is_the_worst_loss_and_an_infinite_violation() -> None:
     assert fronts([(math.nan, 0.0), (1.0, 0.0)]) == [[1], [0]]
+    assert fronts([(math.nan,), (1.0,), (math.inf,), (-math.inf,)]) == [[3], [1], [0, 2]]
     assert violation((-3.0, 0.5, math.nan)) == math.inf
     assert violation((-3.0, 0.5, 0.25)) == 0.75
 

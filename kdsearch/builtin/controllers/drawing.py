@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Generator
 
+from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
@@ -52,26 +53,44 @@ def draw_values(dims: Sequence[Dim], rng: Generator) -> dict[str, Value]:
     return values
 
 
-class Distinct:
-    """The candidates tried or asked so far, by canonical form and values."""
+class Tried:
+    """Remembers the keys of the history between asks: a space's canonical form is worked out once a candidate."""
 
-    def __init__(self, space: SearchSpace[Any] | None, history: Iterable[Trial] = ()) -> None:
-        self.space = space
-        self._has_own_key = space is not None and type(space).key is not SearchSpace.key
-        self._seen = {self._of(trial.spec, trial.values) for trial in history}
+    def __init__(self) -> None:
+        self._keys: Folded[set[str]] = Folded()
+
+    def of(self, space: SearchSpace[Any] | None, told: Sequence[Trial]) -> Distinct:
+        """`told` in order of number."""
+
+        def add(keys: set[str], trial: Trial) -> None:
+            keys.add(key_of(space, trial.spec, trial.values))
+
+        return Distinct(space, self._keys.of(space, told, set, add))
+
+
+class Distinct:
+    """The candidates tried before or asked since, by canonical form and values."""
+
+    def __init__(self, space: SearchSpace[Any] | None, tried: Set[str]) -> None:
+        self._space, self._tried = space, tried
+        self._asked: set[str] = set()
+
+    def is_tried(self, ask: Ask) -> bool:
+        return key_of(self._space, ask.spec, ask.values) in self._tried
 
     def add(self, ask: Ask) -> bool:
         """Whether this one is new; from now on it is not."""
-        key = self._of(ask.spec, ask.values)
-        is_new = key not in self._seen
-        self._seen.add(key)
+        key = key_of(self._space, ask.spec, ask.values)
+        is_new = key not in self._tried and key not in self._asked
+        self._asked.add(key)
         return is_new
 
-    def _of(self, spec: Mapping[str, Any] | None, values: Mapping[str, Value]) -> str:
-        if spec is not None and self._has_own_key:
-            assert self.space is not None
-            return self.space.key(self.space.parse(dict(spec))) + encode(dict(values))
-        return encode([spec, dict(values)])
+
+def key_of(space: SearchSpace[Any] | None, spec: Mapping[str, Any] | None, values: Mapping[str, Value]) -> str:
+    """The identity of a candidate whose spec is in canonical form."""
+    if space is not None and spec is not None and type(space).key is not SearchSpace.key:
+        return space.key(space.parse(dict(spec))) + encode(dict(values))
+    return encode([spec, dict(values)])
 
 
 def ask_of(space: SearchSpace[Any] | None, spec: Any, values: Mapping[str, Value]) -> Ask:
@@ -79,3 +98,20 @@ def ask_of(space: SearchSpace[Any] | None, spec: Any, values: Mapping[str, Value
     if space is None or spec is None:
         return Ask(dict(values))
     return Ask(dict(values), space.canonical(spec).model_dump(mode="json"))
+
+
+def drawn(space: SearchSpace[Any] | None, dims: Sequence[Dim], rng: Generator) -> Ask:
+    """One uniform draw."""
+    return ask_of(space, space.sample(rng) if space is not None else None, draw_values(dims, rng))
+
+
+def new_ones(n: int, tried: Distinct, propose: Callable[[], Ask]) -> list[Ask]:
+    """n proposals that were not tried; fewer where 50 n of them hold no more."""
+    found: list[Ask] = []
+    for _ in range(REDRAWS * n):
+        if len(found) == n:
+            break
+        ask = propose()
+        if tried.add(ask):
+            found.append(ask)
+    return found

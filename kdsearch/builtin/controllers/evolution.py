@@ -1,14 +1,19 @@
-"""Aging evolution (Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019).
+"""Evolution over a space's own neighbours and crossover, or over dimensions: aging, elitist or by Pareto fronts.
 
-The population is the last P told; the oldest leaves, however good. Parents are the best of a random sample. Ours:
-candidates that keep the constraints come first, then fronts of the losses; some children have a second parent; a generation is
-asked at once.
+- Aging (Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019): `survivors: youngest`. The
+  population is the last P scored; the oldest leaves, however good. Parents are the best of a random sample.
+- Elitist, as in Zen-NAS and DisWOT (Dong et al., CVPR 2023): `survivors: best`, `sample: 1`. The lowest score leaves; any member
+  becomes a parent.
+- Several objectives: `survivors: best` with `sample: 2` is NSGA-II (Deb et al., 2002) for spaces without dimensions.
+
+Ours: what breaks a constraint is no member; some children have a second parent; `generation` children are bred from one population
+so that they can be scored at once; none is proposed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,60 +21,107 @@ from torch import Generator
 
 from kdsearch.builtin.controllers.drawing import (
     REDRAWS,
-    Distinct,
+    Tried,
     ask_of,
     draw_values,
+    drawn,
     generator,
     is_active,
+    new_ones,
     parents_first,
 )
+from kdsearch.builtin.controllers.folded import in_order
+from kdsearch.builtin.controllers.population import Population, Survival, Survivors
+from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
-from kdsearch.search.pareto import crowding, fronts
 
 
 class EvolutionOptions(Options):
-    population: int = Field(64, ge=2, description="the last so many candidates; so many random ones start")
-    sample: int = Field(16, ge=1, description="drawn from the population; the best becomes a parent")
+    population: int = Field(64, ge=2, description="most members")
+    survivors: Survivors = Field("youngest", description="which stay members: youngest = aging, best = elitist")
+    n_start: int | None = Field(
+        None, ge=1, description="candidates drawn before breeding begins; none = the population"
+    )
+    start: Literal["random", "default"] = Field(
+        "random",
+        description="they are uniform draws, or the space's default architecture and its mutations by one change",
+    )
+    sample: int = Field(16, ge=1, description="members drawn for a parent, with replacement; 1 = any member")
+    top: int = Field(1, ge=1, description="the parent is one of so many of the sample, at random")
+    order: Literal["descending", "ascending"] = Field(
+        "descending",
+        description="`top` counts from the best; ascending = from the worst, as DisWOT's released code sorts",
+    )
     mutations: int = Field(1, ge=1, description="changes a child differs by")
     crossover: float = Field(0.25, ge=0, le=1, description="share of children with two parents, before mutation")
+    generation: int = Field(16, ge=1, description="children of one population, scored at once; 1 = one after another")
 
 
 class Evolution(Controller[EvolutionOptions]):
-    """Over `space` by its neighbours and crossover, over dimensions by redrawing one."""
+    """Over `space` by its neighbours and crossover, over dimensions by redrawing one.
+
+    Raises:
+        StudyError: `start: default`, and the space's fields have no defaults.
+    """
+
+    def __init__(self, options: EvolutionOptions) -> None:
+        super().__init__(options)
+        self._n_start = options.n_start or options.population
+        self._tried = Tried()
+        self._survival = Survival(options.population, options.survivors, min(self._n_start, options.population))
 
     def ask(
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int
     ) -> list[Ask]:
-        o, rng, tried = self.options, generator(seed, history), Distinct(space, history)
-        dims = parents_first(dims)
-        told = sorted(history, key=lambda trial: trial.number)
-        population = _best_first(told[-o.population :])
-        n_random = max(o.population - len(told), 0) if population else n
-        found: list[Ask] = []
-        for draws in range(REDRAWS * n):
-            if len(found) == n:
-                break
-            is_random = len(found) < n_random or draws > REDRAWS * n // 2  # neighbours used up: start elsewhere
-            ask = _drawn(space, dims, rng) if is_random else self._child(space, dims, population, rng)
-            if tried.add(ask):
-                found.append(ask)
-        return found
+        rng, told, dims = generator(seed, history), in_order(history), parents_first(dims)
+        tried, population = self._tried.of(space, told), self._survival.of(told)
+        n_first = self._still_to_start(population, len(told))
+        first = _first(space, dims, rng) if self.options.start == "default" and not told else None
+        n_draws, n = 0, min(n, max(n_first, self.options.generation))
+
+        def propose() -> Ask:
+            nonlocal first, n_draws
+            n_draws += 1
+            if n_draws > REDRAWS * n // 2:  # neighbours used up: start elsewhere
+                return drawn(space, dims, rng)
+            if not n_first:
+                return self._child(space, dims, population.members, rng)
+            if self.options.start == "random":
+                return drawn(space, dims, rng)
+            ask, first = first, None
+            return ask or self._changed(space, dims, _first(space, dims, rng), 1, rng)
+
+        return new_ones(n, tried, propose)
+
+    def _still_to_start(self, population: Population, n_told: int) -> int:
+        """How many first candidates are missing; where few keep the constraints, breeding begins after twice as many."""
+        if all(trial.state == "failed" for trial in population.members):
+            return self._n_start
+        return max(min(self._n_start - population.n_scored, 2 * self._n_start - n_told), 0)
 
     def _child(
-        self, space: SearchSpace[Any] | None, dims: Sequence[Dim], population: Sequence[Trial], rng: Generator
+        self, space: SearchSpace[Any] | None, dims: Sequence[Dim], members: Sequence[Trial], rng: Generator
     ) -> Ask:
-        first = self._parent(population, rng)
-        spec = space.parse(dict(first.spec)) if space is not None and first.spec is not None else None
-        values: Mapping[str, Value] = first.values
+        first = self._parent(members, rng)
+        spec, values = first.spec, first.values
         if _chance(rng) < self.options.crossover:
-            second = self._parent(population, rng)
+            second = self._parent(members, rng)
             if space is not None and spec is not None and second.spec is not None:
-                spec = space.crossover(spec, space.parse(dict(second.spec)), rng)
+                child = space.crossover(space.parse(dict(spec)), space.parse(dict(second.spec)), rng)
+                spec = child.model_dump(mode="json")
             values = _mixed(dims, first.values, second.values, rng)
-        weight = len(space.dims) or 1 if space is not None and spec is not None else 0
-        for _ in range(self.options.mutations):
+        return self._changed(space, dims, Ask(values, spec), self.options.mutations, rng)
+
+    def _changed(
+        self, space: SearchSpace[Any] | None, dims: Sequence[Dim], ask: Ask, mutations: int, rng: Generator
+    ) -> Ask:
+        spec = space.parse(dict(ask.spec)) if space is not None and ask.spec is not None else None
+        values, weight = ask.values, 0
+        if space is not None and spec is not None:
+            weight = len(space.dims) or 1
+        for _ in range(mutations):
             if _chance(rng) * (weight + len(dims)) < weight:
                 assert space is not None
                 spec = next(iter(space.neighbours(spec, rng, 1)), spec)
@@ -77,34 +129,25 @@ class Evolution(Controller[EvolutionOptions]):
                 values = _mutated(dims, values, rng)
         return ask_of(space, spec, values)
 
-    def _parent(self, population: Sequence[Trial], rng: Generator) -> Trial:
-        """The best of a sample with replacement; `population` is sorted, the best first."""
-        drawn = torch.randint(len(population), (self.options.sample,), generator=rng)
-        return population[int(drawn.min())]
+    def _parent(self, members: Sequence[Trial], rng: Generator) -> Trial:
+        """One of the best of a sample with replacement; `members` are sorted, the best first."""
+        places = torch.randint(len(members), (self.options.sample,), generator=rng)
+        ranked = places.sort(descending=self.options.order == "ascending").values[: self.options.top]
+        at = int(torch.randint(len(ranked), (1,), generator=rng)) if len(ranked) > 1 else 0
+        return members[int(ranked[at])]
 
 
-def _best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """Feasible and complete ones by front, the least crowded first; then infeasible ones by what is broken; failed ones never."""
-    whole = [trial for trial in trials if trial.state == "complete" and trial.losses]
-    order: list[Trial] = []
-    for members in fronts([trial.losses for trial in whole], [trial.violations for trial in whole]):
-        distance = crowding([whole[i].losses for i in members])
-        ranked = sorted(range(len(members)), key=lambda k: (-distance[k], whole[members[k]].number))
-        order += [whole[members[k]] for k in ranked]
-    feasible = [trial for trial in order if all(each <= 0 for each in trial.violations)]
-    broken = [trial for trial in order if any(each > 0 for each in trial.violations)]
-    unmeasured = [trial for trial in trials if trial.state == "pruned" and not trial.losses]
-    stopped = [trial for trial in unmeasured if all(each <= 0 for each in trial.violations)]
-    infeasible = [trial for trial in unmeasured if any(each > 0 for each in trial.violations)] + broken
-    return feasible + stopped + sorted(infeasible, key=lambda trial: (_broken(trial), trial.number))
-
-
-def _broken(trial: Trial) -> float:
-    return sum(max(each, 0.0) for each in trial.violations)
-
-
-def _drawn(space: SearchSpace[Any] | None, dims: Sequence[Dim], rng: Generator) -> Ask:
-    return ask_of(space, space.sample(rng) if space is not None else None, draw_values(dims, rng))
+def _first(space: SearchSpace[Any] | None, dims: Sequence[Dim], rng: Generator) -> Ask:
+    """The architecture that the space's defaults give, at a draw of the further dimensions."""
+    values = draw_values(dims, rng)
+    try:
+        return ask_of(space, space.at({}) if space is not None else None, values)
+    except StudyError as error:
+        raise StudyError(
+            f"'{type(space).__name__}' has no default architecture to start from: {error.path or error.problem}",
+            path="start",
+            expected="start: random",
+        ) from error
 
 
 def _mixed(dims: Sequence[Dim], a: Mapping[str, Value], b: Mapping[str, Value], rng: Generator) -> dict[str, Value]:

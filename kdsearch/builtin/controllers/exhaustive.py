@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from kdsearch.builtin.controllers.drawing import Distinct, ask_of, is_active, parents_first
+from kdsearch.builtin.controllers.drawing import Tried, ask_of, is_active, parents_first
+from kdsearch.builtin.controllers.folded import Folded, in_order
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, NoOptions, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import each_value
 
 
+@dataclass
+class _Place:
+    """Where the enumeration stands, and what it gave that was not tried then."""
+
+    rest: Iterator[Ask]
+    given: list[Ask] = field(default_factory=list)
+
+
 class Exhaustive(Controller[NoOptions]):
     """Architectures slowest, then dimensions. Raise StudyError where space or a dimension is not finite."""
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__(options)
+        self._tried = Tried()
+        self._places: Folded[_Place] = Folded()
 
     def ask(
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int
     ) -> list[Ask]:
-        endless = [dim.path for dim in dims if dim.range.size is None]
-        if space is not None and space.size() is None:
-            endless.insert(0, f"the space {type(space).__name__}")
-        if endless:
-            raise StudyError(
-                f"exhaustive search, but {endless[0]} is not finite",
-                expected="choices or whole numbers everywhere",
-                fix="Use the strategy evolution, random or optuna.",
-            )
-        tried = Distinct(space, history)
-        found: list[Ask] = []
-        for ask in _every(space, parents_first(dims)):
-            if len(found) == n:
-                break
+        _assert_finite(space, dims)
+        told = in_order(history)
+        tried = self._tried.of(space, told)
+        key = (space, tuple(dims))
+        # the enumeration goes on where it stood: all before was tried, or is among those given and still waits for its trial
+        place = self._places.of(key, told, lambda: _Place(_every(space, parents_first(dims))), lambda *_: None)
+        place.given = [ask for ask in place.given if not tried.is_tried(ask)]
+        found = [ask for ask in place.given[:n] if tried.add(ask)]
+        for ask in place.rest if len(found) < n else ():
             if tried.add(ask):
                 found.append(ask)
+                place.given.append(ask)
+            if len(found) == n:
+                break
         return found
+
+
+def _assert_finite(space: SearchSpace[Any] | None, dims: Sequence[Dim]) -> None:
+    endless = [dim.path for dim in dims if dim.range.size is None]
+    if space is not None and space.size() is None:
+        endless.insert(0, f"the space {type(space).__name__}")
+    if endless:
+        raise StudyError(
+            f"exhaustive search, but {endless[0]} is not finite",
+            expected="choices or whole numbers everywhere",
+            fix="Use the strategy evolution, random or optuna.",
+        )
 
 
 def _every(space: SearchSpace[Any] | None, dims: Sequence[Dim]) -> Iterator[Ask]:

@@ -66,7 +66,7 @@ class TestEvolution(ControllerContract):
     def test_feasible_parents_before_better_ones(self) -> None:
         fair, foul = {"x": 0, "y": 30, "wet": False, "twin": 0}, {"x": 11, "y": 6, "wet": True, "twin": 0}
         history = [Trial(0, {}, fair, "complete", (5.0,), (-1.0,)), Trial(1, {}, foul, "complete", (0.0,), (0.1,))]
-        greedy = Evolution(EvolutionOptions(population=2, sample=200, crossover=0.0))
+        greedy = Evolution(EvolutionOptions(population=2, n_start=1, sample=200, crossover=0.0))
         for ask in greedy.ask(HillSpace(), (), history, 5, 0):
             assert sum(ask.spec[name] != fair[name] for name in fair) == 1
 
