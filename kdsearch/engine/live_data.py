@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "
     Args:
         data: a map-style Dataset of (image, label) pairs or dicts; a pair of arrays or tensors (images, labels); a dict
             of such columns by field name; or a dict of any of these by split (train, unlabeled, val, test). Images are
-            (C, H, W), or (H, W) for grey; uint8 and PIL images are divided by 255, floats are used as they are.
+            (C, H, W), or (H, W) for grey; uint8 and PIL images are divided by 255, floats are used as they are. Texts are
+            `tokens` (N,), ids up to the greatest one there is, and their `mask` (N,), not 0 at tokens.
         classes: names of the classes; else the Dataset's `classes`, else numbers up to the greatest label.
         name: in reports.
 
@@ -84,6 +86,7 @@ def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "
             raise DataError(f"split '{split}' has no samples", expected="at least one sample")
     first = {split: each.rows([0], [seed_of(f"{split}-000000")]) for split, each in samples.items()}
     fields = tuple(_field(field, value) for field, value in first["train"].items())
+    fields = tuple(replace(each, n_values=_n_tokens(samples)) if each.kind == "tokens" else each for each in fields)
     is_classed = any(field.kind == "label" for field in fields)
     labels: dict[str, Tensor | None] = dict.fromkeys(samples)
     if is_classed:
@@ -153,7 +156,27 @@ def _field(name: str, batch: Tensor) -> Field:
         if len(shape) != 3:
             raise DataError(f"'image' of shape {shape}", expected="(C, H, W), or (H, W) for grey")
         return Field(name, "image", shape, dtype)
+    if len(shape) == 1 and (name == "mask" or (name == "tokens" and not batch.is_floating_point())):
+        return Field(name, name, shape, dtype)
     return Field(name, "vector", shape, dtype)
+
+
+def _n_tokens(samples: Mapping[str, Samples]) -> int:
+    """One more than the greatest token id of any split."""
+    greatest = 0
+    for split, each in samples.items():
+        for start in range(0, len(each), 256):
+            index = list(range(start, min(start + 256, len(each))))
+            for row, ids in zip(index, each.rows(index, [0] * len(index)).get("tokens", ()), strict=False):
+                least, most = (int(found) for found in ids.aminmax())
+                if least < 0:
+                    raise DataError(
+                        f"token id {least} in sample {row} of split '{split}'",
+                        expected="0 or more",
+                        fix="Give padding any id of the vocabulary, and a `mask` that is 0 there.",
+                    )
+                greatest = max(greatest, most)
+    return greatest + 1
 
 
 def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -54,6 +54,44 @@ class TestPairs(Same):
         return Wrapped(from_torch({"train": Pairs(), "test": Pairs(7, start=100)}))
 
 
+class Texts(TorchDataset):
+    """Sample i is its number, twice, and a token of padding."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, i):
+        return {"tokens": torch.tensor([i, i, 0]), "mask": torch.tensor([True, True, False]), "label": i % 2}
+
+
+class TestTexts(Same):
+    @pytest.fixture
+    def dataset(self):
+        return Wrapped(from_torch(Texts()))
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_texts_have_their_vocabulary_from_all_splits(columns):
+    test = {
+        "tokens": torch.tensor([[3, 20, 0]]),
+        "mask": torch.ones(1, 3, dtype=torch.bool),
+        "label": torch.tensor([1]),
+    }
+    train = {name: torch.stack([Texts()[i][name] for i in range(9)]) for name in ("tokens", "mask")}
+    train["label"] = torch.arange(9) % 2
+    source = from_torch({"train": train if columns else Texts(), "test": test})
+    tokens, mask = source.fields[:2]
+    assert (tokens.kind, tokens.shape, tokens.n_values) == ("tokens", (3,), 21)
+    assert (mask.kind, mask.shape, mask.n_values) == ("mask", (3,), None)
+
+
+def test_a_negative_token_is_named():
+    tokens = torch.zeros(600, 3, dtype=torch.long)
+    tokens[300, 1] = -1
+    with pytest.raises(DataError, match="token id -1 in sample 300 of split 'train'"):
+        from_torch({"tokens": tokens, "label": torch.zeros(600, dtype=torch.long)})
+
+
 class TestNoisyPairs(Same):
     @pytest.fixture
     def dataset(self):
