@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from kdsearch_spaces.vit.net import Attention
 from kdsearch_spaces.vit.space import VitSpace, VitSpec, grouped
 from torch import nn
 
+from kdsearch.builtin.channels import Channels, ChannelsOptions
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Field
 from kdsearch.kinds.options import searchable
@@ -131,6 +134,20 @@ def test_no_branch_is_dead_at_the_start():
         built.module.eval()(torch.randn(4, 3, 32, 32))
     assert len(shares) == 6
     assert min(shares) > 0.1
+
+
+def test_pruning_leaves_attention_and_the_stream_as_they_are():
+    torch.manual_seed(0)
+    fields = io(1, 8, 8, 3)
+    model = VitSpace().build(VitSpec(depth=3, width=12, heads=3, mlp_ratio=4, patch=4), fields)
+    subject = SimpleNamespace(model=model, io=fields, rng=lambda name: torch.Generator())
+    pruner = Channels(ChannelsOptions(macs=0.7))
+    small = pruner.apply(model, pruner.plan(subject))
+    before, after = dict(model.module.named_parameters()), dict(small.module.named_parameters())
+    changed = {name for name, each in after.items() if each.shape != before[name].shape}
+    assert changed
+    assert all(".mlp." in name for name in changed)
+    assert [tap.shape for tap in small.taps] == [tap.shape for tap in model.taps]
 
 
 @given(st.integers(1, 64))
