@@ -1,4 +1,4 @@
-"""Size as a score: the baselines that every training-free score is shown against."""
+"""Scores of the weights alone: the baselines that every training-free score is shown against."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from kdsearch.kinds import Model, NoOptions, Probe, Proxy
 from kdsearch.ops.cost import multiply_accumulates, parameters
+from kdsearch.ops.weights import weight_matrices
+from kdsearch_plugins.zero_cost.loss import finite
 
 
 class Params(Proxy[NoOptions]):
@@ -22,13 +24,27 @@ class Params(Proxy[NoOptions]):
 
 
 class Macs(Proxy[NoOptions]):
-    """ln of multiply-accumulates for one sample; -inf for a model without any. Counted on the meta device where no formula is."""
+    """ln of multiply-accumulates for one sample; -inf for a model without any. Counted on the meta device where no formula is.
+
+    As `complexity` it is a term of AZ-NAS (Lee and Ham, CVPR 2024, arXiv 2403.19232), which counts FLOPs: the same rank.
+    """
 
     needs_data = False
 
     def score(self, student: Model, probe: Probe) -> float:
         cost = student.cost()
         return log_count(cost.macs if cost else counted_macs(student, probe))
+
+
+class L2Norm(Proxy[NoOptions]):
+    """Sum over layers of ||W||_2 (Abdelfattah et al., ICLR 2021, arXiv 2101.08134)."""
+
+    needs_data = False
+
+    def score(self, student: Model, probe: Probe) -> float:
+        with torch.no_grad():
+            norms = [torch.linalg.vector_norm(w, dtype=torch.float64) for w in weight_matrices(student.module).values()]
+        return finite(sum(map(float, norms)))
 
 
 def counted_macs(student: Model, probe: Probe) -> int:

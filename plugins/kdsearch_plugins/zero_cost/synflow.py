@@ -1,23 +1,24 @@
 """Synaptic flow (Tanaka et al., NeurIPS 2020, arXiv 2006.05467) as a score (Abdelfattah et al., ICLR 2021): ln sum |w dR/dw|.
 
-R = sum of the outputs for an input of ones, weights |w|, norms and biases left out, so that all values are >= 0 and
-sum w dR/dw is R's derivative along the weights themselves: of R(s |w|) by the scalar s at 1, in float64.
+R = sum of the outputs for inputs of ones and weights |w|. Without norms and biases all values are >= 0, so that the sum is R's
+derivative along the weights themselves, which for y = W x is sum y dR/dy: no gradient by a weight is taken. One sample, in
+float64, forwards and backwards to the products, on the module as it stands.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdsearch.kinds import Batch, Model, NoOptions, Probe, Proxy
-from kdsearch.ops.init import NORMS, WEIGHTED
+from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.ops.weights import differentiable, gradients
+from kdsearch_plugins.zero_cost.linear_flow import linear_flow
+from kdsearch_plugins.zero_cost.loss import device_of_model, finite
+from kdsearch_plugins.zero_cost.tokens import continuous, is_mask
 
-RECTIFIERS = (nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.ReLU6, nn.Hardtanh)  # the identity for large inputs
-GATES = (nn.Sigmoid, nn.Hardsigmoid)  # 1 for large inputs
 FAINT = 1e-290
 
 
@@ -30,53 +31,61 @@ class SynFlow(Proxy[NoOptions]):
     needs_data = False
 
     def score(self, student: Model, probe: Probe) -> float:
-        dummy = probe.task.dummy(probe.io, 1, torch.Generator().manual_seed(0)).to(device_of(student.module))
-        ones = {name: torch.ones_like(x).double() if x.is_floating_point() else x for name, x in dummy.tensors.items()}
-        flowing = replace(student, module=linearised(student.module))
+        ones = ones_for(student, probe, 1)
         for faint in (1.0, FAINT):
-            scaled = {name: x * faint if x.is_floating_point() else x for name, x in ones.items()}
-            value = flow(flowing, probe, Batch(dummy.ids, scaled), faint)
+            value = flow(student, probe, ones, faint)
             if math.isfinite(value):
                 return math.log(value) - 2 * math.log(faint) if value > 0 else -math.inf
         return -math.inf
 
 
-def linearised(module: nn.Module) -> nn.Module:
-    """A float64 copy whose norms are the identity and whose activations are their limit for large inputs."""
-    shadow = copy.deepcopy(module).double()
-    for parent in list(shadow.modules()):
-        for name, part in list(parent.named_children()):
-            if isinstance(part, (*NORMS, *RECTIFIERS)):
-                setattr(parent, name, nn.Identity())
-            elif isinstance(part, GATES):
-                setattr(parent, name, Open())
-    return shadow
+def flow(student: Model, probe: Probe, ones: Batch, faint: float) -> float:
+    """sum w dR/dw over the weight matrices, for inputs and a gradient of R that are `faint` times as large."""
+    inputs = {name: ones[name] * faint for name in continuous(student, probe, ones)}
+    with undisturbed(student.module, train=False), linear_flow(student.module, faint) as (mode, weights):
+        out = probe.task.call(student, ones.having(**inputs))
+        ends = [value for value in out.values() if value.requires_grad]
+        at = [*mode.products, *weights]
+        slopes = (
+            torch.autograd.grad(ends, at, [torch.full_like(end, faint) for end in ends], allow_unused=True)
+            if ends
+            else ()
+        )
+    return sum(float((x.detach() * slope).sum()) for x, slope in zip(at, slopes, strict=False) if slope is not None)
 
 
-class Open(nn.Module):
-    """A gate that lets all through."""
+class SynFlowBn(Proxy[NoOptions]):
+    """ln of sum |w dR/dw| with norms kept, in train mode, as released under this name; activations are what they are.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ones_like(x)
+    A weight before a batch norm moves R by turning, not by growing, so this needs the backward pass, on a float64 copy.
+    """
 
+    needs_data = False
 
-def flow(model: Model, probe: Probe, ones: Batch, of_output: float) -> float:
-    """of_output * sum w dR/dw over the weights of convolutions and linear layers, of a `linearised` model."""
-    along = torch.ones((), dtype=torch.float64, requires_grad=True)
-    shadow = copy.deepcopy(model.module).eval()
-    for part in shadow.modules():
-        if isinstance(part, WEIGHTED):
-            weight = part._parameters.pop("weight")
-            assert weight is not None
-            part.weight = weight.detach().abs() * along
-            if part.bias is not None:
-                part.bias.detach().zero_()
-    out = probe.task.call(replace(model, module=shadow), ones)
-    total = torch.stack([value.sum() for value in out.values() if value.is_floating_point()]).sum()
-    if not total.requires_grad:
-        return 0.0
-    return float(torch.autograd.grad(total, along, torch.full_like(total, of_output))[0])
+    def score(self, student: Model, probe: Probe) -> float:
+        shadow = student.copy()
+        shadow.module.double()
+        with torch.no_grad():
+            for weight in shadow.module.parameters():
+                weight.abs_()
+        ones = ones_for(student, probe, 2)  # two equal samples: a batch norm of vectors needs two, and R doubles
+        with differentiable(shadow.module) as leaves:
+            out = probe.task.call(shadow, ones)
+            total = torch.stack([value.sum() for value in out.values() if value.is_floating_point()]).sum()
+            found = gradients(total, leaves)
+            value = sum(float((leaves[path].detach() * found[path]).abs().sum()) for path in leaves)
+        return finite(math.log(value / 2)) if value > 0 and math.isfinite(value) else -math.inf
 
 
-def device_of(module: nn.Module) -> torch.device:
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+def ones_for(student: Model, probe: Probe, n: int) -> Batch:
+    """n equal samples: ones where inputs are continuous, float64, and in masks; ids as the task draws them."""
+    drawn = probe.task.dummy(probe.io, 1, torch.Generator().manual_seed(0)).to(device_of_model(student))
+
+    def filled(name: str, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            x = torch.ones_like(x, dtype=torch.float64)
+        elif is_mask(probe, name):
+            x = torch.ones_like(x)
+        return x.repeat(n, *[1] * (x.dim() - 1))
+
+    return Batch(tuple(str(i) for i in range(n)), {name: filled(name, x) for name, x in drawn.tensors.items()})

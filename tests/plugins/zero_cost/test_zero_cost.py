@@ -1,20 +1,23 @@
-"""Training-free scores without a teacher."""
+"""Scores of size and of activation codes; what the plugin registers."""
 
 import math
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from kdsearch_plugins import zero_cost
-from kdsearch_plugins.zero_cost.activation import Nwot, Swap, activation_codes
-from kdsearch_plugins.zero_cost.size import Macs, Params
-from kdsearch_plugins.zero_cost.synflow import SynFlow
+from kdsearch_plugins.zero_cost.activation import Nwot, Swap, SwapReg, SwapRegOptions, activation_codes
+from kdsearch_plugins.zero_cost.size import L2Norm, Macs, Params
 from torch import Tensor, nn
 from torch.nn import functional as F
+from zero_cost_toys import linear, token_model, token_probe, two_input_model, two_input_probe, vector_model
 
+from kdsearch.errors import PluginError
 from kdsearch.hooks import Register
-from kdsearch.kinds import Cost, Model, NoOptions
+from kdsearch.kinds import Cost, NoOptions
 from kdsearch.testing.models import noise_batch, small_resnet
 from kdsearch.testing.probe import HandProbe
 from kdsearch.testing.proxy import ProxyContract
@@ -36,21 +39,38 @@ class TestSwap(ProxyContract):
     proxy = Swap
 
 
-class TestSynFlow(ProxyContract):
-    proxy = SynFlow
+class TestL2Norm(ProxyContract):
+    proxy = L2Norm
 
 
-def vector_model(module: nn.Module) -> Model:
-    return Model(module, ("x",))
+class TestSwapReg(ProxyContract):
+    proxy = SwapReg
 
 
-def linear(weight: list[list[float]], bias: bool = False) -> nn.Linear:
-    layer = nn.Linear(len(weight[0]), len(weight), bias=bias)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor(weight))
-    return layer
-
-
+NAMES = {
+    "params",
+    "macs",
+    "l2_norm",
+    "snip",
+    "plain",
+    "grad_norm",
+    "grasp",
+    "fisher",
+    "synflow",
+    "synflow_bn",
+    "jacob_cov",
+    "epe_nas",
+    "nwot",
+    "swap",
+    "swap_reg",
+    "zen",
+    "zico",
+    "expressivity",
+    "progressivity",
+    "trainability",
+    "complexity",
+    "az_nas",
+}
 UNITS = linear([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
 CODES_110_101 = torch.tensor([[1.0, 1, -1], [1, -1, 1]])
 
@@ -139,69 +159,46 @@ def test_swap_tells_patterns_apart_that_differ_in_the_last_of_many_samples() -> 
     assert Swap(NoOptions()).score(vector_model(nn.ReLU()), HandProbe({"x": inputs})) == 3.0
 
 
-def test_synflow_computed_on_paper() -> None:
-    """One hidden unit fed 1 and -2 of two ones, then 3: R = 9, each of two layers gives 9."""
-    student = vector_model(nn.Sequential(linear([[1.0, -2.0]]), linear([[3.0]])))
-    probe = HandProbe({"x": torch.zeros(1, 2)})
-    assert SynFlow(NoOptions()).score(student, probe) == pytest.approx(math.log(18), abs=1e-12)
-    with torch.no_grad():
-        for weight in student.module.parameters():
-            weight.neg_()
-    assert SynFlow(NoOptions()).score(student, probe) == pytest.approx(math.log(18), abs=1e-12)
+def test_l2_norm_is_the_sum_of_the_layers_norms() -> None:
+    student = vector_model(nn.Sequential(linear([[3.0, 4.0]], bias=True), nn.BatchNorm1d(1), linear([[2.0]])))
+    assert L2Norm(NoOptions()).score(student, HandProbe({"x": torch.zeros(2, 2)})) == pytest.approx(7.0, abs=1e-12)
 
 
-def test_synflow_equals_the_sum_over_weights_by_autograd() -> None:
-    student = small_resnet(depth=2)
-    plain = student.copy().module.double().eval()
-    for part in plain.modules():
-        if isinstance(part, nn.BatchNorm2d):  # in eval mode with these statistics: the identity
-            part.eps = 0.0
-    with torch.no_grad():
-        for weight in plain.parameters():
-            weight.abs_()
-        plain.classifier.bias.zero_()
-    plain(torch.ones(1, 3, 8, 8, dtype=torch.float64)).sum().backward()
-    weights = [p for p in plain.parameters() if p.dim() > 1]
-    wanted = sum((weight * weight.grad).abs().sum().item() for weight in weights)
-    found = SynFlow(NoOptions()).score(student, HandProbe(noise_batch(2)))
-    assert found == pytest.approx(math.log(wanted), abs=1e-10)
+def test_swap_reg_falls_with_the_distance_from_a_size() -> None:
+    """3 distinct patterns and 9 parameters: ln 3 - (0.009 - mu)^2 / sigma."""
+    student, probe = vector_model(nn.Sequential(UNITS, nn.ReLU())), HandProbe({"x": CODES_110_101})
+    assert Swap(NoOptions()).score(student, probe) == 3.0
+    found = SwapReg(SwapRegOptions(mu=1.009, sigma=0.5)).score(student, probe)
+    assert found == pytest.approx(math.log(3) - 2.0, abs=1e-9)
+    assert SwapReg(SwapRegOptions(mu=1.009, sigma=1e-9)).score(student, probe) == pytest.approx(math.log(3) - 1e9)
 
 
-def test_synflow_beyond_the_range_of_float64() -> None:
-    """40 chained layers that each multiply by 1e12: R = 1e480, score ln(40 R)."""
-    student = vector_model(nn.Sequential(*(linear([[1e12]]) for _ in range(40))))
-    found = SynFlow(NoOptions()).score(student, HandProbe({"x": torch.zeros(1, 1)}))
-    exact = sum(math.log(float(torch.tensor(1e12))) for _ in range(40)) + math.log(40)
-    assert found == pytest.approx(exact, rel=1e-9)
+def test_swap_reg_takes_mu_and_sigma_from_the_sample_where_they_are_not_given() -> None:
+    student, probe = vector_model(nn.Sequential(UNITS, nn.ReLU())), HandProbe({"x": CODES_110_101})
+    sample = [vector_model(nn.Linear(width, 1, bias=False)) for width in (4000, 8000)]  # mean 6, variance 4
+    proxy = SwapReg(SwapRegOptions())
+    with pytest.raises(PluginError, match="mu and sigma"):
+        proxy.score(student, probe)
+    proxy.fit(sample, probe)
+    assert proxy.score(student, probe) == pytest.approx(math.log(3) - (0.009 - 6) ** 2 / 4, abs=1e-9)
+    half = SwapReg(SwapRegOptions(mu=0.009))
+    half.fit(sample, probe)
+    assert half.score(student, probe) == pytest.approx(math.log(3), abs=1e-9)
+    same = SwapReg(SwapRegOptions())
+    same.fit(sample[:1], probe)
+    assert same.score(sample[0], HandProbe({"x": torch.zeros(2, 4000)})) == -math.inf  # no rectifier
 
 
-def test_synflow_leaves_biases_out() -> None:
-    student = vector_model(nn.Sequential(linear([[1.0]], bias=True), linear([[3.0]], bias=True)))
-    with torch.no_grad():
-        for layer in student.module:
-            layer.bias.fill_(5.0)
-    found = SynFlow(NoOptions()).score(student, HandProbe({"x": torch.zeros(1, 1)}))
-    assert found == pytest.approx(math.log(6), abs=1e-12)
-
-
-def test_synflow_takes_gates_as_open_and_smooth_rectifiers_as_the_identity() -> None:
-    """1 through an open gate, times 2: R = 2, and only the last layer moves it. Without gates R = 6, moved by both."""
-    gated = vector_model(nn.Sequential(linear([[1.0]]), nn.Hardsigmoid(), linear([[2.0]]), nn.Hardswish()))
-    smooth = vector_model(nn.Sequential(linear([[3.0]]), nn.GELU(), linear([[2.0]]), nn.SiLU()))
-    probe = HandProbe({"x": torch.zeros(1, 1)})
-    assert SynFlow(NoOptions()).score(gated, probe) == pytest.approx(math.log(2), abs=1e-12)
-    assert SynFlow(NoOptions()).score(smooth, probe) == pytest.approx(math.log(12), abs=1e-12)
-
-
-def test_synflow_of_a_network_that_nothing_flows_through_is_the_worst() -> None:
-    student = vector_model(nn.Sequential(linear([[1.0, -2.0]]), linear([[0.0]])))
-    assert SynFlow(NoOptions()).score(student, HandProbe({"x": torch.zeros(1, 2)})) == -math.inf
+@pytest.mark.parametrize("proxy", [Params, Macs, L2Norm, Nwot, Swap])
+@pytest.mark.parametrize(("model", "probe"), [(token_model, token_probe), (two_input_model, two_input_probe)])
+def test_tokens_and_several_inputs(proxy: Any, model: Callable[..., Any], probe: Callable[[], HandProbe]) -> None:
+    assert math.isfinite(proxy(NoOptions()).score(model(), probe()))
 
 
 def test_registers_what_exists() -> None:
     register = Register()
     zero_cost.kdsearch_register(register)
-    assert [entry.name for entry in register.entries] == ["params", "macs", "nwot", "swap", "synflow"]
+    assert {entry.name for entry in register.entries} == NAMES
     for entry in register.entries:
         module, _, name = entry.target.partition(":")
         assert hasattr(import_module(module), name)

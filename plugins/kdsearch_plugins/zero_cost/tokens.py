@@ -1,0 +1,36 @@
+"""Where a network's inputs are continuous: values, and the vectors that it looks up for token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from kdsearch.kinds import Batch, Model, Probe
+from kdsearch.ops.weights import LOOKED_UP
+
+
+def is_mask(probe: Probe, name: str) -> bool:
+    return any(each.name == name and each.kind == "mask" for each in probe.io.inputs)
+
+
+def continuous(student: Model, probe: Probe, batch: Batch) -> list[str]:
+    """Inputs that can be moved a little: no ids, no masks."""
+    return [name for name in student.inputs if batch[name].is_floating_point() and not is_mask(probe, name)]
+
+
+@contextmanager
+def looked_up(student: Model, batch: Batch, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within, `change` of the vectors (B, ...) that embeddings give for the batch's ids goes on in their place."""
+    shapes = {batch[name].shape for name in student.inputs if not batch[name].is_floating_point()}
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        return change(out) if args and args[0].shape in shapes else None  # positions are looked up by other ids
+
+    handles = [part.register_forward_hook(hook) for part in student.module.modules() if isinstance(part, LOOKED_UP)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
