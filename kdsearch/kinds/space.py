@@ -85,13 +85,20 @@ class SearchSpace(Capability, Generic[O]):
         return found
 
     def crossover(self, a: O, b: O, rng: Generator) -> O:
-        """Every dimension from one of the two parents; a parent when the child is not valid."""
+        """Every dimension from one of the two parents; the first where the child is not valid or there are no dimensions."""
+        if not self.dims:
+            return a
         left, right = self.values(a), self.values(b)
         child = self.at({path: (left if _int(rng, 2) else right)[path] for path in left})
         return child if self.is_valid(child) else a
 
     def size(self) -> int | None:
-        """How many specs the region holds (before `canonical`); None when it is not finite."""
+        """How many specs the region holds (before `canonical`); None when it is not finite.
+
+        A space without dimensions that has neighbours of its own is not finite unless it says so.
+        """
+        if not self.dims and type(self).neighbours is not SearchSpace.neighbours:
+            return None
         sizes = [dim.range.size for dim in self.dims]
         return None if any(size is None for size in sizes) else math.prod(size for size in sizes if size is not None)
 

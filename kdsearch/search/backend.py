@@ -15,6 +15,8 @@ from kdsearch.search.scoring import Scored, Scorer
 Spec = Mapping[str, Any]
 Score = Callable[[Sequence[Spec]], Iterator[list[Scored]]]  # specs -> chunks of rows, in the order of the specs
 
+JOBS = 4  # jobs that each process gets of a generation, so that all end at about the same time
+
 
 def in_process(scorer: Scorer, chunk: int = 16) -> Score:
     """Score with a live scorer."""
@@ -35,6 +37,7 @@ class Remote:
 
     Args:
         function: "module:function" taking `specs` and the further `arguments`; it returns one `Scored.row()` a spec.
+        chunk: most candidates a job; a small generation is dealt out to all processes.
         lost: makes the row of a candidate whose job died: (spec, error) -> Scored.
 
     Raises:
@@ -52,7 +55,8 @@ class Remote:
     name: str = "score"
 
     def __call__(self, specs: Sequence[Spec]) -> Iterator[list[Scored]]:
-        chunks = [list(specs[at : at + self.chunk]) for at in range(0, len(specs), self.chunk)]
+        size = min(self.chunk, max(-(-len(specs) // (JOBS * self.executor.slots)), 1))
+        chunks = [list(specs[at : at + size]) for at in range(0, len(specs), size)]
         waiting = deque(_Part(index, 0, chunk) for index, chunk in enumerate(chunks))
         running: dict[str, _Part] = {}
         rows: list[dict[int, Scored]] = [{} for _ in chunks]

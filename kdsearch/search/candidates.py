@@ -18,7 +18,7 @@ from kdsearch.search.scoring import Scored, cost_of
 from kdsearch.store.hashing import derive, stream
 
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new
-PATIENCE = 50  # generations without a new feasible candidate before drawing gives up
+PATIENCE = 3_200  # candidates drawn without a new feasible one before drawing gives up
 REFERENCE = 64  # candidates that scores are ranked against
 
 Reason = Literal["complete", "exhausted", "gave_up"]
@@ -39,8 +39,8 @@ class Candidate:
 class Explored:
     """What a search found: feasible candidates in the order of drawing, and why it ended.
 
-    `complete`: as many as asked; `exhausted`: every candidate of the space was seen; `gave_up`: drawing found no new feasible
-    one for 50 generations.
+    `complete`: as many as asked; `exhausted`: every candidate of the space was seen; `gave_up`: 3,200 draws held no
+    new feasible one.
     """
 
     candidates: tuple[Candidate, ...]
@@ -53,7 +53,7 @@ class Explored:
         return {
             "complete": n,
             "exhausted": f"{n}: the space holds no more that keep the constraints",
-            "gave_up": f"{n}: {PATIENCE} generations in a row drew no new one that keeps the constraints",
+            "gave_up": f"{n}: {PATIENCE:,} draws in a row held no new one that keeps the constraints",
         }[self.reason]
 
 
@@ -95,7 +95,7 @@ def explore(
         score: see `backend`; combine: scores by proxy -> one score (see `ranks.Combined`).
         path, key: the rows' file, and what it belongs to (everything that changes a row).
         costs: of `params`, `macs`: further losses for the strategy.
-        generation: candidates asked at once; part of the result, unlike workers and chunks.
+        generation: most candidates asked at once; part of the result, unlike workers and chunks.
         progress: called with (feasible so far, candidate) after each.
 
     Infeasible candidates are told to the strategy as pruned, with their violations, and are not scored.
@@ -106,7 +106,7 @@ def explore(
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
         before = walk.n_feasible
         n_new = walk.add(region.space.parse(dict(ask.spec)) for ask in asks if ask.spec is not None)
-        dry = dry + 1 if walk.n_feasible == before else 0
+        dry = dry + (len(asks) or PATIENCE // 50) if walk.n_feasible == before else 0
         size = region.space.size()
         if walk.n_feasible < n and (n_new == 0 or dry >= PATIENCE) and size is not None and size <= SWEEP:
             walk.is_sweeping = True

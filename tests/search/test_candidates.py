@@ -141,7 +141,7 @@ def test_drawing_gives_up_where_the_space_is_too_large_to_enumerate(
     found = search(tmp_path, in_process(toy_scorer(NAMES)), n=1000)
     assert found.reason == "gave_up"
     assert len(found.candidates) >= 14
-    assert "50 generations" in found.message
+    assert "3,200 draws" in found.message
 
 
 def test_progress_counts_feasible_candidates(tmp_path: Path) -> None:

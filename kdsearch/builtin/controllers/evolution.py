@@ -20,7 +20,6 @@ from pydantic import Field
 from torch import Generator
 
 from kdsearch.builtin.controllers.drawing import (
-    REDRAWS,
     Tried,
     ask_of,
     draw_values,
@@ -36,6 +35,8 @@ from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
+
+CHILDREN = 10  # children bred for each wanted candidate before uniform draws stand in
 
 
 class EvolutionOptions(Options):
@@ -84,7 +85,7 @@ class Evolution(Controller[EvolutionOptions]):
         def propose() -> Ask:
             nonlocal first, n_draws
             n_draws += 1
-            if n_draws > REDRAWS * n // 2:  # neighbours used up: start elsewhere
+            if n_draws > CHILDREN * n:  # neighbours used up: start elsewhere
                 return drawn(space, dims, rng)
             if not n_first:
                 return self._child(space, dims, population.members, rng)

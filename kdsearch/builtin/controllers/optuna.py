@@ -22,7 +22,7 @@ from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 if TYPE_CHECKING:
     import optuna
 
-SEEN = 512  # trials that TPE and GP learn from: the best and the youngest half of so many
+SEEN = 256  # trials that TPE and GP learn from: the best and the youngest half of so many
 DRAWS = 2  # draws for each wanted candidate: TPE takes 5 to 30 ms for one, and repeats itself once it knows
 
 
@@ -32,6 +32,7 @@ class OptunaOptions(Options):
     )
     n_startup: int = Field(10, ge=1, description="random trials before tpe or gp use what they saw")
     population: int = Field(16, ge=2, description="of nsga2: trials a generation")
+    generation: int = Field(16, ge=1, description="most candidates asked at once, before any of them is told")
 
 
 class Optuna(Controller[OptunaOptions]):
@@ -58,7 +59,7 @@ class Optuna(Controller[OptunaOptions]):
                 expected="strategy evolution or random",
                 fix="For several objectives: {use: evolution, options: {survivors: best, sample: 2}} is NSGA-II by mutation.",
             )
-        told = in_order(history)
+        n, told = min(n, self.options.generation), in_order(history)
         tried = self._tried.of(space, told)
         axes = Axes(space, dims)
         with warnings.catch_warnings(), quiet():
