@@ -43,20 +43,18 @@ class InProcess(Executor[NoOptions]):
 
 def perform(job: Job) -> Done:
     """Run a job here, with its number of torch threads; what it raises becomes the error; an interrupt goes through."""
-    import torch
+    from kdsearch.ops.threads import cpu_threads
 
-    begun, threads = time.monotonic(), torch.get_num_threads()
+    begun = time.monotonic()
     try:
-        torch.set_num_threads(job.threads)
-        value = resolve(job.function)(**job.arguments)
+        with cpu_threads(job.threads):
+            value = resolve(job.function)(**job.arguments)
         return Done(job.id, value, seconds=time.monotonic() - begun)
     except InterruptedRun:
         raise
     except Exception as error:
         is_fatal = isinstance(error, UserError)
         return Done(job.id, error=_told(error), seconds=time.monotonic() - begun, fatal=is_fatal)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def resolve(function: str) -> Any:

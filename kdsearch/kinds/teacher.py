@@ -33,6 +33,7 @@ class Training:
     """How the study itself trains a teacher before it is used; epochs 0 = not at all.
 
     `labels`: "all" = also those that the student's study hides; "given" = only what the study has labels for.
+    `threads`: of the CPU, None = as many as a trial has.
     """
 
     epochs: int
@@ -42,6 +43,7 @@ class Training:
     optimizer: str = "adamw"
     weight_decay: float = 0.05
     scale: Mapping[str, float] = field(default_factory=dict)  # glob on parameter names -> factor on lr
+    threads: int | None = None
 
 
 class Teacher(Capability, Generic[O]):

@@ -12,6 +12,7 @@ from kdsearch.engine.loop import placed
 from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
+from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
@@ -29,12 +30,8 @@ EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 def plan_of(study: Study, host: Host) -> dict[str, Any]:
     """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
     materials = open_materials(study, host)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(study.config.run.threads_per_trial)
-    try:
+    with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
-    finally:
-        torch.set_num_threads(threads)
     found = {**summary(study, host), "trainings": trainings(study, controls_of(materials))}
     disk = _disk(materials)
     workers = study.config.run.workers
@@ -84,7 +81,8 @@ def _seconds(materials: Materials) -> dict[str, float]:
         if capability is not None and capability.training is not None:
             training = capability.training
             size = min(training.batch_size, n_train)
-            step = _step_seconds(materials, teacher_model(materials, name), size)
+            with cpu_threads(training.threads or config.run.threads_per_trial):
+                step = _step_seconds(materials, teacher_model(materials, name), size)
             seconds["prepare"] += training.epochs * n_train / size * step
     role, space = next(iter(materials.spaces.items()))
     rng = stream(materials.seed, "plan")

@@ -13,6 +13,7 @@ from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.taps import tap_name
 from kdsearch.kinds import Access, Model, Teacher, requested_taps
 from kdsearch.kinds.options import Dim
+from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
@@ -183,13 +184,14 @@ def _trained(
     assert training is not None
     section = materials.study.teachers[name].model_dump(mode="json", exclude={"cache"})
     run = materials.study.config.run
+    threads = training.threads or run.threads_per_trial
     key = digest(
         {
             "teacher": section,
             "data": materials.data_key(),
             "files": materials.files_key(section),
             "seed": materials.seed,
-            "run": [run.device, run.precision, run.threads_per_trial],
+            "run": [run.device, run.precision, threads],
         }
     )
     made = tools.store.get("teacher", key)
@@ -222,16 +224,17 @@ def _trained(
             metrics=materials.metrics,
             device=materials.torch_device,
         )
-        ended = Training(
-            procedure,
-            setup,
-            work,
-            key,
-            replace(materials.device, checkpoint_s=tools.checkpoint_s),
-            stop=tools.stop,
-            report=Report(step=moved),
-            objective=materials.objective,
-        ).run()
+        with cpu_threads(threads):
+            ended = Training(
+                procedure,
+                setup,
+                work,
+                key,
+                replace(materials.device, checkpoint_s=tools.checkpoint_s),
+                stop=tools.stop,
+                report=Report(step=moved),
+                objective=materials.objective,
+            ).run()
 
         def fill(folder: Path) -> dict[str, Any]:
             write(folder / "teacher.safetensors", {k: v.cpu() for k, v in model.module.state_dict().items()})

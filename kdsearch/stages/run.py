@@ -25,14 +25,12 @@ STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, ex
 
 def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> dict[str, Artifact]:
     """Make every artifact that is not there yet, up to the stage `until`. Killed anywhere, the next call goes on."""
-    import torch
+    from kdsearch.ops.threads import cpu_threads
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(materials.study.config.run.threads_per_trial)
     try:
-        return _run(materials, tools, until)
+        with cpu_threads(materials.study.config.run.threads_per_trial):
+            return _run(materials, tools, until)
     finally:
-        torch.set_num_threads(threads)
         tools.progress.end()
 
 

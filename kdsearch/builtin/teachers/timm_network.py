@@ -33,6 +33,11 @@ class FineTuning(Options):
     backbone: float = Field(0.5, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
     batch_size: int = Field(32, ge=1, description="samples a step")
     weight_decay: float = Field(0.01, ge=0, description="decoupled")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of its training; left out: run.threads_per_trial. It is alone, trials are not",
+    )
     size: int | None = Field(
         None,
         ge=8,
@@ -82,7 +87,7 @@ class Timm(Teacher[TimmOptions]):
 def fine_tuning(o: FineTuning, classifier: str) -> Training:
     """The classifier at lr, all else at `backbone` times lr."""
     scale = {f"*net.{classifier}.*": 1.0, "*": o.backbone}
-    return Training(o.epochs, o.labels, o.lr, o.batch_size, "adamw", o.weight_decay, scale)
+    return Training(o.epochs, o.labels, o.lr, o.batch_size, "adamw", o.weight_decay, scale, o.threads)
 
 
 def check_trained(known: int, k: int, epochs: int, name: str) -> None:

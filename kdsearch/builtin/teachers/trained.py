@@ -21,6 +21,11 @@ class TrainedOptions(Options):
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     batch_size: int = Field(128, ge=1, description="samples a step")
     weight_decay: float = Field(0.05, ge=0, description="decoupled for adamw")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of its training; left out: run.threads_per_trial. It is alone, trials are not",
+    )
 
 
 class Trained(Teacher[TrainedOptions]):
@@ -29,7 +34,7 @@ class Trained(Teacher[TrainedOptions]):
     @property
     def training(self) -> Training:
         o = self.options
-        return Training(o.epochs, o.labels, o.lr, o.batch_size, o.optimizer, o.weight_decay)
+        return Training(o.epochs, o.labels, o.lr, o.batch_size, o.optimizer, o.weight_decay, threads=o.threads)
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise PluginError for a space that does not exist, StudyError for a spec that it refuses."""
