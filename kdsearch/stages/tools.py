@@ -65,10 +65,12 @@ class Progress:
             self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
         elif time.monotonic() - self._told >= self.every_s:
             self._told = time.monotonic()
-            early = done < EARLY * self.total
-            eta = "" if early else f", about {(self.total - done) * seconds / done:.0f} s left"
-            share = f"{100 * done / max(self.total, 1):.0f} % of {self.total}"
-            text = f"{self.stage}: {share} ({rate}{eta}) {self.note}  {self.best}"
+            share = f"{100 * done / max(self.total, 1):.0f} %"
+            left = [] if done < EARLY * self.total else [f"about {(self.total - done) * seconds / done:.0f} s left"]
+            if self.total > 1:  # one piece of work has no rate
+                share, left = f"{share} of {self.total}", [rate, *left]
+            brackets = f" ({', '.join(left)})" if left else ""
+            text = f"{self.stage}: {share}{brackets} {self.note}  {self.best}"
             print(text.rstrip(), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
