@@ -23,7 +23,8 @@ def run_model(
     """One forward pass by the task's call. Hooks are always removed.
 
     Args:
-        taps: canonical names to record (output fields come for free), as they were when they were reached.
+        taps: canonical names to record (output fields come for free), as they were when they were reached. What follows in the
+            network is computed from them, so that it can be differentiated by them.
         writes: tap -> function of the tensor there, whose result takes its place.
     """
     seen: dict[str, tuple[Tensor, int]] = {}
@@ -31,15 +32,15 @@ def run_model(
     wanted = [name for name in dict.fromkeys(taps) if name not in model.outputs]
     copied = bool(wanted) and _works_in_place(model.module)
 
-    def see(name: str, value: Tensor) -> None:
-        kept = value.clone() if copied else value  # the next layer may overwrite it
-        seen[name] = kept, kept._version
+    def see(name: str, value: Tensor) -> Tensor:
+        seen[name] = value, value._version
+        return value.clone() if copied else value  # the next layer may overwrite what it gets
 
     try:
         for name, write in (writes or {}).items():
-            handles.append(_hook(model.module, model.tap(name), write, None))
+            handles.append(_hook(model.module, model.tap(name), write))
         for name in wanted:
-            handles.append(_hook(model.module, model.tap(name), None, partial(see, name)))
+            handles.append(_hook(model.module, model.tap(name), partial(see, name)))
         out = task.call(model, batch)
     finally:
         for handle in handles:
@@ -60,18 +61,17 @@ def _works_in_place(root: nn.Module) -> bool:
     return any(getattr(part, "inplace", False) for part in root.modules())
 
 
-def _hook(root: nn.Module, tap: Tap, write: Write | None, see: Callable[[Tensor], None] | None) -> Any:
+def _hook(root: nn.Module, tap: Tap, change: Callable[[Tensor], Tensor]) -> Any:
+    """Let the tensor at the tap be what `change` gives for it."""
     part = root.get_submodule(tap.path)
 
     def through(given: Any) -> Any:
         value = tap.read(given)
-        if see is not None:
-            see(value)
-        return None if write is None else tap.written(given, write(value))
+        changed = change(value)
+        return given if changed is value else tap.written(given, changed)
 
-    def on_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        value = through(args[0])
-        return None if write is None else (value, *args[1:])
+    def on_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (through(args[0]), *args[1:])
 
     def on_output(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
         return through(out)

@@ -87,6 +87,17 @@ def test_a_map_of_tokens_is_read_and_written_on_its_grid():
     assert torch.equal(written["logits"], written["tokens[0]"].flatten(1))
 
 
+def test_what_follows_a_tap_can_be_differentiated_by_it():
+    """Also before an in-place layer, as everywhere in this network."""
+    model = resnet(seed=1)
+    taps = ["stage[0]", "module:stages.0.0.bn1", "penultimate"]
+    out = run_model(model, TASK, batch(), taps)
+    grads = torch.autograd.grad(out["logits"].square().sum(), [out[tap] for tap in taps])
+    wanted = 2 * out["logits"] @ model.module.classifier.weight
+    torch.testing.assert_close(grads[2], wanted)
+    assert all(bool((grad != 0).any()) for grad in grads)
+
+
 def test_a_tap_before_an_in_place_layer_is_what_it_was_there():
     """`bn1` of a residual block is followed by ReLU(inplace=True)."""
     model = resnet()
