@@ -6,6 +6,7 @@ must import nothing heavy: it names its capabilities as "package.module:Class" a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,11 +48,31 @@ class Entry:
     about: str = ""
 
 
+@dataclass(frozen=True)
+class Family:
+    """A capability of `kind` for every installed one of the kind `of`: `prefix.NAME`, made of that class when it is used.
+
+    `target` is "package.module:function", called as function(NAME, class); it returns a class of `kind`.
+    """
+
+    kind: str
+    prefix: str
+    of: str
+    target: str
+    about: str = ""
+
+    @property
+    def name(self) -> str:
+        """As listings show it: `kd.<distiller>`."""
+        return f"{self.prefix}.<{self.of}>"
+
+
 @dataclass
 class Register:
     """What `kdsearch_register` is handed: one method a kind, each taking (name, target, extra="", about="")."""
 
     entries: list[Entry] = field(default_factory=list)
+    families: list[Family] = field(default_factory=list)
 
     def add(self, kind: str, name: str, target: str, extra: str = "", about: str = "") -> None:
         """Raise ValueError for a kind that does not exist, a name that is no identifier, or a target without a colon."""
@@ -65,6 +86,16 @@ class Register:
         if any(entry.kind == kind and entry.name == name for entry in self.entries):
             raise ValueError(f"{kind} '{name}' is registered twice by this plugin")
         self.entries.append(Entry(kind, name, target, extra, about))
+
+    def family(self, kind: str, prefix: str, of: str, target: str, about: str = "") -> None:
+        """See `Family`. Raise ValueError for kinds that do not exist or are the same, a prefix that is no word, or a bad target."""
+        if not {kind, of} <= set(KINDS) or kind == of:
+            raise ValueError(f"family '{prefix}' of kinds '{kind}' and '{of}'; expected two of {', '.join(KINDS)}")
+        if not prefix.isidentifier():
+            raise ValueError(f"family '{prefix}': expected letters, digits or '_'")
+        if not re.fullmatch(r"[\w.]+:\w+", target):
+            raise ValueError(f"family '{prefix}': target '{target}' must be 'package.module:function'")
+        self.families.append(Family(kind, prefix, of, target, about))
 
     def task(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("task", name, target, extra, about)

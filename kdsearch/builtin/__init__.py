@@ -14,6 +14,8 @@ def kdsearch_register(register: Register) -> None:
     for metric in ("accuracy", "top5", "balanced_accuracy", "nll", "ece"):
         cls = {"nll": "NegativeLogLikelihood", "ece": "CalibrationError"}.get(metric) or metric.title().replace("_", "")
         register.metric(metric, f"{_AT}.metrics:{cls}")
+    of_distillers = "minus the loss of an untrained student: one for every distiller"
+    register.family("proxy", "kd", "distiller", f"{_AT}.distiller_proxy:proxy_of", about=of_distillers)
     register.exporter("onnx", f"{_AT}.onnx_exporter:OnnxExporter", about="one ONNX file, opset 21")
     register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
     register.quantizer("int4", f"{_AT}.int4:Int4", about="4-bit weights in blocks, convolutions too")

@@ -30,7 +30,7 @@ def plugins(context: typer.Context, as_json: Json = False) -> None:
 
 
 def listing(host: Host) -> dict[str, Any]:
-    """Capabilities and broken plugins as JSON values; `state` is ok or conflicting."""
+    """Capabilities, families and broken plugins as JSON values; `state` is ok or conflicting."""
     conflicts = host.conflicts()
     return {
         "capabilities": [
@@ -46,12 +46,24 @@ def listing(host: Host) -> dict[str, Any]:
             }
             for each in host.entries()
         ],
+        "families": [
+            {
+                "kind": family.kind,
+                "name": family.name,
+                "plugin": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "about": family.about,
+            }
+            for family, plugin in host.families()
+        ],
         "broken": [vars(each) for each in host.broken],
     }
 
 
 def _print_listing(host: Host) -> None:
     from kdsearch.cli.output import table
+    from kdsearch.hooks import KINDS
 
     found = listing(host)
     rows = [
@@ -60,10 +72,10 @@ def _print_listing(host: Host) -> None:
             each["name"],
             each["plugin"],
             f"{each['distribution']} {each['version']}",
-            each["state"],
-            each["about"] or (f"needs the extra [{each['extra']}]" if each["extra"] else ""),
+            each.get("state", "ok"),
+            each["about"] or (f"needs the extra [{each['extra']}]" if each.get("extra") else ""),
         )
-        for each in found["capabilities"]
+        for each in sorted((*found["capabilities"], *found["families"]), key=lambda each: KINDS.index(each["kind"]))
     ]
     rows += [
         ("", "", each["plugin"], f"{each['distribution']} {each['version']}", "broken", each["error"])

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import KdsearchError, PluginError, nearest
 
 if TYPE_CHECKING:
-    from kdsearch.host import Found, Host
+    from kdsearch.hooks import Family
+    from kdsearch.host import Found, Host, Plugin
 
 _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "ships", "init", "side", "direction")
 
 
 def describe(host: Host, name: str) -> dict[str, Any]:
     """A plugin of that name (its capabilities are not imported), else every capability of it, as JSON values.
+
+    A family's member (`kd.sp`) is one; the family itself goes by the name that listings show (`kd.<distiller>`).
 
     Raises:
         PluginError: neither, with the nearest name.
@@ -45,14 +48,32 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         if each.name == parts[-1]
         and (len(parts) != 3 or (parts[1] == each.kind and parts[0] in (each.plugin.distribution, each.plugin.name)))
     ]
+    kinds = list(dict.fromkeys(family.kind for family, _ in host.families()))
+    found += [member for kind in kinds if (member := host.member(kind, name))]
+    families = [(family, plugin) for family, plugin in host.families() if family.name == name]
+    if families and not found:
+        return {"families": [_family(host, *each) for each in families]}
     if not found:
-        names = sorted({each.name for each in host.entries()} | {each.name for each in host.plugins})
+        made = {each for kind in kinds for each in host.members(kind)}
+        names = sorted({each.name for each in host.entries()} | {each.name for each in host.plugins} | made)
         raise PluginError(
             f"no plugin and no capability is called '{name}'",
             nearest=nearest(parts[-1], names),
             fix="`kdsearch plugins` lists them.",
         )
     return {"capabilities": [_capability(host, each) for each in found]}
+
+
+def _family(host: Host, family: Family, plugin: Plugin) -> dict[str, Any]:
+    return {
+        "kind": family.kind,
+        "name": family.name,
+        "plugin": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "about": family.about,
+        "members": [f"{family.prefix}.{name}" for name in host.names(family.of)],
+    }
 
 
 def _capability(host: Host, found: Found) -> dict[str, Any]:
@@ -95,6 +116,9 @@ def print_described(found: dict[str, Any]) -> None:
         print(f"  {each['error'] if each['state'] == 'broken' else each['about']}")
         for entry in each.get("capabilities", []):
             print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
+    for each in found.get("families", []):
+        print(f"{each['kind']} {each['name']}: {each['plugin']} of {each['distribution']} {each['version']}")
+        print(f"  {each['about']}\n  {', '.join(each['members'])}")
     for i, each in enumerate(found.get("capabilities", [])):
         if i:
             print()

@@ -10,16 +10,17 @@ from importlib import import_module
 from typing import Any
 
 from kdsearch.errors import KdsearchError, PluginError, nearest, one_of
-from kdsearch.hooks import KINDS, Entry
+from kdsearch.hooks import KINDS, Entry, Family
 from kdsearch.host.plugins import Broken, Plugin, installed, load_installed, one_line, register
 
 
 @dataclass(frozen=True)
 class Found:
-    """A registered capability with the plugin that named it."""
+    """A registered capability with the plugin that named it. `base`: (kind, name) that a family's member is made of."""
 
     entry: Entry
     plugin: Plugin
+    base: tuple[str, str] | None = None
 
     @property
     def kind(self) -> str:
@@ -81,6 +82,46 @@ class Host:
         live = (name for of, name in self.live if of == kind)
         return sorted({*(each.name for each in self.entries(kind)), *live})
 
+    def families(self, kind: str | None = None) -> list[tuple[Family, Plugin]]:
+        """Every registered family, by kind and prefix."""
+        found = [(each, plugin) for plugin in self.plugins for each in plugin.families if kind in (None, each.kind)]
+        return sorted(found, key=lambda pair: (KINDS.index(pair[0].kind), pair[0].prefix, pair[1].distribution))
+
+    def members(self, kind: str) -> list[str]:
+        """Names of a kind that families give, each once; `names` has the others."""
+        return sorted({f"{each.prefix}.{name}" for each, _ in self.families(kind) for name in self.names(each.of)})
+
+    def member(self, kind: str, name: str) -> Found | None:
+        """A family's member by its name, as `find` takes names; None where none has it or a plugin registers that very name.
+
+        Raises:
+            PluginError: several families have it, or several plugins register what it is made of (with the full names).
+        """
+        source, _, bare = name.rpartition(f":{kind}:")
+        if (kind, bare) in self.live or any(each.name == bare for each in self.entries(kind)):
+            return None
+        found = []
+        for family, plugin in self.families(kind):
+            base = bare.removeprefix(f"{family.prefix}.")
+            if base == bare or source not in ("", plugin.name, plugin.distribution) or not self._is_base(family, base):
+                continue
+            found.append(Found(Entry(kind, bare, family.target, about=family.about), plugin, (family.of, base)))
+        if len(found) > 1:
+            full = " or ".join(map(repr, _full_names(found)))
+            raise PluginError(f"{_words(kind)} '{name}' is offered by {len(found)} plugins", fix=f"Write {full}.")
+        return found[0] if found else None
+
+    def _is_base(self, family: Family, name: str) -> bool:
+        """Whether there is one capability that a family's member can be made of. Raise PluginError where there are several."""
+        if (family.of, name) in self.live:
+            return True
+        same = [each for each in self.entries(family.of) if each.name == name]
+        if len(same) > 1:
+            full = " or ".join(f"'{family.prefix}.{each}'" for each in _full_names(same))
+            of = _words(family.of)
+            raise PluginError(f"{of} '{name}' is registered by {len(same)} plugins", fix=f"Write {full}.")
+        return bool(same) or (":" in name and bool(self.find(family.of, name)))
+
     def conflicts(self) -> dict[tuple[str, str], list[Found]]:
         """(kind, name) -> the capabilities that share it."""
         same = defaultdict(list)
@@ -89,11 +130,13 @@ class Host:
         return {key: found for key, found in same.items() if len(found) > 1}
 
     def find(self, kind: str, name: str) -> Found:
-        """A capability by its name, or by `distribution:kind:name`, also `plugin:kind:name`.
+        """A capability by its name, or by `distribution:kind:name`, also `plugin:kind:name`; or a family's member.
 
         Raises:
             PluginError: unknown (with the nearest name), or shared by several plugins (with the full names).
         """
+        if member := self.member(kind, name):
+            return member
         source, of, bare = _parts(kind, name)
         if of != kind:
             raise PluginError(f"'{name}' names a {_words(of)}", expected=f"a {_words(kind)}")
@@ -114,12 +157,14 @@ class Host:
                 f"{_words(kind)} '{name}' is registered by {len(same)} plugins",
                 fix=f"Write {' or '.join(map(repr, full))}.",
             )
-        names = self.names(kind)
+        raise self._unknown(kind, name, bare)
+
+    def _unknown(self, kind: str, name: str, bare: str) -> PluginError:
+        names, made = self.names(kind), [family.name for family, _ in self.families(kind)]
         elsewhere = [each.kind for each in self.entries() if each.name == bare]
         hint = f"'{bare}' is a {_words(elsewhere[0])}." if elsewhere else self._broken_hint()
-        raise PluginError(
-            f"unknown {_words(kind)} '{name}'", nearest=nearest(bare, names), expected=one_of(names), fix=hint
-        )
+        near = nearest(bare, [*names, *self.members(kind)])
+        return PluginError(f"unknown {_words(kind)} '{name}'", nearest=near, expected=one_of([*names, *made]), fix=hint)
 
     def _broken_hint(self) -> str:
         names = ", ".join(each.plugin for each in self.broken)
@@ -136,10 +181,12 @@ class Host:
         found = self.find(kind, name)
         module, _, attribute = found.entry.target.partition(":")
         who = f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
+        base = None if found.base is None else (found.base[1], self.load_class(*found.base))
         try:
             cls: Any = import_module(module)
             for part in attribute.split("."):
                 cls = getattr(cls, part)
+            cls = cls if base is None else cls(*base)
         except (KeyboardInterrupt, KdsearchError):
             raise
         except BaseException as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from kdsearch.hooks import GROUP, Entry, Hooks, Register
+from kdsearch.hooks import GROUP, Entry, Family, Hooks, Register
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Plugin:
     manager: pluggy.PluginManager = field(repr=False, compare=False)
     entries: tuple[Entry, ...] = ()
     about: str = ""
+    families: tuple[Family, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def register(name: str, plugin: Any, distribution: str, version: str) -> Plugin 
         return found
     manager, asked = found[0]
     about = (getattr(plugin, "__doc__", None) or "").strip().partition("\n")[0]
-    return Plugin(name, distribution, version, manager, tuple(asked.entries), about)
+    return Plugin(name, distribution, version, manager, tuple(asked.entries), about, tuple(asked.families))
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:

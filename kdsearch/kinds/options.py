@@ -341,7 +341,7 @@ class Capability:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in getattr(cls, "__orig_bases__", ()):
+        for base in cls.__dict__.get("__orig_bases__", ()):  # its own brackets, not an ancestor's
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, Options):
                     cls.options_class = argument

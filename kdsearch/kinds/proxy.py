@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Generator
@@ -14,6 +14,12 @@ from kdsearch.kinds.options import Capability, O
 from kdsearch.kinds.task import IO, Task
 
 V = TypeVar("V")
+Taps = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def taps_of(taps: Taps, role: str) -> Sequence[str]:
+    """What `Proxy.taps` asks of a role."""
+    return taps.get(role, ()) if isinstance(taps, Mapping) else taps
 
 
 class Probe(Protocol):
@@ -69,8 +75,11 @@ class Proxy(Capability, Generic[O]):
     def __init__(self, options: O) -> None:
         self.options = options
 
-    def taps(self) -> Sequence[str]:
-        """Taps of student and teacher that `score` reads from `probe.run` and `probe.teacher`, known from the options."""
+    def taps(self) -> Taps:
+        """Taps that `score` reads from `probe.run` and `probe.teacher`, known from the options; by role where they differ.
+
+        Roles: "student", "teacher".
+        """
         return ()
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from kdsearch.kinds import IO, Batch, Model, Outputs, Tap, Task
+from kdsearch.kinds.proxy import Taps, taps_of
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.search.trace import Trace
 from kdsearch.store.hashing import derive, stream
@@ -23,7 +24,8 @@ class LiveProbe:
     Args:
         batch: fixed; 4-D inputs are kept channels-last.
         teacher: randomly initialised, or None.
-        taps: names that the proxies read from `run` and `teacher`; each model resolves them (`stage[-1]`) by its own taps.
+        taps: names that the proxies read from `run` and `teacher`, or by role; each model resolves them (`stage[-1]`) by its
+            own taps.
         seed: of the probe's own draws (dropout in the teacher's pass).
 
     Raises:
@@ -36,13 +38,14 @@ class LiveProbe:
         io: IO,
         task: Task[Any],
         teacher: Model | None = None,
-        taps: Sequence[str] = (),
+        taps: Taps = (),
         seed: int = 0,
     ) -> None:
         self.batch, self.io, self.task = channels_last(batch), io, task
         self.rng: Generator = stream(seed, "probe")
         self.teacher_model = teacher
-        self._taps, self._seed = tuple(dict.fromkeys(taps)), seed
+        self._taps = {role: tuple(dict.fromkeys(taps_of(taps, role))) for role in ("student", "teacher")}
+        self._seed = seed
         self._made: dict[str, Any] = {}
         self._teacher: Outputs | None = None
         self._bound: tuple[nn.Module, Trace, int] | None = None
@@ -54,7 +57,7 @@ class LiveProbe:
     @property
     def teacher(self) -> Outputs | None:
         if self._teacher is None and self.teacher_model is not None:
-            self._teacher = self._forward(self.teacher_model, derive(self._seed, "teacher"))
+            self._teacher = self._forward(self.teacher_model, derive(self._seed, "teacher"), "teacher")
         return self._teacher
 
     def once(self, key: str, make: Callable[[], V]) -> V:
@@ -117,8 +120,8 @@ class LiveProbe:
         """Whether it is the candidate at hand, as it was built."""
         return self._bound is not None and student.module is self._bound[0] and self._bound[1].unchanged(student.module)
 
-    def _forward(self, model: Model, seed: int) -> Outputs:
-        names = {name: _canonical(model, name) for name in self._taps}
+    def _forward(self, model: Model, seed: int, role: str = "student") -> Outputs:
+        names = {name: _canonical(model, name) for name in self._taps[role]}
         wanted = [model.tap(name) for name in set(names.values()) if name not in model.outputs]
         with undisturbed(model.module), recorded(model, wanted) as found:
             torch.manual_seed(seed)

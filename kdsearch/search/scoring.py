@@ -12,6 +12,7 @@ from torch import Generator
 
 from kdsearch.errors import UserError
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
+from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
 from kdsearch.search.probe import LiveProbe
@@ -151,7 +152,7 @@ class Scorer:
     def _probe(self, init: str) -> LiveProbe:
         if init not in self._probes:
             mine = [proxy for proxy in self.proxies.values() if proxy.init == init]
-            taps = [tap for proxy in mine for tap in proxy.taps()]
+            taps = {role: [t for proxy in mine for t in taps_of(proxy.taps(), role)] for role in ("student", "teacher")}
             teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
             if teacher is not None:
                 teacher = initialised(teacher.copy(), init, derive(self.probe_seed, "teacher"))

@@ -99,9 +99,13 @@ class Materials:
                 found[text] = file_digest(file)
         return found
 
-    def code_key(self, *kinds: str) -> dict[str, str]:
-        """Digests of the capability classes that a Python program handed over, so that changed code is a changed study."""
-        live = {name: cls for name, cls in self.study.live.items() if name.partition(":")[0] in kinds and ":" in name}
+    def code_key(self, *names: str) -> dict[str, str]:
+        """Digests of the capability classes that a Python program handed over, so that changed code is a changed study.
+
+        `names`: kinds, or single capabilities as `kind:name`.
+        """
+        classes = {name: cls for name, cls in self.study.live.items() if ":" in name}
+        live = {name: cls for name, cls in classes.items() if {name, name.partition(":")[0]} & set(names)}
         return {name: f"{class_digest(cls)}:{class_digest(cls.options_class)}" for name, cls in sorted(live.items())}
 
 

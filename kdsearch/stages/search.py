@@ -30,11 +30,13 @@ ROUNDS = 6  # of measuring files and replacing those that break a limit
 
 def part(materials: Materials) -> dict[str, Any]:
     own = materials.study.part(NAME)
+    members = [materials.host.member("proxy", use.use) for use, _ in proxy_uses(materials.study)]
+    bases = [":".join(each.base) for each in members if each and each.base]  # `distiller:sp` behind the proxy `kd.sp`
     return {
         **own,
         "files": materials.files_key(own),
         "spaces": {role: _space_key(materials, role) for role in materials.spaces},
-        "code": materials.code_key("search_space", "proxy", "controller", "procedure"),
+        "code": materials.code_key("search_space", "proxy", "controller", "procedure", *bases),
     }
 
 

@@ -67,7 +67,12 @@ def study_schema(host: Host) -> Json:
 
 
 def _names(host: Host, kind: str) -> Json:
-    return {"anyOf": [{"enum": host.names(kind)}, {"type": "string", "pattern": f"^[^:]+:{kind}:[^:]+$"}]}
+    return {
+        "anyOf": [
+            {"enum": [*host.names(kind), *host.members(kind)]},
+            {"type": "string", "pattern": f"^[^:]+:{kind}:[^:]+$"},
+        ]
+    }
 
 
 def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
@@ -109,7 +114,7 @@ def _student(defs: Json, host: Host) -> None:
 
 def _every(defs: Json, host: Host, kind: str, ranges: bool) -> list[tuple[str, Json]]:
     found = []
-    for name in host.names(kind):
+    for name in (*host.names(kind), *host.members(kind)):
         try:
             cls = host.load_class(kind, name)
         except KdsearchError:

@@ -22,6 +22,7 @@ from torch import Generator
 from kdsearch.errors import TapError
 from kdsearch.kinds import Model, Options, Proxy
 from kdsearch.kinds.options import validate
+from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import gaussian_init
 from kdsearch.testing.contract import changed, option_ends, require, trace
 from kdsearch.testing.models import noise_batch, small_resnet
@@ -63,8 +64,9 @@ class ProxyContract:
     def test_asks_for_taps_that_exist(self) -> None:
         probe = self.probe()
         proxy, students = self.ready(probe)
-        for model in [*students, *([probe.teacher_model] if probe.teacher_model else [])]:
-            for tap in proxy.taps():
+        teachers = [probe.teacher_model] if probe.teacher_model else []
+        for role, model in [*(("student", each) for each in students), *(("teacher", each) for each in teachers)]:
+            for tap in taps_of(proxy.taps(), role):
                 require(tap in model.outputs or bool(model.tap(tap)), f"'{model.name}' has no tap '{tap}'")
 
     def test_scores_are_finite_floats(self) -> None:
