@@ -1,38 +1,16 @@
-"""Log ranks, Gaussian initialisation, counted cost and undisturbed looking."""
+"""Gaussian initialisation, counted cost and undisturbed looking."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
-from kdsearch.ops.ranks import log_ranks
 from kdsearch.ops.undisturbed import undisturbed
-
-scores = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 2.0])
-
-
-@given(values=st.lists(scores, min_size=1, max_size=5), reference=st.lists(scores, max_size=8))
-def test_log_ranks_by_counting(values: list[float], reference: list[float]) -> None:
-    worst = [-math.inf if math.isnan(each) else each for each in reference]
-    found = log_ranks(torch.tensor(values, dtype=torch.float64), torch.tensor(reference, dtype=torch.float64)).tolist()
-    for value, rank in zip(values, found, strict=True):
-        v = -math.inf if math.isnan(value) else value
-        wanted = 1 + sum(r < v for r in worst) + sum(r == v for r in worst) / 2
-        assert rank == pytest.approx(math.log(wanted / (len(reference) + 1)), abs=1e-12)
-
-
-def test_log_ranks_do_not_depend_on_company() -> None:
-    reference = torch.randn(20, generator=torch.Generator().manual_seed(0))
-    values = torch.randn(5, generator=torch.Generator().manual_seed(1))
-    alone = torch.cat([log_ranks(values[i : i + 1], reference) for i in range(5)])
-    assert torch.equal(log_ranks(values, reference), alone)
 
 
 def net() -> nn.Module:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import Model, Options, Probe, Proxy, searched
-from kdsearch.ops.init import gaussian_init
-from kdsearch.ops.ranks import log_ranks
-from kdsearch_plugins.diswot.scores import LOGITS, VECTOR, relation_score, semantic_score
+from kdsearch_plugins.diswot.reference import rank_sum, z_sum
+from kdsearch_plugins.diswot.scores import LOGITS, MAP, SEMANTIC, VECTOR, relation_score, semantic_score
 
 Init = Literal["gaussian", "kaiming"]
+Score = Literal["mr", "ms", "sum", "ranksum", "zsum"]
+RELATIVE = {"ranksum": rank_sum, "zsum": z_sum}
 
 
 class TermOptions(Options):
@@ -30,18 +29,24 @@ class RelationOptions(TermOptions):
     )
 
 
-class DiswotOptions(RelationOptions):
-    score: Literal["mr", "ms", "sum", "ranksum"] = Field(
-        "sum",
-        description="sum = M_r + M_s as in the paper; ranksum = sum of their log ranks among a sample of the space",
+class SemanticOptions(TermOptions):
+    semantic: Literal["fc_grad", "cam_map"] = Field(
+        "fc_grad",
+        description="what M_s compares: the classifier's gradient, or the classes' activation maps (of any widths)",
     )
-    semantic: Literal["fc_grad"] = Field("fc_grad", description="what M_s compares: the classifier's gradient")
+
+
+class DiswotOptions(RelationOptions, SemanticOptions):
+    score: Score = Field(
+        "sum",
+        description="sum = M_r + M_s as in the paper; ranksum, zsum = sum of their log ranks or z-scores in a sample of the space",
+    )
 
 
 class Diswot(Proxy[DiswotOptions]):
     """M_r + M_s; M_r alone for the whole study, saying so in `note`, where M_s is undefined somewhere in the space.
 
-    M_s is larger than M_r by orders of magnitude, so the plain sum ranks almost as M_s; `ranksum` weighs them alike.
+    M_s is larger than M_r by orders of magnitude, so the plain sum ranks almost as M_s; `ranksum` and `zsum` weigh them alike.
     """
 
     needs_teacher = True
@@ -49,42 +54,41 @@ class Diswot(Proxy[DiswotOptions]):
     def __init__(self, options: DiswotOptions) -> None:
         super().__init__(options)
         self.init = host_init(options.init)
-        self.kind: str = options.score
-        self.reference: tuple[Tensor, Tensor] | None = None
+        self.kind: Score = options.score
+        self.reference: list[tuple[float, float]] = []
 
     def taps(self) -> Sequence[str]:
-        maps = stage_taps(self.options.stages) if self.kind != "ms" else ()
-        return maps if self.kind == "mr" else (*maps, VECTOR)
+        maps = () if self.kind == "ms" else stage_taps(self.options.stages)
+        return maps if self.kind == "mr" else (*maps, *semantic_taps(self.options))
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
         """Raise TapShapeError where `score: ms` is asked for and undefined."""
-        reason = undefined(sample, probe) if self.kind in ("sum", "ranksum") else ""
-        if reason:
-            self.kind = "mr"
-            self.note = f"M_r alone: M_s is undefined, as {reason}"
-        if self.kind == "ms":
-            refuse(odd_widths(sample, probe), probe)
-        if self.kind == "ranksum":
-            models = [initialised(model, self.init, seed) for seed, model in enumerate(sample)]
-            terms = torch.tensor([self.terms(model, probe) for model in models], dtype=torch.float64)
-            self.reference = (terms[:, 0], terms[:, 1])
+        if self.options.semantic == "fc_grad" and self.kind != "mr":
+            if self.kind == "ms":
+                refuse(odd_widths(sample, probe), probe)
+            elif reason := undefined(sample, probe):
+                self.kind, self.note = "mr", f"M_r alone: M_s is undefined, as {reason}"
+        if self.kind in RELATIVE:
+            self.reference = [self.terms(model, probe) for model in sample]
 
     def terms(self, student: Model, probe: Probe) -> tuple[float, float]:
         """(M_r, M_s)."""
-        return relation_score(student, probe, stage_taps(self.options.stages)), semantic_score(student, probe)
+        m_r = relation_score(student, probe, stage_taps(self.options.stages))
+        return m_r, SEMANTIC[self.options.semantic](student, probe)
 
     def score(self, student: Model, probe: Probe) -> float:
         if self.kind == "mr":
             return relation_score(student, probe, stage_taps(self.options.stages))
         if self.kind == "ms":
-            return semantic_score(student, probe)
+            return SEMANTIC[self.options.semantic](student, probe)
         terms = self.terms(student, probe)
         if self.kind == "sum":
             return sum(terms)
-        if self.reference is None:
-            raise PluginError("diswot with 'score: ranksum' has no reference", fix="Call fit(sample, probe) first.")
-        pairs = zip(terms, self.reference, strict=True)
-        return sum(float(log_ranks(torch.tensor([term]), reference)) for term, reference in pairs)
+        if not self.reference:
+            raise PluginError(
+                f"diswot with 'score: {self.kind}' has no reference", fix="Call fit(sample, probe) first."
+            )
+        return RELATIVE[self.kind](terms, self.reference)
 
 
 class DiswotMr(Proxy[RelationOptions]):
@@ -103,24 +107,25 @@ class DiswotMr(Proxy[RelationOptions]):
         return relation_score(student, probe, self.taps())
 
 
-class DiswotMs(Proxy[TermOptions]):
-    """M_s alone; student and teacher must be equally wide before the classifier."""
+class DiswotMs(Proxy[SemanticOptions]):
+    """M_s alone; with `fc_grad` student and teacher must be equally wide before the classifier."""
 
     needs_teacher = True
 
-    def __init__(self, options: TermOptions) -> None:
+    def __init__(self, options: SemanticOptions) -> None:
         super().__init__(options)
         self.init = host_init(options.init)
 
     def taps(self) -> Sequence[str]:
-        return (VECTOR,)
+        return semantic_taps(self.options)
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
         """Raise TapShapeError, naming both widths, where one of the sample has another width than the teacher."""
-        refuse(odd_widths(sample, probe), probe)
+        if self.options.semantic == "fc_grad":
+            refuse(odd_widths(sample, probe), probe)
 
     def score(self, student: Model, probe: Probe) -> float:
-        return semantic_score(student, probe)
+        return SEMANTIC[self.options.semantic](student, probe)
 
 
 def host_init(init: Init) -> str:
@@ -130,6 +135,10 @@ def host_init(init: Init) -> str:
 def stage_taps(stages: int) -> tuple[str, ...]:
     """The last `stages` stages, counted from the end, as student and teacher may have different numbers of them."""
     return tuple(f"stage[{-i}]" for i in range(stages, 0, -1))
+
+
+def semantic_taps(options: SemanticOptions) -> tuple[str, ...]:
+    return (VECTOR,) if options.semantic == "fc_grad" else (MAP,)
 
 
 def odd_widths(sample: Sequence[Model], probe: Probe) -> list[Model]:
@@ -154,12 +163,3 @@ def undefined(sample: Sequence[Model], probe: Probe) -> str:
         return f"'{odd[0].name}' is {odd[0].width(VECTOR)} wide before the classifier and the teacher {teacher.width(VECTOR)}"
     out = probe.teacher
     return "the logits are no vectors" if out is not None and out[LOGITS].dim() != 2 else ""
-
-
-def initialised(model: Model, init: str, seed: int) -> Model:
-    """The model, or a Gaussian copy of it: the reference is drawn as the candidates are, however the sample was built."""
-    if init != "gaussian":
-        return model
-    copied = model.copy()
-    gaussian_init(copied.module, torch.Generator().manual_seed(seed))
-    return copied

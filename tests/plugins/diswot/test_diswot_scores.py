@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import torch
 from kdsearch_plugins import diswot
-from kdsearch_plugins.diswot.proxy import Diswot, DiswotMr, DiswotMs, DiswotOptions, RelationOptions, TermOptions
-from kdsearch_plugins.diswot.scores import gradient, relation_score, semantic_score
+from kdsearch_plugins.diswot.proxy import (
+    Diswot,
+    DiswotMr,
+    DiswotMs,
+    DiswotOptions,
+    RelationOptions,
+    SemanticOptions,
+)
+from kdsearch_plugins.diswot.reference import rank_sum, z_sum
+from kdsearch_plugins.diswot.scores import cam_score, gradient, relation_score, semantic_score
 from torch.nn import functional as F
 
-from kdsearch.errors import PluginError, TapShapeError
+from kdsearch.errors import PluginError, TapError, TapShapeError
 from kdsearch.hooks import Register
 from kdsearch.kinds import HIDDEN, Model
 from kdsearch.testing.models import noise_batch, small_resnet
@@ -33,12 +41,22 @@ class TestDiswotRankSum(ProxyContract):
     options: ClassVar = {"score": "ranksum"}
 
 
+class TestDiswotZSum(ProxyContract):
+    proxy = Diswot
+    options: ClassVar = {"score": "zsum", "semantic": "cam_map"}
+
+
 class TestDiswotMr(ProxyContract):
     proxy = DiswotMr
 
 
 class TestDiswotMs(ProxyContract):
     proxy = DiswotMs
+
+
+class TestDiswotMsCam(ProxyContract):
+    proxy = DiswotMs
+    options: ClassVar = {"semantic": "cam_map"}
 
 
 @pytest.fixture
@@ -104,26 +122,103 @@ def test_student_that_is_the_teacher_scores_zero(probe: HandProbe) -> None:
 
 def test_sum_is_the_sum_and_terms_are_the_registered_ones(probe: HandProbe) -> None:
     student = small_resnet(seed=5)
-    m_r, m_s = DiswotMr(RelationOptions()).score(student, probe), DiswotMs(TermOptions()).score(student, probe)
+    m_r, m_s = DiswotMr(RelationOptions()).score(student, probe), DiswotMs(SemanticOptions()).score(student, probe)
     assert Diswot(DiswotOptions()).score(student, probe) == m_r + m_s
     assert Diswot(DiswotOptions(score="mr")).score(student, probe) == m_r
     assert Diswot(DiswotOptions(score="ms")).score(student, probe) == m_s
 
 
-def test_rank_sum_follows_the_reference(probe: HandProbe) -> None:
-    sample = [small_resnet(depth=1 + i % 3, seed=i) for i in range(12)]
-    proxy = Diswot(DiswotOptions(score="ranksum", init="kaiming"))
+@pytest.fixture
+def sample() -> list[Model]:
+    return [small_resnet(depth=1 + i % 3, seed=i) for i in range(12)]
+
+
+def test_rank_sum_counts_within_the_reference(probe: HandProbe, sample: list[Model]) -> None:
+    proxy = Diswot(DiswotOptions(score="ranksum"))
     proxy.fit(sample, probe)
-    reference = np.array([proxy.terms(model, probe) for model in sample])
+    terms = np.array([proxy.terms(model, probe) for model in sample])
+    for row, model in zip(terms, sample, strict=True):  # at the reference's own values a rank is a count
+        wanted = sum(np.log(((terms[:, i] < row[i]).sum() + 1) / 13) for i in range(2))
+        assert proxy.score(model, probe) == pytest.approx(float(wanted), abs=1e-12)
+    between = (float(np.sort(terms[:, 0])[4:6].mean()), float(terms[:, 1].max() + 1))
+    assert rank_sum(between, terms) == pytest.approx(np.log(5.5 / 13) + np.log(1), abs=0.1)
+    assert rank_sum((between[0], between[1] + 1), terms) > rank_sum(between, terms), "no ties beyond the ends"
+
+
+def test_z_sum_is_numpys(probe: HandProbe, sample: list[Model]) -> None:
+    proxy = Diswot(DiswotOptions(score="zsum"))
+    proxy.fit(sample, probe)
+    terms = np.array([proxy.terms(model, probe) for model in sample])
     student = small_resnet(depth=2, seed=77)
-    terms = proxy.terms(student, probe)
-    wanted = sum(np.log((1 + (reference[:, i] < terms[i]).sum()) / 13) for i in range(2))
-    assert proxy.score(student, probe) == pytest.approx(float(wanted), abs=1e-12)
+    wanted = ((np.array(proxy.terms(student, probe)) - terms.mean(0)) / terms.std(0)).sum()
+    assert proxy.score(student, probe) == pytest.approx(float(wanted), rel=1e-9)
+    z = [proxy.score(model, probe) for model in sample]
+    assert sum(z) == pytest.approx(0, abs=1e-9)
 
 
-def test_rank_sum_without_fit_says_what_to_do(probe: HandProbe) -> None:
-    with pytest.raises(PluginError, match="no reference"):
-        Diswot(DiswotOptions(score="ranksum")).score(small_resnet(), probe)
+@pytest.mark.parametrize("joined", [rank_sum, z_sum])
+def test_what_is_not_finite_is_the_worst_and_spoils_no_reference(joined) -> None:
+    reference = [(1.0, 10.0), (2.0, 30.0), (-np.inf, 20.0)]
+    assert joined((np.nan, 20.0), reference) == joined((1.0, -np.inf), reference) == -np.inf
+    assert np.isfinite(joined((1.5, 20.0), reference))
+    assert joined((2.0, 20.0), reference) > joined((1.5, 20.0), reference)
+    assert np.isfinite(joined((1.0, 2.0), [(-np.inf, -np.inf)] * 3))
+
+
+def test_a_term_in_which_the_reference_agrees_counts_0() -> None:
+    assert z_sum((5.0, 3.0), [(0.1, 1.0), (0.1, 3.0), (0.1, 2.0)]) == pytest.approx(1 / np.sqrt(2 / 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ranksum", "zsum"])
+def test_without_fit_it_says_what_to_do(kind: str, probe: HandProbe) -> None:
+    with pytest.raises(PluginError, match=f"'score: {kind}' has no reference"):
+        Diswot(DiswotOptions(score=kind)).score(small_resnet(), probe)
+
+
+def cam_by_hand(model: Model, probe: HandProbe) -> np.ndarray:
+    """(B, K, H W): the gradient of each logit by the last map, averaged over places, times the map (Grad-CAM), times H W."""
+    net = model.copy().module.double().train()
+    x = F.relu(net.stem(probe.batch["image"].double()))
+    for stage in net.stages:
+        x = stage(x)
+    maps = x.detach().requires_grad_()
+    logits = net.classifier(net.pool(maps))
+    found = []
+    for k in range(logits.shape[1]):
+        (grad,) = torch.autograd.grad(logits[:, k].sum(), maps, retain_graph=True)
+        weight = grad.sum((2, 3), keepdim=True)
+        found.append((weight * maps).sum(1).flatten(1).detach().numpy())
+    return np.stack(found, 1)
+
+
+def test_cam_score_compares_grad_cams_maps(probe: HandProbe) -> None:
+    student = small_resnet((3, 7), seed=1)  # other widths than the teacher
+    total = 0.0
+    for s, t in zip(cam_by_hand(student, probe), cam_by_hand(probe.teacher_model, probe), strict=True):
+        e_s, e_t = (g / np.linalg.norm(g, axis=1, keepdims=True) for g in (s @ s.T, t @ t.T))
+        total += np.square(e_s - e_t).sum()
+    assert cam_score(student, probe) == pytest.approx(-total / (8 * 5), abs=1e-5)
+    assert cam_score(probe.teacher_model.copy(), probe) == pytest.approx(0, abs=1e-12)
+    proxy = Diswot(DiswotOptions(semantic="cam_map"))
+    proxy.fit([student], probe)
+    assert proxy.note == "", "other widths are no obstacle"
+    assert proxy.score(student, probe) == relation_score(student, probe, ["stage[-1]"]) + cam_score(student, probe)
+    assert DiswotMs(SemanticOptions(semantic="cam_map")).score(student, probe) == cam_score(student, probe)
+
+
+def test_cam_score_names_what_a_network_lacks(probe: HandProbe) -> None:
+    headless = small_resnet(seed=1, name="headless")
+    headless.module.classifier = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 5))
+    with pytest.raises(TapShapeError, match=r"'stage\[-1\]' of 'headless' is 8x4x4.*map of the 6 channels"):
+        cam_score(headless, probe)
+    headless.module.classifier = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.LayerNorm(5))
+    assert isinstance(cam_score(headless, probe), float)
+    headless.module.classifier = torch.nn.Sequential(
+        torch.nn.Linear(8, 6), torch.nn.Conv1d(1, 1, 2), torch.nn.Flatten()
+    )
+    headless.module.pool.append(torch.nn.Unflatten(1, (1, 8)))
+    with pytest.raises(TapError, match="'headless' has no linear classifier of 5 classes"):
+        cam_score(headless, probe)
 
 
 def test_other_widths_make_it_m_r_alone_for_the_whole_study(probe: HandProbe) -> None:
@@ -135,7 +230,7 @@ def test_other_widths_make_it_m_r_alone_for_the_whole_study(probe: HandProbe) ->
         assert proxy.score(student, probe) == relation_score(student, probe, ["stage[-1]"])
 
 
-@pytest.mark.parametrize("proxy", [DiswotMs(TermOptions()), Diswot(DiswotOptions(score="ms"))])
+@pytest.mark.parametrize("proxy", [DiswotMs(SemanticOptions()), Diswot(DiswotOptions(score="ms"))])
 def test_m_s_alone_refuses_other_widths_naming_both(proxy: DiswotMs | Diswot, probe: HandProbe) -> None:
     narrow = small_resnet((4, 6), name="narrow")
     with pytest.raises(
@@ -161,7 +256,7 @@ def test_the_teacher_runs_once(probe: HandProbe) -> None:
 def test_a_student_runs_once_for_all_proxies(probe: HandProbe) -> None:
     student, passes = small_resnet(), []
     student.module.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    for proxy in (Diswot(DiswotOptions()), DiswotMr(RelationOptions()), DiswotMs(TermOptions())):
+    for proxy in (Diswot(DiswotOptions()), DiswotMr(RelationOptions()), DiswotMs(SemanticOptions())):
         proxy.score(student, probe)
     assert passes == [False]
 
@@ -181,8 +276,12 @@ def test_features_that_are_not_finite_rank_last(probe: HandProbe) -> None:
     student = small_resnet()
     with torch.no_grad():
         student.module.stages[1][0].conv2.weight.fill_(float("nan"))
-    assert relation_score(student, probe, ["stage[-1]"]) == -np.inf
-    assert semantic_score(student, probe) == -np.inf
+    for score in (lambda *of: relation_score(*of, ["stage[-1]"]), semantic_score, cam_score):
+        assert score(student, probe) == -np.inf
+    for kind in ("sum", "ranksum", "zsum"):
+        proxy = Diswot(DiswotOptions(score=kind))
+        proxy.fit([small_resnet(seed=i) for i in range(3)], probe)
+        assert proxy.score(student, probe) == -np.inf
 
 
 def test_registers_what_exists() -> None:
