@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,7 +32,7 @@ RECTIFIERS = frozenset(
 
 
 class ActivationCodes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Within `with ActivationCodes() as codes:`, keeps `input > 0` (B, units) of every rectifier that runs, in order.
+    """Within `with ActivationCodes() as codes:`, keeps `input > 0` (B, units) of every rectifier that runs.
 
     It listens at the dispatcher, so that modules (nn.ReLU6, nn.Hardswish, nn.GELU, ...) and functions (F.relu, x.relu_())
     count alike and no hook is left on the model. Saturating gates (sigmoid, hardsigmoid) are no rectifiers.
@@ -45,7 +47,10 @@ class ActivationCodes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
     ) -> Any:
         if func.overloadpacket in RECTIFIERS:
             x = args[0]
-            self.layers.append((x.detach() > 0).reshape(x.shape[0], -1))  # before `func`, which may work in place
+            is_on = x.detach() > 0  # before `func`, which may work in place
+            if is_on.dim() == 4 and is_on.is_contiguous(memory_format=torch.channels_last):
+                is_on = is_on.permute(0, 2, 3, 1)  # as it lies in memory: a view; the units' order tells nothing
+            self.layers.append(is_on.reshape(x.shape[0], -1))
         return func(*args, **(kwargs or {}))
 
 
@@ -58,8 +63,10 @@ def hamming_kernel(layers: list[Tensor]) -> Tensor:
         raise ValueError("no activation codes: the model ran no rectifier")
     total = torch.zeros(layers[0].shape[0], layers[0].shape[0], dtype=torch.float64)
     for layer in layers:
-        signs = layer.to(torch.float32).mul_(2).sub_(1)  # +-1: agreements = (units + signs signs^T) / 2
-        total += ((signs.shape[1] + signs @ signs.mT) / 2).to("cpu", torch.float64)
+        c = layer.to(torch.float32)
+        both = (c @ c.mT).to("cpu", torch.float64)  # units that are on for both: whole numbers, exact up to 2^24
+        n_on = both.diagonal()
+        total += layer.shape[1] - n_on[:, None] - n_on + 2 * both
     return total
 
 
@@ -74,10 +81,22 @@ def distinct_patterns(layers: list[Tensor]) -> int:
 
     Source: Peng et al., SWAP-NAS, ICLR 2024 (arXiv 2403.04161), definition 2: sample-wise activation patterns.
     """
-    found: list[Tensor] = []
-    for layer in layers:
-        units = layer.mT  # (units, B)
-        words = [units[:, i : i + 62].to(torch.int64) for i in range(0, units.shape[1], 62)]
-        packed = torch.stack([(word << torch.arange(word.shape[1], device=word.device)).sum(1) for word in words], 1)
-        found.append(torch.unique(packed, dim=0).cpu())
-    return int(torch.unique(torch.cat(found), dim=0).shape[0]) if found else 0
+    if not layers:
+        return 0
+    words = np.concatenate([_packed(layer) for layer in layers], 1)  # (B / 64, units)
+    ids = words[0]
+    for word in words[1:]:
+        _, which = np.unique(ids, return_inverse=True)
+        others, other = np.unique(word, return_inverse=True)
+        ids = which * np.int64(len(others)) + other
+    ids.sort()  # counted here, as numpy's unique hashes and is many times slower
+    return int(np.count_nonzero(np.diff(ids))) + 1 if len(ids) else 0
+
+
+def _packed(layer: Tensor) -> npt.NDArray[np.int64]:
+    """(B, units) booleans -> (ceil(B / 64), units): a unit's pattern over the samples as the bits of words."""
+    octets = np.packbits(layer.cpu().numpy(), axis=0).astype(np.int64)  # (ceil(B / 8), units)
+    words = np.zeros((-(-len(octets) // 8), octets.shape[1]), np.int64)
+    for i, octet in enumerate(octets):
+        words[i // 8] |= octet << (8 * (i % 8))
+    return words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,10 +25,10 @@ def weight_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     for path, part in module.named_modules():
         if isinstance(part, (*NORMS, *LOOKED_UP)):
             continue
-        for name, weight in part.named_parameters(path, recurse=False):
-            if weight.dim() > 1 and "weight" in name.rpartition(".")[2] and id(weight) not in seen:
+        for name, weight in part._parameters.items():
+            if weight is not None and weight.dim() > 1 and "weight" in name and id(weight) not in seen:
                 seen.add(id(weight))
-                found[name] = weight
+                found[f"{path}.{name}" if path else name] = weight
     return found
 
 
@@ -39,23 +39,30 @@ def substituted(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[No
     Raises:
         KeyError: naming the path that is no parameter.
     """
-    known = dict(module.named_parameters(remove_duplicate=False))
+    parts = list(module.named_modules())  # one walk: of small networks it is much of the cost
+    known = {
+        f"{path}.{name}" if path else name: weight
+        for path, part in parts
+        for name, weight in part._parameters.items()
+        if weight is not None
+    }
     given = {id(known[path]): tensor for path, tensor in tensors.items()}
     places = [
         (part, name, weight)
-        for part in module.modules()
+        for _, part in parts
         for name, weight in part._parameters.items()
         if weight is not None and id(weight) in given
     ]
+    recurrent = [part for _, part in parts if isinstance(part, nn.RNNBase)]
     try:
         for part, name, weight in places:
             part._parameters[name] = given[id(weight)]  # type: ignore[assignment]  # any tensor computes
-        _refresh(module)
+        _refresh(recurrent)
         yield
     finally:
         for part, name, weight in places:
             part._parameters[name] = weight
-        _refresh(module)
+        _refresh(recurrent)
 
 
 @contextmanager
@@ -80,8 +87,7 @@ def gradients(of: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = Fal
     }
 
 
-def _refresh(module: nn.Module) -> None:
+def _refresh(recurrent: Sequence[nn.RNNBase]) -> None:
     """Recurrent layers keep a list of their parameters."""
-    for part in module.modules():
-        if isinstance(part, nn.RNNBase):
-            part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
+    for part in recurrent:
+        part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
