@@ -95,9 +95,9 @@ class SearchSpace(Capability, Generic[O]):
     def size(self) -> int | None:
         """How many specs the region holds (before `canonical`); None when it is not finite.
 
-        A space without dimensions that has neighbours of its own is not finite unless it says so.
+        A space that declares no ranges and has neighbours of its own is not finite unless it says so.
         """
-        if not self.dims and type(self).neighbours is not SearchSpace.neighbours:
+        if not self.dims and not self._searched_fields() and type(self).neighbours is not SearchSpace.neighbours:
             return None
         sizes = [dim.range.size for dim in self.dims]
         return None if any(size is None for size in sizes) else math.prod(size for size in sizes if size is not None)
