@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -110,6 +111,15 @@ class ControllerContract:
     def test_answer_does_not_depend_on_the_order_of_finishing(self) -> None:
         history = self.history()
         assert self.ask(history) == self.ask(history[::-1]) == self.ask(history[7:] + history[:7])
+
+    def test_what_it_keeps_between_asks_changes_no_answer(self) -> None:
+        """One controller along a growing history, then back, to another space and forth, beside a fresh one at every ask."""
+        history, space, kept = self.history(30, n_losses=2), HillSpace(), self.controller()
+        others = [*history[:10], replace(history[10], losses=(9.0, 9.0)), *history[11:]]
+        asked = ((space, history[:n]) for n in (0, 8, 9, 30, 30, 12))
+        for where, told in (*asked, (HillSpace(), history[:12]), (space, history), (space, others)):
+            arguments = (where, self.dims(), told, 3, 7)
+            assert kept.ask(*arguments) == self.controller().ask(*arguments)
 
     def test_never_asks_for_what_was_tried(self) -> None:
         dims = tuple(dim for dim in DIMS if dim.path != "rate" and dim.range.size is not None)
