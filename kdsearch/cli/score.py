@@ -22,6 +22,10 @@ def score(
     ] = None,
     data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
     seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,
+    init_seeds: Annotated[
+        int, option("--init-seeds", min=1, help="Average over so many initialisations; rows tell the spread too.")
+    ] = 1,
+    workers: Annotated[int, option("--workers", min=1, help="Processes; changes no score.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
@@ -44,6 +48,8 @@ def score(
             teacher=teacher,
             data=data,
             seed=seed,
+            init_seeds=init_seeds,
+            workers=workers,
             allow_code=tuple(allow_code or ()),
         ),
         as_json,

@@ -228,8 +228,7 @@ def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: 
 
     One that is drawn twice is scored once and counts twice.
     """
-    rng = stream(seed, "reference")
-    drawn = [region.space.canonical(region.space.sample(rng)) for _ in range(n)]
+    drawn = reference_specs(region.space, seed, n)
     keys = [region.space.key(spec) for spec in drawn]
     rows = Rows(path, key)
     known = {row["key"]: Scored(**row) for row in rows.rows}
@@ -238,6 +237,12 @@ def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: 
         rows.append(each.row() for each in chunk)
         known.update({each.key: each for each in chunk})
     return [known[key] for key in keys]
+
+
+def reference_specs(space: SearchSpace[Any], seed: int, n: int = REFERENCE) -> list[Options]:
+    """The canonical specs that scores of this space and seed are ranked against."""
+    rng = stream(seed, "reference")
+    return [space.canonical(space.sample(rng)) for _ in range(n)]
 
 
 def select(candidates: Sequence[Candidate], keep: int, costs: Sequence[str] = ()) -> list[Candidate]:

@@ -327,10 +327,17 @@ def score(
     teacher: str | None = None,
     data: str | None = None,
     seed: int = 0,
+    init_seeds: int = 1,
+    workers: int = 1,
     allow_code: tuple[str, ...] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Training-free scores of architectures: those of a file (one JSON spec a line), or a random sample of the space."""
-    from kdsearch.stages.score import scores_of
+    """Training-free scores of architectures: those of a file (one a line), or a random sample of the space.
 
-    return scores_of(space, proxies, archs, sample, teacher, data, seed, allow_code, progress)
+    `init_seeds`: initialisations that a score is the mean of; `spread` in a row is their standard deviation.
+    """
+    from kdsearch.stages.score import scores_of
+    from kdsearch.stages.scorers import Setting, terms_of
+
+    setting = Setting(space, terms_of(proxies), teacher, data, seed, init_seeds, allow_code)
+    return scores_of(setting, proxies, archs, sample, workers, progress)

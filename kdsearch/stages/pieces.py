@@ -40,7 +40,7 @@ from kdsearch.kinds import (
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.search.scoring import Scorer
 from kdsearch.stages.materials import make
-from kdsearch.stages.score import scorer_on
+from kdsearch.stages.scorers import scorer_on
 from kdsearch.stages.training import shapes_of
 from kdsearch.store.files import storing
 from kdsearch.study.schema import Use
@@ -162,6 +162,7 @@ def scorer(
     samples: tuple[Tensor, Tensor] | None = None,
     teacher: Mapping[str, Any] | None = None,
     seed: int = 0,
+    init_seeds: int = 1,
 ) -> Scorer:
     """A Scorer of a space's architectures: `scorer.score(spec)`, `scorer.score_all(specs)`, `scorer.space.sample(rng)`.
 
@@ -171,6 +172,7 @@ def scorer(
         shape, classes: (C, H, W) and K of the networks.
         samples: (images, labels) that the proxies see, which then say `shape`; default: 32 images of N(0, 1) noise.
         teacher: spec of the random teacher, for proxies that need one; default: the space's own.
+        init_seeds: initialisations that a score is the mean of.
     """
     host = Host.load()
     made = space if isinstance(space, SearchSpace) else _space(host, space)
@@ -182,9 +184,8 @@ def scorer(
     fields = (Field("image", "image", shape), Field("label", "label", (), "int64", "target"))
     io = task.io(fields, {"classes": [str(i) for i in range(classes)]})
     named = dict(capability("proxy", each, host) for each in proxies)
-    return scorer_on(
-        made.narrowed(io), io, task, named, batch, None if teacher is None else made.parse(dict(teacher)), seed
-    )
+    spec = None if teacher is None else made.parse(dict(teacher))
+    return scorer_on(made.narrowed(io), io, task, named, batch, spec, seed, init_seeds)
 
 
 def _space(host: Host, space: str | type[SearchSpace[Any]]) -> SearchSpace[Any]:

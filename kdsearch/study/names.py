@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.study.code import is_code
 from kdsearch.study.rules import COSTS, bare, formats_of
-from kdsearch.study.schema import Search, Use
+from kdsearch.study.schema import Use
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.study.study import Study
 
+COMPOSITES = {"auto": ("diswot_mr", "synflow")}  # a name -> the proxies whose log ranks it adds up
 LIVE = "live"  # `use: live`: an object handed over from Python
 
 
@@ -44,10 +45,8 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
 def proxies(study: Study) -> list[tuple[Use, str]]:
     """The proxies of the study, with the key path of each; `auto` stands for the default ones."""
     asked = study.config.search.proxy
-    if asked == "auto":
-        asked = Search().proxy
     if isinstance(asked, str):
-        return [(Use(use=asked), "search.proxy")]
+        return [(Use(use=each), "search.proxy") for each in COMPOSITES.get(asked, (asked,))]
     return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
 
 

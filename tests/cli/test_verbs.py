@@ -334,6 +334,8 @@ CALLS = [
             "teacher": None,
             "data": None,
             "seed": 0,
+            "init_seeds": 1,
+            "workers": 1,
             "allow_code": (),
         },
     ),

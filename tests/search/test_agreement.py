@@ -38,7 +38,9 @@ def test_what_has_no_score_ranks_last_and_stays():
     values = [1.0, 2.0, 3.0, 4.0]
     assert kendall_tau([math.nan, 1.0, 2.0, 3.0], values) == kendall_tau([0.0, 1.0, 2.0, 3.0], values) == 1
     assert kendall_tau([3.0, 2.0, 1.0, None], values) == -1
-    assert kendall_tau([-math.inf, 1.0, math.inf, math.nan], values) == pytest.approx(tau_by_counting([0, 1, 2, 0], values))
+    assert kendall_tau([-math.inf, 1.0, math.inf, math.nan], values) == pytest.approx(
+        tau_by_counting([0, 1, 2, 0], values)
+    )
     assert spearman_rho([None, None, 1.0, 2.0], values) == spearman_rho([0.0, 0.0, 1.0, 2.0], values)
 
 

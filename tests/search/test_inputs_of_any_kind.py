@@ -13,7 +13,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, Model, Options, SearchSpace, Tap, searched
 from kdsearch.kinds.options import searchable, validate
 from kdsearch.search.scoring import Scorer, built, random_teacher
-from kdsearch.stages.score import scores_of
+from kdsearch.stages.commands import score
 from kdsearch.testing.space import SearchSpaceContract
 
 LOGITS = Field("logits", "logits", (3,))
@@ -115,9 +115,9 @@ def test_every_proxy_answers_on_two_inputs(name):
 
 def test_score_draws_texts_where_there_are_no_data():
     proxies = ("nwot", "synflow", "diswot_mr", "params", "macs")
-    found = scores_of("text_encoder", proxies, None, 6, None, None, 0, (), False)
+    found = score(space="text_encoder", proxies=proxies, sample=3, progress=False)
     assert found["data"] == "noise 64, 64"
-    assert len(found["rows"]) == 6
+    assert len(found["rows"]) == 3
     for row in found["rows"]:
         for name in ("params", "macs", "diswot_mr"):
             assert row["scores"][name] is not None

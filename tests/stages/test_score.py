@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -54,6 +55,23 @@ def test_the_sample_is_as_large_as_asked_and_a_function_of_the_seed(capsys):
     assert len(rows[0].splitlines()) == 6
 
 
+def test_several_initialisations_are_averaged_and_their_spread_is_told(archs, capsys):
+    words = ["--proxies", "params,nwot", "--archs", archs, "--data", "digits", "--seed", 5]
+    one, three = (json.loads(run(capsys, *words, "--init-seeds", n, "--json")[1]) for n in (1, 3))
+    assert (one["init_seeds"], three["init_seeds"]) == (1, 3)
+    for single, several in zip(one["rows"], three["rows"], strict=True):
+        assert (single["spread"]["nwot"], several["spread"]["params"]) == (0, pytest.approx(0, abs=1e-12))
+        assert several["spread"]["nwot"] > 0
+        assert single["scores"]["nwot"] != several["scores"]["nwot"]
+        # the first of three is the one: no farther from the mean than sqrt(2) deviations
+        assert abs(single["scores"]["nwot"] - several["scores"]["nwot"]) <= 1.4143 * several["spread"]["nwot"]
+    row = three["rows"][1]
+    cells = run(capsys, *words, "--init-seeds", 3)[1].splitlines()[1].split()
+    assert cells[0] == f"{row['scores']['params']:.5g}"
+    assert cells[1] == f"{row['scores']['nwot']:.5g}+-{row['spread']['nwot']:.2g}"
+    assert run(capsys, *words, "--init-seeds", 0)[0] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -102,3 +120,44 @@ def test_a_space_of_ones_own(tmp_path, capsys, monkeypatch):
     assert "'mine.py' has no 'Litle'; did you mean 'Little'" in capsys.readouterr().err
     assert main([*words, "mine.py:Little", "--allow-code", "mine.py:Little"]) == 2
     assert "Expected a subclass of kinds.SearchSpace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("proxies", ["params,diswot_mr", "auto,synflow"])
+def test_processes_and_order_change_no_score(proxies, tmp_path, capsys):
+    """Scores are bit-equal forwards, backwards and in two processes."""
+    lines = [f"{a},{b},{c}" for a, b, c in [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3)]]
+    rows = {}
+    for name, order, workers in [("there", lines, 1), ("back", lines[::-1], 1), ("two", lines, 2)]:
+        file = tmp_path / name
+        file.write_text("\n".join(order))
+        words = [
+            "score",
+            "--space",
+            "resnet64",
+            "--proxies",
+            proxies,
+            "--archs",
+            str(file),
+            "--json",
+            "--workers",
+            workers,
+        ]
+        assert main([str(word) for word in words]) == 0
+        rows[name] = {row["key"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["there"] == rows["back"] == rows["two"]
+    assert list(next(iter(rows["two"].values()))["scores"]) == proxies.split(",")
+
+
+def test_auto_is_the_sum_of_its_terms_log_ranks(capsys):
+    from kdsearch.search.candidates import REFERENCE
+    from kdsearch.study.names import COMPOSITES
+
+    words = ["score", "--space", "cifar_resnet", "--sample", "3", "--json", "--proxies"]
+    terms = COMPOSITES["auto"]
+    assert main([*words, ",".join(["auto", *terms])]) == 0
+    together = json.loads(capsys.readouterr().out)["rows"]
+    assert main([*words, "auto"]) == 0
+    alone = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["scores"]["auto"] for row in together] == [row["scores"]["auto"] for row in alone]
+    for row in together:
+        assert len(terms) * math.log(1 / (REFERENCE + 1) ** 2) <= row["scores"]["auto"] < 0
