@@ -1,12 +1,17 @@
+from typing import ClassVar
+
 import pytest
 import torch
-from kdsearch_spaces.timm_space.space import OWN, TimmSpace, TimmSpec
+from kdsearch_spaces.timm_space.named import arguments
+from kdsearch_spaces.timm_space.space import TimmSpace
+from kdsearch_spaces.timm_space.spec import OWN, TABLED, TimmSpec
 from torch import nn
 
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Field
 from kdsearch.kinds.options import searchable
 from kdsearch.search.probe import recorded
+from kdsearch.testing.space import SearchSpaceContract
 
 SPECS = [
     TimmSpec(widths=(8, 12, 16, 20), depths=(1, 2, 1, 1)),
@@ -14,8 +19,16 @@ SPECS = [
     TimmSpec(family="mobilenet", widths=(6, 10, 12, 14), depths=(1, 2, 1, 1), expansion=3),
     TimmSpec(family="convnext", widths=(8, 8, 16, 24), depths=(1, 1, 2, 1)),
     TimmSpec(family="vit", dim=24, heads=3, depth=2, grid=4),
+    TimmSpec(family="mixer", dim=16, depth=2, grid=4),
+    TimmSpec(family="mobilenetv3_small", width_multiplier=0.25, depth_multiplier=0.5),
+    TimmSpec(family="mobilenetv3_large", width_multiplier=0.25, depth_multiplier=0.5),
+    TimmSpec(family="efficientnet", width_multiplier=0.25, depth_multiplier=0.5),
+    TimmSpec(family="regnet", blocks=8, w0=8, wa=8.0, wm=2.0, squeeze_excite=True),
+    TimmSpec(family="named", name="resnet18", depths=(1, 1, 2, 1), widths=(8, 8, 16, 24)),
+    TimmSpec(family="named", name="deit_tiny_patch16_224", dim=24, heads=3, depth=2, grid=4),
 ]
-BY_FAMILY = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.family}-{spec.block}")
+STAGES = {"vit": 2, "mixer": 2, "mobilenetv3_large": 5, "efficientnet": 5, "deit_tiny_patch16_224": 2}  # others: 4
+BY_FAMILY = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.name or spec.family}-{spec.block}")
 
 
 def io(channels=3, height=16, width=16, n_classes=5):
@@ -42,7 +55,7 @@ def macs_by_hooks(net, x):
 
 
 @BY_FAMILY
-@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 28), (3, 8, 13), (3, 96, 96)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 13), (3, 96, 96)])
 def test_the_counted_cost_is_the_built_model_s(spec, shape):
     space, fields = TimmSpace(), io(*shape)
     built, cost = space.build(spec, fields), space.cost(spec, fields)
@@ -54,7 +67,7 @@ def test_the_counted_cost_is_the_built_model_s(spec, shape):
 def test_taps_have_their_shapes_and_gradients(spec):
     built = TimmSpace().build(spec, io())
     names = [tap.name for tap in built.taps]
-    stages = 2 if spec.family == "vit" else 4
+    stages = STAGES.get(spec.name or spec.family, 4)
     assert [name for name in names if name.startswith("stage")] == [f"stage[{i}]" for i in range(stages)]
     assert names[-2:] == ["penultimate", "logits"]
     with recorded(built, built.taps) as seen:
@@ -74,17 +87,21 @@ def test_widths_are_the_spec_s_to_the_channel():
 
 
 def test_tokens_are_maps_of_their_grid():
-    built = TimmSpace().build(SPECS[-1], io(height=16, width=24))
-    assert built.tap("stage[-1]").shape == (24, 4, 4)
-    assert built.tap("tokens[-1]").shape == (16, 24)
+    for spec, width, n in ((SPECS[4], 24, 16), (SPECS[5], 16, 16), (SPECS[-1], 24, 1 + 4 * 6)):
+        built = TimmSpace().build(spec, io(height=16, width=24))
+        assert built.tap("tokens[-1]").shape == (n, width)
+        assert built.tap("stage[-1]").shape == (width, 4, n // 4)
 
 
-@BY_FAMILY
+@pytest.mark.parametrize("spec", [each for each in SPECS if each.family in TABLED], ids=lambda spec: spec.family)
 def test_no_branch_is_dead_at_the_start(spec):
     torch.manual_seed(0)
     built = TimmSpace().build(spec, io())
     blocks = [built.module.get_submodule(block.path) for block in built.blocks]
-    assert len(blocks) == (spec.depth if spec.family == "vit" else sum(spec.depths))
+    if "depths" in OWN[spec.family]:
+        assert len(blocks) == sum(spec.depths)
+    else:
+        assert len(blocks) == {"regnet": 8}.get(spec.family, 2) or "multiplier" in OWN[spec.family][0]
     scales = []
     for block in blocks:
         block.register_forward_hook(
@@ -120,8 +137,161 @@ def test_uneven_heads_are_never_drawn_and_named_when_written():
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [(io(height=7), "8 pixels"), (io(width=None), "fixed size"), (IO((), io().outputs), "the input is nothing")],
+    [(io(height=7), "at least 8"), (io(width=None), "fixed size"), (IO((), io().outputs), "no input field")],
 )
 def test_inputs_that_do_not_fit_are_named(fields, expected):
     with pytest.raises(DataError, match=expected):
         TimmSpace().build(TimmSpec(), fields)
+
+
+def region(**written):
+    raw = {**{name: "search" for name in TimmSpec.model_fields if name != "name"}, **written}
+    return searchable(TimmSpec, raw, "student.spec")
+
+
+def searched(space):
+    return {dim.path.removeprefix("student.spec.").partition("[")[0] for dim in space.dims}
+
+
+@pytest.mark.parametrize("family", TABLED)
+def test_a_fixed_family_searches_the_fields_that_it_reads(family):
+    assert searched(TimmSpace(region(family=family))) == set(OWN[family])
+
+
+@pytest.mark.parametrize("family", ["mobilenetv3_small", "mobilenetv3_large", "efficientnet"])
+def test_declared_multipliers_make_different_networks(family):
+    space = TimmSpace(region(family=family))
+    for name, other in (("width_multiplier", "depth_multiplier"), ("depth_multiplier", "width_multiplier")):
+        specs = [spec for spec in space.every() if getattr(spec, other) == 0.5]
+        costs = {(cost.params, cost.macs) for cost in (space.cost(spec, io()) for spec in specs)}
+        assert len(costs) == len({getattr(spec, name) for spec in specs}) == len(specs)
+
+
+def test_multipliers_of_one_are_the_published_networks():
+    """Params with 1000 classes, from the papers' tables: 5.3, 5.4 and 2.5 million."""
+    fields = io(3, 224, 224, 1000)
+    params = [
+        TimmSpace().cost(TimmSpec(family=family), fields).params
+        for family in ("efficientnet", "mobilenetv3_large", "mobilenetv3_small")
+    ]
+    assert [round(each / 1e6, 1) for each in params] == [5.3, 5.5, 2.5]
+
+
+def test_regnet_s_default_is_x_200mf_and_widths_follow_its_rule():
+    """Radosavovic et al., CVPR 2020, figure 15: depths 1, 1, 4, 7 at 24, 56, 152, 368 channels; 2.7 million, 0.2 GMACs."""
+    spec = TimmSpec(family="regnet", blocks=13, w0=24, wa=36.44, wm=2.49, group_size=8)
+    built = TimmSpace().build(spec, io(3, 96, 96, 1000))
+    assert [built.width(f"stage[{i}]") for i in range(4)] == [24, 56, 152, 368]
+    assert round(built.cost().params / 1e6, 1) == 2.7
+    assert round(TimmSpace().cost(spec, io(3, 224, 224, 1000)).macs / 1e9, 1) == 0.2
+
+
+def test_regnets_of_other_than_four_stages_are_never_drawn():
+    space, rng = TimmSpace(region(family="regnet")), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        spec = space.sample(rng)
+        widths = {round(spec.w0 * spec.wm ** rounded(spec, j) / 8) * 8 for j in range(spec.blocks)}
+        assert len(widths) == 4
+    with pytest.raises(StudyError, match=r"make 1 stages. Expected values that make 4"):
+        TimmSpace().build(TimmSpec(family="regnet", blocks=2, wa=1.0), io())
+
+
+def rounded(spec, j):
+    from math import log
+
+    return round(log((spec.w0 + spec.wa * j) / spec.w0) / log(spec.wm))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("convnextv2_atto", {"depths": "depths", "widths": "dims"}),
+        ("resnet18", {"depths": "layers", "widths": "channels"}),
+        ("poolformer_s12", {"depths": "depths", "widths": "dims"}),
+        ("repvit_m0_9", {"depths": "depth", "widths": "embed_dim"}),
+        ("densenet121", {"depths": "block_config"}),
+        ("deit_tiny_patch16_224", {"depth": "depth", "dim": "embed_dim", "heads": "num_heads", "grid": "patch_size"}),
+        ("mixer_s16_224", {"depth": "num_blocks", "dim": "embed_dim", "grid": "patch_size"}),
+        ("xcit_nano_12_p16_224", {"depth": "depth", "dim": "embed_dim", "heads": "num_heads", "grid": "patch_size"}),
+    ],
+)
+def test_networks_by_name_take_the_arguments_of_their_class(name, fields):
+    assert arguments(name) == fields
+    space = TimmSpace(region(family="named", name=name)).narrowed(io(1, 32, 32))
+    assert searched(space) == set(fields)
+    small, large = (
+        TimmSpec(family="named", name=name, depths=(n,) * 4, widths=(24 * n,) * 4, depth=n, dim=24 * n, heads=2, grid=4)
+        for n in (1, 2)
+    )
+    assert 0 < space.cost(small, io(1, 32, 32)).params < space.cost(large, io(1, 32, 32)).params
+
+
+def test_a_network_by_name_at_timm_s_own_values_is_timm_s():
+    import timm
+
+    theirs = timm.create_model("resnet18", num_classes=5)
+    spec = TimmSpec(family="named", name="resnet18", depths=(2, 2, 2, 2), widths=(64, 128, 256, 512))
+    built = TimmSpace().build(spec, io())
+    built.module.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(built.module.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"name": "convnext_atoo"}, "no network 'convnext_atoo'; did you mean 'convnext_atto'"),
+        ({"name": "efficientnet_b0"}, "EfficientNet, which has no depth or width among its arguments"),
+        ({}, "no network ''"),
+    ],
+)
+def test_names_that_are_no_space_are_named(written, expected):
+    with pytest.raises(StudyError, match=expected):
+        TimmSpace(region(family="named", **written))
+
+
+def test_a_network_by_name_that_does_not_run_says_why():
+    spec = TimmSpec(family="named", name="pvt_v2_b0", widths=(8, 16, 24, 32))  # the third stage has five heads
+    with pytest.raises(
+        DataError, match=r"'pvt_v2_b0' with depths .* does not run on images of 3x16x16 \(.*num_heads 5"
+    ):
+        TimmSpace().build(spec, io())
+    assert not TimmSpace().is_valid(spec)
+    space = TimmSpace(region(family="named", name="pvt_v2_b0", widths=[8, 16, 24, 32], depths=[1, 1, 1, 1]))
+    with pytest.raises(StudyError, match=r"num_heads 5.*nor does anything else of 100 draws.*Give ranges"):
+        space.narrowed(io()).sample(torch.Generator().manual_seed(0))
+
+
+class TestNamedConvNet(SearchSpaceContract):
+    space = TimmSpace
+    spec: ClassVar = {
+        "family": "named",
+        "name": "resnet18",
+        "widths": {"choices": [4, 6]},
+        "depths": [1, 1, 2, 1],
+    }
+    samples = 2
+
+
+class TestNamedTransformer(SearchSpaceContract):
+    space = TimmSpace
+    spec: ClassVar = {"family": "named", "name": "deit_tiny_patch16_224", "dim": {"choices": [12, 18]}, "depth": 2}
+    samples = 2
+
+
+class TestMixer(SearchSpaceContract):
+    space = TimmSpace
+    spec: ClassVar = {"family": "mixer", "dim": {"choices": [12, 16]}, "depth": {"choices": [1, 2]}}
+    samples = 2
+
+
+class TestRegNet(SearchSpaceContract):
+    space = TimmSpace
+    spec: ClassVar = {"family": "regnet", "blocks": 8, "w0": 8, "wa": 8.0, "wm": {"choices": [2.0, 2.25]}}
+    samples = 2
+
+
+class TestMobileNetV3(SearchSpaceContract):
+    space = TimmSpace
+    spec: ClassVar = {"family": "mobilenetv3_small", "width_multiplier": 0.25}
+    samples = 2

@@ -1,4 +1,4 @@
-"""Networks of the timm library with depths and widths searched, their stems fitted to small images."""
+"""Networks of the timm library with depths and widths searched."""
 
 from kdsearch.hooks import Register, hookimpl
 
@@ -9,5 +9,5 @@ def kdsearch_register(register: Register) -> None:
         "timm",
         "kdsearch_spaces.timm_space.space:TimmSpace",
         extra="timm",
-        about="timm's ResNet, MobileNetV2, ConvNeXt and ViT: depths x widths, stems fitted to small images",
+        about="timm's ResNet, RegNet, MobileNets, EfficientNet, ConvNeXt, ViT, Mixer, and any other network of it by name",
     )

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.convnext import ConvNeXt
-from timm.models.efficientnet import EfficientNet
+from timm.models.efficientnet import EfficientNet, _gen_efficientnet
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.mobilenetv3 import _gen_mobilenet_v3
+from timm.models.regnet import RegNet, RegNetCfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from kdsearch_spaces.timm_space.named import named
+
 if TYPE_CHECKING:
-    from kdsearch_spaces.timm_space.space import TimmSpec
+    from kdsearch_spaces.timm_space.spec import TimmSpec
 
 SMALL = 96  # pixels of the shorter side: below, convolutional stems keep the full resolution
 PATCHED = 48  # from here on convnext takes patches of 4
@@ -63,13 +68,58 @@ def mobilenet(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: i
         act_layer=nn.ReLU6,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-5),
     )
-    if min(size) < SMALL:
-        net.conv_stem.stride = (1, 1)
-    return net
+    return _gentle(net, size)
 
 
 def _exactly(channels: int, *_: Any, **__: Any) -> int:
     return int(channels)  # timm rounds to multiples of 8: two specs would be one network
+
+
+def mobilenetv3(
+    spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int, variant: str = "large"
+) -> nn.Module:
+    """The published stages (Howard et al., ICCV 2019) times two multipliers; channels are rounded to multiples of 8."""
+    net: nn.Module = _gen_mobilenet_v3(
+        f"mobilenetv3_{variant}_100",
+        spec.width_multiplier,
+        depth_multiplier=spec.depth_multiplier,
+        in_chans=channels,
+        num_classes=n_outputs,
+    )
+    return _gentle(net, size)
+
+
+def efficientnet(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
+    """EfficientNet-B0's stages (Tan and Le, ICML 2019) times two multipliers; channels are rounded to multiples of 8."""
+    net: nn.Module = _gen_efficientnet(  # type: ignore[no-untyped-call]  # timm's own
+        "efficientnet_b0", spec.width_multiplier, spec.depth_multiplier, in_chans=channels, num_classes=n_outputs
+    )
+    return _gentle(net, size)
+
+
+def _gentle(net: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """With a stem of stride 1 for small images."""
+    if min(size) < SMALL:
+        stem = net.get_submodule("conv_stem")
+        assert isinstance(stem, nn.Conv2d)
+        stem.stride = (1, 1)
+    return net
+
+
+def regnet(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
+    """Widths w0 + wa j of block j, quantised to powers of wm (Radosavovic et al., CVPR 2020, eqs. 2 to 4): X, or Y with SE."""
+    cfg = RegNetCfg(
+        depth=spec.blocks,
+        w0=spec.w0,
+        wa=spec.wa,
+        wm=spec.wm,
+        group_size=spec.group_size,
+        se_ratio=0.25 if spec.squeeze_excite else 0.0,
+    )
+    net = RegNet(cfg, channels, n_outputs, zero_init_last=False)
+    if min(size) < SMALL:
+        net.stem.conv.stride = (1, 1)
+    return net
 
 
 def convnext(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
@@ -97,9 +147,22 @@ def vit(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) ->
     )
 
 
+def mixer(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
+    """MLPs over patches and over channels in turn (Tolstikhin et al., NeurIPS 2021); patches as in `vit`."""
+    patch: Any = (max(1, size[0] // spec.grid), max(1, size[1] // spec.grid))
+    image: Any = size  # pairs are taken, timm's annotations know numbers only
+    return MlpMixer(n_outputs, image, channels, patch, spec.depth, spec.dim)
+
+
 FAMILIES: Mapping[str, Callable[[TimmSpec, int, tuple[int, int], int], nn.Module]] = {
     "resnet": resnet,
     "mobilenet": mobilenet,
+    "mobilenetv3_small": partial(mobilenetv3, variant="small"),
+    "mobilenetv3_large": mobilenetv3,
+    "efficientnet": efficientnet,
+    "regnet": regnet,
     "convnext": convnext,
     "vit": vit,
+    "mixer": mixer,
+    "named": named,
 }

@@ -1,66 +1,89 @@
-"""Search space `timm`: families of the timm library with explicit depths and widths."""
+"""Search space `timm`: families of the timm library with explicit depths and widths, and any of its networks by name."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
-from pydantic import Field
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdsearch.errors import DataError, StudyError
-from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, searched
+from kdsearch.kinds import IO, Block, Cost, Model, Searchable, SearchSpace, image_input, vector_output
 from kdsearch.kinds.found_taps import found_taps
-from kdsearch_spaces.timm_space.families import FAMILIES
+from kdsearch.kinds.space import draw
+from kdsearch_spaces.timm_space.spec import OWN, TimmSpec
 
-STAGED = ("resnet", "mobilenet", "convnext")
-OWN = {  # the fields that a family reads
-    "resnet": ("depths", "widths", "block"),
-    "mobilenet": ("depths", "widths", "expansion"),
-    "convnext": ("depths", "widths"),
-    "vit": ("depth", "dim", "heads", "grid"),
-}
 MIN_SIZE = 8  # pixels
-
-Count = Annotated[int, Field(ge=1, le=64)]
-Width = Annotated[int, Field(ge=1, le=4096)]
-
-
-class TimmSpec(Options):
-    family: Literal["resnet", "mobilenet", "convnext", "vit"] = Field("resnet", description="whose blocks")
-    depths: Annotated[tuple[Count, Count, Count, Count], searched(1, 2, 3, each=4, when={"family": STAGED})] = Field(
-        (2, 2, 2, 2), description="blocks of each stage"
-    )
-    widths: Annotated[
-        tuple[Width, Width, Width, Width], searched(8, 16, 24, 32, 48, 64, 96, each=4, when={"family": STAGED})
-    ] = Field((16, 32, 48, 64), description="channels of each stage; a bottleneck's output has four times as many")
-    block: Annotated[Literal["basic", "bottleneck"], searched("basic", "bottleneck", when={"family": ("resnet",)})] = (
-        Field("basic", description="of resnet")
-    )
-    expansion: Annotated[int, searched(2, 4, 6, when={"family": ("mobilenet",)})] = Field(
-        4, ge=1, le=16, description="of mobilenet: hidden channels of a block per channel"
-    )
-    depth: Annotated[Count, searched(2, 4, 6, 8, when={"family": ("vit",)})] = Field(4, description="blocks of vit")
-    dim: Annotated[Width, searched(48, 64, 96, 128, 192, when={"family": ("vit",)})] = Field(
-        96, description="of vit: width of a token, a multiple of heads"
-    )
-    heads: Annotated[Count, searched(2, 4, when={"family": ("vit",)})] = Field(4, description="attention heads of vit")
-    grid: Annotated[Count, searched(4, 7, 8, when={"family": ("vit",)})] = Field(
-        8, description="of vit: patches along a side; with a remainder there may be more"
-    )
+DRAWS = 100  # each may cost a tenth of a second
+BLOCKS = {
+    "BasicBlock",
+    "Bottleneck",
+    "InvertedResidual",
+    "DepthwiseSeparableConv",
+    "ConvNeXtBlock",
+    "Block",
+    "MixerBlock",
+}
 
 
 class TimmSpace(SearchSpace[TimmSpec]):
-    """Taps: `stem` where there is one, `stage[i]` (maps; tokens after each block of vit), `penultimate`, `logits`."""
+    """Taps: `stem` where there is one, `stage[i]` (maps; of each block of vit and mixer, with `tokens[i]`), `penultimate`,
+    `logits`."""
+
+    def __init__(self, region: Searchable | None = None) -> None:
+        """Raise StudyError where the family is `named` and the name is none of timm's or takes no depths and widths."""
+        super().__init__(region)
+        self._io = self.example_io()
+        fixed = self.region.fixed
+        if fixed.get("family") == "named":
+            read = _read(TimmSpec(family="named", name=fixed.get("name", "")))
+            own = f"{self._prefix}." if self._prefix else ""
+            kept = [dim for dim in self.dims if dim.path.removeprefix(own).partition("[")[0] in read]
+            self.region = replace(self.region, dims=tuple(kept))
+
+    def narrowed(self, io: IO) -> TimmSpace:
+        """The same space; whether a spec of a network by name is valid shows when it reads these inputs."""
+        own = type(self)(self.region)
+        own._io = io
+        return own
 
     def is_valid(self, spec: TimmSpec) -> bool:
-        return spec.family != "vit" or spec.dim % spec.heads == 0
+        return self._refusal(spec) is None
+
+    def sample(self, rng: Generator) -> TimmSpec:
+        """As any space's; of a network by name raise StudyError, with timm's words, where nothing that is drawn runs."""
+        if self.region.fixed.get("family") != "named":
+            return super().sample(rng)
+        refusal: DataError | StudyError | None = None
+        for _ in range(DRAWS):
+            spec = self.at({dim.path: draw(dim, rng) for dim in self.dims})
+            refusal = self._refusal(spec)
+            if refusal is None:
+                return spec
+        assert refusal is not None
+        raise StudyError(
+            f"{refusal.problem}; nor does anything else of {DRAWS} draws",
+            path=self._prefix,
+            fix="Give ranges that the network takes, such as widths that its heads divide.",
+        ) from refusal
+
+    def _refusal(self, spec: TimmSpec) -> DataError | StudyError | None:
+        """Why there is no such network."""
+        try:
+            if spec.family == "named":
+                _cost(spec, self._io)
+            else:
+                _check(spec)
+        except (DataError, StudyError) as error:
+            return error
+        return None
 
     def canonical(self, spec: TimmSpec) -> TimmSpec:
         """Fields that the family does not read have their defaults."""
-        kept = {name: getattr(spec, name) for name in OWN[spec.family]}
-        return TimmSpec(family=spec.family, **kept)
+        return TimmSpec(family=spec.family, **{name: getattr(spec, name) for name in _read(spec)})
 
     def neighbours(self, spec: TimmSpec, rng: Generator, n: int) -> list[TimmSpec]:
         """Those of fields that the family reads: others would be the same network."""
@@ -68,9 +91,11 @@ class TimmSpace(SearchSpace[TimmSpec]):
         return [other for other in super().neighbours(spec, rng, 4 * n) if self.key(other) != own][:n]
 
     def build(self, spec: TimmSpec, io: IO) -> Model:
-        """Raise DataError unless the first input is an image of fixed size, 8 pixels or more; StudyError for uneven heads."""
-        name, channels, size = _image(io)
-        net = self._net(spec, io)
+        """Raise DataError unless the first input is an image of fixed size, 8 pixels or more, that the network reads; StudyError
+        for a spec that makes no network."""
+        name, channels, *size = image_input(io, "timm", MIN_SIZE)
+        _cost(spec, io)  # what cannot be built or run is named here, at no expense
+        net = _net(spec, io)
         with torch.random.fork_rng(devices=[]):  # a layer that draws in eval mode must not move the host's stream
             taps = found_taps(net, [torch.zeros(1, channels, *size)])
         return Model(
@@ -79,48 +104,103 @@ class TimmSpace(SearchSpace[TimmSpec]):
             taps,
             (io.outputs[0].name,),
             _blocks(net),
-            name=f"timm-{spec.family}",
+            name=f"timm-{spec.name if spec.family == 'named' else spec.family}",
             cost_of=lambda: self.cost(spec, io),
         )
 
     def cost(self, spec: TimmSpec, io: IO) -> Cost:
         """Counted on the meta device: no weights are made, no numbers computed."""
-        _, channels, size = _image(io)
-        with torch.device("meta"):
-            net = self._net(spec, io).eval()
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                net(torch.zeros(1, channels, *size))
-        return Cost(sum(each.numel() for each in net.parameters()), counter.get_total_flops() // 2)
-
-    def _net(self, spec: TimmSpec, io: IO) -> nn.Module:
-        _, channels, size = _image(io)
-        if not self.is_valid(spec):
-            raise StudyError(
-                f"search space 'timm': dim {spec.dim} with {spec.heads} heads", expected="dim as a multiple of heads"
-            )
-        n_outputs = io.outputs[0].shape[0]
-        assert n_outputs is not None
-        return FAMILIES[spec.family](spec, channels, size, n_outputs)
+        return _cost(spec, io)
 
 
-def _image(io: IO) -> tuple[str, int, tuple[int, int]]:
-    shown = ", ".join(f"'{each.name}' {'x'.join(str(size) for size in each.shape)}" for each in io.inputs) or "nothing"
-    shape = io.inputs[0].shape if io.inputs else ()
-    if len(shape) != 3 or None in shape or min(size or 0 for size in shape[1:]) < MIN_SIZE:
-        raise DataError(
-            f"search space 'timm': the input is {shown}",
-            expected=f"an image (C, H, W) of fixed size, {MIN_SIZE} pixels or more",
+@lru_cache(maxsize=4096)
+def _cost(spec: TimmSpec, io: IO) -> Cost:
+    if spec.family == "named":
+        values = ", ".join(f"{name} {getattr(spec, name)}" for name in _read(spec) if name != "name")
+        return _fitting(_maker(spec), io, f"'{spec.name}' with {values}")
+    _check(spec)
+    return _counted(_maker(spec), io)[0]
+
+
+def _check(spec: TimmSpec) -> None:
+    """Raise StudyError where values of a family do not go together."""
+    if spec.family == "vit" and spec.dim % spec.heads:
+        raise StudyError(
+            f"search space 'timm': dim {spec.dim} with {spec.heads} heads", expected="dim as a multiple of heads"
         )
-    if len(io.outputs) != 1 or len(io.outputs[0].shape) != 1:
-        raise DataError(f"search space 'timm': the outputs are {io.outputs}", expected="one vector (K,)")
-    channels, height, width = (size or 0 for size in shape)
-    return io.inputs[0].name, channels, (height, width)
+    if spec.family == "regnet" and _n_stages(spec) != 4:
+        raise StudyError(
+            f"search space 'timm': blocks {spec.blocks}, w0 {spec.w0}, wa {spec.wa}, wm {spec.wm} make "
+            f"{_n_stages(spec)} stages",
+            expected="values that make 4",
+        )
+
+
+Maker = Callable[[int, tuple[int, int], int], nn.Module]
+
+
+def _maker(spec: TimmSpec) -> Maker:
+    """(C, (H, W), K) -> the network."""
+    from kdsearch_spaces.timm_space.families import FAMILIES
+
+    return lambda *inputs: FAMILIES[spec.family](spec, *inputs)
+
+
+def _net(spec: TimmSpec, io: IO) -> nn.Module:
+    _, channels, height, width = image_input(io, "timm", MIN_SIZE)
+    return _maker(spec)(channels, (height, width), vector_output(io, "timm"))
+
+
+def _counted(make: Maker, io: IO) -> tuple[Cost, object]:
+    """What it costs and what it answers, for one image on the meta device."""
+    _, channels, height, width = image_input(io, "timm", MIN_SIZE)
+    n_outputs = vector_output(io, "timm")
+    with torch.device("meta"):
+        net = make(channels, (height, width), n_outputs).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            out = net(torch.zeros(1, channels, height, width))
+    return Cost(sum(each.numel() for each in net.parameters()), counter.get_total_flops() // 2), out
+
+
+def _fitting(make: Maker, io: IO, what: str) -> Cost:
+    """The cost of a network of timm's own making. Raise DataError, with timm's words, where it cannot be made or run."""
+    _, channels, height, width = image_input(io, "timm", MIN_SIZE)
+    n_outputs = vector_output(io, "timm")
+    try:
+        cost, out = _counted(make, io)
+    except Exception as error:  # networks say in any way that values or images do not fit
+        told = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
+        raise DataError(
+            f"search space 'timm': {what} does not run on images of {channels}x{height}x{width} ({told[:200]})",
+            expected="another size, other values or another network",
+        ) from error
+    if not isinstance(out, Tensor) or out.shape != (1, n_outputs):
+        raise DataError(
+            f"search space 'timm': {what} does not answer with logits", expected=f"one vector ({n_outputs},)"
+        )
+    return cost
+
+
+def _read(spec: TimmSpec) -> tuple[str, ...]:
+    """The fields that make a difference."""
+    if spec.family != "named":
+        return OWN[spec.family]
+    from kdsearch_spaces.timm_space.named import arguments
+
+    takes = arguments(spec.name)
+    return tuple(field for field in OWN["named"] if field == "name" or field in takes)
+
+
+def _n_stages(spec: TimmSpec) -> int:
+    """Different widths that regnet's rule gives to the blocks."""
+    from timm.models.regnet import generate_regnet
+
+    return int(generate_regnet(spec.wa, spec.w0, spec.wm, spec.blocks, spec.group_size)[1])
 
 
 def _blocks(net: nn.Module) -> tuple[Block, ...]:
     """timm's blocks by class name: their children are the components."""
-    kinds = {"BasicBlock", "Bottleneck", "InvertedResidual", "DepthwiseSeparableConv", "ConvNeXtBlock", "Block"}
-    found = [(path, part) for path, part in net.named_modules() if type(part).__name__ in kinds]
+    found = [(path, part) for path, part in net.named_modules() if type(part).__name__ in BLOCKS]
     return tuple(
         Block(index, type(part).__name__, path, {name: f"{path}.{name}" for name, _ in part.named_children()})
         for index, (path, part) in enumerate(found)
