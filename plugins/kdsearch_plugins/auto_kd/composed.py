@@ -1,0 +1,132 @@
+"""A loss as a design: where x transform x distance x weight, every choice a search dimension that counts only where it matters.
+
+After Auto-KD (Li et al., Automated Knowledge Distillation via Monte Carlo Tree Search, ICCV 2023) and KD-Zero (Li et al., Evolving
+Knowledge Distiller for Any Teacher-Student Pairs, NeurIPS 2023), whose code is not released: reconstructed, see the README. Their
+tree search and evolution are the study's controllers here; the weight is the recipe's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdsearch.errors import TapShapeError
+from kdsearch.kinds import HIDDEN, Distiller, Options, Step, StudentTap, TapShapes, TeacherTap, searched
+from kdsearch.ops.softened import rows
+from kdsearch_plugins.auto_kd.distances import Distance, distance
+from kdsearch_plugins.auto_kd.transforms import (
+    Over,
+    Part,
+    Transform,
+    as_rows,
+    as_scores,
+    parts,
+    patches,
+    scales,
+    transformed,
+)
+
+MAPS = {"on": ("maps",)}
+LOGITS = {"on": ("logits",)}
+
+
+class ComposedOptions(Options):
+    on: Annotated[Literal["maps", "logits"], searched("maps", "logits")] = Field("maps", description="what is compared")
+    teacher_tap: TeacherTap = Field("stage[-1]", description="map of the teacher, where maps are compared")
+    student_tap: StudentTap = Field("stage[-1]", description="map of the student, likewise")
+    multi_scale: Annotated[bool, searched(False, True, when=MAPS)] = Field(
+        False, description="of maps: mean over max-pooling by 2, 4 and 1"
+    )
+    local: Annotated[bool, searched(False, True, when=MAPS)] = Field(
+        False, description="of maps: mean over 2x2, 4x4 and 1x1 patches"
+    )
+    transform: Annotated[Transform, searched("identity", "attention", "batch_gram", "channel_gram", when=MAPS)] = Field(
+        "identity", description="of maps: themselves, spatial attention, relations between samples or channels"
+    )
+    part: Annotated[Part, searched("all", "transposed", "target", "non_target", when=LOGITS)] = Field(
+        "all", description="of logits: all classes, samples within a class, the target against the rest, the rest"
+    )
+    distance: Annotated[Distance, searched("mse", "kl", "cosine", "pearson")] = Field(
+        "mse", description="between rows of both; of logits on their softmax"
+    )
+    softmax: Annotated[Over, searched("space", "batch", when={**MAPS, "distance": ("kl",)})] = Field(
+        "space", description="of maps under kl: over places (or a relation's row), or over samples"
+    )
+    temperature: Annotated[float, searched(low=1.0, high=20.0, log=True)] = Field(
+        4.0, gt=0, description="T of every softmax: of logits, and of maps under kl"
+    )
+
+
+class Composed(Distiller[ComposedOptions]):
+    """Term `maps` or `logits`. Several of them in a recipe, each with a `name`, make a loss of several branches.
+
+    A sample without label takes the teacher's likeliest class for its target. Where the channels differ and the transform compares
+    them, a 1x1 projection of the student's map is trained with it and never exported.
+    """
+
+    def taps(self) -> dict[str, list[str]]:
+        return super().taps() if self.options.on == "maps" else {}
+
+    def build(self, shapes: TapShapes) -> None:
+        """Raise TapShapeError, naming tap and shape, unless both taps are (C, H, W) maps; logits of other numbers of classes."""
+        o = self.options
+        self.projector: nn.Module = nn.Identity()
+        if o.on == "logits":
+            k_s, k_t = shapes.student.of("logits")[0], shapes.teacher.of("logits")[0]
+            if k_s != k_t:
+                raise TapShapeError(f"the student tells {k_s} classes, the teacher {k_t}", expected="equal classes")
+            return
+        c_s, c_t = shapes.student.map(o.student_tap)[0], shapes.teacher.map(o.teacher_tap)[0]
+        if c_s != c_t and o.transform in ("identity", "channel_gram"):
+            self.projector = nn.Conv2d(c_s, c_t, 1, bias=False)
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        if self.options.on == "maps":
+            return {"maps": self.of_maps(step)}
+        return {"logits": self.of_logits(step)}
+
+    def of_maps(self, step: Step) -> Tensor:
+        """Mean over scales and patches."""
+        o = self.options
+        f_t = step.teacher[o.teacher_tap]  # (B, C_t, H, W), constant
+        f_s = self.projector(step.student[o.student_tap])
+        if f_s.shape[-2:] != f_t.shape[-2:]:
+            f_s = F.interpolate(f_s, f_t.shape[-2:], mode="bilinear", align_corners=False)
+        losses = [
+            distance(o.distance, self.rows_of(x_s), self.rows_of(x_t), o.temperature)
+            for x_s, x_t in zip(self.pieces(f_s), self.pieces(f_t), strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def pieces(self, maps: Tensor) -> Iterator[Tensor]:
+        for scaled in scales(maps) if self.options.multi_scale else (maps,):
+            yield from patches(scaled) if self.options.local else (scaled,)
+
+    def rows_of(self, maps: Tensor) -> Tensor:
+        o = self.options
+        x = transformed(o.transform, maps)
+        return as_scores(x, o.transform, o.softmax) if o.distance == "kl" else as_rows(x, o.transform)
+
+    def of_logits(self, step: Step) -> Tensor:
+        """`kl` times T^2, of the rows' softmax; the other distances compare the probabilities themselves."""
+        o = self.options
+        z_s, z_t = rows(step.student["logits"]) / o.temperature, rows(step.teacher["logits"]) / o.temperature
+        target = known_target(step, z_t)
+        a_s, a_t = parts(o.part, z_s, target), parts(o.part, z_t, target)
+        if o.distance == "kl":
+            return distance("kl", a_s, a_t, 1.0) * o.temperature**2
+        return distance(o.distance, a_s.softmax(1), a_t.softmax(1), 1.0)
+
+
+def known_target(step: Step, z_t: Tensor) -> Tensor:
+    """(N,) labels, with the teacher's argmax where a label is hidden or the batch has none."""
+    guess = z_t.argmax(1)
+    if "label" not in step.batch:
+        return guess
+    label = step.batch["label"].reshape(-1)
+    return torch.where(label == HIDDEN, guess, label)
