@@ -53,6 +53,7 @@ def train_job(
     """
     from kdsearch.errors import ArtifactError, InterruptedRun, KdsearchError
     from kdsearch.stages.attempt import as_json, attempt
+    from kdsearch.stages.tools import tell_share
     from kdsearch.stages.training import Request, open_teachers, train
 
     asked = {"stop": False}
@@ -66,7 +67,8 @@ def train_job(
 
         def call() -> Outcome:
             asked_for, folder = Request(**request), Path(work)
-            return train(materials, asked_for, folder, teachers, lambda: asked["stop"], checkpoint_s=checkpoint_s)[0]
+            stop, report = (lambda: asked["stop"]), tell_share(folder)
+            return train(materials, asked_for, folder, teachers, stop, report, checkpoint_s)[0]
 
         found = attempt(call, Path(work))
     except InterruptedRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.folder import Events
 from kdsearch.study.schema import Use
 
+SHARE = "share"  # file in a training's folder
 EARLY = 0.05  # of a stage, before which no time left is guessed
 
 
@@ -189,6 +191,7 @@ def _elsewhere(
     waiting = list(requests)[::-1]
     worths = {request.name: request.until - since for request in requests}
     running: set[str] = set()
+    ended = tools.progress.done
     try:
         while waiting or running:
             while waiting and len(running) < executor.slots:
@@ -216,12 +219,36 @@ def _elsewhere(
                 if not done.error and "ends" in done.value:
                     raise from_json(done.value["ends"])
                 found[done.id] = done.error or done.value.get("failed") or Outcome(**done.value["outcome"])
-                tools.progress.at(tools.progress.done + worths[done.id])
+                ended += worths[done.id]
+            under_way = [min(max(share_of(work / name) - since, 0.0), worths[name]) for name in sorted(running)]
+            tools.progress.at(ended + sum(under_way), f"{len(running)} running")
             if tools.stop():
                 raise InterruptedRun("stopped; running trials were asked to checkpoint")
     finally:
         executor.close()
     return found
+
+
+def tell_share(folder: Path, every_s: float = 5.0) -> Report:
+    """What a training in a process of its own leaves in its folder, for `share_of`: how much of its length is done."""
+    told = {"at": float("-inf")}
+
+    def moved(_: str, at: int, of: int, loss: float) -> None:
+        if time.monotonic() - told["at"] >= every_s:
+            told["at"] = time.monotonic()
+            with suppress(OSError):  # a full disk is the checkpoint's to report
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / SHARE).write_text(f"{at / of:.4f}")
+
+    return Report(step=moved)
+
+
+def share_of(folder: Path) -> float:
+    """The last share told; 0 where there is none, or where it is being written."""
+    try:
+        return float((folder / SHARE).read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def open_executor(materials: Materials, workers: int, short_jobs: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdsearch.stages.tools import Progress
+from kdsearch.stages.tools import Progress, share_of, tell_share
 
 
 @pytest.fixture
@@ -38,3 +38,15 @@ def test_no_time_left_is_guessed_at_the_start(told):
 def test_a_line_every_ten_seconds(told):
     assert told(8, 4, 9.9) == ""
     assert told(8, 4, 10.0) != ""
+
+
+def test_a_process_tells_how_far_its_training_is(tmp_path):
+    folder = tmp_path / "new" / "trial-1"
+    assert share_of(folder) == 0
+    step = tell_share(folder, every_s=0.0).step
+    step("train", 1, 4, 0.5)
+    assert share_of(folder) == 0.25
+    step("train", 3, 4, 0.5)
+    assert share_of(folder) == 0.75
+    (folder / "share").write_text("")
+    assert share_of(folder) == 0
