@@ -50,12 +50,16 @@ class SearchSpace(Capability, Generic[O]):
         return self.region.at(values, self._prefix)  # type: ignore[return-value]
 
     def sample(self, rng: Generator) -> O:
-        """A uniformly drawn valid spec."""
+        """A uniformly drawn valid spec. Raise StudyError where 1000 draws give none."""
         for _ in range(1000):
             spec = self.at({dim.path: draw(dim, rng) for dim in self.dims})
             if self.is_valid(spec):
                 return spec
-        raise ValueError(f"{type(self).__name__}: 1000 draws gave no valid spec")
+        raise StudyError(
+            f"none of 1000 specs drawn from {type(self).__name__} is valid",
+            path=self._prefix,
+            expected="values that go together",
+        )
 
     def values(self, spec: O) -> dict[str, Value]:
         """The values of the dimensions in `spec`: the inverse of `at`."""

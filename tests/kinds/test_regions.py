@@ -47,6 +47,16 @@ def test_a_space_keeps_the_values_that_pass():
         Space(region).keeping("sides", lambda side: side > 4, "odd")
 
 
+def test_a_region_without_a_valid_spec_is_named():
+    class Never(Space):
+        def is_valid(self, spec):
+            return False
+
+    region = searchable(Spec, {"sides": "search"}, "student.spec")
+    with pytest.raises(StudyError, match=r"student\.spec: none of 1000 specs drawn from Never is valid"):
+        Never(region).sample(torch.Generator().manual_seed(0))
+
+
 def test_fixed_values_are_left_to_the_build():
     space = Space(searchable(Spec, {"sides": [1, 3], "kind": "search"}, ""))
     assert space.keeping("sides", lambda side: False, "none").dims == space.dims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -39,8 +40,11 @@ class TimmSpace(SearchSpace[TimmSpec]):
         self._io = self.example_io()
         fixed = self.region.fixed
         if fixed.get("family") == "named":
-            read = _read(TimmSpec(family="named", name=fixed.get("name", "")))
             own = f"{self._prefix}." if self._prefix else ""
+            try:
+                read = _read(TimmSpec(family="named", name=fixed.get("name", "")))
+            except StudyError as error:
+                raise error.at(path=f"{own}name") from None
             kept = [dim for dim in self.dims if dim.path.removeprefix(own).partition("[")[0] in read]
             self.region = replace(self.region, dims=tuple(kept))
 
@@ -84,6 +88,11 @@ class TimmSpace(SearchSpace[TimmSpec]):
     def canonical(self, spec: TimmSpec) -> TimmSpec:
         """Fields that the family does not read have their defaults."""
         return TimmSpec(family=spec.family, **{name: getattr(spec, name) for name in _read(spec)})
+
+    def key(self, spec: TimmSpec) -> str:
+        """The fields that the family reads."""
+        kept = spec.model_dump(mode="json", include={"family", *_read(spec)})
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     def neighbours(self, spec: TimmSpec, rng: Generator, n: int) -> list[TimmSpec]:
         """Those of fields that the family reads: others would be the same network."""
