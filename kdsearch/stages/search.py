@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ NAME = "search"
 NEEDS = ("prepare",)
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
+STANDS_IN = {
+    "latency_ms": "macs",
+    "onnx_bytes": "params",
+}  # known by formula, for what is known of an exported file alone
 ROUNDS = 6  # of measuring files and replacing those that break a limit
 
 
@@ -113,6 +117,12 @@ def _probe_batch(materials: Materials) -> Batch | None:
     return batch
 
 
+def search_costs(objectives: Iterable[str]) -> list[str]:
+    """The costs that a search minimises beside the score: of those that need an exported file, what stands in."""
+    stated = {STANDS_IN.get(name, name) for name in objectives}
+    return [name for name in ALWAYS if name in stated]
+
+
 def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.search
     limits = materials.study.config.constraints
@@ -126,10 +136,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     score, executor = _backend(materials, role, scorer, region, tools)
     key = work.name
     seed = derive(materials.seed, "search", role) % 2**31
-    costs = [
-        name for name in ("params", "macs") if name in materials.objectives or "latency_ms" in materials.objectives
-    ]
-    costs = costs[:1] if "params" not in materials.objectives and "macs" not in materials.objectives else costs
+    costs = search_costs(materials.objectives)
     strategy = materials.make("controller", section.strategy, "search.strategy")
     base = tools.progress.done
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ruamel.yaml import YAML
 
 import kdsearch.testing
 from kdsearch.host import Host
@@ -64,6 +65,14 @@ def test_the_shortest_study_is_one(tmp_path):
     (study,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
     (tmp_path / "study.yaml").write_text(study)
     assert load_study(tmp_path / "study.yaml", Host.load()).config.constraints.params == 20_000
+
+
+def test_the_published_settings_are_settings_of_evolution():
+    (block,) = re.findall(r"```yaml strategy\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
+    shown = [YAML(typ="safe").load(line) for line in block.splitlines() if not line.startswith("#")]
+    host = Host.load()
+    made = [host.load_class("controller", each["use"]).options_class(**each["options"]) for each in shown]
+    assert [each.population for each in made] == [100, 36, 512]
 
 
 class TestProjected(DistillerContract):

@@ -25,6 +25,10 @@ NAMES = ["size", "energy"]
 STRATEGIES = {
     "random": Random(NoOptions()),
     "evolution": Evolution(EvolutionOptions(population=6, sample=3)),
+    "elitist": Evolution(
+        EvolutionOptions(population=6, survivors="best", n_start=3, start="default", sample=1, mutations=2)
+    ),
+    "nsga2": Optuna(OptunaOptions(sampler="nsga2", population=4)),
     "tpe": Optuna(OptunaOptions(n_startup=4)),
     "exhaustive": Exhaustive(NoOptions()),
 }
