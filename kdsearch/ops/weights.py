@@ -56,7 +56,7 @@ def substituted(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[No
     recurrent = [part for _, part in parts if isinstance(part, nn.RNNBase)]
     try:
         for part, name, weight in places:
-            part._parameters[name] = given[id(weight)]  # type: ignore[assignment]  # any tensor computes
+            part._parameters[name] = given[id(weight)]  # any tensor computes
         _refresh(recurrent)
         yield
     finally:

@@ -5,7 +5,7 @@ Functions are replaced while they run, so that modules (nn.GELU) and functions (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from kdsearch.ops.relation import scale_of
 from kdsearch.ops.weights import substituted, weight_matrices
 
 CONVOLUTIONS = {f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)}
@@ -81,7 +82,11 @@ class LinearFlow(TorchFunctionMode):
         if not weight.requires_grad:
             out: Tensor = func(x, weight, *rest, **given)
             return out
-        y: Tensor = func(x, weight.detach(), *rest, **given)
+        y = (
+            in_groups(func, x, weight, *rest, **given)
+            if is_grouped(func, x, weight)
+            else func(x, weight.detach(), *rest, **given)
+        )
         self.products.append(y if y.requires_grad else y.requires_grad_())
         return y.clone()  # what follows may work in place
 
@@ -92,6 +97,40 @@ class LinearFlow(TorchFunctionMode):
         w_v = given["v_proj_weight"] if is_apart else w_in[2 * (len(w_in) // 3) :]
         spread = self.product(F.linear, value, w_v).mean(0, keepdim=True)
         return self.product(F.linear, spread.expand(query.shape[0], *spread.shape[1:]), w_out), None
+
+
+def is_grouped(func: Any, x: Tensor, weight: Tensor) -> bool:
+    """Whether it is a convolution in groups: the channels that a weight reads are fewer than there are."""
+    return func.__name__ in ("conv1d", "conv2d", "conv3d") and x.shape[-weight.dim() + 1] != weight.shape[1]
+
+
+def in_groups(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **given: Any) -> Tensor:
+    """A convolution in groups in float32, as in float64 a CPU does one group after another: no value of either sign cancels.
+
+    What comes in is divided by its largest value and what goes out multiplied by it, forwards and backwards, so that nothing
+    overflows. Biases are 0 and left out.
+    """
+    out: Tensor = _Scaled.apply(x, weight.detach(), lambda x, w: func(x, w, None, *rest, **given))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Scaled(torch.autograd.Function):
+    """y = largest * f(x / largest, w) in float32 inside; f is linear in x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        largest = scale_of(x)
+        with torch.enable_grad():
+            ctx.x = (x.detach() / largest).float().requires_grad_()
+            ctx.y = f(ctx.x, weight.float())
+        y: Tensor = ctx.y.detach().to(x.dtype) * largest
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        largest = scale_of(slopes[0])
+        (slope,) = torch.autograd.grad(ctx.y, ctx.x, (slopes[0] / largest).float())
+        return slope.to(slopes[0].dtype) * largest, None, None
 
 
 def evenly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -141,8 +141,21 @@ def test_functions_work_in_place_shared_weights_and_products() -> None:
     net, plain = Everything(), EverythingLinear()
     plain.load_state_dict(net.state_dict())
     before = trace(net)
-    assert score(net, 2, 4, 4) == pytest.approx(by_autograd(plain, torch.ones(1, 2, 4, 4)), abs=1e-10)
+    assert score(net, 2, 4, 4) == pytest.approx(by_autograd(plain, torch.ones(1, 2, 4, 4)), abs=1e-6)  # groups: float32
     assert not changed(before, trace(net))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_convolutions_in_groups_beyond_the_range_of_float32(size: float) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 4, 3, padding=1, groups=groups) for groups in (4, 2, 4, 1, 4)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(size)
+    net = nn.Sequential(*layers)
+    found = score(net, 4, 5, 5)
+    assert found == pytest.approx(by_autograd(net, torch.ones(1, 4, 5, 5)), abs=1e-6)
+    assert abs(found) > 100 or size == 1.0
 
 
 class Attends(nn.Module):
