@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kdsearch.cli import (
+    bench,
     clean,
     data,
     export,
@@ -51,4 +52,5 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("clean")(clean.clean)
 app.command("score")(score.score)
+app.add_typer(bench.app, name="bench")
 app.add_typer(plugins.app, name="plugins")

@@ -341,3 +341,26 @@ def score(
 
     setting = Setting(space, terms_of(proxies), teacher, data, seed, init_seeds, allow_code)
     return scores_of(setting, proxies, archs, sample, workers, progress)
+
+
+def bench_proxies(
+    *,
+    space: str,
+    table: Path,
+    column: str,
+    proxies: tuple[str, ...] = (),
+    sample: int | None = None,
+    seed: int = 0,
+    init_seeds: int = 1,
+    data: str | None = None,
+    teacher: str | None = None,
+    workers: int = 1,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """How well training-free scores rank the architectures of a table; no proxies: `auto`, its terms and the baselines."""
+    from kdsearch.stages import bench
+    from kdsearch.stages.scorers import Setting
+
+    setting = Setting(space, (), teacher, data, seed, init_seeds, allow_code)
+    return bench.bench_proxies(setting, proxies, table, column, sample, workers, progress)

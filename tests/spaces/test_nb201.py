@@ -86,7 +86,8 @@ def test_text_is_read_as_written(edges):
         ("|none~0|+|none~1|none~0|+|none~0|none~1|none~2|", "is no cell"),
         ("|none~0|", "is no cell"),
         ("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|x", "is no cell"),
-        ("", "is no architecture"),
+        ("", "is no cell"),
+        ("{}x", "is no architecture"),
     ],
 )
 def test_what_is_no_cell_is_named(text, message):

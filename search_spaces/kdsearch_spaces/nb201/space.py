@@ -39,7 +39,7 @@ class Nb201Space(SearchSpace[Nb201Spec]):
 
     def decode(self, text: str) -> Nb201Spec:
         """Cell texts have this study's width and cells, or the benchmark's where these are searched."""
-        if not text.startswith("|"):
+        if text.startswith("{"):
             return super().decode(text)
         fixed = {name: value for name in ("width", "cells") if (value := self.region.fixed.get(name)) is not None}
         return self.parse({"edges": list(read(text)), **fixed})

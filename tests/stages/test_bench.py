@@ -1,0 +1,125 @@
+"""`kdsearch bench proxies` on small tables of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from kdsearch_spaces.cifar_resnet.resnet64 import ResNet64Space
+from scipy.stats import kendalltau, spearmanr
+
+from kdsearch.cli import main
+
+DEPTHS = [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3), (3, 3, 1), (1, 3, 3)]
+ACCURACY = [50.0, 52.0, 51.0, 57.0, 56.0, 60.0]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.csv"
+    rows = [f"{a},{b},{c},{acc},1,1" for (a, b, c), acc in zip(DEPTHS, ACCURACY, strict=True)]
+    path.write_text("\n".join(["d1,d2,d3,acc,params,macs", *rows]) + "\n")  # wrong params: they come from the space
+    return path
+
+
+def run(capsys, *words):
+    code = main(["bench", "proxies", *map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def bench(capsys, table, *words):
+    code, out, err = run(capsys, "--space", "resnet64", "--table", table, "--column", "acc", *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
+    found = bench(capsys, table, "--proxies", "params,macs,synflow")
+    space = ResNet64Space()
+    costs = [space.cost(space.decode(f"{a},{b},{c}"), space.example_io()) for a, b, c in DEPTHS]
+    params, macs, synflow = found["rows"]
+    assert (found["space"], found["column"], found["sample"], found["classes"]) == ("resnet64", "acc", 6, 6)
+    assert [row["proxy"] for row in found["rows"]] == ["params", "macs", "synflow"]
+    assert params["kendall_tau"] == pytest.approx(kendalltau([cost.params for cost in costs], ACCURACY).statistic)
+    assert macs["spearman_rho"] == pytest.approx(spearmanr([cost.macs for cost in costs], ACCURACY).statistic)
+    assert synflow["top10_best"] == 60.0
+    assert synflow["tau_in_param_bins"] is None  # no bin of ten nets
+    assert all(row["archs_per_second"] > 0 and row["nan"] == 0 for row in found["rows"])
+
+
+def test_without_names_auto_its_terms_and_the_baselines(table, capsys):
+    names = [row["proxy"] for row in bench(capsys, table, "--sample", 2)["rows"]]
+    assert names == ["auto", "diswot_mr", "synflow", "diswot", "nwot", "params", "macs"]
+
+
+def without_rates(found):
+    return [{name: value for name, value in row.items() if name != "archs_per_second"} for row in found["rows"]]
+
+
+def test_processes_change_nothing(table, capsys):
+    words = ("--proxies", "auto,nwot")
+    one, two = (bench(capsys, table, *words, *more) for more in ((), ("--workers", 2)))
+    assert without_rates(one) == without_rates(two)
+
+
+def test_a_sample_is_drawn_by_the_seed(table, capsys):
+    taus = [
+        bench(capsys, table, "--proxies", "params", "--sample", 4, "--seed", s)["rows"][0]["kendall_tau"]
+        for s in range(6)
+    ]
+    assert len(set(taus)) > 1
+    again = bench(capsys, table, "--proxies", "params", "--sample", 4, "--seed", 3)
+    assert (again["sample"], again["rows"][0]["kendall_tau"]) == (4, taus[3])
+
+
+def test_isomorphic_rows_share_a_score_and_keep_their_params(tmp_path, capsys):
+    """Two cells of one class, whose dead branch costs params, and a smaller cell."""
+    path = tmp_path / "cells.csv"
+    dead, alive = (
+        "|nor_conv_3x3~0|+|none~0|none~1|+|{}~0|none~1|none~2|",
+        "|none~0|+|none~0|none~1|+|{}~0|none~1|none~2|",
+    )
+    rows = [(dead.format("nor_conv_1x1"), 80), (alive.format("nor_conv_1x1"), 70), (alive.format("skip_connect"), 60)]
+    path.write_text("arch,acc\n" + "".join(f"{arch},{acc}\n" for arch, acc in rows))
+    code, out, _ = run(
+        capsys, "--space", "nb201", "--table", path, "--column", "acc", "--proxies", "synflow,params", "--json"
+    )
+    assert code == 0
+    found = json.loads(out)
+    synflow, params = found["rows"]
+    assert (found["sample"], found["classes"]) == (3, 2)
+    assert params["kendall_tau"] == pytest.approx(1.0)
+    assert synflow["kendall_tau"] == pytest.approx(kendalltau([1, 1, 0], [80, 70, 60]).statistic)
+
+
+def test_a_proxy_without_a_score_is_counted(table, capsys):
+    row = bench(capsys, table, "--proxies", "epe_nas", "--sample", 3)["rows"][0]
+    assert row["nan"] in range(4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--column", "accuracy"), "no column 'accuracy'. Expected acc, macs or params"),
+        (("--proxies", "nwott"), "unknown proxy 'nwott'; did you mean 'nwot'"),
+        (("--sample", 1), "--sample: got 1. Expected 2 or more"),
+        (("--space", "nb201"), ":2: d1, d2, d3: '1,1,1' is no cell. Expected |op~0|+"),
+        (("--space", "nb210"), "unknown search space 'nb210'; did you mean 'nb201'"),
+        (("--table", "nowhere.csv"), "nowhere.csv: no such file"),
+    ],
+)
+def test_what_is_wrong_is_named(words, message, table, capsys):
+    given = {"--space": "resnet64", "--table": table, "--column": "acc", "--proxies": "params", words[0]: words[1]}
+    code, out, err = run(capsys, *[each for pair in given.items() for each in pair])
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_the_table_for_people(table, capsys):
+    code, out, _ = run(
+        capsys, "--space", "resnet64", "--table", table, "--column", "acc", "--proxies", "params,synflow"
+    )
+    assert code == 0
+    assert out.splitlines()[0] == "resnet64, acc: 6 rows, 6 different networks"
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["proxy", "params", "synflow"]
