@@ -48,7 +48,7 @@ def scores_of(
         "init_seeds": setting.init_seeds,
         "notes": list(scorer.notes.values()),
         "rows": [row.row() for row in rows],
-        "text": "\n".join([_table(rows, names), *(f"{name}: {note}" for name, note in scorer.notes.items())]),
+        "text": "\n".join([_table(rows, names, scorer.space), *(f"{name}: {note}" for name, note in scorer.notes.items())]),
     }
 
 
@@ -92,7 +92,7 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
     return specs
 
 
-def _table(rows: Sequence[Scored], proxies: Sequence[str]) -> str:
+def _table(rows: Sequence[Scored], proxies: Sequence[str], space: SearchSpace[Any]) -> str:
     """Best by the first proxy on top; what gave no score says why. Where several initialisations were scored, with the spread."""
     cells = [[_cell(row, name) for name in proxies] for row in rows]
     width = max(12, *(len(cell) for line in cells for cell in line))
@@ -100,9 +100,9 @@ def _table(rows: Sequence[Scored], proxies: Sequence[str]) -> str:
         "  ".join([*(f"{name:>{width}}" for name in proxies), f"{'n_params':>10}", f"{'n_macs':>12}", "architecture"])
     ]
     for row, line in sorted(zip(rows, cells, strict=True), key=lambda each: _order(each[0].scores[proxies[0]])):
-        shown = [f"{cell:>{width}}" for cell in line]
+        shown, text = [f"{cell:>{width}}" for cell in line], space.encode(space.parse(dict(row.spec)))
         why = "; ".join(f"{name}: {error}" for name, error in row.errors.items())
-        lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", row.key, *([why] if why else [])]))
+        lines.append("  ".join([*shown, f"{row.params:>10,}", f"{row.macs:>12,}", text, *([why] if why else [])]))
     return "\n".join(lines)
 
 
