@@ -56,6 +56,11 @@ def test_entropy_of_spectra_made_by_hand() -> None:
     assert spectral_entropy(square @ torch.tensor([[1.0, 0], [0, 0]])) == pytest.approx(0.0, abs=1e-7)
     three_to_one = square * torch.tensor([math.sqrt(3), 1.0])
     assert spectral_entropy(three_to_one) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
+    rng = torch.Generator().manual_seed(0)
+    line = torch.randn(50, 1, generator=rng) @ torch.randn(
+        1, 200, generator=rng
+    )  # eigenvalues that rounding makes negative
+    assert spectral_entropy(line) == pytest.approx(0.0, abs=1e-3)
     assert math.isnan(spectral_entropy(torch.zeros(4, 2)))
     assert math.isnan(spectral_entropy(torch.ones(4, 2)))
 
