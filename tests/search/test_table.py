@@ -49,7 +49,7 @@ def test_a_class_of_isomorphic_rows_has_one_mean(tmp_path):
         ("arch,acc\n", "0 rows. Expected at least two"),
         ("cell,acc\nx,1\n", "no column 'arch'"),
         (TABLE.replace("acc", "accuracy"), "no column 'acc'"),
-        (TABLE + "nonsense,x,1\n", ":4: arch: 'nonsense' is no architecture"),
+        (TABLE + "nonsense,x,1\n", ":4: arch: 'nonsense' is no cell"),
         (TABLE + CELL.format("nor_conv_5x5") + ",x,1\n", "did you mean 'nor_conv"),
         (TABLE + CELL.format("none") + ",x,much\n", ":4: acc: 'much'. Expected a number"),
         (TABLE + CELL.format("none") + ",x,nan\n", ":4: acc: 'nan'"),
