@@ -48,7 +48,9 @@ def scores_of(
         "init_seeds": setting.init_seeds,
         "notes": list(scorer.notes.values()),
         "rows": [row.row() for row in rows],
-        "text": "\n".join([_table(rows, names, scorer.space), *(f"{name}: {note}" for name, note in scorer.notes.items())]),
+        "text": "\n".join(
+            [_table(rows, names, scorer.space), *(f"{name}: {note}" for name, note in scorer.notes.items())]
+        ),
     }
 
 
