@@ -60,7 +60,9 @@ def test_a_missing_package_is_named_with_its_line(monkeypatch):
     assert "Run `pip install 'kdsearch[data]'`." in str(error.value)
 
 
-@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"1,2,300\n"), b""])
+@pytest.mark.parametrize(
+    "data", [b"not gzip", gzip.compress(b"1,2,3\n", mtime=0), gzip.compress(b"1,2,300\n", mtime=0), b""]
+)
 def test_a_broken_package_file_is_named(monkeypatch, tmp_path, data):
     file = tmp_path / "mnist_5k.csv.gz"
     file.write_bytes(data)
