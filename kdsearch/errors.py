@@ -12,6 +12,7 @@ KdsearchError (exit 1)
 ├── BusyError                   another process holds the study's folder
 ├── StorageError                the disk is full or not writable
 ├── TrialError                  a trial failed (NaN, a plugin raised); the study goes on
+│   └── RankLostError           another process of the same training ended
 └── InterruptedRun (exit 130)   Ctrl-C or SIGTERM, after a checkpoint
 
 This file imports the standard library only: it is on the path of `kdsearch --help`.
@@ -119,6 +120,10 @@ class StorageError(KdsearchError):
 
 class TrialError(KdsearchError):
     """A trial that failed; `refine` records it and goes on."""
+
+
+class RankLostError(TrialError):
+    pass
 
 
 class InterruptedRun(KdsearchError):  # noqa: N818 - the user asked for it, it is no error of anyone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,6 +56,43 @@ def loaded(split: Split, orders: Sequence[list[int]], augment: bool, seed: int, 
     if not workers:
         return (batches[index] for index in orders)
     return iter(DataLoader(batches, batch_size=None, sampler=list(orders), num_workers=workers, collate_fn=_as_is))
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """A micro-batch that a rank runs: `index` in the pass; it is one of `group` from `begin` on in its optimiser step.
+
+    `round` of `rounds` that every rank runs in this step, so that all of them gather rows together. Where a rank has none
+    left, it runs the step's last one once more, and `counts` is False. In this round the first `counting` ranks count.
+    """
+
+    index: int
+    begin: int
+    group: int
+    round: int
+    rounds: int
+    counts: bool
+    counting: int
+
+    @property
+    def first(self) -> bool:
+        return self.round == 0
+
+    @property
+    def last(self) -> bool:
+        return self.round == self.rounds - 1
+
+
+def micro_batches(start: int, total: int, accumulate: int, rank: int = 0, world: int = 1) -> list[Micro]:
+    """What a rank runs of a pass of `total` micro-batches, from an optimiser step's first one on."""
+    found = []
+    for begin in range(start, total, accumulate):
+        group = min(accumulate, total - begin)
+        rounds = -(-group // world)
+        for nth in range(rounds):
+            at, counting = nth * world + rank, min(world, group - nth * world)
+            found.append(Micro(begin + min(at, group - 1), begin, group, nth, rounds, at < group, counting))
+    return found
 
 
 class Endless:

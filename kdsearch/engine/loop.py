@@ -22,6 +22,7 @@ from kdsearch.engine.modes import gradients_given_back
 from kdsearch.engine.optim import Bound, bind
 from kdsearch.engine.phase import PhaseRun
 from kdsearch.engine.precision import Precision
+from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import Optim, Phase, Procedure
@@ -43,11 +44,17 @@ class Device:
         return torch.device(self.accelerator)
 
 
-def resolve_device(name: str) -> str:
-    """auto -> cuda where there is one. Raise PluginError for cuda where there is none."""
+def resolve_device(name: str, devices: int = 1) -> str:
+    """auto -> cuda where there is one. Raise PluginError for cuda where there is none, or fewer GPUs than devices."""
     if name == "cuda" and not torch.cuda.is_available():
         raise PluginError("device 'cuda'", path="run.device", expected="cpu or auto: torch sees no CUDA device here")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    found = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if found == "cuda" and devices > torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise PluginError(
+            f"{devices} devices", path="run.devices", expected=f"at most {have}: the GPUs that torch sees"
+        )
+    return found
 
 
 @dataclass
@@ -77,6 +84,7 @@ class Training:
         until: pause at the end of the epoch at which this share of the recipe's length is reached.
         stop: asked after every step; True = checkpoint and raise InterruptedRun.
         objective: metric recorded each epoch on validation for a phase with `score`; "" = none.
+        ranks: the processes that share it, each with such a Training on the same folder; the first one writes.
     """
 
     procedure: Procedure[Any]
@@ -88,6 +96,7 @@ class Training:
     stop: Callable[[], bool] = lambda: False
     report: Report = field(default_factory=Report)
     objective: str = ""
+    ranks: Ranks = ALONE
 
     def run(self) -> Trained:
         """Train every phase that is not trained yet. Raises TrialError for NaN, InterruptedRun when asked to stop."""

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
-from kdsearch.engine.feeds import Endless, in_order, lengths_of, loaded, order_of
+from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
 from kdsearch.engine.modes import freeze_all_but, set_modes
 from kdsearch.engine.optim import Bound, factor_at
+from kdsearch.engine.ranks import SharedBuffers
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from kdsearch.engine.loop import Training
 
 NORMALIZE_BATCHES = 8
+
+Taken = tuple[list[tuple[str, float]], float]  # of a micro-batch: its terms' values by name, their weighted sum
 
 
 class PhaseRun:
@@ -49,7 +52,8 @@ class PhaseRun:
         past: int,
     ) -> None:
         self.training, self.phase, self.optims, self.held, self.file, self.at = training, phase, optims, held, file, at
-        self.setup, self.device, self.past = training.setup, training.device, past
+        self.setup, self.device, self.ranks, self.past = training.setup, training.device, training.ranks, past
+        self.buffers = SharedBuffers(self.ranks, [model.module for model in self.setup.models.values()])
         self.moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
         self.weights = {**self.setup.weights, **phase.weights}
         self.first = next(iter(phase.feeds))
@@ -116,7 +120,7 @@ class PhaseRun:
     def _prepare(self) -> None:
         self._modes()
         if self.phase.normalize:
-            self.at.scales = self._scales()
+            self.at.scales = self.ranks.first(self._scales)
         self.at.prepared = True
 
     def _modes(self) -> None:
@@ -129,22 +133,39 @@ class PhaseRun:
 
     def _epoch(self, epoch: int) -> None:
         self._modes()
-        at = self.at
+        at, ranks = self.at, self.ranks
         orders = self._order(epoch)
+        micros = micro_batches(at.index, len(orders), self.device.accumulate, ranks.rank, ranks.world)
         seed = derive(self.setup.seed, self.phase.name, "augment", epoch)
-        batches = loaded(self.split, orders[at.index :], self.feed.augment, seed, self.device.workers)
-        size = self.device.accumulate
-        for index, batch in enumerate(batches, start=at.index):
-            group = min(size, len(orders) - index // size * size)
-            last = index % size == size - 1 or index == len(orders) - 1
-            self._step(epoch, index, batch, group, first=index % size == 0, last=last)
-            if last:
-                at.index, at.step = index + 1, at.step + 1
-                if self.training.stop():
-                    self._write()
-                    raise InterruptedRun("stopped after a checkpoint")
-                if time.monotonic() - self.written >= self.device.checkpoint_s:
-                    self._write()
+        mine = [orders[micro.index] for micro in micros]
+        batches = loaded(self.split, mine, self.feed.augment, seed, self.device.workers)
+        taken: list[Taken | None] = []
+        for micro, batch in zip(micros, batches, strict=True):
+            taken.append(self._step(epoch, micro, batch))
+            if micro.last:
+                at.index, at.step = micro.begin + micro.group, at.step + 1
+                self._account(taken)
+                taken = []
+
+    def _account(self, taken: Sequence[Taken | None]) -> None:
+        """Sum what the micro-batches of all ranks gave, in their order; then stop, or write a checkpoint, all at once."""
+        is_due = time.monotonic() - self.written >= self.device.checkpoint_s
+        told = self.ranks.told({"taken": taken, "stop": self.training.stop(), "write": is_due})
+        sums, total = self.at.sums, 0.0
+        for each in (each["taken"][nth] for nth in range(len(taken)) for each in told):
+            if each is None:
+                continue
+            terms, total = each
+            for name, number in terms:
+                sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
+            sums["loss"] = sums.get("loss", 0.0) + total
+            sums["batches"] = sums.get("batches", 0.0) + 1
+        self.training.report.step(self.phase.name, self.at.step, self.steps_before[-1], total)
+        if any(each["stop"] for each in told):
+            self._write()
+            raise InterruptedRun("stopped after a checkpoint")
+        if told[0]["write"]:
+            self._write()
 
     def _live(self, epoch: int, index: int, batch: Batch, progress: float | None = None) -> LiveStep:
         phase, setup = self.phase, self.setup
@@ -171,29 +192,35 @@ class PhaseRun:
                 turn = summed(together, self.weights, self.at.scales, step.clock, self.phase.name)
             yield together, turn
 
-    def _step(self, epoch: int, index: int, batch: Batch, group: int, first: bool, last: bool) -> None:
-        step = self._live(epoch, index, batch)
-        if first:
+    def _step(self, epoch: int, micro: Micro, batch: Batch) -> Taken | None:
+        """Run a micro-batch; with a step's last one, move. Returns what it gave, None where it does not count."""
+        step = self._live(epoch, micro.index, batch)
+        if self.ranks.world > 1:
+            step.gathered = lambda rows: self.ranks.gather(rows, micro.counting)
+        if micro.first:
             for bound in self.optims.values():
                 bound.torch.zero_grad(set_to_none=True)
                 bound.set_rates(step.clock.progress)
-        sums, total = self.at.sums, 0.0
+        terms: list[tuple[str, float]] = []
+        total = 0.0
         for nth, (together, turn) in enumerate(self._turns(step)):
-            if nth and self.device.accumulate > 1:
-                raise PluginError(f"phase '{self.phase.name}' takes turns", expected="recipe.train.accumulate: 1")
-            self._backward(together, turn, group)
-            if last:
+            if nth and self.device.accumulate > self.ranks.world:
+                expected = f"recipe.train.accumulate: {self.ranks.world}"
+                raise PluginError(f"phase '{self.phase.name}' takes turns", expected=expected)
+            if micro.counts:
+                self._backward(together, turn, micro.group)
+            if micro.last:
                 named = dict.fromkeys(name for update in together for name in self._names(update))
-                self.training.precision.move([self.optims[name] for name in named])
+                bounds = [self.optims[name] for name in named]
+                self.ranks.add_gradients(bounds)
+                self.training.precision.move(bounds)
                 step.forget()
-            for name, number in turn.terms:
-                sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
+            terms += turn.terms
             total += turn.total
-        sums["loss"] = sums.get("loss", 0.0) + total
-        sums["batches"] = sums.get("batches", 0.0) + 1
-        if last:
+        if micro.last:
+            self.buffers.settle()
             self._end_step(step)
-            self.training.report.step(self.phase.name, step.clock.step + 1, self.steps_before[-1], total)
+        return (terms, total) if micro.counts else None
 
     def _backward(self, together: Sequence[Update], turn: Turn, group: int) -> None:
         """Gradients of each update reach the parameters of its own optimisers only."""
@@ -238,6 +265,17 @@ class PhaseRun:
             distiller.on_epoch_end(clock)
         if phase.on_epoch_end is not None:
             phase.on_epoch_end(clock)
+        row = self.ranks.first(lambda: self._row(epoch))
+        if "validation" in row:
+            at.best = row["validation"] if at.best is None else min(at.best, row["validation"])
+        self.ranks.check_equal(self.held)
+        at.history.append(row)
+        at.epoch, at.index, at.sums = epoch + 1, 0, {}
+        self.training.report.epoch(row)
+
+    def _row(self, epoch: int) -> dict[str, Any]:
+        """What the first rank records of an epoch; it keeps the weights of the best one."""
+        at, phase = self.at, self.phase
         count = at.sums["batches"]
         terms = {name.removeprefix("term:"): at.sums[name] / count for name in at.sums if name.startswith("term:")}
         row: dict[str, Any] = {
@@ -251,11 +289,9 @@ class PhaseRun:
         if phase.keep == "best":
             row["validation"] = self._validation(epoch)
             if at.best is None or row["validation"] < at.best:
-                at.best = row["validation"]
-                write_checkpoint(self._best_file(), collect(self.held, {}), Position(owner=at.owner, epoch=epoch + 1))
-        at.history.append(row)
-        at.epoch, at.index, at.sums = epoch + 1, 0, {}
-        self.training.report.epoch(row)
+                position = Position(owner=at.owner, epoch=epoch + 1)
+                write_checkpoint(self._best_file(), collect(self.held, {}), position)
+        return row
 
     def _validation(self, epoch: int) -> float:
         """Mean total of the phase's own step on the validation split in eval mode; buffers stay as they are."""
@@ -312,8 +348,9 @@ class PhaseRun:
                     )
 
     def _write(self) -> None:
-        self.at.scaler = self.training.precision.state()
-        write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
+        if self.ranks.is_first:
+            self.at.scaler = self.training.precision.state()
+            write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
         self.written = time.monotonic()
 
 

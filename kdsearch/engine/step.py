@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ class Cast:
     teachers: Mapping[str, Live]
     taps: Mapping[str, Sequence[str]]
     device: torch.device
-    rank_gather: Any = None
     recorded: Mapping[str, Sequence[str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +46,10 @@ class Cast:
 
 @dataclass
 class LiveStep:
-    """See `kdsearch.kinds.Step`. `cached`: stored teacher rows are valid for this batch (nothing augmented it)."""
+    """See `kdsearch.kinds.Step`.
+
+    `cached`: stored teacher rows are valid for this batch (nothing augmented it). `gathered`: rows -> those of all ranks.
+    """
 
     cast: Cast
     batches: Mapping[str, Batch]
@@ -55,6 +57,7 @@ class LiveStep:
     rng: Generator
     clock: Clock
     cached: bool = False
+    gathered: Callable[[Tensor], Tensor] = Tensor.detach
     roles: tuple[str, str] = ("student", "teacher")
     runs: dict[tuple[str, int], tuple[Batch, Outputs]] = field(default_factory=dict)  # a batch kept here keeps its id()
 
@@ -94,8 +97,7 @@ class LiveStep:
         return self.cast.task.loss(self.student, self.batch)
 
     def gather(self, rows: Tensor) -> Tensor:
-        rows = rows.detach()
-        return rows if self.cast.rank_gather is None else self.cast.rank_gather(rows)
+        return self.gathered(rows)
 
     def forget(self) -> None:
         """Weights moved: forward passes run anew. Teachers' stay."""

@@ -39,7 +39,7 @@ class Step(Protocol):
 
     @property
     def rng(self) -> Generator:
-        """A CPU stream that is a function of (seed, phase, epoch, index, rank)."""
+        """A CPU stream that is a function of (seed, phase, epoch, index of the micro-batch)."""
         ...
 
     @property
@@ -67,4 +67,4 @@ class Step(Protocol):
         """The task's loss of the student on this batch, scalar."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks, constant."""
+        """The rows (n, ...) of all devices that run this step, one after another, constant. Alone: these rows."""

@@ -44,6 +44,7 @@ class Training:
     weight_decay: float = 0.05
     scale: Mapping[str, float] = field(default_factory=dict)  # glob on parameter names -> factor on lr
     threads: int | None = None
+    accumulate: int = 1  # micro-batches a step
 
 
 class Teacher(Capability, Generic[O]):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdsearch import errors
 from kdsearch.errors import KdsearchError, TrialError
-from kdsearch.stages.training import Outcome
 from kdsearch.store.files import as_storage_error, is_disk_error
+
+V = TypeVar("V")
 
 _FIELDS = ("problem", "file", "line", "path", "expected", "nearest", "fix")
 
 
-def attempt(call: Callable[[], Outcome], work: Path) -> Outcome | str:
+def attempt(call: Callable[[], V], work: Path) -> V | str:
     """The outcome, or the failed training's error.
 
     Raises:

@@ -104,6 +104,8 @@ def _check_live(study: Study, workers: int) -> None:
     names = ", ".join(sorted(study.live))
     if workers > 1:
         problem, path, expected = f"{workers} workers", "run.workers", "1"
+    elif study.config.run.devices > 1:
+        problem, path, expected = f"{study.config.run.devices} devices", "run.devices", "1"
     elif study.config.run.trial_timeout_s is not None or study.config.run.trial_memory_bytes is not None:
         limit = "trial_timeout_s" if study.config.run.trial_timeout_s is not None else "trial_memory_bytes"
         problem, path, expected = "a limit that only a process of its own keeps,", f"run.{limit}", "none"

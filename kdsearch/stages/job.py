@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,6 @@ from kdsearch.study.study import Study
 
 if TYPE_CHECKING:
     from kdsearch.search.scoring import Scorer
-    from kdsearch.stages.training import Outcome
 
 STUDY = "study.yaml"
 
@@ -46,36 +45,83 @@ def train_job(
     request: Mapping[str, Any],
     work: str,
     checkpoint_s: float,
+    place: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train one request; SIGTERM makes it checkpoint and end.
+    """Train one request, or help the training's first process at it (`place`); SIGTERM makes it checkpoint and end.
 
     Returns one of `outcome`, `failed` (the training's error) and `ends` (an error that ends the study).
     """
-    from kdsearch.errors import ArtifactError, InterruptedRun, KdsearchError
-    from kdsearch.stages.attempt import as_json, attempt
+    from kdsearch.errors import ArtifactError
     from kdsearch.stages.tools import tell_share
-    from kdsearch.stages.training import Request, open_teachers, train
+    from kdsearch.stages.training import Request, open_teachers, train_shared
 
-    asked = {"stop": False}
-    signal.signal(signal.SIGTERM, lambda *_: asked.__setitem__("stop", True))
-    try:
+    order = {
+        "dir": dir,
+        "base": base,
+        "allow_code": allow_code,
+        "prepared": prepared,
+        "request": request,
+        "work": work,
+        "checkpoint_s": checkpoint_s,
+    }
+    stop = _asked_to_stop()
+
+    def call() -> dict[str, Any]:
         materials = open_job(dir, base, allow_code)
         artifact = open_store(materials.study, Path(dir)).get("prepare", prepared)
         if artifact is None:
             raise ArtifactError(f"artifact prepare-{prepared} is gone", file=dir, fix="`kdsearch run` makes it again.")
         teachers = open_teachers(materials, artifact)
+        report = tell_share(Path(work)) if place is None else None
+        return asdict(train_shared(materials, Request(**request), order, teachers, stop, report, place))
 
-        def call() -> Outcome:
-            asked_for, folder = Request(**request), Path(work)
-            stop, report = (lambda: asked["stop"]), tell_share(folder)
-            return train(materials, asked_for, folder, teachers, stop, report, checkpoint_s)[0]
+    return _answer(call, Path(work))
 
-        found = attempt(call, Path(work))
+
+def teacher_job(
+    dir: str,
+    base: str,
+    allow_code: Sequence[str],
+    name: str,
+    key: str,
+    work: str,
+    checkpoint_s: float,
+    place: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Help at a teacher's training. Returns `outcome` (nothing), `failed` or `ends`, as `train_job`."""
+    from kdsearch.stages.teachers import train_teacher
+    from kdsearch.stages.training import teacher_model
+
+    stop = _asked_to_stop()
+
+    def call() -> dict[str, Any]:
+        materials = open_job(dir, base, allow_code)
+        order: dict[str, Any] = {"dir": dir, "base": base, "allow_code": allow_code}
+        order |= {"name": name, "key": key, "work": work, "checkpoint_s": checkpoint_s}
+        train_teacher(materials, name, teacher_model(materials, name), order, stop, None, place)
+        return {}
+
+    return _answer(call, Path(work))
+
+
+def _asked_to_stop() -> Callable[[], bool]:
+    """Whether SIGTERM has come."""
+    asked = {"stop": False}
+    signal.signal(signal.SIGTERM, lambda *_: asked.__setitem__("stop", True))
+    return lambda: asked["stop"]
+
+
+def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
+    from kdsearch.errors import InterruptedRun, KdsearchError
+    from kdsearch.stages.attempt import as_json, attempt
+
+    try:
+        found = attempt(call, work)
     except InterruptedRun:
         raise
     except KdsearchError as error:
         return {"ends": as_json(error)}
-    return {"failed": found} if isinstance(found, str) else {"outcome": asdict(found)}
+    return {"failed": found} if isinstance(found, str) else {"outcome": found}
 
 
 def score_job(

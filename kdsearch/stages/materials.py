@@ -167,7 +167,10 @@ def open_materials(study: Study, host: Host) -> Materials:
     metrics = {name: make(host, "metric", Use(use=name, options={}), "objectives") for name in wanted}
     recipe = RecipeSpace.from_study(study, host)
     device = Device(
-        resolve_device(config.run.device), config.run.precision, config.recipe.train.accumulate, config.data.workers
+        resolve_device(config.run.device, config.run.devices),
+        config.run.precision,
+        config.recipe.train.accumulate,
+        config.data.workers,
     )
     return Materials(study, host, data, task, io, spaces, recipe, metrics, augments, device)
 

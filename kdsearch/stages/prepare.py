@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import write_cache
-from kdsearch.engine.loop import Report, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.taps import tap_name
-from kdsearch.kinds import Access, Model, Teacher, requested_taps
+from kdsearch.kinds import Access, Model, requested_taps
 from kdsearch.kinds.options import Dim
-from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.teachers import trained
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import live_model, plain_training, teacher_model
+from kdsearch.stages.training import live_model, teacher_model
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.hashing import derive, digest, module_digest
+from kdsearch.store.hashing import digest, module_digest
 from kdsearch.store.weights import load_into, read, write
 
 NAME = "prepare"
@@ -123,10 +121,10 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
     history: list[dict[str, Any]] = []
     weights = key = ""
     if capability is not None and capability.training is not None and capability.training.epochs:
-        history, trained, key = _trained(materials, name, capability, model, tools)
+        history, file, key = trained(materials, name, model, tools)
         weights = f"{name}.safetensors"
-        tensors = read(trained)
-        load_into(model.module, tensors, trained)
+        tensors = read(file)
+        load_into(model.module, tensors, file)
         write(out / weights, tensors)
     model.module.requires_grad_(False).eval()
     cache = ""
@@ -174,71 +172,3 @@ def _validation_score(materials: Materials, model: Model) -> float:
     )
     model.module.to(materials.torch_device)
     return setup.score(materials.objective, "model")
-
-
-def _trained(
-    materials: Materials, name: str, capability: Teacher[Any], model: Model, tools: Tools
-) -> tuple[list[dict[str, Any]], Path, str]:
-    """The teacher's own artifact: what is asked of it and its data are all that it depends on."""
-    training = capability.training
-    assert training is not None
-    section = materials.study.teachers[name].model_dump(mode="json", exclude={"cache"})
-    run = materials.study.config.run
-    threads = training.threads or run.threads_per_trial
-    key = digest(
-        {
-            "teacher": section,
-            "data": materials.data_key(),
-            "files": materials.files_key(section),
-            "seed": materials.seed,
-            "run": [run.device, run.precision, threads],
-        }
-    )
-    made = tools.store.get("teacher", key)
-    if made is None:
-        work = tools.store.work("teacher", key)
-
-        def moved(_: str, at: int, of: int, loss: float) -> None:
-            tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
-
-        seed = derive(materials.seed, "teacher", name, "training")
-        procedure = plain_training(materials, "train" if training.labels == "all" else "labeled")
-        setup = LiveSetup(
-            seed=seed,
-            base=materials.study.folder,
-            memory=work,
-            task=materials.task,
-            data=materials.data.revealed() if training.labels == "all" else materials.data,
-            io=materials.io,
-            models={"student": model},
-            normalize=False,
-            epochs=training.epochs,
-            defaults={
-                "kind": training.optimizer,
-                "lr": training.lr,
-                "weight_decay": training.weight_decay,
-                "scale": {f"student.{glob}": factor for glob, factor in training.scale.items()},
-            },
-            batch_size=training.batch_size,
-            augment=materials.augments,
-            metrics=materials.metrics,
-            device=materials.torch_device,
-        )
-        with cpu_threads(threads):
-            ended = Training(
-                procedure,
-                setup,
-                work,
-                key,
-                replace(materials.device, checkpoint_s=tools.checkpoint_s),
-                stop=tools.stop,
-                report=Report(step=moved),
-                objective=materials.objective,
-            ).run()
-
-        def fill(folder: Path) -> dict[str, Any]:
-            write(folder / "teacher.safetensors", {k: v.cpu() for k, v in model.module.state_dict().items()})
-            return {"history": ended.history}
-
-        made = tools.store.put("teacher", key, fill, {})
-    return list(made.facts["history"]), made.path / "teacher.safetensors", key

@@ -215,6 +215,7 @@ def provenance(materials: Materials) -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "machine": machine(),
         "device": materials.device.accelerator,
+        "devices": study.config.run.devices,
         "threads_per_trial": study.config.run.threads_per_trial,
         "plugins": {f"{plugin.distribution}:{plugin.name}": plugin.version for plugin in materials.host.plugins},
         "data": materials.data_key(),

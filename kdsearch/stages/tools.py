@@ -16,7 +16,7 @@ from kdsearch.errors import InterruptedRun
 from kdsearch.kinds import Job
 from kdsearch.stages.attempt import attempt, from_json
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.training import Outcome, Request, train
+from kdsearch.stages.training import Outcome, Request, train_shared
 from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.folder import Events
 from kdsearch.study.schema import Use
@@ -132,7 +132,7 @@ def run_trainings(
     since: the share of their length that they are trained already, for the progress that is shown.
     """
     if is_in_process(materials, tools.workers):
-        return _here(materials, requests, work, teachers, tools, since)
+        return _here(materials, requests, work, prepared, teachers, tools, since)
     return _elsewhere(materials, requests, work, prepared, tools, limits, since)
 
 
@@ -155,6 +155,7 @@ def _here(
     materials: Materials,
     requests: Sequence[Request],
     work: Path,
+    prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
     since: float,
@@ -168,8 +169,8 @@ def _here(
             tools.progress.at(base + share - since, f"{request.name}: loss {loss:.4g}")
 
         def call(request: Request = request, report: Report = Report(step=moved)) -> Outcome:  # noqa: B008 - bound now
-            folder = work / request.name
-            return train(materials, request, folder, teachers, tools.stop, report, tools.checkpoint_s)[0]
+            order = _order(materials, request, work, prepared, tools)
+            return train_shared(materials, request, order, teachers, tools.stop, report)
 
         found[request.name] = attempt(call, work / request.name)
         tools.progress.at(base + worth)
@@ -196,18 +197,11 @@ def _elsewhere(
         while waiting or running:
             while waiting and len(running) < executor.slots:
                 request = waiting.pop()
-                arguments = {
-                    **where(materials, tools),
-                    "prepared": prepared.key,
-                    "request": request.as_json(),
-                    "work": str(work / request.name),
-                    "checkpoint_s": tools.checkpoint_s,
-                }
                 executor.submit(
                     Job(
                         request.name,
                         "kdsearch.stages.job:train_job",
-                        arguments,
+                        _order(materials, request, work, prepared, tools),
                         config.threads_per_trial,
                         limits.timeout_s,
                         limits.memory_bytes,
@@ -227,6 +221,17 @@ def _elsewhere(
     finally:
         executor.close()
     return found
+
+
+def _order(materials: Materials, request: Request, work: Path, prepared: Artifact, tools: Tools) -> dict[str, Any]:
+    """The arguments of `stages.job.train_job`."""
+    return {
+        **where(materials, tools),
+        "prepared": prepared.key,
+        "request": request.as_json(),
+        "work": str(work / request.name),
+        "checkpoint_s": tools.checkpoint_s,
+    }
 
 
 def tell_share(folder: Path, every_s: float = 5.0) -> Report:

@@ -18,10 +18,12 @@ from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache
 from kdsearch.engine.checkpoint import read_checkpoint
 from kdsearch.engine.loop import Device, Report, Training
+from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, traced_taps
 from kdsearch.stages.materials import Materials, placing
+from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.study.recipe import ResolvedRecipe
@@ -98,6 +100,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     report: Report | None = None,
     checkpoint_s: float = 30.0,
+    ranks: Ranks = ALONE,
 ) -> tuple[Outcome, LiveSetup, Procedure[Any]]:
     """Train, or go on from the checkpoint in `folder`.
 
@@ -117,12 +120,36 @@ def train(
     owner = digest({"request": asked, "recipe": recipe.as_json(), "seed": materials.seed})
     device = _with_checkpoints(materials, recipe, checkpoint_s)
     training = Training(
-        procedure, setup, folder, owner, device, request.until, stop, report or Report(), objective=materials.objective
+        procedure,
+        setup,
+        folder,
+        owner,
+        device,
+        request.until,
+        stop,
+        report or Report(),
+        objective=materials.objective,
+        ranks=ranks,
     )
     ended = training.run()
     scores = [row["score"] for row in ended.history if "score" in row]
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
     return Outcome(ended.history, ended.done, scores[-1] if scores else None, share), setup, procedure
+
+
+def train_shared(
+    materials: Materials,
+    request: Request,
+    order: Mapping[str, Any],
+    teachers: Mapping[str, Live],
+    stop: Callable[[], bool] = lambda: False,
+    report: Report | None = None,
+    place: Place | None = None,
+) -> Outcome:
+    """Train with all of `run.devices`. `order`: the arguments of `stages.job.train_job`, by which the other ranks join."""
+    folder = Path(order["work"])
+    with ranks_of(materials, "kdsearch.stages.job:train_job", order, place) as ranks:
+        return train(materials, request, folder, teachers, stop, report, order["checkpoint_s"], ranks)[0]
 
 
 def lr_scale_of(request: Request) -> dict[str, float]:

@@ -13,7 +13,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Generator, nn
+    from torch import Generator, Tensor, nn
 
 
 def canonical(value: Any) -> str:
@@ -34,8 +34,6 @@ def file_digest(path: Path) -> str:
 
 def module_digest(module: nn.Module) -> str:
     """SHA-256 of a module's structure, parameters, buffers and own classes: the identity of a live teacher."""
-    import torch
-
     found = hashlib.sha256()
     classes: dict[type, str] = {}
     for name, part in module.named_modules():
@@ -43,8 +41,19 @@ def module_digest(module: nn.Module) -> str:
         found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(_bytes(tensor))
     return found.hexdigest()[:16]
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bits."""
+    return hashlib.sha256(_bytes(tensor)).hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def class_digest(cls: type) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import LIVE, check_names, uses
+from kdsearch.study.rules import check_shared
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -78,6 +79,8 @@ def _check_options(study: Study, host: Host) -> None:
         _check_marks(study, options, where)
         if kind == "teacher":
             _check_member(host, options, where)
+            if study.config.run.devices > 1 and (training := cls(options).training) is not None and training.epochs:
+                check_shared(study, training.accumulate, f"{where}.accumulate")
 
 
 def _one(found: Any, prefix: str) -> Any:

@@ -66,12 +66,12 @@ class DistillerUse(Use):
 class Train(Section):
     optimizer: Searched = Field("adamw", description="sgd, adam or adamw")
     lr: Searched = Field(2e-3, description="peak learning rate")
-    batch_size: Searched = Field(128, description="samples a step")
+    batch_size: Searched = Field(128, description="samples a micro-batch")
     weight_decay: Searched = Field(0.02, description="decoupled for adamw")
     momentum: float = Field(0.9, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "cosine"
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
-    accumulate: Positive = Field(1, description="micro-batches a step")
+    accumulate: Positive = Field(1, description="micro-batches a step, shared out among `run.devices`")
 
 
 class Recipe(Section):
@@ -170,6 +170,10 @@ class Run(Section):
     )
     trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Positive = Field(
+        1,
+        description="processes that share each training: GPUs, or processes on the CPU; divides recipe.train.accumulate",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     store: str | None = Field(None, min_length=1, description="a path or fsspec URL shared by studies")
 

@@ -29,7 +29,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "export": ("objectives", "compress.quantize", "export"),
     "report": ("name",),
 }
-_RUN = ("run.device", "run.precision", "run.threads_per_trial")
+_RUN = ("run.device", "run.devices", "run.precision", "run.threads_per_trial")
 
 
 @dataclass(frozen=True)

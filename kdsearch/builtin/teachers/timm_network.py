@@ -31,7 +31,8 @@ class FineTuning(Options):
     )
     lr: float = Field(2e-3, gt=0, description="peak learning rate of the classifier")
     backbone: float = Field(0.5, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
-    batch_size: int = Field(32, ge=1, description="samples a step")
+    batch_size: int = Field(32, ge=1, description="samples a micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, shared out among run.devices")
     weight_decay: float = Field(0.01, ge=0, description="decoupled")
     threads: int | None = Field(
         None,
@@ -87,7 +88,7 @@ class Timm(Teacher[TimmOptions]):
 def fine_tuning(o: FineTuning, classifier: str) -> Training:
     """The classifier at lr, all else at `backbone` times lr."""
     scale = {f"*net.{classifier}.*": 1.0, "*": o.backbone}
-    return Training(o.epochs, o.labels, o.lr, o.batch_size, "adamw", o.weight_decay, scale, o.threads)
+    return Training(o.epochs, o.labels, o.lr, o.batch_size, "adamw", o.weight_decay, scale, o.threads, o.accumulate)
 
 
 def check_trained(known: int, k: int, epochs: int, name: str) -> None:

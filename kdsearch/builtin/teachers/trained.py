@@ -19,7 +19,8 @@ class TrainedOptions(Options):
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adamw", description="as in recipe.train")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
-    batch_size: int = Field(128, ge=1, description="samples a step")
+    batch_size: int = Field(128, ge=1, description="samples a micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, shared out among run.devices")
     weight_decay: float = Field(0.05, ge=0, description="decoupled for adamw")
     threads: int | None = Field(
         None,
@@ -34,7 +35,16 @@ class Trained(Teacher[TrainedOptions]):
     @property
     def training(self) -> Training:
         o = self.options
-        return Training(o.epochs, o.labels, o.lr, o.batch_size, o.optimizer, o.weight_decay, threads=o.threads)
+        return Training(
+            o.epochs,
+            o.labels,
+            o.lr,
+            o.batch_size,
+            o.optimizer,
+            o.weight_decay,
+            threads=o.threads,
+            accumulate=o.accumulate,
+        )
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise PluginError for a space that does not exist, StudyError for a spec that it refuses."""

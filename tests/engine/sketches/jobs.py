@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import kdsearch.builtin.metrics  # noqa: F401 - imported once, before processes 
 from kdsearch.engine import loop, phase
 from kdsearch.engine.checkpoint import collect
 from kdsearch.engine.loop import Device, Report
+from kdsearch.engine.ranks import ALONE, joined
 from kdsearch.engine.records import kept, make_records
 from kdsearch.engine.setup import Site
 from tests.engine.sketches import acam, barm, collab, documents, mst
@@ -24,8 +26,10 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(name, folder, every, kill, out, precision="fp32"):
+def train(name, folder, every, kill, out, precision="fp32", accumulate=1, rank=0, world=1, meeting=None):
     """Train in `folder`; a checkpoint after every `every` steps (0 = each); SIGKILL during step `kill` = (phase, step).
+
+    One of `world` processes that share it, where there are several; they meet at a file.
 
     At the end `out` gets all weights, buffers, the last phase's optimisers and the history.
     """
@@ -43,11 +47,15 @@ def train(name, folder, every, kill, out, precision="fp32"):
             die()
 
     loop.bind, phase.time = bind, SimpleNamespace(monotonic=lambda: float(ticks[0]))
-    given = {"device": Device(checkpoint_s=float(every), precision=precision), "report": Report(step=step)}
+    given = {
+        "device": Device(precision=precision, accumulate=accumulate, checkpoint_s=float(every)),
+        "report": Report(step=step),
+    }
     if name == "documents":
         given["records"] = records(Path(folder) / "records.jsonl", None)
     run = SKETCHES[name].make(Path(folder), **given)
-    ended = run.run()
+    with nullcontext(ALONE) if world == 1 else joined(Path(meeting), rank, world, "cpu") as run.ranks:
+        ended = run.run()
     assert ended.done
     setup = run.setup
     modules = {role: model.module for role, model in setup.models.items()}

@@ -88,7 +88,7 @@ class Mst(Procedure[MstOptions]):
             g = self.gate(z).softmax(-1)
             chosen = g.topk(self.options.k).indices
             each = torch.stack([kl(z, z_t.detach()) for z_t in bent(s)], 1)
-            self.routed += F.one_hot(chosen, len(at)).sum((0, 1))
+            self.routed += s.gather(F.one_hot(chosen, len(at)).sum(1)).sum(0)
             yield Update({"task": s.task(), "kd": each.gather(1, chosen).mean(), "balance": balance(g)})
 
         yield Phase("cotrain", mutual, feeds, [setup.optim({role: m[role].module for role in order})], e)
