@@ -22,6 +22,7 @@ def kdsearch_register(register: Register) -> None:
     register.pruner("channels", f"{_AT}.channels:Channels", about="structured channels")
     for name, cls in {
         "optuna": "Optuna",
+        "surrogate": "Surrogate",
         "random": "Random",
         "exhaustive": "Exhaustive",
         "evolution": "Evolution",

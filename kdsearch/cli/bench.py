@@ -58,3 +58,62 @@ def proxies(
         ),
         as_json,
     )
+
+
+@app.command("search")
+def search(
+    space: Space,
+    table: Table,
+    column: Column,
+    budget: Annotated[str, option("--budget", help="Numbers of trainings, separated by commas.")] = "10,25,50,100",
+    repeats: Annotated[int, option("--repeats", min=1, help="Searches with a seed of their own each.")] = 20,
+    strategies: Annotated[
+        str, option("--strategies", help="Names, separated by commas; default: kdsearch and what it is compared with.")
+    ] = "",
+    candidates: Annotated[
+        int, option("--candidates", min=2, help="Architectures that kdsearch scores before it trains one.")
+    ] = 5000,
+    max_params: Annotated[
+        float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
+    ] = 1.0,
+    seed: Annotated[int, option("--seed", min=0, help="Of searches, initialisation and noise.")] = 0,
+    data: Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")] = None,
+    teacher: Annotated[
+        str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
+    ] = None,
+    workers: Annotated[int, option("--workers", min=1, help="Processes; changes no result.")] = 1,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Search strategies by the best accuracy of a table that they find in so many trainings."""
+    from kdsearch.cli.output import answer
+    from kdsearch.stages import commands
+
+    answer(
+        lambda: commands.bench_search(
+            space=space,
+            table=table,
+            column=column,
+            budgets=whole_numbers(budget, "--budget"),
+            repeats=repeats,
+            strategies=tuple(name.strip() for name in strategies.split(",") if name.strip()),
+            candidates=candidates,
+            max_params=max_params,
+            seed=seed,
+            data=data,
+            teacher=teacher,
+            workers=workers,
+            allow_code=tuple(allow_code or ()),
+        ),
+        as_json,
+    )
+
+
+def whole_numbers(text: str, path: str) -> tuple[int, ...]:
+    """Positive whole numbers separated by commas. Raise StudyError for anything else."""
+    from kdsearch.errors import StudyError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise StudyError(f"got '{text}'", path=path, expected="whole numbers above 0, such as 10,25")
+    return tuple(dict.fromkeys(int(part) for part in parts))

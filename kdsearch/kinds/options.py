@@ -36,6 +36,7 @@ class Range:
     """A search range: either `choices`, or `low`..`high` (inclusive; `log` spaced, `integer`).
 
     `each` > 0: the field is a sequence of that length and the range holds for each element.
+    `facts`: numbers known of each choice beforehand (scores, sizes), alike in meaning; of the first, more promises more.
     """
 
     choices: tuple[Value, ...] = ()
@@ -45,6 +46,7 @@ class Range:
     integer: bool = False
     each: int = 0
     when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+    facts: tuple[tuple[float, ...], ...] = ()
 
     @property
     def ends(self) -> tuple[Value, ...]:

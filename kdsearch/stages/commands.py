@@ -366,3 +366,30 @@ def bench_proxies(
 
     setting = Setting(space, (), teacher, data, seed, init_seeds, allow_code)
     return bench.bench_proxies(setting, proxies, table, column, sample, workers, progress)
+
+
+def bench_search(
+    *,
+    space: str,
+    table: Path,
+    column: str,
+    budgets: tuple[int, ...] = (10, 25, 50, 100),
+    repeats: int = 20,
+    strategies: tuple[str, ...] = (),
+    candidates: int = 5000,
+    max_params: float = 1.0,
+    seed: int = 0,
+    data: str | None = None,
+    teacher: str | None = None,
+    workers: int = 1,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """The best accuracy after so many looked-up trainings, by strategy."""
+    from kdsearch.stages import bench_search
+    from kdsearch.stages.scorers import Setting
+
+    setting = Setting(space, (), teacher, data, seed, 1, allow_code)
+    return bench_search.bench_search(
+        setting, table, column, budgets, repeats, strategies, candidates, max_params, workers, progress
+    )

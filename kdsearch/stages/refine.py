@@ -77,11 +77,22 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 
 def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
-    """One categorical dimension a role: which of the kept architectures."""
+    """One dimension a role: which of the kept architectures, with what the search knows of each."""
     return [
-        Dim(f"{materials.study.path_of_student(role)}.architecture", Range(choices=tuple(by_key)))
+        Dim(
+            f"{materials.study.path_of_student(role)}.architecture",
+            Range(
+                choices=tuple(by_key),
+                facts=tuple(facts_of({"": each["score"], **each["scores"]}) for each in by_key.values()),
+            ),
+        )
         for role, by_key in kept.items()
     ]
+
+
+def facts_of(scores: Mapping[str, float | None]) -> tuple[float, ...]:
+    """What a controller may know of an architecture: its scores, the combined one first; none = the worst."""
+    return tuple(-math.inf if each is None else each for each in scores.values())
 
 
 def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

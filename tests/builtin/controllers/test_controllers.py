@@ -11,6 +11,7 @@ from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
 from kdsearch.builtin.controllers.exhaustive import Exhaustive
 from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
 from kdsearch.builtin.controllers.random import Random
+from kdsearch.builtin.controllers.surrogate import Surrogate, SurrogateOptions
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, NoOptions, Range, Trial
 from kdsearch.search.axis import Axis
@@ -90,6 +91,11 @@ class TestOptunaRandom(ControllerContract):
 class TestGp(ControllerContract):
     def controller(self) -> Controller:
         return Optuna(OptunaOptions(sampler="gp", n_startup=4))
+
+
+class TestSurrogate(ControllerContract):
+    def controller(self) -> Controller:
+        return Surrogate(SurrogateOptions(first=4, pool=64))
 
 
 def best_after(controller: Controller, n: int, seed: int, loss: Callable[[Ask], float], generation: int = 8) -> float:

@@ -1,0 +1,174 @@
+"""Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import Ask, Dim, Range, SearchSpace
+from kdsearch.search.scoring import Scored, cost_of
+from kdsearch.search.simulate import curve_in_order, curve_of
+from kdsearch.search.table import class_means, read_table
+from kdsearch.stages.materials import make
+from kdsearch.stages.refine import facts_of
+from kdsearch.stages.score import composites, with_composites
+from kdsearch.stages.scorers import Setting, open_scorer, scoring, terms_of
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.schema import Use
+
+OWN = "kdsearch"
+TRIVIAL = "params_top_k"
+OTHERS: Mapping[str, Use] = {
+    "random": Use(use="random", options={}),
+    "evolution": Use(use="evolution", options={}),
+    "tpe": Use(use="optuna", options={"sampler": "tpe"}),
+    "nsga2": Use(use="optuna", options={"sampler": "nsga2"}),
+}
+STRATEGIES = (OWN, *OTHERS, TRIVIAL)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What all strategies search: canonical key -> mean accuracy of its class and parameters, of the table's architectures."""
+
+    space: SearchSpace[Any]
+    specs: Mapping[str, Any]
+    values: Mapping[str, float]
+    params: Mapping[str, int]
+
+
+def bench_search(
+    setting: Setting,
+    table: Path,
+    column: str,
+    budgets: Sequence[int],
+    repeats: int,
+    strategies: Sequence[str],
+    candidates: int,
+    max_params: float,
+    workers: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Mean and spread over repeats of the best accuracy after each budget.
+
+    Args:
+        candidates: how many architectures `kdsearch` scores before it trains any, drawn anew in each repeat.
+        max_params: share of the largest architecture's parameters that all strategies keep to.
+    """
+    from kdsearch.stages.tools import Progress
+
+    names = _names(strategies)
+    scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
+    field = _field(scorer, table, column, max_params)
+    bar = Progress(progress)
+    own: dict[str, Scored] = {}
+    if OWN in names:
+        bar.begin("score", len(field.specs))
+        with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
+            combined = composites(["auto"], scorer.space, score, setting.seed)
+            wanted = ["auto", *scorer.proxies]
+            for chunk in score([spec.model_dump(mode="json") for spec in field.specs.values()]):
+                own.update((row.key, with_composites(row, wanted, combined)) for row in chunk)
+                bar.at(len(own))
+    most = max(budgets)
+    curves: dict[str, list[list[float]]] = {name: [] for name in names}
+    bar.begin("search", repeats * len(names))
+    for repeat in range(repeats):
+        seed = derive(setting.seed, "bench", repeat) % 2**31
+        for name in names:
+            curves[name].append(_curve(name, field, own, candidates, most, seed))
+            bar.at(sum(map(len, curves.values())), note=name)
+    bar.end()
+    optimum = max(field.values.values())
+    rows = [
+        {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum)}
+        for name in names
+        for budget in sorted(budgets)
+    ]
+    result = {
+        "space": setting.space,
+        "table": str(table),
+        "column": column,
+        "classes": len(field.specs),
+        "candidates": min(candidates, len(field.specs)),
+        "max_params": max_params,
+        "repeats": repeats,
+        "seed": setting.seed,
+        "optimum": optimum,
+        "rows": rows,
+    }
+    return {**result, "text": _text(result)}
+
+
+def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    for name in asked:
+        if name not in STRATEGIES:
+            raise StudyError(
+                f"unknown strategy '{name}'",
+                path="--strategies",
+                nearest=nearest(name, STRATEGIES),
+                expected=one_of(STRATEGIES),
+            )
+    return tuple(dict.fromkeys(asked)) or STRATEGIES
+
+
+def _field(scorer: Any, table: Path, column: str, max_params: float) -> Field:
+    entries = read_table(scorer.space, table, column)
+    means = class_means(entries)
+    specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
+    params = {key: cost_of(scorer.space, spec, scorer.io, scorer.task).params for key, spec in specs.items()}
+    most = max_params * max(params.values())
+    kept = [key for key in specs if params[key] <= most]
+    return Field(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
+
+
+def _curve(name: str, field: Field, own: Mapping[str, Scored], candidates: int, budget: int, seed: int) -> list[float]:
+    if name == TRIVIAL:
+        return curve_in_order(_shuffled(field, seed, lambda key: -field.params[key]), field.values, budget)
+    if name == OWN:
+        drawn = _shuffled(field, seed, lambda key: 0)[:candidates]
+        facts = tuple(facts_of(own[key].scores) for key in drawn)
+        dim = Dim("architecture", Range(choices=tuple(drawn), facts=facts))
+        controller = make(Host.load(), "controller", Use(use="surrogate", options={}), "--strategies")
+        return curve_of(
+            controller, None, [dim], lambda ask: str(ask.values["architecture"]), field.values, budget, seed
+        )
+    controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
+
+    def key_of(ask: Ask) -> str:
+        return field.space.key(field.space.parse(dict(ask.spec or {})))
+
+    return curve_of(controller, field.space, (), key_of, field.values, budget, seed)
+
+
+def _shuffled(field: Field, seed: int, order: Callable[[str], float]) -> list[str]:
+    """All keys by `order`, those of one order shuffled."""
+    keys = list(field.specs)
+    mixed = [keys[i] for i in torch.randperm(len(keys), generator=stream(seed, "mixed")).tolist()]
+    return sorted(mixed, key=order)
+
+
+def _after(curves: Sequence[Sequence[float]], budget: int, optimum: float) -> dict[str, float]:
+    """A strategy that had no more to try stays at its best."""
+    best = [curve[min(budget, len(curve)) - 1] for curve in curves if curve]
+    mean = statistics.fmean(best)
+    return {"mean_best": mean, "std_best": statistics.pstdev(best), "regret": optimum - mean}
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    budgets = list(dict.fromkeys(row["budget"] for row in result["rows"]))
+    head = f"{result['space']}, {result['column']}: {result['classes']:,} networks, best {result['optimum']:.3f}"
+    if result["max_params"] < 1:
+        head += f", at most {result['max_params']:.0%} of the largest one's parameters"
+    lines = [head, f"{'after':13}" + "".join(f"{budget:>18}" for budget in budgets)]
+    for name in dict.fromkeys(row["strategy"] for row in result["rows"]):
+        cells = [row for row in result["rows"] if row["strategy"] == name]
+        lines.append(f"{name:13}" + "".join(f"{each['mean_best']:>10.3f} +-{each['std_best']:<5.3f}" for each in cells))
+    return "\n".join(lines)

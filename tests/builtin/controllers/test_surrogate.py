@@ -1,0 +1,124 @@
+"""The model-based controller: its formula, its features, and what it makes of facts that help or mislead."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from kdsearch.builtin.controllers.random import Random
+from kdsearch.builtin.controllers.surrogate import (
+    Features,
+    Surrogate,
+    SurrogateOptions,
+    _expected_improvement,
+    _scalar,
+    largest_improvements,
+)
+from kdsearch.kinds import Dim, NoOptions, Range, Trial
+from kdsearch.store.hashing import stream
+from kdsearch.testing.controller import DIMS
+
+N = 200
+
+
+@pytest.mark.parametrize(
+    ("best", "mean", "deviation"), [(0.0, 0.5, 1.0), (0.0, -2.0, 0.3), (1.0, 1.0, 0.1), (0.0, 9.0, 1.0)]
+)
+def test_expected_improvement_is_the_integral(best, mean, deviation):
+    found = _expected_improvement(best, np.array([mean]), np.array([deviation]))[0]
+    expected = (
+        quad(lambda y: (best - y) * norm.pdf(y, mean, deviation), mean - 12 * deviation, best)[0]
+        if best > mean - 12 * deviation
+        else 0
+    )
+    assert found == pytest.approx(expected, abs=1e-8)
+
+
+def test_features_by_hand():
+    known = Dim("net", Range(choices=("a", "b", "c"), facts=((0.1, 5.0), (0.3, 5.0), (-np.inf, 9.0))))
+    features = Features([known, *DIMS])
+    point = features.of({"net": "b", "rate": 1e-2, "kind": "c", "extra": 9})
+    assert point[:2] == pytest.approx([2.5 / 3, 1.0 / 3])  # the best first fact, the shared lower second one
+    by_path = dict(zip([d.path for d in features.dims], range(4), strict=True))
+    assert by_path["kind"] < by_path["extra"]
+    assert features.guess({"net": "b"}) > features.guess({"net": "a"}) > features.guess({"net": "c"})
+    rest = point[2:]
+    assert sorted(rest) == pytest.approx(sorted([0.5, 0.0, 0.0, 1.0, 0.0, 1.0]))  # rate, kind one-hot, extra
+    off = features.of({"net": "b", "rate": 1e-2, "kind": "a"})
+    assert sorted(off[2:]) == pytest.approx(sorted([0.5, 1.0, 0.0, 0.0, 0.0, 0.5]))
+
+
+def test_one_loss_of_several():
+    losses = np.array([[0.0, 10.0], [1.0, 0.0], [0.2, 2.0]])
+    rng = stream(0, "weights")
+    assert _scalar(losses[:, :1], rng).tolist() == [0.0, 1.0, 0.2]
+    both = [_scalar(losses, rng) for _ in range(20)]
+    assert all(each.argmin() == 2 or each[2] < 0.5 for each in both)  # the middle one suits most weights
+    assert len({round(float(each[0]), 6) for each in both}) > 1
+
+
+def facts_and_losses(noise, seed=0):
+    """N choices with three facts; the loss follows the second and third, the first is a guess of it."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=(N, 2))
+    loss = (x[:, 0] - 0.8) ** 2 + 0.3 * (1 - x[:, 1])
+    guess = -loss + noise * rng.normal(size=N)
+    return np.column_stack([guess, x]), loss
+
+
+def after(controller, facts, loss, budget):
+    """The place of the best found among all, 0 = the best."""
+    choices = tuple(f"net-{i}" for i in range(N))
+    dim = Dim("net", Range(choices=choices, facts=tuple(map(tuple, facts.tolist())) if facts is not None else ()))
+    history = []
+    while len(history) < budget:
+        for ask in controller.ask(None, [dim], history, 1, 0):
+            history.append(Trial(len(history), ask.values, losses=(float(loss[choices.index(ask.values["net"])]),)))
+    order = np.argsort(np.argsort(loss))
+    return min(int(order[choices.index(trial.values["net"])]) for trial in history)
+
+
+def test_it_begins_with_the_best_guesses():
+    facts, loss = facts_and_losses(0.0)
+    assert after(Surrogate(SurrogateOptions()), facts, loss, 1) == 0
+
+
+@pytest.mark.parametrize("noise", [0.1, 100.0])
+def test_it_learns_from_the_facts_what_the_guess_does_not_tell(noise):
+    """Also where the first fact is pure noise; random search stays far behind."""
+    found, drawn = [], []
+    for seed in range(3):
+        facts, loss = facts_and_losses(noise, seed)
+        found.append(after(Surrogate(SurrogateOptions()), facts, loss, 15))
+        drawn.append(after(Random(NoOptions()), None, loss, 15))
+    assert np.mean(found) < 2
+    assert np.mean(found) < np.mean(drawn)
+
+
+def test_a_batch_spreads():
+    """Picks of one ask differ in place: each is taken to be as predicted before the next is chosen."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(6, 2))
+    y = ((x - 0.5) ** 2).sum(1)
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 15), np.linspace(0, 1, 15)), -1).reshape(-1, 2)
+    picks = largest_improvements(x, y, grid, 5)
+    assert len(set(picks)) == 5
+    assert largest_improvements(x, y, grid, 1) == picks[:1]
+    assert largest_improvements(x, y, grid[:3], 5) == sorted(
+        set(largest_improvements(x, y, grid[:3], 5)), key=largest_improvements(x, y, grid[:3], 5).index
+    )
+
+
+def test_stopped_failed_and_broken_trials():
+    """A stopped trial counts with its last loss, a failed or infeasible one as the worst; one that says nothing not at all."""
+    dim = Dim("x", Range(low=0.0, high=1.0))
+    good = [Trial(i, {"x": x}, losses=((x - 0.3) ** 2,)) for i, x in enumerate([0.0, 0.2, 0.6])]
+    bad = [
+        Trial(3, {"x": 0.31}, state="failed", error="NaN"),
+        Trial(4, {"x": 0.29}, losses=(-9.0,), violations=(0.5,)),
+        Trial(5, {"x": 0.9}, state="pruned", curve=((0.3, 0.9), (0.6, 0.5))),
+        Trial(6, {"x": 0.95}, state="pruned"),
+    ]
+    asks = Surrogate(SurrogateOptions(first=2)).ask(None, [dim], [*good, *bad], 4, 0)
+    assert len(asks) == 4
+    assert all(0 <= ask.values["x"] <= 1 for ask in asks)

@@ -1,0 +1,57 @@
+"""Strategies on a table: what counts as an evaluation, and what a curve says."""
+
+from collections import deque
+
+from kdsearch.kinds import Ask, Controller, NoOptions
+from kdsearch.search.simulate import DRY, curve_in_order, curve_of
+
+VALUES = {"a": 1.0, "b": 3.0, "c": 2.0}
+
+
+class Scripted(Controller[NoOptions]):
+    """Asks for these keys, one at a time, and keeps what it was told."""
+
+    def __init__(self, *keys):
+        super().__init__(NoOptions())
+        self.keys, self.told = deque(keys), []
+
+    def ask(self, space, dims, history, n, seed):
+        self.told = list(history)
+        return [Ask({"key": self.keys.popleft()})] if self.keys else []
+
+
+def curve(controller, budget=3):
+    return curve_of(controller, None, (), lambda ask: ask.values["key"], VALUES, budget, 0)
+
+
+def test_the_best_so_far_after_each_evaluation():
+    assert curve(Scripted("a", "b", "c")) == [1.0, 3.0, 3.0]
+    assert curve(Scripted("a", "b", "c"), budget=1) == [1.0]
+    assert curve(Scripted("c")) == [2.0]
+
+
+def test_what_the_table_lacks_costs_nothing_and_is_told_as_infeasible():
+    controller = Scripted("x", "c", "y", "b", "z")
+    assert curve(controller) == [2.0, 3.0]
+    assert [(trial.state, trial.losses, trial.violations) for trial in controller.told] == [
+        ("pruned", (), (1.0,)),
+        ("complete", (-2.0,), (0.0,)),
+        ("pruned", (), (1.0,)),
+        ("complete", (-3.0,), (0.0,)),
+        ("pruned", (), (1.0,)),
+    ]
+
+
+def test_a_network_is_evaluated_once():
+    assert curve(Scripted("a", "a", "b", "a", "c")) == [1.0, 3.0, 3.0]
+
+
+def test_a_strategy_that_asks_for_nothing_new_ends():
+    controller = Scripted(*["a"] * (DRY + 5))
+    assert curve(controller) == [1.0]
+    assert len(controller.keys) == 4
+
+
+def test_in_order():
+    assert curve_in_order(["c", "a", "b"], VALUES, 2) == [2.0, 2.0]
+    assert curve_in_order(["c", "a", "b"], VALUES, 9) == [2.0, 2.0, 3.0]
