@@ -16,6 +16,8 @@ def kdsearch_register(register: Register) -> None:
         register.metric(metric, f"{_AT}.metrics:{cls}")
     of_distillers = "minus the loss of an untrained student: one for every distiller"
     register.family("proxy", "kd", "distiller", f"{_AT}.distiller_proxy:proxy_of", about=of_distillers)
+    about = "how near an untrained student's relations between samples are to the teacher's, over all stages"
+    register.proxy("relation", f"{_AT}.relation_proxy:Relation", about=about)
     register.exporter("onnx", f"{_AT}.onnx_exporter:OnnxExporter", about="one ONNX file, opset 21")
     register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
     register.quantizer("int4", f"{_AT}.int4:Int4", about="4-bit weights in blocks, convolutions too")

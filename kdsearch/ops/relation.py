@@ -28,6 +28,12 @@ def relation_matrix(features: Tensor) -> Tensor:
     return normalised_rows(gram(features / scale_of(features)))
 
 
+def cosines(similar: Tensor, eps: float = 1e-12) -> Tensor:
+    """Cosines of the samples from their Gram matrix (B, B), in [-1, 1]; 0 beside a sample of length 0."""
+    lengths = similar.diagonal().clamp_min(0).sqrt()
+    return similar / (lengths[:, None] * lengths[None]).clamp_min(eps)
+
+
 def relation_loss(f_s: Tensor, f_t: Tensor) -> Tensor:
     """1/B^2 || R(f_t) - R(f_s) ||_F^2, in [0, 4/B]; the features may differ in every size but B. Source: as above, eq. 4."""
     return (relation_matrix(f_s) - relation_matrix(f_t)).square().sum() / len(f_s) ** 2

@@ -19,7 +19,8 @@ from kdsearch.store.hashing import derive, stream
 
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new
 PATIENCE = 3_200  # candidates drawn without a new feasible one before drawing gives up
-REFERENCE = 64  # candidates that scores are ranked against
+REFERENCE = 128  # distinct candidates that scores are ranked against
+REDRAWS = 20  # for each of them, before a small space has no more
 
 Reason = Literal["complete", "exhausted", "gave_up"]
 
@@ -224,10 +225,7 @@ class _Walk:
 
 
 def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: int = REFERENCE) -> list[Scored]:
-    """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`.
-
-    One that is drawn twice is scored once and counts twice.
-    """
+    """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`."""
     drawn = reference_specs(region.space, seed, n)
     keys = [region.space.key(spec) for spec in drawn]
     rows = Rows(path, key)
@@ -240,9 +238,15 @@ def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: 
 
 
 def reference_specs(space: SearchSpace[Any], seed: int, n: int = REFERENCE) -> list[Options]:
-    """The canonical specs that scores of this space and seed are ranked against."""
+    """The canonical specs, each once, that scores of this space and seed are ranked against; fewer where there are no more."""
     rng = stream(seed, "reference")
-    return [space.canonical(space.sample(rng)) for _ in range(n)]
+    found: dict[str, Options] = {}
+    for _ in range(REDRAWS * n):
+        if len(found) == n:
+            break
+        spec = space.canonical(space.sample(rng))
+        found.setdefault(space.key(spec), spec)
+    return list(found.values())
 
 
 def select(candidates: Sequence[Candidate], keep: int, costs: Sequence[str] = ()) -> list[Candidate]:

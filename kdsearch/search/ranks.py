@@ -1,4 +1,4 @@
-"""Several proxies as one score: the sum of log ranks against a fixed reference sample, so that no score depends on its company."""
+"""Several proxies as one score: weighted log ranks against a fixed reference sample, so that no score depends on its company."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ __all__ = ["Combined", "Rank", "Score"]
 
 
 class Combined:
-    """One score from several: the sum over proxies of the log of their ranks (higher is better); a single proxy is itself.
+    """One score from several: the sum over proxies of weight x log rank (higher is better); a single proxy is itself.
 
     Args:
-        names: the proxies that count.
+        proxies: those that count, with their weights; without, all weigh 1.
         reference: rows of scores of the reference sample; not read where there is one proxy.
     """
 
-    def __init__(self, names: Sequence[str], reference: Sequence[Mapping[str, Score]] = ()) -> None:
-        if len(names) > 1 and not reference:
+    def __init__(
+        self, proxies: Sequence[str] | Mapping[str, float], reference: Sequence[Mapping[str, Score]] = ()
+    ) -> None:
+        self.weights = dict(proxies) if isinstance(proxies, Mapping) else dict.fromkeys(proxies, 1.0)
+        if len(self.weights) > 1 and not reference:
             raise ValueError("several proxies are combined by rank: a reference sample is needed")
-        self.names = tuple(names)
-        self.ranks = {name: Rank([row.get(name) for row in reference]) for name in names} if len(names) > 1 else {}
+        ranked = self.weights if len(self.weights) > 1 else ()
+        self.ranks = {name: Rank([row.get(name) for row in reference]) for name in ranked}
 
     def __call__(self, scores: Mapping[str, Score]) -> Score:
         """None where no proxy has a score: ranked last."""
-        found = [scores.get(name) for name in self.names]
+        found = [scores.get(name) for name in self.weights]
         if all(each is None for each in found):
             return None
         if not self.ranks:
             return found[0]
-        return math.fsum(math.log(self.ranks[name](value)) for name, value in zip(self.names, found, strict=True))
+        parts = zip(self.weights.items(), found, strict=True)
+        return math.fsum(weight * math.log(self.ranks[name](value)) for (name, weight), value in parts)

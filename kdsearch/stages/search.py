@@ -20,6 +20,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
 from kdsearch.store.hashing import class_digest, derive, stream
 from kdsearch.study.names import proxies as proxy_uses
+from kdsearch.study.names import proxy_weights
 
 NAME = "search"
 NEEDS = ("prepare",)
@@ -154,7 +155,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
 
     try:
         rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
-        combine = Combined(ranked, [each.scores for each in rows])
+        combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
         explored = explore(
             region,
             strategy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from kdsearch.errors import KdsearchError, nearest, one_of
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.study.study import Study
 
-COMPOSITES = {"auto": ("diswot_mr", "synflow")}  # a name -> the proxies whose log ranks it adds up
+# a name -> the proxies whose log ranks it adds up, with their weights. How `auto` was chosen: docs/scores.md
+COMPOSITES: Mapping[str, Mapping[str, float]] = {"auto": {"relation": 1.0, "params": 1.0, "synflow": 0.125}}
 LIVE = "live"  # `use: live`: an object handed over from Python
 
 
@@ -48,6 +49,14 @@ def proxies(study: Study) -> list[tuple[Use, str]]:
     if isinstance(asked, str):
         return [(Use(use=each), "search.proxy") for each in COMPOSITES.get(asked, (asked,))]
     return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
+
+
+def proxy_weights(study: Study) -> dict[str, float]:
+    """Proxy -> the weight of its log rank in the combined score: 1, but for the terms of a composite."""
+    asked = study.config.search.proxy
+    if isinstance(asked, str):
+        return dict(COMPOSITES.get(asked, {asked: 1.0}))
+    return {use.use: 1.0 for use, _ in proxies(study)}
 
 
 def check_names(study: Study, host: Host) -> None:

@@ -107,10 +107,7 @@ class Probe(Section):
 
 
 class Search(Section):
-    proxy: str | list[str | Use] = Field(
-        default_factory=lambda: list[str | Use](("diswot_mr", "synflow")),
-        description="`auto` (the default ones), a name, or several combined by rank",
-    )
+    proxy: str | list[str | Use] = Field("auto", description="`auto`, a name, or several combined by rank")
     strategy: Use = Use(use="random", options={})
     candidates: Positive = Field(200, description="distinct candidates to score")
     keep: Positive = Field(8, description="how many go on to `refine`")

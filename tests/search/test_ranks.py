@@ -59,5 +59,7 @@ def test_several_are_the_sum_of_log_ranks() -> None:
     assert both({"a": 1.0, "b": 5.0}) == pytest.approx(math.log(2 / 4) + math.log(3 / 4))
     assert both({"a": None, "b": 5.0}) == pytest.approx(math.log(1 / 16) + math.log(3 / 4))
     assert both({"a": None, "b": None}) is None
+    weighed = Combined({"a": 2.0, "b": 0.5}, reference)
+    assert weighed({"a": 1.0, "b": 5.0}) == pytest.approx(2 * math.log(2 / 4) + 0.5 * math.log(3 / 4))
     with pytest.raises(ValueError, match="reference"):
         Combined(["a", "b"])
