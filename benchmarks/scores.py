@@ -1,0 +1,112 @@
+"""What does a training-free score cost over one plain forward pass? JSON: the ratio of each proxy, a seed a row, mean and spread.
+
+The pass: the same networks, built the same way, channels-last, in `inference_mode`, batch 32, one thread. The network is built in
+both, as a search builds each candidate once. Scores and passes take turns, network by network, so that a busy machine slows both;
+CPU time, so that waiting counts nothing. Absolute rates stand beside the ratios.
+
+    python benchmarks/scores.py [--space nb201] [--proxies diswot,auto,synflow] [--networks 24] [--seeds 3]
+    python benchmarks/scores.py --memory 10000     resident memory over so many scores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from kdsearch.host import Host
+from kdsearch.search.probe import channels_last
+from kdsearch.stages.scorers import Setting, open_scorer, open_space, terms_of
+from kdsearch.store.hashing import stream
+
+
+def networks(space: str, n: int, seed: int) -> list[Any]:
+    found = open_space(space, Host.load(), ())
+    rng = stream(seed, "benchmark")
+    return [found.canonical(found.sample(rng)) for _ in range(n)]
+
+
+def bare_pass(scorer: Any, spec: Any, inputs: list[torch.Tensor]) -> None:
+    """Build and run once."""
+    module = scorer.space.build(spec, scorer.io).module.to(memory_format=torch.channels_last).train()
+    with torch.inference_mode():
+        module(*inputs)
+
+
+def seconds(call: Callable[..., Any], *arguments: Any) -> float:
+    began = time.process_time()
+    call(*arguments)
+    return time.process_time() - began
+
+
+def ratios(space: str, proxies: list[str], n: int, seed: int) -> dict[str, dict[str, float]]:
+    specs = networks(space, n, seed)
+    found = {}
+    for name in proxies:
+        scorer = open_scorer(Setting(space, terms_of([name]), seed=seed))
+        batch = channels_last(scorer.task.dummy(scorer.io, 32, stream(seed, "batch")))
+        inputs = [batch[each.name] for each in scorer.io.inputs]
+        scorer.score(specs[0])
+        bare_pass(scorer, specs[0], inputs)
+        spent = {"score": 0.0, "bare": 0.0}
+        for spec in specs:
+            spent["bare"] += seconds(bare_pass, scorer, spec, inputs)
+            spent["score"] += seconds(scorer.score, spec)
+        found[name] = {
+            "ratio": spent["score"] / spent["bare"],
+            "archs_per_second": n / spent["score"],
+            "bare_per_second": n / spent["bare"],
+        }
+    return found
+
+
+def memory(space: str, proxies: list[str], n: int) -> list[dict[str, float]]:
+    """Resident megabytes after each tenth of n scores."""
+    scorer = open_scorer(Setting(space, terms_of(proxies)))
+    rng = stream(0, "memory")
+    rows = []
+    for i in range(1, n + 1):
+        scorer.score(scorer.space.sample(rng))
+        if i % max(n // 10, 1) == 0:
+            rows.append({"scores": i, "resident_mb": psutil.Process().memory_info().rss / 1e6})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nb201")
+    parser.add_argument("--proxies", default="diswot,diswot_mr,relation,auto,synflow,nwot,params")
+    parser.add_argument("--networks", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--memory", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    proxies = given.proxies.split(",")
+    if given.memory:
+        print(
+            json.dumps(
+                {"space": given.space, "proxies": proxies, "rows": memory(given.space, proxies, given.memory)}, indent=1
+            )
+        )
+        return
+    rows = [ratios(given.space, proxies, given.networks, seed) for seed in range(given.seeds)]
+    summary = {
+        name: {
+            "ratio": statistics.fmean(row[name]["ratio"] for row in rows),
+            "ratio_std": statistics.pstdev([row[name]["ratio"] for row in rows]),
+            "archs_per_second": statistics.fmean(row[name]["archs_per_second"] for row in rows),
+            "bare_per_second": statistics.fmean(row[name]["bare_per_second"] for row in rows),
+        }
+        for name in proxies
+    }
+    print(json.dumps({"space": given.space, "networks": given.networks, "seeds": rows, "summary": summary}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
