@@ -219,7 +219,7 @@ NAMED = {
     "dataset": {"digits": "Digits", "own": "Digits"},
     "teacher": {"trained": "Trained", "outputs": "Outputs"},
     "search_space": {"cifar_resnet": "Space"},
-    "proxy": dict.fromkeys(("nwot", "params", "diswot", "diswot_mr", "synflow"), "Score"),
+    "proxy": dict.fromkeys(("nwot", "params", "diswot", "diswot_mr", "synflow", "relation"), "Score"),
     "distiller": {"kd": "KD", "fitnet": "Hint", "notes": "Notes", "own_a": "OwnLoss", "own_b": "OwnLoss"},
     "procedure": {"distill": "Distill", "pair": "Pair", "needs_teacher": "NeedsTeacher"},
     "pruner": {"channels": "Plain"},

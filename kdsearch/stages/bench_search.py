@@ -126,6 +126,9 @@ def _field(scorer: Any, table: Path, column: str, max_params: float) -> Field:
     params = {key: cost_of(scorer.space, spec, scorer.io, scorer.task).params for key, spec in specs.items()}
     most = max_params * max(params.values())
     kept = [key for key in specs if params[key] <= most]
+    if max_params > 1 or len(kept) < 2:
+        least = sorted(params.values())[1] / max(params.values())
+        raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
     return Field(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
 
 

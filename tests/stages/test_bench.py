@@ -50,7 +50,7 @@ def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
 
 def test_without_names_auto_its_terms_and_the_baselines(table, capsys):
     names = [row["proxy"] for row in bench(capsys, table, "--sample", 2)["rows"]]
-    assert names == ["auto", "diswot_mr", "synflow", "diswot", "nwot", "params", "macs"]
+    assert names == ["auto", "relation", "params", "synflow", "diswot", "nwot", "macs"]
 
 
 def without_rates(found):
@@ -123,3 +123,56 @@ def test_the_table_for_people(table, capsys):
     assert code == 0
     assert out.splitlines()[0] == "resnet64, acc: 6 rows, 6 different networks"
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["proxy", "params", "synflow"]
+
+
+def test_search_strategies_on_a_table(capsys, tmp_path):
+    """Accuracy follows the parameters: the largest first is unbeatable, random search is not; each finds the best in the end."""
+    table = tmp_path / "table.csv"
+    rows = [
+        "d1,d2,d3,acc",
+        *(f"{a},{b},{c},{60 + a + 2 * b + 4 * c}" for a in (1, 3) for b in (1, 3) for c in (1, 3, 5)),
+    ]
+    table.write_text("\n".join(rows) + "\n")
+    words = ["bench", "search", "--space", "resnet64", "--table", table, "--column", "acc", "--budget", "1,3,12"]
+    words += ["--repeats", "3", "--json"]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["strategy"] for row in found["rows"]] == [
+        name for name in ("kdsearch", "random", "evolution", "tpe", "nsga2", "params_top_k") for _ in range(3)
+    ]
+    assert found["optimum"] == 60 + 3 + 6 + 20
+    after = {(row["strategy"], row["budget"]): row for row in found["rows"]}
+    for name in dict.fromkeys(name for name, _ in after):
+        assert after[name, 12]["regret"] == pytest.approx(0.0)
+        assert after[name, 1]["mean_best"] <= after[name, 3]["mean_best"] <= after[name, 12]["mean_best"]
+        assert after[name, 3]["regret"] == pytest.approx(found["optimum"] - after[name, 3]["mean_best"])
+    assert after["params_top_k", 1] == {
+        "strategy": "params_top_k",
+        "budget": 1,
+        "mean_best": 89.0,
+        "std_best": 0.0,
+        "regret": 0.0,
+    }
+    assert after["random", 1]["mean_best"] < 89
+    assert after["kdsearch", 1]["mean_best"] > after["random", 1]["mean_best"]
+    assert main([*(str(word) for word in words[:-1]), "--max-params", "0.5", "--strategies", "params_top_k"]) == 0
+    out = capsys.readouterr().out
+    assert "at most 50% of the largest one's parameters" in out
+    assert out.splitlines()[-1].split()[0] == "params_top_k"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--budget", "10,x"], "--budget: got '10,x'"),
+        (["--budget", "0"], "--budget: got '0'"),
+        (["--strategies", "tpe,evolutoin"], "unknown strategy 'evolutoin'; did you mean 'evolution'?"),
+        (["--max-params", "0.0001"], "--max-params: got 0.0001"),
+        (["--max-params", "1.5"], "--max-params: got 1.5"),
+    ],
+)
+def test_wrong_words_for_a_search(words, says, capsys, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("d1,d2,d3,acc\n1,1,1,50\n3,3,3,60\n")
+    assert main(["bench", "search", "--space", "resnet64", "--table", str(table), "--column", "acc", *words]) == 2
+    assert says in capsys.readouterr().err

@@ -94,7 +94,11 @@ def test_a_study_has_its_sections_and_defaults(host):
 def test_auto_stands_for_the_default_proxies(host):
     default = load_study(GOOD, host, sets=["search={}"])
     auto = load_study(GOOD, host, sets=["search.proxy=auto"])
-    assert [use.use for use, _ in proxies(auto)] == [use.use for use, _ in proxies(default)] == ["diswot_mr", "synflow"]
+    assert (
+        [use.use for use, _ in proxies(auto)]
+        == [use.use for use, _ in proxies(default)]
+        == ["relation", "params", "synflow"]
+    )
 
 
 def test_settings_and_seed_are_as_if_written(host, tmp_path):
