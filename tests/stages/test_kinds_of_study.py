@@ -93,3 +93,16 @@ def test_augmented_images_run_and_go_on(tmp_path):
     file.unlink()
     commands.export(dir=tmp_path / "two" / "study", format="onnx-fp32", progress=False)
     assert file.exists(), "from the folder alone, the study's relative paths are found"
+
+
+def test_surrogate_trains_the_best_score_first(tmp_path):
+    """It knows what the search found out of each architecture."""
+    run_tiny(
+        tmp_path, *LESS, "search.proxy=auto", "search.keep=3", "refine.trials=4", "refine.generation=1",
+        "refine.controller={use: surrogate, options: {first: 2}}",
+    )  # fmt: skip
+    artifacts = tmp_path / "study/artifacts"
+    kept = read_json(next(artifacts.glob("search-*")) / "artifact.json")["facts"]["roles"]["student"]["kept"]
+    trials = read_json(next(artifacts.glob("refine-*")) / "trials.json")
+    assert trials[0]["architecture"] == max(kept, key=lambda each: each["score"])["key"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 4
