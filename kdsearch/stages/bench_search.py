@@ -35,7 +35,7 @@ STRATEGIES = (OWN, *OTHERS, TRIVIAL)
 
 
 @dataclass(frozen=True)
-class Field:
+class Lookup:
     """What all strategies search: canonical key -> mean accuracy of its class and parameters, of the table's architectures."""
 
     space: SearchSpace[Any]
@@ -66,15 +66,15 @@ def bench_search(
 
     names = _names(strategies)
     scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
-    field = _field(scorer, table, column, max_params)
+    lookup = _lookup(scorer, table, column, max_params)
     bar = Progress(progress)
     own: dict[str, Scored] = {}
     if OWN in names:
-        bar.begin("score", len(field.specs))
+        bar.begin("score", len(lookup.specs))
         with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
             combined = composites(["auto"], scorer.space, score, setting.seed)
             wanted = ["auto", *scorer.proxies]
-            for chunk in score([spec.model_dump(mode="json") for spec in field.specs.values()]):
+            for chunk in score([spec.model_dump(mode="json") for spec in lookup.specs.values()]):
                 own.update((row.key, with_composites(row, wanted, combined)) for row in chunk)
                 bar.at(len(own))
     most = max(budgets)
@@ -83,10 +83,10 @@ def bench_search(
     for repeat in range(repeats):
         seed = derive(setting.seed, "bench", repeat) % 2**31
         for name in names:
-            curves[name].append(_curve(name, field, own, candidates, most, seed))
+            curves[name].append(_curve(name, lookup, own, candidates, most, seed))
             bar.at(sum(map(len, curves.values())), note=name)
     bar.end()
-    optimum = max(field.values.values())
+    optimum = max(lookup.values.values())
     rows = [
         {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum)}
         for name in names
@@ -96,8 +96,8 @@ def bench_search(
         "space": setting.space,
         "table": str(table),
         "column": column,
-        "classes": len(field.specs),
-        "candidates": min(candidates, len(field.specs)),
+        "classes": len(lookup.specs),
+        "candidates": min(candidates, len(lookup.specs)),
         "max_params": max_params,
         "repeats": repeats,
         "seed": setting.seed,
@@ -119,7 +119,7 @@ def _names(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked)) or STRATEGIES
 
 
-def _field(scorer: Any, table: Path, column: str, max_params: float) -> Field:
+def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
     entries = read_table(scorer.space, table, column)
     means = class_means(entries)
     specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
@@ -129,31 +129,33 @@ def _field(scorer: Any, table: Path, column: str, max_params: float) -> Field:
     if max_params > 1 or len(kept) < 2:
         least = sorted(params.values())[1] / max(params.values())
         raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
-    return Field(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
+    return Lookup(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
 
 
-def _curve(name: str, field: Field, own: Mapping[str, Scored], candidates: int, budget: int, seed: int) -> list[float]:
+def _curve(
+    name: str, lookup: Lookup, own: Mapping[str, Scored], candidates: int, budget: int, seed: int
+) -> list[float]:
     if name == TRIVIAL:
-        return curve_in_order(_shuffled(field, seed, lambda key: -field.params[key]), field.values, budget)
+        return curve_in_order(_shuffled(lookup, seed, lambda key: -lookup.params[key]), lookup.values, budget)
     if name == OWN:
-        drawn = _shuffled(field, seed, lambda key: 0)[:candidates]
+        drawn = _shuffled(lookup, seed, lambda key: 0)[:candidates]
         facts = tuple(facts_of(own[key].scores) for key in drawn)
         dim = Dim("architecture", Range(choices=tuple(drawn), facts=facts))
         controller = make(Host.load(), "controller", Use(use="surrogate", options={}), "--strategies")
         return curve_of(
-            controller, None, [dim], lambda ask: str(ask.values["architecture"]), field.values, budget, seed
+            controller, None, [dim], lambda ask: str(ask.values["architecture"]), lookup.values, budget, seed
         )
     controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
 
     def key_of(ask: Ask) -> str:
-        return field.space.key(field.space.parse(dict(ask.spec or {})))
+        return lookup.space.key(lookup.space.parse(dict(ask.spec or {})))
 
-    return curve_of(controller, field.space, (), key_of, field.values, budget, seed)
+    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed)
 
 
-def _shuffled(field: Field, seed: int, order: Callable[[str], float]) -> list[str]:
+def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[str]:
     """All keys by `order`, those of one order shuffled."""
-    keys = list(field.specs)
+    keys = list(lookup.specs)
     mixed = [keys[i] for i in torch.randperm(len(keys), generator=stream(seed, "mixed")).tolist()]
     return sorted(mixed, key=order)
 
