@@ -16,6 +16,8 @@ Table = Annotated[
     Path, option("--table", help="CSV or CSV.GZ with a column 'arch' (or d1, d2, ...), one row an architecture.")
 ]
 Column = Annotated[str, option("--column", help="The column with the accuracy.")]
+Data = Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")]
+Teacher = Annotated[str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")]
 
 
 @app.command("proxies")
@@ -30,10 +32,8 @@ def proxies(
     sample: Annotated[int | None, option("--sample", help="So many rows, drawn uniformly; default: all.")] = None,
     seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,
     init_seeds: Annotated[int, option("--init-seeds", min=1, help="Initialisations to average over.")] = 1,
-    data: Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")] = None,
-    teacher: Annotated[
-        str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
-    ] = None,
+    data: Data = None,
+    teacher: Teacher = None,
     workers: Annotated[int, option("--workers", min=1, help="Processes; changes no score.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
@@ -47,7 +47,7 @@ def proxies(
             space=space,
             table=table,
             column=column,
-            proxies=tuple(name.strip() for name in names.split(",") if name.strip()),
+            proxies=parts(names),
             sample=sample,
             seed=seed,
             init_seeds=init_seeds,
@@ -77,10 +77,8 @@ def search(
         float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
     ] = 1.0,
     seed: Annotated[int, option("--seed", min=0, help="Of searches, initialisation and noise.")] = 0,
-    data: Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")] = None,
-    teacher: Annotated[
-        str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
-    ] = None,
+    data: Data = None,
+    teacher: Teacher = None,
     workers: Annotated[int, option("--workers", min=1, help="Processes; changes no result.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
@@ -96,7 +94,7 @@ def search(
             column=column,
             budgets=whole_numbers(budget, "--budget"),
             repeats=repeats,
-            strategies=tuple(name.strip() for name in strategies.split(",") if name.strip()),
+            strategies=parts(strategies),
             candidates=candidates,
             max_params=max_params,
             seed=seed,
@@ -109,11 +107,16 @@ def search(
     )
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def whole_numbers(text: str, path: str) -> tuple[int, ...]:
     """Positive whole numbers separated by commas. Raise StudyError for anything else."""
     from kdsearch.errors import StudyError
 
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    found = parts(text)
+    if not found or not all(part.isdecimal() and int(part) > 0 for part in found):
         raise StudyError(f"got '{text}'", path=path, expected="whole numbers above 0, such as 10,25")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    return tuple(dict.fromkeys(int(part) for part in found))
