@@ -28,7 +28,7 @@ recipe:
 objectives: {accuracy: max}
 constraints: CONSTRAINTS
 
-search: {proxy: [diswot_mr, synflow], candidates: 120, keep: 4}
+search: {proxy: auto, candidates: 120, keep: 4}
 refine: {trials: 6, epochs: EPOCHS_REFINE, generation: 3}
 distill: {epochs: EPOCHS, controls: [baseline, all_labels]}
 compress:
