@@ -11,9 +11,9 @@ from kdsearch.report.values import (
     MISSING,
     count,
     esc,
-    general,
     items,
     mapping,
+    milliseconds,
     number,
     percent,
     rows,
@@ -84,7 +84,7 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
         panels = (
             bar_panel(rungs, "accuracy", "test accuracy", percent),
             bar_panel(rungs, "bytes", "size of the weights or file", lambda v: si(v, "B")),
-            bar_panel(rungs, "latency_ms", "latency, one sample (ms)", lambda v: f"{general(v)} ms"),
+            bar_panel(rungs, "latency_ms", "latency, one sample (ms)", lambda v: f"{milliseconds(v)} ms"),
         )
     body = [
         [
@@ -94,7 +94,7 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
             count(rung.get("bytes")),
             count(rung.get("params")),
             count(rung.get("macs")),
-            general(rung.get("latency_ms")),
+            milliseconds(rung.get("latency_ms")),
         ]
         for rung in rungs
     ]

@@ -9,9 +9,9 @@ from kdsearch.report.values import (
     MISSING,
     count,
     esc,
-    general,
     items,
     mapping,
+    milliseconds,
     number,
     percent,
     plain,
@@ -111,7 +111,7 @@ def tiles(result: Row) -> str:
             "MACs a sample", si(student.get("macs")), f"teacher {si(teacher.get('macs'))}" if "macs" in teacher else ""
         )
         + tile("Recommended file", si(best.get("bytes"), "B"), short(best.get("format"), 40) if best else "none")
-        + tile("Its latency, median", f"{general(median)} ms" if median is not None else MISSING, "one sample")
+        + tile("Its latency, median", f"{milliseconds(median)} ms" if median is not None else MISSING, "one sample")
         + "</dl>"
     )
 

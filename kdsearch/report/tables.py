@@ -15,6 +15,7 @@ from kdsearch.report.values import (
     items,
     mapping,
     metric,
+    milliseconds,
     number,
     percent,
     plain,
@@ -54,8 +55,8 @@ def files(result: Row) -> str:
             percent(each.get("accuracy")),
             percent(each.get("top1_agreement")),
             general(each.get("parity_max_abs")),
-            general(mapping(each.get("latency_ms")).get("median")),
-            general(mapping(each.get("latency_ms")).get("min")),
+            milliseconds(mapping(each.get("latency_ms")).get("median")),
+            milliseconds(mapping(each.get("latency_ms")).get("min")),
             f"<code>{esc(each.get('path'))}</code>",
         ]
         for each in exports

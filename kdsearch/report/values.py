@@ -93,6 +93,14 @@ def general(value: object) -> str:
     return count(found) if found == int(found) and abs(found) >= 1000 else f"{found:.5g}"
 
 
+def milliseconds(value: object) -> str:
+    """Three significant digits without the unit, the zeros that end them included: `0.110`; integers from 100 on."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    return f"{found:,.0f}" if abs(found) >= 99.95 else f"{found:#.3g}"
+
+
 def seconds(value: object) -> str:
     """`4.21 s`, `12 min 05 s`, `3 h 07 min`."""
     found = number(value)

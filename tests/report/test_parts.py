@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdsearch.report.plugin_html import clean
 from kdsearch.report.stats import front, tau_b, tau_noise, wilson
 from kdsearch.report.svg import Scale, scale_of, tick_label
-from kdsearch.report.values import percent, seconds, short, si
+from kdsearch.report.values import milliseconds, percent, seconds, short, si
 
 scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
 sized = st.floats(-1e90, 1e90)
@@ -95,6 +95,13 @@ def test_numbers_as_people_write_them() -> None:
     assert (si(999.7), si(72528), si(4210688, "B"), si(0.131)) == ("1 k", "72.5 k", "4.21 MB", "0.131")
     assert (percent(0.97114), percent(None), percent(math.nan)) == ("97.11 %", "\u2013", "\u2013")
     assert (seconds(59.994), seconds(725), seconds(11222)) == ("59.99 s", "12 min 05 s", "3 h 07 min")
+    assert [milliseconds(each) for each in (0.11021, 0.0548, 9.996, 99.96, 1234.5)] == [
+        "0.110",
+        "0.0548",
+        "10.0",
+        "100",
+        "1,234",
+    ]
     assert short("cifar_resnet-d1.2.3-w16.24.32", 12) == "cifar_…24.32"
     assert len(short("x" * 99, 12)) == 12
 
