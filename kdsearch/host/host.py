@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -129,8 +129,10 @@ class Host:
             same[each.kind, each.name].append(each)
         return {key: found for key, found in same.items() if len(found) > 1}
 
-    def find(self, kind: str, name: str) -> Found:
+    def find(self, kind: str, name: str, also: Sequence[str] = ()) -> Found:
         """A capability by its name, or by `distribution:kind:name`, also `plugin:kind:name`; or a family's member.
+
+        `also`: what could be written in its place, for the error.
 
         Raises:
             PluginError: unknown (with the nearest name), or shared by several plugins (with the full names).
@@ -157,10 +159,10 @@ class Host:
                 f"{_words(kind)} '{name}' is registered by {len(same)} plugins",
                 fix=f"Write {' or '.join(map(repr, full))}.",
             )
-        raise self._unknown(kind, name, bare)
+        raise self._unknown(kind, name, bare, also)
 
-    def _unknown(self, kind: str, name: str, bare: str) -> PluginError:
-        names, made = self.names(kind), [family.name for family, _ in self.families(kind)]
+    def _unknown(self, kind: str, name: str, bare: str, also: Sequence[str]) -> PluginError:
+        names, made = [*also, *self.names(kind)], [family.name for family, _ in self.families(kind)]
         elsewhere = [each.kind for each in self.entries() if each.name == bare]
         hint = f"'{bare}' is a {_words(elsewhere[0])}." if elsewhere else self._broken_hint()
         near = nearest(bare, [*names, *self.members(kind)])

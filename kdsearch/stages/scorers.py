@@ -11,7 +11,7 @@ from typing import Any
 
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
-from kdsearch.errors import StudyError
+from kdsearch.errors import PluginError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, SearchSpace
 from kdsearch.search.backend import Remote, Score, in_process
@@ -67,6 +67,11 @@ def open_scorer(setting: Setting) -> Scorer:
     """Everything that `setting` names, checked before any work."""
     host = Host.load()
     space = open_space(setting.space, host, setting.allow_code)
+    for name in setting.proxies:
+        try:
+            host.find("proxy", name, tuple(COMPOSITES))
+        except PluginError as error:
+            raise error.at(path="--proxies") from None
     proxies = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in setting.proxies}
     task = make(host, "task", Use(use="classification", options={}), "task")
     io, batch = _input(host, space, task, setting)

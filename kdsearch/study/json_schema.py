@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError
+from kdsearch.study.names import COMPOSITES
 from kdsearch.study.schema import Config
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def study_schema(host: Host) -> Json:
 def _names(host: Host, kind: str) -> Json:
     return {
         "anyOf": [
-            {"enum": [*host.names(kind), *host.members(kind)]},
+            {"enum": [*(COMPOSITES if kind == "proxy" else ()), *host.names(kind), *host.members(kind)]},
             {"type": "string", "pattern": f"^[^:]+:{kind}:[^:]+$"},
         ]
     }
@@ -89,12 +90,12 @@ def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
 
 
 def _proxy(schema: Json, names: Json) -> None:
-    """`auto` or a name, or a list of names and sections."""
+    """A name, or a list of names and sections."""
     text = {"type": "string"}
     for branch in schema["anyOf"]:
         if branch.get("type") == "array":
             branch["items"]["anyOf"] = [names if each == text else each for each in branch["items"]["anyOf"]]
-    schema["anyOf"] = [{"anyOf": [{"const": "auto"}, names]} if each == text else each for each in schema["anyOf"]]
+    schema["anyOf"] = [names if each == text else each for each in schema["anyOf"]]
 
 
 def _student(defs: Json, host: Host) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kdsearch.errors import KdsearchError, nearest, one_of
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.study.study import Study
 
-# a name -> the proxies whose log ranks it adds up, with their weights. How `auto` was chosen: docs/scores.md
+# composite -> the proxies whose log ranks it adds up, with their weights. How `auto` was chosen: docs/scores.md
 COMPOSITES: Mapping[str, Mapping[str, float]] = {"auto": {"relation": 1.0, "params": 1.0, "synflow": 0.125}}
 LIVE = "live"  # `use: live`: an object handed over from Python
 
@@ -44,19 +44,33 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
 
 
 def proxies(study: Study) -> list[tuple[Use, str]]:
-    """The proxies of the study, with the key path of each; `auto` stands for the default ones."""
-    asked = study.config.search.proxy
-    if isinstance(asked, str):
-        return [(Use(use=each), "search.proxy") for each in COMPOSITES.get(asked, (asked,))]
-    return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
+    """The proxies of the study, with the key path of each: a composite stands for its terms, and each is there once.
+
+    A term that the study also gives by itself has the options given there.
+    """
+    found: dict[str, tuple[Use, str]] = {}
+    for use, path in _asked(study):
+        for name in COMPOSITES.get(use.use, (use.use,)):
+            if name == use.use or name not in found:
+                found[name] = (use if name == use.use else Use(use=name), path)
+    return list(found.values())
 
 
 def proxy_weights(study: Study) -> dict[str, float]:
-    """Proxy -> the weight of its log rank in the combined score: 1, but for the terms of a composite."""
+    """Proxy -> the weight of its log rank in the combined score: 1 each, for a composite's terms theirs."""
+    weights: dict[str, float] = {}
+    for use, _ in _asked(study):
+        for name, weight in COMPOSITES.get(use.use, {use.use: 1.0}).items():
+            weights[name] = weights.get(name, 0.0) + weight
+    return weights
+
+
+def _asked(study: Study) -> list[tuple[Use, str]]:
+    """As `search.proxy` has them: composites by their own names."""
     asked = study.config.search.proxy
     if isinstance(asked, str):
-        return dict(COMPOSITES.get(asked, {asked: 1.0}))
-    return {use.use: 1.0 for use, _ in proxies(study)}
+        return [(Use(use=asked), "search.proxy")]
+    return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
 
 
 def check_names(study: Study, host: Host) -> None:
@@ -71,7 +85,14 @@ def check_names(study: Study, host: Host) -> None:
                 expected="a name",
                 fix="A study with live objects is run by the program that has them: kdsearch.run(study, folder).",
             )
-        _find(study, host, kind, use.use, _name_path(study, path))
+        also = tuple(COMPOSITES) if kind == "proxy" else ()
+        _find(study, host, kind, use.use, _name_path(study, path), also)
+    for use, path in _asked(study):
+        if use.use in COMPOSITES and use.options:
+            terms = one_of(COMPOSITES[use.use])
+            raise study.error(
+                f"'{use.use}' has no options", f"{path}.options", expected=f"options of its terms: {terms}"
+            )
     for role, student in study.students.items():
         path = study.path_of_student(role)
         if student.space == LIVE and study.live_object(path) is not None:
@@ -86,11 +107,11 @@ def _name_path(study: Study, path: str) -> str:
     return path if f"{path}.use" not in study.lines and path.startswith("search.proxy") else f"{path}.use"
 
 
-def _find(study: Study, host: Host, kind: str, name: str, path: str) -> None:
+def _find(study: Study, host: Host, kind: str, name: str, path: str, also: Sequence[str] = ()) -> None:
     if (kind, name) in host.live:
         return
     try:
-        host.find(kind, name)
+        host.find(kind, name, also)
     except KdsearchError as error:
         error.path = error.path or path
         raise study.place(error) from None

@@ -107,7 +107,7 @@ class Probe(Section):
 
 
 class Search(Section):
-    proxy: str | list[str | Use] = Field("auto", description="`auto`, a name, or several combined by rank")
+    proxy: str | list[str | Use] = Field("auto", description="a name, or several combined by rank; `auto` stands for its terms")
     strategy: Use = Use(use="random", options={})
     candidates: Positive = Field(200, description="distinct candidates to score")
     keep: Positive = Field(8, description="how many go on to `refine`")

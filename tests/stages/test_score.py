@@ -75,7 +75,8 @@ def test_several_initialisations_are_averaged_and_their_spread_is_told(archs, ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--proxies", "nwott"], "unknown proxy 'nwott'; did you mean 'nwot'"),
+        (["--proxies", "nwott"], "--proxies: unknown proxy 'nwott'; did you mean 'nwot'"),
+        (["--proxies", "autoo"], "--proxies: unknown proxy 'autoo'; did you mean 'auto'? Expected auto, az_nas,"),
         (["--proxies", ","], "--proxies ',' names none"),
         (["--proxies", "nwot", "--sample", 0], "--sample: got 0. Expected 1 or more"),
         (["--proxies", "nwot", "--data", "digitz"], "unknown dataset 'digitz'; did you mean 'digits'"),

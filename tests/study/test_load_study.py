@@ -10,12 +10,12 @@ import yaml_strings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.errors import StudyError, UnsafeCodeError
+from kdsearch.errors import StudyError, UnsafeCodeError, UserError
 from kdsearch.study import load_study
 from kdsearch.study.check import student_space
 from kdsearch.study.code import load_code
 from kdsearch.study.load import parse, place
-from kdsearch.study.names import proxies
+from kdsearch.study.names import proxies, proxy_weights
 
 GOOD = Path(__file__).parent / "good.yaml"
 
@@ -99,6 +99,35 @@ def test_auto_stands_for_the_default_proxies(host):
         == [use.use for use, _ in proxies(default)]
         == ["relation", "params", "synflow"]
     )
+
+
+def test_a_composite_in_a_list_adds_its_terms_each_once(host):
+    asked = "search.proxy=[nwot, auto, {use: synflow, options: {}}, params]"
+    study = load_study(GOOD, host, sets=[asked])
+    assert [(use.use, path) for use, path in proxies(study)] == [
+        ("nwot", "search.proxy[0]"),
+        ("relation", "search.proxy[1]"),
+        ("params", "search.proxy[3]"),
+        ("synflow", "search.proxy[2]"),
+    ]
+    assert proxy_weights(study) == {"nwot": 1.0, "relation": 1.0, "params": 2.0, "synflow": 1.125}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("autoo", "search.proxy: unknown proxy 'autoo'; did you mean 'auto'? Expected auto, diswot"),
+        ("[nwot, autoo]", "search.proxy[1]: unknown proxy 'autoo'; did you mean 'auto'?"),
+        (
+            "[{use: auto, options: {x: 1}}]",
+            "search.proxy[0].options: 'auto' has no options. Expected options of its terms: params, relation or synflow",
+        ),
+    ],
+)
+def test_wrong_composites_are_named(host, asked, message):
+    with pytest.raises(UserError) as caught:
+        load_study(GOOD, host, sets=[f"search.proxy={asked}"])
+    assert message in str(caught.value)
 
 
 def test_settings_and_seed_are_as_if_written(host, tmp_path):
