@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ def continuous(student: Model, probe: Probe, batch: Batch) -> list[str]:
 
 @contextmanager
 def looked_up(student: Model, batch: Batch, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within, `change` of the vectors (B, ...) that embeddings give for the batch's ids goes on in their place."""
-    shapes = {batch[name].shape for name in student.inputs if not batch[name].is_floating_point()}
+    """Within, `change` of the vectors (B, ...) that embeddings give for the batch's ids goes on in their place.
+
+    A network may cut its texts: what it looks up is then shorter than the batch.
+    """
+    shapes = [batch[name].shape for name in student.inputs if not batch[name].is_floating_point()]
 
     def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        return change(out) if args and args[0].shape in shapes else None  # positions are looked up by other ids
+        looks_up = args and any(_is_cut_of(args[0].shape, shape) for shape in shapes)
+        return change(out) if looks_up else None  # positions are looked up by other ids, one row for all samples
 
     handles = [part.register_forward_hook(hook) for part in student.module.modules() if isinstance(part, LOOKED_UP)]
     try:
@@ -34,3 +38,8 @@ def looked_up(student: Model, batch: Batch, change: Callable[[Tensor], Tensor]) 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_cut_of(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    """Whether it has all samples of `whole`, and no axis is longer."""
+    return len(shape) == len(whole) and shape[0] == whole[0] and all(a <= b for a, b in zip(shape, whole, strict=True))
