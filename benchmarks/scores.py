@@ -6,6 +6,7 @@ CPU time, so that waiting counts nothing. Absolute rates stand beside the ratios
 
     python benchmarks/scores.py [--space nb201] [--proxies diswot,auto,synflow] [--networks 24] [--seeds 3]
     python benchmarks/scores.py --memory 10000     resident memory over so many scores
+    python benchmarks/scores.py --workers 2 --networks 600     wall time of one process over that of so many, their start included
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from kdsearch.host import Host
 from kdsearch.search.probe import channels_last
-from kdsearch.stages.scorers import Setting, open_scorer, open_space, terms_of
+from kdsearch.stages.scorers import Setting, open_scorer, open_space, scoring, terms_of
 from kdsearch.store.hashing import stream
 
 
@@ -78,6 +79,22 @@ def memory(space: str, proxies: list[str], n: int) -> list[dict[str, float]]:
     return rows
 
 
+def speedup(space: str, proxies: list[str], n: int, workers: int, seed: int) -> dict[str, float]:
+    """Wall time of scoring n networks here and in so many processes."""
+    specs = networks(space, n, seed)
+    setting = Setting(space, terms_of(proxies), seed=seed)
+    scorer = open_scorer(setting)
+    scorer.score(specs[0])
+    spent = {}
+    for count in (1, workers):
+        began = time.perf_counter()
+        with scoring(setting, scorer, count) as score:
+            scored = sum(len(chunk) for chunk in score(specs))
+        spent[count] = time.perf_counter() - began
+        assert scored == n
+    return {"one_s": spent[1], "several_s": spent[workers], "speedup": spent[1] / spent[workers]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="nb201")
@@ -85,6 +102,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--memory", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     proxies = given.proxies.split(",")
@@ -94,6 +112,13 @@ def main() -> None:
                 {"space": given.space, "proxies": proxies, "rows": memory(given.space, proxies, given.memory)}, indent=1
             )
         )
+        return
+    if given.workers:
+        rows = [speedup(given.space, proxies, given.networks, given.workers, seed) for seed in range(given.seeds)]
+        spread = [row["speedup"] for row in rows]
+        summary = {"speedup": statistics.fmean(spread), "speedup_std": statistics.pstdev(spread)}
+        asked = {"space": given.space, "proxies": proxies, "networks": given.networks, "workers": given.workers}
+        print(json.dumps({**asked, "rows": rows, "summary": summary}, indent=1))
         return
     rows = [ratios(given.space, proxies, given.networks, seed) for seed in range(given.seeds)]
     summary = {
