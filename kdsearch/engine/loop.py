@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from kdsearch.engine.checkpoint import Position, read_checkpoint, restore
+from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.modes import gradients_given_back
 from kdsearch.engine.optim import Bound, bind
 from kdsearch.engine.phase import PhaseRun
@@ -103,11 +104,25 @@ class Training:
         with _global_generators_restored():
             return self._run()
 
+    def gradients_at_start(self, batches: int) -> TermGradients | None:
+        """Of the terms of the first phase, on its first batches; None where it moves none of the study's models.
+
+        Nothing is trained and nothing is written. Raises TrialError for NaN.
+        """
+        with _global_generators_restored():
+            self._place_teachers()
+            self.seed("phases", 0)
+            phase = next(iter(self.procedure.phases(self.setup)))
+            self._place_trained(phase)
+            held = self._held(phase)
+            with gradients_given_back(held.values()):
+                optims = {optim.name: self._bind(phase, optim) for optim in phase.train}
+                self._prepare_distillers()
+                at = Position(owner=self.owner)
+                return PhaseRun(self, phase, optims, held, self._file(phase, 0), at, 0).gradients(batches)
+
     def _run(self) -> Trained:
-        self.precision = Precision(self.device.precision, self.device.accelerator)
-        self.setup.device = self.device.torch
-        for live in self.setup.teachers.values():
-            placed(live.model.module, self.device.torch).requires_grad_(False).eval()
+        self._place_teachers()
         history: list[dict[str, Any]] = []
         names: set[str] = set()
         past = 0  # epochs of finished phases
@@ -119,10 +134,7 @@ class Training:
                 return Trained(history, True)
             if phase.name in names:
                 raise PluginError(f"two phases are called '{phase.name}'", expected="names that are unique")
-            for model in self.setup.models.values():
-                placed(model.module, self.device.torch)
-            for module in (self.procedure, *self.setup.distillers.values(), *(ema.target for ema in phase.ema)):
-                module.to(self.device.torch)
+            self._place_trained(phase)
             position = self._phase(phase, len(names), past)
             history += position.history
             past += phase.epochs
@@ -130,8 +142,28 @@ class Training:
                 return Trained(history, False)
             names.add(phase.name)
 
+    def _place_teachers(self) -> None:
+        self.precision = Precision(self.device.precision, self.device.accelerator)
+        self.setup.device = self.device.torch
+        for live in self.setup.teachers.values():
+            placed(live.model.module, self.device.torch).requires_grad_(False).eval()
+
+    def _place_trained(self, phase: Phase) -> None:
+        for model in self.setup.models.values():
+            placed(model.module, self.device.torch)
+        for module in (self.procedure, *self.setup.distillers.values(), *(ema.target for ema in phase.ema)):
+            module.to(self.device.torch)
+
+    def _file(self, phase: Phase, number: int) -> Path:
+        return self.folder / f"phase-{number}-{phase.name}.safetensors"
+
+    def _prepare_distillers(self) -> None:
+        self.seed("prepare")
+        for distiller in self.setup.distillers.values():
+            distiller.prepare(self.setup)
+
     def _phase(self, phase: Phase, number: int, past: int) -> Position:
-        file = self.folder / f"phase-{number}-{phase.name}.safetensors"
+        file = self._file(phase, number)
         held = self._held(phase)
         with gradients_given_back(held.values()):
             optims = {optim.name: self._bind(phase, optim) for optim in phase.train}
@@ -139,9 +171,7 @@ class Training:
             if saved is None:
                 at = Position(owner=self.owner)
                 if number == 0:
-                    self.seed("prepare")
-                    for distiller in self.setup.distillers.values():
-                        distiller.prepare(self.setup)
+                    self._prepare_distillers()
             else:
                 tensors, at = saved
                 if at.owner != self.owner:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
 from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
+from kdsearch.engine.gradients import TermGradients, gradient_of, scales_of
 from kdsearch.engine.modes import freeze_all_but, set_modes
 from kdsearch.engine.optim import Bound, factor_at
 from kdsearch.engine.ranks import SharedBuffers
@@ -323,20 +324,41 @@ class PhaseRun:
 
     def _scales(self) -> dict[str, float]:
         """|task| / |term| over the first batches, everything restored afterwards; a term that is 0 keeps scale 1."""
-        before = collect(self.held, {})
-        orders = self._order(0)[:NORMALIZE_BATCHES]
-        seed = derive(self.setup.seed, self.phase.name, "augment", 0)
+        batches = 0
         sums: dict[str, float] = {}
-        for index, batch in enumerate(loaded(self.split, orders, self.feed.augment, seed)):
-            for _, turn in self._turns(self._live(0, index, batch)):
+        for step in self._first_steps(NORMALIZE_BATCHES):
+            batches += 1
+            for _, turn in self._turns(step):
                 for name, number in turn.terms:
-                    sums[name] = sums.get(name, 0.0) + number / len(orders)
+                    sums[name] = sums.get(name, 0.0) + number
+        return scales_of({name: total / batches for name, total in sums.items()})
+
+    def gradients(self, batches: int) -> TermGradients | None:
+        """Of every term on the first batches, with respect to the parameters of the study's models that this phase moves.
+
+        None where it moves none.
+        """
+        self._modes()
+        mine = [p for model in self.setup.models.values() for p in model.module.parameters() if id(p) in self.moved]
+        if not mine:
+            return None
+        found = []
+        for step in self._first_steps(batches):
+            terms: dict[str, tuple[float, Tensor]] = {}
+            for together, _ in self._turns(step):
+                for name, value in (pair for update in together for pair in update.terms.items()):
+                    terms[name] = (float(value.detach()), gradient_of(value, mine))
+            found.append(terms)
+        return TermGradients.of(found)
+
+    def _first_steps(self, batches: int) -> Iterator[LiveStep]:
+        """Steps on the first batches of the phase; once they are taken, everything is as it was before."""
+        before = collect(self.held, {})
+        orders = self._order(0)[:batches]
+        seed = derive(self.setup.seed, self.phase.name, "augment", 0)
+        for index, batch in enumerate(loaded(self.split, orders, self.feed.augment, seed)):
+            yield self._live(0, index, batch)
         restore(before, self.held, {}, self.file)
-        task = abs(sums.get("task", 0.0))
-        return {
-            name: task / abs(value) if task > 0 and abs(value) > 1e-12 and name != "task" else 1.0
-            for name, value in sums.items()
-        }
 
     def _check_weights(self) -> None:
         """The last step's weights have met no term that would have told."""

@@ -16,7 +16,7 @@ from kdsearch.report.trials import (
     trial_kind,
     trials_table,
 )
-from kdsearch.report.values import metric, number, plain, rows, short
+from kdsearch.report.values import count, metric, number, plain, rows, short
 
 
 def history_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> str:
@@ -63,10 +63,19 @@ def history_figure(result: Row, evidence: Row) -> Figure:
         "history",
         "The trials in order",
         f"{len(trials)} short trainings; a trial that was stopped early or failed is marked by what it reached, "
-        "at the foot where it reached nothing.",
+        f"at the foot where it reached nothing.{_begun(evidence)}",
         tuple(history_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)) if trials else (),
         tuple(legend),
         trials_table(trials, wanted) if trials else "",
         columns=1 if len(wanted) == 1 else 2,
         missing="No trials were run, so there is no history.",
+    )
+
+
+def _begun(evidence: Row) -> str:
+    scored = number(evidence.get("weightings"))
+    if not scored:
+        return ""
+    return (
+        f" Trial 0 has the best of {count(scored)} loss weightings, scored without training; trial 1 has all weights 1."
     )

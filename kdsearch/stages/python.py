@@ -19,6 +19,7 @@ from kdsearch.stages.job import open_store
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.tools import Progress, Tools
+from kdsearch.stages.training import open_teachers
 from kdsearch.store.folder import Events, held, open_folder
 from kdsearch.store.hashing import derive, digest
 from kdsearch.study.recipe import ResolvedRecipe
@@ -90,6 +91,9 @@ class Session:
         self._controller = self.materials.make(
             "controller", self.materials.study.config.refine.controller, "refine.controller"
         )
+        teachers = open_teachers(self.materials, made["prepare"])
+        work = tools.store.work("session", name)
+        self._first = refine.first_values(self.materials, self.kept, teachers, work)
         self._waiting: list[Candidate] = []
         return self
 
@@ -114,7 +118,7 @@ class Session:
         )  # a generation that was cut off is asked as it was
         n = min(section.generation, section.trials - first)
         seed = derive(self.materials.seed, "refine") % 2**31
-        asked = refine.asks(self.materials, self._controller, self.dims, self.kept, history[:first], n, seed)
+        asked = refine.asks(self._controller, self.dims, [] if first else self._first, history[:first], n, seed)
         numbered = list(enumerate(asked, first))[len(history) - first :]
         self._waiting = [self._candidate(number, ask) for number, ask in numbered]
         return self._waiting[0] if self._waiting else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kdsearch.stages.costs import violations
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, limits_of, run_trainings
 from kdsearch.stages.training import Outcome, Request, open_teachers
+from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
 from kdsearch.store.hashing import derive
@@ -43,9 +45,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
     history: list[Trial] = []
+    first = first_values(materials, kept, teachers, work)
     while len(history) < section.trials:
         begin = len(history)
-        asked = asks(materials, controller, dims, kept, history, min(section.generation, section.trials - begin), seed)
+        n = min(section.generation, section.trials - begin)
+        asked = asks(controller, dims, first if not history else [], history, n, seed)
         if not asked:
             break
         tools.progress.at(begin, _best_note(materials, history))
@@ -63,6 +67,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         history = told[: begin + len(asked)]
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
+    if (work / WEIGHTINGS).exists():
+        shutil.copyfile(work / WEIGHTINGS, out / WEIGHTINGS)
     if history and all(trial.state == "failed" for trial in history):
         write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
     best = winners(materials, history, materials.study.config.distill.winners)
@@ -128,23 +134,28 @@ def costs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, f
     return total
 
 
+def first_values(
+    materials: Materials, kept: Mapping[str, Mapping[str, Any]], teachers: Mapping[str, Live], work: Path
+) -> list[dict[str, Any]]:
+    """The candidates to begin with: the best-scored architecture with the best-scored weighting, then with plain values."""
+    architectures = {dim.path: dim.range.choices[0] for dim in architecture_dims(materials, kept)}
+    plain = materials.recipe.default()
+    starts = [plain]
+    if materials.study.config.refine.weightings:
+        specs = specs_of(Trial(0, architectures), kept)
+        scored = scored_weightings(materials, specs, teachers, work)
+        best = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
+        starts = [dict(best.values), plain] if best is not None and best.values != plain else starts
+    return [{**start, **architectures} for start in starts]
+
+
 def asks(
-    materials: Materials,
-    controller: Any,
-    dims: list[Dim],
-    kept: Mapping[str, Mapping[str, Any]],
-    history: list[Trial],
-    n: int,
-    seed: int,
+    controller: Any, dims: list[Dim], first: list[dict[str, Any]], history: list[Trial], n: int, seed: int
 ) -> list[Ask]:
-    """The controller's candidates; the very first is the best-scored architecture with the recipe's plain values."""
-    first = []
-    if not history:
-        values = dict(materials.recipe.default())
-        for dim in dims[: len(kept)]:
-            values[dim.path] = dim.range.choices[0]
-        first, n = [Ask(values)], n - 1
-    return first + (controller.ask(None, dims, history, n, seed) if n else [])
+    """`n` candidates: those to begin with, where there are any, then the controller's."""
+    begin = [Ask(values) for values in first[:n]]
+    rest = n - len(begin)
+    return begin + (controller.ask(None, dims, history, rest, seed) if rest else [])
 
 
 def _generation(

@@ -11,6 +11,7 @@ from kdsearch.report import card, render
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
+from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
 from kdsearch.store.hashing import file_digest
@@ -243,6 +244,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 }
             )
     trials = read_json(inputs["refine"].path / "trials.json")
+    weightings = inputs["refine"].path / WEIGHTINGS
     finals = [
         {
             "architecture": trial["architecture"],
@@ -266,6 +268,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     return {
         "candidates": candidates,
         "trials": trials,
+        "weightings": len(read_json(weightings)) if weightings.exists() else 0,
         "objectives": dict(materials.objectives),
         "curves": {**curves, **teacher_curves},
         "ladder": _ladder(inputs, result),

@@ -186,6 +186,19 @@ class RecipeSpace:
             tuple(dims),
         )
 
+    @property
+    def option_dims(self) -> list[Dim]:
+        """Of the distillers' options."""
+        prefixes = tuple(f"{each.path}.options." for each in self.distillers)
+        return [dim for dim in self.dims if dim.path.startswith(prefixes)] if prefixes else []
+
+    @property
+    def weight_dims(self) -> list[Dim]:
+        """Of the loss's weights, and of which optional distillers take part."""
+        options = {dim.path for dim in self.option_dims}
+        ours = (self.task_weight.path, *(f"{each.path}." for each in self.distillers))
+        return [dim for dim in self.dims if dim.path.startswith(ours) and dim.path not in options]
+
     def at(self, values: Mapping[str, Value]) -> ResolvedRecipe:
         """The recipe at these values (dimension path -> value). Raise KeyError where an active dimension has none."""
         for dim in self.dims:

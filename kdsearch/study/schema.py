@@ -107,7 +107,9 @@ class Probe(Section):
 
 
 class Search(Section):
-    proxy: str | list[str | Use] = Field("auto", description="a name, or several combined by rank; `auto` stands for its terms")
+    proxy: str | list[str | Use] = Field(
+        "auto", description="a name, or several combined by rank; `auto` stands for its terms"
+    )
     strategy: Use = Use(use="random", options={})
     candidates: Positive = Field(200, description="distinct candidates to score")
     keep: Positive = Field(8, description="how many go on to `refine`")
@@ -122,6 +124,7 @@ class Refine(Section):
         4, description="trials asked at once; the result does not depend on the number of workers"
     )
     stopper: Use = Use(use="halving", options={})
+    weightings: bool = Field(False, description="score loss weightings without training; the best one is tried first")
 
 
 class Compare(Section):

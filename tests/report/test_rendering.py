@@ -90,7 +90,7 @@ def checked(result: Any, evidence: Any) -> Nesting:
 
 
 @settings(max_examples=60, deadline=None)
-@given(result=RESULTS, evidence=of("candidates", "trials", "objectives", "curves", "ladder", "finals"))
+@given(result=RESULTS, evidence=of("candidates", "trials", "objectives", "curves", "ladder", "finals", "weightings"))
 def test_any_json_renders(result: dict[str, Any], evidence: dict[str, Any]) -> None:
     checked(result, evidence)
 
@@ -145,6 +145,12 @@ def test_two_objectives_keep_one_trial_mark_each(evidence: dict[str, Any], resul
     evidence["objectives"]["latency_ms"] = "min"
     page = Nesting(render(result, evidence))
     assert page.marks["trial"] == page.marks["trial-again"] == page.marks["tried"] == len(evidence["trials"])
+
+
+def test_what_the_trials_begin_with_is_said(result: dict[str, Any], evidence: dict[str, Any]) -> None:
+    said = "Trial 0 has the best of 1,024 loss weightings"
+    assert said not in render(result, evidence)
+    assert said in render(result, {**evidence, "weightings": 1024})
 
 
 def test_a_final_without_architecture_borrows_no_parameters() -> None:

@@ -44,11 +44,12 @@ def _among(value: Value, allowed: Sequence[Value], is_there: bool) -> bool:
     return is_there and any(encode(value) == encode(each) for each in allowed)
 
 
-def draw_values(dims: Sequence[Dim], rng: Generator) -> dict[str, Value]:
-    """A uniform draw of every dimension that counts."""
+def draw_values(dims: Sequence[Dim], rng: Generator, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    """A uniform draw of every dimension that counts; `given`: values of other dimensions that conditions may name."""
+    known = dict(given or {})
     values: dict[str, Value] = {}
     for dim in parents_first(dims):
-        if is_active(dim, values):
+        if is_active(dim, {**known, **values}):
             values[dim.path] = draw(dim, rng)
     return values
 

@@ -1,0 +1,124 @@
+"""Loss weightings scored without training, from the gradients of a recipe's terms at the start of a training.
+
+g_i^b is the gradient of term i on batch b with respect to the student's parameters; a recipe with weights w moves the student along
+g^b(w) = sum_i w_i g_i^b. Its score is how far a step of unit length goes down the task's loss on samples that it has not seen:
+
+    score(w) = mean_{b != c} <g^b(w), g_task^c> / (rms_b |g^b(w)| rms_c |g_task^c|)
+
+A term that agrees with the task adds to the numerator, one that is long for what it says of the task to the denominator. One
+that is steadier over batches than the task itself, as a teacher's answers are where labels are few, shortens the step for the
+same descent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdsearch.builtin.controllers.drawing import draw_values, is_active
+from kdsearch.engine.cache import Live
+from kdsearch.engine.gradients import TermGradients
+from kdsearch.engine.loop import Training
+from kdsearch.engine.terms import weight_of
+from kdsearch.kinds import Clock
+from kdsearch.ops.threads import cpu_threads
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.training import Request, assemble, student_model
+from kdsearch.store.files import read_json, write_json
+from kdsearch.store.hashing import derive, stream
+
+WEIGHTINGS = "weightings.json"  # in the stage's folder
+SETTINGS = 8  # of the distillers' options, the first one their defaults
+DRAWS = 64  # weights of each setting, the first ones of the first setting all 1
+BATCHES = 16
+START = Clock(epoch=0, step=0, progress=0.0, epochs=1)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A point of the recipe (dimension path -> value), training settings at their defaults, and its score."""
+
+    values: Mapping[str, Any]
+    score: float
+
+
+def descent(found: TermGradients, weights: Tensor) -> float:
+    """The score of weights [T], which multiply the terms as they are, in [-1, 1]; 0 where nothing moves the student."""
+    task = found.names.index("task")
+    batches = found.inner.shape[0]
+    moved = torch.einsum("t,btcu,u->bc", weights, found.inner, weights)
+    along = torch.einsum("t,btc->bc", weights, found.inner[:, :, :, task])
+    others = ~torch.eye(batches, dtype=torch.bool)
+    scale = float((moved.diagonal().mean() * found.inner[:, task, :, task].diagonal().mean()).clamp_min(0).sqrt())
+    return float(along[others].mean()) / scale if scale > 0 else 0.0
+
+
+def scored_weightings(
+    materials: Materials, specs: Mapping[str, Mapping[str, Any]], teachers: Mapping[str, Live], work: Path
+) -> list[Weighting]:
+    """Points of what the study leaves open of the loss, the recipe's defaults first.
+
+    Empty where it leaves no weight open, and where the procedure begins with something else than a sum of the task's loss and
+    other terms.
+
+    Random settings of the distillers' options, the defaults among them, and of each setting many weights: a setting costs
+    some backward passes, its weights nothing more.
+
+    Args:
+        specs: role -> the architecture that they are scored for.
+        work: what is scored is kept there.
+    """
+    recipe = materials.recipe
+    if not recipe.weight_dims:
+        return []
+    file = work / WEIGHTINGS
+    if file.exists():
+        return [Weighting(each["values"], each["score"]) for each in read_json(file)]
+    rng = stream(materials.seed, "weightings")
+    default, used = recipe.default(), {dim.path: True for dim in recipe.weight_dims if dim.path.endswith(".used")}
+    found: list[Weighting] = []
+    with cpu_threads(materials.study.config.run.threads_per_trial):
+        for setting in range(SETTINGS if recipe.option_dims else 1):
+            options = draw_values(recipe.option_dims, rng, used) if setting else {}
+            gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
+            if gradients is None or "task" not in gradients.names:
+                return []
+            for nth in range(DRAWS):
+                drawn = draw_values(recipe.weight_dims, rng) if setting or nth else {}
+                point = {**default, **options, **drawn}
+                values = {dim.path: point[dim.path] for dim in recipe.dims if is_active(dim, point)}
+                found.append(Weighting(values, descent(gradients, _weights(materials, values, gradients))))
+    write_json(file, [asdict(each) for each in found])
+    return found
+
+
+def _gradients(
+    materials: Materials,
+    specs: Mapping[str, Mapping[str, Any]],
+    teachers: Mapping[str, Live],
+    values: Mapping[str, Any],
+    work: Path,
+) -> TermGradients | None:
+    request = Request("weightings", "recipe", specs, values, materials.study.config.refine.epochs)
+    seed = derive(materials.seed, "weightings")
+    models = {role: student_model(materials, role, request, seed) for role in specs}
+    recipe = materials.recipe.at(values)
+    procedure, setup = assemble(materials, recipe, models, teachers, request.epochs, seed, work / request.name)
+    return Training(procedure, setup, work / request.name, "", materials.device).gradients_at_start(BATCHES)
+
+
+def _weights(materials: Materials, values: Mapping[str, Any], found: TermGradients) -> Tensor:
+    """[T] of the point; 0 for the terms of a distiller that it leaves out."""
+    recipe = materials.recipe.at(values)
+    there = {"task", *(each.name for each in recipe.distillers)}
+    scales = found.scales if recipe.normalize else {}
+    weights = [
+        weight_of(term, recipe.weights, START) * scales.get(term, 1.0) if term.partition(".")[0] in there else 0.0
+        for term in found.names
+    ]
+    return torch.tensor(weights, dtype=torch.float64)

@@ -1,0 +1,146 @@
+"""Loss weightings scored without training: the score by hand, and what a study begins with."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsearch.engine.gradients import TermGradients
+from kdsearch.host import Host
+from kdsearch.stages.python import Session
+from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
+from kdsearch.study import load_study
+from tests.stages.tiny import LESS, run_tiny, write_study
+
+NAMES = ("task", "kd.kl")
+
+
+def measured(*batches):
+    """From the gradients (task's, kd's) of each batch."""
+    return TermGradients.of([{n: (1.0, torch.tensor(g)) for n, g in zip(NAMES, each, strict=True)} for each in batches])
+
+
+def score(found, *weights):
+    return descent(found, torch.tensor(weights, dtype=torch.float64))
+
+
+def test_by_hand():
+    """The task's gradient is (1, 0) on both batches, the other term's is across it."""
+    found = measured([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]])
+    assert score(found, 1, 0) == pytest.approx(1)
+    assert score(found, 1, 1) == pytest.approx(1 / math.sqrt(2))
+    assert score(found, 0, 1) == pytest.approx(0)
+    assert score(found, 3, 4) == pytest.approx(0.6)
+
+
+def test_a_steadier_term_is_worth_more_than_the_task_itself():
+    """The task's gradients (1, 1) and (1, -1) say nothing of one another; the other term is their mean."""
+    found = measured([[1.0, 1.0], [1.0, 0.0]], [[1.0, -1.0], [1.0, 0.0]])
+    assert score(found, 1, 0) == pytest.approx(0)
+    assert score(found, 0, 1) == pytest.approx(1 / math.sqrt(2))
+    assert score(found, 1, 1) == pytest.approx(1 / math.sqrt(5 * 2))  # <(2, 1), (1, -1)> = 1, and so the other way
+
+
+def test_a_long_term_that_says_nothing_costs():
+    found = measured([[1.0, 0.0, 0.0], [0.0, 9.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    assert score(found, 1, 0) > score(found, 1, 0.1) > score(found, 1, 1) > 0
+
+
+def test_a_term_against_the_task_goes_uphill():
+    found = measured([[1.0], [-3.0]], [[1.0], [-3.0]])
+    assert score(found, 1, 1) == pytest.approx(-1)
+
+
+def test_nothing_moves_the_student():
+    found = measured([[0.0], [0.0]], [[0.0], [0.0]])
+    assert score(found, 1, 1) == 0
+
+
+vectors = st.lists(st.floats(-5, 5), min_size=3, max_size=3)
+
+
+@given(
+    st.lists(st.tuples(vectors, vectors), min_size=2, max_size=5),
+    st.floats(0.01, 9),
+    st.floats(0.01, 9),
+    st.floats(0.01, 9),
+)
+def test_range_and_scale(batches, w_task, w_kd, factor):
+    found = measured(*batches)
+    value = score(found, w_task, w_kd)
+    assert -1 - 1e-6 <= value <= 1 + 1e-6
+    assert score(found, factor * w_task, factor * w_kd) == pytest.approx(value, abs=1e-6)
+
+
+KD = "{use: kd, weight: search, options: {temperature: search}}"
+RECIPE = f"recipe={{distillers: [{KD}, {{use: sp, weight: search, optional: true}}]}}"
+SCORED = (RECIPE, "refine.weightings=true")
+
+
+def trials_of(folder):
+    (file,) = (folder / "study" / "artifacts").glob("refine-*/trials.json")
+    return json.loads(file.read_text())
+
+
+def scored_of(folder):
+    (file,) = (folder / "study" / "artifacts").glob("refine-*/weightings.json")
+    return json.loads(file.read_text())
+
+
+def test_a_study_begins_with_the_best_weighting_and_then_with_the_plain_one(tmp_path):
+    run_tiny(tmp_path, *LESS, *SCORED)
+    scored, trials = scored_of(tmp_path), trials_of(tmp_path)
+    assert len(scored) == SETTINGS * DRAWS
+    recipe = recipe_space(tmp_path)
+    assert scored[0]["values"] == recipe.default()
+    for each in scored:
+        recipe.at(each["values"])  # a whole point
+        assert -1 - 1e-6 <= each["score"] <= 1 + 1e-6
+    best = max(scored, key=lambda each: each["score"])
+    assert trials[0]["values"] == best["values"]
+    assert trials[1]["values"] == recipe.default()
+    assert best["score"] > scored[0]["score"]
+    left_out = [each for each in scored if not each["values"]["recipe.distillers[1].used"]]
+    assert left_out
+    assert all("recipe.distillers[1].weight" not in each["values"] for each in left_out)
+
+
+def recipe_space(folder):
+    from kdsearch.study.recipe import RecipeSpace
+
+    host = Host.load()
+    study = load_study(folder / "tiny.yaml", host, sets=SCORED)
+    return RecipeSpace.from_study(study, host)
+
+
+def test_the_same_again(tmp_path):
+    for name in ("one", "two"):
+        run_tiny(tmp_path / name, *LESS, *SCORED, "refine.trials=1")
+    assert scored_of(tmp_path / "one") == scored_of(tmp_path / "two")
+
+
+def test_without_scores_a_study_begins_with_the_plain_weighting(tmp_path):
+    run_tiny(tmp_path, *LESS, RECIPE, "refine.trials=1")
+    assert trials_of(tmp_path)[0]["values"] == recipe_space(tmp_path).default()
+    assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["{distillers: [{use: kd, weight: 2.0}]}", "{distillers: [], train: {lr: search}}"],
+    ids=["fixed", "no teacher"],
+)
+def test_nothing_is_scored_where_no_weight_is_open(recipe, tmp_path):
+    run_tiny(tmp_path, *LESS, f"recipe={recipe}", "refine.trials=1", "refine.weightings=true")
+    assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
+
+
+def test_a_loop_of_ones_own_begins_alike(tmp_path):
+    study = load_study(write_study(tmp_path), Host.load(), sets=[*LESS, *SCORED])
+    with Session(study, tmp_path / "own") as session:
+        own = session.ask()
+    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
+    assert {k: v for k, v in own.values.items() if k.startswith("recipe.")} == trials_of(tmp_path)[0]["values"]
