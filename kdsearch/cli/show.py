@@ -17,7 +17,8 @@ _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "s
 def describe(host: Host, name: str) -> dict[str, Any]:
     """A plugin of that name (its capabilities are not imported), else every capability of it, as JSON values.
 
-    A family's member (`kd.sp`) is one; the family itself goes by the name that listings show (`kd.<distiller>`).
+    A family's member (`kd.sp`) is one; the family itself goes by the name that listings show (`kd.<distiller>`). A composite
+    (`auto`) is the proxies whose log ranks it adds up, with their weights.
 
     Raises:
         PluginError: neither, with the nearest name.
@@ -41,6 +42,8 @@ def describe(host: Host, name: str) -> dict[str, Any]:
             ]
             + [{**vars(each), "state": "broken"} for each in broken]
         }
+    from kdsearch.study.names import COMPOSITES
+
     parts = name.split(":")
     found = [
         each
@@ -51,11 +54,15 @@ def describe(host: Host, name: str) -> dict[str, Any]:
     kinds = list(dict.fromkeys(family.kind for family, _ in host.families()))
     found += [member for kind in kinds if (member := host.member(kind, name))]
     families = [(family, plugin) for family, plugin in host.families() if family.name == name]
+    if name in COMPOSITES and not found:
+        return {"composites": [{"kind": "proxy", "name": name, "terms": dict(COMPOSITES[name])}]}
     if families and not found:
         return {"families": [_family(host, *each) for each in families]}
     if not found:
         made = {each for kind in kinds for each in host.members(kind)}
-        names = sorted({each.name for each in host.entries()} | {each.name for each in host.plugins} | made)
+        names = sorted(
+            {each.name for each in host.entries()} | {each.name for each in host.plugins} | made | {*COMPOSITES}
+        )
         raise PluginError(
             f"no plugin and no capability is called '{name}'",
             nearest=nearest(parts[-1], names),
@@ -116,6 +123,12 @@ def print_described(found: dict[str, Any]) -> None:
         print(f"  {each['error'] if each['state'] == 'broken' else each['about']}")
         for entry in each.get("capabilities", []):
             print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
+    for each in found.get("composites", []):
+        terms = " + ".join(
+            f"{'' if weight == 1 else f'{weight:g} '}log rank {term}" for term, weight in each["terms"].items()
+        )
+        print(f"{each['kind']} {each['name']}: {terms}")
+        print("  ranks in a fixed random sample of the search space, so that no score depends on its company")
     for each in found.get("families", []):
         print(f"{each['kind']} {each['name']}: {each['plugin']} of {each['distribution']} {each['version']}")
         print(f"  {each['about']}\n  {', '.join(each['members'])}")

@@ -20,6 +20,7 @@ from kdsearch.hooks import hookimpl
 from kdsearch.host import Broken, Host
 from kdsearch.study import load_study
 from kdsearch.study.load import read
+from kdsearch.study.names import COMPOSITES
 from tests import small_plugin
 
 GOOD = Path(__file__).parents[1] / "study" / "good.yaml"
@@ -185,6 +186,15 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
     code, _, err = run(capsys, "plugins", "show", "kdd")
     assert (code, err.count("\n")) == (2, 1)
     assert "did you mean 'kd'?" in err
+
+
+def test_show_says_what_a_composite_adds_up(capsys):
+    code, out, _ = run(capsys, "plugins", "show", "auto")
+    assert code == 0
+    assert out.splitlines()[0] == "proxy auto: log rank relation + log rank params + 0.125 log rank synflow"
+    (shown,) = json.loads(run(capsys, "plugins", "show", "auto", "--json")[1])["composites"]
+    assert shown == {"kind": "proxy", "name": "auto", "terms": COMPOSITES["auto"]}
+    assert "did you mean 'auto'" in run(capsys, "plugins", "show", "auot")[2]
 
 
 def test_show_names_what_every_option_may_be(host, capsys):
