@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -11,34 +12,58 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TermGradients:
-    """T terms on B batches.
+    """T terms, measured on B batches with respect to L parameters (tensors, not numbers).
 
     Args:
         names: of the terms, `task` and `<distiller>.<term>`.
         values: [T] means over the batches, unweighted.
-        inner: [B, T, B, T] inner products of the terms' gradients, unweighted.
+        within: [L, T, T] inner products of two terms' gradients on the same batch, mean over batches.
+        across: [L, T, T] the same on two different batches, mean over pairs; 0 where there is one batch only.
     """
 
     names: tuple[str, ...]
     values: Tensor
-    inner: Tensor
-
-    @classmethod
-    def of(cls, batches: Sequence[Mapping[str, tuple[float, Tensor]]]) -> TermGradients:
-        """From each batch's terms: name -> (value, gradient [P]). A term that a batch lacks counts as 0 there."""
-        names = tuple(dict.fromkeys(name for terms in batches for name in terms))
-        size = len(next(iter(batches[0].values()))[1])
-        nothing = (0.0, torch.zeros(size))
-        rows = [terms.get(name, nothing) for terms in batches for name in names]
-        stacked = torch.stack([gradient for _, gradient in rows]).double()
-        values = torch.tensor([value for value, _ in rows], dtype=torch.float64)
-        b, t = len(batches), len(names)
-        return cls(names, values.view(b, t).mean(0), (stacked @ stacked.T).view(b, t, b, t))
+    within: Tensor
+    across: Tensor
 
     @property
     def scales(self) -> dict[str, float]:
         """Term -> what its weight counts in where a recipe is normalised."""
         return scales_of(dict(zip(self.names, self.values.tolist(), strict=True)))
+
+
+def measured(batches: Iterable[Mapping[str, tuple[float, Sequence[Tensor]]]]) -> TermGradients:
+    """From each batch's terms: name -> (value, gradients of the L parameters). A term that a batch lacks is 0 there.
+
+    Batches are taken one by one: what is kept is one sum of gradients a term.
+    """
+    values: dict[str, float] = {}
+    sums: dict[str, list[Tensor]] = {}
+    same: dict[tuple[str, str], Tensor] = {}
+    count = 0
+    for terms in batches:
+        count += 1
+        for name, (value, gradients) in terms.items():
+            values[name] = values.get(name, 0.0) + value
+            before = sums.get(name) or [torch.zeros_like(each, dtype=torch.float64) for each in gradients]
+            sums[name] = [total.add_(each) for total, each in zip(before, gradients, strict=True)]
+        for one, other in product(terms, terms):
+            found = _inner(terms[one][1], terms[other][1])
+            same[one, other] = same[one, other] + found if (one, other) in same else found
+    names = tuple(sums)
+    size = len(next(iter(sums.values())))
+    nothing = torch.zeros(size, dtype=torch.float64)
+    table = (size, len(names), len(names))
+    within = torch.stack([same.get(pair, nothing) for pair in product(names, names)], 1).view(table)
+    whole = torch.stack([_inner(sums[a], sums[b]) for a, b in product(names, names)], 1).view(table)
+    across = (whole - within) / max(count * (count - 1), 1) if count > 1 else torch.zeros(table, dtype=torch.float64)
+    means = torch.tensor([values[name] / count for name in names], dtype=torch.float64)
+    return TermGradients(names, means, within / count, across)
+
+
+def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """[L]"""
+    return torch.stack([torch.sum(a.double() * b.double()) for a, b in zip(one, other, strict=True)])
 
 
 def scales_of(values: Mapping[str, float]) -> dict[str, float]:
@@ -50,10 +75,10 @@ def scales_of(values: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def gradient_of(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """[P] in one vector, on the CPU; zeros where the value does not depend on a parameter. The graph is kept."""
-    if not value.requires_grad:
-        return torch.zeros(sum(p.numel() for p in parameters))
-    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    return torch.cat([part.detach().float().flatten() for part in parts]).cpu()
+def gradients_of(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """One a parameter, on the CPU; zeros where the value does not depend on it. The graph is kept."""
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if value.requires_grad:
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    pairs = zip(parameters, found, strict=True)
+    return [torch.zeros(p.shape) if each is None else each.detach().float().cpu() for p, each in pairs]

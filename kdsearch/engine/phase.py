@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
 from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
-from kdsearch.engine.gradients import TermGradients, gradient_of, scales_of
+from kdsearch.engine.gradients import TermGradients, gradients_of, measured, scales_of
 from kdsearch.engine.modes import freeze_all_but, set_modes
 from kdsearch.engine.optim import Bound, factor_at
 from kdsearch.engine.ranks import SharedBuffers
@@ -342,14 +342,14 @@ class PhaseRun:
         mine = [p for model in self.setup.models.values() for p in model.module.parameters() if id(p) in self.moved]
         if not mine:
             return None
-        found = []
-        for step in self._first_steps(batches):
-            terms: dict[str, tuple[float, Tensor]] = {}
-            for together, _ in self._turns(step):
-                for name, value in (pair for update in together for pair in update.terms.items()):
-                    terms[name] = (float(value.detach()), gradient_of(value, mine))
-            found.append(terms)
-        return TermGradients.of(found)
+        return measured(self._terms(step, mine) for step in self._first_steps(batches))
+
+    def _terms(self, step: LiveStep, parameters: Sequence[nn.Parameter]) -> dict[str, tuple[float, list[Tensor]]]:
+        terms = {}
+        for together, _ in self._turns(step):
+            for name, value in (pair for update in together for pair in update.terms.items()):
+                terms[name] = (float(value.detach()), gradients_of(value, parameters))
+        return terms
 
     def _first_steps(self, batches: int) -> Iterator[LiveStep]:
         """Steps on the first batches of the phase; once they are taken, everything is as it was before."""

@@ -1,9 +1,10 @@
 """Loss weightings scored without training, from the gradients of a recipe's terms at the start of a training.
 
-g_i^b is the gradient of term i on batch b with respect to the student's parameters; a recipe with weights w moves the student along
-g^b(w) = sum_i w_i g_i^b. Its score is how far a step of unit length goes down the task's loss on samples that it has not seen:
+g_i^b is the gradient of term i on batch b with respect to one parameter of the student, such as a kernel; a recipe with weights w
+moves it along g^b(w) = sum_i w_i g_i^b. The score is how far a step of unit length goes down the task's loss on samples
+that it has not seen, averaged over the parameters, since adaptive optimisers step about as far in each of them:
 
-    score(w) = mean_{b != c} <g^b(w), g_task^c> / (rms_b |g^b(w)| rms_c |g_task^c|)
+    score(w) = mean over parameters of  mean_{b != c} <g^b(w), g_task^c> / (rms_b |g^b(w)| rms_c |g_task^c|)
 
 A term that agrees with the task adds to the numerator, one that is long for what it says of the task to the denominator. One
 that is steadier over batches than the task itself, as a teacher's answers are where labels are few, shortens the step for the
@@ -48,14 +49,18 @@ class Weighting:
 
 
 def descent(found: TermGradients, weights: Tensor) -> float:
-    """The score of weights [T], which multiply the terms as they are, in [-1, 1]; 0 where nothing moves the student."""
+    """The score of weights [T], which multiply the terms as they are, in [-1, 1].
+
+    Parameters that the task does not move count nothing; one that these weights do not move counts 0.
+    """
     task = found.names.index("task")
-    batches = found.inner.shape[0]
-    moved = torch.einsum("t,btcu,u->bc", weights, found.inner, weights)
-    along = torch.einsum("t,btc->bc", weights, found.inner[:, :, :, task])
-    others = ~torch.eye(batches, dtype=torch.bool)
-    scale = float((moved.diagonal().mean() * found.inner[:, task, :, task].diagonal().mean()).clamp_min(0).sqrt())
-    return float(along[others].mean()) / scale if scale > 0 else 0.0
+    along = found.across[:, :, task] @ weights
+    squared = torch.einsum("t,ltu,u->l", weights, found.within, weights).clamp_min(0) * found.within[:, task, task]
+    moved = found.within[:, task, task] > 0
+    if not bool(moved.any()):
+        return 0.0
+    each = torch.where(squared > 0, along / squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt(), 0.0)
+    return float(each[moved].mean())
 
 
 def scored_weightings(

@@ -1,5 +1,7 @@
 """Gradients of the terms at the start, against plain PyTorch, and what measuring them leaves behind: nothing."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.feeds import order_of
-from kdsearch.engine.gradients import TermGradients, gradient_of
+from kdsearch.engine.gradients import gradients_of, measured
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Feed, Update
 from kdsearch.store.hashing import derive
@@ -38,12 +40,17 @@ def test_inner_products_are_those_of_plain_pytorch(tmp_path):
         logits = net(data["image"][index])
         for value in (F.cross_entropy(logits, data["label"][index]), logits[:, 0].mean()):
             grads = torch.autograd.grad(value, list(net.parameters()), retain_graph=True)
-            rows.append(torch.cat([g.flatten() for g in grads]).double())
+            rows.append([g.double() for g in grads])
             values.append(value.item())
-    expected = torch.stack(rows) @ torch.stack(rows).T
     assert found.names == ("task", "d.first")
-    assert found.inner.shape == (3, 2, 3, 2)
-    assert torch.allclose(found.inner.reshape(6, 6), expected, rtol=1e-5, atol=1e-9)
+    assert found.within.shape == found.across.shape == (4, 2, 2)
+    for parameter in range(4):
+        inner = torch.tensor([[torch.sum(a[parameter] * b[parameter]) for b in rows] for a in rows]).view(3, 2, 3, 2)
+        for t, u in itertools.product(range(2), range(2)):
+            same = [inner[b, t, b, u].item() for b in range(3)]
+            apart = [inner[b, t, c, u].item() for b, c in itertools.permutations(range(3), 2)]
+            assert found.within[parameter, t, u].item() == pytest.approx(sum(same) / 3, rel=1e-4, abs=1e-9)
+            assert found.across[parameter, t, u].item() == pytest.approx(sum(apart) / 6, rel=1e-4, abs=1e-9)
     assert found.values.tolist() == pytest.approx([sum(values[0::2]) / 3, sum(values[1::2]) / 3], rel=1e-6)
     task, first = found.values.tolist()
     assert found.scales == {"task": 1.0, "d.first": pytest.approx(task / abs(first))}
@@ -65,27 +72,35 @@ def test_nothing_is_moved_or_written(tmp_path):
 
 def test_measuring_twice_is_the_same(tmp_path):
     first, again = queued(tmp_path).gradients_at_start(2), queued(tmp_path).gradients_at_start(2)
-    assert torch.equal(first.inner, again.inner)
+    assert torch.equal(first.within, again.within)
+    assert torch.equal(first.across, again.across)
     assert torch.equal(first.values, again.values)
 
 
 def test_more_batches_than_there_are(tmp_path):
-    assert queued(tmp_path).gradients_at_start(100).inner.shape == (4, 2, 4, 2)
+    all_of_them, four = queued(tmp_path).gradients_at_start(100), queued(tmp_path).gradients_at_start(4)
+    assert torch.equal(all_of_them.within, four.within)
 
 
 def test_a_term_that_does_not_depend_on_the_student_is_zero():
-    net = nn.Linear(2, 1)
-    assert gradient_of(torch.tensor(3.0), list(net.parameters())).tolist() == [0.0, 0.0, 0.0]
-    other = nn.Linear(2, 1)
-    assert gradient_of(other(torch.ones(2)).sum(), list(net.parameters())).tolist() == [0.0, 0.0, 0.0]
-    assert gradient_of(net.bias.sum(), list(net.parameters())).tolist() == [0.0, 0.0, 1.0]
+    net, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    for value in (torch.tensor(3.0), other(torch.ones(2)).sum()):
+        weight, bias = gradients_of(value, list(net.parameters()))
+        assert (weight.tolist(), bias.tolist()) == ([[0.0, 0.0]], [0.0])
+    weight, bias = gradients_of(net.bias.sum(), list(net.parameters()))
+    assert (weight.tolist(), bias.tolist()) == ([[0.0, 0.0]], [1.0])
 
 
 def test_a_term_that_a_batch_lacks_counts_as_zero():
     g = torch.tensor([1.0, 2.0])
-    found = TermGradients.of([{"task": (2.0, g)}, {"task": (4.0, g), "d.x": (6.0, 3 * g)}])
+    found = measured([{"task": (2.0, [g])}, {"task": (4.0, [g]), "d.x": (6.0, [3 * g])}])
     assert found.values.tolist() == [3.0, 3.0]
-    assert found.inner[1].tolist() == [[[5.0, 0.0], [5.0, 15.0]], [[15.0, 0.0], [15.0, 45.0]]]
+    assert found.within.tolist() == [[[5.0, 7.5], [7.5, 22.5]]]
+    assert found.across.tolist() == [[[5.0, 7.5], [7.5, 0.0]]]
+
+
+def test_one_batch_has_no_other():
+    assert measured([{"task": (2.0, [torch.ones(2)])}]).across.tolist() == [[[0.0]]]
 
 
 def test_a_phase_that_trains_no_model_of_the_study_has_none(tmp_path):

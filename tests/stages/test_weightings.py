@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.engine.gradients import TermGradients
+from kdsearch.engine.gradients import measured as terms_measured
 from kdsearch.host import Host
 from kdsearch.stages.python import Session
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
@@ -19,8 +19,15 @@ NAMES = ("task", "kd.kl")
 
 
 def measured(*batches):
-    """From the gradients (task's, kd's) of each batch."""
-    return TermGradients.of([{n: (1.0, torch.tensor(g)) for n, g in zip(NAMES, each, strict=True)} for each in batches])
+    """Of one parameter, from the gradients (task's, kd's) of each batch."""
+    return of_several(*[[[gradient] for gradient in each] for each in batches])
+
+
+def of_several(*batches):
+    """Of several parameters: a batch is (task's gradients, kd's gradients)."""
+    return terms_measured(
+        {n: (1.0, [torch.tensor(g) for g in gs]) for n, gs in zip(NAMES, each, strict=True)} for each in batches
+    )
 
 
 def score(found, *weights):
@@ -52,6 +59,19 @@ def test_a_long_term_that_says_nothing_costs():
 def test_a_term_against_the_task_goes_uphill():
     found = measured([[1.0], [-3.0]], [[1.0], [-3.0]])
     assert score(found, 1, 1) == pytest.approx(-1)
+
+
+def test_parameters_count_alike_whatever_the_length_of_their_gradients():
+    """The term agrees with the task in the first parameter, goes across it in the second; the third the task does not move."""
+    for length in (1.0, 100.0):
+        batch = [[[length, 0.0], [1.0, 0.0], [0.0]], [[length, 0.0], [0.0, 1.0], [5.0]]]
+        found = of_several(batch, batch)
+        assert score(found, 0, 1) == pytest.approx((1 + 0) / 2)
+        assert score(found, 1, 0) == pytest.approx(1)
+
+
+def test_one_batch_says_nothing():
+    assert score(measured([[1.0], [1.0]]), 1, 1) == 0
 
 
 def test_nothing_moves_the_student():
