@@ -18,6 +18,7 @@ from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.search import scorer_of
 from kdsearch.stages.training import teacher_model
+from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.study import Study
 from kdsearch.study.summary import summary, trainings
@@ -94,10 +95,11 @@ def _seconds(materials: Materials) -> dict[str, float]:
     seconds["search"] = (time.perf_counter() - began) * (config.search.candidates + 64)
     recipe = materials.recipe.at(materials.recipe.default())
     size = min(recipe.train.batch_size, n_train)
-    epoch = (
-        n_train / size * _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
-    )
+    step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
+    epoch = n_train / size * step
     seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
+    if config.refine.weightings:
+        seconds["refine"] += worth_in_steps(materials.recipe) * step
     runs = config.distill.winners + len(controls_of(materials))
     seconds["distill"] = runs * config.distill.epochs * epoch
     if config.distill.compare is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
     history: list[Trial] = []
-    first = first_values(materials, kept, teachers, work)
+
+    def between() -> None:
+        tools.heed_stop()
+        tools.progress.at(0, "scoring loss weightings")
+
+    first = first_values(materials, kept, teachers, work, between)
     while len(history) < section.trials:
         begin = len(history)
         n = min(section.generation, section.trials - begin)
@@ -135,15 +140,22 @@ def costs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, f
 
 
 def first_values(
-    materials: Materials, kept: Mapping[str, Mapping[str, Any]], teachers: Mapping[str, Live], work: Path
+    materials: Materials,
+    kept: Mapping[str, Mapping[str, Any]],
+    teachers: Mapping[str, Live],
+    work: Path,
+    between: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """The candidates to begin with: the best-scored architecture with the best-scored weighting, then with plain values."""
+    """The candidates to begin with: the best-scored architecture with the best-scored weighting, then with plain values.
+
+    `between`: see `scored_weightings`.
+    """
     architectures = {dim.path: dim.range.choices[0] for dim in architecture_dims(materials, kept)}
     plain = materials.recipe.default()
     starts = [plain]
     if materials.study.config.refine.weightings:
         specs = specs_of(Trial(0, architectures), kept)
-        scored = scored_weightings(materials, specs, teachers, work)
+        scored = scored_weightings(materials, specs, teachers, work, between)
         best = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
         starts = [dict(best.values), plain] if best is not None and best.values != plain else starts
     return [{**start, **architectures} for start in starts]

@@ -13,7 +13,7 @@ same descent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from kdsearch.stages.materials import Materials
 from kdsearch.stages.training import Request, assemble, student_model
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
+from kdsearch.study.recipe import RecipeSpace
 
 WEIGHTINGS = "weightings.json"  # in the stage's folder
 SETTINGS = 8  # of the distillers' options, the first one their defaults
@@ -64,7 +65,11 @@ def descent(found: TermGradients, weights: Tensor) -> float:
 
 
 def scored_weightings(
-    materials: Materials, specs: Mapping[str, Mapping[str, Any]], teachers: Mapping[str, Live], work: Path
+    materials: Materials,
+    specs: Mapping[str, Mapping[str, Any]],
+    teachers: Mapping[str, Live],
+    work: Path,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Weighting]:
     """Points of what the study leaves open of the loss, the recipe's defaults first.
 
@@ -77,6 +82,7 @@ def scored_weightings(
     Args:
         specs: role -> the architecture that they are scored for.
         work: what is scored is kept there.
+        between: called before each setting; it may raise.
     """
     recipe = materials.recipe
     if not recipe.weight_dims:
@@ -88,7 +94,8 @@ def scored_weightings(
     default, used = recipe.default(), {dim.path: True for dim in recipe.weight_dims if dim.path.endswith(".used")}
     found: list[Weighting] = []
     with cpu_threads(materials.study.config.run.threads_per_trial):
-        for setting in range(SETTINGS if recipe.option_dims else 1):
+        for setting in range(_settings(recipe)):
+            between()
             options = draw_values(recipe.option_dims, rng, used) if setting else {}
             gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
             if gradients is None or "task" not in gradients.names:
@@ -100,6 +107,16 @@ def scored_weightings(
                 found.append(Weighting(values, descent(gradients, _weights(materials, values, gradients))))
     write_json(file, [asdict(each) for each in found])
     return found
+
+
+def worth_in_steps(recipe: RecipeSpace) -> float:
+    """How many training steps take about as long as the scoring: a forward pass, and a backward pass (twice that) a term."""
+    terms = 1 + len(recipe.distillers)
+    return _settings(recipe) * BATCHES * (1 + 2 * terms) / 3 if recipe.weight_dims else 0.0
+
+
+def _settings(recipe: RecipeSpace) -> int:
+    return SETTINGS if recipe.option_dims else 1
 
 
 def _gradients(

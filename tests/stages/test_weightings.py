@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.engine.gradients import measured as terms_measured
+from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
 from kdsearch.stages.python import Session
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
-from tests.stages.tiny import LESS, run_tiny, write_study
+from tests.stages.tiny import LESS, is_stage, run_tiny, watching, write_study
 
 NAMES = ("task", "kd.kl")
 
@@ -164,3 +166,14 @@ def test_a_loop_of_ones_own_begins_alike(tmp_path):
         own = session.ask()
     run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
     assert {k: v for k, v in own.values.items() if k.startswith("recipe.")} == trials_of(tmp_path)[0]["values"]
+
+
+def test_ctrl_c_is_heeded_between_settings_and_the_study_goes_on(tmp_path):
+    sets = (*LESS, *SCORED, "refine.trials=1")
+    host = watching(lambda event: signal.raise_signal(signal.SIGINT) if is_stage(event, "refine") else None)
+    with pytest.raises(InterruptedRun):
+        run_tiny(tmp_path, *sets, host=host)
+    assert not list((tmp_path / "study").glob("**/weightings.json"))
+    run_tiny(tmp_path, *sets)
+    best = max(scored_of(tmp_path), key=lambda each: each["score"])
+    assert trials_of(tmp_path)[0]["values"] == best["values"]
