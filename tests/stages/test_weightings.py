@@ -112,11 +112,18 @@ def scored_of(folder):
     return json.loads(file.read_text())
 
 
-def test_a_study_begins_with_the_best_weighting_and_then_with_the_plain_one(tmp_path):
-    run_tiny(tmp_path, *LESS, *SCORED)
-    scored, trials = scored_of(tmp_path), trials_of(tmp_path)
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a study that begins with scored weightings."""
+    folder = tmp_path_factory.mktemp("begun")
+    run_tiny(folder, *LESS, *SCORED)
+    return folder
+
+
+def test_a_study_begins_with_the_best_weighting_and_then_with_the_plain_one(begun):
+    scored, trials = scored_of(begun), trials_of(begun)
     assert len(scored) == SETTINGS * DRAWS
-    recipe = recipe_space(tmp_path)
+    recipe = recipe_space(begun)
     assert scored[0]["values"] == recipe.default()
     for each in scored:
         recipe.at(each["values"])  # a whole point
@@ -138,10 +145,9 @@ def recipe_space(folder):
     return RecipeSpace.from_study(study, host)
 
 
-def test_the_same_again(tmp_path):
-    for name in ("one", "two"):
-        run_tiny(tmp_path / name, *LESS, *SCORED, "refine.trials=1")
-    assert scored_of(tmp_path / "one") == scored_of(tmp_path / "two")
+def test_the_same_again(begun, tmp_path):
+    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
+    assert scored_of(tmp_path) == scored_of(begun)
 
 
 def test_without_scores_a_study_begins_with_the_plain_weighting(tmp_path):
@@ -160,12 +166,11 @@ def test_nothing_is_scored_where_no_weight_is_open(recipe, tmp_path):
     assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
 
 
-def test_a_loop_of_ones_own_begins_alike(tmp_path):
+def test_a_loop_of_ones_own_begins_alike(begun, tmp_path):
     study = load_study(write_study(tmp_path), Host.load(), sets=[*LESS, *SCORED])
     with Session(study, tmp_path / "own") as session:
         own = session.ask()
-    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
-    assert {k: v for k, v in own.values.items() if k.startswith("recipe.")} == trials_of(tmp_path)[0]["values"]
+    assert {k: v for k, v in own.values.items() if k.startswith("recipe.")} == trials_of(begun)[0]["values"]
 
 
 def test_ctrl_c_is_heeded_between_settings_and_the_study_goes_on(tmp_path):
