@@ -76,6 +76,4 @@ def _begun(evidence: Row) -> str:
     scored = number(evidence.get("weightings"))
     if not scored:
         return ""
-    return (
-        f" Trial 0 has the best of {count(scored)} loss weightings, scored without training; trial 1 has all weights 1."
-    )
+    return f" Trial 0 has the best of {count(scored)} loss weightings, scored without training."

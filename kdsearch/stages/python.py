@@ -118,7 +118,7 @@ class Session:
         )  # a generation that was cut off is asked as it was
         n = min(section.generation, section.trials - first)
         seed = derive(self.materials.seed, "refine") % 2**31
-        asked = refine.asks(self._controller, self.dims, [] if first else self._first, history[:first], n, seed)
+        asked = refine.asks(self._controller, self.dims, self._first, history[:first], n, seed)
         numbered = list(enumerate(asked, first))[len(history) - first :]
         self._waiting = [self._candidate(number, ask) for number, ask in numbered]
         return self._waiting[0] if self._waiting else None

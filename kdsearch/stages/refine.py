@@ -54,7 +54,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     while len(history) < section.trials:
         begin = len(history)
         n = min(section.generation, section.trials - begin)
-        asked = asks(controller, dims, first if not history else [], history, n, seed)
+        asked = asks(controller, dims, first, history, n, seed)
         if not asked:
             break
         tools.progress.at(begin, _best_note(materials, history))
@@ -164,8 +164,8 @@ def first_values(
 def asks(
     controller: Any, dims: list[Dim], first: list[dict[str, Any]], history: list[Trial], n: int, seed: int
 ) -> list[Ask]:
-    """`n` candidates: those to begin with, where there are any, then the controller's."""
-    begin = [Ask(values) for values in first[:n]]
+    """`n` candidates: those to begin with that are not tried yet, then the controller's."""
+    begin = [Ask(values) for values in first[len(history) :][:n]]
     rest = n - len(begin)
     return begin + (controller.ask(None, dims, history, rest, seed) if rest else [])
 

@@ -26,6 +26,7 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.loop import Training
 from kdsearch.engine.terms import weight_of
+from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.materials import Materials
@@ -71,7 +72,7 @@ def scored_weightings(
     work: Path,
     between: Callable[[], None] = lambda: None,
 ) -> list[Weighting]:
-    """Points of what the study leaves open of the loss, the recipe's defaults first.
+    """Points of what the study leaves open of the loss, the recipe's defaults first; none where a loss is not finite.
 
     Empty where it leaves no weight open, and where the procedure begins with something else than a sum of the task's loss and
     other terms.
@@ -97,7 +98,10 @@ def scored_weightings(
         for setting in range(_settings(recipe)):
             between()
             options = draw_values(recipe.option_dims, rng, used) if setting else {}
-            gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
+            try:
+                gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
+            except TrialError:  # a loss that is not finite at these options: nothing to score
+                continue
             if gradients is None or "task" not in gradients.names:
                 return []
             for nth in range(DRAWS):

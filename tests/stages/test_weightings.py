@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.engine.gradients import measured as terms_measured
-from kdsearch.errors import InterruptedRun
+from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
+from kdsearch.kinds import Ask, Trial
+from kdsearch.stages import weightings
 from kdsearch.stages.python import Session
+from kdsearch.stages.refine import asks
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
 from tests.stages.tiny import LESS, is_stage, run_tiny, watching, write_study
@@ -182,3 +185,34 @@ def test_ctrl_c_is_heeded_between_settings_and_the_study_goes_on(tmp_path):
     run_tiny(tmp_path, *sets)
     best = max(scored_of(tmp_path), key=lambda each: each["score"])
     assert trials_of(tmp_path)[0]["values"] == best["values"]
+
+
+def test_generations_of_one_try_all_that_a_study_begins_with():
+    class Other:
+        def ask(self, space, dims, history, n, seed):
+            return [Ask({"other": n})]
+
+    first = [{"x": 0}, {"x": 1}]
+    found = [
+        asks(Other(), [], first, [Trial(i, {}) for i in range(at)], n, 0) for at, n in ((0, 1), (1, 1), (1, 2), (2, 1))
+    ]
+    assert [[each.values for each in asked] for asked in found] == [
+        [{"x": 0}],
+        [{"x": 1}],
+        [{"x": 1}, {"other": 1}],
+        [{"other": 1}],
+    ]
+
+
+def test_options_at_which_a_loss_is_not_finite_are_left_out(tmp_path, monkeypatch):
+    measured_there, count = weightings._gradients, []
+
+    def sometimes(*given):
+        count.append(1)
+        if len(count) % 2 == 0:
+            raise TrialError("term 'kd.kl' is nan")
+        return measured_there(*given)
+
+    monkeypatch.setattr(weightings, "_gradients", sometimes)
+    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
+    assert len(scored_of(tmp_path)) == SETTINGS // 2 * DRAWS
