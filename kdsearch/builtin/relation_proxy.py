@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdsearch.errors import TapError
 from kdsearch.kinds import Model, NoOptions, Probe, Proxy, Tap
+from kdsearch.kinds.proxy import Taps
 from kdsearch.ops.record import passing
 from kdsearch.ops.relation import cosines, gram, normalised_rows, scale_of
 from kdsearch.ops.undisturbed import undisturbed
@@ -31,6 +32,9 @@ class Relation(Proxy[NoOptions]):
     """
 
     needs_teacher = True
+
+    def taps(self) -> Taps:
+        return {"teacher": ("stage[-1]",)}  # that it has stages; they are read by a pass of its own
 
     def score(self, student: Model, probe: Probe) -> float:
         """-inf where a feature is not finite. Raise TapError for a student or teacher without stages."""

@@ -33,6 +33,7 @@ class Training:
     """How the study itself trains a teacher before it is used; epochs 0 = not at all.
 
     `labels`: "all" = also those that the student's study hides; "given" = only what the study has labels for.
+    `is_fresh`: `Teacher.model` gives random weights, so that all it knows is from this training.
     `threads`: of the CPU, None = as many as a trial has.
     """
 
@@ -45,6 +46,7 @@ class Training:
     scale: Mapping[str, float] = field(default_factory=dict)  # glob on parameter names -> factor on lr
     threads: int | None = None
     accumulate: int = 1  # micro-batches a step
+    is_fresh: bool = False
 
 
 class Teacher(Capability, Generic[O]):

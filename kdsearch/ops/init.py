@@ -1,4 +1,4 @@
-"""Initialisations that training-free scores ask for."""
+"""Initialisations that training-free scores ask for; weights that know nothing in place of trained ones."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def gaussian_init(module: nn.Module, generator: Generator) -> None:
                 part.bias.zero_()
             if isinstance(part, _BatchNorm):
                 part.reset_running_stats()
+
+
+@torch.no_grad()
+def fresh_init(module: nn.Module, seed: int) -> None:
+    """In place: every part that can reset its parameters does, as its class defines it; what stands outside of these stays.
+
+    A function of the seed and of the order of `modules()`; the global generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in module.modules():
+            reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+            if callable(reset):
+                reset()

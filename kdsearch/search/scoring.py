@@ -53,7 +53,7 @@ class Scorer:
         proxies: name -> proxy. Each gets its own fresh-as-built student: what one changes, the next never sees.
         batch: what the proxies see; None where no proxy needs data: then noise.
         teacher: randomly initialised (see `random_teacher`), needed where a proxy says `needs_teacher`. Proxies that ask for
-            gaussian initialisation see a gaussian copy of it.
+            gaussian initialisation see a gaussian copy of it. teacher_note: what `notes` should say of it.
         init_seeds: initialisations to average over.
 
     Raises:
@@ -69,6 +69,7 @@ class Scorer:
         *,
         batch: Batch | None = None,
         teacher: Model | None = None,
+        teacher_note: str = "",
         probe_seed: int = 0,
         init_seeds: Sequence[int] = (0,),
         batch_size: int = 32,
@@ -79,15 +80,16 @@ class Scorer:
         self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
         self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
         self._batch = batch if batch is not None else task.dummy(io, batch_size, stream(probe_seed, "batch"))
-        self._teacher = teacher
+        self._teacher, self._teacher_note = teacher, teacher_note
         self._probes: dict[str, LiveProbe] = {}
         self._is_fitted = False
 
     @property
     def notes(self) -> dict[str, str]:
-        """Proxy -> what it says about its meaning on these candidates."""
+        """Proxy -> what it says about its meaning on these candidates; "teacher" -> what there is to say of the teacher."""
         self._fit()
-        return {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
+        own = {"teacher": self._teacher_note} if self._teacher_note else {}
+        return own | {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
 
     def score(self, spec: Options | Mapping[str, Any]) -> Scored:
         """Score one candidate. A build or proxy that raises becomes an error in the row; UserError (a tap it lacks) is raised."""

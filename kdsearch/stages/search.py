@@ -11,11 +11,11 @@ from kdsearch.kinds import Batch
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import Scorer, random_teacher
+from kdsearch.search.scoring import Scorer
 from kdsearch.stages.costs import cost_of_model, file_costs, needs_file, violations
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.tools import Tools, is_in_process, limits_of, open_executor, where
-from kdsearch.stages.training import teacher_model
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
 from kdsearch.store.hashing import class_digest, derive, stream
@@ -70,9 +70,9 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
 
             made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
     seed = derive(materials.seed, "probe") % 2**31
-    teacher = None
+    teacher, note = None, ""
     if any(proxy.needs_teacher for proxy in made.values()):
-        teacher = probe_teacher(materials, role, seed)
+        teacher, note = probe_teacher(materials, role, seed, made.values())
     return Scorer(
         space,
         materials.io,
@@ -80,25 +80,11 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
         made,
         batch=_probe_batch(materials),
         teacher=teacher,
+        teacher_note=note,
         probe_seed=seed,
         init_seeds=range(section.probe.seeds),
         batch_size=section.probe.batch_size,
     )
-
-
-def probe_teacher(materials: Materials, role: str, seed: int) -> Any:
-    """The study's teacher architecture, freshly initialised, where it can be built anew; else the space's default."""
-    for name, use in materials.study.teachers.items():
-        cls = None if use.use == "live" else materials.host.load_class("teacher", use.use)
-        if (
-            cls is not None
-            and cls.access >= 4
-            and not materials.study.live_object(materials.study.path_of_teacher(name))
-        ):
-            capability = materials.make("teacher", use, materials.study.path_of_teacher(name))
-            if capability.training is not None and hasattr(capability.options, "space"):
-                return teacher_model(materials, name)
-    return random_teacher(materials.spaces[role], materials.io, seed)
 
 
 def _probe_batch(materials: Materials) -> Batch | None:

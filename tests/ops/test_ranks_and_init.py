@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.ops.cost import multiply_accumulates, parameters
-from kdsearch.ops.init import gaussian_init
+from kdsearch.ops.init import fresh_init, gaussian_init
 from kdsearch.ops.undisturbed import undisturbed
 
 
@@ -38,6 +38,23 @@ def test_gaussian_init_is_what_it_says_and_repeats() -> None:
         assert (norm.bias == 0).all()
     assert (a[1].running_var == 1).all()
     assert (a[1].running_mean == 0).all()
+
+
+def test_fresh_init_draws_every_part_anew_as_its_class_does() -> None:
+    torch.manual_seed(0)
+    trained = nn.Sequential(net(), nn.MultiheadAttention(8, 2))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.fill_(7.0)
+    trained[0][1].running_mean.fill_(7.0)
+    before = torch.get_rng_state()
+    fresh_init(trained, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any((tensor == 7).any() for tensor in trained.state_dict().values())
+    assert trained[0][0].weight.abs().max() <= 1 / math.sqrt(27)  # torch's own: uniform, 1 / sqrt(fan in)
+    again = nn.Sequential(net(), nn.MultiheadAttention(8, 2))
+    fresh_init(again, 3)
+    assert all(tensor.equal(again.state_dict()[name]) for name, tensor in trained.state_dict().items())
 
 
 def test_macs_of_convolutions_groups_and_linear() -> None:

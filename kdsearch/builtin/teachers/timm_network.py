@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,10 @@ class Timm(Teacher[TimmOptions]):
 
     @property
     def training(self) -> Training | None:
-        return fine_tuning(self.options, _classifier_of(self.options.name)) if self.options.epochs else None
+        o = self.options
+        if not o.epochs:
+            return None
+        return replace(fine_tuning(o, _classifier_of(o.name)), is_fresh=not (o.weights or o.pretrained))
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise PluginError without timm or for an unknown name, ArtifactError for weights that do not fit, StudyError when

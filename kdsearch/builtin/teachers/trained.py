@@ -44,6 +44,7 @@ class Trained(Teacher[TrainedOptions]):
             o.weight_decay,
             threads=o.threads,
             accumulate=o.accumulate,
+            is_fresh=True,
         )
 
     def model(self, io: IO, services: Services) -> Model:

@@ -3,12 +3,11 @@
 from typing import ClassVar
 
 import numpy as np
-import onnx
 import pytest
 import timm
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from teacher_doors import FIELDS, SPEC, site, student
+from onnx import TensorProto
+from teacher_doors import FIELDS, SPEC, linear_onnx, site, student
 from torch import nn
 
 from kdsearch.builtin.teachers.exported_file import Exported, ExportedOptions
@@ -27,18 +26,6 @@ IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(8))
 def answers(model):
     with torch.no_grad():
         return model.module.eval()(IMAGES)
-
-
-def linear_onnx(path, k=5, batch="N", inputs=1, channels=3, dtype=TensorProto.FLOAT):
-    """Logits = flattened image times a matrix; returns the matrix."""
-    matrix = np.random.default_rng(0).normal(size=(channels * 256, k)).astype("f4")
-    entries = [helper.make_tensor_value_info(f"x{i}", dtype, [batch, channels, 16, 16]) for i in range(inputs)]
-    nodes = [helper.make_node("Cast", ["x0"], ["c"], to=1), helper.make_node("Flatten", ["c"], ["f"])]
-    nodes += [helper.make_node("MatMul", ["f", "w"], ["logits"]), helper.make_node("Neg", ["logits"], ["less"])]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, k]) for name in ("logits", "less")]
-    graph = helper.make_graph(nodes, "g", entries, outputs, [numpy_helper.from_array(matrix, "w")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return matrix
 
 
 @pytest.fixture

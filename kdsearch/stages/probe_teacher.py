@@ -1,0 +1,52 @@
+"""The untrained teacher that candidates are scored against: the study's own, where it can be had without its training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from kdsearch.errors import TapError
+from kdsearch.kinds import Access, Model, Proxy
+from kdsearch.kinds.proxy import taps_of
+from kdsearch.ops.init import fresh_init
+from kdsearch.search.scoring import random_teacher
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.training import teacher_model
+from kdsearch.store.hashing import derive
+
+
+def probe_teacher(materials: Materials, role: str, seed: int, proxies: Collection[Proxy[Any]]) -> tuple[Model, str]:
+    """The first of the study's teachers that has the taps these proxies read, with fresh weights, and "".
+
+    Without one, the default teacher of the role's space, and a note of why. A study without teachers needs no note.
+    """
+    why = ""
+    for name in materials.study.teachers:
+        model, reason = _untrained(materials, name, proxies)
+        if model is not None:
+            return model, ""
+        why = why or reason
+    model = random_teacher(materials.spaces[role], materials.io, seed)
+    return model, f"scores are against {model.name}, the space's default teacher: {why}" if why else ""
+
+
+def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -> tuple[Model | None, str]:
+    """The teacher with fresh weights, or why it cannot be had."""
+    path, use = materials.study.path_of_teacher(name), materials.study.teachers[name]
+    is_fresh = False
+    if materials.study.live_object(path) is None:
+        if materials.host.load_class("teacher", use.use).access < Access.TAPS:
+            return None, f"'{use.use}' has no weights that could be drawn anew"
+        training = materials.make("teacher", use, path).training
+        is_fresh = training is not None and training.is_fresh
+    model = teacher_model(materials, name)
+    try:
+        for proxy in proxies:
+            for tap in taps_of(proxy.taps(), "teacher") if proxy.needs_teacher else ():
+                if tap not in model.outputs:
+                    model.tap(tap)
+    except TapError as error:
+        return None, error.problem
+    if not is_fresh:
+        fresh_init(model.module, derive(materials.seed, "teacher", name) % 2**31)
+    return model, ""
