@@ -5,6 +5,7 @@ both, as a search builds each candidate once. Scores and passes take turns, netw
 CPU time, so that waiting counts nothing. Absolute rates stand beside the ratios.
 
     python benchmarks/scores.py [--space nb201] [--proxies diswot,auto,synflow] [--networks 24] [--seeds 3]
+    python benchmarks/scores.py --all --proxies diswot     all of a finite space, isomorphic ones once (nb201: half an hour)
     python benchmarks/scores.py --memory 10000     resident memory over so many scores
     python benchmarks/scores.py --workers 2 --networks 600     wall time of one process over that of so many, their start included
 """
@@ -67,6 +68,24 @@ def ratios(space: str, proxies: list[str], n: int, seed: int) -> dict[str, dict[
     return found
 
 
+def everything(space: str, proxy: str, seed: int) -> dict[str, float]:
+    """All architectures of a finite space: finding the different ones and scoring them, over one pass of each of these."""
+    scorer = open_scorer(Setting(space, terms_of([proxy]), seed=seed))
+    batch = channels_last(scorer.task.dummy(scorer.io, 32, stream(seed, "batch")))
+    inputs = [batch[each.name] for each in scorer.io.inputs]
+    began = time.process_time()
+    every = list(scorer.space.every())
+    classes = {scorer.space.key(spec): scorer.space.canonical(spec) for spec in every}
+    spent = {"finding_s": time.process_time() - began, "scores_s": 0.0, "bare_s": 0.0}
+    scorer.score(every[0])
+    bare_pass(scorer, scorer.space.canonical(every[0]), inputs)
+    for spec in classes.values():
+        spent["bare_s"] += seconds(bare_pass, scorer, spec, inputs)
+        spent["scores_s"] += seconds(scorer.score, spec)
+    ratio = (spent["finding_s"] + spent["scores_s"]) / spent["bare_s"]
+    return {"architectures": len(every), "classes": len(classes), **spent, "ratio": ratio}
+
+
 def memory(space: str, proxies: list[str], n: int) -> list[dict[str, float]]:
     """Resident megabytes after each tenth of n scores."""
     scorer = open_scorer(Setting(space, terms_of(proxies)))
@@ -101,11 +120,16 @@ def main() -> None:
     parser.add_argument("--proxies", default="diswot,diswot_mr,relation,auto,synflow,nwot,params")
     parser.add_argument("--networks", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--memory", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     proxies = given.proxies.split(",")
+    if given.all:
+        rows = {name: everything(given.space, name, 0) for name in proxies}
+        print(json.dumps({"space": given.space, "rows": rows}, indent=1))
+        return
     if given.memory:
         print(
             json.dumps(

@@ -18,7 +18,7 @@ def describe(host: Host, name: str) -> dict[str, Any]:
     """A plugin of that name (its capabilities are not imported), else every capability of it, as JSON values.
 
     A family's member (`kd.sp`) is one; the family itself goes by the name that listings show (`kd.<distiller>`). A composite
-    (`auto`) is the proxies whose log ranks it adds up, with their weights.
+    (`auto`) is the proxies whose ranks it is a mean of, with their weights.
 
     Raises:
         PluginError: neither, with the nearest name.
@@ -124,10 +124,8 @@ def print_described(found: dict[str, Any]) -> None:
         for entry in each.get("capabilities", []):
             print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
     for each in found.get("composites", []):
-        terms = " + ".join(
-            f"{'' if weight == 1 else f'{weight:g} '}log rank {term}" for term, weight in each["terms"].items()
-        )
-        print(f"{each['kind']} {each['name']}: {terms}")
+        terms = ", ".join(f"{term} (weight {weight:g})" for term, weight in each["terms"].items())
+        print(f"{each['kind']} {each['name']}: power mean, exponent 1/3, of the ranks of {terms}")
         print("  ranks in a fixed random sample of the search space, so that no score depends on its company")
     for each in found.get("families", []):
         print(f"{each['kind']} {each['name']}: {each['plugin']} of {each['distribution']} {each['version']}")

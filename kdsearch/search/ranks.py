@@ -1,4 +1,4 @@
-"""Several proxies as one score: weighted log ranks against a fixed reference sample, so that no score depends on its company."""
+"""Several proxies as one score: a mean of ranks against a fixed reference sample, so that no score depends on its company."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from kdsearch.ops.ranks import Rank, Score
 
 __all__ = ["Combined", "Rank", "Score"]
 
+EXPONENT = 1 / 3  # of the power mean: 0 would be the geometric mean, as the sum of log ranks orders; see docs/scores.md
+
 
 class Combined:
-    """One score from several: the sum over proxies of weight x log rank (higher is better); a single proxy is itself.
+    """One score from several, in (0, 1): the weighted power mean of their ranks with exponent 1/3; a single proxy is itself.
+
+    M(r) = (sum_i w_i r_i^(1/3) / sum_i w_i)^3. Between the geometric mean, where one bad rank spoils all, and the arithmetic one.
 
     Args:
         proxies: those that count, with their weights; without, all weigh 1.
@@ -35,4 +39,5 @@ class Combined:
         if not self.ranks:
             return found[0]
         parts = zip(self.weights.items(), found, strict=True)
-        return math.fsum(weight * math.log(self.ranks[name](value)) for (name, weight), value in parts)
+        total = math.fsum(weight * self.ranks[name](value) ** EXPONENT for (name, weight), value in parts)
+        return float((total / math.fsum(self.weights.values())) ** (1 / EXPONENT))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.study.study import Study
 
-# composite -> the proxies whose log ranks it adds up, with their weights. How `auto` was chosen: docs/scores.md
+# composite -> the proxies whose ranks it is a mean of (search/ranks.py), with their weights. `auto`: see docs/scores.md
 COMPOSITES: Mapping[str, Mapping[str, float]] = {"auto": {"relation": 1.0, "params": 1.0, "synflow": 0.125}}
 LIVE = "live"  # `use: live`: an object handed over from Python
 
@@ -57,7 +57,7 @@ def proxies(study: Study) -> list[tuple[Use, str]]:
 
 
 def proxy_weights(study: Study) -> dict[str, float]:
-    """Proxy -> the weight of its log rank in the combined score: 1 each, for a composite's terms theirs."""
+    """Proxy -> the weight of its rank in the combined score: 1 each, for a composite's terms theirs."""
     weights: dict[str, float] = {}
     for use, _ in _asked(study):
         for name, weight in COMPOSITES.get(use.use, {use.use: 1.0}).items():

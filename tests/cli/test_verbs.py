@@ -188,10 +188,12 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
     assert "did you mean 'kd'?" in err
 
 
-def test_show_says_what_a_composite_adds_up(capsys):
+def test_show_says_what_a_composite_is_the_mean_of(capsys):
     code, out, _ = run(capsys, "plugins", "show", "auto")
     assert code == 0
-    assert out.splitlines()[0] == "proxy auto: log rank relation + log rank params + 0.125 log rank synflow"
+    assert out.splitlines()[0] == (
+        "proxy auto: power mean, exponent 1/3, of the ranks of relation (weight 1), params (weight 1), synflow (weight 0.125)"
+    )
     (shown,) = json.loads(run(capsys, "plugins", "show", "auto", "--json")[1])["composites"]
     assert shown == {"kind": "proxy", "name": "auto", "terms": COMPOSITES["auto"]}
     assert "did you mean 'auto'" in run(capsys, "plugins", "show", "auot")[2]

@@ -53,13 +53,28 @@ def test_one_proxy_is_its_own_score() -> None:
     assert one({"a": None}) is None
 
 
-def test_several_are_the_sum_of_log_ranks() -> None:
+def test_several_are_a_power_mean_of_ranks() -> None:
     reference = [{"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}, {"a": 2.0, "b": 5.0}]
     both = Combined(["a", "b"], reference)
-    assert both({"a": 1.0, "b": 5.0}) == pytest.approx(math.log(2 / 4) + math.log(3 / 4))
-    assert both({"a": None, "b": 5.0}) == pytest.approx(math.log(1 / 16) + math.log(3 / 4))
+    assert both({"a": 1.0, "b": 5.0}) == pytest.approx(((0.5 ** (1 / 3) + 0.75 ** (1 / 3)) / 2) ** 3)
+    assert both({"a": None, "b": 5.0}) == pytest.approx(((1 / 16) ** (1 / 3) + 0.75 ** (1 / 3)) ** 3 / 8)
     assert both({"a": None, "b": None}) is None
     weighed = Combined({"a": 2.0, "b": 0.5}, reference)
-    assert weighed({"a": 1.0, "b": 5.0}) == pytest.approx(2 * math.log(2 / 4) + 0.5 * math.log(3 / 4))
+    assert weighed({"a": 1.0, "b": 5.0}) == pytest.approx(((2 * 0.5 ** (1 / 3) + 0.5 * 0.75 ** (1 / 3)) / 2.5) ** 3)
     with pytest.raises(ValueError, match="reference"):
         Combined(["a", "b"])
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=20), VALUES, VALUES, st.floats(0.1, 10))
+def test_a_mean_lies_between_its_ranks_and_grows_with_each(
+    reference: list[tuple[float, float]], a: float, b: float, weight: float
+) -> None:
+    combined = Combined({"a": 1.0, "b": weight}, [{"a": x, "b": y} for x, y in reference])
+    ranks = [Rank([x for x, _ in reference])(a), Rank([y for _, y in reference])(b)]
+    found = combined({"a": a, "b": b})
+    assert found is not None
+    assert min(ranks) * (1 - 1e-9) <= found <= max(ranks) * (1 + 1e-9)
+    more = combined({"a": a + 1, "b": b})
+    assert more is not None
+    assert more > found
+    assert combined({"a": None, "b": b}) < found  # type: ignore[operator]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
 from kdsearch.cli import main
 from kdsearch.host import Host
+from kdsearch.search.candidates import reference_specs
+from kdsearch.search.ranks import Rank
+from kdsearch.stages.scorers import Setting, open_scorer
+from kdsearch.study.names import COMPOSITES
 
 ARCHS = '{"depths": [1, 1, 1], "widths": [4, 4, 8]}\n\n{"depths": [1, 2, 1], "widths": [4, 8, 16]}\n'
 
@@ -149,10 +152,7 @@ def test_processes_and_order_change_no_score(proxies, tmp_path, capsys):
     assert list(next(iter(rows["two"].values()))["scores"]) == proxies.split(",")
 
 
-def test_auto_is_the_sum_of_its_terms_log_ranks(capsys):
-    from kdsearch.search.candidates import REFERENCE
-    from kdsearch.study.names import COMPOSITES
-
+def test_auto_is_the_mean_of_its_terms_ranks_among_architectures_of_the_space(capsys):
     words = ["score", "--space", "cifar_resnet", "--sample", "3", "--json", "--proxies"]
     terms = COMPOSITES["auto"]
     assert main([*words, ",".join(["auto", *terms])]) == 0
@@ -160,5 +160,9 @@ def test_auto_is_the_sum_of_its_terms_log_ranks(capsys):
     assert main([*words, "auto"]) == 0
     alone = json.loads(capsys.readouterr().out)["rows"]
     assert [row["scores"]["auto"] for row in together] == [row["scores"]["auto"] for row in alone]
+    scorer = open_scorer(Setting("cifar_resnet", tuple(terms)))
+    reference = [scorer.score(spec).scores for spec in reference_specs(scorer.space, 0)]
+    ranks = {name: Rank([scores[name] for scores in reference]) for name in terms}
     for row in together:
-        assert sum(terms.values()) * math.log(1 / (REFERENCE + 1) ** 2) <= row["scores"]["auto"] < 0
+        roots = [weight * ranks[name](row["scores"][name]) ** (1 / 3) for name, weight in terms.items()]
+        assert row["scores"]["auto"] == pytest.approx((sum(roots) / sum(terms.values())) ** 3)
