@@ -226,7 +226,7 @@ NAMED = {
     "quantizer": {"int8": "Plain", "int4": "Blocks"},
     "exporter": {"onnx": "Onnx"},
     "metric": {"accuracy": "Accuracy"},
-    "controller": {"random": "Control", "optuna": "Control", "evolution": "Control"},
+    "controller": {"random": "Control", "optuna": "Control", "surrogate": "Control", "evolution": "Control"},
     "executor": {"inprocess": "Processes", "processes": "Processes"},
     "stopper": {"halving": "Halving", "none": "Halving"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.ops.threads import cpu_threads
+from kdsearch.search.candidates import REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
@@ -20,6 +22,7 @@ from kdsearch.stages.search import scorer_of
 from kdsearch.stages.training import teacher_model
 from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
+from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
 from kdsearch.study.summary import summary, trainings
 
@@ -92,7 +95,8 @@ def _seconds(materials: Materials) -> dict[str, float]:
     scorer.score(spec)
     began = time.perf_counter()
     scorer.score(spec)
-    seconds["search"] = (time.perf_counter() - began) * (config.search.candidates + 64)
+    reference = REFERENCE if len(proxies(materials.study)) > 1 else 0
+    seconds["search"] = (time.perf_counter() - began) * _scored(materials, config.search.candidates, reference)
     recipe = materials.recipe.at(materials.recipe.default())
     size = min(recipe.train.batch_size, n_train)
     step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
@@ -108,6 +112,12 @@ def _seconds(materials: Materials) -> dict[str, float]:
     seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch
     seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
     return seconds
+
+
+def _scored(materials: Materials, candidates: int, reference: int) -> int:
+    """How many architectures the search scores, of all roles: a finite space has no more than it holds."""
+    sizes = [space.size() or math.inf for space in materials.spaces.values()]
+    return int(sum(min(candidates, size) + min(reference, size) for size in sizes))
 
 
 def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:

@@ -117,7 +117,7 @@ class Search(Section):
 
 
 class Refine(Section):
-    controller: Use = Use(use="optuna", options={})
+    controller: Use = Use(use="surrogate", options={})
     trials: Positive = 8
     epochs: Positive = 2
     generation: Positive = Field(

@@ -41,6 +41,7 @@ from kdsearch.search.axis import Axis, encode
 Array = NDArray[np.float64]
 
 RHO = 0.05  # of ParEGO: weight of the sum beside the largest weighted loss
+DRAWN = 16  # equally promising candidates that a start without a model takes the farthest of
 
 
 class SurrogateOptions(Options):
@@ -74,7 +75,9 @@ class Surrogate(Controller[SurrogateOptions]):
         pool = _pool(space, dims, tried, self.options.pool, rng)
         losses = _losses(told, rng)
         if len(losses) < self.options.first:
-            chosen = sorted(range(len(pool)), key=lambda i: -features.guess(pool[i].values))[:n]
+            told_points = [features.of(values_of(space, trial.spec, trial.values)) for trial in told]
+            guesses = [features.guess(each.values) for each in pool]
+            chosen = start(guesses, [features.of(each.values) for each in pool], told_points, n)
         else:
             youngest = list(losses)[-self.options.seen :]
             x = np.array([features.of(values_of(space, told[i].spec, told[i].values)) for i in youngest])
@@ -191,6 +194,25 @@ def _scalar(losses: Array, rng: Generator) -> Array:
     weighted = unit * (draws / draws.sum())
     one: Array = weighted.max(1) + RHO * weighted.sum(1)
     return one
+
+
+def start(
+    guesses: Sequence[float], points: Sequence[Sequence[float]], known: Sequence[Sequence[float]], n: int
+) -> list[int]:
+    """Indices of n candidates by their guesses; of the first `DRAWN` with equal ones, the farthest from all tried and chosen.
+
+    So a few trials see both ends of a range (Mitchell's best candidate), where independent draws often miss one.
+    """
+    left, chosen, seen = list(range(len(points))), list[int](), [*known]
+    while left and len(chosen) < n:
+        best = max(guesses[i] for i in left)
+        equal = [i for i in left if guesses[i] == best][:DRAWN]
+        apart = [min((math.dist(points[i], each) for each in seen), default=0.0) for i in equal]
+        pick = equal[apart.index(max(apart))]
+        chosen.append(pick)
+        seen.append(points[pick])
+        left.remove(pick)
+    return chosen
 
 
 def largest_improvements(x: Array, y: Array, pool: Array, n: int) -> list[int]:

@@ -14,6 +14,7 @@ from kdsearch.builtin.controllers.surrogate import (
     _losses,
     _scalar,
     largest_improvements,
+    start,
 )
 from kdsearch.kinds import Dim, NoOptions, Range, Trial
 from kdsearch.store.hashing import stream
@@ -79,6 +80,27 @@ def after(controller, facts, loss, budget):
 def test_it_begins_with_the_best_guesses():
     facts, loss = facts_and_losses(0.0)
     assert after(Surrogate(SurrogateOptions()), facts, loss, 1) == 0
+
+
+def test_equal_guesses_spread():
+    """Guesses first; among equal ones the farthest from all that was tried or chosen, the first drawn where nothing was."""
+    points = [[0.5], [0.1], [0.45], [0.95], [0.9]]
+    assert start([0.0] * 5, points, [], 3) == [0, 3, 1]
+    assert start([0.0] * 5, points, [[0.95], [0.1]], 2) == [0, 2]
+    assert start([0.0, 1.0, 1.0, 0.0, 2.0], points, [], 4) == [4, 1, 2, 0]
+    assert start([0.0], [[0.5]], [], 3) == [0]
+
+
+def test_a_start_of_three_sees_both_halves_of_a_range():
+    """Independent draws do so in three of four cases."""
+    dims = [
+        Dim("net", Range(choices=("a", "b"), facts=((0.0,), (1.0,)))),
+        Dim("lr", Range(low=1e-4, high=1e-2, log=True)),
+    ]
+    for seed in range(20):
+        asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 3, seed)
+        assert {ask.values["net"] for ask in asks} == {"b"}
+        assert min(ask.values["lr"] for ask in asks) < 1e-3 < max(ask.values["lr"] for ask in asks)
 
 
 @pytest.mark.parametrize("noise", [0.1, 100.0])
