@@ -14,10 +14,11 @@ from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.agreement import best_of_top, kendall_tau, spearman_rho, tau_in_bins
-from kdsearch.search.scoring import Scored, cost_of
+from kdsearch.search.scoring import cost_of
 from kdsearch.search.table import Entry, read_table
-from kdsearch.stages.score import composites, with_composites
+from kdsearch.stages.score import scored
 from kdsearch.stages.scorers import Setting, open_scorer, open_space, scoring, terms_of
+from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
 
@@ -34,8 +35,6 @@ def bench_proxies(
 
     Rows of one isomorphism class share a score and keep their own accuracy; params and MACs are the row's own network's.
     """
-    from kdsearch.stages.tools import Progress
-
     names = _names(names)
     setting = replace(setting, proxies=terms_of(names))
     entries = _drawn(
@@ -43,15 +42,9 @@ def bench_proxies(
     )
     scorer = open_scorer(setting)
     specs = {each.key: each.spec for each in entries}
-    bar = Progress(progress)
-    bar.begin("score", len(specs))
-    rows: dict[str, Scored] = {}
+    asked = [spec.model_dump(mode="json") for spec in specs.values()]
     with scoring(setting, scorer, workers) as score:
-        combined = composites(names, scorer.space, score, setting.seed)
-        for chunk in score([spec.model_dump(mode="json") for spec in specs.values()]):
-            rows.update((row.key, with_composites(row, names, combined)) for row in chunk)
-            bar.at(len(rows))
-    bar.end()
+        rows = {row.key: row for row in scored(names, scorer.space, asked, score, setting.seed, Progress(progress))}
     costs = [cost_of(scorer.space, each.spec, scorer.io, scorer.task) for each in entries]
     own = {"params": [cost.params for cost in costs], "macs": [cost.macs for cost in costs]}
     values = [each.value for each in entries]

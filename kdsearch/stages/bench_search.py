@@ -18,8 +18,9 @@ from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.materials import make
 from kdsearch.stages.refine import facts_of
-from kdsearch.stages.score import composites, with_composites
+from kdsearch.stages.score import scored
 from kdsearch.stages.scorers import Setting, open_scorer, scoring, terms_of
+from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Use
 
@@ -62,21 +63,16 @@ def bench_search(
         candidates: how many architectures `kdsearch` scores before it trains any, drawn anew in each repeat.
         max_params: share of the largest architecture's parameters that all strategies keep to.
     """
-    from kdsearch.stages.tools import Progress
-
     names = _names(strategies)
     scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
     lookup = _lookup(scorer, table, column, max_params)
     bar = Progress(progress)
     own: dict[str, Scored] = {}
     if OWN in names:
-        bar.begin("score", len(lookup.specs))
+        asked = [spec.model_dump(mode="json") for spec in lookup.specs.values()]
         with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
-            combined = composites(["auto"], scorer.space, score, setting.seed)
-            wanted = ["auto", *scorer.proxies]
-            for chunk in score([spec.model_dump(mode="json") for spec in lookup.specs.values()]):
-                own.update((row.key, with_composites(row, wanted, combined)) for row in chunk)
-                bar.at(len(own))
+            found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.seed, bar)
+        own = {row.key: row for row in found}
     most = max(budgets)
     curves: dict[str, list[list[float]]] = {name: [] for name in names}
     bar.begin("search", repeats * len(names))

@@ -14,6 +14,7 @@ from kdsearch.search.candidates import reference_specs
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scored
 from kdsearch.stages.scorers import Setting, open_scorer, scoring, spec_of
+from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
 
@@ -24,21 +25,12 @@ def scores_of(
     setting: Setting, names: Sequence[str], archs: Path | None, sample: int | None, workers: int, progress: bool
 ) -> dict[str, Any]:
     """Rows in the order of the file or of drawing; `names` are the proxies asked for, composites among them."""
-    from kdsearch.stages.tools import Progress
-
     if sample is not None and sample < 1:
         raise StudyError(f"got {sample}", path="--sample", expected="1 or more")
     scorer = open_scorer(setting)
     specs = _asked(scorer.space, archs, sample, setting.seed)
-    bar = Progress(progress)
-    bar.begin("score", len(specs))
-    rows: list[Scored] = []
     with scoring(setting, scorer, workers) as score:
-        combined = composites(names, scorer.space, score, setting.seed)
-        for chunk in score(specs):
-            rows += [with_composites(row, names, combined) for row in chunk]
-            bar.at(len(rows))
-    bar.end()
+        rows = scored(names, scorer.space, specs, score, setting.seed, Progress(progress))
     noise = "noise " + ", ".join("x".join(str(size) for size in each.sizes) for each in scorer.io.inputs)
     return {
         "space": setting.space,
@@ -54,14 +46,21 @@ def scores_of(
     }
 
 
-def composites(names: Sequence[str], space: SearchSpace[Any], score: Score, seed: int) -> dict[str, Combined]:
-    """The composites among `names`, ready to combine: their reference sample is scored here, and only where there is one."""
+def scored(
+    names: Sequence[str], space: SearchSpace[Any], specs: Sequence[Any], score: Score, seed: int, bar: Progress
+) -> list[Scored]:
+    """A row for each spec with these scores. Where there is a composite among them, its reference sample is scored first."""
     wanted = {name: COMPOSITES[name] for name in names if name in COMPOSITES}
-    if not wanted:
-        return {}
-    specs = [spec.model_dump(mode="json") for spec in reference_specs(space, seed)]
-    reference = [row.scores for chunk in score(specs) for row in chunk]
-    return {name: Combined(terms, reference) for name, terms in wanted.items()}
+    reference = [spec.model_dump(mode="json") for spec in reference_specs(space, seed)] if wanted else []
+    bar.begin("score", len(reference) + len(specs))
+    rows: list[Scored] = []
+    for chunk in score([*reference, *specs]):
+        rows += chunk
+        bar.at(len(rows))
+    bar.end()
+    n = len(reference)
+    combined = {name: Combined(terms, [row.scores for row in rows[:n]]) for name, terms in wanted.items()}
+    return [with_composites(row, names, combined) for row in rows[n:]]
 
 
 def with_composites(row: Scored, names: Sequence[str], combined: Mapping[str, Combined]) -> Scored:

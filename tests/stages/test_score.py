@@ -153,14 +153,14 @@ def test_processes_and_order_change_no_score(proxies, tmp_path, capsys):
 
 
 def test_auto_is_the_mean_of_its_terms_ranks_among_architectures_of_the_space(capsys):
-    words = ["score", "--space", "cifar_resnet", "--sample", "3", "--json", "--proxies"]
+    words = ["score", "--space", "mlp", "--sample", "3", "--json", "--proxies"]
     terms = COMPOSITES["auto"]
     assert main([*words, ",".join(["auto", *terms])]) == 0
     together = json.loads(capsys.readouterr().out)["rows"]
     assert main([*words, "auto"]) == 0
     alone = json.loads(capsys.readouterr().out)["rows"]
     assert [row["scores"]["auto"] for row in together] == [row["scores"]["auto"] for row in alone]
-    scorer = open_scorer(Setting("cifar_resnet", tuple(terms)))
+    scorer = open_scorer(Setting("mlp", tuple(terms)))
     reference = [scorer.score(spec).scores for spec in reference_specs(scorer.space, 0)]
     ranks = {name: Rank([scores[name] for scores in reference]) for name in terms}
     for row in together:
