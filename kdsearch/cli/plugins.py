@@ -30,7 +30,9 @@ def plugins(context: typer.Context, as_json: Json = False) -> None:
 
 
 def listing(host: Host) -> dict[str, Any]:
-    """Capabilities, families and broken plugins as JSON values; `state` is ok or conflicting."""
+    """Capabilities, families, composites and broken plugins as JSON values; `state` is ok or conflicting."""
+    from kdsearch.study.names import COMPOSITES
+
     conflicts = host.conflicts()
     return {
         "capabilities": [
@@ -57,6 +59,7 @@ def listing(host: Host) -> dict[str, Any]:
             }
             for family, plugin in host.families()
         ],
+        "composites": [{"kind": "proxy", "name": name, "terms": dict(terms)} for name, terms in COMPOSITES.items()],
         "broken": [vars(each) for each in host.broken],
     }
 
@@ -66,6 +69,17 @@ def _print_listing(host: Host) -> None:
     from kdsearch.hooks import KINDS
 
     found = listing(host)
+    composites = [
+        {
+            **each,
+            "plugin": "",
+            "distribution": "",
+            "version": "",
+            "about": f"a mean of the ranks of {', '.join(each['terms'])}",
+        }
+        for each in found["composites"]
+    ]
+    every = (*composites, *found["capabilities"], *found["families"])
     rows = [
         (
             each["kind"],
@@ -75,7 +89,7 @@ def _print_listing(host: Host) -> None:
             each.get("state", "ok"),
             each["about"] or (f"needs the extra [{each['extra']}]" if each.get("extra") else ""),
         )
-        for each in sorted((*found["capabilities"], *found["families"]), key=lambda each: KINDS.index(each["kind"]))
+        for each in sorted(every, key=lambda each: KINDS.index(each["kind"]))
     ]
     rows += [
         ("", "", each["plugin"], f"{each['distribution']} {each['version']}", "broken", each["error"])

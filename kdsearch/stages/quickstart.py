@@ -42,7 +42,7 @@ export:
 DATA = {
     "digits": "{use: digits, options: {resize: 16}, labeled: 0.1}",
     "mnist5k": "{use: mnist5k, labeled: 0.1}",
-    "earth_tiles": "{use: earth_tiles, labeled: 0.2}",
+    "earth_tiles": "{use: earth_tiles, labeled: 0.1}",
 }
 SMALL = "{space: cifar_resnet, spec: {depths: {choices: [1, 2, 3]}, widths: {choices: [4, 8, 12, 16, 24, 32]}}}"
 TEACHERS = {
@@ -57,7 +57,7 @@ CONSTRAINTS = {
     "mnist5k": "{params: 20000, macs: 4500000, onnx_bytes: 120000}",
     "earth_tiles": "{params: 60000, macs: 12000000, onnx_bytes: 300000}",
 }
-EPOCHS = {"digits": (4, 30, 15), "mnist5k": (2, 10, 3), "earth_tiles": (2, 8, 2)}  # refine, distill, recovery
+EPOCHS = {"digits": (4, 30, 15), "mnist5k": (2, 10, 3), "earth_tiles": (2, 16, 3)}  # refine, distill, recovery
 
 
 def study_text(data: str, teacher: str, seed: int) -> str:

@@ -188,6 +188,13 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
     assert "did you mean 'kd'?" in err
 
 
+def test_the_list_has_the_composites_too(capsys):
+    _, out, _ = run(capsys, "plugins")
+    assert "a mean of the ranks of relation, params, synflow" in out
+    found = json.loads(run(capsys, "plugins", "--json")[1])
+    assert found["composites"] == [{"kind": "proxy", "name": "auto", "terms": COMPOSITES["auto"]}]
+
+
 def test_show_says_what_a_composite_is_the_mean_of(capsys):
     code, out, _ = run(capsys, "plugins", "show", "auto")
     assert code == 0
