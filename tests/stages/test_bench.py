@@ -58,7 +58,7 @@ def without_rates(found):
 
 
 def test_processes_change_nothing(table, capsys):
-    words = ("--proxies", "auto,nwot")
+    words = ("--proxies", "relation,nwot")
     one, two = (bench(capsys, table, *words, *more) for more in ((), ("--workers", 2)))
     assert without_rates(one) == without_rates(two)
 
