@@ -48,5 +48,8 @@ def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -
     except TapError as error:
         return None, error.problem
     if not is_fresh:
-        fresh_init(model.module, derive(materials.seed, "teacher", name) % 2**31)
+        try:
+            fresh_init(model.module, derive(materials.seed, "teacher", name) % 2**31)
+        except Exception as error:  # a part of the user's own
+            return None, f"a part of '{model.name}' cannot be drawn anew ({type(error).__name__}: {error})"
     return model, ""

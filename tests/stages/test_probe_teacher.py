@@ -92,6 +92,23 @@ def test_without_stages_the_default_stands_in_and_the_page_says_why(tmp_path):
     assert "the space's default teacher: tap 'stage[-1]': 'Sequential' has" in found.notes["teacher"]
 
 
+class Stubborn(nn.Conv2d):
+    def reset_parameters(self, made=True):
+        if not made:
+            raise RuntimeError("never again")
+        super().reset_parameters()
+
+
+def test_a_part_that_refuses_is_named():
+    mine = teacher()
+    mine[0] = Stubborn(1, 6, 3, padding=1)
+    mine[0].reset_parameters = lambda: Stubborn.reset_parameters(mine[0], False)
+    assert (
+        "a part of 'Sequential' cannot be drawn anew (RuntimeError: never again)"
+        in scorer(live(teacher=mine)).notes["teacher"]
+    )
+
+
 def test_logits_are_enough_where_no_stage_is_read():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     materials = open_materials(tiny(teacher=flat, search={"proxy": "kd.kd", "candidates": 4, "keep": 2}), Host.load())
