@@ -22,6 +22,11 @@ def allowed_skips() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first, so that no worker is left alone with a long file at the end."""
+    items.sort(key=lambda item: "stages" not in item.path.parts)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield

@@ -9,6 +9,8 @@ from kdsearch_spaces.cifar_resnet.resnet64 import ResNet64Space
 from scipy.stats import kendalltau, spearmanr
 
 from kdsearch.cli import main
+from kdsearch.host import Host
+from kdsearch.stages.bench import _names
 
 DEPTHS = [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3), (3, 3, 1), (1, 3, 3)]
 ACCURACY = [50.0, 52.0, 51.0, 57.0, 56.0, 60.0]
@@ -48,9 +50,13 @@ def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
     assert all(row["archs_per_second"] > 0 and row["nan"] == 0 for row in found["rows"])
 
 
-def test_without_names_auto_its_terms_and_the_baselines(table, capsys):
-    names = [row["proxy"] for row in bench(capsys, table, "--sample", 2)["rows"]]
-    assert names == ["auto", "relation", "params", "synflow", "diswot", "nwot", "macs"]
+def test_without_names_auto_its_terms_and_the_baselines():
+    usual = ("auto", "relation", "params", "synflow", "diswot", "nwot", "macs")
+    assert _names(()) == usual
+    every = _names(("all",))
+    assert every[: len(usual)] == usual
+    assert set(every) == {*usual, *Host.load().names("proxy")}
+    assert _names(("nwot", "auto", "nwot")) == ("nwot", "auto")
 
 
 def without_rates(found):

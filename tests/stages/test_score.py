@@ -10,7 +10,8 @@ from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.search.candidates import reference_specs
 from kdsearch.search.ranks import Rank
-from kdsearch.stages.scorers import Setting, open_scorer
+from kdsearch.stages.scorers import Setting, open_scorer, open_space
+from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
 
 ARCHS = '{"depths": [1, 1, 1], "widths": [4, 4, 8]}\n\n{"depths": [1, 2, 1], "widths": [4, 8, 16]}\n'
@@ -126,10 +127,11 @@ def test_a_space_of_ones_own(tmp_path, capsys, monkeypatch):
     assert "Expected a subclass of kinds.SearchSpace" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("proxies", ["params,diswot_mr", "auto,synflow"])
-def test_processes_and_order_change_no_score(proxies, tmp_path, capsys):
+@pytest.mark.parametrize(("space", "proxies"), [("resnet64", "params,diswot_mr,relation"), ("mlp", "auto,synflow")])
+def test_processes_and_order_change_no_score(space, proxies, tmp_path, capsys):
     """Scores are bit-equal forwards, backwards and in two processes."""
-    lines = [f"{a},{b},{c}" for a, b, c in [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3)]]
+    opened, rng = open_space(space, Host.load(), ()), stream(0, "order")
+    lines = sorted({opened.encode(opened.sample(rng)) for _ in range(4)})
     rows = {}
     for name, order, workers in [("there", lines, 1), ("back", lines[::-1], 1), ("two", lines, 2)]:
         file = tmp_path / name
@@ -137,7 +139,7 @@ def test_processes_and_order_change_no_score(proxies, tmp_path, capsys):
         words = [
             "score",
             "--space",
-            "resnet64",
+            space,
             "--proxies",
             proxies,
             "--archs",
