@@ -42,6 +42,9 @@ def describe(host: Host, name: str) -> dict[str, Any]:
             ]
             + [{**vars(each), "state": "broken"} for each in broken]
         }
+    from fractions import Fraction
+
+    from kdsearch.search.ranks import EXPONENT
     from kdsearch.study.names import COMPOSITES
 
     parts = name.split(":")
@@ -55,7 +58,8 @@ def describe(host: Host, name: str) -> dict[str, Any]:
     found += [member for kind in kinds if (member := host.member(kind, name))]
     families = [(family, plugin) for family, plugin in host.families() if family.name == name]
     if name in COMPOSITES and not found:
-        return {"composites": [{"kind": "proxy", "name": name, "terms": dict(COMPOSITES[name])}]}
+        exponent = str(Fraction(EXPONENT).limit_denominator(100))
+        return {"composites": [{"kind": "proxy", "name": name, "exponent": exponent, "terms": dict(COMPOSITES[name])}]}
     if families and not found:
         return {"families": [_family(host, *each) for each in families]}
     if not found:
@@ -125,7 +129,7 @@ def print_described(found: dict[str, Any]) -> None:
             print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
     for each in found.get("composites", []):
         terms = ", ".join(f"{term} (weight {weight:g})" for term, weight in each["terms"].items())
-        print(f"{each['kind']} {each['name']}: power mean, exponent 1/3, of the ranks of {terms}")
+        print(f"{each['kind']} {each['name']}: power mean, exponent {each['exponent']}, of the ranks of {terms}")
         print("  ranks in a fixed random sample of the search space, so that no score depends on its company")
     for each in found.get("families", []):
         print(f"{each['kind']} {each['name']}: {each['plugin']} of {each['distribution']} {each['version']}")

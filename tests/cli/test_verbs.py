@@ -202,7 +202,7 @@ def test_show_says_what_a_composite_is_the_mean_of(capsys):
         "proxy auto: power mean, exponent 1/3, of the ranks of relation (weight 1), params (weight 1), synflow (weight 0.125)"
     )
     (shown,) = json.loads(run(capsys, "plugins", "show", "auto", "--json")[1])["composites"]
-    assert shown == {"kind": "proxy", "name": "auto", "terms": COMPOSITES["auto"]}
+    assert shown == {"kind": "proxy", "name": "auto", "exponent": "1/3", "terms": COMPOSITES["auto"]}
     assert "did you mean 'auto'" in run(capsys, "plugins", "show", "auot")[2]
 
 
