@@ -50,12 +50,12 @@ def distillers(teacher: nn.Module, student: nn.Module, images: Tensor, labels: T
     return {name: value.item() for name, value in terms.items()}
 
 
-def proxies(n: int = 8) -> list:
-    """Architectures of a search space, drawn and scored untrained; higher is better."""
-    scorer = kdsearch.scorer("cifar_resnet", ["nwot", "synflow", "params"], shape=(1, 8, 8))
+def proxies(teacher: nn.Module, n: int = 8) -> list:
+    """Architectures of a search space, drawn and scored untrained, against this teacher; higher is better."""
+    scorer = kdsearch.scorer("cifar_resnet", ["auto", "nwot", "params"], shape=(1, 8, 8), teacher=teacher)
     rng = torch.Generator().manual_seed(0)
     rows = scorer.score_all([scorer.space.sample(rng) for _ in range(n)])
-    for row in sorted(rows, key=lambda each: -each.scores["nwot"]):
+    for row in sorted(rows, key=lambda each: -each.scores["auto"]):
         print("  ".join(f"{name} {score:10.4g}" for name, score in row.scores.items()), row.key)
     return rows
 
@@ -85,7 +85,7 @@ def main(folder: Path) -> dict:
     terms = distillers(teacher, student, *train)
     scores = {"teacher": accuracy(teacher, *test), "student": accuracy(student, *test)}
     print(scores, terms)
-    return {"scores": scores, "terms": terms, "rows": proxies(), "files": files(student, test[0], folder)}
+    return {"scores": scores, "terms": terms, "rows": proxies(teacher), "files": files(student, test[0], folder)}
 
 
 if __name__ == "__main__":

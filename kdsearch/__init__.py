@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from kdsearch.stages.pieces import Distillation as Distillation
     from kdsearch.stages.pieces import Exported as Exported
     from kdsearch.stages.pieces import export as export
-    from kdsearch.stages.pieces import scorer as scorer
     from kdsearch.stages.python import Candidate as Candidate
     from kdsearch.stages.python import Session as Session
     from kdsearch.stages.python import run as run
+    from kdsearch.stages.scorer_piece import scorer as scorer
     from kdsearch.study.api import Study as Study
     from kdsearch.study.study import load_study as load_study
 
@@ -33,7 +33,7 @@ _LAZY = {
     "Distillation": "kdsearch.stages.pieces",
     "Exported": "kdsearch.stages.pieces",
     "export": "kdsearch.stages.pieces",
-    "scorer": "kdsearch.stages.pieces",
+    "scorer": "kdsearch.stages.scorer_piece",
 }
 __all__ = [
     "Candidate",

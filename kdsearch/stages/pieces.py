@@ -1,4 +1,4 @@
-"""Each piece without a study: distillers in a loop of one's own, proxies on any architectures, verified files of any network."""
+"""Pieces without a study: distillers in a loop of one's own, verified files of any network. Scores: `scorer_piece`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,10 @@ from kdsearch.kinds import (
     Field,
     Graph,
     Model,
-    SearchSpace,
     TapShapes,
 )
 from kdsearch.ops.undisturbed import undisturbed
-from kdsearch.search.scoring import Scorer
 from kdsearch.stages.materials import make
-from kdsearch.stages.scorers import scorer_on
 from kdsearch.stages.training import shapes_of
 from kdsearch.store.files import storing
 from kdsearch.study.schema import Use
@@ -139,7 +136,7 @@ def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
     if isinstance(net, Model):
         return net
     with undisturbed(net, train=False):
-        return modelled(net, io, who)
+        return modelled(net, io, who, role="")
 
 
 def _io(net: nn.Module | Model, example: Tensor) -> IO:
@@ -151,47 +148,6 @@ def _io(net: nn.Module | Model, example: Tensor) -> IO:
     shape = tuple(example.shape[1:])
     fields = (Field("image", "image", shape, str(example.dtype).removeprefix("torch.")),)
     return IO(fields, (Field("logits", "logits", tuple(out.shape[1:])),))
-
-
-def scorer(
-    space: str | type[SearchSpace[Any]] | SearchSpace[Any],
-    proxies: Sequence[Named],
-    *,
-    shape: tuple[int, int, int] = (3, 32, 32),
-    classes: int = 10,
-    samples: tuple[Tensor, Tensor] | None = None,
-    teacher: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    init_seeds: int = 1,
-) -> Scorer:
-    """A Scorer of a space's architectures: `scorer.score(spec)`, `scorer.score_all(specs)`, `scorer.space.sample(rng)`.
-
-    Args:
-        space: a name, class or object.
-        proxies: names, sections or classes.
-        shape, classes: (C, H, W) and K of the networks.
-        samples: (images, labels) that the proxies see, which then say `shape`; default: 32 images of N(0, 1) noise.
-        teacher: spec of the random teacher, for proxies that need one; default: the space's own.
-        init_seeds: initialisations that a score is the mean of.
-    """
-    host = Host.load()
-    made = space if isinstance(space, SearchSpace) else _space(host, space)
-    batch = None
-    if samples is not None:
-        shape = tuple(samples[0].shape[1:])  # type: ignore[assignment]
-        batch = Batch(tuple(str(i) for i in range(len(samples[0]))), {"image": samples[0], "label": samples[1]})
-    task = capability("task", "classification", host)[1]
-    fields = (Field("image", "image", shape), Field("label", "label", (), "int64", "target"))
-    io = task.io(fields, {"classes": [str(i) for i in range(classes)]})
-    named = dict(capability("proxy", each, host) for each in proxies)
-    spec = None if teacher is None else made.parse(dict(teacher))
-    return scorer_on(made.narrowed(io), io, task, named, batch, spec, seed, init_seeds)
-
-
-def _space(host: Host, space: str | type[SearchSpace[Any]]) -> SearchSpace[Any]:
-    cls = host.load_class("search_space", space) if isinstance(space, str) else space
-    made: SearchSpace[Any] = cls()
-    return made
 
 
 @dataclass(frozen=True)

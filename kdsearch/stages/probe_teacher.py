@@ -40,16 +40,22 @@ def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -
         training = materials.make("teacher", use, path).training
         is_fresh = training is not None and training.is_fresh
     model = teacher_model(materials, name)
+    reason = untrained(model, None if is_fresh else derive(materials.seed, "teacher", name), proxies)
+    return (None, reason) if reason else (model, "")
+
+
+def untrained(model: Model, seed: int | None, proxies: Iterable[Proxy[Any]]) -> str:
+    """Draw the model's weights anew, in place; "", or why it cannot be the teacher of these proxies. No seed: it is fresh."""
     try:
         for proxy in proxies:
             for tap in taps_of(proxy.taps(), "teacher") if proxy.needs_teacher else ():
                 if tap not in model.outputs:
                     model.tap(tap)
     except TapError as error:
-        return None, error.problem
-    if not is_fresh:
+        return error.problem
+    if seed is not None:
         try:
-            fresh_init(model.module, derive(materials.seed, "teacher", name) % 2**31)
+            fresh_init(model.module, seed % 2**31)
         except Exception as error:  # a part of the user's own
-            return None, f"a part of '{model.name}' cannot be drawn anew ({type(error).__name__}: {error})"
-    return model, ""
+            return f"a part of '{model.name}' cannot be drawn anew ({type(error).__name__}: {error})"
+    return ""

@@ -50,8 +50,8 @@ def scored(
     names: Sequence[str], space: SearchSpace[Any], specs: Sequence[Any], score: Score, seed: int, bar: Progress
 ) -> list[Scored]:
     """A row for each spec with these scores. Where there is a composite among them, its reference sample is scored first."""
-    wanted = {name: COMPOSITES[name] for name in names if name in COMPOSITES}
-    reference = [spec.model_dump(mode="json") for spec in reference_specs(space, seed)] if wanted else []
+    is_ranked = any(name in COMPOSITES for name in names)
+    reference = [spec.model_dump(mode="json") for spec in reference_specs(space, seed)] if is_ranked else []
     bar.begin("score", len(reference) + len(specs))
     rows: list[Scored] = []
     for chunk in score([*reference, *specs]):
@@ -59,8 +59,14 @@ def scored(
         bar.at(len(rows))
     bar.end()
     n = len(reference)
-    combined = {name: Combined(terms, [row.scores for row in rows[:n]]) for name, terms in wanted.items()}
+    combined = combiners(names, rows[:n])
     return [with_composites(row, names, combined) for row in rows[n:]]
+
+
+def combiners(names: Sequence[str], reference: Sequence[Scored]) -> dict[str, Combined]:
+    """Composite -> what makes it of its terms' scores; those of `names` that are composites."""
+    scores = [row.scores for row in reference]
+    return {name: Combined(COMPOSITES[name], scores) for name in names if name in COMPOSITES}
 
 
 def with_composites(row: Scored, names: Sequence[str], combined: Mapping[str, Combined]) -> Scored:

@@ -13,7 +13,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, SearchSpace
+from kdsearch.kinds import IO, Batch, Model, SearchSpace
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.scoring import Scorer, random_teacher
@@ -90,9 +90,9 @@ def scorer_on(
     seed: int,
     init_seeds: int = 1,
 ) -> Scorer:
-    """A Scorer with the random teacher that its proxies need: of the spec `teacher`, or the space's own where it is None."""
-    model = None
-    if any(proxy.needs_teacher for proxy in proxies.values()):
+    """A Scorer with the random teacher that its proxies need: this one, of this spec, or the space's own where it is None."""
+    model = teacher if isinstance(teacher, Model) else None
+    if model is None and any(proxy.needs_teacher for proxy in proxies.values()):
         own = teacher is None
         model = random_teacher(space, io, seed) if own else seeded_build(space, teacher, io, derive(seed, "teacher"))
     seeds = range(seed, seed + init_seeds)

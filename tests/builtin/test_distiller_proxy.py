@@ -18,10 +18,9 @@ from kdsearch.errors import KdsearchError, PluginError, TapShapeError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Distiller, Model, NoOptions, Options, Probe, Step, StudentTap, TapShapes, TextTeacher
 from kdsearch.kinds.options import TeacherNamed, validate
-from kdsearch.search.scoring import Scorer
 from kdsearch.stages import search
 from kdsearch.stages.materials import open_materials
-from kdsearch.stages.pieces import scorer
+from kdsearch.stages.scorer_piece import scorer
 from kdsearch.study import load_study
 from kdsearch.study.api import make
 from kdsearch.study.json_schema import study_schema
@@ -95,7 +94,7 @@ def test_a_projection_is_drawn_from_the_candidates_stream(probe: HandProbe) -> N
 
 def scored(names: list[str], specs: list[dict[str, Any]]) -> list[Mapping[str, float | None]]:
     teacher = {"depths": [3, 1, 3], "widths": [4, 8, 8]}
-    made: Scorer = scorer("cifar_resnet", names, shape=(3, 8, 8), classes=5, teacher=teacher)
+    made = scorer("cifar_resnet", names, shape=(3, 8, 8), classes=5, teacher=teacher)
     return [row.scores for row in made.score_all(specs)]
 
 

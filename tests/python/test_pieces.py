@@ -10,9 +10,7 @@ from torch import nn
 
 import kdsearch
 from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError
-from kdsearch.host import Host
-from kdsearch.kinds import IO, Compressor, Distiller, Field, NoOptions, Plan
-from kdsearch.search.scoring import Scorer
+from kdsearch.kinds import Compressor, Distiller, NoOptions, Plan
 from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -105,22 +103,6 @@ def test_networks_that_do_not_fit_are_named():
         kdsearch.Distillation(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), teacher(0), ["kd"], IMAGES)
     with pytest.raises(StudyError, match=r"Expected logits \(B, K\)"):
         kdsearch.Distillation(teacher(0), nn.Conv2d(1, 2, 3), ["kd"], IMAGES)
-
-
-def test_scores_are_those_of_a_scorer_built_by_hand():
-    made = kdsearch.scorer("cifar_resnet", ["nwot", {"use": "synflow"}], shape=(1, 16, 16), classes=4, seed=3)
-    host = Host.load()
-    space = host.load_class("search_space", "cifar_resnet")()
-    io = IO((Field("image", "image", (1, 16, 16)),), (Field("logits", "logits", (4,)),))
-    proxies = {name: (cls := host.load_class("proxy", name))(cls.options_class()) for name in ("nwot", "synflow")}
-    task = (cls := host.load_class("task", "classification"))(cls.options_class())
-    own = Scorer(space, io, task, proxies, probe_seed=3, init_seeds=(3,))
-    spec = {"depths": [1, 1, 1], "widths": [4, 8, 8]}
-    assert made.score(spec) == own.score(spec)
-    seen = kdsearch.scorer("cifar_resnet", ["nwot"], samples=(IMAGES, LABELS))
-    assert seen.score(spec).scores["nwot"] != made.score(spec).scores["nwot"]
-    taught = kdsearch.scorer("cifar_resnet", ["diswot_mr"], shape=(1, 8, 8), teacher={"depths": [1, 1, 1]})
-    assert taught.score(spec).scores["diswot_mr"] is not None
 
 
 @pytest.mark.parametrize("quantize", [None, "int8", {"use": "int4", "options": {"block": 16}}])

@@ -81,8 +81,8 @@ def examples(io: IO, n: int) -> list[Tensor]:
     return [torch.zeros((n, *each.sizes), dtype=each.torch_dtype) for each in io.inputs]
 
 
-def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True) -> Model:
-    """A Model of a foreign module, run once on zeros.
+def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:
+    """A Model of a foreign module, run once on zeros. `role` goes before its name in messages.
 
     Raises:
         DataError: it cannot read the study's samples, or does not answer (B, K); with what was expected and got.
@@ -94,19 +94,19 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"teacher {who} cannot read {fed}: {first[:200]}", expected="a network for these inputs"
+            f"{role}{who} cannot read {fed}: {first[:200]}", expected="a network for these inputs"
         ) from error
-    check_answer(out, io, who)
+    check_answer(out, io, who, role)
     found = found_taps(module, examples(io, 1), inside) if taps else ()
     return Model(module, tuple(each.name for each in io.inputs), found, (io.outputs[0].name,), name=who)
 
 
-def check_answer(out: object, io: IO, who: str) -> None:
+def check_answer(out: object, io: IO, who: str, role: str = "teacher ") -> None:
     """Raise DataError unless `out` is (2, K)."""
     k = n_classes(io, who)
     got = shown(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
     if not isinstance(out, Tensor) or tuple(out.shape) != (2, k):
         raise DataError(
-            f"teacher {who} answers {got} a sample",
+            f"{role}{who} answers {got} a sample",
             expected=f"{k}: one {io.outputs[0].name} for each class of the data set",
         )

@@ -1,0 +1,121 @@
+"""Scores in a program of one's own: those of `kdsearch score`, of any inputs, against any teacher."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import kdsearch
+from kdsearch.errors import DataError, PluginError, StudyError
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Field, NoOptions, Proxy
+from kdsearch.search.scoring import Scorer
+from kdsearch.stages import commands
+from tests.python.tiny_live import teacher
+
+IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(12) % 10
+SMALL = {"depths": [1, 1, 1], "widths": [4, 8, 8]}
+WIDER = {"depths": [1, 2, 1], "widths": [8, 8, 16]}
+
+
+def test_scores_are_those_of_a_scorer_built_by_hand():
+    made = kdsearch.scorer("cifar_resnet", ["nwot", {"use": "synflow"}], shape=(1, 16, 16), classes=4, seed=3)
+    host = Host.load()
+    space = host.load_class("search_space", "cifar_resnet")()
+    io = IO((Field("image", "image", (1, 16, 16)),), (Field("logits", "logits", (4,)),))
+    proxies = {name: (cls := host.load_class("proxy", name))(cls.options_class()) for name in ("nwot", "synflow")}
+    task = (cls := host.load_class("task", "classification"))(cls.options_class())
+    own = Scorer(space, io, task, proxies, probe_seed=3, init_seeds=(3,))
+    assert made.score(SMALL) == own.score(SMALL)
+    assert kdsearch.scorer("cifar_resnet", ["nwot", "synflow"], io=io, seed=3).score(SMALL) == own.score(SMALL)
+
+
+@pytest.mark.parametrize(("space", "names"), [("mlp", ("auto", "nwot")), ("text_encoder", ("nwot", "relation"))])
+def test_rows_are_those_of_the_command(space, names):
+    asked = commands.score(space=space, proxies=names, sample=2, seed=1, progress=False)
+    made = kdsearch.scorer(space, names, seed=1)
+    found = [row.row() for row in made.score_all([row["spec"] for row in asked["rows"]])]
+    assert found == asked["rows"]
+    assert tuple(found[0]["scores"]) == names
+    assert all(0 < row["scores"].get("auto", 0.5) < 1 for row in found)
+
+
+def test_a_composite_needs_no_term_beside_it_and_hides_none():
+    alone, beside = (
+        kdsearch.scorer("cifar_resnet", names, shape=(1, 8, 8)) for names in (["auto"], ["synflow", "auto"])
+    )
+    one, two = alone.score(SMALL).scores, beside.score(SMALL).scores
+    assert list(one) == ["auto"]
+    assert list(two) == ["synflow", "auto"]
+    assert one["auto"] == two["auto"]
+
+
+def test_own_samples_say_the_shape_and_are_what_proxies_see():
+    def score(samples):
+        return kdsearch.scorer("cifar_resnet", ["nwot"], samples=samples).score(SMALL).scores["nwot"]
+
+    assert score((IMAGES, LABELS)) == score(({"image": IMAGES}, LABELS))
+    assert score((IMAGES, LABELS)) != score((IMAGES.flip(-1) * 2 - 1, LABELS))
+    tokens = torch.randint(0, 8192, (4, 6), generator=torch.Generator().manual_seed(0))
+    texts = ({"tokens": tokens, "mask": torch.ones_like(tokens)}, torch.tensor([0, 1, 2, 0]))
+    made = kdsearch.scorer("text_encoder", ["synflow", "nwot"], samples=texts, classes=3)
+    assert [each.shape for each in made.io.inputs] == [(6,), (6,)]
+    assert None not in made.score({"kind": "bag", "embedding": 16, "width": 32}).scores.values()
+
+
+def test_the_teacher_is_the_network_with_fresh_weights_or_a_spec():
+    def score(**of):
+        return kdsearch.scorer("cifar_resnet", ["relation"], shape=(1, 8, 8), **of).score(SMALL).scores["relation"]
+
+    mine = teacher(0)
+    before = copy.deepcopy(mine.state_dict())
+    fresh = score(teacher=mine)
+    assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
+    assert score(teacher=teacher(1)) == fresh, "trained weights count for nothing"
+    assert score(teacher=teacher(0, width=12)) != fresh
+    assert score(teacher=mine, seed=1) != fresh
+    assert score(teacher=WIDER) != score()
+
+
+class Weights(Proxy[NoOptions]):
+    """How many weights lie in matrices."""
+
+    def score(self, student, probe):
+        return float(sum(each.numel() for each in student.module.parameters() if each.ndim == 2))
+
+
+def test_a_class_is_a_proxy():
+    found = kdsearch.scorer("mlp", [Weights], shape=(6,), classes=3).score({"depth": 1, "widths": [16] * 6})
+    assert found.scores == {"Weights": 6.0 * 16 + 16 * 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"proxies": "auto"}, StudyError, r"proxies: got 'auto'. Expected a list"),
+        ({"proxies": []}, StudyError, r"proxies: got \[\]"),
+        ({"proxies": ["aut"]}, PluginError, r"unknown proxy 'aut'; did you mean 'auto'"),
+        ({"proxies": [{"use": "auto", "options": {"a": 1}}]}, StudyError, "'auto' has no options. Expected options of"),
+        ({"proxies": ["nwot", {"use": "swap", "name": "nwot"}]}, StudyError, "two proxies have one name"),
+        (
+            {"shape": (8, 8)},
+            StudyError,
+            r"shape: got \(8, 8\). Expected sizes of the space's inputs: image \(3, 32, 32\)",
+        ),
+        ({"classes": 1}, StudyError, "classes: got 1"),
+        ({"samples": (IMAGES, LABELS), "classes": 9}, DataError, "int64 .* up to 9. Expected int64 .* of 0 to 8"),
+        ({"samples": (IMAGES, LABELS.float())}, DataError, "labels are torch.float32"),
+        ({"samples": (IMAGES, LABELS[:4])}, DataError, r"'image' is \(12, 1, 8, 8\). Expected \(4, 1, 8, 8\)"),
+        ({"samples": ({"img": IMAGES}, LABELS)}, DataError, "the inputs are img. Expected image"),
+        ({"teacher": {"depth": 1}}, StudyError, "unknown option 'depth'"),
+        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))}, StudyError, r"tap 'stage\[-1\]'"),
+        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(7, 10))}, DataError, "^teacher cannot read image 3x32x32"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kdsearch.scorer("cifar_resnet", **{"proxies": ["relation"], **arguments})
