@@ -278,14 +278,19 @@ def read_range(value: Value, declared: Range | None, path: str) -> Range | None:
         return declared
     if not isinstance(value, Mapping) or not ({"low", "high", "choices"} & set(value)):
         return None
-    keys = set(value)
+    keys, when = (
+        set(value),
+        declared.when if declared else (),
+    )  # a range of the study's own counts where the declared one does
     if "choices" in keys:
         if keys != {"choices"} or not isinstance(value["choices"], Sequence) or isinstance(value["choices"], str):
             raise StudyError(f"got {dict(value)}", path=path, expected="{choices: [a, b, ...]} alone")
         if not value["choices"]:
             raise StudyError("choices is empty", path=path, expected="at least one value")
-        each = declared.each if declared and not isinstance(value["choices"][0], Sequence) else 0
-        return Range(choices=tuple(_freeze(choice) for choice in value["choices"]), each=each)
+        first = value["choices"][0]
+        is_whole = isinstance(first, Sequence) and not isinstance(first, str)  # choices of the whole sequence
+        each = declared.each if declared and not is_whole else 0
+        return Range(choices=tuple(_freeze(choice) for choice in value["choices"]), each=each, when=when)
     if not {"low", "high"} <= keys or keys - {"low", "high", "log"}:
         raise StudyError(f"got {dict(value)}", path=path, expected="{low: a, high: b} with an optional log: true")
     low, high, log = value["low"], value["high"], value.get("log", False)
@@ -303,7 +308,7 @@ def read_range(value: Value, declared: Range | None, path: str) -> Range | None:
         and isinstance(high, int)
         and (declared is None or declared.integer or bool(declared.choices))
     )
-    return Range(low=low, high=high, log=log, integer=integer, each=declared.each if declared else 0)
+    return Range(low=low, high=high, log=log, integer=integer, each=declared.each if declared else 0, when=when)
 
 
 def _freeze(value: Value) -> Value:

@@ -71,6 +71,28 @@ class SearchSpace(Capability, Generic[O]):
             found[dim.path] = value[int(index.rstrip("]"))] if bracket else value
         return found
 
+    def unread(self, *names: str) -> dict[str, Value]:
+        """For `canonical`: values of fields that a network does not read, of this region: its fixed one, the default, or its first.
+
+        So what comes to be read by a later change is a value that the study allows.
+        """
+        found: dict[str, Value] = {}
+        for name in names:
+            value = self.options_class.model_fields[name].default
+            dims = [dim for dim in self.dims if self._field(dim) == name]
+            if name in self.region.fixed:
+                value = self.region.fixed[name]
+            elif dims and "[" in dims[0].path:
+                had = value if isinstance(value, tuple) and len(value) == len(dims) else [None] * len(dims)
+                value = tuple(_within(dim.range, each) for dim, each in zip(dims, had, strict=True))
+            elif dims:
+                value = _within(dims[0].range, value)
+            found[name] = tuple(value) if isinstance(value, list) else value
+        return found
+
+    def _field(self, dim: Dim) -> str:
+        return dim.path[len(self._prefix) :].lstrip(".").partition("[")[0]
+
     def neighbours(self, spec: O, rng: Generator, n: int) -> list[O]:
         """n valid specs that differ from `spec` in one dimension (fewer when there are none)."""
         found: list[O] = []
@@ -124,7 +146,7 @@ class SearchSpace(Capability, Generic[O]):
         """
         dims = []
         for dim in self.dims:
-            if dim.path[len(self._prefix) :].lstrip(".").partition("[")[0] == name:
+            if self._field(dim) == name:
                 choices = tuple(value for value in each_value(dim) if keep(value))
                 if not choices:
                     shown = ", ".join(str(value) for value in each_value(dim))
@@ -180,6 +202,16 @@ class SearchSpace(Capability, Generic[O]):
     def teacher_spec(self) -> Options | None:
         """The spec of the default random teacher of a training-free score; None = the largest of a random sample."""
         return None
+
+
+def _within(range: Range, value: Value) -> Value:
+    """The value, or the first one of the range where it is not of it."""
+    if range.choices:
+        return value if value in range.choices else range.choices[0]
+    assert range.low is not None
+    assert range.high is not None
+    is_of = isinstance(value, int | float) and range.low <= value <= range.high
+    return value if is_of else int(range.low) if range.integer else range.low
 
 
 def image_input(io: IO, space: str, min_size: int = 1) -> tuple[str, int, int, int]:

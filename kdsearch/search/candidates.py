@@ -262,7 +262,7 @@ def select(candidates: Sequence[Candidate], keep: int, costs: Sequence[str] = ()
     losses = [(-_or_worst(each.score), *(each.cost(name) for name in costs)) for each in order]
     scored = [i for i, each in enumerate(order) if each.score is not None]
     chosen: list[int] = []
-    for members in _fronts_of(scored, losses):
+    for members in _fronts_of(scored, losses, keep):
         room = keep - len(chosen)
         if room <= 0:
             break
@@ -284,8 +284,8 @@ def lost(region: Region, proxies: Sequence[str]) -> Callable[[Mapping[str, Any],
     return row
 
 
-def _fronts_of(indices: Sequence[int], losses: Sequence[Sequence[float]]) -> Iterator[list[int]]:
-    for members in fronts([losses[i] for i in indices]):
+def _fronts_of(indices: Sequence[int], losses: Sequence[Sequence[float]], enough: int) -> Iterator[list[int]]:
+    for members in fronts([losses[i] for i in indices], enough=enough):
         yield [indices[k] for k in members]
 
 

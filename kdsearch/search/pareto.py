@@ -32,10 +32,14 @@ def dominated_by(losses: Losses, violations: Sequence[Sequence[float]] | None = 
     return feasible | (broken[None, :] < broken[:, None])
 
 
-def fronts(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[list[int]]:
-    """Indices by front, the best front first, ascending within a front."""
+def fronts(
+    losses: Losses, violations: Sequence[Sequence[float]] | None = None, enough: int | None = None
+) -> list[list[int]]:
+    """Indices by front, the best front first, ascending within a front; no further fronts once `enough` indices are found."""
     if not losses:
         return []
+    if violations is None and len(losses[0]) > 1:
+        return _peeled(losses, len(losses) if enough is None else enough)
     if all(len(each) == 1 for each in losses):
         return _ranks([each[0] for each in losses], violations)
     dominators = dominated_by(losses, violations)
@@ -45,6 +49,30 @@ def fronts(losses: Losses, violations: Sequence[Sequence[float]] | None = None) 
         free = left & ~(dominators & left[None, :]).any(1)
         found.append([int(i) for i in np.flatnonzero(free)])
         left &= ~free
+    return found
+
+
+def _peeled(losses: Losses, enough: int) -> list[list[int]]:
+    """Front by front over the points in lexicographic order, in which none is dominated by a later one: memory stays linear."""
+    x = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    left = np.lexsort(x.T[::-1])
+    found: list[list[int]] = []
+    n = 0
+    while left.size and n < enough:
+        members: list[int] = []
+        rest: list[int] = []
+        front = np.empty((left.size, x.shape[1]))
+        for i in left:
+            before = front[: len(members)]
+            no_worse = (before <= x[i]).all(1)
+            if no_worse.any() and (before[no_worse] < x[i]).any():
+                rest.append(int(i))
+            else:
+                front[len(members)] = x[i]
+                members.append(int(i))
+        found.append(sorted(members))
+        n += len(members)
+        left = np.array(rest, dtype=np.int64)
     return found
 
 

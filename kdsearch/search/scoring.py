@@ -92,23 +92,30 @@ class Scorer:
         return own | {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
 
     def score(self, spec: Options | Mapping[str, Any]) -> Scored:
-        """Score one candidate. A build or proxy that raises becomes an error in the row; UserError (a tap it lacks) is raised."""
+        """Score one candidate. What raises becomes an error in the row.
+
+        Raises:
+            UserError: a proxy or the space raises one for a network drawn from the space too: the study is wrong (a tap that its
+                networks lack), not this candidate.
+        """
         self._fit()
         parsed = spec if isinstance(spec, Options) else self.space.parse(dict(spec))
-        canonical = self.space.canonical(parsed)
+        return self._scored(self.space.canonical(parsed))
+
+    def _scored(self, canonical: Options, raises: bool = False) -> Scored:
         key, shown = self.space.key(canonical), canonical.model_dump(mode="json")
         try:
             cost = cost_of(self.space, canonical, self.io, self.task)
-        except UserError:
-            raise
         except Exception as error:
+            if raises and isinstance(error, UserError):
+                raise
             none = dict.fromkeys(self.proxies)
             return Scored(key, shown, 0, 0, none, none, {"build": _told(error)})
         values: dict[str, list[float]] = {name: [] for name in self.proxies}
         errors: dict[str, str] = {}
         for init_seed in self.init_seeds:
             for init in sorted({proxy.init for proxy in self.proxies.values()}):
-                self._score_with(canonical, key, init_seed, init, values, errors)
+                self._score_with(canonical, key, init_seed, init, values, errors, raises)
         means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
         spread = {name: None if means[name] is None else _deviation(each) for name, each in values.items()}
         return Scored(key, shown, cost.params, cost.macs, means, spread, errors)
@@ -117,7 +124,14 @@ class Scorer:
         return [self.score(spec) for spec in specs]
 
     def _score_with(
-        self, spec: Options, key: str, init_seed: int, init: str, values: dict[str, list[float]], errors: dict[str, str]
+        self,
+        spec: Options,
+        key: str,
+        init_seed: int,
+        init: str,
+        values: dict[str, list[float]],
+        errors: dict[str, str],
+        raises: bool,
     ) -> None:
         seed = derive(init_seed, "candidate", key)
         probe = self._probe(init)
@@ -136,13 +150,13 @@ class Scorer:
                     torch.manual_seed(seed)
                     try:
                         values[name].append(float(proxy.score(student, probe)))
-                    except UserError:
-                        raise
                     except Exception as error:
+                        if raises and isinstance(error, UserError):
+                            raise
                         errors.setdefault(name, _told(error))
-            except UserError:
-                raise
             except Exception as error:
+                if raises and isinstance(error, UserError):
+                    raise
                 errors.setdefault("build", _told(error))
             finally:
                 probe.release()
@@ -166,10 +180,8 @@ class Scorer:
             return
         self._is_fitted = True
         fitted = [proxy for proxy in self.proxies.values() if type(proxy).fit is not Proxy.fit]
-        if not fitted:
-            return
         rng = stream(self.probe_seed, "fit")
-        specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE)]
+        specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE if fitted else 1)]
         with torch.random.fork_rng(devices=[]):
             for init in sorted({proxy.init for proxy in fitted}):
                 models = [
@@ -178,6 +190,7 @@ class Scorer:
                 for proxy in fitted:
                     if proxy.init == init:
                         proxy.fit(models, self._probe(init))
+        self._scored(specs[0], raises=True)  # before any candidate, so that no order of theirs decides what is an error
 
 
 def initialised(model: Model, init: str, seed: int) -> Model:

@@ -11,6 +11,7 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Ask, Dim, Range, Stopper, Trial
+from kdsearch.search.axis import encode
 from kdsearch.search.pareto import fronts
 from kdsearch.search.trials import Trials
 from kdsearch.stages.costs import violations
@@ -166,8 +167,11 @@ def asks(
 ) -> list[Ask]:
     """`n` candidates: those to begin with that are not tried yet, then the controller's."""
     begin = [Ask(values) for values in first[len(history) :][:n]]
-    rest = n - len(begin)
-    return begin + (controller.ask(None, dims, history, rest, seed) if rest else [])
+    if len(begin) == n:
+        return begin
+    known = {encode(each.values) for each in begin}  # the controller knows nothing of them yet
+    others = [ask for ask in controller.ask(None, dims, history, n, seed) if encode(ask.values) not in known]
+    return begin + others[: n - len(begin)]
 
 
 def _generation(

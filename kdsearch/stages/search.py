@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import RefusedError
+from kdsearch.errors import InterruptedRun, RefusedError
 from kdsearch.kinds import Batch
 from kdsearch.search.backend import Remote, Score, in_process
-from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer
-from kdsearch.stages.costs import cost_of_model, file_costs, needs_file, violations
+from kdsearch.stages.costs import cost_of_model
+from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.tools import Tools, is_in_process, limits_of, open_executor, where
@@ -30,7 +31,6 @@ STANDS_IN = {
     "latency_ms": "macs",
     "onnx_bytes": "params",
 }  # known by formula, for what is known of an exported file alone
-ROUNDS = 6  # of measuring files and replacing those that break a limit
 
 
 def part(materials: Materials) -> dict[str, Any]:
@@ -131,8 +131,6 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
 
     def seen(n: int, scored: Candidate) -> None:
         if tools.stop():
-            from kdsearch.errors import InterruptedRun
-
             raise InterruptedRun("stopped; scored candidates are kept")
         if scored.score is not None and (not top or scored.score > top[0][0]):
             top[:] = [(scored.score, scored.scored.params)]
@@ -163,21 +161,21 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
             path="constraints",
             fix="Relax a constraint or widen the space.",
         )
-    kept, measured = _kept(materials, role, explored, section.keep, costs, work)
-    if not kept:
-        worst = "; ".join(f"{name} {value:+.0%}" for name, value in measured[0].items())
+    kept = keep_best(materials, role, explored.candidates, section.keep, costs, work, tools)
+    if not kept.rows:
+        worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())
         raise RefusedError(
-            f"none of {len(measured)} exported candidates keeps the constraints (best: {worst})",
+            f"none of {len(kept.broken)} exported candidates keeps the constraints (best: {worst}), and by these no other would",
             path="constraints",
-            fix="Relax onnx_bytes or latency_ms.",
+            fix="Relax onnx_bytes or latency_ms, or widen the space.",
         )
-    chosen = {each["key"] for each in kept}
+    chosen = {each["key"] for each in kept.rows}
     for each in explored.candidates:
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
     notes = list(scorer.notes.values())
     tools.progress.say(
-        f"search: {explored.message}; {len(kept)} go on" + "".join(f"\n  note: {note}" for note in notes)
+        f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
     )
     return {
         "candidates": len(explored.candidates),
@@ -185,7 +183,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         "reason": explored.reason,
         "message": explored.message,
         "proxies": ranked,
-        "kept": kept,
+        "kept": kept.rows,
         "notes": notes,
     }
 
@@ -208,34 +206,6 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
         timeout_s=limits.timeout_s,
         memory_bytes=limits.memory_bytes,
     ), executor
-
-
-def _kept(
-    materials: Materials, role: str, explored: Explored, keep: int, costs: list[str], work: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    """The best candidates whose exported file keeps its limits, and the violations of those that did not."""
-    pool = list(explored.candidates)
-    broken: list[dict[str, float]] = []
-    chosen: list[dict[str, Any]] = []
-    for _ in range(ROUNDS):
-        chosen, bad = [], set()
-        for each in select(pool, keep, costs):
-            scored = each.scored
-            measured = file_costs(materials, role, scored.spec, work) if needs_file(materials) else {}
-            found = {"params": scored.params, "macs": scored.macs, **measured}
-            over = {name: value for name, value in violations(materials, found).items() if value > 0}
-            if over:
-                bad.add(scored.key)
-                broken.append(over)
-                continue
-            chosen.append(
-                {"key": scored.key, "spec": scored.spec, "score": each.score, "scores": scored.scores, "costs": found}
-            )
-        if not bad:
-            break
-        pool = [each for each in pool if each.scored.key not in bad]
-    broken.sort(key=lambda over: max(over.values()))
-    return chosen, broken
 
 
 def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:

@@ -31,8 +31,37 @@ def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():
     assert paths() == ["spec.kind", "spec.size", *sides]
     assert paths(kind="b") == ["spec.size", *sides]
     assert paths(kind="a") == sides
-    assert paths(kind="a", size={"choices": [4, 5]}) == ["spec.size", *sides]  # the study's own range has no condition
+    assert paths(kind="a", size={"choices": [4, 5]}) == paths(kind="a", size={"low": 4, "high": 5}) == sides
+    of_size = next(dim for dim in searchable(Spec, {"kind": "search", "size": {"choices": [4, 5]}}, "spec").dims[1:])
+    assert of_size.when == (("spec.kind", ("b",)),), "a range of the study's own counts where the declared one does"
     assert searchable(Spec, {"kind": "a", "size": "search"}, "spec").at({}) == Spec()
+
+
+class Ops(Options):
+    edges: Annotated[tuple[str, str], searched("none", "conv", "pool", each=2)] = ("conv", "conv")
+
+
+def test_choices_of_words_hold_for_each_element_and_choices_of_lists_for_all():
+    each = searchable(Ops, {"edges": {"choices": ["none", "conv"]}}, "spec")
+    assert [(dim.path, dim.range.choices) for dim in each.dims] == [
+        ("spec.edges[0]", ("none", "conv")),
+        ("spec.edges[1]", ("none", "conv")),
+    ]
+    whole = searchable(Ops, {"edges": {"choices": [["none", "conv"], ["pool", "pool"]]}}, "spec")
+    assert [(dim.path, dim.range.choices) for dim in whole.dims] == [
+        ("spec.edges", (("none", "conv"), ("pool", "pool")))
+    ]
+
+
+def test_what_is_not_read_has_a_value_of_the_region():
+    def unread(**written):
+        return Space(searchable(Spec, written, "student.spec")).unread("size", "sides")
+
+    assert unread() == {"size": 7, "sides": (1, 1)}
+    assert unread(size=2, sides=[3, 4]) == {"size": 2, "sides": (3, 4)}
+    assert unread(size="search", sides="search") == {"size": 1, "sides": (1, 1)}
+    assert unread(kind="b", size={"choices": [9, 7]}, sides={"low": 2, "high": 4}) == {"size": 7, "sides": (2, 2)}
+    assert unread(sides={"choices": [[2, 3], [4, 4]]})["sides"] == (2, 3)
 
 
 def test_a_space_keeps_the_values_that_pass():

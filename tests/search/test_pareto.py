@@ -29,6 +29,13 @@ def test_fronts_are_peeled_off_one_by_one(points: list) -> None:
         left -= set(free)
     losses, violations = [each[0] for each in points], [(each[1],) for each in points]
     assert fronts(losses, violations) == expected
+    feasible = [(0.0,)] * len(points)
+    assert fronts(losses) == fronts(losses, feasible)
+    for enough in (1, 4):
+        first = fronts(losses, enough=enough)
+        assert first == fronts(losses)[: len(first)]
+        assert sum(map(len, first)) >= min(enough, len(points))
+        assert sum(map(len, first[:-1])) < enough
     assert front(losses, violations) == [i for i in (expected[0] if expected else []) if points[i][1] <= 0]
 
 

@@ -109,6 +109,27 @@ def test_a_tap_that_the_space_lacks_is_the_users_error() -> None:
         scorer.score(SPECS[0])
 
 
+def test_a_tap_that_one_candidate_lacks_is_an_error_of_its_row_in_any_order() -> None:
+    sizes = [row.scores["size"] or 0.0 for row in toy_scorer(["size"]).score_all(SPECS)]
+    largest = max(sizes)
+
+    class Asks(Size):
+        def score(self, student: Model, probe: Probe) -> float:
+            if super().score(student, probe) == largest:
+                raise TapError("tap 'stage[7]' is not there")
+            return 1.0
+
+    def scorer() -> Scorer:
+        return Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"asks": Asks(NoOptions()), "size": Size(NoOptions())})
+
+    rows, again = scorer().score_all(SPECS), scorer().score_all(SPECS[::-1])[::-1]
+    assert rows == again
+    assert [bool(row.errors) for row in rows] == [size == largest for size in sizes]
+    (lacking,) = (row for row in rows if row.errors)
+    assert lacking.errors == {"asks": "TapError: tap 'stage[7]' is not there"}
+    assert lacking.scores == {"asks": None, "size": largest}
+
+
 def test_a_proxy_without_its_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="'energy' needs a teacher"):
         Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"energy": Energy(NoOptions())})

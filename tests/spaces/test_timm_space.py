@@ -299,3 +299,15 @@ class TestMobileNetV3(SearchSpaceContract):
     space = TimmSpace
     spec: ClassVar = {"family": "mobilenetv3_small", "width_multiplier": 0.25}
     samples = 2
+
+
+def test_grids_of_equal_patches_are_one_network():
+    space, vit = TimmSpace().narrowed(io(height=32, width=32)), TimmSpec(family="vit", dim=48, depth=2)
+    seven, eight, four = (vit.model_copy(update={"grid": grid}) for grid in (7, 8, 4))
+    nets = [space.build(each, io(height=32, width=32)).module.eval() for each in (seven, eight)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(nets[0](x), nets[1](x))
+    assert space.key(seven) == space.key(eight) != space.key(four)
+    large = TimmSpace().narrowed(io(height=56, width=56))
+    assert large.key(seven) != large.key(eight), "patches of 8 and of 7"

@@ -1,7 +1,18 @@
-"""What a search minimises beside the score."""
+"""What a search minimises beside the score, and which candidates go on where files have limits."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from kdsearch.search.candidates import Candidate
+from kdsearch.search.scoring import Scored
+from kdsearch.stages import keeping
+from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.search import search_costs
 
 
@@ -19,3 +30,78 @@ from kdsearch.stages.search import search_costs
 )
 def test_costs_are_those_a_formula_knows_or_what_stands_in(objectives: list[str], costs: list[str]) -> None:
     assert search_costs(objectives) == costs
+
+
+ROWS = [Scored(f"{i:04}", {"i": i}, 1000 + 10 * i, 50_000 + (7919 * i) % 30_000 + 40 * i, {}, {}) for i in range(2000)]
+
+
+def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8) -> tuple[list[int], int, Kept]:
+    """Of 2,000 candidates whose score is their size: who goes on, and how many were measured. `cost`: (params, macs) -> ms."""
+    measured: list[int] = []
+
+    def file_costs(_: Any, role: str, spec: dict[str, Any], folder: Path) -> dict[str, float]:
+        measured.append(spec["i"])
+        return {"latency_ms": cost(ROWS[spec["i"]].params, ROWS[spec["i"]].macs)}
+
+    monkeypatch.setattr(keeping, "file_costs", file_costs)
+    monkeypatch.setattr(keeping, "needs_file", lambda _: True)
+    monkeypatch.setattr(keeping, "violations", lambda _, found: {"latency_ms": found["latency_ms"] / limit - 1})
+    tools: Any = SimpleNamespace(stop=lambda: False)
+    materials: Any = None
+    candidates = [Candidate(row, float(row.params)) for row in ROWS]
+    found = keep_best(materials, "student", candidates, keep, [], Path(), tools)
+    assert len(set(measured)) == len(measured), "nothing is measured twice"
+    assert len(found.broken) <= len(measured) - len(found.rows)
+    return [each["spec"]["i"] for each in found.rows], len(measured), found
+
+
+def best_of(cost: Any, limit: float, keep: int = 8) -> list[int]:
+    return [row.spec["i"] for row in ROWS[::-1] if cost(row.params, row.macs) <= limit][:keep]
+
+
+def linear(params: int, macs: int) -> float:
+    return 0.2 + params / 40_000 + macs / 100_000
+
+
+@pytest.mark.parametrize("limit", [5.0, 1.2, 1.0, 0.8])
+def test_the_best_that_keep_a_limit_are_found_by_few_measurements(
+    monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    found, n, _ = kept(monkeypatch, linear, limit)
+    assert found == best_of(linear, limit)
+    assert n <= 60
+    assert n == 8 or limit < 5
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0.75, 1.8), st.integers(0, 2**31))
+def test_where_cost_is_no_line_good_ones_are_found_too(
+    monkeypatch: pytest.MonkeyPatch, limit: float, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).uniform(0.9, 1.1, len(ROWS))
+
+    def cost(params: int, macs: int) -> float:
+        return float(noise[(params - 1000) // 10] * (0.2 + (params / 40_000) ** 1.5 + macs / 100_000))
+
+    found, n, _ = kept(monkeypatch, cost, limit)
+    possible = best_of(cost, limit, 2000)
+    assert len(found) == min(8, len(possible)) or len(possible) < 40
+    assert n <= 150
+    if len(possible) >= 100:
+        assert np.mean([possible.index(i) for i in found]) < 0.05 * len(possible)
+
+
+def test_where_nothing_fits_few_are_measured_and_the_least_broken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, n, kept_ = kept(monkeypatch, linear, 0.5)
+    assert found == []
+    assert n <= 60
+    smallest = min(linear(row.params, row.macs) for row in ROWS)
+    assert kept_.broken[0]["latency_ms"] == pytest.approx(smallest / 0.5 - 1, rel=0.05)
+
+
+def test_without_limits_the_best_go_on_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "violations", lambda _, found: {})
+    monkeypatch.setattr(keeping, "needs_file", lambda _: False)
+    candidates = [Candidate(row, float(row.params)) for row in ROWS[:5]]
+    arguments: Any = (None, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False))
+    assert [each["spec"]["i"] for each in keep_best(*arguments).rows] == [4, 3, 2, 1, 0]

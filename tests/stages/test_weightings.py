@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kdsearch.engine.gradients import measured as terms_measured
 from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
-from kdsearch.kinds import Ask, Trial
+from kdsearch.kinds import Ask, Dim, Range, Trial
 from kdsearch.stages import weightings
 from kdsearch.stages.python import Session
 from kdsearch.stages.refine import asks
@@ -187,10 +187,22 @@ def test_ctrl_c_is_heeded_between_settings_and_the_study_goes_on(tmp_path):
     assert trials_of(tmp_path)[0]["values"] == best["values"]
 
 
+@pytest.mark.parametrize("name", ["surrogate", "exhaustive", "random", "evolution", "optuna"])
+def test_what_a_study_begins_with_is_not_asked_again(name):
+    cls = Host.load().load_class("controller", name)
+    dims = [Dim("student.architecture", Range(choices=tuple("abcde")))]
+    for seed in range(5):
+        asked = asks(cls(cls.options_class()), dims, [{"student.architecture": "a"}], [], 4, seed)
+        found = [each.values["student.architecture"] for each in asked]
+        assert found[0] == "a"
+        assert len(set(found)) == len(found)
+        assert len(found) >= 3
+
+
 def test_generations_of_one_try_all_that_a_study_begins_with():
     class Other:
         def ask(self, space, dims, history, n, seed):
-            return [Ask({"other": n})]
+            return [Ask({"other": i}) for i in range(n)]
 
     first = [{"x": 0}, {"x": 1}]
     found = [
@@ -199,8 +211,8 @@ def test_generations_of_one_try_all_that_a_study_begins_with():
     assert [[each.values for each in asked] for asked in found] == [
         [{"x": 0}],
         [{"x": 1}],
-        [{"x": 1}, {"other": 1}],
-        [{"other": 1}],
+        [{"x": 1}, {"other": 0}],
+        [{"other": 0}],
     ]
 
 

@@ -10,7 +10,15 @@ from pydantic import Field
 from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import Model, Options, Probe, Proxy, searched
 from kdsearch_plugins.diswot.reference import rank_sum, z_sum
-from kdsearch_plugins.diswot.scores import LOGITS, MAP, SEMANTIC, VECTOR, relation_score, semantic_score
+from kdsearch_plugins.diswot.scores import (
+    LOGITS,
+    MAP,
+    SEMANTIC,
+    VECTOR,
+    activation_shape,
+    relation_score,
+    semantic_score,
+)
 
 Init = Literal["gaussian", "kaiming"]
 Score = Literal["mr", "ms", "sum", "ranksum", "zsum"]
@@ -62,12 +70,12 @@ class Diswot(Proxy[DiswotOptions]):
         return maps if self.kind == "mr" else (*maps, *semantic_taps(self.options))
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
-        """Raise TapShapeError where `score: ms` is asked for and undefined."""
-        if self.options.semantic == "fc_grad" and self.kind != "mr":
-            if self.kind == "ms":
-                refuse(odd_widths(sample, probe), probe)
-            elif reason := undefined(sample, probe):
-                self.kind, self.note = "mr", f"M_r alone: M_s is undefined, as {reason}"
+        """Raise TapShapeError or TapError where `score: ms` is asked for and undefined."""
+        semantic = self.options.semantic
+        if self.kind == "ms":
+            refuse(sample, probe, semantic)
+        elif self.kind != "mr" and (reason := undefined(sample, probe, semantic)):
+            self.kind, self.note = "mr", f"M_r alone: M_s is undefined, as {reason}"
         if self.kind in RELATIVE:
             self.reference = [self.terms(model, probe) for model in sample]
 
@@ -120,9 +128,8 @@ class DiswotMs(Proxy[SemanticOptions]):
         return semantic_taps(self.options)
 
     def fit(self, sample: Sequence[Model], probe: Probe) -> None:
-        """Raise TapShapeError, naming both widths, where one of the sample has another width than the teacher."""
-        if self.options.semantic == "fc_grad":
-            refuse(odd_widths(sample, probe), probe)
+        """Raise TapShapeError or TapError, naming the network, where M_s of one of the sample is undefined."""
+        refuse(sample, probe, self.options.semantic)
 
     def score(self, student: Model, probe: Probe) -> float:
         return SEMANTIC[self.options.semantic](student, probe)
@@ -147,19 +154,31 @@ def odd_widths(sample: Sequence[Model], probe: Probe) -> list[Model]:
     return [] if teacher is None else [model for model in sample if model.width(VECTOR) != teacher.width(VECTOR)]
 
 
-def refuse(odd: Sequence[Model], probe: Probe) -> None:
-    for model in odd[:1]:
-        semantic_score(model, probe)  # raises, naming both widths
+def refuse(sample: Sequence[Model], probe: Probe, semantic: str) -> None:
+    if semantic == "fc_grad":
+        for model in odd_widths(sample, probe)[:1]:
+            semantic_score(model, probe)  # raises, naming both widths
+        return
+    for model in with_teacher(sample, probe):
+        activation_shape(model)
 
 
-def undefined(sample: Sequence[Model], probe: Probe) -> str:
+def undefined(sample: Sequence[Model], probe: Probe, semantic: str) -> str:
     """Why M_s is undefined in this space; "" where it is defined."""
+    teacher = probe.teacher_model
     try:
+        if semantic == "cam_map":
+            for model in with_teacher(sample, probe):
+                activation_shape(model)
+            return ""
         odd = odd_widths(sample, probe)
     except TapError as error:
         return error.problem
-    teacher = probe.teacher_model
     if odd and teacher is not None:
         return f"'{odd[0].name}' is {odd[0].width(VECTOR)} wide before the classifier and the teacher {teacher.width(VECTOR)}"
     out = probe.teacher
     return "the logits are no vectors" if out is not None and out[LOGITS].dim() != 2 else ""
+
+
+def with_teacher(sample: Sequence[Model], probe: Probe) -> list[Model]:
+    return [*sample, *([probe.teacher_model] if probe.teacher_model is not None else [])]

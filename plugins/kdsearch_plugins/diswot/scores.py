@@ -84,24 +84,34 @@ def labels(batch: Batch, logits: Tensor) -> Tensor:
 
 def activation_maps(model: Model, out: Outputs) -> Tensor:
     """(B, K, H, W). Raise TapError where the last map and the classifier do not belong together."""
-    maps, weight = out[MAP].double(), classifier_weight(model, out[LOGITS].shape[-1])
-    if maps.dim() != 4 or maps.shape[1] != weight.shape[1]:
+    weight = classifier_weight(model, out[LOGITS].shape[-1])
+    activation_shape(model)
+    return torch.einsum("kc,bchw->bkhw", weight, out[MAP].double())
+
+
+def activation_shape(model: Model) -> None:
+    """Raise TapError unless the last stage is a map of the channels that a linear classifier reads."""
+    tap, weight = model.tap(MAP), classifier_weight(model)
+    if tap.kind != "map" or tap.shape[0] != weight.shape[1]:
         raise TapShapeError(
-            f"tap '{MAP}' of '{model.name}' is {'x'.join(str(size) for size in maps.shape[1:])}",
+            f"tap '{MAP}' of '{model.name}' is {'x'.join(str(size) for size in tap.shape)}",
             expected=f"a map of the {weight.shape[1]} channels that its classifier reads",
             fix="Use 'semantic: fc_grad'.",
         )
-    return torch.einsum("kc,bchw->bkhw", weight, maps)
 
 
-def classifier_weight(model: Model, classes: int) -> Tensor:
-    """(K, C): of the part behind the tap `logits`, else of the last linear layer. Raise TapError where there is none."""
+def classifier_weight(model: Model, classes: int | None = None) -> Tensor:
+    """(K, C), of any K without `classes`: of the part behind the tap `logits`, else of the last linear layer.
+
+    Raise TapError where there is none.
+    """
     at = [model.module.get_submodule(tap.path) for tap in model.taps if tap.name == LOGITS]
     parts = at or [part for part in model.module.modules() if isinstance(part, nn.Linear)]
-    if not parts or not isinstance(parts[-1], nn.Linear) or parts[-1].out_features != classes:
+    last = parts[-1] if parts else None
+    if not isinstance(last, nn.Linear) or classes not in (None, last.out_features):
         raise TapError(
-            f"'{model.name}' has no linear classifier of {classes} classes",
+            f"'{model.name}' has no linear classifier{f' of {classes} classes' if classes else ''}",
             expected="a tap 'logits' at a linear layer",
             fix="Use 'semantic: fc_grad'.",
         )
-    return parts[-1].weight.detach().double()
+    return last.weight.detach().double()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from kdsearch.kinds import Model, NoOptions, Options, Probe, Proxy, searched
 from kdsearch.ops.init import WEIGHTED
@@ -18,6 +22,11 @@ from kdsearch_plugins.zero_cost.loss import batch_loss, finite, labelled, weight
 
 def total(values: Tensor) -> float:
     return float(values.detach().sum(dtype=torch.float64))
+
+
+def alive(grads: Mapping[str, Tensor], value: float) -> float:
+    """The value, where it is a number and any gradient is not 0: signed sums are 0 in the midst of others for a dead network."""
+    return finite(value) if any(bool(each.any()) for each in grads.values()) else -math.inf
 
 
 class Snip(Proxy[NoOptions]):
@@ -33,7 +42,7 @@ class Plain(Proxy[NoOptions]):
 
     def score(self, student: Model, probe: Probe) -> float:
         weights, grads = weight_matrices(student.module), weight_gradients(student, probe)
-        return finite(sum(total(weights[path] * grads[path]) for path in grads))
+        return alive(grads, sum(total(weights[path] * grads[path]) for path in grads))
 
 
 class GradNorm(Proxy[NoOptions]):
@@ -42,6 +51,17 @@ class GradNorm(Proxy[NoOptions]):
     def score(self, student: Model, probe: Probe) -> float:
         grads = weight_gradients(student, probe)
         return finite(sum(float(torch.linalg.vector_norm(each, dtype=torch.float64)) for each in grads.values()))
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """Within, hardsigmoid is its own formula: torch's has no second derivative."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
 
 
 class GraspOptions(Options):
@@ -59,13 +79,14 @@ class Grasp(Proxy[GraspOptions]):
     def score(self, student: Model, probe: Probe) -> float:
         with (
             differentiable(student.module) as weights,
+            TwiceDifferentiable(),
             sdpa_kernel(SDPBackend.MATH),
         ):  # the fused ones have no 2nd derivative
             loss = batch_loss(student, probe, labelled(probe), self.options.temperature)
             g = gradients(loss, weights, create_graph=True)
             z = torch.stack([torch.zeros(()), *((each.detach() * each).sum() for each in g.values())]).sum()
             hg = gradients(z, weights)
-            return finite(-sum(total(weights[path] * hg[path]) for path in weights))
+            return alive(g, -sum(total(weights[path] * hg[path]) for path in weights))
 
 
 class FisherOptions(Options):

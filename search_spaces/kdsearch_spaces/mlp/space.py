@@ -58,11 +58,12 @@ class MlpSpace(SearchSpace[MlpSpec]):
         return spec.depth <= len(spec.widths)
 
     def canonical(self, spec: MlpSpec) -> MlpSpec:
-        """Widths beyond the depth repeat the last one that is read; no shortcuts where no width is kept."""
+        """Widths beyond the depth repeat the last one that is read; no shortcuts where no width is kept, if the study has that."""
         read = spec.widths[: spec.depth]
         rest = read[-1:] * (len(spec.widths) - len(read))
-        has_shortcut = spec.residual and any(a == b for a, b in pairwise(read))
-        return spec.model_copy(update={"widths": read + rest, "residual": has_shortcut})
+        has_shortcut = any(a == b for a, b in pairwise(read))
+        own = {"residual": spec.residual} if has_shortcut else self.unread("residual")
+        return spec.model_copy(update={"widths": read + rest, **own})
 
     def neighbours(self, spec: MlpSpec, rng: Generator, n: int) -> list[MlpSpec]:
         """Other networks only: none that differ in what is not read."""

@@ -59,11 +59,9 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
         return not refused(spec)
 
     def canonical(self, spec: TextEncoderSpec) -> TextEncoderSpec:
-        """Fields that the kind does not read have their defaults."""
-        kept = {name: getattr(spec, name) for name in OWN[spec.kind]}
-        if not spec.layers:
-            del kept["width"]
-        return TextEncoderSpec(kind=spec.kind, **kept)
+        """Fields that the kind does not read have one value of the study's."""
+        read = {*OWN[spec.kind], "kind"} - ({"width"} if not spec.layers else set())
+        return spec.model_copy(update=self.unread(*(name for name in TextEncoderSpec.model_fields if name not in read)))
 
     def neighbours(self, spec: TextEncoderSpec, rng: Generator, n: int) -> list[TextEncoderSpec]:
         """Those of fields that the kind reads: others would be the same network."""

@@ -131,12 +131,16 @@ def convnext(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: in
     return ConvNeXt(channels, n_outputs, depths=spec.depths, dims=spec.widths, patch_size=patch, ls_init_value=None)
 
 
+def patch_of(size: tuple[int, int], grid: int) -> tuple[int, int]:
+    """Of an image that is cut into `grid` x `grid` (at least) patches."""
+    return max(1, size[0] // grid), max(1, size[1] // grid)
+
+
 def vit(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
     """Mean-pooled tokens of a `grid` x `grid` (at least) image, no class token; what a patch does not cover is cut off."""
-    patch = (max(1, size[0] // spec.grid), max(1, size[1] // spec.grid))
     return VisionTransformer(
         size,
-        patch,
+        patch_of(size, spec.grid),
         channels,
         n_outputs,
         global_pool="avg",
@@ -149,7 +153,7 @@ def vit(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) ->
 
 def mixer(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
     """MLPs over patches and over channels in turn (Tolstikhin et al., NeurIPS 2021); patches as in `vit`."""
-    patch: Any = (max(1, size[0] // spec.grid), max(1, size[1] // spec.grid))
+    patch: Any = patch_of(size, spec.grid)
     image: Any = size  # pairs are taken, timm's annotations know numbers only
     return MlpMixer(n_outputs, image, channels, patch, spec.depth, spec.dim)
 

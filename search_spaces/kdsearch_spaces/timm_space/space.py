@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Block, Cost, Model, Searchable, SearchSpace, image_input, vector_output
 from kdsearch.kinds.found_taps import found_taps
-from kdsearch.kinds.space import draw
+from kdsearch.kinds.space import draw, each_value
 from kdsearch_spaces.timm_space.spec import OWN, TimmSpec
 
 MIN_SIZE = 8  # pixels
@@ -86,13 +86,31 @@ class TimmSpace(SearchSpace[TimmSpec]):
         return None
 
     def canonical(self, spec: TimmSpec) -> TimmSpec:
-        """Fields that the family does not read have their defaults."""
-        return TimmSpec(family=spec.family, **{name: getattr(spec, name) for name in _read(spec)})
+        """Fields that the family does not read have one value of the study's; of grids that make equal patches, the largest."""
+        read = {"family", *_read(spec)}
+        own = self.unread(*(name for name in TimmSpec.model_fields if name not in read))
+        if spec.family in ("vit", "mixer"):
+            own["grid"] = self._largest_grid(spec.grid)
+        return spec.model_copy(update=own)
+
+    def _largest_grid(self, grid: int) -> int:
+        """Patches are the image's sides over the grid, rounded down: 7 and 8 are one network on 32 pixels."""
+        from kdsearch_spaces.timm_space.families import patch_of
+
+        _, _, *size = image_input(self._io, "timm", MIN_SIZE)
+        dims = [dim for dim in self.dims if self._field(dim) == "grid"]
+        grids = each_value(dims[0]) if dims else [grid]
+        patch = patch_of((size[0], size[1]), grid)
+        return max((each for each in grids if patch_of((size[0], size[1]), each) == patch), default=grid)
 
     def key(self, spec: TimmSpec) -> str:
         """The fields that the family reads."""
-        kept = spec.model_dump(mode="json", include={"family", *_read(spec)})
+        kept = self.canonical(spec).model_dump(mode="json", include={"family", *_read(spec)})
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    def decode(self, text: str) -> TimmSpec:
+        """The inverse of `encode`: the text has the fields that the family reads."""
+        return self.canonical(super().decode(text))
 
     def neighbours(self, spec: TimmSpec, rng: Generator, n: int) -> list[TimmSpec]:
         """Those of fields that the family reads: others would be the same network."""

@@ -221,6 +221,22 @@ def test_cam_score_names_what_a_network_lacks(probe: HandProbe) -> None:
         cam_score(headless, probe)
 
 
+def test_maps_that_no_classifier_reads_make_it_m_r_alone_or_are_refused(probe: HandProbe) -> None:
+    headless = small_resnet(seed=1, name="headless")
+    headless.module.classifier = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 5))
+    sample = [small_resnet(seed=2), headless]
+    proxy = Diswot(DiswotOptions(semantic="cam_map"))
+    proxy.fit(sample, probe)
+    assert proxy.note == "M_r alone: M_s is undefined, as tap 'stage[-1]' of 'headless' is 8x4x4"
+    assert proxy.score(headless, probe) == relation_score(headless, probe, ["stage[-1]"])
+    for refusing in (
+        Diswot(DiswotOptions(semantic="cam_map", score="ms")),
+        DiswotMs(SemanticOptions(semantic="cam_map")),
+    ):
+        with pytest.raises(TapShapeError, match="'headless' is 8x4x4"):
+            refusing.fit(sample, probe)
+
+
 def test_other_widths_make_it_m_r_alone_for_the_whole_study(probe: HandProbe) -> None:
     proxy = Diswot(DiswotOptions())
     proxy.fit([small_resnet(seed=1), small_resnet((4, 6), name="narrow")], probe)

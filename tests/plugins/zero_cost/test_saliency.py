@@ -130,6 +130,26 @@ def test_grasp_of_a_network_is_the_second_derivative_by_finite_differences() -> 
     assert Grasp(GraspOptions()).score(student, probe) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_grasp_of_hardsigmoid_is_that_of_its_formula() -> None:
+    class Formula(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu6(x + 3) / 6
+
+    def score(part: nn.Module) -> float:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), part, nn.Linear(4, 2))
+        return Grasp(GraspOptions()).score(vector_model(net), regression()[1])
+
+    assert score(nn.Hardsigmoid()) == score(Formula()) != 0
+
+
+@pytest.mark.parametrize("proxy", [Plain(NoOptions()), Grasp(GraspOptions())])
+def test_signed_sums_of_a_network_without_gradients_are_the_worst(proxy: Any) -> None:
+    torch.manual_seed(0)
+    dead = nn.Sequential(nn.Linear(3, 4), nn.Threshold(1e9, 0.0), nn.Linear(4, 2, bias=False))
+    assert proxy.score(vector_model(dead), regression()[1]) == -math.inf
+
+
 def test_fisher_of_softmax_regression() -> None:
     student, probe = regression()
     a, d = X @ W.T, errors()[1]

@@ -1,0 +1,120 @@
+"""The candidates that go on: the best whose exported file keeps its limits, by as few exports and measurements as may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsearch.errors import InterruptedRun
+from kdsearch.search.candidates import Candidate, select
+from kdsearch.stages.costs import file_costs, needs_file, violations
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import Tools
+
+SLACK = 0.01, 0.1  # by twice the fit's error, within these, an estimate may be above the limit
+ANCHORS = (0.0, 0.25, 0.5)  # quantiles of MACs that are measured for the estimate, once a limit was broken
+ENOUGH = 4  # measurements that an estimate needs; with twice as many its error is known
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Args:
+    rows: of the candidates that go on, the best first.
+    broken: of those measured that do not: constraint -> (value - limit) / limit, the least broken first.
+    """
+
+    rows: list[dict[str, Any]]
+    broken: list[dict[str, float]]
+
+
+def keep_best(
+    materials: Materials,
+    role: str,
+    candidates: Sequence[Candidate],
+    keep: int,
+    costs: Sequence[str],
+    work: Path,
+    tools: Tools,
+) -> Kept:
+    """The `keep` best of `search.candidates.select`, of those that keep the limits; where files have none, without measuring.
+
+    Once one breaks a limit, estimates from what was measured say who is worth measuring. Where those are too few, the nearest
+    others are tried too, until none of a round keeps the limits.
+    """
+    found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
+    excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
+
+    def measure(these: Sequence[Candidate]) -> bool:
+        """Whether any of them keeps the limits."""
+        for each in these:
+            if tools.stop():
+                raise InterruptedRun("stopped; measured candidates are kept")
+            scored = each.scored
+            measured = file_costs(materials, role, scored.spec, work) if needs_file(materials) else {}
+            found[scored.key] = {"params": scored.params, "macs": scored.macs, **measured}
+            excess[scored.key] = violations(materials, found[scored.key])
+        return any(is_good(each) for each in these)
+
+    def is_new(candidate: Candidate) -> bool:
+        return candidate.scored.key not in found
+
+    def is_good(candidate: Candidate) -> bool:
+        return max(excess[candidate.scored.key].values(), default=0.0) <= 0
+
+    while True:
+        worst = estimates(candidates, found, excess)
+        pool = [
+            each for each, over in zip(candidates, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
+        ]
+        chosen = select(pool, keep, costs)
+        if new := [each for each in chosen if is_new(each)]:
+            if not measure(new) or not all(map(is_good, new)):
+                measure([each for each in anchors(candidates) if is_new(each)])
+            continue
+        rest = [(over, i) for i, over in enumerate(worst) if is_new(candidates[i])]
+        nearest = [candidates[i] for _, i in sorted(rest)[:keep]]
+        if len(chosen) == keep or not nearest or not measure(nearest):
+            break
+    rows = [row_of(each, found[each.scored.key]) for each in chosen]
+    over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
+    return Kept(rows, sorted((each for each in over if each), key=lambda each: max(each.values())))
+
+
+def row_of(candidate: Candidate, costs: Mapping[str, float]) -> dict[str, Any]:
+    scored = candidate.scored
+    own = {"key": scored.key, "spec": scored.spec, "score": candidate.score, "scores": scored.scores}
+    return {**own, "costs": dict(costs)}
+
+
+def anchors(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The smallest and some up to the middle, by MACs: what fits may be far from the best scores."""
+    order = sorted(candidates, key=lambda each: (each.scored.macs, each.scored.params, each.scored.key))
+    return [order[int(share * (len(order) - 1))] for share in ANCHORS]
+
+
+def estimates(
+    candidates: Sequence[Candidate], found: Mapping[str, Mapping[str, float]], excess: Mapping[str, Mapping[str, float]]
+) -> list[float]:
+    """Each candidate's largest (value - limit) / limit, less what the fit errs by: a + b params + c MACs, of what was measured.
+
+    0 for all before there are enough measurements, or while none breaks a limit.
+    """
+    broken = {name for each in excess.values() for name, value in each.items() if value > 0}
+    if not broken or len(found) < ENOUGH:
+        return [0.0] * len(candidates)
+    sizes = np.array([[1.0, each.scored.params, each.scored.macs] for each in candidates])
+    scale = sizes.max(0)
+    known = np.array([[1.0, found[key]["params"], found[key]["macs"]] for key in excess]) / scale
+    worst = np.full(len(candidates), -1.0)
+    for name in sorted(broken):
+        values = np.array([1.0 + each[name] for each in excess.values()])  # in limits
+        weight = 1 / np.maximum(values, 1e-9)  # errors count by their share
+        fit, *_ = np.linalg.lstsq(known * weight[:, None], values * weight, rcond=1e-6)
+        error = np.sqrt(np.square(known @ fit * weight - 1).sum() / (len(values) - known.shape[1]))
+        slack = np.clip(2 * error, *SLACK) if len(values) >= 2 * ENOUGH else SLACK[1]
+        worst = np.maximum(worst, sizes / scale @ fit - 1.0 - slack)
+    return [float(each) for each in worst]
