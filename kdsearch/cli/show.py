@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kdsearch.hooks import Family
     from kdsearch.host import Found, Host, Plugin
 
+SEARCHED = ("distiller", "procedure", "search_space")  # kinds whose options a study may search
 _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "ships", "init", "side", "direction")
 
 
@@ -168,4 +169,5 @@ def _print_capability(each: dict[str, Any]) -> None:
         )
         for option in each["options"]
     ]
-    table(("  option", "type", "default", "range", "search", "what"), [(f"  {row[0]}", *row[1:]) for row in rows])
+    usual = "search" if each["kind"] in SEARCHED else "usual"  # of others a study gives fixed values
+    table(("  option", "type", "default", "range", usual, "what"), [(f"  {row[0]}", *row[1:]) for row in rows])

@@ -32,6 +32,16 @@ def spearman_rho(scores: Sequence[float | None], values: Sequence[float]) -> flo
     return _finite(spearmanr(ranked, values).statistic)
 
 
+def pearson(scores: Sequence[float | None], values: Sequence[float]) -> float | None:
+    """Pearson's correlation in [-1, 1] over those with a finite score; None where one side is constant."""
+    finite = [(each, value) for each, value in zip(comparable(scores), values, strict=True) if math.isfinite(each)]
+    if len({each for each, _ in finite}) < 2 or len({value for _, value in finite}) < 2:
+        return None
+    import numpy as np
+
+    return _finite(float(np.corrcoef(np.array(finite, dtype=np.float64).T)[0, 1]))
+
+
 def tau_in_bins(scores: Sequence[float | None], values: Sequence[float], params: Sequence[int]) -> float | None:
     """Mean tau-b within bins of nearly equal size, floor(ln params / ln 1.05), weighted by a bin's number of pairs.
 
@@ -53,9 +63,28 @@ def tau_in_bins(scores: Sequence[float | None], values: Sequence[float], params:
 
 def best_of_top(scores: Sequence[float | None], values: Sequence[float], n: int = 10) -> float:
     """The best value among the n highest scores; where the n-th place is tied, in the order of the rows."""
+    return max(values[i] for i in _descending(scores)[:n])
+
+
+def precision_at(scores: Sequence[float | None], values: Sequence[float], share: float) -> float:
+    """P@topK, K that share of the networks: how many of the K highest scores are among the K best, in [0, 1]; ties as above."""
+    k = max(1, round(share * len(values)))
+    return len({*_descending(scores)[:k]} & {*_descending(values)[:k]}) / k
+
+
+def minmax_at(scores: Sequence[float | None], values: Sequence[float], share: float) -> tuple[float, float]:
+    """minmax@k, k that share of the networks, as ranks in (0, 1], 1/N the best: the best true rank among the k highest scores, and
+    the worst rank by score of the k best; ties as above."""
+    n, by_score, by_value = len(values), _descending(scores), _descending(values)
+    k = max(1, round(share * n))
+    rank, place = ({i: at for at, i in enumerate(order, 1)} for order in (by_value, by_score))
+    return min(rank[i] for i in by_score[:k]) / n, max(place[i] for i in by_value[:k]) / n
+
+
+def _descending(scores: Sequence[float | None]) -> list[int]:
+    """Indices, the highest first; of ties the first."""
     ranked = comparable(scores)
-    order = sorted(range(len(ranked)), key=lambda i: -ranked[i])
-    return max(values[i] for i in order[:n])
+    return sorted(range(len(ranked)), key=lambda i: -ranked[i])
 
 
 def _ranked(scores: Sequence[float | None]) -> list[float]:

@@ -13,7 +13,15 @@ import torch
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.ops.threads import cpu_threads
-from kdsearch.search.agreement import best_of_top, kendall_tau, spearman_rho, tau_in_bins
+from kdsearch.search.agreement import (
+    best_of_top,
+    kendall_tau,
+    minmax_at,
+    pearson,
+    precision_at,
+    spearman_rho,
+    tau_in_bins,
+)
 from kdsearch.search.scoring import cost_of
 from kdsearch.search.table import Entry, read_table
 from kdsearch.stages.score import scored
@@ -58,6 +66,9 @@ def bench_proxies(
                 "spearman_rho": spearman_rho(scores, values),
                 "tau_in_param_bins": tau_in_bins(scores, values, own["params"]),
                 "top10_best": best_of_top(scores, values),
+                "pearson": pearson(scores, values),
+                "p_at_top10pct": precision_at(scores, values, 0.1),
+                "minmax_at_1pct": list(minmax_at(scores, values, 0.01)),
                 "archs_per_second": _rate(setting, name, list(specs.values())),
                 "nan": sum(score is None for score in scores),
             }

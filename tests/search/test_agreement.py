@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.search.agreement import best_of_top, kendall_tau, spearman_rho, tau_in_bins
+from kdsearch.search.agreement import (
+    best_of_top,
+    kendall_tau,
+    minmax_at,
+    pearson,
+    precision_at,
+    spearman_rho,
+    tau_in_bins,
+)
 
 numbers = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=12)
 
@@ -74,3 +82,18 @@ def test_the_best_among_the_highest_scores():
     values = [float(i) for i in range(20)]
     assert best_of_top([-each for each in values], values) == 9
     assert best_of_top([None] * 5 + [-each for each in values[5:]], values, 3) == 7
+
+
+def test_correlation_of_the_finite_scores_by_hand():
+    assert pearson([1.0, 2.0, 3.0, None], [2.0, 4.0, 9.0, 100.0]) == pytest.approx(7 / math.sqrt(2 * 26))
+    assert pearson([1.0, 1.0, math.nan], [1.0, 2.0, 3.0]) is None
+    assert pearson([1.0, 2.0], [5.0, 5.0]) is None
+
+
+def test_precision_and_extreme_ranks_by_hand():
+    values = [90.0, 80.0, 70.0, 60.0, 50.0, 40.0, 30.0, 20.0, 10.0, 0.0]
+    scores = [1.0, 9.0, 2.0, 8.0, 7.0, 6.0, 5.0, None, 4.0, 3.0]  # by score: 1, 3, 4, 5, 6, 8, 9, 2, 0, 7
+    assert precision_at(scores, values, 0.2) == 1 / 2
+    assert precision_at(scores, values, 0.01) == 0.0
+    assert minmax_at(scores, values, 0.2) == (0.2, 0.9)
+    assert minmax_at(values, values, 0.1) == (0.1, 0.1)
