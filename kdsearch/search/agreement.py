@@ -37,9 +37,10 @@ def pearson(scores: Sequence[float | None], values: Sequence[float]) -> float | 
     finite = [(each, value) for each, value in zip(comparable(scores), values, strict=True) if math.isfinite(each)]
     if len({each for each, _ in finite}) < 2 or len({value for _, value in finite}) < 2:
         return None
-    import numpy as np
+    from scipy.stats import pearsonr
 
-    return _finite(float(np.corrcoef(np.array(finite, dtype=np.float64).T)[0, 1]))
+    given, known = zip(*finite, strict=True)
+    return _finite(pearsonr(given, known).statistic)
 
 
 def tau_in_bins(scores: Sequence[float | None], values: Sequence[float], params: Sequence[int]) -> float | None:
