@@ -63,29 +63,54 @@ def tau_in_bins(scores: Sequence[float | None], values: Sequence[float], params:
 
 
 def best_of_top(scores: Sequence[float | None], values: Sequence[float], n: int = 10) -> float:
-    """The best value among the n highest scores; where the n-th place is tied, in the order of the rows."""
-    return max(values[i] for i in _descending(scores)[:n])
+    """The best value among the n highest scores: its mean over the orders of those that share the n-th place."""
+    ranked = comparable(scores)
+    order = sorted(range(len(ranked)), key=lambda i: -ranked[i])
+    n = min(n, len(order))
+    last = ranked[order[n - 1]]
+    above = [values[i] for i in order if ranked[i] > last]
+    tied = sorted(values[i] for i in order if ranked[i] == last)
+    room, floor = n - len(above), max(above, default=-math.inf)
+    orders = math.comb(len(tied), room)  # C(j - 1, room - 1) of them have the j-th smallest as their largest
+    return math.fsum(
+        math.comb(j - 1, room - 1) / orders * max(value, floor) for j, value in enumerate(tied, 1) if j >= room
+    )
 
 
 def precision_at(scores: Sequence[float | None], values: Sequence[float], share: float) -> float:
-    """P@topK, K that share of the networks: how many of the K highest scores are among the K best, in [0, 1]; ties as above."""
+    """P@topK, K that share of the networks: the share of the K highest scores that are among the K best, in [0, 1].
+
+    Where the K-th place is shared, its mean over the orders of those that share it.
+    """
     k = max(1, round(share * len(values)))
-    return len({*_descending(scores)[:k]} & {*_descending(values)[:k]}) / k
+    return math.fsum(a * b for a, b in zip(_within(scores, k), _within(values, k), strict=True)) / k
 
 
 def minmax_at(scores: Sequence[float | None], values: Sequence[float], share: float) -> tuple[float, float]:
-    """minmax@k, k that share of the networks, as ranks in (0, 1], 1/N the best: the best true rank among the k highest scores, and
-    the worst rank by score of the k best; ties as above."""
-    n, by_score, by_value = len(values), _descending(scores), _descending(values)
+    """minmax@k, k that share of the networks, as ranks in (0, 1], near 0 the best.
+
+    The best rank by value among the k highest scores, and the worst rank by score of the k best. Ties share the middle of their
+    places; where the k-th place is shared, the mean over the orders of those that share it.
+    """
+    n = len(values)
     k = max(1, round(share * n))
-    rank, place = ({i: at for at, i in enumerate(order, 1)} for order in (by_value, by_score))
-    return min(rank[i] for i in by_score[:k]) / n, max(place[i] for i in by_value[:k]) / n
+    best = best_of_top(scores, [-place for place in _places(values)], k)
+    return -best / n, best_of_top(values, _places(scores), k) / n
 
 
-def _descending(scores: Sequence[float | None]) -> list[int]:
-    """Indices, the highest first; of ties the first."""
+def _within(scores: Sequence[float | None], k: int) -> list[float]:
+    """The chance of each to be among the k highest, where ties are put in any order."""
     ranked = comparable(scores)
-    return sorted(range(len(ranked)), key=lambda i: -ranked[i])
+    last = sorted(ranked, reverse=True)[k - 1]
+    above, tied = sum(each > last for each in ranked), ranked.count(last)
+    return [1.0 if each > last else (k - above) / tied if each == last else 0.0 for each in ranked]
+
+
+def _places(scores: Sequence[float | None]) -> list[float]:
+    """1 for the highest; ties share the middle of their places."""
+    from scipy.stats import rankdata
+
+    return [float(each) for each in rankdata([-rank for rank in _ranked(scores)])]
 
 
 def _ranked(scores: Sequence[float | None]) -> list[float]:

@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +35,19 @@ def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
         DataError: no such file or column, an architecture that is none of the space, a value that is no finite number.
     """
     rows = _rows(path)
-    header = rows[0]
+    first, header = rows[0]
     where = _architecture(path, header)
-    if column not in header:
-        others = [name for name in header if name not in where]
-        raise DataError(
-            f"no column '{column}'", file=path, line=1, nearest=nearest(column, others), expected=one_of(others)
-        )
+    others = [name for name in header if name not in where]
+    if column not in others:
+        problem = f"'{column}' is the architecture" if column in where else f"no column '{column}'"
+        raise DataError(problem, file=path, line=first, nearest=nearest(column, others), expected=one_of(others))
+    for name in (column, *where):
+        if header.count(name) > 1:
+            raise DataError(f"{header.count(name)} columns are '{name}'", file=path, line=first, expected="one")
     at = [header.index(name) for name in where]
     value_at = header.index(column)
     entries = []
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
         if len(row) != len(header):
             raise DataError(
                 f"{len(row)} fields", file=path, line=number, expected=f"{len(header)}, as in the first line"
@@ -67,15 +70,23 @@ def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
     return entries
 
 
-def _rows(path: Path) -> list[list[str]]:
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line, fields) of every row that is not blank; a row of several lines has its first."""
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError("no such file", file=path, expected="a CSV file with a header, or .csv.gz") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"not readable as a table: {error}", file=path, expected="a CSV file, or .csv.gz") from None
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    reader, rows, line = csv.reader(io.StringIO(text, newline="")), [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append((line, row))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(str(error), file=path, line=reader.line_num, expected="a CSV file, or .csv.gz") from None
     if not rows:
         raise DataError("the file is empty", file=path, expected="a header and one row an architecture")
     return rows

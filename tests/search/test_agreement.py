@@ -97,3 +97,18 @@ def test_precision_and_extreme_ranks_by_hand():
     assert precision_at(scores, values, 0.01) == 0.0
     assert minmax_at(scores, values, 0.2) == (0.2, 0.9)
     assert minmax_at(values, values, 0.1) == (0.1, 0.1)
+
+
+def test_what_is_tied_counts_by_its_mean_over_all_orders():
+    """Two above, three tied for the last of three places: 2 of 6 orders ... by enumeration."""
+    values, scores = [1.0, 2.0, 5.0, 9.0, 3.0, 0.0], [9.0, 8.0, 7.0, 7.0, 7.0, 1.0]
+    assert best_of_top(scores, values, 3) == pytest.approx((5 + 9 + 3) / 3)
+    assert best_of_top(scores, values, 4) == pytest.approx((9 + 5 + 9) / 3)
+    assert best_of_top([None] * 6, values, 2) == pytest.approx(
+        sum(max(a, b) for a, b in combinations(values, 2)) / math.comb(6, 2)
+    )
+    assert best_of_top([None] * 6, values[::-1], 2) == best_of_top([None] * 6, values, 2), "no order of rows"
+    assert precision_at([None] * 10, [float(i) for i in range(10)], 0.2) == pytest.approx(0.2)
+    assert precision_at(scores, values, 0.5) == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
+    low, high = minmax_at([None] * 4, [4.0, 3.0, 2.0, 1.0], 0.25)
+    assert (low, high) == pytest.approx(((1 + 2 + 3 + 4) / 16, 2.5 / 4))
