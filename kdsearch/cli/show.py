@@ -16,7 +16,7 @@ _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "s
 
 
 def describe(host: Host, name: str) -> dict[str, Any]:
-    """A plugin of that name (its capabilities are not imported), else every capability of it, as JSON values.
+    """The plugin of that name and every capability of it, as JSON values; `kind:name` is of one kind.
 
     A family's member (`kd.sp`) is one; the family itself goes by the name that listings show (`kd.<distiller>`). A composite
     (`auto`) is the proxies whose ranks it is a mean of, with their weights.
@@ -26,8 +26,9 @@ def describe(host: Host, name: str) -> dict[str, Any]:
     """
     plugins = [each for each in host.plugins if each.name == name]
     broken = [each for each in host.broken if each.plugin == name]
+    of_plugin: dict[str, Any] = {}
     if plugins or broken:
-        return {
+        of_plugin = {
             "plugins": [
                 {
                     "plugin": each.name,
@@ -43,18 +44,15 @@ def describe(host: Host, name: str) -> dict[str, Any]:
             ]
             + [{**vars(each), "state": "broken"} for each in broken]
         }
+    if broken:
+        return of_plugin
     from fractions import Fraction
 
     from kdsearch.search.ranks import EXPONENT
     from kdsearch.study.names import COMPOSITES
 
     parts = name.split(":")
-    found = [
-        each
-        for each in host.entries()
-        if each.name == parts[-1]
-        and (len(parts) != 3 or (parts[1] == each.kind and parts[0] in (each.plugin.distribution, each.plugin.name)))
-    ]
+    found = [each for each in host.entries() if each.name == parts[-1] and _is_meant(each, parts[:-1])]
     kinds = list(dict.fromkeys(family.kind for family, _ in host.families()))
     found += [member for kind in kinds if (member := host.member(kind, name))]
     families = [(family, plugin) for family, plugin in host.families() if family.name == name]
@@ -63,6 +61,8 @@ def describe(host: Host, name: str) -> dict[str, Any]:
         return {"composites": [{"kind": "proxy", "name": name, "exponent": exponent, "terms": dict(COMPOSITES[name])}]}
     if families and not found:
         return {"families": [_family(host, *each) for each in families]}
+    if not found and of_plugin:
+        return of_plugin
     if not found:
         made = {each for kind in kinds for each in host.members(kind)}
         names = sorted(
@@ -73,7 +73,15 @@ def describe(host: Host, name: str) -> dict[str, Any]:
             nearest=nearest(parts[-1], names),
             fix="`kdsearch plugins` lists them.",
         )
-    return {"capabilities": [_capability(host, each) for each in found]}
+    return {**of_plugin, "capabilities": [_capability(host, each) for each in found]}
+
+
+def _is_meant(found: Found, before: list[str]) -> bool:
+    """Whether `distribution:kind:`, `plugin:kind:`, or `kind:` before the name is this one's."""
+    sources = (found.plugin.distribution, found.plugin.name)
+    return not before or (
+        before[-1] == found.kind and (len(before) == 1 or (len(before) == 2 and before[0] in sources))
+    )
 
 
 def _family(host: Host, family: Family, plugin: Plugin) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
     return {
         **whole,
         "state": "ok",
-        "about": inspect.getdoc(cls) or "",
+        "about": inspect.cleandoc(cls.__doc__ or found.entry.about),  # its own, not its base's
         "source": inspect.getdoc(inspect.getmodule(cls)) or "",
         "needs": needs,
         "options": options_of(cls),
@@ -128,6 +136,8 @@ def print_described(found: dict[str, Any]) -> None:
         print(f"  {each['error'] if each['state'] == 'broken' else each['about']}")
         for entry in each.get("capabilities", []):
             print(f"  {entry['kind']} {entry['name']}" + (f": {entry['about']}" if entry["about"] else ""))
+    if found.get("plugins") and found.get("capabilities"):
+        print()
     for each in found.get("composites", []):
         terms = ", ".join(f"{term} (weight {weight:g})" for term, weight in each["terms"].items())
         print(f"{each['kind']} {each['name']}: power mean, exponent {each['exponent']}, of the ranks of {terms}")

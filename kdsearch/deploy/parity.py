@@ -54,7 +54,7 @@ def compare(
         batches: what the agreement is taken over; the compared samples themselves when there is none.
 
     Raises:
-        RefusedError: the file fails, or answers in another shape or without an output, at some batch size or length.
+        RefusedError: the network answers NaN; the file fails, answers in another shape, or without an output, at some size.
     """
     if len(set(sizes)) < 3 or 1 not in sizes:
         raise ValueError(f"sizes {tuple(sizes)}: at least three, 1 among them")
@@ -64,6 +64,8 @@ def compare(
     for probe in probes:
         expected, got = torch_call(*probe), _answer(file_call, probe, outputs)
         for each in outputs:
+            if bool(torch.isnan(expected[each.name]).any()):
+                raise RefusedError(f"output '{each.name}' of the network itself is not a number at {_shown(probe)}")
             far = max(far, _distance(expected[each.name], got[each.name], each.name, probe))
     scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
     for rows in scored:

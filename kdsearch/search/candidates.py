@@ -47,6 +47,7 @@ class Explored:
     candidates: tuple[Candidate, ...]
     reason: Reason
     n_infeasible: int
+    error: str = ""  # of the first candidate whose cost could not be told
 
     @property
     def message(self) -> str:
@@ -141,6 +142,7 @@ class _Walk:
         self.history: list[Trial] = []
         self.candidates: list[Candidate] = []
         self.generation, self.n_infeasible, self.is_sweeping = 0, 0, False
+        self.error = ""
 
     @property
     def n_feasible(self) -> int:
@@ -191,7 +193,14 @@ class _Walk:
             key = self.region.space.key(canonical)
             if key in self.seen:
                 continue
-            cost = self.region.cost(canonical)
+            try:
+                cost = self.region.cost(canonical)
+            except Exception as error:  # the space's own code
+                self.seen.add(key)
+                told = f"{type(error).__name__}: {error}"[:500]
+                shown = canonical.model_dump(mode="json")
+                found.append({"key": key, "spec": shown, "params": 0, "macs": 0, "feasible": False, "error": told})
+                continue
             feasible = all(each <= 0 for each in self.region.violations(cost))
             if not feasible and self.is_sweeping:
                 continue
@@ -204,6 +213,11 @@ class _Walk:
     def _tell(self, row: Mapping[str, Any]) -> None:
         violations = self.region.violations(Cost(row["params"], row["macs"]))
         number = len(self.history)
+        if row.get("error"):
+            self.n_infeasible += 1
+            self.error = self.error or row["error"]
+            self.history.append(Trial(number, {}, row["spec"], "failed", error=row["error"]))
+            return
         if not row["feasible"]:
             self.n_infeasible += 1
             self.history.append(Trial(number, {}, row["spec"], "pruned", violations=violations))
@@ -221,7 +235,7 @@ class _Walk:
             self.progress(self.n_feasible, candidate)
 
     def result(self, reason: Reason) -> Explored:
-        return Explored(tuple(self.candidates), reason, self.n_infeasible)
+        return Explored(tuple(self.candidates), reason, self.n_infeasible, self.error)
 
 
 def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: int = REFERENCE) -> list[Scored]:

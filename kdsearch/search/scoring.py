@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import UserError
+from kdsearch.errors import PluginError, UserError
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
@@ -87,7 +87,7 @@ class Scorer:
     @property
     def notes(self) -> dict[str, str]:
         """Proxy -> what it says about its meaning on these candidates; "teacher" -> what there is to say of the teacher."""
-        self._fit()
+        self.check()
         own = {"teacher": self._teacher_note} if self._teacher_note else {}
         return own | {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
 
@@ -95,10 +95,9 @@ class Scorer:
         """Score one candidate. What raises becomes an error in the row.
 
         Raises:
-            UserError: a proxy or the space raises one for a network drawn from the space too: the study is wrong (a tap that its
-                networks lack), not this candidate.
+            UserError: see `check`.
         """
-        self._fit()
+        self.check()
         parsed = spec if isinstance(spec, Options) else self.space.parse(dict(spec))
         return self._scored(self.space.canonical(parsed))
 
@@ -117,6 +116,10 @@ class Scorer:
             for init in sorted({proxy.init for proxy in self.proxies.values()}):
                 self._score_with(canonical, key, init_seed, init, values, errors, raises)
         means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
+        for name in (
+            each for each, mean in means.items() if mean is None and each not in errors and "build" not in errors
+        ):
+            errors[name] = f"no finite number, but {', '.join(f'{value:g}' for value in values[name])}"
         spread = {name: None if means[name] is None else _deviation(each) for name, each in values.items()}
         return Scored(key, shown, cost.params, cost.macs, means, spread, errors)
 
@@ -152,7 +155,7 @@ class Scorer:
                         values[name].append(float(proxy.score(student, probe)))
                     except Exception as error:
                         if raises and isinstance(error, UserError):
-                            raise
+                            raise error.at(path=f"proxy {name}") from error.__cause__
                         errors.setdefault(name, _told(error))
             except Exception as error:
                 if raises and isinstance(error, UserError):
@@ -175,10 +178,14 @@ class Scorer:
             self._probes[init] = LiveProbe(self._batch, self.io, self.task, teacher, taps, self.probe_seed)
         return self._probes[init]
 
-    def _fit(self) -> None:
+    def check(self) -> None:
+        """Once: what proxies measure beforehand, and a network drawn from the space scored, whatever the candidates will be.
+
+        Raises:
+            UserError: of a proxy, named by the error's path, or of the space: the study is wrong (a tap that its networks lack).
+        """
         if self._is_fitted:
             return
-        self._is_fitted = True
         fitted = [proxy for proxy in self.proxies.values() if type(proxy).fit is not Proxy.fit]
         rng = stream(self.probe_seed, "fit")
         specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE if fitted else 1)]
@@ -187,10 +194,14 @@ class Scorer:
                 models = [
                     self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init) for spec in specs
                 ]
-                for proxy in fitted:
-                    if proxy.init == init:
-                        proxy.fit(models, self._probe(init))
-        self._scored(specs[0], raises=True)  # before any candidate, so that no order of theirs decides what is an error
+                for name, proxy in self.proxies.items():
+                    if proxy in fitted and proxy.init == init:
+                        try:
+                            proxy.fit(models, self._probe(init))
+                        except UserError as error:
+                            raise error.at(path=f"proxy {name}") from error.__cause__
+        self._scored(specs[0], raises=True)
+        self._is_fitted = True
 
 
 def initialised(model: Model, init: str, seed: int) -> Model:
@@ -204,13 +215,34 @@ def initialised(model: Model, init: str, seed: int) -> Model:
 
 
 def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int = 64) -> Model:
-    """The randomly initialised teacher of a training-free score: the space's own, or the largest of a random sample."""
+    """The randomly initialised teacher of a training-free score: the space's own, or the largest of a random sample that is built.
+
+    Raises:
+        UserError: none of the sample can be built.
+    """
     spec = space.teacher_spec()
-    if spec is None:
-        rng = stream(probe_seed, "teacher-sample")
-        specs = {space.key(each): each for each in (space.sample(rng) for _ in range(sample))}
-        spec = max(sorted(specs.items()), key=lambda item: _params(space, item[1], io))[1]
-    return built(space, spec, io, derive(probe_seed, "teacher"))
+    if spec is not None:
+        return built(space, spec, io, derive(probe_seed, "teacher"))
+    rng = stream(probe_seed, "teacher-sample")
+    specs = {space.key(each): each for each in (space.sample(rng) for _ in range(sample))}
+    sizes: dict[str, int] = {}
+    failed: Exception | None = None
+    for key, each in sorted(specs.items()):
+        try:
+            sizes[key] = _params(space, each, io)
+        except Exception as error:
+            failed = error
+    for key in sorted(sizes, key=lambda each: -sizes[each]):
+        try:
+            return built(space, specs[key], io, derive(probe_seed, "teacher"))
+        except Exception as error:
+            failed = error
+    assert failed is not None
+    if isinstance(failed, UserError):
+        raise failed
+    raise PluginError(
+        f"search space '{type(space).__name__}' builds none of {len(specs)} specs: {_told(failed)}"
+    ) from failed
 
 
 def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from kdsearch.kinds import Ask, Controller, Dim, SearchSpace, Trial
 
-DRY = 2_000  # asks in a row without an architecture of the table before a strategy has no more
+DRY = 2_000  # asks in a row without a new architecture of the table before one is drawn from it in their place
+PATIENCE = 50  # asks in a row after which the next ones are
 
 
 def curve_of(
@@ -18,19 +20,26 @@ def curve_of(
     values: Mapping[str, float],
     budget: int,
     seed: int,
+    spare: Sequence[tuple[str, Ask]] = (),
 ) -> list[float]:
-    """Best value after each evaluation, one asked at a time; shorter than `budget` where the strategy has no more.
+    """Best value after each evaluation, one asked at a time; shorter than `budget` where there is no more.
 
     Args:
         values: key -> what an evaluation gives, higher is better. An architecture that is not in it costs nothing, as one
             that breaks a constraint: the strategy is told so.
+        spare: (key, what would ask for it) of every architecture of the table, in random order: what a strategy goes on with that
+            finds none of them by itself, as where the table is a small part of the space.
     """
     history: list[Trial] = []
     best: list[float] = []
     seen: set[str] = set()
-    dry = 0
-    while len(best) < budget and dry < DRY:
-        asks = controller.ask(space, dims, history, 1, seed)
+    dry, patience = 0, DRY
+    left = iter(spare)
+    while len(best) < budget:
+        asks = controller.ask(space, dims, history, 1, seed) if dry < patience else []
+        if not asks:
+            patience = PATIENCE
+            asks = [ask for _, ask in islice(((key, ask) for key, ask in left if key not in seen), 1)]
         if not asks:
             break
         for ask in asks:

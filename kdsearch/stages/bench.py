@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdsearch.errors import StudyError
+from kdsearch.errors import PluginError, StudyError, UserError
 from kdsearch.host import Host
+from kdsearch.kinds import Cost
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.agreement import (
     best_of_top,
@@ -22,7 +23,7 @@ from kdsearch.search.agreement import (
     spearman_rho,
     tau_in_bins,
 )
-from kdsearch.search.scoring import cost_of
+from kdsearch.search.scoring import Scored, Scorer, cost_of
 from kdsearch.search.table import Entry, read_table
 from kdsearch.stages.score import scored
 from kdsearch.stages.scorers import Setting, open_scorer, open_space, scoring, terms_of
@@ -43,7 +44,10 @@ def bench_proxies(
 
     Rows of one isomorphism class share a score and keep their own accuracy; params and MACs are the row's own network's.
     """
+    is_all = ALL in names
     names = _names(names)
+    undefined = _undefined(setting, names) if is_all else {}
+    names = tuple(name for name in names if name not in undefined)
     setting = replace(setting, proxies=terms_of(names))
     entries = _drawn(
         read_table(open_space(setting.space, Host.load(), setting.allow_code), table, column), sample, setting.seed
@@ -53,7 +57,7 @@ def bench_proxies(
     asked = [spec.model_dump(mode="json") for spec in specs.values()]
     with scoring(setting, scorer, workers) as score:
         rows = {row.key: row for row in scored(names, scorer.space, asked, score, setting.seed, Progress(progress))}
-    costs = [cost_of(scorer.space, each.spec, scorer.io, scorer.task) for each in entries]
+    costs = [_cost(scorer, each) for each in entries]
     own = {"params": [cost.params for cost in costs], "macs": [cost.macs for cost in costs]}
     values = [each.value for each in entries]
     found = []
@@ -80,10 +84,47 @@ def bench_proxies(
         "sample": len(entries),
         "classes": len(specs),
         "seed": setting.seed,
-        "notes": list(scorer.notes.values()),
+        "notes": [
+            *scorer.notes.values(),
+            *_reasons(names, rows),
+            *(f"{each}: {why}" for each, why in undefined.items()),
+        ],
         "rows": found,
     }
     return {**result, "text": _text(result)}
+
+
+def _undefined(setting: Setting, names: Sequence[str]) -> dict[str, str]:
+    """Of all there are, those that have no meaning on these networks, and why."""
+    found = {}
+    for name in names:
+        try:
+            open_scorer(replace(setting, proxies=terms_of([name]))).check()
+        except UserError as error:
+            found[name] = error.problem
+    return found
+
+
+def _reasons(names: Sequence[str], rows: Mapping[str, Scored]) -> Iterator[str]:
+    """Why networks have no score: the first one's reason of each proxy."""
+    for name in names:
+        terms = COMPOSITES.get(name, (name,))
+        lacking = [row for row in rows.values() if row.scores[name] is None]
+        if lacking:
+            errors = lacking[0].errors
+            why = next((errors[each] for each in (*terms, "build", *errors) if each in errors), "")
+            yield f"{name}: {len(lacking):,} networks have no score, the first as: {why}"
+
+
+def _cost(scorer: Scorer, entry: Entry) -> Cost:
+    try:
+        return cost_of(scorer.space, entry.spec, scorer.io, scorer.task)
+    except UserError:
+        raise
+    except Exception as error:  # the space's own code
+        raise PluginError(
+            f"search space '{type(scorer.space).__name__}' fails at {entry.key}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _names(asked: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.errors import DataError, StudyError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range, SearchSpace
 from kdsearch.search.scoring import Scored, cost_of
@@ -122,6 +122,8 @@ def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
     params = {key: cost_of(scorer.space, spec, scorer.io, scorer.task).params for key, spec in specs.items()}
     most = max_params * max(params.values())
     kept = [key for key in specs if params[key] <= most]
+    if len(specs) < 2:
+        raise DataError("all rows are one network", file=table, expected="at least two that are not isomorphic")
     if max_params > 1 or len(kept) < 2:
         least = sorted(params.values())[1] / max(params.values())
         raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
@@ -146,7 +148,8 @@ def _curve(
     def key_of(ask: Ask) -> str:
         return lookup.space.key(lookup.space.parse(dict(ask.spec or {})))
 
-    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed)
+    spare = [(key, Ask({}, lookup.specs[key].model_dump(mode="json"))) for key in _shuffled(lookup, seed, lambda _: 0)]
+    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
 
 
 def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[str]:
@@ -158,7 +161,7 @@ def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[
 
 def _after(curves: Sequence[Sequence[float]], budget: int, optimum: float) -> dict[str, float]:
     """A strategy that had no more to try stays at its best."""
-    best = [curve[min(budget, len(curve)) - 1] for curve in curves if curve]
+    best = [curve[min(budget, len(curve)) - 1] for curve in curves]
     mean = statistics.fmean(best)
     return {"mean_best": mean, "std_best": statistics.pstdev(best), "regret": optimum - mean}
 

@@ -18,7 +18,7 @@ from kdsearch.search.candidates import REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
-from kdsearch.stages.search import scorer_of
+from kdsearch.stages.search import check, scorer_of
 from kdsearch.stages.training import teacher_model
 from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
@@ -76,6 +76,7 @@ def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:
 
 
 def _seconds(materials: Materials) -> dict[str, float]:
+    check(materials)
     config = materials.study.config
     n_train = len(materials.data.split("train").ids)
     seconds = {"prepare": 0.0}

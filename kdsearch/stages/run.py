@@ -53,6 +53,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         spent = float(before.get(name, {}).get("seconds", 0.0)) if before.get(name, {}).get("key") == key else 0.0
         if found is None:
             tools.heed_stop()
+            if stage is prepare:
+                search.check(materials)  # before a teacher is trained for it
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
         before = {**before, name: {"key": key, "seconds": round(spent, 3)}}

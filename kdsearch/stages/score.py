@@ -87,10 +87,12 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
             stale = stale + 1 if space.key(spec) in found else 0
             found.setdefault(space.key(spec), spec)
         return list(found.values())
-    if not archs.is_file():
-        raise DataError("no such file", file=archs, expected="one architecture a line")
     try:
-        lines = archs.read_text(encoding="utf-8").splitlines()
+        lines = archs.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataError("no such file", file=archs, expected="one architecture a line") from None
+    except OSError as error:
+        raise DataError(f"not readable: {error.strerror}", file=archs, expected="one architecture a line") from None
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", file=archs) from None
     specs = [spec_of(space, line, str(archs), number) for number, line in enumerate(lines, 1) if line.strip()]

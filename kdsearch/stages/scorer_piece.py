@@ -22,6 +22,8 @@ from kdsearch.stages.scorers import scorer_on
 from kdsearch.store.hashing import derive
 from kdsearch.study.names import COMPOSITES
 
+Spec = Options | Mapping[str, Any] | str
+
 
 class CombinedScorer:
     """Scores architectures of one space; equal to the rows of `kdsearch score` with the same space, proxies and seed.
@@ -44,11 +46,12 @@ class CombinedScorer:
         """Proxy -> what it says about its meaning on these architectures."""
         return self._scorer.notes
 
-    def score(self, spec: Options | Mapping[str, Any]) -> Scored:
-        """One architecture's row. Raise StudyError for a spec that the space does not have."""
-        return with_composites(self._scorer.score(spec), self.names, self._combiners())
+    def score(self, spec: Spec) -> Scored:
+        """One architecture's row; `spec` may be the space's text. Raise StudyError for one that the space does not have."""
+        parsed = _parsed(self.space, spec)
+        return with_composites(self._scorer.score(parsed), self.names, self._combiners())
 
-    def score_all(self, specs: Sequence[Options | Mapping[str, Any]]) -> list[Scored]:
+    def score_all(self, specs: Sequence[Spec]) -> list[Scored]:
         """Rows in the order of the specs."""
         return [self.score(spec) for spec in specs]
 
@@ -68,7 +71,7 @@ def scorer(
     shape: Sequence[int] | None = None,
     classes: int | None = None,
     samples: tuple[Tensor | Mapping[str, Tensor], Tensor] | None = None,
-    teacher: Mapping[str, Any] | nn.Module | Model | None = None,
+    teacher: Spec | nn.Module | Model | None = None,
     seed: int = 0,
     init_seeds: int = 1,
 ) -> CombinedScorer:
@@ -92,6 +95,12 @@ def scorer(
         PluginError, StudyError: an unknown name, wrong options, a teacher whose weights cannot be drawn anew or that lacks a tap.
         DataError: samples that do not fit the networks.
     """
+    if init_seeds < 1:
+        raise StudyError(f"got {init_seeds}", path="init_seeds", expected="1 or more")
+    if io is not None and not (shape is None and classes is None):
+        raise StudyError("io says shape and classes too", path="io", expected="io alone, or shape and classes")
+    if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2):
+        raise DataError(f"samples: got {type(samples).__name__}", expected="(inputs, labels)")
     host = Host.load()
     made = space if isinstance(space, SearchSpace) else _space(host, space)
     named, names = _proxies(proxies, host)
@@ -103,10 +112,16 @@ def scorer(
     if isinstance(teacher, nn.Module | Model):
         given = _redrawn(teacher, asked, seed, named.values())
     elif teacher is not None:
-        given = narrowed.parse(dict(teacher))
+        given = _parsed(narrowed, teacher)
     terms = {term: named[term] for name in names for term in COMPOSITES.get(name, ())}
     both = [scorer_on(narrowed, asked, task, each, batch, given, seed, init_seeds) for each in (named, terms)]
     return CombinedScorer(both[0], both[1], names, seed)
+
+
+def _parsed(space: SearchSpace[Any], spec: Spec) -> Any:
+    if isinstance(spec, Options):
+        return spec
+    return space.decode(spec) if isinstance(spec, str) else space.parse(dict(spec))
 
 
 def _space(host: Host, space: str | type[SearchSpace[Any]]) -> SearchSpace[Any]:
@@ -152,9 +167,14 @@ def _io(
     example = space.example_io()
     fields, outputs = example.inputs, example.outputs
     if isinstance(inputs, Mapping):
-        sizes = {name: tuple(each.shape[1:]) for name, each in inputs.items()}
+        sizes = {name: tuple(each.shape[1:]) for name, each in inputs.items() if isinstance(each, Tensor)}
+        tokens = next((sizes[each.name] for each in fields if each.kind == "tokens" and each.name in sizes), None)
+        if tokens is not None:  # a mask is as long as the tokens
+            sizes |= {each.name: tokens for each in fields if each.kind == "mask"}
         fields = tuple(replace(each, shape=sizes.get(each.name, each.shape)) for each in fields)
     elif inputs is not None or shape is not None:
+        if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(size, int) for size in shape)):
+            raise StudyError(f"got {shape!r}", path="shape", expected="sizes, such as (3, 32, 32)")
         own = tuple(shape or ()) if inputs is None else tuple(inputs.shape[1:])
         if len(own) == 3:
             fields = (Field("image", "image", own),)
@@ -175,29 +195,33 @@ def _batch(io: IO, inputs: Tensor | Mapping[str, Tensor], labels: Tensor) -> Bat
     names = [each.name for each in io.inputs]
     given = {names[0]: inputs} if isinstance(inputs, Tensor) else dict(inputs)
     if sorted(given) != sorted(names):
-        raise DataError(f"samples: the inputs are {one_of(given)}", expected=one_of(names))
+        raise DataError(f"samples: the inputs are {', '.join(given)}", expected=", ".join(names))
+    for name, each in [*given.items(), ("labels", labels)]:
+        if not isinstance(each, Tensor):
+            raise DataError(f"samples: '{name}' is {type(each).__name__}", expected="a torch tensor")
     n = len(labels)
     for field in io.inputs:
-        found = tuple(given[field.name].shape)
-        fits = len(found) == len(field.shape) + 1 and all(
-            size in (None, got) for size, got in zip(field.shape, found[1:], strict=True)
-        )
-        if not fits or found[0] != n:
-            expected = f"({', '.join(str(size) for size in (n, *field.shape))}), one a label"
-            raise DataError(f"samples: '{field.name}' is {found}", expected=expected)
-    k = io.outputs[0].shape[0]
-    if (
-        n < 2
-        or labels.ndim != 1
-        or labels.dtype != torch.int64
-        or int(labels.min()) < 0
-        or int(labels.max()) >= (k or 0)
-    ):
+        _check_field(field, given[field.name], n)
+    k = io.outputs[0].shape[0] or 0
+    if n < 2 or labels.ndim != 1 or labels.dtype != torch.int64 or int(labels.min()) < 0 or int(labels.max()) >= k:
         said = f"{labels.dtype} {tuple(labels.shape)}" + (f" up to {int(labels.max())}" if labels.numel() else "")
-        raise DataError(
-            f"samples: the labels are {said}", expected=f"int64 (B,) of 0 to {(k or 0) - 1}, B of 2 or more"
-        )
+        raise DataError(f"samples: the labels are {said}", expected=f"int64 (B,) of 0 to {k - 1}, B of 2 or more")
     return Batch(tuple(str(i) for i in range(n)), {**given, "label": labels})
+
+
+def _check_field(field: Field, given: Tensor, n: int) -> None:
+    found = tuple(given.shape)
+    fits = len(found) == len(field.shape) + 1 and all(
+        size in (None, got) for size, got in zip(field.shape, found[1:], strict=True)
+    )
+    if not fits or found[0] != n:
+        expected = f"({', '.join(str(size) for size in (n, *field.shape))}), one a label"
+        raise DataError(f"samples: '{field.name}' is {found}", expected=expected)
+    if field.kind != "mask" and given.dtype != field.torch_dtype:  # a mask may be of any type
+        raise DataError(f"samples: '{field.name}' is {given.dtype}", expected=str(field.torch_dtype))
+    if field.n_values is not None and given.numel() and not 0 <= int(given.min()) <= int(given.max()) < field.n_values:
+        said = f"from {int(given.min())} to {int(given.max())}"
+        raise DataError(f"samples: '{field.name}' is {said}", expected=f"0 to {field.n_values - 1}")
 
 
 def _redrawn(teacher: nn.Module | Model, io: IO, seed: int, proxies: Iterable[Proxy[Any]]) -> Model:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, RefusedError
+from kdsearch.errors import InterruptedRun, RefusedError, UserError
 from kdsearch.kinds import Batch
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
@@ -85,6 +85,29 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
         init_seeds=range(section.probe.seeds),
         batch_size=section.probe.batch_size,
     )
+
+
+def check(materials: Materials) -> None:
+    """What can be known of a search before the teacher is trained: that proxies score these networks, and the strategy asks.
+
+    Raises:
+        UserError: naming the key of the study that is wrong.
+    """
+    keys = {f"proxy {use.use}": path for use, path in proxy_uses(materials.study)}
+    for role, space in materials.spaces.items():
+        scorer = scorer_of(materials, role)
+        try:
+            scorer.check()
+        except UserError as error:
+            error.path = keys.get(error.path, error.path)
+            if not error.path and error.file is None:
+                error.path = f"{materials.study.path_of_student(role)}.space"
+            raise materials.study.place(error) from error.__cause__
+        strategy = materials.make("controller", materials.study.config.search.strategy, "search.strategy")
+        try:
+            strategy.ask(space, (), [], 1, derive(materials.seed, "search", role) % 2**31)
+        except UserError as error:
+            raise materials.study.place(error.at(path="search.strategy")) from error.__cause__
 
 
 def _probe_batch(materials: Materials) -> Batch | None:

@@ -68,8 +68,8 @@ def proxy_weights(study: Study) -> dict[str, float]:
 def _asked(study: Study) -> list[tuple[Use, str]]:
     """As `search.proxy` has them: composites by their own names."""
     asked = study.config.search.proxy
-    if isinstance(asked, str):
-        return [(Use(use=asked), "search.proxy")]
+    if isinstance(asked, str | Use):
+        return [(Use(use=asked) if isinstance(asked, str) else asked, "search.proxy")]
     return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
 
 
@@ -87,7 +87,13 @@ def check_names(study: Study, host: Host) -> None:
             )
         also = tuple(COMPOSITES) if kind == "proxy" else ()
         _find(study, host, kind, use.use, _name_path(study, path), also)
+    seen: dict[str, str] = {}
     for use, path in _asked(study):
+        if use.use in seen:
+            raise study.error(
+                f"'{use.use}' is there twice: {seen[use.use]} names it too", path, expected="each proxy once"
+            )
+        seen[use.use] = path
         if use.use in COMPOSITES and use.options:
             terms = one_of(COMPOSITES[use.use])
             raise study.error(

@@ -107,7 +107,7 @@ class Probe(Section):
 
 
 class Search(Section):
-    proxy: str | list[str | Use] = Field(
+    proxy: str | Use | list[str | Use] = Field(
         "auto", description="a name, or several combined by rank; `auto` stands for its terms"
     )
     strategy: Use = Use(use="random", options={})

@@ -81,7 +81,13 @@ def test_a_value_that_is_finite_on_one_side_only_is_infinitely_far():
         return {"logits": out}
 
     assert compare(TORCH, broken, (X,), (LOGITS,), SAMPLES).max_abs == math.inf
-    assert compare(broken, broken, (X,), (LOGITS,), SAMPLES).max_abs == 0.0
+
+    def unbounded(x):
+        return {"logits": TORCH(x)["logits"].masked_fill(torch.eye(len(x), 4)[:, :1].bool(), -math.inf)}
+
+    assert compare(unbounded, unbounded, (X,), (LOGITS,), SAMPLES).max_abs == 0.0
+    with pytest.raises(RefusedError, match=r"output 'logits' of the network itself is not a number at 1x5x3"):
+        compare(broken, broken, (X,), (LOGITS,), SAMPLES)
 
 
 def test_a_baked_batch_size_is_refused_with_the_shape():

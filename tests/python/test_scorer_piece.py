@@ -18,6 +18,7 @@ from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 10
+IMAGE_IO = IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (10,)),))
 SMALL = {"depths": [1, 1, 1], "widths": [4, 8, 8]}
 WIDER = {"depths": [1, 2, 1], "widths": [8, 8, 16]}
 
@@ -111,6 +112,13 @@ def test_a_class_is_a_proxy():
         ({"samples": (IMAGES, LABELS.float())}, DataError, "labels are torch.float32"),
         ({"samples": (IMAGES, LABELS[:4])}, DataError, r"'image' is \(12, 1, 8, 8\). Expected \(4, 1, 8, 8\)"),
         ({"samples": ({"img": IMAGES}, LABELS)}, DataError, "the inputs are img. Expected image"),
+        ({"samples": (IMAGES.double(), LABELS)}, DataError, "'image' is torch.float64. Expected torch.float32"),
+        ({"samples": (IMAGES, None)}, DataError, "'labels' is NoneType. Expected a torch tensor"),
+        ({"samples": IMAGES}, DataError, r"samples: got Tensor. Expected \(inputs, labels\)"),
+        ({"io": IMAGE_IO, "classes": 3}, StudyError, "io: io says shape and classes too"),
+        ({"init_seeds": 0}, StudyError, "init_seeds: got 0"),
+        ({"shape": 32}, StudyError, "shape: got 32. Expected sizes"),
+        ({"teacher": "1,1,1"}, StudyError, "'1,1,1' is no architecture"),
         ({"teacher": {"depth": 1}}, StudyError, "unknown option 'depth'"),
         ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))}, StudyError, r"tap 'stage\[-1\]'"),
         ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(7, 10))}, DataError, "^teacher cannot read image 3x32x32"),
@@ -119,3 +127,29 @@ def test_a_class_is_a_proxy():
 def test_what_is_wrong_is_named(arguments, error, message):
     with pytest.raises(error, match=message):
         kdsearch.scorer("cifar_resnet", **{"proxies": ["relation"], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"tokens": torch.zeros(4, 6), "mask": torch.ones(4, 6)}, "'tokens' is torch.float32. Expected torch.int64"),
+        (
+            {"tokens": torch.full((4, 6), 9000), "mask": torch.ones(4, 6)},
+            "'tokens' is from 9000 to 9000. Expected 0 to 8191",
+        ),
+        (
+            {"tokens": torch.zeros(4, 6, dtype=torch.int64), "mask": torch.ones(4, 3)},
+            r"'mask' is \(4, 3\). Expected \(4, 6\)",
+        ),
+        ({"tokens": torch.zeros(4, 6, dtype=torch.int64)}, "the inputs are tokens. Expected tokens, mask"),
+    ],
+)
+def test_texts_that_do_not_fit_are_named(inputs, message):
+    with pytest.raises(DataError, match=message):
+        kdsearch.scorer("text_encoder", ["nwot"], samples=(inputs, torch.tensor([0, 1, 2, 0])))
+
+
+def test_an_architecture_may_be_the_space_s_text():
+    made = kdsearch.scorer("nb201", ["params"])
+    text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+    assert made.score(text) == made.score(made.space.decode(text))

@@ -80,7 +80,11 @@ def test_init_seeds_and_probe_seed_count_and_are_averaged() -> None:
 def test_no_number_is_null_and_what_raises_is_told() -> None:
     scorer = toy_scorer(["lost", "size"])
     narrow, deep, fine = scorer.score(SPECS[0]), scorer.score(SPECS[1]), scorer.score(SPECS[2])
-    assert (narrow.scores["lost"], narrow.spread["lost"], narrow.errors) == (None, None, {})
+    assert (narrow.scores["lost"], narrow.spread["lost"], narrow.errors) == (
+        None,
+        None,
+        {"lost": "no finite number, but nan"},
+    )
     assert (deep.scores["lost"], dict(deep.errors)) == (None, {"lost": "RuntimeError: too deep"})
     assert fine.scores["lost"] == 8.0
     assert all(math.isfinite(row.scores["size"]) for row in (narrow, deep, fine))
