@@ -47,7 +47,7 @@ def proxies(
             space=space,
             table=table,
             column=column,
-            proxies=parts(names),
+            proxies=parts(names, "--proxies"),
             sample=sample,
             seed=seed,
             init_seeds=init_seeds,
@@ -94,7 +94,7 @@ def search(
             column=column,
             budgets=whole_numbers(budget, "--budget"),
             repeats=repeats,
-            strategies=parts(strategies),
+            strategies=parts(strategies, "--strategies"),
             candidates=candidates,
             max_params=max_params,
             seed=seed,
@@ -107,16 +107,21 @@ def search(
     )
 
 
-def parts(text: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def parts(text: str, path: str) -> tuple[str, ...]:
+    """What stands between commas; nothing for no text. Raise StudyError for commas alone."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if text and not found:
+        from kdsearch.errors import StudyError
+
+        raise StudyError(f"got '{text}'", path=path, expected="names, separated by commas")
+    return found
 
 
 def whole_numbers(text: str, path: str) -> tuple[int, ...]:
     """Positive whole numbers separated by commas. Raise StudyError for anything else."""
     from kdsearch.errors import StudyError
 
-    found = parts(text)
+    found = parts(text, path)
     if not found or not all(part.isdecimal() and int(part) > 0 for part in found):
         raise StudyError(f"got '{text}'", path=path, expected="whole numbers above 0, such as 10,25")
     return tuple(dict.fromkeys(int(part) for part in found))

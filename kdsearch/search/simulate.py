@@ -8,7 +8,7 @@ from typing import Any
 
 from kdsearch.kinds import Ask, Controller, Dim, SearchSpace, Trial
 
-DRY = 2_000  # asks in a row without a new architecture of the table before one is drawn from it in their place
+DRY = 300  # asks in a row without a new architecture of the table before one is drawn from it in their place
 PATIENCE = 50  # asks in a row after which the next ones are
 
 

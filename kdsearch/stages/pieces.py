@@ -19,7 +19,7 @@ from kdsearch.deploy.parity import compare, module_call
 from kdsearch.engine.cache import Live
 from kdsearch.engine.setup import Site
 from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.errors import PluginError, RefusedError, StudyError
+from kdsearch.errors import DataError, PluginError, RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.host.host import base_class
 from kdsearch.kinds import (
@@ -202,10 +202,16 @@ def export(
         parity: largest absolute difference of an fp32 file; a quantised one has no bound here.
 
     Raises:
-        RefusedError: the file fails or is too far off; it is not written.
+        RefusedError: the network answers NaN, or the file fails or is too far off; it is not written.
+        StudyError, DataError: the target is a folder; no samples.
     """
+    target = Path(file)
+    if target.is_dir():
+        raise StudyError("is a folder", file=target, expected="a file's name")
+    if not len(samples):
+        raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
     io = _io(net, samples)
-    model, target = as_model(net, io, "network"), Path(file)
+    model = as_model(net, io, "network")
     made: Exporter[Any] = capability("exporter", exporter)[1]
     graph = Graph(model.module, io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})

@@ -55,7 +55,10 @@ def terms_of(names: Sequence[str]) -> tuple[str, ...]:
 def open_space(name: str, host: Host, allow_code: Sequence[str]) -> SearchSpace[Any]:
     """The search space with its declared ranges. Raise PluginError, StudyError or UnsafeCodeError."""
     if not is_code(name):
-        found: SearchSpace[Any] = host.load_class("search_space", name)()
+        try:
+            found: SearchSpace[Any] = host.load_class("search_space", name)()
+        except PluginError as error:
+            raise error.at(path="--space") from error.__cause__
         return found
     cls = load_code(name, tuple(allow_code), Path(), "--space")
     if not (isinstance(cls, type) and issubclass(cls, SearchSpace)):
@@ -115,6 +118,10 @@ def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> 
         return space.example_io(), None
     import torch
 
+    try:
+        host.find("dataset", setting.data)
+    except PluginError as error:
+        raise error.at(path="--data") from None
     dataset = make(host, "dataset", Use(use=setting.data, options={}), "--data")
     source = dataset.open(Site(setting.seed, Path()))
     arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=setting.seed)

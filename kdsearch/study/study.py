@@ -189,7 +189,7 @@ def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any],
 
 
 def _place(error: KdsearchError, source: Source, overrides: Iterable[str]) -> KdsearchError:
-    for text in overrides:
+    for text in reversed([*overrides]):  # the last one of a key holds
         if _is_about(error.path, text.partition("=")[0].strip()):
             return error.at(file=f"--set {text}")
     if source.file is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_toy import TOY_IO, ToySpace, ToyTask, score_job, toy_scorer
+from search_toy import TOY_IO, CountedSpace, Size, ToySpace, ToyTask, score_job, toy_scorer
 
 from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
 from kdsearch.builtin.controllers.exhaustive import Exhaustive
@@ -19,7 +19,7 @@ from kdsearch.kinds import Ask, Controller, NoOptions, Trial
 from kdsearch.search.backend import Remote, Score, Spec, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import Scored
+from kdsearch.search.scoring import Scored, Scorer
 
 NAMES = ["size", "energy"]
 STRATEGIES = {
@@ -207,3 +207,23 @@ def test_select_front_by_front_and_spread() -> None:
 def test_several_costs() -> None:
     best, small, quick, bad = candidate(5.0, 9, 9), candidate(1.0, 1, 9), candidate(1.0, 9, 1), candidate(0.9, 9, 9)
     assert select([bad, quick, small, best], 3, ("params", "macs")) == [best, small, quick]
+
+
+def test_what_cannot_be_built_fails_alone_and_is_told(tmp_path: Path) -> None:
+    class Fails(CountedSpace):
+        def build(self, spec: Any, io: Any) -> Any:
+            if spec.depth == 3:
+                raise RuntimeError("no such network")
+            return super().build(spec, io)
+
+    where = Region(Fails(), TOY_IO, ToyTask(NoOptions()), {})
+    score = in_process(Scorer(Fails(), TOY_IO, ToyTask(NoOptions()), {"size": Size(NoOptions())}))
+    found = [
+        explore(where, STRATEGIES["random"], score, Combined(["size"]), tmp_path / "c.jsonl", "k", 99, 0)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1], "read from the file"
+    assert found[0].reason == "exhausted"
+    assert len(found[0].candidates) == 16
+    assert found[0].error == "RuntimeError: no such network"
+    assert found[0].n_infeasible == 8

@@ -21,7 +21,7 @@ from search_toy import (
 )
 from torch import nn
 
-from kdsearch.errors import TapError
+from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import Cost, Model, NoOptions, Probe, Proxy
 from kdsearch.search.probe import LiveProbe
 from kdsearch.search.scoring import Scored, Scorer, built, cost_of, random_teacher
@@ -359,3 +359,43 @@ def test_a_row_comes_back_from_json() -> None:
     assert isinstance(row.row()["spec"], Mapping)
     assert set(toy_proxies()) == set(row.scores)
     assert Cost(row.params, row.macs) == ToySpace().cost(ToySpace().parse(SPECS[1]), TOY_IO)
+
+
+class Fails(CountedSpace):
+    """Networks of three layers cannot be built."""
+
+    def build(self, spec: Any, io: Any) -> Model:
+        if spec.depth == 3:
+            raise RuntimeError("no such network")
+        return super().build(spec, io)
+
+
+def test_the_teacher_is_the_largest_that_can_be_built() -> None:
+    class Largest(Fails):
+        def cost(self, spec: Any, io: Any) -> Cost | None:
+            return ToySpace.cost(self, spec, io)
+
+    for space in (Fails(), Largest()):
+        assert random_teacher(space, TOY_IO, 0).name == "toy2x8"
+
+    class Never(CountedSpace):
+        def build(self, spec: Any, io: Any) -> Model:
+            raise RuntimeError("no such network")
+
+    with pytest.raises(
+        PluginError, match=r"search space 'Never' builds none of .* specs: RuntimeError: no such network"
+    ):
+        random_teacher(Never(), TOY_IO, 0)
+
+
+def test_what_is_wrong_of_a_proxy_is_named_before_any_candidate() -> None:
+    class Refuses(Size):
+        def fit(self, sample: Sequence[Model], probe: Probe) -> None:
+            raise TapError("no such tap")
+
+    scorer = Scorer(
+        ToySpace(), TOY_IO, ToyTask(NoOptions()), {"refuses": Refuses(NoOptions()), "size": Size(NoOptions())}
+    )
+    for _ in range(2):
+        with pytest.raises(TapError, match=r"^proxy refuses: no such tap"):
+            scorer.check()

@@ -55,3 +55,18 @@ def test_a_strategy_that_asks_for_nothing_new_ends():
 def test_in_order():
     assert curve_in_order(["c", "a", "b"], VALUES, 2) == [2.0, 2.0]
     assert curve_in_order(["c", "a", "b"], VALUES, 9) == [2.0, 2.0, 3.0]
+
+
+def test_a_strategy_that_finds_nothing_goes_on_with_what_is_drawn_and_is_told():
+    class Lost(Scripted):
+        def ask(self, space, dims, history, n, seed):
+            self.told = list(history)
+            return [Ask({"key": "elsewhere"})]
+
+    controller = Lost()
+    spare = [(key, Ask({"key": key})) for key in ("c", "a", "b")]
+    found = curve_of(controller, None, (), lambda ask: ask.values["key"], VALUES, 3, 0, spare)
+    assert found == [2.0, 2.0, 3.0]
+    assert [trial.values["key"] for trial in controller.told if trial.state == "complete"] == ["c", "a"]
+    assert len(controller.told) < DRY + 150, "it is asked less often once it found nothing"
+    assert curve_of(controller, None, (), lambda ask: ask.values["key"], VALUES, 9, 0, spare) == found

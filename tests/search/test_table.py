@@ -71,6 +71,36 @@ def test_what_is_no_table(tmp_path):
     path.write_bytes(gzip.compress(TABLE.encode())[:-9])
     with pytest.raises(DataError, match="not readable"):
         read_table(Nb201Space(), path, "acc")
+    broken = bytearray(gzip.compress((TABLE * 50).encode()))
+    broken[40:60] = b"\xff" * 20
+    path.write_bytes(broken)
+    with pytest.raises(DataError, match="not readable as a table"):
+        read_table(Nb201Space(), path, "acc")
+    with pytest.raises(DataError, match=r"t\.csv:2: field larger than field limit"):
+        read_table(Nb201Space(), written(tmp_path, f"arch,acc\n{'x' * 200_000},1\n"), "acc")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not readable"):
         read_table(Nb201Space(), path, "acc")
+
+
+def test_lines_are_counted_with_blank_ones_and_breaks_within_quotes(tmp_path):
+    text = (
+        TABLE.replace("x,50", '"two\nlines",50').replace("arch,note", "\narch,note")
+        + f"\n\n{CELL.format('none')},x,?\n"
+    )
+    with pytest.raises(DataError, match=r"t\.csv:8: acc: '\?'. Expected a number"):
+        read_table(Nb201Space(), written(tmp_path, text), "acc")
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "message"),
+    [
+        ("d1,d2,d3,acc\n1,1,1,5\n3,1,1,6\n", "d1", "t.csv:1: 'd1' is the architecture. Expected acc"),
+        ("d1,d2,d3,acc,acc\n1,1,1,5,6\n3,1,1,6,7\n", "acc", "t.csv:1: 2 columns are 'acc'. Expected one"),
+        ("d1,d1,d3,acc\n1,1,1,5\n3,1,1,6\n", "acc", "t.csv:1: 2 columns are 'd1'"),
+    ],
+)
+def test_columns_that_do_not_say_what_they_are(text, column, message, tmp_path):
+    with pytest.raises(DataError) as raised:
+        read_table(ResNet64Space(), written(tmp_path, text), column)
+    assert message in str(raised.value)

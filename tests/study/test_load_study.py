@@ -101,6 +101,11 @@ def test_auto_stands_for_the_default_proxies(host):
     )
 
 
+def test_a_proxy_may_be_a_section(host):
+    study = load_study(GOOD, host, sets=["search.proxy={use: nwot, options: {}}"])
+    assert [(use.use, path) for use, path in proxies(study)] == [("nwot", "search.proxy")]
+
+
 def test_a_composite_in_a_list_adds_its_terms_each_once(host):
     asked = "search.proxy=[nwot, auto, {use: synflow, options: {}}, params]"
     study = load_study(GOOD, host, sets=[asked])
@@ -117,6 +122,12 @@ def test_a_composite_in_a_list_adds_its_terms_each_once(host):
     ("asked", "message"),
     [
         ("autoo", "search.proxy: unknown proxy 'autoo'; did you mean 'auto'? Expected auto, diswot"),
+        (
+            "[nwot, nwot]",
+            "search.proxy[1]: 'nwot' is there twice: search.proxy[0] names it too. Expected each proxy once",
+        ),
+        ("[{use: diswot, options: {}}, diswot]", "search.proxy[1]: 'diswot' is there twice"),
+        ("{use: nwto}", "unknown proxy 'nwto'; did you mean 'nwot'?"),
         ("[nwot, autoo]", "search.proxy[1]: unknown proxy 'autoo'; did you mean 'auto'?"),
         (
             "[{use: auto, options: {x: 1}}]",
