@@ -81,7 +81,7 @@ def stages_of(model: Model) -> Sequence[Tap]:
     stages = [tap for tap in model.taps if tap.name.startswith("stage[")]
     if not stages:
         raise TapError(
-            f"'{model.name}' has no stage, but {model.describe_taps()}", expected="taps stage[0], stage[1], ..."
+            f"'{model.name}' has no stage, but {model.describe_taps()}", expected="a tap stage[0], and further ones"
         )
     return stages
 

@@ -129,7 +129,8 @@ class Model:
 
     def describe_taps(self) -> str:
         shapes = (f"{tap.name} ({'x'.join(str(size) for size in tap.shape)})" for tap in self.taps)
-        return ", ".join([*shapes, *self.outputs]) or "no taps"
+        tapped = {tap.name for tap in self.taps}
+        return ", ".join([*shapes, *(each for each in self.outputs if each not in tapped)]) or "no taps"
 
     def width(self, tap: str) -> int:
         """Channels of a map, width of tokens, a vector or a sequence."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from kdsearch.errors import PluginError, StudyError, UserError
+from kdsearch.errors import StudyError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import Cost
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.agreement import (
     best_of_top,
@@ -23,10 +22,10 @@ from kdsearch.search.agreement import (
     spearman_rho,
     tau_in_bins,
 )
-from kdsearch.search.scoring import Scored, Scorer, cost_of
+from kdsearch.search.scoring import Scored
 from kdsearch.search.table import Entry, read_table
 from kdsearch.stages.score import scored
-from kdsearch.stages.scorers import Setting, open_scorer, open_space, scoring, terms_of
+from kdsearch.stages.scorers import Setting, cost_or_error, open_scorer, open_space, scoring, terms_of
 from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
@@ -57,7 +56,7 @@ def bench_proxies(
     asked = [spec.model_dump(mode="json") for spec in specs.values()]
     with scoring(setting, scorer, workers) as score:
         rows = {row.key: row for row in scored(names, scorer.space, asked, score, setting.seed, Progress(progress))}
-    costs = [_cost(scorer, each) for each in entries]
+    costs = [cost_or_error(scorer, each.spec) for each in entries]
     own = {"params": [cost.params for cost in costs], "macs": [cost.macs for cost in costs]}
     values = [each.value for each in entries]
     found = []
@@ -114,17 +113,6 @@ def _reasons(names: Sequence[str], rows: Mapping[str, Scored]) -> Iterator[str]:
             errors = lacking[0].errors
             why = next((errors[each] for each in (*terms, "build", *errors) if each in errors), "")
             yield f"{name}: {len(lacking):,} networks have no score, the first as: {why}"
-
-
-def _cost(scorer: Scorer, entry: Entry) -> Cost:
-    try:
-        return cost_of(scorer.space, entry.spec, scorer.io, scorer.task)
-    except UserError:
-        raise
-    except Exception as error:  # the space's own code
-        raise PluginError(
-            f"search space '{type(scorer.space).__name__}' fails at {entry.key}: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _names(asked: Sequence[str]) -> tuple[str, ...]:

@@ -13,13 +13,13 @@ import torch
 from kdsearch.errors import DataError, StudyError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range, SearchSpace
-from kdsearch.search.scoring import Scored, cost_of
+from kdsearch.search.scoring import Scored
 from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.materials import make
 from kdsearch.stages.refine import facts_of
 from kdsearch.stages.score import scored
-from kdsearch.stages.scorers import Setting, open_scorer, scoring, terms_of
+from kdsearch.stages.scorers import Setting, cost_or_error, open_scorer, scoring, terms_of
 from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Use
@@ -119,7 +119,7 @@ def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
     entries = read_table(scorer.space, table, column)
     means = class_means(entries)
     specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
-    params = {key: cost_of(scorer.space, spec, scorer.io, scorer.task).params for key, spec in specs.items()}
+    params = {key: cost_or_error(scorer, spec).params for key, spec in specs.items()}
     most = max_params * max(params.values())
     kept = [key for key in specs if params[key] <= most]
     if len(specs) < 2:

@@ -11,12 +11,12 @@ from typing import Any
 
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
-from kdsearch.errors import PluginError, StudyError
+from kdsearch.errors import PluginError, StudyError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Model, SearchSpace
+from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
-from kdsearch.search.scoring import Scorer, random_teacher
+from kdsearch.search.scoring import Scorer, cost_of, random_teacher
 from kdsearch.stages.materials import make, seeded_build
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code
@@ -110,6 +110,18 @@ def spec_of(space: SearchSpace[Any], text: str, file: str, line: int | None) -> 
         return space.decode(text.strip())
     except StudyError as error:
         raise error.at(file=file, line=line) from None
+
+
+def cost_or_error(scorer: Scorer, spec: Any) -> Cost:
+    """Of an architecture that is asked for by name: a PluginError where the space's own code fails."""
+    space = scorer.space
+    try:
+        return cost_of(space, spec, scorer.io, scorer.task)
+    except UserError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise PluginError(f"search space '{type(space).__name__}' fails at {space.key(spec)}: {told}") from error
 
 
 def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> tuple[IO, Batch | None]:
