@@ -62,10 +62,8 @@ def compare(
     lengths = (False, True) if any(None in each.shape for each in inputs) else (False,)
     probes = [_resized(samples, inputs, n, other) for n in sizes for other in lengths]
     for probe in probes:
-        expected, got = torch_call(*probe), _answer(file_call, probe, outputs)
+        expected, got = numbers(torch_call, probe, outputs), _answer(file_call, probe, outputs)
         for each in outputs:
-            if bool(torch.isnan(expected[each.name]).any()):
-                raise RefusedError(f"output '{each.name}' of the network itself is not a number at {_shown(probe)}")
             far = max(far, _distance(expected[each.name], got[each.name], each.name, probe))
     scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
     for rows in scored:
@@ -76,6 +74,15 @@ def compare(
                 equal = expected[each.name].argmax(axis).cpu() == got[each.name].argmax(axis).cpu()
                 same, seen = same + int(equal.sum()), seen + equal.numel()
     return Parity(far, same / seen if seen else None)
+
+
+def numbers(torch_call: Call, inputs: Sequence[Tensor], outputs: Sequence[Field]) -> Mapping[str, Tensor]:
+    """The network's own answer. Raise RefusedError where it has a NaN: no file of it is of use."""
+    out = torch_call(*inputs)
+    for each in outputs:
+        if bool(torch.isnan(out[each.name]).any()):
+            raise RefusedError(f"output '{each.name}' of the network itself is not a number at {_shown(inputs)}")
+    return out
 
 
 def _resized(samples: Batch, inputs: Sequence[Field], n: int, other_length: bool) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.cost import count
-from kdsearch.deploy.parity import compare, module_call
+from kdsearch.deploy.parity import compare, module_call, numbers
 from kdsearch.engine.cache import Live
 from kdsearch.engine.setup import Site
 from kdsearch.engine.step import Cast, LiveStep
@@ -214,6 +214,7 @@ def export(
     model = as_model(net, io, "network")
     made: Exporter[Any] = capability("exporter", exporter)[1]
     graph = Graph(model.module, io.inputs, io.outputs)
+    numbers(module_call(graph), [samples], io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -206,6 +206,20 @@ def test_show_says_what_a_composite_is_the_mean_of(capsys):
     assert "did you mean 'auto'" in run(capsys, "plugins", "show", "auot")[2]
 
 
+def test_show_tells_of_a_plugin_and_of_what_has_its_name(capsys):
+    code, out, _ = run(capsys, "plugins", "show", "mlp")
+    assert code == 0
+    assert "mlp: plugin of kdsearch" in out
+    assert "search_space mlp: mlp of kdsearch" in out
+    found = json.loads(run(capsys, "plugins", "show", "diswot", "--json")[1])
+    assert [each["kind"] for each in found["capabilities"]] == ["proxy", "distiller"]
+    (proxy,) = json.loads(run(capsys, "plugins", "show", "proxy:diswot", "--json")[1])["capabilities"]
+    assert (proxy["kind"], [each["name"] for each in proxy["options"]][:1]) == ("proxy", ["init"])
+    code, _, err = run(capsys, "plugins", "show", "nonsense:kd")
+    assert code == 2
+    assert "no plugin and no capability is called 'nonsense:kd'; did you mean 'kd'?" in err
+
+
 def test_show_names_what_every_option_may_be(host, capsys):
     code, out, _ = run(capsys, "plugins", "show", "cifar_resnet", "--json")
     options = {each["name"]: each for each in json.loads(out)["capabilities"][0]["options"]}

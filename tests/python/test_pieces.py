@@ -124,6 +124,20 @@ def test_a_file_that_is_too_far_off_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_a_network_that_answers_no_number_is_not_written(quantize, tmp_path):
+    broken = teacher(0)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(RefusedError, match="output 'logits' of the network itself is not a number"):
+        kdsearch.export(broken, IMAGES, tmp_path / "net.onnx", quantize=quantize)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StudyError, match=r"is a folder\. Expected a file's name"):
+        kdsearch.export(teacher(0), IMAGES, tmp_path, quantize=quantize)
+    with pytest.raises(DataError, match="at least one row"):
+        kdsearch.export(teacher(0), IMAGES[:0], tmp_path / "net.onnx", quantize=quantize)
+
+
 class Scores(Compressor[NoOptions]):
     side = "file"
 

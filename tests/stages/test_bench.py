@@ -10,7 +10,9 @@ from scipy.stats import kendalltau, spearmanr
 
 from kdsearch.cli import main
 from kdsearch.host import Host
-from kdsearch.stages.bench import _names
+from kdsearch.search.scoring import Scored
+from kdsearch.stages.bench import _names, _reasons, _undefined
+from kdsearch.stages.scorers import Setting
 
 DEPTHS = [(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3), (3, 3, 1), (1, 3, 3)]
 ACCURACY = [50.0, 52.0, 51.0, 57.0, 56.0, 60.0]
@@ -182,3 +184,17 @@ def test_wrong_words_for_a_search(words, says, capsys, tmp_path):
     table.write_text("d1,d2,d3,acc\n1,1,1,50\n3,3,3,60\n")
     assert main(["bench", "search", "--space", "resnet64", "--table", str(table), "--column", "acc", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_of_all_proxies_those_without_meaning_are_named_and_left_out():
+    found = _undefined(Setting("mlp", ()), ["params", "nwot", "diswot_ms", "kd.fitnet"])
+    assert list(found) == ["diswot_ms", "kd.fitnet"]
+    assert "M_s is undefined: 'mlp' is" in found["diswot_ms"]
+
+
+def test_networks_without_a_score_say_why():
+    row = Scored("a", {}, 1, 1, {"zen": 1.0, "auto": None}, {}, {"synflow": "no finite number, but -inf"})
+    fine = Scored("b", {}, 1, 1, {"zen": 1.0, "auto": 0.5}, {})
+    assert list(_reasons(["zen", "auto"], {"a": row, "b": fine})) == [
+        "auto: 1 networks have no score, the first as: no finite number, but -inf"
+    ]
