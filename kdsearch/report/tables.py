@@ -63,6 +63,9 @@ def files(result: Row) -> str:
     ]
     slow = [plain(each.get("format")) for each in exports if each.get("slower_than_fp32") is True]
     said = "".join(f'<p class="note">{esc(each)} is slower than fp32 on this machine.</p>' for each in slow)
+    for each in exports:
+        for name, over in mapping(each.get("over")).items():
+            said += f'<p class="note">{esc(each.get("format"))} is {percent(over)} above the study\'s limit of {esc(name)}.</p>'
     chosen = next((at for at, each in enumerate(exports) if best is not None and each.get("format") == best), None)
     return table(head, body, numeric=range(1, 7), strong=chosen) + said
 

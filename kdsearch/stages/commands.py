@@ -305,8 +305,9 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
         )
     for row in result["exports"]:
         speed = f"{row['latency_ms']['median']:.3f} ms"
-        slower = "  slower than fp32 here" if row["slower_than_fp32"] else ""
-        lines.append(f"{row['format']:11} {percent(row['accuracy']):>8}  {row['bytes']:>10,} bytes   {speed}{slower}")
+        said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
+        said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
+        lines.append(f"{row['format']:11} {percent(row['accuracy']):>8}  {row['bytes']:>10,} bytes   {speed}{said}")
     if result["recommended"]:
         lines.append(f"recommended {result['recommended']['format']}: {result['recommended']['why']}")
     lines.append(f"report      {folder / result['report']}")

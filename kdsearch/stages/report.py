@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.report import card, render
+from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
@@ -44,7 +45,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     student = metrics["runs"][distilled["winner"]]
     recipe = materials.recipe.at(request["values"])
     cost = _student_cost(materials, request["specs"])
-    recommended = _recommended(exported["exports"])
+    exports = [{**row, "over": _over(materials, row)} for row in exported["exports"]]
     return {
         "study": study.config.name,
         "seed": study.config.seed,
@@ -58,12 +59,12 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         },
         "baseline": _control(metrics, "baseline"),
         "all_labels": _control(metrics, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
-        "exports": exported["exports"],
-        "recommended": recommended,
+        "exports": exports,
+        "recommended": _recommended(exports),
         "refused": exported["refused"],
         "metrics": exported["shipped"],
         "report": "report/index.html",
-        "notes": _notes(inputs),
+        "notes": _notes(inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
         "pruned": _pruned(inputs),
@@ -101,8 +102,6 @@ def _control(metrics: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
-    from kdsearch.stages.costs import cost_of_model
-
     total = {"params": 0, "macs": 0}
     for role, spec in specs.items():
         cost = cost_of_model(materials.build_student(role, spec, 0), materials)
@@ -113,8 +112,16 @@ def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, i
 EQUALLY_FAST, EQUALLY_GOOD = 1.1, 0.005  # ratio of latencies, difference of accuracies that decide nothing
 
 
+def _over(materials: Materials, row: Mapping[str, Any]) -> dict[str, float]:
+    """Constraint of the study that a file breaks -> (value - limit) / limit, of its bytes and its median latency."""
+    costs = {"onnx_bytes": row["bytes"], "latency_ms": row["latency_ms"]["median"]}
+    return {name: value for name, value in violations(materials, costs).items() if value > 0}
+
+
 def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the files within their bounds: the fastest; among equally fast ones the most accurate; among those the smallest."""
+    """Of the files that keep the study's limits (else of all): the fastest; among equally fast ones the most accurate; among
+    those the smallest."""
+    exports = [row for row in exports if not row["over"]] or exports
     if not exports:
         return None
     fastest = min(each["latency_ms"]["median"] for each in exports)
@@ -138,9 +145,11 @@ def _about(row: Mapping[str, Any]) -> str:
     return f"{accuracy}{row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
 
 
-def _notes(inputs: Mapping[str, Artifact]) -> list[str]:
+def _notes(inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
     notes = [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
-    for row in inputs["export"].facts["exports"]:
+    for row in exports:
+        for name, over in row["over"].items():
+            notes.append(f"{row['format']} is {over:.1%} above the study's limit of {name}.")
         if row["slower_than_fp32"]:
             notes.append(
                 f"{row['format']} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
