@@ -116,10 +116,9 @@ class Scorer:
             for init in sorted({proxy.init for proxy in self.proxies.values()}):
                 self._score_with(canonical, key, init_seed, init, values, errors, raises)
         means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
-        for name in (
-            each for each, mean in means.items() if mean is None and each not in errors and "build" not in errors
-        ):
-            errors[name] = f"no finite number, but {', '.join(f'{value:g}' for value in values[name])}"
+        for name, mean in means.items():
+            if mean is None and not {name, "build"} & errors.keys():
+                errors[name] = f"no finite number, but {', '.join(f'{value:g}' for value in values[name])}"
         spread = {name: None if means[name] is None else _deviation(each) for name, each in values.items()}
         return Scored(key, shown, cost.params, cost.macs, means, spread, errors)
 
@@ -191,9 +190,7 @@ class Scorer:
         specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE if fitted else 1)]
         with torch.random.fork_rng(devices=[]):
             for init in sorted({proxy.init for proxy in fitted}):
-                models = [
-                    self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init) for spec in specs
-                ]
+                models = self._built(specs, init)
                 for name, proxy in self.proxies.items():
                     if proxy in fitted and proxy.init == init:
                         try:
@@ -202,6 +199,21 @@ class Scorer:
                             raise error.at(path=f"proxy {name}") from error.__cause__
         self._scored(specs[0], raises=True)
         self._is_fitted = True
+
+    def _built(self, specs: Sequence[Options], init: str) -> list[Model]:
+        """Those that can be built. Raise PluginError where none can."""
+        found, failed = [], None
+        for spec in specs:
+            try:
+                found.append(self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init))
+            except UserError:
+                raise
+            except Exception as error:  # the space's own code
+                failed = error
+        if not found and failed is not None:
+            problem = f"search space '{type(self.space).__name__}' builds none of {len(specs)} specs: {_told(failed)}"
+            raise PluginError(problem) from failed
+        return found
 
 
 def initialised(model: Model, init: str, seed: int) -> Model:

@@ -378,6 +378,15 @@ def test_the_teacher_is_the_largest_that_can_be_built() -> None:
     for space in (Fails(), Largest()):
         assert random_teacher(space, TOY_IO, 0).name == "toy2x8"
 
+    class Fitted(Size):
+        def fit(self, sample: Sequence[Model], probe: Probe) -> None:
+            self.sizes = [each.name for each in sample]
+
+    proxy = Fitted(NoOptions())
+    Scorer(Fails(), TOY_IO, ToyTask(NoOptions()), {"fitted": proxy}).check()
+    assert 0 < len(proxy.sizes) < 16
+    assert not any("toy3" in name for name in proxy.sizes)
+
     class Never(CountedSpace):
         def build(self, spec: Any, io: Any) -> Model:
             raise RuntimeError("no such network")
