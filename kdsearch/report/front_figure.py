@@ -28,55 +28,43 @@ NAMED = 4000  # up to so many candidates carry their architecture; beyond it onl
 SHOWN = 200  # rows of a table twin
 
 
-def lower_is_better(candidates: Sequence[Row]) -> bool:
-    """Whether, among the feasible, the ranks of those that were kept are the low ones."""
-    able = [
-        (r, bool(c.get("kept")))
-        for c in candidates
-        if c.get("feasible", True) and (r := number(c.get("rank"))) is not None
-    ]
-    kept, rest = [r for r, is_kept in able if is_kept], [r for r, is_kept in able if not is_kept]
-    return bool(kept and rest) and sum(kept) / len(kept) < sum(rest) / len(rest)
-
-
 def candidates_panel(candidates: Sequence[Row], chosen: object = None) -> str:
     """All scored candidates, the `chosen` architecture with a sign of its own.
 
-    A mark without a rank lies in the lane at the foot.
+    A mark without a score lies in the lane at the foot.
     """
     key = cost_key(candidates, ("params", "macs"))
-    low = lower_is_better(candidates)
-    ranks = [number(c.get("rank")) for c in candidates]
+    scores = [number(c.get("score")) for c in candidates]
     costs = [cost_of(c, key) for c in candidates]
-    frame = Frame(lane=16 if None in ranks else 0)
+    frame = Frame(lane=16 if None in scores else 0)
     x = scale_of([c for c in costs if c is not None], *frame.x_range, log=True)
-    y = scale_of([r for r in ranks if r is not None], *frame.y_range)
+    y = scale_of([r for r in scores if r is not None], *frame.y_range)
     names = len(candidates) <= NAMED
     specks, rings, stars = [], [], []
-    for candidate, cost, rank in zip(candidates, costs, ranks, strict=True):
-        at = (x(cost) if cost is not None else x.start, y(rank) if rank is not None else frame.lane_y)
+    for candidate, cost, score in zip(candidates, costs, scores, strict=True):
+        at = (x(cost) if cost is not None else x.start, y(score) if score is not None else frame.lane_y)
         name = short(candidate.get("architecture") or candidate.get("key"), 80) if names else ""
-        numbers = f"{general(cost)}|{general(rank)}"
+        numbers = f"{general(cost)}|{general(score)}"
         specks.append(speck("candidate" if candidate.get("feasible", True) else "candidate out", *at, numbers, name))
         if candidate.get("kept"):
             rings.append(mark("kept", "ring", *at, numbers, name or short(candidate.get("key"), 80), r=4.5))
         if chosen and candidate.get("architecture") == chosen:
             stars.append(mark("chosen", "diamond", *at, numbers, f"chosen: {short(chosen, 80)}", r=6))
     able = [
-        (cost, rank)
-        for candidate, cost, rank in zip(candidates, costs, ranks, strict=True)
-        if cost is not None and rank is not None and candidate.get("feasible", True)
+        (cost, score)
+        for candidate, cost, score in zip(candidates, costs, scores, strict=True)
+        if cost is not None and score is not None and candidate.get("feasible", True)
     ]
-    edge = front([cost for cost, _ in able], [-rank if low else rank for _, rank in able])
+    edge = front([cost for cost, _ in able], [score for _, score in able])
     body = (
-        axes(frame, x, y, UNITS[key], f"proxy rank ({'lower' if low else 'higher'} is better)", lane="none")
+        axes(frame, x, y, UNITS[key], "score (higher is better)", lane="none")
         + "".join(specks)
         + staircase("front", [(x(able[i][0]), y(able[i][1])) for i in edge], x.end)
         + "".join(rings)
         + "".join(stars)
     )
-    desc = f"{len(candidates)} candidates, {len(rings)} kept; {UNITS[key]} on a log axis, rank of the proxies upwards."
-    return drawing("front-candidates", frame, "Candidates: cost against proxy rank", desc, body, (UNITS[key], "rank"))
+    desc = f"{len(candidates)} candidates, {len(rings)} kept; {UNITS[key]} on a log axis, score of the proxies upwards."
+    return drawing("front-candidates", frame, "Candidates: cost against score", desc, body, (UNITS[key], "score"))
 
 
 def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str) -> str:
@@ -149,21 +137,20 @@ def front_figure(result: Row, evidence: Row) -> Figure:
 
 
 def candidates_table(candidates: Sequence[Row]) -> str:
-    """Kept ones first, then by rank; at most SHOWN."""
-    sign = 1 if lower_is_better(candidates) else -1
+    """Kept ones first, then by score; at most SHOWN."""
 
     def order(c: Row) -> tuple[bool, float]:
-        rank = number(c.get("rank"))
-        return not c.get("kept"), float("inf") if rank is None else sign * rank
+        score = number(c.get("score"))
+        return not c.get("kept"), float("inf") if score is None else -score
 
     proxies = list(dict.fromkeys(plain(name) for c in candidates for name in mapping(c.get("scores"))))
-    head = ["architecture", "parameters", "MACs", "rank", *proxies, "kept", "feasible"]
+    head = ["architecture", "parameters", "MACs", "score", *proxies, "kept", "feasible"]
     body = [
         [
             esc(c.get("architecture") or c.get("key")),
             count(c.get("params")),
             count(c.get("macs")),
-            general(c.get("rank")),
+            general(c.get("score")),
             *(general(mapping(c.get("scores")).get(proxy)) for proxy in proxies),
             "yes" if c.get("kept") else "",
             "yes" if c.get("feasible", True) else "no",

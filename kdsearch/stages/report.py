@@ -247,7 +247,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                     "params": row["params"],
                     "macs": row["macs"],
                     "scores": row["scores"],
-                    "rank": row["score"],
+                    "score": row["score"],
                     "kept": row["kept"],
                     "feasible": True,
                 }

@@ -33,12 +33,12 @@ def make_evidence(seed: int = 0, n: int = 400, trials: int = 16, epochs: int = 1
                 "params": params,
                 "macs": macs,
                 "scores": {proxy: quality * 10 + rng.gauss(0, 0.6) for proxy in PROXIES},
-                "rank": quality + rng.gauss(0, 0.03),
+                "score": quality + rng.gauss(0, 0.03),
                 "kept": False,
                 "feasible": params < 120_000,
             }
         )
-    for each in sorted((c for c in candidates if c["feasible"]), key=lambda c: -c["rank"])[:8]:
+    for each in sorted((c for c in candidates if c["feasible"]), key=lambda c: -c["score"])[:8]:
         each["kept"] = True
     kept = [c for c in candidates if c["kept"]] or candidates[:1]
     tried = []

@@ -210,9 +210,9 @@ def test_proxies_are_judged_beside_parameter_count() -> None:
     )
 
 
-def test_the_order_of_ranks_is_read_off_the_feasible() -> None:
-    kept = {"params": 10, "rank": 0.8, "kept": True, "feasible": True}
-    candidates = [kept, {**kept, "rank": 0.5, "kept": False}, {**kept, "rank": 2.0, "kept": False, "feasible": False}]
-    assert "proxy rank (higher is better)" in render({}, {"candidates": candidates})
-    candidates[1]["rank"] = 1.0
-    assert "proxy rank (lower is better)" in render({}, {"candidates": candidates})
+def test_a_candidate_s_score_is_the_better_the_higher_whoever_was_kept() -> None:
+    kept = {"architecture": "small", "params": 10, "score": 0.2, "kept": True, "feasible": True}
+    other = {**kept, "architecture": "large", "params": 20, "score": 0.8, "kept": False}
+    page = render({}, {"candidates": [other, kept]})
+    assert "score (higher is better)" in page
+    assert page.index(">small<") < page.index(">large<"), "kept ones first in the table"
