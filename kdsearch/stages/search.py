@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, RefusedError, UserError
+from kdsearch.errors import InterruptedRun, PluginError, RefusedError, UserError
 from kdsearch.kinds import Batch
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
@@ -178,6 +178,9 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     finally:
         if executor is not None:
             executor.close()
+    if not explored.candidates and explored.error:
+        problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
+        raise materials.study.place(PluginError(problem, path=f"{materials.study.path_of_student(role)}.space"))
     if not explored.candidates:
         raise RefusedError(
             _nothing_feasible(materials, role, explored),
@@ -197,6 +200,8 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
     notes = list(scorer.notes.values())
+    if explored.error:
+        notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
         f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
 from kdsearch.errors import UserError
 from kdsearch.stages import prepare
@@ -32,3 +33,26 @@ def test_it_is_named_before_any_training(sets, message, tmp_path, monkeypatch):
     assert message in str(caught.value)
     assert "tiny.yaml" in str(caught.value) or "--set" in str(caught.value)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"), [((4,), "some candidates cannot be built"), ((4, 8), "no candidate is left")]
+)
+def test_networks_that_cannot_be_built_are_left_out_and_told(fails, said, tmp_path, monkeypatch):
+    build = CifarResNetSpace.build
+
+    def broken(self, spec, io):
+        if spec.widths[1] in fails and spec.depths[1] < 3:
+            raise RuntimeError("no such width")
+        return build(self, spec, io)
+
+    monkeypatch.setattr(CifarResNetSpace, "build", broken)
+    monkeypatch.setattr(CifarResNetSpace, "cost", lambda *_: None)
+    teacher = "teacher.options.spec={depths: [1, 3, 1], widths: [4, 8, 8]}"
+    if said.startswith("some"):
+        result = run_tiny(tmp_path, *LESS, teacher)
+        assert f"{said}, the first as: RuntimeError: no such width" in result["notes"]
+        assert '"widths":[' in result["student"]["architecture"]
+    else:
+        with pytest.raises(UserError, match=rf"student\.space: {said}: .*RuntimeError: no such width"):
+            run_tiny(tmp_path, *LESS, teacher)
