@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from kdsearch.hooks import Family
     from kdsearch.host import Found, Host, Plugin
 
-SEARCHED = ("distiller", "procedure", "search_space")  # kinds whose options a study may search
 _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "ships", "init", "side", "direction")
 
 
@@ -157,6 +156,7 @@ def print_described(found: dict[str, Any]) -> None:
 
 def _print_capability(each: dict[str, Any]) -> None:
     from kdsearch.cli.output import table
+    from kdsearch.study.names import SEARCHED
 
     for text in (each["source"], each["about"]):  # the module's says what paper it is, the class's what it does
         for line in text.splitlines():
@@ -179,5 +179,5 @@ def _print_capability(each: dict[str, Any]) -> None:
         )
         for option in each["options"]
     ]
-    usual = "search" if each["kind"] in SEARCHED else "usual"  # of others a study gives fixed values
+    usual = "search" if each["kind"] in (*SEARCHED, "search_space") else "usual"  # of others a study gives fixed values
     table(("  option", "type", "default", "range", usual, "what"), [(f"  {row[0]}", *row[1:]) for row in rows])

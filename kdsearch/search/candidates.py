@@ -14,7 +14,7 @@ from kdsearch.kinds import IO, Controller, Cost, Options, SearchSpace, Task, Tri
 from kdsearch.search.backend import Score
 from kdsearch.search.pareto import fronts, spread
 from kdsearch.search.rows import Rows
-from kdsearch.search.scoring import Scored, cost_of
+from kdsearch.search.scoring import Scored, cost_of, told
 from kdsearch.store.hashing import derive, stream
 
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new
@@ -197,9 +197,10 @@ class _Walk:
                 cost = self.region.cost(canonical)
             except Exception as error:  # the space's own code
                 self.seen.add(key)
-                told = f"{type(error).__name__}: {error}"[:500]
                 shown = canonical.model_dump(mode="json")
-                found.append({"key": key, "spec": shown, "params": 0, "macs": 0, "feasible": False, "error": told})
+                found.append(
+                    {"key": key, "spec": shown, "params": 0, "macs": 0, "feasible": False, "error": told(error)}
+                )
                 continue
             feasible = all(each <= 0 for each in self.region.violations(cost))
             if not feasible and self.is_sweeping:

@@ -16,7 +16,7 @@ def violation(violations: Sequence[float]) -> float:
     return math.fsum(math.inf if math.isnan(each) else max(each, 0.0) for each in violations)
 
 
-def dominated_by(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> NDArray[np.bool_]:
+def dominated_by(losses: Losses, violations: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
     """(N, N): entry (i, j) says that j dominates i.
 
     Feasible before infeasible; of two infeasible ones, the less broken; of two feasible ones, no worse everywhere and better
@@ -24,7 +24,7 @@ def dominated_by(losses: Losses, violations: Sequence[Sequence[float]] | None = 
     """
     n = len(losses)
     x = np.nan_to_num(np.asarray(losses, dtype=np.float64).reshape(n, -1), nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    broken = np.zeros(n) if violations is None else np.array([violation(each) for each in violations])
+    broken = np.array([violation(each) for each in violations])
     no_worse = (x[None, :, :] <= x[:, None, :]).all(-1)
     better = (x[None, :, :] < x[:, None, :]).any(-1)
     equal = broken[None, :] == broken[:, None]
@@ -38,10 +38,10 @@ def fronts(
     """Indices by front, the best front first, ascending within a front; no further fronts once `enough` indices are found."""
     if not losses:
         return []
-    if violations is None and len(losses[0]) > 1:
-        return _peeled(losses, len(losses) if enough is None else enough)
     if all(len(each) == 1 for each in losses):
         return _ranks([each[0] for each in losses], violations)
+    if violations is None:
+        return _peeled(losses, len(losses) if enough is None else enough)
     dominators = dominated_by(losses, violations)
     left = np.ones(len(losses), dtype=bool)
     found: list[list[int]] = []

@@ -109,7 +109,7 @@ class Scorer:
             if raises and isinstance(error, UserError):
                 raise
             none = dict.fromkeys(self.proxies)
-            return Scored(key, shown, 0, 0, none, none, {"build": _told(error)})
+            return Scored(key, shown, 0, 0, none, none, {"build": told(error)})
         values: dict[str, list[float]] = {name: [] for name in self.proxies}
         errors: dict[str, str] = {}
         for init_seed in self.init_seeds:
@@ -155,11 +155,11 @@ class Scorer:
                     except Exception as error:
                         if raises and isinstance(error, UserError):
                             raise error.at(path=f"proxy {name}") from error.__cause__
-                        errors.setdefault(name, _told(error))
+                        errors.setdefault(name, told(error))
             except Exception as error:
                 if raises and isinstance(error, UserError):
                     raise
-                errors.setdefault("build", _told(error))
+                errors.setdefault("build", told(error))
             finally:
                 probe.release()
 
@@ -211,8 +211,7 @@ class Scorer:
             except Exception as error:  # the space's own code
                 failed = error
         if not found and failed is not None:
-            problem = f"search space '{type(self.space).__name__}' builds none of {len(specs)} specs: {_told(failed)}"
-            raise PluginError(problem) from failed
+            raise _unbuilt(self.space, len(specs), failed) from failed
         return found
 
 
@@ -252,9 +251,7 @@ def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int
     assert failed is not None
     if isinstance(failed, UserError):
         raise failed
-    raise PluginError(
-        f"search space '{type(space).__name__}' builds none of {len(specs)} specs: {_told(failed)}"
-    ) from failed
+    raise _unbuilt(space, len(specs), failed) from failed
 
 
 def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
@@ -290,5 +287,10 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((each - mean) ** 2 for each in values) / len(values))
 
 
-def _told(error: Exception) -> str:
+def _unbuilt(space: SearchSpace[Any], n: int, error: Exception) -> PluginError:
+    return PluginError(f"search space '{type(space).__name__}' builds none of {n} specs: {told(error)}")
+
+
+def told(error: Exception) -> str:
+    """What somebody else's code raised, for a row or a message."""
     return f"{type(error).__name__}: {error}"[:500]

@@ -72,7 +72,8 @@ def keep_best(
         ]
         chosen = select(pool, keep, costs)
         if new := [each for each in chosen if is_new(each)]:
-            if not measure(new) or not all(map(is_good, new)):
+            measure(new)
+            if not all(map(is_good, new)):
                 measure([each for each in anchors(candidates) if is_new(each)])
             continue
         rest = [(over, i) for i, over in enumerate(worst) if is_new(candidates[i])]

@@ -16,7 +16,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
-from kdsearch.search.scoring import Scorer, cost_of, random_teacher
+from kdsearch.search.scoring import Scorer, cost_of, random_teacher, told
 from kdsearch.stages.materials import make, seeded_build
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code
@@ -120,8 +120,7 @@ def cost_or_error(scorer: Scorer, spec: Any) -> Cost:
     except UserError:
         raise
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise PluginError(f"search space '{type(space).__name__}' fails at {space.key(spec)}: {told}") from error
+        raise PluginError(f"search space '{type(space).__name__}' fails at {space.key(spec)}: {told(error)}") from error
 
 
 def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> tuple[IO, Batch | None]:

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.study.code import is_code, load_code
-from kdsearch.study.names import LIVE, check_names, uses
+from kdsearch.study.names import LIVE, SEARCHED, check_names, uses
 from kdsearch.study.rules import check_shared
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.kinds import Distiller, Options, Procedure, Teacher
     from kdsearch.study.study import Study
-
-_SEARCHED = ("distiller", "procedure")  # kinds whose options may be ranges; a student's spec is the third place
 
 
 def check(study: Study, host: Host) -> None:
@@ -71,7 +69,7 @@ def _check_options(study: Study, host: Host) -> None:
         except KdsearchError as error:
             raise error.at(path=f"{path}.use") from error.__cause__
         where = f"{path}.options"
-        if kind in _SEARCHED:
+        if kind in SEARCHED:
             options: Options = _one(searchable(cls.options_class, use.options, where), where)
         else:
             _refuse_ranges(study, cls.options_class, use.options, where)

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError
-from kdsearch.study.names import COMPOSITES
+from kdsearch.study.names import COMPOSITES, SEARCHED
 from kdsearch.study.schema import Config
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _PLACES = {
     ("Export", "exporter"): "exporter",
     ("Run", "executor"): "executor",
 }
-_SEARCHED = ("distiller", "procedure")
 _RANGE: Json = {
     "anyOf": [
         {
@@ -85,7 +84,7 @@ def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
             "if": {"properties": {"use": {"const": name}}, "required": ["use"]},
             "then": {"properties": {"options": options}},
         }
-        for name, options in _every(defs, host, kind, ranges=kind in _SEARCHED)
+        for name, options in _every(defs, host, kind, ranges=kind in SEARCHED)
     ]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # composite -> the proxies whose ranks it is a mean of (search/ranks.py), with their weights. `auto`: see docs/scores.md
 COMPOSITES: Mapping[str, Mapping[str, float]] = {"auto": {"relation": 1.0, "params": 1.0, "synflow": 0.125}}
+SEARCHED = ("distiller", "procedure")  # kinds whose options may be ranges; a student's spec is the third place
 LIVE = "live"  # `use: live`: an object handed over from Python
 
 
