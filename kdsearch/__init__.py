@@ -6,12 +6,19 @@ result = kdsearch.run(study, "folder")
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.version import VERSION
 
 __version__ = VERSION
+
+# onnxruntime reports to its maker unless told not to before it is imported; children inherit what is told here
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(sys.modules.get("onnxruntime"), "disable_telemetry_events"):
+    sys.modules["onnxruntime"].disable_telemetry_events()
 
 if TYPE_CHECKING:
     from kdsearch.stages.pieces import Distillation as Distillation

@@ -35,7 +35,7 @@ def field(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def example(file: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Five lines of Python that run the file on one sample of zeros, from the folder it lies in."""
+    """Lines of Python that run the file on one sample of zeros, from the folder it lies in."""
     feeds = []
     for each in inputs:
         shape = (1, *(size if isinstance(size, int) else 1 for size in each["shape"][1:]))
@@ -43,6 +43,8 @@ def example(file: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Ma
         feeds.append(f"{json.dumps(each['name'])}: np.zeros({shape}, dtype={dtype!r})")
     names = json.dumps([each["name"] for each in outputs]) if outputs else "None"
     return [
+        "import os",
+        "os.environ['ORT_DISABLE_TELEMETRY'] = '1'  # onnxruntime would report to its maker",
         "import numpy as np",
         "import onnxruntime as ort",
         f"session = ort.InferenceSession({json.dumps(file)}, providers=['CPUExecutionProvider'])",

@@ -1,4 +1,4 @@
-"""Model cards: intervals, shapes, and five lines of Python that run the real file."""
+"""Model cards: intervals, shapes, and lines of Python that run the real file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_without_accuracy_or_n_nothing_is_invented(result: dict[str, Any]) -> No
     assert made["metrics"]["top1_agreement_with_torch"] == {"value": 1.0, "n": None, "interval_95": None}
 
 
-def test_the_five_lines_run_the_file(result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_run_the_file(result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper, kinds = onnx.helper, onnx.TensorProto
@@ -72,7 +72,7 @@ def test_the_five_lines_run_the_file(result: dict[str, Any], tmp_path: Path, mon
     (tmp_path / name).write_bytes(model.SerializeToString())
     facts = {**FACTS, "inputs": [{"name": "image", "shape": (3, None, 8)}]}
     lines = card(result, {"format": "onnx-fp32", "path": f"export/{name}"}, facts)["use"]["run"]
-    assert len(lines) == 5
+    assert lines.index("import onnxruntime as ort") > next(n for n, each in enumerate(lines) if "TELEMETRY" in each)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
     exec("\n".join(lines), scope)
