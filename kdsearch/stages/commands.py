@@ -215,18 +215,29 @@ def report(*, dir: Path) -> dict[str, Any]:
 
 
 def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress: bool = True) -> dict[str, Any]:
-    """The row of one format; a format that the study did not ask for is made, checked and added to its export."""
-    result = result_of(dir)
-    for row in result["exports"]:
-        if row["format"] == format and all((dir / path).exists() for path in row["paths"]):
-            return _exported(row, dir)
+    """The row of one format, its file and card as they were verified: what was damaged since is put back from the artifacts.
+
+    A format that the study did not ask for is made, checked and added to its export.
+    """
+    from kdsearch.stages.run import last_run, put_back
+
+    result_of(dir)
+    last, store = last_run(dir), Store(dir)
+    made = [store.get(stage, str(last.get(stage, {}).get("key"))) for stage in ("export", "report")]
+    exported, reported = made
+    if exported is not None and reported is not None:
+        row = next((each for each in reported.facts["result"]["exports"] if each["format"] == format), None)
+        if row is not None:
+            with held(dir):
+                changed = put_back(dir, row, exported, reported)
+            return _exported(row, dir, "  (was damaged; put back)" if changed else "")
     return _exported(_export_again(dir, format, allow_code, progress), dir)
 
 
-def _exported(row: Mapping[str, Any], dir: Path) -> dict[str, Any]:
+def _exported(row: Mapping[str, Any], dir: Path, note: str = "") -> dict[str, Any]:
     files = ", ".join(str(dir / path) for path in row["paths"])
     accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %, "
-    text = f"{files}: {accuracy}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms"
+    text = f"{files}: {accuracy}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms{note}"
     return {**row, "dir": str(dir), "text": text}
 
 

@@ -19,6 +19,7 @@ from kdsearch.store.hashing import file_digest
 from kdsearch.version import VERSION
 
 NAME = "report"
+CARDS = "cards"  # folder in the artifact
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
 
 
@@ -33,6 +34,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
     write_bytes(out / "index.html", render({**result, "dir": tools.folder.name}, evidence, sections).encode())
     write_json(out / "evidence.json", evidence)
+    write_cards(materials, inputs, result, out / CARDS)
     return {"result": result}
 
 
@@ -324,7 +326,8 @@ def _ladder(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[d
 
 
 def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any], folder: Path) -> None:
-    """`export/<name>.json` beside each file."""
+    """`<name>.json` in `folder` for each exported file."""
+    folder.mkdir()
     facts = inputs["prepare"].facts["data"]["facts"]
     io = materials.io
     about = {
@@ -345,5 +348,11 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     shipped = {**result, "student": {**result["student"], **smaller}}
     for row in result["exports"]:
         for path in row["paths"]:
-            facts_of = {**about, "sha256": file_digest(folder / path)}
-            write_json((folder / path).with_suffix(".json"), card(shipped, {**row, "path": path}, facts_of))
+            name = Path(path).name
+            facts_of = {**about, "sha256": file_digest(inputs["export"].path / name)}
+            write_json(folder / card_name(name), card(shipped, {**row, "path": path}, facts_of))
+
+
+def card_name(file: str) -> str:
+    """Of the card that lies beside an exported file."""
+    return str(Path(file).with_suffix(".json"))

@@ -19,6 +19,7 @@ from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST
+from kdsearch.store.hashing import file_digest
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
 
@@ -103,6 +104,21 @@ def last_run(folder: Path) -> dict[str, Any]:
     return found
 
 
+def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported: Artifact) -> bool:
+    """Make the public files of one format, and their cards, equal to the artifacts'; whether one of them was not."""
+    changed = False
+    for path in row["paths"]:
+        target, card = folder / path, report.card_name(Path(path).name)
+        for source, place in (
+            (exported.path / target.name, target),
+            (reported.path / report.CARDS / card, target.with_name(card)),
+        ):
+            if not place.is_file() or file_digest(place) != file_digest(source):
+                changed = True
+                copy_file(source, place)
+    return changed
+
+
 def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
     """Files under their public names, and the final JSON.
 
@@ -111,7 +127,8 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     seconds = {name: each["seconds"] for name, each in read_json(tools.folder / LAST).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
     export.copy_exports(made["export"], tools.folder)
-    report.write_cards(materials, made, result, tools.folder)
+    for row in result["exports"]:
+        put_back(tools.folder, row, made["export"], made["report"])
     page = tools.folder / "report"
     with storing(page):
         page.mkdir(exist_ok=True)

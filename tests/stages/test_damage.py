@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdsearch.errors import ArtifactError, KdsearchError
+from kdsearch.stages import commands
 from kdsearch.store.artifacts import FORMAT, Store
 from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.folder import open_folder
@@ -188,3 +189,31 @@ def test_nonsense_where_an_artifact_says_what_it_is(about, tmp_path):
     (store.folder("search", "k") / "artifact.json").write_text(about)
     with pytest.raises(ArtifactError, match=r"artifact.json: .*Delete the folder .*search-k"):
         store.get("search", "k")
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b""), flip, remove], ids=["empty", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["tiny-int8.onnx", "tiny-int8.json"])
+def test_an_exported_file_is_called_verified_only_after_it_was_read(name, damage, finished, copied):
+    folder = copied / "study"
+    before = (finished.folder / "study" / "export" / name).read_bytes()
+    damage(folder / "export" / name)
+    row = commands.export(dir=folder, format="onnx-int8")
+    assert "was damaged; put back" in row["text"]
+    assert (folder / "export" / name).read_bytes() == before
+    assert "damaged" not in commands.export(dir=folder, format="onnx-int8")["text"]
+
+
+def test_a_row_of_the_result_changed_by_hand_is_not_believed(finished, copied):
+    file = copied / "study" / "result.json"
+    result = read_json(file)
+    result["exports"][0]["accuracy"] = 0.999
+    write_json(file, result)
+    row = commands.export(dir=copied / "study", format=result["exports"][0]["format"])
+    assert row["accuracy"] == finished.result["exports"][0]["accuracy"]
+
+
+def test_a_damaged_copy_of_a_damaged_artifact_is_refused(copied):
+    flip(copied / "study" / "export" / "tiny-fp32.onnx")
+    flip(artifact(copied, "export") / "tiny-fp32.onnx")
+    with pytest.raises(ArtifactError, match="its bytes have changed"):
+        commands.export(dir=copied / "study", format="onnx-fp32")
