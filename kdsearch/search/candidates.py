@@ -87,6 +87,7 @@ def explore(
     n: int,
     seed: int,
     *,
+    had: Iterable[Scored] = (),
     costs: Sequence[str] = (),
     generation: int = 64,
     progress: Callable[[int, Candidate], None] | None = None,
@@ -96,13 +97,15 @@ def explore(
     Args:
         score: see `backend`; combine: scores by proxy -> one score (see `ranks.Combined`).
         path, key: the rows' file, and what it belongs to (everything that changes a row).
+        had: scores that are there already, such as the reference's: these networks are not scored again.
         costs: of `params`, `macs`: further losses for the strategy.
         generation: most candidates asked at once; part of the result, unlike workers and chunks.
         progress: called with (feasible so far, candidate) after each.
 
     Infeasible candidates are told to the strategy as pruned, with their violations, and are not scored.
     """
-    walk = _Walk(region, score, combine, Rows(path, key), n, tuple(costs), progress)
+    there = {each.key: each for each in had}
+    walk = _Walk(region, score, combine, Rows(path, key), there, n, tuple(costs), progress)
     dry = 0
     while walk.n_feasible < n and not walk.is_sweeping:
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
@@ -131,12 +134,13 @@ class _Walk:
         score: Score,
         combine: Callable[[Mapping[str, float | None]], float | None],
         rows: Rows,
+        had: Mapping[str, Scored],
         n: int,
         costs: tuple[str, ...],
         progress: Callable[[int, Candidate], None] | None,
     ) -> None:
         self.region, self.score, self.combine, self.rows = region, score, combine, rows
-        self.n, self.costs, self.progress = n, costs, progress
+        self.had, self.n, self.costs, self.progress = had, n, costs, progress
         self.known = {row["key"]: row for row in rows.rows}
         self.seen: set[str] = set()
         self.history: list[Trial] = []
@@ -151,9 +155,10 @@ class _Walk:
     def add(self, specs: Iterable[Options]) -> int:
         """Score the specs that are new, in order, until there are n feasible; returns how many were new."""
         fresh = self._fresh(specs)
-        scored: dict[str, Scored] = {}
+        scored = dict(self.had)
         at = self._flush(fresh, 0, scored)
-        for chunk in self.score([row["spec"] for row in fresh if row["feasible"] and row["key"] not in self.known]):
+        there = self.known.keys() | scored.keys()
+        for chunk in self.score([row["spec"] for row in fresh if row["feasible"] and row["key"] not in there]):
             scored.update((each.key, each) for each in chunk)
             at = self._flush(fresh, at, scored)
         if at < len(fresh):

@@ -172,6 +172,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
             key,
             section.candidates,
             seed,
+            had=rows,
             costs=costs,
             progress=seen,
         )

@@ -45,7 +45,8 @@ def search(
     rows = reference(where, score, path / "reference.jsonl", "k", 0, 12)
     combine = Combined(NAMES, [each.scores for each in rows])
     strategy = strategy or STRATEGIES["random"]
-    return explore(where, strategy, score, combine, path / "candidates.jsonl", "k", n, 0, generation=5, **options)
+    given = {"had": rows, "generation": 5, **options}
+    return explore(where, strategy, score, combine, path / "candidates.jsonl", "k", n, 0, **given)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,29 @@ def test_a_search_cut_anywhere_goes_on_to_the_same_file_and_scores_no_row_again(
         assert (path / "candidates.jsonl").read_bytes() == raw
         n_rows = raw[:cut].count(b"\n") - 1
         assert len(asked) <= 12 + len(expected.candidates) - max(n_rows - expected.n_infeasible, 0)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_what_the_reference_scored_is_not_scored_again(tmp_path: Path, strategy: Controller) -> None:
+    scorer, asked, again = toy_scorer(NAMES), [], []
+
+    def counted(specs: Sequence[Spec], asked: list[str] = asked) -> Iterator[list[Scored]]:
+        for chunk in in_process(scorer)(specs):
+            asked.extend(each.key for each in chunk)
+            yield chunk
+
+    found = search(tmp_path / "shared", counted, strategy)
+    assert len(asked) == len(set(asked))
+    reference_keys, searched = set(asked[:12]), {each.scored.key for each in found.candidates}
+    assert reference_keys & searched, "the two share networks, else this shows nothing"
+
+    def apart(specs: Sequence[Spec]) -> Iterator[list[Scored]]:
+        yield from counted(specs, again)
+
+    assert search(tmp_path / "apart", apart, strategy, had=()) == found
+    assert len(again) > len(asked)
+    files = [(tmp_path / name / "candidates.jsonl").read_bytes() for name in ("shared", "apart")]
+    assert files[0] == files[1]
 
 
 def test_processes_give_the_file_of_this_process(tmp_path: Path, whole: tuple[Explored, bytes]) -> None:
