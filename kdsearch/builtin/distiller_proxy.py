@@ -194,6 +194,9 @@ class ProbeStep:
     def task(self) -> Tensor:
         return self._probe.task.loss(self.student, self.batch)
 
+    def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
+        return self._probe.io.output(field).rows(tensor, self._probe.task.counted(self.batch))
+
     def gather(self, rows: Tensor) -> Tensor:
         return rows.detach()
 

@@ -70,7 +70,7 @@ def compare(
         expected, got = torch_call(*rows), _answer(file_call, rows, outputs)
         for each in outputs:
             if each.kind == "logits":
-                axis = -1 if len(each.shape) == 2 else 1
+                axis = each.class_axis
                 equal = expected[each.name].argmax(axis).cpu() == got[each.name].argmax(axis).cpu()
                 same, seen = same + int(equal.sum()), seen + equal.numel()
     return Parity(far, same / seen if seen else None)

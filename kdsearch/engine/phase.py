@@ -66,7 +66,9 @@ class PhaseRun:
             for name, feed in phase.feeds.items()
             if name != self.first
         }
-        self.cast = Cast(self.setup.task, self.setup.models, self.setup.teachers, self._taps(), self.device.torch)
+        self.cast = Cast(
+            self.setup.task, self.setup.io, self.setup.models, self.setup.teachers, self._taps(), self.device.torch
+        )
         self.lengths = lengths_of(self.feed, self.first, self.split.ids, phase.epochs, self.seed)
         self.batches_before = [0, *accumulate(self.lengths)]
         per_epoch = [-(-length // self.device.accumulate) for length in self.lengths]

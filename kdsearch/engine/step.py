@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from kdsearch.engine.cache import Live
 from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.errors import PluginError, nearest, one_of
-from kdsearch.kinds import Batch, Clock, Model, Outputs, Task, Write
+from kdsearch.kinds import IO, Batch, Clock, Model, Outputs, Task, Write
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Cast:
     """Who plays: models by role, teachers by role (constants), and the taps that are recorded, canonical, by role."""
 
     task: Task[Any]
+    io: IO
     models: Mapping[str, Model]
     teachers: Mapping[str, Live]
     taps: Mapping[str, Sequence[str]]
@@ -95,6 +96,9 @@ class LiveStep:
 
     def task(self) -> Tensor:
         return self.cast.task.loss(self.student, self.batch)
+
+    def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
+        return self.cast.io.output(field).rows(tensor, self.cast.task.counted(self.batch))
 
     def gather(self, rows: Tensor) -> Tensor:
         return self.gathered(rows)

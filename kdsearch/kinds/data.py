@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, run
 import torch
 from torch import Generator, Tensor
 
+from kdsearch.errors import TapShapeError
 from kdsearch.kinds.options import Capability, O
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Field:
 
     `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens" ((N,) integer ids), "mask" ((N,), not 0
     where a token counts), "vector", ... `n_values`: of an integer field, whose values are 0 .. n_values - 1; of tokens the
-    size of the vocabulary.
+    size of the vocabulary. `classes_at`: of logits, the axis of `shape` that softmax goes over; None = the first of a map
+    (K, H, W), else the last, as in (K,) and (T, K).
     """
 
     name: str
@@ -34,6 +36,36 @@ class Field:
     dtype: str = "float32"
     use: Literal["input", "target", "extra"] = "input"
     n_values: int | None = None
+    classes_at: int | None = None
+
+    @property
+    def class_axis(self) -> int:
+        """The class axis of a batch (B, *shape) of logits."""
+        axis = self.classes_at if self.classes_at is not None else (0 if len(self.shape) == 3 else -1)
+        return axis % len(self.shape) + 1
+
+    def rows(self, tensor: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Logits (B, *shape) as (N, K), or one value a position, such as labels, as (N,): N are all positions of all samples.
+
+        Args:
+            counted: (B, ...) which positions stay; one value a sample counts for all of its positions. None = all.
+
+        Raises:
+            TapShapeError: the tensor has another number of axes.
+        """
+        if tensor.ndim == len(self.shape) + 1:
+            spread = tensor.movedim(self.class_axis, -1)
+            positions, rows = spread.shape[:-1], spread.flatten(0, -2)
+        elif tensor.ndim == len(self.shape):
+            positions, rows = tensor.shape, tensor.flatten()
+        else:
+            expected = f"{len(self.shape) + 1} axes, or {len(self.shape)} without the classes"
+            shown = "x".join(map(str, tensor.shape))
+            raise TapShapeError(f"a tensor of '{self.name}' is {shown} with its batch", expected=expected)
+        if counted is None:
+            return rows
+        counted = counted.bool().reshape(*counted.shape, *[1] * (len(positions) - counted.ndim))
+        return rows[counted.expand(positions).flatten()]
 
     @property
     def sizes(self) -> tuple[int, ...]:

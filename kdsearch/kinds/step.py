@@ -66,5 +66,11 @@ class Step(Protocol):
     def task(self) -> Tensor:
         """The task's loss of the student on this batch, scalar."""
 
+    def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
+        """Logits (B, ...) of an output field as (N, K), labels at its positions as (N,): a row for each position that counts.
+
+        The task says where the classes are (`Field.classes_at`) and which positions count (`Task.counted`).
+        """
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (n, ...) of all devices that run this step, one after another, constant. Alone: these rows."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic
 
 from torch import Generator, Tensor, nn
 
+from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds.data import Batch, Field
 from kdsearch.kinds.model import Model, Outputs
 from kdsearch.kinds.options import Capability, O
@@ -22,10 +23,18 @@ class IO:
     outputs: tuple[Field, ...]
 
     def input(self, name: str) -> Field:
-        return next(each for each in self.inputs if each.name == name)
+        return _field(self.inputs, name, "input")
 
     def output(self, name: str) -> Field:
-        return next(each for each in self.outputs if each.name == name)
+        return _field(self.outputs, name, "output")
+
+
+def _field(fields: Sequence[Field], name: str, what: str) -> Field:
+    for each in fields:
+        if each.name == name:
+            return each
+    names = [each.name for each in fields]
+    raise PluginError(f"the task has no {what} field '{name}'", nearest=nearest(name, names), expected=one_of(names))
 
 
 Call = Callable[..., Mapping[str, Tensor]]
@@ -78,6 +87,13 @@ class Task(Capability, Generic[O]):
     @abstractmethod
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         """Scalar, mean over the samples with a known target; 0 (with graph) when there is none."""
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        """Positions of the outputs that the teacher's word counts at, (B, ...) bool: not the padding. Default None: all.
+
+        Samples without a label count: what they lack is the task's loss.
+        """
+        return None
 
     def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
         """n samples of noise with valid targets: for shapes, cost and proxies without data."""

@@ -104,7 +104,7 @@ class Distillation(nn.Module):
                 taps.setdefault(role, []).extend(names)
         self.distillers = nn.ModuleDict(made)
         live = {"teacher": Live(self._models["teacher"], self._task, None)}
-        self._cast = Cast(self._task, {"student": self._models["student"]}, live, taps, example.device)
+        self._cast = Cast(self._task, io, {"student": self._models["student"]}, live, taps, example.device)
         self._rng = Generator().manual_seed(0)
         self.last: LiveStep | None = None
 

@@ -6,12 +6,12 @@ loss = Kd(KdOptions(temperature=2.0)).terms(step)["kl"]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from kdsearch.kinds import HIDDEN, Batch, Clock, Outputs, Step, Write
+from kdsearch.kinds import HIDDEN, Batch, Clock, Field, Outputs, Step, Write
 
 Run = Callable[[Batch, Mapping[str, Write]], Mapping[str, Tensor]]
 Loss = Callable[[Outputs, Batch], Tensor]
@@ -33,6 +33,8 @@ class HandStep:
         seed: of `rng`.
         roles: what `run(role)` gives, for further roles than "student" and "teacher".
         runs: role -> function of (batch, writes), for distillers that run a role on another batch or with writes.
+        fields: output fields, for `rows`, where the classes are not where a `Field` of that shape expects them.
+        counted: (B, ...) positions that count; None = all.
         loss: `task()`; default: cross-entropy of the student's `logits`, mean over the samples whose `label` is known.
     """
 
@@ -46,6 +48,8 @@ class HandStep:
         roles: Mapping[str, Mapping[str, Tensor]] | None = None,
         runs: Mapping[str, Run] | None = None,
         loss: Loss | None = None,
+        fields: Sequence[Field] = (),
+        counted: Tensor | None = None,
     ) -> None:
         self.student = outputs(student, "the student")
         self.teacher = outputs(teacher or {}, "the teacher").detach()
@@ -53,6 +57,7 @@ class HandStep:
         self.batch = as_batch(batch or {}, n)
         self.clock, self.rng = clock, Generator().manual_seed(seed)
         self._seed, self._roles, self._runs, self._loss = seed, dict(roles or {}), dict(runs or {}), loss
+        self._fields, self._counted = {each.name: each for each in fields}, counted
 
     @property
     def batches(self) -> Mapping[str, Batch]:
@@ -76,7 +81,18 @@ class HandStep:
         return self._like(self.run("student", batch), self.run("teacher", batch), batch)
 
     def _like(self, student: Outputs, teacher: Outputs, batch: Batch) -> Step:
-        return HandStep(student, teacher, batch, self.clock, self._seed, self._roles, self._runs, self._loss)
+        return HandStep(
+            student,
+            teacher,
+            batch,
+            self.clock,
+            self._seed,
+            self._roles,
+            self._runs,
+            self._loss,
+            tuple(self._fields.values()),
+            self._counted,
+        )
 
     def task(self) -> Tensor:
         if self._loss:
@@ -84,6 +100,10 @@ class HandStep:
         logits, label = self.student["logits"], self.batch["label"]
         known = (label != HIDDEN).sum().clamp(min=1)
         return F.cross_entropy(logits, label, ignore_index=HIDDEN, reduction="sum") / known
+
+    def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
+        found = self._fields.get(field) or Field(field, "logits", tuple(self.student[field].shape[1:]))
+        return found.rows(tensor, self._counted)
 
     def gather(self, rows: Tensor) -> Tensor:
         return rows.detach()

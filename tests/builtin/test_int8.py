@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
+from torch import nn
 
 from kdsearch.builtin.int8 import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
@@ -78,6 +80,56 @@ def test_one_scale_a_tensor_when_asked(fp32, tmp_path):
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
             assert math.prod(tensors[node.input[1]].dims) == 1
+
+
+class Ones(nn.Module):
+    """All weights 1: every product is the largest that there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        nn.init.ones_(self.linear.weight)
+
+    def forward(self, image):
+        return self.linear(image)
+
+
+def added_in_16_bits(x, weights):
+    """x (N, K) U8 times weights (K, M) I8 as VPMADDUBSW and VPMADDWD do it: pairs of products, saturated to 16 bits, then added."""
+    products = x.astype(np.int64)[:, :, None] * weights.astype(np.int64)[None]
+    pairs = products[:, 0::2] + products[:, 1::2]
+    return np.clip(pairs, -(2**15), 2**15 - 1).sum(1)
+
+
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_sums_fit_the_16_bits_of_processors_without_vnni(reduce_range, tmp_path):
+    x = torch.rand(40, 64, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.8
+    file = tmp_path / "ones.onnx"
+    EXPORTER.write(Graph(Ones(), (Field("image", "vector", (64,)),), (LOGITS,)), batch_of(image=x[:2]), file)
+    quantizer = Int8(Int8Options(reduce_range=reduce_range))
+    plan = quantizer.plan(None)
+    quantizer.rewrite(file, plan, [{"image": x.numpy()}])
+    model = read_onnx(file)
+    tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    scale, zero = next(
+        (tensors[node.input[1]], tensors[node.input[2]])
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] == "image"
+    )
+    weights = next(each for each in tensors.values() if each.dtype == np.int8 and each.size == 640)
+    weights = weights if weights.shape[0] == 64 else weights.T
+    given = np.clip(np.rint(x.numpy() / scale) + zero, 0, 255)
+    exact = given.astype(np.int64) @ weights.astype(np.int64)
+    assert np.array_equal(added_in_16_bits(given, weights), exact) == reduce_range
+    assert ("7 bits" in plan.log[1]) == reduce_range
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("name", list(NETS))
+def test_no_two_products_overflow_16_bits(name, per_channel, fp32, tmp_path):
+    model = read_onnx(quantised(fp32, tmp_path, name, per_channel=per_channel))
+    weights = [numpy_helper.to_array(each) for each in model.graph.initializer if each.data_type == 3 and each.dims]
+    assert max(np.abs(each.astype(np.int64)).max() for each in weights) * 2 * 255 < 2**15
 
 
 def rounded(file):

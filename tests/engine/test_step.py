@@ -14,6 +14,7 @@ from kdsearch.testing.training import training
 from tests.engine.little import Plain, images, mlp, resnet, source
 
 TASK, CPU = Classification(ClassificationOptions()), torch.device("cpu")
+IMAGES = TASK.io(source().fields, source().facts)
 
 
 def batch(n=6, seed=0):
@@ -24,7 +25,7 @@ def live(models, taps=None, teachers=None, cached=False, given=None):
     lives = {
         role: each if isinstance(each, Live) else Live(each, TASK, None) for role, each in (teachers or {}).items()
     }
-    cast = Cast(TASK, models, lives, taps or {}, CPU)
+    cast = Cast(TASK, IMAGES, models, lives, taps or {}, CPU)
     one = given or batch()
     return LiveStep(cast, {"train": one}, one, torch.Generator(), Clock(0, 0, 0.0, 1), cached)
 

@@ -26,10 +26,20 @@ def test_one_sample_computed_on_paper() -> None:
     assert float(found) == pytest.approx(0.8337, abs=5e-5)
 
 
-def test_a_map_of_logits_is_the_mean_over_its_positions() -> None:
-    z_s, z_t = torch.randn(2, 3, 5, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    each = [by_hand(z_s[:, :, i, j].numpy(), z_t[:, :, i, j].numpy(), 2.0) for i in range(2) for j in range(4)]
-    assert float(softened_kl(z_s, z_t, 2.0)) == pytest.approx(np.mean(each), abs=1e-12)
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3), (2, 3, 4, 4)])
+def test_the_class_axis_is_not_guessed(shape: tuple[int, ...]) -> None:
+    """(B, T, V) was softmaxed over time without a word."""
+    with pytest.raises(ValueError, match="expected equal rows"):
+        softened_kl(torch.zeros(shape), torch.zeros(shape), 2.0)
+
+
+def test_unequal_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 1\)"):
+        softened_kl(torch.zeros(2, 3), torch.zeros(2, 1), 2.0)
+
+
+def test_no_row_is_no_divergence() -> None:
+    assert float(softened_kl(torch.zeros(0, 3), torch.zeros(0, 3), 2.0)) == 0.0
 
 
 def test_certain_logits_stay_finite() -> None:

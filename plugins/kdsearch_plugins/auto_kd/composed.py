@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.errors import TapShapeError
-from kdsearch.kinds import HIDDEN, Distiller, Options, Step, StudentTap, TapShapes, TeacherTap, searched
-from kdsearch.ops.softened import rows
+from kdsearch.kinds import Distiller, Options, Step, StudentTap, TapShapes, TeacherTap, searched
+from kdsearch.ops.softened import likely
 from kdsearch_plugins.auto_kd.distances import Distance, distance
 from kdsearch_plugins.auto_kd.transforms import (
     Over,
@@ -77,9 +77,9 @@ class Composed(Distiller[ComposedOptions]):
         o = self.options
         self.projector: nn.Module = nn.Identity()
         if o.on == "logits":
-            k_s, k_t = shapes.student.of("logits")[0], shapes.teacher.of("logits")[0]
-            if k_s != k_t:
-                raise TapShapeError(f"the student tells {k_s} classes, the teacher {k_t}", expected="equal classes")
+            z_s, z_t = shapes.student.of("logits"), shapes.teacher.of("logits")
+            if z_s != z_t:
+                raise TapShapeError(f"the student's logits are {z_s}, the teacher's {z_t}", expected="equal classes")
             return
         c_s, c_t = shapes.student.map(o.student_tap)[0], shapes.teacher.map(o.teacher_tap)[0]
         if c_s != c_t and o.transform in ("identity", "channel_gram"):
@@ -115,18 +115,9 @@ class Composed(Distiller[ComposedOptions]):
     def of_logits(self, step: Step) -> Tensor:
         """`kl` times T^2, of the rows' softmax; the other distances compare the probabilities themselves."""
         o = self.options
-        z_s, z_t = rows(step.student["logits"]) / o.temperature, rows(step.teacher["logits"]) / o.temperature
-        target = known_target(step, z_t)
+        z_s, z_t = (step.rows(each["logits"]) / o.temperature for each in (step.student, step.teacher))  # (N, K)
+        target = likely(step.rows(step.batch["label"]) if "label" in step.batch else None, z_t)
         a_s, a_t = parts(o.part, z_s, target), parts(o.part, z_t, target)
         if o.distance == "kl":
             return distance("kl", a_s, a_t, 1.0) * o.temperature**2
         return distance(o.distance, a_s.softmax(1), a_t.softmax(1), 1.0)
-
-
-def known_target(step: Step, z_t: Tensor) -> Tensor:
-    """(N,) labels, with the teacher's argmax where a label is hidden or the batch has none."""
-    guess = z_t.argmax(1)
-    if "label" not in step.batch:
-        return guess
-    label = step.batch["label"].reshape(-1)
-    return torch.where(label == HIDDEN, guess, label)

@@ -73,7 +73,7 @@ def parts(name: Part, z: Tensor, target: Tensor) -> Tensor:
     if name == "transposed":
         return log_p.mT
     is_target = F.one_hot(target, z.shape[1]).bool()
-    others = log_p[~is_target].view(len(z), -1)
+    others = log_p[~is_target].view(len(z), z.shape[1] - 1)
     if name == "non_target":
         return others
     return torch.cat([log_p[is_target][:, None], others.logsumexp(1, keepdim=True)], 1)

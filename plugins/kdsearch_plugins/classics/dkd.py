@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdsearch.kinds import HIDDEN, Distiller, Options, Step, searched
-from kdsearch.ops.softened import rows
+from kdsearch.kinds import Distiller, Options, Step, searched
+from kdsearch.ops.softened import divergence, likely, log_softened
 
 
 class DkdOptions(Options):
@@ -44,30 +44,17 @@ class Dkd(Distiller[DkdOptions]):
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         o = self.options
-        z_s, z_t = rows(step.student["logits"]), rows(step.teacher["logits"])  # (N, K)
-        target = known_target(step, z_t)
+        z_s, z_t = step.rows(step.student["logits"]), step.rows(step.teacher["logits"])  # (N, K)
+        target = likely(step.rows(step.batch["label"]) if "label" in step.batch else None, z_t)
         is_target = F.one_hot(target, z_t.shape[1]).bool()
-        log_s, log_t = F.log_softmax(z_s / o.temperature, 1), F.log_softmax(z_t / o.temperature, 1)
+        log_s, log_t = log_softened(z_s, o.temperature), log_softened(z_t, o.temperature)
         (b_s, rest_s), (b_t, rest_t) = split(log_s, is_target), split(log_t, is_target)
         tckd, nckd = divergence(b_s, b_t), divergence(rest_s, rest_t)
         return {"tckd": o.alpha * o.temperature**2 * tckd, "nckd": o.beta * o.temperature**2 * nckd}
 
 
-def known_target(step: Step, z_t: Tensor) -> Tensor:
-    """(N,) labels, with the teacher's argmax where a label is hidden or the batch has none."""
-    guess = z_t.argmax(1)
-    if "label" not in step.batch:
-        return guess
-    label = step.batch["label"].reshape(-1)
-    return torch.where(label == HIDDEN, guess, label)
-
-
 def split(log_p: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities (N, K) -> those of (target, rest) as (N, 2), and those among the rest as (N, K - 1)."""
-    others = log_p[~is_target].view(len(log_p), -1)
+    others = log_p[~is_target].view(len(log_p), log_p.shape[1] - 1)
     log_rest = others.logsumexp(1, keepdim=True)
     return torch.cat([log_p[is_target][:, None], log_rest], 1), others - log_rest
-
-
-def divergence(log_p_s: Tensor, log_p_t: Tensor) -> Tensor:
-    return F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)

@@ -23,9 +23,10 @@ class KdOptions(Options):
 
 
 class Kd(Distiller[KdOptions]):
-    """Term `kl`, in nats times T^2; of a map of logits (B, K, ...) the mean over positions."""
+    """Term `kl`, in nats times T^2; of a map or sequence of logits the mean over the positions that count."""
 
     paper_weights: ClassVar[Mapping[str, float]] = {"kl": 0.9}
 
     def terms(self, step: Step) -> dict[str, Tensor]:
-        return {"kl": softened_kl(step.student["logits"], step.teacher["logits"], self.options.temperature)}
+        z_s, z_t = step.rows(step.student["logits"]), step.rows(step.teacher["logits"])  # (N, K)
+        return {"kl": softened_kl(z_s, z_t, self.options.temperature)}
