@@ -26,6 +26,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """The text without what would steer a terminal: control characters but line breaks, and lone surrogates, as escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
 class KdsearchError(Exception):
     """Where, value, what was expected, nearest name, what to do.
 
@@ -71,7 +79,7 @@ class KdsearchError(Exception):
             tail += ("" if tail else ".") + f" Expected {self.expected}."
         if self.fix:
             tail += ("" if tail else ".") + f" {self.fix}"
-        return head + tail
+        return printable(head + tail)
 
 
 class UserError(KdsearchError):
@@ -128,6 +136,14 @@ class RankLostError(TrialError):
 
 class InterruptedRun(KdsearchError):  # noqa: N818 - the user asked for it, it is no error of anyone
     exit_code = 130
+
+
+FOREIGN = (Exception, SystemExit)  # what somebody else's code may raise that is that code's fault alone
+
+
+def exited(who: str, error: SystemExit) -> TrialError:
+    """Somebody else's code asked for the end of the program: `who` is what it was called as, such as `proxy 'x'`."""
+    return TrialError(f"{who} called sys.exit({'' if error.code is None else repr(error.code)})")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

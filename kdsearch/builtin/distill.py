@@ -6,14 +6,15 @@ Without distillers it is plain training: the baseline, the all-labels control an
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from kdsearch.kinds import Ema, Feed, Options, Pass, Phase, Procedure, Setup, Step, Update
+from kdsearch.errors import PluginError, exited, one_of
+from kdsearch.kinds import Distiller, Ema, Feed, Options, Pass, Phase, Procedure, Setup, Step, Update
 
 
 class DistillOptions(Options):
@@ -37,10 +38,12 @@ class Distill(Procedure[DistillOptions]):
         self.average = copy.deepcopy(student.module).requires_grad_(False) if self.options.ema else None
         ema = [Ema(student.module, self.average, self.options.ema)] if self.average is not None else []
 
+        names: dict[str, tuple[str, ...]] = {}
+
         def step(s: Step) -> Iterator[Update]:
             terms = {} if owners else {"task": s.task()}
             for name, distiller in distillers.items():
-                for term, value in distiller.terms(_seen(s, setup, name)).items():
+                for term, value in _terms(name, distiller, _seen(s, setup, name), names).items():
                     terms["task" if distiller.owns_task_loss and term == "task" else f"{name}.{term}"] = value
             yield Update(terms)
 
@@ -72,6 +75,33 @@ class Distill(Procedure[DistillOptions]):
             return [index[at : min(at + one.batch_size, n_samples)] for at in range(0, n_samples, one.batch_size)]
 
         return setup.feed("labeled", order=order)
+
+
+def _terms(name: str, distiller: Distiller[Any], step: Step, names: dict[str, tuple[str, ...]]) -> Mapping[str, Tensor]:
+    """The distiller's terms, which have the same names at every step: weights and reports are by name.
+
+    Raises:
+        PluginError: no mapping, a name that is no text, or other names than at the step before.
+        TrialError: it asked for the end of the program.
+    """
+    try:
+        terms = distiller.terms(step)
+    except SystemExit as error:
+        raise exited(f"distiller '{name}'", error) from error
+    given = tuple(terms) if isinstance(terms, Mapping) else None
+    if given is None or not all(isinstance(term, str) for term in given):
+        shown = (
+            type(terms).__name__
+            if given is None
+            else f"a term named {next(t for t in given if not isinstance(t, str))!r}"
+        )
+        raise PluginError(f"distiller '{name}' gave {shown}", expected="a mapping of names to scalars")
+    if set(given) != set(names.setdefault(name, given)):
+        was = one_of(names[name])
+        raise PluginError(
+            f"distiller '{name}' gave the terms {one_of(given)}, and {was} before", expected="the same at every step"
+        )
+    return terms
 
 
 def _seen(step: Step, setup: Setup, distiller: str) -> Step:

@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, KdsearchError, UserError
+from kdsearch.errors import FOREIGN, InterruptedRun, KdsearchError, UserError
 from kdsearch.kinds import Done, Executor, Job, NoOptions
 
 
@@ -52,7 +52,7 @@ def perform(job: Job) -> Done:
         return Done(job.id, value, seconds=time.monotonic() - begun)
     except InterruptedRun:
         raise
-    except Exception as error:
+    except FOREIGN as error:
         is_fatal = isinstance(error, UserError)
         return Done(job.id, error=_told(error), seconds=time.monotonic() - begun, fatal=is_fatal)
 
@@ -66,7 +66,7 @@ def resolve(function: str) -> Any:
     return found
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     if isinstance(error, KdsearchError):
         return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 
-from kdsearch.errors import KdsearchError
+from kdsearch.errors import KdsearchError, printable
+
+ENDED = "a plugin, or code that the study names, ended the program"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,27 +21,91 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every error is one message on stderr; only an error of our own has a traceback.
     """
-    from kdsearch.cli.app import app
-
+    _note_interrupts()
+    _open_closed()
+    if sys.stdout is None:
+        say("stdout is closed; nothing was done. Expected a place for the answer.")
+        return 1
     try:
+        from kdsearch.cli.app import app
+
         code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
         sys.stdout.flush()
     except KdsearchError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        say(f"{ENDED}: sys.exit({error.code!r}) in {where.name}, {where.filename}:{where.lineno}")
+        return 1
     except BrokenPipeError:  # `kdsearch plugins | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
+        return 1
+    except OSError as error:
+        if not is_output(error):
+            raise
+        _let_go_of_stdout()
+        say(f"the answer could not be written to stdout: {error.strerror}")
         return 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's own: an unknown option, a missing argument
             raise
-        print(_refusal(error), file=sys.stderr)
+        say(_refusal(error))
         return int(getattr(error, "exit_code", 2))
     if code == 130:  # the parser turns Ctrl-C into its exit code
-        print("Interrupted.", file=sys.stderr)
+        say("Interrupted.")
     return code if isinstance(code, int) else 0
+
+
+def _note_interrupts() -> None:
+    """Ctrl-C as Python has it, and remembered: an import of somebody's may swallow it. `stages.commands` asks before it begins."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def on_signal(number: int, _: object) -> None:
+        on_signal.came = True  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    on_signal.came = False  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def _open_closed() -> None:
+    """Of the three standard files those that are closed, on the null device: a file of ours must not take their number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the program runs
+
+
+def say(text: str) -> None:
+    """A line for people. Where stderr is closed or full, nobody can be told: the exit code still tells."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def is_output(error: OSError) -> bool:
+    """Whether it was met while stdout was written: it names no file, and stdout fails again."""
+    if error.filename is not None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return error.errno in (errno.EBADF, errno.ENOSPC)
+
+
+def _let_go_of_stdout() -> None:
+    """So that the interpreter does not fail once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refusal(error: Exception) -> str:

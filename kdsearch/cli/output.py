@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kdsearch.errors import RefusedError
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What plugins, and programs that they start, print meanwhile goes to stderr: stdout holds the answer and nothing else."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1) if sys.stdout.fileno() == 1 else None
+    except (OSError, ValueError):  # no file behind it
+        kept = None
+    try:
+        if kept is not None:
+            with contextlib.suppress(OSError):  # stderr is closed: let them print
+                os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -40,7 +62,9 @@ def answer(
         show({**result, "text": text(result)} if text and "text" not in result else result, as_json)
 
     try:
-        said(call())
+        with stdout_kept():
+            result = call()
+        said(result)
     except RefusedError as error:
         if refused := getattr(error, "result", None):
             said(refused)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -185,7 +188,8 @@ class Host:
         who = f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
         base = None if found.base is None else (found.base[1], self.load_class(*found.base))
         try:
-            cls: Any = import_module(module)
+            with contextlib.redirect_stdout(sys.stderr):  # a plugin that prints must not spoil --json
+                cls: Any = import_module(module)
             for part in attribute.split("."):
                 cls = getattr(cls, part)
             cls = cls if base is None else cls(*base)
@@ -200,15 +204,15 @@ class Host:
         return cls  # type: ignore[no-any-return]
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Hand an event to every plugin; what one raises is kept in `failures`."""
+        """Hand every plugin a copy of an event; what one raises is kept in `failures`."""
         for plugin in self.plugins:
-            self._ask(plugin, "kdsearch_event", event=event)
+            self._ask(plugin, "kdsearch_event", event=copy.deepcopy(event))
 
     def report_sections(self, result: Mapping[str, Any]) -> list[Section]:
-        """Further sections of the report, plugin by plugin; one that raises adds none."""
+        """Further sections of the report, plugin by plugin, each handed a copy of the result; one that raises adds none."""
         found: list[Section] = []
         for plugin in self.plugins:
-            for answer in self._ask(plugin, "kdsearch_report", study=result):
+            for answer in self._ask(plugin, "kdsearch_report", study=copy.deepcopy(result)):
                 try:
                     found += [Section(plugin.name, str(title), str(html)) for title, html in answer]
                 except (TypeError, ValueError) as error:
@@ -218,7 +222,8 @@ class Host:
     def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
         call: Callable[..., list[Any]] = getattr(plugin.manager.hook, hook)
         try:
-            return call(**arguments)
+            with contextlib.redirect_stdout(sys.stderr):
+                return call(**arguments)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from kdsearch.errors import FOREIGN
 from kdsearch.kinds import IO, Controller, Cost, Options, SearchSpace, Task, Trial
 from kdsearch.search.backend import Score
 from kdsearch.search.pareto import fronts, spread
@@ -200,7 +201,7 @@ class _Walk:
                 continue
             try:
                 cost = self.region.cost(canonical)
-            except Exception as error:  # the space's own code
+            except FOREIGN as error:  # the space's own code
                 self.seen.add(key)
                 shown = canonical.model_dump(mode="json")
                 found.append(

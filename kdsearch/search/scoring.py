@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import PluginError, UserError
+from kdsearch.errors import FOREIGN, PluginError, TrialError, UserError, exited
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
@@ -105,9 +105,9 @@ class Scorer:
         key, shown = self.space.key(canonical), canonical.model_dump(mode="json")
         try:
             cost = cost_of(self.space, canonical, self.io, self.task)
-        except Exception as error:
-            if raises and isinstance(error, UserError):
-                raise
+        except FOREIGN as error:
+            if raises:
+                self._is_the_spaces(error)
             none = dict.fromkeys(self.proxies)
             return Scored(key, shown, 0, 0, none, none, {"build": told(error)})
         values: dict[str, list[float]] = {name: [] for name in self.proxies}
@@ -152,16 +152,25 @@ class Scorer:
                     torch.manual_seed(seed)
                     try:
                         values[name].append(float(proxy.score(student, probe)))
-                    except Exception as error:
+                    except FOREIGN as error:
                         if raises and isinstance(error, UserError):
                             raise error.at(path=f"proxy {name}") from error.__cause__
+                        if raises and isinstance(error, SystemExit):
+                            raise exited(f"proxy '{name}'", error) from error
                         errors.setdefault(name, told(error))
-            except Exception as error:
-                if raises and isinstance(error, UserError):
-                    raise
+            except FOREIGN as error:
+                if raises:
+                    self._is_the_spaces(error)
                 errors.setdefault("build", told(error))
             finally:
                 probe.release()
+
+    def _is_the_spaces(self, error: BaseException) -> None:
+        """Raise what is wrong with the study or the space, and not with one candidate."""
+        if isinstance(error, SystemExit):
+            raise exited(f"search space '{type(self.space).__name__}'", error) from error
+        if isinstance(error, UserError | TrialError):
+            raise error
 
     def _fresh(self, spec: Options, seed: int, init: str) -> Model:
         torch.manual_seed(seed)
@@ -197,18 +206,21 @@ class Scorer:
                             proxy.fit(models, self._probe(init))
                         except UserError as error:
                             raise error.at(path=f"proxy {name}") from error.__cause__
+                        except SystemExit as error:
+                            raise exited(f"proxy '{name}'", error) from error
         self._scored(specs[0], raises=True)
         self._is_fitted = True
 
     def _built(self, specs: Sequence[Options], init: str) -> list[Model]:
         """Those that can be built. Raise PluginError where none can."""
-        found, failed = [], None
+        found: list[Model] = []
+        failed: BaseException | None = None
         for spec in specs:
             try:
                 found.append(self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init))
             except UserError:
                 raise
-            except Exception as error:  # the space's own code
+            except FOREIGN as error:  # the space's own code
                 failed = error
         if not found and failed is not None:
             raise _unbuilt(self.space, len(specs), failed) from failed
@@ -237,16 +249,16 @@ def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int
     rng = stream(probe_seed, "teacher-sample")
     specs = {space.key(each): each for each in (space.sample(rng) for _ in range(sample))}
     sizes: dict[str, int] = {}
-    failed: Exception | None = None
+    failed: BaseException | None = None
     for key, each in sorted(specs.items()):
         try:
             sizes[key] = _params(space, each, io)
-        except Exception as error:
+        except FOREIGN as error:
             failed = error
     for key in sorted(sizes, key=lambda each: -sizes[each]):
         try:
             return built(space, specs[key], io, derive(probe_seed, "teacher"))
-        except Exception as error:
+        except FOREIGN as error:
             failed = error
     assert failed is not None
     if isinstance(failed, UserError):
@@ -287,10 +299,10 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((each - mean) ** 2 for each in values) / len(values))
 
 
-def _unbuilt(space: SearchSpace[Any], n: int, error: Exception) -> PluginError:
+def _unbuilt(space: SearchSpace[Any], n: int, error: BaseException) -> PluginError:
     return PluginError(f"search space '{type(space).__name__}' builds none of {n} specs: {told(error)}")
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """What somebody else's code raised, for a row or a message."""
     return f"{type(error).__name__}: {error}"[:500]

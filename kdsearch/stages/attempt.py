@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdsearch import errors
-from kdsearch.errors import KdsearchError, TrialError
+from kdsearch.errors import FOREIGN, KdsearchError, TrialError
 from kdsearch.store.files import as_storage_error, is_disk_error
 
 V = TypeVar("V")
@@ -32,11 +32,11 @@ def attempt(call: Callable[[], V], work: Path) -> V | str:
         if is_disk_error(error):
             raise as_storage_error(error, work) from error
         return told(error)
-    except Exception as error:
+    except FOREIGN as error:
         return told(error)
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """What a plugin raised, and where."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name}:{where.lineno})"

@@ -135,6 +135,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    if getattr(signal.getsignal(signal.SIGINT), "came", False):
+        raise KeyboardInterrupt  # it came while a library was imported, and was swallowed there
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked["stop"]

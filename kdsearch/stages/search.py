@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, PluginError, RefusedError, UserError
+from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialError, UserError
 from kdsearch.kinds import Batch
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
@@ -188,6 +188,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
             path="constraints",
             fix="Relax a constraint or widen the space.",
         )
+    _refuse_silent(materials, explored)
     kept = keep_best(materials, role, explored.candidates, section.keep, costs, work, tools)
     if not kept.rows:
         worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())
@@ -215,6 +216,19 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         "kept": kept.rows,
         "notes": notes,
     }
+
+
+def _refuse_silent(materials: Materials, explored: Explored) -> None:
+    """Raise TrialError for a proxy that scored none of the candidates: what it ranks would be ranked by nothing."""
+    rows = [each.scored for each in explored.candidates]
+    for use, path in proxy_uses(materials.study):
+        if any(row.scores[use.use] is not None for row in rows):
+            continue
+        first = next(
+            (row.errors[name] for row in rows for name in (use.use, "build", "process") if name in row.errors), ""
+        )
+        problem = f"proxy '{use.use}' scored none of {len(rows):,} candidates, the first: {first or 'no finite number'}"
+        raise materials.study.place(TrialError(problem, path=path, fix="Name another proxy, or mend this one."))
 
 
 def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> tuple[Score, Any | None]:

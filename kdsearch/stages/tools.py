@@ -12,7 +12,7 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Report
-from kdsearch.errors import InterruptedRun
+from kdsearch.errors import InterruptedRun, printable
 from kdsearch.kinds import Job
 from kdsearch.stages.attempt import attempt, from_json
 from kdsearch.stages.materials import Materials
@@ -73,15 +73,20 @@ class Progress:
                 share, left = f"{share} of {self.total}", [rate, *left]
             brackets = f" ({', '.join(left)})" if left else ""
             text = f"{self.stage}: {share}{brackets} {self.note}  {self.best}"
-            print(text.rstrip(), file=sys.stderr, flush=True)
+            self._line_of(text.rstrip())
 
     def say(self, text: str) -> None:
         """One line for people."""
         if self.shown:
+            self._line_of(text)
+
+    def _line_of(self, text: str) -> None:
+        """A study goes on where nobody can be told: stderr is closed, or what it was sent to is full."""
+        with suppress(OSError, ValueError):
             if self._bar is not None:
-                self._bar.console.print(text, markup=False, highlight=False)
+                self._bar.console.print(printable(text), markup=False, highlight=False)
             else:
-                print(text, file=sys.stderr, flush=True)
+                print(printable(text), file=sys.stderr, flush=True)
 
     def end(self) -> None:
         if self._bar is not None:

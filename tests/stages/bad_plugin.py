@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,15 @@ from typing import Any, Literal
 import torch
 
 from kdsearch.hooks import Register, hookimpl
-from kdsearch.kinds import Distiller, Options
+from kdsearch.kinds import Distiller, NoOptions, Options, Probe, Proxy
 
 DIST_INFO = "kdsearch_bad-1.0.dist-info"
 
 
 class BadOptions(Options):
-    how: Literal["raise", "nan", "hang", "swallow", "segfault", "leave", "memory", "well"] = "raise"
+    how: Literal[
+        "raise", "nan", "hang", "swallow", "segfault", "leave", "memory", "well", "exit", "numbers", "change", "print"
+    ] = "raise"
 
 
 class Bad(Distiller[BadOptions]):
@@ -42,12 +45,57 @@ class Bad(Distiller[BadOptions]):
             os.kill(os.getpid(), signal.SIGSEGV)
         if how == "leave":
             os._exit(7)
+        if how == "exit":
+            sys.exit(0)
+        if how == "numbers":
+            return {1: 0.0 * logits.mean()}  # type: ignore[dict-item]
+        if how == "change":
+            return {f"bad{step.clock.step}": 0.0 * logits.mean()}
+        if how == "print":
+            print("a line of a distiller")
+            os.system("echo a line of a program that it starts")
         return {"bad": logits.mean() * (float("nan") if how == "nan" else 0.0) + torch.zeros(())}
+
+
+class Exits(Proxy[NoOptions]):
+    """Asks for the end of the program."""
+
+    def score(self, student: Any, probe: Probe) -> float:
+        sys.exit(0)
+
+
+class Raises(Proxy[NoOptions]):
+    """Raises for every candidate."""
+
+    def score(self, student: Any, probe: Probe) -> float:
+        raise ValueError("a proxy's own fault")
+
+
+class Infinite(Proxy[NoOptions]):
+    """Is not finite for any candidate."""
+
+    def score(self, student: Any, probe: Probe) -> float:
+        return float("inf")
 
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.distiller("bad", "tests.stages.bad_plugin:Bad")
+    for name in ("Exits", "Raises", "Infinite"):
+        register.proxy(name.lower(), f"tests.stages.bad_plugin:{name}")
+
+
+@hookimpl
+def kdsearch_report(study: Any) -> list[tuple[str, str]]:
+    study["student"]["accuracy"] = 1.0  # what a hook does to its copy is its own affair
+    for row in study["exports"]:
+        row["accuracy"] = 1.0
+    return []
+
+
+@hookimpl
+def kdsearch_event(event: Any) -> None:
+    event["event"] = "changed"
 
 
 def install(folder: Path) -> Path:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import re
+import subprocess
 import sys
 
 import pytest
 
 from kdsearch.cli import main
-from kdsearch.errors import TrialError, UserError
+from kdsearch.errors import PluginError, TrialError, UserError
 from kdsearch.host import Host
+from kdsearch.store.files import read_lines
 from tests.stages import bad_plugin
 from tests.stages.tiny import LESS, TEXT, events, made, run_tiny, write_study
 
@@ -60,6 +65,61 @@ def test_some_trials_fail(how, message, host, tmp_path):
         if each["state"] == "failed":
             assert_matches(message, each["error"])
     assert result["student"]["recipe"]["distillers"][0]["options"]["how"] == "well"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("numbers", r"distiller 'bad' gave a term named 1. Expected a mapping of names to scalars"),
+        ("change", r"distiller 'bad' gave the terms bad1, and bad0 before. Expected the same at every step"),
+    ],
+)
+def test_terms_keep_their_names(how, message, host, tmp_path):
+    with pytest.raises(PluginError, match=message):
+        run_tiny(tmp_path, *LESS, "refine.trials=1", host=host, text=with_bad(how))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("exits", r"proxy 'exits' called sys.exit\(0\)"),
+        ("raises", r"proxy 'raises' scored none of \d+ candidates, the first: ValueError: a proxy's own fault"),
+        ("infinite", r"proxy 'infinite' scored none of \d+ candidates, the first: no finite number, but inf"),
+    ],
+)
+def test_a_proxy_that_scores_nothing_ends_the_search(name, message, host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    file = write_study(tmp_path)
+    sets = [*LESS, f"search.proxy=[params, {name}]"]
+    assert main(["run", str(file), *(part for each in sets for part in ("--set", each))]) == 1
+    err = capsys.readouterr().err
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+
+
+def test_a_distiller_that_ends_the_program_fails_its_trial(host, tmp_path):
+    with pytest.raises(TrialError, match=r"all 2 trials failed; the first: distiller 'bad' called sys.exit\(0\)"):
+        run_tiny(tmp_path, *LESS, host=host, text=with_bad("exit"))
+
+
+def test_stdout_holds_the_answer_alone_and_hooks_change_copies(installed, tmp_path):
+    file = write_study(tmp_path, with_bad("print"))
+    sets = [part for each in (*LESS, "refine.trials=1") for part in ("--set", each)]
+    path = os.pathsep.join(each for each in sys.path if each)
+    done = subprocess.run(
+        [sys.executable, "-m", "kdsearch", "run", str(file), "--json", *sets],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert "a line of a" not in done.stdout
+    assert 0 < result["student"]["accuracy"] < 1
+    assert all(row["accuracy"] < 1 for row in result["exports"])
+    rows = read_lines(tmp_path / "tiny" / "events.jsonl")
+    assert {each["event"] for each in rows} >= {"stage", "trial"}
 
 
 def assert_matches(pattern: str, text: str) -> None:
