@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdsearch.errors import DataError, PluginError
-from kdsearch.kinds import HIDDEN, Batch, DataSource, Metric, NoOptions, Options, Predict, Services
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
 
 CHUNK = 256  # samples a forward pass
 
@@ -73,6 +73,9 @@ def _judged(predict: Predict, batch: Batch, services: Services) -> Answers:
 class Accuracy(Metric[NoOptions]):
     """Top-1 accuracy in [0, 1]; with hidden labels also `labeled_accuracy` and `teacher_agreement`, its two parts."""
 
+    unit: ClassVar[str] = "share"
+    proportion: ClassVar[bool] = True
+
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         hits = n = hidden_hits = n_hidden = 0
         for each in answers(predict, data, split, services):
@@ -92,6 +95,9 @@ class Accuracy(Metric[NoOptions]):
 class Top5(Metric[NoOptions]):
     """Share of samples whose target is among the five largest logits (all K where K < 5)."""
 
+    unit: ClassVar[str] = "share"
+    proportion: ClassVar[bool] = True
+
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         hits, n = 0.0, 0
         for each in answers(predict, data, split, services):
@@ -105,6 +111,8 @@ class Top5(Metric[NoOptions]):
 
 class BalancedAccuracy(Metric[NoOptions]):
     """Mean recall over the classes that occur in the split."""
+
+    unit: ClassVar[str] = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         counts = sum(
@@ -123,13 +131,16 @@ class NegativeLogLikelihood(Metric[NoOptions]):
     """Mean -log p(target) in nats, lower is better."""
 
     direction: ClassVar[Literal["max", "min"]] = "min"
+    unit: ClassVar[str] = "nats"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        total, n = 0.0, 0
-        for each in answers(predict, data, split, services):
-            total += float(F.cross_entropy(each.logits.double(), each.targets, reduction="sum"))
-            n += len(each.targets)
-        return {"nll": total / n, "n": float(n)}
+        losses = torch.cat(
+            [
+                F.cross_entropy(each.logits.double(), each.targets, reduction="none")
+                for each in answers(predict, data, split, services)
+            ]
+        )
+        return Measurement({"nll": float(losses.mean()), "n": float(len(losses))}, losses)
 
 
 class CalibrationOptions(Options):
@@ -140,6 +151,7 @@ class CalibrationError(Metric[CalibrationOptions]):
     """Expected calibration error, L1, lower is better (Guo et al., ICML 2017, eq. 3)."""
 
     direction: ClassVar[Literal["max", "min"]] = "min"
+    unit: ClassVar[str] = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         every = list(answers(predict, data, split, services))

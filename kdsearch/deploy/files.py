@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,26 +57,34 @@ def stores_int4(model: Any) -> bool:
     return any(tensor.data_type in INT4 for graph in subgraphs(model.graph) for tensor in graph.initializer)
 
 
-def open_session(file: Path, threads: int = 1, model: Any = None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU: `threads` inside an operator, operators one after another.
+def tuned_options(model: Any) -> dict[str, str]:
+    """Session options by which onnxruntime may answer faster than in a session as anybody opens it; {} where none is known.
 
-    INT4 weights are unpacked to fp32 at load: onnxruntime would otherwise unpack a convolution's at every call (2-10x slower).
+    INT4 weights are unpacked to fp32 once, at load: a plain session unpacks a convolution's at every call (2-10x slower).
+    """
+    return {"session.disable_quant_qdq": "1"} if stores_int4(model) else {}
+
+
+def open_session(file: Path, threads: int = 1, model: Any = None, entries: Mapping[str, str] | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU: `threads` inside an operator, operators one after another.
 
     Args:
         model: what `read_onnx(file)` returned, where the caller has it already.
+        entries: session options by name beside onnxruntime's defaults, such as `tuned_options` gives.
 
     Raises:
         ArtifactError: onnxruntime does not take the file.
     """
     import onnxruntime as ort
 
-    model = read_onnx(file) if model is None else model
+    if model is None:
+        read_onnx(file)  # names what is wrong with the file
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    if stores_int4(model):
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    for name, value in (entries or {}).items():
+        options.add_session_config_entry(name, value)
     try:
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base

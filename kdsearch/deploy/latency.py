@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,29 @@ from kdsearch.deploy.canonical import graph_key
 from kdsearch.deploy.files import open_session
 from kdsearch.store.files import storing, write_json
 
-FORMAT = 1
-WARM_UP_S, LEAST_RUNS, LEAST_S, MOST_S = 0.05, 50, 0.3, 5.0
+FORMAT = 2
+REPEATS = 3  # sessions a measurement
+WARM_UP_S, LEAST_RUNS, LEAST_S, MOST_S = 0.05, 20, 0.1, 2.0  # of each
+SLOWER = 1.05  # ratio of medians below which two files are equally fast, however little the repeats differed
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call on one sample, over `runs` calls after the warm-up."""
+    """Milliseconds of one call on one sample, over `runs` calls in several sessions, each after a warm-up.
+
+    spread_ms: from the least to the largest of the sessions' medians.
+    """
 
     min_ms: float
     median_ms: float
+    spread_ms: float
     runs: int
+
+
+def is_slower(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether `one` is slower than `other`, each {median, spread} in ms: by over 5 % and by more than both spreads together."""
+    gap = one["median"] - other["median"]
+    return one["median"] > SLOWER * other["median"] and gap > one["spread"] + other["spread"]
 
 
 def cache_folder() -> Path:
@@ -62,10 +74,12 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def latency_key(file: Path, example_inputs: Sequence[Any], threads: int = 1) -> str:
-    """Key of the stored measurement: graph, shapes and types of one sample, machine, threads."""
+def latency_key(
+    file: Path, example_inputs: Sequence[Any], threads: int = 1, entries: Mapping[str, str] | None = None
+) -> str:
+    """Key of the stored measurement: graph, shapes and types of one sample, machine, threads, session options."""
     samples = [[list(each.shape), str(each.dtype)] for each in map(_one, example_inputs)]
-    parts = [FORMAT, graph_key(file), samples, machine(), threads]
+    parts = [FORMAT, graph_key(file), samples, machine(), threads, dict(entries or {})]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -73,10 +87,11 @@ def stored(key: str) -> Latency | None:
     """The measurement stored under `key`; None where there is none or its entry is damaged."""
     try:
         entry = json.loads(_entry(key).read_text(encoding="utf-8"))
-        found = Latency(float(entry["min_ms"]), float(entry["median_ms"]), int(entry["runs"]))
+        least, median, spread = (float(entry[name]) for name in ("min_ms", "median_ms", "spread_ms"))
+        found = Latency(least, median, spread, int(entry["runs"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = entry.get("format") == FORMAT and math.isfinite(found.median_ms) and found.runs > 0
+    sound = entry.get("format") == FORMAT and math.isfinite(found.median_ms + found.spread_ms) and found.runs > 0
     return found if sound and 0 < found.min_ms <= found.median_ms else None
 
 
@@ -85,12 +100,19 @@ def _entry(key: str) -> Path:
 
 
 def measure(
-    file: Path, example_inputs: Sequence[Any], threads: int = 1, clock: Callable[[], float] = time.perf_counter
+    file: Path,
+    example_inputs: Sequence[Any],
+    threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    entries: Mapping[str, str] | None = None,
 ) -> Latency:
     """The stored latency of the file's graph on this machine, or a fresh one, taken while no other is being taken.
 
+    In a session as anybody opens it, with onnxruntime's defaults, unless `entries` changes them.
+
     Args:
         example_inputs: tensors or arrays (B, ...) in the order of the graph's inputs; the first sample is used.
+        entries: session options by name.
         clock: seconds.
 
     Raises:
@@ -99,7 +121,7 @@ def measure(
     """
     from filelock import FileLock
 
-    key = latency_key(file, example_inputs, threads)
+    key = latency_key(file, example_inputs, threads, entries)
     found = stored(key)
     if found:
         return found
@@ -109,8 +131,9 @@ def measure(
     with FileLock(str(cache_folder() / "latency.lock")):
         found = stored(key)  # another process may have taken it while this one waited
         if not found:
-            found = _take(file, example_inputs, threads, clock)
-            write_json(entry, {"format": FORMAT, **asdict(found), "threads": threads, **machine()})
+            found = _take(file, example_inputs, threads, clock, entries)
+            about = {"threads": threads, "session_options": dict(entries or {}), **machine()}
+            write_json(entry, {"format": FORMAT, **asdict(found), **about})
     return found
 
 
@@ -120,10 +143,26 @@ def _one(value: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(array[:1])
 
 
-def _take(file: Path, example_inputs: Sequence[Any], threads: int, clock: Callable[[], float]) -> Latency:
-    session = open_session(file, threads)
-    names = [each.name for each in session.get_inputs()]
-    feeds = dict(zip(names, map(_one, example_inputs), strict=True))
+def _take(
+    file: Path,
+    example_inputs: Sequence[Any],
+    threads: int,
+    clock: Callable[[], float],
+    entries: Mapping[str, str] | None,
+) -> Latency:
+    """Several sessions one after another, so that what one session happens to get does not decide."""
+    repeats = []
+    for _ in range(REPEATS):
+        session = open_session(file, threads, entries=entries)
+        names = [each.name for each in session.get_inputs()]
+        repeats.append(_times(session, dict(zip(names, map(_one, example_inputs), strict=True)), clock))
+    medians = [statistics.median(taken) for taken in repeats]
+    every = [each for taken in repeats for each in taken]
+    return Latency(min(every), statistics.median(every), max(medians) - min(medians), len(every))
+
+
+def _times(session: Any, feeds: Mapping[str, Any], clock: Callable[[], float]) -> list[float]:
+    """Milliseconds of each call after the warm-up."""
     begun = clock()
     while True:
         session.run(None, feeds)
@@ -139,4 +178,4 @@ def _take(file: Path, example_inputs: Sequence[Any], threads: int, clock: Callab
         spent = end - begun
         if (len(taken) >= LEAST_RUNS and spent >= LEAST_S) or (spent >= MOST_S and len(taken) >= 3):
             break
-    return Latency(min(taken), statistics.median(taken), len(taken))
+    return taken

@@ -18,11 +18,12 @@ from kdsearch.ops.undisturbed import undisturbed
 class Parity:
     """max_abs: largest absolute difference of any output element; inf where one side alone is not finite.
 
-    top1_agreement: share of equal argmax over the classes; None where no output is of kind "logits".
+    top1_agreement: share of equal argmax over the classes, of `judged` of them; None where no output is of kind "logits".
     """
 
     max_abs: float
     top1_agreement: float | None
+    judged: int = 0
 
 
 def module_call(graph: Graph) -> Call:
@@ -73,7 +74,7 @@ def compare(
                 axis = each.class_axis
                 equal = expected[each.name].argmax(axis).cpu() == got[each.name].argmax(axis).cpu()
                 same, seen = same + int(equal.sum()), seen + equal.numel()
-    return Parity(far, same / seen if seen else None)
+    return Parity(far, same / seen if seen else None, seen)
 
 
 def numbers(torch_call: Call, inputs: Sequence[Tensor], outputs: Sequence[Field]) -> Mapping[str, Tensor]:

@@ -6,7 +6,7 @@ from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, 
 from kdsearch.kinds.distiller import Distiller
 from kdsearch.kinds.executor import Done, Executor, Job
 from kdsearch.kinds.exporter import Exporter
-from kdsearch.kinds.metric import Metric
+from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.options import (
     Capability,
@@ -58,6 +58,7 @@ __all__ = [
     "Graph",
     "Job",
     "Measured",
+    "Measurement",
     "Metric",
     "Model",
     "NoOptions",

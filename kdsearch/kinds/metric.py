@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Generic, Literal
+
+from torch import Tensor
 
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.options import Capability, O
@@ -11,14 +14,35 @@ from kdsearch.kinds.services import Services
 from kdsearch.kinds.task import Predict
 
 
+class Measurement(dict[str, float]):
+    """A metric's values by name with what an interval is taken from.
+
+    Args:
+        values: the metric's own name among them; `n` = how many items were judged (images, pixels, nodes).
+        rows: (N, ...) what each independent item adds, such as its loss, or its intersection and union of each class.
+        of: the metric of the mean over rows, (...) -> float; left out: rows are (N,) and their mean is the metric.
+    """
+
+    def __init__(
+        self, values: Mapping[str, float], rows: Tensor | None = None, of: Callable[[Tensor], float] | None = None
+    ) -> None:
+        super().__init__(values)
+        self.rows, self.of = rows, of
+
+
 class Metric(Capability, Generic[O]):
     """`predict` is the product's call: torch model and loaded file are measured by one code."""
 
     direction: ClassVar[Literal["max", "min"]] = "max"
+    unit: ClassVar[str] = (
+        ""  # "share" = in [0, 1], shown as per cent; else its unit, such as "nats" or "px"; "" = a number
+    )
+    proportion: ClassVar[bool] = False  # the share of `n` independent items that were right: its interval is Wilson's
 
     def __init__(self, options: O) -> None:
         self.options = options
 
     @abstractmethod
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        """Values by name; the metric's own name is among them. Where labels are hidden, say what stands in for them."""
+        """Values by name, the metric's own and `n`, the number of items judged, among them; a `Measurement` where items can say
+        what each of them adds, so that the value gets an interval. Where labels are hidden, say what stands in for them."""

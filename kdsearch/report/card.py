@@ -27,6 +27,12 @@ def measured(value: object, n: object) -> dict[str, Any] | None:
     return {"value": share, "n": int(samples), "interval_95": [round(end, 6) for end in wilson(share, int(samples))]}
 
 
+def accuracy(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row's accuracy; with an interval where it is the study's objective, which says how many samples were judged."""
+    quality = mapping(row.get("quality"))
+    return measured(row.get("accuracy"), quality.get("n") if quality.get("metric") == "accuracy" else None)
+
+
 def field(raw: Mapping[str, Any]) -> dict[str, Any]:
     """An input or output: the shape with the batch in front, "any" for a dynamic size; other facts as they are."""
     shape = ["batch", *(size if isinstance(size, int) else "any" for size in items(raw.get("shape")))]
@@ -34,20 +40,31 @@ def field(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **{plain(key): value for key, value in raw.items() if key not in ("name", "shape", "dtype")}}
 
 
-def example(file: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of Python that run the file on one sample of zeros, from the folder it lies in."""
+def example(
+    file: str,
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]],
+    options: Mapping[str, str] | None = None,
+    why: str = "",
+) -> list[str]:
+    """Lines of Python that run the file on one sample of zeros, from the folder it lies in, with its session options."""
     feeds = []
     for each in inputs:
         shape = (1, *(size if isinstance(size, int) else 1 for size in each["shape"][1:]))
         dtype = each["dtype"] if each["dtype"] in DTYPES else "float32"
         feeds.append(f"{json.dumps(each['name'])}: np.zeros({shape}, dtype={dtype!r})")
     names = json.dumps([each["name"] for each in outputs]) if outputs else "None"
+    settings = ["options = ort.SessionOptions()"] if options else []
+    for name, value in (options or {}).items():
+        settings.append(f"options.add_session_config_entry({json.dumps(name)}, {json.dumps(value)}){why}")
+    given = ", options" if options else ""
     return [
         "import os",
         "os.environ['ORT_DISABLE_TELEMETRY'] = '1'  # onnxruntime would report to its maker",
         "import numpy as np",
         "import onnxruntime as ort",
-        f"session = ort.InferenceSession({json.dumps(file)}, providers=['CPUExecutionProvider'])",
+        *settings,
+        f"session = ort.InferenceSession({json.dumps(file)}{given}, providers=['CPUExecutionProvider'])",
         f"feeds = {{{', '.join(feeds)}}}  # replace the zeros by a prepared sample",
         f"outputs = session.run({names}, feeds)",
     ]
@@ -59,15 +76,17 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     Args:
         result: the final JSON of a run.
         export: one of its `exports`.
-        facts: `inputs`, `outputs` (name, shape without B, dtype, kind, ...), `preprocessing`, `labels`, `n_test` (samples
-            behind accuracy and agreement), `sha256`, `licence`; further keys go into `facts` as they are.
+        facts: `inputs`, `outputs` (name, shape without B, dtype, kind, ...), `preprocessing`, `labels`, `sha256`, `licence`;
+            further keys go into `facts` as they are.
     """
     student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
-    n = facts.get("n_test")
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
-    own = {"inputs", "outputs", "preprocessing", "labels", "n_test", "sha256", "licence"}
+    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence"}
     choice = mapping(result.get("recommended"))
+    options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
+    plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
+    why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
     made = {
         "format": FORMAT,
         "kind": "kdsearch-model-card",
@@ -78,19 +97,23 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "recommended": bool(choice) and choice.get("format") == export.get("format"),
         "licence": facts.get("licence"),
         "model": {key: student.get(key) for key in ("architecture", "params", "macs", "recipe")},
-        "teacher": {key: teacher.get(key) for key in ("architecture", "params", "accuracy")},
+        "teacher": {key: teacher.get(key) for key in ("architecture", "params", "accuracy", "quality")},
         "metrics": {
             "split": "test",
-            "accuracy": measured(export.get("accuracy"), n),
-            "top1_agreement_with_torch": measured(export.get("top1_agreement"), n),
+            "quality": export.get("quality"),
+            "accuracy": accuracy(export),
+            "top1_agreement_with_torch": measured(export.get("top1_agreement"), export.get("agreement_n")),
             "student_in_torch": {
-                "accuracy": measured(student.get("accuracy"), n),
+                "quality": student.get("quality"),
+                "accuracy": accuracy(student),
                 **{plain(key): value for key, value in mapping(result.get("metrics")).items() if key != "accuracy"},
             },
-            "same_network_without_teacher": measured(mapping(result.get("baseline")).get("accuracy"), n),
+            "same_network_without_teacher": accuracy(mapping(result.get("baseline"))),
         },
         "parity": {"max_abs_difference_to_torch": export.get("parity_max_abs")},
         "latency_ms": export.get("latency_ms"),
+        "latency_tuned_ms": export.get("latency_tuned_ms"),
+        "session_options": options,
         "slower_than_fp32": export.get("slower_than_fp32"),
         "size_bytes": export.get("bytes"),
         "weight_share": export.get("weight_share"),
@@ -99,7 +122,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             "outputs": outputs,
             "preprocessing": facts.get("preprocessing"),
             "labels": facts.get("labels"),
-            "run": example(file, inputs, outputs),
+            "run": example(file, inputs, outputs, options, why),
         },
         "facts": {key: value for key, value in facts.items() if key not in own},
         "data": result.get("data"),

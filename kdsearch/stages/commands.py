@@ -237,9 +237,10 @@ def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress
 
 
 def _exported(row: Mapping[str, Any], dir: Path, note: str = "") -> dict[str, Any]:
+    from kdsearch.stages.quality import shown
+
     files = ", ".join(str(dir / path) for path in row["paths"])
-    accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %, "
-    text = f"{files}: {accuracy}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms{note}"
+    text = f"{files}: {shown(row['quality'], name=True)}, {row['bytes']:,} bytes, {_speed(row)}{note}"
     return {**row, "dir": str(dir), "text": text}
 
 
@@ -295,32 +296,35 @@ def quickstart(
     return {**result, "text": summary_of(result, dir / "study")}
 
 
+def _speed(row: Mapping[str, Any]) -> str:
+    """The median in a plain session, and what the card's session options make of it."""
+    text = f"{row['latency_ms']['median']:.3f} ms"
+    return text + (f" ({row['latency_tuned_ms']['median']:.3f} ms tuned)" if row["latency_tuned_ms"] else "")
+
+
 def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     """The result in a few lines for people."""
+    from kdsearch.stages.quality import shown
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
+    def line(name: str, row: Mapping[str, Any], rest: str) -> str:
+        return f"{name:11} {shown(row['quality']):>8}  {rest}"
 
-    student, lines = result["student"], []
-    if result["teacher"]:
-        lines.append(
-            f"teacher     {percent(result['teacher']['accuracy']):>8}  {result['teacher']['params'] or 0:>10,} params"
-        )
-    lines.append(
-        f"student     {percent(student['accuracy']):>8}  {student['params']:>10,} params  {student['architecture']}"
-    )
+    student, teacher = result["student"], result["teacher"]
+    quality = student["quality"]
+    better = "higher" if quality["direction"] == "max" else "lower"
+    lines = [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
+    if teacher:
+        lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
+    lines.append(line("student", student, f"{student['params']:>10,} params  {student['architecture']}"))
     for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
         if result[name]:
-            lines.append(f"{label:11} {percent(result[name]['accuracy']):>8}  the same student, equal steps")
+            lines.append(line(label, result[name], "the same student, equal steps"))
     if result["pruned"]:
-        lines.append(
-            f"pruned      {percent(result['pruned']['accuracy']):>8}  {result['pruned']['params']:>10,} params"
-        )
+        lines.append(line("pruned", result["pruned"], f"{result['pruned']['params']:>10,} params"))
     for row in result["exports"]:
-        speed = f"{row['latency_ms']['median']:.3f} ms"
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
-        lines.append(f"{row['format']:11} {percent(row['accuracy']):>8}  {row['bytes']:>10,} bytes   {speed}{said}")
+        lines.append(line(row["format"], row, f"{row['bytes']:>10,} bytes   {_speed(row)}{said}"))
     if result["recommended"]:
         lines.append(f"recommended {result['recommended']['format']}: {result['recommended']['why']}")
     lines.append(f"report      {folder / result['report']}")

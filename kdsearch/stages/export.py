@@ -14,15 +14,17 @@ from typing import Any
 import torch
 
 from kdsearch.deploy.audit import weight_share
-from kdsearch.deploy.latency import measure
+from kdsearch.deploy.files import read_onnx, tuned_options
+from kdsearch.deploy.latency import is_slower, measure
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import Batch, Call, Compressor, Exporter, Model, Plan, Predict, Product
+from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Model, Plan, Predict, Product
 from kdsearch.stages.compress import START, calibration
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.quality import measured
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Request, open_teachers, replay
 from kdsearch.store.artifacts import Artifact
@@ -31,7 +33,6 @@ from kdsearch.store.files import copy_file, storing
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 DEFAULT_DROP = 0.01
-SLOWER = 1.02  # ratio of medians above which a file is called slower; repeated measurements differ by less
 
 
 def part(materials: Materials) -> dict[str, Any]:
@@ -71,13 +72,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     formats = list(dict.fromkeys(config.export.formats))
     tools.progress.begin(NAME, len(formats) + 1)
     teachers = open_teachers(materials, inputs["prepare"])
-    accuracies = _reference_metrics(materials, inputs, teachers)
+    references = _reference_metrics(materials, inputs, teachers)
     tools.progress.at(1, "test metrics of teacher, student and controls")
     final = final_student(materials, inputs, teachers)
     exporter: Exporter[Any] = materials.make("exporter", config.export.exporter, "export.exporter")
     test = list(in_order(materials.data.split("test")))
     torch_calls = {name: module_call(graph) for name, graph in final.product.graphs.items()}
-    shipped = _metrics(materials, lambda batch: final.product.call(torch_calls, batch), final.setup)
+    shipped, quality = measured(materials, lambda batch: final.product.call(torch_calls, batch), "test", final.setup)
     fp32 = _write_fp32(materials, exporter, final, work)
     rows, refused = [], []
     fp32_row: dict[str, Any] | None = None
@@ -107,11 +108,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             rows.append(row)
         tools.progress.at(1 + len(rows) + len(refused), form)
     return {
-        "metrics": accuracies,
+        **references,
         "shipped": shipped,
+        "shipped_quality": quality,
         "exports": rows,
         "refused": refused,
-        "n_test": len(materials.data.split("test").ids),
     }
 
 
@@ -167,15 +168,16 @@ def _one(
     far = max(each.max_abs for each in parities.values())
     if kind == "fp32" and far > config.export.parity:
         raise RefusedError(f"differs from torch by {far:.3g}; the study allows {config.export.parity:g}")
-    metrics = _metrics(materials, lambda batch: final.product.call(calls, batch), final.setup)
+
+    def predict(batch: Batch) -> Mapping[str, Any]:
+        return final.product.call(calls, batch)
+
+    metrics, quality = measured(materials, predict, "test", final.setup)
+    _, validation = measured(materials, predict, "val", final.setup)
     agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
     if kind != "fp32":
         _check_drop(materials, form, metrics, reference["metrics"])
-    example = _example(materials)
-    latency = {"min": 0.0, "median": 0.0}
-    for name, graph in final.product.graphs.items():
-        taken = measure(files[name], [example[each.name][:1] for each in graph.inputs], threads)
-        latency = {"min": latency["min"] + taken.min_ms, "median": latency["median"] + taken.median_ms}
+    latencies = _latencies(final.product.graphs, files, _example(materials), threads)
     paths = []
     for name, file in files.items():
         stem = config.name if len(files) == 1 else f"{config.name}-{name}"
@@ -184,20 +186,51 @@ def _one(
     shares = [weight_share(file, fp32[name]) for name, file in files.items()]
     sizes = [fp32[name].stat().st_size for name in files]
     share = {width: sum(s[width] * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes) for width in shares[0]}
-    slower = "latency_ms" in reference and latency["median"] > reference["latency_ms"]["median"]
+    slower = "latency_ms" in reference and is_slower(latencies["latency_ms"], reference["latency_ms"])
     return {
         "format": form,
         "path": f"export/{paths[0]}",
         "paths": [f"export/{path}" for path in paths],
         "bytes": sum(file.stat().st_size for file in files.values()),
         "accuracy": metrics.get("accuracy"),
+        "quality": quality,
+        "validation": validation,
         "parity_max_abs": far,
         "top1_agreement": min(agreements) if agreements else None,
-        "latency_ms": latency,
+        "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(final.product) else None,
+        **latencies,
         "weight_share": share,
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
         "threads": threads,
+    }
+
+
+def _judges_samples(product: Product) -> bool:
+    """Whether each argmax that is compared is of another sample, so that their agreement is a proportion."""
+    scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind == "logits"]
+    return len(scored) == 1 and len(scored[0].shape) == 1
+
+
+def _latencies(graphs: Mapping[str, Graph], files: Mapping[str, Path], example: Batch, threads: int) -> dict[str, Any]:
+    """Of all graphs together, in a session as anybody opens it; and with the session options that make it faster, if any do."""
+    plain = {"min": 0.0, "median": 0.0, "spread": 0.0}
+    tuned, options = dict(plain), dict[str, str]()
+    for name, graph in graphs.items():
+        inputs = [example[each.name][:1] for each in graph.inputs]
+        taken = measure(files[name], inputs, threads)
+        entries = tuned_options(read_onnx(files[name]))
+        faster = measure(files[name], inputs, threads, entries=entries) if entries else taken
+        options |= entries
+        for total, each in ((plain, taken), (tuned, faster)):
+            total["min"] += each.min_ms
+            total["median"] += each.median_ms
+            total["spread"] += each.spread_ms
+    helps = bool(options) and is_slower(plain, tuned)
+    return {
+        "latency_ms": plain,
+        "latency_tuned_ms": tuned if helps else None,
+        "session_options": options if helps else {},
     }
 
 
@@ -230,21 +263,17 @@ def _check_drop(materials: Materials, form: str, metrics: Mapping[str, float], f
         )
 
 
-def _metrics(materials: Materials, predict: Predict, setup: LiveSetup) -> dict[str, float]:
-    """The task's metrics on the test split."""
-    found: dict[str, float] = {}
-    for name in dict.fromkeys([materials.task.objective, *materials.task.metrics, *materials.metrics]):
-        if name in materials.metrics:
-            found |= materials.metrics[name].measure(predict, materials.data, "test", setup)
-    return {name: float(value) for name, value in found.items()}
-
-
 def _reference_metrics(
     materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Test metrics of the teachers, the distilled student, its controls and the students it is compared with."""
+    """Test metrics and qualities of the teachers, the distilled student, its controls and the students it is compared with."""
     distilled = inputs["distill"]
-    found: dict[str, Any] = {"teachers": {}, "runs": {}}
+    metrics: dict[str, Any] = {"teachers": {}, "runs": {}}
+    qualities: dict[str, Any] = {"teachers": {}, "runs": {}}
+
+    def take(kind: str, name: str, predict: Predict, setup: LiveSetup) -> None:
+        metrics[kind][name], qualities[kind][name] = measured(materials, predict, "test", setup)
+
     for name, live in teachers.items():
         setup = LiveSetup(
             seed=materials.seed,
@@ -257,7 +286,7 @@ def _reference_metrics(
             device=materials.torch_device,
         )
         live.model.module.to(materials.torch_device)
-        found["teachers"][name] = _metrics(materials, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
+        take("teachers", name, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
     for name, run in distilled.facts["runs"].items():
         if run["error"]:
             continue
@@ -265,13 +294,13 @@ def _reference_metrics(
         role = procedure.ships[0]
         product = procedure.product(setup)
         if product is None:
-            found["runs"][name] = _metrics(materials, lambda batch, s=setup, r=role: s.predict(r, batch), setup)  # type: ignore[misc]
+            take("runs", name, lambda batch, s=setup, r=role: s.predict(r, batch), setup)  # type: ignore[misc]
         else:
             for graph in product.graphs.values():
                 graph.module.cpu()
             calls = {key: module_call(graph) for key, graph in product.graphs.items()}
-            found["runs"][name] = _metrics(materials, lambda batch, p=product, c=calls: p.call(c, batch), setup)  # type: ignore[misc]
-    return found
+            take("runs", name, lambda batch, p=product, c=calls: p.call(c, batch), setup)  # type: ignore[misc]
+    return {"metrics": metrics, "qualities": qualities}
 
 
 def copy_exports(artifact: Artifact, folder: Path) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdsearch.deploy.latency import is_slower
 from kdsearch.report import card, render
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.quality import goodness, shown, tolerance
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
@@ -51,16 +53,17 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     return {
         "study": study.config.name,
         "seed": study.config.seed,
-        "teacher": _teacher(materials, inputs, metrics),
+        "teacher": _teacher(materials, inputs, exported),
         "student": {
             "architecture": architecture(request["specs"]),
             "params": cost["params"],
             "macs": cost["macs"],
             "accuracy": student.get("accuracy"),
+            "quality": exported["qualities"]["runs"][distilled["winner"]],
             "recipe": recipe.as_json(),
         },
-        "baseline": _control(metrics, "baseline"),
-        "all_labels": _control(metrics, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
+        "baseline": _control(exported, "baseline"),
+        "all_labels": _control(exported, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
         "exports": exports,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
@@ -75,12 +78,15 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     }
 
 
-def _teacher(materials: Materials, inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def _teacher(
+    materials: Materials, inputs: Mapping[str, Artifact], exported: Mapping[str, Any]
+) -> dict[str, Any] | None:
     prepared = inputs["prepare"].facts["teachers"]
     found = {
         name: {
             "params": facts["params"],
-            "accuracy": metrics["teachers"].get(name, {}).get("accuracy"),
+            "accuracy": exported["metrics"]["teachers"].get(name, {}).get("accuracy"),
+            "quality": exported["qualities"]["teachers"].get(name),
             "architecture": facts.get("architecture"),
             "facts": facts["facts"],
         }
@@ -98,9 +104,9 @@ def _twin(materials: Materials) -> str:
     return "baseline" if asked and not hides_labels(materials) else "all_labels"
 
 
-def _control(metrics: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    run = metrics["runs"].get(name)
-    return None if run is None else {"accuracy": run.get("accuracy")}
+def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    run = exported["metrics"]["runs"].get(name)
+    return None if run is None else {"accuracy": run.get("accuracy"), "quality": exported["qualities"]["runs"][name]}
 
 
 def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
@@ -111,9 +117,6 @@ def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, i
     return total
 
 
-EQUALLY_FAST, EQUALLY_GOOD = 1.1, 0.005  # ratio of latencies, difference of accuracies that decide nothing
-
-
 def _over(materials: Materials, row: Mapping[str, Any]) -> dict[str, float]:
     """Constraint of the study that a file breaks -> (value - limit) / limit, of its bytes and its median latency."""
     costs = {"onnx_bytes": row["bytes"], "latency_ms": row["latency_ms"]["median"]}
@@ -121,21 +124,21 @@ def _over(materials: Materials, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the files that keep the study's limits (else of all): the fastest; among equally fast ones the most accurate; among
-    those the smallest."""
+    """Of the files that keep the study's limits (else of all): the fastest in a plain session; among those that are not slower
+    the best on validation; among equally good ones the smallest. The test split has no say."""
     exports = [row for row in exports if not row["over"]] or exports
     if not exports:
         return None
-    fastest = min(each["latency_ms"]["median"] for each in exports)
-    fast = [row for row in exports if row["latency_ms"]["median"] <= EQUALLY_FAST * fastest]
-    top = max((row["accuracy"] or 0.0) for row in fast)
-    good = [row for row in fast if (row["accuracy"] or 0.0) >= top - EQUALLY_GOOD]
+    fastest = min((row["latency_ms"] for row in exports), key=lambda each: float(each["median"]))
+    fast = [row for row in exports if not is_slower(row["latency_ms"], fastest)]
+    top = max((row["validation"] for row in fast), key=goodness)
+    good = [row for row in fast if goodness(row["validation"]) >= goodness(top) - tolerance(top)]
     best = min(good, key=lambda row: row["bytes"])
     why = f"{_about(best)}: the fastest" if len(fast) == 1 else f"{_about(best)}: no other file is clearly faster"
     if len(good) < len(fast):
-        why += ", and the equally fast ones are less accurate"
+        why += ", and the equally fast ones are worse on validation"
     elif len(good) > 1:
-        why += ", and it is the smallest of the equally fast and accurate ones"
+        why += ", and it is the smallest of those that are equally fast and equally good on validation"
     smallest = min(exports, key=lambda row: row["bytes"])
     if smallest is not best:
         why += f"; where size decides: {smallest['format']}, {_about(smallest)}"
@@ -143,8 +146,7 @@ def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    accuracy = f"{100 * row['accuracy']:.1f} %, " if row["accuracy"] is not None else ""
-    return f"{accuracy}{row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
+    return f"{shown(row['quality'], name=True)}, {row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
 
 
 def _notes(inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
@@ -155,6 +157,12 @@ def _notes(inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> lis
         if row["slower_than_fp32"]:
             notes.append(
                 f"{row['format']} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
+            )
+        if tuned := row["latency_tuned_ms"]:
+            options = ", ".join(f"{name}={value}" for name, value in row["session_options"].items())
+            notes.append(
+                f"{row['format']} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
+                f"with {options}: its card shows how."
             )
     for name, run in inputs["distill"].facts["runs"].items():
         if run["error"]:
@@ -181,19 +189,20 @@ def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any
 def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     runs = inputs["distill"].facts["runs"]
     metrics = inputs["export"].facts["metrics"]["runs"]
+    qualities = inputs["export"].facts["qualities"]["runs"]
     rows = []
     names = [name for name in runs if name.startswith("compare-")]
     for name in sorted(names, key=lambda each: ("winner" not in each, "largest" not in each, len(each), each)):
         if name in metrics:
             specs = runs[name]["request"]["specs"]
             cost = _student_cost(materials, specs)
-            accuracy = metrics[name].get("accuracy")
             rows.append(
                 {
                     "name": name.removeprefix("compare-"),
                     "architecture": architecture(specs),
                     **cost,
-                    "accuracy": accuracy,
+                    "accuracy": metrics[name].get("accuracy"),
+                    "quality": qualities[name],
                 }
             )
     return rows
@@ -204,7 +213,8 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     if facts is None:
         return None
     return {name: facts[name] for name in ("params", "macs", "params_before", "macs_before", "log")} | {
-        "accuracy": inputs["export"].facts["shipped"].get("accuracy")
+        "accuracy": inputs["export"].facts["shipped"].get("accuracy"),
+        "quality": inputs["export"].facts["shipped_quality"],
     }
 
 
@@ -282,46 +292,27 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
         "objectives": dict(materials.objectives),
         "curves": {**curves, **teacher_curves},
-        "ladder": _ladder(inputs, result),
+        "ladder": _ladder(result),
         "finals": finals,
     }
 
 
-def _ladder(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from kdsearch.report.stats import wilson
-
-    n = inputs["export"].facts["n_test"]
-
-    def rung(name: str, accuracy: Any, **rest: Any) -> dict[str, Any]:
-        interval = list(wilson(accuracy, n)) if accuracy is not None else None
-        row = {
-            "name": name,
-            "accuracy": accuracy,
-            "interval": interval,
-            "bytes": None,
-            "params": None,
-            "macs": None,
-            "latency_ms": None,
-        }
-        return {**row, **rest}
+def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
+        quality = row["quality"] or {}
+        interval = quality.get("interval") if quality.get("metric") == "accuracy" else None
+        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"], "interval": interval}
+        return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
 
     rows = []
     if result["teacher"] is not None:
         params = result["teacher"]["params"]
-        rows.append(rung("teacher", result["teacher"]["accuracy"], params=params, bytes=params and 4 * params))
-    student = result["student"]
-    rows.append(
-        rung(
-            "student", student["accuracy"], params=student["params"], macs=student["macs"], bytes=4 * student["params"]
-        )
-    )
-    if result["pruned"]:
-        pruned = result["pruned"]
-        rows.append(
-            rung("pruned", pruned["accuracy"], params=pruned["params"], macs=pruned["macs"], bytes=4 * pruned["params"])
-        )
+        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params))
+    for name in ("student", "pruned"):
+        if row := result[name]:
+            rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))
     for row in result["exports"]:
-        rows.append(rung(row["format"], row["accuracy"], bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
+        rows.append(rung(row["format"], row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
     return rows
 
 
@@ -331,7 +322,6 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     facts = inputs["prepare"].facts["data"]["facts"]
     io = materials.io
     about = {
-        "n_test": inputs["export"].facts["n_test"],
         "inputs": [
             {"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype} for each in io.inputs
         ],

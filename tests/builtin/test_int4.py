@@ -16,7 +16,7 @@ from kdsearch.builtin.int4 import Int4, Int4Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.blocks import fit
-from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.files import open_session, read_onnx, tuned_options
 from kdsearch.kinds import Field, Graph
 from kdsearch.kinds.options import declared_range, validate
 from tests.deploy.nets import LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
@@ -144,12 +144,16 @@ def test_edges_skip_and_tiny_weights(fp32, tmp_path):
     assert tiny["4"] == pytest.approx((2 * 2304 + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) / total)
 
 
-def test_only_int4_files_are_unpacked_at_load(fp32, tmp_path):
+def test_files_open_as_anybody_opens_them(fp32, tmp_path):
+    """No hidden setting; INT4 files alone have one that is worth trying: an INT8 file would lose its integer kernels."""
     entry = "session.disable_quant_qdq"
-    four = open_session(quantised(fp32, tmp_path, "mlp")).get_session_options()
-    assert four.get_session_config_entry(entry) == "1"
-    with pytest.raises(RuntimeError, match=entry):  # an INT8 file would lose its integer kernels
-        open_session(fp32 / "mlp.onnx").get_session_options().get_session_config_entry(entry)
+    four = quantised(fp32, tmp_path, "mlp")
+    for file in (four, fp32 / "mlp.onnx"):
+        with pytest.raises(RuntimeError, match=entry):
+            open_session(file).get_session_options().get_session_config_entry(entry)
+    assert tuned_options(read_onnx(fp32 / "mlp.onnx")) == {}
+    options = tuned_options(read_onnx(four))
+    assert open_session(four, entries=options).get_session_options().get_session_config_entry(entry) == "1"
 
 
 def test_equal_bytes_twice(fp32, tmp_path):

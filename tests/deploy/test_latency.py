@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdsearch.deploy import latency
 from kdsearch.deploy.canonical import graph_key
 from kdsearch.deploy.files import save_onnx
-from kdsearch.deploy.latency import LEAST_RUNS, Latency, cache_folder, latency_key, measure, stored
+from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, cache_folder, latency_key, measure, stored
 from kdsearch.errors import ArtifactError
 
 
@@ -109,7 +109,8 @@ def test_the_stored_key_knows_sample_shape_threads_and_machine(write, monkeypatc
     assert latency_key(file, [np.ones((9, 6), np.float32)]) in keys  # batch size is not part of it
     monkeypatch.setattr(latency, "machine", lambda: {"cpu": "another"})
     keys.add(latency_key(file, X))
-    assert len(keys) == 4
+    keys.add(latency_key(file, X, entries={"session.disable_prepacking": "1"}))
+    assert len(keys) == 5
 
 
 def test_min_and_median_are_those_of_the_clock(write):
@@ -117,12 +118,32 @@ def test_min_and_median_are_those_of_the_clock(write):
     found = measure(write(), X, clock=clock)
     assert found.min_ms == pytest.approx(2.0)
     assert found.median_ms == pytest.approx(2.0)
-    assert found.runs >= LEAST_RUNS
-    assert found.runs * 2 * 0.002 >= 0.3 - 0.01  # two readings a run
+    assert found.spread_ms == pytest.approx(0.0)
+    assert found.runs >= REPEATS * LEAST_RUNS
+    assert found.runs * 2 * 0.002 >= REPEATS * 0.1 - 0.01  # two readings a run
 
 
 def test_a_slow_file_is_not_run_fifty_times(write):
-    assert 3 <= measure(write(), X, clock=Clock(2.0)).runs < LEAST_RUNS
+    assert 3 * REPEATS <= measure(write(), X, clock=Clock(2.0)).runs < REPEATS * LEAST_RUNS
+
+
+def test_spread_is_of_the_sessions_medians(write):
+    """By a clock that runs twice as fast in each further session the medians are 1, 2 and 4 ms."""
+    clock, sessions = Clock(0.001), []
+    real = latency.open_session
+
+    def opened(*args, **kwargs):
+        if sessions:
+            clock.step *= 2
+        sessions.append(kwargs["entries"])
+        return real(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "open_session", opened)
+        found = measure(write(), X, clock=clock, entries={"session.disable_prepacking": "1"})
+    assert found.spread_ms == pytest.approx(3.0)
+    assert found.min_ms == pytest.approx(1.0)
+    assert sessions == [{"session.disable_prepacking": "1"}] * REPEATS
 
 
 def test_measured_once_then_only_read(write):
@@ -139,9 +160,13 @@ def test_measured_once_then_only_read(write):
 
 @pytest.mark.parametrize(
     "damage",
-    ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "min_ms": "x", "median_ms": 1, "runs": 1}',
-     '{"format": 1, "min_ms": NaN, "median_ms": NaN, "runs": 5}', '{"format": 1, "min_ms": 3, "median_ms": 2, "runs": 5}',
-     '{"format": 9, "min_ms": 1, "median_ms": 2, "runs": 5}'],
+    ["", "{", "[]", "null", '{"format": 2}',
+     '{"format": 2, "min_ms": "x", "median_ms": 1, "spread_ms": 0, "runs": 1}',
+     '{"format": 2, "min_ms": NaN, "median_ms": NaN, "spread_ms": 0, "runs": 5}',
+     '{"format": 2, "min_ms": 3, "median_ms": 2, "spread_ms": 0, "runs": 5}',
+     '{"format": 2, "min_ms": 1, "median_ms": 2, "spread_ms": NaN, "runs": 5}',
+     '{"format": 2, "min_ms": 1, "median_ms": 2, "runs": 5}',
+     '{"format": 9, "min_ms": 1, "median_ms": 2, "spread_ms": 0, "runs": 5}'],
 )  # fmt: skip
 def test_a_damaged_entry_is_measured_again(write, damage):
     first = measure(write(), X, clock=Clock())

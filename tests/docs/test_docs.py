@@ -10,11 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 import kdsearch.testing
 from kdsearch.host import Host
+from kdsearch.kinds import NoOptions
 from kdsearch.stages.materials import open_materials
+from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
 from kdsearch.testing.dataset import DatasetContract
@@ -46,8 +49,8 @@ def module_of(kind):
     return module
 
 
-DISTILLER, PROXY, SPACE, DATASET, PROCEDURE = (
-    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "procedure")
+DISTILLER, PROXY, SPACE, DATASET, PROCEDURE, METRIC = (
+    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "procedure", "metric")
 )
 
 
@@ -91,6 +94,24 @@ class TestStripes(DatasetContract):
     @pytest.fixture
     def dataset(self):
         return DATASET.Stripes(DATASET.StripesOptions(n=60))
+
+
+def test_the_snippet_of_a_metric_measures_with_an_interval():
+    """Answers of 50 % and of 100 % on the label of two classes: squared distances .5 and 0."""
+    data = DATASET.StripesSource(40)
+
+    def predict(batch):
+        sure = torch.tensor([int(each[-1]) % 4 < 2 for each in batch.ids])
+        right = torch.nn.functional.one_hot(batch["label"], 2).float()
+        return {"logits": torch.where(sure[:, None], 100 * right, torch.zeros(1))}
+
+    metric = METRIC.Brier(NoOptions())
+    values = metric.measure(predict, data, "train", None)
+    sure = sum(int(each[-1]) % 4 < 2 for each in data.split("train").ids) / 40
+    found = quality_of("brier", metric, values, 0)
+    assert found.value == pytest.approx(0.5 * (1 - sure))
+    assert (found.n, found.direction) == (40, "min")
+    assert found.interval[0] < found.value < found.interval[1]
 
 
 @pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels])

@@ -8,18 +8,30 @@ from typing import Any
 
 import pytest
 
+from kdsearch.deploy.latency import is_slower
 from kdsearch.report import tables
 from kdsearch.stages.commands import summary_of
+from kdsearch.stages.quality import Quality
 from kdsearch.stages.report import _notes, _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
 
 
-def row(name: str, n_bytes: int, ms: float, accuracy: float) -> dict[str, Any]:
+def quality(value: float, **changes: Any) -> dict[str, Any]:
+    return {**Quality("accuracy", value, "max", "share").as_json(), **changes}
+
+
+def row(
+    name: str, n_bytes: int, ms: float, accuracy: float, validation: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {
         "format": name,
         "bytes": n_bytes,
         "accuracy": accuracy,
-        "latency_ms": {"median": ms, "min": ms},
+        "quality": quality(accuracy),
+        "validation": validation or quality(accuracy),
+        "latency_ms": {"median": ms, "min": ms, "spread": 0.02 * ms},
+        "latency_tuned_ms": None,
+        "session_options": {},
         "slower_than_fp32": False,
     }
 
@@ -52,8 +64,48 @@ def test_it_is_said_in_notes_summary_and_page():
         "onnx-int8 is 10.0% above the study's limit of onnx_bytes.",
         "onnx-int4 is 10.0% above the study's limit of latency_ms.",
     ]
-    student = {"accuracy": 0.95, "params": 100, "architecture": "{}"}
+    student = {"accuracy": 0.95, "quality": quality(0.95), "params": 100, "architecture": "{}"}
     result = {"student": student, "exports": found, "recommended": None, "report": "r"}
     result |= dict.fromkeys(["teacher", "baseline", "all_labels", "pruned"])
     assert "1.100 ms  latency_ms +10.0% above its limit" in summary_of(result, Path())
     assert "onnx-int4 is 10.00 % above the study's limit of latency_ms." in tables.files(result).replace("&#x27;", "'")
+
+
+def test_validation_decides_not_test():
+    """The file that is better on the test split alone is not chosen for it."""
+    rows = [
+        row("onnx-fp32", 400, 0.5, accuracy=0.90, validation=quality(0.95)),
+        row("onnx-int8", 100, 0.5, accuracy=0.96, validation=quality(0.90)),
+    ]
+    found = _recommended([{**each, "over": {}} for each in rows])
+    assert found == {
+        "format": "onnx-fp32",
+        "why": "accuracy 90.0 %, 0.5 ms, 400 bytes: no other file is clearly faster, and the equally fast ones are worse on "
+        "validation; where size decides: onnx-int8, accuracy 96.0 %, 0.5 ms, 100 bytes",
+    }
+
+
+def test_equally_good_is_on_the_metrics_own_scale():
+    """An error of 20 px and one of 20.05 are equal, .950 and .944 are not; least is best where less is better."""
+
+    def chosen(a: float, b: float, **changes: Any) -> str:
+        rows = [row("a", 400, 0.5, 0.9, quality(a, **changes)), row("b", 100, 0.5, 0.9, quality(b, **changes))]
+        found = _recommended([{**each, "over": {}} for each in rows])
+        assert found is not None
+        return str(found["format"])
+
+    assert chosen(0.95, 0.944) == "a"
+    assert chosen(0.95, 0.946) == "b"
+    less = {"metric": "distance", "direction": "min", "unit": "px"}
+    assert chosen(20.0, 20.05, **less) == "b"
+    assert chosen(20.0, 21.0, **less) == "a"
+    assert chosen(21.0, 20.0, **less) == "b"
+
+
+def test_what_repeats_differ_by_is_not_slower():
+    """The larger file is no loser for 4 %, nor for 30 % where the same file differs as much from itself."""
+    quiet, noisy = {"median": 1.0, "spread": 0.01}, {"median": 1.0, "spread": 0.2}
+    assert is_slower({"median": 1.3, "spread": 0.01}, quiet)
+    assert not is_slower({"median": 1.04, "spread": 0.0}, quiet)
+    assert not is_slower({"median": 1.3, "spread": 0.15}, noisy)
+    assert not is_slower(quiet, {"median": 1.3, "spread": 0.01})

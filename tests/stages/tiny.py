@@ -82,10 +82,11 @@ def settled(result: Mapping[str, Any]) -> dict[str, Any]:
     kept = copy.deepcopy(dict(result))
     del kept["dir"], kept["seconds"], kept["recommended"]
     for row in kept["exports"]:
-        del row["latency_ms"], row["slower_than_fp32"]
+        for name in ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32"):
+            del row[name]
     plugins = kept["provenance"]["plugins"]
     kept["provenance"]["plugins"] = {name: each for name, each in plugins.items() if not name.startswith("live:")}
-    kept["notes"] = [note for note in kept["notes"] if "slower than fp32" not in note]
+    kept["notes"] = [note for note in kept["notes"] if " ms " not in note]
     return json.loads(json.dumps(kept))
 
 

@@ -1,0 +1,117 @@
+"""What the study's objective says of a network or a file, with its interval: one form for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdsearch.kinds import Measurement, Metric, Predict, Services
+from kdsearch.report.stats import wilson
+from kdsearch.stages.materials import Materials
+from kdsearch.store.hashing import derive
+
+RESAMPLES = 1000
+MOST = 2_000_000  # indices of resamples in memory at once
+EQUALLY_GOOD = 0.005  # of a share; of any other metric that part of its value
+SHARE = "share"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The objective's value.
+
+    Args:
+        unit: "share" = in [0, 1], shown as per cent; else the metric's own.
+        interval: 95 %, where the metric has one. n: items that it judged, where it says.
+    """
+
+    metric: str
+    value: float | None
+    direction: str
+    unit: str = ""
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "interval": list(self.interval) if self.interval else None}
+
+
+def measured(
+    materials: Materials, predict: Predict, split: str, services: Services
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Every value of the study's metrics on a split, and the objective's quality.
+
+    `n` among the values is the objective's: other metrics may judge other items.
+    """
+    found: dict[str, float] = {}
+    quality = Quality(materials.objective, None, materials.metrics[materials.objective].direction)
+    for name, metric in materials.metrics.items():
+        values = metric.measure(predict, materials.data, split, services)
+        if name == materials.objective:
+            quality = quality_of(name, metric, values, materials.seed)
+        found |= {key: float(value) for key, value in values.items() if key != "n"}
+    return {**found, **({"n": float(quality.n)} if quality.n is not None else {})}, quality.as_json()
+
+
+def quality_of(name: str, metric: Metric[Any], values: Mapping[str, float], seed: int) -> Quality:
+    """The metric's value with its 95 % interval: Wilson's of a proportion, else by resampling what each item adds, else none."""
+    value, n = float(values[name]), values.get("n")
+    count = int(n) if n is not None else None
+    interval = None
+    if metric.proportion and count and 0 <= value <= 1:
+        interval = wilson(value, count)
+    elif isinstance(values, Measurement) and values.rows is not None and len(values.rows) > 1:
+        interval = bootstrap(values, derive(seed, "interval", name))
+    return Quality(name, value, metric.direction, metric.unit, interval, count)
+
+
+def bootstrap(values: Measurement, seed: int) -> tuple[float, float] | None:
+    """The middle 95 % of the metric over samples drawn with replacement (Efron, 1979); None where it is not finite."""
+    from scipy.stats import bootstrap as resampled
+
+    assert values.rows is not None
+    rows, of = values.rows.detach().double().cpu(), values.of or float
+    if not bool(rows.isfinite().all()):
+        return None
+
+    def statistic(index: Any) -> float:
+        return of(rows[torch.from_numpy(np.asarray(index, dtype=np.int64))].mean(0))
+
+    found = resampled(
+        (np.arange(len(rows)),),
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=max(1, MOST // len(rows)),
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = float(found.low), float(found.high)
+    return (low, high) if np.isfinite([low, high]).all() else None
+
+
+def goodness(quality: Mapping[str, Any]) -> float:
+    """The value, higher is better; minus infinity where there is none."""
+    value = quality["value"]
+    if value is None or value != value:
+        return -float("inf")
+    return float(value) if quality["direction"] == "max" else -float(value)
+
+
+def tolerance(quality: Mapping[str, Any]) -> float:
+    """The difference that decides nothing, on the metric's own scale."""
+    value = quality["value"] or 0.0
+    return EQUALLY_GOOD if quality["unit"] == SHARE else EQUALLY_GOOD * abs(value)
+
+
+def shown(quality: Mapping[str, Any], name: bool = False) -> str:
+    """`98.1 %` of a share, `0.0312 nats` of anything else, `-` where there is none; with its metric's name if asked."""
+    value = quality["value"]
+    if value is None:
+        return "-"
+    text = f"{100 * value:.1f} %" if quality["unit"] == SHARE else f"{value:.4g} {quality['unit']}".rstrip()
+    return f"{quality['metric']} {text}" if name else text
