@@ -22,8 +22,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+LONGEST = 1200  # characters of one part of a message
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -71,7 +74,7 @@ class KdsearchError(Exception):
         where = str(self.file) if self.file is not None else ""
         if where and self.line:
             where += f":{self.line}"
-        head = ": ".join(part for part in (where, self.path, self.problem) if part)
+        head = ": ".join(_cut(part) for part in (where, self.path, self.problem) if part)
         tail = ""
         if self.nearest:
             tail += f"; did you mean '{self.nearest}'?"
@@ -80,6 +83,12 @@ class KdsearchError(Exception):
         if self.fix:
             tail += ("" if tail else ".") + f" {self.fix}"
         return printable(head + tail)
+
+
+def _cut(text: str) -> str:
+    """A part of a message: one line, nothing that a terminal obeys, shortened where somebody's text would bury the rest."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}... ({len(text):,} characters)"
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class UserError(KdsearchError):
@@ -148,6 +157,8 @@ def exited(who: str, error: SystemExit) -> TrialError:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The valid name that `name` was most likely meant to be, or "" when none is close."""
+    if len(name) > 100:  # takes a second for a megabyte, and no name is that long
+        return ""
     found = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
     return found[0] if found else ""
 
@@ -185,6 +196,20 @@ def nearest_literal(got: object, complaint: Mapping[str, Any]) -> str:
     """The nearest of the literals that pydantic's complaint lists, or ""."""
     listed = re.findall(r"'([^']*)'", str(complaint.get("ctx", {}).get("expected", "")))
     return nearest(got, listed) if isinstance(got, str) else ""
+
+
+def key_path(loc: Sequence[str | int], raw: Any, path: str = "") -> str:
+    """A pydantic location as a key path below `path`: names of a union's branches, which the file does not have, left out."""
+    here = raw
+    loc = loc[:-1] if loc and loc[-1] == "[key]" else loc  # a key that is no name
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            path += f"[{part}]"
+            here = here[part] if isinstance(here, list | tuple) and part < len(here) else None
+        elif isinstance(here, Mapping) and (part in here or i == len(loc) - 1):
+            path += f".{part}" if path else part
+            here = here.get(part)
+    return path
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ import psutil
 from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
+from kdsearch.limits import WORKERS
 
 TICK_S = 0.25  # how often memory is looked at
 START_S = 180.0  # a process that has not begun its job by then is given up
@@ -31,7 +32,7 @@ TAIL = 2000  # characters of a dead process' stderr in its error
 
 
 class ProcessesOptions(Options):
-    workers: int = Field(1, ge=1, description="jobs at once")
+    workers: int = Field(1, ge=1, le=WORKERS, description="jobs at once")
     grace_s: float = Field(5.0, ge=0, description="seconds between asking a job to stop and killing it")
     reuse: bool = Field(
         False, description="let a process run one job after another; a failed one's process is never used again"

@@ -26,10 +26,16 @@ class Distiller(nn.Module, Capability, Generic[O]):
     needs_teacher: ClassVar[bool] = True
     owns_task_loss: ClassVar[bool] = False  # its term `task` replaces the task's own
     paper_weights: ClassVar[Mapping[str, float]] = {}  # the paper's own constants by term, for `normalize: false`
+    term_names: ClassVar[tuple[str, ...]] = ()  # every name that `terms` may give; () = those of `paper_weights`
 
     def __init__(self, options: O) -> None:
         super().__init__()
         self.options = options
+
+    @classmethod
+    def named_terms(cls) -> tuple[str, ...]:
+        """Every term's name as far as the class says them; () = it does not."""
+        return cls.term_names or tuple(cls.paper_weights)
 
     def taps(self) -> dict[str, list[str]]:
         """Role ("student", "teacher") -> taps it reads. Default: the StudentTap and TeacherTap options."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdsearch.errors import StudyError, nearest, nearest_literal, one_of, wanted
+from kdsearch.errors import StudyError, key_path, nearest, nearest_literal, one_of, wanted
 
 Value = Any  # a JSON value
 O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
@@ -145,7 +145,7 @@ def validate(cls: type[O], raw: Mapping[str, Value], path: str = "") -> O:
     try:
         return cls.model_validate_json(_json(raw)) if raw else cls.model_validate({})
     except ValidationError as error:
-        raise first_error(error, cls, path) from None
+        raise first_error(error, cls, path, raw) from None
 
 
 def _json(raw: Mapping[str, Value]) -> str:
@@ -154,12 +154,10 @@ def _json(raw: Mapping[str, Value]) -> str:
     return json.dumps(raw)
 
 
-def first_error(error: ValidationError, cls: type[BaseModel], path: str = "") -> StudyError:
-    """pydantic's first complaint as a StudyError with the full key path."""
+def first_error(error: ValidationError, cls: type[BaseModel], path: str, raw: Any) -> StudyError:
+    """pydantic's first complaint as a StudyError with the full key path. `raw`: what was validated."""
     first = error.errors()[0]
-    where = path
-    for part in first["loc"]:
-        where += f"[{part}]" if isinstance(part, int) else (f".{part}" if where else str(part))
+    where = key_path(first["loc"], raw, path)
     name = str(first["loc"][-1]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         owner = _owner(cls, first["loc"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdsearch.errors import StudyError, is_of_type, nearest, nearest_literal, one_of, wanted
+from kdsearch.errors import StudyError, is_of_type, key_path, nearest, nearest_literal, one_of, wanted
 from kdsearch.study.schema import Use
 
 Loc = Sequence[str | int]
@@ -40,19 +40,6 @@ def shown(value: Any) -> str:
     """A value as the user would write it, shortened."""
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def key_path(loc: Loc, raw: Any) -> str:
-    """A pydantic location as a key path: names of a union's branches, which the file does not have, left out."""
-    path, here = "", raw
-    for i, part in enumerate(loc):
-        if isinstance(part, int):
-            path += f"[{part}]"
-            here = here[part] if isinstance(here, list) and part < len(here) else None
-        elif isinstance(here, Mapping) and (part in here or i == len(loc) - 1):
-            path += f".{part}" if path else part
-            here = here.get(part)
-    return path
 
 
 def _within(path: str, above: str) -> bool:

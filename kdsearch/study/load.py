@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError
+from kdsearch.limits import STUDY_BYTES, STUDY_DEPTH, STUDY_TEXT, STUDY_VALUES, WHOLE
+from kdsearch.store.inputs import content
 
-MAX_BYTES = 10_000_000
-_MAX_VALUES = 100_000  # aliases may multiply what a small file holds
+MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,11 @@ class Source:
 
 def read(file: Path) -> Source:
     """Read a study file. Raise StudyError naming the line of what is wrong."""
-    try:
-        if file.is_dir():
-            raise StudyError("is a folder", file=file, expected="a study file")
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise StudyError(f"{size:,} bytes", file=file, expected=f"a study of at most {MAX_BYTES:,} bytes")
-        data = file.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         near = _similar(file)
-        fix = "Run `kdsearch init` to write one."
-        raise StudyError("there is no such file", file=file, nearest=near, fix="" if near else fix) from None
-    except OSError as error:
-        raise StudyError(f"cannot be read: {error.strerror}", file=file) from None
+        fix = "" if near else "Run `kdsearch init` to write one."
+        raise StudyError("there is no such file", file=file, nearest=near, fix=fix)
+    data = content(file, "a study file", most=STUDY_BYTES, error=StudyError)
     return parse(data, file)
 
 
@@ -71,7 +65,7 @@ def parse(data: bytes, file: Path | None = None) -> Source:
 
     yaml = YAML(typ="safe", pure=True)
     try:
-        _refuse_tags(yaml.parse(text), file)
+        _look(yaml.parse(text), file)
         node = YAML(typ="safe", pure=True).compose(text)
         if node is None:
             raise StudyError("the file is empty", file=file, fix="Run `kdsearch init` to write a study.")
@@ -107,8 +101,9 @@ def _decode(data: bytes, file: Path | None) -> str:
     return text
 
 
-def _refuse_tags(events: Any, file: Path | None) -> None:
-    documents = 0
+def _look(events: Any, file: Path | None) -> None:
+    """Raise StudyError for tags, a second document, or more than a study may hold: as far as that, no farther, it is parsed."""
+    documents = depth = values = 0
     for event in events:
         name, line = type(event).__name__, event.start_mark.line + 1
         documents += name == "DocumentStartEvent"
@@ -118,6 +113,47 @@ def _refuse_tags(events: Any, file: Path | None) -> None:
         if tag is not None:
             shown = str(tag).replace("tag:yaml.org,2002:", "!!")
             raise StudyError(f"tag '{shown}'", file=file, line=line, expected="plain values, without tags")
+        depth += name in ("MappingStartEvent", "SequenceStartEvent")
+        depth -= name in ("MappingEndEvent", "SequenceEndEvent")
+        values += name in ("ScalarEvent", "AliasEvent")
+        check_size(values, depth, file, line)
+
+
+def check_size(values: int, depth: int, file: object = None, line: int | None = None, path: str = "") -> None:
+    """Raise StudyError for more values, or deeper nesting, than a study may have."""
+    if depth > STUDY_DEPTH:
+        raise StudyError("nested too deeply", file=file, line=line, path=path, expected=f"at most {STUDY_DEPTH} levels")
+    if values > STUDY_VALUES:
+        problem = f"more than {STUDY_VALUES:,} values once aliases are filled in"
+        raise StudyError(problem, file=file, line=line, path=path, expected="a study")
+
+
+def check_value(value: Any) -> str:
+    """What a study's single value would have to be instead, or "" where it may stand."""
+    if isinstance(value, int) and abs(value) > WHOLE:
+        return "a whole number below 2**63"
+    if isinstance(value, str) and len(value) > STUDY_TEXT:
+        return f"at most {STUDY_TEXT:,} characters"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    return ""
+
+
+def check_raw(value: Any, path: str = "", above: int = 0) -> int:
+    """How many values there are. Raise StudyError, naming the key path, for what exceeds a study's limits."""
+    check_size(0, above, path=path)
+    if isinstance(value, Mapping):
+        inner = [(each, f"{path}.{name}" if path else str(name)) for name, each in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(each, f"{path}[{i}]") for i, each in enumerate(value)]
+    elif expected := check_value(value):
+        shown = f"a number of {value.bit_length()} bits" if isinstance(value, int) else _short(value)
+        raise StudyError(f"got {shown}", path=path, expected=expected)
+    else:
+        return 1
+    count = 1 + sum(check_raw(each, where, above + 1) for each, where in inner)
+    check_size(count, above, path=path)
+    return count
 
 
 class _Reader:
@@ -134,10 +170,9 @@ class _Reader:
 
     def value(self, node: Any, path: str, above: tuple[int, ...]) -> Any:
         self.count += 1
-        if self.count > _MAX_VALUES:
-            raise self.error(f"more than {_MAX_VALUES:,} values once aliases are filled in", node, path)
         if id(node) in above:
             raise self.error("an alias that contains itself", node, path)
+        check_size(self.count, len(above), self.file, node.start_mark.line + 1, path)
         above = (*above, id(node))
         if node.id == "mapping":
             return self.mapping(node, path, above)
@@ -151,12 +186,12 @@ class _Reader:
         try:
             value = self.scalar(node)
         except ValueError as error:
-            raise self.error(f"got '{node.value}'", node, path, expected=str(error)) from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self.error(f"got {node.value}", node, path, expected="a finite number")
+            raise self.error(f"got '{_short(node.value)}'", node, path, expected=str(error)) from None
+        if expected := check_value(value):
+            raise self.error(f"got {_short(node.value)}", node, path, expected=expected)
         if value is not None and not isinstance(value, str | int | float | bool):
             raise self.error(
-                f"got {node.value}, which YAML reads as {_kind(value)}",
+                f"got {_short(node.value)}, which YAML reads as {_kind(value)}",
                 node,
                 path,
                 expected="text in quotes, or a number",
@@ -166,16 +201,23 @@ class _Reader:
     def mapping(self, node: Any, path: str, above: tuple[int, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         first: dict[str, int] = {}
-        merged: list[Any] = []
+        for other in reversed(_merged(node)):  # `<<: *anchor`: the mapping's own keys win, then the earlier merge
+            if other.id != "mapping":
+                raise self.error("'<<' without a mapping", other, path, expected="`<<: *anchor` of a mapping")
+            self.count += 1
+            check_size(self.count, len(above), self.file, other.start_mark.line + 1, path)
+            if id(other) not in above:
+                found |= self.mapping(other, path, (*above, id(other)))
         for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                merged += value.value if value.id == "sequence" else [value]
+            if key.tag == MERGE:
                 continue
             line = key.start_mark.line + 1
             name = key.value if key.id == "scalar" else None
             if name is None or key.tag != "tag:yaml.org,2002:str":
-                shown = f"key {name}" if name is not None else "a key that is no text"
+                shown = f"key {_short(name)}" if name is not None else "a key that is no text"
                 raise self.error(shown, key, path, expected="a name (in quotes where it looks like a number)")
+            if len(name) > STUDY_TEXT:
+                raise self.error(f"key {_short(name)}", key, path, expected=check_value(name))
             where = f"{path}.{name}" if path else name
             if name in first:
                 raise self.error(
@@ -183,14 +225,21 @@ class _Reader:
                 )
             first[name] = self.lines[where] = line
             found[name] = self.value(value, where, above)
-        for other in merged:  # `<<: *anchor`: the mapping's own keys win, then the earlier merge
-            kept = dict(self.lines)
-            if other.id != "mapping":
-                raise self.error("'<<' without a mapping", other, path, expected="`<<: *anchor` of a mapping")
-            filled = self.mapping(other, path, (*above, id(other))) if id(other) not in above else {}
-            self.lines = {**self.lines, **kept}
-            found = {**filled, **found}
         return found
+
+
+def _merged(node: Any) -> list[Any]:
+    """The nodes that a mapping merges, in order."""
+    merged: list[Any] = []
+    for key, value in node.value:
+        if key.tag == MERGE:
+            merged += value.value if value.id == "sequence" else [value]
+    return merged
+
+
+def _short(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= 80 else f"{shown[:60]}... ({len(shown):,} characters)"
 
 
 def _kind(value: Any) -> str:
@@ -208,10 +257,12 @@ def place(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
     steps: list[str | int] = []
     for part in path.split("."):
-        if not re.fullmatch(r"[^\[\]]+(\[\d+\])*", part):
+        if not re.fullmatch(r"[^\[\]]+(\[\d{1,9}\])*", part):
             raise StudyError(f"'{path}' is no key path", expected="such as search.keep or recipe.distillers[0].weight")
         name, *indices = part.replace("]", "").split("[")
         steps += [name, *map(int, indices)]
+
+    check_size(0, len(steps), path=path)
 
     def put(owner: Any, rest: Sequence[str | int], at: str) -> Any:
         if not rest:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds.options import Dim, Options, Range, Searchable, Value, read_range, searchable, searched
+from kdsearch.limits import BATCH
 from kdsearch.study.rules import bare
 from kdsearch.study.schema import DistillerUse, Train
 
@@ -27,7 +28,7 @@ class Searched(Options):
 
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], searched("sgd", "adamw")] = "adamw"
     lr: Annotated[float, Field(gt=0), searched(low=3e-4, high=1e-2, log=True)] = 2e-3
-    batch_size: Annotated[int, Field(gt=0), searched(32, 64, 128, 256)] = 128
+    batch_size: Annotated[int, Field(gt=0, le=BATCH), searched(32, 64, 128, 256)] = 128
     weight_decay: Annotated[float, Field(ge=0), searched(low=1e-4, high=0.1, log=True)] = 0.02
 
 

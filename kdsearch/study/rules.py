@@ -60,6 +60,9 @@ def _search(study: Study) -> None:
             "distill.winners",
             expected=f"at most {refine.trials}",
         )
+    for i, control in enumerate(distill.controls):
+        if control in distill.controls[:i]:
+            raise study.error(f"'{control}' is there twice", f"distill.controls[{i}]", fix="Remove one of them.")
     for name, direction in study.config.objectives.items():
         if name in COSTS and direction == "max":
             raise study.error("got 'max'", f"objectives.{name}", expected="'min': it is a cost")
@@ -76,13 +79,13 @@ def _distillers(study: Study) -> None:
                 path,
                 fix="Give one of them a `name:`.",
             )
-        if name == "task" or not name.replace("_", "").replace("-", "").isalnum():
+        if name == "task" or "." in name:  # weights call its terms `name.term`, and the task's own `task`
             raise study.error(f"the name '{name}'", path, expected="letters, digits, '_' and '-', and not 'task'")
         seen[name] = i
         if each.weights and "weight" in each.model_fields_set:
             raise study.error("both `weight` and `weights` are given", f"{path}.weight", fix="Remove one of them.")
         for term in each.weights:
-            if "." in term or not term:
+            if "." in term:
                 raise study.error(f"the term '{term}'", f"{path}.weights", expected="a term's own name")
         if "teacher" in each.model_fields_set and each.teacher not in study.teachers:
             names = list(study.teachers)

@@ -5,14 +5,42 @@ Options of capabilities stay raw here (`options`, `spec`): their own classes val
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from kdsearch.limits import (
+    BATCH,
+    CANDIDATES,
+    EPOCHS,
+    KEPT,
+    NAME,
+    NAME_IN_WORDS,
+    PROBE_BATCH,
+    SEEDS,
+    THREADS,
+    TRIALS,
+    WORKERS,
+)
 
 Searched = Any  # a fixed value, "search", {low, high[, log]} or {choices: [...]}
 FORMAT = 1  # of the study file
 
+
+def _named(value: str) -> str:
+    if not re.fullmatch(NAME, value):
+        raise ValueError(NAME_IN_WORDS)
+    return value
+
+
+# What becomes a file or a key
+Name = Annotated[str, AfterValidator(_named), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Positive = Annotated[int, Field(gt=0)]
+Threads = Annotated[int, Field(gt=0, le=THREADS)]
+Workers = Annotated[int, Field(gt=0, le=WORKERS)]
+Epochs = Annotated[int, Field(gt=0, le=EPOCHS)]
+Trials = Annotated[int, Field(gt=0, le=TRIALS)]
 
 
 class Section(BaseModel):
@@ -38,7 +66,7 @@ class Data(Use):
         0.2, gt=0, lt=1, description="share held out for the final report, unless the data set has its own"
     )
     train_samples: Positive | None = Field(None, description="use only so many training samples (stratified)")
-    workers: int = Field(0, ge=0, description="loader processes")
+    workers: int = Field(0, ge=0, le=WORKERS, description="loader processes")
 
 
 class Teacher(Use):
@@ -54,10 +82,10 @@ class Student(Section):
 
 
 class DistillerUse(Use):
-    name: str | None = Field(None, description="its name in weights and reports, where one distiller is used twice")
-    teacher: str = Field("main", description="which of the study's teachers")
+    name: Name | None = Field(None, description="its name in weights and reports, where one distiller is used twice")
+    teacher: Name = Field("main", description="which of the study's teachers")
     weight: Searched = Field(1.0, description="of all its terms")
-    weights: dict[str, Searched] = Field(
+    weights: dict[Name, Searched] = Field(
         default_factory=dict, description="of single terms, by name; instead of `weight`"
     )
     optional: bool = Field(False, description="the search may drop it")
@@ -71,7 +99,9 @@ class Train(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "cosine"
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
-    accumulate: Positive = Field(1, description="micro-batches a step, shared out among `run.devices`")
+    accumulate: Annotated[int, Field(gt=0, le=BATCH)] = Field(
+        1, description="micro-batches a step, shared out among `run.devices`"
+    )
 
 
 class Recipe(Section):
@@ -86,7 +116,7 @@ class Recipe(Section):
 
 class Latency(Section):
     max: float = Field(gt=0, description="milliseconds, median of batch 1")
-    threads: Positive = 1
+    threads: Threads = 1
 
 
 class Constraints(Section):
@@ -102,8 +132,8 @@ class Probe(Section):
     input: Literal["noise", "train"] = Field(
         "noise", description="what the proxies see: N(0, 1) noise or training samples"
     )
-    batch_size: Positive = 32
-    seeds: Positive = Field(1, description="initialisations a candidate, averaged")
+    batch_size: Annotated[int, Field(gt=0, le=PROBE_BATCH)] = 32
+    seeds: Annotated[int, Field(gt=0, le=SEEDS)] = Field(1, description="initialisations a candidate, averaged")
 
 
 class Search(Section):
@@ -111,16 +141,16 @@ class Search(Section):
         "auto", description="a name, or several combined by rank; `auto` stands for its terms"
     )
     strategy: Use = Use(use="random", options={})
-    candidates: Positive = Field(200, description="distinct candidates to score")
-    keep: Positive = Field(8, description="how many go on to `refine`")
+    candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(200, description="distinct candidates to score")
+    keep: Annotated[int, Field(gt=0, le=KEPT)] = Field(8, description="how many go on to `refine`")
     probe: Probe = Probe()
 
 
 class Refine(Section):
     controller: Use = Use(use="surrogate", options={})
-    trials: Positive = 8
-    epochs: Positive = 2
-    generation: Positive = Field(
+    trials: Trials = 8
+    epochs: Epochs = 2
+    generation: Trials = Field(
         4, description="trials asked at once; the result does not depend on the number of workers"
     )
     stopper: Use = Use(use="halving", options={})
@@ -131,19 +161,19 @@ class Compare(Section):
     """Other students, distilled like the winner with fewer epochs, so that the choice can be judged."""
 
     largest: bool = True
-    random: int = Field(5, ge=0)
-    epochs: Positive = 4
+    random: int = Field(5, ge=0, le=KEPT)
+    epochs: Epochs = 4
 
 
 class Distill(Section):
-    winners: Positive = 1
-    epochs: Positive = 10
+    winners: Trials = 1
+    epochs: Epochs = 10
     controls: tuple[Literal["baseline", "all_labels"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None
 
 
 class Prune(Use):
-    recover_epochs: int = Field(2, ge=0, description="epochs of the winner's recipe after the cut")
+    recover_epochs: int = Field(2, ge=0, le=EPOCHS, description="epochs of the winner's recipe after the cut")
     recover_lr: float = Field(0.3, gt=0, description="factor on the recipe's learning rate in recovery")
 
 
@@ -163,14 +193,14 @@ class Export(Section):
 
 class Run(Section):
     executor: Use = Use(use="inprocess", options={})
-    workers: Positive = 1
-    threads_per_trial: Positive = 1
+    workers: Workers = 1
+    threads_per_trial: Threads = 1
     trial_timeout_s: float | None = Field(
         None, gt=0, description="a trial that takes longer is ended and has failed; trials then run in processes"
     )
     trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: Positive = Field(
+    devices: Workers = Field(
         1,
         description="processes that share each training: GPUs, or processes on the CPU; divides recipe.train.accumulate",
     )
@@ -182,14 +212,14 @@ class Config(Section):
     """The whole file."""
 
     format: Literal[1] = 1
-    name: str = Field("study", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: Name = "study"
     seed: int = Field(0, ge=0)
     data: Data
     task: Use | None = Field(None, description="what `data` declares, if left out")
     teacher: Teacher | None = None
-    teachers: dict[str, Teacher] = Field(default_factory=dict)
+    teachers: dict[Name, Teacher] = Field(default_factory=dict)
     student: Student | None = None
-    students: dict[str, Student] = Field(default_factory=dict)
+    students: dict[Name, Student] = Field(default_factory=dict)
     recipe: Recipe
     objectives: dict[str, Literal["max", "min"]] = Field(default_factory=dict, description="on the validation split")
     constraints: Constraints = Constraints()

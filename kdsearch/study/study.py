@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kdsearch.errors import KdsearchError, StudyError
+from kdsearch.store.inputs import is_text
 from kdsearch.study.complaints import as_study_error
-from kdsearch.study.load import Source, parse, place, read
+from kdsearch.study.load import Source, check_raw, parse, place, read
 from kdsearch.study.schema import Config, Student, Teacher
 
 if TYPE_CHECKING:
@@ -180,6 +181,10 @@ def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any],
     from kdsearch.study.rules import check_rules
 
     try:
+        check_raw(source.raw)
+    except StudyError as error:
+        raise _place(error, source, overrides) from None
+    try:
         config = Config.model_validate_json(json.dumps(source.raw))
     except ValidationError as error:
         raise _place(as_study_error(error, Config, source.raw), source, overrides) from None
@@ -208,6 +213,8 @@ def _setting(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise StudyError(f"got '{text}'", file="--set", expected="key.path=value")
+    if not is_text(text):
+        raise StudyError(f"{text!r} is no UTF-8", file="--set", expected="key.path=value in UTF-8")
     try:
         return path.strip(), parse(f"value: {value}".encode()).raw["value"]
     except KdsearchError as error:

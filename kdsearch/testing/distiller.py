@@ -92,6 +92,11 @@ class DistillerContract:
         terms = self.made(models).terms(self.step(models)[0])
         unknown = set(self.distiller.paper_weights) - set(terms)
         require(not unknown, f"paper_weights name {unknown}; the terms are {set(terms)}")
+        named = self.distiller.named_terms()
+        require(
+            not named or set(terms) <= set(named),
+            f"the terms are {set(terms)}, but term_names (or paper_weights) name {named}: weights of others are refused",
+        )
 
     def test_one_sample_is_finite(self) -> None:
         self._finite("one sample", n=1, scale=1.0)

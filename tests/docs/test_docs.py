@@ -14,6 +14,7 @@ import torch
 from ruamel.yaml import YAML
 
 import kdsearch.testing
+from kdsearch import limits
 from kdsearch.host import Host
 from kdsearch.kinds import NoOptions
 from kdsearch.stages.materials import open_materials
@@ -62,6 +63,18 @@ def test_the_tables_of_studies_are_those_of_the_schema():
     known = {f"{path}.{name}" for path, cls in tables.SECTIONS.items() for name in cls.model_fields}
     assert set(tables.MEANING) <= known
     assert "| `labeled` |" in text
+
+
+def test_every_limit_is_stated():
+    section = (DOCS / "studies.md").read_text().partition("## Limits")[2]
+    numbers = {name: value for name, value in vars(limits).items() if isinstance(value, int)}
+    said = {name: f"{value:,}" for name, value in numbers.items()}
+    said |= {name: f"{value >> 30} GiB" for name, value in numbers.items() if value % (1 << 30) == 0}
+    said |= {"LINES_BYTES": "64 MiB", "WHOLE": "2^63"}
+    assert {
+        name for name, text in said.items() if not re.search(rf"(?<![\d,]){re.escape(text)}(?![\d,]\d)", section)
+    } == set()
+    assert len(numbers) > 20
 
 
 def test_the_shortest_study_is_one(tmp_path):

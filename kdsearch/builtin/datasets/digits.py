@@ -15,12 +15,13 @@ from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_imag
 from kdsearch.builtin.datasets.packages import MNIST_5K, package_file
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.limits import RESIZE
 
 DIGITS = tuple("0123456789")
 
 
 class DigitsOptions(ImageOptions):
-    resize: int | None = Option(16, ge=4, le=1024, description="side in pixels; null = 8, as scanned")
+    resize: int | None = Option(16, ge=4, le=RESIZE, description="side in pixels; null = 8, as scanned")
 
 
 class Digits(Dataset[DigitsOptions]):

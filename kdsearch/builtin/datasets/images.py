@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, Field, Options, Split
+from kdsearch.limits import RESIZE
 
 Augmentation = Literal["none", "shift", "crop", "crop_flip"]
 PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
@@ -25,7 +26,10 @@ class ImageOptions(Options):
     """Options that every image data set has."""
 
     resize: int | None = Option(
-        None, ge=4, le=1024, description="side in pixels: the shorter side is scaled, the longer cropped to the middle"
+        None,
+        ge=4,
+        le=RESIZE,
+        description="side in pixels: the shorter side is scaled, the longer cropped to the middle",
     )
     channels: Literal[1, 3] | None = Option(None, description="1 = grey, 3 = RGB, null = as the files are")
     augment: Augmentation = Option(

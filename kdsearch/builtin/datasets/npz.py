@@ -16,6 +16,7 @@ from pydantic import field_validator
 from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_labels, image_source
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
+from kdsearch.limits import CLASSES
 
 Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
@@ -25,7 +26,7 @@ class NpzOptions(ImageOptions):
     path: str = Option(description="the .npz file")
     image: str = Option("image", description="array of images; those of split S are `S_image` (train_, val_, test_)")
     label: str = Option("label", description="array of class indices, named alike")
-    classes: Annotated[int, Option(ge=2)] | Annotated[list[str], Option(min_length=2)] | None = Option(
+    classes: Annotated[int, Option(ge=2, le=CLASSES)] | Annotated[list[str], Option(min_length=2)] | None = Option(
         None, description="number or names of the classes; null = the greatest label + 1"
     )
     layout: Literal["auto", "hw", "hwc", "chw"] = Option(

@@ -18,6 +18,7 @@ from kdsearch.builtin.teachers.timm_network import (
 )
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import IO, Model, Services, Teacher, Training
+from kdsearch.limits import EPOCHS, RESIZE
 from kdsearch.store import weights
 
 NETWORK = "tf_efficientnet_lite0"
@@ -30,10 +31,12 @@ class EfficientNetLite0Options(FineTuning):
     (batches of 64) .581 / .530. A small ResNet from scratch: .825 / .813.
     """
 
-    epochs: int = Field(8, ge=0, description="of fine-tuning on the study's data")
+    epochs: int = Field(8, ge=0, le=EPOCHS, description="of fine-tuning on the study's data")
     lr: float = Field(4e-3, gt=0, description="peak learning rate of the classifier")
     backbone: float = Field(1.0, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
-    size: int | None = Field(64, ge=32, description="pixels a side that images are resized to; it was trained at 224")
+    size: int | None = Field(
+        64, ge=32, le=RESIZE, description="pixels a side that images are resized to; it was trained at 224"
+    )
 
 
 class EfficientNetLite0(Teacher[EfficientNetLite0Options]):

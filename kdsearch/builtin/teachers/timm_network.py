@@ -15,6 +15,7 @@ from kdsearch.builtin.teachers.fitted import Fitted, image_of, modelled, n_class
 from kdsearch.errors import ArtifactError, PluginError, StudyError, nearest
 from kdsearch.kinds import IO, Model, Options, Services, Teacher, Training
 from kdsearch.kinds.found_taps import classifier_path
+from kdsearch.limits import BATCH, EPOCHS, RESIZE, THREADS
 from kdsearch.store import weights
 
 LEAST = 32  # pixels: below, most networks have no resolution left
@@ -26,23 +27,27 @@ class FineTuning(Options):
     The defaults are mild, for networks that a large rate would wreck (transformers).
     """
 
-    epochs: int = Field(0, ge=0, description="of fine-tuning on the study's data; needed where classes differ")
+    epochs: int = Field(
+        0, ge=0, le=EPOCHS, description="of fine-tuning on the study's data; needed where classes differ"
+    )
     labels: Literal["all", "given"] = Field(
         "all", description="all = also the labels that the study hides from the student; given = only what it may see"
     )
     lr: float = Field(2e-3, gt=0, description="peak learning rate of the classifier")
     backbone: float = Field(0.5, ge=0, le=1, description="factor on lr below the classifier; 0 = frozen")
-    batch_size: int = Field(32, ge=1, description="samples a micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step, shared out among run.devices")
+    batch_size: int = Field(32, ge=1, le=BATCH, description="samples a micro-batch")
+    accumulate: int = Field(1, ge=1, le=BATCH, description="micro-batches a step, shared out among run.devices")
     weight_decay: float = Field(0.01, ge=0, description="decoupled")
     threads: int | None = Field(
         None,
         ge=1,
+        le=THREADS,
         description="CPU threads of its training; left out: run.threads_per_trial. It is alone, trials are not",
     )
     size: int | None = Field(
         None,
         ge=8,
+        le=RESIZE,
         description="pixels a side that images are resized to; left out: theirs, 32 or more, or the network's own",
     )
 

@@ -8,23 +8,25 @@ from typing import Any, Literal
 from pydantic import Field
 
 from kdsearch.kinds import IO, Model, Options, Services, Teacher, Training
+from kdsearch.limits import BATCH, EPOCHS, THREADS
 
 
 class TrainedOptions(Options):
     space: str = Field("cifar_resnet", description="search space that the teacher is a member of")
     spec: dict[str, Any] = Field(default_factory=dict, description="its fields; those left out have their defaults")
-    epochs: int = Field(20, ge=1, description="passes over the training samples")
+    epochs: int = Field(20, ge=1, le=EPOCHS, description="passes over the training samples")
     labels: Literal["all", "given"] = Field(
         "all", description="all = also the labels that the study hides from the student; given = only what it may see"
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adamw", description="as in recipe.train")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
-    batch_size: int = Field(128, ge=1, description="samples a micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step, shared out among run.devices")
+    batch_size: int = Field(128, ge=1, le=BATCH, description="samples a micro-batch")
+    accumulate: int = Field(1, ge=1, le=BATCH, description="micro-batches a step, shared out among run.devices")
     weight_decay: float = Field(0.05, ge=0, description="decoupled for adamw")
     threads: int | None = Field(
         None,
         ge=1,
+        le=THREADS,
         description="CPU threads of its training; left out: run.threads_per_trial. It is alone, trials are not",
     )
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from kdsearch.builtin.teachers.fitted import n_classes
 from kdsearch.builtin.teachers.timm_network import create, fitted
 from kdsearch.kinds import IO, Model, Options, Services, Teacher
+from kdsearch.limits import RESIZE
 from kdsearch.store import weights
 
 
@@ -19,7 +20,7 @@ class WeightsFileOptions(Options):
     space: str | None = Field(None, description="search space that the network is a member of")
     spec: dict[str, Any] = Field(default_factory=dict, description="its fields; those left out have their defaults")
     timm: str | None = Field(None, description="or a network of timm, by name")
-    size: int | None = Field(None, ge=8, description="of timm: pixels a side that images are resized to")
+    size: int | None = Field(None, ge=8, le=RESIZE, description="of timm: pixels a side that images are resized to")
 
     @model_validator(mode="after")
     def _one_architecture(self) -> WeightsFileOptions:

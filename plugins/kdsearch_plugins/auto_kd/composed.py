@@ -8,7 +8,7 @@ tree search and evolution are the study's controllers here; the weight is the re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -68,6 +68,8 @@ class Composed(Distiller[ComposedOptions]):
     A sample without label takes the teacher's likeliest class for its target. Where the channels differ and the transform compares
     them, a 1x1 projection of the student's map is trained with it and never exported.
     """
+
+    term_names: ClassVar[tuple[str, ...]] = ("maps", "logits")
 
     def taps(self) -> dict[str, list[str]]:
         return super().taps() if self.options.on == "maps" else {}
