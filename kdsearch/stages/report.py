@@ -271,7 +271,11 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             "architecture": trial["architecture"],
             "scores": scores.get(trial["architecture"], {}),
             "params": trial["params"],
-            "accuracy": trial["objectives"].get(materials.objective),
+            "quality": {
+                "metric": materials.objective,
+                "value": trial["objectives"].get(materials.objective),
+                "direction": materials.objectives.get(materials.objective, "max"),
+            },
         }
         for trial in trials
         if trial["state"] == "complete"
