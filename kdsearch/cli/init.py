@@ -20,6 +20,7 @@ def init(
     from kdsearch.cli.output import show
     from kdsearch.errors import StorageError, UserError
     from kdsearch.host import Host
+    from kdsearch.store.files import write_bytes
     from kdsearch.study.json_schema import study_schema
     from kdsearch.study.template import study_text
 
@@ -36,9 +37,12 @@ def init(
     text = json.dumps(study_schema(Host.load()), indent=1, ensure_ascii=False) + "\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        schema.write_text(text, encoding="utf-8")
-        with file.open("x", encoding="utf-8") as out:
-            out.write(study_text(file.name, schema.name))
+        write_bytes(schema, text.encode())
+        try:
+            write_bytes(file, study_text(file.name, schema.name).encode())
+        except BaseException:  # both or none: the same command can be given again
+            schema.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise StorageError(f"cannot be written: {error.strerror}", file=file) from error
     result = {"study": str(file), "schema": str(schema)}

@@ -9,6 +9,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 from kdsearch.deploy.canonical import graph_key
 from kdsearch.deploy.files import open_session
+from kdsearch.errors import StorageError
 from kdsearch.store.files import storing, write_json
 
 FORMAT = 2
@@ -56,6 +58,21 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "kdsearch"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdsearch"
+
+
+def check_cache() -> None:
+    """Raise StorageError where measured latencies cannot be kept, which is better known before a study than after it."""
+    folder = cache_folder() / "latency"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"measured latencies cannot be kept here: {error.strerror}",
+            file=error.filename or folder,
+            fix="Set KDSEARCH_CACHE to a folder that can be written.",
+        ) from error
 
 
 def machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from kdsearch.engine.modes import evaluating
 from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
-from kdsearch.store.files import read_json, write_json
+from kdsearch.store.files import read_json, reserve, write_json
 
 FORMAT = 1
 
@@ -77,6 +77,7 @@ def write_cache(
                     arrays[tap] = np.lib.format.open_memmap(
                         folder / files[tap], mode="w+", dtype=np.float32, shape=shape
                     )
+                    reserve(folder / files[tap])
             for tap, array in arrays.items():
                 array[row : row + len(batch)] = out[tap].float().cpu().numpy()
             row += len(batch)

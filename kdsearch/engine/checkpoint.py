@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -94,6 +95,7 @@ def _like(parameter: Tensor, name: str, tensor: Tensor) -> Tensor:
 
 def write_checkpoint(file: Path, tensors: Mapping[str, Tensor], position: Position) -> None:
     header = {"format": str(FORMAT), "position": json.dumps(asdict(position))}
+    header["digest"] = digest_of(header["position"], tensors)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, save(dict(tensors), metadata=header))
 
@@ -117,7 +119,18 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Position] | None:
             f"format '{found}' is newer" if found.isdigit() and int(found) > FORMAT else f"unknown format '{found}'"
         )
         raise ArtifactError(problem, file=file, expected=f"format {FORMAT}")
+    if header.get("digest") != digest_of(header["position"], tensors):
+        raise ArtifactError("its bytes have changed since it was written", file=file, fix=_ANEW)
     try:
         return tensors, Position(**json.loads(header["position"]))
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"its position is damaged ({error})", file=file, fix=_ANEW) from None
+
+
+def digest_of(position: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint holds: a flipped bit would else be trained on."""
+    found = hashlib.sha256(position.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

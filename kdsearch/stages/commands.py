@@ -60,11 +60,13 @@ def run_study(
     Raises:
         UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
     """
+    from kdsearch.deploy.latency import check_cache
     from kdsearch.stages.materials import open_materials
     from kdsearch.stages.run import publish, run_stages
     from kdsearch.stages.tools import Progress, Tools
 
     materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
+    check_cache()
     count = workers if workers is not None else study.config.run.workers
     _check_live(study, count)
     with _leaving_nothing(folder), held(folder), _stoppable() as stop:

@@ -73,6 +73,13 @@ def copy_file(source: Path, target: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
+def reserve(path: Path) -> None:
+    """Room on the disk for all of a file's length, before it is written through a mapping: a full disk would be a SIGBUS there."""
+    with storing(path), path.open("r+b") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, max(os.fstat(stream.fileno()).st_size, 1))
+
+
 def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 

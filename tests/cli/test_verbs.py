@@ -22,6 +22,7 @@ from kdsearch.study import load_study
 from kdsearch.study.load import read
 from kdsearch.study.names import COMPOSITES
 from tests import small_plugin
+from tests.stages.tiny import write_study
 
 GOOD = Path(__file__).parents[1] / "study" / "good.yaml"
 REAL_LOAD = Host.load  # `host` replaces it
@@ -266,6 +267,31 @@ def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_init_that_ran_out_of_room_can_be_repeated(tmp_path, monkeypatch, capsys):
+    from kdsearch.study import template
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(template, "study_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        code, _, err = run(capsys, "init")
+        assert (code, list(tmp_path.iterdir())) == (1, [])
+        assert "study.yaml: cannot be written: No space left on device" in err
+    assert run(capsys, "init")[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "quickstart"])
+def test_a_cache_that_cannot_be_written_is_known_before_any_work(verb, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "file" / "cache"))
+    what = write_study(tmp_path / "place") if verb == "run" else tmp_path / "q"
+    code, out, err = run(capsys, verb, what, *(["--dir", tmp_path / "d"] * (verb == "run")))
+    assert (code, out) == (1, "")
+    assert "measured latencies cannot be kept here" in err
+    assert "Set KDSEARCH_CACHE to a folder that can be written." in err
+    assert not (tmp_path / "d").exists()
+    assert not (tmp_path / "q" / "study").exists()
+
+
 def test_the_study_that_init_writes_runs_unedited(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "init")[0] == 0

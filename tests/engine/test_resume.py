@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdsearch.builtin.distill import Distill, DistillOptions
-from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
+from kdsearch.engine.checkpoint import Position, collect, digest_of, read_checkpoint, restore, write_checkpoint
 from kdsearch.engine.feeds import Endless, order_of
 from kdsearch.engine.loop import Device, Report
 from kdsearch.engine.optim import bind
@@ -204,7 +204,9 @@ def test_a_truncated_checkpoint_is_named(share, stopped):
 def test_a_foreign_or_newer_checkpoint_is_named(header, message, stopped):
     file = the_file(stopped)
     metadata = {"format": "1", "position": json.dumps({"owner": "training-0"})}
-    save_file(load_file(file), file, metadata=None if header is None else {**metadata, **header})
+    metadata |= header or {}
+    metadata["digest"] = digest_of(metadata["position"], load_file(file))
+    save_file(load_file(file), file, metadata=None if header is None else metadata)
     with pytest.raises(ArtifactError, match=message.replace("(", "\\(")):
         fresh(stopped).run()
 

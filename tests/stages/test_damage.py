@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdsearch.engine.checkpoint import digest_of
 from kdsearch.errors import ArtifactError, KdsearchError
 from kdsearch.stages import commands
 from kdsearch.store.artifacts import FORMAT, Store
@@ -128,7 +129,10 @@ def rewritten(file: Path, change) -> None:
 
     with safe_open(str(file), framework="pt") as opened:
         header, tensors = dict(opened.metadata()), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    before = header["position"]
     change(header)
+    if header["position"] != before:  # as somebody else's program would write it
+        header["digest"] = digest_of(header["position"], tensors)
     save_file(tensors, file, header)
 
 
@@ -140,11 +144,13 @@ def foreign(header) -> None:
     ("damage", "message"),
     [
         (truncate, "not a whole checkpoint"),
+        (flip, "its bytes have changed since it was written"),
+        (lambda file: rewritten(file, lambda header: header.update(digest="0")), "its bytes have changed"),
         (lambda file: rewritten(file, foreign), "is a checkpoint of another study or recipe"),
         (lambda file: rewritten(file, lambda header: header.update(format="99")), "format '?99'? is newer"),
         (lambda file: rewritten(file, lambda header: header.update(position="{")), "position"),
     ],
-    ids=["truncated", "foreign", "newer", "position"],
+    ids=["truncated", "flipped", "digest", "foreign", "newer", "position"],
 )
 def test_checkpoint(damage, message, finished, stopped, tmp_path):
     folder = Path(shutil.copytree(stopped["refine"], tmp_path / "it"))

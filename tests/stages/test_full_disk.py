@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import append_line, copy_file, write_bytes, write_json
 from tests.stages.test_kill import ROOT, ended, start
 from tests.stages.tiny import STAGES, is_stage, run_tiny, settled, watching
+
+PATHS = {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
 
 
 @pytest.fixture
@@ -87,6 +91,44 @@ def test_full_shared_store(tmp_path, limit):
     with pytest.raises(StorageError, match="shared"):
         leave(artifact.path, str(tmp_path / "shared"))
     assert Store(tmp_path / "two", str(tmp_path / "shared")).get("search", "k") is None
+
+
+CACHE = """
+import sys
+from pathlib import Path
+import torch
+from kdsearch.engine.cache import write_cache
+from kdsearch.errors import StorageError
+from kdsearch.kinds import Field, IO, Model
+from kdsearch.host import Host
+from kdsearch.engine.splits import arrange
+from kdsearch.builtin.datasets.digits import Digits
+from kdsearch.builtin.classification import Classification
+source = Digits(Digits.options_class()).open(None)
+data = arrange(source, labeled=1.0, validation=0.2, test=0.2, train_samples=None, seed=0)
+model = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(400)), ("image",))
+task, place = Classification(Classification.options_class()), torch.device("cpu")
+try:
+    write_cache(Path(sys.argv[1]), model, task, data, ["train"], [], place, 1 << 30)
+except StorageError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_full_tmpfs_under_a_mapped_file_is_said(tmp_path):
+    """A page that the disk has no room for is a SIGBUS when it is written; the room is asked for before."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        words = [sys.executable, "-c", CACHE, str(disk / "cache")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **PATHS})
+        assert done.returncode == 1, (done.returncode, done.stderr)
+        assert "no space left on the disk. Make room and run the same command again" in done.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kinds.found_taps import found_taps
 
+BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer that one alone
+
 
 class Fitted(nn.Module):
     """net(resize(scale * repeat(image) + shift)); the network is `net`.
@@ -88,24 +90,26 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
         DataError: it cannot read the study's samples, or does not answer (B, K); with what was expected and got.
     """
     fed = described(io.inputs)
-    try:
-        with torch.no_grad():
-            out = module.eval()(*examples(io, 2))
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"{role}{who} cannot read {fed}: {first[:200]}", expected="a network for these inputs"
-        ) from error
-    check_answer(out, io, who, role)
+    for n in BATCHES:
+        try:
+            with torch.no_grad():
+                out = module.eval()(*examples(io, n))
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(
+                f"{role}{who} cannot read {fed}{f' in a batch of {n}' if n > BATCHES[0] else ''}: {first[:200]}",
+                expected="a network for these inputs, in batches of any size",
+            ) from error
+        check_answer(out, io, who, role, n)
     found = found_taps(module, examples(io, 1), inside) if taps else ()
     return Model(module, tuple(each.name for each in io.inputs), found, (io.outputs[0].name,), name=who)
 
 
-def check_answer(out: object, io: IO, who: str, role: str = "teacher ") -> None:
-    """Raise DataError unless `out` is (2, K)."""
+def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int = 2) -> None:
+    """Raise DataError unless `out` is (n, K)."""
     k = n_classes(io, who)
     got = shown(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
-    if not isinstance(out, Tensor) or tuple(out.shape) != (2, k):
+    if not isinstance(out, Tensor) or tuple(out.shape) != (n, k):
         raise DataError(
             f"{role}{who} answers {got} a sample",
             expected=f"{k}: one {io.outputs[0].name} for each class of the data set",

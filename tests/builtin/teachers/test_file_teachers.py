@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from teacher_doors import FIELDS, SPEC, linear_onnx, site, student
 from torch import nn
 
@@ -175,6 +175,29 @@ def test_several_inputs_are_read_in_order(folder):
     linear_onnx(folder / "net.onnx", inputs=2)
     fields = IO((*FIELDS.inputs, Field("relief", "image", (3, 16, 16))), FIELDS.outputs)
     assert onnx_teacher(folder, fields).inputs == ("image", "relief")
+
+
+def test_a_batch_that_is_fixed_behind_a_dynamic_input_is_found_at_once(folder):
+    """A graph traced with a batch of two: its input says any size, a reshape inside does not."""
+    kinds = TensorProto
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", kinds.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", kinds.FLOAT, ["batch", 5])],
+        [
+            numpy_helper.from_array(np.array([2, 768]), "shape"),
+            numpy_helper.from_array(np.zeros((768, 5), np.float32), "weight"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match=r"net.onnx cannot read image 3x16x16 in a batch of 3: .*batches of any size"):
+        onnx_teacher(folder)
 
 
 def python_teacher(folder, function, **arguments):
