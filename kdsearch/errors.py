@@ -13,6 +13,7 @@ KdsearchError (exit 1)
 ├── StorageError                the disk is full or not writable
 ├── TrialError                  a trial failed (NaN, a plugin raised); the study goes on
 │   └── RankLostError           another process of the same training ended
+├── UndeclaredReadError         a stage reads a section of the study that its key does not hold: a fault of its code
 └── InterruptedRun (exit 130)   Ctrl-C or SIGTERM, after a checkpoint
 
 This file imports the standard library only: it is on the path of `kdsearch --help`.
@@ -143,6 +144,10 @@ class RankLostError(TrialError):
     pass
 
 
+class UndeclaredReadError(KdsearchError):
+    """A fault of a stage's code: see study/view.py."""
+
+
 class InterruptedRun(KdsearchError):  # noqa: N818 - the user asked for it, it is no error of anyone
     exit_code = 130
 
@@ -153,32 +158,6 @@ FOREIGN = (Exception, SystemExit)  # what somebody else's code may raise that is
 def exited(who: str, error: SystemExit) -> TrialError:
     """Somebody else's code asked for the end of the program: `who` is what it was called as, such as `proxy 'x'`."""
     return TrialError(f"{who} called sys.exit({'' if error.code is None else repr(error.code)})")
-
-
-SAID = 500  # characters of a foreign message: some print whole tensors
-
-
-def told(error: BaseException) -> str:
-    """What anybody's code raised, as one line: our own errors say all themselves, others `Type: message (in function, file.py:12)`.
-
-    The place is the innermost; that of an import is the file that imports.
-    """
-    if isinstance(error, KdsearchError):
-        return str(error)
-    try:
-        said = " ".join(str(error).split())
-    except Exception:  # its own __str__ fails
-        said = ""
-    said = said if len(said) <= SAID else said[: SAID - 3] + "..."
-    head = type(error).__name__ + (f": {said}" if said else "")
-    frame, where = error.__traceback__, ""
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if not code.co_filename.startswith("<frozen"):
-            file = code.co_filename.replace("\\", "/").rpartition("/")[2]
-            where = f" (in {code.co_name}, {file}:{frame.tb_lineno})"
-        frame = frame.tb_next
-    return head + where
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

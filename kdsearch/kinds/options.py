@@ -224,7 +224,8 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
     """
     fixed: dict[str, Value] = {}
     ranges: dict[str, Range] = {}
-    for name, value in raw.items():
+    order = {name: i for i, name in enumerate(cls.model_fields)}  # dimensions do not depend on the order of writing
+    for name, value in sorted(raw.items(), key=lambda each: order.get(each[0], -1)):
         path = f"{prefix}.{name}" if prefix else name
         if name not in cls.model_fields:
             names = list(cls.model_fields)

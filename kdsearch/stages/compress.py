@@ -13,6 +13,7 @@ from kdsearch.deploy.cost import count
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import TrialError
 from kdsearch.kinds import IO, Compressor, Cost, Model
+from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, run_trainings
 from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay, scales_of
@@ -22,12 +23,9 @@ from kdsearch.store.weights import write
 
 NAME = "compress"
 NEEDS = ("prepare", "distill")
+READS = (*TRAINING, "constraints", "compress")
 CALIBRATION_BATCH = 32
 START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts from; the recovery's folder
-
-
-def part(materials: Materials) -> dict[str, Any]:
-    return {**materials.study.part(NAME), "code": materials.code_key("pruner", "quantizer", "procedure")}
 
 
 @dataclass

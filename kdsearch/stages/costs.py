@@ -27,7 +27,7 @@ def needs_file(materials: Materials) -> bool:
 
 
 def needs_latency(materials: Materials) -> bool:
-    return materials.study.config.constraints.latency_ms is not None or "latency_ms" in materials.objectives
+    return materials.study.config.constraints.latency_ms is not None or "latency_ms" in materials.cost_objectives
 
 
 def latency_threads(materials: Materials) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import TrialError
+from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, run_trainings
 from kdsearch.stages.training import Kind, Outcome, Request, keep_phases, open_teachers, replay, save_models
@@ -18,10 +19,7 @@ from kdsearch.store.hashing import stream
 
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
-
-
-def part(materials: Materials) -> dict[str, Any]:
-    return {**materials.study.part(NAME), "code": materials.code_key("distiller", "procedure")}
+READS = (*TRAINING, "distill")
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     winners = {
         f"winner-{i}": Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
-        for i, winner in enumerate(inputs["refine"].facts["winners"])
+        for i, winner in enumerate(inputs["refine"].facts["ranked"][: section.winners])
     }
     best = next(iter(winners))
     beside = _beside(materials, inputs, winners[best])

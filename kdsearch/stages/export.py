@@ -23,6 +23,7 @@ from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Model, Plan, Predict, Product
 from kdsearch.stages.compress import START, calibration
 from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.quality import measured
 from kdsearch.stages.tools import Tools
@@ -32,13 +33,15 @@ from kdsearch.store.files import copy_file, storing
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
+READS = (*TRAINING, "name", "constraints", "compress", "export")
 DEFAULT_DROP = 0.01
 
 
-def part(materials: Materials) -> dict[str, Any]:
+def further(materials: Materials) -> dict[str, Any]:
+    """Latencies are this machine's."""
     from kdsearch.deploy.latency import machine
 
-    return {**materials.study.part(NAME), "machine": machine()}
+    return {"machine": machine()}
 
 
 @dataclass(frozen=True)

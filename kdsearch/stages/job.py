@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 STUDY = "study.yaml"
 
 
-def open_job(dir: str, base: str, allow_code: Sequence[str]) -> Materials:
-    """The study that the folder holds; paths in it start from `base`, the folder of the user's file."""
+def open_job(dir: str, base: str, allow_code: Sequence[str], stage: str = "") -> Materials:
+    """The study that the folder holds, as the stage may see it; paths in it start from `base`, the folder of the user's file."""
+    from kdsearch.stages.keys import seen_by
     from kdsearch.study.study import load_study
 
     host = Host.load()
-    return open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host)
+    materials = open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host)
+    return seen_by(import_module(f"kdsearch.stages.{stage}"), materials) if stage else materials
 
 
 def open_store(study: Study, folder: Path) -> Store:
@@ -41,6 +44,7 @@ def train_job(
     dir: str,
     base: str,
     allow_code: Sequence[str],
+    stage: str,
     prepared: str,
     request: Mapping[str, Any],
     work: str,
@@ -59,6 +63,7 @@ def train_job(
         "dir": dir,
         "base": base,
         "allow_code": allow_code,
+        "stage": stage,
         "prepared": prepared,
         "request": request,
         "work": work,
@@ -67,7 +72,7 @@ def train_job(
     stop = _asked_to_stop()
 
     def call() -> dict[str, Any]:
-        materials = open_job(dir, base, allow_code)
+        materials = open_job(dir, base, allow_code, stage)
         artifact = open_store(materials.study, Path(dir)).get("prepare", prepared)
         if artifact is None:
             raise ArtifactError(f"artifact prepare-{prepared} is gone", file=dir, fix="`kdsearch run` makes it again.")
@@ -82,6 +87,7 @@ def teacher_job(
     dir: str,
     base: str,
     allow_code: Sequence[str],
+    stage: str,
     name: str,
     key: str,
     work: str,
@@ -95,8 +101,8 @@ def teacher_job(
     stop = _asked_to_stop()
 
     def call() -> dict[str, Any]:
-        materials = open_job(dir, base, allow_code)
-        order: dict[str, Any] = {"dir": dir, "base": base, "allow_code": allow_code}
+        materials = open_job(dir, base, allow_code, stage)
+        order: dict[str, Any] = {"dir": dir, "base": base, "allow_code": allow_code, "stage": stage}
         order |= {"name": name, "key": key, "work": work, "checkpoint_s": checkpoint_s}
         train_teacher(materials, name, teacher_model(materials, name), order, stop, None, place)
         return {}
@@ -125,15 +131,15 @@ def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
 
 
 def score_job(
-    dir: str, base: str, allow_code: Sequence[str], role: str, specs: Sequence[Mapping[str, Any]]
+    dir: str, base: str, allow_code: Sequence[str], stage: str, role: str, specs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Score a chunk of candidates; returns their rows. A process that gets several chunks opens the study once."""
-    scorer = _scorer(dir, base, tuple(allow_code), role)
+    scorer = _scorer(dir, base, tuple(allow_code), stage, role)
     return [scorer.score(spec).row() for spec in specs]
 
 
 @lru_cache(maxsize=1)
-def _scorer(dir: str, base: str, allow_code: tuple[str, ...], role: str) -> Scorer:
+def _scorer(dir: str, base: str, allow_code: tuple[str, ...], stage: str, role: str) -> Scorer:
     from kdsearch.stages.search import scorer_of
 
-    return scorer_of(open_job(dir, base, allow_code), role)
+    return scorer_of(open_job(dir, base, allow_code, stage), role)

@@ -1,11 +1,14 @@
-"""What every stage works with: the study's data, task, spaces and recipe, opened once and never changed."""
+"""What every stage works with: the study's data, task, spaces and recipe, opened once and never changed.
+
+A stage is handed a view (`Materials.seen_by`), in which what it does not declare to read is closed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,57 @@ from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
-from kdsearch.store.hashing import class_digest, derive, digest, file_digest
+from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code
+from kdsearch.study.names import LIVE, uses
 from kdsearch.study.recipe import RecipeSpace
+from kdsearch.study.rules import COSTS
 from kdsearch.study.schema import Use
 from kdsearch.study.study import Study
+from kdsearch.study.view import Closed, seen
+
+# Attribute of Materials -> the entries of READS of which a stage declares one to read it (see stages/keys.py).
+GUARDED: Mapping[str, tuple[str, ...]] = {
+    "data": ("data",),
+    "augments": ("data",),
+    "task": ("task",),
+    "io": ("task",),
+    "spaces": ("students",),
+    "recipe": ("recipe",),
+    "taps": ("taps", "recipe"),
+    "metrics": ("objectives",),
+    "objectives": ("objectives",),
+    "objective": ("objective", "objectives"),
+    "scoring": ("objective", "objectives"),
+    "cost_objectives": ("cost_objectives", "objectives"),
+    "device": ("run.device",),
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A capability that the study names or that stands for what it leaves out: `path` is the key path that says so."""
+
+    kind: str
+    name: str
+    path: str
 
 
 @dataclass(frozen=True)
 class Materials:
-    """Opened by `open_materials`. `augments`: the data set changes training samples, so teacher rows cannot be cached."""
+    """Opened by `open_materials`.
+
+    Args:
+        augments: the data set changes training samples, so teacher rows cannot be cached.
+        taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
+        metrics: the task's and those among the objectives, by name.
+        objectives: as the study states them, the first one first; left out: the task's own.
+        objective: the first objective that is a metric: what validation scores are. `scoring`: that metric alone.
+        cost_objectives: those that are no metric.
+        named: every capability that may take part, live objects excepted.
+        stage: whose view this is, "" = everything is open.
+    """
 
     study: Study
     host: Host
@@ -38,9 +81,23 @@ class Materials:
     io: IO
     spaces: Mapping[str, SearchSpace[Any]]
     recipe: RecipeSpace
+    taps: Mapping[str, list[str]]
     metrics: Mapping[str, Metric[Any]]
+    objectives: Mapping[str, str]
+    objective: str
+    scoring: Mapping[str, Metric[Any]]
+    cost_objectives: tuple[str, ...]
     augments: bool
+    named: tuple[Named, ...] = ()
     device: Device = field(default_factory=Device)
+    stage: str = ""
+
+    def seen_by(self, stage: str, reads: Collection[str]) -> Materials:
+        """These as a stage sees them that declares `reads`: what is made of another section raises UndeclaredReadError."""
+        closed: dict[str, Any] = {
+            name: Closed(stage, sections[0]) for name, sections in GUARDED.items() if not {*sections} & {*reads}
+        }
+        return replace(self, study=seen(self.study, stage, reads), stage=stage, **closed)
 
     @property
     def seed(self) -> int:
@@ -49,17 +106,6 @@ class Materials:
     @property
     def torch_device(self) -> torch.device:
         return self.device.torch
-
-    @property
-    def objective(self) -> str:
-        """The first objective that is a metric: what validation scores are."""
-        return next((name for name in self.objectives if name in self.metrics), self.task.objective)
-
-    @property
-    def objectives(self) -> dict[str, str]:
-        """As the study states them; left out: the task's own."""
-        stated: dict[str, str] = dict(self.study.config.objectives)
-        return stated or {self.task.objective: self.metrics[self.task.objective].direction}
 
     @cached_property
     def site(self) -> Site:
@@ -96,17 +142,13 @@ class Materials:
             path = text.rpartition(":")[0] if is_code(text) and ":" in text else text  # `file.py:Name`
             file = Path(path) if Path(path).is_absolute() else self.study.folder / path
             if len(text) < 500 and "\0" not in text and file.is_file():
-                found[text] = file_digest(file)
+                found[text] = _digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)
         return found
 
-    def code_key(self, *names: str) -> dict[str, str]:
-        """Digests of the capability classes that a Python program handed over, so that changed code is a changed study.
 
-        `names`: kinds, or single capabilities as `kind:name`.
-        """
-        classes = {name: cls for name, cls in self.study.live.items() if ":" in name}
-        live = {name: cls for name, cls in classes.items() if {name, name.partition(":")[0]} & set(names)}
-        return {name: f"{class_digest(cls)}:{class_digest(cls.options_class)}" for name, cls in sorted(live.items())}
+@lru_cache(maxsize=1024)
+def _digest_of(file: Path, size: int, changed_ns: int) -> str:
+    return file_digest(file)
 
 
 def make(host: Host, kind: str, use: Use, path: str) -> Any:
@@ -165,6 +207,8 @@ def open_materials(study: Study, host: Host) -> Materials:
         [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
     )
     metrics = {name: make(host, "metric", Use(use=name, options={}), "objectives") for name in wanted}
+    objectives: dict[str, str] = dict(config.objectives) or {task.objective: metrics[task.objective].direction}
+    objective = next((name for name in objectives if name in metrics), task.objective)
     recipe = RecipeSpace.from_study(study, host)
     device = Device(
         resolve_device(config.run.device, config.run.devices),
@@ -172,7 +216,46 @@ def open_materials(study: Study, host: Host) -> Materials:
         config.recipe.train.accumulate,
         config.data.workers,
     )
-    return Materials(study, host, data, task, io, spaces, recipe, metrics, augments, device)
+    return Materials(
+        study,
+        host,
+        data,
+        task,
+        io,
+        spaces,
+        recipe,
+        {name: recipe.teacher_taps(name) for name in study.teachers},
+        metrics,
+        objectives,
+        objective,
+        {objective: metrics[objective]},
+        tuple(sorted(name for name in objectives if name in COSTS)),
+        augments,
+        (
+            *_named(study),
+            Named("task", config.task.use if config.task else declared, "task"),
+            *_metrics_named(metrics, objective),
+        ),
+        device,
+    )
+
+
+def _named(study: Study) -> Iterator[Named]:
+    """Every capability that the study names; not of an executor, which changes no result."""
+    for kind, use, path in uses(study):
+        if use.use != LIVE and kind != "executor":
+            yield Named(kind, use.use, path)
+        member = use.options.get("space")  # a teacher that is a member of a space
+        if kind == "teacher" and isinstance(member, str) and not is_code(member):
+            yield Named("search_space", member, path)
+    for role, student in study.students.items():
+        if student.space != LIVE and not is_code(student.space):
+            yield Named("search_space", student.space, study.path_of_student(role))
+
+
+def _metrics_named(metrics: Mapping[str, Any], objective: str) -> Iterator[Named]:
+    yield from (Named("metric", name, "objectives") for name in metrics)
+    yield from (Named("metric", objective, name) for name in ("objective", "task"))
 
 
 def _strings(value: Any) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from kdsearch.engine.cache import write_cache
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.taps import tap_name
-from kdsearch.kinds import Access, Model, requested_taps
-from kdsearch.kinds.options import Dim
+from kdsearch.kinds import Access, Model
 from kdsearch.stages.costs import cost_of_model
+from kdsearch.stages.keys import SOURCE
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.teachers import trained
 from kdsearch.stages.tools import Tools
@@ -22,20 +22,31 @@ from kdsearch.store.weights import load_into, read, write
 
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
+READS = (*SOURCE, "teachers", "objective", "taps")
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed
 
 
-def part(materials: Materials) -> dict[str, Any]:
-    """What the stage depends on: data, teachers with the files they name, and the taps that the recipe asks for."""
-    study = materials.study
-    own = study.part(NAME)
+def further(materials: Materials) -> dict[str, Any]:
+    """The data and live teachers by content, and which teachers' outputs are cached."""
+    teachers = materials.study.teachers
     return {
-        **own,
-        "data_key": materials.data_key(),
-        "files": materials.files_key(own),
-        "taps": {name: requested(materials, name) for name in study.teachers},
-        "live": {name: live_key(materials, name) for name in study.teachers},
+        "content": materials.data_key(),
+        "live": {name: live_key(materials, name) for name in teachers},
+        "cached": {name: is_cached(materials, name) for name in teachers},
     }
+
+
+def is_cached(materials: Materials, name: str) -> bool:
+    """Whether a teacher's outputs are. Raise StudyError where the study insists on it and samples change."""
+    study = materials.study
+    setting = study.teachers[name].cache
+    if setting == "on" and materials.augments:
+        raise study.error(
+            "cache 'on', but the data set augments training samples, so stored rows would be stale",
+            f"{study.path_of_teacher(name)}.cache",
+            expected="auto or off, or data without augmentation",
+        )
+    return setting != "off" and not materials.augments
 
 
 def live_key(materials: Materials, name: str) -> str:
@@ -45,31 +56,6 @@ def live_key(materials: Materials, name: str) -> str:
     if isinstance(live, Model):
         return digest([module_digest(live.module), live.inputs, live.outputs, [repr(tap) for tap in live.taps]])
     return module_digest(live)
-
-
-def requested(materials: Materials, teacher: str) -> list[str]:
-    """Taps of the teacher that any candidate's recipe may read, as the options write them."""
-    taps: dict[str, None] = {}
-    for each in materials.recipe.distillers:
-        if each.use.teacher != teacher:
-            continue
-        for values in _corners(each.options.dims):
-            options = each.options.at(values, f"{each.path}.options")
-            distiller = each.cls(options)
-            for tap in [*distiller.taps().get("teacher", []), *requested_taps(options).get("teacher", [])]:
-                taps[tap] = None
-    return list(taps)
-
-
-def _corners(dims: tuple[Dim, ...]) -> list[dict[str, Any]]:
-    """Values such that every choice of every dimension occurs once: enough to see each tap."""
-    width = max([len(dim.range.choices) or 1 for dim in dims], default=1)
-    return [{dim.path: _choice(dim, i) for dim in dims} for i in range(width)]
-
-
-def _choice(dim: Dim, i: int) -> Any:
-    ends = dim.range.ends
-    return ends[i % len(ends)]
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -129,19 +115,12 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
     model.module.requires_grad_(False).eval()
     cache = ""
     cached: Mapping[str, Any] = {}
-    setting = study.teachers[name].cache
-    if setting != "off" and not materials.augments:
+    if is_cached(materials, name):
         cache = f"cache-{name}"
-        taps = [tap_name(model, tap) for tap in requested(materials, name)]
+        taps = [tap_name(model, tap) for tap in materials.taps[name]]
         splits = [split for split in ("train", "val") if split in materials.data.splits]
         cached = write_cache(
             out / cache, model, materials.task, materials.data, splits, taps, materials.torch_device, CACHE_BYTES
-        )
-    elif setting == "on":
-        raise study.error(
-            "cache 'on', but the data set augments training samples, so stored rows would be stale",
-            f"{study.path_of_teacher(name)}.cache",
-            expected="auto or off, or data without augmentation",
         )
     cost = cost_of_model(model, materials)
     return {
@@ -167,7 +146,7 @@ def _validation_score(materials: Materials, model: Model) -> float:
         data=materials.data.revealed(),
         io=materials.io,
         models={"model": model},
-        metrics=materials.metrics,
+        metrics=materials.scoring,
         device=materials.torch_device,
     )
     model.module.to(materials.torch_device)

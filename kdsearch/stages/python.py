@@ -16,6 +16,7 @@ from kdsearch.stages import refine
 from kdsearch.stages.commands import run_study
 from kdsearch.stages.costs import violations
 from kdsearch.stages.job import open_store
+from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.tools import Progress, Tools
@@ -82,7 +83,7 @@ class Session:
             role: {each["key"]: each for each in facts["kept"]} for role, facts in made["search"].facts["roles"].items()
         }
         self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
-        part = refine.part(self.materials)
+        part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
         self._journal = Trials(

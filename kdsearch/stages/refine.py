@@ -15,6 +15,7 @@ from kdsearch.search.axis import encode
 from kdsearch.search.pareto import fronts
 from kdsearch.search.trials import Trials
 from kdsearch.stages.costs import violations
+from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools, limits_of, run_trainings
 from kdsearch.stages.training import Outcome, Request, open_teachers
@@ -25,10 +26,7 @@ from kdsearch.store.hashing import derive
 
 NAME = "refine"
 NEEDS = ("prepare", "search")
-
-
-def part(materials: Materials) -> dict[str, Any]:
-    return {**materials.study.part(NAME), "code": materials.code_key("distiller", "procedure", "controller", "stopper")}
+READS = (*TRAINING, "constraints", "refine")
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -77,11 +75,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         shutil.copyfile(work / WEIGHTINGS, out / WEIGHTINGS)
     if history and all(trial.state == "failed" for trial in history):
         write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
-    best = winners(materials, history, materials.study.config.distill.winners)
+    best = winners(materials, history, len(history))
     return {
         "trials": len(history),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
-        "winners": [
+        "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
             {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
             for trial in best
         ],

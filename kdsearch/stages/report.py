@@ -11,6 +11,7 @@ from kdsearch.deploy.latency import is_slower
 from kdsearch.report import card, render
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
+from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.quality import goodness, shown, tolerance
 from kdsearch.stages.tools import Tools
@@ -23,10 +24,7 @@ from kdsearch.version import VERSION
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
-
-
-def part(materials: Materials) -> dict[str, Any]:
-    return materials.study.part(NAME)
+READS = (*TRAINING, "name", "constraints", "distill.controls")
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -271,12 +269,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             "architecture": trial["architecture"],
             "scores": scores.get(trial["architecture"], {}),
             "params": trial["params"],
-            "quality": {
-                "metric": materials.objective,
-                "value": trial["objectives"].get(materials.objective),
-                "direction": materials.metrics[materials.objective].direction,
-                "unit": materials.metrics[materials.objective].unit,
-            },
+            "accuracy": trial["objectives"].get(materials.objective),
         }
         for trial in trials
         if trial["state"] == "complete"
@@ -304,7 +297,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"]}
+        quality = row["quality"] or {}
+        interval = quality.get("interval") if quality.get("metric") == "accuracy" else None
+        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"], "interval": interval}
         return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
 
     rows = []

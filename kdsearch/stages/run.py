@@ -14,6 +14,7 @@ from typing import Any
 
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
+from kdsearch.stages.keys import part_of, seen_by
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
@@ -42,7 +43,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     for stage in STAGES:
         name: str = stage.NAME
         inputs = {each: made[each] for each in stage.NEEDS}
-        key = tools.store.key(name, stage.part(materials), inputs)
+        key = tools.store.key(name, part_of(stage, materials), inputs)
         found = tools.store.get(name, key)
         if before.get(name, {}).get("key", key) != key and found is None and not changed:
             changed = True
@@ -55,7 +56,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         if found is None:
             tools.heed_stop()
             if stage is prepare:
-                search.check(materials)  # before a teacher is trained for it
+                search.check(seen_by(search, materials))  # before a teacher is trained for it
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
         before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
@@ -74,7 +75,10 @@ def _make(
     work = tools.store.work(name, key)
     try:
         artifact = tools.store.put(
-            name, key, lambda out: stage.make(materials, inputs, tools, work, out), report.provenance(materials)
+            name,
+            key,
+            lambda out: stage.make(seen_by(stage, materials), inputs, tools, work, out),
+            report.provenance(materials),
         )
     except (KdsearchError, OSError) as caught:
         error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught

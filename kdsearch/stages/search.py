@@ -12,8 +12,9 @@ from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer
-from kdsearch.stages.costs import cost_of_model
+from kdsearch.stages.costs import cost_of_model, needs_file
 from kdsearch.stages.keeping import keep_best
+from kdsearch.stages.keys import SOURCE, Where
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.tools import Tools, is_in_process, limits_of, open_executor, where
@@ -25,6 +26,10 @@ from kdsearch.study.names import proxy_weights
 
 NAME = "search"
 NEEDS = ("prepare",)
+READS = (
+    *(*SOURCE, "teachers", "students", "constraints", "search", "cost_objectives"),
+    Where(needs_file, "export.exporter"),
+)
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
@@ -33,21 +38,10 @@ STANDS_IN = {
 }  # known by formula, for what is known of an exported file alone
 
 
-def part(materials: Materials) -> dict[str, Any]:
-    own = materials.study.part(NAME)
-    members = [materials.host.member("proxy", use.use) for use, _ in proxy_uses(materials.study)]
-    bases = [":".join(each.base) for each in members if each and each.base]  # `distiller:sp` behind the proxy `kd.sp`
-    return {
-        **own,
-        "files": materials.files_key(own),
-        "spaces": {role: _space_key(materials, role) for role in materials.spaces},
-        "code": materials.code_key("search_space", "proxy", "controller", "procedure", *bases),
-    }
-
-
-def _space_key(materials: Materials, role: str) -> str:
-    space = materials.spaces[role]
-    return f"{space.dims!r}:{class_digest(type(space))}"
+def further(materials: Materials) -> dict[str, Any]:
+    """The spaces as they are narrowed to the data, and handed over from Python."""
+    spaces = materials.spaces
+    return {"spaces": {role: f"{each.dims!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -146,7 +140,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     score, executor = _backend(materials, role, scorer, region, tools)
     key = work.name
     seed = derive(materials.seed, "search", role) % 2**31
-    costs = search_costs(materials.objectives)
+    costs = search_costs(materials.cost_objectives)
     strategy = materials.make("controller", section.strategy, "search.strategy")
     base = tools.progress.done
 

@@ -12,27 +12,19 @@ from kdsearch.engine.setup import LiveSetup
 from kdsearch.kinds import Model, Teacher
 from kdsearch.kinds.teacher import Training as Asked
 from kdsearch.ops.threads import cpu_threads
+from kdsearch.stages.keys import SOURCE, capabilities, declared
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.stages.tools import Tools, where
 from kdsearch.stages.training import plain_training
-from kdsearch.store.hashing import derive, digest
+from kdsearch.store.hashing import derive
 from kdsearch.store.weights import write
+from kdsearch.study.view import plain_json, without
 
 
 def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
     """Epochs, the weights' file and the artifact's key, which is all that the training depends on. `model` is trained."""
-    section = materials.study.teachers[name].model_dump(mode="json", exclude={"cache"})
-    run = materials.study.config.run
-    key = digest(
-        {
-            "teacher": section,
-            "data": materials.data_key(),
-            "files": materials.files_key(section),
-            "seed": materials.seed,
-            "run": [run.device, run.devices, run.precision, threads_of(materials, asked(materials, name))],
-        }
-    )
+    key = tools.store.key("teacher", part_of(materials, name), {})
     made = tools.store.get("teacher", key)
     if made is None:
         order = {**where(materials, tools), "name": name, "key": key, "checkpoint_s": tools.checkpoint_s}
@@ -49,6 +41,19 @@ def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tupl
 
         made = tools.store.put("teacher", key, fill, {})
     return list(made.facts["history"]), made.path / "teacher.safetensors", key
+
+
+def part_of(materials: Materials, name: str) -> dict[str, Any]:
+    """All that a teacher's training depends on."""
+    use, threads = materials.study.teachers[name], threads_of(materials, asked(materials, name))
+    teacher = without(plain_json({name: use}), "teachers")[name]
+    return {
+        **declared(materials, (*SOURCE, "objective")),
+        "run.threads_per_trial": threads,
+        "teacher": [name, teacher, materials.files_key(teacher)],
+        "code": capabilities(materials, [materials.study.path_of_teacher(name)]),
+        "content": materials.data_key(),
+    }
 
 
 def asked(materials: Materials, name: str) -> Asked:
@@ -92,7 +97,7 @@ def train_teacher(
         },
         batch_size=training.batch_size,
         augment=materials.augments,
-        metrics=materials.metrics,
+        metrics=materials.scoring,
         device=materials.torch_device,
     )
     procedure = plain_training(materials, "train" if training.labels == "all" else "labeled")

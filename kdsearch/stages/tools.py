@@ -277,4 +277,9 @@ def open_executor(materials: Materials, workers: int, short_jobs: bool = False) 
 def where(materials: Materials, tools: Tools) -> dict[str, Any]:
     """How a job finds the study again."""
     study = materials.study
-    return {"dir": str(tools.folder), "base": str(study.folder.resolve()), "allow_code": list(study.allow_code)}
+    return {
+        "dir": str(tools.folder),
+        "base": str(study.folder.resolve()),
+        "allow_code": list(study.allow_code),
+        "stage": materials.stage,
+    }

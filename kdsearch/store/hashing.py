@@ -80,7 +80,12 @@ def _is_installed(cls: type) -> bool:
     is_here = (
         cls.__module__.partition(".")[0] == __name__.partition(".")[0]
     )  # also where kdsearch runs from its checkout
-    return is_here or cls.__module__ == "builtins" or (file is not None and file.startswith(_ROOTS))
+    return is_here or cls.__module__ == "builtins" or (file is not None and is_installed_file(file))
+
+
+def is_installed_file(file: str) -> bool:
+    """Whether a module's file is one of the interpreter's or of an installed package: such do not change but by their version."""
+    return file.startswith(_ROOTS)
 
 
 def _source(cls: type) -> bytes:

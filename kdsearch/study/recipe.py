@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from kdsearch.errors import StudyError
-from kdsearch.kinds.options import Dim, Options, Range, Searchable, Value, read_range, searchable, searched
+from kdsearch.kinds.options import (
+    Dim,
+    Options,
+    Range,
+    Searchable,
+    Value,
+    read_range,
+    requested_taps,
+    searchable,
+    searched,
+)
 from kdsearch.limits import BATCH
 from kdsearch.study.rules import bare
 from kdsearch.study.schema import DistillerUse, Train
@@ -115,7 +125,7 @@ class DistillerSpace:
     @classmethod
     def read(cls, use: DistillerUse, path: str, of: type[Distiller[Any]]) -> DistillerSpace:
         options = searchable(of.options_class, use.options, f"{path}.options")
-        weights = {term: Weight.read(value, f"{path}.weights.{term}") for term, value in use.weights.items()}
+        weights = {term: Weight.read(value, f"{path}.weights.{term}") for term, value in sorted(use.weights.items())}
         weight = Weight.read(use.weight, f"{path}.weight")
         return cls(use.name or bare(use.use), use, path, of, options, weight, weights)
 
@@ -200,6 +210,19 @@ class RecipeSpace:
         ours = (self.task_weight.path, *(f"{each.path}." for each in self.distillers))
         return [dim for dim in self.dims if dim.path.startswith(ours) and dim.path not in options]
 
+    def teacher_taps(self, teacher: str) -> list[str]:
+        """Taps of the teacher that any candidate's recipe may read, as the options write them."""
+        taps: dict[str, None] = {}
+        for each in self.distillers:
+            if each.use.teacher != teacher:
+                continue
+            for values in _corners(each.options.dims):
+                options = each.options.at(values, f"{each.path}.options")
+                distiller = each.cls(options)
+                for tap in [*distiller.taps().get("teacher", []), *requested_taps(options).get("teacher", [])]:
+                    taps[tap] = None
+        return list(taps)
+
     def at(self, values: Mapping[str, Value]) -> ResolvedRecipe:
         """The recipe at these values (dimension path -> value). Raise KeyError where an active dimension has none."""
         for dim in self.dims:
@@ -250,3 +273,9 @@ class RecipeSpace:
                 value = options.cls.model_fields[name].get_default(call_default_factory=True)
                 return value[int(index.rstrip("]"))] if bracket else value
         return True if path.endswith(".used") else 1.0
+
+
+def _corners(dims: tuple[Dim, ...]) -> list[dict[str, Value]]:
+    """Values such that every choice of every dimension occurs once: enough to see each tap."""
+    width = max([len(dim.range.choices) or 1 for dim in dims], default=1)
+    return [{dim.path: dim.range.ends[i % len(dim.range.ends)] for dim in dims} for i in range(width)]

@@ -20,18 +20,6 @@ from kdsearch.study.schema import Config, Student, Teacher
 if TYPE_CHECKING:
     from kdsearch.host import Host
 
-# What each stage's result depends on, beside its inputs. `run.workers`, executor and store change no result.
-_PARTS: Mapping[str, tuple[str, ...]] = {
-    "prepare": ("data", "task", "teachers"),
-    "search": ("students", "constraints", "search", "recipe.procedure"),
-    "refine": ("students", "recipe", "objectives", "constraints", "refine"),
-    "distill": ("students", "recipe", "objectives", "constraints", "distill"),
-    "compress": ("students", "recipe", "objectives", "constraints", "compress", "export.exporter"),
-    "export": ("objectives", "compress.quantize", "export"),
-    "report": ("name",),
-}
-_RUN = ("run.device", "run.devices", "run.precision", "run.threads_per_trial")
-
 
 @dataclass(frozen=True)
 class Study:
@@ -85,6 +73,7 @@ class Study:
     def live_object(self, path: str) -> Any | None:
         """The live object that stands at `data`, `teacher`, `teachers.NAME`, `student` or `students.ROLE`, or None."""
         kind, _, name = path.partition(".")
+        getattr(self.config, kind)  # an object is as closed to a stage as the section that it stands in
         kind = {"teachers": "teacher", "student": "space", "students": "space"}.get(kind, kind)
         return self.live.get(f"{kind}.{name}" if name else kind)
 
@@ -92,19 +81,6 @@ class Study:
         """The host with the capability classes that this study brings."""
         classes = {tuple(name.split(":", 1)): cls for name, cls in self.live.items() if ":" in name}
         return host.with_classes(classes) if classes else host  # type: ignore[arg-type]
-
-    def part(self, stage: str) -> dict[str, Any]:
-        """The sections that a stage's result depends on, as JSON values. Raise KeyError for an unknown stage."""
-        whole = self.config.model_dump(mode="json")
-        whole["teachers"] = {name: each.model_dump(mode="json") for name, each in self.teachers.items()}
-        whole["students"] = {name: each.model_dump(mode="json") for name, each in self.students.items()}
-        found: dict[str, Any] = {"format": whole["format"]}
-        for path in (*_PARTS[stage], *(() if stage == "report" else ("seed", *_RUN))):
-            value = whole
-            for name in path.split("."):
-                value = value[name]
-            found[path] = value
-        return found
 
     def resolved_yaml(self) -> str:
         """The whole study with every default, as a study file."""

@@ -19,6 +19,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Distiller, Model, NoOptions, Options, Probe, Step, StudentTap, TapShapes, TextTeacher
 from kdsearch.kinds.options import TeacherNamed, validate
 from kdsearch.stages import search
+from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import open_materials
 from kdsearch.stages.scorer_piece import scorer
 from kdsearch.study import load_study
@@ -345,6 +346,7 @@ def test_changed_code_of_a_live_distiller_is_another_search() -> None:
         search={"proxy": ["kd.Weighted", "params"]},
         host=HOST,
     )
-    assert list(search.part(open_materials(study, HOST))["code"]) == ["distiller:Weighted"]
+    found = part_of(search, open_materials(study, HOST))["capabilities"]
+    assert "live" in found["proxy:kd.Weighted"]
     plain = make(data={"use": "digits"}, student={"space": "cifar_resnet"}, recipe=[Weighted], host=HOST)
-    assert search.part(open_materials(plain, HOST))["code"] == {}
+    assert "live" not in str(part_of(search, open_materials(plain, HOST))["capabilities"])

@@ -15,6 +15,7 @@ import pytest
 from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.stages import prepare, search
+from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import open_materials
 from kdsearch.study import load_study
 from kdsearch.testing.space import SearchSpaceContract
@@ -41,14 +42,14 @@ def test_own_space_needs_leave_and_then_runs(tmp_path, capsys):
     study = load_study(file, Host.load(), ALLOWED, SMALL)
     materials = open_materials(study, Host.load())
     found = made(materials, tmp_path / "study", "distill")
-    (winner,) = found["refine"]["winners"]
+    (winner,) = found["refine"]["ranked"]
     assert set(winner["specs"]["student"]) == {"widths", "kernel", "act"}
     assert all(each["costs"]["params"] <= 10_000 for each in found["search"]["roles"]["student"]["kept"])
     assert found["distill"]["runs"]["winner-0"]["history"][-1]["terms"]["kd.kl"] > 0
-    before = [search.part(materials), prepare.part(materials)]
+    before = [part_of(search, materials), part_of(prepare, materials)]
     with (tmp_path / "own_space.py").open("a") as source:
         source.write("# changed\n")
-    after = [search.part(materials), prepare.part(materials)]
+    after = [part_of(search, materials), part_of(prepare, materials)]
     assert after[0] != before[0]
     assert after[1] == before[1]
 

@@ -13,6 +13,7 @@ from kdsearch.errors import DataError, StudyError, TapError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
 from kdsearch.stages import distill, prepare, refine, search
+from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import open_materials
 from tests.python.tiny_live import Digits, made, teacher, tiny
 
@@ -21,7 +22,8 @@ def parts(study):
     """What the first stages depend on."""
     materials = open_materials(study, Host.load())
     return {
-        stage.NAME: json.dumps(stage.part(materials), sort_keys=True) for stage in (prepare, search, refine, distill)
+        stage.NAME: json.dumps(part_of(stage, materials), sort_keys=True)
+        for stage in (prepare, search, refine, distill)
     }
 
 

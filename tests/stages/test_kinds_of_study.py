@@ -22,7 +22,7 @@ def test_accuracy_and_params(tmp_path):
     assert all(set(each["objectives"]) == {"accuracy", "params"} for each in trials)
     assert all(each["objectives"]["params"] == each["params"] for each in trials)
     losses = [(-each["objectives"]["accuracy"], each["objectives"]["params"]) for each in trials]
-    winner = read_json(next((tmp_path / "study/artifacts").glob("refine-*")) / "artifact.json")["facts"]["winners"][0]
+    winner = read_json(next((tmp_path / "study/artifacts").glob("refine-*")) / "artifact.json")["facts"]["ranked"][0]
     first = next(iter(fronts(losses)))
     assert winner["number"] in [trials[i]["number"] for i in first]
     assert losses[winner["number"]][0] == min(losses[i][0] for i in first)

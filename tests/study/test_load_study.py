@@ -16,6 +16,7 @@ from kdsearch.study.check import student_space
 from kdsearch.study.code import load_code
 from kdsearch.study.load import parse, place
 from kdsearch.study.names import proxies, proxy_weights
+from kdsearch.study.view import values as sections
 
 GOOD = Path(__file__).parent / "good.yaml"
 
@@ -159,35 +160,12 @@ def test_the_resolved_study_is_the_same_study(host, tmp_path):
     assert second.resolved_yaml() == first.resolved_yaml()
 
 
-@pytest.mark.parametrize(
-    ("setting", "changes"),
-    [
-        ("name=other", {"report"}),
-        ("run.workers=4", set()),
-        ("seed=3", {"prepare", "search", "refine", "distill", "compress", "export"}),
-        ("data.labeled=0.2", {"prepare"}),
-        ("teacher.options.epochs=3", {"prepare"}),
-        ("search.keep=3", {"search"}),
-        ("refine.epochs=2", {"refine"}),
-        ("distill.epochs=3", {"distill"}),
-        ("export.parity=0.001", {"export"}),
-        ("recipe.train.lr=0.01", {"refine", "distill", "compress"}),
-    ],
-)
-def test_a_stage_depends_on_its_own_sections(setting, changes, host):
-    study = load_study(GOOD, host)
-    other = load_study(GOOD, host, sets=[setting])
-    stages = ("prepare", "search", "refine", "distill", "compress", "export", "report")
-    assert {stage for stage in stages if study.part(stage) != other.part(stage)} == changes
-    json.dumps([study.part(stage) for stage in stages], allow_nan=False)
-
-
 def test_one_teacher_is_the_teacher_called_main(host, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(GOOD.read_text().replace("teacher: {use: trained", "teachers:\n  main: {use: trained"))
     other = load_study(file, host)
     assert other.path_of_teacher("main") == "teachers.main"
-    assert other.part("prepare") == load_study(GOOD, host).part("prepare")
+    assert sections(other, ["teachers"]) == sections(load_study(GOOD, host), ["teachers"])
 
 
 def test_what_a_student_leaves_out_is_searched(host):

@@ -1,0 +1,76 @@
+"""Where a capability comes from: its distribution's version, and its source where that can change without a new version."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from kdsearch.host.host import Host
+from kdsearch.store.hashing import class_digest, is_installed_file
+
+OWN = __name__.partition(".")[0]
+
+
+def identity(host: Host, kind: str, name: str) -> str:
+    """What a result that this capability took part in depends on, as text: equal for equal code.
+
+    `distribution version`; with a digest of the source where the package runs from its own folder (editable, PYTHONPATH) and not
+    from site-packages. Of a class handed over from Python its own source. A family's member is that of its family and its base.
+
+    Raises:
+        PluginError: unknown or ambiguous.
+    """
+    if (live := host.live.get((kind, name))) is not None:
+        return f"live {class_digest(live)}:{class_digest(live.options_class)}"  # type: ignore[attr-defined]
+    found = host.find(kind, name)
+    plugin, module = found.plugin, found.entry.target.partition(":")[0]
+    source = source_digest(module, whole=plugin.distribution != OWN)
+    parts = [plugin.distribution, plugin.version, source, identity(host, *found.base) if found.base else ""]
+    return " ".join(part for part in parts if part)
+
+
+@cache
+def source_digest(module: str, whole: bool) -> str:
+    """SHA-256 of Python files, "" where the module lies in site-packages; read once a process, as modules are.
+
+    whole: those of its top-level package, or beside it where it is in none; else the module's own file. kdsearch's own
+    capabilities count by their file: an edit elsewhere in a checkout would redo every study of whoever works on it.
+    """
+    file = _file(module)
+    if file is None or is_installed_file(str(file)):
+        return ""
+    files = {file.name: file}
+    if whole:
+        top = _file(module.partition(".")[0]) or file
+        is_package = top.name == "__init__.py" or "." in module
+        found = _package_files(top.parent) if is_package else sorted(top.parent.glob("*.py"))
+        files = {each.relative_to(top.parent).as_posix(): each for each in found}
+    digest = hashlib.sha256()
+    for name, each in sorted(files.items()):
+        digest.update(f"{name}\0".encode() + each.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _package_files(folder: Path) -> list[Path]:
+    found = (each for each in folder.rglob("*.py") if each.is_file())
+    return [each for each in found if not any(part.startswith(".") for part in each.relative_to(folder).parts)]
+
+
+def _file(module: str) -> Path | None:
+    """A module's file, without importing it where its parents are imported; None where there is none."""
+    loaded = sys.modules.get(module)
+    if (file := getattr(loaded, "__file__", None)) is not None:
+        return Path(file)
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError, AttributeError):  # broken: whoever loads it says so
+        return None
+    if spec is None:
+        return None
+    if spec.origin is None:  # a namespace package
+        places = list(spec.submodule_search_locations or ())
+        return Path(places[0]) / "__init__.py" if places else None
+    return Path(spec.origin)

@@ -1,0 +1,218 @@
+"""Every key of the study's schema, a change of it, and the first stage that the change has to redo.
+
+A key that this table lacks fails `test_keys.py`: whoever adds one says here what depends on it.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from kdsearch.study.schema import Config
+
+TEXT = """\
+name: every
+seed: 3
+data: {use: digits, options: {resize: 8}, labeled: 0.5, train_samples: 160}
+task: {use: classification}
+teacher:
+  use: trained
+  options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 8, 8]}, epochs: 1, batch_size: 64, lr: 0.01}
+student:
+  space: cifar_resnet
+  spec: {depths: {choices: [1, 2]}, widths: {choices: [4, 8]}}
+recipe:
+  distillers:
+    - {use: kd, weight: search, options: {temperature: search}}
+  train: {lr: search, batch_size: 64, optimizer: sgd}
+objectives: {accuracy: max}
+constraints: {params: 20000}
+search: {proxy: [params, nwot], candidates: 4, keep: 2, probe: {batch_size: 8}}
+refine: {controller: {use: random}, trials: 3, epochs: 2, generation: 2, stopper: {use: none}}
+distill: {epochs: 1, controls: [], compare: {largest: true, random: 1, epochs: 1}}
+compress:
+  prune: {use: channels, options: {macs: 0.8}, recover_epochs: 1}
+  quantize: [{use: int8, options: {samples: 16}}]
+export: {formats: [onnx-fp32, onnx-int8], max_drop: {onnx-int8: 1.0}}
+run: {device: cpu}
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Args:
+    stage: the first one that is redone; "" = none.
+    sets: on the command line. before: on the study that the change is made to.
+    """
+
+    stage: str
+    sets: tuple[str, ...]
+    before: tuple[str, ...] = ()
+
+
+def change(stage: str, *sets: str, before: tuple[str, ...] = ()) -> Change:
+    return Change(stage, sets, before)
+
+
+TWO = "teachers={main: {use: trained, options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 8, 8]}, epochs: 1}}}"
+NAMED = ("teacher=null", TWO)
+ROLE = (
+    "student=null",
+    "students={student: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: {choices: [4, 8]}}}}",
+)
+LIMIT = ("constraints.latency_ms={max: 1000.0}",)
+
+CHANGES: dict[str, Change] = {
+    "name": change("export", "name=other"),
+    "seed": change("prepare", "seed=4"),
+    "data.use": change("prepare", "data.use=kdsearch:dataset:digits"),
+    "data.options": change("prepare", "data.options.augment=shift"),
+    "data.labeled": change("prepare", "data.labeled=0.4"),
+    "data.validation": change("prepare", "data.validation=0.2"),
+    "data.test": change("prepare", "data.test=0.3"),
+    "data.train_samples": change("prepare", "data.train_samples=150"),
+    "data.workers": change("", "data.workers=1"),
+    "task.use": change("prepare", "task.use=kdsearch:task:classification"),
+    "task.options": change("prepare", "task.options.label_smoothing=0.5"),
+    "teacher.use": change("prepare", "teacher.use=kdsearch:teacher:trained"),
+    "teacher.options": change("prepare", "teacher.options.lr=0.003"),
+    "teacher.cache": change("prepare", "teacher.cache=off"),
+    "teachers.*.use": change("prepare", "teachers.main.use=kdsearch:teacher:trained", before=NAMED),
+    "teachers.*.options": change("prepare", "teachers.main.options.spec.depths=[1, 1, 2]", before=NAMED),
+    "teachers.*.cache": change("", "teachers.main.cache=on", before=NAMED),
+    "student.space": change("search", "student.space=kdsearch:search_space:cifar_resnet"),
+    "student.spec": change("search", "student.spec.widths={choices: [8]}"),
+    "students.*.space": change("search", "students.student.space=kdsearch:search_space:cifar_resnet", before=ROLE),
+    "students.*.spec": change("search", "students.student.spec.widths={choices: [6]}", before=ROLE),
+    "recipe.procedure.use": change("refine", "recipe.procedure.use=kdsearch:procedure:distill"),
+    "recipe.procedure.options": change("refine", "recipe.procedure={use: distill, options: {split: labeled}}"),
+    "recipe.task_weight": change("refine", "recipe.task_weight=0.5"),
+    "recipe.normalize": change("refine", "recipe.normalize=false"),
+    "recipe.distillers[].use": change("refine", "recipe.distillers[0].use=dkd", "recipe.distillers[0].options={}"),
+    "recipe.distillers[].options": change("refine", "recipe.distillers[0].options.temperature=2.0"),
+    "recipe.distillers[].name": change("refine", "recipe.distillers[0].name=soft"),
+    "recipe.distillers[].teacher": change(
+        "refine",
+        "recipe.distillers[0].teacher=other",
+        before=(
+            "teacher=null",
+            "teachers={main: {use: trained, options: {epochs: 1}}, other: {use: trained, options: {epochs: 1}}}",
+        ),
+    ),
+    "recipe.distillers[].weight": change("refine", "recipe.distillers[0].weight=2.0"),
+    "recipe.distillers[].weights": change(
+        "refine", "recipe.distillers[0]={use: kd, weights: {kl: 2.0}, options: {temperature: search}}"
+    ),
+    "recipe.distillers[].optional": change("refine", "recipe.distillers[0].optional=true"),
+    "recipe.train.optimizer": change("refine", "recipe.train.optimizer=adam"),
+    "recipe.train.lr": change("refine", "recipe.train.lr=0.01"),
+    "recipe.train.batch_size": change("refine", "recipe.train.batch_size=32"),
+    "recipe.train.weight_decay": change("refine", "recipe.train.weight_decay=0.001"),
+    "recipe.train.momentum": change("refine", "recipe.train.momentum=0.5"),
+    "recipe.train.schedule": change("refine", "recipe.train.schedule=constant"),
+    "recipe.train.clip": change("refine", "recipe.train.clip=1.0"),
+    "recipe.train.accumulate": change("refine", "recipe.train.accumulate=2"),
+    "objectives": change("search", "objectives={accuracy: max, params: min}"),
+    "constraints.params": change("search", "constraints.params=6000"),
+    "constraints.macs": change("search", "constraints.macs=300000"),
+    "constraints.onnx_bytes": change("search", "constraints.onnx_bytes=60000"),
+    "constraints.latency_ms": change("search", "constraints.latency_ms=1000.0"),
+    "constraints.latency_ms.max": change("search", "constraints.latency_ms.max=500.0", before=LIMIT),
+    "constraints.latency_ms.threads": change("search", "constraints.latency_ms.threads=2", before=LIMIT),
+    "search.proxy": change("search", "search.proxy=params"),
+    "search.proxy.use": change("search", "search.proxy=[{use: params}, {use: synflow}]"),
+    "search.proxy.options": change("search", "search.proxy=[{use: diswot, options: {init: kaiming}}, params]"),
+    "search.strategy.use": change("search", "search.strategy.use=evolution"),
+    "search.strategy.options": change(
+        "search", "search.strategy.options.sample=3", before=("search.strategy.use=evolution",)
+    ),
+    "search.candidates": change("search", "search.candidates=3"),
+    "search.keep": change("search", "search.keep=1"),
+    "search.probe.input": change("search", "search.probe.input=train"),
+    "search.probe.batch_size": change("search", "search.probe.batch_size=4"),
+    "search.probe.seeds": change("search", "search.probe.seeds=2"),
+    "refine.controller.use": change("refine", "refine.controller.use=surrogate"),
+    "refine.controller.options": change(
+        "refine", "refine.controller.options.first=1", before=("refine.controller.use=surrogate",)
+    ),
+    "refine.trials": change("refine", "refine.trials=2"),
+    "refine.epochs": change("refine", "refine.epochs=1"),
+    "refine.generation": change("refine", "refine.generation=3"),
+    "refine.stopper.use": change("refine", "refine.stopper.use=halving"),
+    "refine.stopper.options": change(
+        "refine", "refine.stopper.options.keep=0.7", before=("refine.stopper.use=halving",)
+    ),
+    "refine.weightings": change("refine", "refine.weightings=true"),
+    "distill.winners": change("distill", "distill.winners=2"),
+    "distill.epochs": change("distill", "distill.epochs=2"),
+    "distill.controls": change("distill", "distill.controls=[baseline]"),
+    "distill.compare.largest": change("distill", "distill.compare.largest=false"),
+    "distill.compare.random": change("distill", "distill.compare.random=0"),
+    "distill.compare.epochs": change("distill", "distill.compare.epochs=2"),
+    "compress.prune.use": change("compress", "compress.prune.use=kdsearch:pruner:channels"),
+    "compress.prune.options": change("compress", "compress.prune.options.macs=0.7"),
+    "compress.prune.recover_epochs": change("compress", "compress.prune.recover_epochs=2"),
+    "compress.prune.recover_lr": change("compress", "compress.prune.recover_lr=0.5"),
+    "compress.quantize[].use": change(
+        "compress",
+        "compress.quantize=[{use: int4}]",
+        "export={formats: [onnx-fp32, onnx-int4], max_drop: {onnx-int4: 1.0}}",
+    ),
+    "compress.quantize[].options": change("compress", "compress.quantize[0].options.samples=32"),
+    "export.exporter.use": change("export", "export.exporter.use=kdsearch:exporter:onnx"),
+    "export.exporter.options": change("export", "export.exporter={use: onnx, options: {engine: torchscript}}"),
+    "export.formats": change("export", "export={formats: [onnx-fp32]}"),
+    "export.max_drop": change("export", "export.max_drop={onnx-int8: 0.9}"),
+    "export.parity": change("export", "export.parity=0.01"),
+    "run.executor.use": change("", "run.executor.use=processes"),
+    "run.executor.options": change("", "run.executor={use: processes, options: {reuse: true}}"),
+    "run.workers": change("", "run.workers=2"),
+    "run.threads_per_trial": change("prepare", "run.threads_per_trial=2"),
+    "run.trial_timeout_s": change("", "run.trial_timeout_s=1000.0"),
+    "run.trial_memory_bytes": change("", "run.trial_memory_bytes=100000000000"),
+    "run.device": change("", "run.device=auto"),
+    "run.devices": change("prepare", "run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate=2"),
+    "run.precision": change("prepare", "run.precision=bf16"),
+    "run.store": change("", "run.store=shared"),
+}
+FIXED = {"format": "there is one"}
+
+
+def keys(model: type[BaseModel] = Config, at: str = "") -> Iterator[str]:
+    """Paths of the schema: `[]` for the members of a list, `.*` for those of a mapping by name."""
+    for name, field in model.model_fields.items():
+        path = f"{at}.{name}" if at else name
+        inner = list(_sections(field.annotation, path))
+        for section, below in inner:
+            yield from keys(section, below)
+        if not inner or _is_plain_too(field.annotation):
+            yield path
+
+
+def _sections(annotation: Any, path: str) -> Iterator[tuple[type[BaseModel], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, path
+        return
+    origin = typing.get_origin(annotation)
+    inner = typing.get_args(annotation)
+    if origin is dict:
+        path, inner = f"{path}.*", inner[1:]
+    elif origin is list and path != "search.proxy":
+        path = f"{path}[]"
+    seen = set()
+    for each in inner:
+        for section, below in _sections(each, path):
+            if (section, below) not in seen:
+                seen.add((section, below))
+                yield section, below
+
+
+def _is_plain_too(annotation: Any) -> bool:
+    """Whether a plain value may stand in the place of a section, and not only null."""
+    args = [each for each in typing.get_args(annotation) if each is not type(None)]
+    is_union = typing.get_origin(annotation) is not None and typing.get_origin(annotation) not in (list, dict)
+    return is_union and any(not list(_sections(each, "")) for each in args)
