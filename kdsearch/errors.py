@@ -160,6 +160,32 @@ def exited(who: str, error: SystemExit) -> TrialError:
     return TrialError(f"{who} called sys.exit({'' if error.code is None else repr(error.code)})")
 
 
+SAID = 500  # characters of a foreign message: some print whole tensors
+
+
+def told(error: BaseException) -> str:
+    """What anybody's code raised, as one line: our own errors say all themselves, others `Type: message (in function, file.py:12)`.
+
+    The place is the innermost; that of an import is the file that imports.
+    """
+    if isinstance(error, KdsearchError):
+        return str(error)
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # its own __str__ fails
+        said = ""
+    said = said if len(said) <= SAID else said[: SAID - 3] + "..."
+    head = type(error).__name__ + (f": {said}" if said else "")
+    frame, where = error.__traceback__, ""
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        if not code.co_filename.startswith("<frozen"):
+            file = code.co_filename.replace("\\", "/").rpartition("/")[2]
+            where = f" (in {code.co_name}, {file}:{frame.tb_lineno})"
+        frame = frame.tb_next
+    return head + where
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The valid name that `name` was most likely meant to be, or "" when none is close."""
     if len(name) > 100:  # takes a second for a megabyte, and no name is that long

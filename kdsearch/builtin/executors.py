@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import time
-import traceback
 from collections import deque
 from typing import Any
 
-from kdsearch.errors import FOREIGN, InterruptedRun, KdsearchError, UserError
+from kdsearch.errors import FOREIGN, InterruptedRun, UserError, told
 from kdsearch.kinds import Done, Executor, Job, NoOptions
 
 
@@ -54,7 +53,7 @@ def perform(job: Job) -> Done:
         raise
     except FOREIGN as error:
         is_fatal = isinstance(error, UserError)
-        return Done(job.id, error=_told(error), seconds=time.monotonic() - begun, fatal=is_fatal)
+        return Done(job.id, error=told(error), seconds=time.monotonic() - begun, fatal=is_fatal)
 
 
 def resolve(function: str) -> Any:
@@ -64,10 +63,3 @@ def resolve(function: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part)
     return found
-
-
-def _told(error: BaseException) -> str:
-    if isinstance(error, KdsearchError):
-        return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (in {where.name}, {where.filename.rpartition('/')[2]}:{where.lineno})"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
-from kdsearch.errors import KdsearchError, PluginError, nearest, one_of
+from kdsearch.errors import KdsearchError, PluginError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
-from kdsearch.host.plugins import Broken, Plugin, installed, load_installed, one_line, register
+from kdsearch.host.plugins import Broken, Plugin, installed, load_installed, register
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Host:
             fix = ""
             if isinstance(error, ImportError) and found.entry.extra:
                 fix = f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"'
-            raise PluginError(f"{who} cannot be imported: {one_line(error)}", fix=fix) from error
+            raise PluginError(f"{who} cannot be imported: {told(error)}", fix=fix) from error
         _check_kind(kind, found.name, cls, f"{found.entry.target} of {found.plugin.distribution}")
         return cls  # type: ignore[no-any-return]
 
@@ -231,7 +231,7 @@ class Host:
             return []
 
     def _fail(self, plugin: Plugin, hook: str, error: BaseException) -> None:
-        text = f"{hook}: {one_line(error)}"
+        text = f"{hook}: {told(error)}"
         self.failures.setdefault((plugin.name, hook), Broken(plugin.name, plugin.distribution, plugin.version, text))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pluggy
 
+from kdsearch.errors import told
 from kdsearch.hooks import GROUP, Entry, Family, Hooks, Register
 
 
@@ -94,10 +95,4 @@ def _guarded(call: Any, name: str, distribution: str, version: str) -> tuple[Any
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a plugin must not end the program
-        return Broken(name, distribution, version, one_line(error))
-
-
-def one_line(error: BaseException) -> str:
-    """`Type: message` without line breaks."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Broken(name, distribution, version, told(error))

@@ -6,6 +6,7 @@ from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, 
 from kdsearch.kinds.distiller import Distiller
 from kdsearch.kinds.executor import Done, Executor, Job
 from kdsearch.kinds.exporter import Exporter
+from kdsearch.kinds.figure import Figure, Table
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.options import (
@@ -55,6 +56,7 @@ __all__ = [
     "Exporter",
     "Feed",
     "Field",
+    "Figure",
     "Graph",
     "Job",
     "Measured",
@@ -86,6 +88,7 @@ __all__ = [
     "Stopper",
     "StudentTap",
     "Subject",
+    "Table",
     "Tap",
     "TapOf",
     "TapShapes",

@@ -3,140 +3,172 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from kdsearch.report.figure import Figure, Shape
+from kdsearch.kinds.figure import Figure, Table
+from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
 from kdsearch.report.stats import front
-from kdsearch.report.svg import Frame, axes, drawing, mark, scale_of, speck, staircase
 from kdsearch.report.trials import (
     COSTS,
+    KINDS,
     UNITS,
     Row,
     cost_key,
     cost_of,
     front_members,
     goals,
-    objective,
+    kind,
     objective_label,
-    objective_scale,
-    state,
-    trial_kind,
+    reached,
     trials_table,
 )
-from kdsearch.report.values import count, esc, general, mapping, metric, number, plain, rows, short, table
+from kdsearch.report.values import count, general, is_share, mapping, number, plain, rows, short
+from kdsearch.report.words import architecture
 
-NAMED = 4000  # up to so many candidates carry their architecture; beyond it only their numbers
-SHOWN = 200  # rows of a table twin
+DRAWN = 4000  # candidates that are drawn, so that the page stays light; kept ones and the front always are
+SHOWN = 200  # rows of a table
+SCORED, KEPT, CHOSEN, OUT = "scored", "kept for training", "the student", "breaks a constraint"
+CANDIDATES = (
+    (SCORED, "grey", "circle"),
+    (KEPT, "blue", "circle"),
+    (CHOSEN, "orange", "diamond"),
+    (OUT, "red", "triangle-down"),
+)
 
 
-def candidates_panel(candidates: Sequence[Row], chosen: object = None) -> str:
-    """All scored candidates, the `chosen` architecture with a sign of its own.
+def candidate_rows(candidates: Sequence[Row], key: str, chosen: object) -> list[dict[str, Any]]:
+    """What is drawn of each candidate with a cost and a score."""
+    found: list[dict[str, Any]] = []
+    for each in candidates:
+        cost, score = cost_of(each, key), number(each.get("score"))
+        if cost is None or score is None:
+            continue
+        is_chosen = bool(chosen) and each.get("architecture") == chosen
+        out = not each.get("feasible", True)
+        sign = CHOSEN if is_chosen else KEPT if each.get("kept") else OUT if out else SCORED
+        name = short(architecture(each.get("architecture") or each.get("key")), 90)
+        found.append({"x": cost, "y": score, "kind": sign, "name": name})
+    able = [at for at, row in enumerate(found) if row["kind"] != OUT]
+    for at in front([found[i]["x"] for i in able], [found[i]["y"] for i in able]):
+        found[able[at]]["front"] = True
+    return found
 
-    A mark without a score lies in the lane at the foot.
-    """
-    key = cost_key(candidates, ("params", "macs"))
-    scores = [number(c.get("score")) for c in candidates]
-    costs = [cost_of(c, key) for c in candidates]
-    frame = Frame(lane=16 if None in scores else 0)
-    x = scale_of([c for c in costs if c is not None], *frame.x_range, log=True)
-    y = scale_of([r for r in scores if r is not None], *frame.y_range)
-    names = len(candidates) <= NAMED
-    specks, rings, stars = [], [], []
-    for candidate, cost, score in zip(candidates, costs, scores, strict=True):
-        at = (x(cost) if cost is not None else x.start, y(score) if score is not None else frame.lane_y)
-        name = short(candidate.get("architecture") or candidate.get("key"), 80) if names else ""
-        numbers = f"{general(cost)}|{general(score)}"
-        specks.append(speck("candidate" if candidate.get("feasible", True) else "candidate out", *at, numbers, name))
-        if candidate.get("kept"):
-            rings.append(mark("kept", "ring", *at, numbers, name or short(candidate.get("key"), 80), r=4.5))
-        if chosen and candidate.get("architecture") == chosen:
-            stars.append(mark("chosen", "diamond", *at, numbers, f"chosen: {short(chosen, 80)}", r=6))
-    able = [
-        (cost, score)
-        for candidate, cost, score in zip(candidates, costs, scores, strict=True)
-        if cost is not None and score is not None and candidate.get("feasible", True)
-    ]
-    edge = front([cost for cost, _ in able], [score for _, score in able])
-    body = (
-        axes(frame, x, y, UNITS[key], "score (higher is better)", lane="none")
-        + "".join(specks)
-        + staircase("front", [(x(able[i][0]), y(able[i][1])) for i in edge], x.end)
-        + "".join(rings)
-        + "".join(stars)
+
+def thinned(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most DRAWN, every nth of the merely scored by cost."""
+    marked = [row for row in found if row["kind"] in (KEPT, CHOSEN) or row.get("front")]
+    others = sorted(
+        (row for row in found if not (row["kind"] in (KEPT, CHOSEN) or row.get("front"))), key=lambda r: r["x"]
     )
-    desc = f"{len(candidates)} candidates, {len(rings)} kept; {UNITS[key]} on a log axis, score of the proxies upwards."
-    return drawing("front-candidates", frame, "Candidates: cost against score", desc, body, (UNITS[key], "score"))
+    room = max(DRAWN - len(marked), 1)
+    if len(others) > room:
+        others = [others[at * len(others) // room] for at in range(room)]
+    return [*others, *marked]
 
 
-def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str) -> str:
-    """Trained trials: cost against the objective, with the front. `key` is the cost."""
-    values = [objective(trial, goal) for trial in trials]
-    costs = [cost_of(trial, key) for trial in trials]
-    frame = Frame(lane=16 if None in values else 0)
-    x = scale_of([c for c in costs if c is not None], *frame.x_range, log=True)
-    y = objective_scale([v for v in values if v is not None], goal, frame)
-    marks = []
-    for trial, cost, value in zip(trials, costs, values, strict=True):
-        kind, shape = trial_kind(trial)
-        at = (x(cost) if cost is not None else x.start, y(value) if value is not None else frame.lane_y)
-        name = f"trial {plain(trial.get('number'))}, {state(trial)}: {short(trial.get('architecture'), 80)}"
-        marks.append(mark(f"tried {kind}", shape, *at, f"{general(cost)}|{metric(goal, value)}", name))
-    edge = [(x(costs[i] or 0), y(values[i] or 0)) for i in front_members(trials, key, goal, up)]
-    body = axes(frame, x, y, UNITS.get(key, key), objective_label(goal, up), lane="none")
-    body += staircase("front", edge, x.end) + "".join(marks)
-    desc = f"{len(trials)} trials, {len(edge)} of them on the Pareto front; {UNITS.get(key, key)} on a log axis."
-    return drawing(
-        "front-trials", frame, f"Trials: cost against {goal}", desc, body, (UNITS.get(key, key), short(goal, 28))
+def candidates_panel(found: Sequence[dict[str, Any]], key: str, scale: Sequence[dict[str, Any]]) -> Spec:
+    """The cloud is silent for screen readers; kept candidates, the student and the front are not. `scale`: all, for the axes."""
+    x = axis("x", UNITS[key], [row["x"] for row in scale], log=True)
+    y = upright(axis("y", "score", [row["y"] for row in scale]))
+    signs = kinds(CANDIDATES, [row["kind"] for row in found])
+    tooltip = tips(("name", " "), ("x", UNITS[key], ",.5~g"), ("y", "score", ".4~g"), ("kind", "it"))
+    quiet = {"or": [{"field": "kind", "equal": SCORED}, {"field": "kind", "equal": OUT}]}
+    kept = sum(row["kind"] != SCORED and row["kind"] != OUT for row in found)
+    return chart(
+        "score, higher is better",
+        f"{len(scale)} candidates, {kept} kept: {UNITS[key]} against the score of the proxies, higher is better.",
+        found,
+        [
+            {
+                "params": [zoom("candidates")],
+                "transform": [{"filter": quiet}],
+                "mark": {"type": "point", "size": 20, "opacity": 0.5, "aria": False},
+                "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip},
+            },
+            staircase("front", x, y),
+            {
+                "transform": [{"filter": {"not": quiet}}],
+                "mark": {"type": "point", "size": 70, "stroke": "#fffffe", "strokeWidth": 0.8},
+                "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip},
+            },
+        ],
+    )
+
+
+def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str, nth: int) -> Spec:
+    """Trained trials: cost against the objective, with the front; one that was stopped at what it had reached."""
+    members = set(front_members(trials, key, goal, up))
+    found: list[dict[str, Any]] = [
+        {
+            "x": cost,
+            "y": value,
+            "kind": kind(trial),
+            "name": short(architecture(trial.get("architecture")), 90),
+            "trial": plain(trial.get("number")),
+            "front": at in members,
+        }
+        for at, trial in enumerate(trials)
+        if (cost := cost_of(trial, key)) is not None and (value := reached(trial, goal, nth, up)) is not None
+    ]
+    unit = UNITS.get(key, key)
+    x = axis("x", unit, [row["x"] for row in found], log=True)
+    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
+    signs = kinds(KINDS, [row["kind"] for row in found])
+    tooltip = tips(
+        ("trial", "trial"), ("name", " "), ("x", unit, ",.5~g"), ("y", goal, number_format(goal)), ("kind", "it")
+    )
+    marks = {"mark": {"type": "point", "size": 60}, "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip}}
+    return chart(
+        objective_label(goal, up),
+        f"{len(trials)} trials, {len(members)} of them on the Pareto front: {unit} against {goal}.",
+        found,
+        [{"params": [zoom("trials")], **marks}, staircase("front", x, y)],
     )
 
 
 def front_figure(result: Row, evidence: Row) -> Figure:
     """Two panels: all candidates, all trials."""
     candidates, trials = rows(evidence.get("candidates")), rows(evidence.get("trials"))
-    chosen = mapping(result.get("student")).get("architecture")
-    panels: list[str] = []
-    twins: list[str] = []
+    panels: list[Spec] = []
+    tables: list[Table] = []
     notes: list[str] = []
-    legend: list[tuple[str, Shape, str]] = []
     if candidates:
-        panels.append(candidates_panel(candidates, chosen))
-        twins.append(candidates_table(candidates))
-        legend += [("candidate", "dot", "candidate, scored without training"), ("kept", "ring", "kept for training")]
-        if chosen and any(c.get("architecture") == chosen for c in candidates):
-            legend.append(("chosen", "diamond", "the student"))
-        if not all(c.get("feasible", True) for c in candidates):
-            legend.insert(1, ("candidate out", "dot", "breaks a constraint"))
+        key = cost_key(candidates, ("params", "macs"))
+        found = candidate_rows(candidates, key, mapping(result.get("student")).get("architecture"))
+        drawn = thinned(found)
+        panels.append(candidates_panel(drawn, key, found))
+        tables.append(candidates_table(candidates))
+        if len(drawn) < len(found):
+            notes.append(f"{count(len(drawn))} of {count(len(found))} candidates are drawn, all kept ones among them.")
+        if len(found) < len(candidates):
+            notes.append(f"{count(len(candidates) - len(found))} candidates have no score or no cost.")
     else:
         notes.append("No candidates were scored: this study's architecture is fixed.")
     if trials:
         wanted = goals(evidence, trials)
-        goal, up = next(((name, up) for name, up in wanted if name not in COSTS), wanted[0])
+        nth, (goal, up) = next(((at, each) for at, each in enumerate(wanted) if each[0] not in COSTS), (0, wanted[0]))
         asked = [name for name, _ in wanted if name in COSTS and name != goal]
         key = cost_key(trials, (*asked, *(key for key in ("params", "macs", "latency_ms") if key not in asked)))
-        panels.append(trials_panel(trials, goal, up, key))
-        twins.append(trials_table(trials, wanted, front_members(trials, key, goal, up)))
-        legend.append(("tried complete", "dot", "trial"))
-        if any(trial_kind(trial)[0] == "complete out" for trial in trials):
-            legend.append(("tried complete out", "ring", "trial that breaks a constraint"))
-        if any(state(trial) != "complete" for trial in trials):
-            legend.append(("tried pruned", "cross", "stopped early or failed"))
+        panels.append(trials_panel(trials, goal, up, key, nth))
+        tables.append(trials_table(trials, wanted, front_members(trials, key, goal, up)))
+        without = sum(reached(trial, goal, nth, up) is None for trial in trials)
+        if without:
+            notes.append(f"{without} of {len(trials)} trials reached no value of {short(goal, 40)}.")
     else:
         notes.append("No trials were run: nothing was trained before the choice.")
-    if panels:
-        legend.append(("front", "line", "Pareto front of the feasible"))
     return Figure(
         "front",
         "What the search saw",
         "Every candidate that was scored without training, and every trial that was trained briefly, against its cost. "
         "The line joins those that no other feasible one beats in both.",
-        tuple(panels),
-        tuple(legend),
-        "".join(twins),
+        panels,
+        tables,
+        notes if panels else (),
         missing="Neither candidates nor trials: this study searched nothing.",
-        notes=tuple(notes) if panels else (),
     )
 
 
-def candidates_table(candidates: Sequence[Row]) -> str:
+def candidates_table(candidates: Sequence[Row]) -> Table:
     """Kept ones first, then by score; at most SHOWN."""
 
     def order(c: Row) -> tuple[bool, float]:
@@ -144,10 +176,10 @@ def candidates_table(candidates: Sequence[Row]) -> str:
         return not c.get("kept"), float("inf") if score is None else -score
 
     proxies = list(dict.fromkeys(plain(name) for c in candidates for name in mapping(c.get("scores"))))
-    head = ["architecture", "parameters", "MACs", "score", *proxies, "kept", "feasible"]
+    head = ["architecture", "parameters", "MACs", "score", *(f"{name} score" for name in proxies), "kept", "feasible"]
     body = [
         [
-            esc(c.get("architecture") or c.get("key")),
+            architecture(c.get("architecture") or c.get("key")),
             count(c.get("params")),
             count(c.get("macs")),
             general(c.get("score")),
@@ -158,4 +190,4 @@ def candidates_table(candidates: Sequence[Row]) -> str:
         for c in sorted(candidates, key=order)[:SHOWN]
     ]
     more = f"; the best {SHOWN} of them, all are in the study's folder" if len(candidates) > SHOWN else ""
-    return table(head, body, f"{len(candidates)} candidates{more}", range(1, 4 + len(proxies)))
+    return Table(f"{len(candidates)} candidates{more}", head, body)

@@ -1,79 +1,114 @@
-"""The trials in order, with the best so far."""
+"""The trials in order with the best so far, and what each had reached when it was looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from kdsearch.report.figure import Figure, Shape
-from kdsearch.report.svg import Frame, axes, drawing, mark, scale_of, staircase
-from kdsearch.report.trials import (
-    Row,
-    goals,
-    objective,
-    objective_label,
-    objective_scale,
-    state,
-    trial_kind,
-    trials_table,
-)
-from kdsearch.report.values import count, metric, number, plain, rows, short
+from kdsearch.kinds.figure import Figure
+from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
+from kdsearch.report.trials import KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
+from kdsearch.report.values import count, is_share, number, plain, rows, short
+from kdsearch.report.words import architecture
 
 
-def history_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> str:
-    """One objective over the trials in order, with the best so far among the complete and feasible."""
-    values = [objective(trial, goal) for trial in trials]
-    frame = Frame(lane=16 if None in values else 0)
-    numbers = [i if (n := number(trial.get("number"))) is None else n for i, trial in enumerate(trials)]
-    x = scale_of(numbers, *frame.x_range)
-    y = objective_scale([v for v in values if v is not None], goal, frame)
-    best: list[tuple[float, float]] = []
-    marks = []
-    for at, trial, value in sorted(zip(numbers, trials, values, strict=True), key=lambda each: each[0]):
-        kind, shape = trial_kind(trial)
-        name = f"trial {plain(trial.get('number'))}, {state(trial)}: {short(trial.get('architecture'), 80)}"
-        name += f" ({short(trial['error'], 80)})" if trial.get("error") else ""
-        where = x(at), y(value) if value is not None else frame.lane_y
-        marks.append(mark(f"{'trial-again' if nth else 'trial'} {kind}", shape, *where, metric(goal, value), name))
-        if value is not None and state(trial) == "complete" and trial.get("feasible", True):
-            pixel = y(value)  # small is high up
-            if not best or (pixel < best[-1][1] if up else pixel > best[-1][1]):
-                best.append((x(at), pixel))
-    body = axes(frame, x, y, "trial", objective_label(goal, up), lane="none", whole_x=True)
-    body += staircase("best", best, x.end) + "".join(marks)
-    states = [state(trial) for trial in trials]
-    desc = ", ".join(f"{states.count(each)} {each}" for each in ("complete", "pruned", "failed") if each in states)
-    return drawing(
-        f"history-{nth}", frame, f"{goal} by trial", f"{len(trials)} trials: {desc}.", body, (short(goal, 28),)
+def about(trial: Row) -> dict[str, str]:
+    error = f" ({short(trial['error'], 80)})" if trial.get("error") else ""
+    name = short(architecture(trial.get("architecture")), 90) + error
+    return {"trial": plain(trial.get("number")), "name": name, "kind": kind(trial)}
+
+
+def history_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec:
+    """One objective over the trials in order; the line is the best so far among the complete and feasible."""
+    found: list[dict[str, Any]] = []
+    for at, trial in enumerate(trials):
+        value = reached(trial, goal, nth, up)
+        found.append({"x": at if (n := number(trial.get("number"))) is None else n, "y": value, **about(trial)})
+    found.sort(key=lambda row: row["x"])
+    best: float | None = None
+    for row in found:
+        better = row["y"] is not None and (best is None or (row["y"] > best if up else row["y"] < best))
+        if row["kind"] == "complete" and better:
+            best, row["best"] = row["y"], True
+    x = axis("x", "trial", [row["x"] for row in found])
+    x["axis"] = {"format": "d", "tickMinStep": 1}
+    y = upright(axis("y", goal, [row["y"] for row in found if row["y"] is not None], share=is_share(goal)))
+    signs = kinds(KINDS, [row["kind"] for row in found])
+    tooltip = tips(("trial", "trial"), ("name", " "), ("y", goal, number_format(goal)), ("kind", "it"))
+    foot = {
+        "x": x,
+        **signs,
+        "tooltip": tips(("trial", "trial"), ("name", " "), ("kind", "it")),
+        "y": {"value": "height"},
+    }
+    states = [row["kind"] for row in found]
+    said = ", ".join(f"{states.count(name)} {name}" for name, _, _ in KINDS if name in states)
+    layers: list[Spec] = [
+        {
+            "params": [zoom(f"history{nth}")],
+            "transform": [{"filter": {"field": "y", "valid": True}}],
+            "mark": {"type": "point", "size": 60},
+            "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip},
+        },
+        staircase("best", x, y, "blue"),
+    ]
+    if any(row["y"] is None for row in found):
+        layers.append(
+            {
+                "transform": [{"filter": {"field": "y", "valid": False}}],
+                "mark": {"type": "point", "size": 60},
+                "encoding": foot,
+            }
+        )
+    return chart(objective_label(goal, up), f"{goal} of {len(trials)} trials in order: {said}.", found, layers)
+
+
+def curves_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec | None:
+    """One line a trial, from look to look; None where no trial was looked at twice."""
+    seen = [(trial, curve(trial, nth, up)) for trial in trials]
+    found: list[dict[str, Any]] = [
+        {"x": share, "y": value, **about(trial), "at": at}
+        for at, (trial, points) in enumerate(seen)
+        for share, value in points
+    ]
+    if not any(len(points) > 1 for _, points in seen):
+        return None
+    x = axis("x", "share of the epochs", [row["x"] for row in found], share=True)
+    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
+    signs = kinds(KINDS, [row["kind"] for row in found])
+    tooltip = tips(
+        ("trial", "trial"), ("name", " "), ("x", "epochs", ".0%"), ("y", goal, number_format(goal)), ("kind", "it")
+    )
+    detail = {"field": "at", "type": "nominal"}
+    return chart(
+        objective_label(goal, up),
+        f"{goal} that {len(trials)} trials had reached when they were looked at; stopped ones end early.",
+        found,
+        [
+            {
+                "params": [zoom(f"looks{nth}")],
+                "mark": {"type": "line", "aria": False, "opacity": 0.6},
+                "encoding": {"x": x, "y": y, "color": signs["color"], "detail": detail},
+            },
+            {"mark": {"type": "point", "size": 36}, "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip}},
+        ],
     )
 
 
 def history_figure(result: Row, evidence: Row) -> Figure:
-    """One panel an objective. Marks of the first are `mark trial`, of the others `mark trial-again`."""
+    """One panel an objective, then the trials' curves."""
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
-    states = [state(trial) for trial in trials]
-    legend: list[tuple[str, Shape, str]] = [("trial complete", "dot", "complete"), ("best", "line", "best so far")]
-    if any(not t.get("feasible", True) for t in trials):
-        legend.append(("trial complete out", "ring", "breaks a constraint"))
-    if "pruned" in states:
-        legend.append(("trial pruned", "cross", "stopped early"))
-    if "failed" in states:
-        legend.append(("trial failed", "cross", "failed"))
+    panels = [history_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)] if trials else []
+    curves = [curves_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)][:1]
+    scored = number(evidence.get("weightings"))
+    begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
     return Figure(
         "history",
         "The trials in order",
-        f"{len(trials)} short trainings; a trial that was stopped early or failed is marked by what it reached, "
-        f"at the foot where it reached nothing.{_begun(evidence)}",
-        tuple(history_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)) if trials else (),
-        tuple(legend),
-        trials_table(trials, wanted) if trials else "",
-        columns=1 if len(wanted) == 1 else 2,
+        f"{len(trials)} short trainings; one that was stopped early stands at what it had reached then, one that reached nothing "
+        f"at the foot.{begun}",
+        [*panels, *(each for each in curves if each)],
+        [trials_table(trials, wanted)] if trials else (),
         missing="No trials were run, so there is no history.",
     )
-
-
-def _begun(evidence: Row) -> str:
-    scored = number(evidence.get("weightings"))
-    if not scored:
-        return ""
-    return f" Trial 0 has the best of {count(scored)} loss weightings, scored without training."

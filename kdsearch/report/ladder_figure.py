@@ -2,112 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdsearch.report.figure import Figure
-from kdsearch.report.svg import Frame, drawing, px, scale_of
-from kdsearch.report.values import (
-    MISSING,
-    count,
-    esc,
-    items,
-    mapping,
-    milliseconds,
-    number,
-    percent,
-    rows,
-    short,
-    si,
-    table,
-)
+from kdsearch.kinds.figure import Figure, Table
+from kdsearch.report.charts import PALETTE, SCHEMA, Spec, axis, chart, label, tips, upright, zoom
+from kdsearch.report.quality import Quality, quality_of
+from kdsearch.report.values import count, items, mapping, milliseconds, number, percent, plain, rows, short, si
 
 Row = Mapping[str, Any]
 BITS = ("32", "16", "8", "4")
-ROW = 30  # pixels a rung
-NAME = 92  # pixels for its name
+ROW = 30  # pixels a row
 
 
-def interval(rung: Row) -> tuple[float, float] | None:
-    """The rung's interval where it is two numbers in order."""
-    ends = [number(each) for each in items(rung.get("interval"))]
-    if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] > ends[1]:
-        return None
-    return ends[0], ends[1]
+def steps(evidence: Row) -> list[dict[str, Any]]:
+    """Every rung: name, quality, interval, bytes, latency; what was not measured is left out."""
+    found = []
+    for rung in rows(evidence.get("ladder")):
+        quality = quality_of(rung)
+        pair = quality.interval or quality_of({"quality": {"interval": items(rung.get("interval"))}}).interval
+        row: dict[str, Any] = {"name": short(rung.get("name"), 40), "written": quality.text, "y": quality.value}
+        if pair and quality.value is not None:
+            row |= {"low": pair[0], "high": pair[1], "range": Quality("", 0, share=quality.share, interval=pair).range}
+        row |= {
+            key: value for key in ("bytes", "latency_ms") if (value := number(rung.get(key))) is not None and value > 0
+        }
+        found.append(row)
+    return found
 
 
-def bar_panel(rungs: Sequence[Row], key: str, label: str, write: Callable[[object], str], *, log: bool = False) -> str:
-    """One bar a rung, or a dot with its interval for accuracy, whose axis does not start at zero.
-
-    Every rung has one `mark rung KEY`, with its number, or "not measured" where it was not measured.
-    """
-    values = [number(rung.get(key)) for rung in rungs]
-    ends = [interval(rung) if key == "accuracy" else None for rung in rungs]
-    frame = Frame(
-        width=330, height=44 + ROW * len(rungs), left=NAME, right=78 if key != "accuracy" else 70, top=30, bottom=14
+def quality_panel(found: Sequence[dict[str, Any]], quality: Quality) -> Spec:
+    """Dots with their intervals, one row a step."""
+    ends = [row[key] for row in found for key in ("y", "low", "high") if row.get(key) is not None]
+    names = list(dict.fromkeys(row["name"] for row in found))
+    x = axis("y", quality.label, ends, share=quality.share)
+    y = {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 110}}
+    tooltip = tips(("name", " "), ("written", quality.metric), ("range", "95 % interval"))
+    return chart(
+        "test split" + (", with 95 % intervals" if any("low" in row for row in found) else ""),
+        f"{quality.metric} of each step: " + "; ".join(f"{row['name']} {row['written']}" for row in found),
+        found,
+        [
+            {
+                "transform": [{"filter": {"field": "low", "valid": True}}],
+                "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.4, "color": PALETTE["blue"], "aria": False},
+                "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "size": 80, "color": PALETTE["blue"]},
+                "encoding": {"x": x, "tooltip": tooltip},
+            },
+        ],
+        ROW * max(len(names), 1),
+        encoding={"y": y},
     )
-    known = [v for v in values if v is not None] + [end for pair in ends if pair for end in pair]
-    dots = key == "accuracy"
-    x = scale_of(known, *frame.x_range, percent=dots, zero=not dots, pad=0.08, log=log and not dots)
-    parts = [f'<text class="axis" x="2" y="14">{esc(label)}</text>']
-    for at, (rung, value, pair) in enumerate(zip(rungs, values, ends, strict=True)):
-        y = frame.top + ROW * at + ROW / 2
-        written = write(value) if value is not None else "not measured"
-        inner = f'<text class="name e" x="{NAME - 8}" y="{px(y)}" dy=".35em">{esc(short(rung.get("name"), 12))}</text>'
-        if value is None:
-            inner += f'<text class="tick" x="{NAME}" y="{px(y)}" dy=".35em">{written}</text>'
-        elif dots:
-            inner += f'<path class="base" d="M{NAME} {px(y)}H{px(x.end)}"/>'
-            if pair:
-                inner += f'<path class="whisker" d="M{px(x(pair[0]))} {px(y)}H{px(x(pair[1]))}"/>'
-            inner += f'<circle class="fill" cx="{px(x(value))}" cy="{px(y)}" r="5"/>'
-            inner += f'<text class="value" x="{px(x.end + 6)}" y="{px(y)}" dy=".35em">{written}</text>'
-        else:
-            end = max(x(value), NAME + 1.5)
-            inner += f'<rect class="fill" x="{NAME}" y="{px(y - 8)}" width="{px(end - NAME)}" height="16"/>'
-            inner += f'<text class="value" x="{px(end + 6)}" y="{px(y)}" dy=".35em">{written}</text>'
-        parts.append(
-            f'<g class="mark rung {key}" data-v="{esc(written)}" data-t="{esc(short(rung.get("name"), 80))}">{inner}</g>'
-        )
-    missing = sum(value is None for value in values)
-    desc = "; ".join(f"{short(r.get('name'), 40)} {write(v)}" for r, v in zip(rungs, values, strict=True))
-    return drawing(
-        f"ladder-{key}", frame, label, desc + (f" ({missing} not measured)" if missing else ""), "".join(parts)
+
+
+def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, title: str, form: str) -> Spec | None:
+    """Quality against a cost, every step with its name; None where fewer than two have both."""
+    both = [{**row, "x": row[key]} for row in found if key in row and row["y"] is not None]
+    if len(both) < 2:
+        return None
+    x = axis("x", title, [row["x"] for row in both], log=True)
+    x["scale"]["padding"] = 34
+    x["axis"] = {"format": form}
+    y = upright(axis("y", quality.metric, [row["y"] for row in both], share=quality.share))
+    y["scale"]["padding"] = 18
+    tooltip = tips(("name", " "), ("written", quality.metric), ("x", title, ",.4~g"))
+    return chart(
+        quality.label,
+        f"{quality.metric} against {title}: " + "; ".join(f"{row['name']} {row['written']}" for row in both),
+        both,
+        [
+            {
+                "params": [zoom(key)],
+                "mark": {"type": "point", "size": 80, "color": PALETTE["blue"]},
+                "encoding": {"tooltip": tooltip},
+            },
+            {
+                "mark": {"type": "text", "dy": -10, "aria": False, "limit": 90},
+                "encoding": {"text": {"field": "name", "type": "nominal"}},
+            },
+        ],
+        220,
+        encoding={"x": x, "y": y},
     )
 
 
 def ladder_figure(result: Row, evidence: Row) -> Figure:
-    """Accuracy, size and latency of every rung, in aligned rows."""
-    rungs = rows(evidence.get("ladder"))
-    panels: tuple[str, ...] = ()
-    if rungs:
-        panels = (
-            bar_panel(rungs, "accuracy", "test accuracy", percent),
-            bar_panel(rungs, "bytes", "size of the weights or file", lambda v: si(v, "B")),
-            bar_panel(rungs, "latency_ms", "latency, one sample (ms)", lambda v: f"{milliseconds(v)} ms"),
+    """Quality of every step, then of what can be run against bytes and against latency."""
+    rungs, found = rows(evidence.get("ladder")), steps(evidence)
+    quality = next((each for each in map(quality_of, rungs) if each.value is not None), quality_of({}))
+    files = [row for row in found if "latency_ms" in row] or found
+    panels = [quality_panel(found, quality)] if any(row["y"] is not None for row in found) else []
+    panels += [
+        each
+        for each in (
+            cost_panel(files, quality, "bytes", "bytes of the file", ".3~s"),
+            cost_panel(files, quality, "latency_ms", "latency, one sample (ms)", ".3~g"),
         )
+        if each
+    ]
     body = [
         [
-            esc(rung.get("name")),
-            percent(rung.get("accuracy")),
-            f"{percent(pair[0])} to {percent(pair[1])}" if (pair := interval(rung)) else MISSING,
+            plain(rung.get("name")),
+            row["written"],
+            row.get("range"),
             count(rung.get("bytes")),
             count(rung.get("params")),
             count(rung.get("macs")),
             milliseconds(rung.get("latency_ms")),
         ]
-        for rung in rungs
+        for rung, row in zip(rungs, found, strict=True)
     ]
-    head = ["rung", "accuracy", "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
-    whiskers = " Bars through the dots are 95 % intervals; the axis of accuracy does not start at zero."
+    head = ["step", quality.metric, "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
     return Figure(
         "ladder",
         "From the teacher to the smallest file",
-        "Each row is one step of compression, top to bottom."
-        + (whiskers if any(interval(rung) for rung in rungs) else " The axis of accuracy does not start at zero."),
+        f"Top to bottom, one step of compression a row; then {quality.metric} against size and against latency of what was run "
+        "in onnxruntime. No axis starts at zero.",
         panels,
-        twin=table(head, body, numeric=range(1, 7)),
-        columns=3,
+        [Table("Every step of compression", head, body)] if rungs else (),
         missing="The steps of compression were not recorded.",
     )
 
@@ -115,30 +130,42 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
 def weights_figure(result: Row, evidence: Row) -> Figure:
     """Share of weight elements stored at each width, one stacked bar a file."""
     exports = [export for export in rows(result.get("exports")) if mapping(export.get("weight_share"))]
-    frame = Frame(width=440, height=16 + ROW * max(len(exports), 1), left=NAME + 4, right=10, top=8, bottom=8)
-    x = scale_of([0, 1], *frame.x_range, pad=0)
-    parts = []
-    for at, export in enumerate(exports):
-        y = frame.top + ROW * at + 4
-        share = mapping(export.get("weight_share"))
-        parts.append(
-            f'<text class="name e" x="{NAME - 4}" y="{px(y + 11)}" dy=".35em">{esc(short(export.get("format"), 12))}</text>'
-        )
-        done = 0.0
-        for bits in BITS:
-            part = min(max(number(share.get(bits)) or 0.0, 0.0), 1.0 - done)
-            if part <= 0:
-                continue
-            left, width = x(done), x(done + part) - x(done)
-            done += part
-            inner = f'<rect class="w{bits}" x="{px(left)}" y="{px(y)}" width="{px(width)}" height="22"/>'
-            if width > 44:
-                middle = f'x="{px(left + width / 2)}" y="{px(y + 11)}" dy=".35em"'
-                inner += f'<text class="in m w{bits}" {middle}>{percent(part, 1)}</text>'
-            name = f"{short(export.get('format'), 40)}, {bits} bit"
-            parts.append(f'<g class="mark share" data-v="{percent(part)}" data-t="{esc(name)}">{inner}</g>')
+    found = [
+        {"file": label(export.get("format")), "bits": f"{bits} bit", "order": at, "share": share}
+        for export in exports
+        for at, bits in enumerate(BITS)
+        if (share := number(mapping(export.get("weight_share")).get(bits))) is not None and 0 < share <= 1
+    ]
+    files = list(dict.fromkeys(row["file"] for row in found))
+    spec: Spec = {
+        "$schema": SCHEMA,
+        "title": "share of the weights",
+        "description": f"Bits a weight takes in {len(files)} files.",
+        "data": {"values": found},
+        "width": "container",
+        "height": ROW * max(len(files), 1),
+        "mark": {"type": "bar", "height": {"band": 0.75}},
+        "encoding": {
+            "y": {"field": "file", "type": "nominal", "sort": files, "title": None},
+            "x": {"field": "share", "type": "quantitative", "title": None, "axis": {"format": "%"}, "stack": True}
+            | {"scale": {"domain": [0, 1]}},
+            "color": {
+                "field": "bits",
+                "type": "nominal",
+                "title": None,
+                "scale": {"domain": [f"{bits} bit" for bits in BITS], "range": [PALETTE[f"b{bits}"] for bits in BITS]},
+                "legend": {"columns": 4},
+            },
+            "order": {"field": "order", "type": "quantitative"},
+            "tooltip": tips(("file", " "), ("bits", "width"), ("share", "share", ".2%")),
+        },
+    }
     body = [
-        [esc(export.get("format")), *(percent(mapping(export.get("weight_share")).get(bits)) for bits in BITS)]
+        [
+            plain(export.get("format")),
+            *(percent(mapping(export.get("weight_share")).get(bits)) for bits in BITS),
+            si(export.get("bytes"), "B"),
+        ]
         for export in exports
     ]
     return Figure(
@@ -146,11 +173,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
         "Bits a weight takes",
         "Share of the fp32 graph's weight elements that each file really stores at a width; "
         "scales and zero points count in the file's size.",
-        (drawing("weights-share", frame, "Weight share by bit width", f"{len(exports)} files.", "".join(parts)),)
-        if exports
-        else (),
-        tuple((f"w{bits}", "bar", f"{bits} bit") for bits in BITS),
-        table(["file", *(f"{bits} bit" for bits in BITS)], body, numeric=range(1, 5)),
-        columns=1,
+        [spec] if found else (),
+        [Table("Weights by width", ["file", *(f"{bits} bit" for bits in BITS), "size"], body)] if exports else (),
         missing="No exported file says how its weights are stored.",
     )

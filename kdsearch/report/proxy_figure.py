@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdsearch.report.figure import Figure
+from kdsearch.kinds.figure import Figure, Table
+from kdsearch.report.charts import Spec, axis, chart, number_format, tips, upright, zoom
+from kdsearch.report.quality import quality_of
 from kdsearch.report.stats import tau_b, tau_noise
-from kdsearch.report.svg import Frame, axes, drawing, mark, scale_of
 from kdsearch.report.trials import cost_of
-from kdsearch.report.values import MISSING, esc, general, mapping, metric, number, plain, rows, short, table
+from kdsearch.report.values import MISSING, general, is_share, mapping, metric, number, plain, rows, short
+from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
 BASELINE = "params"  # every proxy is judged beside it
+LEAST = 5  # of fewer students no order can be told from chance: tau's spread is above 0.4
 
 
 def with_params(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, float | None]]:
@@ -28,9 +31,9 @@ def with_params(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, 
     return made
 
 
-def agreement(scores: Sequence[float | None], accuracies: Sequence[float | None]) -> tuple[float | None, int]:
+def agreement(scores: Sequence[float | None], gains: Sequence[float | None]) -> tuple[float | None, int]:
     """Tau-b over the students that have both numbers, and how many those are."""
-    both = [(s, a) for s, a in zip(scores, accuracies, strict=True) if s is not None and a is not None]
+    both = [(s, a) for s, a in zip(scores, gains, strict=True) if s is not None and a is not None]
     return tau_b([s for s, _ in both], [a for _, a in both]), len(both)
 
 
@@ -38,31 +41,33 @@ def tau_text(tau: float | None, n: int) -> str:
     return f"τ = {tau:+.2f}, n = {n}" if tau is not None else f"τ undefined, n = {n}"
 
 
-def proxy_panel(name: str, finals: Sequence[Row], scores: Sequence[float | None], at: int) -> str:
-    """A mark for every final; one without a score or accuracy lies in the lane at the foot."""
-    accuracies = [number(final.get("accuracy")) for final in finals]
-    tau, n = agreement(scores, accuracies)
-    holes = None in scores or None in accuracies
-    frame = Frame(width=320, height=230, top=30, lane=16 if holes else 0, right=16)
-    known = [s for s in scores if s is not None]
-    x = scale_of(known, *frame.x_range, log=name in ("params", "macs"))
-    y = scale_of([a for a in accuracies if a is not None], *frame.y_range, percent=True)
-    marks = []
-    for final, score, accuracy in zip(finals, scores, accuracies, strict=True):
-        where = (
-            x(score) if score is not None else x.start,
-            y(accuracy) if accuracy is not None and score is not None else frame.lane_y,
-        )
-        values = f"{general(score)}|{metric('accuracy', accuracy)}"
-        marks.append(mark("final", "dot", *where, values, short(final.get("architecture"), 80)))
-    body = axes(
-        frame, x, y, "parameters" if name == BASELINE else f"score of {short(name, 24)}", "accuracy (%)", lane="none"
+def proxy_panel(
+    name: str,
+    finals: Sequence[Row],
+    scores: Sequence[float | None],
+    values: Sequence[float | None],
+    said: str,
+    goal: str,
+    at: int,
+) -> Spec:
+    """A mark for every final that has a score and a value."""
+    found: list[dict[str, Any]] = [
+        {"x": score, "y": value, "name": short(architecture(final.get("architecture")), 90)}
+        for final, score, value in zip(finals, scores, values, strict=True)
+        if score is not None and value is not None
+    ]
+    title = "parameters" if name == BASELINE else f"score of {short(name, 24)}"
+    x = axis("x", title, [row["x"] for row in found], log=name in ("params", "macs"))
+    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
+    tooltip = tips(("name", " "), ("x", title, ",.5~g"), ("y", goal, number_format(goal)))
+    mark = {"mark": {"type": "point", "color": "#22609f"}, "encoding": {"x": x, "y": y, "tooltip": tooltip}}
+    return chart(
+        f"{short(goal, 24)}; {said}",
+        f"{len(found)} trained students, {short(name, 40)} against {goal}; Kendall's {said}.",
+        found,
+        [{"params": [zoom(f"proxy{at}")], **mark}],
+        190,
     )
-    body += (
-        "".join(marks) + f'<text class="tau e" x="{frame.width - frame.right:g}" y="14">{esc(tau_text(tau, n))}</text>'
-    )
-    desc = f"{len(finals)} trained students; Kendall's {tau_text(tau, n)}."
-    return drawing(f"proxy-{at}", frame, f"{name} against accuracy", desc, body, (short(name, 24), "accuracy"))
 
 
 def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
@@ -86,30 +91,39 @@ def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
 
 
 def proxy_figure(result: Row, evidence: Row) -> Figure:
-    """One panel a proxy, the baseline last."""
+    """One panel a proxy, the baseline last; none where there are too few students to tell an order."""
     finals = rows(evidence.get("finals"))
     scores = with_params(finals, [*rows(evidence.get("candidates")), *rows(evidence.get("trials"))])
     names = [name for name in dict.fromkeys(name for each in scores for name in each) if name != BASELINE]
     names += [BASELINE] if any(each.get(BASELINE) is not None for each in scores) else []
-    accuracies = [number(final.get("accuracy")) for final in finals]
-    taus = {name: agreement([each.get(name) for each in scores], accuracies) for name in names}
+    measured = [quality_of(final) for final in finals]
+    values = [each.value for each in measured]
+    goal, up = next(((each.metric, each.up) for each in measured if each.value is not None), ("accuracy", True))
+    gains = [value if value is None or up else -value for value in values]
+    taus = {name: agreement([each.get(name) for each in scores], gains) for name in names}
+    judged = bool(taus) and max(n for _, n in taus.values()) >= LEAST
+    students = sum(value is not None for value in values)
     body = [
-        [
-            esc(final.get("architecture")),
-            metric("accuracy", final.get("accuracy")),
-            *(general(each.get(name)) for name in names),
-        ]
-        for final, each in zip(finals, scores, strict=True)
+        [architecture(final.get("architecture")), metric(goal, value), *(general(each.get(name)) for name in names)]
+        for final, value, each in zip(finals, values, scores, strict=True)
     ]
     foot = ["Kendall tau", "", *(MISSING if (tau := taus[name][0]) is None else f"{tau:+.3f}" for name in names)]
     return Figure(
         "proxies",
-        "Proxy scores against accuracy after distillation",
+        f"Proxy scores against {goal} after distillation",
         "Each panel asks whether a score computed without training orders the students as training did. "
         "Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs nothing.",
-        tuple(proxy_panel(name, finals, [each.get(name) for each in scores], at) for at, name in enumerate(names)),
-        twin=table(["architecture", "accuracy", *names], [*body, foot], numeric=range(1, 2 + len(names))),
-        columns=3,
-        missing="No student has both proxy scores and an accuracy after training, so the proxies cannot be judged.",
-        notes=(verdict(taus),) if names else (),
+        [
+            proxy_panel(name, finals, [each.get(name) for each in scores], values, tau_text(*taus[name]), goal, at)
+            for at, name in enumerate(names)
+        ]
+        if judged
+        else (),
+        [Table(f"{len(finals)} trained students", ["architecture", goal, *names], [*body, foot] if judged else body)]
+        if finals
+        else (),
+        (verdict(taus),) if judged else (),
+        missing=f"{students} trained students have scores: too few to judge a proxy, which takes {LEAST}."
+        if students
+        else "No student has both proxy scores and a result after training, so the proxies cannot be judged.",
     )

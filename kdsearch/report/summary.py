@@ -1,25 +1,13 @@
-"""The top of the page: the verdict in one sentence, the key figures, the notes."""
+"""The top of the page: the verdict on the file that ships, its key figures, the notes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from kdsearch.report.values import (
-    MISSING,
-    count,
-    esc,
-    items,
-    mapping,
-    milliseconds,
-    number,
-    percent,
-    plain,
-    points,
-    rows,
-    short,
-    si,
-)
+from kdsearch.report.quality import Quality, quality_of
+from kdsearch.report.values import MISSING, count, esc, items, mapping, milliseconds, number, plain, rows, short, si
+from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
 
@@ -35,59 +23,75 @@ def fp32(result: Row) -> Row:
     return next((each for each in rows(result.get("exports")) if str(each.get("format")).endswith("fp32")), {})
 
 
-def against(accuracy: float, other: object, name: str) -> str:
-    """`1.20 points below the teacher`."""
-    found = number(other)
-    if found is None:
-        return ""
-    difference = accuracy - found
-    if abs(difference) < 5e-5:
-        return f"level with {name}"
-    return f"{points(difference)} {'above' if difference > 0 else 'below'} {name}"
+def shipped(result: Row) -> Row:
+    """The network in the files: the pruned one, else the student."""
+    return mapping(result.get("pruned")) or mapping(result.get("student"))
 
 
-def times(large: object, little: object) -> str:
-    """`12.3 times smaller`, or "" where either is unknown."""
+def shipped_quality(result: Row) -> Quality:
+    """Of the recommended file; where there is none, of the network."""
+    best = recommended(result)
+    return quality_of(best or shipped(result))
+
+
+def median(row: Row) -> float | None:
+    """Median latency of one sample, in ms."""
+    found = number(mapping(row.get("latency_ms")).get("median"))
+    return found if found is not None and found > 0 else None
+
+
+def ratio(large: object, little: object, more: str, less: str) -> str:
+    """`12.3 times smaller`, in the words for large > little and the other way; "" where either is unknown."""
     a, b = number(large), number(little)
     if a is None or b is None or a <= 0 or b <= 0:
         return ""
-    return f"{a / b:.3g} times smaller than" if a >= b else f"{b / a:.3g} times larger than"
+    factor = max(a / b, b / a)
+    return f"{factor:.3g} times {more if a >= b else less}" if factor >= 1.005 else ""
+
+
+def against(result: Row) -> str:
+    """Where the quality stands: `1.31 points below the teacher and 5.72 points above ...`."""
+    own = shipped_quality(result)
+    others = (
+        ("teacher", "the teacher"),
+        ("baseline", "the same network trained without a teacher"),
+        ("all_labels", "the same network trained on every label"),
+    )
+    said = [own.against(quality_of(result.get(key)), name) for key, name in others]
+    known = [each for each in said if each]
+    return ", ".join(known[:-1]) + " and " + known[-1] if len(known) > 1 else "".join(known)
 
 
 def verdict(result: Row) -> str:
-    """One or two plain sentences; what was not measured is said. Not escaped."""
-    student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
-    who = f"The student {short(student.get('architecture'), 60)}" if student.get("architecture") else "The student"
-    params = number(student.get("params"))
-    said = (
-        f"{who} has {count(params)} parameters" if params is not None else f"{who} has an unknown number of parameters"
-    )
-    ratio = times(teacher.get("params"), params)
-    said += f", {ratio} its teacher" if ratio else ""
-    accuracy = number(student.get("accuracy"))
-    if accuracy is None:
-        said += "; this study measured no accuracy."
+    """A few plain sentences on the file that ships; what was not measured is said. Not escaped."""
+    best, quality, teacher = recommended(result), shipped_quality(result), mapping(result.get("teacher"))
+    latency = median(best)
+    facts = [f"{quality.metric} {quality.text}" if quality.value is not None else ""]
+    if best:
+        facts += [si(best.get("bytes"), "B"), f"{milliseconds(latency)} ms a sample" if latency is not None else ""]
+    listed = ", ".join(each for each in facts if each and each != MISSING)
+    who = f"The file to ship is {short(best.get('format'), 40)}" if best else "The student"
+    said = f"{who}: {listed}." if listed else f"{who}: nothing was measured."
+    if quality.value is None:
+        said += " This study measured no quality of it."
+    elif places := against(result):
+        said += f" That is {places}."
     else:
-        places = [
-            against(accuracy, teacher.get("accuracy"), "the teacher"),
-            against(
-                accuracy, mapping(result.get("baseline")).get("accuracy"), "the same network trained without a teacher"
-            ),
-            against(
-                accuracy, mapping(result.get("all_labels")).get("accuracy"), "the same network trained on every label"
-            ),
-        ]
-        said += f", and reaches {percent(accuracy)} test accuracy"
-        known = [place for place in places if place]
-        listed = ", ".join(known[:-1]) + " and " + known[-1] if len(known) > 1 else "".join(known)
-        said += f": {listed}." if known else "; there is nothing to compare it with."
+        said += " There is nothing to compare it with."
+    network = shipped(result)
+    params = number(network.get("params"))
+    gains = [
+        ratio(teacher.get("params"), params, "fewer parameters", "more parameters"),
+        ratio(median(teacher), latency, "faster", "slower") if best else "",
+    ]
+    made = architecture(mapping(result.get("student")).get("architecture"))
+    pruned = ", pruned," if mapping(result.get("pruned")) else ""
+    has = f"{count(params)} parameters" if params is not None else "an unknown number of parameters"
+    said += f" Its network{f' ({short(made, 120)})' if made != MISSING else ''}{pruned} has {has}"
+    gained = " and is ".join(each for each in gains if each) if gains[0] and gains[1] else gains[0] or gains[1]
+    said += f": {gained} than the teacher." if gained else "."
     choice = mapping(result.get("recommended"))
-    if choice.get("format"):
-        size = si(recommended(result).get("bytes"), "B")
-        why = plain(choice.get("why")).rstrip(".") if choice.get("why") else ""
-        said += f" Recommended file: {short(choice['format'], 40)}" + (f" ({size})" if recommended(result) else "")
-        said += f", because {why[0].lower() + why[1:]}." if why else "."
-    else:
+    if not choice.get("format"):
         said += " No file is recommended."
     return said
 
@@ -97,30 +101,49 @@ def tile(name: str, value: str, small: str = "") -> str:
 
 
 def tiles(result: Row) -> str:
-    """The five key figures."""
-    student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
-    base, best = mapping(result.get("baseline")), recommended(result)
-    median = number(mapping(best.get("latency_ms")).get("median"))
-    teacher_is = f"teacher {percent(teacher.get('accuracy'))}"
+    """The key figures of the file that ships."""
+    teacher, base, best = mapping(result.get("teacher")), quality_of(result.get("baseline")), recommended(result)
+    quality, network = shipped_quality(result), shipped(result)
+    name = quality.metric[:1].upper() + quality.metric[1:]
+    latency, slow = median(best), median(teacher)
+    than = f"teacher {quality_of(teacher).text}" if teacher else ""
+    size = ratio(mapping(fp32(result)).get("bytes"), best.get("bytes"), "smaller than fp32", "larger than fp32")
     return (
         '<dl class="tiles">'
-        + tile("Student accuracy", percent(student.get("accuracy")), teacher_is)
-        + tile("Without a teacher", percent(base.get("accuracy")), "same network and steps")
-        + tile("Parameters", si(student.get("params")), f"teacher {si(teacher.get('params'))}")
+        + tile(name, quality.text, than)
+        + tile("Without a teacher", base.text, "same network and steps" if base.value is not None else "")
+        + tile("File", si(best.get("bytes"), "B"), size or (plain(best.get("format")) if best else "none recommended"))
         + tile(
-            "MACs a sample", si(student.get("macs")), f"teacher {si(teacher.get('macs'))}" if "macs" in teacher else ""
+            "Latency",
+            f"{milliseconds(latency)} ms" if latency is not None else MISSING,
+            f"teacher {milliseconds(slow)} ms" if slow is not None else "one sample, median",
         )
-        + tile("Recommended file", si(best.get("bytes"), "B"), short(best.get("format"), 40) if best else "none")
-        + tile("Its latency, median", f"{milliseconds(median)} ms" if median is not None else MISSING, "one sample")
+        + tile("Parameters", si(network.get("params")), f"teacher {si(teacher.get('params'))}" if teacher else "")
+        + tile(
+            "MACs a sample", si(network.get("macs")), f"teacher {si(teacher['macs'])}" if teacher.get("macs") else ""
+        )
         + "</dl>"
     )
 
 
+def notes(result: Row) -> str:
+    """Why this file, then whatever the run noted, each once."""
+    why = mapping(result.get("recommended")).get("why")
+    best = plain(mapping(result.get("recommended")).get("format"))
+    said = [f"Why {best}: {plain(why).rstrip('.')}."] if why else []
+    said += [plain(note) for note in items(result.get("notes"))]
+    lines = "".join(f"<li>{esc(note)}</li>" for note in dict.fromkeys(said))
+    return f'<ul class="notes" aria-label="Notes">{lines}</ul>' if lines else ""
+
+
 def header(result: Row) -> str:
-    """Title, verdict, notes and key figures."""
-    notes = "".join(f'<p class="note">{esc(note)}</p>' for note in items(result.get("notes")))
+    """Title, verdict, key figures and notes."""
+    known = shipped_quality(result).known
     sub = f"kdsearch report · seed {plain(result.get('seed'))} · folder {plain(result.get('dir'))}"
+    basis = (
+        f'<p class="sub">Measured on the test split{f" ({esc(known)})" if known else ""}; latency of one sample.</p>'
+    )
     return (
         f'<header><h1>{esc(result.get("study"))}</h1><p class="sub">{esc(sub)}</p>'
-        f'<p class="verdict">{esc(verdict(result))}</p>{notes}{tiles(result)}</header>'
+        f'<p class="verdict">{esc(verdict(result))}</p>{tiles(result)}{basis}{notes(result)}</header>'
     )

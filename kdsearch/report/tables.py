@@ -1,13 +1,16 @@
-"""The page's tables: files, constraints, comparison, data, recipe, time, provenance."""
+"""The page's tables: networks, files, constraints, comparison, data, recipe, time, provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from kdsearch.report.summary import fp32
+from kdsearch.report.html_table import Markup, simple
+from kdsearch.report.quality import Quality, quality_of
+from kdsearch.report.summary import fp32, median, ratio
 from kdsearch.report.values import (
-    MISSING,
     count,
     esc,
     flat,
@@ -23,11 +26,12 @@ from kdsearch.report.values import (
     scalar,
     seconds,
     si,
-    table,
 )
+from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
 MANY_CLASSES = 24  # beyond it the counts fold away
+ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
 
 def none(text: str) -> str:
@@ -39,40 +43,67 @@ def columns(*blocks: str) -> str:
     return '<div class="cols">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
 
 
+def with_small(main: object, small: str) -> Markup:
+    return Markup(esc(main) + (f"<small>{esc(small)}</small>" if small else ""))
+
+
+def link(path: object) -> Markup:
+    """A file of the study's folder, from the page in its `report`; the card lies beside it."""
+    text = plain(path)
+    where = PurePosixPath(text)
+    if where.is_absolute() or ".." in where.parts or not where.suffix:
+        return Markup(f"<code>{esc(text)}</code>")
+    card = where.with_suffix(".json")
+    return Markup(
+        f'<a href="../{quote(str(where))}"><code>{esc(where.name)}</code></a>'
+        f'<small><a href="../{quote(str(card))}">model card</a></small>'
+    )
+
+
+def latency_cell(row: Row) -> object:
+    """Median ms of a session as anybody opens it, below it the one with the settings that make it faster."""
+    tuned = mapping(row.get("latency_tuned_ms")).get("median")
+    options = ", ".join(f"{plain(key)}={plain(value)}" for key, value in mapping(row.get("session_options")).items())
+    extra = f"{milliseconds(tuned)} with {options}" if number(tuned) is not None and options else ""
+    return with_small(milliseconds(mapping(row.get("latency_ms")).get("median")), extra)
+
+
+def sized(size: object) -> Markup:
+    return Markup(f'<span data-v="{number(size) or 0:g}">{esc(si(size, "B"))}</span><small>{count(size)} bytes</small>')
+
+
 def files(result: Row) -> str:
-    """Exported files, the recommended one marked, and a plain sentence for each that is slower than fp32."""
+    """Exported files with links to them and their cards, the recommended one marked."""
     exports = rows(result.get("exports"))
     if not exports:
         return none("No file was exported.")
     best = mapping(result.get("recommended")).get("format")
-    head = ["format", "size", "accuracy", "top-1 agreement with torch", "largest difference to torch"]
-    head += ["latency, median (ms)", "latency, least (ms)", "file"]
+    slow = median(mapping(result.get("teacher")))
+    qualities = [quality_of(each) for each in exports]
+    head = ["file", "size", qualities[0].label, "latency, median (ms)", "latency, least (ms)"]
+    head += ["against the teacher"] if slow is not None else []
+    head += ["top-1 agreement with torch", "largest difference to torch", "written to"]
     body = [
         [
-            esc(each.get("format"))
-            + ("<small>recommended</small>" if best is not None and each.get("format") == best else ""),
-            f"{si(each.get('bytes'), 'B')}<small>{count(each.get('bytes'))} bytes</small>",
-            percent(each.get("accuracy")),
+            with_small(each.get("format"), "recommended" if best is not None and each.get("format") == best else ""),
+            sized(each.get("bytes")),
+            with_small(quality.text, quality.range),
+            latency_cell(each),
+            milliseconds(mapping(each.get("latency_ms")).get("min")),
+            *([ratio(slow, median(each), "faster", "slower") or "as fast"] if slow is not None else []),
             percent(each.get("top1_agreement")),
             general(each.get("parity_max_abs")),
-            milliseconds(mapping(each.get("latency_ms")).get("median")),
-            milliseconds(mapping(each.get("latency_ms")).get("min")),
-            f"<code>{esc(each.get('path'))}</code>",
+            link(each.get("path")),
         ]
-        for each in exports
+        for each, quality in zip(exports, qualities, strict=True)
     ]
-    slow = [plain(each.get("format")) for each in exports if each.get("slower_than_fp32") is True]
-    said = "".join(f'<p class="note">{esc(each)} is slower than fp32 on this machine.</p>' for each in slow)
-    for each in exports:
-        for name, over in mapping(each.get("over")).items():
-            said += f'<p class="note">{esc(each.get("format"))} is {percent(over)} above the study\'s limit of {esc(name)}.</p>'
     chosen = next((at for at, each in enumerate(exports) if best is not None and each.get("format") == best), None)
-    return table(head, body, numeric=range(1, 7), strong=chosen) + said
+    return simple(head, body, "Files, measured on this machine", chosen)
 
 
 def refused(result: Row) -> str:
-    body = [[esc(each.get("format")), esc(each.get("reason"))] for each in rows(result.get("refused"))]
-    return table(["refused", "reason"], body) if body else "<p>No file was refused by a gate.</p>"
+    body = [[plain(each.get("format")), plain(each.get("reason"))] for each in rows(result.get("refused"))]
+    return simple(["refused", "reason"], body) if body else "<p>No file was refused by a gate.</p>"
 
 
 def limit_of(value: object) -> float | None:
@@ -98,29 +129,40 @@ def constraints(result: Row) -> str:
         found = number(value)
         met = "not measured" if found is None else "met" if found <= limit else "broken"
         style = {"met": "yes", "broken": "no"}.get(met, "none")
-        body.append([esc(label), general(limit), general(found), f'<span class="{style}">{met}</span>'])
+        body.append([label, general(limit), general(found), Markup(f'<span class="{style}">{met}</span>')])
     if not body:
         return none("The study sets no constraints.")
-    return table(["constraint", "limit", "reached", "held"], body, numeric=(1, 2))
+    return simple(["constraint", "limit", "reached", "held"], body)
 
 
 def comparison(result: Row) -> str:
     """Other students distilled alike, best first, with the winner's place among them."""
-    others = rows(result.get("compare"))
+    others = [(each, quality_of(each)) for each in rows(result.get("compare"))]
     if not others:
         return ""
-    others = sorted(others, key=lambda each: -(number(each.get("accuracy")) or 0.0))
-    body = [[esc(each.get("name")), count(each.get("params")), percent(each.get("accuracy"))] for each in others]
+
+    def order(pair: tuple[Row, Quality]) -> float:
+        value = pair[1].value
+        return float("inf") if value is None else -value if pair[1].up else value
+
+    label = others[0][1].label
+    body = [
+        [plain(each.get("name")), count(each.get("params")), quality.text]
+        for each, quality in sorted(others, key=order)
+    ]
     said = "<p>Other students, distilled alike, so that the choice can be judged.</p>"
-    return "<h3>Was the choice good?</h3>" + said + table(["student", "parameters", "accuracy"], body, numeric=(1, 2))
+    return "<h3>Was the choice good?</h3>" + said + simple(["student", "parameters", label], body)
 
 
 def metrics(result: Row) -> str:
+    """What else was measured of the network in the files."""
+    main = quality_of(mapping(result.get("pruned")) or mapping(result.get("student"))).metric
     body = [
-        [esc(path), esc(metric(path, value) if number(value) is not None else scalar(value))]
+        [path, metric(path, value) if number(value) is not None else scalar(value)]
         for path, value in flat(mapping(result.get("metrics")))
+        if path not in (main, "n")
     ]
-    return "<h3>Further metrics</h3>" + table(["metric", "value"], body, numeric=(1,)) if body else ""
+    return "<h3>Further metrics</h3>" + simple(["metric", "value"], body) if body else ""
 
 
 def data(result: Row) -> str:
@@ -129,27 +171,27 @@ def data(result: Row) -> str:
     if not facts:
         return none("The run recorded no facts about its data.")
     counts = {plain(split): mapping(each) for split, each in mapping(facts.get("counts")).items()}
-    plainly = [
-        [label, esc(count(facts[key]) if number(facts[key]) is not None else scalar(facts[key]))]
+    plainly: list[Sequence[object]] = [
+        [label, count(facts[key]) if number(facts[key]) is not None else scalar(facts[key])]
         for key, label in (("source", "source"), ("labeled", "labelled samples"), ("unlabeled", "unlabelled samples"))
         if key in facts
     ]
     known = {"source", "labeled", "unlabeled", "counts", "classes"}
     rest = {key: value for key, value in facts.items() if key not in known}
-    plainly += [[esc(path), esc(scalar(value))] for path, value in flat(rest)]
-    made = table(["fact", "value"], plainly) if plainly else ""
+    plainly += [[path, scalar(value)] for path, value in flat(rest)]
+    made = simple(["fact", "value"], plainly) if plainly else ""
     if not counts:
         return made + none("Counts by class were not recorded.")
     declared = [plain(name) for name in items(facts.get("classes"))]
     seen = [plain(name) for each in counts.values() for name in each]
     classes = list(dict.fromkeys([*declared, *seen]))
     texts = {split: {plain(name): value for name, value in each.items()} for split, each in counts.items()}
-    body = [[esc(name), *(count(texts[split].get(name, 0)) for split in texts)] for name in classes]
+    body = [[name, *(count(texts[split].get(name, 0)) for split in texts)] for name in classes]
     total = [
-        "<b>all</b>",
-        *(f"<b>{count(sum(number(v) or 0.0 for v in texts[split].values()))}</b>" for split in texts),
+        Markup("<b>all</b>"),
+        *(Markup(f"<b>{count(sum(number(v) or 0.0 for v in texts[split].values()))}</b>") for split in texts),
     ]
-    grid = table(["class", *texts], [*body, total], "Samples by class and split", range(1, 1 + len(texts)))
+    grid = simple(["class", *texts], [*body, total], "Samples by class and split")
     if len(classes) > MANY_CLASSES:
         grid = f"<details><summary>Samples of each of the {len(classes)} classes</summary>{grid}</details>"
     return columns(made, grid) if made else grid
@@ -157,8 +199,8 @@ def data(result: Row) -> str:
 
 def listing(value: object, head: str, missing: str) -> str:
     """Nested JSON as a table of dotted paths."""
-    body = [[f"<code>{esc(path)}</code>", esc(scalar(leaf))] for path, leaf in flat(value)]
-    return table([head, "value"], body) if body else none(missing)
+    body = [[Markup(f"<code>{esc(path)}</code>"), scalar(leaf)] for path, leaf in flat(value)]
+    return simple([head, "value"], body) if body else none(missing)
 
 
 def recipe(result: Row) -> str:
@@ -166,21 +208,22 @@ def recipe(result: Row) -> str:
 
 
 def time(result: Row) -> str:
-    """Seconds by stage with a bar each."""
-    spent = [(plain(name), number(value)) for name, value in mapping(result.get("seconds")).items()]
-    known = [value for _, value in spent if value is not None and value > 0]
+    """Seconds by stage, in the order in which they ran, with a bar each."""
+    given = {plain(name): number(value) for name, value in mapping(result.get("seconds")).items()}
+    spent = {name: given[name] for name in (*ORDER, *given) if name in given}
+    known = [value for value in spent.values() if value is not None and value > 0]
     if not known:
         return none("No times were recorded.")
     whole = sum(known)
     body = [
         [
-            esc(name),
+            name,
             seconds(value),
-            f'<span class="bar" style="width:{max(value or 0.0, 0.0) / max(known) * 100:.1f}%"></span>',
+            Markup(f'<span class="bar" style="width:{max(value or 0.0, 0.0) / max(known) * 100:.1f}%"></span>'),
         ]
-        for name, value in spent
+        for name, value in spent.items()
     ]
-    return table(["stage", "time", "share"], [*body, ["<b>all</b>", f"<b>{seconds(whole)}</b>", ""]], numeric=(1,))
+    return simple(["stage", "time", "share"], [*body, [Markup("<b>all</b>"), Markup(f"<b>{seconds(whole)}</b>"), ""]])
 
 
 def provenance(result: Row) -> str:
@@ -188,19 +231,35 @@ def provenance(result: Row) -> str:
 
 
 def networks(result: Row) -> str:
-    """Teacher, controls and student in one small table."""
-    student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
-    lines = [
-        ("teacher", teacher.get("architecture"), teacher.get("params"), teacher.get("accuracy")),
-        ("student", student.get("architecture"), student.get("params"), student.get("accuracy")),
-    ]
-    for key, label in (("baseline", "without a teacher"), ("all_labels", "with every label")):
+    """Teacher, student, pruned student and controls in one table."""
+    student, teacher, pruned = (mapping(result.get(key)) for key in ("student", "teacher", "pruned"))
+    lines = [("teacher", teacher, teacher)] if teacher else []
+    lines.append(("student, as distilled", student, student))
+    if pruned:
+        lines.append(("student, pruned and recovered", {**student, **pruned}, pruned))
+    for key, label in (("baseline", "same network without a teacher"), ("all_labels", "same network with every label")):
         if mapping(result.get(key)):
-            lines.append(
-                (label, student.get("architecture"), student.get("params"), mapping(result[key]).get("accuracy"))
-            )
-    body = [[label, esc(name or MISSING), count(params), percent(accuracy)] for label, name, params, accuracy in lines]
-    return table(["network", "architecture", "parameters", "test accuracy"], body, numeric=(2, 3))
+            lines.append((label, student, mapping(result[key])))
+    head = ["network", quality_of(student).label, "95 % interval", "parameters", "MACs"]
+    timed = median(teacher) is not None
+    head += [*(["latency (ms)"] if timed else []), "architecture"]
+    body = [
+        [
+            label,
+            (quality := quality_of(measured)).text,
+            quality.range,
+            count(network.get("params")),
+            count(network.get("macs")),
+            *([teacher_latency(network)] if timed else []),
+            architecture(network.get("architecture")),
+        ]
+        for label, network, measured in lines
+    ]
+    return simple(head, body, "Networks, measured on the test split")
+
+
+def teacher_latency(network: Row) -> object:
+    return with_small(milliseconds(median(network)), plain(network["latency_in"]) if network.get("latency_in") else "")
 
 
 def outcome(result: Row) -> str:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from kdsearch.kinds.figure import Table
 from kdsearch.report.stats import front
-from kdsearch.report.svg import Frame, Scale, scale_of
-from kdsearch.report.values import (
-    MISSING,
-    count,
-    esc,
-    flat,
-    is_share,
-    mapping,
-    metric,
-    milliseconds,
-    number,
-    plain,
-    scalar,
-    short,
-    table,
-)
+from kdsearch.report.values import count, flat, items, mapping, metric, milliseconds, number, plain, scalar, short
+from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
+STATES = ("complete", "pruned", "failed", "running", "paused")
 COSTS = ("latency_ms", "macs", "params", "bytes", "onnx_bytes")
 UNITS = {
     "latency_ms": "latency (ms)",
@@ -32,10 +20,26 @@ UNITS = {
     "bytes": "file size (bytes)",
     "onnx_bytes": "file size (bytes)",
 }
+OUT, STOPPED = "breaks a constraint", "stopped early"
+KINDS = (
+    ("complete", "blue", "circle"),
+    (OUT, "red", "triangle-down"),
+    (STOPPED, "orange", "cross"),
+    ("failed", "red", "cross"),
+    ("running", "grey", "circle"),
+)
 
 
 def state(trial: Row) -> str:
-    return plain(trial.get("state")) if trial.get("state") in ("complete", "pruned", "failed") else "failed"
+    return plain(trial.get("state")) if trial.get("state") in STATES else "failed"
+
+
+def kind(trial: Row) -> str:
+    """What became of a trial, in the words of the legend."""
+    found = state(trial)
+    if found == "complete":
+        return "complete" if trial.get("feasible", True) else OUT
+    return {"pruned": STOPPED, "failed": "failed"}.get(found, "running")
 
 
 def cost_of(row: Row, key: str) -> float | None:
@@ -59,11 +63,30 @@ def goals(evidence: Row, trials: Sequence[Row]) -> list[tuple[str, bool]]:
     return declared or [(name, name not in COSTS) for name in seen] or [("objective", True)]
 
 
-def trial_kind(trial: Row) -> tuple[str, Literal["dot", "ring", "cross"]]:
-    """Class and shape by what became of a trial."""
-    if state(trial) != "complete":
-        return state(trial), "cross"
-    return ("complete", "dot") if trial.get("feasible", True) else ("complete out", "ring")
+def objective(trial: Row, name: str) -> float | None:
+    return number(mapping(trial.get("objectives")).get(name))
+
+
+def curve(trial: Row, nth: int, up: bool) -> list[tuple[float, float]]:
+    """(share of the epochs, nth objective) of every look at a trial; its curve holds losses, one or one an objective."""
+    found = []
+    for point in items(trial.get("curve")):
+        ends = items(point)
+        if len(ends) != 2 or (share := number(ends[0])) is None:
+            continue
+        losses = items(ends[1]) or ([ends[1]] if nth == 0 else [])
+        loss = number(losses[nth]) if nth < len(losses) else None
+        if loss is not None:
+            found.append((share, -loss if up else loss))
+    return found
+
+
+def reached(trial: Row, name: str, nth: int, up: bool) -> float | None:
+    """The objective of a trial that ended, else what it had when it was stopped."""
+    found = objective(trial, name)
+    if found is None and (seen := curve(trial, nth, up)):
+        return seen[-1][1]
+    return found
 
 
 def front_members(trials: Sequence[Row], key: str, goal: str, up: bool) -> list[int]:
@@ -71,43 +94,32 @@ def front_members(trials: Sequence[Row], key: str, goal: str, up: bool) -> list[
     able = [
         (i, cost, value if up else -value)
         for i, trial in enumerate(trials)
-        if state(trial) == "complete" and trial.get("feasible", True)
+        if kind(trial) == "complete"
         if (cost := cost_of(trial, key)) is not None
         if (value := objective(trial, goal)) is not None
     ]
     return [able[j][0] for j in front([cost for _, cost, _ in able], [value for _, _, value in able])]
 
 
-def objective_scale(values: Sequence[float], name: str, frame: Frame) -> Scale:
-    return scale_of(values, *frame.y_range, percent=is_share(name))
-
-
 def objective_label(name: str, up: bool) -> str:
-    unit = " (%)" if is_share(name) else ""
-    return f"{short(name, 28)}{unit}, {'higher' if up else 'lower'} is better"
+    return f"{short(name, 28)}, {'higher' if up else 'lower'} is better"
 
 
-def objective(trial: Row, name: str) -> float | None:
-    return number(mapping(trial.get("objectives")).get(name))
-
-
-def trials_table(trials: Sequence[Row], wanted: Sequence[tuple[str, bool]], on_front: Sequence[int] = ()) -> str:
+def trials_table(trials: Sequence[Row], wanted: Sequence[tuple[str, bool]], on_front: Sequence[int] = ()) -> Table:
     names = [name for name, _ in wanted]
     head = ["trial", "state", *names, "front", "parameters", "MACs", "latency (ms)", "architecture", "values"]
     body = [
         [
-            esc(trial.get("number")),
-            state(trial) + (f": {esc(trial['error'])}" if trial.get("error") else ""),
-            *(metric(name, mapping(trial.get("objectives")).get(name)) for name in names),
+            plain(trial.get("number")),
+            kind(trial) + (f": {plain(trial['error'])}" if trial.get("error") else ""),
+            *(metric(name, reached(trial, name, nth, up)) for nth, (name, up) in enumerate(wanted)),
             "yes" if at in on_front else "",
             count(trial.get("params")),
             count(trial.get("macs")),
             milliseconds(trial.get("latency_ms")),
-            esc(trial.get("architecture")),
-            esc("; ".join(f"{path} = {scalar(value)}" for path, value in flat(trial.get("values"))) or MISSING),
+            architecture(trial.get("architecture")),
+            "; ".join(f"{path} = {scalar(value)}" for path, value in flat(trial.get("values"))) or None,
         ]
         for at, trial in enumerate(trials)
     ]
-    return table(
-        head, body, f"{len(trials)} trials", [*range(2, 2 + len(names)), *range(3 + len(names), 6 + len(names))]
-    )
+    return Table(f"{len(trials)} trials", head, body)

@@ -80,11 +80,6 @@ def percent(value: object, digits: int = 2) -> str:
     return MISSING if found is None else f"{100 * found:.{digits}f} %" if abs(found) < 1e6 else f"{found:.3g}"
 
 
-def points(difference: float) -> str:
-    """A difference of fractions in percentage points: `1.20 points`."""
-    return f"{100 * abs(difference):.2f} points"
-
-
 def general(value: object) -> str:
     """Five significant digits; integers in full."""
     found = number(value)
@@ -146,32 +141,3 @@ def flat(value: object, path: str = "") -> list[tuple[str, object]]:
     else:
         return [(path, value)] if path else []
     return [leaf for key, each in parts for leaf in flat(each, key)]
-
-
-def table(
-    head: Sequence[str],
-    body: Sequence[Sequence[str]],
-    caption: str = "",
-    numeric: Sequence[int] = (),
-    strong: int | None = None,
-) -> str:
-    """A table of escaped cells; columns in `numeric` stand right, row `strong` stands out. The first column heads its row."""
-
-    def cell(at: int, content: str, tag: str = "td") -> str:
-        scope = ' scope="row"' if tag == "th" else ""
-        short_name = tag == "th" and len(content) <= 20  # would else break at its hyphens
-        style = ' class="n"' if at in numeric else ' class="k"' if short_name else ""
-        return f"<{tag}{scope}{style}>{content}</{tag}>"
-
-    top = "".join(
-        f'<th scope="col" class="n">{esc(each)}</th>' if at in numeric else f'<th scope="col">{esc(each)}</th>'
-        for at, each in enumerate(head)
-    )
-    lines = "".join(
-        ('<tr class="best">' if nth == strong else "<tr>")
-        + "".join(cell(at, each, "td" if at else "th") for at, each in enumerate(row))
-        + "</tr>"
-        for nth, row in enumerate(body)
-    )
-    title = f"<caption>{esc(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from kdsearch.errors import FOREIGN
+from kdsearch.errors import FOREIGN, told
 from kdsearch.kinds import IO, Controller, Cost, Options, SearchSpace, Task, Trial
 from kdsearch.search.backend import Score
 from kdsearch.search.pareto import fronts, spread
 from kdsearch.search.rows import Rows
-from kdsearch.search.scoring import Scored, cost_of, told
+from kdsearch.search.scoring import Scored, cost_of
 from kdsearch.store.hashing import derive, stream
 
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new

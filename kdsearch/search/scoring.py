@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import FOREIGN, PluginError, TrialError, UserError, exited
+from kdsearch.errors import FOREIGN, PluginError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
@@ -301,8 +301,3 @@ def _deviation(values: Sequence[float]) -> float:
 
 def _unbuilt(space: SearchSpace[Any], n: int, error: BaseException) -> PluginError:
     return PluginError(f"search space '{type(space).__name__}' builds none of {n} specs: {told(error)}")
-
-
-def told(error: BaseException) -> str:
-    """What somebody else's code raised, for a row or a message."""
-    return f"{type(error).__name__}: {error}"[:500]

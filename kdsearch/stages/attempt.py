@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdsearch import errors
-from kdsearch.errors import FOREIGN, KdsearchError, TrialError
+from kdsearch.errors import FOREIGN, KdsearchError, TrialError, told
 from kdsearch.store.files import as_storage_error, is_disk_error
 
 V = TypeVar("V")
@@ -34,12 +33,6 @@ def attempt(call: Callable[[], V], work: Path) -> V | str:
         return told(error)
     except FOREIGN as error:
         return told(error)
-
-
-def told(error: BaseException) -> str:
-    """What a plugin raised, and where."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name}:{where.lineno})"
 
 
 def as_json(error: KdsearchError) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from kdsearch.errors import TapError
+from kdsearch.errors import TapError, told
 from kdsearch.kinds import Access, Model, Proxy
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import fresh_init
@@ -57,5 +57,5 @@ def untrained(model: Model, seed: int | None, proxies: Iterable[Proxy[Any]]) -> 
         try:
             fresh_init(model.module, seed % 2**31)
         except Exception as error:  # a part of the user's own
-            return f"a part of '{model.name}' cannot be drawn anew ({type(error).__name__}: {error})"
+            return f"a part of '{model.name}' cannot be drawn anew: {told(error)}"
     return ""

@@ -269,7 +269,12 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             "architecture": trial["architecture"],
             "scores": scores.get(trial["architecture"], {}),
             "params": trial["params"],
-            "accuracy": trial["objectives"].get(materials.objective),
+            "quality": {
+                "metric": materials.objective,
+                "value": trial["objectives"].get(materials.objective),
+                "direction": materials.metrics[materials.objective].direction,
+                "unit": materials.metrics[materials.objective].unit,
+            },
         }
         for trial in trials
         if trial["state"] == "complete"
@@ -297,9 +302,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        quality = row["quality"] or {}
-        interval = quality.get("interval") if quality.get("metric") == "accuracy" else None
-        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"], "interval": interval}
+        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"]}
         return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
 
     rows = []

@@ -11,12 +11,12 @@ from typing import Any
 
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
-from kdsearch.errors import PluginError, StudyError, UserError
+from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
-from kdsearch.search.scoring import Scorer, cost_of, random_teacher, told
+from kdsearch.search.scoring import Scorer, cost_of, random_teacher
 from kdsearch.stages.materials import make, seeded_build
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code

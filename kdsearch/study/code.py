@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError, nearest
+from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError, nearest, told
 
 _PYTHON = re.compile(r".+\.py:[A-Za-z_][\w.]*")
 
@@ -61,7 +61,7 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
     except (KeyboardInterrupt, KdsearchError):
         raise
     except BaseException as error:
-        raise StudyError(f"'{target}' raised {type(error).__name__}: {error}", path=path) from error
+        raise StudyError(f"'{target}' raised {told(error)}", path=path) from error
     for part in name.split("."):
         if not hasattr(found, part):
             names = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []

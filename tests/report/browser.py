@@ -1,13 +1,16 @@
-"""A page seen by headless Chromium: its DOM after loading, what it logged, and every address it asked for."""
+"""A page seen by headless Chromium: its DOM after drawing, what it logged, every address it asked for, what an act gave."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,15 +19,19 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine: neither /usr/bin/chromium nor in PATH"
 )
 QUIET = "disable-quic no-first-run disable-background-networking disable-component-update disable-sync disable-dev-shm-usage"
-FLAGS = [f"--{flag}" for flag in f"headless no-sandbox disable-gpu {QUIET} enable-logging=stderr dump-dom".split()]
+FLAGS = [
+    f"--{flag}"
+    for flag in f"headless no-sandbox disable-gpu {QUIET} enable-logging=stderr dump-dom virtual-time-budget=60000".split()
+]
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"  # whatever asks, nothing leaves this machine
 # put before everything else: keeps errors and refused loads in the DOM, where --dump-dom shows them
 LISTENER = """<script>window.seen=[];
 addEventListener('error',e=>{seen.push(e.message||('load '+(e.target.src||e.target.href)))},true);
+addEventListener('unhandledrejection',e=>seen.push('rejected '+e.reason));
 addEventListener('securitypolicyviolation',e=>seen.push('policy '+e.violatedDirective+' '+e.blockedURI));
-addEventListener('load',()=>{document.body.dataset.seen=JSON.stringify(seen);
-const m=document.querySelector('.mark');if(m){m.dispatchEvent(new PointerEvent('pointerover',{bubbles:true}));
-document.body.dataset.tip=document.getElementById('tip').textContent}})</script>"""
+addEventListener('load',async()=>{while(document.body.dataset.drawn===undefined)await new Promise(r=>setTimeout(r,20));
+try{document.body.dataset.act=JSON.stringify(await (async()=>{ACT})()??null)}catch(e){seen.push('act '+e)}
+document.body.dataset.seen=JSON.stringify(seen)})</script>"""
 
 
 class Parsed(HTMLParser):
@@ -34,8 +41,10 @@ class Parsed(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.words: list[str] = []
-        self.json = ""
+        self.json = self.charts = ""
         self.inside = ""
+        self.groups: list[str] = []  # of the SVG: class of the group of marks that is open
+        self.marks: Counter[str] = Counter()  # drawn marks by type: symbol, line, rect, ...
         self.feed(text)
         self.close()
         self.text = " ".join(self.words)
@@ -45,36 +54,61 @@ class Parsed(HTMLParser):
         self.elements.append((tag, found))
         if tag in ("script", "style"):
             self.inside = found.get("id", tag)
+        if tag == "g":
+            self.groups.append(found.get("class", ""))
+        elif tag == "path" and self.groups and (kind := re.match(r"mark-(\w+) role-mark", self.groups[-1])):
+            self.marks[kind[1]] += 1
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("script", "style"):
             self.inside = ""
+        if tag == "g" and self.groups:
+            self.groups.pop()
 
     def handle_data(self, data: str) -> None:
         if self.inside == "kdsearch-result":
             self.json += data
+        elif self.inside == "kdsearch-charts":
+            self.charts += data
         elif not self.inside:
             self.words.append(data)
 
-    def marks(self, kind: str) -> list[dict[str, str]]:
-        """Attributes of the marks of this class."""
-        return [attrs for _, attrs in self.elements if {"mark", kind} <= set(attrs.get("class", "").split())]
+    @property
+    def body(self) -> dict[str, str]:
+        return next(attrs for tag, attrs in self.elements if tag == "body")
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """The charts' specifications, in order."""
+        found: list[dict[str, Any]] = json.loads(self.charts)["specs"]
+        return found
 
 
 @dataclass(frozen=True)
 class Seen:
-    """`console`: its lines on stderr; `requests`: what the page itself asked for; `page`: the DOM after loading."""
+    """`console`: its lines on stderr; `requests`: what the page itself asked for; `page`: the DOM after drawing."""
 
     console: list[str]
     requests: list[str]
     page: Parsed
 
+    @property
+    def errors(self) -> list[str]:
+        """What the recorder heard; the page must have been opened with it."""
+        return list(json.loads(self.page.body["data-seen"]))
 
-def see(html: str, folder: Path, *, listen: bool = False) -> Seen:
-    """Opens the page with a fresh profile. `listen` adds a recorder of errors, for which the page's policy is lifted."""
-    if listen:
+    @property
+    def act(self) -> Any:
+        """What the act returned."""
+        return json.loads(self.page.body["data-act"])
+
+
+def see(html: str, folder: Path, *, listen: bool = False, act: str = "") -> Seen:
+    """Opens the page with a fresh profile. `listen` adds a recorder of errors, for which the page's policy is lifted; `act` is
+    JavaScript that runs there after the charts are drawn, its answer JSON."""
+    if listen or act:
         start = html.index('<meta http-equiv="Content-Security-Policy"')
-        html = html[:start] + LISTENER + html[html.index(">", start) + 1 :]
+        html = html[:start] + LISTENER.replace("ACT", act) + html[html.index(">", start) + 1 :]
     file, log = folder / "index.html", folder / "net.json"
     file.write_text(html, encoding="utf-8")
     assert CHROMIUM is not None

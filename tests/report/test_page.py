@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Seen, needs_chromium, see
+from browser import Parsed, Seen, needs_chromium, see
 from conftest import make_evidence, make_result
 
 from kdsearch.report import render
@@ -50,26 +51,28 @@ def numbers_as_read(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_as_many_marks_as_candidates_trials_epochs_rungs_and_finals(seen: Seen) -> None:
-    evidence = make_evidence()
-    assert len(seen.page.marks("candidate")) == len(evidence["candidates"]) == 400
-    assert len(seen.page.marks("kept")) == sum(each["kept"] for each in evidence["candidates"]) == 8
-    assert len(seen.page.marks("trial")) == len(seen.page.marks("tried")) == len(evidence["trials"])
-    assert len(seen.page.marks("epoch")) == sum(len(curve) for curve in evidence["curves"].values())
-    assert len(seen.page.marks("rung")) == 3 * len(evidence["ladder"])
-    proxies_and_params = 1 + len(evidence["finals"][0]["scores"])
-    assert len(seen.page.marks("final")) == len(evidence["finals"]) * proxies_and_params
-    assert len(seen.page.marks("share")) == sum(
-        share > 0 for export in make_result()["exports"] for share in export["weight_share"].values()
-    )
+def data_of(page: Parsed, name: str) -> list[dict[str, Any]]:
+    """The rows of the first chart whose description starts so."""
+    return next(spec["data"]["values"] for spec in page.specs if spec["description"].startswith(name))
 
 
-def test_marks_carry_their_values(seen: Seen) -> None:
+def test_every_candidate_trial_epoch_rung_and_final_is_drawn(seen: Seen) -> None:
     evidence = make_evidence()
-    costs = sorted(int(mark["data-v"].split("|")[0].replace(",", "")) for mark in seen.page.marks("candidate"))
-    assert costs == sorted(each["params"] for each in evidence["candidates"])
-    wanted = [f"{100 * trial['objectives']['accuracy']:.2f} %" for trial in evidence["trials"] if trial["objectives"]]
-    assert sorted(mark["data-v"] for mark in seen.page.marks("trial") if "%" in mark["data-v"]) == sorted(wanted)
+    page = seen.page
+    assert int(page.body["data-drawn"]) == len(page.specs) == 3 + 1 + 2 + 1 + 4 + 2
+    candidates, trials = data_of(page, "400 candidates"), data_of(page, "accuracy of 16 trials in order")
+    assert sorted(row["x"] for row in candidates) == sorted(each["params"] for each in evidence["candidates"])
+    assert sum(row["kind"] in ("kept for training", "the student") for row in candidates) == 8
+    assert [row.get("y") for row in trials] == [each["objectives"].get("accuracy") for each in evidence["trials"]]
+    epochs = sum(len(curve) for curve in evidence["curves"].values())
+    assert len(data_of(page, "training loss by epoch")) == len(data_of(page, "validation score by epoch")) == epochs
+    with_cost = sum(bool(trial["objectives"]) for trial in evidence["trials"])
+    finals = 4 * len(evidence["finals"])
+    timed = [rung for rung in evidence["ladder"] if rung["latency_ms"]]
+    rungs = len(evidence["ladder"]) + 2 * len(timed)
+    assert page.marks["symbol"] == 400 + len(trials) + with_cost + 2 * epochs + finals + rungs
+    shares = [share for export in make_result()["exports"] for share in export["weight_share"].values()]
+    assert page.marks["rect"] == sum(share > 0 for share in shares)
 
 
 def test_every_number_of_the_json_is_on_the_page(seen: Seen) -> None:
@@ -86,28 +89,80 @@ def test_no_console_line_and_no_request(seen: Seen) -> None:
     assert seen.requests == []
 
 
-def test_every_figure_has_title_description_and_twin(seen: Seen) -> None:
-    drawings = [attrs for tag, attrs in seen.page.elements if tag == "svg" and attrs.get("role") == "img"]
-    ids = [attrs["id"] for _, attrs in seen.page.elements if "id" in attrs]
-    assert len(drawings) == 3 + 1 + 2 + 1 + 4 + 2
-    assert all(name in ids for attrs in drawings for name in attrs["aria-labelledby"].split())
+def test_every_figure_has_words_for_those_who_do_not_see_it(seen: Seen) -> None:
+    drawings = [attrs for tag, attrs in seen.page.elements if tag == "div" and "data-chart" in attrs]
+    assert [attrs["role"] for attrs in drawings] == ["graphics-document"] * len(seen.page.specs)
+    assert all(
+        attrs["aria-label"].startswith(spec["description"])
+        for attrs, spec in zip(drawings, seen.page.specs, strict=True)
+    )
+    assert all(attrs["tabindex"] == "0" for attrs in drawings)
+    ids = [attrs["id"] for _, attrs in seen.page.elements if "id" in attrs and not attrs["id"].startswith("view")]
     assert len(ids) == len(set(ids))
     tags = [tag for tag, _ in seen.page.elements]
-    assert tags.count("figure") == tags.count("figcaption") == 6
-    assert tags.count("details") == 6
+    assert tags.count("figure") == tags.count("figcaption") == tags.count("details") == 6
 
 
-def test_the_tooltip_names_the_mark_under_the_pointer(tmp_path: Path) -> None:
-    seen = see(render(make_result(), make_evidence()), tmp_path, listen=True)
-    body = next(attrs for tag, attrs in seen.page.elements if tag == "body")
-    assert body["data-tip"] == "teacher\n98.42 %"
-    assert json.loads(body["data-seen"]) == []
+ACTS = """
+const out={}, tip=document.getElementById('tip'), tick=()=>new Promise(r=>setTimeout(r,50));
+const press=k=>new KeyboardEvent('keydown',{key:k,bubbles:true,cancelable:true});
+const svgs=[...document.querySelectorAll('[data-chart] svg')];
+const boxes=[...document.querySelectorAll('[data-chart]')], key=(box,k)=>box.dispatchEvent(press(k));
+boxes[0].focus(); key(boxes[0],'ArrowRight'); out.first=tip.textContent; key(boxes[0],'ArrowLeft'); out.last=tip.textContent;
+out.live=document.getElementById('live').textContent; boxes[0].blur(); out.gone=tip.hidden;
+const mark=[...svgs[4].querySelectorAll('[aria-roledescription=point]')].find(m=>m.__data__.tooltip);
+const box=mark.getBoundingClientRect(), at={bubbles:true,clientX:box.x+box.width/2,clientY:box.y+box.height/2};
+for(const kind of ['pointermove','mousemove','mouseover','pointerover'])mark.dispatchEvent(new PointerEvent(kind,at));
+await tick(); out.pointed=tip.hidden?'':tip.textContent;
+const labels=()=>[...svgs[5].querySelectorAll('.role-axis-label text')].map(t=>t.textContent).sort().join();
+out.before=labels(); const tools=svgs[5].closest('.panel').querySelectorAll('.tools button');
+tools[0].click(); await tick(); out.zoomed=labels(); tools[2].click(); await tick(); out.reset=labels();
+const head=[...document.querySelectorAll('#files table thead button')][1], body=head.closest('table').tBodies[0];
+const names=()=>[...body.rows].map(r=>r.cells[0].firstChild.textContent);
+head.click(); out.up=names(); out.sorted=head.parentNode.getAttribute('aria-sort'); head.click(); out.down=names();
+return out;
+"""
+
+
+def test_marks_answer_to_pointer_and_keyboard_axes_zoom_and_tables_sort(tmp_path: Path) -> None:
+    seen = see(render(make_result(), make_evidence()), tmp_path, act=ACTS)
+    assert seen.errors == []
+    found = seen.act
+    assert found["first"].splitlines()[0] == "onnx-int4", "left to right: the least accurate first"
+    assert found["last"].splitlines()[:2] == ["teacher", "accuracy: 98.42 %"]
+    assert found["live"].startswith("teacher, accuracy: 98.42 %")
+    assert found["gone"]
+    assert "parameters: " in found["pointed"]
+    assert "score: " in found["pointed"]
+    assert found["before"] == found["reset"] != found["zoomed"]
+    assert found["up"] == ["onnx-int4", "onnx-int8", "onnx-fp32"], "by bytes, not by the text"
+    assert found["sorted"] == "ascending"
+    assert found["down"] == found["up"][::-1]
+
+
+def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
+    inner = html.escape(render(make_result(), make_evidence()))
+    frame = f"<iframe style='width:420px;height:900px;border:0' srcdoc='{inner}'></iframe>"
+    act = """
+const f=document.querySelector('iframe').contentDocument;
+while(f.body.dataset.drawn===undefined)await new Promise(r=>setTimeout(r,20));
+const w=f.documentElement.clientWidth, shown=[...f.querySelectorAll('main *')].filter(e=>!e.closest('details,svg'));
+return [w,f.documentElement.scrollWidth,shown.filter(e=>e.getBoundingClientRect().right>w+.5).map(e=>e.outerHTML.slice(0,90))];
+"""
+    page = '<html><head><meta http-equiv="Content-Security-Policy" content=""></head><body data-drawn="0">' + frame
+    width, whole, beyond = see(page, tmp_path, act=act).act
+    assert 400 <= width <= 420
+    assert (whole, beyond) == (width, [])
 
 
 def test_five_thousand_candidates_fit_a_light_page(tmp_path: Path) -> None:
     page = render(make_result(), make_evidence(n=5000, trials=60, epochs=100))
-    assert len(page) < 800_000
-    assert len(see(page, tmp_path).page.marks("candidate")) == 5000
+    assert len(page.encode()) < 2_000_000
+    seen = see(page, tmp_path)
+    rows = data_of(seen.page, "5000 candidates")
+    assert len(rows) == 4000
+    assert sum(row["kind"] in ("kept for training", "the student") for row in rows) >= 8
+    assert "4,000 of 5,000 candidates are drawn, all kept ones among them." in seen.page.text
 
 
 HOSTILE = (
@@ -152,8 +207,7 @@ KNOWN |= {
 def test_hostile_texts_run_nothing_and_are_shown(tmp_path: Path) -> None:
     result, evidence = hostile_case()
     seen = see(render(result, evidence), tmp_path, listen=True)
-    body = next(attrs for tag, attrs in seen.page.elements if tag == "body")
-    assert json.loads(body["data-seen"]) == []
+    assert seen.errors == []
     assert seen.requests == []
     assert seen.console == []
     assert not [
@@ -161,7 +215,7 @@ def test_hostile_texts_run_nothing_and_are_shown(tmp_path: Path) -> None:
     ]
     assert HOSTILE.replace("\u2028", "") in seen.page.text.replace("\u2028", "")
     assert json.loads(seen.page.json) == result
-    assert len(seen.page.marks("candidate")) == 40
+    assert len(data_of(seen.page, "40 candidates")) == 40
 
 
 def test_a_plugin_section_shows_and_cannot_run(tmp_path: Path) -> None:
@@ -171,8 +225,7 @@ def test_a_plugin_section_shows_and_cannot_run(tmp_path: Path) -> None:
         '<svg viewBox="0 0 9 9"><path d="M0 0h9"/><image href="https://a.example/i"/></svg>'
     )
     seen = see(render(make_result(), make_evidence(), [("Routing <b>", fragment)]), tmp_path, listen=True)
-    body = next(attrs for tag, attrs in seen.page.elements if tag == "body")
-    assert json.loads(body["data-seen"]) == []
+    assert seen.errors == []
     assert seen.requests == []
     assert "use of teacher A: 61.4 %" in seen.page.text
     assert "Routing <b>" in seen.page.text
@@ -197,7 +250,7 @@ def test_the_policy_stops_what_slips_in(tmp_path: Path) -> None:
     )
     seen = see(page, tmp_path)
     assert seen.requests == []
-    assert len(seen.console) == 2
+    assert len(seen.console) == 2, seen.console
     assert "owned" not in seen.page.words
 
 

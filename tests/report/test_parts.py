@@ -1,4 +1,4 @@
-"""Scales, statistics, numbers and the cleaning of plugin HTML."""
+"""Statistics, numbers and the cleaning of plugin HTML."""
 
 from __future__ import annotations
 
@@ -12,45 +12,9 @@ from hypothesis import strategies as st
 
 from kdsearch.report.plugin_html import clean
 from kdsearch.report.stats import front, tau_b, tau_noise, wilson
-from kdsearch.report.svg import Scale, scale_of, tick_label
 from kdsearch.report.values import milliseconds, percent, seconds, short, si
 
 scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
-sized = st.floats(-1e90, 1e90)
-
-
-@given(st.lists(sized, min_size=1, max_size=8), st.booleans())
-def test_a_scale_holds_its_values_and_keeps_their_order(values: list[float], log: bool) -> None:
-    scale = scale_of(values, 400, 20, log=log)
-    pixels = [scale(value) for value in sorted(values)]
-    assert all(20 <= pixel <= 400 for pixel in pixels)
-    assert pixels == sorted(pixels, reverse=True)
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_linear_ticks_are_few_inside_and_told_apart(low: float, span: float) -> None:
-    scale = Scale(low, low + span, 0, 100)
-    ticks = scale.ticks()
-    step = span / 1000
-    assert 3 <= len(ticks) <= 9
-    assert all(low - step <= value <= low + span + step for value, _ in ticks)
-    if span > 1e-3 * abs(low) and span > 1e-3:
-        assert len({label for _, label in ticks}) == len(ticks)
-
-
-@given(st.floats(1e-6, 1e12), st.floats(1.3, 1e12))
-def test_log_ticks_are_few_and_inside(low: float, ratio: float) -> None:
-    ticks = Scale(low, low * ratio, 0, 100, log=True).ticks()
-    assert 2 <= len(ticks) <= 10
-    assert all(low * 0.999 <= value <= low * ratio * 1.001 for value, _ in ticks)
-
-
-@pytest.mark.parametrize(
-    ("value", "step", "label"),
-    [(0, 0.05, "0.00"), (0.25, 0.05, "0.25"), (20000, 5000, "20k"), (1.5e6, 5e5, "1.5M"), (2000, 0, "2k"), (5, 0, "5")],
-)
-def test_tick_labels(value: float, step: float, label: str) -> None:
-    assert tick_label(value, step) == label
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=20))

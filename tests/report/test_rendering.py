@@ -1,4 +1,4 @@
-"""Any result and evidence render to well-formed HTML with one mark a datum."""
+"""Any result and evidence render to well-formed HTML and charts that say what the numbers say."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from conftest import make_evidence, make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdsearch.report import render
-from kdsearch.report.summary import verdict
+from kdsearch.kinds import Figure, Table
+from kdsearch.report import render, tables
+from kdsearch.report.figures import figures
+from kdsearch.report.front_figure import front_figure
+from kdsearch.report.proxy_figure import proxy_figure
+from kdsearch.report.summary import header, verdict
+from kdsearch.report.words import architecture
 
 VOID = {"meta", "br", "hr", "img", "wbr", "link"}
 STRANGE = [math.nan, math.inf, -math.inf, 0, -1, 1e-320, 1e308, 10**400, True, None]
@@ -40,9 +46,19 @@ RESULTS = of(
         of("format", "path", "bytes", "accuracy", "latency_ms", "weight_share", "reason", "name", "params"), max_size=3
     ),
 )
-CANDIDATE = of("key", "architecture", "params", "macs", "scores", "rank", "kept", "feasible")
+CANDIDATE = of("key", "architecture", "params", "macs", "scores", "score", "kept", "feasible")
 TRIAL = of(
-    "number", "architecture", "values", "state", "objectives", "feasible", "params", "macs", "latency_ms", "error"
+    "curve",
+    "number",
+    "architecture",
+    "values",
+    "state",
+    "objectives",
+    "feasible",
+    "params",
+    "macs",
+    "latency_ms",
+    "error",
 )
 EPOCH = of("epoch", "loss", "terms", "score")
 
@@ -53,40 +69,37 @@ class Nesting(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.marks: dict[str, int] = {}
         self.feed(text)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not [name for name, _ in attrs if name.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
-        self.count(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.count(attrs)
-
-    def count(self, attrs: list[tuple[str, str | None]]) -> None:
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        classes = (dict(attrs).get("class") or "").split()
-        for name in classes[1:2] if classes[:1] == ["mark"] else ():
-            self.marks[name] = self.marks.get(name, 0) + 1
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def checked(result: Any, evidence: Any) -> Nesting:
+def checked(result: Any, evidence: Any) -> dict[str, list[dict[str, Any]]]:
+    """Description -> rows of every chart of the page."""
     page = render(result, evidence)
     page.encode("utf-8")
-    assert "\x00" not in page
-    svg = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    pixels = [
-        re.sub(r'(data-[a-z]+|aria-[a-z]+|id)="[^"]*"|<(title|desc|text).*?</\2>', "", each, flags=re.DOTALL)
-        for each in svg
-    ]
-    assert not [each for each in pixels if re.search(r"\b(nan|inf|None)\b", each)]
-    return Nesting(page)
+    text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)  # the libraries, which are the same on every page
+    assert "\x00" not in text
+    Nesting(text)
+    found = re.search(r'id="kdsearch-charts">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return {spec["description"]: spec["data"]["values"] for spec in json.loads(found[1])["specs"]}
+
+
+def rows_of(charts: dict[str, list[dict[str, Any]]], words: str) -> list[dict[str, Any]]:
+    return next((rows for description, rows in charts.items() if words in description), [])
+
+
+def finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +116,7 @@ def test_any_json_renders(result: dict[str, Any], evidence: dict[str, Any]) -> N
     ladder=st.lists(of("name", "accuracy", "interval", "bytes", "params", "macs", "latency_ms"), max_size=4),
     finals=st.lists(of("architecture", "scores", "accuracy"), max_size=4),
 )
-def test_one_mark_a_datum_whatever_its_values(
+def test_what_has_a_value_is_drawn_and_nothing_else(
     candidates: list[Any], trials: list[Any], curve: list[Any], ladder: list[Any], finals: list[Any]
 ) -> None:
     evidence = {
@@ -114,37 +127,71 @@ def test_one_mark_a_datum_whatever_its_values(
         "ladder": ladder,
         "finals": finals,
     }
-    marks = checked({}, evidence).marks
-    assert marks.get("candidate", 0) == len(candidates)
-    assert marks.get("kept", 0) == sum(bool(each.get("kept")) for each in candidates)
-    assert marks.get("trial", 0) == marks.get("tried", 0) == len(trials)
-    assert marks.get("epoch", 0) == len(curve)
-    assert marks.get("rung", 0) == 3 * len(ladder)
-    assert marks.get("final", 0) % max(len(finals), 1) == 0
+    charts = checked({}, evidence)
+    scored = [
+        each for each in candidates if finite(each.get("score")) and finite(each.get("params")) and each["params"] > 0
+    ]
+    if any(finite(each.get("params")) and each["params"] > 0 for each in candidates):
+        drawn = rows_of(charts, "candidates, ")
+        assert sum(row["x"] in [each["params"] for each in scored] for row in drawn) >= len(scored)
+    assert len(rows_of(charts, "trials in order")) == len(trials)
+    assert len(rows_of(charts, "training loss by epoch")) == sum(finite(each.get("loss")) for each in curve)
+    assert all(finite(row["y"]) for rows in charts.values() for row in rows if row.get("y") is not None)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -3e-9, 1e9, math.nan])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -3e-9, 1e9])
+@pytest.mark.parametrize("n", [1, 5])
 def test_equal_values_and_single_points(n: int, value: float) -> None:
     trial = {"number": 0, "state": "complete", "objectives": {"loss": value}, "params": 10, "feasible": True}
     evidence = {
-        "candidates": [{"architecture": "a", "params": 10, "rank": value, "kept": True}] * n,
+        "candidates": [{"architecture": "a", "params": 10, "score": value, "kept": True}] * n,
         "trials": [trial] * n,
         "objectives": {"loss": "min"},
         "curves": {"student": [{"epoch": 1, "loss": value, "score": value}] * n},
-        "finals": [{"architecture": "a", "scores": {"nwot": value}, "accuracy": value}] * n,
+        "finals": [{"architecture": "a", "scores": {"nwot": value}, "params": 10, "accuracy": value}] * n,
     }
-    marks = checked({}, evidence).marks
-    assert (marks["candidate"], marks["trial"], marks["epoch"], marks["final"]) == (n, n, n, 2 * n)
+    charts = checked({}, evidence)
+    assert len(rows_of(charts, "candidates, ")) == len(rows_of(charts, "trials in order")) == n
+    assert len(rows_of(charts, "training loss by epoch")) == n
+    assert sum("nwot against" in description for description in charts) == (n >= 5), "no panel for a few students"
 
 
-def test_two_objectives_keep_one_trial_mark_each(evidence: dict[str, Any], result: dict[str, Any]) -> None:
+def test_every_objective_has_a_panel(evidence: dict[str, Any], result: dict[str, Any]) -> None:
     for trial in evidence["trials"]:
         if trial["objectives"]:
             trial["objectives"]["latency_ms"] = trial["latency_ms"]
     evidence["objectives"]["latency_ms"] = "min"
-    page = Nesting(render(result, evidence))
-    assert page.marks["trial"] == page.marks["trial-again"] == page.marks["tried"] == len(evidence["trials"])
+    specs = figures(result, evidence)["history"].panels
+    assert [spec["title"] for spec in specs] == ["accuracy, higher is better", "latency_ms, lower is better"]
+
+
+def stopped(*curve: list[Any]) -> dict[str, Any]:
+    return {"number": 1, "state": "pruned", "objectives": {}, "params": 20, "curve": list(curve), "feasible": True}
+
+
+def test_a_stopped_trial_keeps_its_curve_and_stands_where_it_stopped() -> None:
+    evidence = {
+        "trials": [
+            {
+                "number": 0,
+                "state": "complete",
+                "objectives": {"loss": 0.2},
+                "params": 10,
+                "curve": [[0.3, 0.9], [1.0, 0.2]],
+            },
+            stopped([0.1, 1.5], [0.3, 1.1]),
+        ],
+        "objectives": {"loss": "min"},
+    }
+    charts = checked({}, evidence)
+    assert [row["y"] for row in rows_of(charts, "trials in order")] == [0.2, 1.1]
+    looks = rows_of(charts, "when they were looked at")
+    assert [(row["x"], row["y"]) for row in looks if row["trial"] == "1"] == [(0.1, 1.5), (0.3, 1.1)]
+    assert {row["kind"] for row in looks} == {"complete", "stopped early"}
+    higher = {"trials": [stopped([0.3, [-0.6, 4.0]])], "objectives": {"accuracy": "max", "latency_ms": "min"}}
+    assert [row["y"] for row in rows_of(checked({}, higher), "trials in order")] == [0.6], (
+        "losses of a higher-is-better"
+    )
 
 
 def test_what_the_trials_begin_with_is_said(result: dict[str, Any], evidence: dict[str, Any]) -> None:
@@ -154,8 +201,9 @@ def test_what_the_trials_begin_with_is_said(result: dict[str, Any], evidence: di
 
 
 def test_a_final_without_architecture_borrows_no_parameters() -> None:
-    evidence = {"candidates": [{"params": 10}], "finals": [{"scores": {"nwot": 1.0}, "accuracy": 0.5}]}
-    assert Nesting(render({}, evidence)).marks["final"] == 1
+    finals = [{"scores": {"nwot": float(n)}, "accuracy": n / 10} for n in range(6)]
+    panels = proxy_figure({}, {"candidates": [{"params": 10}], "finals": finals}).panels
+    assert len(panels) == 1
 
 
 def test_nan_becomes_null_in_the_json(result: dict[str, Any]) -> None:
@@ -165,30 +213,141 @@ def test_nan_becomes_null_in_the_json(result: dict[str, Any]) -> None:
     assert json.loads(found[1])["metrics"]["nll"] is None
 
 
-def test_verdict_says_how_far_from_teacher_and_baseline(result: dict[str, Any]) -> None:
+def test_verdict_is_on_the_file_that_ships(result: dict[str, Any]) -> None:
+    """Its accuracy, size and latency, and the parameters of the pruned network."""
+    result["student"]["accuracy"] = 0.5  # before pruning and quantisation
+    result["pruned"] = {"params": 52_632, "macs": 3_000_000, "accuracy": 0.6}
     said = verdict(result)
-    assert "1.31 points below the teacher" in said
-    assert "5.72 points above the same network trained without a teacher" in said
-    assert "14.5 times smaller than its teacher" in said
-    assert said.endswith(
-        "Recommended file: onnx-int8 (98.3 kB), because it is the smallest file that is no slower than fp32."
-    )
+    assert said.startswith("The file to ship is onnx-int8: accuracy 97.05 %, 98.3 kB, 0.131 ms a sample.")
+    assert "1.37 points below the teacher, 5.66 points above the same network trained without a teacher and" in said
+    assert "pruned, has 52,632 parameters: 20 times fewer parameters than the teacher." in said
+    page = header(result)
+    assert "<dt>Accuracy</dt><dd>97.05 %<small>teacher 98.42 %</small>" in page
+    assert "<dt>Parameters</dt><dd>52.6 k<" in page
+    result["teacher"]["latency_ms"] = {"median": 1.31}
+    assert "20 times fewer parameters and is 10 times faster than the teacher" in verdict(result)
+    assert "<dt>Latency</dt><dd>0.131 ms<small>teacher 1.31 ms</small>" in header(result)
 
 
 def test_verdict_does_not_flatter(result: dict[str, Any]) -> None:
     result["baseline"]["accuracy"] = 0.98
-    assert "0.89 points below the same network trained without a teacher" in verdict(result)
-    result["student"]["accuracy"] = None
-    assert "this study measured no accuracy" in verdict(result)
+    assert "0.95 points below the same network trained without a teacher" in verdict(result)
     result["recommended"] = None
+    result["student"]["accuracy"] = None
+    assert "nothing was measured" in verdict(result)
     assert verdict(result).endswith("No file is recommended.")
 
 
-def test_broken_constraint_and_slow_file_are_said(result: dict[str, Any]) -> None:
+def test_every_note_is_said_once(result: dict[str, Any]) -> None:
+    result["notes"] += ["onnx-int4 is slower than fp32 on this machine (0.298 ms a sample).", result["notes"][0]]
     page = render(result, {})
-    assert '<td class="n">3,000,000</td><td class="n">3,900,000</td><td><span class="no">broken</span>' in page
-    assert "onnx-int4 is slower than fp32 on this machine." in page
+    text = page[: page.index('id="kdsearch-result"')]
+    assert text.count("Selection saw 36 labels") == text.count("is slower than fp32") == 1
+    assert text.count("smallest file that is no slower") == 1
     assert "accuracy fell by 0.031" in page
+
+
+def test_a_broken_constraint_is_said(result: dict[str, Any]) -> None:
+    page = render(result, {})
+    assert 'data-l="reached">3,900,000</td>' in page or ">3,900,000</td>" in page
+    assert page.count('<span class="no">broken</span>') == 1
+
+
+def lossy(value: float, **more: Any) -> dict[str, Any]:
+    return {"accuracy": None, "quality": {"metric": "nll", "value": value, "direction": "min", "unit": "nats", **more}}
+
+
+def test_a_study_of_another_objective_never_speaks_of_accuracy() -> None:
+    """Every sentence, tile, table and axis names the objective, its unit, and which way is better."""
+    result = make_result()
+    result |= {
+        "teacher": {"params": 1_000_000, **lossy(0.25)},
+        "baseline": lossy(0.41),
+        "all_labels": None,
+        "metrics": {"nll": 0.3},
+    }
+    result["student"] |= lossy(0.31)
+    result["exports"] = [{**each, **lossy(0.3, interval=[0.28, 0.33], n=230)} for each in result["exports"]]
+    result["compare"] = [{"name": "a", "params": 5, **lossy(0.5)}, {"name": "b", "params": 6, **lossy(0.4)}]
+    result["refused"] = []
+    evidence = make_evidence(n=30, trials=12)
+    evidence["objectives"] = {"nll": "min"}
+    for trial in evidence["trials"]:
+        trial["objectives"] = dict(zip(["nll"], trial["objectives"].values(), strict=False))
+    evidence["finals"] = [{**final, **lossy(1 - final["accuracy"])} for final in evidence["finals"]] * 2
+    evidence["ladder"] = [{**rung, **lossy(0.3), "interval": [0.28, 0.33]} for rung in evidence["ladder"]]
+    page = re.sub(r"<script>.*?</script>", "", render(result, evidence), flags=re.DOTALL)
+    text = page[: page.index('id="kdsearch-result"')] + page[page.index('id="kdsearch-charts"') :]
+    assert "accuracy" not in text.lower()
+    said = verdict(result)
+    assert "onnx-int8: nll 0.3 nats" in said
+    assert "0.05 nats worse than the teacher and 0.11 nats better than the same network" in said
+    assert "n = 230" in header(result)
+    assert "0.28 to 0.33 nats" in text
+    assert "nll (nats), lower is better" in text
+    rows = tables.comparison(result)
+    assert rows.index(">b<") < rows.index(">a<"), "the lowest loss first"
+
+
+def test_times_stand_in_the_order_of_the_stages(result: dict[str, Any]) -> None:
+    result["seconds"] = dict.fromkeys(sorted(("report", *result["seconds"])), 1.0)
+    order = re.findall(r'<th scope="row">(\w+)</th>', tables.time(result))
+    assert order == ["prepare", "search", "refine", "distill", "compress", "export", "report"]
+
+
+def test_files_and_cards_are_linked_and_nothing_outside(result: dict[str, Any]) -> None:
+    result["exports"][0]["path"] = "export/my model#1.onnx"
+    result["exports"][1]["path"] = "../../etc/passwd.onnx"
+    links = re.findall(r'href="([^"]*)"', tables.files(result))
+    assert links[:2] == ["../export/my%20model%231.onnx", "../export/my%20model%231.json"]
+    assert len(links) == 4
+    assert not [each for each in links if "etc" in each]
+
+
+def test_the_settings_of_a_fast_session_are_said_with_the_latency_they_give(result: dict[str, Any]) -> None:
+    result["exports"][2] |= {
+        "latency_ms": {"median": 2.227, "min": 2.1},
+        "latency_tuned_ms": {"median": 0.775, "min": 0.77},
+        "session_options": {"session.disable_quant_qdq": "1"},
+    }
+    assert "2.23<small>0.775 with session.disable_quant_qdq=1</small>" in tables.files(result)
+
+
+def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
+    result["pruned"] = {"params": 52_632, "macs": 3_000_001, "accuracy": 0.9502}
+    found = tables.networks(result)
+    assert "student, pruned and recovered" in found
+    for said in ("52,632", "3,000,001", "95.02 %"):
+        assert said in found
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"block": "basic", "depths": [1, 1, 1], "widths": [12, 24, 16]}, "basic block, depths 1-1-1, widths 12-24-16"),
+        ({"heads": 4, "pre_norm": True, "bias": False}, "heads 4, pre norm, no bias"),
+        ({"a": {"k": 3}, "b": {"k": 5}}, "a (k 3), b (k 5)"),
+        ({"stages": [{"op": "conv", "k": 3}, {"op": "skip"}]}, "stages (conv op, k 3; skip op)"),
+    ],
+)
+def test_architectures_are_said_in_words(spec: dict[str, Any], words: str) -> None:
+    assert architecture(json.dumps(spec)) == words
+    assert architecture("|skip~0|+|conv~1|") == "|skip~0|+|conv~1|"
+    assert architecture('{"a": [') == '{"a": ['
+
+
+def test_a_tasks_figures_stand_on_the_page(result: dict[str, Any]) -> None:
+    spec = {"description": "who is taken for whom", "data": {"values": [{"a": "<b>"}]}, "mark": "rect"}
+    shown = Figure(
+        "mixups", "Mixed <up>", "Rows are truth.", [spec], [Table("of 9", ["class", "recall"], [["cat", 0.5]])]
+    )
+    page = render(result, {"figures": [json.loads(json.dumps(shown.as_json()))]})
+    assert '<figure id="fig-mixups">' in page
+    assert "Mixed &lt;up&gt;" in page
+    assert "who is taken for whom" in page
+    assert "Answers on the test split" in page
+    alone = Figure("t", "A table", "Only that.", tables=[Table("of 9", ["class", "recall"], [["dog", None]])])
+    assert "<td" in render(result, {"figures": [alone.as_json()]}).partition('id="fig-t"')[2].partition("</figure>")[0]
 
 
 def test_the_same_input_gives_the_same_page(result: dict[str, Any], evidence: dict[str, Any]) -> None:
@@ -200,19 +359,31 @@ def test_proxies_are_judged_beside_parameter_count() -> None:
         {"architecture": str(n), "scores": {"good": n, "bad": -n, "params": p}, "accuracy": 0.5 + n / 100}
         for n, p in enumerate((10, 30, 20, 50, 40))
     ]
-    page = render({}, {"finals": finals})
-    assert "Above parameter count (τ = +0.60): good (+1.00). Over 5 students" in page
-    assert page.count("τ = -1.00, n = 5") == 2  # in the panel and in its description
+    figure = proxy_figure({}, {"finals": finals})
+    assert figure.notes[0].startswith("Above parameter count (τ = +0.60): good (+1.00). Over 5 students")
+    assert [spec["title"] for spec in figure.panels] == [
+        "accuracy; τ = +1.00, n = 5",
+        "accuracy; τ = -1.00, n = 5",
+        "accuracy; τ = +0.60, n = 5",
+    ]
+    lower = [{**each, "quality": {"metric": "loss", "value": each["accuracy"], "direction": "min"}} for each in finals]
+    assert proxy_figure({}, {"finals": lower}).panels[1]["title"] == "loss; τ = +1.00, n = 5", "a low loss is good"
+    few = proxy_figure({}, {"finals": finals[:3]})
+    assert (few.panels, few.notes) == ((), ())
+    assert few.missing == "3 trained students have scores: too few to judge a proxy, which takes 5."
     for final in finals:
         del final["scores"]["good"]
-    assert "No proxy ranked these students better than their parameter count (τ = +0.60)." in render(
-        {}, {"finals": finals}
+    assert (
+        proxy_figure({}, {"finals": finals})
+        .notes[0]
+        .startswith("No proxy ranked these students better than their parameter count (τ = +0.60).")
     )
 
 
 def test_a_candidate_s_score_is_the_better_the_higher_whoever_was_kept() -> None:
     kept = {"architecture": "small", "params": 10, "score": 0.2, "kept": True, "feasible": True}
     other = {**kept, "architecture": "large", "params": 20, "score": 0.8, "kept": False}
-    page = render({}, {"candidates": [other, kept]})
-    assert "score (higher is better)" in page
-    assert page.index(">small<") < page.index(">large<"), "kept ones first in the table"
+    figure = front_figure({}, {"candidates": [other, kept]})
+    assert figure.panels[0]["title"] == "score, higher is better"
+    assert [row[0] for row in figure.tables[0].rows] == ["small", "large"], "kept ones first in the table"
+    assert [row.get("front") for row in figure.panels[0]["data"]["values"]] == [True, True]

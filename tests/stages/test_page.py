@@ -1,4 +1,4 @@
-"""The page of a real study, in a browser: every candidate, trial and epoch is a mark, the JSON's numbers are in the text."""
+"""The page of a real study, in a browser: every candidate, trial and epoch is drawn, the JSON's numbers are in the text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: P
     last = read_json(study / "last.json")
     evidence = read_json(study / "artifacts" / f"report-{last['report']['key']}" / "evidence.json")
     rows = read_lines(study / "candidates.jsonl")
-    assert len(page.marks("candidate")) == len(rows) == 12
-    assert len(page.marks("kept")) == sum(row["kept"] for row in rows)
-    assert len(page.marks("trial")) == len(evidence["trials"]) == 3
-    assert len(page.marks("epoch")) == sum(len(curve) for curve in evidence["curves"].values())
-    assert len(page.marks("rung")) == 3 * len(evidence["ladder"])
+    drawn = {spec["description"]: spec["data"]["values"] for spec in page.specs}
+    assert int(page.body["data-drawn"]) == len(page.specs)
+    found = [name for name in drawn if name.startswith("12 candidates")]
+    assert len(drawn[found[0]]) == len(rows) == 12
+    assert sum(row["kind"] in ("kept for training", "the student") for row in drawn[found[0]]) == sum(
+        r["kept"] for r in rows
+    )
+    tried = next(rows for name, rows in drawn.items() if "3 trials in order" in name)
+    assert len(tried) == len(evidence["trials"]) == 3
+    epochs = next(rows for name, rows in drawn.items() if name.startswith("training loss by epoch"))
+    assert len(epochs) == sum(len(curve) for curve in evidence["curves"].values())
+    assert page.marks["symbol"] > 12 + 3 + len(epochs)
     shown = json.loads(page.json)
     for name in ("student", "baseline", "exports", "recommended", "metrics"):
         assert shown[name] == result[name]

@@ -104,7 +104,7 @@ def test_a_part_that_refuses_is_named():
     mine[0] = Stubborn(1, 6, 3, padding=1)
     mine[0].reset_parameters = lambda: Stubborn.reset_parameters(mine[0], False)
     assert (
-        "a part of 'Sequential' cannot be drawn anew (RuntimeError: never again)"
+        "a part of 'Sequential' cannot be drawn anew: RuntimeError: never again (in reset_parameters, test_probe_teacher.py:"
         in scorer(live(teacher=mine)).notes["teacher"]
     )
 

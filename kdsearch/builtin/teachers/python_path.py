@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from torch import nn
 
 from kdsearch.builtin.teachers.fitted import modelled
-from kdsearch.errors import KdsearchError, PluginError
+from kdsearch.errors import KdsearchError, PluginError, told
 from kdsearch.kinds import IO, Model, Options, Services, Teacher
 
 
@@ -37,7 +35,7 @@ class Python(Teacher[PythonOptions]):
         except (KeyboardInterrupt, KdsearchError):
             raise
         except BaseException as error:
-            raise PluginError(f"'{target}' raised {_last_words(error)}") from error
+            raise PluginError(f"'{target}' raised {told(error)}") from error
         if isinstance(made, Model):
             modelled(made.module, io, target, taps=False)
             return made
@@ -49,10 +47,3 @@ class Python(Teacher[PythonOptions]):
 
     def facts(self) -> Mapping[str, Any]:
         return {"source": self.options.target}
-
-
-def _last_words(error: BaseException) -> str:
-    """`ValueError: no way (net.py, line 7)`: the place is the innermost."""
-    said = " ".join(str(error).split())
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}, line {frame.lineno})"

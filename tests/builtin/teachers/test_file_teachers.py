@@ -221,7 +221,11 @@ def test_a_function_s_model_is_taken_as_it_is(folder):
     ("function", "error", "expected"),
     [
         (lambda: 3, PluginError, "returned an object of <class 'int'>"),
-        (lambda: [][1], PluginError, r"raised IndexError: list index out of range \(test_file_teachers.py, line \d+\)"),
+        (
+            lambda: [][1],
+            PluginError,
+            r"raised IndexError: list index out of range \(in <lambda>, test_file_teachers.py:\d+\)",
+        ),
         (3, PluginError, "is a int. Expected a function"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), DataError, "answers 4 a sample. Expected 5"),
         (lambda: nn.Linear(3, 5), DataError, "cannot read image 3x16x16"),

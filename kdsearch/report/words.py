@@ -1,0 +1,39 @@
+"""Architectures and other nested values as a person says them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kdsearch.report.values import items, plain, scalar
+
+
+def architecture(text: object) -> str:
+    """A canonical spec in words: `basic block, depths 1-1-1, widths 12-24-16`; any other text as it is."""
+    found = plain(text)
+    if not found.startswith("{"):
+        return found
+    try:
+        spec = json.loads(found)
+    except (ValueError, RecursionError):
+        return found
+    return spec_words(spec) if isinstance(spec, dict) and spec else found
+
+
+def spec_words(spec: Mapping[str, Any]) -> str:
+    return ", ".join(entry(plain(name).replace("_", " "), value) for name, value in spec.items())
+
+
+def entry(name: str, value: object) -> str:
+    """A word stands before its name, a number after it; a switch that is on is its name alone."""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, str):
+        return f"{plain(value)} {name}"
+    if isinstance(value, Mapping):
+        return f"{name} ({spec_words(value)})"
+    inner = items(value)
+    if inner and all(isinstance(each, Mapping) for each in inner):
+        return f"{name} ({'; '.join(spec_words(each) for each in inner)})"
+    return f"{name} {'-'.join(scalar(each) for each in inner) if inner else scalar(value)}"
