@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from kdsearch.engine.live_samples import Columns, Items, Samples, seed_of
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, Batch, Field, Split
+from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Split, stated
 
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
+FAR = 0.5  # outside of 0..1, in pixels: random erasing and the like may overshoot a little
 
 
 class LiveSplit:
@@ -37,6 +39,23 @@ class LiveSplit:
         if not ids:  # a Dataset cannot say its shapes without a sample
             return Batch((), {name: value[:0] for name, value in self._samples.rows([0], [0]).items()})
         return Batch(ids, self._samples.rows([int(i) for i in index], seeds))
+
+
+class NormalizedSplit:
+    """A split whose images are scale * image + shift, a channel each."""
+
+    def __init__(self, split: Split, scale: Tensor, shift: Tensor) -> None:
+        self._split, self._scale, self._shift = split, scale, shift
+        if (labels := getattr(split, "labels", None)) is not None:
+            self.labels = labels
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._split.ids
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        batch = self._split.load(index, augment, seed)
+        return batch.having(image=batch["image"] * self._scale + self._shift)
 
 
 class LiveSource:
@@ -63,6 +82,36 @@ class LiveSource:
         if name not in self._splits:
             raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
         return self._splits[name]
+
+    def normalized(self, wanted: Normalization) -> LiveSource:
+        """Images of 0..1 or 0..255 in this normalisation; others are taken to be in it already, and only said to be.
+
+        Raises:
+            DataError: there are no images, or these cannot be in it: they would be pixels far outside of 0..1.
+        """
+        told = self._facts.get("preprocessing")
+        if told is None:
+            raise DataError("samples without images", path="data.normalize", expected="auto")
+        own, given = wanted.of(told["channels"]), stated(self._facts)
+        told = {**told, "mean": list(own.mean), "std": list(own.std), "normalize": "given"}
+        if given is not None:
+            scale, shift = own.from_other(given)
+            splits = {name: NormalizedSplit(each, scale, shift) for name, each in self._splits.items()}
+            told |= {"formula": f"(x / {told['scale']:g} - mean) / std, a channel each; x in 0..{told['scale']:g}"}
+            return LiveSource(splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
+        ends = [end * std + mean for end in told["range"] for mean, std in zip(own.mean, own.std, strict=True)]
+        if min(ends) < -FAR or max(ends) > 1 + FAR:
+            raise DataError(
+                f"samples of {told['range'][0]:.4g}..{told['range'][1]:.4g} would be pixels of "
+                f"{min(ends):.3g}..{max(ends):.3g} by this mean and std",
+                path="data.normalize",
+                expected="the mean and std that the samples' own transform used, of pixels in 0..1",
+            )
+        told |= {
+            "range": [0.0, 1.0],
+            "formula": "(x - mean) / std, a channel each; x in 0..1, by the samples' transform",
+        }
+        return LiveSource(self._splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
 
 
 def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "live") -> LiveSource:
@@ -94,7 +143,9 @@ def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "
     facts: dict[str, Any] = {"name": name, "source": "live objects of the calling program", "licence": "the user's"}
     if is_classed:
         facts["classes"] = _class_names(classes, by_split["train"], labels)
-    facts["content"] = _content(samples, labels)
+    facts["content"], ends = _content(samples, labels)
+    if (image := next((each for each in fields if each.kind == "image"), None)) is not None:
+        facts["preprocessing"] = _preprocessing(image, ends)
     facts["samples"] = {split: len(each) for split, each in samples.items()}
     splits = {split: LiveSplit(split, each, labels[split]) for split, each in samples.items()}
     _same_shapes(first)
@@ -223,9 +274,11 @@ def _class_names(stated: Sequence[str] | None, train: Any, labels: Mapping[str, 
     return list(names)
 
 
-def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]) -> str:
-    """sha256 over every label and every row of arrays; of a Dataset over HASHED samples, evenly spaced."""
+def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]) -> tuple[str, tuple[float, float]]:
+    """sha256 over every label and every row of arrays, and the least and greatest pixel; of a Dataset from HASHED samples,
+    evenly spaced."""
     digest = hashlib.sha256()
+    low, high = math.inf, -math.inf
     for split, each in samples.items():
         n = len(each)
         digest.update(f"{split}\0{n}\0".encode())
@@ -239,7 +292,30 @@ def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]
             for name, value in each.rows(index, [0] * len(index)).items():
                 digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
                 digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+                if name == "image":
+                    low, high = min(low, float(value.min())), max(high, float(value.max()))
+    return digest.hexdigest(), (low, high)
+
+
+def _preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
+    """What networks are fed. Samples of 0..1 or 0..255 are pixels; what a transform made of others is not known."""
+    channels, *size = image.sizes
+    low, high = ends
+    scale = 255.0 if low >= 0 and 16 < high <= 255 else 1.0
+    is_pixels = low >= 0 and high <= scale
+    return {
+        "size": size,
+        "channels": channels,
+        "color": "grey" if channels == 1 else "RGB",
+        "range": [0.0, scale] if is_pixels else [low, high],
+        "scale": scale,
+        "mean": [0.0] * channels if is_pixels else None,
+        "std": [1 / scale] * channels if is_pixels else None,  # (x / scale - 0) / (1 / scale) = x
+        "formula": f"x in 0..{scale:g}" if is_pixels else f"as the samples of the study: {low:.4g}..{high:.4g}",
+        "normalize": "as they are",
+        "resize": "none",
+        "resize_filter": None,
+    }
 
 
 def _is_random(split: LiveSplit, n: int = 8) -> bool:

@@ -9,6 +9,7 @@ from kdsearch.kinds.exporter import Exporter
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
+from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
 from kdsearch.kinds.options import (
     Capability,
     Dim,
@@ -33,8 +34,11 @@ from kdsearch.kinds.task import IO, Call, Graph, Predict, Product, Task, named
 from kdsearch.kinds.teacher import Access, Teacher, Training
 
 __all__ = [
+    "COMMON",
     "HIDDEN",
+    "IMAGENET",
     "IO",
+    "UNIT",
     "Access",
     "Ask",
     "Batch",
@@ -64,6 +68,8 @@ __all__ = [
     "Metric",
     "Model",
     "NoOptions",
+    "Normalizable",
+    "Normalization",
     "Optim",
     "Options",
     "Outputs",
@@ -106,6 +112,7 @@ __all__ = [
     "named",
     "requested_taps",
     "searched",
+    "stated",
     "traced_taps",
     "vector_output",
 ]

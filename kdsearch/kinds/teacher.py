@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from kdsearch.errors import PluginError
 from kdsearch.kinds.data import Batch
 from kdsearch.kinds.model import Model
+from kdsearch.kinds.normalization import Normalization
 from kdsearch.kinds.options import Capability, O
 from kdsearch.kinds.services import Services, Writer
 from kdsearch.kinds.task import IO
@@ -60,6 +61,11 @@ class Teacher(Capability, Generic[O]):
     @property
     def training(self) -> Training | None:
         """How to train what `model` returned, or None when it comes trained."""
+        return None
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What its weights were trained on, where they say so; the host feeds it so. None: not known."""
         return None
 
     def model(self, io: IO, services: Services) -> Model:

@@ -314,7 +314,8 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     student, teacher = result["student"], result["teacher"]
     quality = student["quality"]
     better = "higher" if quality["direction"] == "max" else "lower"
-    lines = [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
+    lines = [f"WARNING  {text}" for text in result["warnings"]]
+    lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
     if teacher:
         lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
     lines.append(line("student", student, f"{student['params']:>10,} params  {student['architecture']}"))
@@ -327,6 +328,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
         lines.append(line(row["format"], row, f"{row['bytes']:>10,} bytes   {_speed(row)}{said}"))
+    lines += [f"note        {text}" for text in result["notes"] if text.startswith("Teacher")]
     if result["recommended"]:
         lines.append(f"recommended {result['recommended']['format']}: {result['recommended']['why']}")
     lines.append(f"report      {folder / result['report']}")

@@ -22,6 +22,7 @@ from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.stages.normalize import normalized
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code
@@ -189,6 +190,8 @@ def open_materials(study: Study, host: Host) -> Materials:
         else:
             dataset = make(host, "dataset", config.data, "data")
             source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+    with placing(study, "data.normalize"):
+        source = normalized(source, study)
     with placing(study, "data"):
         data = arrange(
             source,

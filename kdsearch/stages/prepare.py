@@ -13,9 +13,10 @@ from kdsearch.kinds import Access, Model
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.keys import SOURCE
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
 from kdsearch.stages.teachers import trained
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import live_model, teacher_model
+from kdsearch.stages.training import live_model, loaded_teacher
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import digest, module_digest
 from kdsearch.store.weights import load_into, read, write
@@ -67,7 +68,15 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         tools.progress.at(
             len(teachers), f"teacher {name}: {teachers[name]['score']:.4f}" if teachers[name]["score"] else ""
         )
+        for text in [*said(name, teachers[name].get("normalize")), *teachers[name].get("warnings", [])]:
+            tools.progress.say(text)
     return {"data": _described(materials), "teachers": teachers}
+
+
+def admit(materials: Materials, prepared: Artifact) -> None:
+    """Raise StudyError for a teacher below the accuracy that the study expects."""
+    for name, facts in prepared.facts["teachers"].items():
+        check_expected(materials, name, facts.get("accuracy"), facts.get("normalize"))
 
 
 def _described(materials: Materials) -> dict[str, Any]:
@@ -103,7 +112,11 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
                 "params": None,
                 "macs": None,
             }
-        model = teacher_model(materials, name)
+        model = loaded_teacher(materials, name)
+    found = None
+    if capability is None or capability.training is None or not capability.training.epochs:
+        found = choose(materials, name, model)
+    feed(materials, name, model, found)
     history: list[dict[str, Any]] = []
     weights = key = ""
     if capability is not None and capability.training is not None and capability.training.epochs:
@@ -113,6 +126,8 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
         load_into(model.module, tensors, file)
         write(out / weights, tensors)
     model.module.requires_grad_(False).eval()
+    score = _validation_score(materials, model)
+    accuracy = score if materials.objective == ACCURACY else accuracy_of(materials, model)
     cache = ""
     cached: Mapping[str, Any] = {}
     if is_cached(materials, name):
@@ -133,8 +148,11 @@ def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[s
         "architecture": model.name,
         "params": cost.params,
         "macs": cost.macs,
-        "score": _validation_score(materials, model),
+        "score": score,
+        "accuracy": accuracy,
         "history": history,
+        "normalize": found,
+        "warnings": warned(materials, name, accuracy),
     }
 
 

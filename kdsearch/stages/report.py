@@ -13,6 +13,7 @@ from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.normalize import said
 from kdsearch.stages.quality import goodness, shown, tolerance
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.weightings import WEIGHTINGS
@@ -67,6 +68,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "refused": exported["refused"],
         "metrics": exported["shipped"],
         "report": "report/index.html",
+        "warnings": _warnings(materials, inputs, metrics),
         "notes": _notes(inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
@@ -87,6 +89,7 @@ def _teacher(
             "quality": exported["qualities"]["teachers"].get(name),
             "architecture": facts.get("architecture"),
             "facts": facts["facts"],
+            "normalize": facts.get("normalize"),
         }
         for name, facts in ((name, prepared[name]) for name in materials.study.teachers)
     }
@@ -147,8 +150,28 @@ def _about(row: Mapping[str, Any]) -> str:
     return f"{shown(row['quality'], name=True)}, {row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
 
 
+def _warnings(materials: Materials, inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> list[str]:
+    """What makes the whole result doubtful: shown before anything else."""
+    found = []
+    baseline = (_control(metrics, "baseline") or {}).get("accuracy")
+    for name in materials.study.teachers:
+        found += inputs["prepare"].facts["teachers"][name].get("warnings", [])
+        accuracy = metrics["teachers"].get(name, {}).get("accuracy")
+        if accuracy is not None and baseline is not None and accuracy < baseline:
+            found.append(
+                f"Teacher '{name}' ({accuracy:.1%} on the test split) is below the student that was trained on the labels "
+                f"alone ({baseline:.1%}): it has little to teach. Check its weights, `normalize` and the images' size."
+            )
+    return found
+
+
 def _notes(inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
-    notes = [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
+    notes = [
+        note
+        for name, facts in inputs["prepare"].facts["teachers"].items()
+        for note in said(name, facts.get("normalize"))
+    ]
+    notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{row['format']} is {over:.1%} above the study's limit of {name}.")

@@ -61,6 +61,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         made[name] = found
         before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
         write_json(tools.folder / LAST, before)
+        if stage is prepare:
+            prepare.admit(materials, found)
         if name == until:
             break
     return made

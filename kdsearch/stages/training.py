@@ -23,6 +23,7 @@ from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, traced_taps
 from kdsearch.stages.materials import Materials, placing
+from kdsearch.stages.normalize import feed
 from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.store.weights import load_into, read, write
@@ -306,7 +307,7 @@ def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
     found: dict[str, Live] = {}
     for name in materials.study.teachers:  # the first one is `teacher` where none is named
         facts = prepared.facts["teachers"][name]
-        model = teacher_model(materials, name)
+        model = teacher_model(materials, name, facts.get("normalize"))
         if facts["weights"]:
             file = prepared.path / facts["weights"]
             load_into(model.module, read(file), file)
@@ -316,8 +317,16 @@ def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
     return found
 
 
-def teacher_model(materials: Materials, name: str) -> Model:
-    """The teacher's network as its capability gives it: untrained where the study trains it."""
+def teacher_model(materials: Materials, name: str, found: Mapping[str, Any] | None = None) -> Model:
+    """The teacher's network, untrained where the study trains it, reading images in its own normalisation.
+
+    `found`: what `choose` found that to be, where neither the study nor the weights say it.
+    """
+    return feed(materials, name, loaded_teacher(materials, name), found)
+
+
+def loaded_teacher(materials: Materials, name: str) -> Model:
+    """The teacher's network as its capability gives it."""
     live = materials.study.live_object(materials.study.path_of_teacher(name))
     if live is not None:
         return live_model(live, materials)

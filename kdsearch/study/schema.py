@@ -56,7 +56,19 @@ class Use(Section):
     )
 
 
+class MeanStd(Section):
+    """Of pixels in 0..1: one number, or one a channel."""
+
+    mean: float | list[float]
+    std: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]]
+
+
 class Data(Use):
+    normalize: Literal["auto", "imagenet", "none"] | MeanStd = Field(
+        "auto",
+        description="what images are fed as: auto = by the mean and std of the training images, live samples as they are; "
+        "none = pixels of 0..1; or `{mean, std}`",
+    )
     labeled: Annotated[float, Field(gt=0, le=1)] | Positive = Field(
         1.0,
         description="labels for this share (0..1] or number of the non-test samples, those used for selection included",
@@ -70,6 +82,14 @@ class Data(Use):
 
 
 class Teacher(Use):
+    normalize: Literal["auto", "data", "imagenet", "none"] | MeanStd = Field(
+        "auto",
+        description="what it was trained on: auto = what its weights say, else what validation shows; data = as the data are; "
+        "none = pixels of 0..1; or `{mean, std}`",
+    )
+    expected_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="refuse a teacher that is clearly below it on the validation split"
+    )
     cache: Literal["auto", "on", "off"] = Field(
         "auto",
         description="outputs cached by sample id: auto = where nothing augments; on = an error where something does",

@@ -43,7 +43,8 @@ class Digits(Dataset[DigitsOptions]):
         pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)  # ink counts 0..16 of 4x4 bitmap cells
         ids = tuple(f"digits-{i:04d}" for i in range(len(pixels)))
         part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(found.target.astype(np.int64)))
-        return image_source({"train": part}, DIGITS, self.options, {"name": "digits", **self.origin})
+        facts = {"name": "digits", **self.origin, "pixels": "the file's ink counts 0..16, times 255 / 16 and rounded"}
+        return image_source({"train": part}, DIGITS, self.options, facts)
 
 
 class Mnist5k(Dataset[ImageOptions]):

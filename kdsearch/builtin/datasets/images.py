@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,12 +15,13 @@ from pydantic import Field as Option
 from torch import Tensor
 
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, Batch, Field, Options, Split
+from kdsearch.kinds import HIDDEN, IMAGENET, Batch, Field, Normalization, Options, Split
 from kdsearch.limits import RESIZE
 
 Augmentation = Literal["none", "shift", "crop", "crop_flip"]
 PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
 CHUNK = 4096  # images resized or counted at once
+WHOLE = 255.0  # the greatest pixel of eight bits
 
 
 class ImageOptions(Options):
@@ -77,12 +79,19 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Standard:
-    """Standardisation per channel: (x / scale - mean) / std."""
+    """Standardisation per channel: (x / scale - mean) / std, of pixels x from `low` to `high`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float
-    counted: int  # images that mean and std were computed from
+    counted: int  # images that mean and std were computed from; 0 = they were given
+    low: float
+    high: float
+
+    def given(self, wanted: Normalization) -> Standard:
+        """With mean and std of x / scale as they are wanted, not as they were measured."""
+        own = wanted.of(len(self.mean))
+        return replace(self, mean=own.mean, std=own.std, counted=0)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) as stored -> float32."""
@@ -131,9 +140,10 @@ class ImageSource:
         fields: tuple[Field, ...],
         facts: Mapping[str, Any],
         splits: Mapping[str, Split],
-        measured_on: Callable[[Collection[str]], ImageSource],
+        reopened: Callable[[Collection[str] | None, Normalization | None], ImageSource],
+        wanted: Normalization | None = None,
     ) -> None:
-        self._fields, self._facts, self._splits, self._measured_on = fields, facts, splits, measured_on
+        self._fields, self._facts, self._splits, self._reopened, self._wanted = fields, facts, splits, reopened, wanted
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -153,8 +163,12 @@ class ImageSource:
         return self._splits[name]
 
     def measured_on(self, ids: Collection[str]) -> ImageSource:
-        """The same images, standardised by what these samples of `train` measure."""
-        return self._measured_on(ids)
+        """The same images, standardised by what these samples of `train` measure, unless mean and std were given."""
+        return self._reopened(ids, self._wanted)
+
+    def normalized(self, wanted: Normalization) -> ImageSource:
+        """The same images by this mean and std, of pixels in 0..1 (files of other floats: of those)."""
+        return self._reopened(None, wanted)
 
 
 def image_source(
@@ -183,7 +197,7 @@ def image_source(
                 expected="one size and number of channels in every split",
                 fix="Set `resize` and `channels` in data.options.",
             )
-    return _opened(prepared, classes, options, {**facts, "content": content(prepared)}, None)
+    return _opened(prepared, classes, options, {**facts, "content": content(prepared)}, None, None)
 
 
 def _opened(
@@ -192,27 +206,67 @@ def _opened(
     options: ImageOptions,
     facts: Mapping[str, Any],
     ids: Collection[str] | None,
+    wanted: Normalization | None,
 ) -> ImageSource:
-    """Mean and std from the samples `ids` of `train`; None = all of them."""
+    """Mean and std as `wanted`, else from the samples `ids` of `train`; None = all of them."""
     train = parts["train"]
     standard = measured(train if ids is None else _some(train, ids))
-    c, h, w = train.pixels([0]).shape[1:]
+    if wanted is not None:
+        _check_wanted(wanted, standard, train.file)
+        standard = standard.given(wanted)
     told = {
         **facts,
         "classes": list(classes),
         "samples": {name: len(part.ids) for name, part in parts.items()},
-        "preprocessing": {
-            "size": [h, w],
-            "channels": c,
-            "mean": list(standard.mean),
-            "std": list(standard.std),
-            "range": f"(x / {standard.scale:g} - mean) / std, a channel each; x as in the file",
-            "measured_on": standard.counted,
-        },
+        "preprocessing": _preprocessing(standard, train.pixels([0]).shape[1:], options, facts),
     }
+    c, h, w = train.pixels([0]).shape[1:]
     fields = (Field("image", "image", (c, h, w)), Field("label", "label", (), "int64", "target"))
     splits = {name: ImageSplit(part, standard, options.augment) for name, part in parts.items()}
-    return ImageSource(fields, told, splits, lambda chosen: _opened(parts, classes, options, facts, chosen))
+    return ImageSource(
+        fields, told, splits, lambda some, how: _opened(parts, classes, options, facts, some, how), wanted
+    )
+
+
+def _preprocessing(
+    standard: Standard, shape: Sequence[int], options: ImageOptions, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a network of this study is fed, for whoever feeds it images of his own."""
+    c, h, w = shape
+    side = options.resize
+    return {
+        "size": [h, w],
+        "channels": c,
+        "color": "grey" if c == 1 else "RGB",
+        "range": [standard.low, standard.high],
+        "scale": standard.scale,
+        "mean": list(standard.mean),
+        "std": list(standard.std),
+        "formula": f"(x / {standard.scale:g} - mean) / std, a channel each; x in {standard.low:g}..{standard.high:g}"
+        + (f" ({facts['pixels']})" if "pixels" in facts else ""),
+        "normalize": "measured" if standard.counted else "given",
+        "measured_on": standard.counted,
+        "resize": f"the shorter side to {side}, the middle {side}x{side} cut out" if side else "none",
+        "resize_filter": "bilinear, antialiased" if side else None,
+    }
+
+
+def _check_wanted(wanted: Normalization, standard: Standard, file: object) -> None:
+    """Raise DataError where mean and std are plainly not of these pixels."""
+    if standard.scale == WHOLE and max(abs(each) for each in wanted.mean) > 1:
+        raise DataError(
+            f"mean {max(wanted.mean):g}",
+            path="data.normalize",
+            expected="mean and std of pixels in 0..1",
+            fix=f"Divide both by {WHOLE:g}.",
+        )
+    if wanted == IMAGENET and standard.scale == 1 and (standard.low < 0 or standard.high > 1):
+        raise DataError(
+            f"images of {standard.low:g}..{standard.high:g}; ImageNet's mean and std are of pixels in 0..1",
+            file=file,
+            path="data.normalize",
+            expected="none, or {mean: ..., std: ...} of these values",
+        )
 
 
 def _some(part: Part, ids: Collection[str]) -> Part:
@@ -283,6 +337,7 @@ def measured(part: Part, most: int = 1 << 62) -> Standard:
     whole, n_channels = first.dtype == torch.uint8, first.shape[1]
     counts = torch.zeros(n_channels, 256, dtype=torch.int64)
     sums = torch.zeros(3, n_channels, dtype=torch.float64)  # n, sum, sum of squares
+    low, high = (0.0, WHOLE) if whole else (math.inf, -math.inf)
     step = 64 if lazy else CHUNK
     for start in range(0, len(rows), step):
         images = part.pixels(rows[start : start + step])
@@ -292,15 +347,19 @@ def measured(part: Part, most: int = 1 << 62) -> Standard:
                 counts[c] += torch.bincount(values, minlength=256)
             else:
                 wide = values.double()
+                low, high = min(low, float(wide.min())), max(high, float(wide.max()))
                 sums[:, c] += torch.stack([torch.tensor(float(len(wide))), wide.sum(), wide.square().sum()])
     if whole:
         levels = torch.arange(256, dtype=torch.float64)
         sums = torch.stack([counts.sum(1).double(), counts.double() @ levels, counts.double() @ levels.square()])
-    scale = 255.0 if whole else 1.0
+    # floats too may be 0..255, which nothing but their size says
+    scale = WHOLE if whole or (low >= 0 and 16 < high <= WHOLE) else 1.0
     mean = sums[1] / sums[0]
     std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
     std = torch.where(std > 1e-6 * scale, std, torch.full_like(std, scale))  # a constant channel
-    return Standard(tuple((mean / scale).tolist()), tuple((std / scale).tolist()), scale, len(rows))
+    by_scale = tuple((mean / scale).tolist()), tuple((std / scale).tolist())
+    low, high = (0.0, scale) if low >= 0 and high <= scale else (low, high)
+    return Standard(*by_scale, scale, len(rows), low, high)
 
 
 def content(parts: Mapping[str, Part]) -> str:

@@ -1,4 +1,4 @@
-"""A foreign network on the study's data: images brought to the size, channels and scale that it wants, its answers checked."""
+"""A foreign network on the study's data: images brought to the size and channels that it wants, its answers checked."""
 
 from __future__ import annotations
 
@@ -16,35 +16,19 @@ BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer 
 
 
 class Fitted(nn.Module):
-    """net(resize(scale * repeat(image) + shift)); the network is `net`.
+    """net(resize(repeat(image))); the network is `net`.
 
     Args:
         channels: what the network reads; one channel of the data set is repeated.
         size: (H, W) that images are resized to, bilinear; None = as they are.
-        scale, shift: one number, or one a channel of the data set.
     """
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(
-        self,
-        net: nn.Module,
-        channels: int,
-        size: tuple[int, int] | None = None,
-        scale: Sequence[float] = (1.0,),
-        shift: Sequence[float] = (0.0,),
-    ) -> None:
+    def __init__(self, net: nn.Module, channels: int, size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.net, self.channels, self.size = net, channels, size
-        self.is_scaled = tuple(scale) != (1.0,) or tuple(shift) != (0.0,)
-        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K)."""
-        if self.is_scaled:
-            image = image * self.scale + self.shift
         if image.shape[1] != self.channels:
             image = image.expand(-1, self.channels, -1, -1)
         if self.size is not None and self.size != tuple(image.shape[-2:]):

@@ -20,8 +20,6 @@ from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
 class OnnxOptions(Options):
     path: str = Field(description="an .onnx file that answers logits, relative to the study")
     output: str | None = Field(None, description="name of the output with the logits; left out: the first")
-    scale: list[float] = Field([1.0], min_length=1, description="the file reads scale * input + shift, by channel")
-    shift: list[float] = Field([0.0], min_length=1, description="see scale; images arrive standardised by channel")
 
 
 class Onnx(Teacher[OnnxOptions]):
@@ -30,7 +28,7 @@ class Onnx(Teacher[OnnxOptions]):
     def model(self, io: IO, services: Services) -> Model:
         """Raise ArtifactError for a file that onnxruntime cannot open, DataError when inputs or classes do not fit."""
         o = self.options
-        module = OnnxModule(services.file(o.path), o.output, o.scale, o.shift)
+        module = OnnxModule(services.file(o.path), o.output)
         module.check(io)
         return modelled(module, io, Path(o.path).name, taps=False)
 
@@ -47,12 +45,9 @@ class OnnxModule(nn.Module):
 
     digest: Tensor
 
-    def __init__(
-        self, file: Path, output: str | None = None, scale: list[float] | None = None, shift: list[float] | None = None
-    ) -> None:
+    def __init__(self, file: Path, output: str | None = None) -> None:
         super().__init__()
         self.file, self.output = file, output
-        self.scale, self.shift = tuple(scale or (1.0,)), tuple(shift or (0.0,))
         found = hashlib.sha256(file.read_bytes()).digest()
         self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
         self._session: Any = None
@@ -93,13 +88,7 @@ class OnnxModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         entries = self.session.get_inputs()
-        scale, shift = (torch.tensor(each).view(-1, 1, 1) for each in (self.scale, self.shift))
-        is_scaled = self.scale != (1.0,) or self.shift != (0.0,)
-        arrays = []
-        for tensor in inputs:
-            plain = tensor.detach().cpu().float()
-            plain = plain * scale + shift if is_scaled and plain.ndim == 4 else plain
-            arrays.append(np.ascontiguousarray(plain.numpy()))
+        arrays = [np.ascontiguousarray(tensor.detach().cpu().float().numpy()) for tensor in inputs]
         n, fixed = len(inputs[0]), entries[0].shape[0] if entries[0].shape else None
         step = fixed if isinstance(fixed, int) else max(n, 1)
         wanted = [self.output or self.session.get_outputs()[0].name]

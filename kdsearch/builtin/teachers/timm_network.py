@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdsearch.builtin.teachers.fitted import Fitted, image_of, modelled, n_classes
 from kdsearch.errors import ArtifactError, PluginError, StudyError, nearest
-from kdsearch.kinds import IO, Model, Options, Services, Teacher, Training
+from kdsearch.kinds import IO, Model, Normalization, Options, Services, Teacher, Training
 from kdsearch.kinds.found_taps import classifier_path
 from kdsearch.limits import BATCH, EPOCHS, RESIZE, THREADS
 from kdsearch.store import weights
@@ -56,8 +56,6 @@ class TimmOptions(FineTuning):
     name: str = Field(description="as in timm.list_models()")
     weights: str | None = Field(None, description="a .safetensors or .pth file with timm's parameter names")
     pretrained: bool = Field(False, description="fetch timm's own weights; needs a network or their cache")
-    scale: list[float] = Field([1.0], min_length=1, description="the network reads scale * image + shift, by channel")
-    shift: list[float] = Field([0.0], min_length=1, description="see scale; images arrive standardised by channel")
 
 
 class Timm(Teacher[TimmOptions]):
@@ -69,6 +67,11 @@ class Timm(Teacher[TimmOptions]):
         if not o.epochs:
             return None
         return replace(fine_tuning(o, _classifier_of(o.name)), is_fresh=not (o.weights or o.pretrained))
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """timm's `pretrained_cfg`, where weights come from elsewhere."""
+        return normalization_of(self.options.name) if self.options.weights or self.options.pretrained else None
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise PluginError without timm or for an unknown name, ArtifactError for weights that do not fit, StudyError when
@@ -86,7 +89,7 @@ class Timm(Teacher[TimmOptions]):
                 f"teacher 'timm': '{o.name}' would be untrained", expected="weights, pretrained: true, or epochs"
             )
         check_trained(known, k, o.epochs, o.name)
-        return fitted(net, io, o.name, o.size, o.scale, o.shift)
+        return fitted(net, io, o.name, o.size)
 
     def facts(self) -> Mapping[str, Any]:
         o = self.options
@@ -126,6 +129,12 @@ def _made(name: str, **arguments: Any) -> nn.Module:
         )
     made: nn.Module = timm.create_model(name, **arguments)
     return made
+
+
+def normalization_of(name: str) -> Normalization | None:
+    """What timm says that a network's weights were trained on."""
+    config = _timm().get_pretrained_cfg(name)
+    return Normalization(tuple(config.mean), tuple(config.std)) if config else None
 
 
 def _classifier_of(name: str) -> str:
@@ -178,14 +187,7 @@ def load_all_but_other_classes(net: nn.Module, tensors: Mapping[str, Tensor], fi
     return len(told)
 
 
-def fitted(
-    net: nn.Module,
-    io: IO,
-    name: str,
-    size: int | None = None,
-    scale: list[float] | None = None,
-    shift: list[float] | None = None,
-) -> Model:
+def fitted(net: nn.Module, io: IO, name: str, size: int | None = None) -> Model:
     """The network behind a `Fitted` that brings the data set's images to what it reads."""
     _, channels, height, width = image_of(io, name)
     config: Mapping[str, Any] = getattr(net, "pretrained_cfg", None) or {}
@@ -199,4 +201,4 @@ def fitted(
         sides = (size, size)
     elif config.get("fixed_input_size"):
         sides = tuple(config["input_size"][-2:])
-    return modelled(Fitted(net, reads, sides, scale or (1.0,), shift or (0.0,)), io, name, inside="net")
+    return modelled(Fitted(net, reads, sides), io, name, inside="net")

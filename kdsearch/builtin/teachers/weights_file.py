@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from kdsearch.builtin.teachers.fitted import n_classes
-from kdsearch.builtin.teachers.timm_network import create, fitted
-from kdsearch.kinds import IO, Model, Options, Services, Teacher
+from kdsearch.builtin.teachers.timm_network import create, fitted, normalization_of
+from kdsearch.kinds import IO, Model, Normalization, Options, Services, Teacher
 from kdsearch.limits import RESIZE
 from kdsearch.store import weights
 
@@ -31,6 +31,11 @@ class WeightsFileOptions(Options):
 
 class WeightsFile(Teacher[WeightsFileOptions]):
     """Used as it is, without training."""
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """timm's `pretrained_cfg`; of a search space's member nothing is known."""
+        return normalization_of(self.options.timm) if self.options.timm else None
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise ArtifactError naming missing, unexpected and misshapen tensors."""

@@ -16,6 +16,7 @@ from kdsearch.builtin.datasets.images import (
     measured,
 )
 from kdsearch.errors import DataError
+from kdsearch.kinds import IMAGENET, Normalization
 
 IDS = tuple(f"s{i}" for i in range(12))
 
@@ -151,3 +152,29 @@ def test_faults(parts, words):
         image_source(parts, ["x", "y", "z"], ImageOptions(), {})
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("divided_by", [1, 255])
+def test_a_given_normalisation_is_of_pixels_in_0_to_1_and_stays(divided_by):
+    whole = pixels(12)
+    images = whole if divided_by == 1 else whole.float() / 255
+    source = image_source({"train": part(images)}, ["x", "y", "z"], ImageOptions(), {}).normalized(IMAGENET)
+    for each in (source, source.measured_on(["0", "1"])):
+        mean, std = (np.array(each.facts["preprocessing"][name])[:, None, None] for name in ("mean", "std"))
+        np.testing.assert_allclose(mean.ravel(), IMAGENET.mean)
+        wanted = (whole.numpy() / 255 - mean) / std
+        np.testing.assert_allclose(each.split("train").load(range(12))["image"].numpy(), wanted, atol=2e-5)
+    assert source.facts["preprocessing"]["range"] == [0, 255 if divided_by == 1 else 1]
+
+
+def test_floats_of_0_to_255_are_pixels_and_others_are_not_imagenets():
+    floats = pixels(12).float()
+    source = image_source({"train": part(floats)}, ["x", "y", "z"], ImageOptions(), {})
+    told = source.facts["preprocessing"]
+    np.testing.assert_allclose(told["mean"], floats.double().numpy().mean((0, 2, 3)) / 255, rtol=1e-9)
+    assert (told["scale"], told["range"]) == (255, [0, 255])
+    other = image_source({"train": part(floats / 40 - 2)}, ["x", "y", "z"], ImageOptions(), {})
+    with pytest.raises(DataError, match=r"ImageNet.s mean and std are of pixels in"):
+        other.normalized(IMAGENET)
+    with pytest.raises(DataError, match=r"mean 123\.7.*of pixels in 0\.\.1"):
+        source.normalized(Normalization((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)))
