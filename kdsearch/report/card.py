@@ -126,6 +126,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         },
         "facts": {key: value for key, value in facts.items() if key not in own},
         "data": result.get("data"),
+        "warnings": items(result.get("warnings")),
         "notes": items(result.get("notes")),
         "provenance": {"study": result.get("study"), "seed": result.get("seed"), **mapping(result.get("provenance"))},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "refused": exported["refused"],
         "metrics": exported["shipped"],
         "report": "report/index.html",
-        "warnings": _warnings(materials, inputs, metrics),
+        "warnings": _warnings(materials, inputs),
         "notes": _notes(inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
@@ -150,17 +151,18 @@ def _about(row: Mapping[str, Any]) -> str:
     return f"{shown(row['quality'], name=True)}, {row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
 
 
-def _warnings(materials: Materials, inputs: Mapping[str, Artifact], metrics: Mapping[str, Any]) -> list[str]:
+def _warnings(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
     """What makes the whole result doubtful: shown before anything else."""
-    found = []
-    baseline = (_control(metrics, "baseline") or {}).get("accuracy")
+    found, exported = [], inputs["export"].facts
+    baseline = (_control(exported, "baseline") or {}).get("quality")
     for name in materials.study.teachers:
         found += inputs["prepare"].facts["teachers"][name].get("warnings", [])
-        accuracy = metrics["teachers"].get(name, {}).get("accuracy")
-        if accuracy is not None and baseline is not None and accuracy < baseline:
+        teacher = exported["qualities"]["teachers"].get(name)
+        if teacher and baseline and -math.inf < goodness(teacher) < goodness(baseline):
             found.append(
-                f"Teacher '{name}' ({accuracy:.1%} on the test split) is below the student that was trained on the labels "
-                f"alone ({baseline:.1%}): it has little to teach. Check its weights, `normalize` and the images' size."
+                f"Teacher '{name}' ({shown(teacher, name=True)} on the test split) is worse than the student that was trained "
+                f"on the labels alone ({shown(baseline)}): it has little to teach. Check its weights, `normalize` and the "
+                "images' size, or train it longer."
             )
     return found
 

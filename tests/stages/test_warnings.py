@@ -1,0 +1,24 @@
+"""A teacher that teaches nothing is the first thing that a finished study says."""
+
+import pytest
+
+from kdsearch.stages.commands import summary_of
+from tests.stages.tiny import LESS, run_tiny
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    slow = "teacher.options={space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}, epochs: 1, lr: 1.0e-6}"
+    sets = [each for each in LESS if not each.startswith("distill.controls")]
+    folder = tmp_path_factory.mktemp("lost")
+    return run_tiny(folder, *sets, slow, "distill.controls=[baseline]", "distill.epochs=6", "data.labeled=1.0"), folder
+
+
+def test_terminal_json_and_page_begin_with_it(result):
+    found, folder = result
+    chance, worse = found["warnings"]
+    assert "hardly better than chance" in chance
+    assert "is worse than the student that was trained on the labels alone" in worse
+    assert summary_of(found, folder).splitlines()[:2] == [f"WARNING  {chance}", f"WARNING  {worse}"]
+    page = (folder / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'role="alert"' in page[: page.index('class="verdict"')]
