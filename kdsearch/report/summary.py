@@ -136,14 +136,19 @@ def notes(result: Row) -> str:
     return f'<ul class="notes" aria-label="Notes">{lines}</ul>' if lines else ""
 
 
+def warnings(result: Row) -> str:
+    """What makes the whole result doubtful."""
+    return "".join(f'<p class="warning" role="alert">{esc(text)}</p>' for text in items(result.get("warnings")))
+
+
 def header(result: Row) -> str:
-    """Title, verdict, key figures and notes."""
+    """Title, warnings, verdict, key figures and notes."""
     known = shipped_quality(result).known
     sub = f"kdsearch report · seed {plain(result.get('seed'))} · folder {plain(result.get('dir'))}"
     basis = (
         f'<p class="sub">Measured on the test split{f" ({esc(known)})" if known else ""}; latency of one sample.</p>'
     )
     return (
-        f'<header><h1>{esc(result.get("study"))}</h1><p class="sub">{esc(sub)}</p>'
+        f'<header><h1>{esc(result.get("study"))}</h1><p class="sub">{esc(sub)}</p>{warnings(result)}'
         f'<p class="verdict">{esc(verdict(result))}</p>{tiles(result)}{basis}{notes(result)}</header>'
     )

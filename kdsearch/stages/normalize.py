@@ -141,7 +141,7 @@ def _label(label: str, chosen: Normalization) -> str:
 
 def is_classification(materials: Materials) -> bool:
     """Whether the task's answer is one vector of as many numbers as the data have classes."""
-    outputs, classes = materials.io.outputs, materials.data.facts.get("classes")
+    outputs, classes = materials.io.outputs, materials.data.facts.get("classes") or ()
     return bool(classes) and len(outputs) == 1 and outputs[0].shape == (len(classes),)
 
 

@@ -247,6 +247,13 @@ def test_every_note_is_said_once(result: dict[str, Any]) -> None:
     assert "accuracy fell by 0.031" in page
 
 
+def test_a_warning_stands_before_the_verdict(result: dict[str, Any]) -> None:
+    result["warnings"] = ["Teacher <main> is hardly better than chance."]
+    page = render(result, {})
+    text = page[: page.index('id="kdsearch-result"')]
+    assert text.index("Teacher &lt;main&gt; is hardly better than chance.") < text.index('class="verdict"')
+
+
 def test_a_broken_constraint_is_said(result: dict[str, Any]) -> None:
     page = render(result, {})
     assert 'data-l="reached">3,900,000</td>' in page or ">3,900,000</td>" in page

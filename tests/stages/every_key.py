@@ -64,6 +64,8 @@ ROLE = (
     "student=null",
     "students={student: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: {choices: [4, 8]}}}}",
 )
+MEAN_STD = ("data.normalize={mean: 0.3, std: 0.3}",)
+TEACHER_MEAN_STD = ("teacher.normalize={mean: 0.3, std: 0.3}",)
 LIMIT = ("constraints.latency_ms={max: 1000.0}",)
 
 CHANGES: dict[str, Change] = {
@@ -71,6 +73,9 @@ CHANGES: dict[str, Change] = {
     "seed": change("prepare", "seed=4"),
     "data.use": change("prepare", "data.use=kdsearch:dataset:digits"),
     "data.options": change("prepare", "data.options.augment=shift"),
+    "data.normalize": change("prepare", "data.normalize=imagenet"),
+    "data.normalize.mean": change("prepare", "data.normalize.mean=0.4", before=MEAN_STD),
+    "data.normalize.std": change("prepare", "data.normalize.std=0.4", before=MEAN_STD),
     "data.labeled": change("prepare", "data.labeled=0.4"),
     "data.validation": change("prepare", "data.validation=0.2"),
     "data.test": change("prepare", "data.test=0.3"),
@@ -80,9 +85,21 @@ CHANGES: dict[str, Change] = {
     "task.options": change("prepare", "task.options.label_smoothing=0.5"),
     "teacher.use": change("prepare", "teacher.use=kdsearch:teacher:trained"),
     "teacher.options": change("prepare", "teacher.options.lr=0.003"),
+    "teacher.normalize": change("prepare", "teacher.normalize=none"),
+    "teacher.normalize.mean": change("prepare", "teacher.normalize.mean=0.4", before=TEACHER_MEAN_STD),
+    "teacher.normalize.std": change("prepare", "teacher.normalize.std=0.4", before=TEACHER_MEAN_STD),
+    "teacher.expected_accuracy": change("", "teacher.expected_accuracy=0.01"),
     "teacher.cache": change("prepare", "teacher.cache=off"),
     "teachers.*.use": change("prepare", "teachers.main.use=kdsearch:teacher:trained", before=NAMED),
     "teachers.*.options": change("prepare", "teachers.main.options.spec.depths=[1, 1, 2]", before=NAMED),
+    "teachers.*.normalize": change("prepare", "teachers.main.normalize=none", before=NAMED),
+    "teachers.*.normalize.mean": change(
+        "prepare", "teachers.main.normalize.mean=0.4", before=(*NAMED, "teachers.main.normalize={mean: 0.3, std: 0.3}")
+    ),
+    "teachers.*.normalize.std": change(
+        "prepare", "teachers.main.normalize.std=0.4", before=(*NAMED, "teachers.main.normalize={mean: 0.3, std: 0.3}")
+    ),
+    "teachers.*.expected_accuracy": change("", "teachers.main.expected_accuracy=0.01", before=NAMED),
     "teachers.*.cache": change("", "teachers.main.cache=on", before=NAMED),
     "student.space": change("search", "student.space=kdsearch:search_space:cifar_resnet"),
     "student.spec": change("search", "student.spec.widths={choices: [8]}"),
