@@ -75,7 +75,6 @@ MEANING = {
     "compress.prune.recover_epochs": "of training after the cut, by the winner's recipe",
     "export.exporter": "writes and opens files",
     "export.formats": "`onnx-fp32`, and `onnx-` with the name of a quantizer",
-    "run.executor": "where trainings run; with more than one worker local processes",
     "run.workers": "trainings at once",
     "run.threads_per_trial": "CPU threads of each",
     "run.device": "auto = a GPU where there is one",

@@ -204,6 +204,12 @@ class Processes(kinds.Executor[kinds.NoOptions]):
         raise NotImplementedError
 
 
+class Here(Processes):
+    """One after another in this process."""
+
+    remote = False
+
+
 class Classification(kinds.Task[kinds.NoOptions]):
     """One label an image."""
 
@@ -227,7 +233,7 @@ NAMED = {
     "exporter": {"onnx": "Onnx"},
     "metric": {"accuracy": "Accuracy"},
     "controller": {"random": "Control", "optuna": "Control", "surrogate": "Control", "evolution": "Control"},
-    "executor": {"inprocess": "Processes", "processes": "Processes"},
+    "executor": {"inprocess": "Here", "processes": "Processes"},
     "stopper": {"halving": "Halving", "none": "Halving"},
 }
 

@@ -33,7 +33,9 @@ def kdsearch_register(register: Register) -> None:
     for name, cls in {"halving": "Halving", "median": "Median", "none": "Unstopped"}.items():
         register.stopper(name, f"{_AT}.stoppers:{cls}")
     register.executor("inprocess", f"{_AT}.executors:InProcess", about="one after another in this process")
-    register.executor("processes", f"{_AT}.processes:Processes", about="one spawned process a trial")
+    register.executor(
+        "processes", f"{_AT}.processes:Processes", about="local processes, which stay warm from trial to trial"
+    )
 
 
 def _datasets(register: Register) -> None:

@@ -1,6 +1,7 @@
-"""Local processes: a supervisor that spawns one a job, and keeps time-outs and memory limits.
+"""Local processes: a supervisor that keeps some warm for job after job, and keeps time-outs and memory limits.
 
-Starting one costs the import of torch (about 1.5 s of CPU on a quiet machine): give short work to a job in chunks, or set `reuse`.
+Starting one costs the import of torch (about 1.5 s of CPU on a quiet machine), so a process runs one job after another; one
+whose job failed is replaced.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class ProcessesOptions(Options):
     workers: int = Field(1, ge=1, le=WORKERS, description="jobs at once")
     grace_s: float = Field(5.0, ge=0, description="seconds between asking a job to stop and killing it")
     reuse: bool = Field(
-        False, description="let a process run one job after another; a failed one's process is never used again"
+        True, description="let a process run one job after another; a failed one's process is never used again"
     )
 
 
 class Processes(Executor[ProcessesOptions]):
-    """One spawned process a job; whatever happens to it, `wait` reports the job once.
+    """Spawned processes, each with one job at a time; whatever happens to it, `wait` reports the job once.
 
     Children end when this process ends, even by SIGKILL. POSIX only.
     """
@@ -102,7 +103,7 @@ class Processes(Executor[ProcessesOptions]):
     def _fill(self) -> None:
         while self._queue and len(self._running) < self.slots:
             job = self._queue.popleft()
-            child = next((each for each in self._idle if each.threads == job.threads), None)
+            child = next((each for each in self._idle if each.threads == job.threads and not job.alone), None)
             if child is not None:
                 self._idle.remove(child)
             elif self._idle and len(self._running) + len(self._idle) >= self.slots:
@@ -118,9 +119,9 @@ class Processes(Executor[ProcessesOptions]):
         done = child.look(self.options.grace_s)
         if done is None:
             return
-        del self._running[done.id]
+        alone = self._running.pop(done.id).is_alone
         self._done.append(done)
-        if self.options.reuse and not done.error and child.is_alive():
+        if self.options.reuse and not alone and not done.error and child.is_alive():
             self._idle.append(child)
         else:
             child.end()
@@ -141,6 +142,7 @@ class _Child:
     ends_by: float | None = None
     kill_at: float | None = None
     why: str = ""
+    is_alone: bool = False
 
     @classmethod
     def spawn(cls, folder: Path, threads: int) -> _Child:
@@ -179,7 +181,7 @@ class _Child:
         return [self.status] if self.pidfd is None else [self.status, self.pidfd]
 
     def give(self, job: Job, result: Path) -> None:
-        self.job, self.result, self.begun = job, result, None
+        self.job, self.result, self.begun, self.is_alone = job, result, None, job.alone
         self.ends_by, self.kill_at, self.why = time.monotonic() + START_S, None, ""
         order = json.dumps({"job": vars(job), "result": str(result)}) + "\n"
         assert self.process.stdin is not None

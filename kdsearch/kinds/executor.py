@@ -12,7 +12,10 @@ from kdsearch.kinds.options import Capability, O
 
 @dataclass(frozen=True)
 class Job:
-    """`function` is "module:function", called with the keyword arguments `arguments` (JSON); it returns a JSON value."""
+    """`function` is "module:function", called with the keyword arguments `arguments` (JSON); it returns a JSON value.
+
+    alone: in a process that has run nothing before, where jobs run in processes of their own.
+    """
 
     id: str
     function: str
@@ -20,6 +23,7 @@ class Job:
     threads: int = 1
     timeout_s: float | None = None
     memory_bytes: int | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,14 @@ class Done:
 
 
 class Executor(Capability, Generic[O]):
-    """Not its work: pickles, retries."""
+    """Not its work: pickles, retries.
 
-    remote: ClassVar[bool] = True  # False: runs in this process, where live objects are at hand
+    remote: False = jobs run in the process that waits for them, one at a time: live objects are at hand there, and no limit
+        of time or memory can be kept. A study with live objects takes such an executor, and one with several workers does not.
+    slots: how many jobs run at once; a study sets it to its workers.
+    """
+
+    remote: ClassVar[bool] = True
     slots: int = 1
 
     def __init__(self, options: O) -> None:

@@ -64,11 +64,12 @@ def run_study(
     from kdsearch.stages.materials import open_materials
     from kdsearch.stages.run import publish, run_stages
     from kdsearch.stages.tools import Progress, Tools
+    from kdsearch.study.check import check_executor
 
     materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
     check_cache()
     count = workers if workers is not None else study.config.run.workers
-    _check_live(study, count)
+    check_executor(study, study.host(host), count)
     with _leaving_nothing(folder), held(folder), _stoppable() as stop:
         text = study.resolved_yaml().encode()
         if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
@@ -97,23 +98,6 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
         if not was_there and not (folder / LAST).exists():
             remove(folder)
         raise
-
-
-def _check_live(study: Study, workers: int) -> None:
-    """Raise UserError where live objects would have to leave this process."""
-    if not study.live:
-        return
-    names = ", ".join(sorted(study.live))
-    if workers > 1:
-        problem, path, expected = f"{workers} workers", "run.workers", "1"
-    elif study.config.run.devices > 1:
-        problem, path, expected = f"{study.config.run.devices} devices", "run.devices", "1"
-    elif study.config.run.trial_timeout_s is not None or study.config.run.trial_memory_bytes is not None:
-        limit = "trial_timeout_s" if study.config.run.trial_timeout_s is not None else "trial_memory_bytes"
-        problem, path, expected = "a limit that only a process of its own keeps,", f"run.{limit}", "none"
-    else:
-        return
-    raise UserError(f"{problem} with live objects ({names})", path=path, expected=f"{expected}: live objects stay here")
 
 
 def _relative(base: Path, folder: Path) -> str:

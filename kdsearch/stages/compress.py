@@ -15,8 +15,9 @@ from kdsearch.errors import TrialError
 from kdsearch.kinds import IO, Compressor, Cost, Model
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.tools import Tools, run_trainings
+from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay, scales_of
+from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import stream
 from kdsearch.store.weights import write

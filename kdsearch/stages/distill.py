@@ -11,8 +11,9 @@ from typing import Any
 from kdsearch.errors import TrialError
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.tools import Tools, run_trainings
+from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Kind, Outcome, Request, keep_phases, open_teachers, replay, save_models
+from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream

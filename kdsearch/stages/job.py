@@ -1,35 +1,110 @@
-"""What a spawned process runs: it opens the study from its folder and does one request, as this process would."""
+"""What an executor runs of a study: a job opens it from its folder, or finds it open in its process, and does one request."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.store.artifacts import Store
+from kdsearch.store.hashing import digest, file_digest
 from kdsearch.study.study import Study
 
 if TYPE_CHECKING:
+    from kdsearch.engine.cache import Live
+    from kdsearch.engine.loop import Report
     from kdsearch.search.scoring import Scorer
 
 STUDY = "study.yaml"
 
 
+@dataclass
+class Opened:
+    """A study as the jobs of this process work with it.
+
+    Args:
+        teachers: key of a prepared artifact -> the teachers by name, with their caches.
+        stop, report: of the study's own process; None in a process of a job's own.
+    """
+
+    materials: Materials
+    store: Store
+    teachers: dict[str, Mapping[str, Live]] = field(default_factory=dict)
+    stop: Callable[[], bool] | None = None
+    report: Callable[[str], Report] | None = None
+    scorers: dict[str, Scorer] = field(default_factory=dict)
+    _seen: dict[str, Materials] = field(default_factory=dict)
+
+    def seen(self, stage: str) -> Materials:
+        """The study as the stage may see it."""
+        if self.materials.stage == stage:
+            return self.materials
+        if stage not in self._seen:
+            self._seen[stage] = _seen_by(stage, self.materials)
+        return self._seen[stage]
+
+    def teachers_of(self, folder: str, prepared: str, materials: Materials) -> Mapping[str, Live]:
+        """The teachers of an artifact, whose files are verified once a process. Raise ArtifactError where it is gone."""
+        from kdsearch.stages.training import open_teachers
+
+        if prepared not in self.teachers:
+            artifact = self.store.get("prepare", prepared)
+            if artifact is None:
+                problem = f"artifact prepare-{prepared} is gone"
+                raise ArtifactError(problem, file=folder, fix="`kdsearch run` makes it again.")
+            self.teachers[prepared] = open_teachers(materials, artifact)
+        return self.teachers[prepared]
+
+
+_lent: dict[str, Opened] = {}  # studies that are open in this process
+_opened: dict[str, Opened] = {}  # the one that this process opened itself, by what it was opened from
+
+
+def opened(dir: str, base: str, allow_code: Sequence[str]) -> Opened:
+    """The study of a folder, opened once for all jobs of a process that work on it."""
+    name = digest([dir, base, list(allow_code)])
+    if name in _lent:
+        return _lent[name]
+    name += file_digest(Path(dir) / STUDY)
+    if name not in _opened:
+        _opened.clear()
+        materials = open_job(dir, base, allow_code)
+        _opened[name] = Opened(materials, open_store(materials.study, Path(dir)))
+    return _opened[name]
+
+
+@contextmanager
+def lent(here: Opened, dir: str, base: str, allow_code: Sequence[str], stage: str) -> Iterator[None]:
+    """Jobs of this study that run in this process meanwhile use it as it is open `here`, live objects included."""
+    name = digest([dir, base, list(allow_code)])
+    _lent[name] = here
+    try:
+        yield
+    finally:
+        del _lent[name]
+
+
+def _seen_by(stage: str, materials: Materials) -> Materials:
+    from kdsearch.stages.keys import seen_by
+
+    return seen_by(import_module(f"kdsearch.stages.{stage}"), materials)
+
+
 def open_job(dir: str, base: str, allow_code: Sequence[str], stage: str = "") -> Materials:
     """The study that the folder holds, as the stage may see it; paths in it start from `base`, the folder of the user's file."""
-    from kdsearch.stages.keys import seen_by
     from kdsearch.study.study import load_study
 
     host = Host.load()
     materials = open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host)
-    return seen_by(import_module(f"kdsearch.stages.{stage}"), materials) if stage else materials
+    return _seen_by(stage, materials) if stage else materials
 
 
 def open_store(study: Study, folder: Path) -> Store:
@@ -53,11 +128,10 @@ def train_job(
 ) -> dict[str, Any]:
     """Train one request, or help the training's first process at it (`place`); SIGTERM makes it checkpoint and end.
 
-    Returns one of `outcome`, `failed` (the training's error) and `ends` (an error that ends the study).
+    Returns `outcome`, or `ends` (an error that ends the study). Raises TrialError where the training fails.
     """
-    from kdsearch.errors import ArtifactError
-    from kdsearch.stages.tools import tell_share
-    from kdsearch.stages.training import Request, open_teachers, train_shared
+    from kdsearch.stages.training import Request, train_shared
+    from kdsearch.stages.trainings import tell_share
 
     order = {
         "dir": dir,
@@ -69,16 +143,16 @@ def train_job(
         "work": work,
         "checkpoint_s": checkpoint_s,
     }
-    stop = _asked_to_stop()
 
     def call() -> dict[str, Any]:
-        materials = open_job(dir, base, allow_code, stage)
-        artifact = open_store(materials.study, Path(dir)).get("prepare", prepared)
-        if artifact is None:
-            raise ArtifactError(f"artifact prepare-{prepared} is gone", file=dir, fix="`kdsearch run` makes it again.")
-        teachers = open_teachers(materials, artifact)
-        report = tell_share(Path(work)) if place is None else None
-        return asdict(train_shared(materials, Request(**request), order, teachers, stop, report, place))
+        study = opened(dir, base, allow_code)
+        materials, asked = study.seen(stage), Request(**request)
+        stop = study.stop or _asked_to_stop()
+        report = None
+        if place is None:
+            report = study.report(asked.name) if study.report else tell_share(Path(work))
+        teachers = study.teachers_of(dir, prepared, materials)
+        return asdict(train_shared(materials, asked, order, teachers, stop, report, place))
 
     return _answer(call, Path(work))
 
@@ -94,7 +168,7 @@ def teacher_job(
     checkpoint_s: float,
     place: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Help at a teacher's training. Returns `outcome` (nothing), `failed` or `ends`, as `train_job`."""
+    """Help at a teacher's training. Answers as `train_job`, its outcome empty."""
     from kdsearch.stages.teachers import train_teacher
     from kdsearch.stages.training import teacher_model
 
@@ -118,7 +192,7 @@ def _asked_to_stop() -> Callable[[], bool]:
 
 
 def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
-    from kdsearch.errors import InterruptedRun, KdsearchError
+    from kdsearch.errors import InterruptedRun, KdsearchError, TrialError
     from kdsearch.stages.attempt import as_json, attempt
 
     try:
@@ -127,19 +201,18 @@ def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
         raise
     except KdsearchError as error:
         return {"ends": as_json(error)}
-    return {"failed": found} if isinstance(found, str) else {"outcome": found}
+    if isinstance(found, str):
+        raise TrialError(found)
+    return {"outcome": found}
 
 
 def score_job(
     dir: str, base: str, allow_code: Sequence[str], stage: str, role: str, specs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Score a chunk of candidates; returns their rows. A process that gets several chunks opens the study once."""
-    scorer = _scorer(dir, base, tuple(allow_code), stage, role)
-    return [scorer.score(spec).row() for spec in specs]
-
-
-@lru_cache(maxsize=1)
-def _scorer(dir: str, base: str, allow_code: tuple[str, ...], stage: str, role: str) -> Scorer:
+    """Score a chunk of candidates; returns their rows."""
     from kdsearch.stages.search import scorer_of
 
-    return scorer_of(open_job(dir, base, allow_code, stage), role)
+    study = opened(dir, base, allow_code)
+    if role not in study.scorers:
+        study.scorers[role] = scorer_of(study.seen(stage), role)
+    return [study.scorers[role].score(spec).row() for spec in specs]

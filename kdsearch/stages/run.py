@@ -34,6 +34,7 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
             return _run(materials, tools, until)
     finally:
         tools.progress.end()
+        tools.close()
 
 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:

@@ -150,7 +150,7 @@ def scoring(setting: Setting, scorer: Scorer, workers: int) -> Iterator[Score]:
         with cpu_threads(1):
             yield in_process(scorer, CHUNK)
         return
-    executor = make(Host.load(), "executor", Use(use="processes", options={"reuse": True}), "--workers")
+    executor = make(Host.load(), "executor", Use(use="processes", options={}), "--workers")
     executor.slots = workers
     region = Region(scorer.space, scorer.io, scorer.task, {})
     arguments = {"setting": asdict(setting)}

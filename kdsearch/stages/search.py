@@ -17,7 +17,7 @@ from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.keys import SOURCE, Where
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.probe_teacher import probe_teacher
-from kdsearch.stages.tools import Tools, is_in_process, limits_of, open_executor, where
+from kdsearch.stages.tools import Tools, limits_of, where
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
 from kdsearch.store.hashing import class_digest, derive, stream
@@ -137,7 +137,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     region = Region(space, materials.io, materials.task, bounds)
     scorer = scorer_of(materials, role)
     ranked = [use.use for use, _ in proxy_uses(materials.study)]
-    score, executor = _backend(materials, role, scorer, region, tools)
+    score = _backend(materials, role, scorer, region, tools)
     key = work.name
     seed = derive(materials.seed, "search", role) % 2**31
     costs = search_costs(materials.cost_objectives)
@@ -154,25 +154,21 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         best = f"best score {top[0][0]:.4g} at {top[0][1]:,} params" if top else ""
         tools.progress.at(base + n, best=best)
 
-    try:
-        rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
-        combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
-        explored = explore(
-            region,
-            strategy,
-            score,
-            combine,
-            work / f"candidates-{role}.jsonl",
-            key,
-            section.candidates,
-            seed,
-            had=rows,
-            costs=costs,
-            progress=seen,
-        )
-    finally:
-        if executor is not None:
-            executor.close()
+    rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
+    combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
+    explored = explore(
+        region,
+        strategy,
+        score,
+        combine,
+        work / f"candidates-{role}.jsonl",
+        key,
+        section.candidates,
+        seed,
+        had=rows,
+        costs=costs,
+        progress=seen,
+    )
     if not explored.candidates and explored.error:
         problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
         raise materials.study.place(PluginError(problem, path=f"{materials.study.path_of_student(role)}.space"))
@@ -225,24 +221,21 @@ def _refuse_silent(materials: Materials, explored: Explored) -> None:
         raise materials.study.place(TrialError(problem, path=path, fix="Name another proxy, or mend this one."))
 
 
-def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> tuple[Score, Any | None]:
-    if is_in_process(materials, tools.workers):
-        return in_process(scorer), None
-    executor = open_executor(materials, tools.workers, short_jobs=True)
-    arguments = {**where(materials, tools), "role": role}
-    threads = materials.study.config.run.threads_per_trial
-    function = "kdsearch.stages.job:score_job"
+def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> Score:
+    executor = tools.executor(materials)
+    if not executor.remote:
+        return in_process(scorer)
     limits = limits_of(materials)
     return Remote(
         executor,
-        function,
-        arguments,
+        "kdsearch.stages.job:score_job",
+        {**where(materials, tools), "role": role},
         lost(region, list(scorer.proxies)),
         chunk=CHUNK,
-        threads=threads,
+        threads=materials.study.config.run.threads_per_trial,
         timeout_s=limits.timeout_s,
         memory_bytes=limits.memory_bytes,
-    ), executor
+    )
 
 
 def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:

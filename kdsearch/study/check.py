@@ -25,6 +25,7 @@ def check(study: Study, host: Host) -> None:
         _check_spaces(study, host)
         _check_recipe(study, host)
         _check_objectives(study, host)
+        check_executor(study, host, study.config.run.workers)
         _check_machine(study)
     except KdsearchError as error:
         raise study.place(error) from error.__cause__
@@ -250,6 +251,29 @@ def _check_objectives(study: Study, host: Host) -> None:
     for name, direction in study.config.objectives.items():
         if name in host.names("metric") and (better := host.load_class("metric", name).direction) != direction:
             raise study.error(f"got '{direction}'", f"objectives.{name}", expected=f"'{better}'")
+
+
+def check_executor(study: Study, host: Host, workers: int) -> None:
+    """Whether the executor can do what the study, and so many workers, ask of it.
+
+    Raises:
+        StudyError: live objects would have to leave this process, or an executor in it would have to keep limits or run
+            several trials at once.
+    """
+    run, use = study.config.run, study.executor
+    live = f"live objects ({', '.join(sorted(study.live))}) exist in this process only"
+    if host.load_class("executor", use.use).remote:
+        if study.live:
+            raise study.error(f"'{use.use}', but {live}", "run.executor.use", expected="'inprocess'")
+        return
+    reason = live if study.live else f"executor '{use.use}' runs trials in this process"
+    fix = "" if study.live else "Leave run.executor out."
+    if workers > 1:
+        raise study.error(f"{workers} workers, but {reason}, one at a time", "run.workers", expected="1", fix=fix)
+    for name in ("trial_timeout_s", "trial_memory_bytes"):
+        if (limit := getattr(run, name)) is not None:
+            problem = f"got {limit:,}, a limit that only a process of its own keeps, but {reason}"
+            raise study.error(problem, f"run.{name}", expected="none", fix=fix)
 
 
 def _check_machine(study: Study) -> None:

@@ -41,7 +41,7 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
     for i, quantizer in enumerate(config.compress.quantize):
         yield "quantizer", quantizer, f"compress.quantize[{i}]"
     yield "exporter", config.export.exporter, "export.exporter"
-    yield "executor", config.run.executor, "run.executor"
+    yield "executor", study.executor, "run.executor"
 
 
 def proxies(study: Study) -> list[tuple[Use, str]]:

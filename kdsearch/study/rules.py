@@ -127,13 +127,9 @@ def _formats(study: Study) -> None:
 
 def _run(study: Study) -> None:
     run, here = study.config.run, f"live objects ({', '.join(sorted(study.live))}) exist in this process only"
-    if run.workers > 1 and study.live:
-        raise study.error(f"{run.workers} workers, but {here}", "run.workers", expected="1")
     if run.devices > 1 and study.live:
         raise study.error(f"{run.devices} devices, but {here}", "run.devices", expected="1")
     check_shared(study, study.config.recipe.train.accumulate, "recipe.train.accumulate")
-    if bare(run.executor.use) != "inprocess" and study.live:
-        raise study.error(f"'{run.executor.use}', but {here}", "run.executor.use", expected="'inprocess'")
 
 
 def check_shared(study: Study, accumulate: int, path: str) -> None:

@@ -212,12 +212,13 @@ class Export(Section):
 
 
 class Run(Section):
-    executor: Use = Use(use="inprocess", options={})
+    executor: Use | None = Field(
+        None,
+        description="where trials run; none = `processes`, and `inprocess` for live objects, which exist in their process only",
+    )
     workers: Workers = 1
     threads_per_trial: Threads = 1
-    trial_timeout_s: float | None = Field(
-        None, gt=0, description="a trial that takes longer is ended and has failed; trials then run in processes"
-    )
+    trial_timeout_s: float | None = Field(None, gt=0, description="a trial that takes longer is ended and has failed")
     trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Workers = Field(

@@ -15,7 +15,7 @@ from kdsearch.errors import KdsearchError, StudyError
 from kdsearch.store.inputs import is_text
 from kdsearch.study.complaints import as_study_error
 from kdsearch.study.load import Source, check_raw, parse, place, read
-from kdsearch.study.schema import Config, Student, Teacher
+from kdsearch.study.schema import Config, Student, Teacher, Use
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -63,6 +63,11 @@ class Study:
         """By role; a study with one `student` calls it `student`."""
         one = {"student": self.config.student} if self.config.student else {}
         return {**one, **self.config.students}
+
+    @property
+    def executor(self) -> Use:
+        """Where trials run: as stated, else in processes of their own, or here where live objects are handed over."""
+        return self.config.run.executor or Use(use="inprocess" if self.live else "processes")
 
     def path_of_teacher(self, name: str) -> str:
         return "teacher" if name == "main" and self.config.teacher else f"teachers.{name}"

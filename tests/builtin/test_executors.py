@@ -30,9 +30,9 @@ class TestProcesses(ExecutorContract):
 
 
 @pytest.mark.slow
-class TestReusedProcesses(ExecutorContract):
+class TestProcessesUsedOnce(ExecutorContract):
     def executor(self, workers: int = 1) -> Executor:
-        return Processes(ProcessesOptions(workers=workers, grace_s=1.0, reuse=True))
+        return Processes(ProcessesOptions(workers=workers, grace_s=1.0, reuse=False))
 
 
 def whoami() -> int:
@@ -115,7 +115,7 @@ def test_the_tail_of_a_dead_process_output_is_told() -> None:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_a_process_is_used_again_only_on_request_and_only_after_success(reuse: bool) -> None:
+def test_a_process_is_used_again_unless_refused_and_only_after_success(reuse: bool) -> None:
     executor = Processes(ProcessesOptions(reuse=reuse))
     found = []
     for i, job in enumerate(["whoami", "whoami", "interrupted", "whoami"]):
@@ -126,6 +126,16 @@ def test_a_process_is_used_again_only_on_request_and_only_after_success(reuse: b
     assert (first.value == second.value) is reuse
     assert failed.error == "stopped"
     assert after.value not in (first.value, second.value)
+
+
+def test_a_job_that_wants_to_be_alone_gets_a_new_process_that_nobody_gets_after_it() -> None:
+    executor = Processes(ProcessesOptions())
+    found = []
+    for i, alone in enumerate([False, True, False]):
+        executor.submit(Job(str(i), f"{__name__}:whoami", {}, alone=alone))
+        found += wait_for(executor, 1)
+    executor.close()
+    assert len({each.value for each in found}) == 3
 
 
 def test_close_ends_every_process(tmp_path: Path) -> None:

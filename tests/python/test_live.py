@@ -107,7 +107,7 @@ def test_the_callers_teacher_and_random_streams_stay_as_they_are(tmp_path):
 
 
 def test_more_workers_are_refused_with_the_reason(tmp_path):
-    with pytest.raises(UserError, match=r"run\.workers: 2 workers with live objects \(data, teacher\)") as caught:
+    with pytest.raises(UserError, match=r"run\.workers: 2 workers, but live objects \(data, teacher\)") as caught:
         kdsearch.run(tiny(), tmp_path / "a", workers=2, progress=False)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "a").exists()

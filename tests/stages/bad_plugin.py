@@ -19,7 +19,19 @@ DIST_INFO = "kdsearch_bad-1.0.dist-info"
 
 class BadOptions(Options):
     how: Literal[
-        "raise", "nan", "hang", "swallow", "segfault", "leave", "memory", "well", "exit", "numbers", "change", "print"
+        "raise",
+        "nan",
+        "hang",
+        "swallow",
+        "segfault",
+        "leave",
+        "leave well",
+        "memory",
+        "well",
+        "exit",
+        "numbers",
+        "change",
+        "print",
     ] = "raise"
 
 
@@ -43,8 +55,8 @@ class Bad(Distiller[BadOptions]):
             threading.Event().wait()
         if how == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if how == "leave":
-            os._exit(7)
+        if how.startswith("leave"):
+            os._exit(7 if how == "leave" else 0)
         if how == "exit":
             sys.exit(0)
         if how == "numbers":

@@ -146,7 +146,7 @@ def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch
 
 
 def test_failed_control_is_said_not_fatal(host, tmp_path, monkeypatch):
-    from kdsearch.stages import tools
+    from kdsearch.stages import training
     from kdsearch.stages.training import train_shared
 
     def failing(materials, request, *arguments, **named):
@@ -154,17 +154,28 @@ def test_failed_control_is_said_not_fatal(host, tmp_path, monkeypatch):
             raise ValueError("no baseline")
         return train_shared(materials, request, *arguments, **named)
 
-    monkeypatch.setattr(tools, "train_shared", failing)
+    monkeypatch.setattr(training, "train_shared", failing)
     sets = [each for each in LESS if "controls" not in each]
     result = run_tiny(tmp_path, *sets, "distill.controls=[baseline]", host=host, text=with_bad("well"))
     assert result["baseline"] is None
     assert [note for note in result["notes"] if note.startswith("baseline failed: ValueError: no baseline")]
 
 
-@pytest.mark.parametrize("how", ["segfault"])
-def test_trial_that_takes_its_process_along(how, installed, tmp_path):
-    with pytest.raises(TrialError, match=r"all 1 trials failed; the first: its process was killed by SIGSEGV"):
-        run_tiny(tmp_path, *LESS, "refine.trials=1", "run.executor={use: processes}", text=with_bad(how))
+DEADLY = {"segfault": "its process was killed by SIGSEGV", "leave well": "its process ended with exit code 0"}
+
+
+def test_trials_that_take_their_processes_along(installed, tmp_path):
+    """As a study runs by default, with one worker: each costs its trial, and a new process goes on with the next."""
+    how = ("well", *DEADLY)
+    finite = ("refine.controller={use: exhaustive}", "recipe.train.lr=0.002", "search.candidates=1", "search.keep=1")
+    sets = (*LESS, "refine.trials=3", *finite)
+    result = run_tiny(tmp_path, *sets, "run.executor=null", text=with_choices(*(f"'{each}'" for each in how)))
+    trials = events(tmp_path, "trial")
+    assert sorted(each["state"] for each in trials) == ["complete", "failed", "failed"]
+    errors = [each["error"] for each in trials if each["error"]]
+    for message in DEADLY.values():
+        assert [error for error in errors if message in error], errors
+    assert result["student"]["recipe"]["distillers"][0]["options"]["how"] == "well"
 
 
 @pytest.mark.slow
@@ -189,15 +200,26 @@ def test_limits_of_a_trial(how, limit, message, installed, tmp_path):
 def test_limits_need_a_process_of_their_own():
     import torch
 
-    from kdsearch.stages.commands import _check_live
     from kdsearch.study.api import make
 
     images, labels = torch.zeros(40, 1, 8, 8), torch.arange(40) % 4
-    study = make(
-        train=(images, labels),
-        student="cifar_resnet",
-        recipe={"distillers": []},
-        run={"trial_timeout_s": 5.0},
-    )
-    with pytest.raises(UserError, match=r"run.trial_timeout_s: a limit .*live objects"):
-        _check_live(study, 1)
+    asked = {"train": (images, labels), "student": "cifar_resnet", "recipe": {"distillers": []}}
+    with pytest.raises(UserError, match=r"run.trial_timeout_s: got 5.0, a limit .*live objects \(data\)"):
+        make(**asked, run={"trial_timeout_s": 5.0})
+
+
+@pytest.mark.parametrize(
+    ("sets", "workers", "message"),
+    [
+        (("run.trial_memory_bytes=2000000000",), None, "run.trial_memory_bytes: got 2,000,000,000, a limit that only"),
+        (("run.workers=2",), None, "run.workers: 2 workers, but executor 'inprocess' runs trials in this process"),
+        ((), 2, "run.workers: 2 workers, but executor 'inprocess' runs trials in this process, one at a time"),
+    ],
+)
+def test_what_one_process_cannot_do_is_refused(sets, workers, message, tmp_path, capsys):
+    command = ["run", str(write_study(tmp_path)), *(part for each in sets for part in ("--set", each))]
+    assert main([*command, *(["--workers", str(workers)] if workers else [])]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Leave run.executor out" in err
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]

@@ -8,7 +8,7 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
-from kdsearch.stages import commands, teachers, tools, training
+from kdsearch.stages import commands, teachers, training, trainings
 from tests.stages.tiny import events, files_of, made, run_tiny, settled
 
 
@@ -30,7 +30,7 @@ def steps(monkeypatch) -> list[str]:
 
             self.step = counted
 
-    for module in (training, teachers, tools):
+    for module in (training, teachers, trainings):
         monkeypatch.setattr(module, "Report", Counting)
     return taken
 

@@ -37,7 +37,7 @@ compress:
   prune: {use: channels, options: {macs: 0.8}, recover_epochs: 1}
   quantize: [{use: int8, options: {samples: 32}}, {use: int4, options: {block: 16}}]
 export: {formats: [onnx-fp32, onnx-int8, onnx-int4], max_drop: {onnx-int8: 1.0, onnx-int4: 1.0}}
-run: {device: cpu}
+run: {device: cpu, executor: {use: inprocess}}
 """
 LESS = (
     "distill.controls=[]",
@@ -71,7 +71,8 @@ def run_tiny(
     checkpoint_s: float = 30.0,
     text: str = TEXT,
 ) -> dict[str, Any]:
-    """Run the study in `folder`/study; the final JSON."""
+    """Run the study in `folder`/study; the final JSON. With one worker in this process, unless `sets` say otherwise."""
+    sets = ("run.executor={use: processes}", *sets) if workers > 1 else sets
     host = host or Host.load()
     study = load_study(write_study(folder, text), host, sets=sets, seed=seed)
     return run_study(study, host, folder / "study", workers=workers, progress=False, checkpoint_s=checkpoint_s)

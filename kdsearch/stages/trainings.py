@@ -1,0 +1,167 @@
+"""The one door to trainings: requests are handed in and taken as they end, wherever the study's executor runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from kdsearch.engine.cache import Live
+from kdsearch.engine.loop import Report
+from kdsearch.errors import InterruptedRun
+from kdsearch.kinds import Job
+from kdsearch.stages.attempt import from_json
+from kdsearch.stages.job import Opened, lent
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.tools import UNLIMITED, Limits, Tools, where
+from kdsearch.stages.training import Outcome, Request
+from kdsearch.store.artifacts import Artifact
+
+SHARE = "share"  # file in a training's folder
+LOOK_S = 0.5  # how long an empty-handed look for ended trainings takes
+
+
+class Trainings:
+    """Trainings of one stage. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
+
+    Where the executor runs jobs in this process, they use this study as it is open here, live objects included; anywhere else a
+    process opens it from its folder, once for all jobs that it gets.
+    """
+
+    def __init__(
+        self,
+        materials: Materials,
+        work: Path,
+        prepared: Artifact,
+        teachers: Mapping[str, Live],
+        tools: Tools,
+        limits: Limits = UNLIMITED,
+    ) -> None:
+        self._materials, self._work, self._prepared = materials, work, prepared
+        self._tools, self._limits = tools, limits
+        self._executor = tools.executor(materials)
+        self._here = Opened(materials, tools.store, {prepared.key: teachers}, tools.stop, self._moved)
+        self._running: dict[str, tuple[float, float]] = {}  # name -> shares of the length at its begin and end
+        self._ended = tools.progress.done
+        self.busy_s = 0.0  # seconds of all ended jobs
+
+    @property
+    def slots(self) -> int:
+        """How many run at once."""
+        return self._executor.slots
+
+    @property
+    def free(self) -> int:
+        """How many more would begin at once."""
+        return self.slots - len(self._running)
+
+    def submit(self, request: Request, since: float = 0.0) -> None:
+        """since: the share of its length that it is trained already, for the progress that is shown."""
+        tools, limits = self._tools, self._limits
+        order = {
+            **where(self._materials, tools),
+            "prepared": self._prepared.key,
+            "request": request.as_json(),
+            "work": str(self._work / request.name),
+            "checkpoint_s": tools.checkpoint_s,
+        }
+        threads = self._materials.study.config.run.threads_per_trial
+        alone = limits.memory_bytes is not None  # what an earlier training left behind is not this one's
+        function = "kdsearch.stages.job:train_job"
+        job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone)
+        self._running[request.name] = (since, request.until)
+        self._executor.submit(job)
+
+    def ended(self) -> dict[str, Outcome | str]:
+        """Name -> outcome, or the error's text of one that failed, of those that ended since the last call.
+
+        Waits a moment where none has. Raises what ends the study.
+        """
+        if self._executor.remote:
+            done = self._executor.wait(LOOK_S)
+        else:
+            with lent(self._here, **where(self._materials, self._tools)):
+                done = self._executor.wait(LOOK_S)
+        found: dict[str, Outcome | str] = {}
+        for each in done:
+            if each.id not in self._running:
+                continue
+            if not each.error and "ends" in each.value:
+                raise from_json(each.value["ends"])
+            since, until = self._running.pop(each.id)
+            self._ended += until - since
+            self.busy_s += each.seconds
+            found[each.id] = each.error or Outcome(**each.value["outcome"])
+        self._show()
+        if self._tools.stop():
+            raise InterruptedRun("stopped; running trials were asked to checkpoint")
+        return found
+
+    def close(self) -> None:
+        """Ask those that run to checkpoint and end."""
+        for name in self._running:
+            self._executor.stop(name)
+
+    def _show(self) -> None:
+        shares = {name: share_of(self._work / name) for name in self._running}
+        under_way = [
+            min(max(shares[name] - since, 0.0), until - since) for name, (since, until) in self._running.items()
+        ]
+        self._tools.progress.at(self._ended + sum(under_way), f"{len(self._running)} running" if shares else "")
+
+    def _moved(self, name: str) -> Report:
+        """The progress of a training in this process."""
+        since, until = self._running.get(name, (0.0, 1.0))
+
+        def moved(_: str, at: int, of: int, loss: float) -> None:
+            share = min(max(at / of, since), until)
+            self._tools.progress.at(self._ended + share - since, f"{name}: loss {loss:.4g}")
+
+        return Report(step=moved)
+
+
+def run_trainings(
+    materials: Materials,
+    requests: Sequence[Request],
+    work: Path,
+    prepared: Artifact,
+    teachers: Mapping[str, Live],
+    tools: Tools,
+    limits: Limits = UNLIMITED,
+    since: float = 0.0,
+) -> dict[str, Outcome | str]:
+    """All of them: name -> outcome, or the error's text of one that failed."""
+    trainings = Trainings(materials, work, prepared, teachers, tools, limits)
+    found: dict[str, Outcome | str] = {}
+    waiting = [*requests]
+    try:
+        while len(found) < len(requests):
+            while waiting and trainings.free:
+                trainings.submit(waiting.pop(0), since)
+            found |= trainings.ended()
+    finally:
+        trainings.close()
+    return found
+
+
+def tell_share(folder: Path, every_s: float = 5.0) -> Report:
+    """What a training in a process of its own leaves in its folder, for `share_of`: how much of its length is done."""
+    told = {"at": float("-inf")}
+
+    def moved(_: str, at: int, of: int, loss: float) -> None:
+        if time.monotonic() - told["at"] >= every_s:
+            told["at"] = time.monotonic()
+            with suppress(OSError):  # a full disk is the checkpoint's to report
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / SHARE).write_text(f"{at / of:.4f}")
+
+    return Report(step=moved)
+
+
+def share_of(folder: Path) -> float:
+    """The last share told; 0 where there is none, or where it is being written."""
+    try:
+        return float((folder / SHARE).read_text())
+    except (OSError, ValueError):
+        return 0.0
