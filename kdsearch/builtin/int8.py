@@ -72,7 +72,7 @@ class Int8(Compressor[Int8Options]):
         is_percentile = plan.edits["calibration"] == "percentile"
         with quiet(), tempfile.TemporaryDirectory(prefix=f".{file.stem}-", dir=file.parent) as folder:
             ready, made = Path(folder) / "ready.onnx", Path(folder) / "made.onnx"
-            model = _prepared(read_onnx(file), ready)
+            model = _prepared(file, ready)
             _name_nodes(model)
             layers_only = _layers_only(model, plan.edits["operators"])
             layers = [node.name for node in model.graph.node if _is_layer(node, model)]
@@ -98,15 +98,18 @@ class Int8(Compressor[Int8Options]):
         save_onnx(model, file)
 
 
-def _prepared(model: Any, file: Path) -> Any:
+def _prepared(file: Path, made: Path) -> Any:
     """The model with batch norms folded and every shape known that can be: a tensor of unknown type stays float."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    try:
-        quant_pre_process(model, str(file))
-    except Exception:  # the symbolic inference raises bare Exceptions at operators it has no rule for
-        quant_pre_process(model, str(file), skip_symbolic_shape=True)
-    return read_onnx(file)
+    read_onnx(file)  # names what is wrong with it
+    source, target = str(file.resolve()), str(made.resolve())
+    with contextlib.chdir(made.parent):  # where it gives up it leaves what it has in the folder that the process is in
+        try:
+            quant_pre_process(source, target)
+        except Exception:  # the symbolic inference raises bare Exceptions at operators it has no rule for
+            quant_pre_process(source, target, skip_symbolic_shape=True)
+    return read_onnx(made)
 
 
 class _Reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, Batch, Split
+from kdsearch.kinds import Batch, Split
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -25,11 +25,26 @@ class Piece:
     row: Rows
 
 
-class Members:
-    """The samples `ids`, from one or several splits; `labels` (N,) replace their `label`, where given."""
+Hide = Callable[[Batch, Tensor], Batch]
 
-    def __init__(self, ids: Sequence[str], pieces: Sequence[Piece], labels: Tensor | None) -> None:
-        self._ids, self._pieces, self.labels = ids, tuple(pieces), labels
+
+class Members:
+    """The samples `ids`, from one or several splits.
+
+    Args:
+        hidden: (N,) bool, samples whose targets the study does not see; `hide` makes a batch that shows none of them.
+        labels: (N,) class indices as the study sees them, where the target is a class.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        pieces: Sequence[Piece],
+        labels: Tensor | None = None,
+        hidden: Tensor | None = None,
+        hide: Hide | None = None,
+    ) -> None:
+        self._ids, self._pieces, self.labels, self._hidden, self._hide = ids, tuple(pieces), labels, hidden, hide
         self._piece = np.zeros(len(ids), dtype=np.int64)
         self._row = np.zeros(len(ids), dtype=np.int64)
         for k, piece in enumerate(self._pieces):
@@ -46,13 +61,10 @@ class Members:
         loaded = []
         for k in used:
             batch = self._pieces[k].split.load(rows[pieces == k].tolist(), augment, seed)
-            if self.labels is not None and "label" not in batch:
-                batch = batch.having(label=torch.full((len(batch),), HIDDEN, dtype=torch.int64))
+            if self._hide is not None and self._hidden is not None:
+                batch = self._hide(batch, self._hidden[torch.from_numpy(at[pieces == k])])
             loaded.append(batch)
-        batch = loaded[0] if len(loaded) == 1 else _merged(loaded, [np.flatnonzero(pieces == k) for k in used])
-        if self.labels is not None:
-            batch = batch.having(label=self.labels[torch.from_numpy(at)])
-        return batch
+        return loaded[0] if len(loaded) == 1 else _merged(loaded, [np.flatnonzero(pieces == k) for k in used])
 
 
 def _merged(batches: Sequence[Batch], places: Sequence[Rows]) -> Batch:

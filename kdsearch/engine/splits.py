@@ -1,4 +1,4 @@
-"""The splits of a study: train, validation and test of any source, stratified, with labels for only some of them.
+"""The splits of a study: train, validation and test of any source, stratified, with targets for only some of them.
 
 Which samples go where is a function of the seed and of the samples' ids alone: within a class they are ordered by
 hash(seed, purpose, id) and the first ones are taken, so that more samples move few others.
@@ -7,8 +7,8 @@ hash(seed, purpose, id) and the first ones are taken, so that more samples move 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,43 @@ from torch import Tensor
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.strata import Samples, apportion, by_class, first_by_hash
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, DataSource, Field, Measured, Split
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Field, Measured, Split, Task
+from kdsearch.kinds.targets import is_class, strata_of, targets_of, without_targets
 
-LABEL = "label"
 KNOWN_SPLITS = ("train", "unlabeled", "val", "test")  # of a source; others are kept as they are
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the study may hide, and how, as its task says.
+
+    `classes`: names of the classes where the target is one class index a sample, else ().
+    """
+
+    fields: tuple[Field, ...]
+    hide: Callable[[Batch, Tensor, Sequence[Field]], Batch]
+    strata: Callable[[Batch, Sequence[Field]], Tensor]
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: DataSource, task: Task[Any] | None) -> Targets:
+        if task is None:
+            return cls(targets_of(source.fields), without_targets, strata_of)
+        return cls(task.targets(source.fields), task.hide, task.strata)
+
+    @property
+    def is_class(self) -> bool:
+        return is_class(self.fields)
+
+    def hidden_in(self, batch: Batch, hidden: Tensor) -> Batch:
+        return self.hide(batch, hidden, self.fields)
 
 
 class Arranged:
     """A DataSource with the study's splits: `train`, `val`, `test`; `labeled` and `unlabeled` are parts of `train`.
 
-    In `train` and `val` the label of a sample outside the budget reads HIDDEN; in `test` every label is there. A split
-    without samples (`unlabeled` when every label is known) does not exist.
+    In `train` and `val` the targets of a sample outside the budget are hidden; in `test` every one is there. A split without
+    samples (`unlabeled` when every target is known) does not exist. Where the task has no target, `labeled` is `train`.
     """
 
     def __init__(
@@ -36,11 +62,11 @@ class Arranged:
         source: DataSource,
         natives: Sequence[Split],
         samples: Mapping[str, Samples],
-        classes: Sequence[str],
+        targets: Targets,
         asked: Mapping[str, Any],
     ) -> None:
         self._source, self._natives, self._samples = source, natives, dict(samples)
-        self._classes, self._asked = tuple(classes), dict(asked)
+        self._targets, self._asked = targets, dict(asked)
         self._facts = {**source.facts, "splits": {**self._asked, "counts": self.counts()}}
 
     @property
@@ -64,36 +90,48 @@ class Arranged:
                 for i, native in enumerate(self._natives)
                 if bool((found.source == i).any())
             )
-            labels = torch.from_numpy(found.visible) if self._classes else None
-            return Members(found.ids, pieces, labels)
+            if not self._targets.fields:
+                return Members(found.ids, pieces)
+            visible = torch.from_numpy(found.visible)
+            labels = visible if self._targets.is_class else None
+            return Members(found.ids, pieces, labels, visible == HIDDEN, self._targets.hidden_in)
         if name in self.splits:
             return self._source.split(name)
         why = ""
         if name == "unlabeled":
             why = " (every training sample has its label)"
+        if name == "labeled":
+            why = " (no training sample has a label)"
         raise DataError(f"no split '{name}'{why}", nearest=nearest(name, self.splits), expected=one_of(self.splits))
 
     def revealed(self) -> Arranged:
-        """The same samples with every label that exists: for a teacher trained on all, and the all-labels control."""
-        if not self._classes:
+        """The same samples with every target that exists: for a teacher trained on all, and the all-labels control."""
+        if not self._targets.fields:
             return self
         shown = {
             name: replace(each, seen=np.ones(len(each), dtype=np.bool_))
             for name, each in self._samples.items()
             if name not in ("labeled", "unlabeled")
         }
-        return Arranged(self._source, self._natives, _with_parts(shown), self._classes, {**self._asked, "labeled": 1.0})
+        return Arranged(self._source, self._natives, _with_parts(shown), self._targets, {**self._asked, "labeled": 1.0})
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """split -> {class: samples whose label the study sees, "unlabeled": the others}; without labels {"samples": n}."""
-        if not self._classes:
+        """split -> {class: samples whose label the study sees, "unlabeled": the others}.
+
+        {"labeled": n, "unlabeled": n} where targets are no classes, {"samples": n} where there are none.
+        """
+        if not self._targets.fields:
             return {name: {"samples": len(each)} for name, each in self._samples.items()}
         counted = {}
         for name, each in self._samples.items():
             visible = each.visible
-            per_class = np.bincount(visible[visible != HIDDEN], minlength=len(self._classes))
-            counted[name] = {label: int(n) for label, n in zip(self._classes, per_class, strict=True)}
-            counted[name]["unlabeled"] = int((visible == HIDDEN).sum())
+            known = visible[visible != HIDDEN]
+            if self._targets.is_class:
+                per_class = np.bincount(known, minlength=len(self._targets.classes))
+                counted[name] = {label: int(n) for label, n in zip(self._targets.classes, per_class, strict=True)}
+            else:
+                counted[name] = {"labeled": len(known)}
+            counted[name]["unlabeled"] = len(visible) - len(known)
         return counted
 
     def digest(self) -> str:
@@ -114,6 +152,7 @@ def arrange(
     test: float,
     train_samples: int | None = None,
     seed: int = 0,
+    task: Task[Any] | None = None,
 ) -> Arranged:
     """The study's splits of `source`.
 
@@ -121,9 +160,11 @@ def arrange(
         source: with at least `train`; its own `val` and `test` are kept, its `unlabeled` joins `train` without labels.
         labeled: budget of labels, those of `val` included: an int counts samples, a float is the share of the
             non-test samples whose label exists. Every class gets one in `train`, and in `val` where that much is given.
+            Data without a single label need 1.0.
         validation, test: shares of the source's `train` to carve, where the source has no such split.
         train_samples: keep so many training samples, stratified.
         seed: of the choice.
+        task: says which fields are targets, how they are hidden and stratified; None = as a task does by default.
 
     Raises:
         DataError: an empty split, fewer labels than classes, more labels than there are, a label out of range,
@@ -133,27 +174,27 @@ def arrange(
     named = dict(zip([name for name in KNOWN_SPLITS if name in source.splits], range(len(natives)), strict=True))
     if "train" not in named:
         raise DataError("the data set has no split 'train'", expected="train", fix=f"It has {one_of(source.splits)}.")
-    has_labels = any(
-        each.name == LABEL and each.shape == () and not each.torch_dtype.is_floating_point for each in source.fields
-    )
-    read = {name: _read(natives[i], i, has_labels and name != "unlabeled") for name, i in named.items()}
+    targets = Targets.of(source, task)
+    read = {name: _read(natives[i], i, targets, name != "unlabeled") for name, i in named.items()}
     _check_ids(read)
-    classes = _classes(source, read) if has_labels else ()
-    for name, each in read.items():
-        _check_labels(name, each, classes)
-    if not has_labels and labeled != 1.0:
+    if targets.is_class:
+        targets = replace(targets, classes=_classes(source, read))
+        for name, each in read.items():
+            _check_labels(name, each, targets.classes)
+    if not targets.fields and labeled != 1.0:
         raise DataError(
-            f"labeled {labeled}: the data set has no class labels to hide",
+            f"labeled {labeled}: the data set has no labels to hide",
             path="data.labeled",
-            expected=f"a field '{LABEL}' with a class index",
+            expected="a field that is a target of the task",
             fix="Remove `labeled`.",
         )
 
-    samples = _carved(read, classes, validation, test, seed)
+    n_strata = len(targets.classes) or max([0, *(1 + int(each.label.max()) for each in read.values() if len(each))])
+    samples = _carved(read, n_strata, validation, test, seed)
     if "unlabeled" in read:
         samples["train"] = _joined(samples["train"], read["unlabeled"])
     if train_samples is not None:
-        samples["train"] = _cut(samples["train"], train_samples, len(classes), seed)
+        samples["train"] = _cut(samples["train"], train_samples, n_strata, seed)
     for name, each in samples.items():
         if not len(each):
             raise _emptied(name, len(read["train"]))
@@ -165,32 +206,36 @@ def arrange(
         "seed": seed,
         "native": [name for name in named if name != "train"],
     }
-    if has_labels:
-        samples = _with_parts(_budgeted(samples, labeled, classes, seed))
+    known = any((samples[name].label != HIDDEN).any() for name in ("train", "val"))
+    if targets.fields:
+        samples = _with_parts(_budgeted(samples, labeled, n_strata, seed) if known or labeled != 1.0 else samples)
+    else:
+        samples = {"train": samples["train"], "labeled": samples["train"], **samples}
     if isinstance(source, Measured):
         source = source.measured_on(samples["train"].ids)
         natives = [source.split(name) for name in named]
-    return Arranged(source, natives, samples, classes, asked)
+    return Arranged(source, natives, samples, targets, asked)
 
 
-def _read(split: Split, index: int, with_labels: bool) -> Samples:
+def _read(split: Split, index: int, targets: Targets, with_targets: bool) -> Samples:
     ids = tuple(split.ids)
     n = len(ids)
     label = np.full(n, HIDDEN, dtype=np.int64)
-    if with_labels and n:
-        label = labels_of(split).numpy().astype(np.int64)
+    if with_targets and targets.fields and n:
+        label = strata_in(split, targets).numpy().astype(np.int64)
     where = np.full(n, index, dtype=np.int64)
     return Samples(ids, where, np.arange(n, dtype=np.int64), label, np.ones(n, dtype=np.bool_))
 
 
-def labels_of(split: Split) -> Tensor:
-    """(N,) int64. A split may have `labels` (N,), which spares loading its samples."""
+def strata_in(split: Split, targets: Targets) -> Tensor:
+    """(N,) int64. A split may have `labels` (N,), classes or other strata, which spares loading its samples."""
     offered = getattr(split, "labels", None)
     if isinstance(offered, Tensor) and len(offered) == len(split.ids):
         return offered.to(torch.int64)
     chunk, n = 256, len(split.ids)
-    loaded = [split.load(range(start, min(start + chunk, n)))[LABEL] for start in range(0, n, chunk)]
-    return torch.cat(loaded).to(torch.int64) if loaded else torch.zeros(0, dtype=torch.int64)
+    return torch.cat(
+        [targets.strata(split.load(range(at, min(at + chunk, n))), targets.fields) for at in range(0, n, chunk)]
+    ).to(torch.int64)
 
 
 def _check_ids(read: Mapping[str, Samples]) -> None:
@@ -234,7 +279,7 @@ def _emptied(name: str, n_train: int) -> DataError:
 
 
 def _carved(
-    read: Mapping[str, Samples], classes: Sequence[str], validation: float, test: float, seed: int
+    read: Mapping[str, Samples], n_strata: int, validation: float, test: float, seed: int
 ) -> dict[str, Samples]:
     shares = {"test": test, "val": validation}
     carve = {name: share for name, share in shares.items() if name not in read}
@@ -247,7 +292,7 @@ def _carved(
     pool, n = read["train"], len(read["train"])
     taken = np.zeros(n, dtype=np.bool_)
     carved: dict[str, Samples] = {}
-    groups = by_class(pool, len(classes))
+    groups = by_class(pool, n_strata)
     for name, share in carve.items():
         left = [[i for i in group if not taken[i]] for group in groups]
         # every class that can spare one is held out too: one stays for training
@@ -297,13 +342,11 @@ def _cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
     )
 
 
-def _budgeted(
-    samples: Mapping[str, Samples], labeled: float | int, classes: Sequence[str], seed: int
-) -> dict[str, Samples]:
-    groups = {name: by_class(samples[name], len(classes))[:-1] for name in ("train", "val")}
+def _budgeted(samples: Mapping[str, Samples], labeled: float | int, n_classes: int, seed: int) -> dict[str, Samples]:
+    groups = {name: by_class(samples[name], n_classes)[:-1] for name in ("train", "val")}
     cells = groups["train"] + groups["val"]
     sizes = [len(cell) for cell in cells]
-    known, n_classes = sum(sizes), len(classes)
+    known = sum(sizes)
     budget = labeled if isinstance(labeled, int) else round(labeled * known)
     needed = sum(1 for size in sizes[:n_classes] if size)
     if budget > known:

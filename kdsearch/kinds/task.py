@@ -13,6 +13,7 @@ from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds.data import Batch, Field
 from kdsearch.kinds.model import Model, Outputs
 from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.targets import strata_of, targets_of, without_targets
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,24 @@ class Task(Capability, Generic[O]):
     @abstractmethod
     def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> IO:
         """Raise DataError when a field that the task needs is missing or has the wrong kind."""
+
+    def targets(self, fields: Sequence[Field]) -> tuple[Field, ...]:
+        """What the study may hide, all of it together in a sample without a label. Default: the fields of use "target".
+
+        (): there is none, so every sample counts as labelled.
+        """
+        return targets_of(fields)
+
+    def hide(self, batch: Batch, hidden: Tensor, targets: Sequence[Field]) -> Batch:
+        """The batch whose samples at `hidden` (B,) bool show no target. Default: integers all HIDDEN, floats all NaN."""
+        return without_targets(batch, hidden, targets)
+
+    def strata(self, batch: Batch, targets: Sequence[Field]) -> Tensor:
+        """(B,) int64 from 0: groups that splits and labels are shared out over in proportion; HIDDEN where no target is known.
+
+        Default: the class where the target is one class index a sample, else one group of all.
+        """
+        return strata_of(batch, targets)
 
     def prepare(self, batch: Batch, rng: Generator) -> Batch:
         """Once a step, before any model: noise levels, masks. Default: the batch."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import TrialError
+from kdsearch.stages.controls import left_out
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.tools import Tools
@@ -81,7 +82,7 @@ def _best(materials: Materials, winners: Iterable[str], outcomes: Mapping[str, O
 def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> dict[str, Request]:
     """The winner's controls and the students it is compared with; a study of several students has none."""
     section = materials.study.config.distill
-    if len(winner.specs) != 1:
+    if left_out(materials.study):
         return {}
     asked: dict[str, Request] = {
         control: replace(winner, name=control, kind=control) for control in controls_of(materials)
@@ -97,7 +98,7 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
 
 def controls_of(materials: Materials) -> tuple[Kind, ...]:
     """The controls that are trained: where the baseline sees every label, the control with every label is the baseline."""
-    asked = materials.study.config.distill.controls
+    asked = () if left_out(materials.study) else materials.study.config.distill.controls
     same = "baseline" in asked and not hides_labels(materials)
     return tuple(control for control in asked if not (same and control == "all_labels"))
 

@@ -5,6 +5,7 @@ The first stage that sees the test split: after every choice, each reported accu
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from kdsearch.stages.compress import START, calibration
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.quality import measured
+from kdsearch.stages.quality import allowed_drop, goodness, measured
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Request, open_teachers, replay
 from kdsearch.store.artifacts import Artifact
@@ -34,7 +35,6 @@ from kdsearch.store.files import copy_file, storing
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 READS = (*TRAINING, "name", "constraints", "compress", "export")
-DEFAULT_DROP = 0.01
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
                 fp32,
                 inputs["compress"],
                 test,
-                fp32_row or {"metrics": shipped},  # a refused fp32 file: drops count against the torch student
+                fp32_row or {"quality": quality},  # a refused fp32 file: drops count against the torch student
                 work,
                 out,
             )
@@ -179,7 +179,7 @@ def _one(
     _, validation = measured(materials, predict, "val", final.setup)
     agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
     if kind != "fp32":
-        _check_drop(materials, form, metrics, reference["metrics"])
+        _check_drop(materials, form, quality, reference["quality"])
     latencies = _latencies(final.product.graphs, files, _example(materials), threads)
     paths = []
     for name, file in files.items():
@@ -253,16 +253,20 @@ def _quantize(materials: Materials, kind: str, compressed: Artifact, final: Fina
     quantizer.rewrite(file, plan, calibration(materials, materials.io, final.model, n))
 
 
-def _check_drop(materials: Materials, form: str, metrics: Mapping[str, float], fp32: Mapping[str, float]) -> None:
-    name = materials.task.objective
-    if name not in metrics:
+def _check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:
+    """Raise RefusedError where the file's quality is further below fp32's than the study allows."""
+    if quality["value"] is None or fp32["value"] is None:
         return
-    sign = 1.0 if materials.metrics[name].direction == "max" else -1.0
-    drop = sign * (fp32[name] - metrics[name])
-    bound = materials.study.config.export.max_drop.get(form, DEFAULT_DROP)
+    if math.isnan(quality["value"]):
+        raise RefusedError(f"{quality['metric']} is not a number")
+    drop = goodness(fp32) - goodness(quality)
+    stated = materials.study.config.export.max_drop.get(form)
+    bound = allowed_drop(stated, fp32)
     if drop > bound + 1e-12:
+        allowed = stated if isinstance(stated, str) else f"{bound:g}"
         raise RefusedError(
-            f"{name} {metrics[name]:.4f} is {drop:.4f} below fp32's {fp32[name]:.4f}; the study allows {bound:g}"
+            f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {fp32['value']:.4f}; "
+            f"the study allows {allowed}"
         )
 
 

@@ -22,6 +22,7 @@ from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.stages.controls import check_controls
 from kdsearch.stages.normalize import normalized
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
@@ -192,6 +193,7 @@ def open_materials(study: Study, host: Host) -> Materials:
             source, declared, augments = dataset.open(site), dataset.task, dataset.augments
     with placing(study, "data.normalize"):
         source = normalized(source, study)
+    task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
     with placing(study, "data"):
         data = arrange(
             source,
@@ -200,10 +202,10 @@ def open_materials(study: Study, host: Host) -> Materials:
             test=config.data.test,
             train_samples=config.data.train_samples,
             seed=config.seed,
+            task=task,
         )
-    task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
-    with placing(study, "data"):
         io = task.io(data.fields, data.facts)
+    check_controls(study, data)
     with placing(study, "student"):
         spaces = {role: student_space(study, host, role).narrowed(io) for role in study.students}
     wanted = dict.fromkeys(

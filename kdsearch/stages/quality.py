@@ -17,6 +17,7 @@ from kdsearch.store.hashing import derive
 RESAMPLES = 1000
 MOST = 2_000_000  # indices of resamples in memory at once
 EQUALLY_GOOD = 0.005  # of a share; of any other metric that part of its value
+DEFAULT_DROP = 0.01  # of a share; of any other metric that part of fp32's value
 SHARE = "share"
 
 
@@ -106,6 +107,16 @@ def tolerance(quality: Mapping[str, Any]) -> float:
     """The difference that decides nothing, on the metric's own scale."""
     value = quality["value"] or 0.0
     return EQUALLY_GOOD if quality["unit"] == SHARE else EQUALLY_GOOD * abs(value)
+
+
+def allowed_drop(stated: float | str | None, fp32: Mapping[str, Any]) -> float:
+    """How much worse than fp32 a file may be, in the metric's own unit. `stated`: such a number, or per cent of fp32's value."""
+    value = abs(float(fp32["value"] or 0.0))
+    if isinstance(stated, str):
+        return float(stated.rstrip("% ")) / 100 * value
+    if stated is not None:
+        return stated
+    return DEFAULT_DROP if fp32["unit"] == SHARE else DEFAULT_DROP * value
 
 
 def shown(quality: Mapping[str, Any], name: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report import card, render
+from kdsearch.stages.controls import left_out
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.keys import TRAINING
@@ -70,7 +71,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "metrics": exported["shipped"],
         "report": "report/index.html",
         "warnings": _warnings(materials, inputs),
-        "notes": _notes(inputs, exports),
+        "notes": _notes(materials, inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
         "pruned": _pruned(inputs),
@@ -167,13 +168,15 @@ def _warnings(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]
     return found
 
 
-def _notes(inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
+def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
     notes = [
         note
         for name, facts in inputs["prepare"].facts["teachers"].items()
         for note in said(name, facts.get("normalize"))
     ]
     notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
+    if materials.study.config.distill.controls and (why := left_out(materials.study)):
+        notes.append(f"{why[0].upper()}{why[1:]}.")
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{row['format']} is {over:.1%} above the study's limit of {name}.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialError, UserError
 from kdsearch.kinds import Batch
+from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
@@ -113,11 +114,10 @@ def _probe_batch(materials: Materials) -> Batch | None:
 
     chosen = torch.randperm(len(split.ids), generator=stream(materials.seed, "probe"))[: probe.batch_size]
     batch = split.load(chosen.tolist())
-    if "label" in batch:
-        noise = materials.task.dummy(materials.io, len(batch), stream(materials.seed, "probe", "labels"))
-        hidden = batch["label"] < 0
-        if hidden.any() and "label" in noise:
-            batch = batch.having(label=torch.where(hidden, noise["label"], batch["label"]))
+    noise = materials.task.dummy(materials.io, len(batch), stream(materials.seed, "probe", "labels"))
+    for each in materials.task.targets(materials.data.fields):
+        if each.name in batch and each.name in noise and (hidden := unknown(batch[each.name])).any():
+            batch = batch.having(**{each.name: torch.where(hidden, noise[each.name], batch[each.name])})
     return batch
 
 

@@ -37,6 +37,7 @@ def _named(value: str) -> str:
 # What becomes a file or a key
 Name = Annotated[str, AfterValidator(_named), Field(json_schema_extra={"pattern": f"^{NAME}$"})]
 Positive = Annotated[int, Field(gt=0)]
+Percent = Annotated[str, Field(pattern=r"^\d{1,6}(\.\d{1,6})? ?%$")]
 Threads = Annotated[int, Field(gt=0, le=THREADS)]
 Workers = Annotated[int, Field(gt=0, le=WORKERS)]
 Epochs = Annotated[int, Field(gt=0, le=EPOCHS)]
@@ -205,8 +206,10 @@ class Compress(Section):
 class Export(Section):
     exporter: Use = Use(use="onnx", options={})
     formats: list[str] = Field(default_factory=lambda: ["onnx-fp32"])
-    max_drop: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict, description="format -> largest loss of accuracy against fp32; 0.01 where not given"
+    max_drop: dict[str, Annotated[float, Field(ge=0)] | Percent] = Field(
+        default_factory=dict,
+        description="format -> how much worse than fp32 the first objective that is a metric may be: a number in its own unit, "
+        "or `1%` of fp32's value; where not given, 0.01 of a share, 1% of anything else",
     )
     parity: float = Field(1e-4, gt=0, description="largest absolute difference of the fp32 file to torch")
 

@@ -61,7 +61,7 @@ compress:
     - use: int4
 export:
   formats: [onnx-fp32, onnx-int8, onnx-int4]
-  max_drop: {onnx-int8: 0.02, onnx-int4: 0.03}   # a file that loses more accuracy than this is not written
+  max_drop: {onnx-int8: 0.02, onnx-int4: 0.03}   # a file that loses more quality than this is not written
 run: {workers: 1, threads_per_trial: 1, device: auto}
 """
 

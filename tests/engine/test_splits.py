@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdsearch.builtin.classification import Classification
 from kdsearch.engine.splits import arrange
 from kdsearch.engine.strata import apportion
 from kdsearch.errors import DataError
@@ -211,11 +212,14 @@ def test_augment_and_seed_reach_the_source():
 def test_without_labels_only_random_splits():
     source = Tables(labels=False, train=Table([f"s{i}" for i in range(50)], []))
     a = make(source)
-    assert a.splits == ("train", "val", "test")
+    assert a.splits == ("train", "labeled", "val", "test")
+    assert list(a.split("labeled").ids) == list(a.split("train").ids), (
+        "nothing is hidden where there is nothing to hide"
+    )
     assert a.counts()["test"] == {"samples": 10}
     assert "label" not in a.split("train").load([0, 1])
     assert a.revealed() is a
-    with pytest.raises(DataError, match="no class labels to hide"):
+    with pytest.raises(DataError, match="no labels to hide"):
         make(source, labeled=0.5)
 
 
@@ -240,7 +244,11 @@ def test_a_class_of_one_sample_stays_in_train():
         (lambda: tables(20, 2, test=Table(["s3"], [0])), {}, ["'s3' occurs twice", "'train' and 'test'"]),
         (lambda: tables(20, 2, test=Table([], [])), {}, ["split 'test' is empty"]),
         (lambda: Tables(["a"], val=Table(["x"], [0])), {}, ["no split 'train'"]),
-        (lambda: Tables(["a"], train=Table([f"x{i}" for i in range(20)], [HIDDEN] * 20)), {}, ["labeled 1.0"]),
+        (
+            lambda: Tables(["a"], train=Table([f"x{i}" for i in range(20)], [HIDDEN] * 20)),
+            {"labeled": 0.5},
+            ["0 labels"],
+        ),
     ],
 )
 def test_faults_say_the_numbers(source, options, words):
@@ -284,3 +292,87 @@ def test_nothing_held_out_is_measured_for_standardisation(tmp_path: Path) -> Non
     assert float(whole.load(range(len(whole.ids)))["image"].double().mean()) == pytest.approx(0.0, abs=1e-6)
     held_out = arranged.split("test")
     assert abs(float(held_out.load(range(len(held_out.ids)))["image"].double().mean())) > 1e-6
+
+
+def test_data_without_one_label_are_unlabeled():
+    """For a teacher's word alone: there is no split `labeled`, and the message says why."""
+    a = make(Tables(["a", "b"], train=Table([f"x{i}" for i in range(20)], [HIDDEN] * 20)))
+    assert a.splits == ("train", "unlabeled", "val", "test")
+    assert list(a.split("unlabeled").ids) == list(a.split("train").ids)
+    with pytest.raises(DataError, match="no training sample has a label"):
+        a.split("labeled")
+
+
+class Maps:
+    """Images with a map of classes (uint8), a vector of yes and no (float) and a label that is no target, of n samples."""
+
+    splits = ("train",)
+
+    def __init__(self, n=40, unknown=()):
+        self.facts = {"classes": ["sky", "road", "tree"]}  # of pixels, not of images
+        rng = torch.Generator().manual_seed(0)
+        self.fields = (
+            Field("image", "image", (1, 4, 6)),
+            Field("map", "map", (4, 6), "uint8", "target", 3),
+            Field("tags", "vector", (5,), "float32", "target"),
+        )
+        self.ids = tuple(f"m{i}" for i in range(n))
+        self._map = torch.randint(0, 3, (n, 4, 6), generator=rng, dtype=torch.uint8)
+        self._tags = torch.randint(0, 2, (n, 5), generator=rng).float()
+        for i in unknown:
+            self._tags[i] = torch.nan
+
+    def split(self, name):
+        return self
+
+    def load(self, index, augment=False, seed=0):
+        at = torch.as_tensor(list(index), dtype=torch.long)
+        ids = tuple(self.ids[i] for i in index)
+        return Batch(ids, {"image": torch.zeros(len(ids), 1, 4, 6), "map": self._map[at], "tags": self._tags[at]})
+
+
+def test_dense_targets_are_hidden_whole():
+    """A quarter of 32 samples outside test is seen, maps read HIDDEN and vectors NaN elsewhere; the test split shows all."""
+    source = Maps()
+    a = make(source, labeled=0.25)
+    counts = a.counts()
+    assert counts["train"]["labeled"] + counts["val"]["labeled"] == 8
+    assert counts["train"]["unlabeled"] > 0
+    for name in ("train", "val", "test"):
+        split = a.split(name)
+        batch = split.load(range(len(split.ids)))
+        hidden = (batch["map"] == HIDDEN).flatten(1).all(1)
+        assert hidden.sum() == counts[name]["unlabeled"]
+        assert torch.equal(hidden, batch["tags"].isnan().all(1))
+        rows = torch.tensor([source.ids.index(each) for each in batch.ids])
+        assert torch.equal(batch["map"][~hidden], source._map[rows][~hidden].long())
+        assert torch.equal(batch["tags"][~hidden], source._tags[rows][~hidden])
+    assert counts["test"]["unlabeled"] == 0
+    assert not hasattr(a.split("train"), "labels") or a.split("train").labels is None
+    shown = a.revealed()
+    assert (shown.split("train").load(range(5))["map"] >= 0).all()
+    assert len(shown.split("labeled").ids) == len(shown.split("train").ids)
+
+
+def test_a_sample_with_one_known_target_counts_as_labeled():
+    """Twelve lack their tags, and have a map: they are labelled."""
+    assert make(Maps(unknown=range(12))).counts()["train"]["unlabeled"] == 0
+
+
+def test_the_task_says_what_its_target_is_and_how_it_is_stratified():
+    class Tagged(Classification):
+        """Learns tags alone; splits keep the share of samples with the first one."""
+
+        def targets(self, fields):
+            return tuple(each for each in fields if each.name == "tags")
+
+        def strata(self, batch, targets):
+            return torch.where(batch["tags"].isnan().all(1), HIDDEN, batch["tags"][:, 0].nan_to_num().long())
+
+    source = Maps(n=200, unknown=range(150, 200))
+    a = arrange(source, labeled=0.5, validation=0.2, test=0.2, task=Tagged(Classification.options_class()))
+    train = a.split("train").load(range(len(a.split("train").ids)))
+    assert (train["map"] < 3).all(), "no target of this task, so never hidden"
+    seen = train["tags"][~train["tags"].isnan().all(1)]
+    share = float(source._tags[:150, 0].mean())
+    assert float(seen[:, 0].mean()) == pytest.approx(share, abs=0.03)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from kdsearch.cli import main
-from kdsearch.errors import RefusedError
+from kdsearch.errors import RefusedError, StudyError
+from kdsearch.host import Host
+from kdsearch.stages.export import _check_drop
+from kdsearch.stages.quality import Quality
 from kdsearch.store.files import read_json
+from kdsearch.study import load_study
 from tests.stages.tiny import run_tiny, write_study
 
 
@@ -18,9 +23,9 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
 
     real = export._check_drop
 
-    def strict(materials, form, metrics, reference):
-        metrics = {**metrics, "accuracy": reference["accuracy"] - 0.25} if form == "onnx-int4" else metrics
-        real(materials, form, metrics, reference)
+    def strict(materials, form, quality, reference):
+        quality = {**quality, "value": reference["value"] - 0.25} if form == "onnx-int4" else quality
+        real(materials, form, quality, reference)
 
     monkeypatch.setattr(export, "_check_drop", strict)
     study = copied / "study"
@@ -30,7 +35,7 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert [each["format"] for each in result["refused"]] == ["onnx-int4"]
-    assert "0.2500 below fp32's" in result["refused"][0]["reason"]
+    assert "0.2500 worse than fp32's" in result["refused"][0]["reason"]
     assert "the study allows 0" in err
     assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
     assert sorted(each.name for each in (study / "export").iterdir()) == [
@@ -47,24 +52,44 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     assert (study / "export" / "tiny-int4.onnx").exists()
 
 
-def test_drop_is_counted_on_the_metric_of_the_task(finished):
-    """The bound is against the fp32 file's accuracy, in fractions."""
-    from types import SimpleNamespace
+def drop(bounds, form, value, fp32, **changes):
+    """Check a file's quality against fp32's under these bounds."""
+    config = SimpleNamespace(export=SimpleNamespace(max_drop=bounds))
+    about = {**Quality("accuracy", 0.0, "max", "share").as_json(), **changes}
+    materials = SimpleNamespace(study=SimpleNamespace(config=config))
+    _check_drop(materials, form, {**about, "value": value}, {**about, "value": fp32})
 
-    from kdsearch.stages.export import _check_drop
 
-    metric = SimpleNamespace(direction="max")
-    materials = SimpleNamespace(
-        task=SimpleNamespace(objective="accuracy"),
-        metrics={"accuracy": metric},
-        study=SimpleNamespace(config=SimpleNamespace(export=SimpleNamespace(max_drop={"onnx-int8": 0.02}))),
-    )
-    _check_drop(materials, "onnx-int8", {"accuracy": 0.88}, {"accuracy": 0.9})
-    _check_drop(materials, "onnx-int4", {"accuracy": 0.895}, {"accuracy": 0.9})
-    with pytest.raises(RefusedError, match=r"0.8790 is 0.0210 below fp32's 0.9000; the study allows 0.02"):
-        _check_drop(materials, "onnx-int8", {"accuracy": 0.879}, {"accuracy": 0.9})
+def test_drop_is_counted_in_the_objectives_own_unit():
+    """Fractions of a share, whatever is given of anything else, in its direction; without a bound .01 of a share."""
+    drop({"onnx-int8": 0.02}, "onnx-int8", 0.88, 0.9)
+    drop({"onnx-int8": 0.02}, "onnx-int4", 0.895, 0.9)
+    with pytest.raises(RefusedError, match=r"0.8790 is 0.0210 worse than fp32's 0.9000; the study allows 0.02"):
+        drop({"onnx-int8": 0.02}, "onnx-int8", 0.879, 0.9)
     with pytest.raises(RefusedError, match=r"the study allows 0.01"):
-        _check_drop(materials, "onnx-int4", {"accuracy": 0.889}, {"accuracy": 0.9})
+        drop({"onnx-int8": 0.02}, "onnx-int4", 0.889, 0.9)
+    less = {"metric": "distance", "direction": "min", "unit": "px"}
+    drop({"onnx-int8": 2.0}, "onnx-int8", 11.9, 10.0, **less)
+    drop({}, "onnx-int8", 5.0, 10.0, **less)
+    with pytest.raises(RefusedError, match=r"distance 12.1000 is 2.1000 worse than fp32's 10.0000; the study allows 2"):
+        drop({"onnx-int8": 2.0}, "onnx-int8", 12.1, 10.0, **less)
+    with pytest.raises(RefusedError, match=r"10.2000 is 0.2000 worse .* allows 0.1"):
+        drop({}, "onnx-int8", 10.2, 10.0, **less)
+
+
+def test_drop_may_be_per_cent_of_fp32():
+    drop({"onnx-int8": "1%"}, "onnx-int8", 0.892, 0.9)
+    drop({"onnx-int8": "1%"}, "onnx-int8", 1010.0, 1000.0, direction="min", unit="")
+    with pytest.raises(RefusedError, match=r"0.8909 is 0.0091 worse than fp32's 0.9000; the study allows 1%"):
+        drop({"onnx-int8": "1%"}, "onnx-int8", 0.8909, 0.9)
+    with pytest.raises(RefusedError, match="not a number"):
+        drop({"onnx-int8": "1%"}, "onnx-int8", float("nan"), 0.9)
+
+
+@pytest.mark.parametrize("text", ["1", "-1%", "%", "one%", "1 per cent"])
+def test_a_drop_that_is_neither_is_refused(text, tmp_path):
+    with pytest.raises(StudyError, match="max_drop"):
+        load_study(write_study(tmp_path), Host.load(), sets=(f'export.max_drop={{onnx-int8: "{text}"}}',))
 
 
 def test_parity_beyond_its_bound(copied):

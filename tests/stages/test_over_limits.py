@@ -58,9 +58,11 @@ def test_it_is_said_in_notes_summary_and_page():
         {"onnx_bytes": pytest.approx(0.1)},
         {"latency_ms": pytest.approx(0.1)},
     ]
-    nothing: dict[str, Any] = {"search": {"roles": {}}, "distill": {"runs": {}}}
+    nothing: dict[str, Any] = {"prepare": {"teachers": {}}, "search": {"roles": {}}, "distill": {"runs": {}}}
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
-    assert _notes(inputs, found)[1:] == [
+    config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)))
+    materials: Any = SimpleNamespace(study=SimpleNamespace(students={"student": None}, config=config))
+    assert _notes(materials, inputs, found)[1:] == [
         "onnx-int8 is 10.0% above the study's limit of onnx_bytes.",
         "onnx-int4 is 10.0% above the study's limit of latency_ms.",
     ]
@@ -68,7 +70,7 @@ def test_it_is_said_in_notes_summary_and_page():
     result = {"student": student, "exports": found, "recommended": None, "report": "r"}
     result |= dict.fromkeys(["teacher", "baseline", "all_labels", "pruned"])
     assert "1.100 ms  latency_ms +10.0% above its limit" in summary_of(result, Path())
-    page = render({**result, "notes": _notes(inputs, found)}, {}).replace("&#x27;", "'")
+    page = render({**result, "notes": _notes(materials, inputs, found)}, {}).replace("&#x27;", "'")
     assert (
         page.partition('id="kdsearch-result"')[0].count("onnx-int4 is 10.0% above the study's limit of latency_ms.")
         == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     """A Model of a foreign module, run once on zeros. `role` goes before its name in messages.
 
     Raises:
-        DataError: it cannot read the study's samples, or does not answer (B, K); with what was expected and got.
+        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does.
     """
     fed = described(io.inputs)
     for n in BATCHES:
@@ -86,15 +86,24 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
             ) from error
         check_answer(out, io, who, role, n)
     found = found_taps(module, examples(io, 1), inside) if taps else ()
-    return Model(module, tuple(each.name for each in io.inputs), found, (io.outputs[0].name,), name=who)
+    outputs = tuple(each.name for each in io.outputs)
+    return Model(module, tuple(each.name for each in io.inputs), found, outputs, name=who)
 
 
 def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int = 2) -> None:
-    """Raise DataError unless `out` is (n, K)."""
-    k = n_classes(io, who)
-    got = shown(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
-    if not isinstance(out, Tensor) or tuple(out.shape) != (n, k):
-        raise DataError(
-            f"{role}{who} answers {got} a sample",
-            expected=f"{k}: one {io.outputs[0].name} for each class of the data set",
-        )
+    """Raise DataError unless `out`, of n samples, is what the task's outputs say: their number, and their shapes where fixed."""
+    many = out if isinstance(out, Mapping | list | tuple) else [out]
+    if (isinstance(out, Mapping) and any(each.name not in out for each in io.outputs)) or len(many) < len(io.outputs):
+        given = ", ".join(map(str, out)) if isinstance(out, Mapping) else f"{len(many)} tensors"
+        raise DataError(f"{role}{who} answers {given}", expected=described(io.outputs))
+    values = [out[each.name] for each in io.outputs] if isinstance(out, Mapping) else list(many)
+    for each, value in zip(io.outputs, values, strict=False):
+        got = shown(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        if isinstance(value, Tensor) and value.shape[:1] == (n,) and _fits(value.shape[1:], each.shape):
+            continue
+        one = f": one {each.name} for each class of the data set" if len(each.shape) == 1 else f" as {each.name}"
+        raise DataError(f"{role}{who} answers {got} a sample", expected=f"{shown(each.shape)}{one}")
+
+
+def _fits(sizes: Sequence[int], asked: Sequence[int | None]) -> bool:
+    return len(sizes) == len(asked) and all(want in (None, size) for size, want in zip(sizes, asked, strict=True))

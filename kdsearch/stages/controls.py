@@ -1,0 +1,30 @@
+"""What the controls need of a study: refused before any work where they cannot be."""
+
+from __future__ import annotations
+
+from kdsearch.engine.splits import Arranged
+from kdsearch.study.study import Study
+
+LEFT_OUT = "no controls: they are plain trainings of one student, and this procedure trains {roles}"
+
+
+def check_controls(study: Study, data: Arranged) -> None:
+    """Raise StudyError for a control that has nothing to learn from."""
+    if left_out(study):
+        return
+    seen = {"baseline": data, "all_labels": data.revealed()}
+    for control in study.config.distill.controls:
+        if "labeled" not in seen[control].splits:
+            why = "the study sees no label" if control == "baseline" else "no training sample has a label"
+            raise study.error(
+                f"control '{control}' learns from labels, and {why}",
+                "distill.controls",
+                expected="[] where the students learn from the teacher alone",
+                fix="Set `distill: {controls: []}`.",
+            )
+
+
+def left_out(study: Study) -> str:
+    """Why the study has no controls whatever it asks for, as its report says; "" where it can have them."""
+    roles = tuple(study.students)
+    return "" if roles == ("student",) else LEFT_OUT.format(roles=", ".join(roles))

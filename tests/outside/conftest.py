@@ -1,0 +1,56 @@
+"""A study of an outside package: run by the command line in a process, killed there, and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdsearch.store.files import read_lines
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+Run = Callable[..., subprocess.Popen[str]]
+
+
+def start(study: Path, folder: Path) -> subprocess.Popen[str]:
+    """`kdsearch run STUDY --dir FOLDER --json`, with the packages of this folder installed."""
+    path = os.pathsep.join([str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "kdsearch", "run", str(study), "--dir", str(folder), "--json"]
+    environment = {**os.environ, "PYTHONPATH": path, "KDSEARCH_CACHE": str(folder.parent / "cache")}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def killed_in(study: Path, folder: Path, stage: str) -> None:
+    """SIGKILL as soon as the stage has begun."""
+    process, log = start(study, folder), folder / "events.jsonl"
+    while process.poll() is None:
+        begun = read_lines(log) if log.exists() else []
+        if any(each["event"] == "stage" and each["stage"] == stage for each in begun):
+            process.kill()
+            break
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+
+
+def ended(study: Path, folder: Path) -> dict[str, Any]:
+    out, err = start(study, folder).communicate()
+    assert "Traceback" not in err, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages of this folder can be imported here too."""
+    monkeypatch.syspath_prepend(str(HERE))
+    return HERE

@@ -1,0 +1,257 @@
+"""Segmentation from outside: a task, its metric, a data set, a space of small U-Nets, and a procedure that ships two graphs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field as Option
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from kdsearch.errors import DataError
+from kdsearch.hooks import Register, hookimpl
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Batch,
+    Call,
+    Dataset,
+    DataSource,
+    Field,
+    Graph,
+    Measurement,
+    Metric,
+    Model,
+    NoOptions,
+    Options,
+    Outputs,
+    Phase,
+    Predict,
+    Procedure,
+    Product,
+    SearchSpace,
+    Services,
+    Setup,
+    Split,
+    Step,
+    Task,
+    Update,
+    searched,
+    traced_taps,
+)
+
+
+class Segmentation(Task[NoOptions]):
+    """A class for each pixel: reads one image, answers `logits` (K, H, W); the target is `mask` (H, W)."""
+
+    objective: ClassVar[str] = "miou"
+    metrics: ClassVar[tuple[str, ...]] = ("miou",)
+
+    def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> IO:
+        images = tuple(each for each in fields if each.kind == "image")
+        masks = [each for each in fields if each.name == "mask"]
+        if len(images) != 1 or not masks:
+            raise DataError("segmentation: the data set has no image or no mask", expected="a field of each")
+        _, height, width = images[0].shape
+        return IO(images, (Field("logits", "logits", (len(facts["classes"]), height, width)),))
+
+    def loss(self, out: Outputs, batch: Batch) -> Tensor:
+        known = (batch["mask"] != HIDDEN).sum().clamp(min=1)
+        return F.cross_entropy(out["logits"], batch["mask"], ignore_index=HIDDEN, reduction="sum") / known
+
+    def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
+        noise = super().dummy(io, n, rng)
+        k, height, width = io.output("logits").sizes
+        return noise.having(mask=torch.randint(k, (n, height, width), generator=rng))
+
+
+def mean_iou(sums: Tensor) -> float:
+    """(K, 2) intersections and unions -> mean over the classes that occur."""
+    inside, union = sums[:, 0], sums[:, 1]
+    return float((inside[union > 0] / union[union > 0]).mean())
+
+
+class MeanIou(Metric[NoOptions]):
+    """Mean over the classes of intersection over union, in [0, 1]; images whose mask is hidden are left out."""
+
+    unit: ClassVar[str] = "share"
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        samples, rows = data.split(split), []
+        for start in range(0, len(samples.ids), 64):
+            batch = samples.load(range(start, min(start + 64, len(samples.ids))))
+            logits, mask = predict(batch)["logits"].detach().cpu(), batch["mask"].cpu()
+            found, k = logits.argmax(1), logits.shape[1]
+            known = mask != HIDDEN
+            for answer, truth, seen in zip(found, mask, known, strict=True):
+                if seen.any():
+                    a = F.one_hot(answer[seen], k)
+                    b = F.one_hot(truth[seen], k)
+                    rows.append(torch.stack([(a & b).sum(0), (a | b).sum(0)], -1).double())
+        if not rows:
+            raise DataError(f"split '{split}' has no mask", expected="at least one")
+        every = torch.stack(rows)
+        return Measurement({"miou": mean_iou(every.mean(0)), "n": float(len(every))}, every, mean_iou)
+
+
+class ShapesOptions(Options):
+    n: int = Option(160, gt=0, description="images")
+
+
+class ShapesSplit:
+    """Discs and squares in noise, 16 x 16."""
+
+    def __init__(self, n: int) -> None:
+        self.ids = tuple(f"shape-{i:04d}" for i in range(n))
+        rng = torch.Generator().manual_seed(0)
+        y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+        masks = torch.zeros(n, 16, 16, dtype=torch.int64)
+        for i in range(n):
+            for kind in (1, 2):
+                cy, cx = torch.randint(3, 13, (2,), generator=rng).tolist()
+                far = (
+                    torch.maximum((y - cy).abs(), (x - cx).abs())
+                    if kind == 2
+                    else ((y - cy) ** 2 + (x - cx) ** 2).sqrt()
+                )
+                masks[i][far <= 3] = kind
+        light = torch.tensor([0.0, 1.0, -1.0])[masks]
+        self.images = (light + 0.3 * torch.randn(n, 16, 16, generator=rng)).unsqueeze(1)
+        self.masks = masks
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        at = torch.as_tensor(list(index), dtype=torch.long)
+        return Batch(tuple(self.ids[i] for i in index), {"image": self.images[at], "mask": self.masks[at]})
+
+
+class ShapesSource:
+    fields = (Field("image", "image", (1, 16, 16)), Field("mask", "map", (16, 16), "int64", "target", 3))
+    facts: Mapping[str, object] = {"classes": ["ground", "disc", "square"], "source": "drawn", "licence": "none"}
+    splits = ("train",)
+
+    def __init__(self, n: int) -> None:
+        self._train = ShapesSplit(n)
+
+    def split(self, name: str) -> Split:
+        if name != "train":
+            raise DataError(f"no split '{name}'", expected="train")
+        return self._train
+
+
+class Shapes(Dataset[ShapesOptions]):
+    """Images of two shapes with their masks."""
+
+    task: ClassVar[str] = "segmentation"
+
+    def open(self, services: Services) -> DataSource:
+        return ShapesSource(self.options.n)
+
+
+class UnetSpec(Options):
+    width: Annotated[Literal[4, 6, 8, 16], searched(4, 6, 8, 16)] = 8
+    deep: Annotated[Literal[1, 2], searched(1, 2)] = 1
+
+
+def block(a: int, b: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+
+class Encoder(nn.Module):
+    """(B, C, H, W) -> fine (B, w, H, W) and coarse (B, 2w, H/2, W/2)."""
+
+    def __init__(self, channels: int, width: int, deep: int) -> None:
+        super().__init__()
+        self.fine = block(channels, width)
+        self.coarse = nn.Sequential(
+            nn.MaxPool2d(2), *(block(width if i == 0 else 2 * width, 2 * width) for i in range(deep))
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(image)
+        return fine, self.coarse(fine)
+
+
+class Head(nn.Module):
+    """Fine and coarse maps -> logits (B, K, H, W)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.join = block(3 * width, width)
+        self.out = nn.Conv2d(width, classes, 1)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.join(torch.cat([fine, self.up(coarse)], 1)))
+        return logits
+
+
+class Net(nn.Module):
+    """A U-Net of two scales."""
+
+    def __init__(self, channels: int, width: int, deep: int, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.head = Encoder(channels, width, deep), Head(width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(*self.encoder(image))
+        return logits
+
+
+class Unet(SearchSpace[UnetSpec]):
+    """U-Nets of two scales; width and depth searched."""
+
+    def build(self, spec: UnetSpec, io: IO) -> Model:
+        image, logits = io.inputs[0], io.outputs[0]
+        net = Net(image.sizes[0], spec.width, spec.deep, logits.sizes[0])
+        paths = {"stage[0]": "encoder.fine", "stage[1]": "encoder.coarse", "logits": "head.out"}
+        taps = traced_taps(net, [torch.zeros(1, *image.sizes)], paths)
+        return Model(net, (image.name,), taps, (logits.name,), name=f"unet{spec.width}x{spec.deep}")
+
+
+class Chained(Procedure[NoOptions]):
+    """Trains on task and teacher; ships encoder and head as two files, with the names of the classes beside them."""
+
+    needs_teacher = True
+
+    def phases(self, setup: Setup) -> Iterator[Phase]:
+        student = {"student": setup.models["student"].module}
+
+        def step(s: Step) -> Iterator[Update]:
+            match = (s.student["logits"] - s.teacher["logits"]).square().mean()
+            yield Update({"task": s.task(), "match": match})
+
+        yield Phase("both", step, {"train": setup.feed("train")}, [setup.optim(student)], setup.epochs, score="student")
+
+    def product(self, setup: Setup) -> Product:
+        model, image = setup.models["student"], setup.io.inputs[0]
+        net = model.module
+        height = image.sizes[1]
+        with torch.no_grad():
+            fine, coarse = net.encoder.cpu().eval()(torch.zeros(1, *image.sizes))  # type: ignore[operator,union-attr]
+        middle = (
+            Field("fine", "map", tuple(fine.shape[1:])),
+            Field("coarse", "map", tuple(coarse.shape[1:])),
+        )
+        graphs = {
+            "encoder": Graph(net.encoder, (image,), middle),  # type: ignore[arg-type]
+            "head": Graph(net.head, middle, setup.io.outputs),  # type: ignore[arg-type]
+        }
+
+        def call(calls: Mapping[str, Call], batch: Batch) -> Mapping[str, Tensor]:
+            seen = calls["encoder"](batch[image.name])
+            return calls["head"](seen["fine"], seen["coarse"])
+
+        names = json.dumps(setup.data.facts["classes"]).encode()
+        return Product(graphs, call, {"classes.json": names}, {"stride": height // coarse.shape[2]})
+
+
+@hookimpl
+def kdsearch_register(register: Register) -> None:
+    register.task("segmentation", f"{__name__}:Segmentation")
+    register.metric("miou", f"{__name__}:MeanIou")
+    register.dataset("shapes", f"{__name__}:Shapes")
+    register.search_space("unet", f"{__name__}:Unet")
+    register.procedure("chained", f"{__name__}:Chained")

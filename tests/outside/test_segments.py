@@ -1,0 +1,91 @@
+"""A segmentation with default controls, its task, metric, data and space from outside: from YAML to verified ONNX files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from kdsearch.host import Host
+from kdsearch.stages.materials import open_materials
+from kdsearch.store.files import read_json, read_lines
+from kdsearch.study import load_study
+from tests.outside.conftest import HERE, ROOT, ended, killed_in
+
+FORMATS = ["onnx-fp32", "onnx-int8", "onnx-int4"]
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The study's folder and result, after a SIGKILL in `distill`."""
+    folder = tmp_path_factory.mktemp("segments") / "study"
+    killed_in(HERE / "segments.yaml", folder, "distill")
+    return folder, ended(HERE / "segments.yaml", folder)
+
+
+def test_nothing_is_done_twice_after_the_kill(segments):
+    folder, _ = segments
+    stages = [each for each in read_lines(folder / "events.jsonl") if each["event"] == "stage"]
+    begun = [each["stage"] for each in stages if each["state"] == "begun"]
+    assert begun.count("distill") == 2
+    assert [name for name in begun if name != "distill"] == [
+        "prepare",
+        "search",
+        "refine",
+        "compress",
+        "export",
+        "report",
+    ]
+
+
+def test_everything_speaks_of_its_objective(segments):
+    _, result = segments
+    named = {name: result[name] for name in ("teacher", "student", "baseline", "all_labels", "pruned")}
+    for name, row in {**named, **{row["format"]: row for row in result["exports"]}}.items():
+        quality = row["quality"]
+        assert row["accuracy"] is None, name
+        assert (quality["metric"], quality["direction"], quality["unit"], quality["n"]) == ("miou", "max", "share", 32)
+        low, high = quality["interval"]
+        assert low <= quality["value"] <= high
+        assert high - low < 0.2
+    assert named["teacher"]["quality"]["value"] > 0.85
+    assert named["student"]["quality"]["value"] > 0.75
+    assert result["refused"] == []
+    assert [row["format"] for row in result["exports"]] == FORMATS
+    assert result["recommended"]["why"].startswith("miou ")
+    counts = result["data"]["counts"]
+    assert counts["train"]["labeled"] + counts["val"]["labeled"] == round(0.3 * (160 - 32))
+    assert counts["test"] == {"labeled": 32, "unlabeled": 0}
+
+
+def test_the_files_answer_as_they_are_said_to(segments, outside):
+    """Each file's mIoU, measured here from scratch on all images of the test split."""
+    from kdsearch_segments import ShapesSplit
+
+    folder, result = segments
+    test = open_materials(load_study(outside / "segments.yaml", Host.load()), Host.load()).data.split("test")
+    every = ShapesSplit(160)
+    rows = [every.ids.index(each) for each in test.ids]
+    images, masks = every.images[rows].numpy(), every.masks[rows]
+    for row in result["exports"]:
+        session = onnxruntime.InferenceSession(str(folder / row["path"]), providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"image": images})[0].argmax(1))
+        shares = [float(((found == k) & (masks == k)).sum() / ((found == k) | (masks == k)).sum()) for k in range(3)]
+        assert row["quality"]["value"] == pytest.approx(np.mean(shares), abs=2e-3)
+
+
+def test_the_cards_lines_run(segments, monkeypatch):
+    folder, result = segments
+    assert not list(ROOT.glob("*.onnx")), (
+        "onnxruntime's shape inference leaves what it could not finish where the process is"
+    )
+    monkeypatch.chdir(folder / "export")
+    for row in result["exports"]:
+        card = read_json((folder / row["path"]).with_suffix(".json"))
+        assert card["metrics"]["quality"] == row["quality"]
+        scope: dict[str, Any] = {}
+        exec("\n".join(card["use"]["run"]), scope)
+        assert scope["outputs"][0].shape == (1, 3, 16, 16)
