@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError
@@ -60,10 +61,27 @@ def study_schema(host: Host) -> Json:
             defs[name] = copy.deepcopy(plain)
             _narrow(defs, defs[name], host, kind)
         owner["properties"][key] = _repoint(owner["properties"][key], "#/$defs/Use", f"#/$defs/{name}")
-    _proxy(defs["Search"]["properties"]["proxy"], _names(host, "proxy"))
     _student(defs, host)
     _searched_settings(defs)
+    alone = {name: _names(host, kind) for name, kind in _SECTIONS.items()}
+    alone |= {f"Use_{kind}": _names(host, kind) for kind in _PLACES.values()}
+    alone["Student"] = {"anyOf": defs["Student"]["properties"]["space"]["anyOf"]}
+    schema = _or_name(schema, alone)
+    _proxy(schema["$defs"]["Search"]["properties"]["proxy"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "kdsearch study"}
+
+
+def _or_name(schema: Any, alone: Mapping[str, Json]) -> Any:
+    """Wherever one of these sections may stand, its capability's name alone may too."""
+    if isinstance(schema, list):
+        return [_or_name(each, alone) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    if name in alone:
+        about = {key: value for key, value in schema.items() if key != "$ref"}
+        return {**about, "anyOf": [alone[name], {"$ref": schema["$ref"]}]}
+    return {key: _or_name(value, alone) for key, value in schema.items()}
 
 
 def _names(host: Host, kind: str) -> Json:
@@ -88,13 +106,13 @@ def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
     ]
 
 
-def _proxy(schema: Json, names: Json) -> None:
-    """A name, or a list of names and sections."""
+def _proxy(schema: Json) -> None:
+    """A name, or a list of names and sections: other texts are none."""
     text = {"type": "string"}
     for branch in schema["anyOf"]:
         if branch.get("type") == "array":
-            branch["items"]["anyOf"] = [names if each == text else each for each in branch["items"]["anyOf"]]
-    schema["anyOf"] = [names if each == text else each for each in schema["anyOf"]]
+            branch["items"]["anyOf"] = [each for each in branch["items"]["anyOf"] if each != text]
+    schema["anyOf"] = [each for each in schema["anyOf"] if each != text]
 
 
 def _student(defs: Json, host: Host) -> None:

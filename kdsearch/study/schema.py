@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kdsearch.limits import (
     BATCH,
@@ -49,12 +49,17 @@ class Section(BaseModel):
 
 
 class Use(Section):
-    """A capability by name, with its own options."""
+    """A capability by name, with its own options; its name alone stands for one without options."""
 
     use: str = Field(description="name of the capability; `distribution:kind:name` where two packages share it")
     options: dict[str, Searched] = Field(
         default_factory=dict, description="its options; `kdsearch plugins show NAME` lists them"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
 
 
 class MeanStd(Section):
@@ -98,8 +103,15 @@ class Teacher(Use):
 
 
 class Student(Section):
+    """A search space, or its name alone."""
+
     space: str = Field(description="a search space, or a Python path `file.py:Class` (needs --allow-code)")
     spec: dict[str, Searched] = Field(default_factory=dict, description="its fields; those left out are searched")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"space": value} if isinstance(value, str) else value
 
 
 class DistillerUse(Use):

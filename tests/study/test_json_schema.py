@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from kdsearch.errors import KdsearchError
 from kdsearch.study import load_study
 from kdsearch.study.json_schema import study_schema
 from kdsearch.study.load import read
@@ -73,6 +74,41 @@ def test_names_and_options_are_those_of_what_is_installed(validator):
 def test_a_qualified_name_passes(validator):
     raw = {**read(GOOD).raw, "search": {"proxy": ["acme:proxy:nwot"]}}
     assert not list(validator.iter_errors(raw))
+
+
+NAMES = """\
+data: digits
+teacher: {use: trained, options: {space: cifar_resnet}}
+student: cifar_resnet
+recipe: {procedure: distill, distillers: [kd, {use: fitnet, weight: search}]}
+search: {strategy: random, proxy: nwot}
+refine: {controller: random, stopper: halving}
+compress: {quantize: [int8]}
+run: {executor: inprocess}
+"""
+
+
+def test_a_name_alone_stands_for_its_section_wherever_one_may_stand(validator, host, tmp_path):
+    file, whole = tmp_path / "names.yaml", tmp_path / "whole.yaml"
+    file.write_text(NAMES)
+    assert complaints(validator, file) == []
+    study = load_study(file, host, sets=["recipe.distillers[0].weight=2.0", "student.spec.width=8"])
+    assert [each.use for each in study.config.recipe.distillers] == ["kd", "fitnet"]
+    assert (study.config.recipe.distillers[0].weight, study.students["student"].spec) == (2.0, {"width": 8})
+    whole.write_text(load_study(file, host).resolved_yaml())
+    assert load_study(whole, host).config == load_study(file, host).config
+    assert complaints(validator, whole) == []
+
+
+@pytest.mark.parametrize("line", ["data: digit", "recipe: {distillers: [kq]}", "student: nowhere", "teacher: nobody"])
+def test_a_wrong_name_alone_is_named(line, validator, host, tmp_path):
+    file = tmp_path / "names.yaml"
+    key, name = line.partition(":")[0], line.rpartition(":")[2].strip(" []}")
+    file.write_text("\n".join([each for each in NAMES.splitlines() if not each.startswith(key)] + [line]) + "\n")
+    assert complaints(validator, file)
+    with pytest.raises(KdsearchError, match=rf"unknown .*'{name}'") as caught:
+        load_study(file, host)
+    assert caught.value.line == 8
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "my study!.yaml", ".yaml", "über"])
