@@ -11,7 +11,19 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, IO, Batch, Field, Options, Outputs, Task
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Batch,
+    DataSource,
+    Field,
+    Figure,
+    Options,
+    Outputs,
+    Predict,
+    Services,
+    Task,
+)
 
 LABEL = "label"
 
@@ -62,6 +74,12 @@ class Classification(Task[ClassificationOptions]):
         n_classes = io.output("logits").shape[0]
         assert n_classes is not None
         return noise.having(**{LABEL: torch.randint(n_classes, (n,), generator=rng)})
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """Accuracy by class and the confusion matrix."""
+        from kdsearch.builtin.class_figures import class_figures
+
+        return class_figures(predict, data, split, services)
 
 
 def is_read(field: Field) -> bool:

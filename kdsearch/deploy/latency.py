@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,18 @@ def measure(
     return found
 
 
+def measure_call(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Latency:
+    """The latency of what is no ONNX file, taken while no other is being taken; not stored, since nothing names its graph."""
+    from filelock import FileLock
+
+    folder = cache_folder()
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder / "latency.lock")):
+        taken = _times(call, clock)
+    return Latency(min(taken), statistics.median(taken), 0.0, len(taken))
+
+
 def _one(value: Any) -> np.ndarray[Any, Any]:
     """(1, ...)"""
     array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
@@ -172,24 +185,25 @@ def _take(
     for _ in range(REPEATS):
         session = open_session(file, threads, entries=entries)
         names = [each.name for each in session.get_inputs()]
-        repeats.append(_times(session, dict(zip(names, map(_one, example_inputs), strict=True)), clock))
+        feeds = dict(zip(names, map(_one, example_inputs), strict=True))
+        repeats.append(_times(partial(session.run, None, feeds), clock))
     medians = [statistics.median(taken) for taken in repeats]
     every = [each for taken in repeats for each in taken]
     return Latency(min(every), statistics.median(every), max(medians) - min(medians), len(every))
 
 
-def _times(session: Any, feeds: Mapping[str, Any], clock: Callable[[], float]) -> list[float]:
+def _times(call: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
     """Milliseconds of each call after the warm-up."""
     begun = clock()
     while True:
-        session.run(None, feeds)
+        call()
         if clock() - begun >= WARM_UP_S:
             break
     taken: list[float] = []
     begun = clock()
     while True:
         start = clock()
-        session.run(None, feeds)
+        call()
         end = clock()
         taken.append((end - start) * 1e3)
         spent = end - begun

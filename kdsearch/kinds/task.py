@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Generic
 from torch import Generator, Tensor, nn
 
 from kdsearch.errors import PluginError, nearest, one_of
-from kdsearch.kinds.data import Batch, Field
+from kdsearch.kinds.data import Batch, DataSource, Field
+from kdsearch.kinds.figure import Figure
 from kdsearch.kinds.model import Model, Outputs
 from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.services import Services
 from kdsearch.kinds.targets import strata_of, targets_of, without_targets
 
 
@@ -127,6 +129,13 @@ class Task(Capability, Generic[O]):
             return calls["model"](*[batch[name] for name in names])
 
         return Product({"model": Graph(model.module, inputs, io.outputs)}, call)
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """What a report should show of the answers on a split, beyond the metrics. Default: nothing.
+
+        `predict` is the product's call, as in `Metric.measure`: for every file that is exported on the test split.
+        """
+        return ()
 
 
 def named(result: Any, names: Sequence[str]) -> dict[str, Tensor]:

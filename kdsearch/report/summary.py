@@ -40,13 +40,13 @@ def median(row: Row) -> float | None:
     return found if found is not None and found > 0 else None
 
 
-def ratio(large: object, little: object, more: str, less: str) -> str:
-    """`12.3 times smaller`, in the words for large > little and the other way; "" where either is unknown."""
+def ratio(large: object, little: object, more: str, less: str, least: float = 1.005) -> str:
+    """`12.3 times smaller`, in the words for large > little and the other way; "" where either is unknown, or below `least`."""
     a, b = number(large), number(little)
     if a is None or b is None or a <= 0 or b <= 0:
         return ""
     factor = max(a / b, b / a)
-    return f"{factor:.3g} times {more if a >= b else less}" if factor >= 1.005 else ""
+    return f"{factor:.3g} times {more if a >= b else less}" if factor >= least else ""
 
 
 def against(result: Row) -> str:
@@ -82,7 +82,7 @@ def verdict(result: Row) -> str:
     params = number(network.get("params"))
     gains = [
         ratio(teacher.get("params"), params, "fewer parameters", "more parameters"),
-        ratio(median(teacher), latency, "faster", "slower") if best else "",
+        ratio(median(teacher), latency, "faster", "slower", 1.05) if best else "",
     ]
     made = architecture(mapping(result.get("student")).get("architecture"))
     pruned = ", pruned," if mapping(result.get("pruned")) else ""

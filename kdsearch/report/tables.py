@@ -90,7 +90,7 @@ def files(result: Row) -> str:
             with_small(quality.text, quality.range),
             latency_cell(each),
             milliseconds(mapping(each.get("latency_ms")).get("min")),
-            *([ratio(slow, median(each), "faster", "slower") or "as fast"] if slow is not None else []),
+            *([ratio(slow, median(each), "faster", "slower", 1.05) or "as fast"] if slow is not None else []),
             percent(each.get("top1_agreement")),
             general(each.get("parity_max_abs")),
             link(each.get("path")),

@@ -20,21 +20,24 @@ from kdsearch.deploy.latency import is_slower, measure
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.setup import LiveSetup
-from kdsearch.errors import RefusedError
+from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Model, Plan, Predict, Product
+from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import START, calibration
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.quality import allowed_drop, goodness, measured
+from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import Request, open_teachers, replay
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import copy_file, storing
+from kdsearch.store.files import copy_file, storing, write_json
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 READS = (*TRAINING, "name", "constraints", "compress", "export")
+FIGURES = "figures.json"  # format -> what the task shows of the file's answers
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     torch_calls = {name: module_call(graph) for name, graph in final.product.graphs.items()}
     shipped, quality = measured(materials, lambda batch: final.product.call(torch_calls, batch), "test", final.setup)
     fp32 = _write_fp32(materials, exporter, final, work)
-    rows, refused = [], []
+    rows, refused, figures = [], [], dict[str, list[dict[str, Any]]]()
     fp32_row: dict[str, Any] | None = None
     for form in _in_order(formats, config.export.exporter.use):
         tools.heed_stop()
@@ -109,9 +112,18 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             fp32_row = row
         if form in formats:
             rows.append(row)
+            figures[form] = _figures(
+                materials, form, final, exporter, [out / Path(each).name for each in row["paths"]], tools
+            )
         tools.progress.at(1 + len(rows) + len(refused), form)
+    spent = {
+        name: teacher_latency(materials, exporter, live.model, _example(materials), work / f"teacher-{name}.onnx")
+        for name, live in teachers.items()
+    }
+    write_json(out / FIGURES, figures)
     return {
         **references,
+        "teacher_latency": spent,
         "shipped": shipped,
         "shipped_quality": quality,
         "exports": rows,
@@ -207,6 +219,23 @@ def _one(
         "metrics": metrics,
         "threads": threads,
     }
+
+
+def _figures(
+    materials: Materials, form: str, final: Final, exporter: Exporter[Any], files: list[Path], tools: Tools
+) -> list[dict[str, Any]]:
+    """What the task shows of a file's answers on the test split. A task that fails at it costs its figures, not the study."""
+    calls = {name: exporter.load(file) for name, file in zip(final.product.graphs, files, strict=True)}
+    try:
+        found = materials.task.figures(
+            lambda batch: final.product.call(calls, batch), materials.data, "test", final.setup
+        )
+        made = jsonable([each.as_json() for each in found])
+    except Exception as error:
+        tools.progress.say(f"export: the task's figures of {form} failed: {told(error)}")
+        return []
+    assert isinstance(made, list)
+    return made
 
 
 def _judges_samples(product: Product) -> bool:

@@ -13,6 +13,7 @@ from kdsearch.report import card, render
 from kdsearch.stages.controls import left_out
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
+from kdsearch.stages.export import FIGURES
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.normalize import said
@@ -89,6 +90,7 @@ def _teacher(
             "params": facts["params"],
             "accuracy": exported["metrics"]["teachers"].get(name, {}).get("accuracy"),
             "quality": exported["qualities"]["teachers"].get(name),
+            **(exported["teacher_latency"].get(name) or {"latency_ms": None, "latency_in": None}),
             "architecture": facts.get("architecture"),
             "facts": facts["facts"],
             "normalize": facts.get("normalize"),
@@ -325,7 +327,15 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "curves": {**curves, **teacher_curves},
         "ladder": _ladder(result),
         "finals": finals,
+        "figures": _figures(inputs, result),
     }
+
+
+def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The task's figures of the recommended file."""
+    best = (result["recommended"] or {}).get("format")
+    found: list[dict[str, Any]] = read_json(inputs["export"].path / FIGURES).get(best, [])
+    return found
 
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -336,7 +346,8 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     if result["teacher"] is not None:
         params = result["teacher"]["params"]
-        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params))
+        taken = (result["teacher"]["latency_ms"] or {}).get("median")
+        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params, latency_ms=taken))
     for name in ("student", "pruned"):
         if row := result[name]:
             rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))

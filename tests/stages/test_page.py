@@ -32,6 +32,7 @@ def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: P
     assert len(tried) == len(evidence["trials"]) == 3
     epochs = next(rows for name, rows in drawn.items() if name.startswith("training loss by epoch"))
     assert len(epochs) == sum(len(curve) for curve in evidence["curves"].values())
+    assert any("answers are wrong" in name for name in drawn), "the task's figures"
     assert page.marks["symbol"] > 12 + 3 + len(epochs)
     shown = json.loads(page.json)
     for name in ("student", "baseline", "exports", "recommended", "metrics"):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from scipy.stats import binomtest
+import re
+from types import SimpleNamespace
 
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from kdsearch.builtin.classification import Classification, ClassificationOptions
+from kdsearch.builtin.onnx_exporter import OnnxExporter
+from kdsearch.kinds import IO, Batch, Field, Model
 from kdsearch.stages.commands import summary_of
+from kdsearch.stages.export import _figures
+from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.files import read_json
+from kdsearch.study.schema import Constraints
 from tests.stages.tiny import run_tiny
 
 
@@ -60,3 +71,56 @@ def test_another_objective_is_named(copied):
     files = {row["format"]: row for row in result["exports"]}
     chosen = result["recommended"]
     assert chosen["why"].startswith(f"nll {files[chosen['format']]['quality']['value']:.4g} nats, ")
+    page = (copied / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    page = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    shown = page[: page.index('id="answers"')] + page[page.index('id="limits"') : page.index('id="kdsearch-result"')]
+    assert shown.lower().count("accuracy") == shown.count('<th scope="row">accuracy</th>') == 1, "among further metrics"
+    assert "nll (nats), lower is better" in shown
+
+
+def test_the_teachers_latency_is_measured_like_a_files(finished):
+    teacher = finished.result["teacher"]
+    assert teacher["latency_in"] == "onnxruntime"
+    assert 0 < teacher["latency_ms"]["min"] <= teacher["latency_ms"]["median"]
+    study = finished.folder / "study"
+    assert not list((study / "export").glob("teacher*")), "it is measured, not delivered"
+
+
+def test_a_teacher_that_is_no_onnx_file_is_timed_in_torch(monkeypatch, tmp_path):
+    """And one that does not answer the task not at all."""
+    monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path))
+    image, logits = Field("image", "image", (3, 4, 4)), Field("logits", "logits", (2,))
+    io = IO((image,), (logits,))
+    task = Classification(ClassificationOptions())
+    config = SimpleNamespace(constraints=Constraints(), run=SimpleNamespace(threads_per_trial=1))
+    materials = SimpleNamespace(task=task, io=io, study=SimpleNamespace(config=config))
+    exporter = OnnxExporter(OnnxExporter.options_class())
+    example = Batch(("a",), {"image": torch.zeros(1, 3, 4, 4)})
+
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, : 2 if x.sum() < 1 else 3]  # which way, no exporter can know
+
+    def taken(module, inputs=("image",)):
+        return teacher_latency(
+            materials, exporter, Model(module, inputs, {}, ("logits",)), example, tmp_path / "t.onnx"
+        )
+
+    assert taken(Odd())["latency_in"] == "torch"
+    assert taken(Odd())["latency_ms"]["median"] > 0
+    assert taken(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)))["latency_in"] == "onnxruntime"
+    assert taken(Odd(), ("tokens",)) is None
+
+
+def test_figures_that_a_task_fails_at_cost_no_study():
+    said = []
+
+    class Failing:
+        def figures(self, *_):
+            raise ValueError("no picture")
+
+    materials = SimpleNamespace(task=Failing(), data=None)
+    final = SimpleNamespace(product=SimpleNamespace(graphs={}), setup=None)
+    tools = SimpleNamespace(progress=SimpleNamespace(say=said.append))
+    assert _figures(materials, "onnx-fp32", final, None, [], tools) == []
+    assert said[0].startswith("export: the task's figures of onnx-fp32 failed: ValueError: no picture")

@@ -85,6 +85,9 @@ def settled(result: Mapping[str, Any]) -> dict[str, Any]:
     for row in kept["exports"]:
         for name in ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32"):
             del row[name]
+    for teacher in [kept["teacher"], *(kept["teacher"] or {}).get("all", {}).values()]:
+        if teacher:
+            del teacher["latency_ms"]
     plugins = kept["provenance"]["plugins"]
     kept["provenance"]["plugins"] = {name: each for name, each in plugins.items() if not name.startswith("live:")}
     kept["notes"] = [note for note in kept["notes"] if " ms " not in note]
