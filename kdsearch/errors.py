@@ -38,6 +38,9 @@ def printable(text: str) -> str:
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
+FIELDS = ("problem", "file", "line", "path", "expected", "nearest", "fix")
+
+
 class KdsearchError(Exception):
     """Where, value, what was expected, nearest name, what to do.
 
@@ -70,6 +73,11 @@ class KdsearchError(Exception):
         """This error with its place filled in where it had none. Returns itself, to be raised."""
         self.file, self.line, self.path = self.file or file, self.line or line, self.path or path
         return self
+
+    def facts(self) -> dict[str, Any]:
+        """The error as JSON values: `type`, and every field."""
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return {"type": type(self).__name__, **fields, "file": None if self.file is None else str(self.file)}
 
     def __str__(self) -> str:
         where = str(self.file) if self.file is not None else ""

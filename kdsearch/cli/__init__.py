@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from kdsearch.errors import KdsearchError, printable
 
@@ -19,8 +21,10 @@ ENDED = "a plugin, or code that the study names, ended the program"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 wrong input, 3 refused, 130 interrupted, 1 anything else.
 
-    Every error is one message on stderr; only an error of our own has a traceback.
+    Every error is one message on stderr, and with `--json` also an object on stdout, `{"error": {...}, "exit_code": n}`, where no
+    answer is there; only an error of our own has a traceback.
     """
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     _note_interrupts()
     _open_closed()
     if sys.stdout is None:
@@ -33,13 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KdsearchError as error:
         say(str(error))
-        return error.exit_code
+        return _ended(error.facts(), error.exit_code, as_json and not hasattr(error, "result"))
     except KeyboardInterrupt:
         code = 130
     except SystemExit as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        say(f"{ENDED}: sys.exit({error.code!r}) in {where.name}, {where.filename}:{where.lineno}")
-        return 1
+        if {"click", "typer"} & set(Path(where.filename).parts):  # shell completion ends so
+            return error.code if isinstance(error.code, int) else 0
+        problem = f"{ENDED}: sys.exit({error.code!r}) in {where.name}, {where.filename}:{where.lineno}"
+        say(problem)
+        return _ended({"type": "SystemExit", "problem": problem}, 1, as_json)
     except BrokenPipeError:  # `kdsearch plugins | head`
         _let_go_of_stdout()
         return 1
@@ -50,13 +57,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"the answer could not be written to stdout: {error.strerror}")
         return 1
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare `kdsearch`
+            print(error.format_message())  # type: ignore[attr-defined]
+            return 0
         if not hasattr(error, "format_message"):  # the parser's own: an unknown option, a missing argument
             raise
-        say(_refusal(error))
-        return int(getattr(error, "exit_code", 2))
+        problem = _refusal(error)
+        say(problem)
+        return _ended({"type": "UsageError", "problem": problem}, int(getattr(error, "exit_code", 2)), as_json)
     if code == 130:  # the parser turns Ctrl-C into its exit code
         say("Interrupted.")
     return code if isinstance(code, int) else 0
+
+
+def _ended(error: Mapping[str, object], code: int, as_json: bool) -> int:
+    """Tell programs of an error, where they asked for JSON; returns the exit code."""
+    if as_json:
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": error, "exit_code": code}), flush=True)
+    return code
 
 
 def _note_interrupts() -> None:

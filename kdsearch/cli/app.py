@@ -23,7 +23,7 @@ from kdsearch.cli import (
 app = typer.Typer(
     help="From a teacher, data and a deployment budget to a searched, distilled, quantised and verified ONNX student.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdsearch import errors
-from kdsearch.errors import FOREIGN, KdsearchError, TrialError, told
+from kdsearch.errors import FIELDS, FOREIGN, KdsearchError, TrialError, told
 from kdsearch.store.files import as_storage_error, is_disk_error
 
 V = TypeVar("V")
-
-_FIELDS = ("problem", "file", "line", "path", "expected", "nearest", "fix")
 
 
 def attempt(call: Callable[[], V], work: Path) -> V | str:
@@ -35,12 +33,7 @@ def attempt(call: Callable[[], V], work: Path) -> V | str:
         return told(error)
 
 
-def as_json(error: KdsearchError) -> dict[str, Any]:
-    """An error that a process of its own met, for `from_json` in the study's process."""
-    fields = {name: getattr(error, name) for name in _FIELDS}
-    return {**fields, "type": type(error).__name__, "file": str(error.file) if error.file is not None else None}
-
-
 def from_json(value: Mapping[str, Any]) -> KdsearchError:
+    """An error that a process of its own met, by its facts."""
     cls: type[KdsearchError] = getattr(errors, value["type"], KdsearchError)
-    return cls(value["problem"], **{name: value[name] for name in _FIELDS[1:]})
+    return cls(value["problem"], **{name: value[name] for name in FIELDS[1:]})

@@ -193,14 +193,14 @@ def _asked_to_stop() -> Callable[[], bool]:
 
 def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
     from kdsearch.errors import InterruptedRun, KdsearchError, TrialError
-    from kdsearch.stages.attempt import as_json, attempt
+    from kdsearch.stages.attempt import attempt
 
     try:
         found = attempt(call, work)
     except InterruptedRun:
         raise
     except KdsearchError as error:
-        return {"ends": as_json(error)}
+        return {"ends": error.facts()}
     if isinstance(found, str):
         raise TrialError(found)
     return {"outcome": found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def refused(capsys, data: str, teacher: str = TRAINED, *more: str) -> str:
     was_there = Path("study").exists()
     code = main(["run", "study.yaml", "--json", *more])
     out, err = capsys.readouterr()
-    assert (code, out) == (2, ""), (code, out, err)
+    told = json.loads(out)
+    assert (code, told["exit_code"]) == (2, 2), (code, out, err)
+    assert told["error"]["problem"] in err
     assert err.count("\n") == 1, f"more than one line: {err}"
     assert Path("study").exists() == was_there
     return err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def test_validate_says_what_is_wrong(file, capsys):
 @pytest.mark.parametrize("file", [CASES[0], CASES[-1]], ids=lambda file: file.stem)
 def test_the_message_is_the_same_with_json(file, capsys):
     plain = refused(capsys, "validate", file)
-    assert refused(capsys, "validate", file, "--json") == plain
+    code = main(["validate", str(file), "--json"])
+    out, err = capsys.readouterr()
+    assert (code, err.strip()) == (2, plain.strip())
+    assert json.loads(out)["exit_code"] == 2
 
 
 BYTES = {

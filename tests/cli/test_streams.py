@@ -60,7 +60,8 @@ def test_a_full_stdout_is_one_message() -> None:
 )
 def test_nobodys_text_steers_the_terminal(text: str, shown: str) -> None:
     assert printable(text) == shown
-    assert str(StudyError(f"got '{text}'")).startswith(f"got '{shown}'")
+    one_line = shown.replace("\n", r"\n").replace("\t", r"\t")
+    assert str(StudyError(f"got '{text}'")).startswith(f"got '{one_line}'")
 
 
 def test_an_escape_in_a_study_is_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,8 @@ def test_help_names_every_verb(capsys):
 def test_a_wrong_command_line_is_one_message(line, expected, host, capsys):
     Path("file.yaml").write_text("")
     code, out, err = run(capsys, *line.split())
-    assert (code, out) == (2, "")
+    assert (code, json.loads(out)["exit_code"] if out else 2) == (2, 2)
+    assert bool(out) == ("--json" in line)
     assert err.startswith(expected)
     assert err.count("\n") == 1
     assert [each.name for each in Path().iterdir()] == ["file.yaml"]
@@ -267,6 +268,35 @@ def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_a_bare_command_is_help(capsys):
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: kdsearch")
+    assert "\n  quickstart " in out
+
+
+def test_completion_is_offered():
+    command = [sys.executable, "-m", "kdsearch", "--show-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "_kdsearch_completion" in done.stdout
+    assert done.stderr == ""
+
+
+def test_an_error_is_an_object_for_programs(host, capsys, monkeypatch, commands):
+    code, out, err = run(capsys, "validate", "nowhere.yaml", "--json")
+    told = json.loads(out)
+    assert (code, told["exit_code"], told["error"]["type"]) == (2, 2, "StudyError")
+    assert (told["error"]["file"], told["error"]["problem"]) == ("nowhere.yaml", "there is no such file")
+    assert err.count("\n") == 1
+
+    def refuse(**_):
+        raise RefusedError("none keeps the constraints", path="constraints")
+
+    commands.run = refuse
+    code, out, _ = run(capsys, "run", GOOD, "--json")
+    assert (code, json.loads(out)["error"]["path"]) == (3, "constraints")
+
+
 def test_init_that_ran_out_of_room_can_be_repeated(tmp_path, monkeypatch, capsys):
     from kdsearch.study import template
 
@@ -439,7 +469,8 @@ def test_an_error_is_one_message_and_its_exit_code(error, code, commands, capsys
 
     commands.status = command
     found, out, err = run(capsys, "status", "d", "--json")
-    assert (found, out) == (code, "")
+    assert found == code
+    assert (json.loads(out)["exit_code"] if out else 130) == code
     assert err.strip() == (str(error) or "Interrupted.")
 
 
