@@ -37,7 +37,7 @@ class Trained(kinds.Teacher[TrainedOptions]):
 class Outputs(kinds.Teacher[kinds.NoOptions]):
     """A teacher of which only the outputs are seen."""
 
-    access: ClassVar[Access] = Access.LOGITS
+    access = Access.LOGITS
 
 
 class SpaceOptions(Options):

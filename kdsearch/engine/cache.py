@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.taps import run_model, tap_name
-from kdsearch.errors import ArtifactError
+from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
 from kdsearch.store.files import read_json, reserve, write_json
 
@@ -46,15 +46,20 @@ class TeacherCache:
 
 def write_cache(
     folder: Path,
-    model: Model,
-    task: Task[Any],
+    live: Live,
     data: DataSource,
     splits: Sequence[str],
     taps: Sequence[str],
     device: torch.device,
     limit_bytes: int,
 ) -> Mapping[str, Any]:
-    """Run the teacher over the splits once. Taps that would exceed `limit_bytes` are left out, and named in the facts."""
+    """Run the teacher over the splits once. Taps that would exceed `limit_bytes` are left out, and named in the facts.
+
+    Nothing is written, and `draws` is true, where what the teacher is fed is drawn anew each time: rows would not be of it.
+    """
+    model = live.model
+    if live.draws(data.split(splits[0]).load([0])):
+        return {"cached": [], "too_large": [], "samples": 0, "draws": True}
     folder.mkdir(parents=True, exist_ok=True)
     ids = [id for name in splits for id in data.split(name).ids]
     arrays: dict[str, np.memmap[Any, Any]] = {}
@@ -65,7 +70,7 @@ def write_cache(
     for name in splits:
         for batch in in_order(data.split(name)):
             with torch.no_grad():
-                out = run_model(model, task, batch.to(device), taps)
+                out = run_model(model, live.task, live.fed(batch.to(device)), taps)
             if not arrays:
                 sizes = {tap: 4 * len(ids) * out[tap][0].numel() for tap in out}
                 for tap in out:
@@ -84,19 +89,47 @@ def write_cache(
     for array in arrays.values():
         array.flush()
     write_json(folder / "cache.json", {"format": FORMAT, "ids": ids, "arrays": files})
-    return {"cached": sorted(files), "too_large": dropped, "samples": len(ids)}
+    return {"cached": sorted(files), "too_large": dropped, "samples": len(ids), "draws": False}
+
+
+View = Callable[[Batch, Generator], Batch]
 
 
 class Live:
-    """A teacher as the engine asks for it: from the cache where rows are there, else by a forward pass."""
+    """A teacher as the engine asks for it: from the cache where rows are there, else by a forward pass.
 
-    def __init__(self, model: Model, task: Task[Any], cache: TeacherCache | None) -> None:
-        self.model, self.task, self.cache = model, task, cache
+    view: what it is fed of a batch (`Teacher.view`); None = the batch.
+    """
 
-    def outputs(self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True) -> Outputs:
-        """Constants. `cached=False`: the batch is augmented, so stored rows would be stale."""
+    def __init__(self, model: Model, task: Task[Any], cache: TeacherCache | None, view: View | None = None) -> None:
+        self.model, self.task, self.cache, self.view = model, task, cache, view
+
+    def outputs(
+        self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True, seed: int = 0
+    ) -> Outputs:
+        """Constants. `cached=False`: the batch is augmented, so stored rows would be stale. `seed`: of the view's draws."""
         if cached and self.cache is not None and self.cache.has(batch.ids, names):
             rows = {name: tensor.to(device) for name, tensor in self.cache.get(batch.ids, names).items()}
             return Outputs(rows, lambda name: tap_name(self.model, name), self.model.name)
         with evaluating(self.model.module), torch.no_grad():
-            return run_model(self.model, self.task, batch, names).detach()
+            return run_model(self.model, self.task, self.fed(batch, seed), names).detach()
+
+    def fed(self, batch: Batch, seed: int = 0) -> Batch:
+        """What the teacher is fed of a batch. Raise PluginError where its view has other samples."""
+        return self._fed(batch, Generator().manual_seed(seed))
+
+    def draws(self, batch: Batch) -> bool:
+        """Whether what it is fed is a matter of chance."""
+        rng = Generator().manual_seed(0)
+        before = rng.get_state()
+        self._fed(batch, rng)
+        return not torch.equal(rng.get_state(), before)
+
+    def _fed(self, batch: Batch, rng: Generator) -> Batch:
+        if self.view is None:
+            return batch
+        found = self.view(batch, rng)
+        if found.ids != batch.ids:
+            problem = f"the view of teacher '{self.model.name}' has other samples than the batch"
+            raise PluginError(problem, expected="the same ids in the same order")
+        return found

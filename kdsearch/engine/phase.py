@@ -181,7 +181,8 @@ class PhaseRun:
         step = self.steps_before[epoch] + index // self.device.accumulate
         clock = Clock(epoch, step, step / self.steps_before[-1] if progress is None else progress, phase.epochs)
         cached = not (self.feed.augment and setup.augment) and _unchanged(placed[self.first], ready[self.first])
-        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached)
+        seed = derive(setup.seed, phase.name, epoch, index, "view")
+        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed)
 
     def _turns(self, step: LiveStep) -> Iterator[tuple[tuple[Update, ...], Turn]]:
         """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""

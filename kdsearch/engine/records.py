@@ -6,13 +6,15 @@ records of a recipe that makes all at once (`chunk = None`) depend on one anothe
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError
 from kdsearch.kinds import DataRecipe, DataSource, Record, Services
-from kdsearch.store.files import append_line, read_lines
+from kdsearch.store.files import append_line, read_lines, write_bytes
 
 FORMAT = 1
 
@@ -81,6 +83,19 @@ def read_records(file: Path, owner: str) -> dict[str, Record]:
         raise ArtifactError("holds the records of another recipe", file=file, fix="Delete it; the recipe starts anew.")
     every = [each for line in lines[1:] for each in line.get("records", [line])]
     return {each["key"]: Record(each["key"], each["fields"], each["rejected"]) for each in every}
+
+
+def write_records(file: Path, owner: str, recipe: DataRecipe[Any], records: Sequence[Record]) -> None:
+    """All of them, in order, for `read_records`."""
+    head = {"format": FORMAT, "owner": owner, "recipe": type(recipe).__name__}
+    lines = [head, *(_as_json(record) for record in records)]
+    write_bytes(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode())
+
+
+def told(records: Sequence[Record]) -> dict[str, Any]:
+    """What a report says of them: `records`, `kept`, and `rejected`: why -> how many, most first."""
+    why = Counter(record.rejected for record in records if record.rejected)
+    return {"records": len(records), "kept": len(records) - why.total(), "rejected": dict(why.most_common())}
 
 
 def kept(records: Sequence[Record]) -> list[Record]:

@@ -45,6 +45,7 @@ class Site:
     code_of: Callable[[str], Any] | None = None
     build_of: Callable[[str, Mapping[str, Any]], Model] | None = None
     writers: Mapping[str, Writer] = field(default_factory=dict)
+    embedders: Mapping[str, Callable[[Sequence[str]], Tensor]] = field(default_factory=dict)
 
     def rng(self, name: str) -> Generator:
         return torch.Generator().manual_seed(derive(self.seed, name))
@@ -70,13 +71,13 @@ class Site:
 
     def writer(self, teacher: str) -> Writer:
         if teacher not in self.writers:
-            raise PluginError(
-                f"no text teacher '{teacher}'", nearest=nearest(teacher, self.writers), expected=one_of(self.writers)
-            )
+            raise _none("text teacher", teacher, self.writers)
         return self.writers[teacher]
 
     def embed(self, teacher: str, texts: Sequence[str]) -> Tensor:
-        raise PluginError(f"no embedding teacher '{teacher}'")
+        if teacher not in self.embedders:
+            raise _none("embedding teacher", teacher, self.embedders)
+        return self.embedders[teacher](texts)
 
     def predict(self, model: str, batch: Batch) -> Outputs:
         raise PluginError(f"no model '{model}' here")
@@ -100,6 +101,11 @@ class Site:
         if self.code_of is None:
             raise UnsafeCodeError(f"'{target}' is code", fix=f"Run with --allow-code {target} if you trust it.")
         return self.code_of(target)
+
+
+def _none(what: str, name: str, known: Mapping[str, Any]) -> PluginError:
+    expected = one_of(known) if known else "one that an option of type TextTeacher or EmbeddingTeacher names"
+    return PluginError(f"no {what} '{name}' here", nearest=nearest(name, known), expected=expected)
 
 
 @dataclass
@@ -157,7 +163,7 @@ class LiveSetup(Site):
         batch = batch.to(self.device)
         if model in self.teachers:
             live = self.teachers[model]
-            return live.outputs(batch, live.model.outputs, self.device)
+            return live.outputs(batch, live.model.outputs, self.device, seed=derive(self.seed, "view", model))
         found = self.model_of(model)
         with evaluating(found.module), torch.no_grad():
             return run_model(found, self.task, batch).detach()

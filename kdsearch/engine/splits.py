@@ -70,6 +70,11 @@ class Arranged:
         self._facts = {**source.facts, "splits": {**self._asked, "counts": self.counts()}}
 
     @property
+    def source(self) -> DataSource:
+        """What the splits are made of."""
+        return self._source
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         return self._source.fields
 
@@ -114,6 +119,28 @@ class Arranged:
             if name not in ("labeled", "unlabeled")
         }
         return Arranged(self._source, self._natives, _with_parts(shown), self._targets, {**self._asked, "labeled": 1.0})
+
+    def trained_on(self, source: DataSource) -> Arranged:
+        """These splits with the `train` of another source, which a recipe made; `val` and `test` stay.
+
+        Raises:
+            DataError: its samples lack a field or are among the held-out ones, or a label is out of range.
+        """
+        has = {each.name: each for each in source.fields}
+        for each in self._source.fields:
+            if each.use != "extra" and has.get(each.name) != each:
+                raise DataError(f"its samples have {has.get(each.name)}", expected=f"as the data set: {each}")
+        native = source.split("train")
+        train = _read(native, len(self._natives), self._targets, True)
+        held_out = {name: each for name, each in self._samples.items() if name in ("val", "test")}
+        _check_ids({"train": train, **held_out})
+        if self._targets.is_class:
+            _check_labels("train", train, self._targets.classes)
+        if not len(train):
+            raise DataError("it keeps no sample", expected="at least one")
+        samples = {"train": train, **held_out}
+        samples = _with_parts(samples) if self._targets.fields else {"train": train, "labeled": train, **held_out}
+        return Arranged(self._source, [*self._natives, native], samples, self._targets, self._asked)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """split -> {class: samples whose label the study sees, "unlabeled": the others}.

@@ -13,6 +13,7 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds import IO, Batch, Clock, Model, Outputs, Task, Write
+from kdsearch.store.hashing import derive
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class LiveStep:
     """See `kdsearch.kinds.Step`.
 
     `cached`: stored teacher rows are valid for this batch (nothing augmented it). `gathered`: rows -> those of all ranks.
+    `seed`: of what teachers' views draw.
     """
 
     cast: Cast
@@ -59,6 +61,7 @@ class LiveStep:
     clock: Clock
     cached: bool = False
     gathered: Callable[[Tensor], Tensor] = Tensor.detach
+    seed: int = 0
     roles: tuple[str, str] = ("student", "teacher")
     runs: dict[tuple[str, int], tuple[Batch, Outputs]] = field(default_factory=dict)  # a batch kept here keeps its id()
 
@@ -80,10 +83,13 @@ class LiveStep:
         is_upstream = any(tensor.requires_grad for tensor in asked.tensors.values())
         if role in cast.teachers and writes is None and not is_upstream:
             live = cast.teachers[role]
-            out = live.outputs(asked, names, cast.device, cached=self.cached and asked is self.batch)
+            cached = self.cached and asked is self.batch
+            out = live.outputs(asked, names, cast.device, cached, derive(self.seed, role))
+        elif role in cast.teachers:
+            live = cast.teachers[role]
+            out = run_model(live.model, cast.task, live.fed(asked, derive(self.seed, role)), names, writes)
         else:
-            model = cast.teachers[role].model if role in cast.teachers else cast.models[role]
-            out = run_model(model, cast.task, asked, names, writes)
+            out = run_model(cast.models[role], cast.task, asked, names, writes)
         if writes is None:
             self.runs[key] = asked, out
         return out

@@ -2,7 +2,9 @@
 
 from kdsearch.kinds.compressor import Compressor, Plan, Subject
 from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
-from kdsearch.kinds.data import HIDDEN, Batch, DataRecipe, Dataset, DataSource, Field, Measured, Record, Split
+from kdsearch.kinds.data import HIDDEN, Batch, DataSource, Encodes, Field, Measured, Split
+from kdsearch.kinds.data_recipe import DataRecipe, Record
+from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller
 from kdsearch.kinds.executor import Done, Executor, Job
 from kdsearch.kinds.exporter import Exporter
@@ -13,6 +15,7 @@ from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, N
 from kdsearch.kinds.options import (
     Capability,
     Dim,
+    EmbeddingTeacher,
     NoOptions,
     Options,
     Range,
@@ -56,6 +59,8 @@ __all__ = [
     "Distiller",
     "Done",
     "Ema",
+    "EmbeddingTeacher",
+    "Encodes",
     "Executor",
     "Exporter",
     "Feed",

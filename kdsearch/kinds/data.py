@@ -1,20 +1,15 @@
-"""Data: batches of named tensors with stable sample ids, splits, data sets, data recipes."""
+"""Data: batches of named tensors with stable sample ids, splits, sources."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from kdsearch.errors import TapShapeError
-from kdsearch.kinds.options import Capability, O
-
-if TYPE_CHECKING:
-    from kdsearch.kinds.services import Services
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
 OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs
@@ -178,48 +173,9 @@ class Measured(Protocol):
     def measured_on(self, ids: Collection[str]) -> DataSource: ...
 
 
-class Dataset(Capability, Generic[O]):
-    """Opens named splits of stable samples. Not its work: shuffling, batches, workers, hiding labels, making splits."""
+@runtime_checkable
+class Encodes(Protocol):
+    """A source of texts: gives for a text what its own samples hold of theirs, so that a recipe's texts become samples too."""
 
-    task: ClassVar[str] = "classification"  # what a study without `task:` gets
-    augments: bool = False  # True when load(augment=True) changes samples under these options
-
-    def __init__(self, options: O) -> None:
-        self.options = options
-
-    @abstractmethod
-    def open(self, services: Services) -> DataSource:
-        """Raise DataError naming file, value and what was expected. Deterministic given the options."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One synthesised sample of a data recipe: its key, JSON-able fields, and why it was rejected ("" = kept)."""
-
-    key: str
-    fields: Mapping[str, Any]
-    rejected: str = ""
-
-
-class DataRecipe(Capability, Generic[O]):
-    """Synthesises, curates or relabels training data; its kept records open as a DataSource, and recipes chain.
-
-    Not its work: files, retries, threads. Keys that the store has are never asked again.
-    """
-
-    chunk: ClassVar[int | None] = 16  # keys per call of `make`; None = all at once
-
-    def __init__(self, options: O) -> None:
-        self.options = options
-
-    @abstractmethod
-    def keys(self, source: DataSource) -> Sequence[str]:
-        """Stable keys of the records to be made."""
-
-    @abstractmethod
-    def make(self, keys: Sequence[str], source: DataSource, services: Services) -> Iterable[Record]:
-        """One record a key, in order; a pure function of (keys, source, teachers, seed)."""
-
-    def open(self, records: Sequence[Record], source: DataSource) -> DataSource:
-        """The kept records as a data source. Default: not a source of batches (a recipe that others read)."""
-        raise NotImplementedError(f"{type(self).__name__} makes records for other recipes, not batches")
+    def encode(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Tensor]:
+        """Field -> (B, ...) of B texts by name, as `load` would collate them."""

@@ -92,12 +92,17 @@ TeacherTap = Annotated[str, TapOf("teacher")]
 
 @dataclass(frozen=True)
 class TeacherNamed:
-    """Marks a `str` option that names one of the study's teachers, with the least access the capability needs."""
+    """Marks a `str` option that names one of the study's teachers, with what the capability needs of it.
 
-    access: str = "logits"
+    `access`: "text" (it writes), "logprobs" (it writes and says its tokens' log-probabilities), "embed" (it embeds texts), or
+    of a network "logits", "taps" or "gradient".
+    """
+
+    access: Literal["text", "logprobs", "embed", "logits", "taps", "gradient"] = "logits"
 
 
 TextTeacher = Annotated[str, TeacherNamed("text")]
+EmbeddingTeacher = Annotated[str, TeacherNamed("embed")]
 
 
 @dataclass(frozen=True)
@@ -325,6 +330,17 @@ def requested_taps(options: Options) -> dict[str, list[str]]:
         for tap in [value] if isinstance(value, str) else value:
             taps.setdefault(marks[0].role, []).append(tap)
     return taps
+
+
+def named_teachers(options: Options) -> dict[str, str]:
+    """Option -> the access that it asks of the teacher it names (`TeacherNamed`), for options that name one."""
+    marked = (
+        (name, mark)
+        for name, info in type(options).model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, TeacherNamed)
+    )
+    return {name: mark.access for name, mark in marked if getattr(options, name) is not None}
 
 
 def _tap_marks(annotation: Any) -> Iterator[TapOf]:

@@ -17,11 +17,17 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Reply:
-    """A text teacher's answer; `finish` is "stop", "length" or "error"; `logprobs` of its tokens where the access allows."""
+    """A text teacher's answer.
+
+    `finish`: "stop", "length" or "error". `logprobs`: of its tokens, where the access allows. `tokens`, `prompt_tokens`: what it
+    cost as the teacher counts, 0 where it does not; of several replies to one prompt the first one has the prompt's.
+    """
 
     text: str
     finish: str = "stop"
     logprobs: tuple[float, ...] = ()
+    tokens: int = 0
+    prompt_tokens: int = 0
 
 
 class Writer(Protocol):
@@ -49,10 +55,10 @@ class Services(Protocol):
         """`make()` the first time, the stored value (tensors or JSON) ever after, also in a resumed run."""
 
     def writer(self, teacher: str) -> Writer:
-        """Raise PluginError when that teacher's access is below TEXT."""
+        """A teacher that writes; its replies are kept. Raise PluginError for one that does not, or that may not be asked here."""
 
     def embed(self, teacher: str, texts: Sequence[str]) -> Tensor:
-        """(N, D), cached by string."""
+        """(N, D), kept by string. Raise PluginError as `writer` does."""
 
     def predict(self, model: str, batch: Batch) -> Outputs:
         """Outputs of a role in eval mode, as constants, cached by sample id for a teacher."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Generic, Literal
+from typing import Any, Generic, Literal
 
 from torch import Generator, Tensor
 
@@ -53,7 +53,7 @@ class Training:
 class Teacher(Capability, Generic[O]):
     """Not its work: training (declared by `training`, done by the stage), caching."""
 
-    access: ClassVar[Access] = Access.TAPS
+    access: Access = Access.TAPS  # of every teacher of the class, or of one with these options
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -74,12 +74,17 @@ class Teacher(Capability, Generic[O]):
             f"teacher {type(self).__name__} has no model", expected="a teacher with access LOGITS or more"
         )
 
-    def writer(self) -> Writer:
-        raise PluginError(f"teacher {type(self).__name__} writes no text", expected="a teacher with access TEXT")
+    def writer(self, services: Services) -> Writer:
+        """What writes, ready to be asked. The host keeps its replies: an equal request is never asked again."""
+        raise PluginError(f"teacher {type(self).__name__} writes no text", expected="a teacher that writes")
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """(N, D)."""
+    def embed(self, texts: Sequence[str], services: Services) -> Tensor:
+        """(N, D) float32, row i a function of texts[i] alone. The host keeps the rows: a text is embedded once."""
         raise PluginError(f"teacher {type(self).__name__} embeds no text", expected="a teacher that embeds")
+
+    def identity(self, services: Services) -> Mapping[str, Any]:
+        """What its replies and embeddings depend on, JSON-able; kept ones are of this. Default: all of its options."""
+        return self.options.model_dump(mode="json")
 
     def view(self, batch: Batch, rng: Generator) -> Batch:
         """What it is fed: labels as a channel, crops, its own tokens. Default: the batch."""

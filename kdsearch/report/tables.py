@@ -176,10 +176,11 @@ def data(result: Row) -> str:
         for key, label in (("source", "source"), ("labeled", "labelled samples"), ("unlabeled", "unlabelled samples"))
         if key in facts
     ]
-    known = {"source", "labeled", "unlabeled", "counts", "classes"}
+    known = {"source", "labeled", "unlabeled", "counts", "classes", "recipes"}
     rest = {key: value for key, value in facts.items() if key not in known}
     plainly += [[path, scalar(value)] for path, value in flat(rest)]
     made = simple(["fact", "value"], plainly) if plainly else ""
+    made += recipes(facts)
     if not counts:
         return made + none("Counts by class were not recorded.")
     declared = [plain(name) for name in items(facts.get("classes"))]
@@ -195,6 +196,21 @@ def data(result: Row) -> str:
     if len(classes) > MANY_CLASSES:
         grid = f"<details><summary>Samples of each of the {len(classes)} classes</summary>{grid}</details>"
     return columns(made, grid) if made else grid
+
+
+def recipes(data: Row) -> str:
+    """What each data recipe made: records kept, why others were not, and what teachers were asked for them."""
+    body = []
+    for each in (mapping(row) for row in items(data.get("recipes"))):
+        why = "; ".join(f"{count(n)} {plain(reason)}" for reason, n in mapping(each.get("rejected")).items())
+        costs = {plain(name): mapping(cost) for name, cost in mapping(each.get("cost")).items()}
+        spent = "; ".join(
+            f"{name}: {count(cost.get('calls'))} calls, {count(cost.get('prompt_tokens'))} + {count(cost.get('tokens'))} tokens"
+            for name, cost in costs.items()
+        )
+        body.append([plain(each.get("use")), count(each.get("records")), count(each.get("kept")), why, spent])
+    head = ["data recipe", "records", "kept", "rejected", "asked (tokens read + written)"]
+    return "<h3>Data recipes</h3>" + simple(head, body) if body else ""
 
 
 def listing(value: object, head: str, missing: str) -> str:

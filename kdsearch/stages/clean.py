@@ -40,12 +40,13 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
 
 
 def _used(folder: Path) -> set[str]:
-    """Names of the artifacts of the last run, and of the trained teachers that its `prepare` was made from."""
+    """Names of the artifacts of the last run, and of the trained teachers and records that its `prepare` was made from."""
     names = {f"{stage}-{each['key']}" for stage, each in last_run(folder).items()}
     for name in [name for name in names if name.startswith("prepare-")]:
         about = folder / "artifacts" / name / ABOUT
-        teachers = read_json(about)["facts"]["teachers"].values() if about.exists() else ()
-        names |= {f"teacher-{each['trained']}" for each in teachers if each.get("trained")}
+        facts = read_json(about)["facts"] if about.exists() else {"teachers": {}, "recipes": []}
+        names |= {f"teacher-{each['trained']}" for each in facts["teachers"].values() if each.get("trained")}
+        names |= {f"records-{each['key']}" for each in facts["recipes"]}
     return names
 
 
@@ -60,7 +61,7 @@ def _unfinished(folder: Path) -> set[str]:
                 begun.pop(each["stage"], None)
     names = {f"{stage}-{key}" for stage, key in begun.items()}
     if "prepare" in begun:
-        names |= {each.name for each in _children(folder / "work") if each.name.startswith("teacher-")}
+        names |= {each.name for each in _children(folder / "work") if each.name.startswith(("teacher-", "records-"))}
     return names
 
 

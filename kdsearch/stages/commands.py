@@ -66,7 +66,7 @@ def run_study(
     from kdsearch.stages.tools import Progress, Tools
     from kdsearch.study.check import check_executor
 
-    materials = open_materials(study, host)  # before the folder exists: wrong input leaves nothing behind
+    materials = open_materials(study, host, folder)  # before the folder exists: wrong input leaves nothing behind
     check_cache()
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
@@ -288,6 +288,12 @@ def _speed(row: Mapping[str, Any]) -> str:
     return text + (f" ({row['latency_tuned_ms']['median']:.3f} ms tuned)" if row["latency_tuned_ms"] else "")
 
 
+def _recipe(row: Mapping[str, Any]) -> str:
+    """What a data recipe made, and what it cost."""
+    spent = "".join(f", {cost['calls']:,} calls of {name}" for name, cost in row["cost"].items())
+    return f"recipe      {row['use']}: {row['kept']:,} of {row['records']:,} records kept{spent}"
+
+
 def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     """The result in a few lines for people."""
     from kdsearch.stages.quality import shown
@@ -300,7 +306,8 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     better = "higher" if quality["direction"] == "max" else "lower"
     lines = [f"WARNING  {text}" for text in result["warnings"]]
     lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
-    if teacher:
+    lines += [_recipe(each) for each in result["data"]["recipes"]]
+    if teacher and (teacher["quality"] or teacher["params"]):
         lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
     lines.append(line("student", student, f"{student['params']:>10,} params  {student['architecture']}"))
     for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):

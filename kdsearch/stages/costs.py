@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.cost import count
+from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import measure
+from kdsearch.engine.cache import Live
 from kdsearch.kinds import Cost, Model
 from kdsearch.stages.materials import Materials
 from kdsearch.store.files import read_json, write_json
@@ -18,6 +19,14 @@ from kdsearch.study.schema import Latency
 def cost_of_model(model: Model, materials: Materials) -> Cost:
     """By the space's formula where there is one, else counted."""
     return model.cost() or count(model, materials.io)
+
+
+def cost_of_teacher(live: Live, materials: Materials) -> Cost:
+    """The same of a teacher, for one sample as its view feeds it."""
+    if live.view is None:
+        return cost_of_model(live.model, materials)
+    sample = live.fed(materials.task.dummy(materials.io, 1, stream(materials.seed, "cost")))
+    return live.model.cost() or count_module(live.model.module, [sample[name] for name in live.model.inputs])
 
 
 def needs_file(materials: Materials) -> bool:

@@ -106,7 +106,7 @@ def controls_of(materials: Materials) -> tuple[Kind, ...]:
 def hides_labels(materials: Materials) -> bool:
     """Whether some label is hidden from the student: without any, the control with every label is the baseline."""
     return any(
-        counts.get("unlabeled", 0) > 0 for name, counts in materials.data.counts().items() if name in ("train", "val")
+        counts.get("unlabeled", 0) > 0 for name, counts in materials.given.counts().items() if name in ("train", "val")
     )
 
 

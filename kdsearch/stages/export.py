@@ -310,7 +310,8 @@ def _reference_metrics(
     def take(kind: str, name: str, predict: Predict, setup: LiveSetup) -> None:
         metrics[kind][name], qualities[kind][name] = measured(materials, predict, "test", setup)
 
-    for name, live in teachers.items():
+    answers = {name: each["answers"] for name, each in inputs["prepare"].facts["teachers"].items()}
+    for name, live in ((name, live) for name, live in teachers.items() if answers[name]):
         setup = LiveSetup(
             seed=materials.seed,
             base=materials.study.folder,

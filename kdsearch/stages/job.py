@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
 from kdsearch.stages.materials import Materials, open_materials
-from kdsearch.store.artifacts import Store
+from kdsearch.stages.recipe_data import supplied
+from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.hashing import digest, file_digest
 from kdsearch.study.study import Study
 
@@ -51,16 +52,12 @@ class Opened:
             self._seen[stage] = _seen_by(stage, self.materials)
         return self._seen[stage]
 
-    def teachers_of(self, folder: str, prepared: str, materials: Materials) -> Mapping[str, Live]:
+    def teachers_of(self, prepared: str, materials: Materials) -> Mapping[str, Live]:
         """The teachers of an artifact, whose files are verified once a process. Raise ArtifactError where it is gone."""
         from kdsearch.stages.training import open_teachers
 
         if prepared not in self.teachers:
-            artifact = self.store.get("prepare", prepared)
-            if artifact is None:
-                problem = f"artifact prepare-{prepared} is gone"
-                raise ArtifactError(problem, file=folder, fix="`kdsearch run` makes it again.")
-            self.teachers[prepared] = open_teachers(materials, artifact)
+            self.teachers[prepared] = open_teachers(materials, prepared_of(self.store, prepared))
         return self.teachers[prepared]
 
 
@@ -68,21 +65,21 @@ _lent: dict[str, Opened] = {}  # studies that are open in this process
 _opened: dict[str, Opened] = {}  # the one that this process opened itself, by what it was opened from
 
 
-def opened(dir: str, base: str, allow_code: Sequence[str]) -> Opened:
+def opened(dir: str, base: str, allow_code: Sequence[str], prepared: str) -> Opened:
     """The study of a folder, opened once for all jobs of a process that work on it."""
     name = digest([dir, base, list(allow_code)])
     if name in _lent:
         return _lent[name]
-    name += file_digest(Path(dir) / STUDY)
+    name = f"{name}{prepared}{file_digest(Path(dir) / STUDY)}"
     if name not in _opened:
         _opened.clear()
-        materials = open_job(dir, base, allow_code)
+        materials = open_job(dir, base, allow_code, prepared=prepared)
         _opened[name] = Opened(materials, open_store(materials.study, Path(dir)))
     return _opened[name]
 
 
 @contextmanager
-def lent(here: Opened, dir: str, base: str, allow_code: Sequence[str], stage: str) -> Iterator[None]:
+def lent(here: Opened, dir: str, base: str, allow_code: Sequence[str], stage: str, prepared: str) -> Iterator[None]:
     """Jobs of this study that run in this process meanwhile use it as it is open `here`, live objects included."""
     name = digest([dir, base, list(allow_code)])
     _lent[name] = here
@@ -98,12 +95,18 @@ def _seen_by(stage: str, materials: Materials) -> Materials:
     return seen_by(import_module(f"kdsearch.stages.{stage}"), materials)
 
 
-def open_job(dir: str, base: str, allow_code: Sequence[str], stage: str = "") -> Materials:
-    """The study that the folder holds, as the stage may see it; paths in it start from `base`, the folder of the user's file."""
+def open_job(dir: str, base: str, allow_code: Sequence[str], stage: str = "", prepared: str = "") -> Materials:
+    """The study that the folder holds, as the stage may see it; paths in it start from `base`, the folder of the user's file.
+
+    prepared: key of the artifact whose recipes' data students get; "" = the data set as it was given.
+    """
     from kdsearch.study.study import load_study
 
     host = Host.load()
-    materials = open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host)
+    materials = open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host, Path(dir))
+    if prepared:
+        store = open_store(materials.study, Path(dir))
+        materials = supplied(materials, prepared_of(store, prepared), store)
     return _seen_by(stage, materials) if stage else materials
 
 
@@ -113,6 +116,13 @@ def open_store(study: Study, folder: Path) -> Store:
     if url and "://" not in url:
         url = str((study.folder / url).resolve())
     return Store(folder, url)
+
+
+def prepared_of(store: Store, key: str) -> Artifact:
+    found = store.get("prepare", key)
+    if found is None:
+        raise ArtifactError(f"artifact prepare-{key} is gone", file=store.root, fix="`kdsearch run` makes it again.")
+    return found
 
 
 def train_job(
@@ -145,13 +155,13 @@ def train_job(
     }
 
     def call() -> dict[str, Any]:
-        study = opened(dir, base, allow_code)
+        study = opened(dir, base, allow_code, prepared)
         materials, asked = study.seen(stage), Request(**request)
         stop = study.stop or _asked_to_stop()
         report = None
         if place is None:
             report = study.report(asked.name) if study.report else tell_share(Path(work))
-        teachers = study.teachers_of(dir, prepared, materials)
+        teachers = study.teachers_of(prepared, materials)
         return asdict(train_shared(materials, asked, order, teachers, stop, report, place))
 
     return _answer(call, Path(work))
@@ -162,6 +172,7 @@ def teacher_job(
     base: str,
     allow_code: Sequence[str],
     stage: str,
+    prepared: str,
     name: str,
     key: str,
     work: str,
@@ -177,7 +188,7 @@ def teacher_job(
     def call() -> dict[str, Any]:
         materials = open_job(dir, base, allow_code, stage)
         order: dict[str, Any] = {"dir": dir, "base": base, "allow_code": allow_code, "stage": stage}
-        order |= {"name": name, "key": key, "work": work, "checkpoint_s": checkpoint_s}
+        order |= {"prepared": prepared, "name": name, "key": key, "work": work, "checkpoint_s": checkpoint_s}
         train_teacher(materials, name, teacher_model(materials, name), order, stop, None, place)
         return {}
 
@@ -207,12 +218,18 @@ def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
 
 
 def score_job(
-    dir: str, base: str, allow_code: Sequence[str], stage: str, role: str, specs: Sequence[Mapping[str, Any]]
+    dir: str,
+    base: str,
+    allow_code: Sequence[str],
+    stage: str,
+    prepared: str,
+    role: str,
+    specs: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Score a chunk of candidates; returns their rows."""
     from kdsearch.stages.search import scorer_of
 
-    study = opened(dir, base, allow_code)
+    study = opened(dir, base, allow_code, prepared)
     if role not in study.scorers:
         study.scorers[role] = scorer_of(study.seen(stage), role)
     return [study.scorers[role].score(spec).row() for spec in specs]

@@ -36,7 +36,8 @@ from kdsearch.study.view import Closed, seen
 
 # Attribute of Materials -> the entries of READS of which a stage declares one to read it (see stages/keys.py).
 GUARDED: Mapping[str, tuple[str, ...]] = {
-    "data": ("data",),
+    "given": ("data",),
+    "made": ("data",),
     "augments": ("data",),
     "task": ("task",),
     "io": ("task",),
@@ -66,6 +67,7 @@ class Materials:
     """Opened by `open_materials`.
 
     Args:
+        given: the data set's splits. made: those with what data recipes made of `train`, once they have (`stages.recipes`).
         augments: the data set changes training samples, so teacher rows cannot be cached.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
         metrics: the task's and those among the objectives, by name.
@@ -74,11 +76,13 @@ class Materials:
         cost_objectives: those that are no metric.
         named: every capability that may take part, live objects excepted.
         stage: whose view this is, "" = everything is open.
+        prepared: key of that stage's artifact, once it is there.
+        folder: the study's, where what text teachers answer is kept; None = it is not kept.
     """
 
     study: Study
     host: Host
-    data: Arranged
+    given: Arranged
     task: Task[Any]
     io: IO
     spaces: Mapping[str, SearchSpace[Any]]
@@ -92,7 +96,15 @@ class Materials:
     augments: bool
     named: tuple[Named, ...] = ()
     device: Device = field(default_factory=Device)
+    folder: Path | None = None
+    made: Arranged | None = None
+    prepared: str = ""
     stage: str = ""
+
+    @property
+    def data(self) -> Arranged:
+        """What students train on."""
+        return self.given if self.made is None else self.made
 
     def seen_by(self, stage: str, reads: Collection[str]) -> Materials:
         """These as a stage sees them that declares `reads`: what is made of another section raises UndeclaredReadError."""
@@ -134,8 +146,8 @@ class Materials:
         return make(self.host, kind, use, path)
 
     def data_key(self) -> str:
-        """The data's identity: ids, visible labels, facts (which hold what normalisation saw)."""
-        return digest({"digest": self.data.digest(), "facts": _jsonable(dict(self.data.facts))})
+        """The data set's identity: ids, visible labels, facts (which hold what normalisation saw)."""
+        return digest({"digest": self.given.digest(), "facts": _jsonable(dict(self.given.facts))})
 
     def files_key(self, value: Any) -> dict[str, str]:
         """Content hashes of files that options name, so that a changed file is a changed study."""
@@ -177,8 +189,11 @@ def placing(study: Study, path: str) -> Iterator[None]:
         raise
 
 
-def open_materials(study: Study, host: Host) -> Materials:
-    """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work."""
+def open_materials(study: Study, host: Host, folder: Path | None = None) -> Materials:
+    """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work.
+
+    folder: the study's own, which need not be there yet.
+    """
     config = study.config
     host = study.host(host)
     site = Site(config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder))
@@ -242,6 +257,7 @@ def open_materials(study: Study, host: Host) -> Materials:
             *_metrics_named(metrics, objective),
         ),
         device,
+        folder,
     )
 
 

@@ -18,6 +18,7 @@ from kdsearch.search.candidates import REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.materials import Materials, open_materials
+from kdsearch.stages.recipes import counted
 from kdsearch.stages.search import check, scorer_of
 from kdsearch.stages.training import teacher_model
 from kdsearch.stages.weightings import worth_in_steps
@@ -46,13 +47,28 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     lines = [
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
     ]
+    recipes = counted(materials)
+    lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
     lines += [
         f"  {each['stage']:8} {each['count']} x {each['what']}, {each['epochs']} epochs" for each in found["trainings"]
     ]
     lines += [f"  {name:8} about {value:,.0f} s" for name, value in parallel.items()]
     lines.append(f"about {total / 60:,.1f} minutes with {workers} worker(s), {disk / 1e6:,.0f} MB on disk")
     lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
-    return {**found, "seconds": parallel, "total_seconds": total, "disk_bytes": disk, "text": "\n".join(lines)}
+    return {
+        **found,
+        "recipes": recipes,
+        "seconds": parallel,
+        "total_seconds": total,
+        "disk_bytes": disk,
+        "text": "\n".join(lines),
+    }
+
+
+def _records(n: int | None) -> str:
+    return (
+        "as many records as the one before it leaves to make" if n is None else f"{n:,} records, their time not counted"
+    )
 
 
 def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:

@@ -1,22 +1,24 @@
-"""Stage `prepare`: data looked at, teachers trained or loaded, their outputs and requested taps cached."""
+"""Stage `prepare`: data looked at, teachers trained or loaded, data recipes made, teachers' outputs and requested taps cached."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.engine.cache import write_cache
+from kdsearch.engine.cache import Live, write_cache
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.taps import tap_name
 from kdsearch.kinds import Access, Model
-from kdsearch.stages.costs import cost_of_model
+from kdsearch.stages.costs import cost_of_teacher
 from kdsearch.stages.keys import SOURCE
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
+from kdsearch.stages.recipes import make_recipes
 from kdsearch.stages.teachers import trained
+from kdsearch.stages.text_teachers import has_network
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import live_model, loaded_teacher
+from kdsearch.stages.training import loaded_teacher, view_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import digest, module_digest
 from kdsearch.store.weights import load_into, read, write
@@ -61,16 +63,20 @@ def live_key(materials: Materials, name: str) -> str:
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     study = materials.study
-    tools.progress.begin(NAME, max(len(study.teachers), 1))
+    tools.progress.begin(NAME, max(len(study.teachers) + len(study.config.data.recipes), 1))
+    opened = {name: _opened(materials, name, tools, out) for name in study.teachers}
+    networks = {name: live for name, (_, live) in opened.items() if live is not None}
+    recipes, materials = make_recipes(materials, networks, tools)
     teachers = {}
-    for name in study.teachers:
-        teachers[name] = _teacher(materials, name, tools, out)
-        tools.progress.at(
-            len(teachers), f"teacher {name}: {teachers[name]['score']:.4f}" if teachers[name]["score"] else ""
+    for name, (facts, live) in opened.items():
+        teachers[name] = (
+            facts if live is None else {**facts, **_looked_at(materials, name, live, facts["answers"], out)}
         )
+        score = teachers[name]["score"]
+        tools.progress.at(len(recipes) + len(teachers), f"teacher {name}: {score:.4f}" if score is not None else "")
         for text in [*said(name, teachers[name].get("normalize")), *teachers[name].get("warnings", [])]:
             tools.progress.say(text)
-    return {"data": _described(materials), "teachers": teachers}
+    return {"data": _described(materials), "recipes": recipes, "teachers": teachers}
 
 
 def admit(materials: Materials, prepared: Artifact) -> None:
@@ -80,8 +86,8 @@ def admit(materials: Materials, prepared: Artifact) -> None:
 
 
 def _described(materials: Materials) -> dict[str, Any]:
-    facts = {name: value for name, value in materials.data.facts.items() if name != "splits"}
-    counts = materials.data.counts()
+    facts = {name: value for name, value in materials.given.facts.items() if name != "splits"}
+    counts = materials.given.counts()
     return {"classes": list(facts.get("classes", [])), "counts": counts, "facts": _plain(facts)}
 
 
@@ -93,79 +99,99 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def _teacher(materials: Materials, name: str, tools: Tools, out: Path) -> dict[str, Any]:
-    study = materials.study
-    live = study.live_object(study.path_of_teacher(name))
-    if live is not None:
-        model, capability = live_model(live, materials), None
-        access, facts = Access.TAPS, {"source": "handed over from Python"}
-    else:
-        capability = materials.make("teacher", study.teachers[name], study.path_of_teacher(name))
-        access, facts = capability.access, dict(capability.facts())
-        if access < Access.LOGITS:
-            return {
-                "weights": "",
-                "cache": "",
-                "score": None,
-                "access": access.name,
-                "facts": _plain(facts),
-                "params": None,
-                "macs": None,
-            }
-        model = loaded_teacher(materials, name)
-    found = None
-    if capability is None or capability.training is None or not capability.training.epochs:
-        found = choose(materials, name, model)
-    feed(materials, name, model, found)
+def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[dict[str, Any], Live | None]:
+    """A teacher, trained where the study trains it: what there is to say of it so far, and its network where it has one."""
+    study, path = materials.study, materials.study.path_of_teacher(name)
+    is_cached(materials, name)  # refuses what cannot be before anything is trained
+    is_live = study.live_object(path) is not None
+    capability = None if is_live else materials.make("teacher", study.teachers[name], path)
+    origin = {"source": "handed over from Python"} if capability is None else dict(capability.facts())
+    access = Access.TAPS if capability is None else capability.access
+    facts: dict[str, Any] = {"weights": "", "trained": "", "cache": "", "access": access.name, "facts": _plain(origin)}
+    if not has_network(materials, name):
+        return {**facts, "params": None, "macs": None, "score": None, "answers": False}, None
+    model = loaded_teacher(materials, name)
+    live = Live(model, materials.task, None, view_of(materials, name))
+    lacks = unanswered(materials, live)
+    facts |= {
+        "answers": not lacks,
+        "note": f"Teacher '{name}' {lacks}: it is not measured on the task." if lacks else "",
+    }
+    is_trained = capability is not None and capability.training is not None and bool(capability.training.epochs)
+    is_open = not (is_trained or lacks or live.view)
+    facts["normalize"] = choose(materials, name, model) if is_open else None
+    feed(materials, name, model, facts["normalize"])
     history: list[dict[str, Any]] = []
-    weights = key = ""
-    if capability is not None and capability.training is not None and capability.training.epochs:
+    if is_trained:
         history, file, key = trained(materials, name, model, tools)
-        weights = f"{name}.safetensors"
+        facts = {**facts, "weights": f"{name}.safetensors", "trained": key}
         tensors = read(file)
         load_into(model.module, tensors, file)
-        write(out / weights, tensors)
+        write(out / facts["weights"], tensors)
     model.module.requires_grad_(False).eval()
-    score = _validation_score(materials, model)
-    accuracy = score if materials.objective == ACCURACY else accuracy_of(materials, model)
-    cache = ""
+    return {**facts, "history": history}, live
+
+
+def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: Path) -> dict[str, Any]:
+    """Its rows cached over the samples that students see; cost and validation score."""
+    study, cache = materials.study, ""
     cached: Mapping[str, Any] = {}
     if is_cached(materials, name):
-        cache = f"cache-{name}"
-        taps = [tap_name(model, tap) for tap in materials.taps[name]]
+        taps = [tap_name(live.model, tap) for tap in materials.taps[name]]
         splits = [split for split in ("train", "val") if split in materials.data.splits]
-        cached = write_cache(
-            out / cache, model, materials.task, materials.data, splits, taps, materials.torch_device, CACHE_BYTES
-        )
-    cost = cost_of_model(model, materials)
+        folder = out / f"cache-{name}"
+        cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
+        if cached["draws"] and study.teachers[name].cache == "on":
+            problem = "cache 'on', but what the teacher is fed is drawn anew each time (`view`), so there are no rows to store"
+            raise study.error(problem, f"{study.path_of_teacher(name)}.cache", expected="auto or off")
+        cache = "" if cached["draws"] else folder.name
+    cost = cost_of_teacher(live, materials)
+    score = _validation_score(materials, live) if answers else None
+    accuracy = score
+    if materials.objective != ACCURACY:
+        accuracy = accuracy_of(materials, live.model) if answers and live.view is None else None
     return {
-        "weights": weights,
-        "trained": key,
         "cache": cache,
         "cached": dict(cached),
-        "access": access.name,
-        "facts": _plain(facts),
-        "architecture": model.name,
+        "architecture": live.model.name,
         "params": cost.params,
         "macs": cost.macs,
         "score": score,
         "accuracy": accuracy,
-        "history": history,
-        "normalize": found,
         "warnings": warned(materials, name, accuracy),
     }
 
 
-def _validation_score(materials: Materials, model: Model) -> float:
+def unanswered(materials: Materials, live: Live) -> str:
+    """What the teacher answers where that is not what the task asks for; "" where it is."""
+    split = materials.data.split("train")
+    batch = split.load(list(range(min(2, len(split.ids))))).to(materials.torch_device)
+    live.model.module.to(materials.torch_device)
+    found = live.outputs(batch, live.model.outputs, materials.torch_device)
+    got = {name: tuple(found[name].shape[1:]) for name in live.model.outputs}
+    for field in materials.io.outputs:
+        shape = got.get(field.name, ())
+        fits = len(shape) == len(field.shape) and all(b in (None, a) for a, b in zip(shape, field.shape, strict=True))
+        if field.name not in got or not fits:
+            shown = ", ".join(f"{name} {_shape(each)}" for name, each in got.items())
+            return f"answers {shown}, not {field.name} {_shape(field.shape)}"
+    return ""
+
+
+def _shape(sizes: Sequence[int | None]) -> str:
+    return f"({', '.join('?' if size is None else str(size) for size in sizes)})"
+
+
+def _validation_score(materials: Materials, live: Live) -> float:
     setup = LiveSetup(
         seed=materials.seed,
         base=materials.study.folder,
         task=materials.task,
         data=materials.data.revealed(),
         io=materials.io,
-        models={"model": model},
+        teachers={"model": live},
         metrics=materials.scoring,
         device=materials.torch_device,
     )
-    model.module.to(materials.torch_device)
+    live.model.module.to(materials.torch_device)
     return setup.score(materials.objective, "model")

@@ -18,6 +18,7 @@ from kdsearch.stages.costs import violations
 from kdsearch.stages.job import open_store
 from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import Materials, open_materials
+from kdsearch.stages.recipe_data import supplied
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.tools import Progress, Tools
 from kdsearch.stages.training import open_teachers
@@ -68,7 +69,7 @@ class Session:
     def __init__(self, study: Study, dir: Path | str, *, progress: bool = False) -> None:
         self.folder = Path(dir)
         host = Host.load()
-        self.materials: Materials = open_materials(study, host)
+        self.materials: Materials = open_materials(study, host, self.folder)
         self._progress = Progress(progress)
         self._hold: Any = None
         self._events = Events(self.folder / "events.jsonl", host.event)
@@ -79,6 +80,7 @@ class Session:
         self._hold.__enter__()
         tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
         made = run_stages(self.materials, tools, until="search")
+        self.materials = supplied(self.materials, made["prepare"], tools.store)
         self.kept = {
             role: {each["key"]: each for each in facts["kept"]} for role, facts in made["search"].facts["roles"].items()
         }

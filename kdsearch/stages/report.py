@@ -179,6 +179,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
     if materials.study.config.distill.controls and (why := left_out(materials.study)):
         notes.append(f"{why[0].upper()}{why[1:]}.")
+    notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{row['format']} is {over:.1%} above the study's limit of {name}.")
@@ -211,6 +212,7 @@ def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any
         "labeled": labeled,
         "unlabeled": unlabeled,
         "source": facts.get("source", materials.study.config.data.use),
+        "recipes": inputs["prepare"].facts["recipes"],
     }
 
 

@@ -16,6 +16,7 @@ from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageE
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.keys import part_of, seen_by
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.recipe_data import supplied
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
@@ -60,6 +61,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
+        if stage is prepare:
+            materials = supplied(materials, found, tools.store)
         before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
         write_json(tools.folder / LAST, before)
         if stage is prepare:

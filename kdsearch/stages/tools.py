@@ -146,4 +146,5 @@ def where(materials: Materials, tools: Tools) -> dict[str, Any]:
         "base": str(study.folder.resolve()),
         "allow_code": list(study.allow_code),
         "stage": materials.stage,
+        "prepared": materials.prepared,
     }

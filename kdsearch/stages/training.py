@@ -15,16 +15,18 @@ from typing import Any, Literal
 import torch
 
 from kdsearch.builtin.teachers.fitted import modelled
-from kdsearch.engine.cache import Live, TeacherCache
+from kdsearch.engine.cache import Live, TeacherCache, View
 from kdsearch.engine.checkpoint import read_checkpoint
 from kdsearch.engine.loop import Device, Report, Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
-from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, traced_taps
+from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, Teacher, traced_taps
 from kdsearch.stages.materials import Materials, placing
 from kdsearch.stages.normalize import feed
 from kdsearch.stages.ranks import Place, ranks_of
+from kdsearch.stages.recipe_data import control_data
+from kdsearch.stages.text_teachers import embedders, has_network, writers
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.study.recipe import ResolvedRecipe
@@ -212,7 +214,8 @@ def assemble(
     `lr_scale`: glob on parameter names (`student.<name>`) -> factor on lr, as a pruner's plan asks for.
     """
     train = recipe.train
-    data = materials.data.revealed() if kind == "all_labels" else materials.data
+    is_control = kind in ("baseline", "all_labels")
+    data = control_data(materials, kind == "all_labels") if is_control else materials.data
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
     setup = LiveSetup(
         seed=seed,
@@ -220,6 +223,8 @@ def assemble(
         memory=folder,
         code_of=materials.site.code_of,
         build_of=materials.build_member,
+        writers=writers(materials),
+        embedders=embedders(materials),
         task=materials.task,
         data=data,
         io=materials.io,
@@ -246,8 +251,9 @@ def assemble(
         device=materials.torch_device,
     )
     options = recipe.procedure_options
-    if kind in ("baseline", "all_labels"):
-        procedure = plain_training(materials, split="labeled" if kind == "baseline" else "train")
+    if is_control:
+        is_other = kind == "baseline" or materials.made is not None
+        procedure = plain_training(materials, split="labeled" if is_other else "train")
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "procedure"))
@@ -303,18 +309,29 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = ()) -> Shapes:
 
 
 def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
-    """The prepared teachers by name, with their caches."""
+    """The prepared teachers that are networks, by name, with their caches."""
     found: dict[str, Live] = {}
     for name in materials.study.teachers:  # the first one is `teacher` where none is named
         facts = prepared.facts["teachers"][name]
+        if not has_network(materials, name):
+            continue
         model = teacher_model(materials, name, facts.get("normalize"))
         if facts["weights"]:
             file = prepared.path / facts["weights"]
             load_into(model.module, read(file), file)
         model.module.requires_grad_(False).eval()
         cache = TeacherCache(prepared.path / facts["cache"]) if facts["cache"] else None
-        found[name] = Live(model, materials.task, cache)
+        found[name] = Live(model, materials.task, cache, view_of(materials, name))
     return found
+
+
+def view_of(materials: Materials, name: str) -> View | None:
+    """What the teacher is fed of a batch, where its capability says so; None = the batch."""
+    path = materials.study.path_of_teacher(name)
+    if materials.study.live_object(path) is not None:
+        return None
+    made: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)
+    return None if type(made).view is Teacher.view else made.view
 
 
 def teacher_model(materials: Materials, name: str, found: Mapping[str, Any] | None = None) -> Model:

@@ -22,6 +22,7 @@ _KINDS = (
     *(
         "task",
         "dataset",
+        "data_recipe",
         "teacher",
         "search_space",
         "proxy",

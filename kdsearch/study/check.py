@@ -77,7 +77,7 @@ def _check_options(study: Study, host: Host) -> None:
         else:
             _refuse_ranges(study, cls.options_class, use.options, where)
             options = validate(cls.options_class, use.options, where)
-        _check_marks(study, options, where)
+        _check_marks(study, host, options, where)
         if kind == "teacher":
             _check_member(host, options, where)
             if study.config.run.devices > 1 and (training := cls(options).training) is not None and training.epochs:
@@ -106,21 +106,53 @@ def _refuse_ranges(study: Study, cls: type[Options], options: Any, path: str) ->
                     ) from None
 
 
-def _check_marks(study: Study, options: Options, path: str) -> None:
+def _check_marks(study: Study, host: Host, options: Options, path: str) -> None:
     """Options that name a teacher (`TeacherNamed`): it exists and lets itself be looked into far enough."""
-    from kdsearch.kinds.options import TeacherNamed
+    from kdsearch.kinds.options import named_teachers
 
-    for name, info in type(options).model_fields.items():
-        for mark in info.metadata:
-            value = getattr(options, name)
-            if isinstance(mark, TeacherNamed) and value is not None and value not in study.teachers:
-                names = list(study.teachers)
-                raise study.error(
-                    f"unknown teacher '{value}'",
-                    f"{path}.{name}",
-                    nearest=nearest(str(value), names),
-                    expected=one_of(names) if names else "a study with a `teacher:`",
-                )
+    for name, access in named_teachers(options).items():
+        value = getattr(options, name)
+        if value not in study.teachers:
+            names = list(study.teachers)
+            raise study.error(
+                f"unknown teacher '{value}'",
+                f"{path}.{name}",
+                nearest=nearest(str(value), names),
+                expected=one_of(names) if names else "a study with a `teacher:`",
+            )
+        if lacks := _lacks(study, host, value, access):
+            use = study.teachers[value].use
+            fits = [each for each in study.teachers if not _lacks(study, host, each, access)]
+            raise study.error(
+                f"teacher '{value}' ('{use}') {lacks}",
+                f"{path}.{name}",
+                expected=one_of(fits) if fits else ASKED[access],
+            )
+
+
+ASKED = {
+    "text": "a teacher that writes",
+    "logprobs": "a teacher that writes, with log-probabilities",
+    "embed": "a teacher that embeds texts",
+}
+
+
+def _lacks(study: Study, host: Host, name: str, access: str) -> str:
+    """What a teacher cannot do of an access that `TeacherNamed` asks for; "" where it can."""
+    from kdsearch.kinds.options import validate
+    from kdsearch.kinds.teacher import Access, Teacher
+
+    path = study.path_of_teacher(name)
+    live = study.live_object(path) is not None
+    use = study.teachers[name]
+    cls: type[Teacher[Any]] = Teacher if live else host.load_class("teacher", use.use)
+    if access in ("text", "logprobs") and cls.writer is Teacher.writer:
+        return "writes no text"
+    if access == "embed":
+        return "embeds no texts" if cls.embed is Teacher.embed else ""
+    given = Access.TAPS if live else cls(validate(cls.options_class, use.options, f"{path}.options")).access
+    needed = Access[access.upper()]
+    return f"gives {given.name}, not {needed.name}" if given < needed else ""
 
 
 def _check_member(host: Host, options: Options, path: str) -> None:

@@ -24,6 +24,8 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
     """(kind, use, key path) of every capability with options, search spaces excepted."""
     config = study.config
     yield "dataset", config.data, "data"
+    for i, recipe in enumerate(config.data.recipes):
+        yield "data_recipe", recipe, f"data.recipes[{i}]"
     if config.task:
         yield "task", config.task, "task"
     for name, teacher in study.teachers.items():

@@ -85,6 +85,9 @@ class Data(Use):
     )
     train_samples: Positive | None = Field(None, description="use only so many training samples (stratified)")
     workers: int = Field(0, ge=0, le=WORKERS, description="loader processes")
+    recipes: list[Use] = Field(
+        default_factory=list, description="data recipes, one after another: what the last one gives is trained on"
+    )
 
 
 class Teacher(Use):

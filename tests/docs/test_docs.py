@@ -51,8 +51,8 @@ def module_of(kind):
     return module
 
 
-DISTILLER, PROXY, SPACE, DATASET, PROCEDURE, METRIC = (
-    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "procedure", "metric")
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC = (
+    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric")
 )
 
 
@@ -130,11 +130,12 @@ def test_the_snippet_of_a_metric_measures_with_an_interval():
 
 @pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels])
 def test_snippets_make_a_study(procedure, tmp_path):
+    recipes = [] if procedure else [{"use": RECIPE.Sure, "options": {"least": 0.55}}]
     recipe = {"procedure": {"use": procedure}} if procedure else {"distillers": [{"use": DISTILLER.Projected}]}
     study = tiny(
         train=None,
         test=None,
-        data={"use": DATASET.Stripes, "options": {"n": 120}},
+        data={"use": DATASET.Stripes, "options": {"n": 120}, "recipes": recipes},
         student=SPACE.Mlp,
         teacher={"use": "trained", "options": {"space": "cifar_resnet", "spec": {"depths": [1, 1, 1]}, "epochs": 1}},
         recipe=recipe,
@@ -148,6 +149,9 @@ def test_snippets_make_a_study(procedure, tmp_path):
         assert set(history[0]["terms"]) == {"match"}
     else:
         assert history[-1]["terms"]["Projected.direction"] > 0
+        (about,) = found["prepare"]["recipes"]
+        assert 0 < about["kept"] <= about["records"]
+        assert about["cost"] == {}
     assert all(len(each["spec"]["widths"]) == 2 for each in found["search"]["roles"]["student"]["kept"])
 
 

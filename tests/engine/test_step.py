@@ -175,8 +175,8 @@ def test_an_identity_write_changes_no_bit_and_a_mask_of_0_is_finite():
 
 def test_stored_rows_are_the_teachers_and_used_only_where_valid(tmp_path):
     teacher, data = resnet(1), source()
-    facts = write_cache(tmp_path, teacher, TASK, data, ["train", "val"], ["stage[1]"], CPU, 10**9)
-    assert facts == {"cached": ["logits", "stage[1]"], "too_large": [], "samples": 52}
+    facts = write_cache(tmp_path, Live(teacher, TASK, None), data, ["train", "val"], ["stage[1]"], CPU, 10**9)
+    assert facts == {"cached": ["logits", "stage[1]"], "too_large": [], "samples": 52, "draws": False}
     calls = counted(teacher)
     held = Live(teacher, TASK, TeacherCache(tmp_path))
     given = data.split("train").load([5, 3, 30])
@@ -197,7 +197,9 @@ def test_stored_rows_are_the_teachers_and_used_only_where_valid(tmp_path):
 
 
 def test_taps_that_are_too_large_are_left_out(tmp_path):
-    facts = write_cache(tmp_path, resnet(1), TASK, source(), ["train"], ["stage[0]", "stage[1]"], CPU, 40 * 54 * 4)
+    facts = write_cache(
+        tmp_path, Live(resnet(1), TASK, None), source(), ["train"], ["stage[0]", "stage[1]"], CPU, 40 * 54 * 4
+    )
     assert facts["too_large"] == ["stage[0]"]
     assert facts["cached"] == ["logits", "stage[1]"]
 
@@ -216,7 +218,7 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
         yield Update({"task": s.task()})
 
     teacher, task, data = resnet(1), Noisy(ClassificationOptions()), source()
-    write_cache(tmp_path / "cache", teacher, task, data, ["train"], [], CPU, 10**9)
+    write_cache(tmp_path / "cache", Live(teacher, task, None), data, ["train"], [], CPU, 10**9)
     run = training(
         Plain(step), {"student": mlp()}, data, tmp_path, teachers={"teacher": teacher}, task=task, batch_size=20
     )

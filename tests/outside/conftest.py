@@ -1,4 +1,4 @@
-"""A study of an outside package: run by the command line in a process, killed there, and run again."""
+"""Studies of outside packages: run by the command line in a process, killed there, and run again."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ ROOT = HERE.parents[1]
 Run = Callable[..., subprocess.Popen[str]]
 
 
-def start(study: Path, folder: Path) -> subprocess.Popen[str]:
+def start(study: Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """`kdsearch run STUDY --dir FOLDER --json`, with the packages of this folder installed."""
     path = os.pathsep.join([str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "kdsearch", "run", str(study), "--dir", str(folder), "--json"]
-    environment = {**os.environ, "PYTHONPATH": path, "KDSEARCH_CACHE": str(folder.parent / "cache")}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    given = {**os.environ, "PYTHONPATH": path, "KDSEARCH_CACHE": str(folder.parent / "cache"), **environment}
+    return subprocess.Popen(command, cwd=ROOT, env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def killed_in(study: Path, folder: Path, stage: str) -> None:
@@ -42,8 +40,8 @@ def killed_in(study: Path, folder: Path, stage: str) -> None:
     assert process.returncode == -signal.SIGKILL, err
 
 
-def ended(study: Path, folder: Path) -> dict[str, Any]:
-    out, err = start(study, folder).communicate()
+def ended(study: Path, folder: Path, **environment: str) -> dict[str, Any]:
+    out, err = start(study, folder, **environment).communicate()
     assert "Traceback" not in err, err
     found: dict[str, Any] = json.loads(out)
     return found

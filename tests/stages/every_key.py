@@ -66,6 +66,13 @@ ROLE = (
 )
 MEAN_STD = ("data.normalize={mean: 0.3, std: 0.3}",)
 TEACHER_MEAN_STD = ("teacher.normalize={mean: 0.3, std: 0.3}",)
+TEXTS = (
+    "data={use: topics, options: {n: 60}, recipes: [{use: written}]}",
+    "teacher=null",
+    "teachers={writer: {use: scripted}}",
+    "student={space: text_encoder, spec: {kind: bag, layers: 0, width: 32, embedding: 16, max_length: 10}}",
+    "recipe.distillers=[]",
+)  # the package of tests/outside
 LIMIT = ("constraints.latency_ms={max: 1000.0}",)
 
 CHANGES: dict[str, Change] = {
@@ -81,6 +88,8 @@ CHANGES: dict[str, Change] = {
     "data.test": change("prepare", "data.test=0.3"),
     "data.train_samples": change("prepare", "data.train_samples=150"),
     "data.workers": change("", "data.workers=1"),
+    "data.recipes[].use": change("prepare", "data.recipes=[{use: labelled}]", before=TEXTS),
+    "data.recipes[].options": change("prepare", "data.recipes[0].options.each=3", before=TEXTS),
     "task.use": change("prepare", "task.use=kdsearch:task:classification"),
     "task.options": change("prepare", "task.options.label_smoothing=0.5"),
     "teacher.use": change("prepare", "teacher.use=kdsearch:teacher:trained"),

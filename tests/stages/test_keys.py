@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib import import_module
 
 import pytest
 
@@ -13,9 +14,14 @@ from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import STAGES
 from kdsearch.study.load import parse
 from kdsearch.study.study import make_study
+from tests.outside.conftest import HERE as OUTSIDE
 from tests.stages.every_key import CHANGES, FIXED, TEXT, keys
 
-HOST = Host.load()
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(OUTSIDE))
+    HOST = Host.load()
+    for name in ("recipes", "scripted", "topics"):
+        import_module(f"kdsearch_texts.{name}")
 
 
 @cache

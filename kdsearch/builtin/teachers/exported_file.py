@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ class ExportedOptions(Options):
 class Exported(Teacher[ExportedOptions]):
     """torch.export.load falls back to unpickling, which runs whatever the file says: `services.code` guards it like any code."""
 
-    access: ClassVar[Access] = Access.LOGITS
+    access = Access.LOGITS
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise UnsafeCodeError unless --allow-code names the file, ArtifactError for one that does not load."""

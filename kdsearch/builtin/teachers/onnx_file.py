@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class OnnxOptions(Options):
 
 
 class Onnx(Teacher[OnnxOptions]):
-    access: ClassVar[Access] = Access.LOGITS
+    access = Access.LOGITS
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise ArtifactError for a file that onnxruntime cannot open, DataError when inputs or classes do not fit."""

@@ -1,0 +1,24 @@
+"""Data set: what opens named splits of stable samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Generic
+
+from kdsearch.kinds.data import DataSource
+from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.services import Services
+
+
+class Dataset(Capability, Generic[O]):
+    """Opens named splits of stable samples. Not its work: shuffling, batches, workers, hiding labels, making splits."""
+
+    task: ClassVar[str] = "classification"  # what a study without `task:` gets
+    augments: bool = False  # True when load(augment=True) changes samples under these options
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def open(self, services: Services) -> DataSource:
+        """Raise DataError naming file, value and what was expected. Deterministic given the options."""
