@@ -68,10 +68,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: rows of its epochs, and whether it is through or waits at a rung."""
+    """How a training ended: rows of its epochs, whether it is through or waits at a rung, and the scales of normalised terms."""
 
     history: list[dict[str, Any]]
     done: bool
+    scales: Mapping[str, float]
 
 
 @dataclass
@@ -125,21 +126,23 @@ class Training:
         self._place_teachers()
         history: list[dict[str, Any]] = []
         names: set[str] = set()
+        scales: dict[str, float] = {}
         past = 0  # epochs of finished phases
         phases = self.procedure.phases(self.setup)
         while True:
             self.seed("phases", len(names))
             phase = next(phases, None)
             if phase is None:
-                return Trained(history, True)
+                return Trained(history, True, scales)
             if phase.name in names:
                 raise PluginError(f"two phases are called '{phase.name}'", expected="names that are unique")
             self._place_trained(phase)
             position = self._phase(phase, len(names), past)
             history += position.history
+            scales |= position.scales
             past += phase.epochs
             if not position.done:
-                return Trained(history, False)
+                return Trained(history, False, scales)
             names.add(phase.name)
 
     def _place_teachers(self) -> None:

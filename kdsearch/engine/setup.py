@@ -108,47 +108,17 @@ def _none(what: str, name: str, known: Mapping[str, Any]) -> PluginError:
     return PluginError(f"no {what} '{name}' here", nearest=nearest(name, known), expected=expected)
 
 
-@dataclass
-class LiveSetup(Site):
-    """See `kdsearch.kinds.Setup`: what a procedure builds its phases from."""
+@dataclass(kw_only=True)
+class Evaluator(Site):
+    """Models and teachers by role, their answers, and metrics of those."""
 
-    task: Task[Any] = None  # type: ignore[assignment]
-    data: DataSource = None  # type: ignore[assignment]
-    io: IO = None  # type: ignore[assignment]
+    task: Task[Any]
+    data: DataSource
+    io: IO
     models: dict[str, Model] = field(default_factory=dict)
     teachers: dict[str, Live] = field(default_factory=dict)
-    distillers: Mapping[str, Distiller[Any]] = field(default_factory=dict)
-    teacher_of: Mapping[str, str] = field(default_factory=dict)  # distiller -> its teacher's role
-    weights: Mapping[str, float] = field(default_factory=dict)
-    normalize: bool = True
-    epochs: int = 1
-    defaults: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of optim(): kind, lr, weight_decay, momentum, schedule, clip
-    batch_size: int = 128
-    augment: bool = True
     metrics: Mapping[str, Metric[Any]] = field(default_factory=dict)
-    fresh_of: Callable[[str], Model] | None = None
-    trained: tuple[str, ...] = ("student",)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def feed(self, split: str, **changes: Any) -> Feed:
-        return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
-
-    def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        return Optim(**{"modules": modules, **self.defaults, **changes})
-
-    def fresh(self, role: str) -> Model:
-        if self.fresh_of is None:
-            raise PluginError(f"role '{role}' has no architecture to build from")
-        return self.fresh_of(role)
-
-    def freeze(self, role: str, model: Model) -> None:
-        if role in self.trained:
-            raise PluginError(f"'{role}' is trained by this procedure", expected="a new role for a frozen model")
-        model.module.requires_grad_(False).eval()
-        model.module.to(self.device)
-        self.teachers[role] = Live(model, self.task, None)
 
     def model_of(self, role: str) -> Model:
         if role in self.teachers:
@@ -168,12 +138,54 @@ class LiveSetup(Site):
         with evaluating(found.module), torch.no_grad():
             return run_model(found, self.task, batch).detach()
 
-    def score(self, metric: str, role: str, split: str = "val") -> float:
-        if split == "test":
-            raise PluginError("a procedure asked for the test split", expected="train, labeled, unlabeled or val")
+    def measured(self, metric: str, role: str, split: str) -> dict[str, float]:
+        """A metric's values of a role's model now. Raise PluginError naming the metrics there are."""
         if metric not in self.metrics:
             raise PluginError(
                 f"no metric '{metric}'", nearest=nearest(metric, self.metrics), expected=one_of(self.metrics)
             )
-        values = self.metrics[metric].measure(lambda batch: self.predict(role, batch), self.data, split, self)
-        return values[metric]
+        return self.metrics[metric].measure(lambda batch: self.predict(role, batch), self.data, split, self)
+
+
+@dataclass(kw_only=True)
+class LiveSetup(Evaluator):
+    """See `kdsearch.kinds.Setup`: what a procedure builds its phases from."""
+
+    distillers: Mapping[str, Distiller[Any]] = field(default_factory=dict)
+    teacher_of: Mapping[str, str] = field(default_factory=dict)  # distiller -> its teacher's role
+    weights: Mapping[str, float] = field(default_factory=dict)
+    normalize: bool = True
+    epochs: int
+    defaults: Mapping[str, Any]  # of optim(): kind, lr, weight_decay, momentum, schedule, clip
+    batch_size: int
+    augment: bool
+    fresh_of: Callable[[str, int], Model] | None = None  # the role's nth fresh model
+    trained: tuple[str, ...] = ("student",)
+    drawn: dict[str, int] = field(default_factory=dict)  # fresh models so far, by role
+
+    def feed(self, split: str, **changes: Any) -> Feed:
+        return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
+
+    def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
+        return Optim(**{"modules": modules, **self.defaults, **changes})
+
+    def fresh(self, role: str) -> Model:
+        if self.fresh_of is None or role not in self.trained:
+            known = self.trained if self.fresh_of is not None else ()
+            problem = f"role '{role}' has no architecture to build from"
+            raise PluginError(problem, nearest=nearest(role, known), expected=one_of(known))
+        nth = self.drawn.get(role, 0)
+        self.drawn[role] = nth + 1
+        return self.fresh_of(role, nth)
+
+    def freeze(self, role: str, model: Model) -> None:
+        if role in self.trained:
+            raise PluginError(f"'{role}' is trained by this procedure", expected="a new role for a frozen model")
+        model.module.requires_grad_(False).eval()
+        model.module.to(self.device)
+        self.teachers[role] = Live(model, self.task, None)
+
+    def score(self, metric: str, role: str, split: str = "val") -> float:
+        if split == "test":
+            raise PluginError("a procedure asked for the test split", expected="train, labeled, unlabeled or val")
+        return self.measured(metric, role, split)[metric]

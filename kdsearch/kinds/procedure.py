@@ -155,7 +155,7 @@ class Setup(Services, Protocol):
         """The study's optimiser, changed."""
 
     def fresh(self, role: str) -> Model:
-        """A freshly initialised model of a role's architecture."""
+        """A freshly initialised model of a role's architecture, adapted as the role's own. Each call draws other weights."""
 
     def freeze(self, role: str, model: Model) -> None:
         """A constant model under a new name (a previous self). Raises for the name of a trained role."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdsearch.deploy.cost import count
-from kdsearch.engine.setup import LiveSetup
+from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import TrialError
 from kdsearch.kinds import IO, Compressor, Cost, Model
+from kdsearch.stages.finished import keep_finished, load_finished
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.request import Request
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import Request, keep_phases, open_teachers, pruned, replay, scales_of
+from kdsearch.stages.training import open_teachers, pruned
 from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import stream
@@ -29,33 +31,27 @@ CALIBRATION_BATCH = 32
 START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts from; the recovery's folder
 
 
-@dataclass
-class LiveSubject(LiveSetup):
+@dataclass(kw_only=True)
+class LiveSubject(Evaluator):
     """See `kdsearch.kinds.Subject`: what a plan is made from."""
 
-    subject: Model = None  # type: ignore[assignment]
-    budget: Mapping[str, float] = field(default_factory=dict)
-    materials: Materials = None  # type: ignore[assignment]
+    model: Model
+    budget: Mapping[str, float]
+    materials: Materials
 
-    @property
-    def model(self) -> Model:
-        return self.subject
-
-    def score(self, model: Any) -> float:  # type: ignore[override]  # a subject's score, not a procedure's
+    def score(self, model: Model) -> float:
         """The objective on validation; higher is better."""
-        metric = self.metrics[self.materials.objective]
         self.models["subject"] = model
-        value = metric.measure(lambda batch: self.predict("subject", batch), self.data, "val", self)[
-            self.materials.objective
-        ]
-        return value if metric.direction == "max" else -value
+        name = self.materials.objective
+        value = self.measured(name, "subject", "val")[name]
+        return value if self.metrics[name].direction == "max" else -value
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
 
     def feeds(self, n: int) -> list[dict[str, Any]]:
         """Training samples drawn by a stream of the study's own, unaugmented."""
-        return calibration(self.materials, self.io, self.subject, n)
+        return calibration(self.materials, self.io, self.model, n)
 
 
 def calibration(materials: Materials, io: IO, model: Model, n: int) -> list[dict[str, Any]]:
@@ -84,7 +80,7 @@ def subject_of(materials: Materials, model: Model, teachers: Mapping[str, Any]) 
         teachers=named,
         metrics=materials.metrics,
         device=torch.device("cpu"),
-        subject=model,
+        model=model,
         budget=limits,
         materials=materials,
     )
@@ -97,16 +93,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     tools.progress.begin(NAME, 1 + bool(section.prune) + len(section.quantize))
     final = dict(run["request"])
-    setup, procedure = replay(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
-    role = procedure.ships[0]
-    model = setup.models[role]
+    model = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers).model
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "quantize": {}}
     if section.prune is not None:
         facts["pruned"], request = _prune(materials, model, final, distilled, inputs, teachers, tools, work, out)
-        setup, procedure = replay(materials, request, work / RECOVER, teachers)
         facts["request"] = {**request.as_json(), "start": dict.fromkeys(request.start, START)}
         facts["folder"] = RECOVER
-        model = setup.models[role]
+        model = load_finished(materials, request, work / RECOVER, teachers).model
         tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
     model.module.cpu().eval()
     for i, use in enumerate(section.quantize):
@@ -151,13 +144,13 @@ def _prune(
         section.recover_epochs,
         start=start,
         plans={role: plan},
-        scales=scales_of(distilled.path / distilled.facts["winner"]),
+        scales=distilled.facts["runs"][distilled.facts["winner"]]["scales"],
         lr_factor=section.recover_lr,
     )
     outcome = run_trainings(materials, [request], work, inputs["prepare"], teachers, tools)[RECOVER]
     if isinstance(outcome, str):
         raise TrialError(f"recovery after pruning failed: {outcome}")
-    keep_phases(work / RECOVER, out / RECOVER)
+    keep_finished(work / RECOVER, out / RECOVER)
     cost = subject.cost(cut)
     return {
         "plan": plan,

@@ -10,10 +10,12 @@ from typing import Any
 
 from kdsearch.errors import TrialError
 from kdsearch.stages.controls import left_out
+from kdsearch.stages.finished import keep_finished
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.request import Kind, Outcome, Request
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import Kind, Outcome, Request, keep_phases, open_teachers, replay, save_models
+from kdsearch.stages.training import open_teachers
 from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
@@ -53,14 +55,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         if isinstance(outcome, str):
             runs[name] = {"error": outcome, "request": request.as_json(), "history": [], "score": None}
             continue
-        setup, procedure = replay(materials, request, work / name, teachers)
-        files = save_models(setup, procedure.ships, out, name)
-        keep_phases(work / name, out / name)
+        keep_finished(work / name, out / name)
         runs[name] = {
             "request": request.as_json(),
             "history": outcome.history,
             "score": outcome.score,
-            "weights": files,
+            "scales": dict(outcome.scales),
             "error": "",
         }
     return {"runs": runs, "winner": best, "epochs": section.epochs}

@@ -19,18 +19,20 @@ from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import is_slower, measure
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.engine.feeds import in_order
-from kdsearch.engine.setup import LiveSetup
+from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Model, Plan, Predict, Product
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import START, calibration
 from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.finished import load_finished
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.quality import allowed_drop, goodness, measured
+from kdsearch.stages.request import Request
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import Request, open_teachers, replay
+from kdsearch.stages.training import open_teachers
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json
 
@@ -53,7 +55,7 @@ class Final:
 
     model: Model
     product: Product
-    setup: LiveSetup
+    setup: Evaluator
 
 
 def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]) -> Final:
@@ -66,11 +68,10 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
         folder = compressed.path / facts["folder"]
     else:
         folder = distilled.path / distilled.facts["winner"]
-    setup, procedure = replay(materials, request, folder, teachers)
-    model = setup.models[procedure.ships[0]]
+    found = load_finished(materials, request, folder, teachers)
+    model = found.model
     model.module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    product = procedure.product(setup) or materials.task.product(model, materials.io)
-    return Final(model, product, setup)
+    return Final(model, found.product(), found.setup)
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -307,12 +308,12 @@ def _reference_metrics(
     metrics: dict[str, Any] = {"teachers": {}, "runs": {}}
     qualities: dict[str, Any] = {"teachers": {}, "runs": {}}
 
-    def take(kind: str, name: str, predict: Predict, setup: LiveSetup) -> None:
+    def take(kind: str, name: str, predict: Predict, setup: Evaluator) -> None:
         metrics[kind][name], qualities[kind][name] = measured(materials, predict, "test", setup)
 
     answers = {name: each["answers"] for name, each in inputs["prepare"].facts["teachers"].items()}
     for name, live in ((name, live) for name, live in teachers.items() if answers[name]):
-        setup = LiveSetup(
+        setup = Evaluator(
             seed=materials.seed,
             base=materials.study.folder,
             task=materials.task,
@@ -327,16 +328,15 @@ def _reference_metrics(
     for name, run in distilled.facts["runs"].items():
         if run["error"]:
             continue
-        setup, procedure = replay(materials, Request(**run["request"]), distilled.path / name, teachers)
-        role = procedure.ships[0]
-        product = procedure.product(setup)
+        found = load_finished(materials, Request(**run["request"]), distilled.path / name, teachers)
+        product = found.procedure.product(found.setup)
         if product is None:
-            take("runs", name, lambda batch, s=setup, r=role: s.predict(r, batch), setup)  # type: ignore[misc]
+            take("runs", name, lambda batch, f=found: f.setup.predict(f.role, batch), found.setup)  # type: ignore[misc]
         else:
             for graph in product.graphs.values():
                 graph.module.cpu()
             calls = {key: module_call(graph) for key, graph in product.graphs.items()}
-            take("runs", name, lambda batch, p=product, c=calls: p.call(c, batch), setup)  # type: ignore[misc]
+            take("runs", name, lambda batch, p=product, c=calls: p.call(c, batch), found.setup)  # type: ignore[misc]
     return {"metrics": metrics, "qualities": qualities}
 
 

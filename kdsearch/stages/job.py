@@ -140,7 +140,8 @@ def train_job(
 
     Returns `outcome`, or `ends` (an error that ends the study). Raises TrialError where the training fails.
     """
-    from kdsearch.stages.training import Request, train_shared
+    from kdsearch.stages.request import Request
+    from kdsearch.stages.training import train_shared
     from kdsearch.stages.trainings import tell_share
 
     order = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live, write_cache
-from kdsearch.engine.setup import LiveSetup
+from kdsearch.engine.setup import Evaluator
 from kdsearch.engine.taps import tap_name
 from kdsearch.kinds import Access, Model
 from kdsearch.stages.costs import cost_of_teacher
@@ -183,7 +183,7 @@ def _shape(sizes: Sequence[int | None]) -> str:
 
 
 def _validation_score(materials: Materials, live: Live) -> float:
-    setup = LiveSetup(
+    setup = Evaluator(
         seed=materials.seed,
         base=materials.study.folder,
         task=materials.task,
@@ -194,4 +194,4 @@ def _validation_score(materials: Materials, live: Live) -> float:
         device=materials.torch_device,
     )
     live.model.module.to(materials.torch_device)
-    return setup.score(materials.objective, "model")
+    return setup.measured(materials.objective, "model", "val")[materials.objective]

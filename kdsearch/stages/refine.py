@@ -17,8 +17,9 @@ from kdsearch.search.trials import Trials
 from kdsearch.stages.costs import violations
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.request import Outcome, Request
 from kdsearch.stages.tools import Tools, limits_of
-from kdsearch.stages.training import Outcome, Request, open_teachers
+from kdsearch.stages.training import open_teachers
 from kdsearch.stages.trainings import run_trainings
 from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact

@@ -1,98 +1,32 @@
-"""One training of a candidate: the same function for trials, winners, controls, recovery and trained teachers.
-
-It runs in this process or as a job of an executor; a request is JSON, so both do the same.
-"""
+"""One training of a candidate, assembled from a request and run: trials, winners, controls and recovery alike."""
 
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache, View
-from kdsearch.engine.checkpoint import read_checkpoint
-from kdsearch.engine.loop import Device, Report, Training
+from kdsearch.engine.loop import Report, Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, Teacher, traced_taps
+from kdsearch.stages.built import Built
 from kdsearch.stages.materials import Materials, placing
 from kdsearch.stages.normalize import feed
 from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.stages.recipe_data import control_data
+from kdsearch.stages.request import Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
 from kdsearch.stages.text_teachers import embedders, has_network, writers
-from kdsearch.store.hashing import derive, digest, file_digest
-from kdsearch.store.weights import load_into, read, write
+from kdsearch.store.hashing import derive
+from kdsearch.store.weights import load_into, read
 from kdsearch.study.recipe import ResolvedRecipe
-
-Kind = Literal["recipe", "baseline", "all_labels", "recover"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to train.
-
-    Args:
-        name: of its folder and random stream.
-        kind: the recipe, the baseline (labels only, equal steps), the same with every label, or recovery after pruning.
-        specs: role -> architecture spec. values: the recipe's dimensions.
-        epochs: whole length; until: share of it at which to pause.
-        start: role -> weights to start from, with the pruner's plans by role that shape the models first.
-        scales: term -> factor on its weight, in place of measuring it anew: recovery keeps the units of the training before.
-        lr_factor: on the recipe's learning rate.
-    """
-
-    name: str
-    kind: Kind
-    specs: Mapping[str, Mapping[str, Any]]
-    values: Mapping[str, Any]
-    epochs: int
-    until: float = 1.0
-    start: Mapping[str, str] = field(default_factory=dict)
-    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    scales: Mapping[str, float] = field(default_factory=dict)
-    lr_factor: float = 1.0
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """history: rows of epochs; done: through (False: waits at a rung); score: last objective on validation, if any."""
-
-    history: list[dict[str, Any]]
-    done: bool
-    score: float | None
-    share: float
-
-
-def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:
-    recipe = materials.recipe.at(request.values)
-    if request.kind in ("baseline", "all_labels"):
-        return recipe.baseline()
-    if request.kind != "recover":
-        return recipe
-    weights = dict(recipe.weights)
-    for term, scale in request.scales.items():
-        weights[term] = scale * recipe.weights.get(term, recipe.weights.get(term.partition(".")[0], 1.0))
-    train = recipe.train.model_copy(update={"lr": request.lr_factor * recipe.train.lr})
-    return replace(recipe, weights=weights, train=train, normalize=recipe.normalize and not request.scales)
-
-
-def scales_of(folder: Path) -> dict[str, float]:
-    """Term -> the scale that a finished training measured at its start; empty where it measured none."""
-    found: dict[str, float] = {}
-    for file in sorted(folder.glob("phase-*.safetensors")):
-        saved = read_checkpoint(file)
-        found |= saved[1].scales if saved else {}
-    return found
 
 
 def train(
@@ -105,29 +39,19 @@ def train(
     checkpoint_s: float = 30.0,
     ranks: Ranks = ALONE,
 ) -> tuple[Outcome, LiveSetup, Procedure[Any]]:
-    """Train, or go on from the checkpoint in `folder`.
+    """Train, or go on from the checkpoint in `folder`; there `load_finished` finds what became of it.
 
     Raises TrialError for NaN, InterruptedRun where `stop` said so, UserError for shapes or taps that do not fit.
     """
     recipe = recipe_of(materials, request)
-    seed = derive(materials.seed, "training", request.name)
-    models = {role: student_model(materials, role, request, seed) for role in request.specs}
-    procedure, setup = assemble(
-        materials, recipe, models, teachers, request.epochs, seed, folder, request.kind, lr_scale_of(request)
-    )
-    asked = {
-        **request.as_json(),
-        "until": 1.0,
-        "start": {role: file_digest(Path(f)) for role, f in request.start.items()},
-    }
-    owner = digest({"request": asked, "recipe": recipe.as_json(), "seed": materials.seed})
-    device = _with_checkpoints(materials, recipe, checkpoint_s)
+    procedure, setup = assemble(materials, recipe, request, teachers, folder, seed_of(materials, request))
+    built = Built.of(setup, procedure)
     training = Training(
         procedure,
         setup,
         folder,
-        owner,
-        device,
+        owner_of(materials, request),
+        replace(materials.device, checkpoint_s=checkpoint_s, accumulate=recipe.train.accumulate),
         request.until,
         stop,
         report or Report(),
@@ -135,9 +59,12 @@ def train(
         ranks=ranks,
     )
     ended = training.run()
+    if ended.done and ranks.is_first:
+        built.keep(setup, folder, training.owner)
     scores = [row["score"] for row in ended.history if "score" in row]
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
-    return Outcome(ended.history, ended.done, scores[-1] if scores else None, share), setup, procedure
+    outcome = Outcome(ended.history, ended.done, scores[-1] if scores else None, share, ended.scales)
+    return outcome, setup, procedure
 
 
 def train_shared(
@@ -155,40 +82,6 @@ def train_shared(
         return train(materials, request, folder, teachers, stop, report, order["checkpoint_s"], ranks)[0]
 
 
-def lr_scale_of(request: Request) -> dict[str, float]:
-    """What the plans ask of the learning rates, on the names that optimisers see."""
-    return {
-        f"{role}.{glob}": float(factor)
-        for role, plan in request.plans.items()
-        for glob, factor in plan.get("lr_scale", {}).items()
-    }
-
-
-def replay(
-    materials: Materials, request: Request, folder: Path, teachers: Mapping[str, Live]
-) -> tuple[LiveSetup, Procedure[Any]]:
-    """A finished training's models and procedure, from the checkpoints of its phases. Raise ArtifactError if it is not."""
-    outcome, setup, procedure = train(materials, request, folder, teachers)
-    assert outcome.done
-    return setup, procedure
-
-
-def _with_checkpoints(materials: Materials, recipe: ResolvedRecipe, checkpoint_s: float) -> Device:
-    return replace(materials.device, checkpoint_s=checkpoint_s, accumulate=recipe.train.accumulate)
-
-
-def student_model(materials: Materials, role: str, request: Request, seed: int) -> Model:
-    """Fresh by seed, or from weights, pruned by a plan where there is one."""
-    model = materials.build_student(role, request.specs[role], derive(seed, "init", role))
-    plan = request.plans.get(role)
-    if plan is not None:
-        model = pruned(materials, model, plan)
-    if role in request.start:
-        file = Path(request.start[role])
-        load_into(model.module, read(file), file)
-    return model
-
-
 def pruned(materials: Materials, model: Model, plan: Mapping[str, Any]) -> Model:
     """The model in the shape that a pruning plan gives it."""
     section = materials.study.config.compress.prune
@@ -201,22 +94,41 @@ def pruned(materials: Materials, model: Model, plan: Mapping[str, Any]) -> Model
 def assemble(
     materials: Materials,
     recipe: ResolvedRecipe,
-    models: dict[str, Model],
+    request: Request,
     teachers: Mapping[str, Live],
-    epochs: int,
-    seed: int,
     folder: Path,
-    kind: Kind = "recipe",
-    lr_scale: Mapping[str, float] | None = None,
+    seed: int,
 ) -> tuple[Procedure[Any], LiveSetup]:
-    """The procedure and what it is set up with: distillers built on the models' shapes, everything random from `seed`.
+    """The procedure and what it is set up with: models, and distillers built on their shapes, everything random from `seed`."""
+    procedure, setup = staged(materials, recipe, request, teachers, folder, seed)
+    for role, start in request.start.items():
+        load_into(setup.models[role].module, read(Path(start)), start)
+    setup.distillers = {each.name: _distiller(materials, each, setup, seed) for each in recipe.distillers}
+    return procedure, setup
 
-    `lr_scale`: glob on parameter names (`student.<name>`) -> factor on lr, as a pruner's plan asks for.
-    """
+
+def staged(
+    materials: Materials,
+    recipe: ResolvedRecipe,
+    request: Request,
+    teachers: Mapping[str, Live],
+    folder: Path,
+    seed: int,
+) -> tuple[Procedure[Any], LiveSetup]:
+    """The procedure and its setup with fresh models of the request's roles, adapted and pruned; no distillers yet."""
     train = recipe.train
-    is_control = kind in ("baseline", "all_labels")
-    data = control_data(materials, kind == "all_labels") if is_control else materials.data
+    is_control = request.kind in ("baseline", "all_labels")
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
+    procedure = _procedure(materials, recipe, request, seed)
+
+    def built(role: str, seed: int) -> Model:
+        model = materials.build_student(role, request.specs[role], seed)
+        if role in procedure.roles:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(seed, "adapt"))
+                model = procedure.adapt(role, model, setup)
+        return pruned(materials, model, request.plans[role]) if role in request.plans else model
+
     setup = LiveSetup(
         seed=seed,
         base=materials.study.folder,
@@ -226,14 +138,13 @@ def assemble(
         writers=writers(materials),
         embedders=embedders(materials),
         task=materials.task,
-        data=data,
+        data=control_data(materials, request.kind == "all_labels") if is_control else materials.data,
         io=materials.io,
-        models=models,
-        teachers=dict(aliases),
+        teachers=aliases,
         teacher_of={each.name: each.teacher for each in recipe.distillers},
         weights=recipe.weights,
         normalize=recipe.normalize,
-        epochs=epochs,
+        epochs=request.epochs,
         defaults={
             "kind": train.optimizer,
             "lr": train.lr,
@@ -241,28 +152,27 @@ def assemble(
             "momentum": train.momentum,
             "clip": train.clip,
             "schedule": train.schedule,
-            "scale": lr_scale or {},
+            "scale": lr_scale_of(request),
         },
         batch_size=train.batch_size,
         augment=materials.augments,
         metrics=materials.metrics,
-        fresh_of=lambda role: materials.build_student(role, {}, derive(seed, "fresh", role)),
-        trained=tuple(models),
+        fresh_of=lambda role, nth: built(role, derive(seed, "fresh", role, nth)),
+        trained=tuple(request.specs),
         device=materials.torch_device,
     )
-    options = recipe.procedure_options
-    if is_control:
-        is_other = kind == "baseline" or materials.made is not None
-        procedure = plain_training(materials, split="labeled" if is_other else "train")
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "procedure"))
-            procedure = recipe.procedure_cls(options)
-    for role in procedure.roles:
-        if role in models:
-            models[role] = procedure.adapt(role, models[role], setup)
-    setup.distillers = {each.name: _distiller(materials, each, setup, seed) for each in recipe.distillers}
+    for role in request.specs:
+        setup.models[role] = built(role, derive(seed, "init", role))
     return procedure, setup
+
+
+def _procedure(materials: Materials, recipe: ResolvedRecipe, request: Request, seed: int) -> Procedure[Any]:
+    if request.kind in ("baseline", "all_labels"):
+        is_other = request.kind == "baseline" or materials.made is not None
+        return plain_training(materials, split="labeled" if is_other else "train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "procedure"))
+        return recipe.procedure_cls(recipe.procedure_options)
 
 
 def plain_training(materials: Materials, split: str, ema: float = 0.0) -> Procedure[Any]:
@@ -364,23 +274,3 @@ def live_model(live: Any, materials: Materials) -> Model:
     if isinstance(live, Model):
         return live.copy()
     return modelled(copy.deepcopy(live).cpu(), materials.io, type(live).__name__)
-
-
-def save_models(setup: LiveSetup, roles: tuple[str, ...], folder: Path, stem: str) -> dict[str, str]:
-    """Weights of the roles, as `<stem>[-role].safetensors`; role -> file name."""
-    files = {}
-    for role in roles:
-        file = f"{stem}.safetensors" if len(roles) == 1 else f"{stem}-{role}.safetensors"
-        write(
-            folder / file, {name: tensor.cpu() for name, tensor in setup.models[role].module.state_dict().items()}, {}
-        )
-        files[role] = file
-    return files
-
-
-def keep_phases(source: Path, target: Path) -> None:
-    """The finished phases' checkpoints and stored values: with them a training can be replayed without training."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.iterdir()):
-        if file.name.startswith(("phase-", "once-")) and ".best." not in file.name:
-            shutil.copyfile(file, target / file.name)

@@ -14,8 +14,8 @@ from kdsearch.kinds import Job
 from kdsearch.stages.attempt import from_json
 from kdsearch.stages.job import Opened, lent
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.request import Outcome, Request
 from kdsearch.stages.tools import UNLIMITED, Limits, Tools, where
-from kdsearch.stages.training import Outcome, Request
 from kdsearch.store.artifacts import Artifact
 
 SHARE = "share"  # file in a training's folder

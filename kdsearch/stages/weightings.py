@@ -30,7 +30,8 @@ from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.training import Request, assemble, student_model
+from kdsearch.stages.request import Request
+from kdsearch.stages.training import assemble
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.recipe import RecipeSpace
@@ -132,9 +133,8 @@ def _gradients(
 ) -> TermGradients | None:
     request = Request("weightings", "recipe", specs, values, materials.study.config.refine.epochs)
     seed = derive(materials.seed, "weightings")
-    models = {role: student_model(materials, role, request, seed) for role in specs}
     recipe = materials.recipe.at(values)
-    procedure, setup = assemble(materials, recipe, models, teachers, request.epochs, seed, work / request.name)
+    procedure, setup = assemble(materials, recipe, request, teachers, work / request.name, seed)
     return Training(procedure, setup, work / request.name, "", materials.device).gradients_at_start(BATCHES)
 
 
