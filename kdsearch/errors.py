@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 1200  # characters of one part of a message
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile(r"[\t\n\r\u200b-\u200f\u2028\u2029]")
 
 
 def printable(text: str) -> str:
@@ -83,7 +83,8 @@ class KdsearchError(Exception):
         where = str(self.file) if self.file is not None else ""
         if where and self.line:
             where += f":{self.line}"
-        head = ": ".join(_cut(part) for part in (where, self.path, self.problem) if part)
+        parts = [part for part in (where, self.path, self.problem) if part]
+        head = ": ".join(map(_cut, parts) if isinstance(self, UserError) else parts)
         tail = ""
         if self.nearest:
             tail += f"; did you mean '{self.nearest}'?"
@@ -95,9 +96,9 @@ class KdsearchError(Exception):
 
 
 def _cut(text: str) -> str:
-    """A part of a message: one line, nothing that a terminal obeys, shortened where somebody's text would bury the rest."""
+    """A part of a message about the user's input: one line, shortened where the input's text would bury the rest."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}... ({len(text):,} characters)"
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return _BREAKS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(KdsearchError):
@@ -242,11 +243,11 @@ def key_path(loc: Sequence[str | int], raw: Any, path: str = "") -> str:
     here = raw
     loc = loc[:-1] if loc and loc[-1] == "[key]" else loc  # a key that is no name
     for i, part in enumerate(loc):
-        if isinstance(part, int):
+        if isinstance(part, int) and isinstance(here, list | tuple):
             path += f"[{part}]"
-            here = here[part] if isinstance(here, list | tuple) and part < len(here) else None
+            here = here[part] if part < len(here) else None
         elif isinstance(here, Mapping) and (part in here or i == len(loc) - 1):
-            path += f".{part}" if path else part
+            path += f".{part}" if path else str(part)
             here = here.get(part)
     return path
 

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [each.name for each in (ROOT / "kdsearch").iterdir() if (each / "__init__.py").is_file()] + ["hooks", "errors"]
+ROOMS = [each.name for each in (ROOT / "kdsearch").iterdir() if (each / "__init__.py").is_file()] + [
+    "hooks",
+    "errors",
+    "limits",
+]
 
 
 def lint(folder: Path, paths: list[Path]) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kdsearch.errors import KdsearchError, printable
+from kdsearch.errors import KdsearchError, UserError, printable
 
 ENDED = "a plugin, or code that the study names, ended the program"
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from kdsearch.cli.app import app
 
+        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
         sys.stdout.flush()
     except KdsearchError as error:
@@ -76,6 +77,13 @@ def _ended(error: Mapping[str, object], code: int, as_json: bool) -> int:
         with contextlib.suppress(OSError):
             print(json.dumps({"error": error, "exit_code": code}), flush=True)
     return code
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """Raise UserError for an argument that is no text: what it names could not be said in JSON, YAML or a page."""
+    for each in arguments:
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in each):
+            raise UserError(f"argument '{each}' is no text", expected="UTF-8, without NUL")
 
 
 def _note_interrupts() -> None:

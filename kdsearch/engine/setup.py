@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
+from typing_extensions import TypedDict
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.modes import evaluating
@@ -33,6 +34,13 @@ from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.store.hashing import derive, digest
 
 V = TypeVar("V")
+
+
+class Kept(TypedDict):
+    """What `once` keeps of a plain value."""
+
+    key: str
+    value: Any
 
 
 @dataclass
@@ -58,7 +66,7 @@ class Site:
         if tensors.exists():
             return load_file(tensors)  # type: ignore[return-value]
         if plain.exists():
-            return read_json(plain)["value"]  # type: ignore[no-any-return]
+            return read_json(plain, Kept)["value"]  # type: ignore[no-any-return]
         made = make()
         self.memory.mkdir(parents=True, exist_ok=True)
         if isinstance(made, dict) and made and all(isinstance(value, Tensor) for value in made.values()):

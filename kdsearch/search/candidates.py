@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from kdsearch.errors import FOREIGN, told
 from kdsearch.kinds import IO, Controller, Cost, Options, SearchSpace, Task, Trial
@@ -35,6 +37,33 @@ class Candidate:
 
     def cost(self, name: str) -> float:
         return float({"params": self.scored.params, "macs": self.scored.macs}[name])
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Infeasible(TypedDict):
+    """A row of what was drawn and not scored."""
+
+    key: str
+    spec: dict[str, Any]
+    params: int
+    macs: int
+    feasible: Literal[False]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Feasible(TypedDict):
+    key: str
+    spec: dict[str, Any]
+    params: int
+    macs: int
+    feasible: Literal[True]
+    scores: dict[str, float | None]
+    spread: dict[str, float | None]
+    errors: dict[str, str]
+    score: float | None
+
+
+_Drawn = Annotated[_Feasible | _Infeasible, Field(discriminator="feasible")]
 
 
 @dataclass(frozen=True)
@@ -106,7 +135,7 @@ def explore(
     Infeasible candidates are told to the strategy as pruned, with their violations, and are not scored.
     """
     there = {each.key: each for each in had}
-    walk = _Walk(region, score, combine, Rows(path, key), there, n, tuple(costs), progress)
+    walk = _Walk(region, score, combine, Rows(path, key, _Drawn), there, n, tuple(costs), progress)
     dry = 0
     while walk.n_feasible < n and not walk.is_sweeping:
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
@@ -249,7 +278,7 @@ def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: 
     """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`."""
     drawn = reference_specs(region.space, seed, n)
     keys = [region.space.key(spec) for spec in drawn]
-    rows = Rows(path, key)
+    rows = Rows(path, key, Scored)
     known = {row["key"]: Scored(**row) for row in rows.rows}
     missing = {key: spec.model_dump(mode="json") for key, spec in zip(keys, drawn, strict=True) if key not in known}
     for chunk in score(list(missing.values())):

@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import ArtifactError, StorageError
+from kdsearch.limits import JSON_BYTES
+from kdsearch.store.files import parsed_json, shaped
+from kdsearch.store.inputs import content
 
 FORMAT = 1
+AGAIN = "Delete the file; `run` scores again."
 
 
 class Rows:
     """The rows of one search. The first line says what the file belongs to.
 
+    `shape`: a type that every row but the first line is checked against.
+
     A torn last line is cut off. A file of another `key` is kept beside as `<name>.<its key>` and a new one is begun.
 
     Raises:
-        ArtifactError: a line in the middle is no JSON, or the format is newer.
+        ArtifactError: a line in the middle is no JSON or of another shape, or the format is newer.
         StorageError: the disk is full or not writable.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: str, shape: Any = None) -> None:
+        self.path, self.key, self.shape = path, key, shape
         self.rows: list[dict[str, Any]] = self._read()
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -39,7 +45,7 @@ class Rows:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._begin()
             return []
-        raw = self.path.read_bytes()
+        raw = content(self.path, "scored candidates", most=JSON_BYTES, error=ArtifactError)
         whole = raw[: raw.rfind(b"\n") + 1]
         if len(whole) < len(raw):
             os.truncate(self.path, len(whole))
@@ -60,11 +66,14 @@ class Rows:
             os.replace(self.path, self.path.with_name(f"{self.path.name}.{str(header.get('key'))[:8]}"))
             self._begin()
             return []
+        if self.shape is not None:
+            for number, line in enumerate(lines[1:], 2):
+                shaped(line, self.shape, self.path, AGAIN, number)
         return lines[1:]
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(line)
+            found = parsed_json(line)
         except ValueError:
             found = None
         if not isinstance(found, dict):
@@ -72,7 +81,7 @@ class Rows:
                 f"'{line[:40].decode(errors='replace')}' is no JSON object",
                 file=self.path,
                 line=number,
-                fix="Delete the file; `run` scores again.",
+                fix=AGAIN,
             )
         return found
 

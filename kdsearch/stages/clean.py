@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdsearch.stages.run import last_run
-from kdsearch.store.artifacts import ABOUT
-from kdsearch.store.files import read_json, read_lines, remove
-from kdsearch.store.folder import held
+from kdsearch.store.artifacts import ABOUT, about_of
+from kdsearch.store.files import remove
+from kdsearch.store.folder import events_of, held, last_run
 
 
 def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
@@ -43,8 +42,8 @@ def _used(folder: Path) -> set[str]:
     """Names of the artifacts of the last run, and of the trained teachers and records that its `prepare` was made from."""
     names = {f"{stage}-{each['key']}" for stage, each in last_run(folder).items()}
     for name in [name for name in names if name.startswith("prepare-")]:
-        about = folder / "artifacts" / name / ABOUT
-        facts = read_json(about)["facts"] if about.exists() else {"teachers": {}, "recipes": []}
+        path = folder / "artifacts" / name
+        facts = about_of(path, "prepare")["facts"] if (path / ABOUT).exists() else {"teachers": {}, "recipes": []}
         names |= {f"teacher-{each['trained']}" for each in facts["teachers"].values() if each.get("trained")}
         names |= {f"records-{each['key']}" for each in facts["recipes"]}
     return names
@@ -53,8 +52,8 @@ def _used(folder: Path) -> set[str]:
 def _unfinished(folder: Path) -> set[str]:
     """Names of work folders that the last run was killed in, or stopped in: with them it goes on."""
     begun: dict[str, str] = {}
-    for each in read_lines(folder / "events.jsonl"):
-        if each.get("event") == "stage":
+    for each in events_of(folder):
+        if each["event"] == "stage":
             if each["state"] == "begun":
                 begun = {each["stage"]: each["key"]}  # one stage runs at a time; an earlier run's is not gone on with
             elif each["state"] == "done":

@@ -10,15 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from kdsearch.errors import ArtifactError, InterruptedRun, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.stages.job import STUDY, open_store
-from kdsearch.store.artifacts import Store
+from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.files import read_json, remove, write_bytes, write_json
-from kdsearch.store.folder import LAST, MARK, Events, held, open_folder
+from kdsearch.store.folder import LAST, MARK, Events, held, last_run, open_folder
+from kdsearch.store.inputs import lies, names
 from kdsearch.study.study import Study, load_study
 
 ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
+
+
+class Origin(TypedDict):
+    """What origin.json holds."""
+
+    base: str
 
 
 def run(
@@ -90,7 +99,7 @@ def run_study(
 @contextmanager
 def _leaving_nothing(folder: Path) -> Iterator[None]:
     """Open the folder; where the user's input proves wrong before any stage is done, a folder made now goes again."""
-    was_there = folder.exists()
+    was_there = lies(folder, error=ArtifactError)
     open_folder(folder)
     try:
         yield
@@ -154,9 +163,8 @@ def _again(
 
 def opened(folder: Path) -> Path:
     """Raise ArtifactError unless it is a study's folder."""
-    if not (folder / MARK).exists():
-        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        near = nearest(folder.name, [each.name for each in beside if (each / MARK).exists()])
+    if not lies(folder / MARK, error=ArtifactError):
+        near = nearest(folder.name, [name for name in names(folder.parent) if (folder.parent / name / MARK).is_file()])
         raise ArtifactError(
             "no study's folder", file=folder, expected="a folder that `kdsearch run` made", nearest=near
         )
@@ -165,12 +173,25 @@ def opened(folder: Path) -> Path:
 
 
 def result_of(folder: Path) -> Mapping[str, Any]:
-    """The final JSON of a finished study. Raise ArtifactError where it is not finished."""
+    """The final JSON of a finished study. Raise ArtifactError where it is not finished, or the file is not what `run` wrote."""
     file = opened(folder) / "result.json"
-    if not file.exists():
+    if not lies(file):
         raise ArtifactError("the study is not finished", file=folder, fix="Run `kdsearch run` on its file.")
-    found: Mapping[str, Any] = read_json(file)
+    fix = "Delete it; `kdsearch run` on the study's file writes it anew."
+    found: dict[str, Any] = read_json(file, dict[str, Any], fix)
+    told = _reported(folder).facts["result"]
+    if changed := [name for name, value in told.items() if found.get(name) != value]:
+        raise ArtifactError("has changed since it was written", file=file, path=changed[0], fix=fix)
     return found
+
+
+def _reported(folder: Path) -> Artifact:
+    """The last run's report."""
+    last = last_run(folder)
+    artifact = Store(folder).get("report", last["report"]["key"]) if "report" in last else None
+    if artifact is None:
+        raise ArtifactError("the report's artifact is gone", file=folder, fix="`kdsearch run` makes it again.")
+    return artifact
 
 
 def status(*, dir: Path) -> dict[str, Any]:
@@ -192,11 +213,7 @@ def report(*, dir: Path) -> dict[str, Any]:
     from kdsearch.report import render
 
     result = result_of(dir)
-    last = read_json(dir / "last.json")
-    artifact = Store(dir).get("report", last["report"]["key"])
-    if artifact is None:
-        raise ArtifactError("the report's artifact is gone", file=dir, fix="`kdsearch run` makes it again.")
-    evidence = read_json(artifact.path / "evidence.json")
+    evidence = read_json(_reported(dir).path / "evidence.json")
     sections = [(each.title, each.html) for each in Host.load().report_sections(result)]
     write_bytes(dir / "report" / "index.html", render(result, evidence, sections).encode())
     return {"report": str(dir / "report" / "index.html"), "text": f"{dir / 'report' / 'index.html'}"}
@@ -207,11 +224,11 @@ def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress
 
     A format that the study did not ask for is made, checked and added to its export.
     """
-    from kdsearch.stages.run import last_run, put_back
+    from kdsearch.stages.run import put_back
 
     result_of(dir)
     last, store = last_run(dir), Store(dir)
-    made = [store.get(stage, str(last.get(stage, {}).get("key"))) for stage in ("export", "report")]
+    made = [store.get(stage, last[stage]["key"]) if stage in last else None for stage in ("export", "report")]
     exported, reported = made
     if exported is not None and reported is not None:
         row = next((each for each in reported.facts["result"]["exports"] if each["format"] == format), None)
@@ -232,7 +249,7 @@ def _exported(row: Mapping[str, Any], dir: Path, note: str = "") -> dict[str, An
 
 def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> Mapping[str, Any]:
     host = Host.load()
-    base = dir / read_json(dir / ORIGIN)["base"] if (dir / ORIGIN).exists() else None
+    base = dir / read_json(dir / ORIGIN, Origin)["base"] if lies(dir / ORIGIN) else None
     study = load_study(dir / STUDY, host, allow_code, base=base)
     section = study.config.export
     kind = form.partition("-")[2]

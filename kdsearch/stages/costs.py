@@ -48,7 +48,7 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graph; remembered in `folder`."""
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
     if known.exists():
-        found: dict[str, float] = read_json(known)
+        found: dict[str, float] = read_json(known, dict[str, float])
         return found
     model = materials.build_student(role, spec, derive(materials.seed, "cost"))
     product = materials.task.product(model, materials.io)

@@ -12,15 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
+from kdsearch.errors import KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.keys import part_of, seen_by
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.recipe_data import supplied
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
-from kdsearch.store.folder import LAST
+from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, storing, write_json
+from kdsearch.store.folder import LAST, Made, last_run
 from kdsearch.store.hashing import file_digest
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
@@ -47,14 +47,15 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         inputs = {each: made[each] for each in stage.NEEDS}
         key = tools.store.key(name, part_of(stage, materials), inputs)
         found = tools.store.get(name, key)
-        if before.get(name, {}).get("key", key) != key and found is None and not changed:
+        if name in before and before[name]["key"] != key and found is None and not changed:
             changed = True
             later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
             tools.events.write("changed", redo=later)
             tools.progress.say(
                 f"the study has changed: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`"
             )
-        spent = float(before.get(name, {}).get("seconds", 0.0)) if before.get(name, {}).get("key") == key else 0.0
+        last = before.get(name)
+        spent = last["seconds"] if last and last["key"] == key else 0.0
         if found is None:
             tools.heed_stop()
             if stage is prepare:
@@ -63,7 +64,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         made[name] = found
         if stage is prepare:
             materials = supplied(materials, found, tools.store)
-        before = {**before, name: {"key": key, "seconds": round(spent, 3)}}
+        before = {**before, name: Made(key=key, seconds=round(spent, 3))}
         write_json(tools.folder / LAST, before)
         if stage is prepare:
             prepare.admit(materials, found)
@@ -103,17 +104,6 @@ def _make(
     return artifact, taken
 
 
-def last_run(folder: Path) -> dict[str, Any]:
-    """Stage -> key and seconds of the folder's last run; {} where there was none. Raise ArtifactError where it is damaged."""
-    file = folder / LAST
-    if not file.exists():
-        return {}
-    found = read_json(file)
-    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
-        raise ArtifactError("not a table of stages", file=file, fix="Delete it; `kdsearch run` makes it again.")
-    return found
-
-
 def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported: Artifact) -> bool:
     """Make the public files of one format, and their cards, equal to the artifacts'; whether one of them was not."""
     changed = False
@@ -134,7 +124,7 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
 
     Raises RefusedError with the JSON in `result` when a gate refused a file.
     """
-    seconds = {name: each["seconds"] for name, each in read_json(tools.folder / LAST).items() if name in made}
+    seconds = {name: each["seconds"] for name, each in last_run(tools.folder).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:

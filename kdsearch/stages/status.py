@@ -5,25 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdsearch.store.files import read_json, read_lines
+from kdsearch.store.artifacts import ABOUT, about_of
+from kdsearch.store.folder import events_of, holder_of, last_run
 
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
 
 def status_of(folder: Path) -> dict[str, Any]:
     """Stages with state and seconds, the trials told, the process that holds the folder, the recommended file."""
-    last = read_json(folder / "last.json") if (folder / "last.json").exists() else {}
-    events = read_lines(folder / "events.jsonl")
+    last, events = last_run(folder), events_of(folder)
     begun = {each["stage"]: each for each in events if each["event"] == "stage"}
     stages = {}
     for name in ORDER:
         done = name in last and (folder / "artifacts" / f"{name}-{last[name]['key']}").exists()
         state = "done" if done else begun.get(name, {}).get("state", "not begun")
-        stages[name] = {"state": state, "seconds": last.get(name, {}).get("seconds")}
+        stages[name] = {"state": state, "seconds": last[name]["seconds"] if name in last else None}
     trials = [each for each in events if each["event"] == "trial"]
-    holder = folder / ".holder.json"
-    held_by = read_json(holder) if holder.exists() and _is_held(folder) else None
-    result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
+    held_by = holder_of(folder) if _is_held(folder) else None
+    reported = folder / "artifacts" / f"report-{last['report']['key']}" if "report" in last else None
+    is_finished = reported is not None and (reported / ABOUT).exists() and (folder / "result.json").exists()
+    result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None
     error = next((each["error"] for each in reversed(events) if each.get("error")), "")
     lines = [
         f"{name:9} {each['state']}" + (f" ({each['seconds']:.1f} s)" if each["seconds"] else "")

@@ -91,7 +91,7 @@ def scored_weightings(
         return []
     file = work / WEIGHTINGS
     if file.exists():
-        return [Weighting(each["values"], each["score"]) for each in read_json(file)]
+        return list(read_json(file, list[Weighting], "Delete it; `kdsearch run` scores again."))
     rng = stream(materials.seed, "weightings")
     default, used = recipe.default(), {dim.path: True for dim in recipe.weight_dims if dim.path.endswith(".used")}
     found: list[Weighting] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from kdsearch.store.hashing import digest, file_digest
 from kdsearch.version import VERSION
 
 FORMAT = 1  # of artifacts and of the study's folder
+SEAL = "digest"  # in it, of all the rest
 ABOUT = "artifact.json"  # written last: a folder without it is no artifact
 
 
@@ -84,7 +86,7 @@ class Store:
                 "files": files,
                 "provenance": provenance,
             }
-            write_json(beside / ABOUT, about)
+            write_json(beside / ABOUT, sealed(about))
             remove(path)
             with storing(path):
                 beside.rename(path)
@@ -110,27 +112,37 @@ def check_format(about: Any, file: Path, fix: str = "") -> None:
     raise ArtifactError(problem, file=file, expected=f"format {FORMAT}", fix=fix)
 
 
-def verified(path: Path, stage: str, name: str = "") -> Mapping[str, Any]:
-    """The facts of an artifact whose files are all as they were written.
+def sealed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artifact says of itself, with the digest of all of it, so that no fact can be changed by hand."""
+    plain = json.loads(json.dumps(about, allow_nan=False))  # keys as they will be read
+    return {**plain, SEAL: digest(plain, 64)}
+
+
+def about_of(path: Path, stage: str, name: str = "") -> dict[str, Any]:
+    """What an artifact says of itself: `facts`, `files` and the rest. Its files are not looked at.
 
     Args:
-        name: of the folder to delete where they are not; "" = the artifact's own.
+        name: of the folder to delete where it is not as it was written; "" = the artifact's own.
 
     Raises:
-        ArtifactError: a file is damaged, missing or of a newer format.
+        ArtifactError: damaged, changed, or of a newer format.
     """
-    fix = f"Delete the folder {name or path}; `kdsearch run` redoes stage '{stage}'."
-    about = path / ABOUT
-    try:
-        found = read_json(about)
-    except ArtifactError as error:
-        raise ArtifactError(error.problem, file=about, fix=fix) from None
-    check_format(found, about, fix)
-    files, facts = found.get("files"), found.get("facts")
-    if not isinstance(files, dict) or not isinstance(facts, dict):
-        raise ArtifactError("has no table of files and facts", file=about, fix=fix)
-    for each, expected in files.items():
-        _check_file(path / each, expected, fix)
+    fix, file = f"Delete the folder {name or path}; `kdsearch run` redoes stage '{stage}'.", path / ABOUT
+    found = read_json(file, fix=fix)
+    check_format(found, file, fix)
+    if not isinstance(found.get("files"), dict) or not isinstance(found.get("facts"), dict):
+        raise ArtifactError("has no table of files and facts", file=file, fix=fix)
+    if digest({key: value for key, value in found.items() if key != SEAL}, 64) != found.get(SEAL):
+        raise ArtifactError("has changed since it was written", file=file, expected="what its digest is of", fix=fix)
+    return dict(found)
+
+
+def verified(path: Path, stage: str, name: str = "") -> Mapping[str, Any]:
+    """The facts of an artifact whose files are all as they were written. Arguments and errors as of `about_of`."""
+    about = about_of(path, stage, name)
+    for each, expected in about["files"].items():
+        _check_file(path / each, expected, f"Delete the folder {name or path}; `kdsearch run` redoes stage '{stage}'.")
+    facts: Mapping[str, Any] = about["facts"]
     return facts
 
 

@@ -1,17 +1,23 @@
-"""Writing to disk: atomic, synced, and with a full disk told as what it is."""
+"""What kdsearch keeps on disk: written atomically and synced, a full disk told as what it is; JSON read back through one door."""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from kdsearch.errors import ArtifactError, StorageError
+from pydantic import TypeAdapter, ValidationError
+
+from kdsearch.errors import ArtifactError, StorageError, key_path, wanted
+from kdsearch.limits import JSON_BYTES, JSON_DEPTH
+from kdsearch.store.inputs import content
 
 _DISK = {
     errno.ENOSPC: "no space left on the disk",
@@ -84,16 +90,76 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Raise ArtifactError when the file is not JSON."""
+MADE_AGAIN = "Delete it; `kdsearch run` makes it again."
+
+
+def read_json(path: Path, shape: Any = None, fix: str = MADE_AGAIN) -> Any:
+    """The one door for JSON files of a study's folder.
+
+    Args:
+        shape: a type that pydantic checks the value against, such as a TypedDict; None = any JSON value.
+        fix: what to do where the file is not as it was written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ArtifactError: it is no regular file, too large, no JSON, nested too deeply, or of another shape; naming the place in it.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+        raw = content(path, "a JSON file", most=JSON_BYTES, error=ArtifactError)
+    except ArtifactError as error:
+        error.fix = fix
         raise
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"not valid JSON ({error})", file=path, fix="Delete it; `kdsearch run` makes it again."
-        ) from None
+    try:
+        found = parsed_json(raw)
+    except ValueError as error:
+        raise ArtifactError(f"not valid JSON ({error})", file=path, fix=fix) from None
+    return found if shape is None else shaped(found, shape, path, fix)
+
+
+def parsed_json(raw: bytes) -> Any:
+    """Raise ValueError for what is no JSON (NaN and infinities are none) or nested too deeply."""
+
+    def no_number(text: str) -> Any:
+        raise ValueError(f"{text[:20]} is no number")
+
+    def number(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else no_number(text)
+
+    try:
+        found = json.loads(raw, parse_constant=no_number, parse_float=number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    open_ends = [(found, 1)]
+    while open_ends:
+        value, depth = open_ends.pop()
+        if depth > JSON_DEPTH:
+            raise ValueError("nested too deeply")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        open_ends += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
+    return found
+
+
+def shaped(value: Any, shape: Any, path: Path, fix: str = MADE_AGAIN, line: int | None = None) -> Any:
+    """The value, checked against a type. Raise ArtifactError naming the place in the file and what was expected there."""
+    try:
+        return _adapter(shape).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = key_path(first["loc"], value)
+        if first["type"] == "missing":
+            problem, expected = "is missing", "a value"
+        else:
+            problem, expected = f"got {json.dumps(first['input'])[:80]}", wanted(first["type"], first["msg"])
+        changed = "not as kdsearch wrote it" if not where else problem
+        raise ArtifactError(changed, file=path, line=line, path=where, expected=expected, fix=fix) from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -111,16 +177,22 @@ def _ends_line(path: Path) -> bool:
         return stream.read(1) == b"\n"
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The file's JSON lines; lines that a kill tore are left out."""
-    if not path.exists():
+def read_lines(path: Path, shape: Any = None) -> list[Any]:
+    """The file's JSON lines; lines that a kill tore are left out.
+
+    Raises:
+        ArtifactError: no regular file; with `shape`, a line of another shape, naming it.
+    """
+    if not os.path.lexists(path):
         return []
     rows = []
-    for line in path.read_bytes().splitlines():
+    fix = "Delete the line, or the file."
+    for number, line in enumerate(content(path, "JSON lines", most=JSON_BYTES, error=ArtifactError).splitlines(), 1):
         try:
-            rows.append(json.loads(line))
+            found = parsed_json(line)
         except ValueError:
             continue
+        rows.append(found if shape is None else shaped(found, shape, path, fix, number))
     return rows
 
 

@@ -8,15 +8,69 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from typing_extensions import TypedDict
 
 from kdsearch.errors import ArtifactError, BusyError
 from kdsearch.store.artifacts import FORMAT, check_format
-from kdsearch.store.files import append_line, read_json, storing, write_json
+from kdsearch.store.files import append_line, read_json, read_lines, storing, write_json
+from kdsearch.store.inputs import entries, lies
 
 MARK = "kdsearch.json"
+EVENTS = "events.jsonl"
 LAST = "last.json"  # stage -> key and seconds of the folder's last run
+HOLDER = ".holder.json"
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
+
+
+Key = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")]
+
+
+class Holder(TypedDict):
+    """Who holds the folder."""
+
+    host: str
+    pid: Annotated[int, Field(strict=True)]
+    since: str
+
+
+class Made(TypedDict):
+    """A stage of the last run."""
+
+    key: Key
+    seconds: Annotated[float, Field(ge=0, strict=True)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Event(TypedDict):
+    """A line of events.jsonl; further fields by event."""
+
+    time: str
+    event: str
+    error: NotRequired[str]
+
+
+class StageEvent(Event):
+    stage: str
+    state: str
+    key: Key
+
+
+class TrialEvent(Event):
+    number: Annotated[int, Field(strict=True)]
+
+
+def _tag(line: Any) -> str:
+    event = line.get("event") if isinstance(line, dict) else None
+    return f"@{event}" if event in ("stage", "trial") else "@other"
+
+
+_Line = Annotated[
+    Annotated[StageEvent, Tag("@stage")] | Annotated[TrialEvent, Tag("@trial")] | Annotated[Event, Tag("@other")],
+    Discriminator(_tag),
+]
 
 
 def now() -> str:
@@ -26,12 +80,16 @@ def now() -> str:
 def open_folder(path: Path) -> None:
     """Create the folder, or check that it is a study's folder of a format that can be read."""
     mark = path / MARK
-    if mark.exists():
+    if lies(mark, error=ArtifactError):
         check_format(read_json(mark), mark, fix="Delete it; `kdsearch run` makes it again.")
         return
     if path.exists() and not path.is_dir():
         raise ArtifactError("is a file", file=path, expected="a folder", fix="Choose another with --dir.")
-    if path.exists() and not _was_study(path) and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    if (
+        path.exists()
+        and not _was_study(path)
+        and any(not each.name.startswith(".") for each in entries(path, error=ArtifactError))
+    ):
         fix = "Choose another with --dir."
         raise ArtifactError(
             "the folder has other files in it", file=path, expected="a new folder or a study's", fix=fix
@@ -46,7 +104,7 @@ def open_folder(path: Path) -> None:
 
 def _was_study(path: Path) -> bool:
     """Whether the folder is a study's whose mark was deleted, as the message about a damaged one asks for."""
-    return (path / "artifacts").is_dir() and (path / "events.jsonl").is_file()
+    return (path / "artifacts").is_dir() and (path / EVENTS).is_file()
 
 
 @contextmanager
@@ -57,14 +115,14 @@ def held(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    holder = path / ".holder.json"
+    holder = path / HOLDER
     lock = FileLock(str(path / ".lock"))
     try:
         with storing(path):
             lock.acquire(timeout=GLANCE_S)
     except Timeout:
-        who = read_json(holder) if holder.exists() else {}
-        problem = f"in use by pid {who.get('pid', '?')} on {who.get('host', '?')} since {who.get('since', '?')}"
+        who = holder_of(path)
+        problem = f"in use by pid {who['pid']} on {who['host']} since {who['since']}" if who else "in use"
         raise BusyError(problem, file=path, fix="Wait for it, end it, or choose another folder with --dir.") from None
     try:
         write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": now()})
@@ -72,6 +130,28 @@ def held(path: Path) -> Iterator[None]:
         holder.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def holder_of(path: Path) -> Holder | None:
+    """What the process that holds the folder wrote of itself; None where it has written nothing yet, or somebody spoilt it."""
+    try:
+        found: Holder = read_json(path / HOLDER, Holder)
+    except (FileNotFoundError, ArtifactError):
+        return None
+    return found
+
+
+def last_run(path: Path) -> dict[str, Made]:
+    """Stage -> key and seconds of the folder's last run; {} where there was none. Raise ArtifactError where it is damaged."""
+    if not lies(path / LAST, error=ArtifactError):
+        return {}
+    found: dict[str, Made] = read_json(path / LAST, dict[str, Made])
+    return found
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    """What happened in the folder. Raise ArtifactError for a line that is no event."""
+    return read_lines(path / EVENTS, _Line)
 
 
 class Events:

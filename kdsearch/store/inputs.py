@@ -103,7 +103,7 @@ def there(path: Path, asked: str = "", *, error: type[UserError] = DataError) ->
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        near = nearest(path.name, _names(path.parent)) if is_text(path.name) else ""
+        near = nearest(path.name, names(path.parent)) if is_text(path.name) else ""
         raise error(f"'{asked or path}' does not exist", nearest=near, fix=f"Looked for {path}.") from None
     except (OSError, ValueError) as fault:
         raise _told(fault, path, expected, error) from None
@@ -112,12 +112,24 @@ def there(path: Path, asked: str = "", *, error: type[UserError] = DataError) ->
     return path
 
 
+def lies(path: Path, *, error: type[UserError] = DataError) -> bool:
+    """Whether anything has that name. Raise `error` where it cannot be looked for: no permission, or no name at all."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as fault:
+        raise _told(fault, path, "", error) from None
+    return True
+
+
 def is_text(name: str) -> bool:
     """Whether a name, as the system gave it, is UTF-8 (others have surrogates in place of their bytes)."""
     return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
+    """What is in a folder, for suggestions; nothing where it cannot be read."""
     try:
         return [each.name for each in folder.iterdir() if is_text(each.name)]
     except OSError:
@@ -134,7 +146,7 @@ def _check(found: os.stat_result, path: Path, expected: str, most: int | None, e
 
 def _told(fault: Exception, path: Path, expected: str, error: type[UserError]) -> UserError:
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
-        near = nearest(path.name, _names(path.parent)) if is_text(path.name) else ""
+        near = nearest(path.name, names(path.parent)) if is_text(path.name) else ""
         problem = "no such file" if not (isinstance(fault, NotADirectoryError) and path.exists()) else "is a file"
         return error(problem, file=path, nearest=near, expected=expected)
     number = getattr(fault, "errno", None)

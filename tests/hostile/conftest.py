@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: Path) -> Path
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study's folder, with `tiny.yaml` beside it. Not to be written to."""
+    """A finished study's folder `study`. Not to be written to."""
     folder = tmp_path_factory.mktemp("whole")
     run_tiny(folder, *LESS)
     return folder
@@ -46,5 +46,5 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(whole: Path, place: Path) -> Path:
     """A copy of the finished study's folder, `study`, and its file `tiny.yaml`, in the working folder."""
     shutil.copytree(whole / "study", place / "study")
-    shutil.copy(whole / "tiny.yaml", place / "tiny.yaml")
+    shutil.copy(whole / "study" / "study.yaml", place / "tiny.yaml")
     return place / "study"

@@ -210,6 +210,10 @@ def test_a_row_of_the_result_changed_by_hand_is_not_believed(finished, copied):
     result = read_json(file)
     result["exports"][0]["accuracy"] = 0.999
     write_json(file, result)
+    with pytest.raises(ArtifactError, match=r"result.json: exports: has changed since it was written. Delete it"):
+        commands.export(dir=copied / "study", format=result["exports"][0]["format"])
+    file.unlink()
+    assert settled(run_tiny(copied)) == finished.settled
     row = commands.export(dir=copied / "study", format=result["exports"][0]["format"])
     assert row["accuracy"] == finished.result["exports"][0]["accuracy"]
 
