@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     materials = open_materials(study, host)
     with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
-    found = {**summary(study, host), "trainings": trainings(study, controls_of(materials))}
+    samples = _samples(materials)
+    found = {**summary(study, host), "samples": samples, "trainings": trainings(study, controls_of(materials))}
     disk = _disk(materials)
     workers = study.config.run.workers
     parallel = {
@@ -47,6 +49,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     lines = [
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
     ]
+    lines += _in_words(materials, samples)
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
     lines += [
@@ -69,6 +72,38 @@ def _records(n: int | None) -> str:
     return (
         "as many records as the one before it leaves to make" if n is None else f"{n:,} records, their time not counted"
     )
+
+
+def _samples(materials: Materials) -> dict[str, dict[str, int]]:
+    """Split -> its samples, and how many of them have a label that the study sees."""
+    counts = materials.data.counts()
+    found = {}
+    for name in ("train", "val", "test"):
+        by_class = counts[name]
+        n, unlabeled = sum(by_class.values()), by_class.get("unlabeled", 0)
+        found[name] = {
+            "samples": n,
+            **({"labeled": n - unlabeled, "unlabeled": unlabeled} if len(by_class) > 1 else {}),
+        }
+    return found
+
+
+def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What the data are, and their splits."""
+    data, described = materials.data, []
+    for each in data.fields:
+        size = "x".join("?" if side is None else str(side) for side in each.shape)
+        if each.use == "input":
+            described.append(f"{each.name} {size}".strip())
+    classes = data.facts.get("classes") or ()
+    total = sum(each["samples"] for each in samples.values())
+    head = f"  data     {total:,} samples ({', '.join(described)})" + (f" of {len(classes)} classes" if classes else "")
+    rows = [
+        f"    {name:6} {each['samples']:>9,}"
+        + (f"  {each['labeled']:,} labelled, {each['unlabeled']:,} unlabelled" if "labeled" in each else "")
+        for name, each in samples.items()
+    ]
+    return [head, *rows]
 
 
 def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:

@@ -1,4 +1,7 @@
-"""Images in folders named after their classes: folder/cat/1.png, or folder/train/cat/1.png with val and test beside it."""
+"""Images in folders named after their classes: folder/cat/1.png, or folder/train/cat/1.png with val and test beside it.
+
+`unlabeled` beside the class folders, or beside train, is no class: its images have no label.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, fitted, image_source
 from kdsearch.errors import DataError
-from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -26,13 +29,17 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+UNLABELED = ("unlabeled", "unlabelled")
 GREY = ("1", "L", "LA")
 READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
 DEFAULT_LIMIT = Image.MAX_IMAGE_PIXELS or 1 << 27  # beyond it Pillow suspects a decompression bomb
 
 
 class FolderOptions(ImageOptions):
-    path: str = Option(description="folder of class folders, or of train, val and test with class folders in each")
+    path: str = Option(
+        description="folder of class folders, or of train, val and test with class folders in each; "
+        "images in `unlabeled` beside them have no label"
+    )
     memory_mb: int = Option(
         512, ge=0, description="decode every image at the start up to this size, on demand beyond it (MiB decoded)"
     )
@@ -85,7 +92,10 @@ class ImageFolder(Dataset[FolderOptions]):
             raise DataError("not a folder", file=root, path="data.options.path", expected="a folder of class folders")
         folders = _split_folders(root)
         classes = _class_names(folders["train"])
-        found = {name: _files(folder, classes) for name, folder in folders.items()}
+        found = {
+            name: _images(folder, HIDDEN) if name == "unlabeled" else _files(folder, classes, name == "train")
+            for name, folder in folders.items()
+        }
         files = [file for each in found.values() for file, _ in each]
         with ThreadPoolExecutor(4) as pool:
             heads = dict(zip(files, pool.map(header, files), strict=True))
@@ -184,6 +194,7 @@ def _all(pixels: Decoded) -> Tensor:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
+    """Split -> its folder; `unlabeled` where there are images without labels, beside the classes or beside train."""
     below = {folder.name: folder for folder in _subfolders(root)}
     named: dict[str, Path] = {}
     for split, names in SPLITS.items():
@@ -192,15 +203,19 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"has both {there[0]} and {there[1]}", file=root, expected=f"one folder for {split}")
         if there:
             named[split] = below[there[0]]
-    if "train" in named:
-        return named
-    if named:
+    if named and "train" not in named:
         raise DataError(
             f"has {', '.join(folder.name for folder in named.values())} but no train",
             file=root,
             expected="train beside them, or class folders alone",
         )
-    return {"train": root}
+    named = named or {"train": root}
+    places = dict.fromkeys(folder / name for folder in (root, named["train"]) for name in UNLABELED)
+    unlabeled = [place for place in places if place.is_dir()]
+    if len(unlabeled) > 1:
+        both = " and ".join(place.relative_to(root).as_posix() for place in unlabeled)
+        raise DataError(f"has both {both}", file=root, expected="one folder of images without labels")
+    return {**named, **({"unlabeled": unlabeled[0]} if unlabeled else {})}
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -212,30 +227,36 @@ def _name(path: Path) -> str:
 
 
 def _class_names(train: Path) -> tuple[str, ...]:
-    names = tuple(folder.name for folder in _subfolders(train))
+    names = tuple(folder.name for folder in _subfolders(train) if folder.name not in UNLABELED)
     if not names:
         raise DataError("no class folders", file=train, expected="one folder a class with its images in it")
     return names
 
 
-def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def _files(folder: Path, classes: Sequence[str], is_train: bool) -> list[tuple[Path, int]]:
     """(file, label) sorted by path. Raise DataError for a class that train lacks, or an empty folder."""
     found: list[tuple[Path, int]] = []
     for each in _subfolders(folder):
-        if each.name not in classes:
+        if each.name in classes:
+            found += _images(each, classes.index(each.name))
+        elif not (is_train and each.name in UNLABELED):
             raise DataError(
                 f"class '{each.name}' is not among the {len(classes)} classes of train",
                 file=each,
                 expected="its name there",
             )
-        files = sorted(
-            (file for file in each.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
-            key=str,
-        )
-        if not files:
-            raise DataError("no images", file=each, expected=", ".join(f"*{ending}" for ending in ENDINGS))
-        found += [(file, classes.index(each.name)) for file in files]
     return found
+
+
+def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
+    """The images of a folder, however deep, with one label. Raise DataError where there is none."""
+    files = sorted(
+        (file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
+        key=str,
+    )
+    if not files:
+        raise DataError("no images", file=folder, expected=", ".join(f"*{ending}" for ending in ENDINGS))
+    return [(file, label) for file in files]
 
 
 def _ends(files: Sequence[Path]) -> str:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from kdsearch.builtin.datasets import folder as module
 from kdsearch.builtin.datasets.folder import FolderOptions, ImageFolder
+from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
@@ -177,3 +178,37 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(DataError, match="not a folder"):
         ImageFolder(FolderOptions(path="x")).open(FileServices(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("splits", "place"),
+    [(("",), "unlabeled"), (("train", "val", "test"), "unlabeled"), (("train", "test"), "train/unlabelled/web")],
+)
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_unlabeled_is_a_place_for_images_without_labels_and_no_class(tmp_path, splits, place, memory_mb):
+    write(tmp_path, splits)
+    (tmp_path / place).mkdir(parents=True)
+    for i in range(3):
+        picture(500 + i).save(tmp_path / place / f"{i}.png")
+    source = opened(tmp_path, memory_mb=memory_mb)
+    assert source.facts["classes"] == ["cat", "dog"]
+    unlabeled = source.split("unlabeled")
+    assert list(unlabeled.ids) == [f"{place}/{i}.png" for i in range(3)]
+    assert unlabeled.load([0, 1, 2])["label"].tolist() == [-100] * 3
+    assert (raw(source, "unlabeled", [1])[0] == np.array(picture(501)).transpose(2, 0, 1)).all()
+    data = arrange(source, labeled=1.0, validation=0.25, test=0.25, seed=0)
+    assert data.counts()["train"]["unlabeled"] == 3
+    assert set(unlabeled.ids) <= set(data.split("train").ids)
+    assert sum(n for name, n in data.counts()["train"].items() if name != "unlabeled") == len(data.split("labeled").ids)
+
+
+def test_two_places_of_images_without_labels_and_one_in_a_test_split_are_refused(tmp_path):
+    write(tmp_path, ("train", "test"))
+    (tmp_path / "test" / "unlabeled").mkdir()
+    picture().save(tmp_path / "test" / "unlabeled" / "0.png")
+    with pytest.raises(DataError, match="class 'unlabeled' is not among the 2 classes of train"):
+        opened(tmp_path)
+    for place in ("unlabeled", "train/unlabeled"):
+        (tmp_path / place).mkdir()
+    with pytest.raises(DataError, match="has both unlabeled and train/unlabeled"):
+        opened(tmp_path)
