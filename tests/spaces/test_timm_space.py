@@ -238,6 +238,43 @@ def test_a_network_by_name_at_timm_s_own_values_is_timm_s():
     torch.testing.assert_close(built.module.eval()(images), theirs.eval()(images))
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "efficientnet_b0", "deit_tiny_patch16_224", "test_vit"])
+def test_a_name_without_a_family_is_that_network_as_it_is(name):
+    import timm
+
+    size = {"img_size": 32} if "vit" in name or "deit" in name else {}
+    space = TimmSpace(region(name=name)).narrowed(io(3, 32, 32))
+    assert (space.dims, space.size()) == ((), 1)
+    spec = space.sample(torch.Generator())
+    built, theirs = space.build(spec, io(3, 32, 32)), timm.create_model(name, num_classes=5, **size)
+    built.module.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(built.module.eval()(images), theirs.eval()(images))
+    assert space.cost(spec, io(3, 32, 32)).params == sum(each.numel() for each in theirs.parameters())
+    assert space.build(spec, io(1, 32, 32)).module.eval()(images[:, :1]).shape == (2, 5)
+    assert space.decode(space.encode(spec)) == spec
+
+
+@pytest.mark.parametrize("written", [{"depths": [1, 1, 1, 1]}, {"widths": {"choices": [8, 16]}}, {"grid": 4}])
+def test_fields_that_a_network_as_it_is_does_not_read_are_refused(written):
+    field = next(iter(written))
+    with pytest.raises(StudyError, match=f"{field} of the network 'resnet18', which is taken as timm has it") as caught:
+        TimmSpace(region(name="resnet18", **written))
+    assert caught.value.path == f"student.spec.{field}"
+    assert "family: named" in caught.value.fix
+
+
+def test_an_unknown_name_without_a_family_is_named():
+    with pytest.raises(StudyError, match="no network 'resnet81'; did you mean 'resnet18'"):
+        TimmSpace(region(name="resnet81"))
+
+
+def test_a_network_as_it_is_that_does_not_read_the_images_says_why():
+    space = TimmSpace(region(name="vgg11")).narrowed(io(3, 8, 8))
+    with pytest.raises(StudyError, match="'vgg11' does not run on images of 3x8x8"):
+        space.sample(torch.Generator())
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

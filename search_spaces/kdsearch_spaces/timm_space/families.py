@@ -19,7 +19,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from kdsearch_spaces.timm_space.named import named
+from kdsearch_spaces.timm_space.named import exact, named
 
 if TYPE_CHECKING:
     from kdsearch_spaces.timm_space.spec import TimmSpec
@@ -169,4 +169,5 @@ FAMILIES: Mapping[str, Callable[[TimmSpec, int, tuple[int, int], int], nn.Module
     "vit": vit,
     "mixer": mixer,
     "named": named,
+    "exact": exact,
 }

@@ -35,6 +35,14 @@ def named(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) 
     return cls(**{**given, **values, "in_chans": channels, "num_classes": n_outputs})
 
 
+def exact(spec: TimmSpec, channels: int, size: tuple[int, int], n_outputs: int) -> nn.Module:
+    """The network `spec.name` as timm has it, for these images and outputs."""
+    cls, _ = _recipe(spec.name)
+    sized: dict[str, Any] = {"img_size": size} if "img_size" in inspect.signature(cls).parameters else {}
+    made: nn.Module = timm.create_model(spec.name, in_chans=channels, num_classes=n_outputs, **sized)
+    return made
+
+
 @lru_cache
 def arguments(name: str) -> Mapping[str, str]:
     """Field of the spec -> the argument of the network's class that it sets. Raise StudyError where there is none."""
@@ -57,18 +65,23 @@ def arguments(name: str) -> Mapping[str, str]:
     return found
 
 
-@lru_cache
-def _recipe(name: str) -> tuple[type[nn.Module], Mapping[str, Any]]:
-    """The network's class and the arguments that timm's entry point calls it with. Raise StudyError for an unknown name.
-
-    Entry points keep them to themselves, and some refuse others in their place: the class is watched while one calls it.
-    """
+def known(name: str) -> None:
+    """Raise StudyError for a name that is none of timm's."""
     if not timm.is_model(name):
         raise StudyError(
             f"search space 'timm': no network '{name}'",
             nearest=nearest(name, timm.list_models()),
             expected="a name of timm.list_models()",
         )
+
+
+@lru_cache
+def _recipe(name: str) -> tuple[type[nn.Module], Mapping[str, Any]]:
+    """The network's class and the arguments that timm's entry point calls it with. Raise StudyError for an unknown name.
+
+    Entry points keep them to themselves, and some refuse others in their place: the class is watched while one calls it.
+    """
+    known(name)
     with torch.device("meta"):
         cls = type(timm.create_model(name))
         calls: list[Mapping[str, Any]] = []

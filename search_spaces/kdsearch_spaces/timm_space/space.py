@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Block, Cost, Model, Searchable, SearchSpace, image_input, vector_output
 from kdsearch.kinds.found_taps import found_taps
+from kdsearch.kinds.options import declared_range
 from kdsearch.kinds.space import draw, each_value
-from kdsearch_spaces.timm_space.spec import OWN, TimmSpec
+from kdsearch_spaces.timm_space.spec import BY_NAME, OWN, TimmSpec
 
 MIN_SIZE = 8  # pixels
 DRAWS = 100  # each may cost a tenth of a second
@@ -35,18 +36,37 @@ class TimmSpace(SearchSpace[TimmSpec]):
     `logits`."""
 
     def __init__(self, region: Searchable | None = None) -> None:
-        """Raise StudyError where the family is `named` and the name is none of timm's or takes no depths and widths."""
+        """Raise StudyError for a name that is none of timm's, for a family `named` that takes no depths and widths, and for fields
+        that a network as it is does not read."""
         super().__init__(region)
         self._io = self.example_io()
-        fixed = self.region.fixed
-        if fixed.get("family") == "named":
-            own = f"{self._prefix}." if self._prefix else ""
+        fixed, own = self.region.fixed, f"{self._prefix}." if self._prefix else ""
+        if fixed.get("name") and "family" not in fixed:
+            self._refuse_changes(own)
+            fixed = {"family": "exact", "name": fixed["name"]}
+            self.region = replace(self.region, fixed=fixed, dims=())
+        if fixed.get("family") in BY_NAME:
             try:
-                read = _read(TimmSpec(family="named", name=fixed.get("name", "")))
+                read = _read(TimmSpec(family=fixed["family"], name=fixed.get("name", "")))
             except StudyError as error:
                 raise error.at(path=f"{own}name") from None
             kept = [dim for dim in self.dims if dim.path.removeprefix(own).partition("[")[0] in read]
             self.region = replace(self.region, dims=tuple(kept))
+
+    def _refuse_changes(self, own: str) -> None:
+        """A name without a family is the network as it is: fields that a study writes beside it would do nothing."""
+        written = [name for name in self.region.fixed if name != "name"]
+        for dim in self.dims:
+            field = self._field(dim)
+            declared = declared_range(TimmSpec, field)
+            if declared is None or replace(dim.range, when=(), each=0) != replace(declared, when=(), each=0):
+                written.append(field)
+        if written:
+            raise StudyError(
+                f"{written[0]} of the network '{self.region.fixed['name']}', which is taken as timm has it",
+                path=f"{own}{written[0]}",
+                fix="Add `family: named` to search its sizes, or remove the key.",
+            )
 
     def narrowed(self, io: IO) -> TimmSpace:
         """The same space; whether a spec of a network by name is valid shows when it reads these inputs."""
@@ -59,7 +79,7 @@ class TimmSpace(SearchSpace[TimmSpec]):
 
     def sample(self, rng: Generator) -> TimmSpec:
         """As any space's; of a network by name raise StudyError, with timm's words, where nothing that is drawn runs."""
-        if self.region.fixed.get("family") != "named":
+        if self.region.fixed.get("family") not in BY_NAME:
             return super().sample(rng)
         refusal: DataError | StudyError | None = None
         for _ in range(DRAWS):
@@ -68,6 +88,8 @@ class TimmSpace(SearchSpace[TimmSpec]):
             if refusal is None:
                 return spec
         assert refusal is not None
+        if self.region.fixed["family"] == "exact":
+            raise StudyError(refusal.problem, path=self._prefix, expected=refusal.expected) from refusal
         raise StudyError(
             f"{refusal.problem}; nor does anything else of {DRAWS} draws",
             path=self._prefix,
@@ -77,7 +99,7 @@ class TimmSpace(SearchSpace[TimmSpec]):
     def _refusal(self, spec: TimmSpec) -> DataError | StudyError | None:
         """Why there is no such network."""
         try:
-            if spec.family == "named":
+            if spec.family in BY_NAME:
                 _cost(spec, self._io)
             else:
                 _check(spec)
@@ -131,7 +153,7 @@ class TimmSpace(SearchSpace[TimmSpec]):
             taps,
             (io.outputs[0].name,),
             _blocks(net),
-            name=f"timm-{spec.name if spec.family == 'named' else spec.family}",
+            name=f"timm-{spec.name if spec.family in BY_NAME else spec.family}",
             cost_of=lambda: self.cost(spec, io),
         )
 
@@ -142,9 +164,9 @@ class TimmSpace(SearchSpace[TimmSpec]):
 
 @lru_cache(maxsize=4096)
 def _cost(spec: TimmSpec, io: IO) -> Cost:
-    if spec.family == "named":
+    if spec.family in BY_NAME:
         values = ", ".join(f"{name} {getattr(spec, name)}" for name in _read(spec) if name != "name")
-        return _fitting(_maker(spec), io, f"'{spec.name}' with {values}")
+        return _fitting(_maker(spec), io, f"'{spec.name}'" + (f" with {values}" if values else ""))
     _check(spec)
     return _counted(_maker(spec), io)[0]
 
@@ -210,9 +232,12 @@ def _fitting(make: Maker, io: IO, what: str) -> Cost:
 
 def _read(spec: TimmSpec) -> tuple[str, ...]:
     """The fields that make a difference."""
+    from kdsearch_spaces.timm_space.named import arguments, known
+
+    if spec.family == "exact":
+        known(spec.name)
     if spec.family != "named":
         return OWN[spec.family]
-    from kdsearch_spaces.timm_space.named import arguments
 
     takes = arguments(spec.name)
     return tuple(field for field in OWN["named"] if field == "name" or field in takes)

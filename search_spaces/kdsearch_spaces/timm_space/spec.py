@@ -19,6 +19,7 @@ Family = Literal[
     "vit",
     "mixer",
     "named",
+    "exact",
 ]
 OWN = {  # the fields that a family reads; `named` reads those of the rest that its network takes
     "resnet": ("depths", "widths", "block"),
@@ -31,8 +32,10 @@ OWN = {  # the fields that a family reads; `named` reads those of the rest that 
     "vit": ("depth", "dim", "heads", "grid"),
     "mixer": ("depth", "dim", "grid"),
     "named": ("name", "depths", "widths", "depth", "dim", "heads", "grid"),
+    "exact": ("name",),
 }
-TABLED = tuple(family for family in OWN if family != "named")  # `named` is searched where a study gives a name
+BY_NAME = ("named", "exact")  # where a study gives a name
+TABLED = tuple(family for family in OWN if family not in BY_NAME)
 
 
 def _reading(field: str) -> dict[str, tuple[str, ...]]:
@@ -46,9 +49,11 @@ Multiplier = Annotated[float, Field(gt=0, le=8)]
 
 class TimmSpec(Options):
     family: Annotated[Family, searched(*TABLED)] = Field(
-        "resnet", description="whose blocks; named = any network of timm, by `name`"
+        "resnet",
+        description="whose blocks; named = any network of timm, by `name`, at other sizes; exact = that network as it is, which a "
+        "name without a family means",
     )
-    name: str = Field("", description="of named: as in timm.list_models()")
+    name: str = Field("", description="of named and exact: as in timm.list_models()")
     depths: Annotated[tuple[Count, Count, Count, Count], searched(1, 2, 3, each=4, when=_reading("depths"))] = Field(
         (2, 2, 2, 2), description="blocks of each stage"
     )
