@@ -60,6 +60,8 @@ def _teachers(register: Register) -> None:
     register.teacher("timm", f"{at}.timm_network:Timm", extra="timm", about="any timm name, fine-tuned where wished")
     register.teacher("onnx", f"{at}.onnx_file:Onnx", about="an ONNX file; outputs only")
     register.teacher("python", f"{at}.python_path:Python", about="code of your own; needs --allow-code")
+    about = "an endpoint of the OpenAI form that writes or embeds; for data recipes"
+    register.teacher("http", f"{at}.http:Http", about=about)
     register.teacher("exported", f"{at}.exported_file:Exported", about="a .pt2 file; needs --allow-code")
     register.teacher(
         "efficientnet-lite0",

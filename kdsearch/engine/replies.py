@@ -62,7 +62,7 @@ class KeptWriter:
         asked = {"n": n, "temperature": temperature, "stop": list(stop), "seed": seed, "max_tokens": max_tokens}
         requests = [digest({**asked, "prompt": prompt}, 32) for prompt in prompts]
         missing = {key: prompt for key, prompt in zip(requests, prompts, strict=True) if key not in self._there}
-        for some in _portions(list(missing)):
+        for some in _portions(list(missing), getattr(self._writer, "at_once", AT_ONCE) if missing else AT_ONCE):
             texts = [missing[key] for key in some]
             written = self._writer.write(texts, n, temperature, stop, seed, max_tokens)
             for key, replies in zip(some, self._checked(written, len(some), n), strict=True):
@@ -155,6 +155,6 @@ def _read(file: Path) -> Iterator[tuple[str, str, list[Reply]]]:
             yield str(line.get("request")), str(line.get("asker")), found
 
 
-def _portions(keys: list[str]) -> Iterator[list[str]]:
-    for at in range(0, len(keys), AT_ONCE):
-        yield keys[at : at + AT_ONCE]
+def _portions(keys: list[str], size: int = AT_ONCE) -> Iterator[list[str]]:
+    for at in range(0, len(keys), size):
+        yield keys[at : at + size]

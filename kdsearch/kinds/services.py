@@ -31,7 +31,7 @@ class Reply:
 
 
 class Writer(Protocol):
-    """A teacher that writes text."""
+    """A teacher that writes text. An attribute `at_once` says how many prompts it is handed at a time; without one, 32."""
 
     def write(
         self,

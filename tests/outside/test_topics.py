@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdsearch.errors import UserError
+from kdsearch.errors import UnreachableError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, DataRecipe, DataSource, NoOptions, Record, Services
 from kdsearch.stages import job
@@ -23,6 +23,7 @@ from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.study import load_study
+from tests.builtin.teachers.endpoint_server import serving
 from tests.outside.conftest import HERE, ended, start
 from tests.stages.tiny import settled
 
@@ -171,6 +172,42 @@ def test_recipes_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path / "study", chain)
     prepared(tmp_path / "study", chain.replace("0.8", "0.9"))
     assert asked(tmp_path / "log") == before, "another threshold asks no text and embeds none again"
+
+
+def test_an_endpoint_that_goes_down_pauses_the_study_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies, counts and the key: sent, and in no file."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("OWN_KEY", "sk-not-to-be-seen")
+
+    def answer(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        text = body["messages"][-1]["content"]
+        said = max(TOPICS, key=text.count)
+        return {
+            "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+        }
+
+    with serving() as server:
+        server.answer = answer
+        options = (
+            f"{{base_url: '{server.url}', model: m, key_env: OWN_KEY, retries: 1, backoff_s: 0.0, concurrency: 1}}"
+        )
+        teacher = f"teachers={{writer: {{use: http, options: {options}}}}}"
+        calls = iter(range(1000))
+        server.on_request = lambda: server.next.extend([(503, b"gone", {})] * 2) if next(calls) == 50 else None
+        with pytest.raises(UnreachableError, match="gave no answer in 2 tries, at last: status 503: gone"):
+            prepared(tmp_path / "study", teacher)
+        server.on_request, before = lambda: None, [body["messages"][-1]["content"] for _, body, _ in server.asked]
+        facts, _ = prepared(tmp_path / "study", teacher.replace("retries: 1", "retries: 2"))
+        after = [body["messages"][-1]["content"] for _, body, _ in server.asked][len(before) :]
+        assert len(set(before) | set(after)) == 180
+        assert set(before) & set(after) == {before[-1]}, "the one that failed"
+        assert facts["recipes"][0]["cost"]["writer"] == {"calls": 180, "prompt_tokens": 9 * 180, "tokens": 180}
+        assert all(headers["Authorization"] == "Bearer sk-not-to-be-seen" for _, _, headers in server.asked)
+    files = [file.read_bytes() for file in (tmp_path / "study").rglob("*") if file.is_file()]
+    assert not any(b"sk-not-to-be-seen" in each for each in files)
 
 
 @pytest.mark.parametrize(
