@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdsearch.errors import KdsearchError, UserError, printable
@@ -24,8 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every error is one message on stderr, and with `--json` also an object on stdout, `{"error": {...}, "exit_code": n}`, where no
     answer is there; only an error of our own has a traceback.
     """
+    with _noting_interrupts():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
-    _note_interrupts()
     _open_closed()
     if sys.stdout is None:
         say("stdout is closed; nothing was done. Expected a place for the answer.")
@@ -86,11 +90,12 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             raise UserError(f"argument '{each}' is no text", expected="UTF-8, without NUL")
 
 
-def _note_interrupts() -> None:
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[None]:
     """Ctrl-C as Python has it, and remembered: an import of somebody's may swallow it. `stages.commands` asks before it begins."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
         return
 
     def on_signal(number: int, _: object) -> None:
@@ -99,6 +104,10 @@ def _note_interrupts() -> None:
 
     on_signal.came = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _open_closed() -> None:

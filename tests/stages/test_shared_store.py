@@ -10,7 +10,7 @@ import pytest
 from kdsearch.errors import ArtifactError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import write_json
-from tests.stages.tiny import made, run_tiny, settled
+from tests.stages.tiny import files_of, made, run_tiny, settled
 
 
 @pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment"])
@@ -34,9 +34,7 @@ def test_what_a_study_makes_is_left_there(finished, copied, tmp_path):
     assert [each.name.partition("-")[0] for each in place.iterdir()] == ["report"]
     own = next((copied / "study" / "artifacts").glob("report-*"))
     shared = place / own.name
-    assert {each.name: each.read_bytes() for each in shared.iterdir()} == {
-        each.name: each.read_bytes() for each in own.iterdir()
-    }
+    assert files_of(shared) == files_of(own)
 
 
 def put(store: Store, text: str = "text"):
