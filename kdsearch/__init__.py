@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kdsearch.stages.python import run as run
     from kdsearch.stages.scorer_piece import scorer as scorer
     from kdsearch.study.api import Study as Study
-    from kdsearch.study.study import load_study as load_study
+    from kdsearch.study.reading import load_study as load_study
 
 _LAZY = {
     "Study": "kdsearch.study.api",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,43 @@ def test_each_contract_finds_what_it_is_for(file, line, broken, tmp_path):
     assert done.returncode == 1
     (name,) = [each for each in done.stdout.splitlines() if each.endswith(" BROKEN")]
     assert name.startswith(broken)
+
+
+def imports(root: Path) -> dict[str, set[str]]:
+    """Module -> modules of the same package that it imports anywhere: at the top, in functions, or for types alone."""
+    files = {}
+    for file in sorted((root / "kdsearch").rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return {name: set(_imported(file, files)) - {name} for name, file in files.items()}
+
+
+def _imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else str(node.module)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    """Deferred imports and those for types count: who reads one module of a ring has to read them all."""
+    try:
+        TopologicalSorter(imports(ROOT)).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "late",
+    ["from kdsearch.b import x", "def f():\n    import kdsearch.b", "if TYPE_CHECKING:\n    from kdsearch import b"],
+)
+def test_a_ring_is_found_wherever_its_imports_stand(late, tmp_path):
+    (tmp_path / "kdsearch").mkdir()
+    (tmp_path / "kdsearch/a.py").write_text(late)
+    (tmp_path / "kdsearch/b.py").write_text("from kdsearch.a import y")
+    (tmp_path / "kdsearch/__init__.py").touch()
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports(tmp_path)).prepare()

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from kdsearch.engine.checkpoint import Position, read_checkpoint, restore
+from kdsearch.engine.conduct import Conduct, Device, Report
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.modes import gradients_given_back
 from kdsearch.engine.optim import Bound, bind
@@ -27,43 +28,6 @@ from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import Optim, Phase, Procedure
-from kdsearch.store.hashing import derive
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where and how training computes."""
-
-    accelerator: str = "cpu"  # cpu or cuda
-    precision: str = "fp32"  # fp32, bf16 or fp16 (autocast)
-    accumulate: int = 1
-    workers: int = 0
-    checkpoint_s: float = 30.0
-
-    @property
-    def torch(self) -> torch.device:
-        return torch.device(self.accelerator)
-
-
-def resolve_device(name: str, devices: int = 1) -> str:
-    """auto -> cuda where there is one. Raise PluginError for cuda where there is none, or fewer GPUs than devices."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PluginError("device 'cuda'", path="run.device", expected="cpu or auto: torch sees no CUDA device here")
-    found = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    if found == "cuda" and devices > torch.cuda.device_count():
-        have = torch.cuda.device_count()
-        raise PluginError(
-            f"{devices} devices", path="run.devices", expected=f"at most {have}: the GPUs that torch sees"
-        )
-    return found
-
-
-@dataclass
-class Report:
-    """Progress that a person sees: called after every optimiser step and at every epoch's end."""
-
-    step: Callable[[str, int, int, float], None] = lambda phase, at, of, loss: None
-    epoch: Callable[[Mapping[str, Any]], None] = lambda row: None
 
 
 @dataclass(frozen=True)
@@ -99,6 +63,7 @@ class Training:
     report: Report = field(default_factory=Report)
     objective: str = ""
     ranks: Ranks = ALONE
+    conduct: Conduct = field(init=False)
 
     def run(self) -> Trained:
         """Train every phase that is not trained yet. Raises TrialError for NaN, InterruptedRun when asked to stop."""
@@ -111,8 +76,8 @@ class Training:
         Nothing is trained and nothing is written. Raises TrialError for NaN.
         """
         with _global_generators_restored():
-            self._place_teachers()
-            self.seed("phases", 0)
+            self._begin()
+            self.conduct.seed("phases", 0)
             phase = next(iter(self.procedure.phases(self.setup)))
             self._place_trained(phase)
             held = self._held(phase)
@@ -120,17 +85,17 @@ class Training:
                 optims = {optim.name: self._bind(phase, optim) for optim in phase.train}
                 self._prepare_distillers()
                 at = Position(owner=self.owner)
-                return PhaseRun(self, phase, optims, held, self._file(phase, 0), at, 0).gradients(batches)
+                return PhaseRun(self.conduct, phase, optims, held, self._file(phase, 0), at, 0).gradients(batches)
 
     def _run(self) -> Trained:
-        self._place_teachers()
+        self._begin()
         history: list[dict[str, Any]] = []
         names: set[str] = set()
         scales: dict[str, float] = {}
         past = 0  # epochs of finished phases
         phases = self.procedure.phases(self.setup)
         while True:
-            self.seed("phases", len(names))
+            self.conduct.seed("phases", len(names))
             phase = next(phases, None)
             if phase is None:
                 return Trained(history, True, scales)
@@ -145,8 +110,11 @@ class Training:
                 return Trained(history, False, scales)
             names.add(phase.name)
 
-    def _place_teachers(self) -> None:
-        self.precision = Precision(self.device.precision, self.device.accelerator)
+    def _begin(self) -> None:
+        precision = Precision(self.device.precision, self.device.accelerator)
+        self.conduct = Conduct(
+            self.setup, self.device, precision, self.ranks, self.objective, self.until, self.stop, self.report
+        )
         self.setup.device = self.device.torch
         for live in self.setup.teachers.values():
             placed(live.model.module, self.device.torch).requires_grad_(False).eval()
@@ -161,7 +129,7 @@ class Training:
         return self.folder / f"phase-{number}-{phase.name}.safetensors"
 
     def _prepare_distillers(self) -> None:
-        self.seed("prepare")
+        self.conduct.seed("prepare")
         for distiller in self.setup.distillers.values():
             distiller.prepare(self.setup)
 
@@ -182,12 +150,12 @@ class Training:
                         "is a checkpoint of another study or recipe", file=file, fix="Delete it; training starts anew."
                     )
                 restore(tensors, held, {} if at.done else optims, file)
-                self.precision.load({} if at.done else at.scaler)
+                self.conduct.precision.load({} if at.done else at.scaler)
             if at.done:
                 for module in held.values():
                     module.eval()
                 return at
-            return PhaseRun(self, phase, optims, held, file, at, past).train()
+            return PhaseRun(self.conduct, phase, optims, held, file, at, past).train()
 
     def _bind(self, phase: Phase, optim: Optim) -> Bound:
         try:
@@ -208,17 +176,6 @@ class Training:
                     problem = f"phase '{phase.name}' trains '{key}', which no model, distiller or procedure holds"
                     raise PluginError(problem, fix="Make it an attribute of the procedure, so that it is checkpointed.")
         return held
-
-    def seed(self, *names: Any) -> None:
-        """Seed the global generators (dropout, transforms) as a function of the training's seed and these names."""
-        seed = derive(self.setup.seed, *names)
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed keeps a stack trace for each absent GPU: 1 ms a step
-        if self.device.accelerator == "cuda":
-            torch.cuda.manual_seed_all(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

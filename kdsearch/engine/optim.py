@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kdsearch.kinds import Optim
-from kdsearch.kinds.procedure import Factor
+from kdsearch.kinds.phase import Factor
 
 
 def factor_at(factor: Factor, progress: float) -> float:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
+from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
 from kdsearch.engine.gradients import TermGradients, gradients_of, measured, scales_of
 from kdsearch.engine.modes import freeze_all_but, set_modes
@@ -23,9 +24,6 @@ from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialErr
 from kdsearch.kinds import Clock, Phase, Update
 from kdsearch.kinds.data import Batch
 from kdsearch.store.hashing import derive, stream
-
-if TYPE_CHECKING:
-    from kdsearch.engine.loop import Training
 
 NORMALIZE_BATCHES = 8
 
@@ -44,7 +42,7 @@ class PhaseRun:
 
     def __init__(
         self,
-        training: Training,
+        conduct: Conduct,
         phase: Phase,
         optims: Mapping[str, Bound],
         held: Mapping[str, nn.Module],
@@ -52,8 +50,8 @@ class PhaseRun:
         at: Position,
         past: int,
     ) -> None:
-        self.training, self.phase, self.optims, self.held, self.file, self.at = training, phase, optims, held, file, at
-        self.setup, self.device, self.ranks, self.past = training.setup, training.device, training.ranks, past
+        self.conduct, self.phase, self.optims, self.held, self.file, self.at = conduct, phase, optims, held, file, at
+        self.setup, self.device, self.ranks, self.past = conduct.setup, conduct.device, conduct.ranks, past
         self.buffers = SharedBuffers(self.ranks, [model.module for model in self.setup.models.values()])
         self.moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
         self.weights = {**self.setup.weights, **phase.weights}
@@ -117,7 +115,7 @@ class PhaseRun:
 
     def _pauses(self) -> bool:
         """Whether enough epochs are trained for now, also when asked again after a pause."""
-        trained, until = self.past + self.at.epoch, self.training.until
+        trained, until = self.past + self.at.epoch, self.conduct.until
         return until < 1.0 and trained > 0 and trained / max(self.setup.epochs, 1) >= until
 
     def _prepare(self) -> None:
@@ -153,7 +151,7 @@ class PhaseRun:
     def _account(self, taken: Sequence[Taken | None]) -> None:
         """Sum what the micro-batches of all ranks gave, in their order; then stop, or write a checkpoint, all at once."""
         is_due = time.monotonic() - self.written >= self.device.checkpoint_s
-        told = self.ranks.told({"taken": taken, "stop": self.training.stop(), "write": is_due})
+        told = self.ranks.told({"taken": taken, "stop": self.conduct.stop(), "write": is_due})
         sums, total = self.at.sums, 0.0
         for each in (each["taken"][nth] for nth in range(len(taken)) for each in told):
             if each is None:
@@ -163,7 +161,7 @@ class PhaseRun:
                 sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
             sums["loss"] = sums.get("loss", 0.0) + total
             sums["batches"] = sums.get("batches", 0.0) + 1
-        self.training.report.step(self.phase.name, self.at.step, self.steps_before[-1], total)
+        self.conduct.report.step(self.phase.name, self.at.step, self.steps_before[-1], total)
         if any(each["stop"] for each in told):
             self._write()
             raise InterruptedRun("stopped after a checkpoint")
@@ -172,7 +170,7 @@ class PhaseRun:
 
     def _live(self, epoch: int, index: int, batch: Batch, progress: float | None = None) -> LiveStep:
         phase, setup = self.phase, self.setup
-        self.training.seed(phase.name, epoch, index, 0)
+        self.conduct.seed(phase.name, epoch, index, 0)
         rng = stream(setup.seed, phase.name, epoch, index, "step")
         position = self.batches_before[epoch] + index
         raw = {self.first: batch} | {name: feed.at(position) for name, feed in self.others.items()}
@@ -188,7 +186,7 @@ class PhaseRun:
         """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
         turns = iter(self.phase.step(step))
         while True:
-            with self.training.precision.autocast():
+            with self.conduct.precision.autocast():
                 yielded = next(turns, None)
                 if yielded is None:
                     return
@@ -217,7 +215,7 @@ class PhaseRun:
                 named = dict.fromkeys(name for update in together for name in self._names(update))
                 bounds = [self.optims[name] for name in named]
                 self.ranks.add_gradients(bounds)
-                self.training.precision.move(bounds)
+                self.conduct.precision.move(bounds)
                 step.forget()
             terms += turn.terms
             total += turn.total
@@ -233,7 +231,7 @@ class PhaseRun:
             if loss.requires_grad:
                 retain = number < len(together) - 1
                 scaled = loss if group == 1 else loss / group
-                self.training.precision.backward(scaled, parameters, retain)
+                self.conduct.precision.backward(scaled, parameters, retain)
 
     def _names(self, update: Update) -> list[str]:
         if update.train is None:
@@ -263,7 +261,7 @@ class PhaseRun:
 
     def _end_epoch(self, epoch: int) -> None:
         at, phase = self.at, self.phase
-        self.training.seed(phase.name, epoch, "end")
+        self.conduct.seed(phase.name, epoch, "end")
         clock = Clock(epoch + 1, at.step, (epoch + 1) / phase.epochs, phase.epochs)
         for distiller in self.setup.distillers.values():
             distiller.on_epoch_end(clock)
@@ -275,7 +273,7 @@ class PhaseRun:
         self.ranks.check_equal(self.held)
         at.history.append(row)
         at.epoch, at.index, at.sums = epoch + 1, 0, {}
-        self.training.report.epoch(row)
+        self.conduct.report.epoch(row)
 
     def _row(self, epoch: int) -> dict[str, Any]:
         """What the first rank records of an epoch; it keeps the weights of the best one."""
@@ -288,8 +286,8 @@ class PhaseRun:
             "loss": at.sums["loss"] / count,
             "terms": terms,
         }
-        if phase.score and self.training.objective:
-            row["score"] = self.setup.score(self.training.objective, phase.score)
+        if phase.score and self.conduct.objective:
+            row["score"] = self.setup.score(self.conduct.objective, phase.score)
         if phase.keep == "best":
             row["validation"] = self._validation(epoch)
             if at.best is None or row["validation"] < at.best:
@@ -374,7 +372,7 @@ class PhaseRun:
 
     def _write(self) -> None:
         if self.ranks.is_first:
-            self.at.scaler = self.training.precision.state()
+            self.at.scaler = self.conduct.precision.state()
             write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
         self.written = time.monotonic()
 

@@ -5,7 +5,7 @@ from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
 from kdsearch.kinds.data import HIDDEN, Batch, DataSource, Encodes, Field, Measured, Split
 from kdsearch.kinds.data_recipe import DataRecipe, Record
 from kdsearch.kinds.dataset import Dataset
-from kdsearch.kinds.distiller import Distiller
+from kdsearch.kinds.distiller import Distiller, Setup
 from kdsearch.kinds.executor import Done, Executor, Job
 from kdsearch.kinds.exporter import Exporter
 from kdsearch.kinds.figure import Figure, Table
@@ -28,7 +28,8 @@ from kdsearch.kinds.options import (
     requested_taps,
     searched,
 )
-from kdsearch.kinds.procedure import Ema, Feed, Optim, Pass, Phase, Procedure, Setup, Update
+from kdsearch.kinds.phase import Ema, Feed, Optim, Pass, Phase, Update
+from kdsearch.kinds.procedure import Procedure
 from kdsearch.kinds.proxy import Probe, Proxy
 from kdsearch.kinds.services import Reply, Services, Writer
 from kdsearch.kinds.space import SearchSpace, image_input, vector_output

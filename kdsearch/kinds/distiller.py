@@ -1,20 +1,21 @@
-"""Distiller: named loss terms from one step; may own trained modules and buffers."""
+"""Distiller: named loss terms from one step; may own trained modules and buffers. Setup: what it, or a procedure, begins with."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Protocol
 
 from torch import Tensor, nn
 
-from kdsearch.kinds.model import TapShapes
+from kdsearch.kinds.data import DataSource
+from kdsearch.kinds.model import Model, TapShapes
 from kdsearch.kinds.options import Capability, O, requested_taps
+from kdsearch.kinds.phase import Feed, Optim
+from kdsearch.kinds.services import Services
 from kdsearch.kinds.step import Clock, Step
+from kdsearch.kinds.task import IO, Task
 from kdsearch.kinds.teacher import Access
-
-if TYPE_CHECKING:
-    from kdsearch.kinds.procedure import Setup
 
 
 class Distiller(nn.Module, Capability, Generic[O]):
@@ -59,3 +60,52 @@ class Distiller(nn.Module, Capability, Generic[O]):
 
     def forward(self, *args: Any) -> Any:
         raise TypeError(f"{type(self).__name__} is not called; the engine asks for terms(step)")
+
+
+class Setup(Services, Protocol):
+    """What a procedure builds its phases from."""
+
+    @property
+    def task(self) -> Task[Any]: ...
+    @property
+    def data(self) -> DataSource: ...
+    @property
+    def io(self) -> IO: ...
+    @property
+    def models(self) -> dict[str, Model]:
+        """By role. A role that the procedure trains may be replaced or changed; teachers are constants."""
+        ...
+
+    @property
+    def distillers(self) -> Mapping[str, Distiller[Any]]: ...
+    @property
+    def teacher_of(self) -> Mapping[str, str]:
+        """Distiller -> the role of the teacher it learns from."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The recipe's weights: `task`, `<distiller>`, `<distiller>.<term>`."""
+        ...
+
+    @property
+    def normalize(self) -> bool: ...
+    @property
+    def epochs(self) -> int:
+        """The recipe's whole length, in passes over the training split."""
+        ...
+
+    def feed(self, split: str, **changes: Any) -> Feed:
+        """The study's batch size and shuffling, changed."""
+
+    def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
+        """The study's optimiser, changed."""
+
+    def fresh(self, role: str) -> Model:
+        """A freshly initialised model of a role's architecture, adapted as the role's own. Each call draws other weights."""
+
+    def freeze(self, role: str, model: Model) -> None:
+        """A constant model under a new name (a previous self). Raises for the name of a trained role."""
+
+    def score(self, metric: str, role: str, split: str = "val") -> float:
+        """A metric of a role's model now. Never the test split."""

@@ -19,7 +19,8 @@ from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.files import read_json, remove, write_bytes, write_json
 from kdsearch.store.folder import LAST, MARK, Events, held, last_run, open_folder
 from kdsearch.store.inputs import lies, names
-from kdsearch.study.study import Study, load_study
+from kdsearch.study.reading import load_study
+from kdsearch.study.study import Study
 
 ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
 
@@ -285,7 +286,7 @@ def quickstart(
         raise UserError("the folder has other files in it", file=dir, expected="a new or empty folder")
     host = Host.load()
     from kdsearch.study.load import parse
-    from kdsearch.study.study import make_study
+    from kdsearch.study.reading import make_study
 
     make_study(parse(text.encode()), host)  # nothing is written for what cannot run
     with storing(dir):

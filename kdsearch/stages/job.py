@@ -21,7 +21,7 @@ from kdsearch.study.study import Study
 
 if TYPE_CHECKING:
     from kdsearch.engine.cache import Live
-    from kdsearch.engine.loop import Report
+    from kdsearch.engine.conduct import Report
     from kdsearch.search.scoring import Scorer
 
 STUDY = "study.yaml"
@@ -100,7 +100,7 @@ def open_job(dir: str, base: str, allow_code: Sequence[str], stage: str = "", pr
 
     prepared: key of the artifact whose recipes' data students get; "" = the data set as it was given.
     """
-    from kdsearch.study.study import load_study
+    from kdsearch.study.reading import load_study
 
     host = Host.load()
     materials = open_materials(load_study(Path(dir) / STUDY, host, allow_code, base=Path(base)), host, Path(dir))
@@ -141,8 +141,8 @@ def train_job(
     Returns `outcome`, or `ends` (an error that ends the study). Raises TrialError where the training fails.
     """
     from kdsearch.stages.request import Request
+    from kdsearch.stages.share import tell_share
     from kdsearch.stages.training import train_shared
-    from kdsearch.stages.trainings import tell_share
 
     order = {
         "dir": dir,

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from kdsearch.engine.conduct import Device, resolve_device
 from kdsearch.engine.live_data import from_torch
-from kdsearch.engine.loop import Device, resolve_device
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import UserError
@@ -23,7 +23,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
 from kdsearch.stages.controls import check_controls
-from kdsearch.stages.normalize import normalized
+from kdsearch.stages.normalized import normalized
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code

@@ -1,10 +1,10 @@
-"""What images are fed as: the data in the normalisation that the study asks for, each teacher in the one it was trained on."""
+"""What teachers are fed: images in the normalisation that each was trained on, stated or found."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,51 +15,18 @@ from kdsearch.engine.taps import run_model
 from kdsearch.kinds import (
     COMMON,
     HIDDEN,
-    IMAGENET,
-    UNIT,
     Access,
-    DataSource,
     Model,
-    Normalizable,
     Normalization,
     Teacher,
     stated,
 )
 from kdsearch.report.stats import wilson
-from kdsearch.study.schema import MeanStd
-from kdsearch.study.study import Study
-
-if TYPE_CHECKING:
-    from kdsearch.stages.materials import Materials
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.normalized import NAMED, asked
 
 ACCURACY = "accuracy"
 TRIED, CHUNK = 1000, 256  # validation samples that normalisations are tried on; at once
-_NAMED: Mapping[str, Normalization] = {"imagenet": IMAGENET, "none": UNIT}
-
-
-def asked(value: str | MeanStd) -> Normalization | None:
-    """What a study's `normalize` says; None: auto, or as the data are."""
-    if isinstance(value, str):
-        return _NAMED.get(value)
-    return Normalization(_numbers(value.mean), _numbers(value.std))
-
-
-def _numbers(value: float | list[float]) -> tuple[float, ...]:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def normalized(source: DataSource, study: Study) -> DataSource:
-    """The source as `data.normalize` asks. Raise StudyError for one that leaves no choice."""
-    wanted = asked(study.config.data.normalize)
-    if wanted is None:
-        return source
-    if not isinstance(source, Normalizable):
-        raise study.error(
-            f"data set '{study.config.data.use}' does not say how its images are normalised",
-            "data.normalize",
-            expected="auto",
-        )
-    return source.normalized(wanted)
 
 
 def feed(materials: Materials, name: str, model: Model, found: Mapping[str, Any] | None = None) -> Model:
@@ -185,7 +152,7 @@ def known_labels(materials: Materials) -> Tensor:
 def setting(found: Mapping[str, Any]) -> str:
     """As a study would write it: `imagenet`, or `{"mean": 0.5, "std": 0.5}`."""
     wanted = _read(found)
-    name = next((name for name, each in _NAMED.items() if each == wanted), "")
+    name = next((name for name, each in NAMED.items() if each == wanted), "")
     return name or json.dumps({"mean": found["mean"], "std": found["std"]})
 
 

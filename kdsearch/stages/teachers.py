@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdsearch.engine.loop import Report, Training
+from kdsearch.engine.conduct import Report
+from kdsearch.engine.loop import Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.kinds import Model, Teacher
 from kdsearch.kinds.teacher import Training as Asked

@@ -12,7 +12,8 @@ import torch
 
 from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache, View
-from kdsearch.engine.loop import Report, Training
+from kdsearch.engine.conduct import Report
+from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from kdsearch.engine.cache import Live
-from kdsearch.engine.loop import Report
+from kdsearch.engine.conduct import Report
 from kdsearch.errors import InterruptedRun
 from kdsearch.kinds import Job
 from kdsearch.stages.attempt import from_json
 from kdsearch.stages.job import Opened, lent
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.request import Outcome, Request
+from kdsearch.stages.share import share_of
 from kdsearch.stages.tools import UNLIMITED, Limits, Tools, where
 from kdsearch.store.artifacts import Artifact
 
-SHARE = "share"  # file in a training's folder
 LOOK_S = 0.5  # how long an empty-handed look for ended trainings takes
 
 
@@ -143,25 +141,3 @@ def run_trainings(
     finally:
         trainings.close()
     return found
-
-
-def tell_share(folder: Path, every_s: float = 5.0) -> Report:
-    """What a training in a process of its own leaves in its folder, for `share_of`: how much of its length is done."""
-    told = {"at": float("-inf")}
-
-    def moved(_: str, at: int, of: int, loss: float) -> None:
-        if time.monotonic() - told["at"] >= every_s:
-            told["at"] = time.monotonic()
-            with suppress(OSError):  # a full disk is the checkpoint's to report
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / SHARE).write_text(f"{at / of:.4f}")
-
-    return Report(step=moved)
-
-
-def share_of(folder: Path) -> float:
-    """The last share told; 0 where there is none, or where it is being written."""
-    try:
-        return float((folder / SHARE).read_text())
-    except (OSError, ValueError):
-        return 0.0

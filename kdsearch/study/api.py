@@ -13,7 +13,7 @@ from kdsearch.kinds import Capability, Model, SearchSpace
 from kdsearch.study import study as checked
 from kdsearch.study.load import Source
 from kdsearch.study.names import LIVE
-from kdsearch.study.study import make_study
+from kdsearch.study.reading import make_study
 
 if TYPE_CHECKING:
     from kdsearch.host import Host

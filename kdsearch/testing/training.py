@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.engine.cache import Live
-from kdsearch.engine.loop import Device, Report, Training
+from kdsearch.engine.conduct import Device, Report
+from kdsearch.engine.loop import Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.host import Host

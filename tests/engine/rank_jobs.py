@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.conduct import Device
 from kdsearch.engine.feeds import order_of
-from kdsearch.engine.loop import Device
 from kdsearch.engine.optim import bind
 from kdsearch.engine.ranks import ALONE, joined
 from kdsearch.errors import KdsearchError

@@ -32,7 +32,7 @@ def test_a_teacher_gets_no_gradient_and_never_changes(tmp_path):
             teacher.module.training or any(p.grad is not None or p.requires_grad for p in teacher.module.parameters())
         )
 
-    from kdsearch.engine.loop import Report
+    from kdsearch.engine.conduct import Report
 
     run = training(
         Distill(DistillOptions()), {"student": resnet()}, source(), tmp_path, teachers={"teacher": teacher},
@@ -231,7 +231,7 @@ def test_freezing_a_trained_role_is_refused(tmp_path):
 
 
 def test_turns_refuse_accumulation(tmp_path):
-    from kdsearch.engine.loop import Device
+    from kdsearch.engine.conduct import Device
 
     def step(s):
         yield Update({"a": s.task()})

@@ -6,7 +6,7 @@ import torch
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine import loop
 from kdsearch.engine.checkpoint import read_checkpoint
-from kdsearch.engine.loop import Device
+from kdsearch.engine.conduct import Device
 from kdsearch.engine.precision import Precision
 from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.kinds import Update

@@ -14,8 +14,8 @@ from torch import nn
 
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.checkpoint import Position, collect, digest_of, read_checkpoint, restore, write_checkpoint
+from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import Endless, order_of
-from kdsearch.engine.loop import Device, Report
 from kdsearch.engine.optim import bind
 from kdsearch.errors import ArtifactError, InterruptedRun, TrialError
 from kdsearch.kinds import Feed, Optim, Phase, Update

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from kdsearch.engine.loop import Report
+from kdsearch.engine.conduct import Report
 from kdsearch.testing.step import HandStep
 from tests.engine.little import differing
 from tests.engine.sketches import acam, barm, documents, jobs, mst

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
-from kdsearch.engine.loop import Device, Report
 from kdsearch.kinds import Ema, Feed, Optim, Update
 from kdsearch.store.hashing import derive
 from kdsearch.testing.training import training

@@ -13,7 +13,7 @@ from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import STAGES
 from kdsearch.study.load import parse
-from kdsearch.study.study import make_study
+from kdsearch.study.reading import make_study
 from tests.outside.conftest import HERE as OUTSIDE
 from tests.stages.every_key import CHANGES, FIXED, TEXT, keys
 

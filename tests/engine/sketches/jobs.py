@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import kdsearch.builtin.metrics  # noqa: F401 - imported once, before processes are made: it takes seconds
 from kdsearch.engine import loop, phase
 from kdsearch.engine.checkpoint import collect
-from kdsearch.engine.loop import Device, Report
+from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.ranks import ALONE, joined
 from kdsearch.engine.records import kept, make_records
 from kdsearch.engine.setup import Site

@@ -1,0 +1,33 @@
+"""How far a training in another process is: a file in its folder that says so."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from kdsearch.engine.conduct import Report
+
+SHARE = "share"  # file in a training's folder
+
+
+def tell_share(folder: Path, every_s: float = 5.0) -> Report:
+    """What a training in a process of its own leaves in its folder, for `share_of`: how much of its length is done."""
+    told = {"at": float("-inf")}
+
+    def moved(_: str, at: int, of: int, loss: float) -> None:
+        if time.monotonic() - told["at"] >= every_s:
+            told["at"] = time.monotonic()
+            with suppress(OSError):  # a full disk is the checkpoint's to report
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / SHARE).write_text(f"{at / of:.4f}")
+
+    return Report(step=moved)
+
+
+def share_of(folder: Path) -> float:
+    """The last share told; 0 where there is none, or where it is being written."""
+    try:
+        return float((folder / SHARE).read_text())
+    except (OSError, ValueError):
+        return 0.0
