@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kdsearch.stages.python import Candidate as Candidate
     from kdsearch.stages.python import Session as Session
     from kdsearch.stages.python import run as run
+    from kdsearch.stages.result import Result as Result
     from kdsearch.stages.scorer_piece import scorer as scorer
     from kdsearch.study.api import Study as Study
     from kdsearch.study.reading import load_study as load_study
@@ -40,12 +41,14 @@ _LAZY = {
     "Distillation": "kdsearch.stages.pieces",
     "Exported": "kdsearch.stages.pieces",
     "export": "kdsearch.stages.pieces",
+    "Result": "kdsearch.stages.result",
     "scorer": "kdsearch.stages.scorer_piece",
 }
 __all__ = [
     "Candidate",
     "Distillation",
     "Exported",
+    "Result",
     "Session",
     "Study",
     "__version__",

@@ -25,8 +25,8 @@ def figures(result: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str,
 
 
 def framed(figure: Figure, number: int, first: int) -> str:
-    """The figure as HTML. Its panels are drawn where `data-chart` says, counted from `first`."""
-    title = f"<b>Figure {number}. {esc(figure.title)}.</b>"
+    """The figure as HTML; `number` 0 = it stands alone. Its panels are drawn where `data-chart` says, counted from `first`."""
+    title = f"<b>{f'Figure {number}. ' if number else ''}{esc(figure.title)}.</b>"
     slug = esc(figure.slug)
     if not figure.panels and not figure.tables:
         return f'<figure id="fig-{slug}"><p class="none">{esc(figure.missing)}</p><figcaption>{title}</figcaption></figure>'
@@ -41,7 +41,11 @@ def framed(figure: Figure, number: int, first: int) -> str:
     )
     notes = "".join(f'<p class="remark">{esc(note)}</p>' for note in figure.notes)
     tables = "".join(table(each) for each in figure.tables)
-    data = f"<details><summary>Data of figure {number}</summary>{tables}</details>" if tables else ""
+    data = (
+        f"<details><summary>{f'Data of figure {number}' if number else 'Data'}</summary>{tables}</details>"
+        if tables
+        else ""
+    )
     if not figure.panels and figure.missing == Figure.missing:
         drawn, data = tables, ""
     return f'<figure id="fig-{slug}">{drawn}<figcaption>{title} {esc(figure.says)}</figcaption>{notes}{data}</figure>'

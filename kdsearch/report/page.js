@@ -107,6 +107,10 @@
       try { await draw(box, charts.specs[+box.dataset.chart]); }
       catch (error) { box.className = 'none'; box.textContent = `This chart could not be drawn (${error.message}); its data stand below.`; }
     }
+    // alone in a notebook's frame: as high as it is
+    const fit = () => { if (document.querySelector('.alone') && window.frameElement) frameElement.style.height = document.documentElement.scrollHeight + 'px'; };
+    for (const each of document.querySelectorAll('.alone details')) each.addEventListener('toggle', fit);
+    fit();
     document.body.dataset.drawn = document.querySelectorAll('[data-chart] svg').length;
   })();
 })();

@@ -195,6 +195,12 @@ def _reported(folder: Path) -> Artifact:
     return artifact
 
 
+def evidence_of_last(folder: Path) -> Mapping[str, Any]:
+    """What the last run's figures draw. Raise ArtifactError where it is gone."""
+    found: Mapping[str, Any] = read_json(_reported(opened(folder)).path / "evidence.json")
+    return found
+
+
 def status(*, dir: Path) -> dict[str, Any]:
     """What a folder holds: stages done, trials, who holds it."""
     from kdsearch.stages.status import status_of
@@ -213,8 +219,7 @@ def report(*, dir: Path) -> dict[str, Any]:
     """Write the page anew from the last run's result and evidence."""
     from kdsearch.report import render
 
-    result = result_of(dir)
-    evidence = read_json(_reported(dir).path / "evidence.json")
+    result, evidence = result_of(dir), evidence_of_last(dir)
     sections = [(each.title, each.html) for each in Host.load().report_sections(result)]
     write_bytes(dir / "report" / "index.html", render(result, evidence, sections).encode())
     return {"report": str(dir / "report" / "index.html"), "text": f"{dir / 'report' / 'index.html'}"}

@@ -19,6 +19,7 @@ from kdsearch.stages.job import open_store
 from kdsearch.stages.keys import part_of
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.recipe_data import supplied
+from kdsearch.stages.result import Result
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.tools import Progress, Tools
 from kdsearch.stages.training import open_teachers
@@ -28,12 +29,13 @@ from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.study.study import Study
 
 
-def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:
-    """Run a study built with `kdsearch.Study(...)` in a folder; the final JSON. Killed, the same call goes on.
+def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> Result:
+    """Run a study built with `kdsearch.Study(...)` in a folder; the final JSON, which in a notebook also shows its figures and
+    tables. Killed, the same call goes on.
 
     Raises what `kdsearch run` reports: UserError, RefusedError (its result in `.result`), BusyError, StorageError.
     """
-    return run_study(study, Host.load(), Path(dir), workers=workers, progress=progress, again="call it again")
+    return Result(run_study(study, Host.load(), Path(dir), workers=workers, progress=progress, again="call it again"))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     result = result_of(materials, inputs)
     evidence = evidence_of(materials, inputs, result)
     sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
-    write_bytes(out / "index.html", render({**result, "dir": tools.folder.name}, evidence, sections).encode())
+    last = tools.folder / "last.json"
+    spent = read_json(last) if last.exists() else {}
+    seconds = {name: each["seconds"] for name, each in spent.items() if name in inputs}
+    write_bytes(
+        out / "index.html",
+        render({**result, "dir": tools.folder.name, "seconds": seconds}, evidence, sections).encode(),
+    )
     write_json(out / "evidence.json", evidence)
     write_cards(materials, inputs, result, out / CARDS)
     return {"result": result}

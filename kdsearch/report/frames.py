@@ -1,0 +1,81 @@
+"""A study's trials, candidates and files as flat rows, for a notebook's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdsearch.report.quality import quality_of
+from kdsearch.report.trials import goals, reached
+from kdsearch.report.values import flat, items, mapping, rows
+from kdsearch.report.words import architecture
+
+Row = Mapping[str, Any]
+
+
+def trial_rows(evidence: Row) -> list[dict[str, Any]]:
+    """One row a trial: number, state, objectives by name (of a stopped one what it had reached), costs, architecture, values."""
+    trials = rows(evidence.get("trials"))
+    wanted = goals(evidence, trials)
+    return [
+        {
+            "number": trial.get("number"),
+            "state": trial.get("state"),
+            **{name: reached(trial, name, nth, up) for nth, (name, up) in enumerate(wanted)},
+            "feasible": trial.get("feasible"),
+            **{name: trial.get(name) for name in ("params", "macs", "bytes", "latency_ms") if name not in dict(wanted)},
+            "architecture": architecture(trial.get("architecture")),
+            **dict(flat(trial.get("values"))),
+            "error": trial.get("error") or None,
+        }
+        for trial in trials
+    ]
+
+
+def candidate_rows(evidence: Row) -> list[dict[str, Any]]:
+    """One row a candidate that was scored without training, the best first."""
+    found = [
+        {
+            "architecture": architecture(each.get("architecture") or each.get("key")),
+            **{name: each.get(name) for name in ("params", "macs", "score", "kept", "feasible")},
+            **{f"score.{name}": value for name, value in mapping(each.get("scores")).items()},
+        }
+        for each in rows(evidence.get("candidates"))
+    ]
+    return sorted(found, key=lambda row: -(row["score"] if row["score"] is not None else float("-inf")))
+
+
+def export_rows(result: Row) -> list[dict[str, Any]]:
+    """One row a file: the objective with its interval, bytes, latency, parity."""
+    best = mapping(result.get("recommended")).get("format")
+    found = []
+    for each in rows(result.get("exports")):
+        quality = quality_of(each)
+        low, high = quality.interval or (None, None)
+        latency, tuned = mapping(each.get("latency_ms")), mapping(each.get("latency_tuned_ms"))
+        found.append(
+            {
+                "format": each.get("format"),
+                quality.metric: quality.value,
+                f"{quality.metric} low": low,
+                f"{quality.metric} high": high,
+                "bytes": each.get("bytes"),
+                "latency_ms": latency.get("median"),
+                "latency_tuned_ms": tuned.get("median"),
+                "top1_agreement": each.get("top1_agreement"),
+                "parity_max_abs": each.get("parity_max_abs"),
+                "slower_than_fp32": each.get("slower_than_fp32"),
+                "recommended": each.get("format") == best,
+                "path": each.get("path"),
+            }
+        )
+    return found
+
+
+def frame(found: Sequence[Mapping[str, Any]]) -> Any:
+    """A pandas DataFrame; without pandas the list."""
+    try:
+        import pandas
+    except ImportError:
+        return items(found)
+    return pandas.DataFrame(list(found))
