@@ -42,7 +42,7 @@ STANDS_IN = {
 def further(materials: Materials) -> dict[str, Any]:
     """The spaces as they are narrowed to the data, and handed over from Python."""
     spaces = materials.spaces
-    return {"spaces": {role: f"{each.dims!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
+    return {"spaces": {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def make(
     Args:
         teacher: a name, a module, a `kinds.Model`, or a section with one of them as `use`.
         train, val, test: samples with `len()` and `[i]`, or arrays; what is left out is held out of `train`.
-        student: a search space's name, class or object, or a section.
+        student: a search space's name, class or object, a section; or a module or `kinds.Model`, the one architecture, which
+            starts from the weights that it has.
         recipe: a section, or a list of distillers (names, classes, sections); default: `kd` where there is a teacher.
         data: further keys of the section, such as `{"labeled": 0.1}`; or all of it, without `train`.
         host: what is installed; None = `Host.load()`.
@@ -109,6 +110,10 @@ def _teacher(teacher: Any, key: str, live: dict[str, Any]) -> Any:
 
 
 def _student(student: Any, key: str, live: dict[str, Any]) -> Any:
+    if isinstance(student, nn.Module | Model):
+        from kdsearch.study.live_student import LiveNetwork
+
+        student = LiveNetwork(student)
     if isinstance(student, SearchSpace):
         live[key] = student
         return {"space": LIVE}
