@@ -20,6 +20,7 @@ from kdsearch.store.files import read_json, remove, write_bytes, write_json
 from kdsearch.store.folder import LAST, MARK, Events, held, last_run, open_folder
 from kdsearch.store.inputs import lies, names
 from kdsearch.study.reading import load_study
+from kdsearch.study.rules import bare
 from kdsearch.study.study import Study
 
 ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
@@ -259,7 +260,7 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
     study = load_study(dir / STUDY, host, allow_code, base=base)
     section = study.config.export
     kind = form.partition("-")[2]
-    known = [f"{section.exporter.use}-{each}" for each in ("fp32", *host.names("quantizer"))]
+    known = [f"{bare(section.exporter.use)}-{each}" for each in ("fp32", *host.names("quantizer"))]
     if form not in known:
         raise UserError(
             f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)

@@ -35,6 +35,7 @@ from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import open_teachers
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json
+from kdsearch.study.rules import bare
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
@@ -89,7 +90,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     fp32 = _write_fp32(materials, exporter, final, work)
     rows, refused, figures = [], [], dict[str, list[dict[str, Any]]]()
     fp32_row: dict[str, Any] | None = None
-    for form in _in_order(formats, config.export.exporter.use):
+    for form in _in_order(formats, bare(config.export.exporter.use)):
         tools.heed_stop()
         try:
             row = _one(
@@ -167,7 +168,7 @@ def _one(
 ) -> dict[str, Any]:
     """Write, reload, compare and measure one format. Raise RefusedError where it misses its bound: nothing is left in `out`."""
     config = materials.study.config
-    kind = form.removeprefix(f"{config.export.exporter.use}-")
+    kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
     files = {name: work / f"{name}-{kind}{exporter.suffix}" for name in fp32}
     if kind != "fp32":
         for name, file in files.items():

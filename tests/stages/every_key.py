@@ -8,11 +8,21 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
+from kdsearch.host import Host
 from kdsearch.study.schema import Config
+from tests.outside.conftest import HERE as OUTSIDE
+
+with pytest.MonkeyPatch.context() as patch:  # a package that brings texts, of which data recipes make samples
+    patch.syspath_prepend(str(OUTSIDE))
+    HOST = Host.load()
+    for module in ("recipes", "scripted", "topics"):
+        import_module(f"kdsearch_texts.{module}")
 
 TEXT = """\
 name: every
@@ -31,14 +41,15 @@ recipe:
   train: {lr: search, batch_size: 64, optimizer: sgd}
 objectives: {accuracy: max}
 constraints: {params: 20000}
-search: {proxy: [params, nwot], candidates: 4, keep: 2, probe: {batch_size: 8}}
+search: {proxy: params, candidates: 4, keep: 2, probe: {batch_size: 8}}
 refine: {controller: {use: random}, trials: 3, epochs: 2, generation: 2, stopper: {use: none}}
-distill: {epochs: 1, controls: [], compare: {largest: true, random: 1, epochs: 1}}
-compress:
-  prune: {use: channels, options: {macs: 0.8}, recover_epochs: 1}
-  quantize: [{use: int8, options: {samples: 16}}]
-export: {formats: [onnx-fp32, onnx-int8], max_drop: {onnx-int8: 1.0}}
-run: {device: cpu}
+distill: {epochs: 1, controls: []}
+compress: {quantize: [{use: int8, options: {samples: 16}}]}
+export:
+  exporter: {use: onnx, options: {engine: torchscript}}
+  formats: [onnx-fp32, onnx-int8]
+  max_drop: {onnx-int8: 1.0}
+run: {device: cpu, executor: {use: inprocess}}
 """
 
 
@@ -73,6 +84,8 @@ TEXTS = (
     "student={space: text_encoder, spec: {kind: bag, layers: 0, width: 32, embedding: 16, max_length: 10}}",
     "recipe.distillers=[]",
 )  # the package of tests/outside
+COMPARE = ("distill.compare={largest: true, random: 1, epochs: 1}",)
+PRUNE = ("compress.prune={use: channels, options: {macs: 0.9, round_to: 2}, recover_epochs: 1}",)
 LIMIT = ("constraints.latency_ms={max: 1000.0}",)
 
 CHANGES: dict[str, Change] = {
@@ -142,14 +155,14 @@ CHANGES: dict[str, Change] = {
     "recipe.train.schedule": change("refine", "recipe.train.schedule=constant"),
     "recipe.train.clip": change("refine", "recipe.train.clip=1.0"),
     "recipe.train.accumulate": change("refine", "recipe.train.accumulate=2"),
-    "objectives": change("search", "objectives={accuracy: max, params: min}"),
+    "objectives": change("search", "objectives={accuracy: max, latency_ms: min}"),
     "constraints.params": change("search", "constraints.params=6000"),
     "constraints.macs": change("search", "constraints.macs=300000"),
     "constraints.onnx_bytes": change("search", "constraints.onnx_bytes=60000"),
     "constraints.latency_ms": change("search", "constraints.latency_ms=1000.0"),
     "constraints.latency_ms.max": change("search", "constraints.latency_ms.max=500.0", before=LIMIT),
     "constraints.latency_ms.threads": change("search", "constraints.latency_ms.threads=2", before=LIMIT),
-    "search.proxy": change("search", "search.proxy=params"),
+    "search.proxy": change("search", "search.proxy=nwot"),
     "search.proxy.use": change("search", "search.proxy=[{use: params}, {use: synflow}]"),
     "search.proxy.options": change("search", "search.proxy=[{use: diswot, options: {init: kaiming}}, params]"),
     "search.strategy.use": change("search", "search.strategy.use=evolution"),
@@ -176,30 +189,31 @@ CHANGES: dict[str, Change] = {
     "distill.winners": change("distill", "distill.winners=2"),
     "distill.epochs": change("distill", "distill.epochs=2"),
     "distill.controls": change("distill", "distill.controls=[baseline]"),
-    "distill.compare.largest": change("distill", "distill.compare.largest=false"),
-    "distill.compare.random": change("distill", "distill.compare.random=0"),
-    "distill.compare.epochs": change("distill", "distill.compare.epochs=2"),
-    "compress.prune.use": change("compress", "compress.prune.use=kdsearch:pruner:channels"),
-    "compress.prune.options": change("compress", "compress.prune.options.macs=0.7"),
-    "compress.prune.recover_epochs": change("compress", "compress.prune.recover_epochs=2"),
-    "compress.prune.recover_lr": change("compress", "compress.prune.recover_lr=0.5"),
+    "distill.compare.largest": change("distill", "distill.compare.largest=false", before=COMPARE),
+    "distill.compare.random": change("distill", "distill.compare.random=0", before=COMPARE),
+    "distill.compare.epochs": change("distill", "distill.compare.epochs=2", before=COMPARE),
+    "compress.prune.use": change("compress", "compress.prune.use=kdsearch:pruner:channels", before=PRUNE),
+    "compress.prune.options": change("compress", "compress.prune.options.macs=0.8", before=PRUNE),
+    "compress.prune.recover_epochs": change("compress", "compress.prune.recover_epochs=2", before=PRUNE),
+    "compress.prune.recover_lr": change("compress", "compress.prune.recover_lr=0.5", before=PRUNE),
     "compress.quantize[].use": change(
         "compress",
         "compress.quantize=[{use: int4}]",
-        "export={formats: [onnx-fp32, onnx-int4], max_drop: {onnx-int4: 1.0}}",
+        "export.formats=[onnx-fp32, onnx-int4]",
+        "export.max_drop={onnx-int4: 1.0}",
     ),
     "compress.quantize[].options": change("compress", "compress.quantize[0].options.samples=32"),
     "export.exporter.use": change("export", "export.exporter.use=kdsearch:exporter:onnx"),
-    "export.exporter.options": change("export", "export.exporter={use: onnx, options: {engine: torchscript}}"),
-    "export.formats": change("export", "export={formats: [onnx-fp32]}"),
+    "export.exporter.options": change("export", "export.exporter.options.engine=dynamo"),
+    "export.formats": change("export", "export.formats=[onnx-fp32]", "export.max_drop={}"),
     "export.max_drop": change("export", "export.max_drop={onnx-int8: 0.9}"),
     "export.parity": change("export", "export.parity=0.01"),
     "run.executor.use": change("", "run.executor.use=processes"),
     "run.executor.options": change("", "run.executor={use: processes, options: {reuse: true}}"),
-    "run.workers": change("", "run.workers=2"),
+    "run.workers": change("", "run.workers=2", "run.executor=null"),
     "run.threads_per_trial": change("prepare", "run.threads_per_trial=2"),
-    "run.trial_timeout_s": change("", "run.trial_timeout_s=1000.0"),
-    "run.trial_memory_bytes": change("", "run.trial_memory_bytes=100000000000"),
+    "run.trial_timeout_s": change("", "run.trial_timeout_s=1000.0", "run.executor=null"),
+    "run.trial_memory_bytes": change("", "run.trial_memory_bytes=100000000000", "run.executor=null"),
     "run.device": change("", "run.device=auto"),
     "run.devices": change("prepare", "run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate=2"),
     "run.precision": change("prepare", "run.precision=bf16"),

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
-from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+from kdsearch.errors import UndeclaredReadError
 from kdsearch.host import Host
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
+from kdsearch.host.sources import source_digest
+from kdsearch.stages import distill, prepare, refine, search, teachers
+from kdsearch.stages.job import open_job
+from kdsearch.stages.keys import part_of, seen_by
+from kdsearch.stages.materials import GUARDED, Materials, open_materials
 from kdsearch.stages.run import STAGES
+from kdsearch.store import hashing
 from kdsearch.study.load import parse
 from kdsearch.study.reading import make_study
-from tests.outside.conftest import HERE as OUTSIDE
-from tests.stages.every_key import CHANGES, FIXED, TEXT, keys
+from tests.stages.every_key import CHANGES, FIXED, HOST, TEXT, keys
+from tests.stages.tiny import events, run_tiny
 
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(OUTSIDE))
-    HOST = Host.load()
-    for name in ("recipes", "scripted", "topics"):
-        import_module(f"kdsearch_texts.{name}")
+
+def materials(*sets: str, host: Host = HOST) -> Materials:
+    return open_materials(make_study(parse(TEXT.encode()), host, sets=sets), host)
 
 
 @cache
 def parts(*sets: str) -> dict[str, str]:
     """Stage -> all that its key holds beside its inputs."""
-    materials = open_materials(make_study(parse(TEXT.encode()), HOST, sets=sets), HOST)
-    found = {stage.NAME: part_of(stage, materials) for stage in STAGES}
-    return {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
+    return parts_of(materials(*sets))
+
+
+def parts_of(found: Materials) -> dict[str, str]:
+    return {stage.NAME: json.dumps(part_of(stage, found), sort_keys=True) for stage in STAGES}
+
+
+def first_changed(before: dict[str, str], after: dict[str, str]) -> str:
+    return next((name for name in before if before[name] != after[name]), "")
 
 
 def test_every_key_of_the_schema_has_a_change():
@@ -39,5 +49,172 @@ def test_every_key_of_the_schema_has_a_change():
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_change_redoes_from_the_first_stage_that_reads_it(key):
     change = CHANGES[key]
-    before, after = parts(*change.before), parts(*change.before, *change.sets)
-    assert next((name for name in before if before[name] != after[name]), "") == change.stage
+    assert first_changed(parts(*change.before), parts(*change.before, *change.sets)) == change.stage
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_another"),
+    [
+        ("task.options.label_smoothing=0.5", True),
+        ("teacher.options.lr=0.003", True),
+        ("data.options.augment=shift", True),
+        ("seed=4", True),
+        ("run.threads_per_trial=2", True),
+        ("teacher.cache=off", False),
+        ("objectives={accuracy: max, params: min}", False),
+        ("search.keep=1", False),
+        ("run.executor=null", False),
+    ],
+)
+def test_a_trained_teacher_is_shared_by_studies_that_train_it_alike(setting, is_another):
+    before, after = (teachers.part_of(seen_by(prepare, materials(*sets)), "main") for sets in ((), (setting,)))
+    assert (before != after) is is_another
+
+
+def test_a_teacher_of_another_name_has_other_random_numbers():
+    two = "teachers={main: {use: trained, options: {epochs: 1}}, other: {use: trained, options: {epochs: 1}}}"
+    found = materials("teacher=null", two)
+    assert teachers.part_of(found, "main") != teachers.part_of(found, "other")
+
+
+class Package:
+    """A plugin's distribution that runs from its own folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "own_kd").mkdir()
+        (folder / "own_kd" / "__init__.py").write_text(
+            "from kdsearch.hooks import hookimpl\n\n\n@hookimpl\ndef kdsearch_register(register):\n"
+            + "".join(
+                f"    register.{kind}('own_{kind}', 'own_kd.{kind}:Own')\n"
+                for kind in ("distiller", "proxy", "controller", "task")
+            )
+        )
+        for kind, base in (
+            ("distiller", "kdsearch_plugins.classics.kd:Kd"),
+            ("proxy", "kdsearch_plugins.zero_cost.size:Params"),
+            ("controller", "kdsearch.builtin.controllers.random:Random"),
+            ("task", "kdsearch.builtin.classification:Classification"),
+        ):
+            module, _, name = base.partition(":")
+            text = f"from {module} import {name}\n\n\nclass Own({name}):\n    pass\n"
+            (folder / "own_kd" / f"{kind}.py").write_text(text)
+        (folder / "own_kd" / "formulas.py").write_text("FACTOR = 1.0\n")
+        self.release("1.0")
+
+    def release(self, version: str) -> None:
+        info = self.folder / "own_kd.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: own-kd\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text("[kdsearch.v1]\nown = own_kd\n")
+
+    def parts(self, *sets: str) -> dict[str, str]:
+        """As a new process sees it."""
+        source_digest.cache_clear()
+        return parts_of(materials(*sets, host=Host.load()))
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Package(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_kd"]:
+        del sys.modules[name]
+
+
+USES = {
+    "distiller": ("refine", "recipe.distillers[0].use=own_distiller"),
+    "proxy": ("search", "search.proxy=own_proxy"),
+    "family": ("search", "search.proxy=kd.own_distiller"),
+    "controller": ("refine", "refine.controller.use=own_controller"),
+    "task": ("prepare", "task.use=own_task"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_upgraded_plugin_redoes_what_it_took_part_in(use, package):
+    stage, setting = USES[use]
+    before, without = package.parts(setting), package.parts()
+    package.release("2.0")
+    assert first_changed(before, package.parts(setting)) == stage
+    assert package.parts() == without, "a study that does not use it"
+
+
+def test_edited_source_counts_where_the_package_is_no_installed_one(package, monkeypatch):
+    setting = USES["distiller"][1]
+    before = package.parts(setting)
+    (package.folder / "own_kd" / "formulas.py").write_text("FACTOR = 2.0\n")
+    after = package.parts(setting)
+    assert first_changed(before, after) == "refine", "the distiller imports it, so the whole package counts"
+    (package.folder / "own_kd" / "notes.txt").write_text("no code")
+    (package.folder / "beside.py").write_text("of another package")
+    assert package.parts(setting) == after
+    monkeypatch.setattr(hashing, "_ROOTS", (*hashing._ROOTS, str(package.folder)))
+    installed = package.parts(setting)
+    (package.folder / "own_kd" / "formulas.py").write_text("FACTOR = 3.0\n")
+    assert package.parts(setting) == installed, "in site-packages the version says what is there"
+
+
+def test_a_module_without_package_counts_with_those_beside_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lone_plugin.py").write_text("import lone_helper\n")
+    (tmp_path / "lone_helper.py").write_text("A = 1\n")
+
+    def digest() -> str:
+        source_digest.cache_clear()
+        return source_digest("lone_plugin", whole=True)
+
+    before = digest()
+    (tmp_path / "lone_helper.py").write_text("A = 2\n")
+    assert digest() != before
+    assert digest() == digest() != ""
+    assert source_digest("json", whole=True) == "" == source_digest("no_such_module", whole=True)
+
+
+def test_what_is_made_of_undeclared_sections_is_closed():
+    found = materials()
+    view = found.seen_by("it", ("data", "objective"))
+    assert view.data is found.data
+    assert view.objective == "accuracy"
+    assert view.scoring is found.scoring
+    for name in GUARDED.keys() - {"given", "made", "augments", "objective", "scoring"}:
+        with pytest.raises(UndeclaredReadError, match="stage 'it' reads"):
+            len(getattr(view, name))
+    with pytest.raises(UndeclaredReadError, match="stage 'it' reads 'seed'"):
+        _ = view.seed
+    with pytest.raises(UndeclaredReadError, match="stage 'it' reads 'students'"):
+        view.build_student("student", {}, 0)
+
+
+def test_an_undeclared_read_ends_the_study_and_fails_no_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "READS", tuple(each for each in distill.READS if each != "objectives"))
+    less = ("distill.controls=[]", "refine.trials=1")
+    with pytest.raises(UndeclaredReadError, match="stage 'distill' reads 'objective', which it does not declare"):
+        run_tiny(tmp_path, *less, text=TEXT)
+    assert [each["stage"] for each in events(tmp_path) if each.get("state") == "stopped"] == ["distill"]
+
+
+def test_a_job_sees_what_its_stage_sees(tmp_path):
+    (tmp_path / "study.yaml").write_text(TEXT)
+    opened = open_job(str(tmp_path), str(tmp_path), (), "search")
+    assert opened.stage == "search"
+    assert opened.study.config.search.keep == 2
+    with pytest.raises(UndeclaredReadError, match="stage 'search' reads 'refine'"):
+        _ = opened.study.config.refine
+    assert part_of(refine, open_job(str(tmp_path), str(tmp_path), ()))
+
+
+def test_the_exporter_is_read_by_a_search_that_measures_files_only():
+    with pytest.raises(UndeclaredReadError, match="reads 'export'"):
+        _ = seen_by(search, materials()).study.config.export.exporter
+    limited = "constraints.onnx_bytes=1000000"
+    engine = "export.exporter.options.engine=dynamo"
+    assert seen_by(search, materials(limited)).study.config.export.exporter.use == "onnx"
+    assert first_changed(parts(limited), parts(limited, engine)) == "search"
+    assert first_changed(parts(), parts(engine)) == "export"
+
+
+def test_the_order_of_writing_is_no_change_but_of_objectives():
+    assert parts("student.spec={widths: {choices: [4, 8]}, depths: {choices: [1, 2]}}") == parts()
+    two = parts("objectives={accuracy: max, params: min}"), parts("objectives={params: min, accuracy: max}")
+    assert first_changed(*two) == "refine"
