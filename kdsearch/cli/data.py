@@ -21,19 +21,14 @@ def data(as_json: Json = False) -> None:
         return
     states = {True: "present", False: "missing", None: "your files"}
     table(
-        ("name", "state", "install", "what", "size", "licence"),
-        [
-            (
-                each["name"],
-                states[each["present"]],
-                "" if each["present"] else each["install"],
-                each["about"],
-                each["size"],
-                each["licence"],
-            )
-            for each in found
-        ],
+        ("name", "state", "what", "size", "licence"),
+        [(each["name"], states[each["present"]], each["about"], each["size"], each["licence"]) for each in found],
     )
+    missing = [each for each in found if not each["present"] and each["install"]]
+    if missing:
+        print("\nTo install:")
+    for each in missing:  # a line each, however long: it is there to be copied
+        print(f"  {each['name']}: {each['install']}")
 
 
 def listing(host: Host) -> list[dict[str, Any]]:

@@ -112,7 +112,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")  # what does not fit goes on below: a command is never cut
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=220)

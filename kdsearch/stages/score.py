@@ -52,6 +52,8 @@ def scored(
     """A row for each spec with these scores. Where there is a composite among them, its reference sample is scored first."""
     is_ranked = any(name in COMPOSITES for name in names)
     reference = [spec.model_dump(mode="json") for spec in reference_specs(space, seed)] if is_ranked else []
+    if reference:
+        bar.say(f"scoring {len(reference)} reference architectures first: composites are means of ranks among them")
     bar.begin("score", len(reference) + len(specs))
     rows: list[Scored] = []
     for chunk in score([*reference, *specs]):

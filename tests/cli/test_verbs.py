@@ -268,6 +268,24 @@ def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_a_command_to_copy_is_never_cut(monkeypatch, capsys):
+    from kdsearch.cli import data
+
+    command = "pip install " + " ".join(f"a-package-with-a-long-name-{i}" for i in range(20))
+    row = {"name": "far", "kind": "data", "present": False, "install": command, "about": "x", "size": "", "licence": ""}
+    monkeypatch.setattr(data, "listing", lambda host: [row])
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run(capsys, "data")
+    assert f"  far: {command}" in out.splitlines()
+
+
+def test_the_api_is_seen_by_completion():
+    import kdsearch
+
+    assert set(kdsearch.__all__) <= set(dir(kdsearch))
+    assert "Study" in dir(kdsearch)
+
+
 def test_a_bare_command_is_help(capsys):
     code, out, err = run(capsys)
     assert (code, err) == (0, "")
