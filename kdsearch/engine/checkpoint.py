@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with the state of everything that trains, the position as JSON in its header."""
+"""Checkpoints: one safetensors file with what a phase has changed, the position as JSON in its header."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdsearch.engine.optim import Bound
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import write_bytes
+from kdsearch.store.hashing import digest, tensor_digest
 
 FORMAT = 1
 _ANEW = "Delete it; the stage starts anew."
@@ -27,7 +28,8 @@ class Position:
     """Where a phase stands, between two optimiser steps.
 
     `sums`: running sums of the epoch's loss and terms, so that a resumed epoch reports the same means; `prepared`: what
-    precedes the first step is done; `scaler`: fp16's loss scale.
+    precedes the first step is done; `scaler`: fp16's loss scale; `rest`: digest of what is as it was before the phase, and
+    therefore not in the checkpoint ("" = nothing).
     """
 
     owner: str = ""  # the training this belongs to: a hash of what it was made from
@@ -41,14 +43,29 @@ class Position:
     best: float | None = None
     prepared: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
+    rest: str = ""
 
 
-def collect(modules: Mapping[str, nn.Module], optims: Mapping[str, Bound]) -> dict[str, Tensor]:
-    """Tensors by name: `<module>/<key>` and `optim:<name>/<parameter>/<key>`."""
-    tensors = {}
+def start_of(modules: Mapping[str, nn.Module], moved: set[int]) -> dict[str, str]:
+    """Name -> digest of every tensor that no optimiser moves, before a phase begins. Replaying a training gives them again."""
+    return {
+        f"{name}/{key}": tensor_digest(tensor)
+        for name, module in modules.items()
+        for key, tensor in module.state_dict(keep_vars=True).items()
+        if id(tensor) not in moved
+    }
+
+
+def collect(
+    modules: Mapping[str, nn.Module], optims: Mapping[str, Bound], start: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """Tensors by name: `<module>/<key>` and `optim:<name>/<parameter>/<key>`; without those that are as at the `start`."""
+    tensors, known = {}, start or {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            tensors[f"{name}/{key}"] = _plain(tensor)
+            full = f"{name}/{key}"
+            if full not in known or known[full] != tensor_digest(tensor):
+                tensors[full] = _plain(tensor)
     for name, bound in optims.items():
         for key, parameter in bound.parameters.items():
             for field_name, value in bound.torch.state.get(parameter, {}).items():
@@ -61,10 +78,23 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
 
 
+def rest_of(tensors: Mapping[str, Tensor], start: Mapping[str, str]) -> str:
+    """What `Position.rest` is beside these tensors."""
+    left = {name: each for name, each in start.items() if name not in tensors}
+    return digest(left) if left else ""
+
+
 def restore(
-    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optims: Mapping[str, Bound], file: Path
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optims: Mapping[str, Bound],
+    file: Path,
+    start: Mapping[str, str] | None = None,
 ) -> None:
-    """Load strictly. Raise ArtifactError naming the first key that is missing, extra or of another shape."""
+    """Load strictly: what is missing is known from the `start`, at which the modules are.
+
+    Raise ArtifactError naming the first key that is missing, extra or of another shape.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition("/") if name.startswith("optim:") else name.partition("/")
@@ -77,7 +107,8 @@ def restore(
             raise ArtifactError(f"has the state of '{owner}', which is not trained here", file=file, fix=_ANEW)
     for name, module in modules.items():
         try:
-            module.load_state_dict(parts.get(name, {}), strict=True)
+            rest = {key: t for key, t in module.state_dict().items() if f"{name}/{key}" in (start or {})}
+            module.load_state_dict({**rest, **parts.get(name, {})}, strict=True)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1].strip()
             raise ArtifactError(f"does not fit '{name}': {first}", file=file, fix=_ANEW) from None

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.engine.checkpoint import Position, read_checkpoint, restore
+from kdsearch.engine.checkpoint import Position, read_checkpoint, rest_of, restore, start_of
 from kdsearch.engine.conduct import Conduct, Device, Report
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.modes import gradients_given_back
@@ -138,6 +138,8 @@ class Training:
         held = self._held(phase)
         with gradients_given_back(held.values()):
             optims = {optim.name: self._bind(phase, optim) for optim in phase.train}
+            moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
+            start = start_of(held, moved)
             saved = read_checkpoint(file)
             if saved is None:
                 at = Position(owner=self.owner)
@@ -149,13 +151,16 @@ class Training:
                     raise ArtifactError(
                         "is a checkpoint of another study or recipe", file=file, fix="Delete it; training starts anew."
                     )
-                restore(tensors, held, {} if at.done else optims, file)
+                if at.rest != rest_of(tensors, start):
+                    problem = "what it goes on from, frozen weights or earlier phases, is not what it was"
+                    raise ArtifactError(problem, file=file, fix="Delete it; training starts anew.")
+                restore(tensors, held, {} if at.done else optims, file, start)
                 self.conduct.precision.load({} if at.done else at.scaler)
             if at.done:
                 for module in held.values():
                     module.eval()
                 return at
-            return PhaseRun(self.conduct, phase, optims, held, file, at, past).train()
+            return PhaseRun(self.conduct, phase, optims, held, file, at, past, start).train()
 
     def _bind(self, phase: Phase, optim: Optim) -> Bound:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, restore, write_checkpoint
+from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, rest_of, restore, write_checkpoint
 from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
 from kdsearch.engine.gradients import TermGradients, gradients_of, measured, scales_of
@@ -38,6 +38,7 @@ class PhaseRun:
         file: the phase's checkpoint.
         at: where it stands; changed as it goes on.
         past: epochs of the phases before.
+        start: digests of what no optimiser moves, as the phase found it: a checkpoint leaves out what is still so.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PhaseRun:
         file: Path,
         at: Position,
         past: int,
+        start: Mapping[str, str] | None = None,
     ) -> None:
         self.conduct, self.phase, self.optims, self.held, self.file, self.at = conduct, phase, optims, held, file, at
         self.setup, self.device, self.ranks, self.past = conduct.setup, conduct.device, conduct.ranks, past
@@ -71,6 +73,7 @@ class PhaseRun:
         self.batches_before = [0, *accumulate(self.lengths)]
         per_epoch = [-(-length // self.device.accumulate) for length in self.lengths]
         self.steps_before = [0, *accumulate(per_epoch)]
+        self.start = start or {}
         self.written = time.monotonic()
 
     def _taps(self) -> dict[str, list[str]]:
@@ -373,7 +376,9 @@ class PhaseRun:
     def _write(self) -> None:
         if self.ranks.is_first:
             self.at.scaler = self.conduct.precision.state()
-            write_checkpoint(self.file, collect(self.held, {} if self.at.done else self.optims), self.at)
+            tensors = collect(self.held, {} if self.at.done else self.optims, self.start)
+            self.at.rest = rest_of(tensors, self.start)
+            write_checkpoint(self.file, tensors, self.at)
         self.written = time.monotonic()
 
 

@@ -1,5 +1,6 @@
 """Stopping, pausing, checkpoints and what they carry."""
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -18,7 +19,7 @@ from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import Endless, order_of
 from kdsearch.engine.optim import bind
 from kdsearch.errors import ArtifactError, InterruptedRun, TrialError
-from kdsearch.kinds import Feed, Optim, Phase, Update
+from kdsearch.kinds import Distiller, Ema, Feed, NoOptions, Optim, Phase, Update
 from kdsearch.testing.training import TensorSplit, training
 from tests.engine.little import Phases, Plain, Queue, differing, jitter, mlp, resnet, same, source, state
 
@@ -353,3 +354,71 @@ def test_a_checkpoint_gives_back_what_it_was_given(tmp_path_factory, shapes, kin
     bound.torch.step()
     other_bound.torch.step()
     assert all(torch.equal(a, b) for a, b in zip(module, other, strict=True))
+
+
+class Drifting(Distiller[NoOptions]):
+    """Moves a frozen weight of the student by hand after each epoch."""
+
+    def __init__(self, weight):
+        super().__init__(NoOptions())
+        self.weight = [weight]
+
+    def terms(self, step):
+        return {"size": step.student["logits"].square().mean()}
+
+    def on_epoch_end(self, clock):
+        with torch.no_grad():
+            self.weight[0].data += 0.01
+
+
+def probing(folder, student=None, drift=False, **given):
+    """Trains the classifier of a network whose body is frozen; `momentum` follows it."""
+    student = student or resnet(widths=(16, 32))
+    head, kernels = student.module.classifier, [p for p in student.module.parameters() if p.ndim == 4]
+
+    def phases(self, setup):
+        def step(s):
+            terms = {"task": s.task()}
+            yield Update(
+                {**terms, **{name: v for each in setup.distillers.values() for name, v in each.terms(s).items()}}
+            )
+
+        ema = [Ema(head, self.momentum, 0.5)]
+        yield Phase("probe", step, {"train": setup.feed("train")}, [setup.optim({"head": head})], 2, ema=ema)
+
+    distillers = {"drift": Drifting(kernels[0])} if drift else {}
+    procedure = Phases(phases, momentum=copy.deepcopy(head))
+    return training(
+        procedure, {"student": student}, source(), folder, distillers=distillers, epochs=2, batch_size=12, **given
+    )
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_a_checkpoint_holds_what_trains_and_what_changed(drift, tmp_path):
+    with pytest.raises(InterruptedRun):
+        probing(tmp_path, drift=drift, stop=stops_at(6)).run()
+    tensors, _ = read_checkpoint(the_file(tmp_path))
+    run = probing(tmp_path / "whole", drift=drift)
+    names = {name for name in tensors if name.startswith("role:")}
+    parameters = dict(run.setup.models["student"].module.named_parameters())
+    kernel = next(f"role:student/{name}" for name, p in parameters.items() if p.ndim == 4)
+    head = {"role:student/classifier.weight", "role:student/classifier.bias"}
+    assert names == head | ({kernel} if drift else set())
+    assert {"ema:0/weight", "procedure/momentum.weight", "optim:main/head.weight/exp_avg"} <= set(tensors)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    body = sum(p.nbytes for p in parameters.values())
+    assert drift or size < body / 5
+    run.run()
+    again = probing(tmp_path, drift=drift)
+    again.run()
+    assert same(end_of(again), end_of(run))
+    done = probing(tmp_path, drift=drift)
+    done.run()
+    assert same(end_of(done), end_of(run)), "a finished phase is whole again"
+
+
+def test_frozen_weights_that_are_not_what_they_were_are_refused(tmp_path):
+    with pytest.raises(InterruptedRun):
+        probing(tmp_path, stop=stops_at(6)).run()
+    with pytest.raises(ArtifactError, match="frozen weights or earlier phases, is not what it was"):
+        probing(tmp_path, student=resnet(seed=5, widths=(16, 32))).run()
