@@ -38,4 +38,5 @@ ARRAYS_BYTES = 1 << 36  # of an .npz file, or an IDX file unpacked
 PICKLE_BYTES = 1 << 30
 TABLE_BYTES = 1 << 30
 WEIGHTS_BYTES = 1 << 38
+ONNX_BYTES = 1 << 31  # protobuf holds no more
 LINES_BYTES = 1 << 26  # of a file with one architecture a line

@@ -21,8 +21,8 @@ import numpy as np
 
 from kdsearch.deploy.canonical import graph_key
 from kdsearch.deploy.files import open_session
-from kdsearch.errors import StorageError
-from kdsearch.store.files import storing, write_json
+from kdsearch.errors import ArtifactError, StorageError
+from kdsearch.store.files import read_json, storing, write_json
 
 FORMAT = 2
 REPEATS = 3  # sessions a measurement
@@ -104,10 +104,10 @@ def latency_key(
 def stored(key: str) -> Latency | None:
     """The measurement stored under `key`; None where there is none or its entry is damaged."""
     try:
-        entry = json.loads(_entry(key).read_text(encoding="utf-8"))
+        entry = read_json(_entry(key))
         least, median, spread = (float(entry[name]) for name in ("min_ms", "median_ms", "spread_ms"))
         found = Latency(least, median, spread, int(entry["runs"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ArtifactError, OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     sound = entry.get("format") == FORMAT and math.isfinite(found.median_ms + found.spread_ms) and found.runs > 0
     return found if sound and 0 < found.min_ms <= found.median_ms else None

@@ -32,6 +32,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.store.hashing import derive, digest
+from kdsearch.store.inputs import there
 
 V = TypeVar("V")
 
@@ -96,12 +97,11 @@ class Site:
         return self.build_of(space, spec)
 
     def file(self, path: str) -> Path:
-        found = Path(path).expanduser()
-        found = found if found.is_absolute() else self.base / found
-        if not found.exists():
-            near = nearest(found.name, [each.name for each in found.parent.iterdir()]) if found.parent.is_dir() else ""
-            raise DataError(f"'{path}' does not exist", nearest=near, fix=f"Looked for {found}.")
-        return found
+        try:
+            found = Path(path).expanduser()
+        except RuntimeError as error:  # `~nobody`
+            raise DataError(f"'{path}' does not exist", expected=str(error)) from None
+        return there(found if found.is_absolute() else self.base / found, path)
 
     def code(self, target: str) -> Any:
         from kdsearch.errors import UnsafeCodeError

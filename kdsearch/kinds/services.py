@@ -67,7 +67,8 @@ class Services(Protocol):
         """A fresh model of a registered search space, for teachers that are one of its members."""
 
     def file(self, path: str) -> Path:
-        """A path from the study, relative to the study's file. Raise DataError when it does not exist."""
+        """A path from the study, relative to the study's file. Raise DataError when it does not exist, is neither a file nor a
+        folder (FIFOs, devices and sockets are none), or may not be looked at."""
 
     def code(self, target: str) -> Any:
         """The object at "module:name" or a file "x.py:name"; raise UnsafeCodeError unless --allow-code named it.

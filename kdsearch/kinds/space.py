@@ -175,7 +175,7 @@ class SearchSpace(Capability, Generic[O]):
         """The inverse of `encode`; it also reads the spec as JSON. Raise StudyError for other text."""
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise StudyError(f"'{text[:60]}' is no architecture", expected="a spec as JSON, such as {...}")

@@ -15,6 +15,8 @@ from typing import Any
 
 from kdsearch.errors import DataError, StudyError, nearest, one_of
 from kdsearch.kinds import Options, SearchSpace
+from kdsearch.limits import TABLE_BYTES
+from kdsearch.store.inputs import content
 
 ARCH = "arch"
 
@@ -73,10 +75,8 @@ def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line, fields) of every row that is not blank; a row of several lines has its first."""
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError("no such file", file=path, expected="a CSV file with a header, or .csv.gz") from None
+        raw = content(path, "a CSV file with a header, or .csv.gz", most=TABLE_BYTES)
+        text = (_unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"not readable as a table: {error}", file=path, expected="a CSV file, or .csv.gz") from None
     reader, rows, line = csv.reader(io.StringIO(text, newline="")), [], 1
@@ -90,6 +90,15 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     if not rows:
         raise DataError("the file is empty", file=path, expected="a header and one row an architecture")
     return rows
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """Raise EOFError where what is packed is no table of a size that is read."""
+    with gzip.open(io.BytesIO(raw)) as stream:
+        text = stream.read(TABLE_BYTES + 1)
+    if len(text) > TABLE_BYTES:
+        raise EOFError(f"more than {TABLE_BYTES:,} bytes unpacked")
+    return text
 
 
 def _architecture(path: Path, header: Sequence[str]) -> list[str]:

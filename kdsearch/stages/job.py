@@ -11,12 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsearch.errors import ArtifactError
+from kdsearch.errors import ArtifactError, UserError
 from kdsearch.host import Host
 from kdsearch.stages.materials import Materials, open_materials
 from kdsearch.stages.recipe_data import supplied
 from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.hashing import digest, file_digest
+from kdsearch.store.inputs import no_folder
 from kdsearch.study.study import Study
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ def open_store(study: Study, folder: Path) -> Store:
     """The folder's artifacts; a shared store named by a relative path starts, as all paths of a study, from its file's folder."""
     url = study.config.run.store or os.environ.get("KDSEARCH_STORE")
     if url and "://" not in url:
-        url = str((study.folder / url).resolve())
+        place = study.folder / url
+        if problem := no_folder(place):
+            raise UserError(f"'{url}' {problem}", path="KDSEARCH_STORE", expected="a folder or a URL")
+        url = str(place.resolve())
     return Store(folder, url)
 
 

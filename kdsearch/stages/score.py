@@ -9,6 +9,7 @@ from typing import Any
 
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import SearchSpace
+from kdsearch.limits import LINES_BYTES
 from kdsearch.search.backend import Score
 from kdsearch.search.candidates import reference_specs
 from kdsearch.search.ranks import Combined
@@ -16,6 +17,7 @@ from kdsearch.search.scoring import Scored
 from kdsearch.stages.scorers import Setting, open_scorer, scoring, spec_of
 from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import stream
+from kdsearch.store.inputs import content
 from kdsearch.study.names import COMPOSITES
 
 DRY = 1000  # draws in a row without a new spec after which the space counts as drawn out
@@ -90,14 +92,14 @@ def _asked(space: SearchSpace[Any], archs: Path | None, sample: int | None, seed
             found.setdefault(space.key(spec), spec)
         return list(found.values())
     try:
-        lines = archs.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DataError("no such file", file=archs, expected="one architecture a line") from None
-    except OSError as error:
-        raise DataError(f"not readable: {error.strerror}", file=archs, expected="one architecture a line") from None
+        text = content(archs, "a file with one architecture a line", most=LINES_BYTES).decode("utf-8-sig")
+    except DataError:
+        raise
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", file=archs) from None
-    specs = [spec_of(space, line, str(archs), number) for number, line in enumerate(lines, 1) if line.strip()]
+    specs = [
+        spec_of(space, line, str(archs), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+    ]
     if not specs:
         raise DataError("no spec in the file", file=archs, expected="one architecture a line")
     return specs

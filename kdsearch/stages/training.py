@@ -26,7 +26,7 @@ from kdsearch.stages.recipe_data import control_data
 from kdsearch.stages.request import Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
 from kdsearch.stages.text_teachers import embedders, has_network, writers
 from kdsearch.store.hashing import derive
-from kdsearch.store.weights import load_into, read
+from kdsearch.store.weights import check_module, load_into, read
 from kdsearch.study.recipe import ResolvedRecipe
 
 
@@ -255,14 +255,18 @@ def teacher_model(materials: Materials, name: str, found: Mapping[str, Any] | No
 
 def loaded_teacher(materials: Materials, name: str) -> Model:
     """The teacher's network as its capability gives it."""
+    model: Model
     live = materials.study.live_object(materials.study.path_of_teacher(name))
     if live is not None:
-        return live_model(live, materials)
+        model = live_model(live, materials)
+        check_module(model.module, f"teacher '{name}'")
+        return model
     teacher = materials.make("teacher", materials.study.teachers[name], materials.study.path_of_teacher(name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(materials.seed, "teacher", name))
         with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
-            model: Model = teacher.model(materials.io, materials.site)
+            model = teacher.model(materials.io, materials.site)
+            check_module(model.module, f"teacher '{name}'")
     return model
 
 

@@ -25,6 +25,13 @@ _DISK = {
     errno.EROFS: "the disk is read-only",
     errno.EFBIG: "the file would exceed the size limit",
 }
+_PLACE = {  # where nothing can be written, whoever writes
+    errno.EEXIST: "is no folder",
+    errno.ENOTDIR: "is no folder, or below a file",
+    errno.EISDIR: "is a folder",
+    errno.ELOOP: "is a symbolic link that leads back to itself",
+    errno.ENAMETOOLONG: "has a name that is too long",
+}
 
 
 @contextmanager
@@ -39,6 +46,8 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK:
             raise as_storage_error(error, path) from error
+        if error.errno in _PLACE:
+            raise StorageError(_PLACE[error.errno], file=error.filename or path, fix="Name another place.") from error
         raise
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from kdsearch.store.inputs import opened
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
@@ -27,8 +29,8 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    """SHA-256 of a file's bytes. Raise DataError for what is no regular file, or may not be read."""
+    with opened(path, "a file") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

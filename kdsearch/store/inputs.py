@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from kdsearch.errors import DataError, UserError, nearest
 
@@ -44,7 +44,7 @@ def regular(path: Path, expected: str, *, most: int | None = None, error: type[U
     return path
 
 
-def opened(path: Path, expected: str, *, most: int | None = None, error: type[UserError] = DataError) -> BinaryIO:
+def opened(path: Path, expected: str, *, most: int | None = None, error: type[UserError] = DataError) -> BufferedReader:
     """A regular file, open for reading. Arguments and errors as of `regular`."""
     try:
         found = os.stat(path)  # before opening: an open FIFO waits, and some devices do something when they are opened
@@ -103,13 +103,29 @@ def there(path: Path, asked: str = "", *, error: type[UserError] = DataError) ->
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        near = nearest(path.name, names(path.parent)) if is_text(path.name) else ""
-        raise error(f"'{asked or path}' does not exist", nearest=near, fix=f"Looked for {path}.") from None
+        raise error(f"'{asked or path}' does not exist", nearest=similar(path), fix=f"Looked for {path}.") from None
     except (OSError, ValueError) as fault:
         raise _told(fault, path, expected, error) from None
     if not stat.S_ISDIR(found.st_mode):
         _check(found, path, expected, None, error)
     return path
+
+
+def no_folder(path: Path) -> str:
+    """Why nothing can be kept in a folder of that path, which need not be there yet; "" where something can."""
+    for each in (path, *path.parents):
+        try:
+            found = os.stat(each)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as fault:
+            return _FAULTS.get(getattr(fault, "errno", None) or 0, f"cannot be looked at: {fault}")
+        if not stat.S_ISDIR(found.st_mode):
+            return (
+                f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'is a file')}" if each == path else f"is below a file, {each}"
+            )
+        return ""
+    return ""
 
 
 def lies(path: Path, *, error: type[UserError] = DataError) -> bool:
@@ -136,6 +152,11 @@ def names(folder: Path) -> list[str]:
         return []
 
 
+def similar(path: Path) -> str:
+    """The name in its folder that a path was most likely meant to have, or ""."""
+    return nearest(path.name, (each for each in names(path.parent) if each != path.name)) if is_text(path.name) else ""
+
+
 def _check(found: os.stat_result, path: Path, expected: str, most: int | None, error: type[UserError]) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is no regular file")
@@ -146,9 +167,8 @@ def _check(found: os.stat_result, path: Path, expected: str, most: int | None, e
 
 def _told(fault: Exception, path: Path, expected: str, error: type[UserError]) -> UserError:
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
-        near = nearest(path.name, names(path.parent)) if is_text(path.name) else ""
         problem = "no such file" if not (isinstance(fault, NotADirectoryError) and path.exists()) else "is a file"
-        return error(problem, file=path, nearest=near, expected=expected)
+        return error(problem, file=path, nearest=similar(path), expected=expected)
     number = getattr(fault, "errno", None)
     said = str(getattr(fault, "strerror", None) or fault)
     return error(_FAULTS.get(number or 0, f"cannot be read: {said}"), file=path, expected=expected)

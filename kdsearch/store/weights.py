@@ -14,7 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdsearch.errors import ArtifactError, UnsafeCodeError, nearest
-from kdsearch.store.files import write_bytes
+from kdsearch.limits import WEIGHTS_BYTES
+from kdsearch.store.files import parsed_json, write_bytes
+from kdsearch.store.inputs import regular
 
 METADATA = "kdsearch"  # one key holding JSON: safetensors writes several in random order
 INSIDE = (
@@ -27,6 +29,7 @@ INSIDE = (
     "weights",
 )  # where trainers put the weights
 SHOWN = 4  # names in a message
+SOUND = "dense tensors of finite real floats, variances of at least 0"
 PICKLES = (".pkl", ".pickle", ".joblib")
 
 
@@ -37,8 +40,7 @@ def read(path: Path) -> dict[str, Tensor]:
         ArtifactError: missing, empty, truncated (with sizes) or foreign file.
         UnsafeCodeError: a file that could run code when loaded.
     """
-    if not path.is_file():
-        raise ArtifactError("no such file", file=path, expected="a .safetensors, .pt or .pth file")
+    regular(path, "a .safetensors, .pt or .pth file", most=WEIGHTS_BYTES, error=ArtifactError)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".pt2":
@@ -62,8 +64,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
         entries: dict[str, str] = file.metadata() or {}
     if set(entries) == {METADATA}:
-        found: dict[str, Any] = json.loads(entries[METADATA])
-        return found
+        try:
+            return dict(parsed_json(entries[METADATA].encode()))
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"its metadata are no JSON object ({error})", file=path) from None
     return dict(entries)
 
 
@@ -99,9 +103,54 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], file: object) ->
             nearest=nearest(missing[0], unexpected) if missing else "",
             expected=f"{len(own)} tensors of {type(module).__name__}; the file has {len(tensors)}",
         )
+    check_tensors(tensors, file, own)
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def check_module(module: nn.Module, who: str) -> None:
+    """Raise ArtifactError naming the first parameter or buffer of a finished network that no answer can be made with."""
+    floats = {name: tensor for name, tensor in module.named_parameters() if not tensor.dtype.is_floating_point}
+    if floats:
+        name, tensor = next(iter(floats.items()))
+        raise ArtifactError(f"{who}: parameter '{name}' is {_fault(name, tensor, True)}", expected=SOUND)
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor | int | float | str | bytes) and "packed_params" in name:
+            raise ArtifactError(f"{who}: '{name}' is quantised", expected=SOUND)
+        if isinstance(tensor, Tensor):
+            tensors[name] = tensor
+    try:
+        check_tensors(tensors, None, {})
+    except ArtifactError as error:
+        raise ArtifactError(f"{who}: {error.problem}", expected=SOUND) from None
+
+
+def check_tensors(tensors: Mapping[str, Tensor], file: object, own: Mapping[str, Tensor]) -> None:
+    """Raise ArtifactError naming the first tensor that no network can answer with: not finite, no plain floats where `own`
+    has floats, a negative variance."""
+    for name, tensor in tensors.items():
+        fault = _fault(name, tensor, name in own and own[name].is_floating_point())
+        if fault:
+            raise ArtifactError(f"tensor '{name}' is {fault}", file=file, expected=SOUND)
+
+
+def _fault(name: str, tensor: Tensor, to_be_float: bool) -> str:
+    if tensor.is_meta:
+        return "on the meta device, without values"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_complex():
+        return "complex"
+    if not tensor.is_floating_point():
+        return f"of {str(tensor.dtype).removeprefix('torch.')}" if to_be_float else ""
+    values = tensor if tensor.element_size() > 1 else tensor.float()  # few operations know floats of eight bits
+    if not bool(torch.isfinite(values).all()):
+        return "not finite (NaN or infinity)"
+    return "negative, and a variance" if name.endswith("running_var") and bool((values < 0).any()) else ""
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError, nearest, one_of
+from kdsearch.store.inputs import no_folder
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import LIVE, SEARCHED, check_names, uses
 from kdsearch.study.rules import check_shared
@@ -329,8 +330,8 @@ def _check_store(study: Study, store: str) -> None:
     from fsspec.registry import known_implementations
 
     if "://" not in store and "::" not in store:
-        if (study.folder / store).is_file():
-            raise study.error(f"'{store}' is a file", "run.store", expected="a folder or a URL")
+        if problem := no_folder(study.folder / store):
+            raise study.error(f"'{store}' {problem}", "run.store", expected="a folder or a URL")
         return
     kind = store.partition("://")[0].rpartition("::")[2]
     if kind not in known_implementations:

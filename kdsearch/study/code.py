@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError, nearest, told
+from kdsearch.store.inputs import lies, regular
 
 _PYTHON = re.compile(r".+\.py:[A-Za-z_][\w.]*")
 
@@ -71,8 +72,9 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
 
 
 def _module(file: Path) -> Any:
-    if not file.is_file():
+    if not lies(file):
         raise DataError("there is no such file", file=file)
+    regular(file, "a Python file")
     digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
     name = f"kdsearch_allowed_{digest}"
     if name in sys.modules:

@@ -130,7 +130,7 @@ FOLDERS = {
     ),
     "no image": (lambda f: (f / "cat/3.png").write_bytes(b"x"), "photos/cat/3.png: not a readable image"),
     "no byte": (lambda f: (f / "cat/3.png").write_bytes(b""), "photos/cat/3.png: not a readable image"),
-    "dangling": (lambda f: (f / "cat/x.png").symlink_to("gone"), "photos/cat/x.png: not a readable image"),
+    "dangling": (lambda f: (f / "cat/x.png").symlink_to("gone"), "photos/cat/x.png: no such file. Expected an image"),
     "16 bits": (lambda f: Image.new("I;16", (8, 8)).save(f / "cat/x.png"), "photos/cat/x.png: pixel mode 'I;16'"),
     "other size": (
         lambda f: Image.new("L", (9, 8)).save(f / "dog/x.png"),

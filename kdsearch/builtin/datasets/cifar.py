@@ -15,6 +15,8 @@ from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, image_s
 from kdsearch.builtin.datasets.plain_pickle import read_plain_pickle
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.limits import PICKLE_BYTES, STUDY_BYTES
+from kdsearch.store.inputs import content, lies
 
 PIXELS = 3 * 32 * 32
 Rows = tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]  # (N, 3072), (N,)
@@ -88,7 +90,7 @@ class Cifar(Dataset[CifarOptions]):
 
     def _record_file(self, file: Path) -> Rows:
         record = self.label_bytes + PIXELS
-        data = np.fromfile(file, dtype=np.uint8)
+        data = np.frombuffer(content(file, "binary records", most=PICKLE_BYTES), dtype=np.uint8)
         if not len(data) or len(data) % record:
             raise DataError(
                 f"{len(data):,} bytes", file=file, expected=f"a multiple of {record:,}, the bytes of a record"
@@ -104,7 +106,7 @@ class Cifar(Dataset[CifarOptions]):
         return self._checked([name.decode() if isinstance(name, bytes) else str(name) for name in names], file)
 
     def _plain_names(self, file: Path) -> tuple[str, ...]:
-        text = _there(file).read_text(encoding="ascii", errors="replace")
+        text = content(_there(file), "names", most=STUDY_BYTES).decode("ascii", "replace")
         return self._checked([line.strip() for line in text.splitlines() if line.strip()], file)
 
     def _checked(self, names: list[str], file: Path) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ class Cifar(Dataset[CifarOptions]):
 
 
 def _there(file: Path) -> Path:
-    if not file.is_file():
+    if not lies(file):
         raise DataError(f"no {file.name}", file=file.parent, expected="every file of the unpacked archive")
     return file
 

@@ -15,13 +15,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydantic import Field as Option
 from torch import Tensor
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, fitted, image_source
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
+from kdsearch.limits import PIXELS, SIDES
+from kdsearch.store.inputs import below, entries, opened
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +34,6 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 UNLABELED = ("unlabeled", "unlabelled")
 GREY = ("1", "L", "LA")
 READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
-DEFAULT_LIMIT = Image.MAX_IMAGE_PIXELS or 1 << 27  # beyond it Pillow suspects a decompression bomb
 
 
 class FolderOptions(ImageOptions):
@@ -148,12 +149,17 @@ def header(file: Path) -> Head:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below, for one message
-            with Image.open(file) as image:
+            with opened(file, "an image") as stream, Image.open(stream) as image:
                 head = Head(image.width, image.height, image.mode)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (KeyboardInterrupt, DataError):
+        raise
+    except Exception as error:  # a damaged file fails anywhere in its reader
         raise _unreadable(file, error) from error
-    if head.width * head.height > DEFAULT_LIMIT:
-        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=f"at most {DEFAULT_LIMIT:,} pixels")
+    if head.width * head.height > PIXELS:
+        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=f"at most {PIXELS:,} pixels")
+    if max(head.width, head.height) > SIDES * min(head.width, head.height):
+        expected = f"sides of which the longer is at most {SIDES} times the shorter"
+        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=expected)
     if head.mode not in READABLE:
         raise DataError(f"pixel mode '{head.mode}'", file=file, expected="8 bits a channel, grey, palette or colour")
     return head
@@ -163,10 +169,12 @@ def decode(file: Path, channels: int, resize: int | None) -> Tensor:
     """(C, H, W) uint8, upright as its EXIF says, scaled and cropped. Raise DataError naming a corrupt file."""
     header(file)
     try:
-        with Image.open(file) as image:
+        with opened(file, "an image") as stream, Image.open(stream) as image:
             upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
             pixels = np.array(upright, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (KeyboardInterrupt, DataError):
+        raise
+    except Exception as error:
         raise _unreadable(file, error) from error
     image_tensor = torch.from_numpy(pixels)[None] if channels == 1 else torch.from_numpy(pixels).permute(2, 0, 1)
     return fitted(image_tensor.contiguous()[None], resize, None)[0]
@@ -219,11 +227,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted((each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")), key=_name)
-
-
-def _name(path: Path) -> str:
-    return path.name
+    return [each for each in entries(folder) if each.is_dir() and not each.name.startswith(".")]
 
 
 def _class_names(train: Path) -> tuple[str, ...]:
@@ -251,7 +255,7 @@ def _files(folder: Path, classes: Sequence[str], is_train: bool) -> list[tuple[P
 def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
     """The images of a folder, however deep, with one label. Raise DataError where there is none."""
     files = sorted(
-        (file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
+        (file for file in below(folder) if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
         key=str,
     )
     if not files:
@@ -264,7 +268,7 @@ def _ends(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         size: Any = file.stat().st_size
-        with file.open("rb") as stream:
+        with opened(file, "an image") as stream:
             digest.update(f"{size}\0".encode() + stream.read(4096))
             if size > 4096:
                 stream.seek(-4096, 2)

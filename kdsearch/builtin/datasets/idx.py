@@ -11,19 +11,19 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.download import download_idx, root_of
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_memory, image_source
 from kdsearch.builtin.datasets.packages import FASHION_MNIST_FOLDERS, needed
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
-
-GREATEST = 1 << 33  # bytes: a header that asks for more is not believed
+from kdsearch.limits import ARRAYS_BYTES
+from kdsearch.store.inputs import opened
 
 
 class IdxOptions(ImageOptions):
@@ -37,7 +37,7 @@ class IdxOptions(ImageOptions):
 def read_idx(file: Path, n_dims: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The array of an IDX file of unsigned bytes with `n_dims` dimensions. Raise DataError for anything else."""
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+        with opened(file, "an IDX file", most=ARRAYS_BYTES) as raw, _unpacked(raw, file) as stream:
             head = stream.read(4 + 4 * n_dims)
             if len(head) < 4 + 4 * n_dims or head[:4] != bytes([0, 0, 8, n_dims]):
                 raise DataError(
@@ -47,8 +47,11 @@ def read_idx(file: Path, n_dims: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
                 )
             shape = struct.unpack(f">{n_dims}I", head[4:])
             n_bytes = math.prod(shape)
-            if n_bytes > GREATEST:
-                raise DataError(f"says its shape is {shape}", file=file, expected=f"at most {GREATEST:,} bytes")
+            if 0 in shape[1:]:
+                raise DataError(f"says its shape is {shape}", file=file, expected="images of a pixel or more")
+            if n_bytes > ARRAYS_BYTES:
+                raise DataError(f"says its shape is {shape}", file=file, expected=f"at most {ARRAYS_BYTES:,} bytes")
+            check_memory(n_bytes, file)
             data = stream.read(n_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
@@ -61,6 +64,10 @@ def read_idx(file: Path, n_dims: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         got = f"{len(data):,}" if len(data) < n_bytes else f"more than {n_bytes:,}"
         raise DataError(f"holds {got} bytes of data", file=file, expected=f"{n_bytes:,} bytes for its shape {shape}")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _unpacked(raw: BinaryIO, file: Path) -> BinaryIO:
+    return gzip.open(raw, "rb") if file.suffix == ".gz" else raw  # type: ignore[return-value]  # it reads like one
 
 
 class Idx(Dataset[IdxOptions]):

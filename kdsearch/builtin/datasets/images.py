@@ -20,7 +20,8 @@ from kdsearch.limits import RESIZE
 
 Augmentation = Literal["none", "shift", "crop", "crop_flip"]
 PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
-CHUNK = 4096  # images resized or counted at once
+CHUNK = 4096  # images counted at once
+CHUNK_BYTES = 1 << 28  # of floats that are resized at once
 WHOLE = 255.0  # the greatest pixel of eight bits
 
 
@@ -186,6 +187,9 @@ def image_source(
         check_labels(part.labels, len(classes), part.file, name)
         pixels = part.pixels
         if isinstance(pixels, Stored):
+            side, each = options.resize, pixels.images.shape[1:]
+            per_image = options.channels or each[0], side or each[1], side or each[2]
+            check_memory(len(part.ids) * math.prod(per_image) * pixels.images.element_size(), part.file)
             pixels = Stored(fitted(pixels.images, options.resize, options.channels))
         prepared[name] = Part(part.ids, pixels, part.labels, part.file)
     shapes = {name: tuple(part.pixels([0]).shape[1:]) for name, part in prepared.items()}
@@ -293,8 +297,22 @@ def check_labels(labels: Tensor, n_classes: int, file: object, split: str) -> No
         )
 
 
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    return (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+def _chunks(images: Tensor, most: int = CHUNK) -> Iterator[Tensor]:
+    return (images[start : start + most] for start in range(0, len(images), most))
+
+
+def check_memory(n_bytes: int, file: object) -> None:
+    """Raise DataError where so many bytes would not fit into the memory that is free now."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        raise DataError(
+            f"takes {n_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free",
+            file=file,
+            expected="less",
+            fix="Lower `resize` in data.options, take fewer images, or read them from a folder, which decodes on demand.",
+        )
 
 
 def as_images(array: np.ndarray[Any, Any]) -> Tensor:
@@ -311,9 +329,12 @@ def fitted(images: Tensor, resize: int | None, channels: int | None) -> Tensor:
     if channels == 1 and images.shape[1] == 3:
         images = torch.cat([V.rgb_to_grayscale(chunk) for chunk in _chunks(images)])
     if resize is not None and tuple(images.shape[-2:]) != (resize, resize):
-        images = torch.cat(
-            [V.center_crop(V.resize(chunk, [resize], antialias=True), [resize]) for chunk in _chunks(images)]
-        )
+        made = images.new_empty(len(images), images.shape[1], resize, resize)
+        scale = max(1.0, resize / min(images.shape[-2:])) ** 2  # torchvision scales in floats
+        most = max(1, int(CHUNK_BYTES // (4 * scale * images[0].numel()))) if len(images) else 1
+        for i, chunk in enumerate(_chunks(images, most)):
+            made[i * most : i * most + len(chunk)] = V.center_crop(V.resize(chunk, [resize], antialias=True), [resize])
+        images = made
     if channels is not None and images.shape[1] != channels:
         if images.shape[1] != 1:
             raise DataError(

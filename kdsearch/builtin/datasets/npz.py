@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,13 +12,23 @@ import torch
 from pydantic import Field as Option
 from pydantic import field_validator
 
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_labels, image_source
+from kdsearch.builtin.datasets.images import (
+    ImageOptions,
+    Part,
+    Stored,
+    as_images,
+    check_labels,
+    check_memory,
+    image_source,
+)
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
-from kdsearch.limits import CLASSES
+from kdsearch.limits import ARRAYS_BYTES, CLASSES
+from kdsearch.store.inputs import opened
 
 Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
+GREATEST = 1e18  # of a float pixel
 
 
 class NpzOptions(ImageOptions):
@@ -122,7 +131,8 @@ class Npz(Dataset[NpzOptions]):
         if layout == "chw":
             array = array.transpose(0, 2, 3, 1)
         if is_float:
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and said below
+                array = array.astype(np.float32)
             if not np.isfinite(array).all():
                 at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise DataError(
@@ -130,6 +140,8 @@ class Npz(Dataset[NpzOptions]):
                     file=file,
                     expected="finite pixels",
                 )
+            if float(np.abs(array).max(initial=0)) > GREATEST:  # its square is no float32: standardising would overflow
+                raise DataError(f"array '{name}' holds pixels beyond {GREATEST:g}", file=file, expected="smaller ones")
         return array
 
     def _layout(self, array: Array, name: str, file: Path) -> str:
@@ -177,23 +189,30 @@ def _labels(array: Array, name: str, file: Path) -> np.ndarray[Any, np.dtype[np.
 def read_arrays(file: Path) -> dict[str, Array]:
     """Every array of an .npz, never unpickling. Raise DataError naming the file, and the array that is at fault."""
     name = ""
-    if file.is_dir():
-        raise DataError("is a folder", file=file, path="data.options.path", expected="an .npz file")
-    try:
-        with zipfile.ZipFile(file):
-            pass
-        with np.load(file, allow_pickle=False) as found:
-            arrays = {}
-            for name in found.files:
-                array = found[name]
-                if not isinstance(array, np.ndarray):
-                    raise DataError(f"'{name}' is not an array", file=file, expected="arrays only")
-                arrays[name] = array
-            return arrays
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
-        where = f"array '{name}': " if name else ""
-        raise DataError(
-            f"{where}not readable ({str(error)[:80]})",
-            file=file,
-            expected="an .npz of plain arrays, as numpy.savez writes it (no objects)",
-        ) from error
+    with opened(file, "an .npz file", most=ARRAYS_BYTES) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                unpacked = sum(each.file_size for each in archive.infolist())
+            check_memory(unpacked, file)
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as found:
+                arrays = {}
+                for name in found.files:
+                    array = found[name]
+                    if not isinstance(array, np.ndarray):
+                        raise DataError(f"'{name}' is not an array", file=file, expected="arrays only")
+                    arrays[name] = array
+                return arrays
+        except (KeyboardInterrupt, DataError):
+            raise
+        except Exception as error:  # a damaged archive fails anywhere in its reader, with any type
+            raise _broken(name, error, file) from error
+
+
+def _broken(name: str, error: Exception, file: Path) -> DataError:
+    where = f"array '{name}': " if name else ""
+    return DataError(
+        f"{where}not readable ({str(error)[:80]})",
+        file=file,
+        expected="an .npz of plain arrays, as numpy.savez writes it (no objects)",
+    )

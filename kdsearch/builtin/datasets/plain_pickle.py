@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import DataError
+from kdsearch.limits import PICKLE_BYTES
+from kdsearch.store.inputs import content
 
-GREATEST = 1 << 30  # bytes of file
 DTYPES = {"u1": 1, "i1": 1, "u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8}
 
 
@@ -101,11 +102,9 @@ class _Reader(pickle._Unpickler):
 
 def read_plain_pickle(file: Path) -> dict[str, Any]:
     """A pickled dict with text keys; arrays as numpy arrays, Python 2 text as bytes. Raise DataError for anything else."""
-    size = file.stat().st_size
-    if size > GREATEST:
-        raise DataError(f"{size:,} bytes", file=file, expected=f"a pickle of at most {GREATEST:,} bytes")
+    data = content(file, "a pickle", most=PICKLE_BYTES)
     try:
-        found = _Reader(io.BytesIO(file.read_bytes())).load()
+        found = _Reader(io.BytesIO(data)).load()
     except Forbidden as error:
         raise DataError(
             f"the pickle {error}",

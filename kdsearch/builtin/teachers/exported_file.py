@@ -16,6 +16,8 @@ from torch import nn
 from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
+from kdsearch.limits import WEIGHTS_BYTES
+from kdsearch.store.inputs import regular
 
 
 class ExportedOptions(Options):
@@ -32,8 +34,7 @@ class Exported(Teacher[ExportedOptions]):
         file = services.code(self.options.path)  # the guard answers with the file, as there is no object to name
         if not isinstance(file, Path):
             raise PluginError(f"'{self.options.path}' is no file", expected="a .pt2 file")
-        if not file.is_file():
-            raise ArtifactError("no such file", file=file, expected="a .pt2 file")
+        regular(file, "a .pt2 file", most=WEIGHTS_BYTES, error=ArtifactError)
         try:
             if not zipfile.is_zipfile(file):  # torch would log a traceback of its own first
                 raise ValueError("it is no zip archive")

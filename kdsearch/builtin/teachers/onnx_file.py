@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from kdsearch.builtin.teachers.fitted import described, modelled, shown
 from kdsearch.errors import ArtifactError, DataError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
+from kdsearch.limits import ONNX_BYTES
+from kdsearch.store.inputs import content
 
 
 class OnnxOptions(Options):
@@ -48,7 +50,7 @@ class OnnxModule(nn.Module):
     def __init__(self, file: Path, output: str | None = None) -> None:
         super().__init__()
         self.file, self.output = file, output
-        found = hashlib.sha256(file.read_bytes()).digest()
+        found = hashlib.sha256(content(file, "an ONNX file", most=ONNX_BYTES, error=ArtifactError)).digest()
         self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
         self._session: Any = None
 
@@ -63,6 +65,7 @@ class OnnxModule(nn.Module):
 
     def check(self, io: IO) -> None:
         """Raise DataError unless the file reads the study's inputs, in order, and has the output asked for."""
+        check_initializers(self.file)
         entries = self.session.get_inputs()
         outputs = [each.name for each in self.session.get_outputs()]
         expected = described(io.inputs)
@@ -102,6 +105,31 @@ class OnnxModule(nn.Module):
 
 def _filled(part: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     return part if len(part) == n else np.concatenate([part, np.repeat(part[-1:], n - len(part), axis=0)])
+
+
+def check_initializers(file: Path) -> None:
+    """Raise ArtifactError naming a tensor in the file that is not finite, or a negative variance."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+        arrays = {
+            each.name: onnx.numpy_helper.to_array(each)
+            for each in graph.initializer
+            if each.data_location != onnx.TensorProto.EXTERNAL
+        }
+    except Exception:  # what is no model onnxruntime says better
+        return
+    variances = {node.input[4] for node in graph.node if node.op_type == "BatchNormalization" and len(node.input) > 4}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        if not np.isfinite(array).all():
+            raise ArtifactError(
+                f"tensor '{name}' is not finite (NaN or infinity)", file=file, expected="finite weights"
+            )
+        if name in variances and (array < 0).any():
+            raise ArtifactError(f"tensor '{name}' is negative, and a variance", file=file, expected="0 or more")
 
 
 def opened(file: Path) -> Any:

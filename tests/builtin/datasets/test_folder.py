@@ -150,7 +150,7 @@ def test_a_broken_file_is_named(tmp_path, break_it, words, memory_mb):
 
 def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(module, "DEFAULT_LIMIT", 79)
+    monkeypatch.setattr(module, "PIXELS", 79)
     with pytest.raises(DataError, match="10x8 pixels"):
         opened(tmp_path)
 
