@@ -1,14 +1,18 @@
-"""Stoppers: who goes on at a rung. Ties go to the lower trial number; a trial whose loss is NaN never goes on."""
+"""Stoppers: whether a trial goes on at a rung. One whose objectives are not finite there never does.
+
+Trials are compared by all objectives: one is behind those of better fronts (see `search.pareto`), and behind equal ones that have
+lower numbers. Of one objective, that is its rank.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
 from kdsearch.kinds import NoOptions, Options, Stopper, Trial
+from kdsearch.search.pareto import fronts
 
 
 class Rungs(Options):
@@ -23,18 +27,24 @@ class Rungs(Options):
 
 
 class HalvingOptions(Rungs):
-    keep: float = Field(0.5, gt=0, le=1, description="share of a generation that goes on at each rung, rounded up")
+    keep: float = Field(
+        0.5, gt=0, le=1, description="share of all that reached a rung, itself included, among which a trial goes on"
+    )
 
 
 class Halving(Stopper[HalvingOptions]):
-    """Successive halving (Jamieson and Talwalkar, AISTATS 2016) within a generation."""
+    """Goes on in the best share of all that reached this rung before it and itself, rounded up.
+
+    Source: successive halving without waiting (Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
+    algorithm 2), the order of numbers in place of that of time.
+    """
 
     def rungs(self) -> tuple[float, ...]:
         return tuple(self.options.rungs)
 
-    def go_on(self, rung: float, losses: Mapping[int, float], history: Sequence[Trial]) -> set[int]:
-        alive = sorted((loss, number) for number, loss in losses.items() if not math.isnan(loss))
-        return {number for _, number in alive[: math.ceil(self.options.keep * len(losses))]}
+    def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
+        own, had = reached(rung, trial, others)
+        return all(map(math.isfinite, own)) and behind(own, had) < math.ceil(self.options.keep * (1 + len(had)))
 
 
 class MedianOptions(Rungs):
@@ -42,19 +52,19 @@ class MedianOptions(Rungs):
 
 
 class Median(Stopper[MedianOptions]):
-    """Goes on unless the loss is above the median of all that reached this rung (Golovin et al., Vizier, KDD 2017)."""
+    """Goes on unless more than half of all that reached this rung before are of a better front (Golovin et al., Vizier, KDD 2017).
+
+    Of one objective: unless its loss is above the median of these and its own.
+    """
 
     def rungs(self) -> tuple[float, ...]:
         return tuple(self.options.rungs)
 
-    def go_on(self, rung: float, losses: Mapping[int, float], history: Sequence[Trial]) -> set[int]:
-        had = [loss for trial in history for share, loss in trial.curve if math.isclose(share, rung)]
-        alive = {number: loss for number, loss in losses.items() if not math.isnan(loss)}
-        seen = [each for each in [*had, *alive.values()] if not math.isnan(each)]
-        if len(seen) < self.options.warmup or not seen:
-            return set(alive)
-        bar = median(seen)
-        return {number for number, loss in alive.items() if loss <= bar}
+    def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
+        own, had = reached(rung, trial, others)
+        if not all(map(math.isfinite, own)):
+            return False
+        return len(had) + 1 < self.options.warmup or len(better(own, had)) <= len(had) / 2
 
 
 class Unstopped(Stopper[NoOptions]):
@@ -63,5 +73,26 @@ class Unstopped(Stopper[NoOptions]):
     def rungs(self) -> tuple[float, ...]:
         return ()
 
-    def go_on(self, rung: float, losses: Mapping[int, float], history: Sequence[Trial]) -> set[int]:
-        return {number for number, loss in losses.items() if not math.isnan(loss)}
+    def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
+        return all(map(math.isfinite, trial.at(rung) or ()))
+
+
+def reached(rung: float, trial: Trial, others: Sequence[Trial]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
+    """The trial's objectives at the rung, and those of the others that have finite ones there."""
+    had = [losses for each in others if (losses := each.at(rung)) is not None and all(map(math.isfinite, losses))]
+    return trial.at(rung) or (), had
+
+
+def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
+    """How many of those that came before are of a better front, or equal."""
+    return len(better(own, had)) + sum(each == own for each in had)
+
+
+def better(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> list[int]:
+    """Indices of those of a better front than the own one."""
+    found: list[int] = []
+    for members in fronts([*had, own]):
+        if len(had) in members:
+            break
+        found += members
+    return found

@@ -1,7 +1,8 @@
-"""Controller: what to try next, as a pure function of what was tried. Stopper: who goes on at a rung."""
+"""Controller: what to try next, as a pure function of what was tried. Stopper: whether a trial goes on at a rung."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +21,27 @@ class Trial:
         values: dimension path -> value.
         spec: canonical architecture spec, or None where the architecture is among `values`.
         losses: objectives, all to be minimised (a maximised one is negated); empty unless complete.
+        state: `running`, and `paused` at a rung until it is judged; the others are how it ended.
         violations: one a constraint, <= 0 where it holds.
-        curve: (share of the whole length, first objective as loss) at each rung it reached.
+        curve: (share of the whole length, objectives as losses) at each rung where it had them.
     """
 
     number: int
     values: Mapping[str, Value]
     spec: Mapping[str, Any] | None = None
-    state: Literal["complete", "pruned", "failed"] = "complete"
+    state: Literal["running", "paused", "complete", "pruned", "failed"] = "complete"
     losses: tuple[float, ...] = ()
     violations: tuple[float, ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()
+    curve: tuple[tuple[float, tuple[float, ...]], ...] = ()
     error: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in ("running", "paused")
+
+    def at(self, share: float) -> tuple[float, ...] | None:
+        """The objectives as losses at this share of its length, None where it had none there."""
+        return next((losses for at, losses in self.curve if math.isclose(at, share)), None)
 
 
 @dataclass(frozen=True)
@@ -55,14 +65,14 @@ class Controller(Capability, Generic[O]):
         """At most n candidates: fewer where it wants to be told these first, none when it has no more.
 
         Equal arguments, equal answer: what it keeps between asks is a cache. Searches are long, so an ask should not go over
-        the whole history each time.
+        the whole history each time. Trials that are `running` have nothing but what was asked: it is not asked again.
 
         `space` given: architectures are asked as `Ask.spec`; `dims`: further dimensions, asked as `Ask.values`.
         """
 
 
 class Stopper(Capability, Generic[O]):
-    """Decides at rungs (shares of a trial's whole length) which trials of a generation go on."""
+    """Decides at rungs (shares of a trial's whole length) whether a trial goes on. Not its work: clocks, workers."""
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -72,5 +82,9 @@ class Stopper(Capability, Generic[O]):
         """Increasing shares in (0, 1); empty = trials run through."""
 
     @abstractmethod
-    def go_on(self, rung: float, losses: Mapping[int, float], history: Sequence[Trial]) -> set[int]:
-        """Trial number -> first objective's loss at this rung (NaN = failed); returns those that continue."""
+    def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
+        """Whether the trial, whose curve reaches to this rung, continues. Equal arguments, equal answer.
+
+        others: all trials of lower numbers, in order: the older ones as they ended, the younger ones `running`, their curves
+            cut at this rung. One that was stopped before, or failed, has no losses at it (`Trial.at`).
+        """

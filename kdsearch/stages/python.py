@@ -11,7 +11,6 @@ from typing import Any
 from kdsearch.errors import StudyError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Model, Trial
-from kdsearch.search.trials import Trials
 from kdsearch.stages import refine
 from kdsearch.stages.commands import run_study
 from kdsearch.stages.costs import violations
@@ -90,16 +89,14 @@ class Session:
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
-        self._journal = Trials(
-            self.folder / "trials.journal", f"session-{name}", len(self.materials.objectives), self.dims
-        )
+        self._log = refine.open_log(self.materials, self.folder, f"session-{name}", self.dims)
         self._controller = self.materials.make(
             "controller", self.materials.study.config.refine.controller, "refine.controller"
         )
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
         self._first = refine.first_values(self.materials, self.kept, teachers, work)
-        self._waiting: list[Candidate] = []
+        self._waiting: Candidate | None = None
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -108,25 +105,19 @@ class Session:
     @property
     def trials(self) -> list[Trial]:
         """Everything told so far, by number."""
-        return self._journal.read()
+        return [trial for trial in self._log.read() if trial.is_over]
 
     def ask(self) -> Candidate | None:
         """The next candidate, or None when the study's number of trials is told."""
+        if self._waiting is not None:
+            return self._waiting
         history = self.trials
-        if self._waiting:
-            return self._waiting[0]
-        section = self.materials.study.config.refine
-        if len(history) >= section.trials:
+        if len(history) >= self.materials.study.config.refine.trials:
             return None
-        first = (
-            len(history) // section.generation * section.generation
-        )  # a generation that was cut off is asked as it was
-        n = min(section.generation, section.trials - first)
         seed = derive(self.materials.seed, "refine") % 2**31
-        asked = refine.asks(self._controller, self.dims, self._first, history[:first], n, seed)
-        numbered = list(enumerate(asked, first))[len(history) - first :]
-        self._waiting = [self._candidate(number, ask) for number, ask in numbered]
-        return self._waiting[0] if self._waiting else None
+        ask = refine.next_ask(self._controller, self.dims, self._first, history, seed)
+        self._waiting = self._candidate(len(history), ask) if ask is not None else None
+        return self._waiting
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
         trial = Trial(number, ask.values)
@@ -157,13 +148,13 @@ class Session:
             return
         losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
         over = tuple(violations(self.materials, known).values())
-        self._journal.append(Trial(candidate.number, candidate.values, None, "complete", losses, over))
-        self._waiting = [each for each in self._waiting if each.number != candidate.number]
+        self._log.put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
+        self._waiting = None
 
     def fail(self, candidate: Candidate, error: str) -> None:
         """The candidate could not be trained; the controller is told so."""
-        self._journal.append(Trial(candidate.number, candidate.values, None, "failed", error=error))
-        self._waiting = [each for each in self._waiting if each.number != candidate.number]
+        self._log.put(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        self._waiting = None
 
     def best(self) -> dict[str, Any]:
         """The best feasible trial told: its number, specs, values and objectives."""

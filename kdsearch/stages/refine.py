@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Ask, Dim, Range, Stopper, Trial
-from kdsearch.search.axis import encode
 from kdsearch.search.pareto import fronts
-from kdsearch.search.trials import Trials
+from kdsearch.search.schedule import Piece, Schedule
+from kdsearch.search.trials import TrialLog
 from kdsearch.stages.costs import violations
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.request import Outcome, Request
 from kdsearch.stages.tools import Tools, limits_of
 from kdsearch.stages.training import open_teachers
-from kdsearch.stages.trainings import run_trainings
+from kdsearch.stages.trainings import Trainings
 from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
@@ -42,35 +44,33 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     attempt = len(list(work.glob("attempt-*")))
     name = work.name + (f"-{attempt}" if attempt else "")
-    journal = Trials(tools.folder / "trials.journal", name, len(materials.objectives), dims)
+    log = open_log(materials, tools.folder, name, dims)
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
-    history: list[Trial] = []
 
     def between() -> None:
         tools.heed_stop()
         tools.progress.at(0, "scoring loss weightings")
 
+    def told(trial: Trial) -> None:
+        if log.put(trial) and trial.is_over:
+            about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
+            tools.events.write("trial", **about)
+
     first = first_values(materials, kept, teachers, work, between)
-    while len(history) < section.trials:
-        begin = len(history)
-        n = min(section.generation, section.trials - begin)
-        asked = asks(controller, dims, first, history, n, seed)
-        if not asked:
-            break
-        tools.progress.at(begin, _best_note(materials, history))
-        told = journal.read()
-        if len(told) < begin + len(asked):  # a kill between two trials of a generation leaves a part of it told
-            numbered = {begin + i: ask for i, ask in enumerate(asked)}
-            for trial in _generation(
-                materials, numbered, kept, stopper, history, work, inputs["prepare"], teachers, tools
-            ):
-                if journal.append(trial):
-                    tools.events.write(
-                        "trial", number=trial.number, state=trial.state, losses=list(trial.losses), error=trial.error
-                    )
-            told = journal.read()
-        history = told[: begin + len(asked)]
+    rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
+    schedule = Schedule(
+        lambda history: next_ask(controller, dims, first, history, seed),
+        stopper,
+        rungs,
+        section.trials,
+        section.generation,
+        lambda trial: _ended(materials, trial, kept),
+        told,
+        log.read(),
+    )
+    _run(materials, schedule, kept, work, inputs["prepare"], teachers, tools)
+    history = schedule.trials
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
     if (work / WEIGHTINGS).exists():
@@ -162,103 +162,89 @@ def first_values(
     return [{**start, **architectures} for start in starts]
 
 
-def asks(
-    controller: Any, dims: list[Dim], first: list[dict[str, Any]], history: list[Trial], n: int, seed: int
-) -> list[Ask]:
-    """`n` candidates: those to begin with that are not tried yet, then the controller's."""
-    begin = [Ask(values) for values in first[len(history) :][:n]]
-    if len(begin) == n:
-        return begin
-    known = {encode(each.values) for each in begin}  # the controller knows nothing of them yet
-    others = [ask for ask in controller.ask(None, dims, history, n, seed) if encode(ask.values) not in known]
-    return begin + others[: n - len(begin)]
+def next_ask(
+    controller: Any, dims: list[Dim], first: Sequence[Mapping[str, Any]], history: Sequence[Trial], seed: int
+) -> Ask | None:
+    """The next candidate: one to begin with, else the controller's; None where it has none."""
+    if len(history) < len(first):
+        return Ask(first[len(history)])
+    return next(iter(controller.ask(None, dims, history, 1, seed)), None)
 
 
-def _generation(
+def open_log(materials: Materials, folder: Path, name: str, dims: Sequence[Dim]) -> TrialLog:
+    """The trials of a key: in the folder's journal, or where `run.storage` says."""
+    storage = materials.study.config.run.storage
+    return TrialLog(storage or folder / "trials.journal", name, len(materials.objectives), dims)
+
+
+def _run(
     materials: Materials,
-    asked: Mapping[int, Ask],
+    schedule: Schedule,
     kept: Mapping[str, Mapping[str, Any]],
-    stopper: Stopper[Any],
-    history: list[Trial],
     work: Path,
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
-) -> list[Trial]:
-    """Trials of one generation in the order of their numbers: run to each rung together, the stopper choosing who goes on."""
-    epochs = materials.study.config.refine.epochs
-    alive, curves = dict(asked), {number: list[tuple[float, float]]() for number in asked}
-    ended: dict[int, Trial] = {}
-    base = tools.progress.done
-    since = 0.0
-    rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, epochs) < epochs]
-    for rung in [*rungs, 1.0]:
-        requests = [_request(materials, number, ask, kept, epochs, rung) for number, ask in alive.items()]
-        outcomes = run_trainings(
-            materials, requests, work, prepared, teachers, tools, limits=limits_of(materials), since=since
-        )
-        since = rung
-        losses: dict[int, float] = {}
-        for number in list(alive):
-            outcome = outcomes[f"trial-{number}"]
-            if isinstance(outcome, str):
-                ended[number] = _trial(number, alive.pop(number), "failed", curves[number], error=outcome)
-                continue
-            losses[number] = _as_loss(materials, outcome)
-            curves[number].append((rung, losses[number]))
-        if rung == 1.0:
-            for number, ask in alive.items():
-                ended[number] = _complete(materials, number, ask, kept, losses[number], curves[number])
-            break
-        going = stopper.go_on(rung, losses, history)
-        for number in [each for each in alive if each not in going]:
-            ended[number] = _trial(number, alive.pop(number), "pruned", curves[number])
-        if not alive:
-            break
-    tools.progress.at(base + len(asked))
-    return [ended[number] for number in sorted(ended)]
+) -> None:
+    """Run every trial: handed out while a worker is free, taken as they end."""
+    trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
+    epochs, began = materials.study.config.refine.epochs, time.monotonic()
+    numbers: dict[str, int] = {}
+    try:
+        while not schedule.is_over:
+            tools.heed_stop()
+            while trainings.free and (piece := schedule.next()) is not None:
+                request = _request(materials, piece, kept, epochs)
+                numbers[request.name] = piece.number
+                trainings.submit(request, piece.since)
+            for name, outcome in trainings.ended().items():
+                number = numbers.pop(name)
+                if isinstance(outcome, str):
+                    schedule.tell(number, None, outcome)
+                else:
+                    schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
+            trainings.done = schedule.done
+            tools.progress.at(schedule.done, best=_best_note(materials, schedule.trials))
+    finally:
+        trainings.close()
+    seconds = time.monotonic() - began
+    if trainings.busy_s:
+        idle = max(1 - trainings.busy_s / (trainings.slots * seconds), 0.0)
+        figures = {"workers": trainings.slots, "seconds": round(seconds, 3), "busy_s": round(trainings.busy_s, 3)}
+        tools.events.write("workers", stage=NAME, **figures, idle=round(idle, 4))
+        if trainings.slots > 1:
+            tools.progress.say(f"refine: {trainings.slots} workers, idle {idle:.1%} of the time")
 
 
 def _epochs_at(rung: float, epochs: int) -> int:
     return max(1, math.ceil(rung * epochs))
 
 
-def _request(
-    materials: Materials, number: int, ask: Ask, kept: Mapping[str, Mapping[str, Any]], epochs: int, until: float
-) -> Request:
-    trial = Trial(number, ask.values)
-    return Request(f"trial-{number}", "recipe", specs_of(trial, kept), recipe_values(materials, trial), epochs, until)
+def _request(materials: Materials, piece: Piece, kept: Mapping[str, Mapping[str, Any]], epochs: int) -> Request:
+    trial = Trial(piece.number, piece.values)
+    values = recipe_values(materials, trial)
+    return Request(f"trial-{piece.number}", "recipe", specs_of(trial, kept), values, epochs, piece.until)
 
 
-def _as_loss(materials: Materials, outcome: Outcome) -> float:
-    """The first metric objective as a loss; NaN where the procedure gives none before its end."""
+def losses_of(
+    materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, ...] | None:
+    """The objectives, all to be minimised; None where the procedure gives no score before its end."""
     if outcome.score is None:
-        return math.nan
-    return -outcome.score if materials.metrics[materials.objective].direction == "max" else outcome.score
+        return None
+    values = {**costs_of(trial, kept), materials.objective: outcome.score}
+    return tuple(
+        -values[name] if direction == "max" else values[name] for name, direction in materials.objectives.items()
+    )
 
 
-def _complete(
-    materials: Materials,
-    number: int,
-    ask: Ask,
-    kept: Mapping[str, Mapping[str, Any]],
-    loss: float,
-    curve: list[tuple[float, float]],
-) -> Trial:
-    trial = Trial(number, ask.values)
-    costs = costs_of(trial, kept)
-    losses = []
-    for name, direction in materials.objectives.items():
-        value = loss if name == materials.objective else (costs[name] if direction == "min" else -costs[name])
-        losses.append(value)
-    if any(not math.isfinite(value) for value in losses):
-        return _trial(number, ask, "failed", curve, error=f"objective is {losses}")
-    over = violations(materials, costs)
-    return Trial(number, ask.values, None, "complete", tuple(losses), tuple(over.values()), tuple(curve))
-
-
-def _trial(number: int, ask: Ask, state: Any, curve: list[tuple[float, float]], error: str = "") -> Trial:
-    return Trial(number, ask.values, None, state, (), (), tuple(curve), error)
+def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> Trial:
+    """A trial that is through: complete, or failed where an objective is no finite number."""
+    losses = trial.at(1.0) or (math.nan,)
+    if not all(map(math.isfinite, losses)):
+        return replace(trial, state="failed", error=f"objective is {list(losses)}")
+    over = violations(materials, costs_of(trial, kept))
+    return replace(trial, state="complete", losses=losses, violations=tuple(over.values()))
 
 
 def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -280,7 +266,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "macs": int(costs["macs"]),
         "bytes": costs.get("onnx_bytes"),
         "latency_ms": costs.get("latency_ms"),
-        "curve": [list(point) for point in trial.curve],
+        "curve": [[share, losses[_place(materials)]] for share, losses in trial.curve],
         "error": trial.error,
     }
 
@@ -297,7 +283,7 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
     feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
     if not feasible:
         raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")
-    first = list(materials.objectives).index(materials.objective) if materials.objective in materials.objectives else 0
+    first = _place(materials)
     chosen: list[Trial] = []
     for front in fronts([trial.losses for trial in feasible]):
         chosen += sorted(
@@ -308,7 +294,12 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
     return chosen[:n]
 
 
-def _best_note(materials: Materials, history: list[Trial]) -> str:
-    first = list(materials.objectives).index(materials.objective) if materials.objective in materials.objectives else 0
-    losses = [trial.losses[first] for trial in history if trial.losses]
+def _place(materials: Materials) -> int:
+    """Where among the objectives the one is that validation scores."""
+    names = list(materials.objectives)
+    return names.index(materials.objective) if materials.objective in names else 0
+
+
+def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
+    losses = [trial.losses[_place(materials)] for trial in history if trial.losses]
     return f"best {materials.objective} {abs(min(losses)):.4f}" if losses else ""

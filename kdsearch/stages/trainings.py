@@ -41,7 +41,7 @@ class Trainings:
         self._executor = tools.executor(materials)
         self._here = Opened(materials, tools.store, {prepared.key: teachers}, tools.stop, self._moved)
         self._running: dict[str, tuple[float, float]] = {}  # name -> shares of the length at its begin and end
-        self._ended = tools.progress.done
+        self.done = tools.progress.done  # trainings of the stage that are through, for the progress that is shown
         self.busy_s = 0.0  # seconds of all ended jobs
 
     @property
@@ -88,7 +88,7 @@ class Trainings:
             if not each.error and "ends" in each.value:
                 raise from_json(each.value["ends"])
             since, until = self._running.pop(each.id)
-            self._ended += until - since
+            self.done += until - since
             self.busy_s += each.seconds
             found[each.id] = each.error or Outcome(**each.value["outcome"])
         self._show()
@@ -106,7 +106,7 @@ class Trainings:
         under_way = [
             min(max(shares[name] - since, 0.0), until - since) for name, (since, until) in self._running.items()
         ]
-        self._tools.progress.at(self._ended + sum(under_way), f"{len(self._running)} running" if shares else "")
+        self._tools.progress.at(self.done + sum(under_way), f"{len(self._running)} running" if shares else "")
 
     def _moved(self, name: str) -> Report:
         """The progress of a training in this process."""
@@ -114,7 +114,7 @@ class Trainings:
 
         def moved(_: str, at: int, of: int, loss: float) -> None:
             share = min(max(at / of, since), until)
-            self._tools.progress.at(self._ended + share - since, f"{name}: loss {loss:.4g}")
+            self._tools.progress.at(self.done + share - since, f"{name}: loss {loss:.4g}")
 
         return Report(step=moved)
 
@@ -126,17 +126,15 @@ def run_trainings(
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
-    limits: Limits = UNLIMITED,
-    since: float = 0.0,
 ) -> dict[str, Outcome | str]:
     """All of them: name -> outcome, or the error's text of one that failed."""
-    trainings = Trainings(materials, work, prepared, teachers, tools, limits)
+    trainings = Trainings(materials, work, prepared, teachers, tools)
     found: dict[str, Outcome | str] = {}
     waiting = [*requests]
     try:
         while len(found) < len(requests):
             while waiting and trainings.free:
-                trainings.submit(waiting.pop(0), since)
+                trainings.submit(waiting.pop(0))
             found |= trainings.ended()
     finally:
         trainings.close()

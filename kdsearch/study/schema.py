@@ -187,7 +187,8 @@ class Refine(Section):
     trials: Trials = 8
     epochs: Epochs = 2
     generation: Trials = Field(
-        4, description="trials asked at once; the result does not depend on the number of workers"
+        4,
+        description="a trial is asked for when all but the last so many - 1 before it have ended; workers change no result",
     )
     stopper: Use = Use(use="halving", options={})
     weightings: bool = Field(False, description="score loss weightings without training; the best one is tried first")
@@ -244,6 +245,11 @@ class Run(Section):
         description="processes that share each training: GPUs, or processes on the CPU; divides recipe.train.accumulate",
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description="URL of an Optuna storage for the trials, sqlite or PostgreSQL; none = DIR/trials.journal",
+    )
     store: str | None = Field(None, min_length=1, description="a path or fsspec URL shared by studies")
 
 

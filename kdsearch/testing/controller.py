@@ -73,15 +73,37 @@ class ControllerContract:
             if values["kind"] not in (["b", 2], "c"):
                 del values["extra"]
             loss = hill_loss(Ask({}, spec))
-            losses = (loss, 1.0 - loss, loss * loss)[:n_losses]
+            losses = several = (loss, 1.0 - loss, loss * loss)[:n_losses]
             violations = ((number % 5 - 3) / 3.0,)
             state = ("complete", "complete", "complete", "pruned", "failed", "infeasible")[number % 6]
             if state == "complete":
-                found.append(Trial(number, values, spec, "complete", losses, violations, ((0.5, loss),)))
+                found.append(
+                    Trial(
+                        number,
+                        values,
+                        spec,
+                        "complete",
+                        losses,
+                        violations,
+                        ((0.5, several),),
+                    )
+                )
             elif state == "pruned":
-                found.append(Trial(number, values, spec, "pruned", (), (-1.0,), ((0.5, loss),)))
+                found.append(
+                    Trial(
+                        number,
+                        values,
+                        spec,
+                        "pruned",
+                        (),
+                        (-1.0,),
+                        ((0.5, several),),
+                    )
+                )
             elif state == "failed":
-                found.append(Trial(number, values, spec, "failed", (), (-1.0,), ((0.5, math.nan),), "NaN"))
+                found.append(
+                    Trial(number, values, spec, "failed", (), (-1.0,), ((0.5, (math.nan,) * n_losses),), "NaN")
+                )
             else:
                 found.append(Trial(number, values, spec, "pruned", (), (2.0,)))
         return found
@@ -120,6 +142,17 @@ class ControllerContract:
         for where, told in (*asked, (HillSpace(), history[:12]), (space, history), (space, others)):
             arguments = (where, self.dims(), told, 3, 7)
             assert kept.ask(*arguments) == self.controller().ask(*arguments)
+
+    def test_what_runs_is_not_asked_again_and_says_nothing(self) -> None:
+        """Trials that run have no losses yet: they are tried, and nothing else follows from them."""
+        asked = self.ask([], n=6)
+        running = [Trial(i, ask.values, ask.spec, "running") for i, ask in enumerate(asked)]
+        assert not {_key(ask) for ask in asked} & {_key(ask) for ask in self.ask(running)}
+        history = self.history()
+        late = [Trial(trial.number, trial.values, trial.spec, "running") for trial in history[-6:]]
+        found = self.ask([*history[:-6], *late])
+        assert found == self.ask([*late, *history[:-6]])
+        assert not {_key(Ask(trial.values, trial.spec)) for trial in history} & {_key(ask) for ask in found}
 
     def test_never_asks_for_what_was_tried(self) -> None:
         dims = tuple(dim for dim in DIMS if dim.path != "rate" and dim.range.size is not None)

@@ -8,50 +8,97 @@ from hypothesis import strategies as st
 
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Median, MedianOptions, Unstopped
 from kdsearch.errors import StudyError
-from kdsearch.kinds import NoOptions, Trial
+from kdsearch.kinds import NoOptions, Stopper, Trial
 from kdsearch.kinds.options import validate
+from kdsearch.testing.stopper import StopperContract
 
-LOSSES = {4: 0.3, 5: 0.1, 6: math.nan, 7: 0.2, 8: 0.1}
-
-
-@pytest.mark.parametrize(("keep", "expected"), [(0.2, {5}), (0.4, {5, 8}), (0.5, {5, 8, 7}), (1.0, {4, 5, 7, 8})])
-def test_halving_keeps_the_best_share_rounded_up(keep: float, expected: set[int]) -> None:
-    assert Halving(HalvingOptions(keep=keep)).go_on(0.34, LOSSES, []) == expected
+RUNG = 0.34
 
 
-@given(st.dictionaries(st.integers(0, 50), st.floats(-10, 10), min_size=1), st.floats(0.05, 1.0))
-def test_halving_never_stops_a_better_one_than_it_keeps(losses: dict[int, float], keep: float) -> None:
-    kept = Halving(HalvingOptions(keep=keep)).go_on(0.5, losses, [])
-    assert len(kept) == math.ceil(keep * len(losses))
-    assert all(losses[a] <= losses[b] for a in kept for b in set(losses) - kept)
+class TestHalving(StopperContract):
+    def stopper(self) -> Stopper:
+        return Halving(HalvingOptions(rungs=[0.25, 0.5]))
 
 
-def test_median_counts_earlier_trials_at_the_same_rung() -> None:
-    history = [Trial(i, {}, None, "pruned", curve=((0.25, 9.0), (0.5, loss))) for i, loss in enumerate([0.0, 0.1, 0.3])]
-    stopper = Median(MedianOptions(rungs=[0.25, 0.5], warmup=5))
-    # at 0.5: 0, .1, .3 and .15, .2 -> median .15
-    assert stopper.go_on(0.5, {3: 0.15, 4: 0.2}, history) == {3}
-    # at 0.25 all earlier ones had 9.0
-    assert stopper.go_on(0.25, {3: 0.15, 4: 0.2}, history) == {3, 4}
-    assert stopper.go_on(0.5, {3: math.nan}, history) == set()
+class TestMedian(StopperContract):
+    def stopper(self) -> Stopper:
+        return Median(MedianOptions(warmup=2))
 
 
-def test_median_waits_for_its_warmup() -> None:
-    assert Median(MedianOptions(warmup=3)).go_on(0.34, {0: 1.0, 1: 2.0, 2: math.nan}, []) == {0, 1}
-    assert Median(MedianOptions(warmup=0)).go_on(0.34, {0: math.nan}, []) == set()
+class TestUnstopped(StopperContract):
+    def stopper(self) -> Stopper:
+        return Unstopped(NoOptions())
 
 
-def test_none_stops_only_what_failed() -> None:
+def trial(number, *losses, rung=RUNG):
+    return Trial(number, {}, None, "running", curve=((rung, losses),))
+
+
+def said(stopper, losses, rung=RUNG):
+    """Of trials with these losses (a number or a vector each) in order of number, which go on."""
+    trials = [trial(i, *(each if isinstance(each, tuple) else (each,)), rung=rung) for i, each in enumerate(losses)]
+    return [number for number, each in enumerate(trials) if stopper.go_on(rung, each, trials[:number])]
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(0.2, [0, 1]), (0.4, [0, 1, 3, 4]), (1.0, [0, 1, 3, 4])])
+def test_halving_keeps_the_best_share_rounded_up(keep, expected):
+    """Number 3 is the second of three, 4 the second of four, as number 1 came before it with as little."""
+    assert said(Halving(HalvingOptions(keep=keep)), [0.3, 0.1, math.nan, 0.2, 0.1]) == expected
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.floats(0.05, 1.0))
+def test_halving_of_one_objective_is_a_rank(losses, keep):
+    found = said(Halving(HalvingOptions(keep=keep)), losses)
+    for number, loss in enumerate(losses):
+        rank = sorted([(each, i) for i, each in enumerate(losses[: number + 1])]).index((loss, number))
+        assert (number in found) == (rank < math.ceil(keep * (number + 1)))
+
+
+@given(st.lists(st.integers(-10, 10), min_size=1, max_size=30))
+def test_median_of_one_objective_is_the_median(losses):
+    from statistics import median
+
+    found = said(Median(MedianOptions(warmup=0)), losses)
+    assert found == [n for n, loss in enumerate(losses) if loss <= median(losses[: n + 1])]
+
+
+def test_several_objectives_stop_what_is_behind_in_all():
+    """A small network, worse in accuracy than all before it and better in size, goes on."""
+    losses = [(0.1, 9.0), (0.2, 8.0), (0.3, 7.0), (0.4, 1.0), (0.25, 8.5), (0.3, 8.0)]
+    assert said(Halving(HalvingOptions(keep=0.2)), losses) == [
+        0,
+        1,
+        2,
+        3,
+    ]  # numbers 4 and 5 are of the second front, behind 4
+    assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4, 5]
+    assert said(Median(MedianOptions(warmup=0)), losses) == [0, 1, 2, 3]
+
+
+def test_only_trials_at_the_same_rung_count():
+    stopper = Median(MedianOptions(rungs=[0.25, 0.5], warmup=0))
+    others = [Trial(i, {}, None, "pruned", curve=((0.25, (9.0,)), (0.5, (loss,)))) for i, loss in enumerate([0.0, 0.1])]
+    others.append(Trial(2, {}, None, "failed", curve=((0.25, (9.0,)),), error="it broke"))
+    assert not stopper.go_on(0.5, trial(3, 0.2, rung=0.5), others)
+    assert stopper.go_on(0.25, trial(3, 0.2, rung=0.25), others)
+
+
+def test_median_waits_for_its_warmup():
+    assert said(Median(MedianOptions(warmup=3)), [1.0, 2.0, 3.0]) == [0, 1]
+    assert said(Median(MedianOptions(warmup=4)), [1.0, 2.0, math.nan]) == [0, 1]
+
+
+def test_none_stops_only_what_is_no_number():
     stopper = Unstopped(NoOptions())
     assert stopper.rungs() == ()
-    assert stopper.go_on(0.5, LOSSES, []) == {4, 5, 7, 8}
+    assert said(stopper, [0.3, 9.0, math.nan]) == [0, 1]
 
 
 @pytest.mark.parametrize("rungs", [[0.5, 0.5], [0.5, 0.2], [0.0], [1.0]])
-def test_rungs_that_do_not_increase_are_refused(rungs: list[float]) -> None:
+def test_rungs_that_do_not_increase_are_refused(rungs):
     with pytest.raises(StudyError, match="increasing shares"):
         validate(HalvingOptions, {"rungs": rungs})
 
 
-def test_rungs_are_read_from_json() -> None:
+def test_rungs_are_read_from_json():
     assert Halving(validate(HalvingOptions, {"rungs": [0.25, 0.5]})).rungs() == (0.25, 0.5)

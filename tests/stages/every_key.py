@@ -218,6 +218,7 @@ CHANGES: dict[str, Change] = {
     "run.devices": change("prepare", "run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate=2"),
     "run.precision": change("prepare", "run.precision=bf16"),
     "run.store": change("", "run.store=shared"),
+    "run.storage": change("", "run.storage=sqlite:///trials.db"),
 }
 FIXED = {"format": "there is one"}
 

@@ -77,7 +77,8 @@ class Evolution(Controller[EvolutionOptions]):
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int
     ) -> list[Ask]:
         rng, told, dims = generator(seed, history), in_order(history), parents_first(dims)
-        tried, population = self._tried.of(space, told), self._survival.of(told)
+        tried = self._tried.of(space, told)
+        population = self._survival.of([trial for trial in told if trial.is_over])
         n_first = self._still_to_start(population, len(told))
         first = _first(space, dims, rng) if self.options.start == "default" and not told else None
         n_draws, n = 0, min(n, max(n_first, self.options.generation))

@@ -52,7 +52,7 @@ class Axes:
         if not losses and broken:
             losses = [0.0] * n_losses  # never compared: infeasible trials are ordered by their violations
         is_complete = trial.state == "complete" or broken
-        steps = {round(1000 * share): loss for share, loss in trial.curve if math.isfinite(loss)}
+        steps = {round(1000 * share): found[0] for share, found in trial.curve if math.isfinite(found[0])}
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if is_complete else TrialState.PRUNED,
             values=losses if is_complete else None,

@@ -51,7 +51,8 @@ class SurrogateOptions(Options):
 
 
 class Surrogate(Controller[SurrogateOptions]):
-    """Trials that were stopped count with their last loss; what breaks a constraint, or failed, with the worst.
+    """Trials that were stopped count with their last losses; what breaks a constraint, or failed, with the worst; what runs is
+    taken to end as the model predicts, so that its neighbours are not asked beside it.
 
     Raises:
         StudyError: the space has no dimensions to search.
@@ -82,7 +83,8 @@ class Surrogate(Controller[SurrogateOptions]):
             youngest = list(losses)[-self.options.seen :]
             x = np.array([features.of(values_of(space, told[i].spec, told[i].values)) for i in youngest])
             y = np.array([losses[i] for i in youngest])
-            chosen = largest_improvements(x, y, np.array([features.of(each.values) for each in pool]), n)
+            running = [features.of(values_of(space, trial.spec, trial.values)) for trial in told if not trial.is_over]
+            chosen = largest_improvements(x, y, np.array([features.of(each.values) for each in pool]), n, running)
         for i in chosen:
             tried.add(pool[i].ask)
         return [pool[i].ask for i in chosen]
@@ -171,7 +173,7 @@ def values_of(
 
 def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
     """Index in `told` -> one loss; what failed has the worst, what says nothing is left out."""
-    measured = {i: trial.losses or trial.curve[-1][1:] for i, trial in enumerate(told) if trial.losses or trial.curve}
+    measured = {i: trial.losses or trial.curve[-1][1] for i, trial in enumerate(told) if trial.losses or trial.curve}
     width = max((len(losses) for losses in measured.values()), default=1)
     rows = {i: losses for i, losses in measured.items() if len(losses) == width and all(map(math.isfinite, losses))}
     if not rows:
@@ -215,14 +217,20 @@ def start(
     return chosen
 
 
-def largest_improvements(x: Array, y: Array, pool: Array, n: int) -> list[int]:
-    """Rows of `pool` (P, d) to evaluate next, given losses y (N,) at x (N, d). Each pick is then taken to be as predicted."""
+def largest_improvements(x: Array, y: Array, pool: Array, n: int, running: Sequence[Sequence[float]] = ()) -> list[int]:
+    """Rows of `pool` (P, d) to evaluate next, given losses y (N,) at x (N, d).
+
+    The points that are `running`, and each pick, are taken to be as predicted.
+    """
     picks: list[int] = []
     worst = np.median(y) + 3 * (np.median(y) - y.min())  # the bad ones need no telling apart
     y = np.minimum(y, worst)
     scale = y.std() or 1.0
     x, y = x.copy(), (y - y.mean()) / scale
     model = None
+    for point in running:
+        model = _fitted(x, y, model)
+        x, y = np.vstack([x, point]), np.append(y, model.predict(np.array([point])))
     while len(picks) < min(n, len(pool)):
         model = _fitted(x, y, model)
         mean, deviation = model.predict(pool, return_std=True)

@@ -134,7 +134,7 @@ def test_stopped_failed_and_broken_trials():
     bad = [
         Trial(3, {"x": 0.31}, state="failed", error="NaN"),
         Trial(4, {"x": 0.29}, losses=(-9.0,), violations=(0.5,)),
-        Trial(5, {"x": 0.9}, state="pruned", curve=((0.3, 0.9), (0.6, 0.5))),
+        Trial(5, {"x": 0.9}, state="pruned", curve=((0.3, (0.9,)), (0.6, (0.5,)))),
         Trial(6, {"x": 0.95}, state="pruned"),
     ]
     told = _losses([*good, *bad], stream(0, "weights"))
