@@ -83,9 +83,8 @@ def axis(
     if len(set(values)) == 1 and not zero:  # one value alone: a range around it
         only, room = values[0], 0.05 * abs(values[0]) or 1.0
         scale |= {"domain": [only - room, only + room]}
-    ticks: Spec = {
-        "format": ".3~%" if share else ".3~s" if wide or max(map(abs, values), default=0) >= 1e4 else ",.5~g"
-    }
+    large = max(map(abs, values), default=0) >= 1e4
+    ticks: Spec = {"format": ".3~%" if share else ".3~s" if large else ",.4~g"}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": ticks}
 
 

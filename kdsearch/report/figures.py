@@ -27,7 +27,7 @@ def figures(result: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str,
 def framed(figure: Figure, number: int, first: int) -> str:
     """The figure as HTML; `number` 0 = it stands alone. Its panels are drawn where `data-chart` says, counted from `first`."""
     title = f"<b>{f'Figure {number}. ' if number else ''}{esc(figure.title)}.</b>"
-    slug = esc(figure.slug)
+    slug, says = esc(figure.slug), f" {esc(figure.says)}" if figure.says else ""
     if not figure.panels and not figure.tables:
         return f'<figure id="fig-{slug}"><p class="none">{esc(figure.missing)}</p><figcaption>{title}</figcaption></figure>'
     panels = "".join(
@@ -48,4 +48,4 @@ def framed(figure: Figure, number: int, first: int) -> str:
     )
     if not figure.panels and figure.missing == Figure.missing:
         drawn, data = tables, ""
-    return f'<figure id="fig-{slug}">{drawn}<figcaption>{title} {esc(figure.says)}</figcaption>{notes}{data}</figure>'
+    return f'<figure id="fig-{slug}">{drawn}<figcaption>{title}{says}</figcaption>{notes}{data}</figure>'

@@ -26,7 +26,7 @@ def written(cell: object) -> str:
 
 
 def bare(content: str) -> str:
-    return re.sub(r"<small>.*?</small>|<[^>]*>", "", content).strip()
+    return re.sub(r"<small[^>]*>.*?</small>|<[^>]*>", "", content).strip()
 
 
 def table(made: Table, strong: int | None = None) -> str:

@@ -63,11 +63,14 @@ def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, titl
     both = [{**row, "x": row[key]} for row in found if key in row and row["y"] is not None]
     if len(both) < 2:
         return None
+    both.sort(key=lambda row: row["x"])
+    for at, row in enumerate(both):
+        row["above"] = at % 2 == 0  # neighbours' names would else run into one another
     x = axis("x", title, [row["x"] for row in both], log=True)
     x["scale"]["padding"] = 34
     x["axis"] = {"format": form}
     y = upright(axis("y", quality.metric, [row["y"] for row in both], share=quality.share))
-    y["scale"]["padding"] = 18
+    y["scale"]["padding"] = 20
     tooltip = tips(("name", " "), ("written", quality.metric), ("x", title, ",.4~g"))
     return chart(
         quality.label,
@@ -79,10 +82,14 @@ def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, titl
                 "mark": {"type": "point", "size": 80, "color": PALETTE["blue"]},
                 "encoding": {"tooltip": tooltip},
             },
-            {
-                "mark": {"type": "text", "dy": -10, "aria": False, "limit": 90},
-                "encoding": {"text": {"field": "name", "type": "nominal"}},
-            },
+            *(
+                {
+                    "transform": [{"filter": {"field": "above", "equal": above}}],
+                    "mark": {"type": "text", "dy": -11 if above else 13, "aria": False, "limit": 90},
+                    "encoding": {"text": {"field": "name", "type": "nominal"}},
+                }
+                for above in (True, False)
+            ),
         ],
         220,
         encoding={"x": x, "y": y},

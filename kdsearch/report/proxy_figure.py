@@ -112,7 +112,9 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
         "proxies",
         f"Proxy scores against {goal} after distillation",
         "Each panel asks whether a score computed without training orders the students as training did. "
-        "Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs nothing.",
+        "Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs nothing."
+        if judged
+        else "",
         [
             proxy_panel(name, finals, [each.get(name) for each in scores], values, tau_text(*taus[name]), goal, at)
             for at, name in enumerate(names)

@@ -43,8 +43,8 @@ def columns(*blocks: str) -> str:
     return '<div class="cols">' + "".join(f"<div>{block}</div>" for block in blocks) + "</div>"
 
 
-def with_small(main: object, small: str) -> Markup:
-    return Markup(esc(main) + (f"<small>{esc(small)}</small>" if small else ""))
+def with_small(main: object, small: str, style: str = "") -> Markup:
+    return Markup(esc(main) + (f"<small{style}>{esc(small)}</small>" if small else ""))
 
 
 def link(path: object) -> Markup:
@@ -64,8 +64,10 @@ def latency_cell(row: Row) -> object:
     """Median ms of a session as anybody opens it, below it the one with the settings that make it faster."""
     tuned = mapping(row.get("latency_tuned_ms")).get("median")
     options = ", ".join(f"{plain(key)}={plain(value)}" for key, value in mapping(row.get("session_options")).items())
-    extra = f"{milliseconds(tuned)} with {options}" if number(tuned) is not None and options else ""
-    return with_small(milliseconds(mapping(row.get("latency_ms")).get("median")), extra)
+    latency = mapping(row.get("latency_ms"))
+    said = f"least {milliseconds(latency.get('min'))}" if number(latency.get("min")) is not None else ""
+    said += f"; {milliseconds(tuned)} with {options}" if number(tuned) is not None and options else ""
+    return with_small(milliseconds(latency.get("median")), said, " class=wide")
 
 
 def sized(size: object) -> Markup:
@@ -80,7 +82,7 @@ def files(result: Row) -> str:
     best = mapping(result.get("recommended")).get("format")
     slow = median(mapping(result.get("teacher")))
     qualities = [quality_of(each) for each in exports]
-    head = ["file", "size", qualities[0].label, "latency, median (ms)", "latency, least (ms)"]
+    head = ["file", "size", qualities[0].label, "latency, median (ms)"]
     head += ["against the teacher"] if slow is not None else []
     head += ["top-1 agreement with torch", "largest difference to torch", "written to"]
     body = [
@@ -89,7 +91,6 @@ def files(result: Row) -> str:
             sized(each.get("bytes")),
             with_small(quality.text, quality.range),
             latency_cell(each),
-            milliseconds(mapping(each.get("latency_ms")).get("min")),
             *([ratio(slow, median(each), "faster", "slower", 1.05) or "as fast"] if slow is not None else []),
             percent(each.get("top1_agreement")),
             general(each.get("parity_max_abs")),

@@ -69,6 +69,7 @@ def test_it_is_said_in_notes_summary_and_page():
     student = {"accuracy": 0.95, "quality": quality(0.95), "params": 100, "architecture": "{}"}
     result = {"student": student, "exports": found, "recommended": None, "report": "r"}
     result |= dict.fromkeys(["teacher", "baseline", "all_labels", "pruned"])
+    result |= {"data": {"recipes": []}, "warnings": [], "notes": []}
     assert "1.100 ms  latency_ms +10.0% above its limit" in summary_of(result, Path())
     page = render({**result, "notes": _notes(materials, inputs, found)}, {}).replace("&#x27;", "'")
     assert (
