@@ -17,13 +17,16 @@ def validate(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Check a study file: keys, types, names, options and combinations. Nothing is written."""
+    """Check a study file: keys, types, names, options, combinations, and that its files are there. Nothing is written."""
     from kdsearch.cli.output import answer, show
     from kdsearch.host import Host
     from kdsearch.study import load_study
 
     host = Host.load()
     study = load_study(file, host, allow_code or (), sets or (), seed)
+    from kdsearch.stages.preflight import preflight
+
+    preflight(study, host)
     if plan:
         from kdsearch.stages import commands
 

@@ -19,6 +19,9 @@ class Dataset(Capability, Generic[O]):
     def __init__(self, options: O) -> None:
         self.options = options
 
+    def preflight(self, services: Services) -> None:
+        """Raise at once, before anything is decoded, for files that are not there."""
+
     @abstractmethod
     def open(self, services: Services) -> DataSource:
         """Raise DataError naming file, value and what was expected. Deterministic given the options."""

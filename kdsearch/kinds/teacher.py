@@ -68,6 +68,9 @@ class Teacher(Capability, Generic[O]):
         """What its weights were trained on, where they say so; the host feeds it so. None: not known."""
         return None
 
+    def preflight(self, services: Services) -> None:
+        """Raise at once, without the data, for files that are not there or do not load, and for names that are not known."""
+
     def model(self, io: IO, services: Services) -> Model:
         """The network, untrained where `training` says so. A table looked up by id is one too."""
         raise PluginError(

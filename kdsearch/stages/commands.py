@@ -73,10 +73,12 @@ def run_study(
     """
     from kdsearch.deploy.latency import check_cache
     from kdsearch.stages.materials import open_materials
+    from kdsearch.stages.preflight import preflight
     from kdsearch.stages.run import publish, run_stages
     from kdsearch.stages.tools import Progress, Tools
     from kdsearch.study.check import check_executor
 
+    preflight(study, host)
     materials = open_materials(study, host, folder)  # before the folder exists: wrong input leaves nothing behind
     check_cache()
     count = workers if workers is not None else study.config.run.workers

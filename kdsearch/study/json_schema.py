@@ -98,13 +98,14 @@ def _narrow(defs: Json, section: Json, host: Host, kind: str) -> None:
     """`use` is one of the installed names; by the name, `options` are that capability's."""
     section["properties"]["use"] = {**section["properties"]["use"], **_names(host, kind)}
     section["properties"]["use"].pop("type", None)
-    section["allOf"] = [
+    by_name = [
         {
             "if": {"properties": {"use": {"const": name}}, "required": ["use"]},
             "then": {"properties": {"options": options}},
         }
         for name, options in _every(defs, host, kind, ranges=kind in SEARCHED)
     ]
+    section |= {"allOf": by_name} if by_name else {}  # of some kinds nothing may be installed
 
 
 def _proxy(schema: Json) -> None:

@@ -264,6 +264,8 @@ def place(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
     check_size(0, len(steps), path=path)
 
+    from kdsearch.study.schema import section_of
+
     def put(owner: Any, rest: Sequence[str | int], at: str) -> Any:
         if not rest:
             return value
@@ -273,11 +275,10 @@ def place(values: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
                 size = len(owner) if isinstance(owner, list) else 0
                 raise StudyError(f"there is no item [{step}]", path=at, expected=f"an index below {size}")
             return [put(each, after, f"{at}[{step}]") if i == step else each for i, each in enumerate(owner)]
-        if owner is not None and not isinstance(owner, Mapping | str):
+        if isinstance(owner, str):
+            owner = section_of(owner, step)
+        if owner is not None and not isinstance(owner, Mapping):
             raise StudyError(f"'{step}' cannot be set in {_kind(owner)}", path=at, expected="a section")
-        if isinstance(owner, str):  # a name that stands for a section
-            is_student = at == "student" or at.startswith("students.")
-            owner = {"space" if is_student else "use": owner}
         inner = put((owner or {}).get(step), after, f"{at}.{step}" if at else step)
         return {**(owner or {}), step: inner}
 

@@ -127,6 +127,14 @@ class DistillerUse(Use):
     optional: bool = Field(False, description="the search may drop it")
 
 
+def section_of(name: str, key: str) -> str | dict[str, str]:
+    """The section that a name alone stands for, where that may have the key; else the name."""
+    if key in Student.model_fields:
+        return {"space": name}
+    keys = {field for cls in (Use, *Use.__subclasses__()) for field in cls.model_fields}
+    return {"use": name} if key in keys else name
+
+
 class Train(Section):
     optimizer: Searched = Field("adamw", description="sgd, adam or adamw")
     lr: Searched = Field(2e-3, description="peak learning rate")

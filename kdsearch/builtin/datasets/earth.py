@@ -66,6 +66,10 @@ class EarthTiles(Dataset[EarthOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
+    def preflight(self, services: Services) -> None:
+        for wanted in (BLUE_MARBLE, LAND_COVER):
+            package_file("earth_tiles", wanted)
+
     def open(self, services: Services) -> DataSource:
         arrays = _cached()
         parts = {}

@@ -87,10 +87,17 @@ class ImageFolder(Dataset[FolderOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
-    def open(self, services: Services) -> DataSource:
+    def preflight(self, services: Services) -> None:
+        _class_names(_split_folders(self._root(services))["train"])
+
+    def _root(self, services: Services) -> Path:
         root = services.file(self.options.path)
         if not root.is_dir():
             raise DataError("not a folder", file=root, path="data.options.path", expected="a folder of class folders")
+        return root
+
+    def open(self, services: Services) -> DataSource:
+        root = self._root(services)
         folders = _split_folders(root)
         classes = _class_names(folders["train"])
         found = {

@@ -83,6 +83,10 @@ class Idx(Dataset[IdxOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
+    def preflight(self, services: Services) -> None:
+        if not self.options.download:
+            self._folder(services)
+
     def open(self, services: Services) -> DataSource:
         folder = self._folder(services)
         parts = {}

@@ -59,6 +59,9 @@ class Npz(Dataset[NpzOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
+    def preflight(self, services: Services) -> None:
+        services.file(self.options.path)
+
     def open(self, services: Services) -> DataSource:
         file = services.file(self.options.path)
         arrays = read_arrays(file)

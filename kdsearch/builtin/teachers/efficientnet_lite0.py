@@ -46,6 +46,9 @@ class EfficientNetLite0(Teacher[EfficientNetLite0Options]):
     def training(self) -> Training | None:
         return fine_tuning(self.options, "classifier") if self.options.epochs else None
 
+    def preflight(self, services: Services) -> None:
+        package_file("efficientnet-lite0", EFFICIENTNET_LITE0)
+
     def model(self, io: IO, services: Services) -> Model:
         """Raise DataError naming the pip line when the package is not here."""
         file = package_file("efficientnet-lite0", EFFICIENTNET_LITE0)

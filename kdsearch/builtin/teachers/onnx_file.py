@@ -27,6 +27,9 @@ class OnnxOptions(Options):
 class Onnx(Teacher[OnnxOptions]):
     access = Access.LOGITS
 
+    def preflight(self, services: Services) -> None:
+        opened(services.file(self.options.path))
+
     def model(self, io: IO, services: Services) -> Model:
         """Raise ArtifactError for a file that onnxruntime cannot open, DataError when inputs or classes do not fit."""
         o = self.options

@@ -73,6 +73,12 @@ class Timm(Teacher[TimmOptions]):
         """timm's `pretrained_cfg`, where weights come from elsewhere."""
         return normalization_of(self.options.name) if self.options.weights or self.options.pretrained else None
 
+    def preflight(self, services: Services) -> None:
+        known(self.options.name)
+        if self.options.weights:
+            file = services.file(self.options.weights)
+            check_fits(self.options.name, weights.read(file), file)
+
     def model(self, io: IO, services: Services) -> Model:
         """Raise PluginError without timm or for an unknown name, ArtifactError for weights that do not fit, StudyError when
         the classifier would stay untrained."""
@@ -119,7 +125,8 @@ def _timm() -> Any:
     return timm
 
 
-def _made(name: str, **arguments: Any) -> nn.Module:
+def known(name: str) -> None:
+    """Raise PluginError for a name that is none of timm's."""
     timm = _timm()
     if not timm.is_model(name.split(".")[0]):
         raise PluginError(
@@ -127,7 +134,20 @@ def _made(name: str, **arguments: Any) -> nn.Module:
             nearest=nearest(name, timm.list_models()),
             expected="a name of timm.list_models()",
         )
-    made: nn.Module = timm.create_model(name, **arguments)
+
+
+def check_fits(name: str, tensors: Mapping[str, Tensor], file: object) -> None:
+    """Raise ArtifactError for weights of another network, whatever their classes; no numbers are made."""
+    with torch.device("meta"):
+        path = classifier_path(_made(name))
+        told = next((tensors[each] for each in (f"{path}.weight", f"module.{path}.weight") if each in tensors), None)
+        net = _made(name) if told is None else _made(name, num_classes=len(told))
+    weights.load_into(net, tensors, file)
+
+
+def _made(name: str, **arguments: Any) -> nn.Module:
+    known(name)
+    made: nn.Module = _timm().create_model(name, **arguments)
     return made
 
 

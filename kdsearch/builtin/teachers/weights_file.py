@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from kdsearch.builtin.teachers.fitted import n_classes
-from kdsearch.builtin.teachers.timm_network import create, fitted, normalization_of
+from kdsearch.builtin.teachers.timm_network import check_fits, create, fitted, normalization_of
 from kdsearch.kinds import IO, Model, Normalization, Options, Services, Teacher
 from kdsearch.limits import RESIZE
 from kdsearch.store import weights
@@ -36,6 +36,12 @@ class WeightsFile(Teacher[WeightsFileOptions]):
     def normalization(self) -> Normalization | None:
         """timm's `pretrained_cfg`; of a search space's member nothing is known."""
         return normalization_of(self.options.timm) if self.options.timm else None
+
+    def preflight(self, services: Services) -> None:
+        file = services.file(self.options.path)
+        tensors = weights.read(file)
+        if self.options.timm is not None:
+            check_fits(self.options.timm, tensors, file)
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise ArtifactError naming missing, unexpected and misshapen tensors."""
