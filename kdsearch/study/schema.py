@@ -131,7 +131,8 @@ def section_of(name: str, key: str) -> str | dict[str, str]:
     """The section that a name alone stands for, where that may have the key; else the name."""
     if key in Student.model_fields:
         return {"space": name}
-    keys = {field for cls in (Use, *Use.__subclasses__()) for field in cls.model_fields}
+    sections: list[type[Use]] = [Use, *Use.__subclasses__()]
+    keys = {field for section in sections for field in section.model_fields}
     return {"use": name} if key in keys else name
 
 
