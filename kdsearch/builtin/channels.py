@@ -20,8 +20,8 @@ from torch import Generator, Tensor, nn
 from kdsearch.deploy.cost import count_module
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Compressor, Cost, Field, Model, Options, Plan, Subject, Tap, searched
+from kdsearch.kinds.forward import recorded
 from kdsearch.ops.undisturbed import undisturbed
-from kdsearch.search.probe import recorded
 
 BISECTIONS = 10  # the level is found to 1/1024, finer than one channel of the usual layer
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from kdsearch.engine.taps import run_model
 from kdsearch.errors import PluginError
 from kdsearch.kinds import (
     HIDDEN,
@@ -31,6 +30,7 @@ from kdsearch.kinds import (
     TapShapes,
     Write,
 )
+from kdsearch.kinds.forward import run_model
 from kdsearch.kinds.options import TeacherNamed
 from kdsearch.ops.undisturbed import undisturbed
 

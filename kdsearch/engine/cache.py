@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.modes import evaluating
-from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
+from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.store.files import read_json, reserve, write_json
 
 FORMAT = 1

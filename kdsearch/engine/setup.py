@@ -15,7 +15,6 @@ from typing_extensions import TypedDict
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.modes import evaluating
-from kdsearch.engine.taps import run_model
 from kdsearch.errors import DataError, PluginError, nearest, one_of
 from kdsearch.kinds import (
     IO,
@@ -30,6 +29,7 @@ from kdsearch.kinds import (
     Task,
     Writer,
 )
+from kdsearch.kinds.forward import run_model
 from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.inputs import there

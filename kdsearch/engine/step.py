@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.engine.cache import Live
-from kdsearch.engine.taps import run_model, tap_name
 from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds import IO, Batch, Clock, Model, Outputs, Task, Write
+from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.store.hashing import derive
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdsearch.kinds.model import Tap, traced_taps
+from kdsearch.ops.record import See, Side, hooked
+from kdsearch.ops.undisturbed import undisturbed
 
 STEMS = {"stem", "act1", "bn1", "norm0"}  # what timm calls the features before its first stage
 
@@ -75,24 +76,19 @@ def _calls(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[int, 
     """Path -> shape of its (last) output without B, in the order in which the calls end."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def recorded(path: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def kept(path: str) -> See:
+        def see(out: Any, _: tuple[Any, ...]) -> None:
             if isinstance(out, Tensor):
                 shapes.pop(path, None)
                 shapes[path] = tuple(out.shape[1:])
 
-        return hook
+        return see
 
-    handles = [part.register_forward_hook(recorded(path)) for path, part in module.named_modules() if path]
-    modes = {part: part.training for part in module.modules()}
-    try:
-        with torch.no_grad():
-            module.eval()(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
+    places: list[tuple[nn.Module, Side, See]] = [
+        (part, "output", kept(path)) for path, part in module.named_modules() if path
+    ]
+    with undisturbed(module, train=False), hooked(places):
+        module(*inputs)
     return shapes
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import TapError, nearest
+from kdsearch.ops.record import See, Side, hooked
+from kdsearch.ops.undisturbed import undisturbed
 
 TapKind = Literal["map", "tokens", "vector", "attention", "sequence"]
 
@@ -30,7 +32,7 @@ class Tap:
         grid: (H, W) of tokens that lie on a grid, the last H W of N. A map with a grid: the module gives such tokens, and the
             tap is those of the grid as channels.
         side: "output" or "input" (its first positional argument).
-        index: which element, where the module returns a tuple.
+        index: which element, where the module returns a tuple; None = the first.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Tap:
 
     def read(self, given: Any) -> Tensor:
         """The tap's tensor in what the submodule returned, or was handed as its first argument."""
-        value: Tensor = given if self.index is None else given[self.index]
+        value = self._element(given)
         if self.kind != "map" or self.grid is None:
             return value
         height, width = self.grid
@@ -53,11 +55,15 @@ class Tap:
     def written(self, given: Any, value: Tensor) -> Any:
         """`given` with `value` in the tap's place: the inverse of `read`; tokens that are not on the grid stay."""
         if self.kind == "map" and self.grid is not None:
-            tokens: Tensor = given if self.index is None else given[self.index]
+            tokens = self._element(given)
             value = torch.cat([tokens[:, : -self.grid[0] * self.grid[1]], value.flatten(2).mT], 1)
-        if self.index is None:
+        if isinstance(given, Tensor):
             return value
-        return tuple(value if i == self.index else each for i, each in enumerate(given))
+        return tuple(value if i == (self.index or 0) else each for i, each in enumerate(given))
+
+    def _element(self, given: Any) -> Tensor:
+        found: Tensor = given if isinstance(given, Tensor) else given[self.index or 0]
+        return found
 
 
 @dataclass(frozen=True)
@@ -233,29 +239,18 @@ def traced_taps(
     shapes: dict[str, Any] = {}
     sides = dict(sides or {})
 
-    def record(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], out: Any = None) -> None:
-            value = args[0] if sides.get(name) == "input" else out
-            shapes[name] = tuple((value[0] if isinstance(value, tuple | list) else value).shape[1:])
+    def kept(name: str) -> See:
+        def see(given: Any, _: tuple[Any, ...]) -> None:
+            shapes[name] = tuple((given[0] if isinstance(given, tuple | list) else given).shape[1:])
 
-        return hook
+        return see
 
-    handles = []
-    for name, path in paths.items():
-        part = module.get_submodule(path)
-        is_input = sides.get(name) == "input"
-        handles.append(
-            part.register_forward_pre_hook(record(name)) if is_input else part.register_forward_hook(record(name))
-        )
-    modes = {part: part.training for part in module.modules()}
-    try:
-        with torch.no_grad():
-            module.eval()(*inputs)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-        for handle in handles:
-            handle.remove()
+    def side(name: str) -> Side:
+        return "input" if sides.get(name) == "input" else "output"
+
+    places = [(module.get_submodule(path), side(name), kept(name)) for name, path in paths.items()]
+    with undisturbed(module, train=False), hooked(places):
+        module(*inputs)
     size = inputs[0].shape[-1]
     kinds: dict[int, TapKind] = {3: "map", 2: "tokens", 1: "vector"}
     return tuple(
@@ -265,7 +260,7 @@ def traced_taps(
             kinds.get(len(shapes[name]), "map"),
             shapes[name],
             size // shapes[name][-1] if len(shapes[name]) == 3 and shapes[name][-1] else 0,
-            side="input" if sides.get(name) == "input" else "output",
+            side=side(name),
         )
         for name, path in paths.items()
         if name in shapes

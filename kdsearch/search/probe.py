@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from kdsearch.kinds import IO, Batch, Model, Outputs, Tap, Task
+from kdsearch.kinds import IO, Batch, Model, Outputs, Task
+from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.kinds.proxy import Taps, taps_of
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.search.trace import Trace
@@ -121,44 +121,10 @@ class LiveProbe:
         return self._bound is not None and student.module is self._bound[0] and self._bound[1].unchanged(student.module)
 
     def _forward(self, model: Model, seed: int, role: str = "student") -> Outputs:
-        names = {name: _canonical(model, name) for name in self._taps[role]}
-        wanted = [model.tap(name) for name in set(names.values()) if name not in model.outputs]
-        with undisturbed(model.module), recorded(model, wanted) as found:
+        names = dict.fromkeys(tap_name(model, name) for name in self._taps[role])
+        with undisturbed(model.module):
             torch.manual_seed(seed)
-            out = self.task.call(model, self.batch)
-        tensors = {**found, **{name: tensor.detach() for name, tensor in out.items()}}
-        return Outputs(tensors, lambda name: _canonical(model, name), model.name)
-
-
-def _canonical(model: Model, name: str) -> str:
-    return name if name in model.outputs else model.tap(name).name
-
-
-@contextmanager
-def recorded(model: Model, taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
-    """Fills the yielded dict with the taps' tensors while the model runs; hooks are removed whatever happens.
-
-    Tensors are copies: an in-place rectifier right after a tap would otherwise change it.
-    """
-    found: dict[str, Tensor] = {}
-
-    def keep(tap: Tap, given: Any) -> None:
-        if tap.index is None and isinstance(given, tuple | list):
-            given = given[0]
-        found[tap.name] = tap.read(given).detach().clone()
-
-    handles = []
-    try:
-        for tap in taps:
-            part = model.module.get_submodule(tap.path)
-            if tap.side == "input":
-                handles.append(part.register_forward_pre_hook(lambda _, args, tap=tap: keep(tap, args[0])))
-            else:
-                handles.append(part.register_forward_hook(lambda _, args, out, tap=tap: keep(tap, out)))
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+            return run_model(model, self.task, self.batch, names, copies=True).detach()
 
 
 def channels_last(batch: Batch) -> Batch:

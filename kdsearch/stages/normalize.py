@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.normalize import feed_in
-from kdsearch.engine.taps import run_model
 from kdsearch.kinds import (
     COMMON,
     HIDDEN,
@@ -21,6 +20,7 @@ from kdsearch.kinds import (
     Teacher,
     stated,
 )
+from kdsearch.kinds.forward import run_model
 from kdsearch.report.stats import wilson
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.normalized import NAMED, asked

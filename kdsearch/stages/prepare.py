@@ -8,8 +8,8 @@ from typing import Any
 
 from kdsearch.engine.cache import Live, write_cache
 from kdsearch.engine.setup import Evaluator
-from kdsearch.engine.taps import tap_name
 from kdsearch.kinds import Access, Model
+from kdsearch.kinds.forward import tap_name
 from kdsearch.stages.costs import cost_of_teacher
 from kdsearch.stages.keys import SOURCE
 from kdsearch.stages.materials import Materials

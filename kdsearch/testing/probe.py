@@ -15,8 +15,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.kinds import HIDDEN, IO, Batch, Field, Model, NoOptions, Outputs, Task
+from kdsearch.kinds.forward import recorded
 from kdsearch.ops.undisturbed import undisturbed
-from kdsearch.search.probe import recorded
 from kdsearch.testing.step import as_batch
 
 V = TypeVar("V")

@@ -21,9 +21,9 @@ from torch import Generator, Tensor
 
 from kdsearch.deploy.cost import count
 from kdsearch.kinds import IO, Field, Model, Options, SearchSpace
+from kdsearch.kinds.forward import recorded
 from kdsearch.kinds.options import declared_range, searchable
 from kdsearch.kinds.space import each_value
-from kdsearch.search.probe import recorded
 from kdsearch.testing.contract import require
 
 

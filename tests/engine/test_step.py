@@ -7,9 +7,9 @@ from torch import nn
 from kdsearch.builtin.classification import Classification, ClassificationOptions
 from kdsearch.engine.cache import Live, TeacherCache, write_cache
 from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.engine.taps import run_model
 from kdsearch.errors import TapError
 from kdsearch.kinds import Batch, Clock, Model, Tap, traced_taps
+from kdsearch.kinds.forward import run_model
 from kdsearch.testing.training import training
 from tests.engine.little import Plain, images, mlp, resnet, source
 
@@ -226,3 +226,21 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
     calls = counted(teacher)
     run.run()
     assert len(calls) == (2 if changes else 0)
+
+
+def test_copies_are_what_a_tap_was_whatever_is_written_over_it():
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Flatten()
+
+        def forward(self, image):
+            return self.first(image - 1.0).relu_()[:, :3]
+
+    net = Overwriting()
+    model = Model(net, ("image",), traced_taps(net, [torch.zeros(1, 1, 6, 6)], {"stage[0]": "first"}))
+    with torch.no_grad():
+        found = run_model(model, TASK, batch(), ["stage[0]"], copies=True)
+        assert torch.equal(found["stage[0]"], batch()["image"].flatten(1) - 1.0)
+        with pytest.raises(TapError, match="changed in place"):
+            run_model(model, TASK, batch(), ["stage[0]"])

@@ -17,7 +17,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Batch, Cost, Field
-from kdsearch.search.probe import recorded
+from kdsearch.kinds.forward import recorded
 from kdsearch.testing.space import SearchSpaceContract
 
 VOCABULARY = 31

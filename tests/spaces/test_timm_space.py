@@ -9,8 +9,8 @@ from torch import nn
 
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Field
+from kdsearch.kinds.forward import recorded
 from kdsearch.kinds.options import searchable
-from kdsearch.search.probe import recorded
 from kdsearch.testing.space import SearchSpaceContract
 
 SPECS = [

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdsearch.kinds import Batch, Model, Probe
+from kdsearch.ops.record import hooked
 from kdsearch.ops.weights import LOOKED_UP
 
 
@@ -28,16 +29,12 @@ def looked_up(student: Model, batch: Batch, change: Callable[[Tensor], Tensor]) 
     """
     shapes = [batch[name].shape for name in student.inputs if not batch[name].is_floating_point()]
 
-    def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+    def see(out: Tensor, args: tuple[Tensor, ...]) -> Tensor | None:
         looks_up = args and any(_is_cut_of(args[0].shape, shape) for shape in shapes)
         return change(out) if looks_up else None  # positions are looked up by other ids, one row for all samples
 
-    handles = [part.register_forward_hook(hook) for part in student.module.modules() if isinstance(part, LOOKED_UP)]
-    try:
+    with hooked([(part, "output", see) for part in student.module.modules() if isinstance(part, LOOKED_UP)]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_cut_of(shape: Sequence[int], whole: Sequence[int]) -> bool:
