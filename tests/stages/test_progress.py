@@ -2,8 +2,8 @@
 
 import pytest
 
+from kdsearch.stages.share import share_of, tell_share
 from kdsearch.stages.tools import Progress
-from kdsearch.stages.trainings import share_of, tell_share
 
 
 @pytest.fixture
