@@ -40,14 +40,18 @@ class Subject(Services, Protocol):
 
     def cost(self, model: Model) -> Cost: ...
 
-    def feeds(self, n: int) -> list[dict[str, Any]]:
-        """n training samples as inputs of the exported graph, NumPy arrays by input name, one batch each of at most 32."""
+    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
+        """What a graph of the product (the first one, if none is named) receives for n training samples, in batches of at most 32.
+
+        NumPy arrays by input name.
+        """
 
 
 class Compressor(Capability, Generic[O]):
     """Not its work: recovery (a procedure), gating (deploy).
 
-    `side`: "model" changes the torch model before export (pruning), "file" rewrites the exported ONNX file (PTQ).
+    `side`: "model" changes the torch model before export, by `apply`: a pruner. "file" rewrites each exported ONNX file, by
+    `rewrite`: a quantizer.
     """
 
     side: Literal["model", "file"] = "model"
@@ -60,7 +64,7 @@ class Compressor(Capability, Generic[O]):
         """Does not change the model."""
 
     def apply(self, model: Model, plan: Plan) -> Model:
-        """Torch side: surgery, or the rounding that QAT trains through. Replayed on a freshly built model it gives equal shapes."""
+        """Torch side: surgery. Replayed on a freshly built model it gives equal shapes."""
         return model
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:

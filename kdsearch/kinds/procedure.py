@@ -38,7 +38,10 @@ class Procedure(nn.Module, Capability, Generic[O]):
     def phases(self, setup: Setup) -> Iterator[Phase]: ...
 
     def product(self, setup: Setup) -> Product | None:
-        """Fold, merge, more graphs; None = the task's product of the first shipped role."""
+        """Fold, merge, more graphs; None = the task's product of every role that ships, each by itself.
+
+        After the phases, or on models that are fresh or cut, where costs and scores ask what would be delivered.
+        """
         return None
 
     def forward(self, *args: Any) -> Any:

@@ -76,8 +76,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     Args:
         result: the final JSON of a run.
         export: one of its `exports`.
-        facts: `inputs`, `outputs` (name, shape without B, dtype, kind, ...), `preprocessing`, `labels`, `sha256`, `licence`;
-            further keys go into `facts` as they are.
+        facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
+            `preprocessing`, `labels`, `sha256`, `licence`; further keys go into `facts` as they are.
     """
     student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name

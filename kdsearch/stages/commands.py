@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -240,23 +240,27 @@ def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress
     made = [store.get(stage, last[stage]["key"]) if stage in last else None for stage in ("export", "report")]
     exported, reported = made
     if exported is not None and reported is not None:
-        row = next((each for each in reported.facts["result"]["exports"] if each["format"] == format), None)
-        if row is not None:
+        rows = [each for each in reported.facts["result"]["exports"] if each["format"] == format]
+        if rows:
             with held(dir):
-                changed = put_back(dir, row, exported, reported)
-            return _exported(row, dir, "  (was damaged; put back)" if changed else "")
+                changed = sum(put_back(dir, row, exported, reported) for row in rows) > 0  # of every row
+            return _exported(rows, dir, "  (was damaged; put back)" if changed else "")
     return _exported(_export_again(dir, format, allow_code, progress), dir)
 
 
-def _exported(row: Mapping[str, Any], dir: Path, note: str = "") -> dict[str, Any]:
+def _exported(rows: Sequence[Mapping[str, Any]], dir: Path, note: str = "") -> dict[str, Any]:
+    """The row of a format, with those of all students where several ship by themselves."""
     from kdsearch.stages.quality import shown
 
-    files = ", ".join(str(dir / path) for path in row["paths"])
-    text = f"{files}: {shown(row['quality'], name=True)}, {row['bytes']:,} bytes, {_speed(row)}{note}"
-    return {**row, "dir": str(dir), "text": text}
+    lines = []
+    for row in rows:
+        files = ", ".join(str(dir / path) for path in row["paths"])
+        lines.append(f"{files}: {shown(row['quality'], name=True)}, {row['bytes']:,} bytes, {_speed(row)}{note}")
+    more = {"exports": list(rows)} if len(rows) > 1 else {}
+    return {**rows[0], **more, "dir": str(dir), "text": "\n".join(lines)}
 
 
-def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> Mapping[str, Any]:
+def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> list[Mapping[str, Any]]:
     host = Host.load()
     base = dir / read_json(dir / ORIGIN, Origin)["base"] if lies(dir / ORIGIN) else None
     study = load_study(dir / STUDY, host, allow_code, base=base)
@@ -277,8 +281,7 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
     study = load_study(dir / STUDY, host, allow_code, sets, base=base)
     again = f"kdsearch export {dir} --format {form}" + "".join(f" --allow-code {each}" for each in allow_code)
     result = run_study(study, host, dir, progress=progress, again=again)
-    row: Mapping[str, Any] = next(row for row in result["exports"] if row["format"] == form)
-    return row
+    return [row for row in result["exports"] if row["format"] == form]
 
 
 def quickstart(
@@ -322,7 +325,7 @@ def _recipe(row: Mapping[str, Any]) -> str:
 
 def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     """The result in a few lines for people."""
-    from kdsearch.stages.quality import shown
+    from kdsearch.stages.quality import file_label, shown
 
     def line(name: str, row: Mapping[str, Any], rest: str) -> str:
         return f"{name:11} {shown(row['quality']):>8}  {rest}"
@@ -344,10 +347,11 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     for row in result["exports"]:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
-        lines.append(line(row["format"], row, f"{row['bytes']:>10,} bytes   {_speed(row)}{said}"))
+        lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {_speed(row)}{said}"))
     lines += [f"note        {text}" for text in result["notes"] if text.startswith("Teacher")]
-    if result["recommended"]:
-        lines.append(f"recommended {result['recommended']['format']}: {result['recommended']['why']}")
+    if chosen := result["recommended"]:
+        name = next((file_label(row) for row in result["exports"] if row["path"] == chosen["path"]), chosen["format"])
+        lines.append(f"recommended {name}: {chosen['why']}")
     lines.append(f"report      {folder / result['report']}")
     return "\n".join(lines)
 

@@ -1,21 +1,23 @@
-"""Stage `compress`: the student pruned and recovered, and the quantisers' plans. The test split is not seen here."""
+"""Stage `compress`: every student that ships pruned and recovered, and the quantisers' plans. The test split is not seen here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdsearch.deploy.capture import received
 from kdsearch.deploy.cost import count
-from kdsearch.engine.setup import Evaluator
+from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.errors import TrialError
-from kdsearch.kinds import IO, Compressor, Cost, Model
-from kdsearch.stages.finished import keep_finished, load_finished
+from kdsearch.kinds import Batch, Compressor, Cost, Model, Procedure
+from kdsearch.stages.finished import Finished, keep_finished, load_finished
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.request import Request
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.training import open_teachers, pruned
@@ -33,56 +35,77 @@ START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts fr
 
 @dataclass(kw_only=True)
 class LiveSubject(Evaluator):
-    """See `kdsearch.kinds.Subject`: what a plan is made from."""
+    """See `kdsearch.kinds.Subject`: what a plan for one role is made from; the other roles stay as they are."""
 
-    model: Model
+    role: str
     budget: Mapping[str, float]
     materials: Materials
+    setup: LiveSetup
+    procedure: Procedure[Any]
+
+    @property
+    def model(self) -> Model:
+        return self.setup.models[self.role]
+
+    def shipped(self, model: Model | None = None) -> Shipped:
+        """The product that the role is part of, with another model in its place."""
+        setup = replace(self.setup, models={**self.setup.models, self.role: model or self.model})
+        return next(each for each in shipped(self.materials, setup, self.procedure) if self.role in each.models)
 
     def score(self, model: Model) -> float:
-        """The objective on validation; higher is better."""
-        self.models["subject"] = model
+        """The objective of the product on validation; higher is better."""
         name = self.materials.objective
-        value = self.measured(name, "subject", "val")[name]
+        value = self.metrics[name].measure(self.shipped(model).predict, self.data, "val", self)[name]
         return value if self.metrics[name].direction == "max" else -value
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
 
-    def feeds(self, n: int) -> list[dict[str, Any]]:
-        """Training samples drawn by a stream of the study's own, unaugmented."""
-        return calibration(self.materials, self.io, self.model, n)
+    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
+        """Of training samples drawn by a stream of the study's own, unaugmented."""
+        return feeds(self.shipped(), graph, calibration(self.materials, n))
 
 
-def calibration(materials: Materials, io: IO, model: Model, n: int) -> list[dict[str, Any]]:
+def calibration(materials: Materials, n: int) -> list[Batch]:
+    """n training samples, drawn by a stream of the study's own, unaugmented."""
     split = materials.data.split("train")
     index = torch.randperm(len(split.ids), generator=stream(materials.seed, "calibration"))[:n].tolist()
-    found = []
-    for at in range(0, len(index), CALIBRATION_BATCH):
-        batch = split.load(index[at : at + CALIBRATION_BATCH])
-        found.append({name: batch[name].numpy() for name in model.inputs})
-    return found
+    return [split.load(index[at : at + CALIBRATION_BATCH]) for at in range(0, len(index), CALIBRATION_BATCH)]
 
 
-def subject_of(materials: Materials, model: Model, teachers: Mapping[str, Any]) -> LiveSubject:
+def feeds(made: Shipped, graph: str, batches: list[Batch]) -> list[dict[str, Any]]:
+    """What a graph (the first one, if none is named) receives for these samples, NumPy arrays by input name."""
+    name = graph or next(iter(made.product.graphs))
+    return [
+        {each: value.numpy() for each, value in batch.tensors.items()}
+        for batch in received(made.product, made.calls, name, batches)
+    ]
+
+
+def subject_of(materials: Materials, found: Finished, role: str, teachers: Mapping[str, Any]) -> LiveSubject:
     limits = {
         k: v
         for k, v in materials.study.config.constraints.model_dump(exclude_none=True).items()
         if not isinstance(v, dict)
     }
     named = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
+    for model in found.setup.models.values():
+        model.module.cpu()
     return LiveSubject(
         seed=materials.seed,
         base=materials.study.folder,
         task=materials.task,
         data=materials.data,
         io=materials.io,
+        models=found.setup.models,
         teachers=named,
         metrics=materials.metrics,
         device=torch.device("cpu"),
-        model=model,
+        role=role,
         budget=limits,
         materials=materials,
+        setup=found.setup,
+        procedure=found.procedure,
     )
 
 
@@ -93,27 +116,29 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     tools.progress.begin(NAME, 1 + bool(section.prune) + len(section.quantize))
     final = dict(run["request"])
-    model = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers).model
+    found = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "quantize": {}}
     if section.prune is not None:
-        facts["pruned"], request = _prune(materials, model, final, distilled, inputs, teachers, tools, work, out)
-        facts["request"] = {**request.as_json(), "start": dict.fromkeys(request.start, START)}
+        facts["pruned"], request = _prune(materials, found, final, distilled, inputs, teachers, tools, work, out)
+        found = load_finished(materials, request, work / RECOVER, teachers)
+        facts["request"] = {**request.as_json(), "start": {role: Path(f).name for role, f in request.start.items()}}
         facts["folder"] = RECOVER
-        model = load_finished(materials, request, work / RECOVER, teachers).model
         tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
-    model.module.cpu().eval()
+    parts = shipped(materials, found.setup, found.procedure)
     for i, use in enumerate(section.quantize):
         tools.heed_stop()
         quantizer: Compressor[Any] = materials.make("quantizer", use, f"compress.quantize[{i}]")
-        plan = quantizer.plan(subject_of(materials, model, teachers))
-        facts["quantize"][use.use] = asdict(plan)
+        facts["quantize"][use.use] = {
+            each.role: asdict(quantizer.plan(subject_of(materials, found, next(iter(each.models)), teachers)))
+            for each in parts
+        }
         tools.progress.at(tools.progress.done + 1, use.use)
     return facts
 
 
 def _prune(
     materials: Materials,
-    model: Model,
+    found: Finished,
     final: dict[str, Any],
     distilled: Artifact,
     inputs: Mapping[str, Artifact],
@@ -122,20 +147,31 @@ def _prune(
     work: Path,
     out: Path,
 ) -> tuple[dict[str, Any], Request]:
-    """Plan on the distilled student, cut it, and recover with the winner's own recipe."""
+    """Plan on the distilled students that ship, each with the others as they are; cut them, and recover by the winner's recipe."""
     section = materials.study.config.compress.prune
     assert section is not None
-    role = next(iter(final["specs"]))
     pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
-    model.module.cpu()
-    subject = subject_of(materials, model, teachers)
-    score_before, before = subject.score(model), subject.cost(model)
-    plan = asdict(pruner.plan(subject))
-    cut = pruned(materials, model.copy(), plan)
-    after_cut = subject.score(cut)
-    write(work / START, cut.module.state_dict())
-    write(out / START, cut.module.state_dict())
-    start = {role: str(work / START)}
+    roles: dict[str, Any] = {}
+    plans, start = {}, {}
+    for role in found.procedure.ships:
+        subject = subject_of(materials, found, role, teachers)
+        score_before, before = subject.score(subject.model), subject.cost(subject.model)
+        plan = plans[role] = asdict(pruner.plan(subject))
+        cut = pruned(materials, subject.model.copy(), plan)
+        name = START if len(found.procedure.ships) == 1 else f"cut-{role}.safetensors"
+        for folder in (work, out):
+            write(folder / name, cut.module.state_dict())
+        start[role] = str(work / name)
+        after = subject.cost(cut)
+        roles[role] = {
+            "params": after.params,
+            "macs": after.macs,
+            "params_before": before.params,
+            "macs_before": before.macs,
+            "score_before": score_before,
+            "score_cut": subject.score(cut),
+            "log": list(plan["log"]),
+        }
     request = Request(
         RECOVER,
         "recover",
@@ -143,7 +179,7 @@ def _prune(
         final["values"],
         section.recover_epochs,
         start=start,
-        plans={role: plan},
+        plans=plans,
         scales=distilled.facts["runs"][distilled.facts["winner"]]["scales"],
         lr_factor=section.recover_lr,
     )
@@ -151,15 +187,13 @@ def _prune(
     if isinstance(outcome, str):
         raise TrialError(f"recovery after pruning failed: {outcome}")
     keep_finished(work / RECOVER, out / RECOVER)
-    cost = subject.cost(cut)
+    many = len(roles) > 1
     return {
-        "plan": plan,
-        "params": cost.params,
-        "macs": cost.macs,
-        "params_before": before.params,
-        "macs_before": before.macs,
-        "score_before": score_before,
-        "score_cut": after_cut,
+        **{
+            name: sum(each[name] for each in roles.values())
+            for name in ("params", "macs", "params_before", "macs_before")
+        },
+        "roles": roles,
         "history": outcome.history,
-        "log": list(plan["log"]),
+        "log": [f"{role}: {line}" if many else line for role, each in roles.items() for line in each["log"]],
     }, request

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import measure
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Cost, Model
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.products import fresh_product, has_own_product
 from kdsearch.store.files import read_json, write_json
-from kdsearch.store.hashing import derive, digest, stream
+from kdsearch.store.hashing import digest, stream
 from kdsearch.study.schema import Latency
 
 
@@ -35,6 +37,11 @@ def needs_file(materials: Materials) -> bool:
     return limits.onnx_bytes is not None or needs_latency(materials)
 
 
+def ships_its_own(materials: Materials) -> bool:
+    """Whether what files cost depends on the procedure."""
+    return needs_file(materials) and has_own_product(materials)
+
+
 def needs_latency(materials: Materials) -> bool:
     return materials.study.config.constraints.latency_ms is not None or "latency_ms" in materials.cost_objectives
 
@@ -45,18 +52,18 @@ def latency_threads(materials: Materials) -> int:
 
 
 def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graph; remembered in `folder`."""
+    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
     if known.exists():
         found: dict[str, float] = read_json(known, dict[str, float])
         return found
-    model = materials.build_student(role, spec, derive(materials.seed, "cost"))
-    product = materials.task.product(model, materials.io)
+    made = fresh_product(materials, role, spec, folder)
     exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
-    example = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
+    dummy = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
     total, latency = 0, 0.0
-    for name, graph in product.graphs.items():
+    for name, graph in made.product.graphs.items():
         file = folder / f"{known.stem}-{name}{exporter.suffix}"
+        example = first_received(made.product, made.calls, name, dummy)
         exporter.write(graph, example, file)
         total += file.stat().st_size
         if needs_latency(materials):

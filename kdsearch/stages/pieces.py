@@ -180,7 +180,7 @@ class _Subject(Site):
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
 
-    def feeds(self, n: int) -> list[dict[str, Any]]:
+    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
         return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
 
 

@@ -126,3 +126,8 @@ def shown(quality: Mapping[str, Any], name: bool = False) -> str:
         return "-"
     text = f"{100 * value:.1f} %" if quality["unit"] == SHARE else f"{value:.4g} {quality['unit']}".rstrip()
     return f"{quality['metric']} {text}" if name else text
+
+
+def file_label(row: Mapping[str, Any]) -> str:
+    """An exported file's format, with its role where several students ship by themselves."""
+    return f"{row['role']} {row['format']}" if "role" in row else str(row["format"])

@@ -17,7 +17,7 @@ from kdsearch.stages.export import FIGURES
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
 from kdsearch.stages.normalize import said
-from kdsearch.stages.quality import goodness, shown, tolerance
+from kdsearch.stages.quality import file_label, goodness, shown, tolerance
 from kdsearch.stages.tools import Tools
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
@@ -69,6 +69,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             "accuracy": student.get("accuracy"),
             "quality": exported["qualities"]["runs"][distilled["winner"]],
             "recipe": recipe.as_json(),
+            **_roles(materials, inputs, request["specs"]),
         },
         "baseline": _control(exported, "baseline"),
         "all_labels": _control(exported, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
@@ -107,6 +108,21 @@ def _teacher(
         return None
     main: dict[str, Any] = next(iter(found.values()))
     return main if len(found) == 1 else {**main, "all": found}
+
+
+def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of several students that ship by themselves, each."""
+    exported = inputs["export"].facts
+    found = {
+        role: {
+            "architecture": architecture({role: specs[role]}),
+            **_student_cost(materials, {role: specs[role]}),
+            "accuracy": exported["metrics"]["roles"][role].get("accuracy"),
+            "quality": quality,
+        }
+        for role, quality in exported["qualities"]["roles"].items()
+    }
+    return {"roles": found} if found else {}
 
 
 def _twin(materials: Materials) -> str:
@@ -152,8 +168,8 @@ def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
         why += ", and it is the smallest of those that are equally fast and equally good on validation"
     smallest = min(exports, key=lambda row: row["bytes"])
     if smallest is not best:
-        why += f"; where size decides: {smallest['format']}, {_about(smallest)}"
-    return {"format": best["format"], "why": why}
+        why += f"; where size decides: {file_label(smallest)}, {_about(smallest)}"
+    return {"format": best["format"], "path": best["path"], "why": why}
 
 
 def _about(row: Mapping[str, Any]) -> str:
@@ -188,15 +204,15 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
     for row in exports:
         for name, over in row["over"].items():
-            notes.append(f"{row['format']} is {over:.1%} above the study's limit of {name}.")
+            notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
         if row["slower_than_fp32"]:
             notes.append(
-                f"{row['format']} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
+                f"{file_label(row)} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
             )
         if tuned := row["latency_tuned_ms"]:
             options = ", ".join(f"{name}={value}" for name, value in row["session_options"].items())
             notes.append(
-                f"{row['format']} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
+                f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
                 f"with {options}: its card shows how."
             )
     for name, run in inputs["distill"].facts["runs"].items():
@@ -341,7 +357,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
 
 def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The task's figures of the recommended file."""
-    best = (result["recommended"] or {}).get("format")
+    best = result["recommended"] and next(
+        file_label(row) for row in result["exports"] if row["path"] == result["recommended"]["path"]
+    )
     found: list[dict[str, Any]] = read_json(inputs["export"].path / FIGURES).get(best, [])
     return found
 
@@ -360,7 +378,7 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row := result[name]:
             rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))
     for row in result["exports"]:
-        rows.append(rung(row["format"], row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
+        rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
     return rows
 
 
@@ -368,15 +386,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     """`<name>.json` in `folder` for each exported file."""
     folder.mkdir()
     facts = inputs["prepare"].facts["data"]["facts"]
-    io = materials.io
     about = {
-        "inputs": [
-            {"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype} for each in io.inputs
-        ],
-        "outputs": [
-            {"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype}
-            for each in io.outputs
-        ],
         "preprocessing": facts.get("preprocessing", {}),
         "labels": facts.get("classes", []),
         "licence": facts.get("licence"),
@@ -385,10 +395,21 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     smaller = {name: result["pruned"][name] for name in ("params", "macs")} if result["pruned"] else {}
     shipped = {**result, "student": {**result["student"], **smaller}}
     for row in result["exports"]:
-        for path in row["paths"]:
-            name = Path(path).name
-            facts_of = {**about, "sha256": file_digest(inputs["export"].path / name)}
-            write_json(folder / card_name(name), card(shipped, {**row, "path": path}, facts_of))
+        for graph in row["graphs"]:
+            name = Path(graph["path"]).name
+            facts_of = {
+                **about,
+                "inputs": graph["inputs"],
+                "outputs": graph["outputs"],
+                "sha256": file_digest(inputs["export"].path / name),
+                "product": {
+                    "graph": graph["name"],
+                    "graphs": {each["name"]: Path(each["path"]).name for each in row["graphs"]},
+                    "files": [Path(path).name for path in row["files"]],
+                    "facts": row["facts"],
+                },
+            }
+            write_json(folder / card_name(name), card(shipped, {**row, "path": graph["path"]}, facts_of))
 
 
 def card_name(file: str) -> str:

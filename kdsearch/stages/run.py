@@ -105,17 +105,15 @@ def _make(
 
 
 def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported: Artifact) -> bool:
-    """Make the public files of one format, and their cards, equal to the artifacts'; whether one of them was not."""
+    """Make the public files of one format, what goes along, and the cards equal to the artifacts'; whether one of them was not."""
     changed = False
-    for path in row["paths"]:
-        target, card = folder / path, report.card_name(Path(path).name)
-        for source, place in (
-            (exported.path / target.name, target),
-            (reported.path / report.CARDS / card, target.with_name(card)),
-        ):
-            if not place.is_file() or file_digest(place) != file_digest(source):
-                changed = True
-                copy_file(source, place)
+    cards = [(path, report.card_name(Path(path).name)) for path in row["paths"]]
+    pairs = [(exported.path / Path(path).name, folder / path) for path in [*row["paths"], *row["files"]]]
+    pairs += [(reported.path / report.CARDS / card, (folder / path).with_name(card)) for path, card in cards]
+    for source, place in pairs:
+        if not place.is_file() or file_digest(place) != file_digest(source):
+            changed = True
+            copy_file(source, place)
     return changed
 
 

@@ -13,7 +13,7 @@ from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer
-from kdsearch.stages.costs import cost_of_model, needs_file
+from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.keys import SOURCE, Where
 from kdsearch.stages.materials import Materials
@@ -30,6 +30,8 @@ NEEDS = ("prepare",)
 READS = (
     *(*SOURCE, "teachers", "students", "constraints", "search", "cost_objectives"),
     Where(needs_file, "export.exporter"),
+    Where(needs_file, "recipe.procedure"),
+    Where(ships_its_own, "recipe"),
 )
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy

@@ -223,7 +223,8 @@ class Chained(Procedure[NoOptions]):
             match = (s.student["logits"] - s.teacher["logits"]).square().mean()
             yield Update({"task": s.task(), "match": match})
 
-        yield Phase("both", step, {"train": setup.feed("train")}, [setup.optim(student)], setup.epochs, score="student")
+        feeds, optims = {"train": setup.feed("train")}, [setup.optim(student)]
+        yield Phase("both", step, feeds, optims, setup.epochs, weights={"match": 0.05}, score="student")
 
     def product(self, setup: Setup) -> Product:
         model, image = setup.models["student"], setup.io.inputs[0]
@@ -248,6 +249,26 @@ class Chained(Procedure[NoOptions]):
         return Product(graphs, call, {"classes.json": names}, {"stride": height // coarse.shape[2]})
 
 
+class Mutual(Procedure[NoOptions]):
+    """Two students that learn from labels and from each other; both ship."""
+
+    roles: ClassVar[tuple[str, ...]] = ("left", "right")
+    ships: ClassVar[tuple[str, ...]] = ("left", "right")
+
+    def phases(self, setup: Setup) -> Iterator[Phase]:
+        modules = {role: setup.models[role].module for role in self.roles}
+
+        def step(s: Step) -> Iterator[Update]:
+            outs = {role: s.run(role) for role in self.roles}
+            pairs = (("left", "right"), ("right", "left"))
+            near = {a: (outs[a]["logits"] - outs[b]["logits"].detach()).square().mean() for a, b in pairs}
+            tasks = [F.cross_entropy(out["logits"], s.batch["mask"], ignore_index=HIDDEN) for out in outs.values()]
+            yield Update({"task": sum(tasks[1:], tasks[0]), "near": near["left"] + near["right"]})
+
+        feeds, optims = {"train": setup.feed("labeled")}, [setup.optim(modules)]
+        yield Phase("pair", step, feeds, optims, setup.epochs, weights={"near": 0.05}, score="left")
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.task("segmentation", f"{__name__}:Segmentation")
@@ -255,3 +276,4 @@ def kdsearch_register(register: Register) -> None:
     register.dataset("shapes", f"{__name__}:Shapes")
     register.search_space("unet", f"{__name__}:Unet")
     register.procedure("chained", f"{__name__}:Chained")
+    register.procedure("mutual", f"{__name__}:Mutual")

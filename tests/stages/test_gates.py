@@ -10,7 +10,8 @@ import pytest
 from kdsearch.cli import main
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
-from kdsearch.stages.export import _check_drop
+from kdsearch.stages import one_file
+from kdsearch.stages.one_file import check_drop
 from kdsearch.stages.quality import Quality
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
@@ -19,15 +20,13 @@ from tests.stages.tiny import run_tiny, write_study
 
 def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     """INT4 loses accuracy; every other file is there."""
-    from kdsearch.stages import export
-
-    real = export._check_drop
+    real = one_file.check_drop
 
     def strict(materials, form, quality, reference):
         quality = {**quality, "value": reference["value"] - 0.25} if form == "onnx-int4" else quality
         real(materials, form, quality, reference)
 
-    monkeypatch.setattr(export, "_check_drop", strict)
+    monkeypatch.setattr(one_file, "check_drop", strict)
     study = copied / "study"
     command = ["run", str(write_study(copied)), "--dir", str(study), "--json"]
     sets = ["--set", "export.max_drop={onnx-int8: 1.0, onnx-int4: 0}"]
@@ -46,7 +45,7 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     ]
     assert read_json(study / "result.json") == result
     assert main([*command, *sets]) == 3, "a refusal stays one"
-    monkeypatch.setattr(export, "_check_drop", real)
+    monkeypatch.setattr(one_file, "check_drop", real)
     capsys.readouterr()
     assert main([*command, "--set", "export.max_drop={onnx-int8: 1.0, onnx-int4: 0.999}"]) == 0
     assert (study / "export" / "tiny-int4.onnx").exists()
@@ -57,7 +56,7 @@ def drop(bounds, form, value, fp32, **changes):
     config = SimpleNamespace(export=SimpleNamespace(max_drop=bounds))
     about = {**Quality("accuracy", 0.0, "max", "share").as_json(), **changes}
     materials = SimpleNamespace(study=SimpleNamespace(config=config))
-    _check_drop(materials, form, {**about, "value": value}, {**about, "value": fp32})
+    check_drop(materials, form, {**about, "value": value}, {**about, "value": fp32})
 
 
 def test_drop_is_counted_in_the_objectives_own_unit():

@@ -120,8 +120,13 @@ def test_figures_that_a_task_fails_at_cost_no_study():
         def figures(self, *_):
             raise ValueError("no picture")
 
-    materials = SimpleNamespace(task=Failing(), data=None)
-    final = SimpleNamespace(product=SimpleNamespace(graphs={}), setup=None)
+    target = SimpleNamespace(
+        materials=SimpleNamespace(task=Failing(), data=None),
+        part=SimpleNamespace(product=SimpleNamespace(graphs={}), named=str),
+        exporter=None,
+        setup=None,
+        out=None,
+    )
     tools = SimpleNamespace(progress=SimpleNamespace(say=said.append))
-    assert _figures(materials, "onnx-fp32", final, None, [], tools) == []
+    assert _figures(target, {"graphs": [], "format": "onnx-fp32"}, tools) == []
     assert said[0].startswith("export: the task's figures of onnx-fp32 failed: ValueError: no picture")

@@ -1,0 +1,235 @@
+"""One format of one product: written, opened again, compared and measured; nothing is left of one that misses its bound."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.audit import weight_share
+from kdsearch.deploy.capture import first_received, received
+from kdsearch.deploy.files import read_onnx, tuned_options
+from kdsearch.deploy.latency import is_slower, measure
+from kdsearch.deploy.parity import Parity, compare
+from kdsearch.engine.setup import Evaluator
+from kdsearch.errors import PluginError, RefusedError
+from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
+from kdsearch.stages.compress import calibration, feeds
+from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.products import Shipped, described
+from kdsearch.stages.quality import allowed_drop, goodness, measured
+from kdsearch.store.files import write_bytes
+from kdsearch.study.rules import bare
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is written, how it is judged, and where it goes.
+
+    Args:
+        plans: quantizer -> role -> its plan. test: batches of the test split.
+        work: for files that have yet to pass; `out` gets those that did.
+    """
+
+    materials: Materials
+    exporter: Exporter[Any]
+    part: Shipped
+    setup: Evaluator
+    plans: Mapping[str, Mapping[str, Any]]
+    test: list[Batch]
+    work: Path
+    out: Path
+
+    @property
+    def graphs(self) -> Mapping[str, Graph]:
+        return self.part.product.graphs
+
+    @property
+    def stem(self) -> str:
+        """Of public names: the study's, and the role where several ship by themselves."""
+        name = self.materials.study.config.name
+        return f"{name}-{self.part.role}" if self.part.role else name
+
+    def file(self, graph: str, kind: str) -> Path:
+        return self.work / f"{self.part.role or 'student'}-{graph}-{kind}{self.exporter.suffix}"
+
+    def public(self, graph: str, kind: str) -> str:
+        stem = self.stem if len(self.graphs) == 1 else f"{self.stem}-{graph}"
+        return f"{stem}-{kind}{self.exporter.suffix}"
+
+    def example(self, graph: str) -> Batch:
+        """What the graph receives for two training samples."""
+        return first_received(self.part.product, self.part.calls, graph, two_samples(self.materials))
+
+
+def two_samples(materials: Materials) -> Batch:
+    """Of the training split: exporters take a size of 1 for a constant."""
+    split = materials.data.split("train")
+    return split.load(list(range(min(2, len(split.ids)))))
+
+
+def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Write one format of all graphs; its row of `exports`. Raise RefusedError where it misses its bound.
+
+    Args:
+        reference: the fp32 files' row, or the quality alone that drops count against.
+    """
+    config, materials, part = target.materials.study.config, target.materials, target.part
+    kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
+    files = _written(target, kind)
+    calls = {name: target.exporter.load(file) for name, file in files.items()}
+    parities = {name: _parity(target, name, calls[name]) for name in files}
+    far = max(each.max_abs for each in parities.values())
+    if kind == "fp32" and far > config.export.parity:
+        raise RefusedError(f"differs from torch by {far:.3g}; the study allows {config.export.parity:g}")
+
+    def predict(batch: Batch) -> Mapping[str, Any]:
+        return part.product.call(calls, batch)
+
+    metrics, quality = measured(materials, predict, "test", target.setup)
+    _, validation = measured(materials, predict, "val", target.setup)
+    if kind != "fp32":
+        check_drop(materials, form, quality, reference["quality"])
+    threads = latency_threads(materials)
+    latencies = _latencies(target, files, threads)
+    agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
+    slower = "latency_ms" in reference and is_slower(latencies["latency_ms"], reference["latency_ms"])
+    graphs = []
+    for name, file in files.items():
+        path = f"export/{target.public(name, kind)}"
+        shutil.copyfile(file, target.out / Path(path).name)
+        io = {"inputs": described(target.graphs[name].inputs), "outputs": described(target.graphs[name].outputs)}
+        graphs.append({"name": name, "path": path, "bytes": file.stat().st_size, **io})
+    return {
+        "format": form,
+        **({"role": part.role} if part.role else {}),
+        "path": graphs[0]["path"],
+        "paths": [each["path"] for each in graphs],
+        "graphs": graphs,
+        "files": [f"export/{name}" for name in _beside(target)],
+        "facts": dict(part.product.facts),
+        "bytes": sum(each["bytes"] for each in graphs),
+        "accuracy": metrics.get("accuracy"),
+        "quality": quality,
+        "validation": validation,
+        "parity_max_abs": far,
+        "top1_agreement": min(agreements) if agreements else None,
+        "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
+        **latencies,
+        "weight_share": _shares(target, files),
+        "slower_than_fp32": slower if kind != "fp32" else False,
+        "metrics": metrics,
+        "threads": threads,
+    }
+
+
+def _written(target: Target, kind: str) -> dict[str, Path]:
+    """Graph -> its file; each fp32 file is written once, and rewritten as a copy."""
+    files = {}
+    for name, graph in target.graphs.items():
+        fp32, file = target.file(name, "fp32"), target.file(name, kind)
+        if kind == "fp32" or not fp32.exists():
+            target.exporter.write(graph, target.example(name), fp32)
+        if kind != "fp32":
+            shutil.copyfile(fp32, file)
+            _quantize(target, kind, name, file)
+        files[name] = file
+    return files
+
+
+def _quantize(target: Target, kind: str, graph: str, file: Path) -> None:
+    uses = target.materials.study.config.compress.quantize
+    index = next(i for i, use in enumerate(uses) if bare(use.use) == kind)
+    quantizer: Compressor[Any] = target.materials.make("quantizer", uses[index], f"compress.quantize[{index}]")
+    stored = target.plans[uses[index].use][target.part.role]
+    plan = Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
+    samples = calibration(target.materials, int(plan.edits.get("samples", 128)))
+    quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
+
+
+def _parity(target: Target, name: str, call: Call) -> Parity:
+    """Of one graph, on what it receives for the test split; the graphs before it answer in torch."""
+    part, graph = target.part, target.graphs[name]
+    samples = first_received(part.product, part.calls, name, target.test[0])
+    scored = any(each.kind == "logits" for each in graph.outputs)
+    batches = received(part.product, part.calls, name, target.test) if scored else ()
+    return compare(part.calls[name], call, graph.inputs, graph.outputs, samples, batches=batches)
+
+
+def _judges_samples(product: Product) -> bool:
+    """Whether each argmax that is compared is of another sample, so that their agreement is a proportion."""
+    scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind == "logits"]
+    return len(scored) == 1 and len(scored[0].shape) == 1
+
+
+def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[str, Any]:
+    """Of all graphs together, in a session as anybody opens it; and with the session options that make it faster, if any do."""
+    plain = {"min": 0.0, "median": 0.0, "spread": 0.0}
+    tuned, options = dict(plain), dict[str, str]()
+    for name, graph in target.graphs.items():
+        example = target.example(name)
+        inputs = [example[each.name][:1] for each in graph.inputs]
+        taken = measure(files[name], inputs, threads)
+        entries = tuned_options(read_onnx(files[name]))
+        faster = measure(files[name], inputs, threads, entries=entries) if entries else taken
+        options |= entries
+        for total, each in ((plain, taken), (tuned, faster)):
+            total["min"] += each.min_ms
+            total["median"] += each.median_ms
+            total["spread"] += each.spread_ms
+    helps = bool(options) and is_slower(plain, tuned)
+    return {
+        "latency_ms": plain,
+        "latency_tuned_ms": tuned if helps else None,
+        "session_options": options if helps else {},
+    }
+
+
+def _shares(target: Target, files: Mapping[str, Path]) -> dict[str, float]:
+    """Share of the weights at each width, over all graphs by the size of their fp32 files."""
+    wholes = {name: target.file(name, "fp32") for name in files}
+    shares = {name: weight_share(file, wholes[name]) for name, file in files.items()}
+    sizes = {name: whole.stat().st_size for name, whole in wholes.items()}
+    widths = next(iter(shares.values()))
+    return {width: sum(shares[name][width] * sizes[name] for name in files) / sum(sizes.values()) for width in widths}
+
+
+def _beside(target: Target) -> list[str]:
+    """Write the product's own files; their public names."""
+    names = []
+    for name, content in target.part.product.files.items():
+        public = f"{target.stem}-{name}"
+        if public.endswith((".json", target.exporter.suffix)) and _is_taken(target, public):
+            raise PluginError(
+                f"the product names the file '{name}', which is a graph's or its card's", expected="another"
+            )
+        if not (target.out / public).exists():
+            write_bytes(target.out / public, content)
+        names.append(public)
+    return names
+
+
+def _is_taken(target: Target, public: str) -> bool:
+    kinds = ["fp32", *(bare(use.use) for use in target.materials.study.config.compress.quantize)]
+    return Path(public).stem in {Path(target.public(name, kind)).stem for name in target.graphs for kind in kinds}
+
+
+def check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:
+    """Raise RefusedError where the file's quality is further below fp32's than the study allows."""
+    if quality["value"] is None or fp32["value"] is None:
+        return
+    if math.isnan(quality["value"]):
+        raise RefusedError(f"{quality['metric']} is not a number")
+    drop = goodness(fp32) - goodness(quality)
+    stated = materials.study.config.export.max_drop.get(form)
+    bound = allowed_drop(stated, fp32)
+    if drop > bound + 1e-12:
+        allowed = stated if isinstance(stated, str) else f"{bound:g}"
+        raise RefusedError(
+            f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {fp32['value']:.4f}; "
+            f"the study allows {allowed}"
+        )

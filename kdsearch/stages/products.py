@@ -1,0 +1,90 @@
+"""What a training delivers: one product of the procedure's own, or one for each role that it ships."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.deploy.parity import module_call
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.errors import PluginError
+from kdsearch.kinds import Batch, Call, Field, Model, Procedure, Product
+from kdsearch.limits import NAME, NAME_IN_WORDS
+from kdsearch.stages.materials import Materials
+from kdsearch.stages.request import Request, recipe_of
+from kdsearch.stages.training import staged
+from kdsearch.store.hashing import derive
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One product, ready to export on the CPU.
+
+    Args:
+        role: of several that ship by themselves; "" where there is one product.
+        models: role -> model, of those that it is made of.
+        calls: graph -> the torch network.
+    """
+
+    role: str
+    product: Product
+    models: Mapping[str, Model]
+    calls: Mapping[str, Call]
+
+    def predict(self, batch: Batch) -> Mapping[str, Any]:
+        return self.product.call(self.calls, batch)
+
+    def named(self, name: str) -> str:
+        """`name` beside the role."""
+        return f"{self.role} {name}" if self.role else name
+
+
+def shipped(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> list[Shipped]:
+    """The procedure's own product, else the task's of every role that ships. Models are moved to the CPU, in eval mode."""
+    models = {role: setup.models[role] for role in procedure.ships}
+    for model in models.values():
+        model.module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    own = procedure.product(setup)
+    if own is not None:
+        return [_shipped("", own, models)]
+    many = len(models) > 1
+    return [
+        _shipped(role if many else "", materials.task.product(model, materials.io), {role: model})
+        for role, model in models.items()
+    ]
+
+
+def _shipped(role: str, product: Product, models: Mapping[str, Model]) -> Shipped:
+    for name in [*product.graphs, *product.files]:
+        if not re.fullmatch(NAME, name):
+            raise PluginError(f"the product names '{name}'", expected=NAME_IN_WORDS)
+    for graph in product.graphs.values():
+        graph.module.cpu().eval()
+    return Shipped(role, product, models, {name: module_call(graph) for name, graph in product.graphs.items()})
+
+
+def has_own_product(materials: Materials) -> bool:
+    """Whether the study's procedure has a say in what is delivered: it makes the product, or adapts the models."""
+    cls: type[Procedure[Any]] = materials.host.load_class("procedure", materials.study.config.recipe.procedure.use)
+    return cls.product is not Procedure.product or cls.adapt is not Procedure.adapt
+
+
+def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> Shipped:
+    """What would be delivered of a fresh student, for costs. Of several students that ship together, its own graphs alone."""
+    seed = derive(materials.seed, "cost")
+    if tuple(materials.study.students) == (role,) and has_own_product(materials):
+        request = Request("cost", "recipe", {role: spec}, materials.recipe.default(), 1)
+        procedure, setup = staged(materials, recipe_of(materials, request), request, {}, folder, seed)
+        return shipped(materials, setup, procedure)[0]
+    model = materials.build_student(role, spec, seed)
+    return _shipped("", materials.task.product(model, materials.io), {role: model})
+
+
+def described(fields: tuple[Field, ...]) -> list[dict[str, Any]]:
+    """Fields as JSON."""
+    return [{"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype} for each in fields]
