@@ -71,8 +71,11 @@ def search(
         str, option("--strategies", help="Names, separated by commas; default: kdsearch and what it is compared with.")
     ] = "",
     candidates: Annotated[
-        int, option("--candidates", min=2, help="Architectures that kdsearch scores before it trains one.")
-    ] = 5000,
+        int | None,
+        option(
+            "--candidates", min=2, help="Architectures that kdsearch scores before it trains one; default: as a study."
+        ),
+    ] = None,
     max_params: Annotated[
         float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
     ] = 1.0,

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 from kdsearch.kinds.options import Capability, Dim, O, Value
 from kdsearch.kinds.space import SearchSpace
@@ -53,7 +53,12 @@ class Ask:
 
 
 class Controller(Capability, Generic[O]):
-    """Telling is a row in the study's storage. Not its work: state, threads, storage."""
+    """Telling is a row in the study's storage. Not its work: state, threads, storage.
+
+    reads_facts: it chooses by the facts of a range's choices, so hundreds are welcome; any other is offered a short list.
+    """
+
+    reads_facts: ClassVar[bool] = False
 
     def __init__(self, options: O) -> None:
         self.options = options

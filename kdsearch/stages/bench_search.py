@@ -1,7 +1,12 @@
-"""Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice."""
+"""Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice.
+
+The row `kdsearch` does what a study does by default: it scores as many candidates, hands all of them on to the same controller, and
+asks for a trial with as few others known as a study that keeps several workers busy.
+"""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,19 +15,22 @@ from typing import Any
 
 import torch
 
+from kdsearch.builtin.stoppers import Unstopped
 from kdsearch.errors import DataError, StudyError, nearest, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import Ask, Dim, Range, SearchSpace
+from kdsearch.kinds import Ask, Dim, NoOptions, Range, SearchSpace
+from kdsearch.search.schedule import Schedule
 from kdsearch.search.scoring import Scored
 from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.materials import make
-from kdsearch.stages.refine import facts_of
+from kdsearch.stages.refine import facts_of, next_ask
 from kdsearch.stages.score import scored
 from kdsearch.stages.scorers import Setting, cost_or_error, open_scorer, scoring, terms_of
+from kdsearch.stages.search import MOST
 from kdsearch.stages.tools import Progress
 from kdsearch.store.hashing import derive, stream
-from kdsearch.study.schema import Use
+from kdsearch.study.schema import Refine, Search, Use
 
 OWN = "kdsearch"
 TRIVIAL = "params_top_k"
@@ -52,7 +60,7 @@ def bench_search(
     budgets: Sequence[int],
     repeats: int,
     strategies: Sequence[str],
-    candidates: int,
+    candidates: int | None,
     max_params: float,
     workers: int,
     progress: bool,
@@ -60,24 +68,26 @@ def bench_search(
     """Mean and spread over repeats of the best accuracy after each budget.
 
     Args:
-        candidates: how many architectures `kdsearch` scores before it trains any, drawn anew in each repeat.
+        candidates: how many architectures `kdsearch` scores before it trains any, drawn anew in each repeat;
+            None = as many as a study does by default.
         max_params: share of the largest architecture's parameters that all strategies keep to.
     """
-    names = _names(strategies)
+    names, candidates = _names(strategies), candidates or Search().candidates
     scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
     lookup = _lookup(scorer, table, column, max_params)
     bar = Progress(progress)
     own: dict[str, Scored] = {}
+    seeds = [derive(setting.seed, "bench", repeat) % 2**31 for repeat in range(repeats)]
     if OWN in names:
-        asked = [spec.model_dump(mode="json") for spec in lookup.specs.values()]
+        drawn = dict.fromkeys(key for seed in seeds for key in _drawn(lookup, candidates, seed))
+        asked = [lookup.specs[key].model_dump(mode="json") for key in drawn]
         with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
             found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.seed, bar)
         own = {row.key: row for row in found}
     most = max(budgets)
     curves: dict[str, list[list[float]]] = {name: [] for name in names}
     bar.begin("search", repeats * len(names))
-    for repeat in range(repeats):
-        seed = derive(setting.seed, "bench", repeat) % 2**31
+    for seed in seeds:
         for name in names:
             curves[name].append(_curve(name, lookup, own, candidates, most, seed))
             bar.at(sum(map(len, curves.values())), note=name)
@@ -136,13 +146,7 @@ def _curve(
     if name == TRIVIAL:
         return curve_in_order(_shuffled(lookup, seed, lambda key: -lookup.params[key]), lookup.values, budget)
     if name == OWN:
-        drawn = _shuffled(lookup, seed, lambda key: 0)[:candidates]
-        facts = tuple(facts_of(own[key].scores) for key in drawn)
-        dim = Dim("architecture", Range(choices=tuple(drawn), facts=facts))
-        controller = make(Host.load(), "controller", Use(use="surrogate", options={}), "--strategies")
-        return curve_of(
-            controller, None, [dim], lambda ask: str(ask.values["architecture"]), lookup.values, budget, seed
-        )
+        return _as_by_default(lookup, own, _drawn(lookup, candidates, seed), budget, seed)
     controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
 
     def key_of(ask: Ask) -> str:
@@ -150,6 +154,39 @@ def _curve(
 
     spare = [(key, Ask({}, lookup.specs[key].model_dump(mode="json"))) for key in _shuffled(lookup, seed, lambda _: 0)]
     return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
+
+
+def _as_by_default(
+    lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int
+) -> list[float]:
+    """The best value after each trial of the default `refine`, among these architectures."""
+    section = Refine()
+    keys = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))[:MOST]
+    dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
+    controller = make(Host.load(), "controller", section.controller, "--strategies")
+    schedule = Schedule(
+        lambda history: next_ask(controller, [dim], [], history, seed),
+        Unstopped(NoOptions()),
+        (),
+        budget,
+        section.generation,
+        lambda trial: replace(trial, state="complete", losses=trial.at(1.0) or ()),
+    )
+    best: list[float] = []
+    while (piece := schedule.next()) is not None:
+        value = lookup.values[str(piece.values["architecture"])]
+        schedule.tell(piece.number, (-value,))
+        best.append(max(value, best[-1] if best else value))
+    return best
+
+
+def _or_worst(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _drawn(lookup: Lookup, candidates: int, seed: int) -> list[str]:
+    """The architectures that are scored in the repeat of this seed."""
+    return _shuffled(lookup, seed, lambda key: 0)[:candidates]
 
 
 def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[str]:

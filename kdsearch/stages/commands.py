@@ -419,7 +419,7 @@ def bench_search(
     budgets: tuple[int, ...] = (10, 25, 50, 100),
     repeats: int = 20,
     strategies: tuple[str, ...] = (),
-    candidates: int = 5000,
+    candidates: int | None = None,
     max_params: float = 1.0,
     seed: int = 0,
     data: str | None = None,

@@ -39,11 +39,12 @@ def keep_best(
     costs: Sequence[str],
     work: Path,
     tools: Tools,
+    shortest: int,
 ) -> Kept:
     """The `keep` best of `search.candidates.select`, of those that keep the limits; where files have none, without measuring.
 
     Once one breaks a limit, estimates from what was measured say who is worth measuring. Where those are too few, the nearest
-    others are tried too, until none of a round keeps the limits.
+    others are tried too, until none of a round keeps the limits. The `shortest` best of them are the short list.
     """
     found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
     excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
@@ -80,15 +81,17 @@ def keep_best(
         nearest = [candidates[i] for _, i in sorted(rest)[:keep]]
         if len(chosen) == keep or not nearest or not measure(nearest):
             break
-    rows = [row_of(each, found[each.scored.key]) for each in chosen]
+    short = {each.scored.key for each in select(chosen, shortest, costs)}
+    rows = [row_of(each, found[each.scored.key], each.scored.key in short) for each in chosen]
     over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
     return Kept(rows, sorted((each for each in over if each), key=lambda each: max(each.values())))
 
 
-def row_of(candidate: Candidate, costs: Mapping[str, float]) -> dict[str, Any]:
+def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:
+    """is_short: whether it stands on the short list, for controllers that do not look at scores."""
     scored = candidate.scored
     own = {"key": scored.key, "spec": scored.spec, "score": candidate.score, "scores": scored.scores}
-    return {**own, "costs": dict(costs)}
+    return {**own, "costs": dict(costs), "short": is_short}
 
 
 def anchors(candidates: Sequence[Candidate]) -> list[Candidate]:

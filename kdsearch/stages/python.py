@@ -82,17 +82,14 @@ class Session:
         tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
         made = run_stages(self.materials, tools, until="search")
         self.materials = supplied(self.materials, made["prepare"], tools.store)
-        self.kept = {
-            role: {each["key"]: each for each in facts["kept"]} for role, facts in made["search"].facts["roles"].items()
-        }
+        section = self.materials.study.config.refine
+        self._controller = self.materials.make("controller", section.controller, "refine.controller")
+        self.kept = refine.offered(made["search"], self._controller)
         self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
         self._log = refine.open_log(self.materials, self.folder, f"session-{name}", self.dims)
-        self._controller = self.materials.make(
-            "controller", self.materials.study.config.refine.controller, "refine.controller"
-        )
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
         self._first = refine.first_values(self.materials, self.kept, teachers, work)

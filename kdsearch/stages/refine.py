@@ -12,7 +12,7 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, TrialError
-from kdsearch.kinds import Ask, Dim, Range, Stopper, Trial
+from kdsearch.kinds import Ask, Controller, Dim, Range, Stopper, Trial
 from kdsearch.search.pareto import fronts
 from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.trials import TrialLog
@@ -35,12 +35,10 @@ READS = (*TRAINING, "constraints", "refine")
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
-    kept = {
-        role: {each["key"]: each for each in facts["kept"]} for role, facts in inputs["search"].facts["roles"].items()
-    }
+    controller = materials.make("controller", section.controller, "refine.controller")
+    kept = offered(inputs["search"], controller)
     dims = [*architecture_dims(materials, kept), *materials.recipe.dims]
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
-    controller = materials.make("controller", section.controller, "refine.controller")
     teachers = open_teachers(materials, inputs["prepare"])
     attempt = len(list(work.glob("attempt-*")))
     name = work.name + (f"-{attempt}" if attempt else "")
@@ -85,6 +83,17 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
             for trial in best
         ],
+    }
+
+
+def offered(searched: Artifact, controller: Controller[Any]) -> dict[str, dict[str, Any]]:
+    """Role -> key -> the row of each architecture that the controller may choose, the best score first.
+
+    All that the search kept, where the controller looks at their scores; else its short list.
+    """
+    return {
+        role: {each["key"]: each for each in facts["kept"] if controller.reads_facts or each["short"]}
+        for role, facts in searched.facts["roles"].items()
     }
 
 

@@ -34,6 +34,9 @@ READS = (
     Where(ships_its_own, "recipe"),
 )
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
+SHORT = 8  # candidates of the short list, where the study does not say how many go on
+MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
+MEASURED = 24  # of them where each has to be exported and measured
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
     "latency_ms": "macs",
@@ -181,7 +184,8 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
             fix="Relax a constraint or widen the space.",
         )
     _refuse_silent(materials, explored)
-    kept = keep_best(materials, role, explored.candidates, section.keep, costs, work, tools)
+    keep = section.keep or (MEASURED if needs_file(materials) else MOST)
+    kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, section.keep or SHORT)
     if not kept.rows:
         worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())
         raise RefusedError(
@@ -189,7 +193,7 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
             path="constraints",
             fix="Relax onnx_bytes or latency_ms, or widen the space.",
         )
-    chosen = {each["key"] for each in kept.rows}
+    chosen = {each["key"] for each in kept.rows if each["short"]}
     for each in explored.candidates:
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})

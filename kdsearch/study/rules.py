@@ -46,7 +46,7 @@ def _models(study: Study) -> None:
 
 def _search(study: Study) -> None:
     search, refine, distill = study.config.search, study.config.refine, study.config.distill
-    if search.keep > search.candidates:
+    if search.keep is not None and search.keep > search.candidates:
         raise study.error(
             f"keep {search.keep} of {search.candidates} candidates",
             "search.keep",

@@ -187,7 +187,10 @@ class Search(Section):
     )
     strategy: Use = Use(use="random", options={})
     candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(200, description="distinct candidates to score")
-    keep: Annotated[int, Field(gt=0, le=KEPT)] = Field(8, description="how many go on to `refine`")
+    keep: Annotated[int, Field(gt=0, le=KEPT)] | None = Field(
+        None,
+        description="how many `refine` may choose from; none = the best 1,000, or 24 where limits need their files",
+    )
     probe: Probe = Probe()
 
 

@@ -51,7 +51,6 @@ constraints:
 search:                                    # without training
   proxy: auto                              # or names, combined by rank: [diswot, nwot]
   candidates: 100
-  keep: 4
 refine: {trials: 4, epochs: 3}             # short trainings: architectures x recipes
 distill: {winners: 1, epochs: 20, controls: [baseline, all_labels]}
 compress:

@@ -163,6 +163,7 @@ def test_search_strategies_on_a_table(capsys, tmp_path):
     }
     assert after["random", 1]["mean_best"] < 89
     assert after["kdsearch", 1]["mean_best"] > after["random", 1]["mean_best"]
+    assert found["candidates"] == 12  # as many as a study scores by default, or as there are
     assert main([*(str(word) for word in words[:-1]), "--max-params", "0.5", "--strategies", "params_top_k"]) == 0
     out = capsys.readouterr().out
     assert "at most 50% of the largest one's parameters" in out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 import torch
 
 from kdsearch.errors import InterruptedRun
+from kdsearch.host import Host
 from kdsearch.search.pareto import fronts
 from kdsearch.stages import commands
 from kdsearch.store.files import read_json
@@ -106,3 +108,28 @@ def test_surrogate_trains_the_best_score_first(tmp_path):
     trials = read_json(next(artifacts.glob("refine-*")) / "trials.json")
     assert trials[0]["architecture"] == max(kept, key=lambda each: each["score"])["key"]
     assert [trial["state"] for trial in trials] == ["complete"] * 4
+
+
+@pytest.mark.parametrize(("controller", "n"), [("surrogate", 12), ("random", 8)])
+def test_a_controller_that_reads_scores_may_choose_all_that_were_scored(controller, n, tmp_path, monkeypatch):
+    """By default; any other gets a short list of the best."""
+    seen = []
+    cls = Host.load().load_class("controller", controller)
+    ask = cls.ask
+    monkeypatch.setattr(cls, "ask", lambda self, space, dims, *rest: seen.append(dims) or ask(self, space, dims, *rest))
+    sets = (
+        *LESS,
+        "search.candidates=12",
+        "search.keep=null",
+        f"refine.controller={{use: {controller}}}",
+        "refine.trials=3",
+    )
+    run_tiny(tmp_path, *sets)
+    asked = [dims[0].range for dims in seen if dims and dims[0].path == "student.architecture"]
+    assert {len(each.choices) for each in asked} == {n}
+    firsts = [facts[0] for facts in asked[0].facts]
+    assert firsts == sorted(firsts, reverse=True)
+    rows = [json.loads(line) for line in (tmp_path / "study" / "candidates.jsonl").read_text().splitlines()]
+    best = sorted(rows, key=lambda row: -row["score"])[:8]
+    assert {row["key"] for row in rows if row["kept"]} == {row["key"] for row in best}
+    assert set(asked[0].choices) <= {row["key"] for row in rows}

@@ -49,9 +49,10 @@ def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8
     tools: Any = SimpleNamespace(stop=lambda: False)
     materials: Any = None
     candidates = [Candidate(row, float(row.params)) for row in ROWS]
-    found = keep_best(materials, "student", candidates, keep, [], Path(), tools)
+    found = keep_best(materials, "student", candidates, keep, [], Path(), tools, 3)
     assert len(set(measured)) == len(measured), "nothing is measured twice"
     assert len(found.broken) <= len(measured) - len(found.rows)
+    assert [each["short"] for each in found.rows] == [i < 3 for i in range(len(found.rows))]
     return [each["spec"]["i"] for each in found.rows], len(measured), found
 
 
@@ -103,5 +104,5 @@ def test_without_limits_the_best_go_on_unmeasured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keeping, "violations", lambda _, found: {})
     monkeypatch.setattr(keeping, "needs_file", lambda _: False)
     candidates = [Candidate(row, float(row.params)) for row in ROWS[:5]]
-    arguments: Any = (None, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False))
+    arguments: Any = (None, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
     assert [each["spec"]["i"] for each in keep_best(*arguments).rows] == [4, 3, 2, 1, 0]

@@ -58,6 +58,8 @@ class Surrogate(Controller[SurrogateOptions]):
         StudyError: the space has no dimensions to search.
     """
 
+    reads_facts = True
+
     def __init__(self, options: SurrogateOptions) -> None:
         super().__init__(options)
         self._tried = Tried()
