@@ -154,7 +154,8 @@ def names(folder: Path) -> list[str]:
 
 def similar(path: Path) -> str:
     """The name in its folder that a path was most likely meant to have, or ""."""
-    return nearest(path.name, (each for each in names(path.parent) if each != path.name)) if is_text(path.name) else ""
+    there = names(path.parent)
+    return "" if path.name in there or not is_text(path.name) else nearest(path.name, there)
 
 
 def _check(found: os.stat_result, path: Path, expected: str, most: int | None, error: type[UserError]) -> None:
