@@ -13,6 +13,7 @@ from kdsearch.kinds.forward import tap_name
 from kdsearch.stages.costs import cost_of_teacher
 from kdsearch.stages.keys import SOURCE
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.memory import check_answering
 from kdsearch.stages.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
 from kdsearch.stages.recipes import make_recipes
 from kdsearch.stages.teachers import trained
@@ -111,6 +112,7 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     if not has_network(materials, name):
         return {**facts, "params": None, "macs": None, "score": None, "answers": False}, None
     model = loaded_teacher(materials, name)
+    check_answering(materials, model, f"teacher '{name}'")
     live = Live(model, materials.task, None, view_of(materials, name))
     lacks = unanswered(materials, live)
     facts |= {

@@ -16,6 +16,7 @@ from kdsearch.errors import KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.keys import part_of, seen_by
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.memory import check_students
 from kdsearch.stages.recipe_data import supplied
 from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
@@ -59,6 +60,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         if found is None:
             tools.heed_stop()
             if stage is prepare:
+                check_students(materials)
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found

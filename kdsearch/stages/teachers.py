@@ -15,6 +15,7 @@ from kdsearch.kinds.teacher import Training as Asked
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.keys import SOURCE, capabilities, declared
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.memory import check_training
 from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.stages.tools import Tools, where
 from kdsearch.stages.training import plain_training
@@ -28,6 +29,8 @@ def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tupl
     key = tools.store.key("teacher", part_of(materials, name), {})
     made = tools.store.get("teacher", key)
     if made is None:
+        path = f"{materials.study.path_of_teacher(name)}.options.batch_size"
+        check_training(materials, model, asked(materials, name).batch_size, f"teacher '{name}'", path)
         order = {**where(materials, tools), "name": name, "key": key, "checkpoint_s": tools.checkpoint_s}
         order["work"] = str(tools.store.work("teacher", key))
 

@@ -16,10 +16,11 @@ from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
-from kdsearch.errors import PluginError
+from kdsearch.errors import PluginError, TrialError
 from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, Teacher, traced_taps
 from kdsearch.stages.built import Built
 from kdsearch.stages.materials import Materials, placing
+from kdsearch.stages.memory import check_training
 from kdsearch.stages.normalize import feed
 from kdsearch.stages.ranks import Place, ranks_of
 from kdsearch.stages.recipe_data import control_data
@@ -46,6 +47,8 @@ def train(
     """
     recipe = recipe_of(materials, request)
     procedure, setup = assemble(materials, recipe, request, teachers, folder, seed_of(materials, request))
+    for role in request.specs:
+        check_training(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", "", TrialError)
     built = Built.of(setup, procedure)
     training = Training(
         procedure,

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,11 +20,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Field
 from tests.hostile.conftest import IMAGES, LABELS
 from tests.hostile.permissions import obeyed
-from tests.hostile.rows import STUDY, Row, check
+from tests.hostile.rows import LONGEST_S, STUDY, Row, check, within
 from tests.hostile.test_folders import a_socket, void
 
 RUN = ("run", "study.yaml")
@@ -503,6 +505,28 @@ def test_what_does_not_fit_into_memory(data, capsys, place, monkeypatch):
         place,
         place / "x",
     )
+
+
+@pytest.mark.parametrize(
+    ("free", "setting", "message"),
+    [
+        (300_000, "search.keep=1", r"recipe.train.batch_size: 'student': a batch of \d+ samples would need about"),
+        (
+            3_000_000,
+            "teacher.options.spec={depths: [9, 9, 9], widths: [64, 64, 64]}",
+            r"batch_size: teacher 'main': a batch of",
+        ),
+    ],
+)
+def test_a_training_that_does_not_fit_into_memory(free, setting, message, capsys, place, monkeypatch):
+    import psutil
+
+    told = psutil.virtual_memory()._replace(available=free)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: told)
+    with within(LONGEST_S):
+        assert main([*RUN, "--set", setting]) == 2
+    assert re.search(message + r".*Lower the batch size, or `resize`", capsys.readouterr().err)
+    assert not list((place / "study").glob("artifacts/*"))
 
 
 @pytest.mark.parametrize(
