@@ -2,8 +2,8 @@
 
 The teacher: timm's EfficientNet-Lite0 with ImageNet weights, fine-tuned on earth_tiles by a loop of this script's own, at 64
 pixels, in ImageNet's normalisation. Forms: its weights for `safetensors` and `timm`, an ONNX file, the Python object. Data: a
-folder of PNGs, an npz, a Dataset of pixels and one whose transform normalises. Nothing in the studies says a normalisation. `as data`: what each
-would be in the data's own normalisation (`teacher.normalize: data`).
+folder of PNGs, an npz, a Dataset of pixels and one whose transform normalises. Nothing in the studies says a
+normalisation. `as data`: what each would be in the data's own (`teacher.normalize: data`).
 
     python benchmarks/outside_teacher.py [--epochs 5] [--per-class 250]
 """
