@@ -14,6 +14,8 @@ def kdsearch_register(register: Register) -> None:
     for metric in ("accuracy", "top5", "balanced_accuracy", "nll", "ece"):
         cls = {"nll": "NegativeLogLikelihood", "ece": "CalibrationError"}.get(metric) or metric.title().replace("_", "")
         register.metric(metric, f"{_AT}.metrics:{cls}")
+    for metric in ("f1", "precision", "recall", "auroc", "average_precision", "cohen_kappa", "matthews"):
+        register.metric(metric, f"{_AT}.torch_metrics:{metric.title().replace('_', '')}", about="by torchmetrics")
     of_distillers = "minus the loss of an untrained student: one for every distiller"
     register.family("proxy", "kd", "distiller", f"{_AT}.distiller_proxy:proxy_of", about=of_distillers)
     about = "how near an untrained student's relations between samples are to the teacher's, over all stages"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, rest_of, restore, write_checkpoint
 from kdsearch.engine.conduct import Conduct
@@ -21,7 +22,7 @@ from kdsearch.engine.ranks import SharedBuffers
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
-from kdsearch.kinds import Clock, Phase, Update
+from kdsearch.kinds import Clock, Ema, Phase, Update
 from kdsearch.kinds.data import Batch
 from kdsearch.store.hashing import derive, stream
 
@@ -250,15 +251,8 @@ class PhaseRun:
         return named
 
     def _end_step(self, step: LiveStep) -> None:
-        with torch.no_grad():
-            for ema in self.phase.ema:
-                decay = factor_at(ema.decay, step.clock.progress)
-                source = dict(ema.source.state_dict())
-                for name, target in ema.target.state_dict().items():
-                    if target.dtype.is_floating_point:
-                        target.mul_(decay).add_(source[name].to(target), alpha=1 - decay)
-                    else:
-                        target.copy_(source[name])
+        for ema in self.phase.ema:
+            follow(ema, factor_at(ema.decay, step.clock.progress))
         for distiller in self.setup.distillers.values():
             distiller.on_step_end(step)
 
@@ -385,3 +379,14 @@ class PhaseRun:
 def _unchanged(raw: Batch, ready: Batch) -> bool:
     """Whether the task's `prepare` left what was loaded alone, so that a teacher's stored rows are of this batch."""
     return raw is ready or all(ready.tensors.get(name) is tensor for name, tensor in raw.tensors.items())
+
+
+@torch.no_grad()
+def follow(ema: Ema, decay: float) -> None:
+    """One step of the average: weights and floating buffers; counters are copied."""
+    source, target = ema.source.state_dict(), ema.target.state_dict()
+    names = [name for name, tensor in target.items() if tensor.dtype.is_floating_point]
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own lacks types
+    move([target[name] for name in names], [source[name].to(target[name]) for name in names], 1)
+    for name in target.keys() - set(names):
+        target[name].copy_(source[name])

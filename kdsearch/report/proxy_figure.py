@@ -8,10 +8,11 @@ from typing import Any
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, number_format, tips, upright, zoom
 from kdsearch.report.quality import quality_of
-from kdsearch.report.stats import tau_b, tau_noise
+from kdsearch.report.stats import tau_noise
 from kdsearch.report.trials import cost_of
 from kdsearch.report.values import MISSING, general, is_share, mapping, metric, number, plain, rows, short
 from kdsearch.report.words import architecture
+from kdsearch.search.agreement import kendall_tau
 
 Row = Mapping[str, Any]
 BASELINE = "params"  # every proxy is judged beside it
@@ -34,7 +35,8 @@ def with_params(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, 
 def agreement(scores: Sequence[float | None], gains: Sequence[float | None]) -> tuple[float | None, int]:
     """Tau-b over the students that have both numbers, and how many those are."""
     both = [(s, a) for s, a in zip(scores, gains, strict=True) if s is not None and a is not None]
-    return tau_b([s for s, _ in both], [a for _, a in both]), len(both)
+    tau = kendall_tau([s for s, _ in both], [a for _, a in both]) if len(both) > 1 else None
+    return tau, len(both)
 
 
 def tau_text(tau: float | None, n: int) -> str:

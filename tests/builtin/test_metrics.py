@@ -3,10 +3,23 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
-from kdsearch.builtin import metrics
+from kdsearch.builtin import metrics, torch_metrics
 from kdsearch.errors import DataError, PluginError
+from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Batch, NoOptions, Outputs
 
 K, N = 7, 600  # more than two chunks
@@ -127,3 +140,32 @@ def test_directions():
     }
     assert directions == {"Accuracy": "max", "CalibrationError": "min"}
     assert metrics.NegativeLogLikelihood(NoOptions()).direction == "min"
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("F1", lambda y, p: f1_score(y, p.argmax(1), average="macro")),
+        ("Precision", lambda y, p: precision_score(y, p.argmax(1), average="macro")),
+        ("Recall", lambda y, p: recall_score(y, p.argmax(1), average="macro")),
+        ("Auroc", lambda y, p: roc_auc_score(y, p, multi_class="ovr")),
+        ("AveragePrecision", lambda y, p: average_precision_score(y, p, average="macro")),
+        ("CohenKappa", lambda y, p: cohen_kappa_score(y, p.argmax(1))),
+        ("Matthews", lambda y, p: matthews_corrcoef(y, p.argmax(1))),
+    ],
+)
+def test_metrics_of_torchmetrics_agree_with_scikit_learn(name, theirs, case):
+    logits, _, _ = case
+    labels = torch.where(torch.arange(N) % 3 == 0, torch.arange(N) % K, logits.argmax(1))
+    cls = getattr(torch_metrics, name)
+    assert cls.__doc__
+    found = measure(cls, logits, labels)
+    expected = theirs(labels.numpy(), logits.double().softmax(1).numpy())
+    assert found == {cls.name: pytest.approx(float(expected), abs=1e-6), "n": N}
+
+
+def test_every_metric_is_registered_under_its_own_name():
+    host = Host.load()
+    ours = [cls for cls in vars(torch_metrics).values() if isinstance(cls, type) and hasattr(cls, "function")]
+    assert len(ours) == 7
+    assert all(host.load_class("metric", cls.name) is cls for cls in ours)

@@ -11,31 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.report.plugin_html import clean
-from kdsearch.report.stats import front, tau_b, tau_noise, wilson
+from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.values import milliseconds, percent, seconds, short, si
-
-scipy_stats = pytest.importorskip("scipy.stats")  # comes with scikit-learn
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=20))
-def test_tau_b_equals_scipy(pairs: list[tuple[int, int]]) -> None:
-    xs, ys = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
-    ours, theirs = tau_b(xs, ys), scipy_stats.kendalltau(xs, ys).statistic
-    assert (ours is None) == math.isnan(theirs)
-    if ours is not None:
-        assert ours == pytest.approx(theirs, abs=1e-12)
+from kdsearch.search.agreement import kendall_tau
 
 
 def test_tau_noise_is_the_spread_of_tau_over_all_orders() -> None:
-    taus = [tau_b([1, 2, 3, 4, 5], order) for order in itertools.permutations([1, 2, 3, 4, 5])]
+    taus = [kendall_tau([1, 2, 3, 4, 5], order) for order in itertools.permutations([1, 2, 3, 4, 5])]
     assert tau_noise(5) == pytest.approx(np.std(np.array(taus, dtype=float)), abs=1e-12)
 
 
 @given(st.integers(1, 5000), st.data())
-def test_wilson_equals_scipy(n: int, data: st.DataObject) -> None:
-    hits = data.draw(st.integers(0, n))
-    theirs = scipy_stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    assert wilson(hits / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+def test_wilson_holds_the_shares_that_are_within_196_deviations(n: int, data: st.DataObject) -> None:
+    """Wilson's two roots p of (p - share)^2 = z^2 p (1 - p) / n."""
+    share = data.draw(st.integers(0, n)) / n
+    z2 = 1.959963984540054**2
+    roots = np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2])
+    assert wilson(share, n) == pytest.approx(sorted(np.clip(roots.real, 0, 1)), abs=1e-6)
 
 
 def test_wilson_refuses_what_is_no_proportion() -> None:
