@@ -31,7 +31,11 @@ class Procedure(nn.Module, Capability, Generic[O]):
         self.options = options
 
     def adapt(self, role: str, model: Model, setup: Setup) -> Model:
-        """Wide head, graft, LoRA: before proxies and costs. Default: the model."""
+        """Wide head, graft, LoRA. Default: the model.
+
+        What it gives is what proxies score, constraints count, trials train and the file holds. For the search it is asked with the
+        defaults of options that are searched, and without teachers.
+        """
         return model
 
     @abstractmethod

@@ -5,7 +5,7 @@ A stage is handed a view (`Materials.seen_by`), in which what it does not declar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -16,12 +16,13 @@ import torch
 
 from kdsearch.engine.conduct import Device, resolve_device
 from kdsearch.engine.live_data import from_torch
-from kdsearch.engine.setup import Site
+from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.stages.adapted import adapt, adapted, adapts
 from kdsearch.stages.controls import check_controls
 from kdsearch.stages.normalized import normalized
 from kdsearch.store.hashing import derive, digest, file_digest
@@ -42,6 +43,7 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "task": ("task",),
     "io": ("task",),
     "spaces": ("students",),
+    "plain_spaces": ("students",),
     "recipe": ("recipe",),
     "taps": ("taps", "recipe"),
     "metrics": ("objectives",),
@@ -69,6 +71,7 @@ class Materials:
     Args:
         given: the data set's splits. made: those with what data recipes made of `train`, once they have (`stages.recipes`).
         augments: the data set changes training samples, so teacher rows cannot be cached.
+        spaces: role -> its search space, its networks as the procedure adapts them. plain_spaces: before that.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
         metrics: the task's and those among the objectives, by name.
         objectives: as the study states them, the first one first; left out: the task's own.
@@ -86,6 +89,7 @@ class Materials:
     task: Task[Any]
     io: IO
     spaces: Mapping[str, SearchSpace[Any]]
+    plain_spaces: Mapping[str, SearchSpace[Any]]
     recipe: RecipeSpace
     taps: Mapping[str, list[str]]
     metrics: Mapping[str, Metric[Any]]
@@ -136,9 +140,9 @@ class Materials:
         made: SearchSpace[Any] = cls()
         return seeded_build(made, made.parse(dict(spec)), self.io, derive(self.seed, "member", space))
 
-    def build_student(self, role: str, spec: Mapping[str, Any], seed: int) -> Model:
-        """A student of a role, freshly initialised by `seed`."""
-        space = self.spaces[role]
+    def build_student(self, role: str, spec: Mapping[str, Any], seed: int, plain: bool = False) -> Model:
+        """A student of a role, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
+        space = (self.plain_spaces if plain else self.spaces)[role]
         return seeded_build(space, space.parse(dict(spec)), self.io, seed)
 
     def make(self, kind: str, use: Use, path: str) -> Any:
@@ -236,12 +240,13 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         config.recipe.train.accumulate,
         config.data.workers,
     )
-    return Materials(
+    materials = Materials(
         study,
         host,
         data,
         task,
         io,
+        spaces,
         spaces,
         recipe,
         {name: recipe.teacher_taps(name) for name in study.teachers},
@@ -259,6 +264,42 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         device,
         folder,
     )
+    return replace(materials, spaces=_adapted_spaces(materials))
+
+
+def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
+    """The spaces by role, whose networks the study's procedure has adapted, at the default of whatever of it is searched."""
+    cls = materials.recipe.procedure_cls
+    if not adapts(cls):
+        return dict(materials.plain_spaces)
+    recipe = materials.recipe.at(materials.recipe.default())
+
+    def change(role: str) -> Callable[[Model], Model]:
+        def changed(model: Model) -> Model:
+            setup = LiveSetup(
+                seed=materials.seed,
+                base=materials.study.folder,
+                code_of=materials.site.code_of,
+                build_of=materials.build_member,
+                task=materials.task,
+                data=materials.data,
+                io=materials.io,
+                models={role: model},
+                epochs=1,
+                defaults={},
+                batch_size=recipe.train.batch_size,
+                augment=materials.augments,
+                metrics=materials.metrics,
+                device=materials.torch_device,
+            )
+            return adapt(cls(recipe.procedure_options), role, model, setup)
+
+        return changed
+
+    return {
+        role: adapted(space, change(role)) if role in cls.roles else space
+        for role, space in materials.plain_spaces.items()
+    }
 
 
 def _named(study: Study) -> Iterator[Named]:

@@ -11,7 +11,7 @@ from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import fresh_init
 from kdsearch.search.scoring import random_teacher
 from kdsearch.stages.materials import Materials
-from kdsearch.stages.training import teacher_model
+from kdsearch.stages.training import teacher_model, view_of
 from kdsearch.store.hashing import derive
 
 
@@ -26,7 +26,7 @@ def probe_teacher(materials: Materials, role: str, seed: int, proxies: Collectio
         if model is not None:
             return model, ""
         why = why or reason
-    model = random_teacher(materials.spaces[role], materials.io, seed)
+    model = random_teacher(materials.plain_spaces[role], materials.io, seed)
     return model, f"scores are against {model.name}, the space's default teacher: {why}" if why else ""
 
 
@@ -37,6 +37,8 @@ def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -
     if materials.study.live_object(path) is None:
         if materials.host.load_class("teacher", use.use).access < Access.TAPS:
             return None, f"'{use.use}' has no weights that could be drawn anew"
+        if view_of(materials, name) is not None:
+            return None, f"'{use.use}' is fed samples of its own"
         training = materials.make("teacher", use, path).training
         is_fresh = training is not None and training.is_fresh
     model = teacher_model(materials, name)

@@ -13,6 +13,7 @@ from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer
+from kdsearch.stages.adapted import adapts
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.keys import SOURCE, Where
@@ -32,6 +33,7 @@ READS = (
     Where(needs_file, "export.exporter"),
     Where(needs_file, "recipe.procedure"),
     Where(ships_its_own, "recipe"),
+    Where(lambda materials: adapts(materials.recipe.procedure_cls), "recipe.procedure"),
 )
 ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does not beat them must be seen not to
 SHORT = 8  # candidates of the short list, where the study does not say how many go on

@@ -17,7 +17,20 @@ from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError, TrialError
-from kdsearch.kinds import IO, Distiller, Model, Plan, Procedure, Shapes, TapShapes, Teacher, traced_taps
+from kdsearch.kinds import (
+    IO,
+    Batch,
+    Distiller,
+    Model,
+    Plan,
+    Procedure,
+    Shapes,
+    TapShapes,
+    Teacher,
+    named,
+    traced_taps,
+)
+from kdsearch.stages.adapted import adapt
 from kdsearch.stages.built import Built
 from kdsearch.stages.materials import Materials, placing
 from kdsearch.stages.memory import check_training
@@ -126,11 +139,11 @@ def staged(
     procedure = _procedure(materials, recipe, request, seed)
 
     def built(role: str, seed: int) -> Model:
-        model = materials.build_student(role, request.specs[role], seed)
+        model = materials.build_student(role, request.specs[role], seed, plain=True)
         if role in procedure.roles:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(seed, "adapt"))
-                model = procedure.adapt(role, model, setup)
+                model = adapt(procedure, role, model, setup)
         return pruned(materials, model, request.plans[role]) if role in request.plans else model
 
     setup = LiveSetup(
@@ -201,25 +214,32 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
                 if tap not in model.outputs:
                     model.tap(tap)
         asked = made.taps()
-        made.build(
-            TapShapes(
-                shapes_of(student, materials.io, asked.get("student", ())),
-                shapes_of(teacher, materials.io, asked.get("teacher", ())),
-            )
-        )
+        shapes = [
+            shapes_of(student, materials.io, asked.get("student", ())),
+            shapes_of(teacher, materials.io, asked.get("teacher", ()), live.fed if live is not None else None),
+        ]
+        made.build(TapShapes(*shapes))
     return made
 
 
-def shapes_of(model: Model, io: IO, taps: Sequence[str] = ()) -> Shapes:
-    """Shapes of outputs and taps. A `module:<glob>` among `taps` has none until one forward pass of zeros shows it."""
+def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[Batch], Batch] | None = None) -> Shapes:
+    """Shapes of outputs and taps. A `module:<glob>` among `taps`, and an output that is none of the task's, have none until one
+    forward pass of zeros shows it. `fed`: what the model is fed of a batch.
+    """
     fields = {each.name: each.shape for each in io.outputs}
     unseen = {tap: model.tap(tap).path for tap in taps if tap.startswith("module:")}
-    if not unseen:
+    own = [name for name in model.outputs if name not in fields]
+    if not unseen and not own:
         return Shapes(model, fields)
-    read = [io.input(name) for name in model.inputs]
-    inputs = [torch.zeros((1, *each.sizes), dtype=each.torch_dtype) for each in read]
-    found = traced_taps(model.module, inputs, unseen)
-    return Shapes(model, {**fields, **{tap.name: tap.shape for tap in found}})
+    sample = Batch(("zeros",), {each.name: torch.zeros((1, *each.sizes), dtype=each.torch_dtype) for each in io.inputs})
+    sample = sample if fed is None else fed(sample)
+    inputs = [sample[name] for name in model.inputs]
+    fields |= {tap.name: tap.shape for tap in traced_taps(model.module, inputs, unseen)}
+    if own:
+        with torch.no_grad():
+            out = named(model.module(*inputs), model.outputs)
+        fields |= {name: tuple(out[name].shape[1:]) for name in own}
+    return Shapes(model, fields)
 
 
 def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:

@@ -1,0 +1,42 @@
+"""Students as a procedure adapts them (`Procedure.adapt`): what proxies score, costs count, and the report speaks of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.kinds import Model, Procedure, SearchSpace
+
+
+def adapts(procedure: type[Procedure[Any]]) -> bool:
+    """Whether its students are other networks than the search space's."""
+    return procedure.adapt is not Procedure.adapt
+
+
+def adapt(procedure: Procedure[Any], role: str, model: Model, setup: LiveSetup) -> Model:
+    """The model as the procedure adapts it; a formula for the cost of what it was does not count any more."""
+    if not adapts(type(procedure)):
+        return model
+    formula = model.cost_of
+    found = procedure.adapt(role, model, setup)
+    return replace(found, cost_of=None) if found.cost_of is formula else found
+
+
+def adapted(space: SearchSpace[Any], change: Callable[[Model], Model]) -> SearchSpace[Any]:
+    """The space with changed networks, which no formula gives the cost of; in all else the same."""
+    own = type(space)
+
+    class Adapted(own):  # type: ignore[valid-type, misc]
+        def build(self, spec: Any, io: Any) -> Model:
+            return change(own.build(self, spec, io))
+
+        def cost(self, spec: Any, io: Any) -> None:
+            return None
+
+    Adapted.__name__, Adapted.__qualname__, Adapted.__module__ = own.__name__, own.__qualname__, own.__module__
+    made = copy.copy(space)
+    made.__class__ = Adapted
+    return made
