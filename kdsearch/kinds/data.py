@@ -105,10 +105,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def view(self, **names: str) -> Batch:
-        """Other tensors under the names a model reads: `view(image="crop3")`."""
-        return replace(self, tensors={**self.tensors, **{name: self[source] for name, source in names.items()}})
-
     def having(self, **tensors: Tensor) -> Batch:
         """This batch with further or replaced tensors."""
         return replace(self, tensors={**self.tensors, **tensors})
