@@ -186,7 +186,7 @@ class Search(Section):
         "auto", description="a name, or several combined by rank; `auto` stands for its terms"
     )
     strategy: Use = Use(use="random", options={})
-    candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(200, description="distinct candidates to score")
+    candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(500, description="distinct candidates to score")
     keep: Annotated[int, Field(gt=0, le=KEPT)] | None = Field(
         None,
         description="how many `refine` may choose from; none = the best 1,000, or 24 where limits need their files",
