@@ -16,7 +16,7 @@ from kdsearch.builtin.teachers.fitted import described, modelled, shown
 from kdsearch.errors import ArtifactError, DataError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
 from kdsearch.limits import ONNX_BYTES
-from kdsearch.store.inputs import content
+from kdsearch.store.inputs import content, regular
 
 
 class OnnxOptions(Options):
@@ -139,6 +139,7 @@ def opened(file: Path) -> Any:
     """An onnxruntime session on the CPU with torch's number of threads. Raise ArtifactError for a file that is none."""
     import onnxruntime as ort
 
+    regular(file, "an ONNX file", most=ONNX_BYTES, error=ArtifactError)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
