@@ -65,6 +65,15 @@ class OnnxExporter(Exporter[OnnxOptions]):
         _tidy(model, graph)
         save_onnx(model, file)
 
+    def label(self, file: Path, about: Mapping[str, str]) -> None:
+        """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back."""
+        model = read_onnx(file)
+        del model.metadata_props[:]
+        for name, text in sorted(about.items()):
+            entry = model.metadata_props.add()
+            entry.key, entry.value = name, text
+        save_onnx(model, file)
+
     def load(self, file: Path, threads: int = 1) -> Call:
         """Raise ArtifactError when the file is missing, corrupt, or none that onnxruntime takes."""
         model = read_onnx(file)

@@ -96,10 +96,24 @@ def _corrupt(file: Path, problem: str, expected: str = "a whole ONNX file") -> A
 
 
 def save_onnx(model: Any, file: Path) -> None:
-    """Write the model in one piece, the same bytes for an equal model. Raise StorageError when the disk is full."""
+    """Write the model in one piece, the same bytes for an equal model; it imports the operator sets that it uses and no other.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    _import_used(model)
     with storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, model.SerializeToString(deterministic=True))
+
+
+def _import_used(model: Any) -> None:
+    """Drop operator sets that no node is of: some runtimes refuse a file for a set that they do not know."""
+    used = {node.domain for graph in subgraphs(model.graph) for node in graph.node}
+    used |= {node.domain for function in model.functions for node in function.node}
+    used |= {function.domain for function in model.functions} | {""}
+    for each in [each for each in model.opset_import if ("" if each.domain == "ai.onnx" else each.domain) not in used]:
+        model.opset_import.remove(each)
 
 
 def anonymous(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Generic
 
@@ -22,6 +23,9 @@ class Exporter(Capability, Generic[O]):
     @abstractmethod
     def write(self, graph: Graph, example: Batch, file: Path) -> None:
         """One self-contained file, byte-equal for equal weights, without paths of this machine."""
+
+    def label(self, file: Path, about: Mapping[str, str]) -> None:
+        """Write into the file what whoever finds it alone has to know: labels, preprocessing, origin. Default: nothing."""
 
     @abstractmethod
     def load(self, file: Path, threads: int = 1) -> Call:

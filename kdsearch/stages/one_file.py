@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from kdsearch.deploy.parity import Parity, compare
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
+from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.materials import Materials
@@ -81,6 +83,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     config, materials, part = target.materials.study.config, target.materials, target.part
     kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
     files = _written(target, kind)
+    for file in files.values():
+        target.exporter.label(file, about_of(materials))
     calls = {name: target.exporter.load(file) for name, file in files.items()}
     parities = {name: _parity(target, name, calls[name]) for name in files}
     far = max(each.max_abs for each in parities.values())
@@ -124,6 +128,24 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
         "threads": threads,
+    }
+
+
+def about_of(materials: Materials) -> dict[str, str]:
+    """What a file says of itself, alone: JSON where it is more than a word."""
+    facts = materials.data.facts
+    task = materials.study.config.task
+    told = {
+        "labels": facts.get("classes"),
+        "preprocessing": facts.get("preprocessing"),
+        "licence": facts.get("licence"),
+        "study": materials.study.config.name,
+        "task": task.use if task is not None else None,
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
+        for name, value in told.items()
+        if value
     }
 
 

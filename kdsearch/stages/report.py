@@ -10,6 +10,7 @@ from typing import Any
 
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report import card, render
+from kdsearch.report.predict import predict_text
 from kdsearch.stages.controls import left_out
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
@@ -27,6 +28,7 @@ from kdsearch.version import VERSION
 
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
+PREDICT = "predict.py"  # beside the files
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
 READS = (*TRAINING, "name", "constraints", "distill.controls")
 
@@ -45,6 +47,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     )
     write_json(out / "evidence.json", evidence)
     write_cards(materials, inputs, result, out / CARDS)
+    write_predict(materials, result, out / CARDS)
     return {"result": result}
 
 
@@ -410,6 +413,19 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 },
             }
             write_json(folder / card_name(name), card(shipped, {**row, "path": graph["path"]}, facts_of))
+
+
+def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:
+    """`predict.py` where a file is one network from one image to one vector of classes, and knows how images are prepared."""
+    facts = materials.data.facts
+    told = facts.get("preprocessing") or {}
+    is_plain = bool(facts.get("classes")) and bool(told.get("mean")) and bool(told.get("std"))
+    single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
+    kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
+    if is_plain and kinds == {("image", "logits")} and len(single) == len(result["exports"]):
+        chosen = result["recommended"] or result["exports"][0]
+        path = next(row["path"] for row in result["exports"] if row["format"] == chosen["format"])
+        write_bytes(folder / PREDICT, predict_text(Path(path).name).encode())
 
 
 def card_name(file: str) -> str:

@@ -112,6 +112,8 @@ def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported:
     cards = [(path, report.card_name(Path(path).name)) for path in row["paths"]]
     pairs = [(exported.path / Path(path).name, folder / path) for path in [*row["paths"], *row["files"]]]
     pairs += [(reported.path / report.CARDS / card, (folder / path).with_name(card)) for path, card in cards]
+    if (reported.path / report.CARDS / report.PREDICT).exists():
+        pairs.append((reported.path / report.CARDS / report.PREDICT, folder / "export" / report.PREDICT))
     for source, place in pairs:
         if not place.is_file() or file_digest(place) != file_digest(source):
             changed = True

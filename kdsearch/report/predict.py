@@ -1,0 +1,82 @@
+"""The program that lies beside exported classifiers: images in, classes out, with nothing of kdsearch."""
+
+from __future__ import annotations
+
+import json
+
+_TEXT = """\
+\"\"\"Classes of images, by a file that says itself how images are prepared and what its classes are called.
+
+    python predict.py IMAGE... [--model FILE.onnx] [--top 3]
+
+Needs numpy, onnxruntime and, for image files, pillow. An image is a picture, or a .npy array (H, W), (H, W, C) or (C, H, W) of
+values as the study's data had them.
+\"\"\"
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
+
+import numpy as np
+import onnxruntime
+
+
+def pixels(file, told):
+    \"\"\"(C, H, W) in the values that the study's data had.\"\"\"
+    channels, (height, width) = told["channels"], told["size"]
+    if Path(file).suffix == ".npy":
+        found = np.load(file, allow_pickle=False).astype(np.float32)
+        if found.ndim == 2:
+            found = found[None]
+        elif found.shape[0] != channels and found.shape[-1] == channels:
+            found = found.transpose(2, 0, 1)
+    else:
+        from PIL import Image
+
+        image = Image.open(file).convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):  # the shorter side to the network's, then the middle
+            scale = max(width / image.width, height / image.height)
+            size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+            left, top = (size[0] - width) // 2, (size[1] - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        low, high = told["range"]
+        found = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255 * (high - low) + low
+    if found.shape != (channels, height, width):
+        raise SystemExit(f"{file}: {found.shape}; expected {(channels, height, width)}")
+    return found
+
+
+def prepared(file, told):
+    mean, std = (np.asarray(told[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
+    return ((pixels(file, told) / told["scale"] - mean) / std)[None].astype(np.float32)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition(chr(10))[0])
+    parser.add_argument("images", nargs="+")
+    parser.add_argument("--model", default=Path(__file__).with_name(MODEL))
+    parser.add_argument("--top", type=int, default=3)
+    asked = parser.parse_args()
+    session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    told, labels = json.loads(about["preprocessing"]), json.loads(about["labels"])
+    for file in asked.images:
+        logits = session.run(None, {session.get_inputs()[0].name: prepared(file, told)})[0][0].astype(np.float64)
+        probs = np.exp(logits - logits.max())
+        probs /= probs.sum()
+        best = np.argsort(-probs, kind="stable")[: asked.top]
+        print(f"{file}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def predict_text(model: str) -> str:
+    """The program; `model`: name of the file that it runs unless told otherwise, beside it."""
+    return _TEXT.replace("with_name(MODEL)", f"with_name({json.dumps(model)})")
