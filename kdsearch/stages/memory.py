@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdsearch.errors import KdsearchError, UserError
 from kdsearch.kinds import Model
+from kdsearch.ops.record import hooked
 from kdsearch.stages.materials import Materials
 from kdsearch.store.hashing import stream
 
@@ -79,17 +80,15 @@ def activations(model: Model, materials: Materials) -> tuple[int, int]:
     """
     sizes = [0]
 
-    def seen(_: nn.Module, __: Any, out: Any) -> None:
+    def seen(out: Any, _: tuple[Any, ...]) -> None:
         sizes.extend(
             each.numel() for each in (out if isinstance(out, tuple | list) else [out]) if isinstance(each, Tensor)
         )
 
     try:
         net = copy.deepcopy(model.module).to("meta").eval()
-        for each in net.modules():
-            if not any(True for _ in each.children()):
-                each.register_forward_hook(seen)
-        with torch.no_grad():
+        leaves: list[nn.Module] = [each for each in net.modules() if not any(True for _ in each.children())]
+        with torch.no_grad(), hooked([(each, "output", seen) for each in leaves]):
             net(*(torch.zeros((1, *each.sizes), dtype=each.torch_dtype, device="meta") for each in materials.io.inputs))
     except Exception:  # foreign networks do what they like; what is not known is not refused
         return 0, 0
