@@ -183,6 +183,7 @@ class _Child:
     def give(self, job: Job, result: Path) -> None:
         self.job, self.result, self.begun, self.is_alone = job, result, None, job.alone
         self.ends_by, self.kill_at, self.why = time.monotonic() + START_S, None, ""
+        self.over = ""
         order = json.dumps({"job": vars(job), "result": str(result)}) + "\n"
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died: `look` says so
@@ -206,8 +207,10 @@ class _Child:
                 self._signal(signal.SIGKILL)
         elif self.ends_by is not None and now >= self.ends_by:
             limit = self.job.timeout_s if self.begun else START_S
+            self.over = "timeout_s" if self.begun else ""
             self.ask_to_end(f"timed out after {limit:g} s", grace_s)
         elif self.job.memory_bytes and (used := self._memory()) > self.job.memory_bytes:
+            self.over = "memory_bytes"
             self.ask_to_end(f"used {used / 1e6:,.0f} MB of {self.job.memory_bytes / 1e6:,.0f} MB allowed", 0.0)
             self._signal(signal.SIGKILL)
         return None
@@ -236,10 +239,10 @@ class _Child:
         try:
             done = Done(**json.loads(self.result.read_text()))
         except FileNotFoundError:
-            return Done(job.id, error=self.why or self._death(), seconds=seconds)
+            return Done(job.id, error=self.why or self._death(), seconds=seconds, over=self.over)
         self.result.unlink()
         if self.why and done.error:
-            return Done(job.id, error=self.why, seconds=seconds)
+            return Done(job.id, error=self.why, seconds=seconds, over=self.over)
         return done
 
     def _death(self) -> str:

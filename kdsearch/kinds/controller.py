@@ -23,6 +23,7 @@ class Trial:
         losses: objectives, all to be minimised (a maximised one is negated); empty unless complete.
         state: `running`, and `paused` at a rung until it is judged; the others are how it ended.
         violations: one a constraint, <= 0 where it holds.
+        over: the limit that ended it, where one did: its key below `run`, and its value then.
         curve: (share of the whole length, objectives as losses) at each rung where it had them.
     """
 
@@ -34,6 +35,7 @@ class Trial:
     violations: tuple[float, ...] = ()
     curve: tuple[tuple[float, tuple[float, ...]], ...] = ()
     error: str = ""
+    over: tuple[str, float] | None = None
 
     @property
     def is_over(self) -> bool:

@@ -28,13 +28,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job: its JSON value, or the error's text. `fatal`: the error is the study's, not the trial's."""
+    """A finished job: its JSON value, or the error's text.
+
+    fatal: the error is the study's, not the trial's.
+    over: the limit of the job that it was ended for, `timeout_s` or `memory_bytes`: with a higher one it is tried again.
+    """
 
     id: str
     value: Any = None
     error: str = ""
     seconds: float = 0.0
     fatal: bool = False
+    over: str = ""
 
 
 class Executor(Capability, Generic[O]):

@@ -82,17 +82,23 @@ class Schedule:
                 return self._begun(trial)
         return self._begun(self.trials[-1]) if self._asked() else None
 
-    def tell(self, number: int, losses: Sequence[float] | None, error: str = "") -> None:
+    def tell(
+        self,
+        number: int,
+        losses: Sequence[float] | None,
+        error: str = "",
+        over: tuple[str, float] | None = None,
+    ) -> None:
         """The outcome of a trial's piece.
 
         Args:
             losses: the objectives at its end, None where there are none yet.
-            error: of a trial that failed, else "".
+            error: of a trial that failed, else "". over: the limit that it failed of, if it did.
         """
         self._at_work.discard(number)
         trial = self.trials[number]
         if error:
-            self._change(replace(trial, state="failed", error=error))
+            self._change(replace(trial, state="failed", error=error, over=over))
         else:
             rung = self._rungs[self._passed[number]]
             if losses is not None:

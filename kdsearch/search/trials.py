@@ -165,6 +165,7 @@ def _journal(path: Path) -> JournalStorage:
 def _rebuilt(frozen: FrozenTrial) -> Trial:
     raw: dict[str, Any] = json.loads(frozen.user_attrs[ATTRIBUTE])
     raw["losses"], raw["violations"] = tuple(raw["losses"]), tuple(raw["violations"])
+    raw["over"] = tuple(raw["over"]) if raw.get("over") else None
     raw["curve"] = tuple((share, tuple(losses)) for share, losses in raw["curve"])
     return Trial(**raw)
 

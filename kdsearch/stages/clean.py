@@ -39,13 +39,17 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
 
 
 def _used(folder: Path) -> set[str]:
-    """Names of the artifacts of the last run, and of the trained teachers and records that its `prepare` was made from."""
+    """Names of the artifacts of the last run, and of what they were made from beside one another."""
     names = {f"{stage}-{each['key']}" for stage, each in last_run(folder).items()}
     for name in [name for name in names if name.startswith("prepare-")]:
         path = folder / "artifacts" / name
         facts = about_of(path, "prepare")["facts"] if (path / ABOUT).exists() else {"teachers": {}, "recipes": []}
         names |= {f"teacher-{each['trained']}" for each in facts["teachers"].values() if each.get("trained")}
         names |= {f"records-{each['key']}" for each in facts["recipes"]}
+    for name in [name for name in names if name.startswith("refine-")]:
+        path = folder / "artifacts" / name
+        if (path / ABOUT).exists():  # the key of one that a raised limit redid is made of these
+            names |= {f"refine-{key}" for key in about_of(path, "refine")["facts"]["grown_from"]}
     return names
 
 

@@ -19,6 +19,7 @@ from kdsearch.search.trials import TrialLog
 from kdsearch.stages.costs import violations
 from kdsearch.stages.keys import TRAINING
 from kdsearch.stages.materials import Materials
+from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
 from kdsearch.stages.request import Outcome, Request
 from kdsearch.stages.tools import Tools, limits_of
 from kdsearch.stages.training import open_teachers
@@ -33,6 +34,11 @@ NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
 
 
+def is_stale(materials: Materials, made: Artifact) -> bool:
+    """Whether trials in it failed of a limit that is higher now. It then is an input of the one that takes its place."""
+    return is_outgrown(materials, made.facts["over"])
+
+
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
     controller = materials.make("controller", section.controller, "refine.controller")
@@ -41,8 +47,18 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
     teachers = open_teachers(materials, inputs["prepare"])
     attempt = len(list(work.glob("attempt-*")))
-    name = work.name + (f"-{attempt}" if attempt else "")
-    log = open_log(materials, tools.folder, name, dims)
+
+    def log_of(attempt: int) -> TrialLog:
+        return open_log(materials, tools.folder, f"{work.name}-{attempt}" if attempt else work.name, dims)
+
+    log = log_of(attempt)
+    if is_outgrown(materials, limits_met(log.read())):  # it was stopped, and goes on with a higher limit
+        write_json(work / f"attempt-{attempt}", [])
+        attempt += 1
+        log = log_of(attempt)
+    before = inputs.get(NAME)
+    logs = [open_log(materials, tools.folder, before.facts["log"], dims)] if before else []
+    known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
 
@@ -67,7 +83,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         told,
         log.read(),
     )
-    _run(materials, schedule, kept, work, inputs["prepare"], teachers, tools)
+    _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools)
     history = schedule.trials
     rows = [row_of(materials, trial, kept) for trial in history]
     write_json(out / "trials.json", rows)
@@ -77,6 +93,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
     best = winners(materials, history, len(history))
     return {
+        "log": log.key,
+        "over": limits_met(history),
+        "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
@@ -189,13 +208,14 @@ def open_log(materials: Materials, folder: Path, name: str, dims: Sequence[Dim])
 def _run(
     materials: Materials,
     schedule: Schedule,
+    known: Mapping[int, Trial],
     kept: Mapping[str, Mapping[str, Any]],
     work: Path,
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
 ) -> None:
-    """Run every trial: handed out while a worker is free, taken as they end."""
+    """Run every trial: handed out while a worker is free, taken as they end. `known`: those of earlier attempts, not run again."""
     trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
     numbers: dict[str, int] = {}
@@ -203,13 +223,17 @@ def _run(
         while not schedule.is_over:
             tools.heed_stop()
             while trainings.free and (piece := schedule.next()) is not None:
+                if (trial := repeated(known, piece)) is not None:
+                    losses = trial.at(piece.until)
+                    schedule.tell(piece.number, losses, "" if losses else trial.error, trial.over)
+                    continue
                 request = _request(materials, piece, kept, epochs)
                 numbers[request.name] = piece.number
                 trainings.submit(request, piece.since)
             for name, outcome in trainings.ended().items():
                 number = numbers.pop(name)
                 if isinstance(outcome, str):
-                    schedule.tell(number, None, outcome)
+                    schedule.tell(number, None, outcome, trainings.over.get(name))
                 else:
                     schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
             trainings.done = schedule.done

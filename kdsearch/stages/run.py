@@ -46,8 +46,13 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     for stage in STAGES:
         name: str = stage.NAME
         inputs = {each: made[each] for each in stage.NEEDS}
-        key = tools.store.key(name, part_of(stage, materials), inputs)
+        part = part_of(stage, materials)
+        key = tools.store.key(name, part, inputs)
         found = tools.store.get(name, key)
+        while found is not None and stage is refine and refine.is_stale(materials, found):
+            inputs = {**inputs, name: found}  # what takes its place is made from it, too
+            key = tools.store.key(name, part, inputs)
+            found = tools.store.get(name, key)
         if name in before and before[name]["key"] != key and found is None and not changed:
             changed = True
             later = [each.NAME for each in STAGES[STAGES.index(stage) :]]

@@ -43,6 +43,7 @@ class Trainings:
         self._running: dict[str, tuple[float, float]] = {}  # name -> shares of the length at its begin and end
         self.done = tools.progress.done  # trainings of the stage that are through, for the progress that is shown
         self.busy_s = 0.0  # seconds of all ended jobs
+        self.over: dict[str, tuple[str, float]] = {}  # name -> the key of `run` whose limit ended it, and that limit
 
     @property
     def slots(self) -> int:
@@ -90,6 +91,8 @@ class Trainings:
             since, until = self._running.pop(each.id)
             self.done += until - since
             self.busy_s += each.seconds
+            if each.over:
+                self.over[each.id] = (f"trial_{each.over}", getattr(self._limits, each.over))
             found[each.id] = each.error or Outcome(**each.value["outcome"])
         self._show()
         if self._tools.stop():

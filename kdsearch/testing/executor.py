@@ -133,7 +133,9 @@ class ExecutorContract:
             return
         with tempfile.TemporaryDirectory() as folder:
             job = Job("endless", f"{HERE}:hang", {"started": f"{folder}/pid"}, timeout_s=0.2)
-            assert "timed out after 0.2 s" in self.run(job)["endless"].error
+            done = self.run(job)["endless"]
+            assert "timed out after 0.2 s" in done.error
+            assert done.over == "timeout_s"
 
 
 def wait_for(executor: Executor[Any], n: int) -> list[Done]:

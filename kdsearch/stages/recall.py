@@ -1,0 +1,42 @@
+"""Trials that a limit of `run` ended are tried again where it is higher now, and no others: what came of those is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kdsearch.kinds import Trial
+from kdsearch.search.schedule import Piece
+from kdsearch.stages.materials import Materials
+
+
+def limits_met(trials: Iterable[Trial]) -> dict[str, float]:
+    """Key below `run` -> its highest value that a trial failed of."""
+    found: dict[str, float] = {}
+    for name, value in (trial.over for trial in trials if trial.over):
+        found[name] = max(value, found.get(name, value))
+    return found
+
+
+def is_outgrown(materials: Materials, limits: Mapping[str, float]) -> bool:
+    """Whether the study now allows more than a limit that ended trials."""
+    run = materials.study.config.run
+    allowed = {"trial_timeout_s": run.trial_timeout_s, "trial_memory_bytes": run.trial_memory_bytes}
+    return any((now := allowed[name]) is None or now > value for name, value in limits.items())
+
+
+def recalled(materials: Materials, attempts: Iterable[Sequence[Trial]]) -> dict[int, Trial]:
+    """Number -> trial of these earlier attempts whose end still holds. Where all of one failed there is nothing to build on."""
+    found: dict[int, Trial] = {}
+    for trials in attempts:
+        if any(trial.state != "failed" for trial in trials):
+            ended = (trial for trial in trials if trial.is_over)
+            found |= {each.number: each for each in ended if not is_outgrown(materials, limits_met([each]))}
+    return found
+
+
+def repeated(known: Mapping[int, Trial], piece: Piece) -> Trial | None:
+    """The trial that this piece would repeat, where what came of it is known."""
+    trial = known.get(piece.number)
+    if trial is None or trial.values != piece.values:
+        return None
+    return trial if trial.at(piece.until) is not None or trial.state == "failed" else None

@@ -1,0 +1,146 @@
+"""A trial that a limit ended is tried again where the limit is raised; the others, and all where it is lowered, are not."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+
+from kdsearch.builtin.executors import perform
+from kdsearch.errors import InterruptedRun
+from kdsearch.hooks import Register, hookimpl
+from kdsearch.host import Host
+from kdsearch.kinds import Done, Executor, Job, NoOptions, Trial
+from kdsearch.search.schedule import Piece
+from kdsearch.stages import commands
+from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from tests.stages.every_key import TEXT
+from tests.stages.test_keys import materials
+from tests.stages.tiny import events, made, run_tiny, settled
+
+SOFT = "recipe.distillers[0].options.temperature"
+LONG = 9.0  # seconds that a trial of the higher temperature is said to take
+STUDY = (
+    f"{SOFT}={{choices: [2.0, 4.0]}}",
+    *("recipe.train.lr=0.01", "recipe.distillers[0].weight=1.0", "refine.trials=4", "refine.epochs=1"),
+    *("refine.generation=4", "refine.controller.use=exhaustive", "export.formats=[onnx-fp32]", "export.max_drop={}"),
+    *("compress.quantize=[]", "run.executor={use: impatient}"),
+)
+
+
+class Impatient(Executor[NoOptions]):
+    """Jobs in this process, one at a time, by a clock of its own: no test waits."""
+
+    remote: ClassVar[bool] = True
+    trained: ClassVar[list[str]] = []
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__(options)
+        self._queue: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        return [self._done(self._queue.pop(0))] if self._queue else []
+
+    def _done(self, job: Job) -> Done:
+        values = job.arguments.get("request", {}).get("values", {})
+        if job.timeout_s is not None and values.get(SOFT) == 4.0 and job.timeout_s < LONG:
+            return Done(job.id, error=f"timed out after {job.timeout_s:g} s", over="timeout_s")
+        self.trained.append(job.id)
+        return perform(job)
+
+    def stop(self, id: str) -> None:
+        self._queue = [job for job in self._queue if job.id != id]
+
+
+class Plugin:
+    @hookimpl
+    def kdsearch_register(self, register: Register) -> None:
+        register.executor("impatient", f"{__name__}:Impatient")
+
+
+@pytest.fixture
+def run(monkeypatch):
+    host = Host.load(extra=[("impatient", Plugin())])
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+
+    def run(folder, limit: float, *sets: str, host: Host = host) -> tuple[dict[str, Any], list[str]]:
+        """The settled result, and the trials that were trained."""
+        Impatient.trained.clear()
+        result = run_tiny(folder, *STUDY, f"run.trial_timeout_s={limit}", *sets, text=TEXT, host=host)
+        return settled(result), [name for name in Impatient.trained if name.startswith("trial-")]
+
+    return run
+
+
+def test_those_that_failed_of_it_are_tried_again(run, tmp_path):
+    first, trained = run(tmp_path / "old", 2.0)
+    assert len(trained) == 2
+    states = [each["state"] for each in events(tmp_path / "old", "trial")]
+    assert sorted(states) == ["complete", "complete", "failed", "failed"]
+
+    lowered, trained = run(tmp_path / "old", 1.0)
+    assert (lowered, trained) == (first, [])
+
+    n = len(events(tmp_path / "old"))
+    raised, trained = run(tmp_path / "old", 20.0)
+    assert made(tmp_path / "old", n) == ["refine", "distill", "compress", "export", "report"]
+    new, every = run(tmp_path / "new", 20.0)
+    assert raised == new
+    assert len(every) == 4
+    assert len(trained) == 2
+    told = {(each["number"], each["state"]) for each in events(tmp_path / "old", "trial")}
+    assert {f"trial-{number}" for number, state in told if state == "failed"} == set(trained)
+
+    commands.clean(dir=tmp_path / "old" / "study")
+    n = len(events(tmp_path / "old"))
+    assert run(tmp_path / "old", 30.0) == (new, [])
+    assert made(tmp_path / "old", n) == []
+
+
+def test_a_stopped_refine_goes_on_with_the_limit_that_is_raised(run, tmp_path, monkeypatch):
+    done = Impatient._done
+
+    def stop_after_three(self, job):
+        if job.id.startswith("trial-"):
+            seen.append(job.id)
+        if len(seen) > 3:
+            raise InterruptedRun("stopped")
+        return done(self, job)
+
+    seen: list[str] = []
+    monkeypatch.setattr(Impatient, "_done", stop_after_three)
+    with pytest.raises(InterruptedRun):
+        run(tmp_path / "old", 2.0)
+    monkeypatch.setattr(Impatient, "_done", done)
+    failed = {each["number"] for each in events(tmp_path / "old", "trial") if each["state"] == "failed"}
+    assert failed
+    raised, trained = run(tmp_path / "old", 20.0)
+    assert set(trained) == {f"trial-{number}" for number in (*failed, 3)}
+    assert raised == run(tmp_path / "new", 20.0)[0]
+
+
+def test_what_is_known_of_earlier_attempts():
+    over, slow = (
+        Trial(0, {"a": 1}, state="failed", error="timed out", over=("trial_timeout_s", 2.0)),
+        ("run.executor=null",),
+    )
+    fine = Trial(1, {"a": 2}, state="complete", losses=(0.5,), curve=((0.5, (0.7,)), (1.0, (0.5,))))
+    wrong = Trial(2, {"a": 3}, state="failed", error="nan")
+    assert limits_met([over, fine, wrong]) == {"trial_timeout_s": 2.0}
+    at_2 = materials(*slow, "run.trial_timeout_s=2.0")
+    assert not is_outgrown(at_2, {"trial_timeout_s": 2.0})
+    assert not is_outgrown(materials(*slow, "run.trial_timeout_s=1.0"), {"trial_timeout_s": 2.0})
+    assert is_outgrown(materials(*slow, "run.trial_timeout_s=2.5"), {"trial_timeout_s": 2.0})
+    assert is_outgrown(materials(), {"trial_memory_bytes": 5.0})
+    assert recalled(at_2, [[over, fine, wrong]]) == {0: over, 1: fine, 2: wrong}
+    assert recalled(materials(), [[over, fine, wrong]]) == {1: fine, 2: wrong}
+    assert recalled(materials(), [[over, wrong]]) == {}, "all failed: they are tried anew"
+    known = {1: fine, 2: wrong}
+    assert repeated(known, Piece(1, {"a": 2}, None, 0.0, 0.5)) is fine
+    assert repeated(known, Piece(2, {"a": 3}, None, 0.0, 0.5)) is wrong
+    assert repeated(known, Piece(1, {"a": 2}, None, 0.5, 0.75)) is None, "it was not judged there"
+    assert repeated(known, Piece(1, {"a": 9}, None, 0.0, 0.5)) is None
+    assert repeated(known, Piece(7, {"a": 2}, None, 0.0, 0.5)) is None
