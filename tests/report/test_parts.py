@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdsearch.kinds import Table
+from kdsearch.report.charts import PALETTE, SERIES
+from kdsearch.report.html_table import table
+from kdsearch.report.page import asset, themed
 from kdsearch.report.plugin_html import clean
+from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.values import milliseconds, percent, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
@@ -101,3 +108,70 @@ def test_cleaning_is_stable_and_never_leaves_a_handler(fragment: str) -> None:
 
 def test_what_was_removed_is_named() -> None:
     assert clean('<p onclick="x()"><object></object></p><link rel=x>')[1] == ["onclick", "<object>", "<link>"]
+
+
+def colours(mode: str) -> dict[str, str]:
+    """The style sheet's colours: of the light page, or those with the dark one's in their place."""
+    light, dark = re.findall(r":root \{(.*?)\}", asset("page.css"), re.DOTALL)
+    return dict(re.findall(r"--(\w+): (#\w+)", light + (dark if mode == "dark" else "")))
+
+
+def luminance(code: str) -> float:
+    """Relative luminance of sRGB (WCAG 2.2)."""
+    digits = code[1:] if len(code) == 7 else "".join(2 * each for each in code[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_and_marks_stand_out_from_the_page(mode: str) -> None:
+    """4.5 for text, 3 for marks (WCAG 2.2, AA), on the page and on a highlighted row."""
+    found = colours(mode)
+    assert {
+        name: round(contrast(found[name], found["bg"]), 1) for name in SERIES if contrast(found[name], found["bg"]) < 3
+    } == {}
+    texts = ("ink", "soft", "blue", "green", "red")
+    assert not [(a, b) for a in texts for b in ("bg", "panel") if contrast(found[a], found[b]) < 4.5]
+
+
+def test_the_charts_colours_are_the_style_sheets() -> None:
+    """A chart's colour is exchanged for the style sheet's of that name: unknown names would be no colour at all."""
+    light = colours("light")
+    assert {name: code for name, code in PALETTE.items() if name != "bg"} == {
+        name: light[name] for name in PALETTE if name != "bg"
+    }
+    assert themed({"mark": {"color": PALETTE["blue"]}, "values": [{"name": PALETTE["blue"]}]}) == {
+        "mark": {"color": "var(--blue)"},
+        "values": [{"name": PALETTE["blue"]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "changes", "said"),
+    [
+        (0.9, 0.95, {"share": True}, "5.00 points below X"),
+        (0.95, 0.95, {"share": True}, "level with X"),
+        (0.1, 0.2, {"share": True, "up": False}, "10.00 points better than X"),
+        (3.0, 2.5, {"unit": "px", "up": False}, "0.5 px worse than X"),
+        (0.0, 0.0, {}, "level with X"),
+        (None, 0.5, {}, ""),
+    ],
+)
+def test_a_quality_is_compared_in_its_own_unit(
+    value: float | None, other: float, changes: dict[str, Any], said: str
+) -> None:
+    assert Quality("m", value, **changes).against(Quality("m", other, **changes), "X") == said
+
+
+def test_cells_stand_right_where_a_column_is_of_numbers() -> None:
+    made = table(Table("c", ["a", "b", "c"], [["x", 1.5, "y"], ["z", "97.10 %", "2 kB"], ["w", None, "n"]]))
+    assert made.count("class=n>") == 1, "the head of the second"
+    assert '<td class="n">1.5</td>' in made
+    assert '<td class="n">\u2013</td>' in made
+    assert "<td>2 kB</td>" in made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.hashing import file_digest
@@ -34,6 +35,10 @@ def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: P
     assert len(epochs) == sum(len(curve) for curve in evidence["curves"].values())
     assert any("answers are wrong" in name for name in drawn), "the task's figures"
     assert page.marks["symbol"] > 12 + 3 + len(epochs)
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a" and attrs["href"].startswith("../")]
+    assert len(links) == 2 * len(result["exports"])
+    assert all((study / "report" / unquote(each)).is_file() for each in links), "files and cards"
+    assert "No times were recorded" not in page.text
     shown = json.loads(page.json)
     for name in ("student", "baseline", "exports", "recommended", "metrics"):
         assert shown[name] == result[name]
