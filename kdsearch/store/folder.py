@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, BusyError
 from kdsearch.store.artifacts import FORMAT, check_format
 from kdsearch.store.files import append_line, read_json, read_lines, storing, write_json
-from kdsearch.store.inputs import entries, lies
+from kdsearch.store.inputs import entries, lies, no_folder
 
 MARK = "kdsearch.json"
 EVENTS = "events.jsonl"
@@ -83,6 +83,8 @@ def open_folder(path: Path) -> None:
     if lies(mark, error=ArtifactError):
         check_format(read_json(mark), mark, fix="Delete it; `kdsearch run` makes it again.")
         return
+    if (problem := no_folder(path)) and not path.exists():
+        raise ArtifactError(problem, file=path, expected="a folder", fix="Choose another with --dir.")
     if path.exists() and not path.is_dir():
         raise ArtifactError("is a file", file=path, expected="a folder", fix="Choose another with --dir.")
     if (

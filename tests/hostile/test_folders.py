@@ -257,7 +257,7 @@ FOLDERS = [
     Row("NUL in a name", "UTF-8, without NUL", ("status", "a\0b")),
     Row("run into 300 letters", "cannot be made|too long", ("run", "tiny.yaml", "--dir", "n" * 300)),
     Row("run into a file", "is a file", ("run", "tiny.yaml", "--dir", "d.npz")),
-    Row("run below a file", "is a file|cannot be made", ("run", "tiny.yaml", "--dir", "d.npz/out")),
+    Row("run below a file", "is below a file, d.npz", ("run", "tiny.yaml", "--dir", "d.npz/out")),
     Row(
         "run into a FIFO", "is a|cannot be made", ("run", "tiny.yaml", "--dir", "fifo"), lambda f: os.mkfifo(f / "fifo")
     ),
