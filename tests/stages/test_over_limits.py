@@ -25,6 +25,7 @@ def row(
 ) -> dict[str, Any]:
     return {
         "format": name,
+        "path": f"export/{name}.onnx",
         "bytes": n_bytes,
         "accuracy": accuracy,
         "quality": quality(accuracy),
@@ -87,6 +88,7 @@ def test_validation_decides_not_test():
     found = _recommended([{**each, "over": {}} for each in rows])
     assert found == {
         "format": "onnx-fp32",
+        "path": "export/onnx-fp32.onnx",
         "why": "accuracy 90.0 %, 0.5 ms, 400 bytes: no other file is clearly faster, and the equally fast ones are worse on "
         "validation; where size decides: onnx-int8, accuracy 96.0 %, 0.5 ms, 100 bytes",
     }
