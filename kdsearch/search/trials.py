@@ -20,6 +20,7 @@ from kdsearch.errors import ArtifactError, StorageError
 from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.search.axis import Axis
+from kdsearch.store.files import as_storage_error
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -110,7 +111,7 @@ class TrialLog:
             else:
                 self._update(id, trial)
         except OSError as error:
-            raise StorageError(str(error), file=self.place, fix="Make room and run again; it goes on.") from error
+            raise as_storage_error(error, self.place if isinstance(self.place, Path) else None) from error
         self._known[trial.number] = (id, trial)
         return True
 

@@ -139,7 +139,6 @@ def about_of(materials: Materials) -> dict[str, str]:
         "labels": facts.get("classes"),
         "preprocessing": facts.get("preprocessing"),
         "licence": facts.get("licence"),
-        "study": materials.study.config.name,
         "task": task.use if task is not None else None,
     }
     return {

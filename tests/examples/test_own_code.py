@@ -26,6 +26,7 @@ ALLOWED = ("own_space.py:Plain",)
 SMALL = (
     *("search.candidates=8", "search.proxy=params", "search.keep=1", "refine.trials=1", "refine.epochs=1"),
     *("distill.epochs=1", "distill.controls=[]", "teacher.options.epochs=1", "data.train_samples=200"),
+    "run.executor=inprocess",
 )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdsearch.engine import phase
+from kdsearch.engine.checkpoint import write_checkpoint
 from kdsearch.errors import InterruptedRun
 from tests.stages.tiny import is_stage, run_tiny, settled, watching
 
@@ -53,14 +55,25 @@ def copied(finished: Done, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Stage -> a folder in which Ctrl-C came in that stage, checkpoints at every step. Not to be written to."""
+    """Stage -> a folder in which Ctrl-C came in that stage, in `refine` after a step. Not to be written to."""
     found = {}
     for stage in ("search", "refine"):
-        folder = tmp_path_factory.mktemp(f"stopped-{stage}")
-        host = watching(
-            lambda event, stage=stage: signal.raise_signal(signal.SIGINT) if is_stage(event, stage) else None
-        )
-        with pytest.raises(InterruptedRun):
-            run_tiny(folder, host=host, checkpoint_s=0)
+        folder, at = tmp_path_factory.mktemp(f"stopped-{stage}"), {"stage": False}
+
+        def begun(event: Mapping[str, Any], stage: str = stage, at: dict[str, bool] = at) -> None:
+            at["stage"] = at["stage"] or is_stage(event, stage)
+            if stage == "search" and is_stage(event, stage):
+                signal.raise_signal(signal.SIGINT)
+
+        def written(*arguments: Any, at: dict[str, bool] = at) -> None:
+            write_checkpoint(*arguments)
+            if at["stage"]:
+                at["stage"] = False
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(phase, "write_checkpoint", written)
+            with pytest.raises(InterruptedRun):
+                run_tiny(folder, "run.executor={use: inprocess}", host=watching(begun), checkpoint_s=0)
         found[stage] = folder
     return found

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from kdsearch.engine.ranks import joined
 from kdsearch.errors import StudyError
-from kdsearch.stages.attempt import as_json
 from kdsearch.stages.ranks import arrived
 
 
@@ -21,7 +20,7 @@ def dies_early(place):
 
 
 def refuses_early(place):
-    return {"ends": as_json(StudyError("the study is gone", path="data.use"))}
+    return {"ends": StudyError("the study is gone", path="data.use").facts()}
 
 
 def dies_at_work(place):

@@ -30,7 +30,6 @@ def test_a_file_says_its_labels_and_how_it_is_fed(name, export):
     assert json.loads(told["labels"]) == [str(digit) for digit in range(10)]
     assert json.loads(told["preprocessing"]) == card["use"]["preprocessing"]
     assert {"mean", "std", "size", "range", "resize_filter"} <= set(json.loads(told["preprocessing"]))
-    assert told["study"] == "tiny"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -97,7 +97,7 @@ CACHE = """
 import sys
 from pathlib import Path
 import torch
-from kdsearch.engine.cache import write_cache
+from kdsearch.engine.cache import Live, write_cache
 from kdsearch.errors import StorageError
 from kdsearch.kinds import Field, IO, Model
 from kdsearch.host import Host
@@ -109,7 +109,7 @@ data = arrange(source, labeled=1.0, validation=0.2, test=0.2, train_samples=None
 model = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(400)), ("image",))
 task, place = Classification(Classification.options_class()), torch.device("cpu")
 try:
-    write_cache(Path(sys.argv[1]), model, task, data, ["train"], [], place, 1 << 30)
+    write_cache(Path(sys.argv[1]), Live(model, task, None), data, ["train"], [], place, 1 << 30)
 except StorageError as error:
     sys.exit(str(error))
 """

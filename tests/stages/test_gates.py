@@ -38,6 +38,7 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     assert "the study allows 0" in err
     assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
     assert sorted(each.name for each in (study / "export").iterdir()) == [
+        "predict.py",
         "tiny-fp32.json",
         "tiny-fp32.onnx",
         "tiny-int8.json",

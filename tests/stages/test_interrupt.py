@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from kdsearch.host import Host
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.folder import held
 from tests.stages.test_kill import start
-from tests.stages.tiny import LESS, is_stage, run_tiny, settled, watching, write_study
+from tests.stages.tiny import LESS, is_at_work, is_stage, run_tiny, settled, watching, write_study
 
 REAL_LOAD = Host.load
 
@@ -26,21 +27,23 @@ REAL_LOAD = Host.load
 def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):
     """One study, stopped in each stage that trains; each time the printed command goes on."""
     study, file = tmp_path / "own", write_study(tmp_path)
-    command = ["run", str(file), "--dir", str(study)]
+    command = ["run", str(file), "--dir", str(study), "--set", "run.executor={use: inprocess}"]
     for number, stage in ((signal.SIGINT, "refine"), (signal.SIGTERM, "distill"), (signal.SIGINT, "compress")):
         monkeypatch.setattr(Host, "load", REAL_LOAD)
-        host = watching(lambda event, n=number, stage=stage: signal.raise_signal(n) if is_stage(event, stage) else None)
+        host = watching(
+            lambda event, n=number, stage=stage: signal.raise_signal(n) if is_at_work(event, stage) else None
+        )
         monkeypatch.setattr(Host, "load", classmethod(lambda cls, host=host: host))
         before = signal.getsignal(number)
         assert main([*command, "--json"]) == 130
         out, err = capsys.readouterr()
-        assert out == ""
+        assert json.loads(out)["exit_code"] == 130
         assert signal.getsignal(number) is before
         assert list((study / "work").glob(f"{stage}-*/*/phase-*.safetensors")), "the step that ran is kept"
         assert not list((study / "artifacts").glob(".*"))
         again = re.search(r"to go on: kdsearch (.*)", err)
         assert again is not None, err
-        command = again[1].split()
+        command = shlex.split(again[1])
     monkeypatch.setattr(Host, "load", REAL_LOAD)
     assert main([*command, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -119,7 +122,7 @@ def test_folder_in_use(copied, capsys):
         assert main(["run", str(write_study(copied)), "--dir", str(study), "--json"]) == 1
         out, err = capsys.readouterr()
         assert main(["clean", str(study)]) == 1
-    assert out == ""
+    assert json.loads(out)["exit_code"] == 1
     assert err.startswith(f"{study}: in use by pid {os.getpid()} on {socket.gethostname()} since {about['since']}")
     assert "choose another folder with --dir" in err
     assert main(["run", str(write_study(copied)), "--dir", str(study), "--json"]) == 0

@@ -114,6 +114,11 @@ def is_stage(event: Mapping[str, Any], name: str, state: str = "begun") -> bool:
     return event["event"] == "stage" and event["stage"] == name and event["state"] == state
 
 
+def is_at_work(event: Mapping[str, Any], name: str) -> bool:
+    """The stage has begun; in `refine`, which begins no trial where it was stopped before, its first trial is told."""
+    return event["event"] == "trial" if name == "refine" else is_stage(event, name)
+
+
 def events(folder: Path, name: str = "") -> list[dict[str, Any]]:
     """The events of `folder`/study, of one kind if named."""
     return [each for each in read_lines(folder / "study" / "events.jsonl") if name in ("", each["event"])]
