@@ -294,8 +294,9 @@ def test_a_bare_command_is_help(capsys):
 
 
 def test_completion_is_offered():
-    command = [sys.executable, "-m", "kdsearch", "--show-completion", "bash"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # below a bash of its own: the nearest shell above is asked which it is, and below make that is sh
+    asked = 'set -e; "$0" -m kdsearch --show-completion; exit 0'
+    done = subprocess.run(["bash", "-c", asked, sys.executable], capture_output=True, text=True, check=True)
     assert "_kdsearch_completion" in done.stdout
     assert done.stderr == ""
 
