@@ -29,12 +29,12 @@ from kdsearch.builtin.teachers.efficientnet_lite0 import NETWORK, EfficientNetLi
 from kdsearch.engine.setup import Site
 from kdsearch.host import Host
 from kdsearch.kinds import IMAGENET, IO, UNIT, Field
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
 from kdsearch.store import weights
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, open_folder
+from kdsearch.training.materials import open_materials
+from kdsearch.training.tools import Progress, Tools
 
 SIDE = 64
 MEAN, STD = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET.mean, IMAGENET.std))

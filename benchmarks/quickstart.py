@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import RefusedError
-from kdsearch.stages import commands
+from kdsearch.verbs import commands
 
 
 def row(seed: int, data: str) -> dict[str, Any]:

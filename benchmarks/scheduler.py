@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.host import Host
-from kdsearch.stages.job import STUDY, open_store
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
 from kdsearch.store.files import read_json, read_lines, write_bytes
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.study.load import parse
 from kdsearch.study.reading import make_study
+from kdsearch.training.job import STUDY, open_store
+from kdsearch.training.materials import open_materials
+from kdsearch.training.tools import Progress, Tools
 
 TEXT = """\
 name: scheduler

@@ -24,8 +24,8 @@ import torch
 
 from kdsearch.host import Host
 from kdsearch.search.probe import channels_last
-from kdsearch.stages.scorers import Setting, open_scorer, open_space, scoring, terms_of
 from kdsearch.store.hashing import stream
+from kdsearch.verbs.scorers import Setting, open_scorer, open_space, scoring, terms_of
 
 
 def networks(space: str, n: int, seed: int) -> list[Any]:

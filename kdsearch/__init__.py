@@ -21,28 +21,28 @@ if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(sys.modules.get("onnxr
     sys.modules["onnxruntime"].disable_telemetry_events()
 
 if TYPE_CHECKING:
-    from kdsearch.stages.pieces import Distillation as Distillation
-    from kdsearch.stages.pieces import Exported as Exported
-    from kdsearch.stages.pieces import export as export
-    from kdsearch.stages.python import Candidate as Candidate
-    from kdsearch.stages.python import Session as Session
-    from kdsearch.stages.python import run as run
-    from kdsearch.stages.result import Result as Result
-    from kdsearch.stages.scorer_piece import scorer as scorer
+    from kdsearch.python.pieces import Distillation as Distillation
+    from kdsearch.python.pieces import Exported as Exported
+    from kdsearch.python.pieces import export as export
+    from kdsearch.python.result import Result as Result
+    from kdsearch.python.scorer import scorer as scorer
+    from kdsearch.python.session import Candidate as Candidate
+    from kdsearch.python.session import Session as Session
+    from kdsearch.python.session import run as run
     from kdsearch.study.api import Study as Study
     from kdsearch.study.reading import load_study as load_study
 
 _LAZY = {
     "Study": "kdsearch.study.api",
     "load_study": "kdsearch.study.study",
-    "run": "kdsearch.stages.python",
-    "Session": "kdsearch.stages.python",
-    "Candidate": "kdsearch.stages.python",
-    "Distillation": "kdsearch.stages.pieces",
-    "Exported": "kdsearch.stages.pieces",
-    "export": "kdsearch.stages.pieces",
-    "Result": "kdsearch.stages.result",
-    "scorer": "kdsearch.stages.scorer_piece",
+    "run": "kdsearch.python.session",
+    "Session": "kdsearch.python.session",
+    "Candidate": "kdsearch.python.session",
+    "Distillation": "kdsearch.python.pieces",
+    "Exported": "kdsearch.python.pieces",
+    "export": "kdsearch.python.pieces",
+    "Result": "kdsearch.python.result",
+    "scorer": "kdsearch.python.scorer",
 }
 __all__ = [
     "Candidate",

@@ -40,7 +40,7 @@ def proxies(
 ) -> None:
     """Rank agreement of training-free scores with a column of a table."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(
         lambda: commands.bench_proxies(
@@ -88,7 +88,7 @@ def search(
 ) -> None:
     """Search strategies by the best accuracy of a table that they find in so many trainings."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(
         lambda: commands.bench_search(

@@ -14,6 +14,6 @@ def clean(
 ) -> None:
     """Remove artifacts and work of earlier studies and seeds that the folder's last run does not use."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(lambda: commands.clean(dir=folder, dry_run=dry_run), as_json)

@@ -15,7 +15,7 @@ def export(
 ) -> None:
     """Write one format of a study's student, checked against the torch student."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(
         lambda: commands.export(dir=folder, format=form, allow_code=tuple(allow_code or ())),

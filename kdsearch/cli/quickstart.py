@@ -21,6 +21,6 @@ def quickstart(
 ) -> None:
     """Run a small study end to end: teacher, search, distillation, compression, verified ONNX files, report."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher), as_json)

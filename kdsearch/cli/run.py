@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Search, distil, compress, export and report. Killed at any moment, the same command goes on."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(
         lambda: commands.run(

@@ -32,7 +32,7 @@ def score(
     """Score architectures of a search space without training them."""
     from kdsearch.cli.output import answer
     from kdsearch.errors import UserError
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     if archs is not None and sample is not None:
         raise UserError("both --archs and --sample are given", expected="one of them")

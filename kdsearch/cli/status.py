@@ -8,6 +8,6 @@ from kdsearch.cli.options import Folder, Json
 def status(folder: Folder, as_json: Json = False) -> None:
     """Say which stages are done, what runs, and the best so far."""
     from kdsearch.cli.output import answer
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     answer(lambda: commands.status(dir=folder), as_json)

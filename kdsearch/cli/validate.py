@@ -24,11 +24,11 @@ def validate(
 
     host = Host.load()
     study = load_study(file, host, allow_code or (), sets or (), seed)
-    from kdsearch.stages.preflight import preflight
+    from kdsearch.verbs.preflight import preflight
 
     preflight(study, host)
     if plan:
-        from kdsearch.stages import commands
+        from kdsearch.verbs import commands
 
         answer(lambda: commands.plan(study=study, host=host), as_json)
         return

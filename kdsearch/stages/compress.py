@@ -14,17 +14,17 @@ from kdsearch.deploy.cost import count
 from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Batch, Compressor, Cost, Model, Procedure
-from kdsearch.stages.finished import Finished, keep_finished, load_finished
-from kdsearch.stages.keys import TRAINING
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.products import Shipped, shipped
-from kdsearch.stages.request import Request
-from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import open_teachers, pruned
-from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import stream
 from kdsearch.store.weights import write
+from kdsearch.training.finished import Finished, keep_finished, load_finished
+from kdsearch.training.keys import TRAINING
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Request
+from kdsearch.training.tools import Tools
+from kdsearch.training.train import open_teachers, pruned
+from kdsearch.training.trainings import run_trainings
 
 NAME = "compress"
 NEEDS = ("prepare", "distill")

@@ -11,11 +11,11 @@ from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import measure
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Cost, Model
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.products import fresh_product, has_own_product
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import digest, stream
 from kdsearch.study.schema import Latency
+from kdsearch.training.materials import Materials
 
 
 def cost_of_model(model: Model, materials: Materials) -> Cost:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import TrialError
-from kdsearch.stages.controls import left_out
-from kdsearch.stages.finished import keep_finished
-from kdsearch.stages.keys import TRAINING
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.request import Kind, Outcome, Request
-from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import open_teachers
-from kdsearch.stages.trainings import run_trainings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
+from kdsearch.training.controls import left_out
+from kdsearch.training.finished import keep_finished
+from kdsearch.training.keys import TRAINING
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Kind, Outcome, Request
+from kdsearch.training.tools import Tools
+from kdsearch.training.train import open_teachers
+from kdsearch.training.trainings import run_trainings
 
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")

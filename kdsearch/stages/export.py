@@ -15,19 +15,19 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
-from kdsearch.stages.finished import load_finished
-from kdsearch.stages.keys import TRAINING
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.one_file import Target, file_row, two_samples
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
-from kdsearch.stages.request import Request
 from kdsearch.stages.teacher_latency import teacher_latency
-from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import open_teachers
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json
 from kdsearch.study.rules import bare
+from kdsearch.training.finished import load_finished
+from kdsearch.training.keys import TRAINING
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Request
+from kdsearch.training.tools import Tools
+from kdsearch.training.train import open_teachers
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")

@@ -12,8 +12,8 @@ import numpy as np
 from kdsearch.errors import InterruptedRun
 from kdsearch.search.candidates import Candidate, select
 from kdsearch.stages.costs import file_costs, needs_file, violations
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.tools import Tools
+from kdsearch.training.materials import Materials
+from kdsearch.training.tools import Tools
 
 SLACK = 0.01, 0.1  # by twice the fit's error, within these, an estimate may be above the limit
 ANCHORS = (0.0, 0.25, 0.5)  # quantiles of MACs that are measured for the estimate, once a limit was broken

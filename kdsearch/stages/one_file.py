@@ -21,11 +21,11 @@ from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Produ
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_threads
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_drop, goodness, measured
 from kdsearch.store.files import write_bytes
 from kdsearch.study.rules import bare
+from kdsearch.training.materials import Materials
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.kinds import Access, Model
 from kdsearch.kinds.forward import tap_name
 from kdsearch.stages.costs import cost_of_teacher
-from kdsearch.stages.keys import SOURCE
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.memory import check_answering
-from kdsearch.stages.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
 from kdsearch.stages.recipes import make_recipes
-from kdsearch.stages.teachers import trained
-from kdsearch.stages.text_teachers import has_network
-from kdsearch.stages.tools import Tools
-from kdsearch.stages.training import loaded_teacher, view_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import digest, module_digest
 from kdsearch.store.weights import load_into, read, write
+from kdsearch.training.keys import SOURCE
+from kdsearch.training.materials import Materials
+from kdsearch.training.memory import check_answering
+from kdsearch.training.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
+from kdsearch.training.teachers import trained
+from kdsearch.training.text_teachers import has_network
+from kdsearch.training.tools import Tools
+from kdsearch.training.train import loaded_teacher, view_of
 
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()

@@ -10,9 +10,9 @@ from kdsearch.kinds import Access, Model, Proxy
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import fresh_init
 from kdsearch.search.scoring import random_teacher
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.training import teacher_model, view_of
 from kdsearch.store.hashing import derive
+from kdsearch.training.materials import Materials
+from kdsearch.training.train import teacher_model, view_of
 
 
 def probe_teacher(materials: Materials, role: str, seed: int, proxies: Collection[Proxy[Any]]) -> tuple[Model, str]:

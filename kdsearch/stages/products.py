@@ -15,10 +15,10 @@ from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import Batch, Call, Field, Model, Procedure, Product
 from kdsearch.limits import NAME, NAME_IN_WORDS
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.request import Request, recipe_of
-from kdsearch.stages.training import staged
 from kdsearch.store.hashing import derive
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Request, recipe_of
+from kdsearch.training.train import staged
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 
 from kdsearch.kinds import Measurement, Metric, Predict, Services
 from kdsearch.report.stats import wilson
-from kdsearch.stages.materials import Materials
 from kdsearch.store.hashing import derive
+from kdsearch.training.materials import Materials
 
 RESAMPLES = 1000
 MOST = 2_000_000  # indices of resamples in memory at once

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kdsearch.kinds import Trial
 from kdsearch.search.schedule import Piece
-from kdsearch.stages.materials import Materials
+from kdsearch.training.materials import Materials
 
 
 def limits_met(trials: Iterable[Trial]) -> dict[str, float]:

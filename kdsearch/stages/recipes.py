@@ -14,13 +14,13 @@ from kdsearch.engine.records import kept, make_records, told, write_records
 from kdsearch.errors import PluginError
 from kdsearch.kinds import DataRecipe, DataSource, Record
 from kdsearch.kinds.options import named_teachers
-from kdsearch.stages.keys import capabilities
-from kdsearch.stages.materials import Materials, placing
-from kdsearch.stages.recipe_data import FILE, NAME, arranged, guarded, opened, stored
-from kdsearch.stages.text_teachers import embedders, has_network, identity_of, spent, writers
-from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import derive, digest, module_digest
+from kdsearch.training.keys import capabilities
+from kdsearch.training.materials import Materials, placing
+from kdsearch.training.recipe_data import FILE, NAME, arranged, guarded, opened, stored
+from kdsearch.training.text_teachers import embedders, has_network, identity_of, spent, writers
+from kdsearch.training.tools import Tools
 
 
 def make_recipes(

@@ -17,17 +17,17 @@ from kdsearch.search.pareto import fronts
 from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.trials import TrialLog
 from kdsearch.stages.costs import violations
-from kdsearch.stages.keys import TRAINING
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
-from kdsearch.stages.request import Outcome, Request
-from kdsearch.stages.tools import Tools, limits_of
-from kdsearch.stages.training import open_teachers
-from kdsearch.stages.trainings import Trainings
 from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
 from kdsearch.store.hashing import derive
+from kdsearch.training.keys import TRAINING
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Outcome, Request
+from kdsearch.training.tools import Tools, limits_of
+from kdsearch.training.train import open_teachers
+from kdsearch.training.trainings import Trainings
 
 NAME = "refine"
 NEEDS = ("prepare", "search")

@@ -11,19 +11,19 @@ from typing import Any
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report import card, render
 from kdsearch.report.predict import predict_text
-from kdsearch.stages.controls import left_out
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.export import FIGURES
-from kdsearch.stages.keys import TRAINING
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.normalize import said
 from kdsearch.stages.quality import file_label, goodness, shown, tolerance
-from kdsearch.stages.tools import Tools
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
 from kdsearch.store.hashing import file_digest
+from kdsearch.training.controls import left_out
+from kdsearch.training.keys import TRAINING
+from kdsearch.training.materials import Materials
+from kdsearch.training.normalize import said
+from kdsearch.training.tools import Tools
 from kdsearch.version import VERSION
 
 NAME = "report"

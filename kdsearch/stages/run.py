@@ -14,15 +14,15 @@ from typing import Any
 
 from kdsearch.errors import KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
-from kdsearch.stages.keys import part_of, seen_by
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.memory import check_students
-from kdsearch.stages.recipe_data import supplied
-from kdsearch.stages.tools import Tools
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run
 from kdsearch.store.hashing import file_digest
+from kdsearch.training.keys import part_of, seen_by
+from kdsearch.training.materials import Materials
+from kdsearch.training.memory import check_students
+from kdsearch.training.recipe_data import supplied
+from kdsearch.training.tools import Tools
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scorer
-from kdsearch.stages.adapted import adapts
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
-from kdsearch.stages.keys import SOURCE, Where
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.probe_teacher import probe_teacher
-from kdsearch.stages.tools import Tools, limits_of, where
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line
 from kdsearch.store.hashing import class_digest, derive, stream
 from kdsearch.study.names import proxies as proxy_uses
 from kdsearch.study.names import proxy_weights
+from kdsearch.training.adapted import adapts
+from kdsearch.training.job import opened
+from kdsearch.training.keys import SOURCE, Where
+from kdsearch.training.materials import Materials
+from kdsearch.training.tools import Address, Tools, address_of, limits_of
 
 NAME = "search"
 NEEDS = ("prepare",)
@@ -236,14 +237,23 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
     limits = limits_of(materials)
     return Remote(
         executor,
-        "kdsearch.stages.job:score_job",
-        {**where(materials, tools), "role": role},
+        "kdsearch.stages.search:score_job",
+        {"address": address_of(materials, tools), "role": role},
         lost(region, list(scorer.proxies)),
         chunk=CHUNK,
         threads=materials.study.config.run.threads_per_trial,
         timeout_s=limits.timeout_s,
         memory_bytes=limits.memory_bytes,
     )
+
+
+def score_job(address: Mapping[str, Any], role: str, specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Score a chunk of candidates in a process of the executor; returns their rows."""
+    at = Address(**address)
+    study = opened(at)
+    if role not in study.scorers:
+        study.scorers[role] = scorer_of(study.seen(at), role)
+    return [study.scorers[role].score(spec).row() for spec in specs]
 
 
 def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:

@@ -11,7 +11,7 @@ from kdsearch.errors import StorageError
 from kdsearch.kinds import Batch, Exporter, Model
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.stages.costs import latency_threads
-from kdsearch.stages.materials import Materials
+from kdsearch.training.materials import Materials
 
 
 def teacher_latency(

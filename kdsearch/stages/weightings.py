@@ -29,12 +29,12 @@ from kdsearch.engine.terms import weight_of
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
 from kdsearch.ops.threads import cpu_threads
-from kdsearch.stages.materials import Materials
-from kdsearch.stages.request import Request
-from kdsearch.stages.training import assemble
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.recipe import RecipeSpace
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Request
+from kdsearch.training.train import assemble
 
 WEIGHTINGS = "weightings.json"  # in the stage's folder
 SETTINGS = 8  # of the distillers' options, the first one their defaults

@@ -18,16 +18,16 @@ from kdsearch.errors import KdsearchError, PluginError, TapShapeError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Distiller, Model, NoOptions, Options, Probe, Step, StudentTap, TapShapes, TextTeacher
 from kdsearch.kinds.options import TeacherNamed, validate
+from kdsearch.python.scorer import scorer
 from kdsearch.stages import search
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
-from kdsearch.stages.scorer_piece import scorer
 from kdsearch.study import load_study
 from kdsearch.study.api import make
 from kdsearch.study.json_schema import study_schema
 from kdsearch.testing.models import noise_batch, small_resnet
 from kdsearch.testing.probe import HandProbe
 from kdsearch.testing.proxy import ProxyContract
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import open_materials
 
 HOST = Host.load()
 SPECS = [{"depths": [a, 1, b], "widths": [4, 8, 8]} for a in (1, 2) for b in (1, 2)]

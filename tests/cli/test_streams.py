@@ -75,12 +75,12 @@ def test_an_escape_in_a_study_is_shown_as_one(tmp_path: Path, capsys: pytest.Cap
 def test_an_interrupt_that_an_import_swallowed_still_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands, run
 
     def work(**_: object) -> dict[str, str]:
         with contextlib.suppress(KeyboardInterrupt):  # as a library's bare `except:` does
             signal.raise_signal(signal.SIGINT)
-        with commands._stoppable():
+        with run._stoppable():
             raise AssertionError("the work began")
 
     monkeypatch.setattr(commands, "status", work)
@@ -92,7 +92,7 @@ def test_an_interrupt_that_an_import_swallowed_still_counts(
 def test_code_that_ends_the_program_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kdsearch.stages import commands
+    from kdsearch.verbs import commands
 
     monkeypatch.setattr(commands, "status", lambda **_: sys.exit(0))
     assert main(["status", "x"]) == 1

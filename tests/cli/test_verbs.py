@@ -12,7 +12,7 @@ from types import ModuleType
 import jsonschema
 import pytest
 
-import kdsearch.stages
+import kdsearch.verbs
 from kdsearch import __version__
 from kdsearch.cli import main
 from kdsearch.errors import BusyError, InterruptedRun, RefusedError, StorageError, StudyError
@@ -40,9 +40,9 @@ def host(monkeypatch, tmp_path):
 @pytest.fixture
 def commands(monkeypatch):
     """A stand-in for the stages: what a verb hands over is seen, and its answer is chosen."""
-    module = ModuleType("kdsearch.stages.commands")
-    monkeypatch.setitem(sys.modules, "kdsearch.stages.commands", module)
-    monkeypatch.setattr(kdsearch.stages, "commands", module, raising=False)
+    module = ModuleType("kdsearch.verbs.commands")
+    monkeypatch.setitem(sys.modules, "kdsearch.verbs.commands", module)
+    monkeypatch.setattr(kdsearch.verbs, "commands", module, raising=False)
     return module
 
 

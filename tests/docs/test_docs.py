@@ -16,7 +16,6 @@ import kdsearch.testing
 from kdsearch import limits
 from kdsearch.host import Host
 from kdsearch.kinds import NoOptions
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
@@ -25,6 +24,7 @@ from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
+from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import made, tiny
 from tests.stages.every_key import CHANGES
 

@@ -15,10 +15,10 @@ import pytest
 from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.stages import prepare, search
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
 from kdsearch.study import load_study
 from kdsearch.testing.space import SearchSpaceContract
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import open_materials
 from tests.examples.test_examples import EXAMPLES, loaded
 from tests.python.tiny_live import made
 

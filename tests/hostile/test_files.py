@@ -284,7 +284,7 @@ PHOTOS = [
 
 
 def network() -> Any:
-    from kdsearch.stages.materials import seeded_build
+    from kdsearch.training.materials import seeded_build
 
     space = Host.load().load_class("search_space", "cifar_resnet")()
     io_ = IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (3,)),))

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from kdsearch.host import Host
-from kdsearch.stages.materials import open_materials
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
 from tests.outside.conftest import HERE, ended, killed_in
 
 SHAPE = (1, 16, 16)

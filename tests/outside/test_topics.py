@@ -14,15 +14,17 @@ import pytest
 from kdsearch.errors import UnreachableError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, DataRecipe, DataSource, NoOptions, Record, Services
-from kdsearch.stages import job
-from kdsearch.stages.commands import clean, plan, run_study, summary_of
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.study import load_study
+from kdsearch.training import job
+from kdsearch.training.materials import open_materials
+from kdsearch.training.tools import Progress, Tools
+from kdsearch.verbs.commands import clean, plan
+from kdsearch.verbs.run import run_study
+from kdsearch.verbs.summary import summary_of
 from tests.builtin.teachers.endpoint_server import serving
 from tests.outside.conftest import HERE, ended, start
 from tests.stages.tiny import settled
@@ -46,7 +48,7 @@ def asked(log: Path) -> list[str]:
 
 def prepared(folder: Path, *sets: str, host: Host | None = None) -> tuple[Any, Any]:
     """The study's `prepare` in a folder: its facts, and the materials that students get."""
-    from kdsearch.stages.recipe_data import supplied
+    from kdsearch.training.recipe_data import supplied
 
     host = host or Host.load()
     materials = open_materials(load_study(STUDY, host, sets=sets), host, folder)

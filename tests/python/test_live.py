@@ -13,8 +13,8 @@ from kdsearch.errors import DataError, StudyError, TapError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
 from kdsearch.stages import distill, prepare, refine, search
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import Digits, made, teacher, tiny
 
 

@@ -11,8 +11,8 @@ from kdsearch.errors import DataError
 from kdsearch.host import Host
 from kdsearch.kinds import Model, Tap
 from kdsearch.stages import search
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import teacher, tiny
 
 

@@ -13,7 +13,7 @@ from kdsearch.errors import DataError, PluginError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, NoOptions, Proxy
 from kdsearch.search.scoring import Scorer
-from kdsearch.stages import commands
+from kdsearch.verbs import commands
 from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import kdsearch
-from kdsearch.stages.materials import Materials
 from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, open_folder
+from kdsearch.training.materials import Materials
+from kdsearch.training.tools import Progress, Tools
 
 
 class Digits(Dataset[tuple[Tensor, int]]):

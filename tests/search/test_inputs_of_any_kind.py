@@ -13,8 +13,8 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model, Options, SearchSpace, Tap, searched
 from kdsearch.kinds.options import searchable, validate
 from kdsearch.search.scoring import Scorer, built, random_teacher
-from kdsearch.stages.commands import score
 from kdsearch.testing.space import SearchSpaceContract
+from kdsearch.verbs.commands import score
 
 LOGITS = Field("logits", "logits", (3,))
 TASK = Classification(ClassificationOptions())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kdsearch.engine.ranks import joined
 from kdsearch.errors import StudyError
-from kdsearch.stages.ranks import arrived
+from kdsearch.training.ranks import arrived
 
 
 def told_twice(place, world=2):

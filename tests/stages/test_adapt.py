@@ -12,11 +12,11 @@ from torch import nn
 
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, NoOptions, Phase, Procedure, Update
-from kdsearch.stages.keys import part_of
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.run import STAGES
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import open_materials
 from tests.stages.tiny import LESS, run_tiny, write_study
 
 HEAD = 10 * 50 + 50 + 50 * 10 + 10  # weights and biases of Wide's two layers

@@ -146,15 +146,14 @@ def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch
 
 
 def test_failed_control_is_said_not_fatal(host, tmp_path, monkeypatch):
-    from kdsearch.stages import training
-    from kdsearch.stages.training import train_shared
+    from kdsearch.training.train import train_shared
 
     def failing(materials, request, *arguments, **named):
         if request.name == "baseline":
             raise ValueError("no baseline")
         return train_shared(materials, request, *arguments, **named)
 
-    monkeypatch.setattr(training, "train_shared", failing)
+    monkeypatch.setattr("kdsearch.training.train.train_shared", failing)
     sets = [each for each in LESS if "controls" not in each]
     result = run_tiny(tmp_path, *sets, "distill.controls=[baseline]", host=host, text=with_bad("well"))
     assert result["baseline"] is None

@@ -11,9 +11,9 @@ from kdsearch.engine.splits import arrange
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN
-from kdsearch.stages.controls import check_controls, left_out
 from kdsearch.study import load_study
 from kdsearch.testing.training import TensorSource
+from kdsearch.training.controls import check_controls, left_out
 from tests.stages.tiny import write_study
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from kdsearch.engine.checkpoint import digest_of
 from kdsearch.errors import ArtifactError, KdsearchError
-from kdsearch.stages import commands
 from kdsearch.store.artifacts import FORMAT, Store
 from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.folder import open_folder
+from kdsearch.verbs import commands
 from tests.stages.tiny import run_tiny, settled
 
 

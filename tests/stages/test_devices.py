@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from kdsearch.errors import PluginError, StudyError, TrialError
-from kdsearch.stages.ranks import ranks_of
+from kdsearch.training.ranks import ranks_of
 from tests.stages.tiny import LESS, run_tiny
 
 TWO = ("run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate=2", "refine.trials=1", "search.keep=1")

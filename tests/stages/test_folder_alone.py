@@ -9,9 +9,10 @@ import pytest
 
 from kdsearch.errors import UserError
 from kdsearch.host import Host
-from kdsearch.stages.commands import export, run_study
-from kdsearch.stages.job import open_job
 from kdsearch.study import load_study
+from kdsearch.training.job import open_job
+from kdsearch.verbs.commands import export
+from kdsearch.verbs.run import run_study
 from tests.examples.test_examples import EXAMPLES
 from tests.examples.test_own_code import ALLOWED, SMALL
 

@@ -12,14 +12,15 @@ import pytest
 from kdsearch.errors import UndeclaredReadError
 from kdsearch.host import Host
 from kdsearch.host.sources import source_digest
-from kdsearch.stages import distill, prepare, refine, search, teachers
-from kdsearch.stages.job import open_job
-from kdsearch.stages.keys import part_of, seen_by
-from kdsearch.stages.materials import GUARDED, Materials, open_materials
+from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.stages.run import STAGES
 from kdsearch.store import hashing
 from kdsearch.study.load import parse
 from kdsearch.study.reading import make_study
+from kdsearch.training import teachers
+from kdsearch.training.job import open_job
+from kdsearch.training.keys import part_of, seen_by
+from kdsearch.training.materials import GUARDED, Materials, open_materials
 from tests.stages.every_key import CHANGES, FIXED, HOST, TEXT, keys
 from tests.stages.tiny import events, run_tiny
 

@@ -11,8 +11,8 @@ import torch
 from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
 from kdsearch.search.pareto import fronts
-from kdsearch.stages import commands
 from kdsearch.store.files import read_json
+from kdsearch.verbs import commands
 from tests.stages.tiny import LESS, TEXT, is_stage, run_tiny, settled, watching
 
 FOLDER = "data: {use: image_folder, options: {path: images, resize: 8, augment: crop_flip}"

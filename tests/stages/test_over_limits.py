@@ -10,10 +10,10 @@ import pytest
 
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report import render
-from kdsearch.stages.commands import summary_of
 from kdsearch.stages.quality import Quality
 from kdsearch.stages.report import _notes, _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
+from kdsearch.verbs.summary import summary_of
 
 
 def quality(value: float, **changes: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from torch import nn
 
 from kdsearch.host import Host
 from kdsearch.kinds import Teacher
-from kdsearch.stages.materials import open_materials
 from kdsearch.stages.search import scorer_of
-from kdsearch.stages.training import teacher_model
 from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.training.train import teacher_model
 from tests.builtin.teachers.teacher_doors import linear_onnx
 from tests.python.tiny_live import teacher, tiny
 from tests.stages.tiny import write_study

@@ -12,8 +12,8 @@ from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
 from kdsearch.kinds import Done, Executor, Job, NoOptions, Trial
 from kdsearch.search.schedule import Piece
-from kdsearch.stages import commands
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from kdsearch.verbs import commands
 from tests.stages.every_key import TEXT
 from tests.stages.test_keys import materials
 from tests.stages.tiny import events, made, run_tiny, settled

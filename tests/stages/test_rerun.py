@@ -8,7 +8,8 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
-from kdsearch.stages import commands, teachers, training, trainings
+from kdsearch.training import teachers, train, trainings
+from kdsearch.verbs import commands
 from tests.stages.tiny import events, files_of, made, run_tiny, settled
 
 
@@ -30,7 +31,7 @@ def steps(monkeypatch) -> list[str]:
 
             self.step = counted
 
-    for module in (training, teachers, trainings):
+    for module in (train, teachers, trainings):
         monkeypatch.setattr(module, "Report", Counting)
     return taken
 

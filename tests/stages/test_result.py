@@ -12,9 +12,10 @@ import pytest
 
 import kdsearch
 from kdsearch.errors import ArtifactError
-from kdsearch.stages.commands import evidence_of_last, summary_of
-from kdsearch.stages.result import Result
+from kdsearch.python.result import Result
 from kdsearch.store.files import read_json, read_lines
+from kdsearch.verbs.finished import evidence_of_last
+from kdsearch.verbs.summary import summary_of
 from tests.report.browser import needs_chromium, see
 from tests.stages.conftest import Done
 

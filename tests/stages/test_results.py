@@ -13,11 +13,11 @@ from torch import nn
 from kdsearch.builtin.classification import Classification, ClassificationOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.kinds import IO, Batch, Field, Model
-from kdsearch.stages.commands import summary_of
 from kdsearch.stages.export import _figures
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.files import read_json
 from kdsearch.study.schema import Constraints
+from kdsearch.verbs.summary import summary_of
 from tests.stages.tiny import run_tiny
 
 

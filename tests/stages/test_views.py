@@ -11,14 +11,14 @@ from torch import nn
 from kdsearch.engine.cache import TeacherCache
 from kdsearch.host import Host
 from kdsearch.kinds import Access, Distiller, Model, NoOptions, Teacher
-from kdsearch.stages.commands import run_study
-from kdsearch.stages.materials import open_materials
-from kdsearch.stages.request import Request
 from kdsearch.stages.run import run_stages
-from kdsearch.stages.tools import Progress, Tools
-from kdsearch.stages.training import open_teachers, train
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, open_folder
+from kdsearch.training.materials import open_materials
+from kdsearch.training.request import Request
+from kdsearch.training.tools import Progress, Tools
+from kdsearch.training.train import open_teachers, train
+from kdsearch.verbs.run import run_study
 from tests.python.tiny_live import made, tiny
 
 FED: list[tuple[str, torch.Tensor]] = []  # crops that a teacher's network was run on

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdsearch.stages.commands import summary_of
+from kdsearch.verbs.summary import summary_of
 from tests.stages.tiny import LESS, run_tiny
 
 

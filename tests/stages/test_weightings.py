@@ -13,8 +13,8 @@ from kdsearch.engine.gradients import measured as terms_measured
 from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range, Trial
+from kdsearch.python.session import Session
 from kdsearch.stages import weightings
-from kdsearch.stages.python import Session
 from kdsearch.stages.refine import next_ask
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study

@@ -10,9 +10,9 @@ from typing import Any
 
 from kdsearch.hooks import hookimpl
 from kdsearch.host import Host
-from kdsearch.stages.commands import run_study
 from kdsearch.store.files import read_lines
 from kdsearch.study import load_study
+from kdsearch.verbs.run import run_study
 
 TEXT = """\
 name: tiny

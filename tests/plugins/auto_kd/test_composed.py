@@ -17,7 +17,7 @@ from kdsearch.errors import TapShapeError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, NoOptions, Shapes, TapShapes
 from kdsearch.kinds.options import validate
-from kdsearch.stages.scorer_piece import scorer
+from kdsearch.python.scorer import scorer
 from kdsearch.study.api import make
 from kdsearch.study.recipe import RecipeSpace
 from kdsearch.testing.distiller import DistillerContract

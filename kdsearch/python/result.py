@@ -1,0 +1,51 @@
+"""The result of a study in Python: the final JSON, with its figures and tables for a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdsearch.report.figures import figures
+from kdsearch.report.frames import candidate_rows, export_rows, frame, trial_rows
+from kdsearch.report.notebook import Figures
+from kdsearch.verbs.finished import evidence_of_last, result_of
+from kdsearch.verbs.summary import summary_of
+
+
+class Result(dict[str, Any]):
+    """The final JSON of a run, and what is known beside it. What is shown is read from the study's folder when it is asked for."""
+
+    @classmethod
+    def open(cls, dir: Path | str) -> Result:
+        """The result of a finished study. Raise ArtifactError for a folder that is none, or not finished."""
+        return cls({**result_of(Path(dir)), "dir": str(dir)})
+
+    def __repr__(self) -> str:
+        return summary_of(self, Path(self["dir"]))
+
+    @cached_property
+    def evidence(self) -> Mapping[str, Any]:
+        """What the page's figures draw: candidates, trials, objectives, curves, ladder, finals and the task's figures."""
+        return evidence_of_last(Path(self["dir"]))
+
+    @property
+    def figures(self) -> Figures:
+        """Name -> figure that shows itself in a notebook: ladder, weights, front, history, proxies, curves and the task's own."""
+        return Figures(figures(self, self.evidence))
+
+    @property
+    def trials(self) -> Any:
+        """Trials as a pandas DataFrame, without pandas a list of rows."""
+        return frame(trial_rows(self.evidence))
+
+    @property
+    def candidates(self) -> Any:
+        """What was scored without training, the best first; a DataFrame or a list, as `trials`."""
+        return frame(candidate_rows(self.evidence))
+
+    @property
+    def exports(self) -> Any:
+        """The files; a DataFrame or a list, as `trials`."""
+        return frame(export_rows(self))

@@ -1,0 +1,159 @@
+"""Studies from Python: run one, or ask and tell with a training loop of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import Ask, Model, Trial
+from kdsearch.python.result import Result
+from kdsearch.stages import refine
+from kdsearch.stages.costs import violations
+from kdsearch.stages.run import run_stages
+from kdsearch.store.folder import Events, held, open_folder
+from kdsearch.store.hashing import derive, digest
+from kdsearch.study.recipe import ResolvedRecipe
+from kdsearch.study.study import Study
+from kdsearch.training.job import open_store
+from kdsearch.training.keys import part_of
+from kdsearch.training.materials import Materials, open_materials
+from kdsearch.training.recipe_data import supplied
+from kdsearch.training.tools import Progress, Tools
+from kdsearch.training.train import open_teachers
+from kdsearch.verbs.run import run_study
+
+
+def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> Result:
+    """Run a study built with `kdsearch.Study(...)` in a folder; the final JSON, which in a notebook also shows its figures and
+    tables. Killed, the same call goes on.
+
+    Raises what `kdsearch run` reports: UserError, RefusedError (its result in `.result`), BusyError, StorageError.
+    """
+    return Result(run_study(study, Host.load(), Path(dir), workers=workers, progress=progress, again="call it again"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to train: architecture and recipe, with a fresh model.
+
+    Args:
+        number: of its trial. specs: role -> architecture spec. recipe: distillers, weights, training settings.
+        model: freshly initialised; a function of the study's seed and the number.
+        costs: params, MACs, and of the file where the study limits it.
+    """
+
+    number: int
+    specs: Mapping[str, Mapping[str, Any]]
+    recipe: ResolvedRecipe
+    model: Model
+    costs: Mapping[str, float]
+    values: Mapping[str, Any]
+
+
+class Session:
+    """`ask` and `tell` for a training loop of one's own; told trials stay in the folder's `trials.journal`.
+
+        with kdsearch.Session(study, "folder") as session:
+            while (candidate := session.ask()) is not None:
+                accuracy = my_training(candidate.model.module, candidate.recipe)
+                session.tell(candidate, {"accuracy": accuracy})
+        best = session.best()
+
+    The stages prepare and search run, or are read, when it opens. Asked and not told: asked again by the next session.
+    """
+
+    def __init__(self, study: Study, dir: Path | str, *, progress: bool = False) -> None:
+        self.folder = Path(dir)
+        host = Host.load()
+        self.materials: Materials = open_materials(study, host, self.folder)
+        self._progress = Progress(progress)
+        self._hold: Any = None
+        self._events = Events(self.folder / "events.jsonl", host.event)
+
+    def __enter__(self) -> Session:
+        open_folder(self.folder)
+        self._hold = held(self.folder)
+        self._hold.__enter__()
+        tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
+        made = run_stages(self.materials, tools, until="search")
+        self.materials = supplied(self.materials, made["prepare"], tools.store)
+        section = self.materials.study.config.refine
+        self._controller = self.materials.make("controller", section.controller, "refine.controller")
+        self.kept = refine.offered(made["search"], self._controller)
+        self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
+        part = part_of(refine, self.materials)
+        del part["refine"]["trials"]  # more of them go on with those that are told
+        name = digest([made["search"].key, part])
+        self._log = refine.open_log(self.materials, self.folder, f"session-{name}", self.dims)
+        teachers = open_teachers(self.materials, made["prepare"])
+        work = tools.store.work("session", name)
+        self._first = refine.first_values(self.materials, self.kept, teachers, work)
+        self._waiting: Candidate | None = None
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hold.__exit__(*error)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Everything told so far, by number."""
+        return [trial for trial in self._log.read() if trial.is_over]
+
+    def ask(self) -> Candidate | None:
+        """The next candidate, or None when the study's number of trials is told."""
+        if self._waiting is not None:
+            return self._waiting
+        history = self.trials
+        if len(history) >= self.materials.study.config.refine.trials:
+            return None
+        seed = derive(self.materials.seed, "refine") % 2**31
+        ask = refine.next_ask(self._controller, self.dims, self._first, history, seed)
+        self._waiting = self._candidate(len(history), ask) if ask is not None else None
+        return self._waiting
+
+    def _candidate(self, number: int, ask: Ask) -> Candidate:
+        trial = Trial(number, ask.values)
+        specs = refine.specs_of(trial, self.kept)
+        role = next(iter(specs))
+        model = self.materials.build_student(role, specs[role], derive(self.materials.seed, "session", number))
+        recipe = self.materials.recipe.at(refine.recipe_values(self.materials, trial))
+        return Candidate(number, specs, recipe, model, refine.costs_of(trial, self.kept), ask.values)
+
+    def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
+        """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.
+
+        Raises StudyError for a missing or unknown objective.
+        """
+        known = {**candidate.costs, **values}
+        objectives = self.materials.objectives
+        for name in values:
+            if name not in objectives:
+                raise StudyError(
+                    f"'{name}' is no objective", nearest=nearest(name, objectives), expected=one_of(objectives)
+                )
+        missing = [name for name in objectives if name not in known]
+        if missing:
+            raise StudyError(f"objective '{missing[0]}' was not told", expected=one_of(objectives))
+        wrong = {name: known[name] for name in objectives if not math.isfinite(known[name])}
+        if wrong:
+            self.fail(candidate, f"objective is {wrong}")
+            return
+        losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
+        over = tuple(violations(self.materials, known).values())
+        self._log.put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
+        self._waiting = None
+
+    def fail(self, candidate: Candidate, error: str) -> None:
+        """The candidate could not be trained; the controller is told so."""
+        self._log.put(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        self._waiting = None
+
+    def best(self) -> dict[str, Any]:
+        """The best feasible trial told: its number, specs, values and objectives."""
+        found = refine.winners(self.materials, self.trials, 1)[0]
+        return refine.row_of(self.materials, found, self.kept) | {"specs": refine.specs_of(found, self.kept)}

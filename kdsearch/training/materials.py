@@ -1,0 +1,339 @@
+"""What every stage works with: the study's data, task, spaces and recipe, opened once and never changed.
+
+A stage is handed a view (`Materials.seen_by`), in which what it does not declare to read is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.engine.conduct import Device, resolve_device
+from kdsearch.engine.live_data import from_torch
+from kdsearch.engine.setup import LiveSetup, Site
+from kdsearch.engine.splits import Arranged, arrange
+from kdsearch.errors import UserError
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
+from kdsearch.kinds.options import validate
+from kdsearch.store.hashing import derive, digest, file_digest
+from kdsearch.study.check import student_space
+from kdsearch.study.code import is_code, load_code
+from kdsearch.study.names import LIVE, uses
+from kdsearch.study.recipe import RecipeSpace
+from kdsearch.study.rules import COSTS
+from kdsearch.study.schema import Use
+from kdsearch.study.study import Study
+from kdsearch.study.view import Closed, seen
+from kdsearch.training.adapted import adapt, adapted, adapts
+from kdsearch.training.controls import check_controls
+from kdsearch.training.normalized import normalized
+
+# Attribute of Materials -> the entries of READS of which a stage declares one to read it (see stages/keys.py).
+GUARDED: Mapping[str, tuple[str, ...]] = {
+    "given": ("data",),
+    "made": ("data",),
+    "augments": ("data",),
+    "task": ("task",),
+    "io": ("task",),
+    "spaces": ("students",),
+    "plain_spaces": ("students",),
+    "recipe": ("recipe",),
+    "taps": ("taps", "recipe"),
+    "metrics": ("objectives",),
+    "objectives": ("objectives",),
+    "objective": ("objective", "objectives"),
+    "scoring": ("objective", "objectives"),
+    "cost_objectives": ("cost_objectives", "objectives"),
+    "device": ("run.device",),
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A capability that the study names or that stands for what it leaves out: `path` is the key path that says so."""
+
+    kind: str
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Opened by `open_materials`.
+
+    Args:
+        given: the data set's splits. made: those with what data recipes made of `train`, once they have (`stages.recipes`).
+        augments: the data set changes training samples, so teacher rows cannot be cached.
+        spaces: role -> its search space, its networks as the procedure adapts them. plain_spaces: before that.
+        taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
+        metrics: the task's and those among the objectives, by name.
+        objectives: as the study states them, the first one first; left out: the task's own.
+        objective: the first objective that is a metric: what validation scores are. `scoring`: that metric alone.
+        cost_objectives: those that are no metric.
+        named: every capability that may take part, live objects excepted.
+        stage: whose view this is, "" = everything is open. reads: what it declares to read.
+        prepared: key of that stage's artifact, once it is there.
+        folder: the study's, where what text teachers answer is kept; None = it is not kept.
+    """
+
+    study: Study
+    host: Host
+    given: Arranged
+    task: Task[Any]
+    io: IO
+    spaces: Mapping[str, SearchSpace[Any]]
+    plain_spaces: Mapping[str, SearchSpace[Any]]
+    recipe: RecipeSpace
+    taps: Mapping[str, list[str]]
+    metrics: Mapping[str, Metric[Any]]
+    objectives: Mapping[str, str]
+    objective: str
+    scoring: Mapping[str, Metric[Any]]
+    cost_objectives: tuple[str, ...]
+    augments: bool
+    named: tuple[Named, ...] = ()
+    device: Device = field(default_factory=Device)
+    folder: Path | None = None
+    made: Arranged | None = None
+    prepared: str = ""
+    stage: str = ""
+    reads: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Arranged:
+        """What students train on."""
+        return self.given if self.made is None else self.made
+
+    def seen_by(self, stage: str, reads: Collection[str]) -> Materials:
+        """These as a stage sees them that declares `reads`: what is made of another section raises UndeclaredReadError."""
+        closed: dict[str, Any] = {
+            name: Closed(stage, sections[0]) for name, sections in GUARDED.items() if not {*sections} & {*reads}
+        }
+        return replace(self, study=seen(self.study, stage, reads), stage=stage, reads=tuple(reads), **closed)
+
+    @property
+    def seed(self) -> int:
+        return self.study.config.seed
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self.device.torch
+
+    @cached_property
+    def site(self) -> Site:
+        return Site(
+            seed=self.seed,
+            base=self.study.folder,
+            code_of=lambda target: load_code(target, self.study.allow_code, self.study.folder),
+            build_of=self.build_member,
+        )
+
+    def build_member(self, space: str, spec: Mapping[str, Any]) -> Model:
+        """A fresh member of any registered space, for teachers; weights are a function of the study's seed."""
+        cls = self.host.load_class("search_space", space)
+        made: SearchSpace[Any] = cls()
+        return seeded_build(made, made.parse(dict(spec)), self.io, derive(self.seed, "member", space))
+
+    def build_student(self, role: str, spec: Mapping[str, Any], seed: int, plain: bool = False) -> Model:
+        """A student of a role, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
+        space = (self.plain_spaces if plain else self.spaces)[role]
+        return seeded_build(space, space.parse(dict(spec)), self.io, seed)
+
+    def make(self, kind: str, use: Use, path: str) -> Any:
+        """A capability with its validated options."""
+        return make(self.host, kind, use, path)
+
+    def data_key(self) -> str:
+        """The data set's identity: ids, visible labels, facts (which hold what normalisation saw)."""
+        return digest({"digest": self.given.digest(), "facts": _jsonable(dict(self.given.facts))})
+
+    def files_key(self, value: Any) -> dict[str, str]:
+        """Content hashes of files that options name, so that a changed file is a changed study."""
+        found: dict[str, str] = {}
+        for text in _strings(value):
+            path = text.rpartition(":")[0] if is_code(text) and ":" in text else text  # `file.py:Name`
+            file = Path(path) if Path(path).is_absolute() else self.study.folder / path
+            if len(text) < 500 and "\0" not in text and file.is_file():
+                found[text] = _digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(file: Path, size: int, changed_ns: int) -> str:
+    return file_digest(file)
+
+
+def make(host: Host, kind: str, use: Use, path: str) -> Any:
+    cls: type[Capability] = host.load_class(kind, use.use)
+    return cls(validate(cls.options_class, use.options, f"{path}.options"))  # type: ignore[call-arg]
+
+
+def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model:
+    """Build under a seed of its own; the caller's random stream goes on as if it had not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Model = space.build(spec, io)
+    return model
+
+
+@contextmanager
+def placing(study: Study, path: str) -> Iterator[None]:
+    """Errors of what a study names, and that name no file of their own, say where it names it: key path, file and line."""
+    try:
+        yield
+    except UserError as error:
+        if error.file is None:
+            study.place(error.at(path=path))
+        raise
+
+
+def open_materials(study: Study, host: Host, folder: Path | None = None) -> Materials:
+    """Open data, task and spaces. Raises UserError for whatever of them does not fit, before any work.
+
+    folder: the study's own, which need not be there yet.
+    """
+    config = study.config
+    host = study.host(host)
+    site = Site(config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder))
+    live = study.live_object("data")
+    source: Any
+    with placing(study, "data.options"):
+        if live is not None:
+            source = from_torch(live)
+            declared, augments = "classification", source.augments
+        else:
+            dataset = make(host, "dataset", config.data, "data")
+            source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+    with placing(study, "data.normalize"):
+        source = normalized(source, study)
+    task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
+    with placing(study, "data"):
+        data = arrange(
+            source,
+            labeled=config.data.labeled,
+            validation=config.data.validation,
+            test=config.data.test,
+            train_samples=config.data.train_samples,
+            seed=config.seed,
+            task=task,
+        )
+        io = task.io(data.fields, data.facts)
+    check_controls(study, data)
+    with placing(study, "student"):
+        spaces = {role: student_space(study, host, role).narrowed(io) for role in study.students}
+    wanted = dict.fromkeys(
+        [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
+    )
+    metrics = {name: make(host, "metric", Use(use=name, options={}), "objectives") for name in wanted}
+    objectives: dict[str, str] = dict(config.objectives) or {task.objective: metrics[task.objective].direction}
+    objective = next((name for name in objectives if name in metrics), task.objective)
+    recipe = RecipeSpace.from_study(study, host)
+    device = Device(
+        resolve_device(config.run.device, config.run.devices),
+        config.run.precision,
+        config.recipe.train.accumulate,
+        config.data.workers,
+    )
+    materials = Materials(
+        study,
+        host,
+        data,
+        task,
+        io,
+        spaces,
+        spaces,
+        recipe,
+        {name: recipe.teacher_taps(name) for name in study.teachers},
+        metrics,
+        objectives,
+        objective,
+        {objective: metrics[objective]},
+        tuple(sorted(name for name in objectives if name in COSTS)),
+        augments,
+        (
+            *_named(study),
+            Named("task", config.task.use if config.task else declared, "task"),
+            *_metrics_named(metrics, objective),
+        ),
+        device,
+        folder,
+    )
+    return replace(materials, spaces=_adapted_spaces(materials))
+
+
+def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
+    """The spaces by role, whose networks the study's procedure has adapted, at the default of whatever of it is searched."""
+    cls = materials.recipe.procedure_cls
+    if not adapts(cls):
+        return dict(materials.plain_spaces)
+    recipe = materials.recipe.at(materials.recipe.default())
+
+    def change(role: str) -> Callable[[Model], Model]:
+        def changed(model: Model) -> Model:
+            setup = LiveSetup(
+                seed=materials.seed,
+                base=materials.study.folder,
+                code_of=materials.site.code_of,
+                build_of=materials.build_member,
+                task=materials.task,
+                data=materials.data,
+                io=materials.io,
+                models={role: model},
+                epochs=1,
+                defaults={},
+                batch_size=recipe.train.batch_size,
+                augment=materials.augments,
+                metrics=materials.metrics,
+                device=materials.torch_device,
+            )
+            return adapt(cls(recipe.procedure_options), role, model, setup)
+
+        return changed
+
+    return {
+        role: adapted(space, change(role)) if role in cls.roles else space
+        for role, space in materials.plain_spaces.items()
+    }
+
+
+def _named(study: Study) -> Iterator[Named]:
+    """Every capability that the study names; not of an executor, which changes no result."""
+    for kind, use, path in uses(study):
+        if use.use != LIVE and kind != "executor":
+            yield Named(kind, use.use, path)
+        member = use.options.get("space")  # a teacher that is a member of a space
+        if kind == "teacher" and isinstance(member, str) and not is_code(member):
+            yield Named("search_space", member, path)
+    for role, student in study.students.items():
+        if student.space != LIVE and not is_code(student.space):
+            yield Named("search_space", student.space, study.path_of_student(role))
+
+
+def _metrics_named(metrics: Mapping[str, Any], objective: str) -> Iterator[Named]:
+    yield from (Named("metric", name, "objectives") for name in metrics)
+    yield from (Named("metric", objective, name) for name in ("objective", "task"))
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for each in value.values() for text in _strings(each)]
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in _strings(each)]
+    return []
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(each) for each in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

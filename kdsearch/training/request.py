@@ -1,0 +1,96 @@
+"""What to train, as JSON: the same for trials, winners, controls and recovery, in this process or another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kdsearch.store.hashing import derive, digest, file_digest
+from kdsearch.study.recipe import ResolvedRecipe
+from kdsearch.training.materials import Materials
+
+Kind = Literal["recipe", "baseline", "all_labels", "recover"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train.
+
+    Args:
+        name: of its folder and random stream.
+        kind: the recipe, the baseline (labels only, equal steps), the same with every label, or recovery after pruning.
+        specs: role -> architecture spec. values: the recipe's dimensions.
+        epochs: whole length; until: share of it at which to pause.
+        start: role -> weights to start from, with the pruner's plans by role that shape the models first.
+        scales: term -> factor on its weight, in place of measuring it anew: recovery keeps the units of the training before.
+        lr_factor: on the recipe's learning rate.
+    """
+
+    name: str
+    kind: Kind
+    specs: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+    epochs: int
+    until: float = 1.0
+    start: Mapping[str, str] = field(default_factory=dict)
+    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    lr_factor: float = 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended, or where it waits.
+
+    Args:
+        history: rows of epochs.
+        done: through; False: it waits at a rung.
+        score: last objective on validation, if any.
+        share: of its epochs that are trained.
+        scales: term -> the factor on its weight that was measured at the start; none where the recipe does not normalise.
+    """
+
+    history: list[dict[str, Any]]
+    done: bool
+    score: float | None
+    share: float
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+
+def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:
+    recipe = materials.recipe.at(request.values)
+    if request.kind in ("baseline", "all_labels"):
+        return recipe.baseline()
+    if request.kind != "recover":
+        return recipe
+    weights = dict(recipe.weights)
+    for term, scale in request.scales.items():
+        weights[term] = scale * recipe.weights.get(term, recipe.weights.get(term.partition(".")[0], 1.0))
+    train = recipe.train.model_copy(update={"lr": request.lr_factor * recipe.train.lr})
+    return replace(recipe, weights=weights, train=train, normalize=recipe.normalize and not request.scales)
+
+
+def seed_of(materials: Materials, request: Request) -> int:
+    """Of everything random in this training."""
+    return derive(materials.seed, "training", request.name)
+
+
+def owner_of(materials: Materials, request: Request) -> str:
+    """Hash of what the training is made from: a checkpoint or result of another one is refused."""
+    start = {role: file_digest(Path(file)) for role, file in request.start.items()}
+    asked = {**request.as_json(), "until": 1.0, "start": start}
+    return digest({"request": asked, "recipe": recipe_of(materials, request).as_json(), "seed": materials.seed})
+
+
+def lr_scale_of(request: Request) -> dict[str, float]:
+    """What the plans ask of the learning rates, on the names that optimisers see."""
+    return {
+        f"{role}.{glob}": float(factor)
+        for role, plan in request.plans.items()
+        for glob, factor in plan.get("lr_scale", {}).items()
+    }

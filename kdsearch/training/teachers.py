@@ -1,0 +1,115 @@
+"""A teacher's own training: an artifact of its own, so that studies which differ elsewhere share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdsearch.engine.conduct import Report
+from kdsearch.engine.loop import Training
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.kinds import Model, Teacher
+from kdsearch.kinds.teacher import Training as Asked
+from kdsearch.ops.threads import cpu_threads
+from kdsearch.store.hashing import derive
+from kdsearch.store.weights import write
+from kdsearch.study.view import plain_json, without
+from kdsearch.training.keys import SOURCE, capabilities, declared
+from kdsearch.training.materials import Materials
+from kdsearch.training.memory import check_training
+from kdsearch.training.ranks import Place, ranks_of
+from kdsearch.training.tools import Tools, address_of
+from kdsearch.training.train import plain_training
+
+
+def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
+    """Epochs, the weights' file and the artifact's key, which is all that the training depends on. `model` is trained."""
+    key = tools.store.key("teacher", part_of(materials, name), {})
+    made = tools.store.get("teacher", key)
+    if made is None:
+        path = f"{materials.study.path_of_teacher(name)}.options.batch_size"
+        check_training(materials, model, asked(materials, name).batch_size, f"teacher '{name}'", path)
+        order = {"address": address_of(materials, tools), "name": name, "key": key, "checkpoint_s": tools.checkpoint_s}
+        order["work"] = str(tools.store.work("teacher", key))
+
+        def moved(_: str, at: int, of: int, loss: float) -> None:
+            tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
+
+        history = train_teacher(materials, name, model, order, tools.stop, Report(step=moved))
+
+        def fill(folder: Path) -> dict[str, Any]:
+            write(folder / "teacher.safetensors", {k: v.cpu() for k, v in model.module.state_dict().items()})
+            return {"history": history}
+
+        made = tools.store.put("teacher", key, fill, {})
+    return list(made.facts["history"]), made.path / "teacher.safetensors", key
+
+
+def part_of(materials: Materials, name: str) -> dict[str, Any]:
+    """All that a teacher's training depends on."""
+    use, threads = materials.study.teachers[name], threads_of(materials, asked(materials, name))
+    teacher = without(plain_json({name: use}), "teachers")[name]
+    return {
+        **declared(materials, (*SOURCE, "objective")),
+        "run.threads_per_trial": threads,
+        "teacher": [name, teacher, materials.files_key(teacher)],
+        "code": capabilities(materials, [materials.study.path_of_teacher(name)]),
+        "content": materials.data_key(),
+    }
+
+
+def asked(materials: Materials, name: str) -> Asked:
+    """How the study trains this teacher."""
+    path = materials.study.path_of_teacher(name)
+    teacher: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)
+    assert teacher.training is not None
+    return teacher.training
+
+
+def threads_of(materials: Materials, training: Asked) -> int:
+    return training.threads or materials.study.config.run.threads_per_trial
+
+
+def train_teacher(
+    materials: Materials,
+    name: str,
+    model: Model,
+    order: Mapping[str, Any],
+    stop: Callable[[], bool],
+    report: Report | None = None,
+    place: Place | None = None,
+) -> list[dict[str, Any]]:
+    """Train `model` with all of `run.devices`; returns its epochs. `order`: the arguments of `training.job.teacher_job`."""
+    training, work = asked(materials, name), Path(order["work"])
+    setup = LiveSetup(
+        seed=derive(materials.seed, "teacher", name, "training"),
+        base=materials.study.folder,
+        memory=work,
+        task=materials.task,
+        data=materials.data.revealed() if training.labels == "all" else materials.data,
+        io=materials.io,
+        models={"student": model},
+        normalize=False,
+        epochs=training.epochs,
+        defaults={
+            "kind": training.optimizer,
+            "lr": training.lr,
+            "weight_decay": training.weight_decay,
+            "scale": {f"student.{glob}": factor for glob, factor in training.scale.items()},
+        },
+        batch_size=training.batch_size,
+        augment=materials.augments,
+        metrics=materials.scoring,
+        device=materials.torch_device,
+    )
+    procedure = plain_training(materials, "train" if training.labels == "all" else "labeled")
+    device = replace(materials.device, checkpoint_s=order["checkpoint_s"], accumulate=training.accumulate)
+    with (
+        cpu_threads(threads_of(materials, training)),
+        ranks_of(materials, "kdsearch.training.job:teacher_job", order, place) as ranks,
+    ):
+        run = Training(procedure, setup, work, order["key"], device, stop=stop, report=report or Report())
+        run.objective, run.ranks = materials.objective, ranks
+        return run.run().history

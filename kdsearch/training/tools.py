@@ -1,0 +1,174 @@
+"""What a stage works with beside its inputs: store, events, progress, a stop flag, and the study's executor."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import InterruptedRun, printable
+from kdsearch.kinds import Executor
+from kdsearch.store.artifacts import Store
+from kdsearch.store.folder import Events
+from kdsearch.training.materials import Materials
+
+EARLY = 0.05  # of a stage, before which no time left is guessed
+
+
+class Progress:
+    """What a person sees on stderr: a bar on a terminal, else one plain line every 10 s. `shown=False`: nothing."""
+
+    def __init__(self, shown: bool = True, every_s: float = 10.0) -> None:
+        self.shown, self.every_s = shown, every_s
+        self.stage, self.total, self.done, self.note, self.best = "", 0, 0.0, "", ""
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        self._line: Any = None
+
+    def begin(self, stage: str, total: int) -> None:
+        """`total` units of work (candidates, trainings) in this stage."""
+        self.end()
+        self.stage, self.total, self.done, self.note, self.best = stage, total, 0.0, "", ""
+        self._began = self._told = time.monotonic()
+        if self.shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description:9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._line = self._bar.add_task(stage, total=total, note="", rate="")
+            self._bar.start()
+
+    def at(self, done: float, note: str = "", best: str = "") -> None:
+        """`done` units so far; `note`: what runs; `best`: the best so far."""
+        self.done, self.note, self.best = done, note or self.note, best or self.best
+        if not self.shown:
+            return
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = f"{done / seconds:.2g}/s"
+        if self._bar is not None:
+            self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
+        elif time.monotonic() - self._told >= self.every_s:
+            self._told = time.monotonic()
+            share = f"{100 * done / max(self.total, 1):.0f} %"
+            left = [] if done < EARLY * self.total else [f"about {(self.total - done) * seconds / done:.0f} s left"]
+            if self.total > 1:  # one piece of work has no rate
+                share, left = f"{share} of {self.total}", [rate, *left]
+            brackets = f" ({', '.join(left)})" if left else ""
+            text = f"{self.stage}: {share}{brackets} {self.note}  {self.best}"
+            self._line_of(text.rstrip())
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.shown:
+            self._line_of(text)
+
+    def _line_of(self, text: str) -> None:
+        """A study goes on where nobody can be told: stderr is closed, or what it was sent to is full."""
+        with suppress(OSError, ValueError):
+            if self._bar is not None:
+                self._bar.console.print(printable(text), markup=False, highlight=False)
+            else:
+                print(printable(text), file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@dataclass
+class Tools:
+    """Handed to every stage. `folder`: the study's; `checkpoint_s`: between checkpoints of a training."""
+
+    store: Store
+    events: Events
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    stop: Callable[[], bool] = lambda: False
+    workers: int = 1
+    checkpoint_s: float = 30.0
+    _executor: Executor[Any] | None = field(default=None, init=False)
+
+    def executor(self, materials: Materials) -> Executor[Any]:
+        """The study's executor, opened when it is first asked for: its processes stay warm from stage to stage."""
+        if self._executor is None:
+            self._executor = materials.make("executor", materials.study.executor, "run.executor")
+            if self._executor.remote:
+                self._executor.slots = self.workers
+        return self._executor
+
+    def close(self) -> None:
+        """End the executor's processes."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def heed_stop(self) -> None:
+        """Raise InterruptedRun where Ctrl-C or SIGTERM asked for it: between pieces of work that are kept whole."""
+        if self.stop():
+            raise InterruptedRun("stopped; what is done is kept")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one training in a process of its own: seconds, and bytes resident; a training beyond them is ended and has failed."""
+
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+def limits_of(materials: Materials) -> Limits:
+    """What the study allows a trial."""
+    run = materials.study.config.run
+    return Limits(run.trial_timeout_s, run.trial_memory_bytes)
+
+
+@dataclass(frozen=True)
+class Address:
+    """How a job finds a study again.
+
+    Args:
+        dir: the study's folder. base: where the paths in it start: the folder of the user's file.
+        stage, reads: whose view of the study the job gets, and what that stage declares to read; "" = everything is open.
+        prepared: key of the artifact whose recipes' data students get; "" = the data set as it was given.
+    """
+
+    dir: str
+    base: str
+    allow_code: Sequence[str] = ()
+    stage: str = ""
+    reads: Sequence[str] = ()
+    prepared: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.dir)
+
+
+def address_of(materials: Materials, tools: Tools) -> dict[str, Any]:
+    """`Address` of the study as this stage sees it, as JSON values."""
+    study = materials.study
+    address = Address(
+        str(tools.folder),
+        str(study.folder.resolve()),
+        list(study.allow_code),
+        materials.stage,
+        list(materials.reads),
+        materials.prepared,
+    )
+    return vars(address)

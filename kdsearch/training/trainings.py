@@ -1,0 +1,144 @@
+"""The one door to trainings: requests are handed in and taken as they end, wherever the study's executor runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kdsearch.engine.cache import Live
+from kdsearch.engine.conduct import Report
+from kdsearch.errors import InterruptedRun
+from kdsearch.kinds import Job
+from kdsearch.store.artifacts import Artifact
+from kdsearch.training.attempt import from_json
+from kdsearch.training.job import Opened, lent
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Outcome, Request
+from kdsearch.training.share import share_of
+from kdsearch.training.tools import UNLIMITED, Address, Limits, Tools, address_of
+
+LOOK_S = 0.5  # how long an empty-handed look for ended trainings takes
+
+
+class Trainings:
+    """Trainings of one stage. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
+
+    Where the executor runs jobs in this process, they use this study as it is open here, live objects included; anywhere else a
+    process opens it from its folder, once for all jobs that it gets.
+    """
+
+    def __init__(
+        self,
+        materials: Materials,
+        work: Path,
+        prepared: Artifact,
+        teachers: Mapping[str, Live],
+        tools: Tools,
+        limits: Limits = UNLIMITED,
+    ) -> None:
+        self._materials, self._work = materials, work
+        self._address = {**address_of(materials, tools), "prepared": prepared.key}
+        self._tools, self._limits = tools, limits
+        self._executor = tools.executor(materials)
+        self._here = Opened(materials, tools.store, {prepared.key: teachers}, tools.stop, self._moved)
+        self._running: dict[str, tuple[float, float]] = {}  # name -> shares of the length at its begin and end
+        self.done = tools.progress.done  # trainings of the stage that are through, for the progress that is shown
+        self.busy_s = 0.0  # seconds of all ended jobs
+        self.over: dict[str, tuple[str, float]] = {}  # name -> the key of `run` whose limit ended it, and that limit
+
+    @property
+    def slots(self) -> int:
+        """How many run at once."""
+        return self._executor.slots
+
+    @property
+    def free(self) -> int:
+        """How many more would begin at once."""
+        return self.slots - len(self._running)
+
+    def submit(self, request: Request, since: float = 0.0) -> None:
+        """since: the share of its length that it is trained already, for the progress that is shown."""
+        tools, limits = self._tools, self._limits
+        order = {
+            "address": self._address,
+            "request": request.as_json(),
+            "work": str(self._work / request.name),
+            "checkpoint_s": tools.checkpoint_s,
+        }
+        threads = self._materials.study.config.run.threads_per_trial
+        alone = limits.memory_bytes is not None  # what an earlier training left behind is not this one's
+        function = "kdsearch.training.job:train_job"
+        job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone)
+        self._running[request.name] = (since, request.until)
+        self._executor.submit(job)
+
+    def ended(self) -> dict[str, Outcome | str]:
+        """Name -> outcome, or the error's text of one that failed, of those that ended since the last call.
+
+        Waits a moment where none has. Raises what ends the study.
+        """
+        if self._executor.remote:
+            done = self._executor.wait(LOOK_S)
+        else:
+            with lent(self._here, Address(**self._address)):
+                done = self._executor.wait(LOOK_S)
+        found: dict[str, Outcome | str] = {}
+        for each in done:
+            if each.id not in self._running:
+                continue
+            if not each.error and "ends" in each.value:
+                raise from_json(each.value["ends"])
+            since, until = self._running.pop(each.id)
+            self.done += until - since
+            self.busy_s += each.seconds
+            if each.over:
+                self.over[each.id] = (f"trial_{each.over}", getattr(self._limits, each.over))
+            found[each.id] = each.error or Outcome(**each.value["outcome"])
+        self._show()
+        if self._tools.stop():
+            raise InterruptedRun("stopped; running trials were asked to checkpoint")
+        return found
+
+    def close(self) -> None:
+        """Ask those that run to checkpoint and end."""
+        for name in self._running:
+            self._executor.stop(name)
+
+    def _show(self) -> None:
+        shares = {name: share_of(self._work / name) for name in self._running}
+        under_way = [
+            min(max(shares[name] - since, 0.0), until - since) for name, (since, until) in self._running.items()
+        ]
+        self._tools.progress.at(self.done + sum(under_way), f"{len(self._running)} running" if shares else "")
+
+    def _moved(self, name: str) -> Report:
+        """The progress of a training in this process."""
+        since, until = self._running.get(name, (0.0, 1.0))
+
+        def moved(_: str, at: int, of: int, loss: float) -> None:
+            share = min(max(at / of, since), until)
+            self._tools.progress.at(self.done + share - since, f"{name}: loss {loss:.4g}")
+
+        return Report(step=moved)
+
+
+def run_trainings(
+    materials: Materials,
+    requests: Sequence[Request],
+    work: Path,
+    prepared: Artifact,
+    teachers: Mapping[str, Live],
+    tools: Tools,
+) -> dict[str, Outcome | str]:
+    """All of them: name -> outcome, or the error's text of one that failed."""
+    trainings = Trainings(materials, work, prepared, teachers, tools)
+    found: dict[str, Outcome | str] = {}
+    waiting = [*requests]
+    try:
+        while len(found) < len(requests):
+            while waiting and trainings.free:
+                trainings.submit(waiting.pop(0))
+            found |= trainings.ended()
+    finally:
+        trainings.close()
+    return found

@@ -1,0 +1,159 @@
+"""Judging training-free scores and search strategies on tables of known accuracies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.errors import StudyError, UserError
+from kdsearch.host import Host
+from kdsearch.ops.threads import cpu_threads
+from kdsearch.search.agreement import (
+    best_of_top,
+    kendall_tau,
+    minmax_at,
+    pearson,
+    precision_at,
+    spearman_rho,
+    tau_in_bins,
+)
+from kdsearch.search.scoring import Scored
+from kdsearch.search.table import Entry, read_table
+from kdsearch.store.hashing import stream
+from kdsearch.study.names import COMPOSITES
+from kdsearch.training.tools import Progress
+from kdsearch.verbs.score import scored
+from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, open_space, scoring, terms_of
+
+USUAL = ("auto", *COMPOSITES["auto"], "diswot", "nwot", "synflow", "params", "macs")
+ALL = "all"
+TIMED = 12  # architectures that a proxy's rate is measured on, alone
+SIZES = {"params": "params", "macs": "macs"}  # proxies that are a cost: every row has its own
+
+
+def bench_proxies(
+    setting: Setting, names: Sequence[str], table: Path, column: str, sample: int | None, workers: int, progress: bool
+) -> dict[str, Any]:
+    """Rank agreement of each proxy with a column of a table, on all rows or on `sample` of them drawn uniformly.
+
+    Rows of one isomorphism class share a score and keep their own accuracy; params and MACs are the row's own network's.
+    """
+    is_all = ALL in names
+    names = _names(names)
+    undefined = _undefined(setting, names) if is_all else {}
+    names = tuple(name for name in names if name not in undefined)
+    setting = replace(setting, proxies=terms_of(names))
+    entries = _drawn(
+        read_table(open_space(setting.space, Host.load(), setting.allow_code), table, column), sample, setting.seed
+    )
+    scorer = open_scorer(setting)
+    specs = {each.key: each.spec for each in entries}
+    asked = [spec.model_dump(mode="json") for spec in specs.values()]
+    with scoring(setting, scorer, workers) as score:
+        rows = {row.key: row for row in scored(names, scorer.space, asked, score, setting.seed, Progress(progress))}
+    costs = [cost_or_error(scorer, each.spec) for each in entries]
+    own = {"params": [cost.params for cost in costs], "macs": [cost.macs for cost in costs]}
+    values = [each.value for each in entries]
+    found = []
+    for name in names:
+        scores = list(own[SIZES[name]]) if name in SIZES else [rows[each.key].scores[name] for each in entries]
+        found.append(
+            {
+                "proxy": name,
+                "kendall_tau": kendall_tau(scores, values),
+                "spearman_rho": spearman_rho(scores, values),
+                "tau_in_param_bins": tau_in_bins(scores, values, own["params"]),
+                "top10_best": best_of_top(scores, values),
+                "pearson": pearson(scores, values),
+                "p_at_top10pct": precision_at(scores, values, 0.1),
+                "minmax_at_1pct": list(minmax_at(scores, values, 0.01)),
+                "archs_per_second": _rate(setting, name, list(specs.values())),
+                "nan": sum(score is None for score in scores),
+            }
+        )
+    result = {
+        "space": setting.space,
+        "table": str(table),
+        "column": column,
+        "sample": len(entries),
+        "classes": len(specs),
+        "seed": setting.seed,
+        "notes": [
+            *scorer.notes.values(),
+            *_reasons(names, rows),
+            *(f"{each}: {why}" for each, why in undefined.items()),
+        ],
+        "rows": found,
+    }
+    return {**result, "text": _text(result)}
+
+
+def _undefined(setting: Setting, names: Sequence[str]) -> dict[str, str]:
+    """Of all there are, those that have no meaning on these networks, and why."""
+    found = {}
+    for name in names:
+        try:
+            open_scorer(replace(setting, proxies=terms_of([name]))).check()
+        except UserError as error:
+            found[name] = error.problem
+    return found
+
+
+def _reasons(names: Sequence[str], rows: Mapping[str, Scored]) -> Iterator[str]:
+    """Why networks have no score: the first one's reason of each proxy."""
+    for name in names:
+        terms = COMPOSITES.get(name, (name,))
+        lacking = [row for row in rows.values() if row.scores[name] is None]
+        if lacking:
+            errors = lacking[0].errors
+            why = next((errors[each] for each in (*terms, "build", *errors) if each in errors), "")
+            yield f"{name}: {len(lacking):,} networks have no score, the first as: {why}"
+
+
+def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    if not asked:
+        return tuple(dict.fromkeys(USUAL))
+    if ALL not in asked:
+        return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys([*USUAL, *Host.load().names("proxy")]))
+
+
+def _drawn(entries: list[Entry], sample: int | None, seed: int) -> list[Entry]:
+    if sample is None or sample >= len(entries):
+        return entries
+    if sample < 2:
+        raise StudyError(f"got {sample}", path="--sample", expected="2 or more")
+    chosen = torch.randperm(len(entries), generator=stream(seed, "table"))[:sample].tolist()
+    return [entries[i] for i in chosen]
+
+
+def _rate(setting: Setting, name: str, specs: Sequence[Any]) -> float:
+    """Architectures a second that one process with one thread builds and scores with this proxy alone."""
+    scorer = open_scorer(replace(setting, proxies=terms_of([name])))
+    with cpu_threads(1):
+        scorer.score(specs[0])
+        timed = specs[: TIMED + 1][1:] or specs[:1]
+        began = time.perf_counter()
+        for spec in timed:
+            scorer.score(spec)
+        return len(timed) / (time.perf_counter() - began)
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    head = f"{result['space']}, {result['column']}: {result['sample']:,} rows, {result['classes']:,} different networks"
+    lines = [head, f"{'proxy':16} {'tau':>7} {'rho':>7} {'in bins':>8} {'top 10':>8} {'archs/s':>8} {'nan':>5}"]
+
+    def cell(value: float | None, width: int) -> str:
+        return f"{'-':>{width}}" if value is None else f"{value:>{width}.3f}"
+
+    for row in result["rows"]:
+        lines.append(
+            f"{row['proxy']:16} {cell(row['kendall_tau'], 7)} {cell(row['spearman_rho'], 7)} "
+            f"{cell(row['tau_in_param_bins'], 8)} {row['top10_best']:>8.3f} {row['archs_per_second']:>8.2f} {row['nan']:>5}"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])

@@ -1,0 +1,215 @@
+"""Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice.
+
+The row `kdsearch` does what a study does by default: it scores as many candidates, hands all of them on to the same controller, and
+asks for a trial with as few others known as a study that keeps several workers busy.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.builtin.stoppers import Unstopped
+from kdsearch.errors import DataError, StudyError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import Ask, Dim, NoOptions, Range, SearchSpace
+from kdsearch.search.schedule import Schedule
+from kdsearch.search.scoring import Scored
+from kdsearch.search.simulate import curve_in_order, curve_of
+from kdsearch.search.table import class_means, read_table
+from kdsearch.stages.refine import facts_of, next_ask
+from kdsearch.stages.search import MOST
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.schema import Refine, Search, Use
+from kdsearch.training.materials import make
+from kdsearch.training.tools import Progress
+from kdsearch.verbs.score import scored
+from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, terms_of
+
+OWN = "kdsearch"
+TRIVIAL = "params_top_k"
+OTHERS: Mapping[str, Use] = {
+    "random": Use(use="random", options={}),
+    "evolution": Use(use="evolution", options={}),
+    "tpe": Use(use="optuna", options={"sampler": "tpe"}),
+    "nsga2": Use(use="optuna", options={"sampler": "nsga2"}),
+}
+STRATEGIES = (OWN, *OTHERS, TRIVIAL)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What all strategies search: canonical key -> mean accuracy of its class and parameters, of the table's architectures."""
+
+    space: SearchSpace[Any]
+    specs: Mapping[str, Any]
+    values: Mapping[str, float]
+    params: Mapping[str, int]
+
+
+def bench_search(
+    setting: Setting,
+    table: Path,
+    column: str,
+    budgets: Sequence[int],
+    repeats: int,
+    strategies: Sequence[str],
+    candidates: int | None,
+    max_params: float,
+    workers: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Mean and spread over repeats of the best accuracy after each budget.
+
+    Args:
+        candidates: how many architectures `kdsearch` scores before it trains any, drawn anew in each repeat;
+            None = as many as a study does by default.
+        max_params: share of the largest architecture's parameters that all strategies keep to.
+    """
+    names, candidates = _names(strategies), candidates or Search().candidates
+    scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
+    lookup = _lookup(scorer, table, column, max_params)
+    bar = Progress(progress)
+    own: dict[str, Scored] = {}
+    seeds = [derive(setting.seed, "bench", repeat) % 2**31 for repeat in range(repeats)]
+    if OWN in names:
+        drawn = dict.fromkeys(key for seed in seeds for key in _drawn(lookup, candidates, seed))
+        asked = [lookup.specs[key].model_dump(mode="json") for key in drawn]
+        with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
+            found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.seed, bar)
+        own = {row.key: row for row in found}
+    most = max(budgets)
+    curves: dict[str, list[list[float]]] = {name: [] for name in names}
+    bar.begin("search", repeats * len(names))
+    for seed in seeds:
+        for name in names:
+            curves[name].append(_curve(name, lookup, own, candidates, most, seed))
+            bar.at(sum(map(len, curves.values())), note=name)
+    bar.end()
+    optimum = max(lookup.values.values())
+    rows = [
+        {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum)}
+        for name in names
+        for budget in sorted(budgets)
+    ]
+    result = {
+        "space": setting.space,
+        "table": str(table),
+        "column": column,
+        "classes": len(lookup.specs),
+        "candidates": min(candidates, len(lookup.specs)),
+        "max_params": max_params,
+        "repeats": repeats,
+        "seed": setting.seed,
+        "optimum": optimum,
+        "rows": rows,
+    }
+    return {**result, "text": _text(result)}
+
+
+def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    for name in asked:
+        if name not in STRATEGIES:
+            raise StudyError(
+                f"unknown strategy '{name}'",
+                path="--strategies",
+                nearest=nearest(name, STRATEGIES),
+                expected=one_of(STRATEGIES),
+            )
+    return tuple(dict.fromkeys(asked)) or STRATEGIES
+
+
+def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
+    entries = read_table(scorer.space, table, column)
+    means = class_means(entries)
+    specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
+    params = {key: cost_or_error(scorer, spec).params for key, spec in specs.items()}
+    most = max_params * max(params.values())
+    kept = [key for key in specs if params[key] <= most]
+    if len(specs) < 2:
+        raise DataError("all rows are one network", file=table, expected="at least two that are not isomorphic")
+    if max_params > 1 or len(kept) < 2:
+        least = sorted(params.values())[1] / max(params.values())
+        raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
+    return Lookup(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
+
+
+def _curve(
+    name: str, lookup: Lookup, own: Mapping[str, Scored], candidates: int, budget: int, seed: int
+) -> list[float]:
+    if name == TRIVIAL:
+        return curve_in_order(_shuffled(lookup, seed, lambda key: -lookup.params[key]), lookup.values, budget)
+    if name == OWN:
+        return _as_by_default(lookup, own, _drawn(lookup, candidates, seed), budget, seed)
+    controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
+
+    def key_of(ask: Ask) -> str:
+        return lookup.space.key(lookup.space.parse(dict(ask.spec or {})))
+
+    spare = [(key, Ask({}, lookup.specs[key].model_dump(mode="json"))) for key in _shuffled(lookup, seed, lambda _: 0)]
+    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
+
+
+def _as_by_default(
+    lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int
+) -> list[float]:
+    """The best value after each trial of the default `refine`, among these architectures."""
+    section = Refine()
+    keys = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))[:MOST]
+    dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
+    controller = make(Host.load(), "controller", section.controller, "--strategies")
+    schedule = Schedule(
+        lambda history: next_ask(controller, [dim], [], history, seed),
+        Unstopped(NoOptions()),
+        (),
+        budget,
+        section.generation,
+        lambda trial: replace(trial, state="complete", losses=trial.at(1.0) or ()),
+    )
+    best: list[float] = []
+    while (piece := schedule.next()) is not None:
+        value = lookup.values[str(piece.values["architecture"])]
+        schedule.tell(piece.number, (-value,))
+        best.append(max(value, best[-1] if best else value))
+    return best
+
+
+def _or_worst(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _drawn(lookup: Lookup, candidates: int, seed: int) -> list[str]:
+    """The architectures that are scored in the repeat of this seed."""
+    return _shuffled(lookup, seed, lambda key: 0)[:candidates]
+
+
+def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[str]:
+    """All keys by `order`, those of one order shuffled."""
+    keys = list(lookup.specs)
+    mixed = [keys[i] for i in torch.randperm(len(keys), generator=stream(seed, "mixed")).tolist()]
+    return sorted(mixed, key=order)
+
+
+def _after(curves: Sequence[Sequence[float]], budget: int, optimum: float) -> dict[str, float]:
+    """A strategy that had no more to try stays at its best."""
+    best = [curve[min(budget, len(curve)) - 1] for curve in curves]
+    mean = statistics.fmean(best)
+    return {"mean_best": mean, "std_best": statistics.pstdev(best), "regret": optimum - mean}
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    budgets = list(dict.fromkeys(row["budget"] for row in result["rows"]))
+    head = f"{result['space']}, {result['column']}: {result['classes']:,} networks, best {result['optimum']:.3f}"
+    if result["max_params"] < 1:
+        head += f", at most {result['max_params']:.0%} of the largest one's parameters"
+    lines = [head, f"{'after':13}" + "".join(f"{budget:>18}" for budget in budgets)]
+    for name in dict.fromkeys(row["strategy"] for row in result["rows"]):
+        cells = [row for row in result["rows"] if row["strategy"] == name]
+        lines.append(f"{name:13}" + "".join(f"{each['mean_best']:>10.3f} +-{each['std_best']:<5.3f}" for each in cells))
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""What the verbs of the command line call: plain arguments in, a JSON-able answer out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdsearch.host import Host
+from kdsearch.store.files import write_bytes
+from kdsearch.study.study import Study
+from kdsearch.verbs.export import export as export
+from kdsearch.verbs.finished import evidence_of_last, opened, result_of
+from kdsearch.verbs.quickstart import quickstart as quickstart
+from kdsearch.verbs.run import run as run
+from kdsearch.verbs.summary import summary_of as summary_of
+
+
+def status(*, dir: Path) -> dict[str, Any]:
+    """What a folder holds: stages done, trials, who holds it."""
+    from kdsearch.verbs.status import status_of
+
+    return status_of(opened(dir))
+
+
+def clean(*, dir: Path, dry_run: bool = False) -> dict[str, Any]:
+    """Remove what the folder's last run does not use."""
+    from kdsearch.verbs.clean import clean_of
+
+    return clean_of(opened(dir), dry_run)
+
+
+def report(*, dir: Path) -> dict[str, Any]:
+    """Write the page anew from the last run's result and evidence."""
+    from kdsearch.report import render
+
+    result, evidence = result_of(dir), evidence_of_last(dir)
+    sections = [(each.title, each.html) for each in Host.load().report_sections(result)]
+    write_bytes(dir / "report" / "index.html", render(result, evidence, sections).encode())
+    return {"report": str(dir / "report" / "index.html"), "text": f"{dir / 'report' / 'index.html'}"}
+
+
+def plan(*, study: Study, host: Host) -> dict[str, Any]:
+    """What a study would do: candidates, trainings, and time and disk from a short measurement on this machine."""
+    from kdsearch.verbs.plan import plan_of
+
+    return plan_of(study, host)
+
+
+def score(
+    *,
+    space: str,
+    proxies: tuple[str, ...],
+    archs: Path | None = None,
+    sample: int | None = None,
+    teacher: str | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    init_seeds: int = 1,
+    workers: int = 1,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Training-free scores of architectures: those of a file (one a line), or a random sample of the space.
+
+    `init_seeds`: initialisations that a score is the mean of; `spread` in a row is their standard deviation.
+    """
+    from kdsearch.verbs.score import scores_of
+    from kdsearch.verbs.scorers import Setting, terms_of
+
+    setting = Setting(space, terms_of(proxies), teacher, data, seed, init_seeds, allow_code)
+    return scores_of(setting, proxies, archs, sample, workers, progress)
+
+
+def bench_proxies(
+    *,
+    space: str,
+    table: Path,
+    column: str,
+    proxies: tuple[str, ...] = (),
+    sample: int | None = None,
+    seed: int = 0,
+    init_seeds: int = 1,
+    data: str | None = None,
+    teacher: str | None = None,
+    workers: int = 1,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """How well training-free scores rank the architectures of a table; no proxies: `auto`, its terms and the baselines."""
+    from kdsearch.verbs import bench
+    from kdsearch.verbs.scorers import Setting
+
+    setting = Setting(space, (), teacher, data, seed, init_seeds, allow_code)
+    return bench.bench_proxies(setting, proxies, table, column, sample, workers, progress)
+
+
+def bench_search(
+    *,
+    space: str,
+    table: Path,
+    column: str,
+    budgets: tuple[int, ...] = (10, 25, 50, 100),
+    repeats: int = 20,
+    strategies: tuple[str, ...] = (),
+    candidates: int | None = None,
+    max_params: float = 1.0,
+    seed: int = 0,
+    data: str | None = None,
+    teacher: str | None = None,
+    workers: int = 1,
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """The best accuracy after so many looked-up trainings, by strategy."""
+    from kdsearch.verbs import bench_search
+    from kdsearch.verbs.scorers import Setting
+
+    setting = Setting(space, (), teacher, data, seed, 1, allow_code)
+    return bench_search.bench_search(
+        setting, table, column, budgets, repeats, strategies, candidates, max_params, workers, progress
+    )

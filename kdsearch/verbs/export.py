@@ -1,0 +1,76 @@
+"""One format of a finished study: its file verified and, where it was damaged, put back, or made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import UserError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.store.artifacts import Store
+from kdsearch.store.files import read_json
+from kdsearch.store.folder import held, last_run
+from kdsearch.store.inputs import lies
+from kdsearch.study.reading import load_study
+from kdsearch.study.rules import bare
+from kdsearch.training.job import STUDY
+from kdsearch.verbs.finished import result_of
+from kdsearch.verbs.run import ORIGIN, Origin, run_study
+from kdsearch.verbs.summary import speed
+
+
+def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress: bool = True) -> dict[str, Any]:
+    """The row of one format, its file and card as they were verified: what was damaged since is put back from the artifacts.
+
+    A format that the study did not ask for is made, checked and added to its export.
+    """
+    from kdsearch.stages.run import put_back
+
+    result_of(dir)
+    last, store = last_run(dir), Store(dir)
+    made = [store.get(stage, last[stage]["key"]) if stage in last else None for stage in ("export", "report")]
+    exported, reported = made
+    if exported is not None and reported is not None:
+        rows = [each for each in reported.facts["result"]["exports"] if each["format"] == format]
+        if rows:
+            with held(dir):
+                changed = sum(put_back(dir, row, exported, reported) for row in rows) > 0  # of every row
+            return _exported(rows, dir, "  (was damaged; put back)" if changed else "")
+    return _exported(_export_again(dir, format, allow_code, progress), dir)
+
+
+def _exported(rows: Sequence[Mapping[str, Any]], dir: Path, note: str = "") -> dict[str, Any]:
+    """The row of a format, with those of all students where several ship by themselves."""
+    from kdsearch.stages.quality import shown
+
+    lines = []
+    for row in rows:
+        files = ", ".join(str(dir / path) for path in row["paths"])
+        lines.append(f"{files}: {shown(row['quality'], name=True)}, {row['bytes']:,} bytes, {speed(row)}{note}")
+    more = {"exports": list(rows)} if len(rows) > 1 else {}
+    return {**rows[0], **more, "dir": str(dir), "text": "\n".join(lines)}
+
+
+def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> list[Mapping[str, Any]]:
+    host = Host.load()
+    base = dir / read_json(dir / ORIGIN, Origin)["base"] if lies(dir / ORIGIN) else None
+    study = load_study(dir / STUDY, host, allow_code, base=base)
+    section = study.config.export
+    kind = form.partition("-")[2]
+    known = [f"{bare(section.exporter.use)}-{each}" for each in ("fp32", *host.names("quantizer"))]
+    if form not in known:
+        raise UserError(
+            f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
+        )
+    formats = list(dict.fromkeys([*section.formats, form]))
+    quantize = [use.model_dump(mode="json") for use in study.config.compress.quantize]
+    if kind != "fp32" and all(each["use"] != kind for each in quantize):
+        quantize.append({"use": kind, "options": {}})
+    import json
+
+    sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
+    study = load_study(dir / STUDY, host, allow_code, sets, base=base)
+    again = f"kdsearch export {dir} --format {form}" + "".join(f" --allow-code {each}" for each in allow_code)
+    result = run_study(study, host, dir, progress=progress, again=again)
+    return [row for row in result["exports"] if row["format"] == form]

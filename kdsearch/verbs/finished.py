@@ -1,0 +1,52 @@
+"""What a finished study's folder holds, as it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import ArtifactError, nearest
+from kdsearch.store.artifacts import Artifact, Store
+from kdsearch.store.files import read_json
+from kdsearch.store.folder import MARK, last_run, open_folder
+from kdsearch.store.inputs import lies, names
+
+
+def opened(folder: Path) -> Path:
+    """Raise ArtifactError unless it is a study's folder."""
+    if not lies(folder / MARK, error=ArtifactError):
+        near = nearest(folder.name, [name for name in names(folder.parent) if (folder.parent / name / MARK).is_file()])
+        raise ArtifactError(
+            "no study's folder", file=folder, expected="a folder that `kdsearch run` made", nearest=near
+        )
+    open_folder(folder)
+    return folder
+
+
+def result_of(folder: Path) -> Mapping[str, Any]:
+    """The final JSON of a finished study. Raise ArtifactError where it is not finished, or the file is not what `run` wrote."""
+    file = opened(folder) / "result.json"
+    if not lies(file):
+        raise ArtifactError("the study is not finished", file=folder, fix="Run `kdsearch run` on its file.")
+    fix = "Delete it; `kdsearch run` on the study's file writes it anew."
+    found: dict[str, Any] = read_json(file, dict[str, Any], fix)
+    told = _reported(folder).facts["result"]
+    if changed := [name for name, value in told.items() if found.get(name) != value]:
+        raise ArtifactError("has changed since it was written", file=file, path=changed[0], fix=fix)
+    return found
+
+
+def _reported(folder: Path) -> Artifact:
+    """The last run's report."""
+    last = last_run(folder)
+    artifact = Store(folder).get("report", last["report"]["key"]) if "report" in last else None
+    if artifact is None:
+        raise ArtifactError("the report's artifact is gone", file=folder, fix="`kdsearch run` makes it again.")
+    return artifact
+
+
+def evidence_of_last(folder: Path) -> Mapping[str, Any]:
+    """What the last run's figures draw. Raise ArtifactError where it is gone."""
+    found: Mapping[str, Any] = read_json(_reported(opened(folder)).path / "evidence.json")
+    return found

@@ -1,0 +1,195 @@
+"""What a study would do before it does it: counts from its text, time from a few measured steps on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator
+
+from kdsearch.engine.loop import placed
+from kdsearch.engine.precision import Precision
+from kdsearch.host import Host
+from kdsearch.kinds import Model, SearchSpace
+from kdsearch.ops.threads import cpu_threads
+from kdsearch.search.candidates import REFERENCE
+from kdsearch.stages.costs import violations
+from kdsearch.stages.distill import controls_of
+from kdsearch.stages.recipes import counted
+from kdsearch.stages.search import check, scorer_of
+from kdsearch.stages.weightings import worth_in_steps
+from kdsearch.store.hashing import stream
+from kdsearch.study.names import proxies
+from kdsearch.study.study import Study
+from kdsearch.study.summary import summary, trainings
+from kdsearch.training.materials import Materials, open_materials
+from kdsearch.training.train import teacher_model
+
+DRAWN = 200  # candidates that the middling one is chosen from
+STEPS = 3  # measured after one to warm up
+EXPORT_S = 3.0  # of one graph; it hardly depends on the network
+
+
+def plan_of(study: Study, host: Host) -> dict[str, Any]:
+    """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
+    materials = open_materials(study, host)
+    with cpu_threads(study.config.run.threads_per_trial):
+        seconds = _seconds(materials)
+    samples = _samples(materials)
+    found = {**summary(study, host), "samples": samples, "trainings": trainings(study, controls_of(materials))}
+    disk = _disk(materials)
+    workers = study.config.run.workers
+    parallel = {
+        name: value / workers if name in ("search", "refine", "distill") else value for name, value in seconds.items()
+    }
+    total = sum(parallel.values())
+    lines = [
+        f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
+    ]
+    lines += _in_words(materials, samples)
+    recipes = counted(materials)
+    lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
+    lines += [
+        f"  {each['stage']:8} {each['count']} x {each['what']}, {each['epochs']} epochs" for each in found["trainings"]
+    ]
+    lines += [f"  {name:8} about {value:,.0f} s" for name, value in parallel.items()]
+    lines.append(f"about {total / 60:,.1f} minutes with {workers} worker(s), {disk / 1e6:,.0f} MB on disk")
+    lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
+    return {
+        **found,
+        "recipes": recipes,
+        "seconds": parallel,
+        "total_seconds": total,
+        "disk_bytes": disk,
+        "text": "\n".join(lines),
+    }
+
+
+def _records(n: int | None) -> str:
+    return (
+        "as many records as the one before it leaves to make" if n is None else f"{n:,} records, their time not counted"
+    )
+
+
+def _samples(materials: Materials) -> dict[str, dict[str, int]]:
+    """Split -> its samples, and how many of them have a label that the study sees."""
+    counts = materials.data.counts()
+    found = {}
+    for name in ("train", "val", "test"):
+        by_class = counts[name]
+        n, unlabeled = sum(by_class.values()), by_class.get("unlabeled", 0)
+        found[name] = {
+            "samples": n,
+            **({"labeled": n - unlabeled, "unlabeled": unlabeled} if len(by_class) > 1 else {}),
+        }
+    return found
+
+
+def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What the data are, and their splits."""
+    data, described = materials.data, []
+    for each in data.fields:
+        size = "x".join("?" if side is None else str(side) for side in each.shape)
+        if each.use == "input":
+            described.append(f"{each.name} {size}".strip())
+    classes = data.facts.get("classes") or ()
+    total = sum(each["samples"] for each in samples.values())
+    head = f"  data     {total:,} samples ({', '.join(described)})" + (f" of {len(classes)} classes" if classes else "")
+    rows = [
+        f"    {name:6} {each['samples']:>9,}"
+        + (f"  {each['labeled']:,} labelled, {each['unlabeled']:,} unlabelled" if "labeled" in each else "")
+        for name, each in samples.items()
+    ]
+    return [head, *rows]
+
+
+def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:
+    """One training step of a model on real samples, as the engine places and casts them."""
+    split = materials.data.split("train")
+    batch = split.load(list(range(min(batch_size, len(split.ids))))).to(materials.torch_device)
+    module = placed(model.module, materials.torch_device).train()
+    precision = Precision(materials.device.precision, materials.device.accelerator)
+    inputs = [batch[name] for name in model.inputs]
+    times = []
+    for _ in range(1 + STEPS):
+        began = time.perf_counter()
+        with precision.autocast():
+            out = module(*inputs)
+        value = out if isinstance(out, torch.Tensor) else next(iter(out.values() if isinstance(out, dict) else out))
+        if value.requires_grad:
+            value.float().square().mean().backward()
+        module.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def _seconds(materials: Materials) -> dict[str, float]:
+    check(materials)
+    config = materials.study.config
+    n_train = len(materials.data.split("train").ids)
+    seconds = {"prepare": 0.0}
+    for name, use in materials.study.teachers.items():
+        live = materials.study.live_object(materials.study.path_of_teacher(name))
+        capability = None if live is not None else materials.make("teacher", use, materials.study.path_of_teacher(name))
+        if capability is not None and capability.training is not None:
+            training = capability.training
+            size = min(training.batch_size, n_train)
+            with cpu_threads(training.threads or config.run.threads_per_trial):
+                step = _step_seconds(materials, teacher_model(materials, name), size)
+            seconds["prepare"] += training.epochs * n_train / size * step
+    role, space = next(iter(materials.spaces.items()))
+    rng = stream(materials.seed, "plan")
+    spec = _middling(materials, space, rng)
+    scorer = scorer_of(materials, role)
+    scorer.score(spec)
+    began = time.perf_counter()
+    scorer.score(spec)
+    reference = REFERENCE if len(proxies(materials.study)) > 1 else 0
+    seconds["search"] = (time.perf_counter() - began) * _scored(materials, config.search.candidates, reference)
+    recipe = materials.recipe.at(materials.recipe.default())
+    size = min(recipe.train.batch_size, n_train)
+    step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
+    epoch = n_train / size * step
+    seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
+    if config.refine.weightings:
+        seconds["refine"] += worth_in_steps(materials.recipe) * step
+    runs = config.distill.winners + len(controls_of(materials))
+    seconds["distill"] = runs * config.distill.epochs * epoch
+    if config.distill.compare is not None:
+        compare = config.distill.compare
+        seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
+    seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch
+    seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
+    return seconds
+
+
+def _scored(materials: Materials, candidates: int, reference: int) -> int:
+    """How many architectures the search scores, of all roles: a finite space has no more than it holds."""
+    sizes = [space.size() or math.inf for space in materials.spaces.values()]
+    return int(sum(min(candidates, size) + min(reference, size) for size in sizes))
+
+
+def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:
+    """Of candidates drawn at random that keep the limits on params and MACs (or of all, if none does), the median in MACs."""
+    drawn = [space.sample(rng) for _ in range(DRAWN)]
+    costed = [(cost, i) for i, spec in enumerate(drawn) if (cost := space.cost(spec, materials.io)) is not None]
+    feasible = [
+        (cost.macs, i)
+        for cost, i in costed
+        if all(over <= 0 for over in violations(materials, {"params": cost.params, "macs": cost.macs}).values())
+    ]
+    ordered = sorted(feasible) or sorted((cost.macs, i) for cost, i in costed) or [(0, 0)]
+    return drawn[ordered[len(ordered) // 2][1]]
+
+
+def _disk(materials: Materials) -> int:
+    """Bytes of the teachers' cached outputs and of the checkpoints of every training."""
+    config = materials.study.config
+    rows = sum(len(materials.data.split(name).ids) for name in ("train", "val") if name in materials.data.splits)
+    outputs = sum(4 * int(torch.tensor(each.shape).prod()) for each in materials.io.outputs)
+    cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
+    params = config.constraints.params or 1_000_000
+    return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(controls_of(materials)))

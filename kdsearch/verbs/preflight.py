@@ -1,0 +1,24 @@
+"""What a study names, looked at before any work: files that are there, weights that load, names that libraries know."""
+
+from __future__ import annotations
+
+from kdsearch.engine.setup import Site
+from kdsearch.host import Host
+from kdsearch.study.code import load_code
+from kdsearch.study.names import uses
+from kdsearch.study.study import Study
+from kdsearch.training.materials import make, placing
+
+KINDS = ("dataset", "teacher")  # what reads files of the user's
+
+
+def preflight(study: Study, host: Host) -> None:
+    """Raise what the study's data set and teachers would raise at once when they are opened, with the line that names them."""
+    host = study.host(host)
+    site = Site(
+        study.config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder)
+    )
+    for kind, use, path in uses(study):
+        if kind in KINDS and study.live_object(path) is None:
+            with placing(study, f"{path}.options"):
+                make(host, kind, use, path).preflight(site)

@@ -1,0 +1,163 @@
+"""Run a study in its folder, which is held for this process; Ctrl-C and SIGTERM end it after a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from kdsearch.errors import ArtifactError, InterruptedRun, UserError
+from kdsearch.host import Host
+from kdsearch.store.files import remove, write_bytes, write_json
+from kdsearch.store.folder import LAST, Events, held, open_folder
+from kdsearch.store.inputs import lies
+from kdsearch.study.reading import load_study
+from kdsearch.study.study import Study
+from kdsearch.training.job import STUDY, open_store
+
+ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
+
+
+class Origin(TypedDict):
+    """What origin.json holds."""
+
+    base: str
+
+
+def run(
+    *,
+    file: Path,
+    dir: Path | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    sets: tuple[str, ...] = (),
+    allow_code: tuple[str, ...] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run a study file in its folder; the final JSON."""
+    host = Host.load()
+    study = load_study(file, host, allow_code, sets, seed)
+    folder = dir if dir is not None else Path(file).parent / Path(file).stem
+    return run_study(
+        study,
+        host,
+        folder,
+        workers=workers,
+        progress=progress,
+        again=_again(file, dir, workers, seed, sets, allow_code),
+    )
+
+
+def run_study(
+    study: Study,
+    host: Host,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    again: str = "run the same command again",
+    checkpoint_s: float = 30.0,
+) -> dict[str, Any]:
+    """Run a checked study in a folder, held for this process.
+
+    Raises:
+        UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
+    """
+    from kdsearch.deploy.latency import check_cache
+    from kdsearch.stages.run import publish, run_stages
+    from kdsearch.study.check import check_executor
+    from kdsearch.training.materials import open_materials
+    from kdsearch.training.tools import Progress, Tools
+    from kdsearch.verbs.preflight import preflight
+
+    preflight(study, host)
+    materials = open_materials(study, host, folder)  # before the folder exists: wrong input leaves nothing behind
+    check_cache()
+    count = workers if workers is not None else study.config.run.workers
+    check_executor(study, study.host(host), count)
+    with _leaving_nothing(folder), held(folder), _stoppable() as stop:
+        text = study.resolved_yaml().encode()
+        if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
+            write_bytes(folder / STUDY, text)
+        write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
+        store = open_store(study, folder)
+        tools = Tools(
+            store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
+        )
+        try:
+            return publish(materials, run_stages(materials, tools), tools)
+        except KeyboardInterrupt:
+            raise InterruptedRun(f"interrupted; to go on: {again}") from None
+        except InterruptedRun as error:
+            raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Open the folder; where the user's input proves wrong before any stage is done, a folder made now goes again."""
+    was_there = lies(folder, error=ArtifactError)
+    open_folder(folder)
+    try:
+        yield
+    except UserError:
+        if not was_there and not (folder / LAST).exists():
+            remove(folder)
+        raise
+
+
+def _relative(base: Path, folder: Path) -> str:
+    """From the study's folder to where its paths start, so that both may be moved together."""
+    try:
+        return os.path.relpath(base.resolve(), folder.resolve())
+    except ValueError:  # another drive
+        return str(base.resolve())
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM set a flag that trainings ask for after every step; a second Ctrl-C ends at once."""
+    asked = {"stop": False}
+
+    def on_signal(number: int, _: Any) -> None:
+        if asked["stop"]:
+            raise KeyboardInterrupt
+        asked["stop"] = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    if getattr(signal.getsignal(signal.SIGINT), "came", False):
+        raise KeyboardInterrupt  # it came while a library was imported, and was swallowed there
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked["stop"]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _again(
+    file: Path,
+    dir: Path | None,
+    workers: int | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    allow_code: tuple[str, ...],
+) -> str:
+    import shlex
+
+    words = ["kdsearch", "run", str(file)]
+    words += ["--dir", str(dir)] if dir is not None else []
+    words += ["--workers", str(workers)] if workers is not None else []
+    words += ["--seed", str(seed)] if seed is not None else []
+    for each in sets:
+        words += ["--set", each]
+    for each in allow_code:
+        words += ["--allow-code", each]
+    return shlex.join(words)

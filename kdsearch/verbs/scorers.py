@@ -1,0 +1,176 @@
+"""Scoring outside a study: a search space, proxies and a probe by name, in this process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from kdsearch.engine.setup import Site
+from kdsearch.engine.splits import arrange
+from kdsearch.errors import PluginError, StudyError, UserError, told
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace
+from kdsearch.search.backend import Remote, Score, in_process
+from kdsearch.search.candidates import Region, lost
+from kdsearch.search.scoring import Scorer, cost_of, random_teacher
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.code import is_code, load_code
+from kdsearch.study.names import COMPOSITES
+from kdsearch.study.schema import Use
+from kdsearch.training.materials import make, seeded_build
+
+BATCH = 32  # samples of the probe
+CHUNK = 16  # candidates a job
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a score depends on, as JSON values: another process makes the same scorer of it.
+
+    Args:
+        space: a registered search space, or file.py:Class.
+        proxies: names. teacher: text of an architecture; None = the space's own.
+        data: a data set whose training samples are the probe; None = N(0, 1) noise.
+        seed: of the probe, the teacher and the initialisations; init_seeds: how many of these are averaged.
+    """
+
+    space: str
+    proxies: tuple[str, ...]
+    teacher: str | None = None
+    data: str | None = None
+    seed: int = 0
+    init_seeds: int = 1
+    allow_code: tuple[str, ...] = ()
+
+
+def terms_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The proxies to score: composites stand for their terms, each once."""
+    return tuple(dict.fromkeys(term for name in names for term in COMPOSITES.get(name, (name,))))
+
+
+def open_space(name: str, host: Host, allow_code: Sequence[str]) -> SearchSpace[Any]:
+    """The search space with its declared ranges. Raise PluginError, StudyError or UnsafeCodeError."""
+    if not is_code(name):
+        try:
+            found: SearchSpace[Any] = host.load_class("search_space", name)()
+        except PluginError as error:
+            raise error.at(path="--space") from error.__cause__
+        return found
+    cls = load_code(name, tuple(allow_code), Path(), "--space")
+    if not (isinstance(cls, type) and issubclass(cls, SearchSpace)):
+        raise StudyError(f"'{name}' is {cls!r}", path="--space", expected="a subclass of kinds.SearchSpace")
+    return cls()
+
+
+def open_scorer(setting: Setting) -> Scorer:
+    """Everything that `setting` names, checked before any work."""
+    host = Host.load()
+    space = open_space(setting.space, host, setting.allow_code)
+    for name in setting.proxies:
+        try:
+            host.find("proxy", name, tuple(COMPOSITES))
+        except PluginError as error:
+            raise error.at(path="--proxies") from None
+    proxies = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in setting.proxies}
+    task = make(host, "task", Use(use="classification", options={}), "task")
+    io, batch = _input(host, space, task, setting)
+    space = space.narrowed(io)
+    spec = None if setting.teacher is None else spec_of(space, setting.teacher, "--teacher", None)
+    return scorer_on(space, io, task, proxies, batch, spec, setting.seed, setting.init_seeds)
+
+
+def scorer_on(
+    space: SearchSpace[Any],
+    io: IO,
+    task: Any,
+    proxies: Mapping[str, Any],
+    batch: Batch | None,
+    teacher: Any,
+    seed: int,
+    init_seeds: int = 1,
+) -> Scorer:
+    """A Scorer with the random teacher that its proxies need: this one, of this spec, or the space's own where it is None."""
+    model = teacher if isinstance(teacher, Model) else None
+    if model is None and any(proxy.needs_teacher for proxy in proxies.values()):
+        own = teacher is None
+        model = random_teacher(space, io, seed) if own else seeded_build(space, teacher, io, derive(seed, "teacher"))
+    seeds = range(seed, seed + init_seeds)
+    return Scorer(
+        space, io, task, proxies, batch=batch, teacher=model, probe_seed=seed, init_seeds=seeds, batch_size=BATCH
+    )
+
+
+def spec_of(space: SearchSpace[Any], text: str, file: str, line: int | None) -> Any:
+    """An architecture from its text; a StudyError says where it stands."""
+    try:
+        return space.decode(text.strip())
+    except StudyError as error:
+        raise error.at(file=file, line=line) from None
+
+
+def cost_or_error(scorer: Scorer, spec: Any) -> Cost:
+    """Of an architecture that is asked for by name: a PluginError where the space's own code fails."""
+    space = scorer.space
+    try:
+        return cost_of(space, spec, scorer.io, scorer.task)
+    except UserError:
+        raise
+    except Exception as error:
+        raise PluginError(f"search space '{type(space).__name__}' fails at {space.key(spec)}: {told(error)}") from error
+
+
+def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> tuple[IO, Batch | None]:
+    """The networks' inputs and outputs and the probe's batch: None = noise, else training samples of a data set."""
+    if setting.data is None:
+        return space.example_io(), None
+    import torch
+
+    try:
+        host.find("dataset", setting.data)
+    except PluginError as error:
+        raise error.at(path="--data") from None
+    dataset = make(host, "dataset", Use(use=setting.data, options={}), "--data")
+    source = dataset.open(Site(setting.seed, Path()))
+    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=setting.seed)
+    split = arranged.split("train")
+    chosen = torch.randperm(len(split.ids), generator=stream(setting.seed, "probe"))[:BATCH]
+    return task.io(source.fields, source.facts), split.load(chosen.tolist())
+
+
+@contextmanager
+def scoring(setting: Setting, scorer: Scorer, workers: int) -> Iterator[Score]:
+    """Score here with one worker, else in so many local processes of one thread each. Both give equal rows."""
+    if workers == 1:
+        from kdsearch.ops.threads import cpu_threads
+
+        with cpu_threads(1):
+            yield in_process(scorer, CHUNK)
+        return
+    executor = make(Host.load(), "executor", Use(use="processes", options={}), "--workers")
+    executor.slots = workers
+    region = Region(scorer.space, scorer.io, scorer.task, {})
+    arguments = {"setting": asdict(setting)}
+    try:
+        yield Remote(
+            executor, f"{__name__}:score_job", arguments, lost(region, setting.proxies), chunk=CHUNK, threads=1
+        )
+    finally:
+        executor.close()
+
+
+def score_job(setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a chunk of candidates; a process that gets several chunks makes the scorer once."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in setting.items()
+    }
+    scorer = _scorer(Setting(**values))
+    return [scorer.score(spec).row() for spec in specs]
+
+
+@lru_cache(maxsize=1)
+def _scorer(setting: Setting) -> Scorer:
+    return open_scorer(setting)

@@ -1,0 +1,52 @@
+"""A study's result in a few lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def speed(row: Mapping[str, Any]) -> str:
+    """The median in a plain session, and what the card's session options make of it."""
+    text = f"{row['latency_ms']['median']:.3f} ms"
+    return text + (f" ({row['latency_tuned_ms']['median']:.3f} ms tuned)" if row["latency_tuned_ms"] else "")
+
+
+def _recipe(row: Mapping[str, Any]) -> str:
+    """What a data recipe made, and what it cost."""
+    spent = "".join(f", {cost['calls']:,} calls of {name}" for name, cost in row["cost"].items())
+    return f"recipe      {row['use']}: {row['kept']:,} of {row['records']:,} records kept{spent}"
+
+
+def summary_of(result: Mapping[str, Any], folder: Path) -> str:
+    """The result in a few lines for people."""
+    from kdsearch.stages.quality import file_label, shown
+
+    def line(name: str, row: Mapping[str, Any], rest: str) -> str:
+        return f"{name:11} {shown(row['quality']):>8}  {rest}"
+
+    student, teacher = result["student"], result["teacher"]
+    quality = student["quality"]
+    better = "higher" if quality["direction"] == "max" else "lower"
+    lines = [f"WARNING  {text}" for text in result["warnings"]]
+    lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
+    lines += [_recipe(each) for each in result["data"]["recipes"]]
+    if teacher and (teacher["quality"] or teacher["params"]):
+        lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
+    lines.append(line("student", student, f"{student['params']:>10,} params  {student['architecture']}"))
+    for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
+        if result[name]:
+            lines.append(line(label, result[name], "the same student, equal steps"))
+    if result["pruned"]:
+        lines.append(line("pruned", result["pruned"], f"{result['pruned']['params']:>10,} params"))
+    for row in result["exports"]:
+        said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
+        said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
+        lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {speed(row)}{said}"))
+    lines += [f"note        {text}" for text in result["notes"] if text.startswith("Teacher")]
+    if chosen := result["recommended"]:
+        name = next((file_label(row) for row in result["exports"] if row["path"] == chosen["path"]), chosen["format"])
+        lines.append(f"recommended {name}: {chosen['why']}")
+    lines.append(f"report      {folder / result['report']}")
+    return "\n".join(lines)

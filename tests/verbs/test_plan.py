@@ -1,0 +1,21 @@
+"""What a plan says of the data before anything is trained."""
+
+import pytest
+
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.verbs.plan import plan_of
+from tests.stages.tiny import LESS, write_study
+
+
+def test_the_data_are_counted(tmp_path):
+    host = Host.load()
+    found = plan_of(load_study(write_study(tmp_path), host, sets=LESS), host)
+    train, val, test = (found["samples"][name] for name in ("train", "val", "test"))
+    assert (train["samples"], test) == (400, {"samples": 359, "labeled": 359, "unlabeled": 0})
+    for each in (train, val):
+        assert each["labeled"] + each["unlabeled"] == each["samples"]
+        assert each["labeled"] == pytest.approx(0.2 * each["samples"], abs=2)
+    lines = found["text"].splitlines()
+    assert f"  data     {400 + val['samples'] + 359:,} samples (image 1x8x8) of 10 classes" in lines
+    assert f"    train        400  {train['labeled']} labelled, {train['unlabeled']} unlabelled" in lines
