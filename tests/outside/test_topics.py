@@ -21,7 +21,7 @@ from kdsearch.store.folder import Events, open_folder
 from kdsearch.study import load_study
 from kdsearch.training import job
 from kdsearch.training.materials import open_materials
-from kdsearch.training.tools import Progress, Tools
+from kdsearch.training.tools import Address, Progress, Tools
 from kdsearch.verbs.commands import clean, plan
 from kdsearch.verbs.run import run_study
 from kdsearch.verbs.summary import summary_of
@@ -288,7 +288,7 @@ def test_a_recipe_that_breaks_its_promise_is_named_by_the_studys_key(does: Any, 
 def test_a_job_sees_what_the_recipe_made(finished: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, result, _ = finished
     key = read_json(folder / "last.json")["prepare"]["key"]
-    materials = job.open_job(str(folder), str(HERE), (), "refine", key)
+    materials = job.open_job(Address(str(folder), str(HERE), prepared=key))
     labels = materials.data.split("train").labels
     assert len(labels) == result["data"]["recipes"][0]["kept"]
     assert int((labels == HIDDEN).sum()) == 0

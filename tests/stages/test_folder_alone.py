@@ -11,6 +11,7 @@ from kdsearch.errors import UserError
 from kdsearch.host import Host
 from kdsearch.study import load_study
 from kdsearch.training.job import open_job
+from kdsearch.training.tools import Address
 from kdsearch.verbs.commands import export
 from kdsearch.verbs.run import run_study
 from tests.examples.test_examples import EXAMPLES
@@ -41,5 +42,5 @@ def test_a_format_that_was_not_asked_for_is_added(home):
 
 
 def test_a_spawned_job_finds_the_file_beside_the_study(home):
-    materials = open_job(str(home / "runs" / "one"), str(home), ALLOWED)
+    materials = open_job(Address(str(home / "runs" / "one"), str(home), ALLOWED))
     assert type(materials.spaces["student"]).__name__ == "Plain"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from kdsearch.training import teachers
 from kdsearch.training.job import open_job
 from kdsearch.training.keys import part_of, seen_by
 from kdsearch.training.materials import GUARDED, Materials, open_materials
+from kdsearch.training.tools import Address
 from tests.stages.every_key import CHANGES, FIXED, HOST, TEXT, keys
 from tests.stages.tiny import events, run_tiny
 
@@ -197,12 +199,14 @@ def test_an_undeclared_read_ends_the_study_and_fails_no_trial(tmp_path, monkeypa
 
 def test_a_job_sees_what_its_stage_sees(tmp_path):
     (tmp_path / "study.yaml").write_text(TEXT)
-    opened = open_job(str(tmp_path), str(tmp_path), (), "search")
+    seen = seen_by(search, materials())
+    address = Address(str(tmp_path), str(tmp_path))
+    opened = open_job(replace(address, stage=seen.stage, reads=seen.reads))
     assert opened.stage == "search"
     assert opened.study.config.search.keep == 2
     with pytest.raises(UndeclaredReadError, match="stage 'search' reads 'refine'"):
         _ = opened.study.config.refine
-    assert part_of(refine, open_job(str(tmp_path), str(tmp_path), ()))
+    assert part_of(refine, open_job(address))
 
 
 def test_the_exporter_is_read_by_a_search_that_measures_files_only():
