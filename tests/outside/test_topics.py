@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from kdsearch.errors import UnreachableError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, DataRecipe, DataSource, NoOptions, Record, Services
+from kdsearch.stages import search
 from kdsearch.stages.run import run_stages
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_json, read_lines
@@ -288,13 +290,15 @@ def test_a_recipe_that_breaks_its_promise_is_named_by_the_studys_key(does: Any, 
 def test_a_job_sees_what_the_recipe_made(finished: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, result, _ = finished
     key = read_json(folder / "last.json")["prepare"]["key"]
-    materials = job.open_job(Address(str(folder), str(HERE), prepared=key))
+    address = Address(str(folder), str(HERE), prepared=key)
+    materials = job.open_job(address)
     labels = materials.data.split("train").labels
     assert len(labels) == result["data"]["recipes"][0]["kept"]
     assert int((labels == HIDDEN).sum()) == 0
     assert materials.data.split("test").ids == materials.given.split("test").ids
     spec = read_lines(folder / "candidates.jsonl")[0]["spec"]
-    (row,) = job.score_job(str(folder), str(HERE), (), "search", key, "student", [spec])
+    seen = seen_by(search, materials)
+    (row,) = search.score_job(vars(replace(address, stage=seen.stage, reads=seen.reads)), "student", [spec])
     assert row["scores"]["params"] > 0
 
 
