@@ -22,6 +22,7 @@ from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.study import load_study
 from kdsearch.training import job
+from kdsearch.training.keys import seen_by
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Address, Progress, Tools
 from kdsearch.verbs.commands import clean, plan
