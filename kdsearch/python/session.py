@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import StudyError, nearest, one_of
+from kdsearch.errors import StudyError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Model, Trial
 from kdsearch.python.result import Result
+from kdsearch.report.frames import frame, trial_rows
+from kdsearch.report.words import spec_words
+from kdsearch.search.trials import TrialLog
 from kdsearch.stages import refine
 from kdsearch.stages.costs import violations
 from kdsearch.stages.run import run_stages
@@ -25,6 +28,7 @@ from kdsearch.training.materials import Materials, open_materials
 from kdsearch.training.recipe_data import supplied
 from kdsearch.training.tools import Progress, Tools
 from kdsearch.training.train import open_teachers
+from kdsearch.verbs.preflight import check_storage
 from kdsearch.verbs.run import run_study
 
 
@@ -54,6 +58,12 @@ class Candidate:
     costs: Mapping[str, float]
     values: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        words = " + ".join(spec_words(spec) or role for role, spec in self.specs.items())
+        costs = ", ".join(f"{value:,.6g} {name}" for name, value in self.costs.items())
+        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in self.recipe.weights.items())
+        return f"<Candidate {self.number}: {words}; {costs}; weights {weights}; lr {self.recipe.train.lr:.3g}>"
+
 
 class Session:
     """`ask` and `tell` for a training loop of one's own; told trials stay in the folder's `trials.journal`.
@@ -73,9 +83,17 @@ class Session:
         self.materials: Materials = open_materials(study, host, self.folder)
         self._progress = Progress(progress)
         self._hold: Any = None
+        self._log: TrialLog | None = None
+        self._waiting: Candidate | None = None
         self._events = Events(self.folder / "events.jsonl", host.event)
 
+    def __repr__(self) -> str:
+        name, n = self.materials.study.config.name, self.materials.study.config.refine.trials
+        told = "not open" if self._log is None else f"{len(self.trials)} of {n} trials told"
+        return f"<Session of study '{name}' in {self.folder}: {told}>"
+
     def __enter__(self) -> Session:
+        check_storage(self.materials.study)
         open_folder(self.folder)
         self._hold = held(self.folder)
         self._hold.__enter__()
@@ -89,11 +107,10 @@ class Session:
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
-        self._log = refine.open_log(self.materials, self.folder, f"session-{name}", self.dims)
+        self._log = refine.open_log(self.materials, self.folder, f"session {name[: refine.KEY]}", self.kept)
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
         self._first = refine.first_values(self.materials, self.kept, teachers, work)
-        self._waiting: Candidate | None = None
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -102,7 +119,20 @@ class Session:
     @property
     def trials(self) -> list[Trial]:
         """Everything told so far, by number."""
-        return [trial for trial in self._log.read() if trial.is_over]
+        return [trial for trial in self._told.read() if trial.is_over]
+
+    def trials_dataframe(self) -> Any:
+        """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
+        rows = [refine.row_of(self.materials, trial, self.kept) for trial in self.trials]
+        return frame(trial_rows({"trials": rows, "objectives": dict(self.materials.objectives)}))
+
+    @property
+    def _told(self) -> TrialLog:
+        if self._log is None:
+            raise UserError(
+                "the session is not open", fix="Use it as `with kdsearch.Session(study, folder) as session:`."
+            )
+        return self._log
 
     def ask(self) -> Candidate | None:
         """The next candidate, or None when the study's number of trials is told."""
@@ -113,7 +143,9 @@ class Session:
             return None
         seed = derive(self.materials.seed, "refine") % 2**31
         ask = refine.next_ask(self._controller, self.dims, self._first, history, seed)
-        self._waiting = self._candidate(len(history), ask) if ask is not None else None
+        if ask is not None:
+            self._told.put(Trial(len(history), ask.values, state="running"))
+            self._waiting = self._candidate(len(history), ask)
         return self._waiting
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
@@ -145,12 +177,12 @@ class Session:
             return
         losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
         over = tuple(violations(self.materials, known).values())
-        self._log.put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
+        self._told.put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
         self._waiting = None
 
     def fail(self, candidate: Candidate, error: str) -> None:
         """The candidate could not be trained; the controller is told so."""
-        self._log.put(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        self._told.put(Trial(candidate.number, candidate.values, None, "failed", error=error))
         self._waiting = None
 
     def best(self) -> dict[str, Any]:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.storages import JournalStorage
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from kdsearch.errors import ArtifactError, StorageError
+from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyError
 from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
-from kdsearch.search.axis import Axis
+from kdsearch.search.axis import Axis, encode
 from kdsearch.store.files import as_storage_error
 
 STATES = {
@@ -29,85 +34,103 @@ STATES = {
     "running": TrialState.RUNNING,
     "paused": TrialState.RUNNING,
 }
-ATTRIBUTE = "kdsearch"  # user attribute that holds the whole trial as JSON
+ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as JSON: no dashboard shows it
+WAIT_S = 10.0  # for a gRPC proxy to answer
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a dashboard shows of the trials: names that a person reads, objectives in their own direction.
+
+    Args:
+        objectives: name -> `min` or `max`, in the order of the trials' losses.
+        title: stands before the key in the Optuna study's name.
+        dims: name -> dimension of the trials' values; others are not shown.
+        constraints: names of the trials' violations, in their order.
+        about: further columns of a trial that was asked for: its architecture in words, its costs.
+    """
+
+    objectives: Mapping[str, str]
+    title: str = ""
+    dims: Mapping[str, Dim] = field(default_factory=dict)
+    constraints: Sequence[str] = ()
+    about: Callable[[Trial], Mapping[str, Any]] = lambda trial: {}
+
+    def values(self, losses: Sequence[float]) -> list[float]:
+        """The objectives as they are: a maximised one is not negated."""
+        return [
+            0.0 - loss if direction == "max" else loss
+            for loss, direction in zip(losses, self.objectives.values(), strict=True)
+        ]
 
 
 class TrialLog:
-    """The trials of one key (an Optuna study of that name) in a storage that several keys may share.
+    """The trials of one key (an Optuna study whose name ends with it) in a storage that several keys may share.
 
     One process writes a key at a time. A trial is put there when it is asked for, and again whenever its state changes; each
     costs the same after ten trials and after ten thousand.
 
     Args:
-        storage: a journal file (a torn last line is cut off), or the URL of any Optuna storage.
-        n_losses: objectives, all minimised.
-        dims: what the dashboard shows as parameters.
+        storage: a journal file (a torn last line is cut off), the URL of any Optuna storage, or `grpc://HOST:PORT` of a proxy.
 
     Raises:
+        StudyError: an address of a proxy that is none, or nobody answers there.
         ArtifactError: it is no journal or cannot be opened, or the key's study has another number of objectives.
         StorageError: the disk is full or not writable.
     """
 
-    def __init__(self, storage: Path | str, key: str, n_losses: int = 1, dims: Sequence[Dim] = ()) -> None:
-        self.place, self.key, self.n_losses = storage, key, n_losses
-        self._axes = {dim.path: Axis(dim) for dim in dims}
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
-            self._storage = _journal(storage) if isinstance(storage, Path) else optuna.storages.get_storage(storage)
-            directions: list[Any] = ["minimize"] * n_losses
-            study = optuna.create_study(
-                storage=self._storage, study_name=key, directions=directions, load_if_exists=True
-            )
-        except OSError as error:
-            raise StorageError(str(error), file=storage) from error
-        except Exception as error:
-            problem = f"not a journal of trials ({type(error).__name__}: {error})"
-            fix = "Delete the file; `run` tries again."
-            if not isinstance(storage, Path):
-                problem, fix = (
-                    f"cannot be opened ({type(error).__name__}: {error})",
-                    "Mend run.storage, or leave it out.",
-                )
-            raise ArtifactError(problem, file=storage, fix=fix) from error
-        finally:
-            optuna.logging.set_verbosity(level)
-        if len(study.directions) != n_losses:
-            raise ArtifactError(f"'{key}' has {len(study.directions)} objectives", file=storage, expected=str(n_losses))
-        self._study_id = self._storage.get_study_id_from_name(key)
+    def __init__(self, storage: Path | str, key: str, board: Board) -> None:
+        self.place, self.key, self.board = storage, key, board
+        self._n = len(board.objectives)
+        with _as_ours(storage):
+            self._storage = _journal(storage) if isinstance(storage, Path) else _opened(storage)
+            study = self._study()
+        if len(study.directions) != self._n:
+            raise ArtifactError(f"'{key}' has {len(study.directions)} objectives", file=storage, expected=str(self._n))
+        self._study_id = study._study_id
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False):
-            if ATTRIBUTE in frozen.user_attrs:
+            if ATTRIBUTE in frozen.system_attrs:
                 trial = _rebuilt(frozen)
                 self._known[trial.number] = (frozen._trial_id, trial)
                 if trial.is_over and not frozen.state.is_finished():  # a kill between the two
                     self._end(frozen._trial_id, trial)
 
+    def _study(self) -> optuna.Study:
+        """The key's study, made where there is none; one that was made under another title is the key's, too."""
+        name = f"{self.board.title} {self.key}".strip()
+        known = [each.study_name for each in self._storage.get_all_studies()]
+        if name not in known:
+            name = next((each for each in known if each.endswith(f" {self.key}")), name)
+        study = optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            directions=["maximize" if each == "max" else "minimize" for each in self.board.objectives.values()],
+            load_if_exists=True,
+        )
+        if name not in known:
+            study.set_metric_names(list(self.board.objectives))
+        return study
+
     def read(self) -> list[Trial]:
         """Every trial as it was put last, by number."""
         return [trial for _, (_, trial) in sorted(self._known.items())]
 
-    def put(self, trial: Trial, shown: Mapping[str, Value] | None = None) -> bool:
+    def put(self, trial: Trial) -> bool:
         """Store the trial's present state; False where that is known, or the trial has ended: it never changes again.
 
-        Args:
-            shown: further dimensions' values for the dashboard, such as the space's.
-
         Raises:
-            ValueError: a complete trial without `n_losses` finite losses: it has failed.
+            ValueError: a complete trial without a finite loss for each objective: it has failed.
         """
         is_complete = trial.state == "complete"
-        if is_complete and not (len(trial.losses) == self.n_losses and all(map(math.isfinite, trial.losses))):
-            raise ValueError(
-                f"trial {trial.number} is complete with losses {trial.losses}: expected {self.n_losses} numbers"
-            )
+        if is_complete and not (len(trial.losses) == self._n and all(map(math.isfinite, trial.losses))):
+            raise ValueError(f"trial {trial.number} is complete with losses {trial.losses}: expected {self._n} numbers")
         id, before = self._known.get(trial.number, (None, None))
         if before is not None and (before.is_over or before == trial):
             return False
         try:
             if id is None:
-                frozen = self._as_frozen(trial, {**(shown or {}), **trial.values})
-                id = self._storage.create_new_trial(self._study_id, frozen)
+                id = self._storage.create_new_trial(self._study_id, self._as_frozen(trial))
             else:
                 self._update(id, trial)
         except OSError as error:
@@ -117,41 +140,119 @@ class TrialLog:
 
     def _update(self, id: int, trial: Trial) -> None:
         before = self._known[trial.number][1]
-        for name, value in _attributes(trial).items():
-            self._storage.set_trial_user_attr(id, name, value)
-        if self.n_losses == 1:
-            for step, loss in _steps(trial).items() - _steps(before).items():
-                self._storage.set_trial_intermediate_value(id, step, loss)
+        for step, value in self._steps(trial).items() - self._steps(before).items():
+            self._storage.set_trial_intermediate_value(id, step, value)
+        if trial.error:
+            self._storage.set_trial_user_attr(id, "error", trial.error)
+        for name, told in self._as_frozen(trial).system_attrs.items():
+            self._storage.set_trial_system_attr(id, name, told)
         if trial.is_over:
-            for name, value in self._as_frozen(trial, trial.values).system_attrs.items():
-                self._storage.set_trial_system_attr(id, name, value)
             self._end(id, trial)
 
     def _end(self, id: int, trial: Trial) -> None:
-        values = list(trial.losses) if trial.state == "complete" else None
-        self._storage.set_trial_state_values(id, STATES[trial.state], values)
+        self._storage.set_trial_state_values(id, STATES[trial.state], self._values(trial))
 
-    def _as_frozen(self, trial: Trial, values: Mapping[str, Value]) -> FrozenTrial:
-        params = {path: axis.inner(values[path]) for path, axis in self._axes.items() if path in values}
-        params = {path: inner for path, inner in params.items() if inner is not None}
+    def _values(self, trial: Trial) -> list[float] | None:
+        return self.board.values(trial.losses) if trial.state == "complete" else None
+
+    def _steps(self, trial: Trial) -> dict[int, float]:
+        """Per mille of its length -> the one objective; Optuna has no curves of several."""
+        if self._n > 1:
+            return {}
+        return {
+            round(1000 * share): self.board.values(losses)[0]
+            for share, losses in trial.curve
+            if math.isfinite(losses[0])
+        }
+
+    def _as_frozen(self, trial: Trial) -> FrozenTrial:
+        given = {name: dim for name, dim in self.board.dims.items() if dim.path in trial.values}
+        shown = {name: _param(dim, trial.values[dim.path]) for name, dim in given.items()}
+        params = {name: each for name, each in shown.items() if each is not None}
         return create_trial(
             state=STATES[trial.state],
-            values=list(trial.losses) if trial.state == "complete" else None,
-            params=params,
-            distributions={path: self._axes[path].distribution for path in params},
-            user_attrs=_attributes(trial),
-            constraints={f"c{i}": each for i, each in enumerate(trial.violations)},
-            intermediate_values=_steps(trial) if self.n_losses == 1 else {},
+            values=self._values(trial),
+            params={name: value for name, (value, _) in params.items()},
+            distributions={name: distribution for name, (_, distribution) in params.items()},
+            user_attrs={**self.board.about(trial), **({"error": trial.error} if trial.error else {})},
+            system_attrs={ATTRIBUTE: json.dumps(asdict(trial))},
+            constraints=dict(zip(self.board.constraints, map(_finite, trial.violations), strict=False)),
+            intermediate_values=self._steps(trial),
         )
 
 
-def _attributes(trial: Trial) -> dict[str, str]:
-    return {ATTRIBUTE: json.dumps(asdict(trial)), **({"error": trial.error} if trial.error else {})}
+def _param(dim: Dim, value: Value) -> tuple[Any, BaseDistribution] | None:
+    """A value and its range as a person reads them; None outside of the range. A choice is itself, not its position."""
+    axis = Axis(dim)
+    if not dim.range.choices:
+        return None if axis.inner(value) is None else (value, axis.distribution)
+    texts = [encode(each) for each in dim.range.choices]
+    if encode(value) not in texts:
+        return None
+    plain = [
+        each if each is None or isinstance(each, bool | int | float | str) else text
+        for each, text in zip(dim.range.choices, texts, strict=True)
+    ]
+    choices = plain if len(set(plain)) == len(plain) else texts  # true is 1 to Optuna
+    return choices[texts.index(encode(value))], CategoricalDistribution(choices)
 
 
-def _steps(trial: Trial) -> dict[int, float]:
-    """Per mille of its length -> the one objective."""
-    return {round(1000 * share): losses[0] for share, losses in trial.curve if math.isfinite(losses[0])}
+def _finite(violation: float) -> float:
+    """Optuna takes no NaN, and JSON no infinity."""
+    return violation if math.isfinite(violation) else sys.float_info.max
+
+
+def check_storage(url: str) -> None:
+    """Raise ArtifactError or StudyError for one that cannot be opened."""
+    with _as_ours(url):
+        _opened(url)
+
+
+@contextmanager
+def _as_ours(storage: Path | str) -> Iterator[None]:
+    """Optuna quiet, and what goes wrong with its storage as one of our errors."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except KdsearchError:
+        raise
+    except OSError as error:
+        raise StorageError(str(error), file=storage) from error
+    except Exception as error:
+        said = f"({type(error).__name__}: {error})"
+        if isinstance(storage, Path):
+            fix = "Delete the file; `run` tries again."
+            raise ArtifactError(f"not a journal of trials {said}", file=storage, fix=fix) from error
+        raise ArtifactError(
+            f"cannot be opened {said}", file=storage, fix="Mend run.storage, or leave it out."
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _opened(url: str) -> BaseStorage:
+    if not url.startswith("grpc:"):
+        return optuna.storages.get_storage(url)
+    found = re.fullmatch(r"grpc://([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", url)
+    if found is None:
+        raise StudyError(f"got '{url}'", path="run.storage", expected="grpc://HOST:PORT")
+    try:
+        proxy = optuna.storages.GrpcStorageProxy(host=found[1], port=int(found[2]))
+        proxy.wait_server_ready(timeout=WAIT_S)
+    except ImportError as error:
+        raise StudyError(
+            "grpcio is not installed", path="run.storage", fix="Run: pip install 'kdsearch[grpc]'"
+        ) from error
+    except ConnectionError as error:
+        raise StudyError(
+            f"'{url}' does not answer",
+            path="run.storage",
+            expected="a server that `optuna.storages.run_grpc_proxy_server` started",
+        ) from error
+    return proxy
 
 
 def _journal(path: Path) -> JournalStorage:
@@ -164,7 +265,7 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def _rebuilt(frozen: FrozenTrial) -> Trial:
-    raw: dict[str, Any] = json.loads(frozen.user_attrs[ATTRIBUTE])
+    raw: dict[str, Any] = json.loads(frozen.system_attrs[ATTRIBUTE])
     raw["losses"], raw["violations"] = tuple(raw["losses"]), tuple(raw["violations"])
     raw["over"] = tuple(raw["over"]) if raw.get("over") else None
     raw["curve"] = tuple((share, tuple(losses)) for share, losses in raw["curve"])

@@ -77,12 +77,14 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     return costs
 
 
+def bounds(materials: Materials) -> dict[str, float]:
+    """Constraint -> its limit, of those that the study sets."""
+    limits = materials.study.config.constraints
+    latency = limits.latency_ms.max if isinstance(limits.latency_ms, Latency) else limits.latency_ms
+    found = {"params": limits.params, "macs": limits.macs, "onnx_bytes": limits.onnx_bytes, "latency_ms": latency}
+    return {name: bound for name, bound in found.items() if bound is not None}
+
+
 def violations(materials: Materials, costs: Mapping[str, float]) -> dict[str, float]:
     """Constraint -> (value - limit) / limit for each that the costs speak of; <= 0 where it holds."""
-    limits = materials.study.config.constraints
-    bounds: dict[str, float | None] = {"params": limits.params, "macs": limits.macs, "onnx_bytes": limits.onnx_bytes}
-    if limits.latency_ms is not None:
-        bounds["latency_ms"] = limits.latency_ms.max if isinstance(limits.latency_ms, Latency) else limits.latency_ms
-    return {
-        name: (costs[name] - bound) / bound for name, bound in bounds.items() if bound is not None and name in costs
-    }
+    return {name: (costs[name] - bound) / bound for name, bound in bounds(materials).items() if name in costs}

@@ -13,10 +13,11 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Ask, Controller, Dim, Range, Stopper, Trial
+from kdsearch.report.words import architecture
 from kdsearch.search.pareto import fronts
 from kdsearch.search.schedule import Piece, Schedule
-from kdsearch.search.trials import TrialLog
-from kdsearch.stages.costs import violations
+from kdsearch.search.trials import Board, TrialLog
+from kdsearch.stages.costs import bounds, violations
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
 from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
@@ -32,6 +33,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
+KEY = 12  # characters of a key that a dashboard shows
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:
@@ -48,8 +50,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     attempt = len(list(work.glob("attempt-*")))
 
+    key = f"{NAME} {work.name.removeprefix(f'{NAME}-')[:KEY]}"
+
     def log_of(attempt: int) -> TrialLog:
-        return open_log(materials, tools.folder, f"{work.name}-{attempt}" if attempt else work.name, dims)
+        return open_log(materials, tools.folder, f"{key}-{attempt}" if attempt else key, kept)
 
     log = log_of(attempt)
     if is_outgrown(materials, limits_met(log.read())):  # it was stopped, and goes on with a higher limit
@@ -57,7 +61,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         attempt += 1
         log = log_of(attempt)
     before = inputs.get(NAME)
-    logs = [open_log(materials, tools.folder, before.facts["log"], dims)] if before else []
+    logs = [open_log(materials, tools.folder, before.facts["log"], kept)] if before else []
     known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
@@ -146,6 +150,11 @@ def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     return found
 
 
+def _keys(trial: Trial) -> list[str]:
+    """Of its architectures, a role each."""
+    return [str(value) for path, value in trial.values.items() if path.endswith(".architecture")]
+
+
 def _role(path: str) -> str:
     parts = path.split(".")
     return parts[1] if parts[0] == "students" else parts[0]
@@ -199,10 +208,17 @@ def next_ask(
     return next(iter(controller.ask(None, dims, history, 1, seed)), None)
 
 
-def open_log(materials: Materials, folder: Path, name: str, dims: Sequence[Dim]) -> TrialLog:
+def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Mapping[str, Any]]) -> TrialLog:
     """The trials of a key: in the folder's journal, or where `run.storage` says."""
-    storage = materials.study.config.run.storage
-    return TrialLog(storage or folder / "trials.journal", name, len(materials.objectives), dims)
+
+    def about(trial: Trial) -> dict[str, Any]:
+        costs, words = costs_of(trial, kept), " + ".join(map(architecture, _keys(trial)))
+        return {"architecture": words, "params": int(costs["params"]), "macs": int(costs["macs"])}
+
+    labels = materials.recipe.labels
+    dims = {labels[dim.path]: dim for dim in materials.recipe.dims}
+    board = Board(materials.objectives, folder.resolve().name, dims, tuple(bounds(materials)), about)
+    return TrialLog(materials.study.config.run.storage or folder / "trials.journal", key, board)
 
 
 def _run(
@@ -287,10 +303,9 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
     }
     costs = costs_of(trial, kept)
-    keys = [value for path, value in trial.values.items() if path.endswith(".architecture")]
     return {
         "number": trial.number,
-        "architecture": " + ".join(keys),
+        "architecture": " + ".join(_keys(trial)),
         "values": recipe_values(materials, trial),
         "state": trial.state,
         "objectives": objectives,

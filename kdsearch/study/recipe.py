@@ -198,6 +198,17 @@ class RecipeSpace:
         )
 
     @property
+    def labels(self) -> dict[str, str]:
+        """Path of each dimension -> its name for people: `kd.weight`, `kd.temperature`, `train.lr`. No two are equal."""
+        found: dict[str, str] = {}
+        for dim in self.dims:
+            label = dim.path.removeprefix("recipe.").replace(".options.", ".")
+            for i, each in enumerate(self.distillers):
+                label = label.replace(f"distillers[{i}]", each.name)
+            found[dim.path] = label if label not in found.values() else dim.path
+        return found
+
+    @property
     def option_dims(self) -> list[Dim]:
         """Of the distillers' options."""
         prefixes = tuple(f"{each.path}.options." for each in self.distillers)

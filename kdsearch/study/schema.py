@@ -260,7 +260,7 @@ class Run(Section):
     storage: str | None = Field(
         None,
         min_length=1,
-        description="URL of an Optuna storage for the trials, sqlite or PostgreSQL; none = DIR/trials.journal",
+        description="URL of an Optuna storage for the trials (sqlite, PostgreSQL, `grpc://HOST:PORT`); none = DIR/trials.journal",
     )
     store: str | None = Field(None, min_length=1, description="a path or fsspec URL shared by studies")
 

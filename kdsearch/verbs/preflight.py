@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdsearch.engine.setup import Site
+from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
@@ -22,3 +23,15 @@ def preflight(study: Study, host: Host) -> None:
         if kind in KINDS and study.live_object(path) is None:
             with placing(study, f"{path}.options"):
                 make(host, kind, use, path).preflight(site)
+
+
+def check_storage(study: Study) -> None:
+    """Raise StudyError or ArtifactError where the trials' storage cannot be opened: before hours of work need it."""
+    if study.config.run.storage is None:
+        return
+    from kdsearch.search.trials import check_storage as check
+
+    try:
+        check(study.config.run.storage)
+    except KdsearchError as error:
+        raise study.place(error) from error.__cause__

@@ -74,11 +74,12 @@ def run_study(
     from kdsearch.study.check import check_executor
     from kdsearch.training.materials import open_materials
     from kdsearch.training.tools import Progress, Tools
-    from kdsearch.verbs.preflight import preflight
+    from kdsearch.verbs.preflight import check_storage, preflight
 
     preflight(study, host)
     materials = open_materials(study, host, folder)  # before the folder exists: wrong input leaves nothing behind
     check_cache()
+    check_storage(study)
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
     with _leaving_nothing(folder), held(folder), _stoppable() as stop:

@@ -16,9 +16,10 @@ from kdsearch.builtin.controllers.surrogate import Surrogate, SurrogateOptions
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Unstopped
 from kdsearch.kinds import Dim, NoOptions, Range, Trial
 from kdsearch.search.schedule import Schedule
-from kdsearch.search.trials import TrialLog
+from kdsearch.search.trials import Board, TrialLog
 
 DIMS = (Dim("x", Range(low=0.0, high=1.0)), Dim("kind", Range(choices=("a", "b", "c"))))
+BOARD = Board({"a": "min", "b": "min"}, dims={dim.path: dim for dim in DIMS})
 RUNGS = (0.25, 0.5)
 
 
@@ -180,9 +181,9 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_end(workers, tmp_path: Path):
     paused = 0
     for cut in range(1, 25):
         path = tmp_path / f"{cut}.journal"
-        log = TrialLog(path, "k", 2, DIMS)
+        log = TrialLog(path, "k", BOARD)
         World(n=10, told=log.put).run(workers, unequal(cut), at_most=cut)
-        known = TrialLog(path, "k", 2, DIMS).read()
+        known = TrialLog(path, "k", BOARD).read()
         paused += sum(trial.state == "paused" for trial in known)
         again = World(n=10, known=known)
         again.run(2, unequal(cut + 1))
