@@ -1,4 +1,7 @@
-"""Non-dominated sorting (Deb et al., NSGA-II, 2002). Losses are minimised; a violation above 0 breaks a constraint."""
+"""Non-dominated sorting with constraints (Deb et al., NSGA-II, 2002). Losses are minimised; a violation above 0 breaks one.
+
+Ranks are moocore's; feasibility, NaN and crowding distances, which it has not, are added here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 Losses = Sequence[Sequence[float]]
 
@@ -16,77 +18,36 @@ def violation(violations: Sequence[float]) -> float:
     return math.fsum(math.inf if math.isnan(each) else max(each, 0.0) for each in violations)
 
 
-def dominated_by(losses: Losses, violations: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
-    """(N, N): entry (i, j) says that j dominates i.
-
-    Feasible before infeasible; of two infeasible ones, the less broken; of two feasible ones, no worse everywhere and better
-    somewhere. A NaN loss counts as infinity.
-    """
-    n = len(losses)
-    x = np.nan_to_num(np.asarray(losses, dtype=np.float64).reshape(n, -1), nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    broken = np.array([violation(each) for each in violations])
-    no_worse = (x[None, :, :] <= x[:, None, :]).all(-1)
-    better = (x[None, :, :] < x[:, None, :]).any(-1)
-    equal = broken[None, :] == broken[:, None]
-    feasible: NDArray[np.bool_] = (broken == 0)[None, :] & equal & no_worse & better
-    return feasible | (broken[None, :] < broken[:, None])
-
-
 def fronts(
     losses: Losses, violations: Sequence[Sequence[float]] | None = None, enough: int | None = None
 ) -> list[list[int]]:
-    """Indices by front, the best front first, ascending within a front; no further fronts once `enough` indices are found."""
+    """Indices by front, the best front first, ascending within a front; no further fronts once `enough` indices are found.
+
+    Feasible before infeasible, and of infeasible ones the less broken; of feasible ones those first that no other beats
+    somewhere without losing elsewhere. A NaN loss counts as infinity.
+    """
     if not losses:
         return []
-    if all(len(each) == 1 for each in losses):
-        return _ranks([each[0] for each in losses], violations)
-    if violations is None:
-        return _peeled(losses, len(losses) if enough is None else enough)
-    dominators = dominated_by(losses, violations)
-    left = np.ones(len(losses), dtype=bool)
-    found: list[list[int]] = []
-    while left.any():
-        free = left & ~(dominators & left[None, :]).any(1)
-        found.append([int(i) for i in np.flatnonzero(free)])
-        left &= ~free
-    return found
+    import moocore  # numpy and a small C library; only what sorts needs it
 
-
-def _peeled(losses: Losses, enough: int) -> list[list[int]]:
-    """Front by front over the points in lexicographic order, in which none is dominated by a later one: memory stays linear."""
-    x = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    left = np.lexsort(x.T[::-1])
+    x = np.nan_to_num(
+        np.asarray(losses, dtype=np.float64).reshape(len(losses), -1), nan=np.inf, posinf=np.inf, neginf=-np.inf
+    )
+    broken = np.array([violation(each) for each in violations] if violations is not None else np.zeros(len(x)))
+    ranks = np.empty(len(x), dtype=np.int64)
+    kept = broken == 0
+    if kept.any():
+        ranks[kept] = moocore.pareto_rank(x[kept])
+    amounts = np.unique(broken[~kept])
+    ranks[~kept] = len(x) + np.searchsorted(amounts, broken[~kept])
     found: list[list[int]] = []
     n = 0
-    while left.size and n < enough:
-        members: list[int] = []
-        rest: list[int] = []
-        front = np.empty((left.size, x.shape[1]))
-        for i in left:
-            before = front[: len(members)]
-            no_worse = (before <= x[i]).all(1)
-            if no_worse.any() and (before[no_worse] < x[i]).any():
-                rest.append(int(i))
-            else:
-                front[len(members)] = x[i]
-                members.append(int(i))
-        found.append(sorted(members))
-        n += len(members)
-        left = np.array(rest, dtype=np.int64)
+    for rank in np.unique(ranks):
+        if enough is not None and n >= enough:
+            break
+        found.append([int(i) for i in np.flatnonzero(ranks == rank)])
+        n += len(found[-1])
     return found
-
-
-def _ranks(losses: Sequence[float], violations: Sequence[Sequence[float]] | None) -> list[list[int]]:
-    """The fronts of one loss, by sorting: there are as many as different losses."""
-    broken = [0.0] * len(losses) if violations is None else [violation(each) for each in violations]
-    keys = [
-        (each, 0.0 if each else math.inf if math.isnan(loss) else loss)
-        for each, loss in zip(broken, losses, strict=True)
-    ]
-    found: dict[tuple[float, float], list[int]] = {}
-    for i, key in enumerate(keys):
-        found.setdefault(key, []).append(i)
-    return [members for _, members in sorted(found.items())]
 
 
 def front(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[int]:
