@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Study": "kdsearch.study.api",
-    "load_study": "kdsearch.study.study",
+    "load_study": "kdsearch.study.reading",
     "run": "kdsearch.python.session",
     "Session": "kdsearch.python.session",
     "Candidate": "kdsearch.python.session",
@@ -60,7 +60,8 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What is promised to users, and nothing of how it is found."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

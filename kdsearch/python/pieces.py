@@ -125,6 +125,13 @@ class Distillation(nn.Module):
             if self.last is not None:
                 each.on_step_end(self.last)
 
+    def __repr__(self) -> str:
+        sizes = [f"{name} {self._size(name):,} params" for name in self._models]
+        return f"<Distillation: {', '.join(sizes)}; distillers {', '.join(self.distillers)}>"
+
+    def _size(self, name: str) -> int:
+        return sum(each.numel() for each in self._models[name].module.parameters())
+
     def _each(self) -> Iterator[tuple[str, Distiller[Any]]]:
         for name, each in self.distillers.items():
             assert isinstance(each, Distiller)
@@ -164,6 +171,14 @@ class Exported:
     parity_max_abs: float
     top1_agreement: float | None
     weight_share: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
+        shares = ", ".join(
+            f"{share:.0%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
+        )
+        differs = f"logits differ by {self.parity_max_abs:.2g} at most"
+        return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}; {shares}>"
 
 
 class _Subject(Site):

@@ -15,7 +15,10 @@ from kdsearch.verbs.summary import summary_of
 
 
 class Result(dict[str, Any]):
-    """The final JSON of a run, and what is known beside it. What is shown is read from the study's folder when it is asked for."""
+    """The final JSON of a run, and what is known beside it, which is read from the study's folder when it is asked for.
+
+    The three tables need pandas and raise UserError without it.
+    """
 
     @classmethod
     def open(cls, dir: Path | str) -> Result:
@@ -35,17 +38,14 @@ class Result(dict[str, Any]):
         """Name -> figure that shows itself in a notebook: ladder, weights, front, history, proxies, curves and the task's own."""
         return Figures(figures(self, self.evidence))
 
-    @property
-    def trials(self) -> Any:
-        """Trials as a pandas DataFrame, without pandas a list of rows."""
+    def trials_dataframe(self) -> Any:
+        """Trials as a pandas DataFrame: number, state, objectives, costs, architecture in words, what was searched by its path."""
         return frame(trial_rows(self.evidence))
 
-    @property
-    def candidates(self) -> Any:
-        """What was scored without training, the best first; a DataFrame or a list, as `trials`."""
+    def candidates_dataframe(self) -> Any:
+        """What was scored without training as a pandas DataFrame, the best first."""
         return frame(candidate_rows(self.evidence))
 
-    @property
-    def exports(self) -> Any:
-        """The files; a DataFrame or a list, as `trials`."""
+    def exports_dataframe(self) -> Any:
+        """The files as a pandas DataFrame: the objective with its interval, bytes, latency, parity."""
         return frame(export_rows(self))

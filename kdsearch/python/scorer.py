@@ -41,6 +41,10 @@ class CombinedScorer:
         self._scorer, self._reference, self._seed = scorer, reference, seed
         self._combined: dict[str, Combined] | None = None
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{each.name} {each.shape}" for each in self.io.inputs)
+        return f"<CombinedScorer of {type(self.space).__name__} by {', '.join(self.names)}; reads {shapes}>"
+
     @property
     def notes(self) -> dict[str, str]:
         """Proxy -> what it says about its meaning on these architectures."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdsearch.errors import UserError
 from kdsearch.report.quality import quality_of
 from kdsearch.report.trials import goals, reached
-from kdsearch.report.values import flat, items, mapping, rows
+from kdsearch.report.values import flat, mapping, rows
 from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
@@ -72,10 +73,11 @@ def export_rows(result: Row) -> list[dict[str, Any]]:
     return found
 
 
-def frame(found: Sequence[Mapping[str, Any]]) -> Any:
-    """A pandas DataFrame; without pandas the list."""
+def frame(found: Sequence[Row]) -> Any:
+    """A pandas DataFrame. Raise UserError where pandas is not installed."""
     try:
         import pandas
-    except ImportError:
-        return items(found)
+    except ImportError as error:
+        fix = "Run: pip install 'kdsearch[notebook]'. The plain rows are in `result.evidence` and `result['exports']`."
+        raise UserError("pandas is not installed", fix=fix) from error
     return pandas.DataFrame(list(found))

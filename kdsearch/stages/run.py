@@ -94,6 +94,7 @@ def _make(
             lambda out: stage.make(seen_by(stage, materials), inputs, tools, work, out),
             report.provenance(materials),
         )
+        tools.progress.end(is_done=True)
     except (KdsearchError, OSError) as caught:
         error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught
         with contextlib.suppress(StorageError):  # the disk may be what stopped the stage

@@ -34,6 +34,11 @@ class Study:
     live: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        from kdsearch.study.words import study_words
+
+        return study_words(self)
+
     @property
     def file(self) -> Path | None:
         return self.source.file

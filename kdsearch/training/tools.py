@@ -16,11 +16,15 @@ from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events
 from kdsearch.training.materials import Materials
 
+CELL_S = 0.25  # between two pictures of a notebook's bar
 EARLY = 0.05  # of a stage, before which no time left is guessed
 
 
 class Progress:
-    """What a person sees on stderr: a bar on a terminal, else one plain line every 10 s. `shown=False`: nothing."""
+    """What a person sees: a bar on a terminal or in a notebook's cell, else one plain line on stderr every 10 s.
+
+    `shown=False`: nothing.
+    """
 
     def __init__(self, shown: bool = True, every_s: float = 10.0) -> None:
         self.shown, self.every_s = shown, every_s
@@ -28,13 +32,15 @@ class Progress:
         self._began = self._told = time.monotonic()
         self._bar: Any = None
         self._line: Any = None
+        self._cell: Any = None  # where a notebook shows the bar
 
     def begin(self, stage: str, total: int) -> None:
         """`total` units of work (candidates, trainings) in this stage."""
         self.end()
         self.stage, self.total, self.done, self.note, self.best = stage, total, 0.0, "", ""
         self._began = self._told = time.monotonic()
-        if self.shown and sys.stderr.isatty():
+        display = notebook_display() if self.shown else None
+        if self.shown and (display or sys.stderr.isatty()):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,7 +54,10 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._line = self._bar.add_task(stage, total=total, note="", rate="")
-            self._bar.start()
+            if display:  # rich's own live display there needs ipywidgets; a cell's output can be shown anew without
+                self._cell = display(self._bar, display_id=True)
+            else:
+                self._bar.start()
 
     def at(self, done: float, note: str = "", best: str = "") -> None:
         """`done` units so far; `note`: what runs; `best`: the best so far."""
@@ -59,6 +68,9 @@ class Progress:
         rate = f"{done / seconds:.2g}/s"
         if self._bar is not None:
             self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
+            if self._cell is not None and time.monotonic() - self._told >= CELL_S:
+                self._told = time.monotonic()
+                self._cell.update(self._bar)
         elif time.monotonic() - self._told >= self.every_s:
             self._told = time.monotonic()
             share = f"{100 * done / max(self.total, 1):.0f} %"
@@ -77,15 +89,30 @@ class Progress:
     def _line_of(self, text: str) -> None:
         """A study goes on where nobody can be told: stderr is closed, or what it was sent to is full."""
         with suppress(OSError, ValueError):
-            if self._bar is not None:
+            if self._bar is not None and self._cell is None:
                 self._bar.console.print(printable(text), markup=False, highlight=False)
             else:
                 print(printable(text), file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        if self._bar is not None:
+    def end(self, is_done: bool = False) -> None:
+        """The stage's work is over: a bar stays as it is, full where the stage is done."""
+        if self._bar is not None and is_done:
+            self._bar.update(self._line, completed=self.total)
+        if self._cell is not None:
+            self._cell.update(self._bar)
+        elif self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = self._cell = None
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display` where a notebook's kernel runs this program; None elsewhere."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    return display
 
 
 @dataclass

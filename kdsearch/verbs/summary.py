@@ -21,6 +21,7 @@ def _recipe(row: Mapping[str, Any]) -> str:
 
 def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     """The result in a few lines for people."""
+    from kdsearch.report.words import architecture
     from kdsearch.stages.quality import file_label, shown
 
     def line(name: str, row: Mapping[str, Any], rest: str) -> str:
@@ -34,7 +35,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     lines += [_recipe(each) for each in result["data"]["recipes"]]
     if teacher and (teacher["quality"] or teacher["params"]):
         lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
-    lines.append(line("student", student, f"{student['params']:>10,} params  {student['architecture']}"))
+    lines.append(line("student", student, f"{student['params']:>10,} params  {architecture(student['architecture'])}"))
     for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
         if result[name]:
             lines.append(line(label, result[name], "the same student, equal steps"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kdsearch
-from kdsearch.errors import ArtifactError
+from kdsearch.errors import ArtifactError, UserError
 from kdsearch.python.result import Result
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.verbs.finished import evidence_of_last
@@ -36,27 +36,27 @@ def test_it_is_the_final_json_and_reads_as_the_summary(finished: Done, result: R
 
 def test_tables_hold_every_trial_candidate_and_file(finished: Done, result: Result) -> None:
     evidence = evidence_of_last(finished.folder / "study")
-    assert list(result.trials["number"]) == [each["number"] for each in evidence["trials"]]
-    complete = result.trials[result.trials["state"] == "complete"]
+    trials, candidates, exports = (
+        table() for table in (result.trials_dataframe, result.candidates_dataframe, result.exports_dataframe)
+    )
+    assert list(trials["number"]) == [each["number"] for each in evidence["trials"]]
     known = [each["objectives"]["accuracy"] for each in evidence["trials"] if each["state"] == "complete"]
-    assert list(complete["accuracy"]) == known
-    assert result.trials["recipe.train.lr"].notna().all()
+    assert list(trials[trials["state"] == "complete"]["accuracy"]) == known
+    assert trials["recipe.train.lr"].notna().all()
     rows = read_lines(finished.folder / "study" / "candidates.jsonl")
-    assert list(result.candidates["score"]) == sorted((each["score"] for each in rows), reverse=True)
-    assert result.candidates["architecture"].str.contains("widths ").all()
-    assert dict(zip(result.exports["format"], result.exports["bytes"], strict=True)) == {
+    assert list(candidates["score"]) == sorted((each["score"] for each in rows), reverse=True)
+    assert candidates["architecture"].str.contains("widths ").all()
+    assert dict(zip(exports["format"], exports["bytes"], strict=True)) == {
         each["format"]: each["bytes"] for each in result["exports"]
     }
-    assert list(result.exports["format"][result.exports["recommended"]]) == [result["recommended"]["format"]]
+    assert list(exports["format"][exports["recommended"]]) == [result["recommended"]["format"]]
 
 
-def test_tables_are_lists_without_pandas(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [result.trials, result.candidates, result.exports]
+def test_tables_without_pandas_say_what_to_install(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    for frame, rows in zip(frames, [result.trials, result.candidates, result.exports], strict=True):
-        assert isinstance(rows, list)
-        assert len(rows) == len(frame)
-        assert list(rows[0]) == list(frame.columns)
+    for table in (result.trials_dataframe, result.candidates_dataframe, result.exports_dataframe):
+        with pytest.raises(UserError, match=r"pandas is not installed.*pip install 'kdsearch\[notebook\]'"):
+            table()
 
 
 def test_figures_are_those_of_the_page_by_name(finished: Done, result: Result) -> None:
