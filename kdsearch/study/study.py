@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import KdsearchError, StudyError
 from kdsearch.study.load import Source
 from kdsearch.study.schema import Config, Student, Teacher, Use
+from kdsearch.study.words import study_words
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -35,9 +36,7 @@ class Study:
     overrides: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        from kdsearch.study.words import study_words
-
-        return study_words(self)
+        return study_words(self.config, self.teachers, self.students)
 
     @property
     def file(self) -> Path | None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdsearch.study.schema import DistillerUse, Latency, Student, Teacher
-
-if TYPE_CHECKING:
-    from kdsearch.study.study import Study
+from kdsearch.study.schema import Config, DistillerUse, Latency, Student, Teacher
 
 WIDTH = 100  # characters of a line
 
 
-def study_words(study: Study) -> str:
-    """What is learned from what, what must fit, and how long is looked."""
-    config = study.config
+def study_words(config: Config, teachers: Mapping[str, Teacher], students: Mapping[str, Student]) -> str:
+    """What is learned from what, what must fit, and how long is looked. `teachers` and `students`: by name and by role."""
     data, search, refine, distill = config.data, config.search, config.refine, config.distill
     labels = "" if data.labeled == 1 else f", labels for {data.labeled:g}"
     limits = config.constraints.model_dump(exclude_none=True)
     lines = {
         "data": f"{data.use}{labels}",
-        "teacher": "; ".join(_teacher(name, each) for name, each in study.teachers.items()) or "none",
-        "student": "; ".join(_student(role, each) for role, each in study.students.items()),
+        "teacher": "; ".join(_teacher(name, each) for name, each in teachers.items()) or "none",
+        "student": "; ".join(_student(role, each) for role, each in students.items()),
         "recipe": ", ".join(map(_distiller, config.recipe.distillers)) or "the labels alone",
         "goal": ", ".join(f"{name} {way}" for name, way in config.objectives.items()) or "the task's own",
         "limits": ", ".join(f"{name} <= {_limit(each)}" for name, each in limits.items()) or "none",
