@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import compare, module_call, numbers
@@ -36,6 +35,7 @@ from kdsearch.kinds import (
     Model,
     TapShapes,
 )
+from kdsearch.kit.networks import modelled
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.store.files import storing
 from kdsearch.study.schema import Use

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdsearch.builtin.controllers.drawing import draw_values, is_active
 from kdsearch.engine.cache import Live
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.loop import Training
 from kdsearch.engine.terms import weight_of
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
+from kdsearch.kit.dims import draw_values, is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.deploy import latency
 from kdsearch.deploy.canonical import graph_key
-from kdsearch.deploy.files import save_onnx
-from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, cache_folder, latency_key, measure, stored
+from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, latency_key, measure, stored
 from kdsearch.errors import ArtifactError
+from kdsearch.kit.onnx import save_onnx
+from kdsearch.store.cache import cache_folder
 
 
 class Clock:

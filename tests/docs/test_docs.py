@@ -20,6 +20,7 @@ from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
 from kdsearch.study.view import is_within
+from kdsearch.testing.controller import ControllerContract
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.proxy import ProxyContract
@@ -51,9 +52,8 @@ def module_of(kind):
     return module
 
 
-DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC = (
-    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric")
-)
+KINDS = ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric", "controller")
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC, CONTROLLER = map(module_of, KINDS)
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -102,6 +102,11 @@ class TestSpread(ProxyContract):
 
 class TestMlp(SearchSpaceContract):
     space = SPACE.Mlp
+
+
+class TestBlind(ControllerContract):
+    def controller(self):
+        return CONTROLLER.Blind(NoOptions())
 
 
 class TestStripes(DatasetContract):
