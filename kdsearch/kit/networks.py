@@ -17,10 +17,12 @@ BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer 
 
 
 def described(fields: Sequence[Field]) -> str:
+    """Names and shapes of fields, for messages: `image 3x32x32, mask ?`."""
     return ", ".join(f"{each.name} {shown(each.shape)}" for each in fields) or "none"
 
 
 def shown(shape: Sequence[object]) -> str:
+    """A shape for messages: `3x32x32`, an open size as `?`."""
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
