@@ -26,7 +26,7 @@ def shown(shape: Sequence[object]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
-def examples(io: IO, n: int) -> list[Tensor]:
+def _examples(io: IO, n: int) -> list[Tensor]:
     """n samples of zeros for each input; a dynamic size is 8."""
     return [torch.zeros((n, *each.sizes), dtype=each.torch_dtype) for each in io.inputs]
 
@@ -41,7 +41,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     for n in BATCHES:
         try:
             with torch.no_grad():
-                out = module.eval()(*examples(io, n))
+                out = module.eval()(*_examples(io, n))
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
@@ -49,7 +49,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
                 expected="a network for these inputs, in batches of any size",
             ) from error
         check_answer(out, io, who, role, n)
-    found = found_taps(module, examples(io, 1), inside) if taps else ()
+    found = found_taps(module, _examples(io, 1), inside) if taps else ()
     outputs = tuple(each.name for each in io.outputs)
     return Model(module, tuple(each.name for each in io.inputs), found, outputs, name=who)
 
