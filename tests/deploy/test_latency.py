@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 
 import numpy as np
 import onnx
@@ -214,7 +215,7 @@ def test_a_corrupt_file_is_no_measurement(tmp_path):
 def test_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("KDSEARCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(latency.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     assert cache_folder() == tmp_path / "kdsearch"
 
 
