@@ -184,9 +184,9 @@ class Exported:
 class _Subject(Site):
     """What a quantizer's plan may ask for where there is no study."""
 
-    def __init__(self, model: Model, io: IO, samples: Tensor) -> None:
+    def __init__(self, model: Model, io: IO) -> None:
         super().__init__(0, Path())
-        self.model, self.io, self.samples = model, io, samples
+        self.model, self.io = model, io
         self.budget: Mapping[str, float] = {}
 
     def score(self, model: Model) -> float:
@@ -194,9 +194,6 @@ class _Subject(Site):
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
-
-    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
-        return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
 
 
 def export(
@@ -239,8 +236,8 @@ def export(
         shutil.copyfile(fp32, final)
         if quantize is not None:
             quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
-            subject = _Subject(model, io, samples)
-            quantizer.rewrite(final, quantizer.plan(subject), subject.feeds(len(samples)))
+            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
+            quantizer.rewrite(final, quantizer.plan(_Subject(model, io)), feeds)
         found = compare(
             module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
         )
