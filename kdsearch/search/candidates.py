@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, with_config
 from typing_extensions import TypedDict
 
 from kdsearch.errors import FOREIGN, told
@@ -45,8 +45,8 @@ class _Infeasible(TypedDict):
 
     key: str
     spec: dict[str, Any]
-    params: int
-    macs: int
+    params: NonNegativeInt
+    macs: NonNegativeInt
     feasible: Literal[False]
 
 
@@ -54,13 +54,13 @@ class _Infeasible(TypedDict):
 class _Feasible(TypedDict):
     key: str
     spec: dict[str, Any]
-    params: int
-    macs: int
+    params: NonNegativeInt
+    macs: NonNegativeInt
     feasible: Literal[True]
     scores: dict[str, float | None]
-    spread: dict[str, float | None]
+    spread: dict[str, NonNegativeFloat | None]
     errors: dict[str, str]
-    over: dict[str, float]
+    over: dict[str, PositiveFloat]
     score: float | None
 
 

@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import TypeAdapter
 
 from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyError
 from kdsearch.kinds import Dim, Trial
@@ -35,6 +36,7 @@ STATES = {
     "paused": TrialState.RUNNING,
 }
 ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as JSON: no dashboard shows it
+_TRIAL: TypeAdapter[Trial] = TypeAdapter(Trial)
 WAIT_S = 10.0  # for a gRPC proxy to answer
 
 
@@ -265,11 +267,11 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def _rebuilt(frozen: FrozenTrial) -> Trial:
-    raw: dict[str, Any] = json.loads(frozen.system_attrs[ATTRIBUTE])
-    raw["losses"], raw["violations"] = tuple(raw["losses"]), tuple(raw["violations"])
-    raw["over"] = tuple(raw["over"]) if raw.get("over") else None
-    raw["curve"] = tuple((share, tuple(losses)) for share, losses in raw["curve"])
-    return Trial(**raw)
+    """Raise ValueError, of which a ValidationError is one, for what is no trial."""
+    found = _TRIAL.validate_python(json.loads(frozen.system_attrs[ATTRIBUTE]))
+    if found.state == "complete" and not all(map(math.isfinite, found.losses)):
+        raise ValueError(f"trial {found.number} is complete with the losses {list(found.losses)}")
+    return found
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -221,8 +221,8 @@ def _one_role(
     for each in explored.candidates:
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
-    for each in rows:
-        append_line(out / reference_name(role), each.row())
+    for scored in rows:
+        append_line(out / reference_name(role), scored.row())
     notes = list(scorer.notes.values())
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kdsearch.engine.cache import Live
@@ -48,7 +49,7 @@ class Weighting:
     """A point of the recipe (dimension path -> value), training settings at their defaults, and its score."""
 
     values: Mapping[str, Any]
-    score: float
+    score: Annotated[float, Field(ge=-1 - 1e-4, le=1 + 1e-4)]  # of what is read back
 
 
 def descent(found: TermGradients, weights: Tensor) -> float:
