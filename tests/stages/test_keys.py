@@ -253,6 +253,6 @@ def test_a_teacher_is_not_trained_anew_for_recipes_that_it_does_not_see():
     plain, recipe = trained_on(), "data.recipes=[same]"
     assert trained_on(recipe) == plain
     assert "same" not in plain
-    assert trained_on(recipe, "data.labeled=0.5") != plain
+    assert trained_on(recipe, "data.labeled=0.9") != plain
     found = parts_of(materials(recipe, host=host))
     assert first_changed(parts_of(materials(host=host)), found) == "prepare", "students see them"
