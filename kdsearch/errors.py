@@ -154,6 +154,10 @@ class TrialError(KdsearchError):
     """A trial that failed; `refine` records it and goes on."""
 
 
+class TooLargeError(TrialError):
+    """A network that does not fit into memory."""
+
+
 class RankLostError(TrialError):
     pass
 

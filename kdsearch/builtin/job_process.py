@@ -1,5 +1,6 @@
 """The process that runs jobs of `Processes`: jobs come in on stdin, a line each; results go to files; fd 3 of the parent's
-choice says `s` when a job begins and `d` when its result is there. It dies, with all it started, when its parent does.
+choice says `t` when a job was taken, `s` when its work begins and `d` when its result is there. When its parent dies it clears the
+folder of the results and dies, with all it started.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -21,18 +23,18 @@ from kdsearch.kinds.executor import Done, Job
 
 def main() -> None:
     """Run jobs until the parent closes stdin."""
-    status = int(sys.argv[1])
+    status, folder = int(sys.argv[1]), Path(sys.argv[2])
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    threading.Thread(target=_read, args=(lines, folder), daemon=True).start()
     import torch  # noqa: F401 - the import is not the job's time
 
     while True:
         order = json.loads(lines.get())
         signal.signal(signal.SIGTERM, _interrupt)
         job = Job(**order["job"])
-        os.write(status, b"s")
+        os.write(status, b"t")
         try:
-            done = perform(job)
+            done = perform(job, lambda: os.write(status, b"s"))
         except InterruptedRun:
             done = Done(job.id, error="stopped")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is on its way: nothing is left to interrupt
@@ -45,13 +47,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise InterruptedRun("stopped")
 
 
-def _read(lines: queue.SimpleQueue[bytes]) -> None:
-    """Hand on whole lines; at the end of the pipe (the parent closed it or died) end this process and its children."""
+def _read(lines: queue.SimpleQueue[bytes], folder: Path) -> None:
+    """Hand on whole lines; at the end of the pipe (the parent died) clear its folder, end this process and its children."""
     rest = b""
     while chunk := os.read(0, 1 << 20):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             lines.put(line)
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +25,11 @@ from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
 from kdsearch.limits import WORKERS
+from kdsearch.store.scratch import Scratch
 
 TICK_S = 0.25  # how often memory is looked at
-START_S = 180.0  # a process that has not begun its job by then is given up
+START_S = 180.0  # a process that has not taken its job by then is given up
+OPEN_S = 3600.0  # a job that says when its work begins, and has not by then, is given up
 TAIL = 2000  # characters of a dead process' stderr in its error
 
 
@@ -53,7 +54,7 @@ class Processes(Executor[ProcessesOptions]):
         self._running: dict[str, _Child] = {}
         self._idle: list[_Child] = []
         self._done: list[Done] = []
-        self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self._count = 0
 
     def submit(self, job: Job) -> None:
@@ -92,9 +93,9 @@ class Processes(Executor[ProcessesOptions]):
         for child in [*self._running.values(), *self._idle]:
             child.end()
         self._running, self._idle, self._done = {}, [], []
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
     def _tick(self) -> float:
         is_watched = any(child.job and (child.job.memory_bytes or child.ends_by) for child in self._running.values())
@@ -109,11 +110,11 @@ class Processes(Executor[ProcessesOptions]):
             elif self._idle and len(self._running) + len(self._idle) >= self.slots:
                 self._idle.pop().end()
             self._count += 1
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="kdsearch-jobs-"))
-            child = child or _Child.spawn(self._folder, job.threads)
+            if self._scratch is None:
+                self._scratch = Scratch.make("jobs")
+            child = child or _Child.spawn(self._scratch.path, job.threads)
             self._running[job.id] = child
-            child.give(job, self._folder / f"{self._count}.json")
+            child.give(job, self._scratch.path / f"{self._count}.json")
 
     def _look_at(self, child: _Child) -> None:
         done = child.look(self.options.grace_s)
@@ -132,7 +133,7 @@ class _Child:
     """One process: its pipes, its present job and why it is being ended."""
 
     process: subprocess.Popen[bytes]
-    status: int  # read end: `s` a job began, `d` its result is there
+    status: int  # read end: `t` a job was taken, `s` its work began, `d` its result is there
     pidfd: int | None
     log: Path
     threads: int
@@ -155,7 +156,16 @@ class _Child:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }
         # -P: a file in the working directory never stands in for a module
-        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "kdsearch.builtin.job_process", str(write)]
+        command = [
+            sys.executable,
+            "-P",
+            "-X",
+            "faulthandler",
+            "-m",
+            "kdsearch.builtin.job_process",
+            str(write),
+            str(folder),
+        ]
         try:
             process = subprocess.Popen(
                 command,
@@ -197,18 +207,21 @@ class _Child:
         """The job's end, if it has ended; keeps its limits otherwise."""
         assert self.job is not None
         news, now = self._news(), time.monotonic()
-        if "s" in news:
-            self.begun = now
-            self.ends_by = now + self.job.timeout_s if self.job.timeout_s else None
+        if self.kill_at is None:
+            if "t" in news:
+                self.ends_by = now + OPEN_S
+            if "s" in news:
+                self.begun = now
+                self.ends_by = now + self.job.timeout_s if self.job.timeout_s else None
         if "d" in news or not self.is_alive():
             return self._ended(now)
         if self.kill_at is not None:
             if now >= self.kill_at:
                 self._signal(signal.SIGKILL)
         elif self.ends_by is not None and now >= self.ends_by:
-            limit = self.job.timeout_s if self.begun else START_S
             self.over = "timeout_s" if self.begun else ""
-            self.ask_to_end(f"timed out after {limit:g} s", grace_s)
+            limit = f"timed out after {self.job.timeout_s:g} s"
+            self.ask_to_end(limit if self.begun else "timed out before its work began", grace_s)
         elif self.job.memory_bytes and (used := self._memory()) > self.job.memory_bytes:
             self.over = "memory_bytes"
             self.ask_to_end(f"used {used / 1e6:,.0f} MB of {self.job.memory_bytes / 1e6:,.0f} MB allowed", 0.0)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kdsearch.cli.options import AllowCode, Json, option
+from kdsearch.limits import SEEDS, TRIALS, WHOLE, WORKERS
 
 app = typer.Typer(no_args_is_help=True, help="Judge training-free scores on a table of known accuracies.")
 
@@ -30,11 +31,11 @@ def proxies(
         option("--proxies", help="Proxies, separated by commas, or all; default: auto, its terms and the baselines."),
     ] = "",
     sample: Annotated[int | None, option("--sample", help="So many rows, drawn uniformly; default: all.")] = None,
-    seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,
-    init_seeds: Annotated[int, option("--init-seeds", min=1, help="Initialisations to average over.")] = 1,
+    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of sample, initialisation and noise.")] = 0,
+    init_seeds: Annotated[int, option("--init-seeds", min=1, max=SEEDS, help="Initialisations to average over.")] = 1,
     data: Data = None,
     teacher: Teacher = None,
-    workers: Annotated[int, option("--workers", min=1, help="Processes; changes no score.")] = 1,
+    workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +67,9 @@ def search(
     table: Table,
     column: Column,
     budget: Annotated[str, option("--budget", help="Numbers of trainings, separated by commas.")] = "10,25,50,100",
-    repeats: Annotated[int, option("--repeats", min=1, help="Searches with a seed of their own each.")] = 20,
+    repeats: Annotated[
+        int, option("--repeats", min=1, max=TRIALS, help="Searches with a seed of their own each.")
+    ] = 20,
     strategies: Annotated[
         str, option("--strategies", help="Names, separated by commas; default: kdsearch and what it is compared with.")
     ] = "",
@@ -79,10 +82,10 @@ def search(
     max_params: Annotated[
         float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
     ] = 1.0,
-    seed: Annotated[int, option("--seed", min=0, help="Of searches, initialisation and noise.")] = 0,
+    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of searches, initialisation and noise.")] = 0,
     data: Data = None,
     teacher: Teacher = None,
-    workers: Annotated[int, option("--workers", min=1, help="Processes; changes no result.")] = 1,
+    workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no result.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:

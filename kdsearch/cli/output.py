@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kdsearch.errors import RefusedError
+from kdsearch.errors import RefusedError, printable
 
 
 @contextlib.contextmanager
@@ -76,10 +76,10 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({name: value for name, value in result.items() if name != "text"})
     elif "text" in result:
-        print(result["text"])
+        print(printable(result["text"]))
     else:
         for line in _lines(result, ""):
-            print(line)
+            print(printable(line))
 
 
 def _lines(value: Mapping[str, Any], indent: str) -> Iterable[str]:

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from kdsearch.cli.options import Json, option
+from kdsearch.limits import WHOLE
 
 
 def quickstart(
     folder: Annotated[Path, typer.Argument(help="Folder to make.", metavar="[DIR]", file_okay=False)] = Path(
         "quickstart"
     ),
-    seed: Annotated[int, option("--seed", min=0, help="Another seed, other numbers.")] = 0,
+    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Another seed, other numbers.")] = 0,
     data: Annotated[str, option("--data", help="A data set; `kdsearch data` lists them.")] = "digits",
     teacher: Annotated[str, option("--teacher", help="A teacher; `kdsearch plugins` lists them.")] = "trained",
     as_json: Json = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
+from kdsearch.limits import WORKERS
 
 
 def run(
@@ -13,7 +14,9 @@ def run(
     folder: Annotated[
         Path | None, option("--dir", help="The study's folder; default: the file's stem beside it.")
     ] = None,
-    workers: Annotated[int | None, option("--workers", min=1, help="Trials at once; changes no result.")] = None,
+    workers: Annotated[
+        int | None, option("--workers", min=1, max=WORKERS, help="Trials at once; changes no result.")
+    ] = None,
     seed: Seed = None,
     sets: Sets = None,
     allow_code: AllowCode = None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from kdsearch.cli.options import AllowCode, Json, option
+from kdsearch.limits import CANDIDATES, SEEDS, WHOLE, WORKERS
 
 
 def score(
@@ -15,17 +16,20 @@ def score(
         Path | None, option("--archs", help="A file with one architecture a line, as the space writes it or as JSON.")
     ] = None,
     sample: Annotated[
-        int | None, option("--sample", help="Score so many specs drawn from the space; default: 10.")
+        int | None, option("--sample", max=CANDIDATES, help="Score so many specs drawn from the space; default: 10.")
     ] = None,
     teacher: Annotated[
         str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
     ] = None,
     data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
-    seed: Annotated[int, option("--seed", min=0, help="Of sample, initialisation and noise.")] = 0,
+    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of sample, initialisation and noise.")] = 0,
     init_seeds: Annotated[
-        int, option("--init-seeds", min=1, help="Average over so many initialisations; rows tell the spread too.")
+        int,
+        option(
+            "--init-seeds", min=1, max=SEEDS, help="Average over so many initialisations; rows tell the spread too."
+        ),
     ] = 1,
-    workers: Annotated[int, option("--workers", min=1, help="Processes; changes no score.")] = 1,
+    workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:

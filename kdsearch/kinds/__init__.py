@@ -6,11 +6,11 @@ from kdsearch.kinds.data import HIDDEN, Batch, DataSource, Encodes, Field, Measu
 from kdsearch.kinds.data_recipe import DataRecipe, Record
 from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller, Setup
-from kdsearch.kinds.executor import Done, Executor, Job
+from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
 from kdsearch.kinds.exporter import Exporter
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.kinds.metric import Measurement, Metric
-from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
+from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
 from kdsearch.kinds.options import (
     Capability,
@@ -21,6 +21,7 @@ from kdsearch.kinds.options import (
     Range,
     Searchable,
     StudentTap,
+    TapOf,
     TeacherNamed,
     TeacherTap,
     TextTeacher,
@@ -45,6 +46,7 @@ __all__ = [
     "Access",
     "Ask",
     "Batch",
+    "Block",
     "Call",
     "Capability",
     "Clock",
@@ -100,6 +102,7 @@ __all__ = [
     "Subject",
     "Table",
     "Tap",
+    "TapOf",
     "TapShapes",
     "Task",
     "Teacher",
@@ -112,10 +115,12 @@ __all__ = [
     "Write",
     "Writer",
     "image_input",
+    "listening",
     "named",
     "requested_taps",
     "searched",
     "stated",
     "traced_taps",
     "vector_output",
+    "work_begins",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
@@ -15,6 +17,7 @@ class Job:
     """`function` is "module:function", called with the keyword arguments `arguments` (JSON); it returns a JSON value.
 
     alone: in a process that has run nothing before, where jobs run in processes of their own.
+    opens: it first opens what it works on, and calls `work_begins` then: `timeout_s` and `Done.seconds` count from there.
     """
 
     id: str
@@ -24,6 +27,7 @@ class Job:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     alone: bool = False
+    opens: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,25 @@ class Done:
     seconds: float = 0.0
     fatal: bool = False
     over: str = ""
+
+
+_listener: ContextVar[Callable[[], None] | None] = ContextVar("listener", default=None)
+
+
+def work_begins() -> None:
+    """Said by the function of a job that `opens`: what it works on is open, its time counts from now. The first word counts."""
+    if (listener := _listener.get()) is not None:
+        listener()
+
+
+@contextmanager
+def listening(begins: Callable[[], None]) -> Iterator[None]:
+    """For executors: `begins` is called where the job that runs inside says `work_begins`, perhaps more than once."""
+    before = _listener.set(begins)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
 
 
 class Executor(Capability, Generic[O]):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import compare, module_call, numbers
@@ -35,7 +36,6 @@ from kdsearch.kinds import (
     Model,
     TapShapes,
 )
-from kdsearch.kit.networks import modelled
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.store.files import storing
 from kdsearch.study.schema import Use
@@ -164,6 +164,7 @@ class Exported:
     Args:
         parity_max_abs: largest absolute difference of any logit. top1_agreement: share of equal argmax, over `samples`.
         weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
+        quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
     """
 
     file: Path
@@ -171,6 +172,7 @@ class Exported:
     parity_max_abs: float
     top1_agreement: float | None
     weight_share: Mapping[str, float]
+    quantization: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
@@ -184,9 +186,9 @@ class Exported:
 class _Subject(Site):
     """What a quantizer's plan may ask for where there is no study."""
 
-    def __init__(self, model: Model, io: IO) -> None:
+    def __init__(self, model: Model, io: IO, samples: Tensor) -> None:
         super().__init__(0, Path())
-        self.model, self.io = model, io
+        self.model, self.io, self.samples = model, io, samples
         self.budget: Mapping[str, float] = {}
 
     def score(self, model: Model) -> float:
@@ -194,6 +196,9 @@ class _Subject(Site):
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
+
+    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
+        return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
 
 
 def export(
@@ -234,10 +239,13 @@ def export(
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
         made.write(graph, batch, fp32)
         shutil.copyfile(fp32, final)
+        log: tuple[str, ...] = ()
         if quantize is not None:
             quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
-            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
-            quantizer.rewrite(final, quantizer.plan(_Subject(model, io)), feeds)
+            subject = _Subject(model, io, samples)
+            plan = quantizer.plan(subject)
+            log = tuple(plan.log)
+            quantizer.rewrite(final, plan, subject.feeds(len(samples)))
         found = compare(
             module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
         )
@@ -246,4 +254,4 @@ def export(
         shares = weight_share(final, fp32)
         with storing(target):
             final.replace(target)
-    return Exported(target, target.stat().st_size, found.max_abs, found.top1_agreement, shares)
+    return Exported(target, target.stat().st_size, found.max_abs, found.top1_agreement, shares, log)

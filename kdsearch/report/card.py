@@ -117,6 +117,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "slower_than_fp32": export.get("slower_than_fp32"),
         "size_bytes": export.get("bytes"),
         "weight_share": export.get("weight_share"),
+        "quantization": [plain(line) for line in items(export.get("quantization"))],
         "use": {
             "inputs": inputs,
             "outputs": outputs,

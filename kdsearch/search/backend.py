@@ -36,9 +36,10 @@ class Remote:
     without scores that names the error.
 
     Args:
-        function: "module:function" taking `specs` and the further `arguments`; it returns one `Scored.row()` a spec.
+        function: "module:function" taking `specs` and the further `arguments`; it returns one `Scored.row()` a spec,
+            and says `work_begins` once it has its scorer.
         chunk: most candidates a job; a small generation is dealt out to all processes.
-        lost: makes the row of a candidate whose job died: (spec, error, over as in `Scored`) -> Scored.
+        lost: makes the row of a candidate whose job died: (spec, error) -> Scored.
 
     Raises:
         UserError: a job's error is the study's.
@@ -47,7 +48,7 @@ class Remote:
     executor: Executor[Any]
     function: str
     arguments: Mapping[str, Any]
-    lost: Callable[[Spec, str, Mapping[str, float]], Scored]
+    lost: Callable[[Spec, str], Scored]
     chunk: int = 16
     threads: int = 1
     timeout_s: float | None = None
@@ -84,18 +85,14 @@ class Remote:
             raise UserError(done.error)
         if done.error and len(part.specs) > 1:
             return [_Part(part.chunk, part.first + i, [spec]) for i, spec in enumerate(part.specs)][::-1]
-        if done.error:
-            over = {f"trial_{done.over}": float(getattr(self, done.over))} if done.over else {}
-            found = [self.lost(part.specs[0], done.error, over)]
-        else:
-            found = [Scored(**row) for row in done.value]
+        found = [self.lost(part.specs[0], done.error)] if done.error else [Scored(**row) for row in done.value]
         rows[part.chunk].update((part.first + i, row) for i, row in enumerate(found))
         return []
 
     def _job(self, part: _Part) -> Job:
         arguments = {**self.arguments, "specs": [_plain(spec) for spec in part.specs]}
         id = f"{self.name}-{next(_NUMBERS)}"  # never used twice: an executor may still report what an earlier call stopped
-        return Job(id, self.function, arguments, self.threads, self.timeout_s, self.memory_bytes)
+        return Job(id, self.function, arguments, self.threads, self.timeout_s, self.memory_bytes, opens=True)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import FOREIGN, PluginError, TrialError, UserError, exited, told
+from kdsearch.errors import FOREIGN, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
+from kdsearch.search.memory import check_pass, check_weights
 from kdsearch.search.probe import LiveProbe
 from kdsearch.search.trace import Trace
 from kdsearch.store.hashing import derive, stream
@@ -31,7 +32,6 @@ class Scored:
         scores: proxy -> mean over init seeds, higher is better; None where it is not a finite number: the worst rank.
         spread: proxy -> standard deviation over init seeds; 0 with one seed, None beside a score of None.
         errors: proxy (or "build") -> why there is no score.
-        over: the limit that ended its job, where one did: its key below `run`, and its value then.
     """
 
     key: str
@@ -41,7 +41,6 @@ class Scored:
     scores: Mapping[str, float | None]
     spread: Mapping[str, float | None]
     errors: Mapping[str, str] = field(default_factory=dict)
-    over: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """As JSON values: the inverse of `Scored(**row)`."""
@@ -116,7 +115,7 @@ class Scorer:
         errors: dict[str, str] = {}
         for init_seed in self.init_seeds:
             for init in sorted({proxy.init for proxy in self.proxies.values()}):
-                self._score_with(canonical, key, init_seed, init, values, errors, raises)
+                self._score_with(canonical, key, cost.macs, init_seed, init, values, errors, raises)
         means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
         for name, mean in means.items():
             if mean is None and not {name, "build"} & errors.keys():
@@ -131,6 +130,7 @@ class Scorer:
         self,
         spec: Options,
         key: str,
+        macs: int,
         init_seed: int,
         init: str,
         values: dict[str, list[float]],
@@ -142,6 +142,7 @@ class Scorer:
         with torch.random.fork_rng(devices=[]):
             try:
                 student = self._fresh(spec, seed, init)
+                check_pass(student, self.io, macs, len(probe.batch))
                 trace = Trace(student.module)
                 probe.bind(student, trace, seed)
                 for name, proxy in self.proxies.items():
@@ -171,10 +172,11 @@ class Scorer:
         """Raise what is wrong with the study or the space, and not with one candidate."""
         if isinstance(error, SystemExit):
             raise exited(f"search space '{type(self.space).__name__}'", error) from error
-        if isinstance(error, UserError | TrialError):
+        if isinstance(error, UserError | TrialError) and not isinstance(error, TooLargeError):
             raise error
 
     def _fresh(self, spec: Options, seed: int, init: str) -> Model:
+        check_weights(self.space, spec, self.io)
         torch.manual_seed(seed)
         return initialised(self.space.build(spec, self.io), init, seed)
 
@@ -270,6 +272,7 @@ def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int
 
 def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
     """A fresh model whose weights are a function of `seed`; the global generator is left as it was."""
+    check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return space.build(spec, io)

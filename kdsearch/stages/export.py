@@ -15,7 +15,6 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
-from kdsearch.stages.compress import started
 from kdsearch.stages.one_file import Target, file_row, two_samples
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
@@ -55,9 +54,13 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
     """The recovered students where there was pruning, else the distilled ones, ready to export on the CPU."""
     compressed, distilled = inputs["compress"], inputs["distill"]
     facts = compressed.facts
-    is_pruned = bool(facts["folder"])
-    folder = compressed.path / facts["folder"] if is_pruned else distilled.path / distilled.facts["winner"]
-    found = load_finished(materials, started(facts["request"], compressed.path), folder, teachers)
+    request = Request(**facts["request"])
+    folder = distilled.path / distilled.facts["winner"]
+    if facts["folder"]:
+        start = {role: str(compressed.path / name) for role, name in request.start.items()}
+        request = Request(**{**facts["request"], "start": start})
+        folder = compressed.path / facts["folder"]
+    found = load_finished(materials, request, folder, teachers)
     return Final(shipped(materials, found.setup, found.procedure), found.setup)
 
 
@@ -175,13 +178,10 @@ def _reference_metrics(
 
 
 def copy_exports(artifact: Artifact, folder: Path) -> None:
-    """The artifact's files under their public place `export/`; what an earlier study left there under other names goes."""
+    """The artifact's files under their public place `export/`."""
     target = folder / "export"
     with storing(target):
         target.mkdir(parents=True, exist_ok=True)
     wanted = {Path(path).name for row in artifact.facts["exports"] for path in [*row["paths"], *row["files"]]}
     for name in sorted(wanted):
         copy_file(artifact.path / name, target / name)
-    for file in target.iterdir():
-        if file.suffix in (".onnx", ".json") and f"{file.stem}.onnx" not in wanted and file.name not in wanted:
-            file.unlink()

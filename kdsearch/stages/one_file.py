@@ -125,6 +125,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
         **latencies,
         "weight_share": _shares(target, files),
+        "quantization": list(_plan_of(target, kind)[1].log) if kind != "fp32" else [],
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
         "threads": threads,
@@ -163,13 +164,19 @@ def _written(target: Target, kind: str) -> dict[str, Path]:
 
 
 def _quantize(target: Target, kind: str, graph: str, file: Path) -> None:
-    uses = target.materials.study.config.compress.quantize
-    index = next(i for i, use in enumerate(uses) if bare(use.use) == kind)
-    quantizer: Compressor[Any] = target.materials.make("quantizer", uses[index], f"compress.quantize[{index}]")
-    stored = target.plans[uses[index].use][target.part.role]
-    plan = Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
+    index, plan = _plan_of(target, kind)
+    use = target.materials.study.config.compress.quantize[index]
+    quantizer: Compressor[Any] = target.materials.make("quantizer", use, f"compress.quantize[{index}]")
     samples = calibration(target.materials, int(plan.edits.get("samples", 128)))
     quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
+
+
+def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
+    """Which quantizer of the study makes this kind, and its plan for this student."""
+    uses = target.materials.study.config.compress.quantize
+    index = next(i for i, use in enumerate(uses) if bare(use.use) == kind)
+    stored = target.plans[uses[index].use][target.part.role]
+    return index, Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
 
 
 def _parity(target: Target, name: str, call: Call) -> Parity:

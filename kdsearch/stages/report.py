@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.export import FIGURES
 from kdsearch.stages.quality import file_label, goodness, shown, tolerance
-from kdsearch.stages.versions import versions
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
@@ -275,12 +275,21 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
 
 def provenance(materials: Materials) -> dict[str, Any]:
     """Versions, hardware and plugins: what the same result needs again."""
+    import numpy
+    import onnx
+    import onnxruntime
+    import torch
+
     from kdsearch.deploy.latency import machine
 
     study = materials.study
     return {
         "kdsearch": VERSION,
-        **versions(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
         "machine": machine(),
         "device": materials.device.accelerator,
         "devices": study.config.run.devices,

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdsearch.errors import KdsearchError, RefusedError, StorageError
+from typing_extensions import TypedDict
+
+from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
-from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, storing, write_json
+from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run
 from kdsearch.store.hashing import file_digest
 from kdsearch.training.keys import part_of, seen_by
@@ -24,6 +25,22 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_students
 from kdsearch.training.recipe_data import supplied
 from kdsearch.training.tools import Tools
+
+RESULT = "result.json"
+
+
+class File(TypedDict):
+    """A row of `exports`, as far as it says what was written."""
+
+    paths: list[str]
+    files: list[str]
+
+
+class Published(TypedDict):
+    """What the result of an earlier run says of its files."""
+
+    exports: list[File]
+
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
 
@@ -50,7 +67,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         part = part_of(stage, materials)
         key = tools.store.key(name, part, inputs)
         found = tools.store.get(name, key)
-        while found is not None and stage in (search, refine) and stage.is_stale(materials, found):
+        while found is not None and stage is refine and refine.is_stale(materials, found):
             inputs = {**inputs, name: found}  # what takes its place is made from it, too
             key = tools.store.key(name, part, inputs)
             found = tools.store.get(name, key)
@@ -128,6 +145,18 @@ def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported:
     return changed
 
 
+def _public(folder: Path) -> set[str]:
+    """Names of the files and cards in `export/` that the folder's result tells of; none where that is damaged."""
+    if not (folder / RESULT).is_file():
+        return set()
+    try:
+        rows = read_json(folder / RESULT, Published)["exports"]
+    except ArtifactError:
+        return set()
+    files = {Path(path).name for row in rows for path in (*row["paths"], *row["files"])}
+    return files | {report.card_name(Path(path).name) for row in rows for path in row["paths"]}
+
+
 def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
     """Files under their public names, and the final JSON.
 
@@ -135,8 +164,7 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     """
     seconds = {name: each["seconds"] for name, each in last_run(tools.folder).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
-    if note := older(made):
-        result["notes"] = [*result["notes"], note]
+    before = _public(tools.folder)
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:
         put_back(tools.folder, row, made["export"], made["report"])
@@ -148,7 +176,9 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
         target = "candidates.jsonl" if len(made["search"].facts["roles"]) == 1 else f"candidates-{role}.jsonl"
         copy_file(made["search"].path / f"candidates-{role}.jsonl", tools.folder / target)
     result = {**result, "dir": str(tools.folder), "seconds": seconds}
-    write_json(tools.folder / "result.json", result)
+    write_json(tools.folder / RESULT, result)
+    for name in before - _public(tools.folder):  # an earlier study's
+        (tools.folder / "export" / name).unlink(missing_ok=True)
     if result["refused"]:
         reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
         error = RefusedError(

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialError, UserError
-from kdsearch.kinds import Batch
+from kdsearch.kinds import Batch, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process
-from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, scored_of
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import Scored, Scorer
+from kdsearch.search.scoring import Scorer
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
-from kdsearch.stages.recall import highest, is_outgrown
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import append_line, read_lines
+from kdsearch.store.files import append_line
 from kdsearch.store.hashing import class_digest, derive, stream
 from kdsearch.study.names import proxies as proxy_uses
 from kdsearch.study.names import proxy_weights
@@ -54,21 +53,13 @@ def further(materials: Materials) -> dict[str, Any]:
     return {"spaces": {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
 
 
-def is_stale(materials: Materials, made: Artifact) -> bool:
-    """Whether candidates in it were lost to a limit that is higher now. It then is an input of the one that takes its place."""
-    return is_outgrown(materials, made.facts["over"])
-
-
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.search
     tools.progress.begin(NAME, section.candidates * len(materials.spaces))
-    before = inputs.get(NAME)
-    roles, met = {}, []
+    roles = {}
     for role in materials.spaces:
-        roles[role], over = _one_role(materials, role, before, tools, work, out)
-        met.append(over)
-    grown_from = [*before.facts["grown_from"], before.key] if before else []
-    return {"roles": roles, "over": highest(met), "grown_from": grown_from}
+        roles[role] = _one_role(materials, role, tools, work, out)
+    return {"roles": roles}
 
 
 def scorer_of(materials: Materials, role: str) -> Scorer:
@@ -144,13 +135,7 @@ def search_costs(objectives: Iterable[str]) -> list[str]:
     return [name for name in ALWAYS if name in stated]
 
 
-def _one_role(
-    materials: Materials, role: str, before: Artifact | None, tools: Tools, work: Path, out: Path
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """What there is to say of the role's candidates, and the limits that some were lost to.
-
-    before: the search whose candidates are known, but for those that a lower limit ended.
-    """
+def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.search
     limits = materials.study.config.constraints
     space = materials.spaces[role]
@@ -177,12 +162,7 @@ def _one_role(
         best = f"best score {top[0][0]:.4g} at {top[0][1]:,} params" if top else ""
         tools.progress.at(base + n, best=best)
 
-    def holds(scored: Scored) -> bool:
-        return not is_outgrown(materials, scored.over)
-
-    known = [each for each in scored_before(before, role) if holds(each)]
-    place = work / reference_name(role)
-    rows = reference(region, score, place, key, seed, had=known, holds=holds) if len(ranked) > 1 else []
+    rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
     combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
     explored = explore(
         region,
@@ -193,10 +173,9 @@ def _one_role(
         key,
         section.candidates,
         seed,
-        had=(*known, *rows),
+        had=rows,
         costs=costs,
         progress=seen,
-        holds=holds,
     )
     if not explored.candidates and explored.error:
         problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
@@ -221,15 +200,13 @@ def _one_role(
     for each in explored.candidates:
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
-    for scored in rows:
-        append_line(out / reference_name(role), scored.row())
     notes = list(scorer.notes.values())
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
         f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
     )
-    facts = {
+    return {
         "candidates": len(explored.candidates),
         "infeasible": explored.n_infeasible,
         "reason": explored.reason,
@@ -238,20 +215,6 @@ def _one_role(
         "kept": kept.rows,
         "notes": notes,
     }
-    return facts, highest(each.over for each in (*rows, *(each.scored for each in explored.candidates)))
-
-
-def reference_name(role: str) -> str:
-    """The file of an artifact with the scores that the candidates' are ranked against."""
-    return f"reference-{role}.jsonl"
-
-
-def scored_before(before: Artifact | None, role: str) -> list[Scored]:
-    """Candidates and reference of an earlier search."""
-    if before is None:
-        return []
-    files = (before.path / f"candidates-{role}.jsonl", before.path / reference_name(role))
-    return [scored_of(row) for file in files for row in read_lines(file)]
 
 
 def _refuse_silent(materials: Materials, explored: Explored) -> None:
@@ -290,6 +253,8 @@ def score_job(address: Mapping[str, Any], role: str, specs: Sequence[Mapping[str
     study = opened(at)
     if role not in study.scorers:
         study.scorers[role] = scorer_of(study.seen(at), role)
+    study.scorers[role].check()
+    work_begins()
     return [study.scorers[role].score(spec).row() for spec in specs]
 
 

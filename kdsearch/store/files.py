@@ -40,15 +40,19 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise StorageError(
-            "not writable", file=error.filename or path, fix="Choose another folder with --dir."
-        ) from error
+        raise StorageError("not writable", file=_named(error, path), fix="Choose another folder.") from error
     except OSError as error:
         if error.errno in _DISK:
             raise as_storage_error(error, path) from error
         if error.errno in _PLACE:
-            raise StorageError(_PLACE[error.errno], file=error.filename or path, fix="Name another place.") from error
+            raise StorageError(_PLACE[error.errno], file=_named(error, path), fix="Name another place.") from error
         raise
+
+
+def _named(error: OSError, path: Path) -> Path:
+    """The file that the system could not write, in words of the user: what is written beside it first is never heard of."""
+    found = Path(os.fsdecode(error.filename or path))
+    return path if found.suffix == ".part" else found
 
 
 def as_storage_error(error: OSError, path: Path | None = None) -> StorageError:
@@ -151,7 +155,7 @@ def parsed_json(raw: bytes) -> Any:
     return found
 
 
-def shaped(value: Any, shape: Any, path: Path | str, fix: str = MADE_AGAIN, line: int | None = None) -> Any:
+def shaped(value: Any, shape: Any, path: Path, fix: str = MADE_AGAIN, line: int | None = None) -> Any:
     """The value, checked against a type. Raise ArtifactError naming the place in the file and what was expected there."""
     try:
         return _adapter(shape).validate_python(value)
@@ -206,8 +210,8 @@ def read_lines(path: Path, shape: Any = None) -> list[Any]:
 
 
 def remove(path: Path) -> None:
-    """A folder or file, if it is there."""
-    if path.is_dir():
+    """A folder or file, if it is there; of a symbolic link the link, never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

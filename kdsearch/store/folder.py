@@ -13,7 +13,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
-from kdsearch.errors import ArtifactError, BusyError
+from kdsearch.errors import ArtifactError, BusyError, InterruptedRun, StorageError
 from kdsearch.store.artifacts import FORMAT, check_format
 from kdsearch.store.files import append_line, read_json, read_lines, storing, write_json
 from kdsearch.store.inputs import entries, lies, no_folder
@@ -22,6 +22,7 @@ MARK = "kdsearch.json"
 EVENTS = "events.jsonl"
 LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
+LOCK = ".lock"
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
@@ -118,7 +119,7 @@ def held(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     holder = path / HOLDER
-    lock = FileLock(str(path / ".lock"))
+    lock = FileLock(str(path / LOCK))
     try:
         with storing(path):
             lock.acquire(timeout=GLANCE_S)
@@ -132,6 +133,39 @@ def held(path: Path) -> Iterator[None]:
         holder.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+@contextmanager
+def standing(path: Path) -> Iterator[Callable[[], None]]:
+    """Of a folder that is held: what goes wrong within, once it was removed, moved or replaced, or its lock was, is told as that.
+
+    Gives a check for moments between pieces of work, which raises StorageError.
+    """
+    places = {each: _identity(each) for each in (path, path / LOCK)}
+
+    def check() -> None:
+        for place, before in places.items():
+            if _identity(place) != before:
+                problem = "was removed, moved or replaced while a run worked in its folder"
+                raise StorageError(
+                    problem, file=place, fix="Run the same command again: it goes on with what is there."
+                )
+
+    try:
+        yield check
+    except InterruptedRun:
+        raise
+    except Exception:
+        check()
+        raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def holder_of(path: Path) -> Holder | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError
-from kdsearch.kinds import Done, Executor, Job
+from kdsearch.kinds import Done, Executor, Job, work_begins
 
 LIMIT_S = 120.0  # how long a test waits at most, on a crowded machine
 HERE = "kdsearch.testing.executor"
@@ -48,6 +48,16 @@ def hang(started: str) -> None:
     partial.rename(started)
     while True:
         threading.Event().wait(1.0)
+
+
+def open_and_hang(folder: str) -> None:
+    """Opens until there is a file `open`; then its work begins, and never ends of itself."""
+    Path(folder, "opening").touch()
+    while not Path(folder, "open").exists():
+        threading.Event().wait(0.02)
+    Path(folder, "began").touch()
+    work_begins()
+    threading.Event().wait()
 
 
 class ExecutorContract:
@@ -136,6 +146,25 @@ class ExecutorContract:
             done = self.run(job)["endless"]
             assert "timed out after 0.2 s" in done.error
             assert done.over == "timeout_s"
+
+    def test_the_time_of_a_job_that_opens_begins_when_it_says_so(self) -> None:
+        executor = self.executor()
+        if not executor.remote:
+            return
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                job = Job("opens", f"{HERE}:open_and_hang", {"folder": folder}, timeout_s=0.05, opens=True)
+                executor.submit(job)
+                until = time.monotonic() + LIMIT_S
+                while not Path(folder, "opening").exists() and time.monotonic() < until:
+                    assert executor.wait(0.05) == []
+                assert executor.wait(1.0) == [], "it was ended while it opened what it works on"
+                Path(folder, "open").touch()
+                [done] = wait_for(executor, 1)
+                assert Path(folder, "began").exists()
+                assert done.over == "timeout_s"
+        finally:
+            executor.close()
 
 
 def wait_for(executor: Executor[Any], n: int) -> list[Done]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import ArtifactError, UserError
 from kdsearch.host import Host
+from kdsearch.kinds import work_begins
 from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.hashing import digest, file_digest
 from kdsearch.store.inputs import no_folder
@@ -151,6 +152,7 @@ def train_job(
         if place is None:
             report = study.report(asked.name) if study.report else tell_share(Path(work))
         teachers = study.teachers_of(at.prepared, study.seen(at))
+        work_begins()
         return asdict(train_shared(study.seen(at), asked, order, teachers, stop, report, place))
 
     return _answer(call, Path(work))

@@ -18,10 +18,11 @@ from kdsearch.engine.conduct import Device, resolve_device
 from kdsearch.engine.live_data import from_torch
 from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
-from kdsearch.errors import UserError
+from kdsearch.errors import TooLargeError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.search.memory import check_weights
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code
@@ -139,7 +140,10 @@ class Materials:
         """A fresh member of any registered space, for teachers; weights are a function of the study's seed."""
         cls = self.host.load_class("search_space", space)
         made: SearchSpace[Any] = cls()
-        return seeded_build(made, made.parse(dict(spec)), self.io, derive(self.seed, "member", space))
+        try:
+            return seeded_build(made, made.parse(dict(spec)), self.io, derive(self.seed, "member", space))
+        except TooLargeError as error:
+            raise UserError(error.problem, expected="a smaller network") from None
 
     def build_student(self, role: str, spec: Mapping[str, Any], seed: int, plain: bool = False) -> Model:
         """A student of a role, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
@@ -176,7 +180,12 @@ def make(host: Host, kind: str, use: Use, path: str) -> Any:
 
 
 def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model:
-    """Build under a seed of its own; the caller's random stream goes on as if it had not."""
+    """Build under a seed of its own; the caller's random stream goes on as if it had not.
+
+    Raises:
+        TooLargeError: the weights would not fit into memory.
+    """
+    check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Model = space.build(spec, io)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +10,11 @@ from typing import Any
 
 import torch
 
+from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.engine.ranks import ALONE, Ranks, joined
 from kdsearch.errors import InterruptedRun, KdsearchError, RankLostError, TrialError
-from kdsearch.kinds import Executor, Job
-from kdsearch.study.schema import Use
+from kdsearch.kinds import Job
+from kdsearch.store.scratch import Scratch
 from kdsearch.training.attempt import from_json
 from kdsearch.training.materials import Materials
 
@@ -45,10 +44,10 @@ def ranks_of(
         with _ended_by_others(), joined(arrived(place), place["rank"], world, accelerator) as ranks:
             yield ranks
     else:
-        folder = Path(tempfile.mkdtemp(prefix="kdsearch-ranks-"))
-        executor = materials.make("executor", Use(use="processes", options={"workers": world - 1}), "run.devices")
+        scratch = Scratch.make("ranks")
+        executor = Processes(ProcessesOptions(workers=world - 1))
         try:
-            meeting = folder / "meeting"
+            meeting = scratch.path / "meeting"
             for rank in range(1, world):
                 given = {**arguments, "place": {"rank": rank, "meeting": str(meeting)}}
                 executor.submit(Job(f"device {rank}", function, given, torch.get_num_threads()))
@@ -59,7 +58,7 @@ def ranks_of(
             raise _cause(executor) or error from None
         finally:
             executor.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.close()
 
 
 @contextmanager
@@ -81,13 +80,13 @@ def _sign(meeting: Path, rank: int) -> Path:
     return meeting.with_name(f"ready-{rank}")
 
 
-def _await(executor: Executor[Any], meeting: Path, world: int) -> None:
+def _await(executor: Processes, meeting: Path, world: int) -> None:
     while not all(_sign(meeting, rank).exists() for rank in range(1, world)):
         if (cause := _cause(executor, 0.05)) is not None:
             raise cause
 
 
-def _cause(executor: Executor[Any], within_s: float = REASON_S) -> KdsearchError | None:
+def _cause(executor: Processes, within_s: float = REASON_S) -> KdsearchError | None:
     """Why the first rank to end did so; None where none has said."""
     until = time.monotonic() + within_s
     while True:

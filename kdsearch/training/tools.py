@@ -117,7 +117,12 @@ def notebook_display() -> Callable[..., Any] | None:
 
 @dataclass
 class Tools:
-    """Handed to every stage. `folder`: the study's; `checkpoint_s`: between checkpoints of a training."""
+    """Handed to every stage.
+
+    Args:
+        folder: the study's. checkpoint_s: between checkpoints of a training.
+        intact: raises where the folder was taken away under the run.
+    """
 
     store: Store
     events: Events
@@ -126,6 +131,7 @@ class Tools:
     stop: Callable[[], bool] = lambda: False
     workers: int = 1
     checkpoint_s: float = 30.0
+    intact: Callable[[], None] = lambda: None
     _executor: Executor[Any] | None = field(default=None, init=False)
 
     def executor(self, materials: Materials) -> Executor[Any]:
@@ -143,7 +149,10 @@ class Tools:
             self._executor = None
 
     def heed_stop(self) -> None:
-        """Raise InterruptedRun where Ctrl-C or SIGTERM asked for it: between pieces of work that are kept whole."""
+        """Between pieces of work that are kept whole. Raise InterruptedRun where Ctrl-C or SIGTERM asked for it, StorageError where
+        the folder is no longer there.
+        """
+        self.intact()
         if self.stop():
             raise InterruptedRun("stopped; what is done is kept")
 

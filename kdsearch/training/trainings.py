@@ -68,7 +68,7 @@ class Trainings:
         threads = self._materials.study.config.run.threads_per_trial
         alone = limits.memory_bytes is not None  # what an earlier training left behind is not this one's
         function = "kdsearch.training.job:train_job"
-        job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone)
+        job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone, opens=True)
         self._running[request.name] = (since, request.until)
         self._executor.submit(job)
 

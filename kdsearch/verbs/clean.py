@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import remove
 from kdsearch.store.folder import events_of, held, last_run
 
+OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and the same while it is written
+
 
 def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
     """Remove what the last run does not use; `removed` names each with its bytes.
+
+    What has another name than kdsearch gives is left alone, and nothing is looked for behind a symbolic link.
 
     Raises:
         BusyError: a process holds the folder.
@@ -21,8 +26,8 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
     with held(folder):
         used = _used(folder)
         stale = [
-            *(each for each in _children(folder / "artifacts") if each.name not in used),
-            *(each for each in _children(folder / "work") if each.name not in _unfinished(folder)),
+            *(each for each in _own(folder / "artifacts") if each.name not in used),
+            *(each for each in _own(folder / "work") if each.name not in _unfinished(folder)),
         ]
         gone = set(stale)
         torn = [each for each in sorted(folder.rglob(".*.part")) if gone.isdisjoint((each, *each.parents))]
@@ -46,14 +51,10 @@ def _used(folder: Path) -> set[str]:
         facts = about_of(path, "prepare")["facts"] if (path / ABOUT).exists() else {"teachers": {}, "recipes": []}
         names |= {f"teacher-{each['trained']}" for each in facts["teachers"].values() if each.get("trained")}
         names |= {f"records-{each['key']}" for each in facts["recipes"]}
-    for name in [name for name in names if name.startswith("compress-")]:
+    for name in [name for name in names if name.startswith("refine-")]:
         path = folder / "artifacts" / name
-        if (path / ABOUT).exists() and (key := about_of(path, "compress")["facts"]["recovery"]):
-            names.add(f"recovered-{key}")
-    for name in [name for name in names if name.startswith(("search-", "refine-"))]:
-        path, stage = folder / "artifacts" / name, name.partition("-")[0]
         if (path / ABOUT).exists():  # the key of one that a raised limit redid is made of these
-            names |= {f"{stage}-{key}" for key in about_of(path, stage)["facts"]["grown_from"]}
+            names |= {f"refine-{key}" for key in about_of(path, "refine")["facts"]["grown_from"]}
     return names
 
 
@@ -67,17 +68,17 @@ def _unfinished(folder: Path) -> set[str]:
             elif each["state"] == "done":
                 begun.pop(each["stage"], None)
     names = {f"{stage}-{key}" for stage, key in begun.items()}
-    inner = {"prepare": ("teacher-", "records-"), "compress": ("recovered-",)}  # what else such a stage works on
-    for stage in begun.keys() & inner.keys():
-        names |= {each.name for each in _children(folder / "work") if each.name.startswith(inner[stage])}
+    if "prepare" in begun:
+        names |= {each.name for each in _own(folder / "work") if each.name.startswith(("teacher-", "records-"))}
     return names
 
 
-def _children(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from sorted(folder.iterdir())
+def _own(folder: Path) -> Iterator[Path]:
+    """What kdsearch made in a folder, by its name; nothing where the folder is a symbolic link: what is there may be anybody's."""
+    if folder.is_dir() and not folder.is_symlink():
+        yield from (each for each in sorted(folder.iterdir()) if OWN.fullmatch(each.name))
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    files = [path] if path.is_symlink() or path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return sum(each.lstat().st_size for each in files)

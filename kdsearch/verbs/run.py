@@ -15,8 +15,8 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, InterruptedRun, UserError
 from kdsearch.host import Host
 from kdsearch.store.files import remove, write_bytes, write_json
-from kdsearch.store.folder import LAST, Events, held, open_folder
-from kdsearch.store.inputs import lies
+from kdsearch.store.folder import EVENTS, LAST, Events, held, open_folder, standing
+from kdsearch.store.inputs import lies, regular
 from kdsearch.study.reading import load_study
 from kdsearch.study.study import Study
 from kdsearch.training.job import STUDY, open_store
@@ -82,17 +82,20 @@ def run_study(
     check_storage(study)
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
-    with _leaving_nothing(folder), held(folder), _stoppable() as stop:
+    with _leaving_nothing(folder), held(folder), standing(folder) as intact, _stoppable() as stop:
         text = study.resolved_yaml().encode()
-        if not (folder / STUDY).exists() or (folder / STUDY).read_bytes() != text:
+        here = folder / STUDY
+        if not lies(here) or regular(here, "a study", error=ArtifactError).read_bytes() != text:
             write_bytes(folder / STUDY, text)
         write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
         store = open_store(study, folder)
         tools = Tools(
-            store, Events(folder / "events.jsonl", host.event), folder, Progress(progress), stop, count, checkpoint_s
+            store, Events(folder / EVENTS, host.event), folder, Progress(progress), stop, count, checkpoint_s, intact
         )
         try:
-            return publish(materials, run_stages(materials, tools), tools)
+            made = run_stages(materials, tools)
+            tools.intact()
+            return publish(materials, made, tools)
         except KeyboardInterrupt:
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:

@@ -13,7 +13,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace
+from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, work_begins
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
@@ -168,6 +168,8 @@ def score_job(setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) ->
         name: tuple(value) if isinstance(value, list) else value for name, value in setting.items()
     }
     scorer = _scorer(Setting(**values))
+    scorer.check()
+    work_begins()
     return [scorer.score(spec).row() for spec in specs]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.store.artifacts import ABOUT, about_of
-from kdsearch.store.folder import events_of, holder_of, last_run
+from kdsearch.store.files import storing
+from kdsearch.store.folder import LOCK, events_of, holder_of, last_run
 
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
@@ -48,9 +49,10 @@ def status_of(folder: Path) -> dict[str, Any]:
 def _is_held(folder: Path) -> bool:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(str(folder / ".lock"))
+    lock = FileLock(str(folder / LOCK))
     try:
-        lock.acquire(timeout=0)
+        with storing(folder / LOCK):
+            lock.acquire(timeout=0)
     except Timeout:
         return True
     lock.release()

@@ -15,7 +15,7 @@ import torch
 from kdsearch.builtin.executors import InProcess, perform
 from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.errors import InterruptedRun
-from kdsearch.kinds import Executor, Job, NoOptions
+from kdsearch.kinds import Executor, Job, NoOptions, work_begins
 from kdsearch.testing.executor import HERE, LIMIT_S, ExecutorContract, wait_for
 
 
@@ -155,7 +155,9 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
         f"p.submit(Job('j', '{HERE}:hang', {{'started': {str(tmp_path / 'pid')!r}}}))\n"
         "while True: p.wait(60)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
     supervisor = subprocess.Popen([sys.executable, "-c", code], env=environment)
     limit = time.monotonic() + LIMIT_S
     while not (tmp_path / "pid").exists():
@@ -163,10 +165,12 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
         assert time.monotonic() < limit
         threading.Event().wait(0.05)
     child = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert list(temporary.glob("kdsearch-jobs-*"))
     supervisor.kill()
     supervisor.wait()
     _, alive = psutil.wait_procs([child], timeout=LIMIT_S)
     assert not alive
+    assert not list(temporary.iterdir()), "they clear what it left"
 
 
 def test_perform_puts_threads_back_and_lets_an_interrupt_through() -> None:
@@ -174,3 +178,21 @@ def test_perform_puts_threads_back_and_lets_an_interrupt_through() -> None:
     with pytest.raises(InterruptedRun):
         perform(Job("j", f"{__name__}:interrupted", {}, threads=before + 1))
     assert torch.get_num_threads() == before
+
+
+def opens(says: bool) -> None:
+    if says:
+        work_begins()
+        work_begins()
+
+
+@pytest.mark.parametrize(
+    ("opening", "says", "n"), [(False, False, 1), (False, True, 1), (True, True, 1), (True, False, 0)]
+)
+def test_work_begins_once_and_for_jobs_that_open_when_they_say_so(opening: bool, says: bool, n: int) -> None:
+    began: list[bool] = []
+    done = perform(Job("j", f"{__name__}:opens", {"says": says}, opens=opening), lambda: began.append(True))
+    assert not done.error
+    assert len(began) == n
+    work_begins()  # nobody listens any more
+    assert len(began) == n

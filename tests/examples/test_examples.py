@@ -72,6 +72,7 @@ def test_pieces(tmp_path):
     assert int4.bytes < fp32.bytes
     assert int4.weight_share["4"] > 0.9
     assert int8.weight_share["8"] > 0.9
+    assert (fp32.quantization, "7 bits" in " ".join(int8.quantization)) == ((), True)
     assert min(int8.top1_agreement, int4.top1_agreement) > 0.85
     for each in found["files"]:
         onnx.checker.check_model(onnx.load(each.file), full_check=True)

@@ -280,6 +280,39 @@ FOLDERS = [
         lambda f: (f / "shut").mkdir(mode=0o500),
         code=1,
     ),
+    *(
+        Row(
+            f"run where the folder's {name} is {what}",
+            message,
+            ("run", "tiny.yaml", "--dir", "study"),
+            lambda folder, name=name, make=make: replaced(make)(folder / "study" / name),
+            code=code,
+        )
+        for name, what, make, message, code in (
+            ("study.yaml", "a folder", os.mkdir, "study.yaml: is a folder", 2),
+            ("study.yaml", "a FIFO", os.mkfifo, "study.yaml: is a FIFO", 2),
+            (".lock", "a folder", os.mkdir, ".lock: is a folder", 1),
+        )
+    ),
+    Row(
+        "status where the lock is a folder",
+        ".lock: is a folder",
+        ("status", "study"),
+        lambda folder: replaced(os.mkdir)(folder / "study/.lock"),
+        code=1,
+    ),
+    *(
+        Row(f"{' '.join(words)} beyond the limit", f"invalid value for '{words[-2]}': Input should be less than", words)
+        for words in (
+            ("run", "tiny.yaml", "--workers", "100000"),
+            ("run", "tiny.yaml", "--seed", str(2**80)),
+            ("quickstart", "q", "--seed", str(2**80)),
+            ("score", "--space", "nb201", "--proxies", "params", "--sample", str(2**40)),
+            ("score", "--space", "nb201", "--proxies", "params", "--sample", "2", "--workers", "100000"),
+            ("score", "--space", "nb201", "--proxies", "params", "--sample", "2", "--init-seeds", "100000"),
+            ("bench", "search", "--space", "nb201", "--table", "t", "--column", "c", "--repeats", str(2**40)),
+        )
+    ),
     Row("export of 300 letters", "unknown format", ("export", "study", "--format", "n" * 300)),
     Row("export outside", "unknown format", ("export", "study", "--format", "onnx-../../evil")),
 ]
@@ -299,7 +332,7 @@ def test_refused(row, capsys, place, done):
     with obeyed():
         check(row, capsys, place, own=place / "study")
     for each in (place / "study", place / "shut"):
-        if each.exists():
+        if each.exists() and not each.is_symlink():
             each.chmod(0o700)  # so that pytest can tidy up
 
 

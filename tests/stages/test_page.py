@@ -58,3 +58,10 @@ def test_cards_stand_beside_the_files(finished: Done) -> None:
         assert card["sha256"] == file_digest(study / export["path"])
         assert card["model"]["params"] == finished.result["pruned"]["params"]
         assert card["weight_share"] == export["weight_share"]
+        assert card["quantization"] == export["quantization"]
+        assert bool(card["quantization"]) is (export["format"] != "onnx-fp32")
+    int8 = next(each for each in finished.result["exports"] if each["format"] == "onnx-int8")
+    assert (
+        "weights in 7 bits: no sum overflows 16 bits, so that every processor gives the same answers"
+        in int8["quantization"]
+    )

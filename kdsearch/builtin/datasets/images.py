@@ -17,6 +17,7 @@ from torch import Tensor
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, IMAGENET, Batch, Field, Normalization, Options, Split
 from kdsearch.limits import RESIZE
+from kdsearch.ops.memory import free_bytes
 
 Augmentation = Literal["none", "shift", "crop", "crop_flip"]
 PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
@@ -303,9 +304,7 @@ def _chunks(images: Tensor, most: int = CHUNK) -> Iterator[Tensor]:
 
 def check_memory(n_bytes: int, file: object) -> None:
     """Raise DataError where so many bytes would not fit into the memory that is free now."""
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_bytes()
     if n_bytes > free:
         raise DataError(
             f"takes {n_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free",

@@ -1,0 +1,55 @@
+"""Ctrl-C while a command starts: libraries are being imported, files looked at. One line, exit 130, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stages.tiny import LESS, write_study
+
+PROGRAM = """
+import signal, sys
+from kdsearch.cli import main
+nth, seen = int(sys.argv[1]), 0
+def hook(event, arguments):
+    global seen
+    if event in ("import", "open"):
+        seen += 1
+        if seen == nth:
+            signal.raise_signal(signal.SIGINT)
+sys.addaudithook(hook)
+code = main(sys.argv[2:])
+print(seen, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def start(nth: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(each for each in sys.path if each)
+    words = [sys.executable, "-c", PROGRAM, str(nth), *arguments]
+    return subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 10, 40, 150, 400, 800, 1200, 1600, 2000, 2400, 2800, 3200])
+def test_an_interrupt_while_a_run_starts(nth: int, tmp_path: Path) -> None:
+    sets = [part for each in LESS for part in ("--set", each)]
+    done = start(nth, "run", str(write_study(tmp_path)), "--dir", str(tmp_path / "study"), *sets)
+    *lines, seen = done.stderr.splitlines()
+    assert int(seen) >= nth, "the command was through before"
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    told = [line for line in lines if line == "Interrupted." or "to go on: kdsearch run" in line]
+    assert len(told) == 1, done.stderr
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_an_interrupt_while_a_light_command_starts(tmp_path: Path) -> None:
+    done = start(30, "status", str(tmp_path))
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[0] == "Interrupted."

@@ -1,0 +1,72 @@
+"""`clean` removes what kdsearch made in the folder, and nothing else: no link is followed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdsearch.store.files import remove
+from kdsearch.verbs.clean import clean_of
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    for name in ("artifacts/search-0123abcd", "work/refine-0123abcd", "artifacts/.distill-0123abcd.77.part"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_text("12345")
+    return folder
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    folder = tmp_path / "foreign"
+    (folder / "search-4567abcd").mkdir(parents=True)
+    (folder / "precious").write_text("x")
+    (folder / "search-4567abcd" / "precious").write_text("x")
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*"))
+
+
+def test_what_is_not_used_goes_and_what_others_put_there_stays(study: Path) -> None:
+    (study / "artifacts" / "notes").mkdir()
+    (study / "work" / "my notes.txt").write_text("x")
+    found = {each["path"]: each["bytes"] for each in clean_of(study)["removed"]}
+    assert found == {
+        "artifacts/search-0123abcd": 5,
+        "artifacts/.distill-0123abcd.77.part": 5,
+        "work/refine-0123abcd": 5,
+    }
+    assert files(study / "artifacts") == ["notes"]
+    assert files(study / "work") == ["my notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["artifacts", "work"])
+def test_a_folder_that_is_a_link_is_left_alone(name: str, study: Path, foreign: Path) -> None:
+    before = files(foreign)
+    shutil.rmtree(study / name)
+    (study / name).symlink_to(foreign)
+    clean_of(study)
+    assert files(foreign) == before
+    assert (study / name).is_symlink()
+
+
+def test_of_a_link_among_them_the_link_goes(study: Path, foreign: Path) -> None:
+    before = files(foreign)
+    (study / "artifacts" / "search-89abcdef").symlink_to(foreign)
+    assert "artifacts/search-89abcdef" in [each["path"] for each in clean_of(study)["removed"]]
+    assert files(foreign) == before
+    assert not (study / "artifacts" / "search-89abcdef").is_symlink()
+
+
+def test_of_a_link_the_link_is_removed(tmp_path: Path, foreign: Path) -> None:
+    before = files(foreign)
+    (tmp_path / "link").symlink_to(foreign)
+    remove(tmp_path / "link")
+    assert files(foreign) == before
+    assert not (tmp_path / "link").is_symlink()
