@@ -3,7 +3,7 @@
 The teacher: timm's EfficientNet-Lite0 with ImageNet weights, fine-tuned on earth_tiles by a loop of this script's own, at 64
 pixels, in ImageNet's normalisation. Forms: its weights for `safetensors` and `timm`, an ONNX file, the Python object. Data: a
 folder of PNGs, an npz, a Dataset of pixels and one whose transform normalises. Nothing in the studies says a
-normalisation. `as data`: what each would be in the data's own (`teacher.normalize: data`).
+normalisation. `as data`: what a form would be in the data's own (`teacher.normalize: data`), on the folder.
 
     python benchmarks/outside_teacher.py [--epochs 5] [--per-class 250]
 """
@@ -161,9 +161,10 @@ def main() -> None:
             for kind, given in data.items():
                 work = folder / "studies" / f"{form}-{kind}"
                 facts = inside(folder, work, teacher, given)
-                as_data = inside(folder, work / "as-data", {**teacher, "normalize": "data"}, given)
                 found = facts["normalize"] or {}
-                row = {"form": form, "data": kind, "val": facts["score"], "as data": as_data["score"]}
+                row = {"form": form, "data": kind, "val": facts["score"]}
+                if kind == "folder":
+                    row["as data"] = inside(folder, work / "as-data", {**teacher, "normalize": "data"}, given)["score"]
                 print(json.dumps({**row, "fed": found.get("name"), "by": found.get("by")}), flush=True)
 
 
