@@ -74,8 +74,8 @@ class TrialLog:
         storage: a journal file (a torn last line is cut off), the URL of any Optuna storage, or `grpc://HOST:PORT` of a proxy.
 
     Raises:
-        StudyError: an address of a proxy that is none, or nobody answers there.
-        ArtifactError: it is no journal or cannot be opened, or the key's study has another number of objectives.
+        StudyError: a URL that cannot be opened, a proxy that does not answer.
+        ArtifactError: it is no journal, or the key's study has another number of objectives.
         StorageError: the disk is full or not writable.
     """
 
@@ -203,7 +203,7 @@ def _finite(violation: float) -> float:
 
 
 def check_storage(url: str) -> None:
-    """Raise ArtifactError or StudyError for one that cannot be opened."""
+    """Raise StudyError for one that cannot be opened."""
     with _as_ours(url):
         _opened(url)
 
@@ -222,13 +222,13 @@ def _as_ours(storage: Path | str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(str(error), file=storage) from error
     except Exception as error:
-        said = f"({type(error).__name__}: {error})"
+        said = f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         if isinstance(storage, Path):
             fix = "Delete the file; `run` tries again."
             raise ArtifactError(f"not a journal of trials {said}", file=storage, fix=fix) from error
-        raise ArtifactError(
-            f"cannot be opened {said}", file=storage, fix="Mend run.storage, or leave it out."
-        ) from error
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)  # without the password
+        expected = "the URL of an Optuna storage, such as sqlite:///trials.db"
+        raise StudyError(f"'{shown}' cannot be opened {said}", path="run.storage", expected=expected) from error
     finally:
         optuna.logging.set_verbosity(level)
 

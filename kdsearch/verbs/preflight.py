@@ -26,7 +26,7 @@ def preflight(study: Study, host: Host) -> None:
 
 
 def check_storage(study: Study) -> None:
-    """Raise StudyError or ArtifactError where the trials' storage cannot be opened: before hours of work need it."""
+    """Raise StudyError where the trials' storage cannot be opened: before hours of work need it."""
     if study.config.run.storage is None:
         return
     from kdsearch.search.trials import check_storage as check

@@ -112,10 +112,11 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
         log.put(Trial(each.number, each.values, each.spec, "running"))
         log.put(each)
     assert TrialLog(url, "k", ONE).read() == GIVEN
-    with pytest.raises(ArtifactError, match=r"cannot be opened .*Mend run.storage"):
+    with pytest.raises(StudyError, match=r"run.storage: 'sqlite:.*' cannot be opened .*Expected the URL"):
         TrialLog("sqlite:////no/such/folder/trials.db", "k", ONE)
-    with pytest.raises(ArtifactError, match=r"cannot be opened .*Mend run.storage"):
-        TrialLog("nothing://here", "k", ONE)
+    with pytest.raises(StudyError, match=r"'nothing://me:\*\*\*@here' cannot be opened") as caught:
+        TrialLog("nothing://me:secret@here", "k", ONE)
+    assert "secret" not in str(caught.value)
 
 
 def test_keys_share_a_file_and_keep_apart(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""A storage for the trials that cannot be opened is said before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import kdsearch
+from kdsearch.errors import StudyError
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.verbs.run import run_study
+from tests.python.tiny_live import tiny
+from tests.stages.tiny import write_study
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/t.db", "grpc://nowhere", "foo"])
+def test_before_the_folder_exists(tmp_path: Path, url: str) -> None:
+    host = Host.load()
+    study = load_study(write_study(tmp_path), host, sets=(f"run.storage={url}",))
+    with pytest.raises(StudyError, match=r"run\.storage") as caught:
+        run_study(study, host, tmp_path / "study", progress=False)
+    assert str(caught.value).startswith(f"--set run.storage={url}: run.storage: ")
+    assert not (tmp_path / "study").exists()
+
+
+def test_before_a_session_opens(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StudyError, match="'foo' cannot be opened"),
+        kdsearch.Session(tiny(run={"storage": "foo"}), tmp_path / "study"),
+    ):
+        pass
+    assert not (tmp_path / "study").exists()
