@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdsearch.engine.live_samples import Columns, Items, Samples, seed_of
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Split, stated
+from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Split, split_of, stated
 
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
@@ -79,9 +79,7 @@ class LiveSource:
         return tuple(self._splits)
 
     def split(self, name: str) -> Split:
-        if name not in self._splits:
-            raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
-        return self._splits[name]
+        return split_of(self._splits, name)
 
     def normalized(self, wanted: Normalization) -> LiveSource:
         """Images of 0..1 or 0..255 in this normalisation; others are taken to be in it already, and only said to be.

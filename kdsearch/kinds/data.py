@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from kdsearch.errors import TapShapeError
+from kdsearch.errors import DataError, TapShapeError, nearest, one_of
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
 OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs
@@ -157,6 +157,13 @@ class DataSource(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]: ...
+
+
+def split_of(splits: Mapping[str, Split], name: str) -> Split:
+    """One of a source's splits. Raise DataError, which names those that are there."""
+    if name not in splits:
+        raise DataError(f"no split '{name}'", nearest=nearest(name, splits), expected=one_of(splits))
+    return splits[name]
 
 
 @runtime_checkable

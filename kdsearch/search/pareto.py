@@ -50,14 +50,6 @@ def fronts(
     return found
 
 
-def front(losses: Losses, violations: Sequence[Sequence[float]] | None = None) -> list[int]:
-    """Indices of the feasible candidates that no other dominates."""
-    if not losses:
-        return []
-    first = fronts(losses, violations)[0]
-    return [i for i in first if violations is None or violation(violations[i]) == 0]
-
-
 def crowding(losses: Losses) -> list[float]:
     """Crowding distance of each point of one front; infinite at the ends of every loss."""
     n = len(losses)

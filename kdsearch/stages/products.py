@@ -17,7 +17,7 @@ from kdsearch.kinds import Batch, Call, Field, Model, Procedure, Product
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.store.hashing import derive
 from kdsearch.training.materials import Materials
-from kdsearch.training.request import Request, recipe_of
+from kdsearch.training.request import Request
 from kdsearch.training.train import staged
 
 
@@ -79,7 +79,7 @@ def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], fold
     seed = derive(materials.seed, "cost")
     if tuple(materials.study.students) == (role,) and has_own_product(materials):
         request = Request("cost", "recipe", {role: spec}, materials.recipe.default(), 1)
-        procedure, setup = staged(materials, recipe_of(materials, request), request, {}, folder, seed)
+        procedure, setup = staged(materials, request, {}, folder, seed)
         return shipped(materials, setup, procedure)[0]
     model = materials.build_student(role, spec, seed)
     return _shipped("", materials.task.product(model, materials.io), {role: model})

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.deploy.latency import is_slower
-from kdsearch.report import card, render
-from kdsearch.report.predict import predict_text
+from kdsearch.report import render
+from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
-from kdsearch.stages.export import FIGURES
+from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, shown, tolerance
-from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_json, read_lines, write_bytes, write_json
-from kdsearch.store.hashing import file_digest
+from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.training.controls import left_out
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
@@ -28,7 +26,6 @@ from kdsearch.version import VERSION
 
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
-PREDICT = "predict.py"  # beside the files
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
 READS = (*TRAINING, "name", "constraints", "distill.controls")
 
@@ -298,136 +295,3 @@ def provenance(materials: Materials) -> dict[str, Any]:
         "data": materials.data_key(),
         "allow_code": list(study.allow_code),
     }
-
-
-def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page's figures draw."""
-    search, distilled = inputs["search"], inputs["distill"].facts
-    candidates, scores = [], {}
-    for role in search.facts["roles"]:
-        for row in read_lines(search.path / f"candidates-{role}.jsonl"):
-            scores[row["key"]] = row["scores"]
-            candidates.append(
-                {
-                    "key": row["key"],
-                    "architecture": row["key"],
-                    "params": row["params"],
-                    "macs": row["macs"],
-                    "scores": row["scores"],
-                    "score": row["score"],
-                    "kept": row["kept"],
-                    "feasible": True,
-                }
-            )
-    trials = read_json(inputs["refine"].path / "trials.json")
-    weightings = inputs["refine"].path / WEIGHTINGS
-    finals = [
-        {
-            "architecture": trial["architecture"],
-            "scores": scores.get(trial["architecture"], {}),
-            "params": trial["params"],
-            "quality": {
-                "metric": materials.objective,
-                "value": trial["objectives"].get(materials.objective),
-                "direction": materials.metrics[materials.objective].direction,
-                "unit": materials.metrics[materials.objective].unit,
-            },
-        }
-        for trial in trials
-        if trial["state"] == "complete"
-    ]
-    names = {distilled["winner"]: "student"}
-    curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
-    pruned = inputs["compress"].facts["pruned"]
-    if pruned and pruned["history"]:
-        curves["recovery"] = pruned["history"]
-    teacher_curves = {
-        f"teacher {name}": facts["history"]
-        for name, facts in inputs["prepare"].facts["teachers"].items()
-        if facts.get("history")
-    }
-    return {
-        "candidates": candidates,
-        "trials": trials,
-        "weightings": len(read_json(weightings)) if weightings.exists() else 0,
-        "objectives": dict(materials.objectives),
-        "curves": {**curves, **teacher_curves},
-        "ladder": _ladder(result),
-        "finals": finals,
-        "figures": _figures(inputs, result),
-    }
-
-
-def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The task's figures of the recommended file."""
-    best = result["recommended"] and next(
-        file_label(row) for row in result["exports"] if row["path"] == result["recommended"]["path"]
-    )
-    found: list[dict[str, Any]] = read_json(inputs["export"].path / FIGURES).get(best, [])
-    return found
-
-
-def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"]}
-        return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
-
-    rows = []
-    if result["teacher"] is not None:
-        params = result["teacher"]["params"]
-        taken = (result["teacher"]["latency_ms"] or {}).get("median")
-        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params, latency_ms=taken))
-    for name in ("student", "pruned"):
-        if row := result[name]:
-            rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))
-    for row in result["exports"]:
-        rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
-    return rows
-
-
-def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any], folder: Path) -> None:
-    """`<name>.json` in `folder` for each exported file."""
-    folder.mkdir()
-    facts = inputs["prepare"].facts["data"]["facts"]
-    about = {
-        "preprocessing": facts.get("preprocessing", {}),
-        "labels": facts.get("classes", []),
-        "licence": facts.get("licence"),
-        "artifacts": {name: artifact.key for name, artifact in inputs.items()},
-    }
-    smaller = {name: result["pruned"][name] for name in ("params", "macs")} if result["pruned"] else {}
-    shipped = {**result, "student": {**result["student"], **smaller}}
-    for row in result["exports"]:
-        for graph in row["graphs"]:
-            name = Path(graph["path"]).name
-            facts_of = {
-                **about,
-                "inputs": graph["inputs"],
-                "outputs": graph["outputs"],
-                "sha256": file_digest(inputs["export"].path / name),
-                "product": {
-                    "graph": graph["name"],
-                    "graphs": {each["name"]: Path(each["path"]).name for each in row["graphs"]},
-                    "files": [Path(path).name for path in row["files"]],
-                    "facts": row["facts"],
-                },
-            }
-            write_json(folder / card_name(name), card(shipped, {**row, "path": graph["path"]}, facts_of))
-
-
-def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:
-    """`predict.py` where a file is one network from one image to one vector of classes, and knows how images are prepared."""
-    facts = materials.data.facts
-    told = facts.get("preprocessing") or {}
-    is_plain = bool(facts.get("classes")) and bool(told.get("mean")) and bool(told.get("std"))
-    single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
-    kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
-    if is_plain and kinds == {("image", "logits")} and len(single) == len(result["exports"]):
-        chosen = result["recommended"] or result["exports"][0]
-        path = next(row["path"] for row in result["exports"] if row["format"] == chosen["format"])
-        write_bytes(folder / PREDICT, predict_text(Path(path).name).encode())
-
-
-def card_name(file: str) -> str:
-    """Of the card that lies beside an exported file."""
-    return str(Path(file).with_suffix(".json"))

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
+from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run
@@ -133,11 +134,11 @@ def _make(
 def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported: Artifact) -> bool:
     """Make the public files of one format, what goes along, and the cards equal to the artifacts'; whether one of them was not."""
     changed = False
-    cards = [(path, report.card_name(Path(path).name)) for path in row["paths"]]
+    cards = [(path, card_name(Path(path).name)) for path in row["paths"]]
     pairs = [(exported.path / Path(path).name, folder / path) for path in [*row["paths"], *row["files"]]]
     pairs += [(reported.path / report.CARDS / card, (folder / path).with_name(card)) for path, card in cards]
-    if (reported.path / report.CARDS / report.PREDICT).exists():
-        pairs.append((reported.path / report.CARDS / report.PREDICT, folder / "export" / report.PREDICT))
+    if (reported.path / report.CARDS / PREDICT).exists():
+        pairs.append((reported.path / report.CARDS / PREDICT, folder / "export" / PREDICT))
     for source, place in pairs:
         if not place.is_file() or file_digest(place) != file_digest(source):
             changed = True

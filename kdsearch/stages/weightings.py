@@ -133,8 +133,7 @@ def _gradients(
 ) -> TermGradients | None:
     request = Request("weightings", "recipe", specs, values, materials.study.config.refine.epochs)
     seed = derive(materials.seed, "weightings")
-    recipe = materials.recipe.at(values)
-    procedure, setup = assemble(materials, recipe, request, teachers, work / request.name, seed)
+    procedure, setup = assemble(materials, request, teachers, work / request.name, seed)
     return Training(procedure, setup, work / request.name, "", materials.device).gradients_at_start(BATCHES)
 
 

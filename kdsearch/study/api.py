@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdsearch.errors import StudyError
+from kdsearch.hooks import KINDS
 from kdsearch.host.host import base_class
 from kdsearch.kinds import Capability, Model, SearchSpace
 from kdsearch.study import study as checked
@@ -17,23 +18,6 @@ from kdsearch.study.reading import make_study
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
-
-_KINDS = (
-    *(
-        "task",
-        "dataset",
-        "data_recipe",
-        "teacher",
-        "search_space",
-        "proxy",
-        "distiller",
-        "procedure",
-        "pruner",
-        "quantizer",
-        "exporter",
-    ),
-    *("metric", "controller", "executor", "stopper"),
-)
 
 
 def make(
@@ -137,7 +121,7 @@ def _named(value: Any, live: dict[str, Any], path: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [_named(each, live, f"{path}[{i}]") for i, each in enumerate(value)]
     if isinstance(value, type) and issubclass(value, Capability):
-        kinds = [kind for kind in _KINDS if issubclass(value, base_class(kind))]
+        kinds = [kind for kind in KINDS if issubclass(value, base_class(kind))]
         for kind in kinds:
             if live.setdefault(f"{kind}:{value.__name__}", value) is not value:
                 raise StudyError(f"two classes are called '{value.__name__}'", path=path, fix="Rename one of them.")

@@ -18,9 +18,20 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.loop import Training
 from kdsearch.engine.setup import LiveSetup
-from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import Batch, DataSource, Distiller, Field, Model, Procedure, Shapes, Split, TapShapes, Task
+from kdsearch.kinds import (
+    Batch,
+    DataSource,
+    Distiller,
+    Field,
+    Model,
+    Procedure,
+    Shapes,
+    Split,
+    TapShapes,
+    Task,
+    split_of,
+)
 from kdsearch.store.hashing import derive, stream
 
 Augment = Callable[[Mapping[str, Tensor], Generator], Mapping[str, Tensor]]
@@ -80,9 +91,7 @@ class TensorSource:
 
     def split(self, name: str) -> Split:
         """Raise DataError naming the splits there are."""
-        if name not in self._splits:
-            raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
-        return self._splits[name]
+        return split_of(self._splits, name)
 
 
 def _field(name: str, column: Tensor) -> Field:

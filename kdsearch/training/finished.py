@@ -17,7 +17,7 @@ from kdsearch.kinds import Model, Procedure, Product
 from kdsearch.store.weights import load_into, read, read_metadata
 from kdsearch.training.built import FINAL
 from kdsearch.training.materials import Materials
-from kdsearch.training.request import Request, owner_of, recipe_of, seed_of
+from kdsearch.training.request import Request, owner_of, seed_of
 from kdsearch.training.train import staged, train
 
 
@@ -63,7 +63,7 @@ def load_finished(
         return Finished(setup, procedure)
     if read_metadata(file).get("owner") != owner_of(materials, request):
         raise ArtifactError("is of another study or recipe", file=file, fix="Delete it; the stage starts anew.")
-    procedure, setup = staged(materials, recipe_of(materials, request), request, given, folder, seed)
+    procedure, setup = staged(materials, request, given, folder, seed)
     tensors = read(file)
     for role, model in setup.models.items():
         load_into(model.module, _of(role, tensors), file)

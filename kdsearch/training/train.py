@@ -59,7 +59,7 @@ def train(
     Raises TrialError for NaN, InterruptedRun where `stop` said so, UserError for shapes or taps that do not fit.
     """
     recipe = recipe_of(materials, request)
-    procedure, setup = assemble(materials, recipe, request, teachers, folder, seed_of(materials, request))
+    procedure, setup = assemble(materials, request, teachers, folder, seed_of(materials, request))
     for role in request.specs:
         check_training(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", "", TrialError)
     built = Built.of(setup, procedure)
@@ -109,30 +109,23 @@ def pruned(materials: Materials, model: Model, plan: Mapping[str, Any]) -> Model
 
 
 def assemble(
-    materials: Materials,
-    recipe: ResolvedRecipe,
-    request: Request,
-    teachers: Mapping[str, Live],
-    folder: Path,
-    seed: int,
+    materials: Materials, request: Request, teachers: Mapping[str, Live], folder: Path, seed: int
 ) -> tuple[Procedure[Any], LiveSetup]:
     """The procedure and what it is set up with: models, and distillers built on their shapes, everything random from `seed`."""
-    procedure, setup = staged(materials, recipe, request, teachers, folder, seed)
+    procedure, setup = staged(materials, request, teachers, folder, seed)
     for role, start in request.start.items():
         load_into(setup.models[role].module, read(Path(start)), start)
-    setup.distillers = {each.name: _distiller(materials, each, setup, seed) for each in recipe.distillers}
+    setup.distillers = {
+        each.name: _distiller(materials, each, setup, seed) for each in recipe_of(materials, request).distillers
+    }
     return procedure, setup
 
 
 def staged(
-    materials: Materials,
-    recipe: ResolvedRecipe,
-    request: Request,
-    teachers: Mapping[str, Live],
-    folder: Path,
-    seed: int,
+    materials: Materials, request: Request, teachers: Mapping[str, Live], folder: Path, seed: int
 ) -> tuple[Procedure[Any], LiveSetup]:
     """The procedure and its setup with fresh models of the request's roles, adapted and pruned; no distillers yet."""
+    recipe = recipe_of(materials, request)
     train = recipe.train
     is_control = request.kind in ("baseline", "all_labels")
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.download import download_archive, root_of
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
+from kdsearch.builtin.datasets.pixels import Stored
 from kdsearch.builtin.datasets.plain_pickle import read_plain_pickle
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services

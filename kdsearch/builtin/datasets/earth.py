@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from pydantic import Field as Option
 
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.npz import read_arrays
 from kdsearch.builtin.datasets.packages import BLUE_MARBLE, LAND_COVER, cache_folder, package_file
+from kdsearch.builtin.datasets.pixels import Stored, as_images
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
 

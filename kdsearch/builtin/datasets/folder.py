@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from pydantic import Field as Option
 from torch import Tensor
 
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, fitted, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
+from kdsearch.builtin.datasets.pixels import Stored, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 from kdsearch.limits import PIXELS, SIDES

@@ -18,8 +18,9 @@ import torch
 from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.download import download_idx, root_of
-from kdsearch.builtin.datasets.images import ImageOptions, Part, Stored, as_images, check_memory, image_source
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.packages import FASHION_MNIST_FOLDERS, needed
+from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.limits import ARRAYS_BYTES

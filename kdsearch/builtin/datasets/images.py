@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field as Option
 from torch import Tensor
 
-from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, IMAGENET, Batch, Field, Normalization, Options, Split
+from kdsearch.builtin.datasets.augment import Augmentation, augmented, id_hash
+from kdsearch.builtin.datasets.pixels import CHUNK, Chosen, Pixels, Stored, check_memory, chunks, fitted
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, IMAGENET, Batch, Field, Normalization, Options, Split, split_of
 from kdsearch.limits import RESIZE
-from kdsearch.ops.memory import free_bytes
 
-Augmentation = Literal["none", "shift", "crop", "crop_flip"]
-PADS: Mapping[str, int] = {"shift": 16, "crop": 8, "crop_flip": 8}  # side / pad = pixels that an image may move
-CHUNK = 4096  # images counted at once
-CHUNK_BYTES = 1 << 28  # of floats that are resized at once
 WHOLE = 255.0  # the greatest pixel of eight bits
 
 
@@ -41,42 +36,6 @@ class ImageOptions(Options):
         description="training images: shift = moved by up to 1/16 of the side; crop = by up to 1/8; "
         "crop_flip = crop and mirrored half the time",
     )
-
-
-class Pixels(Protocol):
-    """Where a split's images come from."""
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, index: Sequence[int]) -> Tensor:
-        """(B, C, H, W), uint8 in 0..255, or float32 in the file's own range."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Images in memory, (N, C, H, W)."""
-
-    images: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __call__(self, index: Sequence[int]) -> Tensor:
-        return self.images[torch.as_tensor(index, dtype=torch.long)]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some rows of other pixels, decoded when they are asked for."""
-
-    pixels: Pixels
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __call__(self, index: Sequence[int]) -> Tensor:
-        return self.pixels([self.rows[i] for i in index])
 
 
 @dataclass(frozen=True)
@@ -160,9 +119,7 @@ class ImageSource:
         return tuple(self._splits)
 
     def split(self, name: str) -> Split:
-        if name not in self._splits:
-            raise DataError(f"no split '{name}'", nearest=nearest(name, self._splits), expected=one_of(self._splits))
-        return self._splits[name]
+        return split_of(self._splits, name)
 
     def measured_on(self, ids: Collection[str]) -> ImageSource:
         """The same images, standardised by what these samples of `train` measure, unless mean and std were given."""
@@ -298,53 +255,6 @@ def check_labels(labels: Tensor, n_classes: int, file: object, split: str) -> No
         )
 
 
-def _chunks(images: Tensor, most: int = CHUNK) -> Iterator[Tensor]:
-    return (images[start : start + most] for start in range(0, len(images), most))
-
-
-def check_memory(n_bytes: int, file: object) -> None:
-    """Raise DataError where so many bytes would not fit into the memory that is free now."""
-    free = free_bytes()
-    if n_bytes > free:
-        raise DataError(
-            f"takes {n_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free",
-            file=file,
-            expected="less",
-            fix="Lower `resize` in data.options, take fewer images, or read them from a folder, which decodes on demand.",
-        )
-
-
-def as_images(array: np.ndarray[Any, Any]) -> Tensor:
-    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), contiguous."""
-    images = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
-    images = np.ascontiguousarray(images)
-    return torch.from_numpy(images if images.flags.writeable else images.copy())
-
-
-def fitted(images: Tensor, resize: int | None, channels: int | None) -> Tensor:
-    """(N, C, H, W) scaled and cropped to `resize` square, with `channels`; grey becomes RGB as a view."""
-    from torchvision.transforms.v2 import functional as V
-
-    if channels == 1 and images.shape[1] == 3:
-        images = torch.cat([V.rgb_to_grayscale(chunk) for chunk in _chunks(images)])
-    if resize is not None and tuple(images.shape[-2:]) != (resize, resize):
-        made = images.new_empty(len(images), images.shape[1], resize, resize)
-        scale = max(1.0, resize / min(images.shape[-2:])) ** 2  # torchvision scales in floats
-        most = max(1, int(CHUNK_BYTES // (4 * scale * images[0].numel()))) if len(images) else 1
-        for i, chunk in enumerate(_chunks(images, most)):
-            made[i * most : i * most + len(chunk)] = V.center_crop(V.resize(chunk, [resize], antialias=True), [resize])
-        images = made
-    if channels is not None and images.shape[1] != channels:
-        if images.shape[1] != 1:
-            raise DataError(
-                f"images have {images.shape[1]} channels, but `channels` is {channels}",
-                path="data.options.channels",
-                expected="grey or RGB images",
-            )
-        images = images.expand(-1, channels, -1, -1)
-    return images
-
-
 def measured(part: Part, most: int = 1 << 62) -> Standard:
     """Mean and std per channel over the pixels of a split, exact for uint8; at most `most` images, chosen by id."""
     lazy = not isinstance(part.pixels, Stored)
@@ -352,7 +262,7 @@ def measured(part: Part, most: int = 1 << 62) -> Standard:
     if lazy:
         most = min(most, 2048)  # decoding is what costs; 2,048 images of 1,000 pixels give the mean to 1e-3
     if len(rows) > most:
-        rows = sorted(sorted(rows, key=lambda i: _digest(part.ids[i]))[:most])
+        rows = sorted(sorted(rows, key=lambda i: id_hash(part.ids[i]))[:most])
     first = part.pixels(rows[:1])
     whole, n_channels = first.dtype == torch.uint8, first.shape[1]
     counts = torch.zeros(n_channels, 256, dtype=torch.int64)
@@ -391,7 +301,7 @@ def content(parts: Mapping[str, Part]) -> str:
         if isinstance(part.pixels, Stored):
             images = part.pixels.images
             digest.update(f"{images.dtype}{tuple(images.shape)}".encode())
-            for chunk in _chunks(images):
+            for chunk in chunks(images):
                 digest.update(chunk.contiguous().numpy().data)
         else:
             digest.update(str(getattr(part.pixels, "content", "")).encode())
@@ -400,44 +310,3 @@ def content(parts: Mapping[str, Part]) -> str:
 
 def _hex(ids: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(ids).encode()).hexdigest()
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def sample_seed(seed: int, sample: str) -> int:
-    """The 64-bit seed of one sample's augmentation: of nothing but the pass's seed and the sample's id."""
-    return int.from_bytes(_digest(f"{seed}\0{sample}"), "big")
-
-
-@contextmanager
-def kept_rng() -> Iterator[None]:
-    """torch's global CPU generator is afterwards what it was before."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
-def augmented(images: Tensor, ids: Sequence[str], seed: int, augmentation: Augmentation) -> Tensor:
-    """(B, C, H, W), each image changed by torchvision under its own seed, whatever batch it is in; black beyond borders."""
-    from torchvision.transforms import v2
-
-    h, w = images.shape[-2:]
-    padding = max(1, min(h, w) // PADS[augmentation])
-    padded = v2.functional.pad(images, [padding])
-    changes: list[Any] = [v2.RandomCrop((h, w))]
-    if augmentation == "crop_flip":
-        changes.append(v2.RandomHorizontalFlip())
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    with kept_rng():
-        for i, sample in enumerate(ids):
-            # the CPU generator alone: torch.manual_seed would reseed accelerators too
-            torch.default_generator.manual_seed(sample_seed(seed, sample))
-            image = padded[i]
-            for change in changes:
-                image = change(image)
-            out[i] = image
-    return out

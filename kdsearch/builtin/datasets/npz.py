@@ -12,15 +12,8 @@ import torch
 from pydantic import Field as Option
 from pydantic import field_validator
 
-from kdsearch.builtin.datasets.images import (
-    ImageOptions,
-    Part,
-    Stored,
-    as_images,
-    check_labels,
-    check_memory,
-    image_source,
-)
+from kdsearch.builtin.datasets.images import ImageOptions, Part, check_labels, image_source
+from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 from kdsearch.limits import ARRAYS_BYTES, CLASSES

@@ -5,16 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kdsearch.builtin.datasets.images import (
-    ImageOptions,
-    Part,
-    Stored,
-    as_images,
-    augmented,
-    fitted,
-    image_source,
-    measured,
-)
+from kdsearch.builtin.datasets.augment import augmented
+from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source, measured
+from kdsearch.builtin.datasets.pixels import Stored, as_images, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import IMAGENET, Normalization
 

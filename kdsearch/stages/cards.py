@@ -1,0 +1,64 @@
+"""What lies beside the exported files: a card each, and `predict.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.report import card
+from kdsearch.report.predict import predict_text
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import write_bytes, write_json
+from kdsearch.store.hashing import file_digest
+from kdsearch.training.materials import Materials
+
+PREDICT = "predict.py"  # beside the files
+
+
+def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any], folder: Path) -> None:
+    """`<name>.json` in `folder` for each exported file."""
+    folder.mkdir()
+    facts = inputs["prepare"].facts["data"]["facts"]
+    about = {
+        "preprocessing": facts.get("preprocessing", {}),
+        "labels": facts.get("classes", []),
+        "licence": facts.get("licence"),
+        "artifacts": {name: artifact.key for name, artifact in inputs.items()},
+    }
+    smaller = {name: result["pruned"][name] for name in ("params", "macs")} if result["pruned"] else {}
+    shipped = {**result, "student": {**result["student"], **smaller}}
+    for row in result["exports"]:
+        for graph in row["graphs"]:
+            name = Path(graph["path"]).name
+            facts_of = {
+                **about,
+                "inputs": graph["inputs"],
+                "outputs": graph["outputs"],
+                "sha256": file_digest(inputs["export"].path / name),
+                "product": {
+                    "graph": graph["name"],
+                    "graphs": {each["name"]: Path(each["path"]).name for each in row["graphs"]},
+                    "files": [Path(path).name for path in row["files"]],
+                    "facts": row["facts"],
+                },
+            }
+            write_json(folder / card_name(name), card(shipped, {**row, "path": graph["path"]}, facts_of))
+
+
+def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:
+    """`predict.py` where a file is one network from one image to one vector of classes, and knows how images are prepared."""
+    facts = materials.data.facts
+    told = facts.get("preprocessing") or {}
+    is_plain = bool(facts.get("classes")) and bool(told.get("mean")) and bool(told.get("std"))
+    single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
+    kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
+    if is_plain and kinds == {("image", "logits")} and len(single) == len(result["exports"]):
+        chosen = result["recommended"] or result["exports"][0]
+        path = next(row["path"] for row in result["exports"] if row["format"] == chosen["format"])
+        write_bytes(folder / PREDICT, predict_text(Path(path).name).encode())
+
+
+def card_name(file: str) -> str:
+    """Of the card that lies beside an exported file."""
+    return str(Path(file).with_suffix(".json"))

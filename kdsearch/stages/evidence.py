@@ -1,0 +1,98 @@
+"""What the page's figures draw, from every stage's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdsearch.stages.export import FIGURES
+from kdsearch.stages.quality import file_label
+from kdsearch.stages.weightings import WEIGHTINGS
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_json, read_lines
+from kdsearch.training.materials import Materials
+
+
+def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's figures draw."""
+    search, distilled = inputs["search"], inputs["distill"].facts
+    candidates, scores = [], {}
+    for role in search.facts["roles"]:
+        for row in read_lines(search.path / f"candidates-{role}.jsonl"):
+            scores[row["key"]] = row["scores"]
+            candidates.append(
+                {
+                    "key": row["key"],
+                    "architecture": row["key"],
+                    "params": row["params"],
+                    "macs": row["macs"],
+                    "scores": row["scores"],
+                    "score": row["score"],
+                    "kept": row["kept"],
+                    "feasible": True,
+                }
+            )
+    trials = read_json(inputs["refine"].path / "trials.json")
+    weightings = inputs["refine"].path / WEIGHTINGS
+    finals = [
+        {
+            "architecture": trial["architecture"],
+            "scores": scores.get(trial["architecture"], {}),
+            "params": trial["params"],
+            "quality": {
+                "metric": materials.objective,
+                "value": trial["objectives"].get(materials.objective),
+                "direction": materials.metrics[materials.objective].direction,
+                "unit": materials.metrics[materials.objective].unit,
+            },
+        }
+        for trial in trials
+        if trial["state"] == "complete"
+    ]
+    names = {distilled["winner"]: "student"}
+    curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
+    pruned = inputs["compress"].facts["pruned"]
+    if pruned and pruned["history"]:
+        curves["recovery"] = pruned["history"]
+    teacher_curves = {
+        f"teacher {name}": facts["history"]
+        for name, facts in inputs["prepare"].facts["teachers"].items()
+        if facts.get("history")
+    }
+    return {
+        "candidates": candidates,
+        "trials": trials,
+        "weightings": len(read_json(weightings)) if weightings.exists() else 0,
+        "objectives": dict(materials.objectives),
+        "curves": {**curves, **teacher_curves},
+        "ladder": _ladder(result),
+        "finals": finals,
+        "figures": _figures(inputs, result),
+    }
+
+
+def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The task's figures of the recommended file."""
+    best = result["recommended"] and next(
+        file_label(row) for row in result["exports"] if row["path"] == result["recommended"]["path"]
+    )
+    found: list[dict[str, Any]] = read_json(inputs["export"].path / FIGURES).get(best, [])
+    return found
+
+
+def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
+        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"]}
+        return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
+
+    rows = []
+    if result["teacher"] is not None:
+        params = result["teacher"]["params"]
+        taken = (result["teacher"]["latency_ms"] or {}).get("median")
+        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params, latency_ms=taken))
+    for name in ("student", "pruned"):
+        if row := result[name]:
+            rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))
+    for row in result["exports"]:
+        rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
+    return rows
