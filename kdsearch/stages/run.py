@@ -155,7 +155,7 @@ def _public(folder: Path) -> set[str]:
     except ArtifactError:
         return set()
     files = {Path(path).name for row in rows for path in (*row["paths"], *row["files"])}
-    return files | {report.card_name(Path(path).name) for row in rows for path in row["paths"]}
+    return files | {card_name(Path(path).name) for row in rows for path in row["paths"]}
 
 
 def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
