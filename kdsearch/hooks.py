@@ -38,6 +38,23 @@ KINDS = (
 
 
 @dataclass(frozen=True)
+class Package:
+    """Where a data set's samples or a teacher's weights come from, as `kdsearch data` lists them; never imported.
+
+    Args:
+        install: the whole command.
+        files: those that are read, each (distribution, path inside it).
+        folders: where a system package puts its files; one of them will do.
+    """
+
+    install: str
+    licence: str = ""
+    size: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Entry:
     """One registered capability, not yet imported: `target` is "package.module:Class", `extra` the pip extra it needs."""
 
@@ -46,6 +63,7 @@ class Entry:
     target: str
     extra: str = ""
     about: str = ""
+    package: Package | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +87,17 @@ class Family:
 
 @dataclass
 class Register:
-    """What `kdsearch_register` is handed: one method a kind, each taking (name, target, extra="", about="")."""
+    """What `kdsearch_register` is handed: one method a kind, each taking (name, target, extra="", about="").
+
+    A data set and a teacher also take the `package` that brings their data or weights.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     families: list[Family] = field(default_factory=list)
 
-    def add(self, kind: str, name: str, target: str, extra: str = "", about: str = "") -> None:
+    def add(
+        self, kind: str, name: str, target: str, extra: str = "", about: str = "", package: Package | None = None
+    ) -> None:
         """Raise ValueError for a kind that does not exist, a name that is no identifier, or a target without a colon."""
         if kind not in KINDS:
             raise ValueError(f"unknown kind '{kind}'; expected one of {', '.join(KINDS)}")
@@ -85,7 +108,7 @@ class Register:
             raise ValueError(f"{kind} '{name}': target '{target}' must be 'package.module:Class'")
         if any(entry.kind == kind and entry.name == name for entry in self.entries):
             raise ValueError(f"{kind} '{name}' is registered twice by this plugin")
-        self.entries.append(Entry(kind, name, target, extra, about))
+        self.entries.append(Entry(kind, name, target, extra, about, package))
 
     def family(self, kind: str, prefix: str, of: str, target: str, about: str = "") -> None:
         """See `Family`. Raise ValueError for kinds that do not exist or are the same, a prefix that is no word, or a bad target."""
@@ -100,14 +123,14 @@ class Register:
     def task(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("task", name, target, extra, about)
 
-    def dataset(self, name: str, target: str, extra: str = "", about: str = "") -> None:
-        self.add("dataset", name, target, extra, about)
+    def dataset(self, name: str, target: str, extra: str = "", about: str = "", package: Package | None = None) -> None:
+        self.add("dataset", name, target, extra, about, package)
 
     def data_recipe(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("data_recipe", name, target, extra, about)
 
-    def teacher(self, name: str, target: str, extra: str = "", about: str = "") -> None:
-        self.add("teacher", name, target, extra, about)
+    def teacher(self, name: str, target: str, extra: str = "", about: str = "", package: Package | None = None) -> None:
+        self.add("teacher", name, target, extra, about, package)
 
     def search_space(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("search_space", name, target, extra, about)

@@ -1,8 +1,10 @@
-"""Imports go down the list of rooms, kdsearch imports no plugin, and plugins import neither one another nor the house."""
+"""Imports go down the list of rooms, kdsearch imports no plugin, plugins import neither one another nor the house, built-ins do as
+plugins do, and the kit names what it offers."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,7 +33,21 @@ def lint(folder: Path, paths: list[Path]) -> subprocess.CompletedProcess[str]:
 def test_the_house_keeps_its_contracts():
     done = lint(ROOT, [ROOT, ROOT / "plugins", ROOT / "search_spaces"])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Contracts: 4 kept, 0 broken." in done.stdout
+    assert "Contracts: 6 kept, 0 broken." in done.stdout
+
+
+def test_plugins_and_built_ins_may_use_the_kit(planted):
+    """It stands on rooms that they may not import themselves."""
+    for file, line in {
+        "kdsearch/kit/a.py": "import kdsearch.search, kdsearch.deploy, kdsearch.store",
+        "kdsearch/builtin/a.py": "import kdsearch.kit.a, kdsearch.kinds, kdsearch.ops, kdsearch.limits, kdsearch.builtin",
+        "kdsearch_plugins/one/a.py": "import kdsearch.kit.a, kdsearch.kinds, kdsearch.ops, kdsearch.hooks, kdsearch.errors",
+        "kdsearch_spaces/one/a.py": "import kdsearch.kit.a",
+        "kdsearch/stages/a.py": "import kdsearch.kit.a, kdsearch.host",
+    }.items():
+        (planted / file).write_text(line)
+    done = lint(planted, [planted])
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -41,12 +57,32 @@ def test_the_house_keeps_its_contracts():
         ("kdsearch/store/a.py", "import kdsearch.kinds", "imports go down"),
         ("kdsearch/host/a.py", "def f():\n    import kdsearch.cli", "imports go down"),
         ("kdsearch/stages/a.py", "import kdsearch_plugins.one", "kdsearch never imports a plugin"),
+        ("kdsearch/search/a.py", "import kdsearch.kit", "imports go down"),
         ("kdsearch_plugins/one/a.py", "import kdsearch.engine", "a plugin imports hooks"),
+        ("kdsearch_spaces/one/a.py", "def f():\n    import kdsearch.store", "a plugin imports hooks"),
+        *(
+            ("kdsearch/builtin/a.py", f"import kdsearch.{room}", "a built-in imports what a plugin may")
+            for room in ("engine", "search", "deploy", "host", "store")
+        ),
+        *(
+            (f"kdsearch/{room}/a.py", "def f():\n    import kdsearch.builtin", "nothing imports a built-in")
+            for room in ("cli", "python", "verbs", "stages", "training", "study")
+        ),
         ("kdsearch_plugins/one/a.py", "import kdsearch_plugins.two", "plugins do not import one another"),
         ("kdsearch_spaces/one/a.py", "import kdsearch_plugins.two", "plugins do not import one another"),
     ],
 )
-def test_each_contract_finds_what_it_is_for(file, line, broken, tmp_path):
+def test_each_contract_finds_what_it_is_for(file, line, broken, planted):
+    (planted / file).write_text(line)
+    done = lint(planted, [planted])
+    assert done.returncode == 1
+    (name,) = [each for each in done.stdout.splitlines() if each.endswith(" BROKEN")]
+    assert name.startswith(broken)
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Empty rooms and plugins under the house's contracts."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(text[text.index("[tool.importlinter]") :], encoding="utf-8")
     plugins = ["kdsearch_plugins", *(f"kdsearch_plugins.{name}" for name in ("one", "two"))]
@@ -60,12 +96,33 @@ def test_each_contract_finds_what_it_is_for(file, line, broken, tmp_path):
         folder = tmp_path / name.replace(".", "/")
         folder.mkdir()
         (folder / "__init__.py").touch()
-    assert lint(tmp_path, [tmp_path]).returncode == 0
-    (tmp_path / file).write_text(line)
-    done = lint(tmp_path, [tmp_path])
-    assert done.returncode == 1
-    (name,) = [each for each in done.stdout.splitlines() if each.endswith(" BROKEN")]
-    assert name.startswith(broken)
+    return tmp_path
+
+
+KIT = sorted(each.stem for each in (ROOT / "kdsearch/kit").glob("*.py") if each.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", KIT)
+def test_the_kit_names_what_it_offers(name):
+    """Each module says what it is about and all that is in it, and plugins.md lists both."""
+    module = importlib.import_module(f"kdsearch.kit.{name}")
+    assert module.__doc__
+    assert all(getattr(module, each).__doc__ for each in module.__all__)
+    own = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    assert {each for each in own if not each.startswith("_")} <= set(module.__all__)
+    (row,) = [
+        line for line in (ROOT / "docs/plugins.md").read_text("utf-8").splitlines() if line.startswith(f"| `{name}` |")
+    ]
+    assert {each for each in module.__all__ if f"`{each}`" not in row} == set()
+
+
+def test_the_kit_imports_nothing_heavy():
+    code = (
+        f"import sys, importlib\nfor name in {KIT!r}: importlib.import_module('kdsearch.kit.' + name)\n"
+        "print(sorted({'onnx', 'onnxruntime', 'optuna', 'onnxscript', 'sklearn', 'torchvision', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 def imports(root: Path) -> dict[str, set[str]]:

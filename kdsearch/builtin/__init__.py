@@ -1,5 +1,6 @@
 """The capabilities that come with kdsearch, through the same door as anyone's."""
 
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.hooks import Register, hookimpl
 
 _AT = "kdsearch.builtin"
@@ -22,7 +23,7 @@ def kdsearch_register(register: Register) -> None:
     register.proxy("relation", f"{_AT}.relation_proxy:Relation", about=about)
     register.exporter("onnx", f"{_AT}.onnx_exporter:OnnxExporter", about="one ONNX file, opset 21")
     register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
-    register.quantizer("int4", f"{_AT}.int4:Int4", about="4-bit weights in blocks, convolutions too")
+    register.quantizer("int4", f"{_AT}.int4.quantizer:Int4", about="4-bit weights in blocks, convolutions too")
     register.pruner("channels", f"{_AT}.channels:Channels", about="structured channels")
     for name, cls in {
         "optuna": "Optuna",
@@ -42,15 +43,19 @@ def kdsearch_register(register: Register) -> None:
 
 def _datasets(register: Register) -> None:
     at = f"{_AT}.datasets"
-    register.dataset("digits", f"{at}.digits:Digits", about="1,797 real 8x8 digits; always there")
-    register.dataset("mnist5k", f"{at}.digits:Mnist5k", extra="data", about="5,000 MNIST digits from a package")
+    about = "1,797 hand-written digits, 8x8, 10 classes; always there"
+    register.dataset("digits", f"{at}.digits:Digits", about=about, package=PACKAGES["digits"])
+    about = "5,000 of MNIST, 28x28, 10 classes"
+    register.dataset("mnist5k", f"{at}.digits:Mnist5k", extra="data", about=about, package=PACKAGES["mnist5k"])
     register.dataset("mnist", f"{at}.idx:Mnist", about="IDX files")
-    register.dataset("fashion_mnist", f"{at}.idx:FashionMnist", about="IDX files, 60,000 + 10,000")
+    about = "60,000 + 10,000 articles of clothing, 28x28, 10 classes; IDX files"
+    register.dataset("fashion_mnist", f"{at}.idx:FashionMnist", about=about, package=PACKAGES["fashion_mnist"])
     register.dataset("cifar10", f"{at}.cifar:Cifar10", about="torchvision's folder layout")
     register.dataset("cifar100", f"{at}.cifar:Cifar100", about="torchvision's folder layout")
     register.dataset("image_folder", f"{at}.folder:ImageFolder", about="folder/class/image files")
     register.dataset("npz", f"{at}.npz:Npz", about="NumPy arrays of images and labels")
-    register.dataset("earth_tiles", f"{at}.earth:EarthTiles", about="satellite tiles by land cover, from packages")
+    about = "satellite RGB by land cover, 32x32, 10 classes"
+    register.dataset("earth_tiles", f"{at}.earth:EarthTiles", about=about, package=PACKAGES["earth_tiles"])
 
 
 def _teachers(register: Register) -> None:
@@ -69,5 +74,6 @@ def _teachers(register: Register) -> None:
         "efficientnet-lite0",
         f"{at}.efficientnet_lite0:EfficientNetLite0",
         extra="timm",
-        about="ImageNet weights from a package",
+        about="ImageNet weights, 4.7 M parameters",
+        package=PACKAGES["efficientnet-lite0"],
     )

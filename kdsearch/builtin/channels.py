@@ -17,10 +17,10 @@ import torch
 from pydantic import Field as Option
 from torch import Generator, Tensor, nn
 
-from kdsearch.deploy.cost import count_module
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Compressor, Cost, Field, Model, Options, Plan, Subject, Tap, searched
 from kdsearch.kinds.forward import recorded
+from kdsearch.kit.costs import count_module
 from kdsearch.ops.undisturbed import undisturbed
 
 BISECTIONS = 10  # the level is found to 1/1024, finer than one channel of the usual layer

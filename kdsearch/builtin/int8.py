@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field as Option
 
-from kdsearch.deploy.files import anonymous, read_onnx, save_onnx
 from kdsearch.errors import UserError
 from kdsearch.kinds import Compressor, Options, Plan, Subject, searched
+from kdsearch.kit.onnx import anonymous, read_onnx, save_onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

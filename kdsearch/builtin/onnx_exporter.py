@@ -14,9 +14,9 @@ from pydantic import Field as Option
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from kdsearch.deploy.files import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.errors import UserError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`

@@ -24,8 +24,8 @@ import psutil
 from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
+from kdsearch.kit.scratch import Scratch
 from kdsearch.limits import WORKERS
-from kdsearch.store.scratch import Scratch
 
 TICK_S = 0.25  # how often memory is looked at
 START_S = 180.0  # a process that has not taken its job by then is given up

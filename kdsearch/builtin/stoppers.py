@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from kdsearch.kinds import NoOptions, Options, Stopper, Trial
-from kdsearch.search.pareto import fronts
+from kdsearch.kit.pareto import fronts
 
 
 class Rungs(Options):

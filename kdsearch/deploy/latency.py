@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from kdsearch.deploy.canonical import graph_key
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import ArtifactError, StorageError
+from kdsearch.store.cache import cache_folder
 from kdsearch.store.files import read_json, storing, write_json
 
 FORMAT = 2
@@ -47,18 +47,6 @@ def is_slower(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     """Whether `one` is slower than `other`, each {median, spread} in ms: by over 5 % and by more than both spreads together."""
     gap = one["median"] - other["median"]
     return one["median"] > SLOWER * other["median"] and gap > one["spread"] + other["spread"]
-
-
-def cache_folder() -> Path:
-    """`KDSEARCH_CACHE`, or the user's cache folder for kdsearch."""
-    named = os.environ.get("KDSEARCH_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "kdsearch" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "kdsearch"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdsearch"
 
 
 def check_cache() -> None:

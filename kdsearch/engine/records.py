@@ -14,9 +14,10 @@ from typing import Any
 
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError
 from kdsearch.kinds import DataRecipe, DataSource, Record, Services
-from kdsearch.store.files import append_line, read_lines, write_bytes
+from kdsearch.store.files import append_line, read_lines, shaped, write_bytes
 
 FORMAT = 1
+AGAIN = "Delete it; the recipe starts anew."
 
 
 def make_records(
@@ -76,13 +77,17 @@ def read_records(file: Path, owner: str) -> dict[str, Record]:
         return {}
     head = lines[0] if isinstance(lines[0], dict) else {}
     if "owner" not in head:
-        raise ArtifactError("holds no records of a data recipe", file=file, fix="Delete it; the recipe starts anew.")
+        raise ArtifactError("holds no records of a data recipe", file=file, fix=AGAIN)
     if head.get("format") != FORMAT:
         raise ArtifactError(f"format {head.get('format')}", file=file, expected=f"format {FORMAT}")
     if head["owner"] != owner:
-        raise ArtifactError("holds the records of another recipe", file=file, fix="Delete it; the recipe starts anew.")
-    every = [each for line in lines[1:] for each in line.get("records", [line])]
-    return {each["key"]: Record(each["key"], each["fields"], each["rejected"]) for each in every}
+        raise ArtifactError("holds the records of another recipe", file=file, fix=AGAIN)
+    found: dict[str, Record] = {}
+    for line in lines[1:]:
+        together = isinstance(line, dict) and line.keys() == {"records"}
+        every = shaped(line["records"] if together else [line], list[Record], file, AGAIN)
+        found |= {each.key: each for each in every}
+    return found
 
 
 def write_records(file: Path, owner: str, recipe: DataRecipe[Any], records: Sequence[Record]) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
-from typing_extensions import TypedDict
 
 from kdsearch.engine.cache import Live
+from kdsearch.engine.checkpoint import digest_of
 from kdsearch.engine.modes import evaluating
-from kdsearch.errors import DataError, PluginError, nearest, one_of
+from kdsearch.errors import ArtifactError, DataError, PluginError, nearest, one_of
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -30,18 +28,13 @@ from kdsearch.kinds import (
     Writer,
 )
 from kdsearch.kinds.forward import run_model
-from kdsearch.store.files import read_json, write_bytes, write_json
+from kdsearch.store.artifacts import sealed, unsealed
+from kdsearch.store.files import MADE_AGAIN, read_json, write_json
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.inputs import there
+from kdsearch.store.weights import read, read_metadata, write
 
 V = TypeVar("V")
-
-
-class Kept(TypedDict):
-    """What `once` keeps of a plain value."""
-
-    key: str
-    value: Any
 
 
 @dataclass
@@ -65,18 +58,18 @@ class Site:
         stem = self.memory / f"once-{digest(key)}"
         tensors, plain = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
         if tensors.exists():
-            return load_file(tensors)  # type: ignore[return-value]
+            return _kept_tensors(tensors, key)  # type: ignore[return-value]
         if plain.exists():
-            return read_json(plain, Kept)["value"]  # type: ignore[no-any-return]
+            return unsealed(read_json(plain), plain)["value"]  # type: ignore[no-any-return]
         made = make()
         self.memory.mkdir(parents=True, exist_ok=True)
         if isinstance(made, dict) and made and all(isinstance(value, Tensor) for value in made.values()):
-            write_bytes(
-                tensors, save({name: value.detach().cpu().contiguous().clone() for name, value in made.items()})
-            )
-            return load_file(tensors)  # type: ignore[return-value]
-        write_json(plain, {"key": key, "value": made})
-        return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+            found = {name: value.detach().cpu().contiguous().clone() for name, value in made.items()}
+            write(tensors, found, {"digest": digest_of(key, found)})
+            return found  # type: ignore[return-value]
+        kept = sealed({"key": key, "value": made})
+        write_json(plain, kept)
+        return kept["value"]  # type: ignore[no-any-return]
 
     def writer(self, teacher: str) -> Writer:
         if teacher not in self.writers:
@@ -109,6 +102,18 @@ class Site:
         if self.code_of is None:
             raise UnsafeCodeError(f"'{target}' is code", fix=f"Run with --allow-code {target} if you trust it.")
         return self.code_of(target)
+
+
+def _kept_tensors(file: Path, key: str) -> dict[str, Tensor]:
+    """What `once` kept. Raise ArtifactError where it is not as it was written."""
+    try:
+        found = read(file)
+        if read_metadata(file).get("digest") != digest_of(key, found):
+            raise ArtifactError("has changed since it was written", file=file)
+    except ArtifactError as error:
+        error.fix = MADE_AGAIN
+        raise
+    return found
 
 
 def _none(what: str, name: str, known: Mapping[str, Any]) -> PluginError:

@@ -10,7 +10,7 @@ from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
 from kdsearch.kinds.exporter import Exporter
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.kinds.metric import Measurement, Metric
-from kdsearch.kinds.model import Block, Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
+from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
 from kdsearch.kinds.options import (
     Capability,
@@ -21,7 +21,6 @@ from kdsearch.kinds.options import (
     Range,
     Searchable,
     StudentTap,
-    TapOf,
     TeacherNamed,
     TeacherTap,
     TextTeacher,
@@ -46,7 +45,6 @@ __all__ = [
     "Access",
     "Ask",
     "Batch",
-    "Block",
     "Call",
     "Capability",
     "Clock",
@@ -102,7 +100,6 @@ __all__ = [
     "Subject",
     "Table",
     "Tap",
-    "TapOf",
     "TapShapes",
     "Task",
     "Teacher",

@@ -40,12 +40,6 @@ class Subject(Services, Protocol):
 
     def cost(self, model: Model) -> Cost: ...
 
-    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
-        """What a graph of the product (the first one, if none is named) receives for n training samples, in batches of at most 32.
-
-        NumPy arrays by input name.
-        """
-
 
 class Compressor(Capability, Generic[O]):
     """Not its work: recovery (a procedure), gating (deploy).

@@ -1,4 +1,4 @@
-"""Model: a module with its input fields, its taps (named internal tensors) and its blocks (for surgery)."""
+"""Model: a module with its input fields, its taps (named internal tensors) and its blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -67,17 +67,6 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Block:
-    """A unit that surgery removes or borrows. `components`: name -> path, in definition order; `streams`: what flows."""
-
-    index: int
-    kind: str
-    path: str
-    components: Mapping[str, str] = field(default_factory=dict)
-    streams: tuple[str, ...] = ("hidden",)
-
-
-@dataclass(frozen=True)
 class Cost:
     """params: trainable and frozen weights; macs: multiply-accumulates of convolutions and matmuls for one sample."""
 
@@ -94,7 +83,7 @@ class Model:
         inputs: the batch fields it reads (its modality subset).
         taps: named internal tensors, stages from input to output.
         outputs: names of what it returns, in order.
-        blocks: for surgery; empty where the model offers none.
+        blocks: paths of the residual blocks, cells or layers that it is a chain of; empty where it names none.
         cost_of: its cost, by formula where there is one; None = counted when asked.
     """
 
@@ -102,7 +91,7 @@ class Model:
     inputs: tuple[str, ...]
     taps: tuple[Tap, ...] = ()
     outputs: tuple[str, ...] = ("logits",)
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[str, ...] = ()
     name: str = "model"
     cost_of: Callable[[], Cost] | None = None
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import compare, module_call, numbers
@@ -36,6 +35,7 @@ from kdsearch.kinds import (
     Model,
     TapShapes,
 )
+from kdsearch.kit.networks import modelled
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.store.files import storing
 from kdsearch.study.schema import Use
@@ -186,9 +186,9 @@ class Exported:
 class _Subject(Site):
     """What a quantizer's plan may ask for where there is no study."""
 
-    def __init__(self, model: Model, io: IO, samples: Tensor) -> None:
+    def __init__(self, model: Model, io: IO) -> None:
         super().__init__(0, Path())
-        self.model, self.io, self.samples = model, io, samples
+        self.model, self.io = model, io
         self.budget: Mapping[str, float] = {}
 
     def score(self, model: Model) -> float:
@@ -196,9 +196,6 @@ class _Subject(Site):
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
-
-    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
-        return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
 
 
 def export(
@@ -242,10 +239,10 @@ def export(
         log: tuple[str, ...] = ()
         if quantize is not None:
             quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
-            subject = _Subject(model, io, samples)
-            plan = quantizer.plan(subject)
+            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
+            plan = quantizer.plan(_Subject(model, io))
             log = tuple(plan.log)
-            quantizer.rewrite(final, plan, subject.feeds(len(samples)))
+            quantizer.rewrite(final, plan, feeds)
         found = compare(
             module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
         )

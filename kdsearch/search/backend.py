@@ -39,7 +39,7 @@ class Remote:
         function: "module:function" taking `specs` and the further `arguments`; it returns one `Scored.row()` a spec,
             and says `work_begins` once it has its scorer.
         chunk: most candidates a job; a small generation is dealt out to all processes.
-        lost: makes the row of a candidate whose job died: (spec, error) -> Scored.
+        lost: makes the row of a candidate whose job died: (spec, error, over as in `Scored`) -> Scored.
 
     Raises:
         UserError: a job's error is the study's.
@@ -48,7 +48,7 @@ class Remote:
     executor: Executor[Any]
     function: str
     arguments: Mapping[str, Any]
-    lost: Callable[[Spec, str], Scored]
+    lost: Callable[[Spec, str, Mapping[str, float]], Scored]
     chunk: int = 16
     threads: int = 1
     timeout_s: float | None = None
@@ -85,7 +85,11 @@ class Remote:
             raise UserError(done.error)
         if done.error and len(part.specs) > 1:
             return [_Part(part.chunk, part.first + i, [spec]) for i, spec in enumerate(part.specs)][::-1]
-        found = [self.lost(part.specs[0], done.error)] if done.error else [Scored(**row) for row in done.value]
+        if done.error:
+            over = {f"trial_{done.over}": float(getattr(self, done.over))} if done.over else {}
+            found = [self.lost(part.specs[0], done.error, over)]
+        else:
+            found = [Scored(**row) for row in done.value]
         rows[part.chunk].update((part.first + i, row) for i, row in enumerate(found))
         return []
 

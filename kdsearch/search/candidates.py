@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, with_config
 from typing_extensions import TypedDict
 
 from kdsearch.errors import FOREIGN, told
@@ -45,8 +45,8 @@ class _Infeasible(TypedDict):
 
     key: str
     spec: dict[str, Any]
-    params: int
-    macs: int
+    params: NonNegativeInt
+    macs: NonNegativeInt
     feasible: Literal[False]
 
 
@@ -54,12 +54,13 @@ class _Infeasible(TypedDict):
 class _Feasible(TypedDict):
     key: str
     spec: dict[str, Any]
-    params: int
-    macs: int
+    params: NonNegativeInt
+    macs: NonNegativeInt
     feasible: Literal[True]
     scores: dict[str, float | None]
-    spread: dict[str, float | None]
+    spread: dict[str, NonNegativeFloat | None]
     errors: dict[str, str]
+    over: dict[str, PositiveFloat]
     score: float | None
 
 
@@ -121,6 +122,7 @@ def explore(
     costs: Sequence[str] = (),
     generation: int = 64,
     progress: Callable[[int, Candidate], None] | None = None,
+    holds: Callable[[Scored], bool] = lambda _: True,
 ) -> Explored:
     """Score candidates that `strategy` asks for until n distinct feasible ones are scored or there are no more.
 
@@ -131,11 +133,14 @@ def explore(
         costs: of `params`, `macs`: further losses for the strategy.
         generation: most candidates asked at once; part of the result, unlike workers and chunks.
         progress: called with (feasible so far, candidate) after each.
+        holds: whether a row of the file still counts; one that does not is scored anew.
 
     Infeasible candidates are told to the strategy as pruned, with their violations, and are not scored.
     """
     there = {each.key: each for each in had}
-    walk = _Walk(region, score, combine, Rows(path, key, _Drawn), there, n, tuple(costs), progress)
+    rows = Rows(path, key, _Drawn)
+    known = {row["key"]: row for row in rows.rows if not row["feasible"] or holds(scored_of(row))}
+    walk = _Walk(region, score, combine, rows, known, there, n, tuple(costs), progress)
     dry = 0
     while walk.n_feasible < n and not walk.is_sweeping:
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
@@ -164,6 +169,7 @@ class _Walk:
         score: Score,
         combine: Callable[[Mapping[str, float | None]], float | None],
         rows: Rows,
+        known: Mapping[str, dict[str, Any]],
         had: Mapping[str, Scored],
         n: int,
         costs: tuple[str, ...],
@@ -171,7 +177,7 @@ class _Walk:
     ) -> None:
         self.region, self.score, self.combine, self.rows = region, score, combine, rows
         self.had, self.n, self.costs, self.progress = had, n, costs, progress
-        self.known = {row["key"]: row for row in rows.rows}
+        self.known = known
         self.seen: set[str] = set()
         self.history: list[Trial] = []
         self.candidates: list[Candidate] = []
@@ -203,7 +209,8 @@ class _Walk:
         for stub in fresh[at:]:
             key = stub["key"]
             if key in self.known:
-                ready.append(self.known[key])
+                row = self.known[key]
+                ready.append({**row, "score": self.combine(row["scores"])} if row["feasible"] else row)
                 continue
             if stub["feasible"]:
                 if key not in scored:
@@ -258,8 +265,7 @@ class _Walk:
             self.n_infeasible += 1
             self.history.append(Trial(number, {}, row["spec"], "pruned", violations=violations))
             return
-        fields = ("key", "spec", "params", "macs", "scores", "spread", "errors")
-        candidate = Candidate(Scored(**{name: row[name] for name in fields}), row["score"])
+        candidate = Candidate(scored_of(row), row["score"])
         self.candidates.append(candidate)
         if candidate.score is None:
             error = next(iter(candidate.scored.errors.values()), "no finite score")
@@ -274,12 +280,30 @@ class _Walk:
         return Explored(tuple(self.candidates), reason, self.n_infeasible, self.error)
 
 
-def reference(region: Region, score: Score, path: Path, key: str, seed: int, n: int = REFERENCE) -> list[Scored]:
-    """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`."""
+def scored_of(row: Mapping[str, Any]) -> Scored:
+    """The scores in a row of candidates."""
+    return Scored(**{each.name: row[each.name] for each in fields(Scored)})
+
+
+def reference(
+    region: Region,
+    score: Score,
+    path: Path,
+    key: str,
+    seed: int,
+    n: int = REFERENCE,
+    had: Iterable[Scored] = (),
+    holds: Callable[[Scored], bool] = lambda _: True,
+) -> list[Scored]:
+    """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`.
+
+    `had`, `holds`: see there.
+    """
     drawn = reference_specs(region.space, seed, n)
     keys = [region.space.key(spec) for spec in drawn]
     rows = Rows(path, key, Scored)
-    known = {row["key"]: Scored(**row) for row in rows.rows}
+    every = (*had, *(Scored(**row) for row in rows.rows))
+    known = {each.key: each for each in every if holds(each)}
     missing = {key: spec.model_dump(mode="json") for key, spec in zip(keys, drawn, strict=True) if key not in known}
     for chunk in score(list(missing.values())):
         rows.append(each.row() for each in chunk)
@@ -322,14 +346,15 @@ def select(candidates: Sequence[Candidate], keep: int, costs: Sequence[str] = ()
     return [order[i] for i in sorted(chosen)]
 
 
-def lost(region: Region, proxies: Sequence[str]) -> Callable[[Mapping[str, Any], str], Scored]:
+def lost(region: Region, proxies: Sequence[str]) -> Callable[[Mapping[str, Any], str, Mapping[str, float]], Scored]:
     """For `backend.Remote`: the row of a candidate whose job died."""
 
-    def row(spec: Mapping[str, Any], error: str) -> Scored:
+    def row(spec: Mapping[str, Any], error: str, over: Mapping[str, float]) -> Scored:
         canonical = region.space.canonical(region.space.parse(dict(spec)))
         cost, none = region.cost(canonical), dict.fromkeys(proxies)
         shown = canonical.model_dump(mode="json")
-        return Scored(region.space.key(canonical), shown, cost.params, cost.macs, none, none, {"process": error})
+        errors = {"process": error}
+        return Scored(region.space.key(canonical), shown, cost.params, cost.macs, none, none, errors, over)
 
     return row
 

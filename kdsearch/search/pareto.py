@@ -30,9 +30,9 @@ def fronts(
         return []
     import moocore  # numpy and a small C library; only what sorts needs it
 
-    x = np.nan_to_num(
-        np.asarray(losses, dtype=np.float64).reshape(len(losses), -1), nan=np.inf, posinf=np.inf, neginf=-np.inf
-    )
+    x = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    # only the order counts, and infinities crash moocore 0.3.2
+    x = np.stack([np.unique(column, return_inverse=True)[1] for column in x.T], axis=1).astype(np.float64)
     broken = np.array([violation(each) for each in violations] if violations is not None else np.zeros(len(x)))
     ranks = np.empty(len(x), dtype=np.int64)
     kept = broken == 0

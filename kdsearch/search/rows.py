@@ -10,6 +10,7 @@ from typing import Any
 
 from kdsearch.errors import ArtifactError, StorageError
 from kdsearch.limits import JSON_BYTES
+from kdsearch.store.artifacts import SEAL, sealed, unsealed
 from kdsearch.store.files import parsed_json, shaped
 from kdsearch.store.inputs import content
 
@@ -25,7 +26,7 @@ class Rows:
     A torn last line is cut off. A file of another `key` is kept beside as `<name>.<its key>` and a new one is begun.
 
     Raises:
-        ArtifactError: a line in the middle is no JSON or of another shape, or the format is newer.
+        ArtifactError: a line in the middle is no JSON, of another shape or not as it was written, or the format is newer.
         StorageError: the disk is full or not writable.
     """
 
@@ -37,7 +38,7 @@ class Rows:
         """Add these rows in one write and wait until the disk has them."""
         new = list(rows)
         if new:
-            self._write("".join(_line(row) for row in new))
+            self._write("".join(_line(sealed(row)) for row in new))
             self.rows += new
 
     def _read(self) -> list[dict[str, Any]]:
@@ -66,10 +67,14 @@ class Rows:
             os.replace(self.path, self.path.with_name(f"{self.path.name}.{str(header.get('key'))[:8]}"))
             self._begin()
             return []
-        if self.shape is not None:
-            for number, line in enumerate(lines[1:], 2):
-                shaped(line, self.shape, self.path, AGAIN, number)
-        return lines[1:]
+        rows = []
+        for number, line in enumerate(lines[1:], 2):
+            if self.shape is not None:
+                shaped(
+                    {name: each for name, each in line.items() if name != SEAL}, self.shape, self.path, AGAIN, number
+                )
+            rows.append(unsealed(line, self.path, AGAIN, number))
+        return rows
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:

@@ -32,6 +32,7 @@ class Scored:
         scores: proxy -> mean over init seeds, higher is better; None where it is not a finite number: the worst rank.
         spread: proxy -> standard deviation over init seeds; 0 with one seed, None beside a score of None.
         errors: proxy (or "build") -> why there is no score.
+        over: the limit that ended its job, where one did: its key below `run`, and its value then.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Scored:
     scores: Mapping[str, float | None]
     spread: Mapping[str, float | None]
     errors: Mapping[str, str] = field(default_factory=dict)
+    over: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """As JSON values: the inverse of `Scored(**row)`."""

@@ -25,7 +25,7 @@ from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyErr
 from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.search.axis import Axis, encode
-from kdsearch.store.files import as_storage_error
+from kdsearch.store.files import as_storage_error, shaped
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -35,6 +35,7 @@ STATES = {
     "paused": TrialState.RUNNING,
 }
 ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as JSON: no dashboard shows it
+MEND = "Mend run.storage, or leave it out."
 WAIT_S = 10.0  # for a gRPC proxy to answer
 
 
@@ -89,12 +90,26 @@ class TrialLog:
             raise ArtifactError(f"'{key}' has {len(study.directions)} objectives", file=storage, expected=str(self._n))
         self._study_id = study._study_id
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
+        with _as_ours(storage):
+            self._look()
+
+    def _look(self) -> None:
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False):
             if ATTRIBUTE in frozen.system_attrs:
-                trial = _rebuilt(frozen)
+                trial = self._rebuilt(frozen)
                 self._known[trial.number] = (frozen._trial_id, trial)
                 if trial.is_over and not frozen.state.is_finished():  # a kill between the two
                     self._end(frozen._trial_id, trial)
+
+    def _rebuilt(self, frozen: FrozenTrial) -> Trial:
+        """Raise ArtifactError for what is no trial."""
+        fix = "Delete the file; `run` tries again." if isinstance(self.place, Path) else MEND
+        raw = json.loads(frozen.system_attrs[ATTRIBUTE])
+        found: Trial = shaped(raw, Trial, self.place, fix)
+        if found.state == "complete" and not all(map(math.isfinite, found.losses)):
+            problem = f"trial {found.number} is complete with the losses {list(found.losses)}"
+            raise ArtifactError(problem, file=self.place, expected="finite numbers", fix=fix)
+        return found
 
     def _study(self) -> optuna.Study:
         """The key's study, made where there is none; one that was made under another title is the key's, too."""
@@ -262,14 +277,6 @@ def _journal(path: Path) -> JournalStorage:
         _cut_torn_line(path)
         backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]  # the same two methods
         return JournalStorage(backend)
-
-
-def _rebuilt(frozen: FrozenTrial) -> Trial:
-    raw: dict[str, Any] = json.loads(frozen.system_attrs[ATTRIBUTE])
-    raw["losses"], raw["violations"] = tuple(raw["losses"]), tuple(raw["violations"])
-    raw["over"] = tuple(raw["over"]) if raw.get("over") else None
-    raw["curve"] = tuple((share, tuple(losses)) for share, losses in raw["curve"])
-    return Trial(**raw)
 
 
 def _cut_torn_line(path: Path) -> None:

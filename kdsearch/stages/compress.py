@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Batch, Compressor, Cost, Model, Procedure
 from kdsearch.stages.products import Shipped, shipped
-from kdsearch.store.artifacts import Artifact
+from kdsearch.store.artifacts import ABOUT, Artifact
 from kdsearch.store.hashing import stream
 from kdsearch.store.weights import write
 from kdsearch.training.finished import Finished, keep_finished, load_finished
-from kdsearch.training.keys import TRAINING
+from kdsearch.training.keys import TRAINING, declared
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools
@@ -31,6 +32,7 @@ NEEDS = ("prepare", "distill")
 READS = (*TRAINING, "constraints", "compress")
 CALIBRATION_BATCH = 32
 START, RECOVER = "cut.safetensors", "recover"  # weights that recovery starts from; the recovery's folder
+RECOVERED = "recovered"  # of the artifacts of pruned students
 
 
 @dataclass(kw_only=True)
@@ -60,10 +62,6 @@ class LiveSubject(Evaluator):
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
-
-    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
-        """Of training samples drawn by a stream of the study's own, unaugmented."""
-        return feeds(self.shipped(), graph, calibration(self.materials, n))
 
 
 def calibration(materials: Materials, n: int) -> list[Batch]:
@@ -117,12 +115,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     tools.progress.begin(NAME, 1 + bool(section.prune) + len(section.quantize))
     final = dict(run["request"])
     found = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
-    facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "quantize": {}}
+    facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "recovery": "", "quantize": {}}
     if section.prune is not None:
-        facts["pruned"], request = _prune(materials, found, final, distilled, inputs, teachers, tools, work, out)
-        found = load_finished(materials, request, work / RECOVER, teachers)
-        facts["request"] = {**request.as_json(), "start": {role: Path(f).name for role, f in request.start.items()}}
-        facts["folder"] = RECOVER
+        made = recovered(materials, found, final, inputs, teachers, tools)
+        shutil.copytree(made.path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ABOUT))
+        facts |= {"pruned": made.facts["pruned"], "request": made.facts["request"], "folder": RECOVER}
+        facts["recovery"] = made.key
+        found = load_finished(materials, started(facts["request"], made.path), made.path / RECOVER, teachers)
         tools.progress.at(1, f"pruned to {facts['pruned']['params']:,} params")
     parts = shipped(materials, found.setup, found.procedure)
     for i, use in enumerate(section.quantize):
@@ -136,11 +135,38 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     return facts
 
 
+def started(request: Mapping[str, Any], folder: Path) -> Request:
+    """A recovery's request, whose weights to start from lie in the folder."""
+    return Request(**{**request, "start": {role: str(folder / name) for role, name in request["start"].items()}})
+
+
+def recovered(
+    materials: Materials,
+    found: Finished,
+    final: dict[str, Any],
+    inputs: Mapping[str, Artifact],
+    teachers: Mapping[str, Any],
+    tools: Tools,
+) -> Artifact:
+    """The pruned and recovered students: an artifact of their own, which other quantisers do not make anew."""
+    key = tools.store.key(RECOVERED, declared(materials, (*TRAINING, "constraints", "compress.prune")), inputs)
+    made = tools.store.get(RECOVERED, key)
+    if made is None:
+        work = tools.store.work(RECOVERED, key)
+
+        def fill(out: Path) -> dict[str, Any]:
+            pruned, request = _prune(materials, found, final, inputs, teachers, tools, work, out)
+            start = {role: Path(file).name for role, file in request.start.items()}
+            return {"pruned": pruned, "request": {**request.as_json(), "start": start}}
+
+        made = tools.store.put(RECOVERED, key, fill, {})
+    return made
+
+
 def _prune(
     materials: Materials,
     found: Finished,
     final: dict[str, Any],
-    distilled: Artifact,
     inputs: Mapping[str, Artifact],
     teachers: Mapping[str, Any],
     tools: Tools,
@@ -148,7 +174,7 @@ def _prune(
     out: Path,
 ) -> tuple[dict[str, Any], Request]:
     """Plan on the distilled students that ship, each with the others as they are; cut them, and recover by the winner's recipe."""
-    section = materials.study.config.compress.prune
+    section, distilled = materials.study.config.compress.prune, inputs["distill"]
     assert section is not None
     pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
     roles: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import measure
 from kdsearch.engine.cache import Live
+from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Cost, Model
 from kdsearch.stages.products import fresh_product, has_own_product
+from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import digest, stream
 from kdsearch.study.schema import Latency
@@ -55,8 +58,8 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
     if known.exists():
-        found: dict[str, float] = read_json(known, dict[str, float])
-        return found
+        with suppress(ArtifactError):  # damaged, or changed by hand: they are measured anew
+            return dict(unsealed(read_json(known), known))
     made = fresh_product(materials, role, spec, folder)
     exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
     dummy = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
@@ -73,7 +76,7 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     costs: dict[str, float] = {"onnx_bytes": total}
     if needs_latency(materials):
         costs["latency_ms"] = latency
-    write_json(known, costs)
+    write_json(known, sealed(costs))
     return costs
 
 

@@ -15,6 +15,7 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
+from kdsearch.stages.compress import started
 from kdsearch.stages.one_file import Target, file_row, two_samples
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
@@ -54,13 +55,9 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
     """The recovered students where there was pruning, else the distilled ones, ready to export on the CPU."""
     compressed, distilled = inputs["compress"], inputs["distill"]
     facts = compressed.facts
-    request = Request(**facts["request"])
-    folder = distilled.path / distilled.facts["winner"]
-    if facts["folder"]:
-        start = {role: str(compressed.path / name) for role, name in request.start.items()}
-        request = Request(**{**facts["request"], "start": start})
-        folder = compressed.path / facts["folder"]
-    found = load_finished(materials, request, folder, teachers)
+    is_pruned = bool(facts["folder"])
+    folder = compressed.path / facts["folder"] if is_pruned else distilled.path / distilled.facts["winner"]
+    found = load_finished(materials, started(facts["request"], compressed.path), folder, teachers)
     return Final(shipped(materials, found.setup, found.procedure), found.setup)
 
 

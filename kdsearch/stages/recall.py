@@ -1,4 +1,4 @@
-"""Trials that a limit of `run` ended are tried again where it is higher now, and no others: what came of those is known."""
+"""What a limit of `run` ended, a trial or a candidate's scoring, is tried again where it is higher now, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from kdsearch.training.materials import Materials
 
 def limits_met(trials: Iterable[Trial]) -> dict[str, float]:
     """Key below `run` -> its highest value that a trial failed of."""
+    return highest(dict([trial.over]) for trial in trials if trial.over)
+
+
+def highest(limits: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The highest value of each."""
     found: dict[str, float] = {}
-    for name, value in (trial.over for trial in trials if trial.over):
+    for name, value in (pair for each in limits for pair in each.items()):
         found[name] = max(value, found.get(name, value))
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kdsearch.stages.costs import cost_of_model, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, shown, tolerance
+from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.training.controls import left_out
@@ -272,21 +272,12 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
 
 def provenance(materials: Materials) -> dict[str, Any]:
     """Versions, hardware and plugins: what the same result needs again."""
-    import numpy
-    import onnx
-    import onnxruntime
-    import torch
-
     from kdsearch.deploy.latency import machine
 
     study = materials.study
     return {
         "kdsearch": VERSION,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        **versions(),
         "machine": machine(),
         "device": materials.device.accelerator,
         "devices": study.config.run.devices,

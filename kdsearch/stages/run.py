@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
+from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run
@@ -68,7 +69,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         part = part_of(stage, materials)
         key = tools.store.key(name, part, inputs)
         found = tools.store.get(name, key)
-        while found is not None and stage is refine and refine.is_stale(materials, found):
+        while found is not None and stage in (search, refine) and stage.is_stale(materials, found):
             inputs = {**inputs, name: found}  # what takes its place is made from it, too
             key = tools.store.key(name, part, inputs)
             found = tools.store.get(name, key)
@@ -165,6 +166,8 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     """
     seconds = {name: each["seconds"] for name, each in last_run(tools.folder).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
+    if note := older(made):
+        result["notes"] = [*result["notes"], note]
     before = _public(tools.folder)
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:

@@ -10,14 +10,15 @@ from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialErro
 from kdsearch.kinds import Batch, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process
-from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, scored_of
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import Scorer
+from kdsearch.search.scoring import Scored, Scorer
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
+from kdsearch.stages.recall import highest, is_outgrown
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import append_line
+from kdsearch.store.files import append_line, read_lines
 from kdsearch.store.hashing import class_digest, derive, stream
 from kdsearch.study.names import proxies as proxy_uses
 from kdsearch.study.names import proxy_weights
@@ -53,13 +54,21 @@ def further(materials: Materials) -> dict[str, Any]:
     return {"spaces": {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
 
 
+def is_stale(materials: Materials, made: Artifact) -> bool:
+    """Whether candidates in it were lost to a limit that is higher now. It then is an input of the one that takes its place."""
+    return is_outgrown(materials, made.facts["over"])
+
+
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.search
     tools.progress.begin(NAME, section.candidates * len(materials.spaces))
-    roles = {}
+    before = inputs.get(NAME)
+    roles, met = {}, []
     for role in materials.spaces:
-        roles[role] = _one_role(materials, role, tools, work, out)
-    return {"roles": roles}
+        roles[role], over = _one_role(materials, role, before, tools, work, out)
+        met.append(over)
+    grown_from = [*before.facts["grown_from"], before.key] if before else []
+    return {"roles": roles, "over": highest(met), "grown_from": grown_from}
 
 
 def scorer_of(materials: Materials, role: str) -> Scorer:
@@ -135,7 +144,13 @@ def search_costs(objectives: Iterable[str]) -> list[str]:
     return [name for name in ALWAYS if name in stated]
 
 
-def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Path) -> dict[str, Any]:
+def _one_role(
+    materials: Materials, role: str, before: Artifact | None, tools: Tools, work: Path, out: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What there is to say of the role's candidates, and the limits that some were lost to.
+
+    before: the search whose candidates are known, but for those that a lower limit ended.
+    """
     section = materials.study.config.search
     limits = materials.study.config.constraints
     space = materials.spaces[role]
@@ -162,7 +177,12 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         best = f"best score {top[0][0]:.4g} at {top[0][1]:,} params" if top else ""
         tools.progress.at(base + n, best=best)
 
-    rows = reference(region, score, work / f"reference-{role}.jsonl", key, seed) if len(ranked) > 1 else []
+    def holds(scored: Scored) -> bool:
+        return not is_outgrown(materials, scored.over)
+
+    known = [each for each in scored_before(before, role) if holds(each)]
+    place = work / reference_name(role)
+    rows = reference(region, score, place, key, seed, had=known, holds=holds) if len(ranked) > 1 else []
     combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
     explored = explore(
         region,
@@ -173,9 +193,10 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         key,
         section.candidates,
         seed,
-        had=rows,
+        had=(*known, *rows),
         costs=costs,
         progress=seen,
+        holds=holds,
     )
     if not explored.candidates and explored.error:
         problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
@@ -200,13 +221,15 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
     for each in explored.candidates:
         row = each.scored.row()
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
+    for scored in rows:
+        append_line(out / reference_name(role), scored.row())
     notes = list(scorer.notes.values())
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
         f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
     )
-    return {
+    facts = {
         "candidates": len(explored.candidates),
         "infeasible": explored.n_infeasible,
         "reason": explored.reason,
@@ -215,6 +238,20 @@ def _one_role(materials: Materials, role: str, tools: Tools, work: Path, out: Pa
         "kept": kept.rows,
         "notes": notes,
     }
+    return facts, highest(each.over for each in (*rows, *(each.scored for each in explored.candidates)))
+
+
+def reference_name(role: str) -> str:
+    """The file of an artifact with the scores that the candidates' are ranked against."""
+    return f"reference-{role}.jsonl"
+
+
+def scored_before(before: Artifact | None, role: str) -> list[Scored]:
+    """Candidates and reference of an earlier search."""
+    if before is None:
+        return []
+    files = (before.path / f"candidates-{role}.jsonl", before.path / reference_name(role))
+    return [scored_of(row) for file in files for row in read_lines(file)]
 
 
 def _refuse_silent(materials: Materials, explored: Explored) -> None:

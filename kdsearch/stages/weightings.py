@@ -16,18 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kdsearch.builtin.controllers.drawing import draw_values, is_active
 from kdsearch.engine.cache import Live
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.loop import Training
 from kdsearch.engine.terms import weight_of
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
+from kdsearch.kit.dims import draw_values, is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
@@ -48,7 +49,7 @@ class Weighting:
     """A point of the recipe (dimension path -> value), training settings at their defaults, and its score."""
 
     values: Mapping[str, Any]
-    score: float
+    score: Annotated[float, Field(ge=-1 - 1e-4, le=1 + 1e-4)]  # of what is read back
 
 
 def descent(found: TermGradients, weights: Tensor) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import ArtifactError
-from kdsearch.store.files import read_json, remove, storing, write_json
+from kdsearch.store.files import MADE_AGAIN, read_json, remove, storing, write_json
 from kdsearch.store.hashing import digest, file_digest
 from kdsearch.version import VERSION
 
@@ -118,6 +118,15 @@ def sealed(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: digest(plain, 64)}
 
 
+def unsealed(found: Any, file: Path, fix: str = MADE_AGAIN, line: int | None = None) -> dict[str, Any]:
+    """What was sealed. Raise ArtifactError where it is not as it was written."""
+    plain = {key: value for key, value in found.items() if key != SEAL} if isinstance(found, dict) else {}
+    if not plain or digest(plain, 64) != found.get(SEAL):
+        changed = "has changed since it was written"
+        raise ArtifactError(changed, file=file, line=line, expected="what its digest is of", fix=fix)
+    return plain
+
+
 def about_of(path: Path, stage: str, name: str = "") -> dict[str, Any]:
     """What an artifact says of itself: `facts`, `files` and the rest. Its files are not looked at.
 
@@ -132,8 +141,7 @@ def about_of(path: Path, stage: str, name: str = "") -> dict[str, Any]:
     check_format(found, file, fix)
     if not isinstance(found.get("files"), dict) or not isinstance(found.get("facts"), dict):
         raise ArtifactError("has no table of files and facts", file=file, fix=fix)
-    if digest({key: value for key, value in found.items() if key != SEAL}, 64) != found.get(SEAL):
-        raise ArtifactError("has changed since it was written", file=file, expected="what its digest is of", fix=fix)
+    unsealed(found, file, fix)
     return dict(found)
 
 

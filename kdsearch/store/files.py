@@ -155,7 +155,7 @@ def parsed_json(raw: bytes) -> Any:
     return found
 
 
-def shaped(value: Any, shape: Any, path: Path, fix: str = MADE_AGAIN, line: int | None = None) -> Any:
+def shaped(value: Any, shape: Any, path: Path | str, fix: str = MADE_AGAIN, line: int | None = None) -> Any:
     """The value, checked against a type. Raise ArtifactError naming the place in the file and what was expected there."""
     try:
         return _adapter(shape).validate_python(value)

@@ -7,9 +7,9 @@ import copy
 from pydantic import Field
 from torch import nn
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.kinds import IO, Model, Options, SearchSpace
 from kdsearch.kinds.options import searchable
+from kdsearch.kit.networks import modelled
 from kdsearch.store.hashing import digest, module_digest
 
 

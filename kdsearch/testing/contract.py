@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import KdsearchError
-from kdsearch.kinds import Options, Range
+from kdsearch.kinds import Call, Options, Range
 from kdsearch.kinds.options import declared_range, searchable, validate
 
 
@@ -20,10 +20,10 @@ def require(holds: bool, what: str) -> None:
         raise AssertionError(what)
 
 
-def failures(contract: type) -> dict[str, str]:
-    """Run every `test_*` of a conformance class: name -> why it failed; empty = it conforms. Without pytest."""
+def failures(contract: type, *tests: str) -> dict[str, str]:
+    """Run every `test_*` of a conformance class, or those named: name -> why it failed; empty = it conforms. Without pytest."""
     found: dict[str, str] = {}
-    for name in dir(contract):
+    for name in tests or dir(contract):
         if name.startswith("test_"):
             try:
                 getattr(contract(), name)()
@@ -49,6 +49,16 @@ def option_ends(cls: type[Options], fixed: Mapping[str, Any]) -> list[Options]:
         except KdsearchError as error:
             raise AssertionError(f"option '{name}': its declared range is not valid: {error}") from error
     return made
+
+
+def noted(name: str, call: Call, called: list[str]) -> Call:
+    """The call, which writes down its name each time."""
+
+    def noting(*inputs: Tensor) -> Mapping[str, Tensor]:
+        called.append(name)
+        return call(*inputs)
+
+    return noting
 
 
 def example(ranged: Range, end: Any) -> Any:

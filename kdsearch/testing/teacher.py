@@ -22,9 +22,9 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.engine.setup import Site
-from kdsearch.kinds import IO, Access, Batch, Field, Model, Services, Teacher
+from kdsearch.kinds import IO, Access, Batch, Field, Model, Normalization, Services, Teacher
 from kdsearch.kinds.options import validate
-from kdsearch.testing.contract import require
+from kdsearch.testing.contract import require, same
 from kdsearch.testing.space import check_taps
 
 
@@ -90,7 +90,9 @@ class TeacherContract:
             return
         model = self.model()
         inputs = [each.requires_grad_() for each in self.inputs(model, 2)]
-        model.module.eval()(*inputs).sum().backward()
+        out = model.module.eval()(*inputs).sum()
+        require(out.requires_grad, "access is GRADIENT, but the answer has no graph")
+        out.backward()
         require(all(each.grad is not None for each in inputs), "access is GRADIENT, but none reaches the input")
 
     def test_copies_answer_alike(self) -> None:
@@ -110,11 +112,27 @@ class TeacherContract:
         for glob in training.scale:
             require(any(fnmatch.fnmatchcase(name, glob) for name in names), f"scale '{glob}' matches no parameter")
 
-    def test_views_keep_the_samples(self) -> None:
-        model = self.model()
-        ids = ("a", "b")
-        batch = Batch(ids, dict(zip(model.inputs, self.inputs(model, 2), strict=True)))
-        require(self.made().view(batch, Generator().manual_seed(0)).ids == ids, "the view has other samples")
+    def test_views_are_read_and_repeat(self) -> None:
+        """What it is fed of a batch: the same samples, equal for equal streams, under the names that its network reads."""
+        made, model = self.made(), self.model()
+        rng, io, ids = Generator().manual_seed(1), self.io(), ("a", "b")
+        batch = Batch(ids, {each.name: each.noise(2, rng) for each in io.inputs})
+        before = torch.get_rng_state()
+        seen, again = (made.view(batch, Generator().manual_seed(0)) for _ in range(2))
+        require(torch.equal(before, torch.get_rng_state()), "the view draws from the global stream")
+        require(seen.ids == ids, "the view has other samples")
+        require(all(same(seen[name], again[name]) for name in seen.tensors), "equal streams give different views")
+        lacking = [name for name in model.inputs if name not in seen]
+        require(not lacking, f"its network reads '{', '.join(lacking)}', which the view has not")
+        answer = self.answer(model, [seen[name] for name in model.inputs])
+        require(bool(torch.isfinite(answer).all()), "an answer to its view is not finite")
+
+    def test_what_it_says_before_it_is_built(self) -> None:
+        made = self.made()
+        made.preflight(self.services())
+        stated = made.normalization
+        require(stated is None or isinstance(stated, Normalization), f"normalization is a {type(stated).__name__}")
+        require(self.teacher.access >= Access.TOPK, f"access is {self.teacher.access.name}: see TextTeacherContract")
 
     def test_facts_are_json(self) -> None:
         json.dumps(dict(self.made().facts()), allow_nan=False)

@@ -68,22 +68,29 @@ def part_of(stage: ModuleType, materials: Materials) -> dict[str, Any]:
     return {**declared(materials, reads_of(stage, materials)), **further(seen_by(stage, materials))}
 
 
-def declared(materials: Materials, reads: Iterable[str]) -> dict[str, Any]:
-    """Sections, files and capabilities of these entries of READS."""
+def declared(materials: Materials, reads: Iterable[str], but: str = "") -> dict[str, Any]:
+    """Sections, files and capabilities of these entries of READS. `but`: the path of a key below one of them that is not read."""
     reads = tuple(reads)
     sections = values(materials.study, [path for path in reads if path not in DERIVED])
+    if but:
+        section, _, name = but.rpartition(".")
+        sections[section] = {key: each for key, each in sections[section].items() if key != name}
     if "run.device" in reads:  # `auto` is what it has found
         sections["run.device"] = materials.device.accelerator
     return {
         **sections,
         **{name: DERIVED[name](materials) for name in reads if name in DERIVED},
         "files": materials.files_key(sections),
-        "capabilities": capabilities(materials, reads),
+        "capabilities": capabilities(materials, reads, but),
     }
 
 
-def capabilities(materials: Materials, reads: Iterable[str]) -> dict[str, str]:
-    """Kind and name -> what it is, of each capability that these sections name or leave to a default."""
+def capabilities(materials: Materials, reads: Iterable[str], but: str = "") -> dict[str, str]:
+    """Kind and name -> what it is, of each capability that these sections name or leave to a default, but for those below `but`."""
     reads = tuple(reads)
-    named = {(each.kind, each.name) for each in materials.named if any(is_within(each.path, path) for path in reads)}
+    named = {
+        (each.kind, each.name)
+        for each in materials.named
+        if any(is_within(each.path, path) for path in reads) and not (but and is_within(each.path, but))
+    }
     return {f"{kind}:{name}": identity(materials.host, kind, name) for kind, name in sorted(named)}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.engine.ranks import ALONE, Ranks, joined
 from kdsearch.errors import InterruptedRun, KdsearchError, RankLostError, TrialError
-from kdsearch.kinds import Job
+from kdsearch.kinds import Executor, Job
 from kdsearch.store.scratch import Scratch
+from kdsearch.study.schema import Use
 from kdsearch.training.attempt import from_json
 from kdsearch.training.materials import Materials
 
@@ -45,7 +45,7 @@ def ranks_of(
             yield ranks
     else:
         scratch = Scratch.make("ranks")
-        executor = Processes(ProcessesOptions(workers=world - 1))
+        executor = materials.make("executor", Use(use="processes", options={"workers": world - 1}), "run.devices")
         try:
             meeting = scratch.path / "meeting"
             for rank in range(1, world):
@@ -80,13 +80,13 @@ def _sign(meeting: Path, rank: int) -> Path:
     return meeting.with_name(f"ready-{rank}")
 
 
-def _await(executor: Processes, meeting: Path, world: int) -> None:
+def _await(executor: Executor[Any], meeting: Path, world: int) -> None:
     while not all(_sign(meeting, rank).exists() for rank in range(1, world)):
         if (cause := _cause(executor, 0.05)) is not None:
             raise cause
 
 
-def _cause(executor: Processes, within_s: float = REASON_S) -> KdsearchError | None:
+def _cause(executor: Executor[Any], within_s: float = REASON_S) -> KdsearchError | None:
     """Why the first rank to end did so; None where none has said."""
     until = time.monotonic() + within_s
     while True:

@@ -52,7 +52,7 @@ def part_of(materials: Materials, name: str) -> dict[str, Any]:
     use, threads = materials.study.teachers[name], threads_of(materials, asked(materials, name))
     teacher = without(plain_json({name: use}), "teachers")[name]
     return {
-        **declared(materials, (*SOURCE, "objective")),
+        **declared(materials, (*SOURCE, "objective"), but="data.recipes"),  # it learns from the data as they were given
         "run.threads_per_trial": threads,
         "teacher": [name, teacher, materials.files_key(teacher)],
         "code": capabilities(materials, [materials.study.path_of_teacher(name)]),

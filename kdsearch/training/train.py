@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.engine.cache import Live, TeacherCache, View
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
@@ -30,6 +29,7 @@ from kdsearch.kinds import (
     named,
     traced_taps,
 )
+from kdsearch.kit.networks import modelled
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import check_module, load_into, read
 from kdsearch.study.recipe import ResolvedRecipe

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from kdsearch.builtin.stoppers import Unstopped
 from kdsearch.errors import DataError, StudyError, nearest, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import Ask, Dim, NoOptions, Range, SearchSpace
+from kdsearch.kinds import Ask, Dim, Range, SearchSpace
 from kdsearch.search.schedule import Schedule
 from kdsearch.search.scoring import Scored
 from kdsearch.search.simulate import curve_in_order, curve_of
@@ -163,10 +162,11 @@ def _as_by_default(
     section = Refine()
     keys = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))[:MOST]
     dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
-    controller = make(Host.load(), "controller", section.controller, "--strategies")
+    host = Host.load()
+    controller = make(host, "controller", section.controller, "--strategies")
     schedule = Schedule(
         lambda history: next_ask(controller, [dim], [], history, seed),
-        Unstopped(NoOptions()),
+        make(host, "stopper", Use(use="none", options={}), "--strategies"),  # a table has no rungs
         (),
         budget,
         section.generation,

@@ -51,10 +51,14 @@ def _used(folder: Path) -> set[str]:
         facts = about_of(path, "prepare")["facts"] if (path / ABOUT).exists() else {"teachers": {}, "recipes": []}
         names |= {f"teacher-{each['trained']}" for each in facts["teachers"].values() if each.get("trained")}
         names |= {f"records-{each['key']}" for each in facts["recipes"]}
-    for name in [name for name in names if name.startswith("refine-")]:
+    for name in [name for name in names if name.startswith("compress-")]:
         path = folder / "artifacts" / name
+        if (path / ABOUT).exists() and (key := about_of(path, "compress")["facts"]["recovery"]):
+            names.add(f"recovered-{key}")
+    for name in [name for name in names if name.startswith(("search-", "refine-"))]:
+        path, stage = folder / "artifacts" / name, name.partition("-")[0]
         if (path / ABOUT).exists():  # the key of one that a raised limit redid is made of these
-            names |= {f"refine-{key}" for key in about_of(path, "refine")["facts"]["grown_from"]}
+            names |= {f"{stage}-{key}" for key in about_of(path, stage)["facts"]["grown_from"]}
     return names
 
 
@@ -68,8 +72,9 @@ def _unfinished(folder: Path) -> set[str]:
             elif each["state"] == "done":
                 begun.pop(each["stage"], None)
     names = {f"{stage}-{key}" for stage, key in begun.items()}
-    if "prepare" in begun:
-        names |= {each.name for each in _own(folder / "work") if each.name.startswith(("teacher-", "records-"))}
+    inner = {"prepare": ("teacher-", "records-"), "compress": ("recovered-",)}  # what else such a stage works on
+    for stage in begun.keys() & inner.keys():
+        names |= {each.name for each in _own(folder / "work") if each.name.startswith(inner[stage])}
     return names
 
 

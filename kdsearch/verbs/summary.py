@@ -45,7 +45,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
         lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {speed(row)}{said}"))
-    lines += [f"note        {text}" for text in result["notes"] if text.startswith("Teacher")]
+    lines += [f"note        {text}" for text in result["notes"] if text.startswith(("Teacher", "Made by"))]
     if chosen := result["recommended"]:
         name = next((file_label(row) for row in result["exports"] if row["path"] == chosen["path"]), chosen["format"])
         lines.append(f"recommended {name}: {chosen['why']}")

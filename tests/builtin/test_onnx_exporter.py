@@ -15,10 +15,10 @@ from torch import nn
 
 from kdsearch.builtin import onnx_exporter
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
-from kdsearch.deploy.files import save_onnx
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.errors import ArtifactError, UserError
 from kdsearch.kinds import Field, Graph
+from kdsearch.kit.onnx import save_onnx
 from tests.deploy.nets import DIGITS, LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
 
 EXPORTER = OnnxExporter(OnnxOptions())

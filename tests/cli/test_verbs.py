@@ -240,13 +240,13 @@ def test_every_installed_capability_can_be_shown(capsys):
         assert all(option["description"] for option in found["options"]), found
 
 
-def test_data_says_what_is_there_and_how_to_get_the_rest(host, capsys):
+def test_data_says_what_is_there_and_how_to_get_the_rest(capsys):
     code, out, err = run(capsys, "data", "--json")
     assert (code, err) == (0, "")
     found = {each["name"]: each for each in json.loads(out)["data"]}
     assert found["digits"]["present"] is True
     assert found["fashion_mnist"]["install"] == "apt-get install dataset-fashion-mnist"
-    assert found["own"]["present"] is None
+    assert found["image_folder"]["present"] is None
     code, out, _ = run(capsys, "data")
     assert re.search(r"^digits +present ", out, re.MULTILINE)
     for each in found.values():

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.deploy.audit import size_bytes, weight_share
-from kdsearch.deploy.files import save_onnx
 from kdsearch.errors import ArtifactError
+from kdsearch.kit.onnx import save_onnx
 
 
 def tensor(name, shape, dtype=np.float32):

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 
 import numpy as np
 import onnx
@@ -10,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.deploy import latency
 from kdsearch.deploy.canonical import graph_key
-from kdsearch.deploy.files import save_onnx
-from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, cache_folder, latency_key, measure, stored
+from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, latency_key, measure, stored
 from kdsearch.errors import ArtifactError
+from kdsearch.kit.onnx import save_onnx
+from kdsearch.store.cache import cache_folder
 
 
 class Clock:
@@ -213,7 +215,7 @@ def test_a_corrupt_file_is_no_measurement(tmp_path):
 def test_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("KDSEARCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(latency.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     assert cache_folder() == tmp_path / "kdsearch"
 
 

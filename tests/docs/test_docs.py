@@ -13,13 +13,14 @@ import torch
 from ruamel.yaml import YAML
 
 import kdsearch.testing
-from kdsearch import limits
+from kdsearch import hooks, limits
 from kdsearch.host import Host
 from kdsearch.kinds import NoOptions
 from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
 from kdsearch.study.view import is_within
+from kdsearch.testing.controller import ControllerContract
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.proxy import ProxyContract
@@ -51,9 +52,8 @@ def module_of(kind):
     return module
 
 
-DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC = (
-    module_of(kind) for kind in ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric")
-)
+KINDS = ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric", "controller")
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC, CONTROLLER = map(module_of, KINDS)
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -102,6 +102,11 @@ class TestSpread(ProxyContract):
 
 class TestMlp(SearchSpaceContract):
     space = SPACE.Mlp
+
+
+class TestBlind(ControllerContract):
+    def controller(self):
+        return CONTROLLER.Blind(NoOptions())
 
 
 class TestStripes(DatasetContract):
@@ -167,8 +172,11 @@ def test_links_and_files_that_pages_name_are_there(page):
 def test_contracts_that_the_page_names_are_there():
     text = (DOCS / "plugins.md").read_text()
     sources = "".join(file.read_text() for file in Path(kdsearch.testing.__file__).parent.glob("*.py"))
-    for name in set(re.findall(r"`(\w+Contract)`", text)):
-        assert f"class {name}" in sources
+    named = set(re.findall(r"\b(\w+Contract)\b", text))
+    assert {name for name in named if f"class {name}" not in sources} == set()
+    assert set(re.findall(r"^class (\w+Contract)", sources, re.M)) == named
+    rows = re.findall(r"^\| ([\w ,]+) \| `[\w.]+Contract`", text, re.M)
+    assert {kind.replace(" ", "_") for row in rows for kind in row.split(", ")} == set(hooks.KINDS)
 
 
 def test_the_table_of_what_is_redone_is_right():

@@ -106,6 +106,25 @@ def test_files_of_others_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        '["a"]',
+        '{"key": 1, "fields": {}, "rejected": ""}',
+        '{"key": "a", "fields": [], "rejected": ""}',
+        '{"fields": {}}',
+        '{"records": 7}',
+        '{"records": [{"key": "a"}]}',
+    ],
+)
+def test_a_line_that_is_no_record_is_named(line, tmp_path):
+    file = tmp_path / "records.jsonl"
+    file.write_text(f'{{"format": 1, "owner": "o", "recipe": "R"}}\n{line}\n')
+    with pytest.raises(ArtifactError, match=r"records.jsonl: .*Delete it; the recipe starts anew") as caught:
+        read_records(file, "o")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
     ("recipe", "match"),
     [
         (Squares(change=lambda r: Record("k9", r.fields)), "made the record 'k9' where 'k0'"),

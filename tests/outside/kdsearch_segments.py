@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -18,6 +18,8 @@ from kdsearch.kinds import (
     IO,
     Batch,
     Call,
+    Clock,
+    Compressor,
     Dataset,
     DataSource,
     Field,
@@ -29,6 +31,7 @@ from kdsearch.kinds import (
     Options,
     Outputs,
     Phase,
+    Plan,
     Predict,
     Procedure,
     Product,
@@ -37,11 +40,14 @@ from kdsearch.kinds import (
     Setup,
     Split,
     Step,
+    Subject,
     Task,
     Update,
     searched,
     traced_taps,
 )
+
+StepFunction = Callable[[Step], Iterator[Update]]
 
 
 class Segmentation(Task[NoOptions]):
@@ -56,7 +62,7 @@ class Segmentation(Task[NoOptions]):
         if len(images) != 1 or not masks:
             raise DataError("segmentation: the data set has no image or no mask", expected="a field of each")
         _, height, width = images[0].shape
-        return IO(images, (Field("logits", "logits", (len(facts["classes"]), height, width)),))
+        return IO(images, (Field("logits", "logits", (len(facts["classes"]), height, width), classes_at=0),))
 
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         known = (batch["mask"] != HIDDEN).sum().clamp(min=1)
@@ -109,7 +115,9 @@ class ShapesSplit:
         rng = torch.Generator().manual_seed(0)
         y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
         masks = torch.zeros(n, 16, 16, dtype=torch.int64)
+        self.boxes = []
         for i in range(n):
+            boxes = []
             for kind in (1, 2):
                 cy, cx = torch.randint(3, 13, (2,), generator=rng).tolist()
                 far = (
@@ -118,13 +126,16 @@ class ShapesSplit:
                     else ((y - cy) ** 2 + (x - cx) ** 2).sqrt()
                 )
                 masks[i][far <= 3] = kind
+                boxes.append([cy - 3, cx - 3, cy + 4, cx + 4])
+            self.boxes.append(torch.tensor(boxes[: 1 + i % 2]))  # one is noted, or both
         light = torch.tensor([0.0, 1.0, -1.0])[masks]
         self.images = (light + 0.3 * torch.randn(n, 16, 16, generator=rng)).unsqueeze(1)
         self.masks = masks
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
         at = torch.as_tensor(list(index), dtype=torch.long)
-        return Batch(tuple(self.ids[i] for i in index), {"image": self.images[at], "mask": self.masks[at]})
+        tensors = {"image": self.images[at], "mask": self.masks[at]}
+        return Batch(tuple(self.ids[i] for i in index), tensors, {"boxes": [self.boxes[i] for i in index]})
 
 
 class ShapesSource:
@@ -142,7 +153,7 @@ class ShapesSource:
 
 
 class Shapes(Dataset[ShapesOptions]):
-    """Images of two shapes with their masks."""
+    """Images of two shapes with their masks, and boxes around some of them."""
 
     task: ClassVar[str] = "segmentation"
 
@@ -208,7 +219,8 @@ class Unet(SearchSpace[UnetSpec]):
         net = Net(image.sizes[0], spec.width, spec.deep, logits.sizes[0])
         paths = {"stage[0]": "encoder.fine", "stage[1]": "encoder.coarse", "logits": "head.out"}
         taps = traced_taps(net, [torch.zeros(1, *image.sizes)], paths)
-        return Model(net, (image.name,), taps, (logits.name,), name=f"unet{spec.width}x{spec.deep}")
+        blocks = ("encoder.fine", "encoder.coarse", "head.join")
+        return Model(net, (image.name,), taps, (logits.name,), blocks, f"unet{spec.width}x{spec.deep}")
 
 
 class Chained(Procedure[NoOptions]):
@@ -250,23 +262,115 @@ class Chained(Procedure[NoOptions]):
 
 
 class Mutual(Procedure[NoOptions]):
-    """Two students that learn from labels and from each other; both ship."""
+    """Two students that learn from labels and from each other; both ship.
+
+    Then both go on with their norms as they are, the left one near to what it was, unless that was perfect.
+    """
 
     roles: ClassVar[tuple[str, ...]] = ("left", "right")
     ships: ClassVar[tuple[str, ...]] = ("left", "right")
 
     def phases(self, setup: Setup) -> Iterator[Phase]:
-        modules = {role: setup.models[role].module for role in self.roles}
+        left, right = setup.models["left"], setup.models["right"]
+        modules = {"left": left.module, "right": right.module}
+        self.young = setup.fresh("right").module  # a beginner that learns along: what it finds hard counts more
+        classifier = left.part("logits")
+        widths = right.part("stage[0]")[0].out_channels, classifier.in_channels  # type: ignore[index]
+        self.bridge = nn.Conv2d(*widths, 1)  # type: ignore[arg-type]
+        feeds = {"train": setup.feed("labeled"), "more": setup.feed("train")}
+        learn = setup.optim({**modules, "young": self.young, "bridge": self.bridge})
+        first = max(setup.epochs // 2, 1)
+        yield Phase(
+            "pair",
+            self.learn(classifier),
+            feeds,
+            [learn],
+            first,
+            weights={"near": near_later, "task": setup.weights["task"]},
+            taps={"right": ["stage[0]"]},
+            score="left",
+        )
+        if setup.once("left", lambda: setup.score("miou", "left", split="labeled")) < 1:
+            setup.freeze("before", left.copy())
+            norms = [part for each in modules.values() for part in each.modules() if isinstance(part, nn.BatchNorm2d)]
+            rest = max(setup.epochs - first, 1)
+            stay = self.stay(setup.task, norms)
+            yield Phase("stay", stay, feeds, [setup.optim(modules)], rest, keep_eval=norms, score="left")
+
+    def learn(self, classifier: nn.Module) -> StepFunction:
+        def losses(logits: Tensor, s: Step) -> Tensor:
+            return F.cross_entropy(s.rows(logits, field="logits"), s.rows(s.batch["mask"]), reduction="none")
 
         def step(s: Step) -> Iterator[Update]:
-            outs = {role: s.run(role) for role in self.roles}
-            pairs = (("left", "right"), ("right", "left"))
-            near = {a: (outs[a]["logits"] - outs[b]["logits"].detach()).square().mean() for a, b in pairs}
-            tasks = [F.cross_entropy(out["logits"], s.batch["mask"], ignore_index=HIDDEN) for out in outs.values()]
-            yield Update({"task": sum(tasks[1:], tasks[0]), "near": near["left"] + near["right"]})
+            left, right = s.run("left"), s.run("right")
+            mirrored = s.pair("left", "right").on(s.batch.having(image=s.batch["image"].flip(-1)))
+            kept = torch.rand(len(s.batch), 1, 8, 8, generator=s.rng) > 0.3 * s.clock.progress
+            hidden = s.run("left", writes={"stage[1]": lambda coarse: coarse * kept.to(coarse.device)})
+            beginner = self.young(s.batch["image"])
+            common = s.gather(left["logits"].softmax(1).mean((2, 3))).mean(0)  # (K,), over all devices
+            counts = 2 + losses(beginner, s).detach() + within(s.batch).flatten() - common[s.rows(s.batch["mask"])]
+            near = [
+                (s.run(a, batch=batch)["logits"] - s.run(b, batch=batch)["logits"].detach()).square().mean()
+                for batch in s.batches.values()
+                for a, b in (("left", "right"), ("right", "left"))
+            ]
+            yield Update(
+                {
+                    "task": (counts * (losses(left["logits"], s) + losses(right["logits"], s))).mean(),
+                    "near": torch.stack(near).sum(),
+                    "flip": (mirrored.student["logits"].flip(-1) - left["logits"].detach()).square().mean(),
+                    "hidden": losses(hidden["logits"], s).mean(),
+                    "crossed": losses(classifier(self.bridge(right["stage[0]"])), s).mean(),
+                    "young": losses(beginner, s).mean(),
+                }
+            )
 
-        feeds, optims = {"train": setup.feed("labeled")}, [setup.optim(modules)]
-        yield Phase("pair", step, feeds, optims, setup.epochs, weights={"near": 0.05}, score="left")
+        return step
+
+    def stay(self, task: Task[Any], norms: Sequence[nn.Module]) -> StepFunction:
+        def step(s: Step) -> Iterator[Update]:
+            if any(each.training for each in norms):
+                raise RuntimeError("a norm that is to stay as it is takes statistics")
+            now, before = s.run("left"), s.run("before")
+            terms = {role: task.loss(s.run(role), s.batch) for role in self.roles}
+            yield Update({**terms, "drift": (now["logits"] - before["logits"]).square().mean()})
+
+        return step
+
+
+def near_later(clock: Clock) -> float:
+    """Weight of the other's word: none in the first two steps, then more with each epoch."""
+    return 0.05 * (clock.epoch + 1) / clock.epochs if clock.step >= 2 else 0.0
+
+
+def within(batch: Batch) -> Tensor:
+    """(B, H, W): 1 inside of any of a sample's boxes, else 0."""
+    found = torch.zeros_like(batch["mask"], dtype=torch.float32)
+    for row, boxes in zip(found, batch.lists["boxes"], strict=True):
+        for top, left, bottom, right in boxes.tolist():
+            row[top:bottom, left:right] = 1
+    return found
+
+
+class Shallow(Compressor[NoOptions]):
+    """Leaves the second coarse block out where the score can do without it, or the study's limit asks for it."""
+
+    SPARE = "encoder.coarse.2"
+
+    def plan(self, subject: Subject) -> Plan:
+        model = subject.model
+        cut = self.apply(model.copy(), Plan({"drop": [self.SPARE]}))
+        lost = subject.score(model) - subject.score(cut)
+        before, after = subject.cost(model).params, subject.cost(cut).params
+        is_dropped = lost < 0.9 or before > subject.budget.get("params", before)
+        log = (f"{self.SPARE}: {before - after} params, {lost:.3f} of the score",)
+        return Plan({"drop": [self.SPARE] if is_dropped else []}, {"encoder.fine.*": 0.0}, log)
+
+    def apply(self, model: Model, plan: Plan) -> Model:
+        for path in plan.edits["drop"]:
+            parent, _, name = path.rpartition(".")
+            setattr(model.module.get_submodule(parent), name, nn.Identity())
+        return model
 
 
 @hookimpl
@@ -277,3 +381,4 @@ def kdsearch_register(register: Register) -> None:
     register.search_space("unet", f"{__name__}:Unet")
     register.procedure("chained", f"{__name__}:Chained")
     register.procedure("mutual", f"{__name__}:Mutual")
+    register.pruner("shallow", f"{__name__}:Shallow")

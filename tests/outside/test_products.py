@@ -149,3 +149,21 @@ def test_every_student_that_ships_is_pruned_and_exported(pair, outside):
         "No controls: they are plain trainings of one student, and this procedure trains left, right."
         in result["notes"]
     )
+
+
+def test_a_procedure_and_a_pruner_get_what_they_ask_for(pair):
+    """See `Mutual` and `Shallow`; a norm that takes statistics though it is to stay as it is would have failed the study."""
+    folder, result = pair
+    distilled = read_json(next(folder.glob("artifacts/distill-*/artifact.json")))["facts"]
+    rows = distilled["runs"][distilled["winner"]]["history"]
+    assert [each["phase"] for each in rows] == ["pair"] * 4 + ["stay"] * 4
+    assert {"task", "near", "flip", "hidden", "crossed", "young"} <= rows[0]["terms"].keys()
+    assert rows[3]["terms"]["young"] < rows[0]["terms"]["young"], "the beginner is trained"
+    assert rows[3]["terms"]["crossed"] < rows[0]["terms"]["crossed"], "the bridge is trained"
+    assert rows[0]["terms"]["hidden"] > 0
+    assert rows[7]["terms"]["drift"] > 0, "what it was does not move along"
+    assert result["pruned"]["params"] < result["pruned"]["params_before"]
+    assert all("encoder.coarse.2" in line for line in result["pruned"]["log"])
+    two_stages = float(np.log(4) + np.log(8))  # entropies sum up to less without the blocks that the space names
+    scores = [each["scores"] for each in read_lines(folder / "candidates-left.jsonl") if each["spec"]["width"] == 4]
+    assert scores[0]["expressivity"] > two_stages

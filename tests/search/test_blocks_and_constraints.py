@@ -172,6 +172,6 @@ def row(spec: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_small_generation_is_dealt_out_to_all_processes(n: int, sizes: list[int]) -> None:
     executor = Dealt()
     specs = [{"i": i} for i in range(n)]
-    remote = Remote(executor, "any:job", {}, lambda spec, error: Scored(**row(spec)))
+    remote = Remote(executor, "any:job", {}, lambda spec, error, over: Scored(**row(spec)))
     assert [each.spec for chunk in remote(specs) for each in chunk] == specs
     assert executor.sizes == sizes

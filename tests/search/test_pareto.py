@@ -20,13 +20,17 @@ def dominates(a: tuple, b: tuple) -> bool:
     return all(x <= y for x, y in zip(loss_a, loss_b, strict=True)) and loss_a != loss_b
 
 
+def peeled(points: list) -> list[list[int]]:
+    left, found = set(range(len(points))), []
+    while left:
+        found.append(sorted(i for i in left if not any(dominates(points[j], points[i]) for j in left)))
+        left -= set(found[-1])
+    return found
+
+
 @given(POINTS)
 def test_fronts_are_peeled_off_one_by_one(points: list) -> None:
-    left, expected = set(range(len(points))), []
-    while left:
-        free = sorted(i for i in left if not any(dominates(points[j], points[i]) for j in left))
-        expected.append(free)
-        left -= set(free)
+    expected = peeled(points)
     losses, violations = [each[0] for each in points], [(each[1],) for each in points]
     assert fronts(losses, violations) == expected
     feasible = [(0.0,)] * len(points)
@@ -75,3 +79,19 @@ def test_spread_keeps_as_many_as_asked_and_the_best_first_loss(points: list, kee
     kept = spread(points, keep)
     assert len(set(kept)) == min(keep, len(points))
     assert min(points[i][0] for i in kept) == min(each[0] for each in points)
+
+
+LOSS = st.sampled_from([0.0, 1.0, 2.0, math.inf, -math.inf, math.nan])
+
+
+@given(
+    st.lists(st.tuples(st.tuples(LOSS, LOSS, LOSS), st.sampled_from([-1.0, 0.0, 0.5, math.inf, math.nan])), max_size=12)
+)
+def test_losses_and_violations_that_are_no_numbers_are_the_worst_ones(points: list) -> None:
+    """A front is what no other dominates of those that are left."""
+
+    def worst(value: float) -> float:
+        return math.inf if math.isnan(value) else value
+
+    plain = [(tuple(map(worst, losses)), worst(broken)) for losses, broken in points]
+    assert fronts([each[0] for each in points], [(each[1],) for each in points]) == peeled(plain)

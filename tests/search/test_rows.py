@@ -56,6 +56,17 @@ def test_a_foreign_file_is_named_with_its_line(tmp_path: Path, text: str, line: 
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("change", [('"score":0.5', '"score":0.9'), ('"n":1', '"n":2'), ('"n":1,', "")])
+def test_a_row_changed_by_hand_is_not_believed(tmp_path: Path, change: tuple[str, str]) -> None:
+    rows = Rows(tmp_path / "c.jsonl", "k")
+    rows.append([{"score": 0.25}, {"n": 1, "score": 0.5}])
+    text = rows.path.read_text()
+    rows.path.write_text(text.replace(*change))
+    assert rows.path.read_text() != text
+    with pytest.raises(ArtifactError, match=r"c.jsonl:3: has changed since it was written.* Delete the file"):
+        Rows(rows.path, "k")
+
+
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(tmp_path / "c.jsonl", "k")
     rows.append([{"a": 1}])

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from kdsearch.errors import ArtifactError, StudyError
 from kdsearch.kinds import Dim, Range, Trial
-from kdsearch.search.trials import Board, TrialLog
+from kdsearch.search.trials import ATTRIBUTE, Board, TrialLog
 
 DIMS = (
     Dim("a", Range(choices=(1, 2, 3))),
@@ -286,3 +286,31 @@ def test_a_foreign_file_or_another_count_of_objectives_is_named(tmp_path: Path) 
     TrialLog(tmp_path / "u.journal", "k", ONE)
     with pytest.raises(ArtifactError, match=r"1 objectives.*Expected 2"):
         TrialLog(tmp_path / "u.journal", "k", TWO)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("number", "one"),
+        ("losses", ["low"]),
+        ("losses", None),
+        ("losses", [math.nan]),
+        ("state", "won"),
+        ("curve", [[0.3]]),
+        ("over", ["trial_timeout_s", "soon"]),
+        ("values", []),
+        ("", ""),
+    ],
+)
+def test_a_trial_changed_by_hand_is_one_message(name: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "t.journal"
+    TrialLog(path, "k", ONE).put(GIVEN[0])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        for attributes in [each for each in line.values() if isinstance(each, dict) and ATTRIBUTE in each]:
+            whole = json.loads(attributes[ATTRIBUTE])
+            attributes[ATTRIBUTE] = json.dumps({**whole, name: value}) if name else "no JSON"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(ArtifactError, match=r"t.journal: .*Delete the file") as caught:
+        TrialLog(path, "k", ONE)
+    assert caught.value.exit_code == 2

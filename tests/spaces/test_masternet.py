@@ -152,15 +152,7 @@ def test_taps_end_each_resolution():
         "penultimate": ("pool", (24,), 0),
         "logits": ("classifier", (5,), 0),
     }
-    assert [(each.path, each.kind) for each in built.blocks] == [
-        ("stages.0.0", "basic"),
-        ("stages.1.0", "bottleneck"),
-        ("stages.1.1", "bottleneck"),
-    ]
-    assert list(built.blocks[1].components)[:4] == ["conv1", "bn1", "relu1", "conv2"]
-    for each in built.blocks:
-        for path in each.components.values():
-            built.module.get_submodule(path)
+    assert built.blocks == ("stages.0.0", "stages.1.0", "stages.1.1")
 
 
 def test_links_are_what_residual_switches():

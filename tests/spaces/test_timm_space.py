@@ -97,7 +97,7 @@ def test_tokens_are_maps_of_their_grid():
 def test_no_branch_is_dead_at_the_start(spec):
     torch.manual_seed(0)
     built = TimmSpace().build(spec, io())
-    blocks = [built.module.get_submodule(block.path) for block in built.blocks]
+    blocks = [built.module.get_submodule(block) for block in built.blocks]
     if "depths" in OWN[spec.family]:
         assert len(blocks) == sum(spec.depths)
     else:

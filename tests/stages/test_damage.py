@@ -8,13 +8,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdsearch.engine.checkpoint import digest_of
+from kdsearch.engine.setup import Site
 from kdsearch.errors import ArtifactError, KdsearchError
+from kdsearch.stages.costs import file_costs
 from kdsearch.store.artifacts import FORMAT, Store
 from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.folder import open_folder
 from kdsearch.verbs import commands
+from tests.stages.test_keys import materials
 from tests.stages.tiny import run_tiny, settled
 
 
@@ -223,3 +227,56 @@ def test_a_damaged_copy_of_a_damaged_artifact_is_refused(copied):
     flip(artifact(copied, "export") / "tiny-fp32.onnx")
     with pytest.raises(ArtifactError, match="its bytes have changed"):
         commands.export(dir=copied / "study", format="onnx-fp32")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"score":', '"score":1', r"has changed since it was written"),
+        ('"params":', '"params":-', r"params: got -\d+. Expected"),
+        ('"macs":', '"macs":"', r"is no JSON object"),
+        ('"params":', '"params":1e999,"n":', r"is no JSON object"),
+        ('"feasible":true', '"feasible":3', r"Expected"),
+    ],
+)
+def test_a_scored_candidate_changed_by_hand_is_one_message(old, new, message, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped["search"], tmp_path / "it"))
+    file = next((folder / "study" / "work").glob("search-*/candidates-student.jsonl"))
+    text = file.read_text()
+    file.write_text(text.replace(old, new, 1))
+    assert file.read_text() != text
+    with pytest.raises(ArtifactError, match=message) as caught:
+        run_tiny(folder)
+    assert (caught.value.file, caught.value.line, caught.value.exit_code) == (file, 2, 2)
+    assert "Delete the file; `run` scores again." in str(caught.value)
+
+
+@pytest.mark.parametrize("made", [0.5, [1, 2], {"a": torch.ones(2), "b": torch.zeros(3, 1)}])
+@pytest.mark.parametrize("damage", [truncate, flip, lambda file: file.write_text('{"key": "k", "value": 9}')])
+def test_what_is_kept_once_is_what_was_made(made, damage, tmp_path):
+    def value() -> str:
+        return str(Site(0, tmp_path, memory=tmp_path / "memory").once("k", lambda: made))
+
+    assert value() == value() == str(made)
+    (file,) = (tmp_path / "memory").iterdir()
+    damage(file)
+    with pytest.raises(ArtifactError, match="Delete it; `kdsearch run` makes it again") as caught:
+        value()
+    assert (caught.value.file, caught.value.exit_code) == (file, 2)
+    file.unlink()
+    assert value() == str(made)
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda file: write_json(file, {**read_json(file), "onnx_bytes": 1})])
+def test_a_cost_that_was_changed_is_measured_anew(damage, tmp_path):
+    found = materials("constraints.onnx_bytes=1000000")
+    role, space = next(iter(found.spaces.items()))
+    spec = next(space.every()).model_dump(mode="json")
+    cost = file_costs(found, role, spec, tmp_path)
+    assert cost["onnx_bytes"] > 1000
+    (file,) = tmp_path.glob("costs-*.json")
+    whole = file.read_bytes()
+    assert file_costs(found, role, spec, tmp_path) == cost
+    damage(file)
+    assert file_costs(found, role, spec, tmp_path) == cost
+    assert file.read_bytes() == whole

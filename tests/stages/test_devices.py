@@ -1,12 +1,15 @@
 """`run.devices`: a training shared by processes, whatever becomes of one of them."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from kdsearch.errors import PluginError, StudyError, TrialError
+from kdsearch.host import Host
+from kdsearch.training.materials import make
 from kdsearch.training.ranks import ranks_of
 from tests.stages.tiny import LESS, run_tiny
 
@@ -16,7 +19,8 @@ TWO = ("run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate
 def materials(devices=2):
     run = SimpleNamespace(devices=devices)
     study = SimpleNamespace(config=SimpleNamespace(run=run))
-    return SimpleNamespace(study=study, device=SimpleNamespace(accelerator="cpu"))
+    made = partial(make, Host.load())
+    return SimpleNamespace(study=study, device=SimpleNamespace(accelerator="cpu"), make=made)
 
 
 def work(helper, arguments=None, devices=2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from kdsearch.errors import UndeclaredReadError
+from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
 from kdsearch.host.sources import source_digest
+from kdsearch.kinds import DataRecipe, DataSource, NoOptions, Record, Services
 from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.stages.run import STAGES
 from kdsearch.store import hashing
@@ -223,3 +226,33 @@ def test_the_order_of_writing_is_no_change_but_of_objectives():
     assert parts("student.spec={widths: {choices: [4, 8]}, depths: {choices: [1, 2]}}") == parts()
     two = parts("objectives={accuracy: max, params: min}"), parts("objectives={params: min, accuracy: max}")
     assert first_changed(*two) == "refine"
+
+
+class Same(DataRecipe[NoOptions]):
+    """Every sample with the label that it has."""
+
+    def keys(self, source: DataSource) -> list[str]:
+        return list(source.split("labeled").ids)
+
+    def make(self, keys: Sequence[str], source: DataSource, services: Services) -> Iterable[Record]:
+        return (Record(key, {}) for key in keys)
+
+
+class Recipes:
+    @hookimpl
+    def kdsearch_register(self, register: Register) -> None:
+        register.data_recipe("same", f"{__name__}:Same")
+
+
+def test_a_teacher_is_not_trained_anew_for_recipes_that_it_does_not_see():
+    host = Host.load(extra=[("recipes", Recipes())])
+
+    def trained_on(*sets: str) -> str:
+        return json.dumps(teachers.part_of(materials(*sets, host=host), "main"), sort_keys=True)
+
+    plain, recipe = trained_on(), "data.recipes=[same]"
+    assert trained_on(recipe) == plain
+    assert "same" not in plain
+    assert trained_on(recipe, "data.labeled=0.9") != plain
+    found = parts_of(materials(recipe, host=host))
+    assert first_changed(parts_of(materials(host=host)), found) == "prepare", "students see them"

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import pytest
 
 from kdsearch.builtin.executors import perform
-from kdsearch.errors import InterruptedRun
+from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
 from kdsearch.kinds import Done, Executor, Job, NoOptions, Trial
 from kdsearch.search.schedule import Piece
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from kdsearch.store.files import read_lines
 from kdsearch.verbs import commands
 from tests.stages.every_key import TEXT
 from tests.stages.test_keys import materials
@@ -28,11 +29,17 @@ STUDY = (
 )
 
 
+def is_slow(spec: Any) -> bool:
+    """Whether its scoring is said to take as long."""
+    return False
+
+
 class Impatient(Executor[NoOptions]):
     """Jobs in this process, one at a time, by a clock of its own: no test waits."""
 
     remote: ClassVar[bool] = True
     trained: ClassVar[list[str]] = []
+    scored: ClassVar[list[Any]] = []
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__(options)
@@ -45,6 +52,10 @@ class Impatient(Executor[NoOptions]):
         return [self._done(self._queue.pop(0))] if self._queue else []
 
     def _done(self, job: Job) -> Done:
+        specs = job.arguments.get("specs", [])
+        if job.timeout_s is not None and job.timeout_s < LONG and any(map(is_slow, specs)):
+            return Done(job.id, error=f"timed out after {job.timeout_s:g} s", over="timeout_s")
+        self.scored += specs
         values = job.arguments.get("request", {}).get("values", {})
         if job.timeout_s is not None and values.get(SOFT) == 4.0 and job.timeout_s < LONG:
             return Done(job.id, error=f"timed out after {job.timeout_s:g} s", over="timeout_s")
@@ -69,6 +80,7 @@ def run(monkeypatch):
     def run(folder, limit: float, *sets: str, host: Host = host) -> tuple[dict[str, Any], list[str]]:
         """The settled result, and the trials that were trained."""
         Impatient.trained.clear()
+        Impatient.scored.clear()
         result = run_tiny(folder, *STUDY, f"run.trial_timeout_s={limit}", *sets, text=TEXT, host=host)
         return settled(result), [name for name in Impatient.trained if name.startswith("trial-")]
 
@@ -120,6 +132,40 @@ def test_a_stopped_refine_goes_on_with_the_limit_that_is_raised(run, tmp_path, m
     raised, trained = run(tmp_path / "old", 20.0)
     assert set(trained) == {f"trial-{number}" for number in (*failed, 3)}
     assert raised == run(tmp_path / "new", 20.0)[0]
+
+
+def test_candidates_whose_scoring_was_lost_to_it_are_scored_again(run, tmp_path, monkeypatch):
+    asked = ("search.proxy=[params, macs]", f"{SOFT}=2.0", "refine.trials=1")
+    every = run(tmp_path / "new", 20.0, *asked)[0]
+    slow = read_lines(tmp_path / "new" / "study" / "candidates.jsonl")[1]["spec"]
+    monkeypatch.setattr(f"{__name__}.is_slow", lambda spec: spec == slow)
+
+    first, _ = run(tmp_path / "old", 2.0, *asked)
+    rows = read_lines(tmp_path / "old" / "study" / "candidates.jsonl")
+    assert [row["over"] for row in rows if row["spec"] == slow] == [{"trial_timeout_s": 2.0}]
+    assert [row["errors"] for row in rows if row["spec"] == slow] == [{"process": "timed out after 2 s"}]
+    n = len(events(tmp_path / "old"))
+    assert run(tmp_path / "old", 1.0, *asked)[0] == first
+    assert made(tmp_path / "old", n) == []
+
+    raised, _ = run(tmp_path / "old", 20.0, *asked)
+    assert Impatient.scored == [slow], "nothing else is scored again"
+    assert raised == every
+    commands.clean(dir=tmp_path / "old" / "study")
+    n = len(events(tmp_path / "old"))
+    assert run(tmp_path / "old", 30.0, *asked)[0] == every
+    assert made(tmp_path / "old", n) == []
+
+
+def test_a_stopped_search_goes_on_with_the_limit_that_is_raised(run, tmp_path, monkeypatch):
+    """Every candidate was lost: the study ends, and with a higher limit goes on."""
+    monkeypatch.setattr(f"{__name__}.is_slow", lambda spec: True)
+    with pytest.raises(TrialError, match="scored none of"):
+        run(tmp_path / "old", 2.0)
+    with pytest.raises(TrialError, match="scored none of"):
+        run(tmp_path / "old", 1.0)
+    assert Impatient.scored == []
+    assert run(tmp_path / "old", 20.0)[0] == run(tmp_path / "new", 20.0)[0]
 
 
 def test_what_is_known_of_earlier_attempts():

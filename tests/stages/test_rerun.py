@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
@@ -78,6 +79,23 @@ def test_changed_section(change, redone, trains, finished, copied, steps):
         ]
 
 
+def test_another_quantizer_recovers_nothing_anew(finished, copied, steps):
+    """Pruned and recovered students are an artifact of their own."""
+    before, fewer = len(events(copied)), ("export.formats=[onnx-int8]", "export.max_drop={onnx-int8: 1.0}")
+    other = run_tiny(copied, "compress.quantize=[{use: int8, options: {samples: 8}}]", *fewer)
+    assert made(copied, before) == ["compress", "export", "report"]
+    assert steps == []
+    assert other["pruned"] == finished.result["pruned"]
+    run_tiny(copied, "compress.prune.options.macs=0.95")
+    assert steps, "another pruner's students recover"
+    folder = copied / "study"
+    commands.clean(dir=folder)
+    assert len(list(folder.glob("artifacts/recovered-*"))) == 1
+    del steps[:]
+    run_tiny(copied, "compress.prune.options.macs=0.95", "compress.quantize=[int8]", *fewer)
+    assert steps == [], "clean leaves what the last run was made from"
+
+
 def test_what_is_redone_is_said_and_files_of_others_stay(copied, capsys):
     own = [copied / "study" / "export" / name for name in ("notes.json", "mine.onnx")]
     for each in own:
@@ -89,6 +107,22 @@ def test_what_is_redone_is_said_and_files_of_others_stay(copied, capsys):
     assert [each.read_text() for each in own] == ["mine", "mine"]
     left = [each.name for each in (copied / "study" / "export").iterdir() if each.name.startswith("tiny-")]
     assert not left, "an earlier study's, by the record of its result"
+
+
+def test_other_versions_of_libraries_redo_nothing_and_are_said(finished, copied, capsys, monkeypatch):
+    monkeypatch.setattr("kdsearch.stages.versions.versions", lambda: {"torch": "99.1", "onnxruntime": "1.0"})
+    before = len(events(copied))
+    result = run_tiny(copied)
+    assert made(copied, before) == []
+    (note,) = [each for each in result["notes"] if each.startswith("Made by other versions, and kept: ")]
+    assert note not in finished.result["notes"]
+    assert "prepare, search, refine, distill, compress, export, report; onnxruntime " in note
+    assert f"torch {torch.__version__.partition('+')[0]}" in note
+    assert "(now 99.1). A new folder (--dir) makes them anew." in note
+    assert main(["run", str(copied / "tiny.yaml"), "--dir", str(copied / "study")]) == 0
+    assert note in " ".join(capsys.readouterr().out.split())
+    monkeypatch.undo()
+    assert settled(run_tiny(copied)) == finished.settled
 
 
 def test_another_seed_keeps_the_old_until_clean(finished, copied, capsys, steps):

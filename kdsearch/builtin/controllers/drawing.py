@@ -10,9 +10,8 @@ from torch import Generator
 from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
-from kdsearch.kinds.space import draw
-from kdsearch.search.axis import encode
-from kdsearch.store.hashing import stream
+from kdsearch.kit.dims import draw_values, encode
+from kdsearch.kit.streams import stream
 
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 
@@ -20,38 +19,6 @@ REDRAWS = 50  # draws for each wanted candidate before a controller answers with
 def generator(seed: int, history: Sequence[Trial]) -> Generator:
     """The stream of this ask: a function of the seed and how much was tried."""
     return stream(seed, "ask", len(history))
-
-
-def parents_first(dims: Sequence[Dim]) -> list[Dim]:
-    """The dimensions so that each comes after those its conditions name. Raise ValueError for a ring."""
-    left, order = list(dims), []
-    while left:
-        waiting = {dim.path for dim in left}
-        free = [dim for dim in left if not any(path in waiting for path, _ in dim.when)]
-        if not free:
-            raise ValueError(f"conditions in a ring: {', '.join(sorted(waiting))}")
-        order += free
-        left = [dim for dim in left if dim not in free]
-    return order
-
-
-def is_active(dim: Dim, values: Mapping[str, Value]) -> bool:
-    """Whether the dimension counts at these values of the others; a condition on what is no dimension holds."""
-    return all(_among(values.get(path), allowed, path in values) for path, allowed in dim.when)
-
-
-def _among(value: Value, allowed: Sequence[Value], is_there: bool) -> bool:
-    return is_there and any(encode(value) == encode(each) for each in allowed)
-
-
-def draw_values(dims: Sequence[Dim], rng: Generator, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
-    """A uniform draw of every dimension that counts; `given`: values of other dimensions that conditions may name."""
-    known = dict(given or {})
-    values: dict[str, Value] = {}
-    for dim in parents_first(dims):
-        if is_active(dim, {**known, **values}):
-            values[dim.path] = draw(dim, rng)
-    return values
 
 
 class Tried:

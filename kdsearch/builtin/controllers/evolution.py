@@ -22,12 +22,9 @@ from torch import Generator
 from kdsearch.builtin.controllers.drawing import (
     Tried,
     ask_of,
-    draw_values,
     drawn,
     generator,
-    is_active,
     new_ones,
-    parents_first,
 )
 from kdsearch.builtin.controllers.folded import in_order
 from kdsearch.builtin.controllers.population import Population, Survival, Survivors
@@ -35,6 +32,7 @@ from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import draw
+from kdsearch.kit.dims import draw_values, is_active, parents_first
 
 CHILDREN = 10  # children bred for each wanted candidate before uniform draws stand in
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Trial
-from kdsearch.search.pareto import crowding, fronts, violation
+from kdsearch.kit.pareto import crowding, fronts, violation
 
 Survivors = Literal["youngest", "best"]
 

@@ -26,17 +26,14 @@ from kdsearch.builtin.controllers.drawing import (
     Distinct,
     Tried,
     ask_of,
-    draw_values,
     generator,
-    is_active,
     key_of,
-    parents_first,
 )
 from kdsearch.builtin.controllers.folded import in_order
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, Range, SearchSpace, Trial
 from kdsearch.kinds.options import Value
-from kdsearch.search.axis import Axis, encode
+from kdsearch.kit.dims import Axis, draw_values, encode, is_active, parents_first
 
 Array = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from kdsearch.builtin.datasets.pixels import Stored
 from kdsearch.builtin.datasets.plain_pickle import read_plain_pickle
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kit.files import content, lies
 from kdsearch.limits import PICKLE_BYTES, STUDY_BYTES
-from kdsearch.store.inputs import content, lies
 
 PIXELS = 3 * 32 * 32
 Rows = tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]  # (N, 3072), (N,)

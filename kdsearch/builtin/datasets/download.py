@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdsearch.builtin.datasets.packages import cache_folder
 from kdsearch.errors import DataError
 from kdsearch.kinds import Services
+from kdsearch.kit.files import cache_folder
 
 
 def root_of(services: Services, path: str | None, download: bool) -> Path:

@@ -22,10 +22,12 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.npz import read_arrays
-from kdsearch.builtin.datasets.packages import BLUE_MARBLE, LAND_COVER, cache_folder, package_file
 from kdsearch.builtin.datasets.pixels import Stored, as_images
+from kdsearch.builtin.packages import BLUE_MARBLE, LAND_COVER, PACKAGES
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kit.files import cache_folder
+from kdsearch.kit.packages import package_file
 
 TILE, STRIDE, BLOCK, SHARE = 32, 16, 96, 0.7
 SIZE = (5400, 2700)  # width, height of the image
@@ -69,7 +71,7 @@ class EarthTiles(Dataset[EarthOptions]):
 
     def preflight(self, services: Services) -> None:
         for wanted in (BLUE_MARBLE, LAND_COVER):
-            package_file("earth_tiles", wanted)
+            package_file("earth_tiles", PACKAGES["earth_tiles"], wanted)
 
     def open(self, services: Services) -> DataSource:
         arrays = _cached()
@@ -87,7 +89,7 @@ class EarthTiles(Dataset[EarthOptions]):
 
 def _cached() -> dict[str, np.ndarray[Any, Any]]:
     """The cut tiles, from the cache or made there. A cache file that does not read is made again."""
-    sources = [package_file("earth_tiles", wanted) for wanted in (BLUE_MARBLE, LAND_COVER)]
+    sources = [package_file("earth_tiles", PACKAGES["earth_tiles"], wanted) for wanted in (BLUE_MARBLE, LAND_COVER)]
     made_of = "-".join(version(wanted[0]) for wanted in (BLUE_MARBLE, LAND_COVER))
     file = cache_folder() / f"earth_tiles-{MADE}-{made_of}.npz"
     wanted = {f"{split}_{what}" for split in ("train", "val", "test") for what in ("image", "label", "place")}

@@ -23,8 +23,8 @@ from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.pixels import Stored, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
+from kdsearch.kit.files import below, entries, opened
 from kdsearch.limits import PIXELS, SIDES
-from kdsearch.store.inputs import below, entries, opened
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLITS: Mapping[str, tuple[str, ...]] = {

@@ -19,12 +19,12 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.download import download_idx, root_of
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
-from kdsearch.builtin.datasets.packages import FASHION_MNIST_FOLDERS, needed
 from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kit.files import opened
 from kdsearch.limits import ARRAYS_BYTES
-from kdsearch.store.inputs import opened
 
 
 class IdxOptions(ImageOptions):
@@ -158,11 +158,10 @@ class FashionMnist(Idx):
         "source": "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), Zalando SE",
         "licence": "MIT",
     }
-    locations = FASHION_MNIST_FOLDERS
+    locations = PACKAGES["fashion_mnist"].folders
 
     def _remedy(self) -> str:
-        install = needed("fashion_mnist").install
-        return f"Run `{install}`, set `path`, or `download: true` where a network is there."
+        return f"Run `{PACKAGES['fashion_mnist'].install}`, set `path`, or `download: true` where a network is there."
 
 
 def _file(folder: Path, stem: str) -> Path:

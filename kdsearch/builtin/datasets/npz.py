@@ -16,8 +16,8 @@ from kdsearch.builtin.datasets.images import ImageOptions, Part, check_labels, i
 from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
+from kdsearch.kit.files import opened
 from kdsearch.limits import ARRAYS_BYTES, CLASSES
-from kdsearch.store.inputs import opened
 
 Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")

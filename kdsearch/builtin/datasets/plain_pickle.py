@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import DataError
+from kdsearch.kit.files import content
 from kdsearch.limits import PICKLE_BYTES
-from kdsearch.store.inputs import content
 
 DTYPES = {"u1": 1, "i1": 1, "u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kdsearch.builtin.datasets.packages import EFFICIENTNET_LITE0, package_file
+from kdsearch.builtin.packages import EFFICIENTNET_LITE0, PACKAGES
 from kdsearch.builtin.teachers.timm_network import (
     FineTuning,
     check_trained,
@@ -18,9 +18,11 @@ from kdsearch.builtin.teachers.timm_network import (
 )
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import IO, Model, Services, Teacher, Training
+from kdsearch.kit import weights
+from kdsearch.kit.packages import package_file
 from kdsearch.limits import EPOCHS, RESIZE
-from kdsearch.store import weights
 
+NAME = "efficientnet-lite0"
 NETWORK = "tf_efficientnet_lite0"
 N_IMAGENET = 1000
 
@@ -47,11 +49,11 @@ class EfficientNetLite0(Teacher[EfficientNetLite0Options]):
         return fine_tuning(self.options, "classifier") if self.options.epochs else None
 
     def preflight(self, services: Services) -> None:
-        package_file("efficientnet-lite0", EFFICIENTNET_LITE0)
+        package_file(NAME, PACKAGES[NAME], EFFICIENTNET_LITE0)
 
     def model(self, io: IO, services: Services) -> Model:
         """Raise DataError naming the pip line when the package is not here."""
-        file = package_file("efficientnet-lite0", EFFICIENTNET_LITE0)
+        file = package_file(NAME, PACKAGES[NAME], EFFICIENTNET_LITE0)
         k = io.outputs[0].shape[0]
         assert k is not None
         net = create(NETWORK, k, services)

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
+from kdsearch.kit.files import regular
+from kdsearch.kit.networks import modelled
 from kdsearch.limits import WEIGHTS_BYTES
-from kdsearch.store.inputs import regular
 
 
 class ExportedOptions(Options):

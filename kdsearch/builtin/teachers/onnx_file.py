@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdsearch.builtin.teachers.fitted import described, modelled, shown
 from kdsearch.errors import ArtifactError, DataError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
+from kdsearch.kit.files import content, regular
+from kdsearch.kit.networks import described, modelled, shown
 from kdsearch.limits import ONNX_BYTES
-from kdsearch.store.inputs import content, regular
 
 
 class OnnxOptions(Options):

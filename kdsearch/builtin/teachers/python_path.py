@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from kdsearch.builtin.teachers.fitted import modelled
 from kdsearch.errors import KdsearchError, PluginError, told
 from kdsearch.kinds import IO, Model, Options, Services, Teacher
+from kdsearch.kit.networks import modelled
 
 
 class PythonOptions(Options):

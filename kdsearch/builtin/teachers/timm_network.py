@@ -11,12 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdsearch.builtin.teachers.fitted import Fitted, image_of, modelled, n_classes
+from kdsearch.builtin.teachers.fitted import Fitted, image_of, n_classes
 from kdsearch.errors import ArtifactError, PluginError, StudyError, nearest
 from kdsearch.kinds import IO, Model, Normalization, Options, Services, Teacher, Training
 from kdsearch.kinds.found_taps import classifier_path
+from kdsearch.kit import weights
+from kdsearch.kit.networks import modelled
 from kdsearch.limits import BATCH, EPOCHS, RESIZE, THREADS
-from kdsearch.store import weights
 
 LEAST = 32  # pixels: below, most networks have no resolution left
 

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from kdsearch.builtin.teachers.fitted import n_classes
 from kdsearch.builtin.teachers.timm_network import check_fits, create, fitted, normalization_of
 from kdsearch.kinds import IO, Model, Normalization, Options, Services, Teacher
+from kdsearch.kit import weights
 from kdsearch.limits import RESIZE
-from kdsearch.store import weights
 
 
 class WeightsFileOptions(Options):

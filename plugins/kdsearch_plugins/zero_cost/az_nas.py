@@ -27,8 +27,7 @@ EPS = 1e-8  # in the entropy's logarithm, as released
 def feature_paths(student: Model) -> tuple[str, list[str]]:
     """(path whose input is the first feature or "", paths whose outputs are the others)."""
     if len(student.blocks) > 1:
-        paths = [block.path for block in student.blocks]
-        return paths[0], paths
+        return student.blocks[0], list(student.blocks)
     names = [tap for tap in student.taps if tap.name == "stem" or tap.name.startswith("stage[")]
     return "", [tap.path for tap in names if tap.side == "output"]
 

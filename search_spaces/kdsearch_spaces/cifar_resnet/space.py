@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
+from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
 from kdsearch_spaces.cifar_resnet.net import BasicBlock, CifarResNet
 
 NAME = "cifar_resnet"
@@ -88,9 +88,5 @@ def _sizes(height: int, width: int) -> list[tuple[int, int]]:
     return [(-(-height // 2**i), -(-width // 2**i)) for i in range(3)]
 
 
-def _blocks(net: CifarResNet) -> tuple[Block, ...]:
-    found = [(path, module) for path, module in net.named_modules() if isinstance(module, BasicBlock)]
-    return tuple(
-        Block(index, "basic", path, {name: f"{path}.{name}" for name, _ in module.named_children()})
-        for index, (path, module) in enumerate(found)
-    )
+def _blocks(net: CifarResNet) -> tuple[str, ...]:
+    return tuple(path for path, module in net.named_modules() if isinstance(module, BasicBlock))

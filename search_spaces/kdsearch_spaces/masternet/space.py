@@ -12,7 +12,6 @@ from torch import Generator
 from kdsearch.errors import StudyError
 from kdsearch.kinds import (
     IO,
-    Block,
     Cost,
     Dim,
     Model,
@@ -235,19 +234,5 @@ def _units(blocks: Structure, channels: int) -> tuple[Unit, list[list[Unit]]]:
     return stem, parts
 
 
-def _blocks(net: MasterNet) -> tuple[Block, ...]:
-    found = [(path, part) for path, part in net.named_modules() if isinstance(part, ResidualUnit)]
-    return tuple(
-        Block(
-            index,
-            "bottleneck" if hasattr(part.branch, "conv3") else "basic",
-            path,
-            {name.removeprefix("branch."): f"{path}.{name}" for name in _components(part)},
-        )
-        for index, (path, part) in enumerate(found)
-    )
-
-
-def _components(unit: ResidualUnit) -> list[str]:
-    own = [f"branch.{name}" for name, _ in unit.branch.named_children()]
-    return own + [name for name, _ in unit.named_children() if name != "branch"]
+def _blocks(net: MasterNet) -> tuple[str, ...]:
+    return tuple(path for path, part in net.named_modules() if isinstance(part, ResidualUnit))

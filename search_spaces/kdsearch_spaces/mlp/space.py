@@ -10,7 +10,7 @@ from pydantic import Field as Option
 from torch import Generator
 
 from kdsearch.errors import DataError, StudyError
-from kdsearch.kinds import IO, Block, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
+from kdsearch.kinds import IO, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
 from kdsearch_spaces.mlp.net import Activation, Layer, Mlp, Norm
 
 Width = Annotated[int, Option(ge=1, le=65536)]
@@ -129,9 +129,5 @@ def _n_inputs(io: IO) -> int:
     return sum(math.prod(size or 0 for size in each.shape) for each in io.inputs)
 
 
-def _blocks(net: Mlp) -> tuple[Block, ...]:
-    found = [(path, part) for path, part in net.named_modules() if isinstance(part, Layer)]
-    return tuple(
-        Block(index, "layer", path, {name: f"{path}.{name}" for name, _ in part.named_children()})
-        for index, (path, part) in enumerate(found)
-    )
+def _blocks(net: Mlp) -> tuple[str, ...]:
+    return tuple(path for path, part in net.named_modules() if isinstance(part, Layer))

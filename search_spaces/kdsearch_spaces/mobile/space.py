@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Generator
 
 from kdsearch.errors import StudyError
-from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
+from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
 from kdsearch_spaces.mobile.net import Activation, InvertedResidual, MobileNet, Shape
 
 NAME = "mobile"
@@ -163,9 +163,5 @@ class MobileSpace(SearchSpace[MobileSpec]):
         return 2 if is_large else 1, stages
 
 
-def _blocks(net: MobileNet) -> tuple[Block, ...]:
-    found = [(path, part) for path, part in net.named_modules() if isinstance(part, InvertedResidual)]
-    return tuple(
-        Block(index, "inverted", path, {name: f"{path}.branch.{name}" for name, _ in part.branch.named_children()})
-        for index, (path, part) in enumerate(found)
-    )
+def _blocks(net: MobileNet) -> tuple[str, ...]:
+    return tuple(path for path, part in net.named_modules() if isinstance(part, InvertedResidual))

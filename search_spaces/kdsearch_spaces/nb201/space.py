@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdsearch.kinds import IO, Block, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
+from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
 from kdsearch_spaces.nb201.cells import OPS, expression, read, representatives, written
 from kdsearch_spaces.nb201.net import Cell, Nb201Net
 
@@ -55,14 +55,13 @@ class Nb201Space(SearchSpace[Nb201Spec]):
             taps.append(Tap(f"stage[{i}]", f"stages.{i}", "map", (spec.width * 2**i, *size), stride=2**i))
         taps.append(Tap("penultimate", "pool", "vector", (spec.width * 4,)))
         taps.append(Tap("logits", "classifier", "vector", (n_outputs,)))
-        cells = [path for path, module in net.named_modules() if isinstance(module, Cell)]
-        blocks = tuple(Block(index, "cell", path) for index, path in enumerate(cells))
+        cells = tuple(path for path, module in net.named_modules() if isinstance(module, Cell))
         return Model(
             net,
             (name,),
             tuple(taps),
             (io.outputs[0].name,),
-            blocks,
+            cells,
             name="nb201",
             cost_of=lambda: self.cost(spec, io),
         )

@@ -9,14 +9,14 @@ from pydantic import Field as Option
 from torch import Generator, nn
 
 from kdsearch.errors import DataError, StudyError
-from kdsearch.kinds import IO, Block, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
+from kdsearch.kinds import IO, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
 from kdsearch_spaces.text_encoder.layers import BiLstmLayer, HiddenLayer, Stem, TransformerLayer
 from kdsearch_spaces.text_encoder.net import TextEncoder
 
 NAME = "text_encoder"
 COMMON = ("layers", "width", "embedding", "pooling", "dropout", "max_length")
 OWN = {"transformer": (*COMMON, "heads", "ffn"), "bilstm": COMMON, "bag": COMMON}  # the fields that a kind reads
-COMPONENTS = {TransformerLayer: "transformer", BiLstmLayer: "bilstm", HiddenLayer: "hidden"}
+LAYERS = (TransformerLayer, BiLstmLayer, HiddenLayer)
 
 Width = Annotated[int, Option(ge=1, le=4096)]
 
@@ -199,10 +199,5 @@ def taps_of(spec: TextEncoderSpec, n: int | None, n_outputs: int) -> tuple[Tap, 
     return tuple(taps)
 
 
-def blocks_of(net: TextEncoder) -> tuple[Block, ...]:
-    """The layers; a hidden layer has no named parts."""
-    found = [(path, part) for path, part in net.named_modules() if type(part) in COMPONENTS]
-    return tuple(
-        Block(index, COMPONENTS[type(part)], path, {name: f"{path}.{name}" for name, _ in part.named_children()})
-        for index, (path, part) in enumerate(found)
-    )
+def blocks_of(net: TextEncoder) -> tuple[str, ...]:
+    return tuple(path for path, part in net.named_modules() if isinstance(part, LAYERS))

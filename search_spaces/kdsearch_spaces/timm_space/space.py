@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdsearch.errors import DataError, StudyError
-from kdsearch.kinds import IO, Block, Cost, Model, Searchable, SearchSpace, image_input, vector_output
+from kdsearch.kinds import IO, Cost, Model, Searchable, SearchSpace, image_input, vector_output
 from kdsearch.kinds.found_taps import found_taps
 from kdsearch.kinds.options import declared_range
 from kdsearch.kinds.space import draw, each_value
@@ -250,10 +250,6 @@ def _n_stages(spec: TimmSpec) -> int:
     return int(generate_regnet(spec.wa, spec.w0, spec.wm, spec.blocks, spec.group_size)[1])
 
 
-def _blocks(net: nn.Module) -> tuple[Block, ...]:
-    """timm's blocks by class name: their children are the components."""
-    found = [(path, part) for path, part in net.named_modules() if type(part).__name__ in BLOCKS]
-    return tuple(
-        Block(index, type(part).__name__, path, {name: f"{path}.{name}" for name, _ in part.named_children()})
-        for index, (path, part) in enumerate(found)
-    )
+def _blocks(net: nn.Module) -> tuple[str, ...]:
+    """By the names of timm's classes."""
+    return tuple(path for path, part in net.named_modules() if type(part).__name__ in BLOCKS)

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
-from kdsearch.kinds import Block as Unit
 from kdsearch.kinds.space import each_value
 from kdsearch_spaces.vit.net import Block, Pooling, Vit
 
@@ -143,9 +142,5 @@ def _taps(spec: VitSpec, grid: tuple[int, int], n_stages: int, n_outputs: int) -
     return (*maps, *tokens, *vectors)
 
 
-def _blocks(net: Vit) -> tuple[Unit, ...]:
-    found = [(path, part) for path, part in net.named_modules() if isinstance(part, Block)]
-    return tuple(
-        Unit(index, "transformer", path, {name: f"{path}.{name}" for name, _ in part.named_children()})
-        for index, (path, part) in enumerate(found)
-    )
+def _blocks(net: Vit) -> tuple[str, ...]:
+    return tuple(path for path, part in net.named_modules() if isinstance(part, Block))

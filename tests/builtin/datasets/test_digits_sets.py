@@ -7,14 +7,15 @@ import pytest
 from sklearn.datasets import load_digits
 
 from kdsearch.builtin.datasets import digits as module
-from kdsearch.builtin.datasets import packages
 from kdsearch.builtin.datasets.digits import Digits, DigitsOptions, Mnist5k
 from kdsearch.builtin.datasets.images import ImageOptions
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.errors import DataError
+from kdsearch.kit.packages import is_installed
 from kdsearch.testing.dataset import DatasetContract
 
-PRESENT = {package.name: package for package in packages.listing()}
-needs_mnist5k = pytest.mark.skipif(not PRESENT["mnist5k"].present, reason="needs " + PRESENT["mnist5k"].install)
+MNIST = PACKAGES["mnist5k"]
+needs_mnist5k = pytest.mark.skipif(not is_installed(MNIST), reason="needs " + MNIST.install)
 
 
 class TestDigits(DatasetContract):
@@ -66,6 +67,6 @@ def test_a_missing_package_is_named_with_its_line(monkeypatch):
 def test_a_broken_package_file_is_named(monkeypatch, tmp_path, data):
     file = tmp_path / "mnist_5k.csv.gz"
     file.write_bytes(data)
-    monkeypatch.setattr(module, "package_file", lambda name, wanted: file)
+    monkeypatch.setattr(module, "package_file", lambda name, package, wanted: file)
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz"):
         Mnist5k(ImageOptions()).open(None)

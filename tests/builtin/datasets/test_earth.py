@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from kdsearch.builtin.datasets import earth, packages
+from kdsearch.builtin.datasets import earth
 from kdsearch.builtin.datasets.earth import CLASSES, EarthOptions, EarthTiles, cut
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.errors import DataError
+from kdsearch.kit.packages import is_installed
 from kdsearch.testing.dataset import DatasetContract
 
-EARTH = {package.name: package for package in packages.listing()}["earth_tiles"]
+EARTH = PACKAGES["earth_tiles"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def small_world(world, monkeypatch, tmp_path):
         return cut(*world)
 
     monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(earth, "package_file", lambda name, wanted: tmp_path / "unread")
+    monkeypatch.setattr(earth, "package_file", lambda name, package, wanted: tmp_path / "unread")
     monkeypatch.setattr(earth, "version", lambda name: "1")
     monkeypatch.setattr(earth, "_picture", lambda file, mode: None)
     monkeypatch.setattr(earth, "cut", counted)
@@ -107,7 +109,7 @@ def earth_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("earth")
 
 
-@pytest.mark.skipif(not EARTH.present, reason="needs " + EARTH.install)
+@pytest.mark.skipif(not is_installed(EARTH), reason="needs " + EARTH.install)
 class TestEarthTiles(DatasetContract):
     @pytest.fixture
     def dataset(self, earth_cache, monkeypatch):

@@ -8,12 +8,13 @@ import pytest
 from files import idx_bytes, write_mnist
 
 from kdsearch.builtin.datasets import idx as module
-from kdsearch.builtin.datasets import packages
 from kdsearch.builtin.datasets.idx import FashionMnist, IdxOptions, Mnist, read_idx
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.errors import DataError
+from kdsearch.kit.packages import is_installed
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
-FASHION = {package.name: package for package in packages.listing()}["fashion_mnist"]
+FASHION = PACKAGES["fashion_mnist"]
 
 
 class TestMnistFiles(DatasetContract):
@@ -35,7 +36,7 @@ def fashion():
     return FashionMnist(IdxOptions()).open(None)
 
 
-@pytest.mark.skipif(not FASHION.present, reason="needs " + FASHION.install)
+@pytest.mark.skipif(not is_installed(FASHION), reason="needs " + FASHION.install)
 class TestFashionMnist(DatasetContract):
     @pytest.fixture
     def dataset(self):
@@ -151,4 +152,4 @@ def test_agrees_with_torchvisions_reader(tmp_path):
 
 
 def test_module_reads_its_locations_from_the_table():
-    assert module.FashionMnist.locations == packages.FASHION_MNIST_FOLDERS
+    assert module.FashionMnist.locations == FASHION.folders

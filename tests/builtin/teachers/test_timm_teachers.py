@@ -8,12 +8,12 @@ import torch
 from teacher_doors import FIELDS, site
 from torch import nn
 
-from kdsearch.builtin.datasets import packages
 from kdsearch.builtin.teachers.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Options
 from kdsearch.builtin.teachers.timm_network import Timm, TimmOptions
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError
 from kdsearch.kinds import IO, Field
 from kdsearch.kinds.options import validate
+from kdsearch.kit import packages
 from kdsearch.store import weights
 from kdsearch.testing.teacher import TeacherContract
 

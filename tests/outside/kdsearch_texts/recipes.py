@@ -66,10 +66,10 @@ class Written(DataRecipe[WrittenOptions]):
         place = {sample: i for i, sample in enumerate(split.ids)}
         new = [key for key in keys if key not in place]
         prompts = [f"write: {key.partition('-')[0]} number {key.partition('-')[2]}" for key in new]
-        texts = {
-            key: replies[0].text
-            for key, replies in zip(new, services.writer(self.options.llm).write(prompts), strict=True)
-        }
+        replies = services.writer(self.options.llm).write(
+            prompts, n=1, temperature=0.7, stop=("\n",), seed=1, max_tokens=64
+        )
+        texts = {key: first.text for key, (first, *_) in zip(new, replies, strict=True)}
         for key in keys:
             if key in place:
                 batch = split.load([place[key]])

@@ -23,7 +23,7 @@ from torch import nn
 from zero_cost_toys import linear, token_model, token_probe, two_input_model, two_input_probe, vector_model
 
 from kdsearch.errors import PluginError
-from kdsearch.kinds import Block, Model, NoOptions
+from kdsearch.kinds import Model, NoOptions
 from kdsearch.testing.models import noise_batch, small_resnet
 from kdsearch.testing.probe import HandProbe
 from kdsearch.testing.proxy import ProxyContract
@@ -47,7 +47,7 @@ class TestAzNas(ProxyContract):
 
 def of_blocks(*parts: nn.Module) -> Model:
     net = nn.Sequential(*parts)
-    return Model(net, ("x",), blocks=tuple(Block(i, "block", str(i)) for i in range(len(parts))))
+    return Model(net, ("x",), blocks=tuple(str(i) for i in range(len(parts))))
 
 
 def test_entropy_of_spectra_made_by_hand() -> None:
@@ -96,7 +96,7 @@ def test_expressivity_is_the_sum_and_progressivity_the_least_growth() -> None:
 def test_features_are_the_first_blocks_input_and_every_blocks_output() -> None:
     student, probe = small_resnet(depth=2), HandProbe(noise_batch())
     paths = [f"stages.{i}.{k}" for i in range(2) for k in range(2)]
-    student.blocks = tuple(Block(i, "block", path) for i, path in enumerate(paths))
+    student.blocks = tuple(paths)
     found = entropies(student, probe)
     net = student.copy().module.train()
     x = torch.relu(net.stem(probe.batch["image"])).detach()
@@ -185,7 +185,7 @@ def test_az_nas_sums_the_logs_of_ranks_among_the_sample() -> None:
 
 def staged(model: Callable[..., Model], paths: Sequence[str]) -> Model:
     student = model()
-    student.blocks = tuple(Block(i, "block", path) for i, path in enumerate(paths))
+    student.blocks = tuple(paths)
     return student
 
 

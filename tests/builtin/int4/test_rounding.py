@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from kdsearch.deploy.blocks import fit
-from kdsearch.deploy.rounding import Read, calibrate, input_rows, mean_error, output_error, unfold
+from kdsearch.builtin.int4.blocks import fit
+from kdsearch.builtin.int4.rounding import Read, calibrate, input_rows, mean_error, output_error, unfold
 
 
 def second_of(x):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.deploy.blocks import Array, Blocks, limits
+from kdsearch.builtin.int4.blocks import Array, Blocks, limits
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 ROWS = 4096  # of inputs seen for a layer: its moments are an average, which more rows hardly change

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kdsearch.builtin.int4 import Int4, Int4Options
+from kdsearch.builtin.int4.blocks import fit
+from kdsearch.builtin.int4.quantizer import Int4, Int4Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
-from kdsearch.deploy.blocks import fit
 from kdsearch.deploy.files import open_session, read_onnx, tuned_options
 from kdsearch.kinds import Field, Graph
 from kdsearch.kinds.options import declared_range, validate

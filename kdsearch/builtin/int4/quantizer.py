@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field as Option
 
-from kdsearch.deploy.blocks import Array, Blocks, fit
-from kdsearch.deploy.files import read_onnx, save_onnx, subgraphs
-from kdsearch.deploy.rounding import Moments, Read, calibrate, mean_error, moments
+from kdsearch.builtin.int4.blocks import Array, Blocks, fit
+from kdsearch.builtin.int4.rounding import Moments, Read, calibrate, mean_error, moments
 from kdsearch.kinds import Compressor, Options, Plan, Subject, searched
+from kdsearch.kit.onnx import read_onnx, save_onnx, subgraphs
 
 OPSET = 21
 CALIBRATED = ("Conv", "Gemm", "MatMul")

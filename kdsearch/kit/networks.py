@@ -1,0 +1,73 @@
+"""A network that was not built for kdsearch, as a Model: run once on the study's inputs, its answers checked, its taps found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch.errors import DataError
+from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds.found_taps import found_taps
+
+__all__ = ["check_answer", "described", "modelled", "shown"]
+
+BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer that one alone
+
+
+def described(fields: Sequence[Field]) -> str:
+    """Names and shapes of fields, for messages: `image 3x32x32, mask ?`."""
+    return ", ".join(f"{each.name} {shown(each.shape)}" for each in fields) or "none"
+
+
+def shown(shape: Sequence[object]) -> str:
+    """A shape for messages: `3x32x32`, an open size as `?`."""
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def _examples(io: IO, n: int) -> list[Tensor]:
+    """n samples of zeros for each input; a dynamic size is 8."""
+    return [torch.zeros((n, *each.sizes), dtype=each.torch_dtype) for each in io.inputs]
+
+
+def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:
+    """A Model of a foreign module, run once on zeros. `role` goes before its name in messages.
+
+    Raises:
+        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does.
+    """
+    fed = described(io.inputs)
+    for n in BATCHES:
+        try:
+            with torch.no_grad():
+                out = module.eval()(*_examples(io, n))
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(
+                f"{role}{who} cannot read {fed}{f' in a batch of {n}' if n > BATCHES[0] else ''}: {first[:200]}",
+                expected="a network for these inputs, in batches of any size",
+            ) from error
+        check_answer(out, io, who, role, n)
+    found = found_taps(module, _examples(io, 1), inside) if taps else ()
+    outputs = tuple(each.name for each in io.outputs)
+    return Model(module, tuple(each.name for each in io.inputs), found, outputs, name=who)
+
+
+def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int = 2) -> None:
+    """Raise DataError unless `out`, of n samples, is what the task's outputs say: their number, and their shapes where fixed."""
+    many = out if isinstance(out, Mapping | list | tuple) else [out]
+    if (isinstance(out, Mapping) and any(each.name not in out for each in io.outputs)) or len(many) < len(io.outputs):
+        given = ", ".join(map(str, out)) if isinstance(out, Mapping) else f"{len(many)} tensors"
+        raise DataError(f"{role}{who} answers {given}", expected=described(io.outputs))
+    values = [out[each.name] for each in io.outputs] if isinstance(out, Mapping) else list(many)
+    for each, value in zip(io.outputs, values, strict=False):
+        got = shown(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        if isinstance(value, Tensor) and value.shape[:1] == (n,) and _fits(value.shape[1:], each.shape):
+            continue
+        one = f": one {each.name} for each class of the data set" if len(each.shape) == 1 else f" as {each.name}"
+        raise DataError(f"{role}{who} answers {got} a sample", expected=f"{shown(each.shape)}{one}")
+
+
+def _fits(sizes: Sequence[int], asked: Sequence[int | None]) -> bool:
+    return len(sizes) == len(asked) and all(want in (None, size) for size, want in zip(sizes, asked, strict=True))

@@ -1,0 +1,53 @@
+"""ONNX files: read with a named error, stripped of what tells about the run, written whole, opened with onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.files import open_session, read_onnx, subgraphs
+from kdsearch.store.files import storing, write_bytes
+
+__all__ = ["anonymous", "open_session", "read_onnx", "save_onnx", "subgraphs"]
+
+
+def save_onnx(model: Any, file: Path) -> None:
+    """Write the model in one piece, the same bytes for an equal model; it imports the operator sets that it uses and no other.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    _import_used(model)
+    with storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, model.SerializeToString(deterministic=True))
+
+
+def _import_used(model: Any) -> None:
+    """Drop operator sets that no node is of: some runtimes refuse a file for a set that they do not know."""
+    used = {node.domain for graph in subgraphs(model.graph) for node in graph.node}
+    used |= {node.domain for function in model.functions for node in function.node}
+    used |= {function.domain for function in model.functions} | {""}
+    for each in [each for each in model.opset_import if ("" if each.domain == "ai.onnx" else each.domain) not in used]:
+        model.opset_import.remove(each)
+
+
+def anonymous(model: Any) -> None:
+    """Strip in place what tells about the machine or the run: stack traces, metadata, doc strings, the producer's version."""
+    model.doc_string, model.producer_version, model.producer_name = "", "", "kdsearch"
+    del model.metadata_props[:]
+    graphs = list(subgraphs(model.graph))
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+            graphs += [
+                inner for attribute in node.attribute if attribute.HasField("g") for inner in subgraphs(attribute.g)
+            ]
+    for graph in graphs:
+        graph.name, graph.doc_string = "model", ""
+        for part in [graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]:
+            del part.metadata_props[:]
+            part.doc_string = ""

@@ -1,0 +1,36 @@
+"""Versions of the libraries that results depend on: recorded with each artifact, in no key, so that an update redoes nothing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+
+from kdsearch.store.artifacts import Artifact, about_of
+
+LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "timm", "optuna")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of those libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def older(made: Mapping[str, Artifact]) -> str:
+    """A sentence on stages whose artifact other versions made; "" where there are none."""
+    now, stages, others = versions(), list[str](), dict[str, str]()
+    for name, artifact in made.items():
+        had = about_of(artifact.path, artifact.stage)["provenance"]
+        differing = {each: had[each] for each in now if had.get(each, now[each]) != now[each]}
+        stages += [name] if differing else []
+        others |= differing
+    if not others:
+        return ""
+    shown = ", ".join(f"{each} {version} (now {now[each]})" for each, version in sorted(others.items()))
+    return f"Made by other versions, and kept: {', '.join(stages)}; {shown}. A new folder (--dir) makes them anew."
