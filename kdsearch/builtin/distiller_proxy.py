@@ -32,6 +32,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.kinds.forward import run_model
 from kdsearch.kinds.options import TeacherNamed
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 
 START = Clock(epoch=0, step=0, progress=0.0, epochs=1)
@@ -221,5 +222,5 @@ def shapes_of(model: Model, out: Outputs, taps: Sequence[str]) -> Shapes:
 def seeded(seed: int) -> Iterator[None]:
     """A global stream of its own; the caller's goes on as if there had been none."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         yield

@@ -6,6 +6,8 @@ import torch
 from torch import Generator, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdsearch.ops.seeding import seed_generators
+
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -38,7 +40,7 @@ def fresh_init(module: nn.Module, seed: int) -> None:
     A function of the seed and of the order of `modules()`; the global generators are left as they were.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         for part in module.modules():
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if callable(reset):

@@ -11,6 +11,7 @@ from torch import Generator, nn
 from kdsearch.kinds import IO, Batch, Model, Outputs, Task
 from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.kinds.proxy import Taps, taps_of
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.search.trace import Trace
 from kdsearch.store.hashing import derive, stream
@@ -66,7 +67,7 @@ class LiveProbe:
             self.rng = stream(self._seed, "once", key)
             try:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(derive(self._seed, "once", key))
+                    seed_generators(derive(self._seed, "once", key))
                     self._made[key] = make()
             finally:
                 self.rng = candidates
@@ -109,7 +110,7 @@ class LiveProbe:
             self.rng = Generator().manual_seed(seed)
             try:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
+                    seed_generators(seed)
                     known[key] = make()
             finally:
                 self.rng = asking
@@ -123,7 +124,7 @@ class LiveProbe:
     def _forward(self, model: Model, seed: int, role: str = "student") -> Outputs:
         names = dict.fromkeys(tap_name(model, name) for name in self._taps[role])
         with undisturbed(model.module):
-            torch.manual_seed(seed)
+            seed_generators(seed)
             return run_model(model, self.task, self.batch, names, copies=True).detach()
 
 

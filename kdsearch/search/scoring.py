@@ -15,6 +15,7 @@ from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, 
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_pass, check_weights
 from kdsearch.search.probe import LiveProbe
 from kdsearch.search.trace import Trace
@@ -154,7 +155,7 @@ class Scorer:
                         student = self._fresh(spec, seed, init)
                         trace = Trace(student.module)
                     probe.rebind(student, trace)
-                    torch.manual_seed(seed)
+                    seed_generators(seed)
                     try:
                         values[name].append(float(proxy.score(student, probe)))
                     except FOREIGN as error:
@@ -179,7 +180,7 @@ class Scorer:
 
     def _fresh(self, spec: Options, seed: int, init: str) -> Model:
         check_weights(self.space, spec, self.io)
-        torch.manual_seed(seed)
+        seed_generators(seed)
         return initialised(self.space.build(spec, self.io), init, seed)
 
     def _probe(self, init: str) -> LiveProbe:
@@ -276,7 +277,7 @@ def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
     """A fresh model whose weights are a function of `seed`; the global generator is left as it was."""
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         return space.build(spec, io)
 
 

@@ -22,6 +22,7 @@ from kdsearch.errors import TooLargeError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_weights
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
@@ -187,7 +188,7 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     """
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         model: Model = space.build(spec, io)
     return model
 

@@ -30,6 +30,7 @@ from kdsearch.kinds import (
     traced_taps,
 )
 from kdsearch.kit.networks import modelled
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import check_module, load_into, read
 from kdsearch.study.recipe import ResolvedRecipe
@@ -135,7 +136,7 @@ def staged(
         model = materials.build_student(role, request.specs[role], seed, plain=True)
         if role in procedure.roles:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive(seed, "adapt"))
+                seed_generators(derive(seed, "adapt"))
                 model = adapt(procedure, role, model, setup)
         return pruned(materials, model, request.plans[role]) if role in request.plans else model
 
@@ -181,7 +182,7 @@ def _procedure(materials: Materials, recipe: ResolvedRecipe, request: Request, s
         is_other = request.kind == "baseline" or materials.made is not None
         return plain_training(materials, split="labeled" if is_other else "train")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "procedure"))
+        seed_generators(derive(seed, "procedure"))
         return recipe.procedure_cls(recipe.procedure_options)
 
 
@@ -195,7 +196,7 @@ def plain_training(materials: Materials, split: str, ema: float = 0.0) -> Proced
 def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> Distiller[Any]:
     live = setup.teachers.get(each.teacher)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "distiller", each.name))
+        seed_generators(derive(seed, "distiller", each.name))
         made: Distiller[Any] = each.cls(each.options)
         if live is None and made.needs_teacher:
             raise PluginError(f"distiller '{each.name}' needs the teacher '{each.teacher}'")
@@ -279,7 +280,7 @@ def loaded_teacher(materials: Materials, name: str) -> Model:
         return model
     teacher = materials.make("teacher", materials.study.teachers[name], materials.study.path_of_teacher(name))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(materials.seed, "teacher", name))
+        seed_generators(derive(materials.seed, "teacher", name))
         with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
             model = teacher.model(materials.io, materials.site)
             check_module(model.module, f"teacher '{name}'")

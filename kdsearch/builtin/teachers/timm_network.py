@@ -18,6 +18,7 @@ from kdsearch.kinds.found_taps import classifier_path
 from kdsearch.kit import weights
 from kdsearch.kit.networks import modelled
 from kdsearch.limits import BATCH, EPOCHS, RESIZE, THREADS
+from kdsearch.ops.seeding import seed_generators
 
 LEAST = 32  # pixels: below, most networks have no resolution left
 
@@ -175,7 +176,7 @@ def create(name: str, k: int, services: Services, pretrained: bool = False, size
         arguments["img_size"] = size
     seed = int(torch.randint(2**31, (1,), generator=services.rng("teacher/timm")).item())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         if not pretrained:
             return _made(name, **arguments)
         try:
