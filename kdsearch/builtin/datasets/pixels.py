@@ -78,11 +78,13 @@ def as_images(array: np.ndarray[Any, Any]) -> Tensor:
 
 def fitted(images: Tensor, resize: int | None, channels: int | None) -> Tensor:
     """(N, C, H, W) scaled and cropped to `resize` square, with `channels`; grey becomes RGB as a view."""
-    from torchvision.transforms.v2 import functional as V
-
     if channels == 1 and images.shape[1] == 3:
+        from torchvision.transforms.v2 import functional as V
+
         images = torch.cat([V.rgb_to_grayscale(chunk) for chunk in chunks(images)])
     if resize is not None and tuple(images.shape[-2:]) != (resize, resize):
+        from torchvision.transforms.v2 import functional as V
+
         made = images.new_empty(len(images), images.shape[1], resize, resize)
         scale = max(1.0, resize / min(images.shape[-2:])) ** 2  # torchvision scales in floats
         most = max(1, int(CHUNK_BYTES // (4 * scale * images[0].numel()))) if len(images) else 1

@@ -1,6 +1,7 @@
 """digits and mnist5k: the contract, what is in them, and what is said when a package is missing or broken."""
 
 import gzip
+import sys
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ class TestDigits(DatasetContract):
         np.testing.assert_allclose(grey, np.rint(raw.images * 255 / 16) / 255, atol=1e-6)
         assert batch["label"].tolist() == raw.target.tolist()
         assert source.fields[0].shape == (1, 8, 8)
+
+    def test_is_read_without_the_package_that_holds_it(self, monkeypatch):
+        """scikit-learn and torchvision take seconds to import, in each process that trains."""
+        for name in ("sklearn", "torchvision"):
+            monkeypatch.setitem(sys.modules, name, None)  # an import of it raises ImportError
+        assert Digits(DigitsOptions(resize=8)).open(None).fields[0].shape == (1, 8, 8)
 
 
 class TestAugmentedDigits(DatasetContract):
