@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsearch.host import Host
 from kdsearch.store.files import write_bytes
 from kdsearch.study.study import Study
-from kdsearch.verbs.export import export as export
 from kdsearch.verbs.finished import evidence_of_last, opened, result_of
-from kdsearch.verbs.quickstart import quickstart as quickstart
-from kdsearch.verbs.run import run as run
 from kdsearch.verbs.summary import summary_of as summary_of
+
+if TYPE_CHECKING:
+    from kdsearch.verbs.export import export as export
+    from kdsearch.verbs.quickstart import quickstart as quickstart
+    from kdsearch.verbs.run import run as run
+
+
+def __getattr__(name: str) -> Any:
+    """The verbs that train or read networks, imported when called: torch takes seconds, and `status` reads JSON."""
+    if name in ("export", "quickstart", "run"):
+        return getattr(import_module(f"kdsearch.verbs.{name}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def status(*, dir: Path) -> dict[str, Any]:

@@ -68,6 +68,17 @@ def test_listing_imports_nothing_heavy(arguments):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("verb", ["status", "clean"])
+def test_what_a_folder_says_is_read_without_torch(verb, tmp_path):
+    (tmp_path / "kdsearch.json").write_text('{"format": 1}')
+    code = (
+        f"import sys\nfrom kdsearch.cli import main\ncode = main([{verb!r}, {str(tmp_path)!r}])\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'optuna'} & set(sys.modules), sorted(sys.modules)\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_schema_errors_are_said_before_torch_is_imported():
     bad = Path(__file__).parents[1] / "bad_studies" / "unknown_key.yaml"
     code = (
