@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("kdsearch", deadline=None)  # a busy machine is no fault of the code
+settings.register_profile("kdsearch", deadline=None, max_examples=50)  # a busy machine is no fault of the code
 settings.load_profile("kdsearch")
 
 LISTED = Path(__file__).with_name("allowed_skips.txt")
@@ -56,3 +56,14 @@ def ground_truth() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def few_in_reference(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many architectures, and not 128, are what composites of `kdsearch score` and `kdsearch.scorer` are ranked among."""
+    from kdsearch.search.candidates import reference_specs
+
+    n = 16
+    for module in ("kdsearch.verbs.score", "kdsearch.python.scorer"):
+        monkeypatch.setattr(f"{module}.reference_specs", lambda space, seed: reference_specs(space, seed, n))
+    return n

@@ -36,7 +36,7 @@ def test_scores_are_those_of_a_scorer_built_by_hand():
 
 
 @pytest.mark.parametrize(("space", "names"), [("mlp", ("auto", "nwot")), ("text_encoder", ("nwot", "relation"))])
-def test_rows_are_those_of_the_command(space, names):
+def test_rows_are_those_of_the_command(space, names, few_in_reference):
     asked = commands.score(space=space, proxies=names, sample=2, seed=1, progress=False)
     made = kdsearch.scorer(space, names, seed=1)
     found = [row.row() for row in made.score_all([row["spec"] for row in asked["rows"]])]
@@ -45,7 +45,7 @@ def test_rows_are_those_of_the_command(space, names):
     assert all(0 < row["scores"].get("auto", 0.5) < 1 for row in found)
 
 
-def test_a_composite_needs_no_term_beside_it_and_hides_none():
+def test_a_composite_needs_no_term_beside_it_and_hides_none(few_in_reference):
     alone, beside = (
         kdsearch.scorer("cifar_resnet", names, shape=(1, 8, 8)) for names in (["auto"], ["synflow", "auto"])
     )

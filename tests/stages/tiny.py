@@ -36,7 +36,10 @@ distill: {epochs: 2, controls: [baseline, all_labels], compare: {largest: true, 
 compress:
   prune: {use: channels, options: {macs: 0.8}, recover_epochs: 1}
   quantize: [{use: int8, options: {samples: 32}}, {use: int4, options: {block: 16}}]
-export: {formats: [onnx-fp32, onnx-int8, onnx-int4], max_drop: {onnx-int8: 1.0, onnx-int4: 1.0}}
+export:
+  exporter: {use: onnx, options: {engine: torchscript}}  # a tenth of dynamo's time, whose studies are in tests/outside
+  formats: [onnx-fp32, onnx-int8, onnx-int4]
+  max_drop: {onnx-int8: 1.0, onnx-int4: 1.0}
 run: {device: cpu, executor: {use: inprocess}}
 """
 LESS = (

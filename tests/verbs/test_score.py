@@ -154,7 +154,7 @@ def test_processes_and_order_change_no_score(space, proxies, tmp_path, capsys):
     assert list(next(iter(rows["two"].values()))["scores"]) == proxies.split(",")
 
 
-def test_auto_is_the_mean_of_its_terms_ranks_among_architectures_of_the_space(capsys):
+def test_auto_is_the_mean_of_its_terms_ranks_among_architectures_of_the_space(capsys, few_in_reference):
     words = ["score", "--space", "mlp", "--sample", "3", "--json", "--proxies"]
     terms = COMPOSITES["auto"]
     assert main([*words, ",".join(["auto", *terms])]) == 0
@@ -163,7 +163,7 @@ def test_auto_is_the_mean_of_its_terms_ranks_among_architectures_of_the_space(ca
     alone = json.loads(capsys.readouterr().out)["rows"]
     assert [row["scores"]["auto"] for row in together] == [row["scores"]["auto"] for row in alone]
     scorer = open_scorer(Setting("mlp", tuple(terms)))
-    reference = [scorer.score(spec).scores for spec in reference_specs(scorer.space, 0)]
+    reference = [scorer.score(spec).scores for spec in reference_specs(scorer.space, 0, few_in_reference)]
     ranks = {name: Rank([scores[name] for scores in reference]) for name in terms}
     for row in together:
         roots = [weight * ranks[name](row["scores"][name]) ** (1 / 3) for name, weight in terms.items()]
