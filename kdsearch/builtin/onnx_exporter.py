@@ -154,7 +154,7 @@ def _one_registry() -> Iterator[None]:
             _registries[key] = plain.__get__(None, ONNXRegistry)(**named)
         return _registries[key]
 
-    ONNXRegistry.from_torchlib = once  # type: ignore[method-assign,assignment]  # called on the class alone
+    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
