@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import kdsearch.kinds
+from kdsearch.kinds import Capability
 
 ROOT = Path(__file__).parents[2]
 HANDED = {  # what the host makes and plugins call -> what it is, too
@@ -155,6 +156,43 @@ def test_it_is_used(name: str) -> None:
         return
     assert not ours, f"{name} is used by the product now: take it from OUTSIDE"
     assert is_used(owner, member, [ROOT / OUTSIDE[name]]), f"{OUTSIDE[name]} does not use {name}"
+
+
+KEPT_AS_IT_IS = {  # members of capabilities that no plugin overrides
+    "Distiller.named_terms",  # of what the class says
+    "Exporter.suffix",  # there is one exporter; stages name its files by it
+    "SearchSpace.keeping",  # for a space's own `narrowed`
+    "SearchSpace.unread",  # for a space's own `canonical`
+    "SearchSpace.parse",  # of the options that a space declares
+}
+
+
+def test_every_hook_is_overridden_by_a_plugin() -> None:
+    """By one of ours, by an outside package whose study is run, or in a test of stages, which runs studies."""
+    files = [*PLUGINS, ROOT / SEGMENTS, *sources("tests/outside/kdsearch_texts", "tests/stages")]
+    own = {f".{part.attr}" for file in files for part in ast.walk(parsed(file)) if is_own(part)}
+    overridden = own | {name for file in files for name in defined(file)}
+    hooks = {name for name in NAMES if "(" not in name and is_kind(name.partition(".")[0]) and "." in name}
+    assert {name for name in hooks if f".{name.rpartition('.')[2]}" not in overridden} == KEPT_AS_IT_IS
+
+
+def is_kind(name: str) -> bool:
+    """Whether a public name is that of a capability's kind."""
+    found = getattr(kdsearch.kinds, name)
+    return isinstance(found, type) and found is not Capability and issubclass(found, Capability)
+
+
+def is_own(node: ast.AST) -> bool:
+    """`self.name = ...`."""
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+
+
+def defined(file: Path) -> Iterator[str]:
+    """What the classes of a file define."""
+    for node in ast.walk(parsed(file)):
+        for part in node.body if isinstance(node, ast.ClassDef) else ():
+            targets = part.targets if isinstance(part, ast.Assign) else [getattr(part, "target", part)]
+            yield from (f".{getattr(each, 'name', getattr(each, 'id', ''))}" for each in targets)
 
 
 def test_what_outside_packages_use_is_there_and_run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -22,6 +23,7 @@ from kdsearch.kinds import (
     Compressor,
     Dataset,
     DataSource,
+    Distiller,
     Field,
     Graph,
     Measurement,
@@ -41,6 +43,7 @@ from kdsearch.kinds import (
     Split,
     Step,
     Subject,
+    TapShapes,
     Task,
     Update,
     searched,
@@ -63,6 +66,21 @@ class Segmentation(Task[NoOptions]):
             raise DataError("segmentation: the data set has no image or no mask", expected="a field of each")
         _, height, width = images[0].shape
         return IO(images, (Field("logits", "logits", (len(facts["classes"]), height, width), classes_at=0),))
+
+    def hide(self, batch: Batch, hidden: Tensor, targets: Sequence[Field]) -> Batch:
+        """The boxes of a hidden mask go with it."""
+        boxes = [each[:0] if gone else each for each, gone in zip(batch.lists["boxes"], hidden.tolist(), strict=True)]
+        return replace(super().hide(batch, hidden, targets), lists={"boxes": boxes})
+
+    def strata(self, batch: Batch, targets: Sequence[Field]) -> Tensor:
+        """Whether the disc lies over the square."""
+        over = (batch["mask"] == 1).sum((1, 2)) > (batch["mask"] == 2).sum((1, 2))
+        known = super().strata(batch, targets)
+        return torch.where(known == HIDDEN, known, over.to(torch.int64))
+
+    def call(self, model: Model, batch: Batch) -> Mapping[str, Tensor]:
+        (image,) = (batch[name] for name in model.inputs)
+        return {"logits": model.module(image)}
 
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         known = (batch["mask"] != HIDDEN).sum().clamp(min=1)
@@ -352,6 +370,49 @@ def within(batch: Batch) -> Tensor:
     return found
 
 
+class Prototypes(Distiller[NoOptions]):
+    """Terms `task`, in place of the task's own: rare classes count more, as seen so far; `prototypes`: the teacher's mean answer
+    where it sees a class, over the steps before."""
+
+    owns_task_loss: ClassVar[bool] = True
+    term_names: ClassVar[tuple[str, ...]] = ("task", "prototypes")
+
+    def build(self, shapes: TapShapes) -> None:
+        k = shapes.student.of("logits")[0]
+        assert k is not None
+        self.register_buffer("means", torch.full((k, k), 1 / k))
+        self.register_buffer("seen", torch.zeros(k))
+        self.register_buffer("rarity", torch.ones(k))
+
+    def prepare(self, setup: Setup) -> None:
+        """The first rarity is that of the masks that are known."""
+        split = setup.data.split("labeled")
+        mask = split.load(range(len(split.ids)))["mask"]
+        self.seen += F.one_hot(mask[mask != HIDDEN], len(self.seen)).sum(0).to(self.seen)
+        self.forget()
+
+    def forget(self) -> None:
+        self.rarity.copy_(((self.seen.mean() + 1) / (self.seen + 1)).sqrt().clamp(max=2))
+        self.seen.zero_()
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        logits, mask = step.rows(step.student["logits"]), step.rows(step.batch["mask"])
+        loss = F.cross_entropy(logits, mask, self.rarity, ignore_index=HIDDEN, reduction="sum")
+        wanted = self.means[step.rows(step.teacher["logits"]).argmax(1)]
+        far = F.kl_div(logits.log_softmax(1), wanted, reduction="batchmean")
+        return {"task": loss / (mask != HIDDEN).sum().clamp(min=1), "prototypes": far}
+
+    def on_step_end(self, step: Step) -> None:
+        answers = step.gather(step.rows(step.teacher["logits"]).softmax(1))
+        for k, mine in enumerate(answers[answers.argmax(1) == kind] for kind in range(len(self.means))):
+            if len(mine):
+                self.means[k] = 0.9 * self.means[k] + 0.1 * mine.mean(0)
+                self.seen[k] += len(mine)
+
+    def on_epoch_end(self, clock: Clock) -> None:
+        self.forget()
+
+
 class Shallow(Compressor[NoOptions]):
     """Leaves the second coarse block out where the score can do without it, or the study's limit asks for it."""
 
@@ -382,3 +443,4 @@ def kdsearch_register(register: Register) -> None:
     register.procedure("chained", f"{__name__}:Chained")
     register.procedure("mutual", f"{__name__}:Mutual")
     register.pruner("shallow", f"{__name__}:Shallow")
+    register.distiller("prototypes", f"{__name__}:Prototypes")

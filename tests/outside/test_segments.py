@@ -61,6 +61,15 @@ def test_everything_speaks_of_its_objective(segments):
     assert counts["test"] == {"labeled": 32, "unlabeled": 0}
 
 
+def test_a_distiller_with_buffers_and_a_task_loss_of_its_own(segments):
+    """See `Prototypes`: after the kill it goes on with what it has seen."""
+    folder, _ = segments
+    distilled = read_json(next(folder.glob("artifacts/distill-*/artifact.json")))["facts"]
+    terms = [each["terms"] for each in distilled["runs"][distilled["winner"]]["history"]]
+    assert all(each.keys() == {"task", "kd.kl", "prototypes.prototypes"} for each in terms), terms[0].keys()
+    assert terms[-1]["task"] < terms[0]["task"]
+
+
 def test_the_files_answer_as_they_are_said_to(segments, outside):
     """Each file's mIoU, measured here from scratch on all images of the test split."""
     from kdsearch_segments import ShapesSplit
