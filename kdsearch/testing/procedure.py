@@ -27,7 +27,7 @@ from kdsearch.deploy.parity import module_call
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
 from kdsearch.errors import InterruptedRun
-from kdsearch.kinds import DataSource, Distiller, Model, Phase, Procedure, Split, Task
+from kdsearch.kinds import DataSource, Distiller, Metric, Model, Phase, Procedure, Split, Task
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import noted, require, same
 from kdsearch.testing.models import noise_batch, small_resnet
@@ -63,6 +63,10 @@ class ProcedureContract:
         """None: the installed `classification`."""
         return None
 
+    def metrics(self) -> dict[str, Metric[Any]]:
+        """Those that it asks for by `setup.score`."""
+        return {}
+
     def made(self) -> Procedure[Any]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -74,6 +78,7 @@ class ProcedureContract:
             "teachers": self.teachers(),
             "distillers": self.distillers(),
             "task": self.task(),
+            "weights": {"task": 1.0},
             "epochs": self.epochs,
             "batch_size": 8,
             "owner": type(self).__name__,
@@ -82,6 +87,7 @@ class ProcedureContract:
         source = given.pop("source", None) or self.source()
         found = training(self.made(), self.models(), source, folder, **given)
         found.setup.fresh_of = lambda role, nth: self.models()[role]
+        found.setup.metrics = {**found.setup.metrics, **self.metrics()}
         return found
 
     def trained(self, folder: Path, **changes: Any) -> tuple[Training, list[dict[str, Any]]]:

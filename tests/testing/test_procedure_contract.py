@@ -15,7 +15,7 @@ from tests.outside.conftest import HERE
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(HERE))
-    from kdsearch_segments import Chained, Mutual, Segmentation, ShapesSource, Unet, UnetSpec
+    from kdsearch_segments import Chained, MeanIou, Mutual, Segmentation, ShapesSource, Unet, UnetSpec
 
 
 class Memory(Distiller[NoOptions]):
@@ -60,6 +60,9 @@ class OverShapes(ProcedureContract):
 
     def task(self):
         return Segmentation(NoOptions())
+
+    def metrics(self):
+        return {"miou": MeanIou(NoOptions())}
 
     def unet(self, seed):
         source = ShapesSource(48)
