@@ -61,11 +61,12 @@ def proxies(teacher: nn.Module, n: int = 8) -> list:
 
 
 def files(net: nn.Module, images: Tensor, folder: Path) -> list:
-    """fp32, INT8 and INT4, each opened in onnxruntime and compared with the network."""
+    """fp32, INT8 and INT4, each opened in onnxruntime and compared with the network; a card beside each, and `predict.py`."""
     asked = {"fp32": None, "int8": "int8", "int4": {"use": "int4", "options": {"block": 16}}}
     found = []
     for name, quantize in asked.items():
-        made = kdsearch.export(net, images[:256], folder / f"student-{name}.onnx", quantize=quantize)
+        labels = [str(digit) for digit in range(10)]
+        made = kdsearch.export(net, images[:256], folder / f"student-{name}.onnx", quantize=quantize, labels=labels)
         print(f"{made.file}: {made.bytes:,} bytes, {made.top1_agreement:.3f} of the answers agree, {made.weight_share}")
         found.append(made)
     return found

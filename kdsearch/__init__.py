@@ -21,9 +21,9 @@ if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(sys.modules.get("onnxr
     sys.modules["onnxruntime"].disable_telemetry_events()
 
 if TYPE_CHECKING:
+    from kdsearch.python.exported import Exported as Exported
+    from kdsearch.python.exported import export as export
     from kdsearch.python.pieces import Distillation as Distillation
-    from kdsearch.python.pieces import Exported as Exported
-    from kdsearch.python.pieces import export as export
     from kdsearch.python.result import Result as Result
     from kdsearch.python.scorer import scorer as scorer
     from kdsearch.python.session import Candidate as Candidate
@@ -39,8 +39,8 @@ _LAZY = {
     "Session": "kdsearch.python.session",
     "Candidate": "kdsearch.python.session",
     "Distillation": "kdsearch.python.pieces",
-    "Exported": "kdsearch.python.pieces",
-    "export": "kdsearch.python.pieces",
+    "Exported": "kdsearch.python.exported",
+    "export": "kdsearch.python.exported",
     "Result": "kdsearch.python.result",
     "scorer": "kdsearch.python.scorer",
 }

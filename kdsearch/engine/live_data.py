@@ -91,24 +91,13 @@ class LiveSource:
         if told is None:
             raise DataError("samples without images", path="data.normalize", expected="auto")
         own, given = wanted.of(told["channels"]), stated(self._facts)
-        told = {**told, "mean": list(own.mean), "std": list(own.std), "normalize": "given"}
         if given is not None:
+            formula = f"(x / {told['scale']:g} - mean) / std, a channel each; x in 0..{told['scale']:g}"
+            told = {**told, **_given(own), "formula": formula}
             scale, shift = own.from_other(given)
             splits = {name: NormalizedSplit(each, scale, shift) for name, each in self._splits.items()}
-            told |= {"formula": f"(x / {told['scale']:g} - mean) / std, a channel each; x in 0..{told['scale']:g}"}
             return LiveSource(splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
-        ends = [end * std + mean for end in told["range"] for mean, std in zip(own.mean, own.std, strict=True)]
-        if min(ends) < -FAR or max(ends) > 1 + FAR:
-            raise DataError(
-                f"samples of {told['range'][0]:.4g}..{told['range'][1]:.4g} would be pixels of "
-                f"{min(ends):.3g}..{max(ends):.3g} by this mean and std",
-                path="data.normalize",
-                expected="the mean and std that the samples' own transform used, of pixels in 0..1",
-            )
-        told |= {
-            "range": [0.0, 1.0],
-            "formula": "(x - mean) / std, a channel each; x in 0..1, by the samples' transform",
-        }
+        told = made_of_pixels(told, own)
         return LiveSource(self._splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
 
 
@@ -143,7 +132,7 @@ def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "
         facts["classes"] = _class_names(classes, by_split["train"], labels)
     facts["content"], ends = _content(samples, labels)
     if (image := next((each for each in fields if each.kind == "image"), None)) is not None:
-        facts["preprocessing"] = _preprocessing(image, ends)
+        facts["preprocessing"] = preprocessing(image, ends)
     facts["samples"] = {split: len(each) for split, each in samples.items()}
     splits = {split: LiveSplit(split, each, labels[split]) for split, each in samples.items()}
     _same_shapes(first)
@@ -295,7 +284,7 @@ def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]
     return digest.hexdigest(), (low, high)
 
 
-def _preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
+def preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
     """What networks are fed. Samples of 0..1 or 0..255 are pixels; what a transform made of others is not known."""
     channels, *size = image.sizes
     low, high = ends
@@ -314,6 +303,24 @@ def _preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
         "resize": "none",
         "resize_filter": None,
     }
+
+
+def _given(own: Normalization) -> dict[str, Any]:
+    return {"mean": list(own.mean), "std": list(own.std), "normalize": "given"}
+
+
+def made_of_pixels(told: Mapping[str, Any], own: Normalization, path: str = "data.normalize") -> dict[str, Any]:
+    """`preprocessing` of samples that a transform has made of pixels in 0..1 already. Raise DataError where it cannot have."""
+    ends = [end * std + mean for end in told["range"] for mean, std in zip(own.mean, own.std, strict=True)]
+    if min(ends) < -FAR or max(ends) > 1 + FAR:
+        raise DataError(
+            f"samples of {told['range'][0]:.4g}..{told['range'][1]:.4g} would be pixels of "
+            f"{min(ends):.3g}..{max(ends):.3g} by this mean and std",
+            path=path,
+            expected="the mean and std that the samples' own transform used, of pixels in 0..1",
+        )
+    formula = "(x - mean) / std, a channel each; x in 0..1, by the samples' transform"
+    return {**told, **_given(own), "range": [0.0, 1.0], "scale": 1.0, "formula": formula}
 
 
 def _is_random(split: LiveSplit, n: int = 8) -> bool:

@@ -1,24 +1,15 @@
-"""Pieces without a study: distillers in a loop of one's own, verified files of any network. Scores: `scorer_piece`."""
+"""Pieces without a study: distillers in a loop of one's own. Files: `exported`; scores: `scorer`."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Generator, Tensor, nn
 
-from kdsearch.deploy.audit import weight_share
-from kdsearch.deploy.cost import count
-from kdsearch.deploy.parity import compare, module_call, numbers
 from kdsearch.engine.cache import Live
-from kdsearch.engine.setup import Site
 from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.errors import DataError, PluginError, RefusedError, StudyError
+from kdsearch.errors import PluginError, StudyError
 from kdsearch.host import Host
 from kdsearch.host.host import base_class
 from kdsearch.kinds import (
@@ -26,18 +17,13 @@ from kdsearch.kinds import (
     Batch,
     Capability,
     Clock,
-    Compressor,
-    Cost,
     Distiller,
-    Exporter,
     Field,
-    Graph,
     Model,
     TapShapes,
 )
 from kdsearch.kit.networks import modelled
 from kdsearch.ops.undisturbed import undisturbed
-from kdsearch.store.files import storing
 from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
 from kdsearch.training.train import shapes_of
@@ -87,7 +73,7 @@ class Distillation(nn.Module):
         self, student: nn.Module | Model, teacher: nn.Module | Model, distillers: Sequence[Named], example: Tensor
     ) -> None:
         super().__init__()
-        io = _io(teacher, example)
+        io = io_of(teacher, example)
         self._task = capability("task", "classification")[1]
         self._models = {"student": as_model(student, io, "student"), "teacher": as_model(teacher, io, "teacher")}
         made = dict(capability("distiller", each) for each in distillers)
@@ -146,7 +132,8 @@ def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
         return modelled(net, io, who, role="")
 
 
-def _io(net: nn.Module | Model, example: Tensor) -> IO:
+def io_of(net: nn.Module | Model, example: Tensor) -> IO:
+    """What a network reads and answers, by one image. Raise StudyError for an answer that is no logits (B, K)."""
     module = net.module if isinstance(net, Model) else net
     with undisturbed(module, train=False):
         out = module(example[:1])
@@ -155,100 +142,3 @@ def _io(net: nn.Module | Model, example: Tensor) -> IO:
     shape = tuple(example.shape[1:])
     fields = (Field("image", "image", shape, str(example.dtype).removeprefix("torch.")),)
     return IO(fields, (Field("logits", "logits", tuple(out.shape[1:])),))
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A file and how it compares with its network.
-
-    Args:
-        parity_max_abs: largest absolute difference of any logit. top1_agreement: share of equal argmax, over `samples`.
-        weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
-        quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
-    """
-
-    file: Path
-    bytes: int
-    parity_max_abs: float
-    top1_agreement: float | None
-    weight_share: Mapping[str, float]
-    quantization: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
-        shares = ", ".join(
-            f"{share:.0%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
-        )
-        differs = f"logits differ by {self.parity_max_abs:.2g} at most"
-        return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}; {shares}>"
-
-
-class _Subject(Site):
-    """What a quantizer's plan may ask for where there is no study."""
-
-    def __init__(self, model: Model, io: IO) -> None:
-        super().__init__(0, Path())
-        self.model, self.io = model, io
-        self.budget: Mapping[str, float] = {}
-
-    def score(self, model: Model) -> float:
-        raise PluginError("this quantizer scores models on validation data", expected="a study")
-
-    def cost(self, model: Model) -> Cost:
-        return count(model, self.io)
-
-
-def export(
-    net: nn.Module | Model,
-    samples: Tensor,
-    file: Path | str,
-    *,
-    quantize: Named | None = None,
-    exporter: Named = "onnx",
-    parity: float = 1e-4,
-) -> Exported:
-    """Write a network, open the file in its runtime, and compare both on `samples`, at several batch sizes.
-
-    Args:
-        net: from images to logits; runs in eval mode.
-        samples: (B, C, H, W): for comparison, and for calibration where the quantizer calibrates.
-        quantize: such as "int8", or `{"use": "int4", "options": {"block": 16}}`; None = fp32.
-        parity: largest absolute difference of an fp32 file; a quantised one has no bound here.
-
-    Raises:
-        RefusedError: the network answers NaN, or the file fails or is too far off; it is not written.
-        StudyError, DataError: the target is a folder; no samples.
-    """
-    target = Path(file)
-    if target.is_dir():
-        raise StudyError("is a folder", file=target, expected="a file's name")
-    if not len(samples):
-        raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
-    io = _io(net, samples)
-    model = as_model(net, io, "network")
-    made: Exporter[Any] = capability("exporter", exporter)[1]
-    graph = Graph(model.module, io.inputs, io.outputs)
-    numbers(module_call(graph), [samples], io.outputs)
-    batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
-    with storing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
-        made.write(graph, batch, fp32)
-        shutil.copyfile(fp32, final)
-        log: tuple[str, ...] = ()
-        if quantize is not None:
-            quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
-            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
-            plan = quantizer.plan(_Subject(model, io))
-            log = tuple(plan.log)
-            quantizer.rewrite(final, plan, feeds)
-        found = compare(
-            module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
-        )
-        if quantize is None and found.max_abs > parity:
-            raise RefusedError(f"differs by {found.max_abs:.3g}", file=target, expected=f"at most {parity:g}")
-        shares = weight_share(final, fp32)
-        with storing(target):
-            final.replace(target)
-    return Exported(target, target.stat().st_size, found.max_abs, found.top1_agreement, shares, log)

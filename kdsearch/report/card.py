@@ -12,6 +12,7 @@ from kdsearch.report.stats import wilson
 from kdsearch.report.values import items, mapping, number, plain, rows
 
 FORMAT = 1
+KIND = "kdsearch-model-card"
 DTYPES = frozenset(
     ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 )
@@ -89,7 +90,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
     made = {
         "format": FORMAT,
-        "kind": "kdsearch-model-card",
+        "kind": KIND,
         "name": f"{plain(result.get('study'))} {plain(export.get('format'))}",
         "file": file,
         "sha256": facts.get("sha256"),
@@ -111,6 +112,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             "same_network_without_teacher": accuracy(mapping(result.get("baseline"))),
         },
         "parity": {"max_abs_difference_to_torch": export.get("parity_max_abs")},
+        "bounds": export.get("bounds"),
         "latency_ms": export.get("latency_ms"),
         "latency_tuned_ms": export.get("latency_tuned_ms"),
         "session_options": options,

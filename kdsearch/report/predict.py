@@ -77,6 +77,11 @@ if __name__ == "__main__":
 """
 
 
+def is_predict(text: str) -> bool:
+    """Whether a file is this program, whatever model it runs."""
+    return text.startswith(_TEXT.partition('parser.add_argument("--model"')[0])
+
+
 def predict_text(model: str) -> str:
     """The program; `model`: name of the file that it runs unless told otherwise, beside it."""
     return _TEXT.replace("with_name(MODEL)", f"with_name({json.dumps(model)})")

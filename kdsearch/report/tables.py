@@ -92,7 +92,7 @@ def files(result: Row) -> str:
             with_small(quality.text, quality.range),
             latency_cell(each),
             *([ratio(slow, median(each), "faster", "slower", 1.05) or "as fast"] if slow is not None else []),
-            percent(each.get("top1_agreement")),
+            with_small(percent(each.get("top1_agreement")), _at_least(each)),
             general(each.get("parity_max_abs")),
             link(each.get("path")),
         ]
@@ -100,6 +100,11 @@ def files(result: Row) -> str:
     ]
     chosen = next((at for at, each in enumerate(exports) if best is not None and each.get("format") == best), None)
     return simple(head, body, "Files, measured on this machine", chosen)
+
+
+def _at_least(export: Row) -> str:
+    least = mapping(export.get("bounds")).get("min_agreement")
+    return "" if number(least) is None else f"bound {percent(least, 0)}"
 
 
 def refused(result: Row) -> str:

@@ -22,7 +22,7 @@ from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.products import Shipped, described
-from kdsearch.stages.quality import allowed_drop, goodness, measured
+from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured
 from kdsearch.store.files import write_bytes
 from kdsearch.study.rules import bare
 from kdsearch.training.materials import Materials
@@ -94,13 +94,15 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     def predict(batch: Batch) -> Mapping[str, Any]:
         return part.product.call(calls, batch)
 
+    agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
+    agreement = min(agreements) if agreements else None
+    check_agreement(materials, form, agreement)
     metrics, quality = measured(materials, predict, "test", target.setup)
     _, validation = measured(materials, predict, "val", target.setup)
     if kind != "fp32":
         check_drop(materials, form, quality, reference["quality"])
     threads = latency_threads(materials)
     latencies = _latencies(target, files, threads)
-    agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
     slower = "latency_ms" in reference and is_slower(latencies["latency_ms"], reference["latency_ms"])
     graphs = []
     for name, file in files.items():
@@ -121,8 +123,9 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "quality": quality,
         "validation": validation,
         "parity_max_abs": far,
-        "top1_agreement": min(agreements) if agreements else None,
+        "top1_agreement": agreement,
         "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
+        "bounds": _bounds(materials, form, reference["quality"], agreement),
         **latencies,
         "weight_share": _shares(target, files),
         "quantization": list(_plan_of(target, kind)[1].log) if kind != "fp32" else [],
@@ -244,6 +247,25 @@ def _beside(target: Target) -> list[str]:
 def _is_taken(target: Target, public: str) -> bool:
     kinds = ["fp32", *(bare(use.use) for use in target.materials.study.config.compress.quantize)]
     return Path(public).stem in {Path(target.public(name, kind)).stem for name in target.graphs for kind in kinds}
+
+
+def _bounds(
+    materials: Materials, form: str, fp32: Mapping[str, Any], agreement: float | None
+) -> dict[str, float | None]:
+    """What the file had to keep: see `Export` in the study's schema; None = it is not asked for of this file."""
+    export, is_fp32 = materials.study.config.export, form.endswith("-fp32")
+    return {
+        "parity": export.parity if is_fp32 else None,
+        "max_drop": None if is_fp32 or fp32["value"] is None else allowed_drop(export.max_drop.get(form), fp32),
+        "min_agreement": None if agreement is None else allowed_agreement(export.min_agreement.get(form)),
+    }
+
+
+def check_agreement(materials: Materials, form: str, agreement: float | None) -> None:
+    """Raise RefusedError where too few answers are torch's. `agreement` None: it scores no classes."""
+    least = allowed_agreement(materials.study.config.export.min_agreement.get(form))
+    if agreement is not None and agreement < least - 1e-12:
+        raise RefusedError(f"{agreement:.2%} of its answers are torch's; the study asks for {least:.4g}")
 
 
 def check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ RESAMPLES = 1000
 MOST = 2_000_000  # indices of resamples in memory at once
 EQUALLY_GOOD = 0.005  # of a share; of any other metric that part of its value
 DEFAULT_DROP = 0.01  # of a share; of any other metric that part of fp32's value
+DEFAULT_AGREEMENT = 0.9  # of the answers: INT4 files of good students keep 0.97 and more
 SHARE = "share"
 
 
@@ -117,6 +118,11 @@ def allowed_drop(stated: float | str | None, fp32: Mapping[str, Any]) -> float:
     if stated is not None:
         return stated
     return DEFAULT_DROP if fp32["unit"] == SHARE else DEFAULT_DROP * value
+
+
+def allowed_agreement(stated: float | None) -> float:
+    """The least share of answers that a file must have in common with torch."""
+    return DEFAULT_AGREEMENT if stated is None else stated
 
 
 def shown(quality: Mapping[str, Any], name: bool = False) -> str:

@@ -270,15 +270,18 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     }
 
 
-def provenance(materials: Materials) -> dict[str, Any]:
-    """Versions, hardware and plugins: what the same result needs again."""
+def made_with() -> dict[str, Any]:
+    """What makes and runs files: versions, and the machine."""
     from kdsearch.deploy.latency import machine
 
+    return {"kdsearch": VERSION, **versions(), "machine": machine()}
+
+
+def provenance(materials: Materials) -> dict[str, Any]:
+    """Versions, hardware and plugins: what the same result needs again."""
     study = materials.study
     return {
-        "kdsearch": VERSION,
-        **versions(),
-        "machine": machine(),
+        **made_with(),
         "device": materials.device.accelerator,
         "devices": study.config.run.devices,
         "threads_per_trial": study.config.run.threads_per_trial,

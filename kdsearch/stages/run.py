@@ -186,7 +186,7 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     if result["refused"]:
         reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
         error = RefusedError(
-            f"not written: {reasons}", file=tools.folder / "export", fix="Loosen export.max_drop or train longer."
+            f"not written: {reasons}", file=tools.folder / "export", fix="Loosen the bound in `export` or train longer."
         )
         error.result = result  # type: ignore[attr-defined]
         raise error

@@ -116,13 +116,14 @@ def _formats(study: Study) -> None:
     for i, name in enumerate(export.formats):
         if name in export.formats[:i]:
             raise study.error(f"'{name}' is given twice", f"export.formats[{i}]", fix="Remove one of them.")
-    for name in export.max_drop:
-        if name not in export.formats:
-            raise study.error(
-                f"'{name}' is not exported",
-                f"export.max_drop.{name}",
-                expected=one_of(export.formats),
-            )
+    for bound in ("max_drop", "min_agreement"):
+        for name in getattr(export, bound):
+            if name not in export.formats:
+                raise study.error(
+                    f"'{name}' is not exported",
+                    f"export.{bound}.{name}",
+                    expected=one_of(export.formats),
+                )
 
 
 def _run(study: Study) -> None:

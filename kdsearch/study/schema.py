@@ -239,6 +239,11 @@ class Export(Section):
         description="format -> how much worse than fp32 the first objective that is a metric may be: a number in its own unit, "
         "or `1%` of fp32's value; where not given, 0.01 of a share, 1% of anything else",
     )
+    min_agreement: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="format -> least share of the test split's answers that are torch's (the same class scored highest); where not "
+        "given, 0.9; for networks that score classes",
+    )
     parity: float = Field(1e-4, gt=0, description="largest absolute difference of the fp32 file to torch")
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import kdsearch
-from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError
+from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError, UserError
 from kdsearch.kinds import Compressor, Distiller, NoOptions, Plan
 from tests.python.tiny_live import teacher
 
@@ -115,7 +123,69 @@ def test_a_file_computes_what_the_network_does(quantize, tmp_path):
     assert far <= found.parity_max_abs + 1e-6
     assert found.parity_max_abs < (1e-4 if quantize is None else 0.5)
     assert found.bytes == found.file.stat().st_size
-    assert [each.name for each in (tmp_path / "deep").iterdir()] == ["net.onnx"]
+    assert sorted(each.name for each in (tmp_path / "deep").iterdir()) == ["net.json", "net.onnx"]
+    card = json.loads(found.card.read_text())
+    assert card["sha256"] == hashlib.sha256(found.file.read_bytes()).hexdigest()
+    assert card["export"] == ("onnx-fp32" if quantize is None else "onnx-int8" if quantize == "int8" else "onnx-int4")
+        quantize if isinstance(quantize, str | None) else "", "onnx-int4"
+    )
+    assert card["model"]["params"] == sum(each.numel() for each in net.parameters())
+    assert card["metrics"]["top1_agreement_with_torch"]["n"] == 12
+    assert (card["bounds"]["parity"], card["bounds"]["min_agreement"]) == (1e-4 if quantize is None else None, 0.9)
+
+
+def test_the_program_beside_a_file_answers_as_the_network(tmp_path):
+    """A picture of 0..255; the network reads (x - mean) / std."""
+    net, labels = teacher(0), [f"class {i}" for i in range(10)]
+    pixels = (IMAGES * 255).round()
+    given = {"mean": 0.5, "std": 0.25}
+    for name in ("first.onnx", "net.onnx"):  # the second one takes the program over
+        found = kdsearch.export(net, (pixels / 255 - 0.5) / 0.25, tmp_path / name, labels=labels, normalize=given)
+    Image.fromarray(pixels[0, 0].numpy().astype(np.uint8)).save(tmp_path / "image.png")
+    words = [sys.executable, str(found.predict), str(tmp_path / "image.png"), "--top", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    with torch.no_grad():
+        probs = net.eval()((pixels[:1] / 255 - 0.5) / 0.25).softmax(1)[0]
+    assert done.stdout.strip().endswith(f"image.png: {labels[int(probs.argmax())]} {probs.max():.1%}"), done.stderr
+    assert '"net.onnx"' in found.predict.read_text()
+    told = onnx.load(found.file).metadata_props
+    assert json.loads(next(each.value for each in told if each.key == "labels")) == labels
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": ["a"]}, r"labels: 1 labels\. Expected 10, one a class"),
+        ({"normalize": "image"}, r"normalize: got 'image'\. Expected imagenet"),
+        ({"normalize": {"mean": 0.5}}, r"normalize: got \{'mean': 0\.5\}"),
+        ({"normalize": {"mean": 300.0, "std": 1.0}}, r"normalize: samples of .* would be pixels of 300"),
+    ],
+)
+def test_what_does_not_fit_the_samples_is_refused_before_anything_is_written(given, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["net.json", "predict.py"])
+def test_files_of_ones_own_beside_it_are_left_alone(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(StudyError, match=rf"{name}: is in the way"):
+        kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", labels=[str(i) for i in range(10)])
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_a_file_that_answers_otherwise_is_not_written(tmp_path):
+    """INT4 of a network whose classes hardly differ."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    images = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    asked = {"quantize": {"use": "int4", "options": {"block": 64}}}
+    with pytest.raises(RefusedError, match=r"% of its answers are the network's\. Expected at least 0\.999"):
+        kdsearch.export(net, images, tmp_path / "net.onnx", **asked, min_agreement=0.999)
+    assert list(tmp_path.iterdir()) == []
+    assert kdsearch.export(net, images, tmp_path / "net.onnx", **asked, min_agreement=0.1).top1_agreement < 0.999
 
 
 def test_a_file_that_is_too_far_off_is_not_written(tmp_path):

@@ -207,6 +207,7 @@ CHANGES: dict[str, Change] = {
     "export.exporter.options": change("export", "export.exporter.options.engine=dynamo"),
     "export.formats": change("export", "export.formats=[onnx-fp32]", "export.max_drop={}"),
     "export.max_drop": change("export", "export.max_drop={onnx-int8: 0.9}"),
+    "export.min_agreement": change("export", "export.min_agreement={onnx-int8: 0.5}"),
     "export.parity": change("export", "export.parity=0.01"),
     "run.executor.use": change("", "run.executor.use=processes"),
     "run.executor.options": change("", "run.executor={use: processes, options: {reuse: true}}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -52,12 +53,44 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     assert (study / "export" / "tiny-int4.onnx").exists()
 
 
+def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
+    """A file whose quality is within its bound, but which answers otherwise in 17 of 100 samples."""
+    real = one_file.compare
+    monkeypatch.setattr(
+        one_file, "compare", lambda *args, **given: replace(real(*args, **given), top1_agreement=0.83, judged=100)
+    )
+    study = copied / "study"
+    command = ["run", str(write_study(copied)), "--dir", str(study), "--json"]
+    sets = ["--set", "export.formats=[onnx-fp32, onnx-int8]", "--set", "export.max_drop={onnx-int8: 1.0}"]
+    assert main([*command, *sets, "--set", "export.min_agreement={onnx-fp32: 0.83}"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert [each["format"] for each in result["refused"]] == ["onnx-int8"]
+    assert result["refused"][0]["reason"] == "83.00% of its answers are torch's; the study asks for 0.9"
+    (row,) = result["exports"]
+    assert row["bounds"] == {"parity": 1e-4, "max_drop": None, "min_agreement": 0.83}
+    assert read_json(study / "export" / "tiny-fp32.json")["bounds"] == row["bounds"]
+    assert not (study / "export" / "tiny-int8.onnx").exists()
+    assert "bound 83 %" in (study / "report" / "index.html").read_text()
+    assert main([*command, *sets, "--set", "export.min_agreement={onnx-fp32: 0.83, onnx-int8: 0.8}"]) == 0
+    bounds = json.loads(capsys.readouterr().out)["exports"][1]["bounds"]
+    assert bounds == {"parity": None, "max_drop": 1.0, "min_agreement": 0.8}
+
+
+def test_agreement_where_no_classes_are_scored_is_no_bound():
+    one_file.check_agreement(_materials(min_agreement={"onnx-int8": 1.0}), "onnx-int8", None)
+    one_file.check_agreement(_materials(min_agreement={}), "onnx-int8", 0.9)
+    with pytest.raises(RefusedError, match=r"asks for 0\.9$"):
+        one_file.check_agreement(_materials(min_agreement={}), "onnx-int4", 0.899)
+
+
+def _materials(**export):
+    return SimpleNamespace(study=SimpleNamespace(config=SimpleNamespace(export=SimpleNamespace(**export))))
+
+
 def drop(bounds, form, value, fp32, **changes):
     """Check a file's quality against fp32's under these bounds."""
-    config = SimpleNamespace(export=SimpleNamespace(max_drop=bounds))
     about = {**Quality("accuracy", 0.0, "max", "share").as_json(), **changes}
-    materials = SimpleNamespace(study=SimpleNamespace(config=config))
-    check_drop(materials, form, {**about, "value": value}, {**about, "value": fp32})
+    check_drop(_materials(max_drop=bounds), form, {**about, "value": value}, {**about, "value": fp32})
 
 
 def test_drop_is_counted_in_the_objectives_own_unit():

@@ -1,0 +1,264 @@
+"""A verified file of any network, with its card and the program that runs it, as a study would leave them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from kdsearch.deploy.audit import weight_share
+from kdsearch.deploy.cost import count
+from kdsearch.deploy.parity import Parity, compare, module_call, numbers
+from kdsearch.engine.live_data import made_of_pixels, preprocessing
+from kdsearch.engine.setup import Site
+from kdsearch.errors import DataError, PluginError, RefusedError, StudyError
+from kdsearch.kinds import IO, Batch, Compressor, Cost, Exporter, Graph, Model
+from kdsearch.python.pieces import Named, as_model, capability, io_of
+from kdsearch.report import card
+from kdsearch.report.card import KIND, measured
+from kdsearch.report.page import jsonable
+from kdsearch.report.predict import is_predict, predict_text
+from kdsearch.stages.products import described
+from kdsearch.stages.quality import DEFAULT_AGREEMENT
+from kdsearch.stages.report import PREDICT, card_name, versions
+from kdsearch.store.files import storing, write_bytes, write_json
+from kdsearch.store.hashing import file_digest
+from kdsearch.study.schema import MeanStd
+from kdsearch.training.normalized import NAMED, asked
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file and how it compares with its network.
+
+    Args:
+        parity_max_abs: largest absolute difference of any logit. top1_agreement: share of equal argmax, over `samples`.
+        weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
+        quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
+        card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None without `labels`.
+    """
+
+    file: Path
+    bytes: int
+    parity_max_abs: float
+    top1_agreement: float | None
+    weight_share: Mapping[str, float]
+    card: Path
+    predict: Path | None = None
+    quantization: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
+        shares = ", ".join(
+            f"{share:.0%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
+        )
+        differs = f"logits differ by {self.parity_max_abs:.2g} at most"
+        return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}; {shares}>"
+
+
+class _Subject(Site):
+    """What a quantizer's plan may ask for where there is no study."""
+
+    def __init__(self, model: Model, io: IO, samples: Tensor) -> None:
+        super().__init__(0, Path())
+        self.model, self.io, self.samples = model, io, samples
+        self.budget: Mapping[str, float] = {}
+
+    def score(self, model: Model) -> float:
+        raise PluginError("this quantizer scores models on validation data", expected="a study")
+
+    def cost(self, model: Model) -> Cost:
+        return count(model, self.io)
+
+    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
+        return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
+
+
+def export(
+    net: nn.Module | Model,
+    samples: Tensor,
+    file: Path | str,
+    *,
+    quantize: Named | None = None,
+    exporter: Named = "onnx",
+    parity: float = 1e-4,
+    min_agreement: float = DEFAULT_AGREEMENT,
+    labels: Sequence[str] | None = None,
+    normalize: str | Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write a network, open the file in its runtime, and compare both on `samples`, at several batch sizes.
+
+    Beside `net.onnx` lie its card `net.json` and, where `labels` are given, `predict.py`, which answers for image files.
+
+    Args:
+        net: from images to logits; runs in eval mode.
+        samples: (B, C, H, W): for comparison, and for calibration where the quantizer calibrates.
+        quantize: such as "int8", or `{"use": "int4", "options": {"block": 16}}`; None = fp32.
+        parity: largest absolute difference of an fp32 file.
+        min_agreement: least share of the samples for which the file scores the same class highest.
+        labels: names of the classes, for card, file and `predict.py`.
+        normalize: what made `samples` of pixels in 0..1: "imagenet", "none" or `{"mean": ..., "std": ...}`. None: they are
+            pixels where they lie in 0..1 or 0..255, and else nobody knows.
+
+    Raises:
+        RefusedError: the network answers NaN, or the file fails or is too far off; it is not written.
+        StudyError, DataError: the target is a folder, or another file lies where card or program belong; no samples; labels or
+            mean and std that do not fit them.
+    """
+    target = Path(file)
+    if target.is_dir():
+        raise StudyError("is a folder", file=target, expected="a file's name")
+    if not len(samples):
+        raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
+    io = io_of(net, samples)
+    about = _about(io, samples, labels, normalize)
+    beside = _beside(target, bool(labels) and io.inputs[0].sizes[0] in (1, 3))
+    model = as_model(net, io, "network")
+    made: Exporter[Any] = capability("exporter", exporter)[1]
+    graph = Graph(model.module, io.inputs, io.outputs)
+    numbers(module_call(graph), [samples], io.outputs)
+    batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    name, form = "fp32", f"{exporter if isinstance(exporter, str) else made.suffix.strip('.')}"
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
+        made.write(graph, batch, fp32)
+        shutil.copyfile(fp32, final)
+        log: tuple[str, ...] = ()
+        if quantize is not None:
+            name, quantizer = capability("quantizer", quantize)
+            assert isinstance(quantizer, Compressor)
+            subject = _Subject(model, io, samples)
+            plan = quantizer.plan(subject)
+            log = tuple(plan.log)
+            quantizer.rewrite(final, plan, subject.feeds(len(samples)))
+        made.label(final, {key: json.dumps(jsonable(each), ensure_ascii=False) for key, each in about.items() if each})
+        found = compare(
+            module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
+        )
+        _check(found, target, parity if quantize is None else None, min_agreement)
+        shares = weight_share(final, fp32)
+        row = {
+            "format": f"{form}-{name}",
+            "path": target.name,
+            "bytes": final.stat().st_size,
+            "parity_max_abs": found.max_abs,
+            "weight_share": shares,
+            "quantization": log,
+            "bounds": {"parity": parity if quantize is None else None, "min_agreement": min_agreement},
+        }
+        with storing(target):
+            final.replace(target)
+    made_card = _card(model, io, row, about, target, found)
+    write_json(beside["card"], made_card)
+    if "predict" in beside:
+        write_bytes(beside["predict"], predict_text(target.name).encode())
+    return Exported(
+        target,
+        target.stat().st_size,
+        found.max_abs,
+        found.top1_agreement,
+        shares,
+        beside["card"],
+        beside.get("predict"),
+        log,
+    )
+
+
+def _check(found: Parity, target: Path, parity: float | None, min_agreement: float) -> None:
+    if parity is not None and found.max_abs > parity:
+        raise RefusedError(f"differs by {found.max_abs:.3g}", file=target, expected=f"at most {parity:g}")
+    if found.top1_agreement is not None and found.top1_agreement < min_agreement - 1e-12:
+        problem = f"{found.top1_agreement:.2%} of its answers are the network's"
+        raise RefusedError(problem, file=target, path="min_agreement", expected=f"at least {min_agreement:.4g}")
+
+
+def _about(
+    io: IO, samples: Tensor, labels: Sequence[str] | None, normalize: str | Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Labels and preprocessing, checked."""
+    classes = io.outputs[0].shape[0]
+    if labels is not None and len(labels) != classes:
+        raise StudyError(f"{len(labels)} labels", path="labels", expected=f"{classes}, one a class")
+    told = preprocessing(io.inputs[0], (float(samples.min()), float(samples.max())))
+    if normalize is not None:
+        wanted = asked(_normalize(normalize))
+        assert wanted is not None
+        told = made_of_pixels(told, wanted.of(told["channels"]), "normalize")
+    return {"labels": [str(each) for each in labels or ()], "preprocessing": told}
+
+
+def _normalize(value: str | Mapping[str, Any]) -> str | MeanStd:
+    expected = f"{', '.join(NAMED)} or {{'mean': ..., 'std': ...}}"
+    if isinstance(value, str):
+        if value not in NAMED:
+            raise StudyError(f"got '{value}'", path="normalize", expected=expected)
+        return value
+    try:
+        return MeanStd(**value)
+    except (ValidationError, TypeError):
+        raise StudyError(f"got {value!r}"[:200], path="normalize", expected=expected) from None
+
+
+def _beside(target: Path, runs: bool) -> dict[str, Path]:
+    """Where card and program go. Raise StudyError where something lies there that is neither."""
+    found = {"card": target.with_name(card_name(target.name))}
+    if runs:
+        found["predict"] = target.with_name(PREDICT)
+    for what, place in found.items():
+        if place == target or (place.exists() and not _is_ours(what, place)):
+            problem = "is in the way of the file's card" if what == "card" else "is in the way of the program beside it"
+            raise StudyError(problem, file=place, fix="Move it, or write into another folder.")
+    return found
+
+
+def _is_ours(what: str, place: Path) -> bool:
+    try:
+        text = place.read_text(encoding="utf-8")
+        return is_predict(text) if what == "predict" else json.loads(text)["kind"] == KIND
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _card(
+    model: Model, io: IO, row: Mapping[str, Any], about: Mapping[str, Any], target: Path, found: Parity
+) -> dict[str, Any]:
+    """A study's card without what only a study knows."""
+    cost = count(model, io)
+    network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
+    facts = {
+        "inputs": described(io.inputs),
+        "outputs": described(io.outputs),
+        "sha256": file_digest(target),
+        **about,
+    }
+    whole = card({"study": target.stem, "student": network, "provenance": versions()}, row, facts)
+    agreement = measured(found.top1_agreement, found.judged)
+    kept = (
+        "format",
+        "kind",
+        "name",
+        "file",
+        "sha256",
+        "export",
+        "parity",
+        "bounds",
+        "size_bytes",
+        "weight_share",
+        "use",
+    )
+    return {
+        **{key: whole[key] for key in kept},
+        "model": network,
+        "metrics": {"split": "the caller's samples", "top1_agreement_with_torch": agreement},
+        "provenance": versions(),
+    }
