@@ -35,7 +35,6 @@ SEARCHED = "fixed, `search` or a range"
 # What the schema leaves to this page.
 MEANING = {
     "top.format": "version of this file's format",
-    "top.name": "in reports and file names",
     "top.seed": "of everything random",
     "top.data": "what is learned from: see `data`",
     "top.teacher": "one teacher, called `main`: see `teacher`",

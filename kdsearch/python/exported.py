@@ -26,9 +26,10 @@ from kdsearch.report import card
 from kdsearch.report.card import KIND, measured
 from kdsearch.report.page import jsonable
 from kdsearch.report.predict import is_predict, predict_text
+from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.products import described
 from kdsearch.stages.quality import DEFAULT_AGREEMENT
-from kdsearch.stages.report import PREDICT, card_name, versions
+from kdsearch.stages.report import versions
 from kdsearch.store.files import storing, write_bytes, write_json
 from kdsearch.store.hashing import file_digest
 from kdsearch.study.schema import MeanStd
@@ -254,6 +255,7 @@ def _card(
         "bounds",
         "size_bytes",
         "weight_share",
+        "quantization",
         "use",
     )
     return {

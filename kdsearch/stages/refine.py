@@ -65,6 +65,14 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
+    judged = list(materials.objectives)[_place(materials)]
+    plan = {
+        "total": section.trials,
+        "metric": judged,
+        "direction": materials.objectives[judged],
+        "at": _place(materials),
+    }
+    tools.events.write("trials", key=log.key, **plan)
 
     def between() -> None:
         tools.heed_stop()
@@ -73,7 +81,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     def told(trial: Trial) -> None:
         if log.put(trial) and trial.is_over:
             about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
-            tools.events.write("trial", **about)
+            tools.events.write("trial", key=log.key, **about)
 
     first = first_values(materials, kept, teachers, work, between)
     rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
@@ -235,6 +243,7 @@ def _run(
     trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
     numbers: dict[str, int] = {}
+    tools.progress.had(schedule.done)
     try:
         while not schedule.is_over:
             tools.heed_stop()

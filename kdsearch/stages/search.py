@@ -10,7 +10,7 @@ from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialErro
 from kdsearch.kinds import Batch, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process
-from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, scored_of
+from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scored, Scorer
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
@@ -181,7 +181,8 @@ def _one_role(
         return not is_outgrown(materials, scored.over)
 
     known = [each for each in scored_before(before, role) if holds(each)]
-    place = work / reference_name(role)
+    file, place = work / f"candidates-{role}.jsonl", work / reference_name(role)
+    tools.progress.had(rows_before(file, key))
     rows = reference(region, score, place, key, seed, had=known, holds=holds) if len(ranked) > 1 else []
     combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
     explored = explore(
@@ -189,7 +190,7 @@ def _one_role(
         strategy,
         score,
         combine,
-        work / f"candidates-{role}.jsonl",
+        file,
         key,
         section.candidates,
         seed,

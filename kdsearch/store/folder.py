@@ -23,6 +23,7 @@ EVENTS = "events.jsonl"
 LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
 LOCK = ".lock"
+PROGRESS = "progress.json"  # of the run that holds the folder
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
@@ -44,6 +45,17 @@ class Made(TypedDict):
     seconds: Annotated[float, Field(ge=0, strict=True)]
 
 
+class Under(TypedDict):
+    """How far the stage is that runs, or ran last."""
+
+    stage: str
+    done: Annotated[float, Field(ge=0)]
+    total: Annotated[int, Field(ge=0)]
+    left_s: Annotated[float, Field(ge=0)] | None
+    note: str
+    best: str
+
+
 @with_config(ConfigDict(extra="allow"))
 class Event(TypedDict):
     """A line of events.jsonl; further fields by event."""
@@ -61,15 +73,31 @@ class StageEvent(Event):
 
 class TrialEvent(Event):
     number: Annotated[int, Field(strict=True)]
+    state: str
+    losses: list[float]
+    key: NotRequired[str]
+
+
+class TrialsEvent(Event):
+    """The trials of a key are begun, or gone on with. `at`: where among their losses the one is that `metric` gives."""
+
+    key: str
+    total: Annotated[int, Field(strict=True)]
+    metric: str
+    direction: str
+    at: Annotated[int, Field(strict=True)]
 
 
 def _tag(line: Any) -> str:
     event = line.get("event") if isinstance(line, dict) else None
-    return f"@{event}" if event in ("stage", "trial") else "@other"
+    return f"@{event}" if event in ("stage", "trial", "trials") else "@other"
 
 
 _Line = Annotated[
-    Annotated[StageEvent, Tag("@stage")] | Annotated[TrialEvent, Tag("@trial")] | Annotated[Event, Tag("@other")],
+    Annotated[StageEvent, Tag("@stage")]
+    | Annotated[TrialEvent, Tag("@trial")]
+    | Annotated[TrialsEvent, Tag("@trials")]
+    | Annotated[Event, Tag("@other")],
     Discriminator(_tag),
 ]
 
@@ -182,6 +210,15 @@ def last_run(path: Path) -> dict[str, Made]:
     if not lies(path / LAST, error=ArtifactError):
         return {}
     found: dict[str, Made] = read_json(path / LAST, dict[str, Made])
+    return found
+
+
+def under_way(path: Path) -> Under | None:
+    """How far the stage is that the holder of the folder works on; None where nothing is known."""
+    try:
+        found: Under = read_json(path / PROGRESS, Under)
+    except FileNotFoundError:
+        return None
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ def read(file: Path) -> Source:
         raise StudyError("there is no such file", file=file, nearest=near, fix=fix)
     data = content(file, "a study file", most=STUDY_BYTES, error=StudyError)
     return parse(data, file)
+
+
+def name_of(file: str) -> str:
+    """What a study in this file is called: its stem; what a name cannot hold becomes '-'."""
+    stem = file.rpartition(".")[0] or file
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-_.")[:64] or "study"
 
 
 def _similar(file: Path) -> str:

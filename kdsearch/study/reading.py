@@ -14,7 +14,7 @@ from kdsearch.errors import KdsearchError, StudyError
 from kdsearch.store.inputs import is_text
 from kdsearch.study.check import check
 from kdsearch.study.complaints import as_study_error
-from kdsearch.study.load import Source, check_raw, parse, place, read
+from kdsearch.study.load import Source, check_raw, name_of, parse, place, read
 from kdsearch.study.rules import check_rules
 from kdsearch.study.schema import Config
 from kdsearch.study.study import Study, located
@@ -75,6 +75,8 @@ def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any],
         config = Config.model_validate_json(json.dumps(source.raw))
     except ValidationError as error:
         raise located(as_study_error(error, Config, source.raw), source, overrides) from None
+    if source.file is not None and "name" not in config.model_fields_set:
+        config = config.model_copy(update={"name": name_of(source.file.name)})
     study = Study(config, source, allow_code, live, overrides)
     check_rules(study)
     return study

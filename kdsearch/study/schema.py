@@ -274,7 +274,7 @@ class Config(Section):
     """The whole file."""
 
     format: Literal[1] = 1
-    name: Name = "study"
+    name: Name = Field("study", description="in reports and file names; left out, the study file's own")
     seed: int = Field(0, ge=0)
     data: Data
     task: Use | None = Field(None, description="what `data` declares, if left out")

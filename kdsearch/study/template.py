@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from kdsearch.study.load import name_of
 
 _TEXT = """\
 # yaml-language-server: $schema=./SCHEMA
@@ -31,28 +31,26 @@ teacher:
 
 student:
   space: cifar_resnet      # what `spec` leaves out is searched over the ranges that the space declares
-  spec: {widths: {choices: [4, 8, 12, 16, 24, 32]}}
+  spec: {depths: {choices: [1, 2, 3]}, widths: {choices: [4, 8, 12, 16, 24, 32]}}
 
-recipe:
+recipe:                    # fixed, so that a few trials compare architectures; what says `search` here needs more trials
   distillers:
     - use: kd
-      weight: search       # in units of the task's loss at the start of training
-      options: {temperature: search}
-    - use: fitnet
-      optional: true       # the search may drop it
-      weight: {low: 0.1, high: 2.0, log: true}
-  train: {optimizer: adamw, lr: search, batch_size: 64}
+      weight: 4.0          # in units of the task's loss at the start of training; or `search`
+      options: {temperature: 4.0}
+    # - {use: fitnet, optional: true, weight: search}    # optional: the search may drop it
+  train: {optimizer: adamw, lr: 0.005, batch_size: 64}
 
 objectives: {accuracy: max}                # on the validation split; the test split is read after the last choice only
 constraints:
   params: 20000
-  macs: 1500000            # multiply-accumulates for one image
+  macs: 1000000            # multiply-accumulates for one image
 
 search:                                    # without training
   proxy: auto                              # or names, combined by rank: [diswot, nwot]
   candidates: 100
-refine: {trials: 4, epochs: 3}             # short trainings: architectures x recipes
-distill: {winners: 1, epochs: 20, controls: [baseline, all_labels]}
+refine: {trials: 4, epochs: 3}             # short trainings: architectures, and recipes where they are searched
+distill: {winners: 1, epochs: 12, controls: [baseline, all_labels]}
 compress:
   prune: null                              # or {use: channels, options: {macs: 0.8}, recover_epochs: 6}
   quantize:
@@ -60,14 +58,13 @@ compress:
     - use: int4
 export:
   formats: [onnx-fp32, onnx-int8, onnx-int4]
-  max_drop: {onnx-int8: 0.02, onnx-int4: 0.03}   # a file that loses more quality than this is not written
+  max_drop: {onnx-int8: 0.02, onnx-int4: 0.03}          # a file that loses more quality than this is not written,
+  min_agreement: {onnx-int8: 0.95, onnx-int4: 0.9}      # nor one that gives fewer answers as torch does
 run: {workers: 1, threads_per_trial: 1, device: auto}
 """
 
 
 def study_text(file: str, schema: str) -> str:
     """The study's text. `file`: its name, whose stem names the study; what a study's name cannot hold becomes '-'."""
-    stem = file.rpartition(".")[0] or file
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-_.") or "study"
-    text = _TEXT.replace("SCHEMA", schema, 1).replace("name: NAME", f"name: {name}", 1)
+    text = _TEXT.replace("SCHEMA", schema, 1).replace("name: NAME", f"name: {name_of(file)}", 1)
     return text.replace("validate FILE", f"validate {file}").replace("run FILE", f"run {file}")

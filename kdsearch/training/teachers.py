@@ -34,7 +34,13 @@ def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tupl
         order = {"address": address_of(materials, tools), "name": name, "key": key, "checkpoint_s": tools.checkpoint_s}
         order["work"] = str(tools.store.work("teacher", key))
 
+        is_first = True
+
         def moved(_: str, at: int, of: int, loss: float) -> None:
+            nonlocal is_first
+            if is_first:  # its checkpoint's place
+                tools.progress.had((at - 1) / of)
+                is_first = False
             tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
 
         history = train_teacher(materials, name, model, order, tools.stop, Report(step=moved))

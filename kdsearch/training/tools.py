@@ -10,26 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, printable
+from kdsearch.errors import InterruptedRun, StorageError, printable
 from kdsearch.kinds import Executor
 from kdsearch.store.artifacts import Store
+from kdsearch.store.files import write_json
 from kdsearch.store.folder import Events
 from kdsearch.training.materials import Materials
 
 CELL_S = 0.25  # between two pictures of a notebook's bar
-EARLY = 0.05  # of a stage, before which no time left is guessed
+EARLY = 0.05  # of what a run has to do in a stage, before which no time left is guessed
+KEPT_S = 2.0  # between two versions of the file
 
 
 class Progress:
     """What a person sees: a bar on a terminal or in a notebook's cell, else one plain line on stderr every 10 s.
 
-    `shown=False`: nothing.
+    `shown=False`: nothing. With a `file`, it also holds the same as JSON, for `kdsearch status` in another process.
     """
 
-    def __init__(self, shown: bool = True, every_s: float = 10.0) -> None:
-        self.shown, self.every_s = shown, every_s
+    def __init__(self, shown: bool = True, every_s: float = 10.0, file: Path | None = None) -> None:
+        self.shown, self.every_s, self.file = shown, every_s, file
         self.stage, self.total, self.done, self.note, self.best = "", 0, 0.0, "", ""
-        self._began = self._told = time.monotonic()
+        self._had = 0.0
+        self._began = self._told = self._kept = time.monotonic()
         self._bar: Any = None
         self._line: Any = None
         self._cell: Any = None  # where a notebook shows the bar
@@ -37,19 +40,19 @@ class Progress:
     def begin(self, stage: str, total: int) -> None:
         """`total` units of work (candidates, trainings) in this stage."""
         self.end()
-        self.stage, self.total, self.done, self.note, self.best = stage, total, 0.0, "", ""
+        self.stage, self.total, self.done, self.note, self.best, self._had = stage, total, 0.0, "", "", 0.0
         self._began = self._told = time.monotonic()
+        self._keep()
         display = notebook_display() if self.shown else None
         if self.shown and (display or sys.stderr.isatty()):
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._bar = Progress(
                 TextColumn("{task.description:9}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
@@ -59,27 +62,50 @@ class Progress:
             else:
                 self._bar.start()
 
+    def had(self, done: float) -> None:
+        """So many of the units were done by an earlier run: they are progress, and no sign of this run's pace."""
+        self._had += done
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the stage was begun, or gone on with."""
+        return max(self.done - self._had, 0.0) / max(time.monotonic() - self._began, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at this run's rate; None where too little is done to tell."""
+        fresh, rate = self.done - self._had, self.rate
+        return (self.total - self.done) / rate if rate and fresh >= EARLY * (self.total - self._had) else None
+
     def at(self, done: float, note: str = "", best: str = "") -> None:
         """`done` units so far; `note`: what runs; `best`: the best so far."""
         self.done, self.note, self.best = done, note or self.note, best or self.best
+        now = time.monotonic()
+        if now - self._kept >= KEPT_S:
+            self._keep()
         if not self.shown:
             return
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        rate = f"{done / seconds:.2g}/s"
+        said = [f"{self.rate:.2g}/s"] if self.total > 1 else []  # one piece of work has no rate
+        said += [f"about {self.left_s:.0f} s left"] if self.left_s is not None else []
         if self._bar is not None:
-            self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=rate)
-            if self._cell is not None and time.monotonic() - self._told >= CELL_S:
-                self._told = time.monotonic()
+            self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=", ".join(said))
+            if self._cell is not None and now - self._told >= CELL_S:
+                self._told = now
                 self._cell.update(self._bar)
-        elif time.monotonic() - self._told >= self.every_s:
-            self._told = time.monotonic()
-            share = f"{100 * done / max(self.total, 1):.0f} %"
-            left = [] if done < EARLY * self.total else [f"about {(self.total - done) * seconds / done:.0f} s left"]
-            if self.total > 1:  # one piece of work has no rate
-                share, left = f"{share} of {self.total}", [rate, *left]
-            brackets = f" ({', '.join(left)})" if left else ""
-            text = f"{self.stage}: {share}{brackets} {self.note}  {self.best}"
-            self._line_of(text.rstrip())
+        elif now - self._told >= self.every_s:
+            self._told = now
+            share = f"{100 * done / max(self.total, 1):.0f} %" + (f" of {self.total}" if self.total > 1 else "")
+            brackets = f" ({', '.join(said)})" if said else ""
+            self._line_of(f"{self.stage}: {share}{brackets} {self.note}  {self.best}".rstrip())
+
+    def _keep(self) -> None:
+        """What the file says. A study goes on where it cannot be written."""
+        self._kept = time.monotonic()
+        if self.file is None:
+            return
+        now = {"stage": self.stage, "done": round(self.done, 4), "total": self.total, "left_s": self.left_s}
+        with suppress(OSError, StorageError):
+            write_json(self.file, {**now, "note": self.note, "best": self.best})
 
     def say(self, text: str) -> None:
         """One line for people."""

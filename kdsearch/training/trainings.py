@@ -70,6 +70,7 @@ class Trainings:
         function = "kdsearch.training.job:train_job"
         job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone, opens=True)
         self._running[request.name] = (since, request.until)
+        tools.progress.had(min(max(share_of(self._work / request.name) - since, 0.0), request.until - since))
         self._executor.submit(job)
 
     def ended(self) -> dict[str, Outcome | str]:
@@ -114,9 +115,14 @@ class Trainings:
     def _moved(self, name: str) -> Report:
         """The progress of a training in this process."""
         since, until = self._running.get(name, (0.0, 1.0))
+        is_first = True
 
         def moved(_: str, at: int, of: int, loss: float) -> None:
+            nonlocal is_first
             share = min(max(at / of, since), until)
+            if is_first:
+                self._tools.progress.had(max((at - 1) / of - since, 0.0))
+                is_first = False
             self._tools.progress.at(self.done + share - since, f"{name}: loss {loss:.4g}")
 
         return Report(step=moved)

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, InterruptedRun, UserError
 from kdsearch.host import Host
 from kdsearch.store.files import remove, write_bytes, write_json
-from kdsearch.store.folder import EVENTS, LAST, Events, held, open_folder, standing
+from kdsearch.store.folder import EVENTS, LAST, PROGRESS, Events, held, open_folder, standing
 from kdsearch.store.inputs import lies, regular
 from kdsearch.study.reading import load_study
 from kdsearch.study.study import Study
@@ -90,7 +90,14 @@ def run_study(
         write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
         store = open_store(study, folder)
         tools = Tools(
-            store, Events(folder / EVENTS, host.event), folder, Progress(progress), stop, count, checkpoint_s, intact
+            store,
+            Events(folder / EVENTS, host.event),
+            folder,
+            Progress(progress, file=folder / PROGRESS),
+            stop,
+            count,
+            checkpoint_s,
+            intact,
         )
         try:
             made = run_stages(materials, tools)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import storing
-from kdsearch.store.folder import LOCK, events_of, holder_of, last_run
+from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way
 
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
 
 def status_of(folder: Path) -> dict[str, Any]:
-    """Stages with state and seconds, the trials told, the process that holds the folder, the recommended file."""
+    """Stages with state and seconds, the trials and the best of them, what runs and how far it is, the recommended file."""
     last, events = last_run(folder), events_of(folder)
     begun = {each["stage"]: each for each in events if each["event"] == "stage"}
+    held_by = holder_of(folder) if _is_held(folder) else None
     stages = {}
     for name in ORDER:
         done = name in last and (folder / "artifacts" / f"{name}-{last[name]['key']}").exists()
         state = "done" if done else begun.get(name, {}).get("state", "not begun")
+        state = "stopped" if state == "begun" and held_by is None else state  # it was killed
         stages[name] = {"state": state, "seconds": last[name]["seconds"] if name in last else None}
-    trials = [each for each in events if each["event"] == "trial"]
-    held_by = holder_of(folder) if _is_held(folder) else None
+    latest = next((each["stage"] for each in reversed(events) if each["event"] == "stage"), "")
+    now = latest if latest in stages and stages[latest]["state"] in ("begun", "stopped") else ""
+    told = under_way(folder)
+    running = told if told is not None and told["stage"] == now else None
+    trials = _trials(events, f"refine-{last['refine']['key']}" if stages["refine"]["state"] == "done" else "")
     reported = folder / "artifacts" / f"report-{last['report']['key']}" if "report" in last else None
     is_finished = reported is not None and (reported / ABOUT).exists() and (folder / "result.json").exists()
     result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None
@@ -31,6 +37,10 @@ def status_of(folder: Path) -> dict[str, Any]:
         f"{name:9} {each['state']}" + (f" ({each['seconds']:.1f} s)" if each["seconds"] else "")
         for name, each in stages.items()
     ]
+    if now:
+        lines.append(_stage(now, running, held_by is not None))
+    if trials["total"]:
+        lines.append(_in_words(trials))
     if held_by:
         lines.append(f"running: pid {held_by['pid']} on {held_by['host']} since {held_by['since']}")
     if result and result["recommended"]:
@@ -38,12 +48,51 @@ def status_of(folder: Path) -> dict[str, Any]:
     return {
         "dir": str(folder),
         "stages": stages,
-        "trials": len({each["number"] for each in trials}),
+        "stage": {"name": now, "number": ORDER.index(now) + 1, "of": len(ORDER)} if now else None,
+        "progress": dict(running) if running else None,
+        "trials": trials["done"],
+        "trials_total": trials["total"],
+        "best": trials["best"],
         "held_by": held_by,
         "last_error": error,
         "recommended": result["recommended"] if result else None,
         "text": "\n".join(lines),
     }
+
+
+def _stage(name: str, at: Mapping[str, Any] | None, runs: bool) -> str:
+    """`stage 3 of 7: refine, 3 of 8 (about 40 s left)`."""
+    text = f"stage {ORDER.index(name) + 1} of {len(ORDER)}: {name}"
+    if at is not None:
+        done = f"{at['done']:.1f}".removesuffix(".0")
+        text += f", {done} of {at['total']}" if at["total"] > 1 else f", {at['done']:.0%}"
+        text += f" (about {at['left_s']:.0f} s left)" if runs and at["left_s"] is not None else ""
+        text += f" {at['note']}" if runs and at["note"] else ""
+    return text if runs else f"{text}; stopped: the same `kdsearch run` goes on"
+
+
+def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
+    """How many have ended, of how many, and the best one that went its whole length; `of`: the key's beginning, "" = the last."""
+    plans = (each for each in reversed(events) if each["event"] == "trials" and each["key"].startswith(of))
+    plan = next(plans, None)
+    mine = {
+        each["number"]: each
+        for each in events
+        if each["event"] == "trial" and (plan is None or each.get("key") == plan["key"])
+    }
+    whole = [each for each in mine.values() if each["state"] == "complete" and each["losses"]]
+    best = None
+    if plan is not None and whole:
+        sign = -1 if plan["direction"] == "max" else 1
+        loss, number = min((each["losses"][plan["at"]], each["number"]) for each in whole)
+        best = {"number": number, "metric": plan["metric"], "value": sign * loss}
+    return {"done": len(mine), "total": plan["total"] if plan is not None else None, "best": best}
+
+
+def _in_words(trials: Mapping[str, Any]) -> str:
+    text = f"trials: {trials['done']} of {trials['total']}"
+    best = trials["best"]
+    return text + (f"; best {best['metric']} {best['value']:.4g} (trial {best['number']})" if best else "")
 
 
 def _is_held(folder: Path) -> bool:

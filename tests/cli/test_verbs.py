@@ -352,6 +352,28 @@ def test_a_cache_that_cannot_be_written_is_known_before_any_work(verb, tmp_path,
     assert not (tmp_path / "q" / "study").exists()
 
 
+def test_the_study_that_init_writes_compares_architectures_at_one_recipe(tmp_path, monkeypatch, capsys):
+    """Its trials, shortened."""
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "init", "my study.yaml")[0] == 0
+    sets = ("teacher.options.epochs=1", "search.proxy=params", "refine.epochs=1", "distill={epochs: 1, controls: []}")
+    sets += ("compress.quantize=[]", "export={formats: [onnx-fp32]}", "run.executor=inprocess", "search.candidates=30")
+    code, out, _ = run(capsys, "run", "my study.yaml", "--json", *(part for each in sets for part in ("--set", each)))
+    assert code == 0
+    (file,) = (tmp_path / "my study" / "artifacts").glob("refine-*/trials.json")
+    trials = json.loads(file.read_text())
+    assert len({each["architecture"] for each in trials}) == len(trials) == 4
+    assert all(each["values"] == {} for each in trials)
+    assert [each["path"] for each in json.loads(out)["exports"]] == ["export/my-study-fp32.onnx"]
+    found = json.loads(run(capsys, "status", "my study", "--json")[1])
+    assert (found["trials"], found["trials_total"], found["stage"], found["held_by"]) == (4, 4, None, None)
+    best = max(
+        (each for each in trials if each["state"] == "complete"), key=lambda each: each["objectives"]["accuracy"]
+    )
+    assert found["best"] == {"number": best["number"], "metric": "accuracy", "value": best["objectives"]["accuracy"]}
+
+
+@pytest.mark.slow
 def test_the_study_that_init_writes_runs_unedited(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "init")[0] == 0
@@ -392,7 +414,7 @@ def test_validate_says_what_the_study_would_do(host, capsys):
 
 def test_validate_plan_asks_the_stages(host, commands, capsys):
     commands.plan = lambda study, host: {"study": study.config.name, "seconds": 3.0}
-    assert json.loads(run(capsys, "validate", GOOD, "--plan", "--json")[1]) == {"study": "study", "seconds": 3.0}
+    assert json.loads(run(capsys, "validate", GOOD, "--plan", "--json")[1]) == {"study": "good", "seconds": 3.0}
 
 
 CALLS = [

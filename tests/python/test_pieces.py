@@ -127,8 +127,6 @@ def test_a_file_computes_what_the_network_does(quantize, tmp_path):
     card = json.loads(found.card.read_text())
     assert card["sha256"] == hashlib.sha256(found.file.read_bytes()).hexdigest()
     assert card["export"] == ("onnx-fp32" if quantize is None else "onnx-int8" if quantize == "int8" else "onnx-int4")
-        quantize if isinstance(quantize, str | None) else "", "onnx-int4"
-    )
     assert card["model"]["params"] == sum(each.numel() for each in net.parameters())
     assert card["metrics"]["top1_agreement_with_torch"]["n"] == 12
     assert (card["bounds"]["parity"], card["bounds"]["min_agreement"]) == (1e-4 if quantize is None else None, 0.9)

@@ -145,9 +145,21 @@ def test_wrong_composites_are_named(host, asked, message):
 def test_settings_and_seed_are_as_if_written(host, tmp_path):
     changed = load_study(GOOD, host, sets=["search.keep=2", "recipe.distillers[0].weight={low: 1, high: 2}"], seed=7)
     text = GOOD.read_text().replace("keep: 4", "keep: 2").replace("weight: search", "weight: {low: 1, high: 2}")
-    file = tmp_path / "study.yaml"
+    file = tmp_path / GOOD.name
     file.write_text(f"seed: 7\n{text}")
     assert changed.config == load_study(file, host).config
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("My tiles.yaml", "My-tiles"), ("a.b.yml", "a.b"), ("_.yaml", "study"), (f"{'x' * 80}.yaml", "x" * 64)],
+)
+def test_a_study_without_a_name_has_its_files(file, name, host, tmp_path):
+    (tmp_path / file).write_text(GOOD.read_text())
+    study = load_study(tmp_path / file, host)
+    assert study.config.name == name
+    assert f"name: {name}\n" in study.resolved_yaml()
+    assert load_study(tmp_path / file, host, sets=["name=other"]).config.name == "other"
 
 
 def test_the_resolved_study_is_the_same_study(host, tmp_path):

@@ -21,7 +21,7 @@ SAMPLES = [(torch.zeros(1, 8, 8), 0)] * 4
 
 def test_a_study_of_names_equals_the_files(host):
     raw = load_study(GOOD, host).source.raw
-    made = make(host=host, **raw)
+    made = make(host=host, **raw, name="good")
     assert made.config == load_study(GOOD, host).config
     assert made.live == {}
 

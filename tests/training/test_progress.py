@@ -1,7 +1,11 @@
 """What a person sees where there is no terminal."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from kdsearch.training import trainings
+from kdsearch.training.request import Request
 from kdsearch.training.share import share_of, tell_share
 from kdsearch.training.tools import Progress
 
@@ -51,3 +55,37 @@ def test_a_process_tells_how_far_its_training_is(tmp_path):
     assert share_of(folder) == 0.75
     (folder / "share").write_text("")
     assert share_of(folder) == 0
+
+
+def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
+    """Six of eight were there; one more took 100 s, so the last one takes as long, not 100 / 7."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
+    bar = Progress()
+    bar.begin("refine", 8)
+    bar.had(6.0)
+    clock["now"] = 50.0
+    bar.at(6.05)
+    assert "left" not in capsys.readouterr().err, "too little of its own to tell"
+    clock["now"] = 100.0
+    bar.at(7.0)
+    assert "(0.01/s, about 100 s left)" in capsys.readouterr().err
+    bar.begin("distill", 2)
+    assert bar.rate == 0
+    assert bar.left_s is None
+
+
+def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "address_of", lambda *_: {})
+    study = SimpleNamespace(config=SimpleNamespace(run=SimpleNamespace(threads_per_trial=1)))
+    executor = SimpleNamespace(remote=True, slots=1, submit=lambda job: None)
+    tools = SimpleNamespace(
+        progress=Progress(False), executor=lambda _: executor, checkpoint_s=1.0, store=None, stop=None
+    )
+    tools.progress.begin("distill", 2)
+    tell_share(tmp_path / "winner-0", every_s=0.0).step("train", 3, 4, 0.5)
+    running = trainings.Trainings(
+        SimpleNamespace(study=study), tmp_path, SimpleNamespace(key="k"), {}, tools, trainings.UNLIMITED
+    )
+    running.submit(Request("winner-0", "recipe", {}, {}, 4, 1.0), since=0.5)
+    assert tools.progress._had == pytest.approx(0.25)

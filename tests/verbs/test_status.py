@@ -1,0 +1,77 @@
+"""What a folder says of a run that goes on in another process, was killed, or is done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kdsearch.errors import ArtifactError
+from kdsearch.store.files import write_json
+from kdsearch.store.folder import PROGRESS, Events, held, open_folder
+from kdsearch.training.tools import Progress
+from kdsearch.verbs.status import status_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four of eight trials of a refine are told, one of an earlier study's too."""
+    folder = tmp_path / "study"
+    open_folder(folder)
+    events = Events(folder / "events.jsonl")
+    for key, total in (("refine-old", 3), ("refine-new", 8)):
+        events.write("stage", stage="refine", state="begun", key=key.removeprefix("refine-"))
+        events.write("trials", key=key, total=total, metric="accuracy", direction="max", at=1)
+        losses = [[20.0, -0.7], [10.0, -0.8], [10.0, -0.99], [30.0, -0.8]] if total == 8 else [[1.0, -1.0]]
+        for number, each in enumerate(losses):
+            state = "pruned" if number == 2 else "complete"
+            events.write("trial", key=key, number=number, state=state, losses=each, error="")
+    return folder
+
+
+def test_a_run_in_another_process(folder, monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
+    bar = Progress(False, file=folder / PROGRESS)
+    bar.begin("refine", 8)
+    bar.had(2.0)
+    clock["now"] = 100.0
+    bar.at(4.5, "1 running")
+    with held(folder):
+        found = status_of(folder)
+    assert found["stage"] == {"name": "refine", "number": 3, "of": 7}
+    assert found["progress"]["done"] == 4.5
+    assert found["progress"]["left_s"] == pytest.approx(3.5 * 100 / 2.5)
+    assert (found["trials"], found["trials_total"]) == (4, 8)
+    assert found["best"] == {"number": 1, "metric": "accuracy", "value": 0.8}
+    assert "stage 3 of 7: refine, 4.5 of 8 (about 140 s left) 1 running\n" in found["text"]
+    assert "trials: 4 of 8; best accuracy 0.8 (trial 1)\n" in found["text"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_run_that_was_killed(folder):
+    write_json(folder / PROGRESS, {"stage": "refine", "done": 4, "total": 8, "left_s": 60.0, "note": "x", "best": ""})
+    found = status_of(folder)
+    assert found["stages"]["refine"]["state"] == "stopped"
+    assert found["text"].splitlines()[7:] == [
+        "stage 3 of 7: refine, 4 of 8; stopped: the same `kdsearch run` goes on",
+        "trials: 4 of 8; best accuracy 0.8 (trial 1)",
+    ]
+
+
+def test_progress_of_another_stage_is_not_this_ones(folder):
+    write_json(folder / PROGRESS, {"stage": "search", "done": 4, "total": 8, "left_s": 6.0, "note": "", "best": ""})
+    with held(folder):
+        assert status_of(folder)["progress"] is None
+
+
+def test_nothing_has_run(tmp_path):
+    open_folder(tmp_path / "study")
+    found = status_of(tmp_path / "study")
+    assert (found["stage"], found["trials_total"], found["best"]) == (None, None, None)
+
+
+def test_damaged_progress_is_named(folder):
+    (folder / PROGRESS).write_text('{"stage": 1}')
+    with pytest.raises(ArtifactError, match=r"progress\.json"):
+        status_of(folder)
