@@ -72,7 +72,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "direction": materials.objectives[judged],
         "at": _place(materials),
     }
-    tools.events.write("trials", key=log.key, **plan)
+    tools.events.write("trials", key=log.key, artifact=work.name, **plan)
 
     def between() -> None:
         tools.heed_stop()

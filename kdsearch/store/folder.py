@@ -79,9 +79,10 @@ class TrialEvent(Event):
 
 
 class TrialsEvent(Event):
-    """The trials of a key are begun, or gone on with. `at`: where among their losses the one is that `metric` gives."""
+    """The trials of a key, for an artifact, are begun or gone on with. `at`: where among their losses `metric` is."""
 
     key: str
+    artifact: str
     total: Annotated[int, Field(strict=True)]
     metric: str
     direction: str

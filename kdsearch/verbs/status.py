@@ -72,8 +72,8 @@ def _stage(name: str, at: Mapping[str, Any] | None, runs: bool) -> str:
 
 
 def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
-    """How many have ended, of how many, and the best one that went its whole length; `of`: the key's beginning, "" = the last."""
-    plans = (each for each in reversed(events) if each["event"] == "trials" and each["key"].startswith(of))
+    """How many have ended, of how many, and the best one that went its whole length; `of`: an artifact, "" = the last."""
+    plans = (each for each in reversed(events) if each["event"] == "trials" and of in ("", each["artifact"]))
     plan = next(plans, None)
     mine = {
         each["number"]: each

@@ -21,7 +21,7 @@ def folder(tmp_path):
     events = Events(folder / "events.jsonl")
     for key, total in (("refine-old", 3), ("refine-new", 8)):
         events.write("stage", stage="refine", state="begun", key=key.removeprefix("refine-"))
-        events.write("trials", key=key, total=total, metric="accuracy", direction="max", at=1)
+        events.write("trials", key=key, artifact=key, total=total, metric="accuracy", direction="max", at=1)
         losses = [[20.0, -0.7], [10.0, -0.8], [10.0, -0.99], [30.0, -0.8]] if total == 8 else [[1.0, -1.0]]
         for number, each in enumerate(losses):
             state = "pruned" if number == 2 else "complete"
