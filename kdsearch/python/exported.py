@@ -29,7 +29,7 @@ from kdsearch.report.predict import is_predict, predict_text
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.products import described
 from kdsearch.stages.quality import DEFAULT_AGREEMENT
-from kdsearch.stages.report import versions
+from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_bytes, write_json
 from kdsearch.store.hashing import file_digest
 from kdsearch.study.schema import MeanStd
@@ -68,9 +68,9 @@ class Exported:
 class _Subject(Site):
     """What a quantizer's plan may ask for where there is no study."""
 
-    def __init__(self, model: Model, io: IO, samples: Tensor) -> None:
+    def __init__(self, model: Model, io: IO) -> None:
         super().__init__(0, Path())
-        self.model, self.io, self.samples = model, io, samples
+        self.model, self.io = model, io
         self.budget: Mapping[str, float] = {}
 
     def score(self, model: Model) -> float:
@@ -78,9 +78,6 @@ class _Subject(Site):
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
-
-    def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
-        return [{"image": rows.cpu().numpy()} for rows in torch.split(self.samples[:n], 32)]
 
 
 def export(
@@ -138,10 +135,10 @@ def export(
         if quantize is not None:
             name, quantizer = capability("quantizer", quantize)
             assert isinstance(quantizer, Compressor)
-            subject = _Subject(model, io, samples)
-            plan = quantizer.plan(subject)
+            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
+            plan = quantizer.plan(_Subject(model, io))
             log = tuple(plan.log)
-            quantizer.rewrite(final, plan, subject.feeds(len(samples)))
+            quantizer.rewrite(final, plan, feeds)
         made.label(final, {key: json.dumps(jsonable(each), ensure_ascii=False) for key, each in about.items() if each})
         found = compare(
             module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
@@ -242,7 +239,7 @@ def _card(
         "sha256": file_digest(target),
         **about,
     }
-    whole = card({"study": target.stem, "student": network, "provenance": versions()}, row, facts)
+    whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
     agreement = measured(found.top1_agreement, found.judged)
     kept = (
         "format",
@@ -262,5 +259,5 @@ def _card(
         **{key: whole[key] for key in kept},
         "model": network,
         "metrics": {"split": "the caller's samples", "top1_agreement_with_torch": agreement},
-        "provenance": versions(),
+        "provenance": made_with(),
     }
