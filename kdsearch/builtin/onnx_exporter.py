@@ -23,8 +23,6 @@ OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broa
 LEGACY_OPSET = 20  # the last that the TorchScript exporter knows
 LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 
-_registries: dict[Any, Any] = {}  # of torch's translations to ONNX, by what was asked for (an opset); only read
-
 # What the exporters say on every call and nobody can act on. Everything else still comes through.
 CHATTER = (
     r".*isinstance\(treespec, LeafSpec\).*",
@@ -121,44 +119,19 @@ def _axes(field: Field) -> dict[int, str]:
 
 
 def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
-    with _one_registry():
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-            input_names=[each.name for each in graph.inputs],
-            output_names=[each.name for each in graph.outputs],
-            dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
-        )
+    program = torch.onnx.export(
+        module,
+        inputs,
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+        input_names=[each.name for each in graph.inputs],
+        output_names=[each.name for each in graph.outputs],
+        dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
+    )
     assert program is not None
     return program.model_proto
-
-
-@contextmanager
-def _one_registry() -> Iterator[None]:
-    """torch parses the source of its 500 translations anew for every export, which is a third of a small network's time."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-        plain = ONNXRegistry.__dict__["from_torchlib"]
-    except (ImportError, KeyError):  # another version of torch keeps them elsewhere: slower, and as right
-        yield
-        return
-
-    def once(**named: Any) -> Any:
-        key = tuple(sorted(named.items()))
-        if key not in _registries:
-            _registries[key] = plain.__get__(None, ONNXRegistry)(**named)
-        return _registries[key]
-
-    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        ONNXRegistry.from_torchlib = plain  # type: ignore[method-assign]
 
 
 def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:

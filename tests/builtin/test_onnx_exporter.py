@@ -55,25 +55,6 @@ def test_parity_at_every_batch_size(name, folder):
     assert [each.name for each in model.graph.output] == ["logits"]
 
 
-def test_torchs_translations_are_read_once_and_torch_is_left_as_it_was(folder, monkeypatch):
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    taken, plain = [], ONNXRegistry.from_torchlib
-
-    def counted(cls, **named):
-        taken.append(named)
-        return plain(**named)
-
-    monkeypatch.setattr(onnx_exporter, "_registries", {})
-    monkeypatch.setattr(ONNXRegistry, "from_torchlib", classmethod(counted))
-    mine = ONNXRegistry.__dict__["from_torchlib"]
-    for name in ("once", "again"):
-        EXPORTER.write(graph_of(trained(next(iter(NETS)))), batch_of(image=digits()[2][:1]), folder / name)
-    assert taken == [{"opset_version": 21}]
-    assert ONNXRegistry.__dict__["from_torchlib"] is mine
-    assert (folder / "once").read_bytes() == (folder / "again").read_bytes()
-
-
 def test_masks_and_lengths_through_dynamo_in_the_order_of_the_graph(folder):
     file = folder / "tokens.onnx"
     EXPORTER.write(TOKENS, padded(3, 7), file)
