@@ -116,6 +116,10 @@ def _formats(study: Study) -> None:
     for i, name in enumerate(export.formats):
         if name in export.formats[:i]:
             raise study.error(f"'{name}' is given twice", f"export.formats[{i}]", fix="Remove one of them.")
+    for name in export.max_drop:
+        if name.endswith("-fp32"):
+            problem = "a drop counts from the fp32 file's own quality"
+            raise study.error(problem, f"export.max_drop.{name}", fix="Remove it; `export.parity` bounds fp32 files.")
     for bound in ("max_drop", "min_agreement"):
         for name in getattr(export, bound):
             if name not in export.formats:

@@ -34,7 +34,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
     lines += [_recipe(each) for each in result["data"]["recipes"]]
     if teacher and (teacher["quality"] or teacher["params"]):
-        lines.append(line("teacher", teacher, f"{teacher['params'] or 0:>10,} params"))
+        lines.append(line("teacher", teacher, f"{teacher['params']:>10,} params" if teacher["params"] else ""))
     lines.append(line("student", student, f"{student['params']:>10,} params  {architecture(student['architecture'])}"))
     for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
         if result[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdsearch.builtin.teachers.onnx_cost import cost_of_file
 from kdsearch.errors import ArtifactError, DataError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
 from kdsearch.kit.files import content, regular
@@ -35,7 +37,8 @@ class Onnx(Teacher[OnnxOptions]):
         o = self.options
         module = OnnxModule(services.file(o.path), o.output)
         module.check(io)
-        return modelled(module, io, Path(o.path).name, taps=False)
+        made = modelled(module, io, Path(o.path).name, taps=False)
+        return replace(made, cost_of=lambda: cost_of_file(module.file))
 
     def facts(self) -> Mapping[str, Any]:
         return {"source": Path(self.options.path).name}
