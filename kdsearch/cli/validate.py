@@ -17,14 +17,14 @@ def validate(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Check a study file: keys, types, names, options, combinations, and that its files are there. Nothing is written."""
-    from kdsearch.cli.output import answer, show
+    """Check a study file: keys, types, names, options, combinations; data and teachers are opened. Nothing is written."""
+    from kdsearch.cli.output import answer, show, stdout_kept
     from kdsearch.host import Host
     from kdsearch.study import load_study
 
     host = Host.load()
     study = load_study(file, host, allow_code or (), sets or (), seed)
-    from kdsearch.verbs.preflight import preflight
+    from kdsearch.verbs.preflight import look, preflight
 
     preflight(study, host)
     if plan:
@@ -34,4 +34,6 @@ def validate(
         return
     from kdsearch.study.summary import summary
 
+    with stdout_kept():
+        look(study, host)
     show({"file": str(file), "valid": True, **summary(study, host)}, as_json)

@@ -8,7 +8,9 @@ from kdsearch.host import Host
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
-from kdsearch.training.materials import make, placing
+from kdsearch.training.materials import make, open_materials, placing
+from kdsearch.training.text_teachers import has_network
+from kdsearch.training.train import loaded_teacher
 
 KINDS = ("dataset", "teacher")  # what reads files of the user's
 
@@ -23,6 +25,14 @@ def preflight(study: Study, host: Host) -> None:
         if kind in KINDS and study.live_object(path) is None:
             with placing(study, f"{path}.options"):
                 make(host, kind, use, path).preflight(site)
+
+
+def look(study: Study, host: Host) -> None:
+    """Raise what opening the data set and building the teachers raises: classes, shapes, controls that have no labels."""
+    materials = open_materials(study, host)
+    for name in study.teachers:
+        if has_network(materials, name):
+            loaded_teacher(materials, name)
 
 
 def check_storage(study: Study) -> None:
