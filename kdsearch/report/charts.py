@@ -44,6 +44,7 @@ CONFIG: Spec = {
         "titleFontSize": 11.5,
         "titleFontWeight": "normal",
         "labelOverlap": "greedy",
+        "labelSeparation": 6,
         "labelLimit": 150,
         "tickCount": 5,
     },

@@ -80,16 +80,15 @@ def verdict(result: Row) -> str:
         said += " There is nothing to compare it with."
     network = shipped(result)
     params = number(network.get("params"))
-    gains = [
-        ratio(teacher.get("params"), params, "fewer parameters", "more parameters"),
-        ratio(median(teacher), latency, "faster", "slower", 1.05) if best else "",
-    ]
+    smaller = ratio(teacher.get("params"), params, "fewer", "more")
+    faster = ratio(median(teacher), latency, "faster", "slower", 1.05) if best else ""
     made = architecture(mapping(result.get("student")).get("architecture"))
     pruned = ", pruned," if mapping(result.get("pruned")) else ""
     has = f"{count(params)} parameters" if params is not None else "an unknown number of parameters"
     said += f" Its network{f' ({short(made, 120)})' if made != MISSING else ''}{pruned} has {has}"
-    gained = " and is ".join(each for each in gains if each) if gains[0] and gains[1] else gains[0] or gains[1]
-    said += f": {gained} than the teacher." if gained else "."
+    said += f", {smaller} than the teacher" if smaller else ""
+    said += f", and answers {faster}" if faster else ""
+    said += " than the teacher." if faster and not smaller else "."
     choice = mapping(result.get("recommended"))
     if not choice.get("format"):
         said += " No file is recommended."

@@ -143,7 +143,13 @@ def test_not_a_number_on_one_device_fails_all(tmp_path):
     assert any("term 'sharp' is nan" in each["text"] for each in told)
 
 
-@pytest.mark.parametrize(("name", "kill"), [("acam", ("distill", 3)), ("barm", None), ("mst", None)])
+@pytest.mark.parametrize(
+    ("name", "kill"),
+    [
+        ("acam", ("distill", 3)),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("barm", "mst")),
+    ],
+)
 def test_killed_and_run_again_two_devices_end_bit_equal(name, kill, tmp_path):
     kill = kill or jobs.SKETCHES[name].KILLS[0][0]
 

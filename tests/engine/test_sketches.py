@@ -34,10 +34,15 @@ def undisturbed(tmp_path_factory):
     return found
 
 
-CHAINS = [(name, every) for name, sketch in jobs.SKETCHES.items() for every in sketch.KILLS]
+def chains():
+    """Sketch and how often it checkpoints: the first one of each here, the others where slow tests run."""
+    for name, sketch in jobs.SKETCHES.items():
+        for i, every in enumerate(sketch.KILLS):
+            marks = [pytest.mark.slow] * (i > 0)
+            yield pytest.param(name, every, marks=marks, id=f"{name}-every-{every or 1}")
 
 
-@pytest.mark.parametrize(("name", "every"), CHAINS, ids=[f"{name}-every-{every or 1}" for name, every in CHAINS])
+@pytest.mark.parametrize(("name", "every"), chains())
 def test_killed_again_and_again_it_ends_bit_equal(name, every, undisturbed, tmp_path):
     for kill in jobs.SKETCHES[name].KILLS[every]:
         code = in_process(jobs.train, name, tmp_path / "work", every, kill, tmp_path / "end")

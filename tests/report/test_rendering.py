@@ -220,12 +220,12 @@ def test_verdict_is_on_the_file_that_ships(result: dict[str, Any]) -> None:
     said = verdict(result)
     assert said.startswith("The file to ship is onnx-int8: accuracy 97.05 %, 98.3 kB, 0.131 ms a sample.")
     assert "1.37 points below the teacher, 5.66 points above the same network trained without a teacher and" in said
-    assert "pruned, has 52,632 parameters: 20 times fewer parameters than the teacher." in said
+    assert "pruned, has 52,632 parameters, 20 times fewer than the teacher." in said
     page = header(result)
     assert "<dt>Accuracy</dt><dd>97.05 %<small>teacher 98.42 %</small>" in page
     assert "<dt>Parameters</dt><dd>52.6 k<" in page
     result["teacher"]["latency_ms"] = {"median": 1.31}
-    assert "20 times fewer parameters and is 10 times faster than the teacher" in verdict(result)
+    assert "20 times fewer than the teacher, and answers 10 times faster." in verdict(result)
     assert "<dt>Latency</dt><dd>0.131 ms<small>teacher 1.31 ms</small>" in header(result)
 
 

@@ -92,6 +92,7 @@ def test_second_signal_ends_at_once(copied):
         run_tiny(copied, host=watching(twice))
 
 
+@pytest.mark.slow  # in one process: test_signals_in_process
 def test_sigterm_with_two_workers(tmp_path):
     long = (*LESS, "refine.epochs=30")
     command = ["--workers", "2", *(part for each in long for part in ("--set", each))]
