@@ -1,4 +1,4 @@
-"""Skips are failures in CI, but for those listed with a reason in `allowed_skips.txt`."""
+"""Skips are failures in CI, but for those listed with a reason in `allowed_skips.txt`; `slow_tests.txt` lists what is slow."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("kdsearch", deadline=None, max_examples=50)  # a busy machine is no fault of the code
+settings.register_profile("kdsearch", deadline=None, max_examples=30)  # a busy machine is no fault of the code
 settings.load_profile("kdsearch")
 
 LISTED = Path(__file__).with_name("allowed_skips.txt")
+SLOW = Path(__file__).with_name("slow_tests.txt")
 
 
-def allowed_skips() -> dict[str, str]:
+def listed(file: Path) -> dict[str, str]:
     """Glob of test ids -> reason."""
-    lines = (line for line in LISTED.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
+    lines = (line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
     return dict(line.split(": ", 1) for line in lines)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole studies first, so that no worker is left alone with a long file at the end."""
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks for marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whole studies first, so that no worker is left alone with a long file at the end; a glob of slow tests finds one in its file."""
     items.sort(key=lambda item: "stages" not in item.path.parts)
+    files = {item.nodeid.partition("::")[0] for item in items}
+    for glob in listed(SLOW):
+        found = [item for item in items if fnmatch.fnmatchcase(item.nodeid, glob)]
+        for item in found:
+            item.add_marker("slow")
+        if not found and glob.partition("::")[0] in files and not any("::" in each for each in config.args):
+            raise pytest.UsageError(f"{SLOW.name}: no test is called {glob}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,7 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("KDSEARCH_STRICT_SKIPS"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if not any(fnmatch.fnmatchcase(item.nodeid, glob) for glob in allowed_skips()):
+        if not any(fnmatch.fnmatchcase(item.nodeid, glob) for glob in listed(LISTED)):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} was skipped ({reason}) and is not in {LISTED.name}"
     return report
