@@ -25,7 +25,7 @@ def listed(file: Path) -> dict[str, str]:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks for marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whole studies first, so that no worker is left alone with a long file at the end; a glob of slow tests finds one in its file."""
+    """Whole studies first, so that no worker is left alone with a long file at the end; each glob of slow tests must find one."""
     items.sort(key=lambda item: "stages" not in item.path.parts)
     files = {item.nodeid.partition("::")[0] for item in items}
     for glob in listed(SLOW):
