@@ -9,7 +9,7 @@ ARGS ?=
 
 help:
 	@echo "make quickstart   a whole study on handwritten digits, about a minute after the install"
-	@echo "make test         the tests (under 8 minutes on 2 cores)"
+	@echo "make test         the tests (9 to 10 minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make check        ruff, mypy --strict, direction of imports"
 
@@ -39,7 +39,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
