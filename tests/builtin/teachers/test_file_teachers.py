@@ -129,6 +129,13 @@ def test_an_onnx_file_answers_whatever_its_batch_size(folder, batch):
     np.testing.assert_allclose(answers(onnx_teacher(folder)).numpy(), expected, atol=1e-4)
 
 
+def test_an_onnx_file_has_a_size(folder):
+    """Its one matrix: from 3 x 16 x 16 pixels to 5 logits."""
+    linear_onnx(folder / "net.onnx")
+    cost = onnx_teacher(folder).cost()
+    assert (cost.params, cost.macs) == (3 * 16 * 16 * 5, 3 * 16 * 16 * 5)
+
+
 def test_another_output_of_an_onnx_file(folder):
     matrix = linear_onnx(folder / "net.onnx")
     expected = -IMAGES.flatten(1).double().numpy() @ matrix.astype("f8")
