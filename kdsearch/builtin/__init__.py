@@ -1,5 +1,6 @@
 """The capabilities that come with kdsearch, through the same door as anyone's."""
 
+from kdsearch.builtin import graph, tables, text, vision
 from kdsearch.builtin.packages import PACKAGES
 from kdsearch.hooks import Register, hookimpl
 
@@ -12,6 +13,8 @@ def kdsearch_register(register: Register) -> None:
     register.procedure("distill", f"{_AT}.distill:Distill", about="task loss and weighted distillers, one phase")
     _datasets(register)
     _teachers(register)
+    for part in (vision, text, tables, graph):
+        part.register(register)
     for metric in ("accuracy", "top5", "balanced_accuracy", "nll", "ece"):
         cls = {"nll": "NegativeLogLikelihood", "ece": "CalibrationError"}.get(metric) or metric.title().replace("_", "")
         register.metric(metric, f"{_AT}.metrics:{cls}")
