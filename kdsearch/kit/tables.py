@@ -1,0 +1,454 @@
+"""Tables that a user brings, CSV and JSON Lines: named columns, their values checked by file and line, rows with ids of their own.
+
+A row is known by a named column, or else by a digest of what it holds: neither depends on the order of rows or columns, so a
+file that is sorted anew has the same splits. Equal rows of a split are told apart by a number; a row that stands in two splits
+is refused, unless the user says what to do with it. A cell that is empty, absent or null is missing: None in texts and
+categories, NaN in numbers.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field as Option
+from pydantic import field_validator
+
+from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.kinds import Options, Services
+from kdsearch.limits import TABLE_BYTES, TABLE_CELL, TABLE_COLUMNS
+from kdsearch.store.files import parsed_json
+from kdsearch.store.inputs import content
+
+__all__ = ["Table", "TableFiles", "read_table", "read_tables"]
+
+SPLITS = ("train", "unlabeled", "val", "test")
+_ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_LINES = (".jsonl", ".ndjson")
+_EXPECTED = "a table: CSV (.csv, .tsv) or JSON Lines (.jsonl, .ndjson)"
+_CSV_LIMIT = threading.Lock()  # of a cell's size: one for the whole process
+
+
+class TableFiles(Options):
+    """Options of every data set that is read from tables: which files, which column splits them, which one has ids."""
+
+    path: str = Option(
+        description="CSV (.csv, .tsv: a header, then rows) or JSON Lines (.jsonl, .ndjson: an object a line): the training samples"
+    )
+    val: str | None = Option(None, description="the same for validation; null = held out of `path` by ids")
+    test: str | None = Option(None, description="the same for the test; null = held out of `path` by ids")
+    split: str | None = Option(
+        None, description="column of `path` that says train, val, test or unlabeled; instead of `val` and `test`"
+    )
+    id: str | None = Option(None, description="column of ids that differ; null = a digest of what a row holds")
+    copies: Literal["refuse", "drop", "keep"] = Option(
+        "refuse",
+        description="rows that stand in two splits: an error; left out of training (of validation, where the test has them); "
+        "or kept, where equal rows are different samples",
+    )
+    encoding: str = Option(
+        "utf-8", description="of the text, such as utf-8, latin-1 or utf-16; a byte order mark is skipped"
+    )
+    delimiter: str | None = Option(
+        None, min_length=1, max_length=1, description="between the cells of a CSV row; null = by the file's name"
+    )
+    header: tuple[str, ...] | None = Option(
+        None, min_length=1, description="names of a CSV's columns in order, where its first line has none"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            "".encode(value)
+            return codecs.lookup(value).name
+        except (LookupError, ValueError, TypeError):
+            names = ("utf-8", "utf-16", "utf-32", "ascii", "latin-1", "cp1252", "cp1251", "gbk", "shift_jis", "euc_kr")
+            hint = nearest(value, names)
+            raise ValueError(f"an encoding of text{f', such as {hint}' if hint else ''}") from None
+
+    @field_validator("header")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("names that differ")
+        return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one file, or of one split of it.
+
+    Args:
+        file: that errors name.
+        values: column -> one value a row: text in a CSV, any JSON value in JSON Lines; None = missing.
+        lines: the line that each row begins at, from 1.
+        ids: of each row, unique in the table.
+    """
+
+    file: Path
+    values: Mapping[str, list[Any]]
+    lines: Sequence[int]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    def column(self, name: str) -> list[Any]:
+        """The values as they were read. Raise DataError, which lists the columns, for one that is not there."""
+        if name not in self.values:
+            raise _no_column(name, self.columns, self.file)
+        return self.values[name]
+
+    def fault(self, row: int, column: str, problem: str, expected: str, fix: str = "", near: str = "") -> DataError:
+        """An error that names the file, the row's line and the column."""
+        where = f"column '{column}'" if column else ""
+        return DataError(
+            problem, file=self.file, line=self.lines[row], path=where, expected=expected, nearest=near, fix=fix
+        )
+
+    def texts(self, name: str) -> list[str]:
+        """One text a row. Raise DataError for a missing one, and for what is no text."""
+        found = self.column(name)
+        for row, value in enumerate(found):
+            if not isinstance(value, str) or not value.strip():
+                raise self.fault(row, name, _shown(value), "text")
+        return found
+
+    def categories(self, name: str) -> list[str | None]:
+        """One name a row: text, a whole number or true and false. Raise DataError for other values."""
+        made: list[str | None] = []
+        for row, value in enumerate(self.column(name)):
+            if value is None:
+                made.append(None)
+            elif isinstance(value, str):
+                made.append(value.strip() or None)
+            elif isinstance(value, bool | int):
+                made.append(json.dumps(value))
+            else:
+                raise self.fault(row, name, _shown(value), "a name or a whole number")
+        return made
+
+    def numbers(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(N,) float64, NaN where missing. Raise DataError for text that is no number and for infinite ones."""
+        made = np.full(len(self), np.nan)
+        for row, value in enumerate(self.column(name)):
+            number = _number(value)
+            if number is None or math.isinf(number):
+                fix = "List it in `missing` if it means that nobody knows." if number is None else ""
+                raise self.fault(row, name, _shown(value), "a finite number", fix)
+            made[row] = number
+        return made
+
+    def lists(self, name: str, separator: str | None = None) -> list[list[str] | None]:
+        """Names a row: a JSON list, or text that is parted at `separator`. None where missing; [] is a list without names.
+
+        Raise DataError for other values, and for a name that occurs twice in a row.
+        """
+        made: list[list[str] | None] = []
+        for row, value in enumerate(self.column(name)):
+            if isinstance(value, str) and separator is not None:
+                value = [part.strip() for part in value.split(separator) if part.strip()]
+            if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+                expected = "a list of names" if separator is None else f"names, with '{separator}' between them"
+                raise self.fault(row, name, _shown(value), expected)
+            if value is not None and len(set(value)) < len(value):
+                raise self.fault(row, name, f"{_shown(value)} has a name twice", "each name once")
+            made.append(value)
+        return made
+
+    def at(self, rows: Sequence[int]) -> Table:
+        """The rows at these places, in that order."""
+        values = {name: [each[i] for i in rows] for name, each in self.values.items()}
+        return Table(self.file, values, [self.lines[i] for i in rows], tuple(self.ids[i] for i in rows))
+
+    def without(self, marks: Sequence[str]) -> Table:
+        """The table with None in place of these texts: what its author wrote for values that nobody knows."""
+        marked = set(marks)
+        changed = {
+            name: [None if isinstance(each, str) and each.strip() in marked else each for each in values]
+            for name, values in self.values.items()
+        }
+        return Table(self.file, changed, self.lines, self.ids) if marked else self
+
+
+def read_tables(options: TableFiles, services: Services) -> dict[str, Table]:
+    """The splits that the options name, `train` first, with ids that are unique in each.
+
+    Raises:
+        DataError: a file that is no table, a column that is not there, another word than a split's in the split column, an id
+            that is missing or occurs twice; with file, line and column.
+    """
+    files = {"train": options.path, "val": options.val, "test": options.test}
+    given = {name: path for name, path in files.items() if path is not None}
+    if options.split is not None and len(given) > 1:
+        beside = next(name for name in given if name != "train")
+        raise DataError(
+            f"`split` and `{beside}` both say which samples are which",
+            path="data.options.split",
+            expected="one of them",
+        )
+    tables = {name: _rows(services.file(path), options) for name, path in given.items()}
+    if options.split is not None:
+        tables = _parted(tables["train"], options.split)
+    return _apart({name: _identified(each, options) for name, each in tables.items()}, options)
+
+
+def _parted(table: Table, column: str) -> dict[str, Table]:
+    rows: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for row, value in enumerate(table.categories(column)):
+        said = "" if value is None else value.lower()
+        name = _ALSO.get(said, said)
+        if name not in rows:
+            raise table.fault(row, column, _shown(value), one_of(SPLITS), near=nearest(said, (*SPLITS, *_ALSO)))
+        rows[name].append(row)
+    if not rows["train"]:
+        raise DataError("no row says 'train'", file=table.file, path=f"column '{column}'", expected="training samples")
+    return {name: table.at(found) for name, found in rows.items() if found}
+
+
+def _apart(tables: Mapping[str, Table], options: TableFiles) -> dict[str, Table]:
+    """The splits without a row in two of them: what is held out stays, `test` before `val`."""
+    owner: dict[str, tuple[str, int]] = {}
+    made, copies = {}, options.copies
+
+    def held(sample: str) -> str:
+        return sample if options.id is not None else sample.partition("-")[0]  # equal rows hold the same
+
+    for name in sorted(tables, key=SPLITS.index, reverse=True):
+        table = tables[name]
+        twice = [row for row, sample in enumerate(table.ids) if held(sample) in owner]
+        if twice and copies == "refuse":
+            other, row = owner[held(table.ids[twice[0]])]
+            where = f"{tables[other].file.name}:{tables[other].lines[row]}"
+            raise DataError(
+                f"this row of '{name}' is in '{other}' too ({where}), as {len(twice)} are",
+                file=table.file,
+                line=table.lines[twice[0]],
+                expected="each sample in one split: one in train and test makes the result worthless",
+                fix="Set `copies: drop` to train without them, or `id` if equal rows are different samples.",
+            )
+        if twice and copies == "drop":
+            table = table.at([row for row in range(len(table)) if held(table.ids[row]) not in owner])
+        if twice and copies == "keep":
+            table = replace(table, ids=tuple(f"{each}-{name}" if held(each) in owner else each for each in table.ids))
+        owner |= {held(sample): (name, row) for row, sample in enumerate(tables[name].ids)}
+        made[name] = table
+    return {name: made[name] for name in SPLITS if name in made}
+
+
+def read_table(file: Path, options: TableFiles) -> Table:
+    """Every row of one file, in its order; its format is told by its name. `split` parts nothing here.
+
+    Raises:
+        DataError: no such file, a FIFO, a file too large, another encoding, a row of another length than the header, a line that
+            is no JSON object, no row at all, an id that is missing or occurs twice.
+    """
+    return _identified(_rows(file, options), options)
+
+
+def _rows(file: Path, options: TableFiles) -> Table:
+    """The rows, not yet named."""
+    kind = file.suffix.lower()
+    if kind not in _DELIMITERS and kind not in _LINES:
+        raise DataError(f"is a '{kind}' file" if kind else "its name has no ending", file=file, expected=_EXPECTED)
+    text = _decoded(content(file, _EXPECTED, most=TABLE_BYTES), options.encoding, file)
+    if kind in _LINES:
+        values, lines = _json_rows(text, file)
+    else:
+        values, lines = _csv_rows(text, options.delimiter or _DELIMITERS[kind], options.header, file)
+    if not lines:
+        raise DataError("has no row", file=file, expected="one sample or more")
+    return Table(file, values, lines, ("",) * len(lines))
+
+
+def _identified(table: Table, options: TableFiles) -> Table:
+    ids = _digests(table, options.split) if options.id is None else _named_ids(table, options.id)
+    return replace(table, ids=ids)
+
+
+def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
+    """That a table has no such column, with those that it has."""
+    shown = [each for each in columns if each][:30]
+    rest = f" and {len(columns) - len(shown)} more" if len(columns) > len(shown) else ""
+    return DataError(
+        f"no column '{name}'", file=file, nearest=nearest(name, columns), expected=f"{', '.join(shown)}{rest}"
+    )
+
+
+def _decoded(raw: bytes, encoding: str, file: Path) -> str:
+    try:
+        return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = (
+            f"byte 0x{raw[error.start]:02x} is no {encoding} here" if error.start < len(raw) else f"is no {encoding}"
+        )
+        fix = "Set `encoding` to what the file was written in, such as latin-1."
+        raise DataError(found, file=file, line=line, expected=f"text in {encoding}", fix=fix) from None
+    except UnicodeError as error:  # utf-16 without a byte order mark, an odd number of bytes
+        raise DataError(f"is no {encoding} ({error})", file=file, expected=f"text in {encoding}") from None
+
+
+def _csv_rows(
+    text: str, delimiter: str, header: Sequence[str] | None, file: Path
+) -> tuple[dict[str, list[Any]], list[int]]:
+    """Column -> texts, None where a cell is empty; and the line that each row begins at."""
+    rows = _cells(text, delimiter, file)
+    if header is None:
+        first = next(rows, None)
+        if first is None:
+            raise DataError("is empty", file=file, expected="a header and rows")
+        header = [name.strip() for name in first[1]]
+        _check_header(header, file, first[0])
+    columns: list[list[Any]] = [[] for _ in header]
+    lines = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            expected = f"{len(header)}: {', '.join(header[:10])}{', ...' if len(header) > 10 else ''}"
+            fix = "" if delimiter in text[:10_000] else "Set `delimiter` to what is between the cells."
+            raise DataError(f"{len(cells)} cells", file=file, line=line, expected=expected, fix=fix)
+        lines.append(line)
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell if cell.strip() else None)
+    return dict(zip(header, columns, strict=True)), lines
+
+
+def _cells(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line that it begins at, cells) of each row; lines without a character are none."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    while True:
+        with _CSV_LIMIT:
+            was = csv.field_size_limit(TABLE_CELL)
+            try:
+                cells = next(rows, None)
+            except csv.Error as error:
+                raise DataError(
+                    f"is no CSV ({error})", file=file, line=line, expected='cells, quoted with ""'
+                ) from None
+            finally:
+                csv.field_size_limit(was)
+        if cells is None:
+            return
+        if cells:
+            yield line, cells
+        line = rows.line_num + 1
+
+
+def _check_header(header: Sequence[str], file: Path, line: int) -> None:
+    if len(header) > TABLE_COLUMNS:
+        raise DataError(f"{len(header):,} columns", file=file, line=line, expected=f"at most {TABLE_COLUMNS:,}")
+    seen: set[str] = set()
+    for name in header:
+        if name in seen:
+            fix = "If this is the first row and no header, name the columns in `header`."
+            raise DataError(
+                f"two columns are named '{name}'", file=file, line=line, expected="names that differ", fix=fix
+            )
+        seen.add(name)
+
+
+def _json_rows(text: str, file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """Key -> values, None where it is absent or null; and the line of each row."""
+    columns: dict[str, list[Any]] = {}
+    lines: list[int] = []
+    for line, raw in enumerate(text.split("\n"), 1):
+        if not raw.strip():
+            continue
+        if len(raw) > TABLE_CELL:
+            raise DataError(f"{len(raw):,} characters", file=file, line=line, expected=f"at most {TABLE_CELL:,}")
+        try:
+            row = parsed_json(raw.encode("utf-8", "surrogatepass"))
+        except ValueError as error:
+            raise DataError(f"is no JSON ({error})", file=file, line=line, expected="an object, {...}") from None
+        if "\\u" in raw and not _is_text(row):
+            raise DataError("holds half of a surrogate pair", file=file, line=line, expected="whole characters")
+        if not isinstance(row, dict):
+            raise DataError(_shown(row), file=file, line=line, expected='an object, {"column": value, ...}')
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * len(lines)
+        for name, values in columns.items():
+            values.append(row.get(name))
+        lines.append(line)
+        if len(columns) > TABLE_COLUMNS:
+            raise DataError(f"{len(columns):,} keys", file=file, line=line, expected=f"at most {TABLE_COLUMNS:,}")
+    return columns, lines
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in a JSON value can be written."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digests(table: Table, split: str | None) -> tuple[str, ...]:
+    """16 hexadecimal digits of what each row holds beside its split, in any order of columns; equal rows get -2, -3, ..."""
+    names = sorted(name for name in table.columns if name != split)
+    counts: dict[str, int] = {}
+    made = []
+    for row in range(len(table)):
+        held = {name: table.values[name][row] for name in names if table.values[name][row] is not None}
+        text = json.dumps(held, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
+        counts[digest] = counts.get(digest, 0) + 1
+        made.append(digest if counts[digest] == 1 else f"{digest}-{counts[digest]}")
+    return tuple(made)
+
+
+def _named_ids(table: Table, column: str) -> tuple[str, ...]:
+    first: dict[str, int] = {}
+    for row, value in enumerate(table.categories(column)):
+        if value is None:
+            raise table.fault(row, column, _shown(value), "an id")
+        if value in first:
+            problem = f"id '{value}' occurs twice, in line {table.lines[first[value]]} too"
+            raise table.fault(
+                row, column, problem, "ids that differ", "Leave `id` out: rows are then known by content."
+            )
+        first[value] = row
+    return tuple(first)
+
+
+def _number(value: Any) -> float | None:
+    """NaN where missing, None for what is no number; `1_000` is none, as no other program reads it."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and "_" in value:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    """A value in a message."""
+    if value is None:
+        return "is missing"
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"got '{text}'" if isinstance(value, str) else f"got {text}"
