@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Generic
+from typing import Generic
 
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.options import Capability, O
@@ -13,7 +13,7 @@ from kdsearch.kinds.services import Services
 class Dataset(Capability, Generic[O]):
     """Opens named splits of stable samples. Not its work: shuffling, batches, workers, hiding labels, making splits."""
 
-    task: ClassVar[str] = "classification"  # what a study without `task:` gets
+    task: str = "classification"  # what a study without `task:` gets, under these options
     augments: bool = False  # True when load(augment=True) changes samples under these options
 
     def __init__(self, options: O) -> None:

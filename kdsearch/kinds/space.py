@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Any, Generic, Self
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Generator
@@ -26,6 +26,8 @@ class SearchSpace(Capability, Generic[O]):
     `region` is what a study leaves open; sample, neighbours, crossover and size follow from its dimensions, and a space of
     blocks overrides them. Not its work: search.
     """
+
+    task: ClassVar[str] = "classification"  # whose inputs and outputs `example_io` gives
 
     def __init__(self, region: Searchable | None = None) -> None:
         if region is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdsearch.errors import DataError, StudyError, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Field, Model, Options, Proxy, SearchSpace
+from kdsearch.kinds import IO, Batch, Field, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.python.pieces import Named, as_model, capability
 from kdsearch.search.candidates import reference_specs
 from kdsearch.search.ranks import Combined
@@ -71,10 +71,11 @@ def scorer(
     space: str | type[SearchSpace[Any]] | SearchSpace[Any],
     proxies: Sequence[Named],
     *,
+    task: Named | None = None,
     io: IO | None = None,
     shape: Sequence[int] | None = None,
     classes: int | None = None,
-    samples: tuple[Tensor | Mapping[str, Tensor], Tensor] | None = None,
+    samples: tuple[Tensor | Mapping[str, Tensor], Tensor | Mapping[str, Tensor]] | None = None,
     teacher: Spec | nn.Module | Model | None = None,
     seed: int = 0,
     init_seeds: int = 1,
@@ -87,10 +88,11 @@ def scorer(
     Args:
         space: a name, class or object.
         proxies: names, sections or classes; `auto`.
+        task: a name, section, class or object: its loss, its fields; default: what the space is for.
         io: what the networks read and answer; default: the space's example, an image of 3x32x32 and 10 classes for most, with
             the inputs' `shape`, such as (C, H, W), and the number of `classes` where given.
-        samples: (inputs, labels (B,)) that the proxies see, inputs by name where there are several, which then say `shape`;
-            default: 32 of noise.
+        samples: (inputs, targets, such as labels (B,)) that the proxies see, each by name where there are several; inputs then
+            say `shape`; default: 32 of noise.
         teacher: that proxies look at which need one: a network (a copy, its weights drawn anew) or a spec of the space;
             default: the space's own.
         init_seeds: initialisations that a score is the mean of.
@@ -104,13 +106,13 @@ def scorer(
     if io is not None and not (shape is None and classes is None):
         raise StudyError("io says shape and classes too", path="io", expected="io alone, or shape and classes")
     if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2):
-        raise DataError(f"samples: got {type(samples).__name__}", expected="(inputs, labels)")
+        raise DataError(f"samples: got {type(samples).__name__}", expected="(inputs, targets)")
     host = Host.load()
     made = space if isinstance(space, SearchSpace) else _space(host, space)
     named, names = _proxies(proxies, host)
     asked = io if io is not None else _io(made, shape, samples and samples[0], classes)
-    batch = None if samples is None else _batch(asked, *samples)
-    task = capability("task", "classification", host)[1]
+    own = capability("task", made.task if task is None else task, host)[1]
+    batch = None if samples is None else _batch(own, asked, *samples)
     narrowed = made.narrowed(asked)
     given: Any = None
     if isinstance(teacher, nn.Module | Model):
@@ -118,7 +120,7 @@ def scorer(
     elif teacher is not None:
         given = _parsed(narrowed, teacher)
     terms = {term: named[term] for name in names for term in COMPOSITES.get(name, ())}
-    both = [scorer_on(narrowed, asked, task, each, batch, given, seed, init_seeds) for each in (named, terms)]
+    both = [scorer_on(narrowed, asked, own, each, batch, given, seed, init_seeds) for each in (named, terms)]
     return CombinedScorer(both[0], both[1], names, seed)
 
 
@@ -194,23 +196,48 @@ def _io(
     return IO(fields, outputs)
 
 
-def _batch(io: IO, inputs: Tensor | Mapping[str, Tensor], labels: Tensor) -> Batch:
-    """Raise DataError for samples that are not what the networks read."""
-    names = [each.name for each in io.inputs]
-    given = {names[0]: inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    if sorted(given) != sorted(names):
-        raise DataError(f"samples: the inputs are {', '.join(given)}", expected=", ".join(names))
-    for name, each in [*given.items(), ("labels", labels)]:
-        if not isinstance(each, Tensor):
-            raise DataError(f"samples: '{name}' is {type(each).__name__}", expected="a torch tensor")
-    n = len(labels)
+def _batch(
+    task: Task[Any], io: IO, inputs: Tensor | Mapping[str, Tensor], targets: Tensor | Mapping[str, Tensor]
+) -> Batch:
+    """Raise DataError for samples that are not what the networks read, or targets that are not what the task judges by."""
+    like = task.dummy(io, 2, torch.Generator().manual_seed(0))
+    reads = [each.name for each in io.inputs]
+    judges = [name for name in like.tensors if name not in reads]
+    given = _named(inputs, reads, "inputs") | _named(targets, judges, "targets")
+    n = len(given[(judges or reads)[0]])
     for field in io.inputs:
         _check_field(field, given[field.name], n)
-    k = io.outputs[0].shape[0] or 0
-    if n < 2 or labels.ndim != 1 or labels.dtype != torch.int64 or int(labels.min()) < 0 or int(labels.max()) >= k:
-        said = f"{labels.dtype} {tuple(labels.shape)}" + (f" up to {int(labels.max())}" if labels.numel() else "")
-        raise DataError(f"samples: the labels are {said}", expected=f"int64 (B,) of 0 to {k - 1}, B of 2 or more")
-    return Batch(tuple(str(i) for i in range(n)), {**given, "label": labels})
+    for name in judges:
+        _check_target(name, given[name], like[name], io, n)
+    return Batch(tuple(str(i) for i in range(n)), given)
+
+
+def _named(given: Tensor | Mapping[str, Tensor], names: Sequence[str], what: str) -> dict[str, Tensor]:
+    made = dict(given) if isinstance(given, Mapping) else {names[0] if names else what: given}
+    if sorted(made) != sorted(names):
+        raise DataError(f"samples: the {what} are {', '.join(made)}", expected=", ".join(names) or "none")
+    for name, each in made.items():
+        if not isinstance(each, Tensor):
+            raise DataError(f"samples: '{name}' is {type(each).__name__}", expected="a torch tensor")
+    return made
+
+
+def _check_target(name: str, given: Tensor, like: Tensor, io: IO, n: int) -> None:
+    """Of the shape and type that the task's own noise has; class indices are of the outputs' classes."""
+    said = f"{given.dtype} {tuple(given.shape)}"
+    k = io.outputs[0].shape[0] if len(io.outputs[0].shape) == 1 and like.shape == (2,) and _whole(like) else None
+    wrong = given.shape[1:] != like.shape[1:] or given.dtype != like.dtype or len(given) != n or n < 2
+    if k is None and wrong:
+        shape = ", ".join(str(size) for size in ("B", *like.shape[1:]))
+        raise DataError(f"samples: '{name}' is {said}", expected=f"{like.dtype} ({shape}), B of 2 or more")
+    if k is not None and (wrong or int(given.min()) < 0 or int(given.max()) >= k):
+        said += f" up to {int(given.max())}" if given.numel() else ""
+        expected = f"{str(like.dtype).removeprefix('torch.')} (B,) of 0 to {k - 1}, B of 2 or more"
+        raise DataError(f"samples: the labels are {said}", expected=expected)
+
+
+def _whole(values: Tensor) -> bool:
+    return not values.is_floating_point() and values.dtype != torch.bool
 
 
 def _check_field(field: Field, given: Tensor, n: int) -> None:

@@ -13,7 +13,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, work_begins
+from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, Task, work_begins
 from kdsearch.search.backend import Remote, Score, in_process
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
@@ -76,8 +76,7 @@ def open_scorer(setting: Setting) -> Scorer:
         except PluginError as error:
             raise error.at(path="--proxies") from None
     proxies = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in setting.proxies}
-    task = make(host, "task", Use(use="classification", options={}), "task")
-    io, batch = _input(host, space, task, setting)
+    task, io, batch = _input(host, space, setting)
     space = space.narrowed(io)
     spec = None if setting.teacher is None else spec_of(space, setting.teacher, "--teacher", None)
     return scorer_on(space, io, task, proxies, batch, spec, setting.seed, setting.init_seeds)
@@ -123,10 +122,18 @@ def cost_or_error(scorer: Scorer, spec: Any) -> Cost:
         raise PluginError(f"search space '{type(space).__name__}' fails at {space.key(spec)}: {told(error)}") from error
 
 
-def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> tuple[IO, Batch | None]:
-    """The networks' inputs and outputs and the probe's batch: None = noise, else training samples of a data set."""
+def _input(host: Host, space: SearchSpace[Any], setting: Setting) -> tuple[Task[Any], IO, Batch | None]:
+    """The task, the networks' inputs and outputs, and the probe's batch: None = noise, else training samples of a data set.
+
+    A data set is read for the space's own task; for its own, where the space is one of any vector (`classification`).
+    """
+
+    def task(name: str) -> Task[Any]:
+        made: Task[Any] = make(host, "task", Use(use=name, options={}), "task")
+        return made
+
     if setting.data is None:
-        return space.example_io(), None
+        return task(space.task), space.example_io(), None
     import torch
 
     try:
@@ -135,10 +142,11 @@ def _input(host: Host, space: SearchSpace[Any], task: Any, setting: Setting) -> 
         raise error.at(path="--data") from None
     dataset = make(host, "dataset", Use(use=setting.data, options={}), "--data")
     source = dataset.open(Site(setting.seed, Path()))
-    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=setting.seed)
+    its = task(space.task if space.task != SearchSpace.task else dataset.task)
+    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=setting.seed, task=its)
     split = arranged.split("train")
     chosen = torch.randperm(len(split.ids), generator=stream(setting.seed, "probe"))[:BATCH]
-    return task.io(source.fields, source.facts), split.load(chosen.tolist())
+    return its, its.io(source.fields, source.facts), split.load(chosen.tolist())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 import kdsearch
 from kdsearch.errors import DataError, PluginError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Field, NoOptions, Proxy
+from kdsearch.kinds import IO, Field, NoOptions, Proxy, Task
 from kdsearch.search.scoring import Scorer
 from kdsearch.verbs import commands
 from tests.python.tiny_live import teacher
@@ -113,8 +113,8 @@ def test_a_class_is_a_proxy():
         ({"samples": (IMAGES, LABELS[:4])}, DataError, r"'image' is \(12, 1, 8, 8\). Expected \(4, 1, 8, 8\)"),
         ({"samples": ({"img": IMAGES}, LABELS)}, DataError, "the inputs are img. Expected image"),
         ({"samples": (IMAGES.double(), LABELS)}, DataError, "'image' is torch.float64. Expected torch.float32"),
-        ({"samples": (IMAGES, None)}, DataError, "'labels' is NoneType. Expected a torch tensor"),
-        ({"samples": IMAGES}, DataError, r"samples: got Tensor. Expected \(inputs, labels\)"),
+        ({"samples": (IMAGES, None)}, DataError, "'label' is NoneType. Expected a torch tensor"),
+        ({"samples": IMAGES}, DataError, r"samples: got Tensor. Expected \(inputs, targets\)"),
         ({"io": IMAGE_IO, "classes": 3}, StudyError, "io: io says shape and classes too"),
         ({"init_seeds": 0}, StudyError, "init_seeds: got 0"),
         ({"shape": 32}, StudyError, "shape: got 32. Expected sizes"),
@@ -147,6 +147,58 @@ def test_what_is_wrong_is_named(arguments, error, message):
 def test_texts_that_do_not_fit_are_named(inputs, message):
     with pytest.raises(DataError, match=message):
         kdsearch.scorer("text_encoder", ["nwot"], samples=(inputs, torch.tensor([0, 1, 2, 0])))
+
+
+class Level(Task[NoOptions]):
+    """One number a sample, squared error."""
+
+    def io(self, fields, facts):
+        return VECTOR_IO
+
+    def loss(self, out, batch):
+        return (out["value"] - batch["level"]).square().mean()
+
+    def dummy(self, io, n, rng):
+        return super().dummy(io, n, rng).having(level=torch.randn(n, 1, generator=rng))
+
+
+VECTOR_IO = IO((Field("vector", "vector", (6,)),), (Field("value", "vector", (1,)),))
+
+
+class OfLevels(Host.load().load_class("search_space", "mlp")):
+    task = "level"
+
+    def example_io(self):
+        return VECTOR_IO
+
+
+def test_a_space_says_its_task_and_the_task_what_targets_are():
+    vectors, levels = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 1, 8)[:, None]
+
+    def score(**of):
+        made = kdsearch.scorer(OfLevels, ["grad_norm"], **of)
+        return made.score({"depth": 1, "widths": [16] * 6}).scores["grad_norm"]
+
+    with pytest.raises(PluginError, match="unknown task 'level'"):
+        score()
+    assert score(task=Level) > 0, "of its own noise"
+    assert score(task=Level, samples=(vectors, levels)) == score(task=Level, samples=(vectors, {"level": levels}))
+    assert score(task=Level, samples=(vectors, levels)) != score(task=Level, samples=(vectors, 1 - levels))
+    for wrong, message in [
+        (levels[:, 0], r"'level' is torch.float32 \(8,\). Expected torch.float32 \(B, 1\)"),
+        ({"lvl": levels}, "the targets are lvl. Expected level"),
+        (levels[:4], r"'vector' is \(8, 6\). Expected \(4, 6\)"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            score(task=Level, samples=(vectors, wrong))
+
+
+def test_the_command_asks_for_the_space_s_task(tmp_path):
+    lines = ["from kdsearch_spaces.mlp.space import MlpSpace", "", "", "class Own(MlpSpace):", "    task = 'level'"]
+    (tmp_path / "own.py").write_text("\n".join(lines))
+    name = f"{tmp_path / 'own.py'}:Own"
+    with pytest.raises(PluginError, match="unknown task 'level'"):
+        commands.score(space=name, proxies=("params",), sample=1, allow_code=(name,), progress=False)
 
 
 def test_an_architecture_may_be_the_space_s_text():
