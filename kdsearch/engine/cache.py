@@ -1,4 +1,4 @@
-"""The teacher runs once: its outputs and requested taps by sample id, memory-mapped."""
+"""The teacher runs once: its outputs and requested taps by sample id, each sample as long as it is, memory-mapped."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from torch import Generator, Tensor
 
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.modes import evaluating
+from kdsearch.engine.rows import Rows, RowWriter, as_batch
+from kdsearch.engine.seen import Seen
 from kdsearch.errors import ArtifactError, PluginError
-from kdsearch.kinds import Batch, DataSource, Model, Outputs, Task
+from kdsearch.kinds import Batch, DataSource, Field, Model, Outputs, Task
 from kdsearch.kinds.forward import run_model, tap_name
-from kdsearch.store.files import read_json, reserve, write_json
+from kdsearch.ops.padding import resized
+from kdsearch.store.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+
+Tie = tuple[int, str, int]  # (axis of a row, field, axis of the field): these two are equally long in every batch
 
 
 class TeacherCache:
-    """Rows of one teacher: `names` are canonical (output fields and taps), rows are found by sample id."""
+    """Rows of one teacher: `names` are canonical (output fields and taps), rows are found by sample id and by what was read."""
 
     def __init__(self, folder: Path) -> None:
         about = read_json(folder / "cache.json")
@@ -29,19 +34,33 @@ class TeacherCache:
             problem = f"format {about.get('format')!r} of the teacher's cache"
             fix = f"Delete the folder {folder.parent.name}; `kdsearch run` makes it again."
             raise ArtifactError(problem, file=folder / "cache.json", expected=f"format {FORMAT}", fix=fix)
+        n = len(about["ids"])
         self.names: tuple[str, ...] = tuple(about["arrays"])
-        self._rows = {id: row for row, id in enumerate(about["ids"])}
-        self._arrays = {
-            name: np.load(folder / file, mmap_mode="r", allow_pickle=False) for name, file in about["arrays"].items()
-        }
+        self.seen = Seen({name: None if fill is None else float(fill) for name, fill in about["seen"].items()})
+        self._at = {id: row for row, id in enumerate(about["ids"])}
+        self._checks = as_batch(Rows(folder, about["checks"], n).get(np.arange(n)))
+        self._rows = {name: Rows(folder, each, n) for name, each in about["arrays"].items()}
+        self._ties = {name: [(axis, field, at) for axis, field, at in each] for name, each in about["ties"].items()}
 
-    def has(self, ids: Iterable[str], names: Iterable[str]) -> bool:
-        return set(names) <= set(self.names) and all(id in self._rows for id in ids)
+    def get(self, batch: Batch, names: Iterable[str]) -> dict[str, Tensor] | None:
+        """Constants (B, ...) by name, on the CPU, as long as the batch is padded.
 
-    def get(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, Tensor]:
-        """Constants (B, ...) by name, in the order of `ids`."""
-        rows = np.fromiter((self._rows[id] for id in ids), dtype=np.int64, count=len(ids))
-        return {name: torch.from_numpy(np.asarray(self._arrays[name][rows])) for name in names}
+        None where one is not stored, or is of other values of what the teacher reads than this batch holds.
+        """
+        names = list(names)
+        if not set(names) <= set(self.names) or any(id not in self._at for id in batch.ids):
+            return None
+        at = np.fromiter((self._at[id] for id in batch.ids), dtype=np.int64, count=len(batch))
+        checks = self.seen.of(batch)
+        if checks is None or not torch.equal(checks, self._checks[torch.from_numpy(at)]):
+            return None
+        return {name: self._long(as_batch(self._rows[name].get(at)), name, batch) for name in names}
+
+    def _long(self, rows: Tensor, name: str, batch: Batch) -> Tensor:
+        sizes = list(rows.shape[1:])
+        for axis, field, at in self._ties.get(name, ()):
+            sizes[axis] = batch[field].shape[at] if field in batch else sizes[axis]
+        return resized(rows, sizes)
 
 
 def write_cache(
@@ -56,47 +75,113 @@ def write_cache(
     """Run the teacher over the splits once. Taps that would exceed `limit_bytes` are left out, and named in the facts.
 
     Nothing is written, and `draws` is true, where what the teacher is fed is drawn anew each time: rows would not be of it.
+    A row is as long as its sample is, by the batch's mask.
     """
     model = live.model
     if live.draws(data.split(splits[0]).load([0])):
         return {"cached": [], "too_large": [], "samples": 0, "draws": True}
     folder.mkdir(parents=True, exist_ok=True)
     ids = [id for name in splits for id in data.split(name).ids]
-    arrays: dict[str, np.memmap[Any, Any]] = {}
-    files: dict[str, str] = {}
+    seen = Seen(live.reads(data.split(splits[0]).load([0]), data.fields))
+    writers: dict[str, RowWriter] = {}
+    ties: dict[str, list[Tie]] = {}
     dropped: list[str] = []
-    row = 0
+    checks: list[Tensor] = []
     model.module.to(device).eval()
     for name in splits:
         for batch in in_order(data.split(name)):
+            placed = batch.to(device)
             with torch.no_grad():
-                out = run_model(model, live.task, live.fed(batch.to(device)), taps)
-            if not arrays:
-                sizes = {tap: 4 * len(ids) * out[tap][0].numel() for tap in out}
-                for tap in out:
-                    if tap not in model.outputs and sizes[tap] > limit_bytes:
-                        dropped.append(tap)
-                        continue
-                    files[tap] = f"{len(files)}.npy"
-                    shape = (len(ids), *out[tap].shape[1:])
-                    arrays[tap] = np.lib.format.open_memmap(
-                        folder / files[tap], mode="w+", dtype=np.float32, shape=shape
-                    )
-                    reserve(folder / files[tap])
-            for tap, array in arrays.items():
-                array[row : row + len(batch)] = out[tap].float().cpu().numpy()
-            row += len(batch)
-    for array in arrays.values():
-        array.flush()
-    write_json(folder / "cache.json", {"format": FORMAT, "ids": ids, "arrays": files})
-    return {"cached": sorted(files), "too_large": dropped, "samples": len(ids), "draws": False}
+                out = run_model(model, live.task, live.fed(placed), taps)
+            found = seen.of(placed)
+            assert found is not None
+            if not checks:
+                ties = _ties(live, data, name, batch, out, taps, device)
+            checks.append(found)
+            for tap in out:
+                if tap in dropped:
+                    continue
+                rows = _trimmed(out[tap], ties.get(tap, ()), placed, data.fields)
+                writer = writers.setdefault(tap, RowWriter(folder / f"{len(writers)}.rows", len(ids)))
+                if tap not in model.outputs and writer.projected(rows) > limit_bytes:
+                    writers.pop(tap).drop()
+                    dropped.append(tap)
+                    continue
+                writer.add(rows)
+    kept = RowWriter(folder / "checks.rows", len(ids))
+    kept.add(torch.cat(checks))
+    about = {
+        "format": FORMAT,
+        "ids": ids,
+        "seen": {name: None if fill is None else str(fill) for name, fill in seen.fields.items()},
+        "checks": kept.close(),
+        "arrays": {tap: writer.close() for tap, writer in writers.items()},
+        "ties": {tap: ties[tap] for tap in writers if ties.get(tap)},
+    }
+    write_json(folder / "cache.json", about)
+    return {"cached": sorted(writers), "too_large": dropped, "samples": len(ids), "draws": False}
+
+
+def _open_axes(batch: Batch, fields: Sequence[Field]) -> list[tuple[Field, int]]:
+    """(field, axis with B) of open size, masks first: those say how long a sample is."""
+    found = [
+        (each, at + 1) for each in fields if each.name in batch for at, size in enumerate(each.shape) if size is None
+    ]
+    return sorted(found, key=lambda pair: pair[0].kind != "mask")
+
+
+def _ties(
+    live: Live, data: DataSource, split: str, batch: Batch, out: Outputs, taps: Sequence[str], device: torch.device
+) -> dict[str, list[Tie]]:
+    """Which axes of what the teacher gives are as long as its batch is: seen by a second look at the shortest sample alone."""
+    axes = _open_axes(batch, data.fields)
+    if not axes:
+        return {}
+    lengths = [_lengths(batch, field, at) for field, at in axes]
+    at = int(torch.stack(lengths).sum(0).argmin())
+    alone = data.split(split).load([at]).to(device)
+    with torch.no_grad():
+        less = run_model(live.model, live.task, live.fed(alone), taps)
+    found: dict[str, list[Tie]] = {}
+    for name in out:
+        for axis, sizes in enumerate(zip(out[name].shape[1:], less[name].shape[1:], strict=True)):
+            for field, at in axes:
+                if sizes == (batch[field.name].shape[at], alone[field.name].shape[at]) and sizes[0] != sizes[1]:
+                    found.setdefault(name, []).append((axis, field.name, at))
+                    break
+    return found
+
+
+def _lengths(batch: Batch, field: Field, at: int) -> Tensor:
+    """(B,) int64: how long each sample is by a mask, its last counted place; by another field, as long as the batch is."""
+    value = batch[field.name]
+    size = value.shape[at]
+    if field.kind != "mask" or value.ndim != 2:
+        return torch.full((len(batch),), size, dtype=torch.int64)
+    places = torch.arange(1, size + 1, device=value.device)
+    longest = (places * (value != 0)).amax(1) if size else value.new_zeros(len(batch))
+    return longest.to(torch.int64).cpu()
+
+
+def _trimmed(value: Tensor, ties: Sequence[Tie], batch: Batch, fields: Sequence[Field]) -> Sequence[Tensor] | Tensor:
+    """(B, ...) as it is, or a row each without the padding."""
+    if not ties:
+        return value
+    named = {each.name: each for each in fields}
+    lengths = [(axis, _lengths(batch, named[field], at).tolist()) for axis, field, at in ties]
+    rows = []
+    for i, row in enumerate(value):
+        for axis, sizes in lengths:
+            row = row.narrow(axis, 0, min(sizes[i], row.shape[axis]))
+        rows.append(row)
+    return rows
 
 
 View = Callable[[Batch, Generator], Batch]
 
 
 class Live:
-    """A teacher as the engine asks for it: from the cache where rows are there, else by a forward pass.
+    """A teacher as the engine asks for it: from the cache where the batch's rows are there, else by a forward pass.
 
     view: what it is fed of a batch (`Teacher.view`); None = the batch.
     """
@@ -107,10 +192,11 @@ class Live:
     def outputs(
         self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True, seed: int = 0
     ) -> Outputs:
-        """Constants. `cached=False`: the batch is augmented, so stored rows would be stale. `seed`: of the view's draws."""
-        if cached and self.cache is not None and self.cache.has(batch.ids, names):
-            rows = {name: tensor.to(device) for name, tensor in self.cache.get(batch.ids, names).items()}
-            return Outputs(rows, lambda name: tap_name(self.model, name), self.model.name)
+        """Constants. `cached=False`: the batch is changed, so that looking for its rows is in vain. `seed`: of the view's draws."""
+        rows = self.cache.get(batch, names) if cached and self.cache is not None else None
+        if rows is not None:
+            placed = {name: tensor.to(device) for name, tensor in rows.items()}
+            return Outputs(placed, lambda name: tap_name(self.model, name), self.model.name)
         with evaluating(self.model.module), torch.no_grad():
             return run_model(self.model, self.task, self.fed(batch, seed), names).detach()
 
@@ -124,6 +210,22 @@ class Live:
         before = rng.get_state()
         self._fed(batch, rng)
         return not torch.equal(rng.get_state(), before)
+
+    def reads(self, batch: Batch, fields: Sequence[Field]) -> dict[str, float | None]:
+        """What of a batch its answers depend on, with what pads it where its length is open.
+
+        Its inputs; where the task calls models in its own way, all that is no target; where it has a view, all.
+        """
+        held = [*batch.tensors, *batch.lists, *batch.texts]
+        known = {each.name: each for each in fields}
+        if self.view is not None:
+            read = held
+        elif type(self.task).call is not Task.call:
+            targets = {each.name for each in fields if each.use == "target"}
+            read = [name for name in held if name not in targets]
+        else:
+            read = [name for name in self.model.inputs if name in held]
+        return {name: known[name].fill if name in known and None in known[name].shape else None for name in read}
 
     def _fed(self, batch: Batch, rng: Generator) -> Batch:
         if self.view is None:

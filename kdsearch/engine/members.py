@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError
-from kdsearch.kinds import Batch, Split
+from kdsearch.kinds import Batch, Field, Split
+from kdsearch.ops.padding import joined
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -34,6 +35,7 @@ class Members:
     Args:
         hidden: (N,) bool, samples whose targets the study does not see; `hide` makes a batch that shows none of them.
         labels: (N,) class indices as the study sees them, where the target is a class.
+        fields: of the batches; each says what pads it where the splits' batches differ in length.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Members:
         labels: Tensor | None = None,
         hidden: Tensor | None = None,
         hide: Hide | None = None,
+        fields: Sequence[Field] = (),
     ) -> None:
         self._ids, self._pieces, self.labels, self._hidden, self._hide = ids, tuple(pieces), labels, hidden, hide
+        self._padding = {each.name: each.fill for each in fields}
         self._piece = np.zeros(len(ids), dtype=np.int64)
         self._row = np.zeros(len(ids), dtype=np.int64)
         for k, piece in enumerate(self._pieces):
@@ -58,17 +62,23 @@ class Members:
         at = np.asarray(index, dtype=np.int64)
         pieces, rows = self._piece[at], self._row[at]
         used = np.unique(pieces).tolist() or [0]
-        loaded = []
+        loaded: list[Batch] = []
         for k in used:
             batch = self._pieces[k].split.load(rows[pieces == k].tolist(), augment, seed)
             if self._hide is not None and self._hidden is not None:
                 batch = self._hide(batch, self._hidden[torch.from_numpy(at[pieces == k])])
             loaded.append(batch)
-        return loaded[0] if len(loaded) == 1 else _merged(loaded, [np.flatnonzero(pieces == k) for k in used])
+        if len(loaded) == 1:
+            return loaded[0]
+        return _merged(loaded, [np.flatnonzero(pieces == k) for k in used], self._padding)
 
 
-def _merged(batches: Sequence[Batch], places: Sequence[Rows]) -> Batch:
-    """Batches as one, sample j of batch k at places[k][j]. Raise DataError where they have other fields."""
+def _merged(batches: Sequence[Batch], places: Sequence[Rows], padding: Mapping[str, float]) -> Batch:
+    """Batches as one, sample j of batch k at places[k][j], padded to the longest.
+
+    Raises:
+        DataError: they have other fields, or a field has other axes.
+    """
     first = batches[0]
     for each in batches[1:]:
         for kind in ("tensors", "lists", "texts"):
@@ -86,10 +96,16 @@ def _merged(batches: Sequence[Batch], places: Sequence[Rows]) -> Batch:
         every = {name: [item for each in batches for item in getattr(each, which)[name]] for name in names}
         return {name: [items[i] for i in order.tolist()] for name, items in every.items()}
 
+    def tensor(name: str) -> Tensor:
+        try:
+            return joined([each.tensors[name] for each in batches], padding.get(name, 0))[at]
+        except ValueError as error:
+            raise DataError(f"field '{name}' has {error}", expected="as many axes in every split") from None
+
     ids = [sample for each in batches for sample in each.ids]
     return Batch(
         tuple(ids[i] for i in order.tolist()),
-        {name: torch.cat([each.tensors[name] for each in batches])[at] for name in first.tensors},
+        {name: tensor(name) for name in first.tensors},
         lists("lists"),
         lists("texts"),
     )

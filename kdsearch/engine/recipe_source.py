@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from kdsearch.engine.members import Members, Piece
 from kdsearch.errors import DataError, PluginError, nearest, one_of
 from kdsearch.kinds import Batch, DataSource, Encodes, Field, Record, Split
+from kdsearch.ops.padding import stacked
 
 
 class Offered:
@@ -97,71 +100,94 @@ def _samples(records: Sequence[Record], source: DataSource) -> Split:
         if rows:
             mine = [records[i] for i in rows]
             at = None if split is None else [place[record.key] for record in mine]
-            made = _Described([record.key for record in mine], *_columns(mine, source), split, at)
+            made = _Described([record.key for record in mine], _columns(mine, source), source, split, at)
             pieces.append(Piece(made, np.asarray(rows, dtype=np.int64), np.arange(len(rows), dtype=np.int64)))
-    return Members([record.key for record in records], pieces, None)
+    return Members([record.key for record in records], pieces, fields=source.fields)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What records hold by field: tensors (N, ...); rows of open length, which a batch pads to its longest; texts."""
+
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, list[Tensor]]
+    texts: Mapping[str, list[str]]
 
 
 class _Described:
     """Samples that records describe; the fields that they leave out are those of the samples of `split` at `at`."""
 
     def __init__(
-        self,
-        ids: Sequence[str],
-        tensors: Mapping[str, Tensor],
-        texts: Mapping[str, list[str]],
-        split: Split | None,
-        at: Sequence[int] | None,
+        self, ids: Sequence[str], columns: _Columns, source: DataSource, split: Split | None, at: Sequence[int] | None
     ) -> None:
-        self.ids, self._tensors, self._texts, self._split, self._at = list(ids), tensors, texts, split, at
+        self.ids, self._columns, self._split, self._at = list(ids), columns, split, at
+        self._fill = {each.name: each.fill for each in source.fields}
+        self._encode = source.encode if columns.texts and isinstance(source, Encodes) else None
+        if self._encode is not None and not any(None in each.shape for each in source.fields):
+            encoded, self._encode = self._encode(columns.texts), None
+            self._columns = replace(columns, tensors={**columns.tensors, **encoded})
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
-        rows = torch.as_tensor(list(index), dtype=torch.int64)
-        tensors = {name: column[rows] for name, column in self._tensors.items()}
-        texts = {name: [column[i] for i in index] for name, column in self._texts.items()}
+        rows, columns = torch.as_tensor(list(index), dtype=torch.int64), self._columns
+        tensors = {name: column[rows] for name, column in columns.tensors.items()}
+        for name, column in columns.rows.items():
+            tensors[name] = stacked([column[i] for i in index], self._fill[name])
+        texts = {name: [column[i] for i in index] for name, column in columns.texts.items()}
+        if self._encode is not None:
+            tensors |= self._encode(texts)
         if self._split is None or self._at is None:
             return Batch(tuple(self.ids[i] for i in index), tensors, texts=texts)
         batch = self._split.load([self._at[i] for i in index], augment, seed)
         return Batch(batch.ids, {**batch.tensors, **tensors}, batch.lists, {**batch.texts, **texts})
 
 
-def _columns(records: Sequence[Record], source: DataSource) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Tensors by field, and texts by name, of records that all have the same fields."""
+def _columns(records: Sequence[Record], source: DataSource) -> _Columns:
+    """Of records that all have the same fields."""
     first = records[0]
     for record in records:
         if record.fields.keys() != first.fields.keys():
             other = sorted(record.fields.keys() ^ first.fields.keys())
             raise PluginError(f"records '{first.key}' and '{record.key}' have other fields: {', '.join(other)}")
+    fields = {each.name: each for each in source.fields}
     tensors: dict[str, Tensor] = {}
+    rows: dict[str, list[Tensor]] = {}
     texts: dict[str, list[str]] = {}
     for name, value in first.fields.items():
         column = [record.fields[name] for record in records]
-        if isinstance(value, str) and all(each.name != name for each in source.fields):
+        if isinstance(value, str) and name not in fields:
             texts[name] = [str(each) for each in column]
+            continue
+        found = _rows(name, column, records, fields.get(name))
+        if name in fields and None in fields[name].shape:
+            rows[name] = found
         else:
-            tensors[name] = _tensor(name, column, records, source)
-    if texts and isinstance(source, Encodes):
-        tensors |= source.encode(texts)
-    return tensors, texts
+            tensors[name] = torch.stack(found)
+    return _Columns(tensors, rows, texts)
 
 
-def _tensor(name: str, column: list[Any], records: Sequence[Record], source: DataSource) -> Tensor:
+def _rows(name: str, column: list[Any], records: Sequence[Record], field: Field | None) -> list[Tensor]:
     """The values as the source's field of that name has them; another field: whole numbers int64, others float32."""
-    field = next((each for each in source.fields if each.name == name), None)
-    shape = None if field is None else field.shape
-    dtype = None if field is None else field.torch_dtype
+    found = []
     for record, value in zip(records, column, strict=True):
         try:
-            found = torch.tensor(value)
-            if dtype is not None and found.is_floating_point() and not dtype.is_floating_point:
+            row = torch.tensor(value, dtype=None if field is None or value != [] else field.torch_dtype)
+            if field is not None and row.is_floating_point() and not field.torch_dtype.is_floating_point:
                 raise ValueError("a fraction")
         except (TypeError, ValueError, RuntimeError):
             raise PluginError(f"field '{name}' of record '{record.key}' is {value!r:.60}", expected="numbers") from None
-        if shape is not None and found.shape != torch.Size([size or 0 for size in shape]) and None not in shape:
-            expected = "x".join(str(size) for size in shape) or "one number"
-            got = "x".join(str(size) for size in found.shape) or "one number"
+        if field is not None and not _fits(row.shape, field.shape):
+            got, expected = _shown(row.shape), _shown(field.shape)
             raise PluginError(f"field '{name}' of record '{record.key}' is {got}", expected=expected)
-    try:
-        return torch.tensor(column, dtype=dtype)
-    except (TypeError, ValueError):
-        raise PluginError(f"field '{name}' of the records has several lengths", expected="one length") from None
+        found.append(row if field is None else row.to(field.torch_dtype))
+    if len({row.shape for row in found}) > 1 and (field is None or None not in field.shape):
+        raise PluginError(f"field '{name}' of the records has several lengths", expected="one length")
+    dtype = functools.reduce(torch.promote_types, [row.dtype for row in found])
+    return [row.to(dtype) for row in found]
+
+
+def _fits(found: Sequence[int], shape: Sequence[int | None]) -> bool:
+    return len(found) == len(shape) and all(want in (None, size) for size, want in zip(found, shape, strict=True))
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "one number"

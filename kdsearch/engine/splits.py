@@ -97,10 +97,10 @@ class Arranged:
                 if bool((found.source == i).any())
             )
             if not self._targets.fields:
-                return Members(found.ids, pieces)
+                return Members(found.ids, pieces, fields=self.fields)
             visible = torch.from_numpy(found.visible)
             labels = visible if self._targets.is_class else None
-            return Members(found.ids, pieces, labels, visible == HIDDEN, self._targets.hidden_in)
+            return Members(found.ids, pieces, labels, visible == HIDDEN, self._targets.hidden_in, self.fields)
         if name in self.splits:
             return self._source.split(name)
         why = ""

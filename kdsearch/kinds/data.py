@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -22,7 +23,8 @@ class Field:
     `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens" ((N,) integer ids), "mask" ((N,), not 0
     where a token counts), "vector", ... `n_values`: of an integer field, whose values are 0 .. n_values - 1; of tokens the
     size of the vocabulary. `classes_at`: of logits, the axis of `shape` that softmax goes over; None = the first of a map
-    (K, H, W), else the last, as in (K,) and (T, K).
+    (K, H, W), else the last, as in (K,) and (T, K). `padding`: what fills a row of open length up to the batch's longest; None =
+    0, in targets HIDDEN (integers) or NaN.
     """
 
     name: str
@@ -32,6 +34,16 @@ class Field:
     use: Literal["input", "target", "extra"] = "input"
     n_values: int | None = None
     classes_at: int | None = None
+    padding: float | None = None
+
+    @property
+    def fill(self) -> float:
+        """What pads it."""
+        if self.padding is not None:
+            return self.padding
+        if self.use != "target" and self.kind != "label":
+            return 0
+        return math.nan if self.torch_dtype.is_floating_point else HIDDEN
 
     @property
     def class_axis(self) -> int:

@@ -97,7 +97,7 @@ def test_a_view_is_what_steps_cache_and_scores_are_of(tmp_path):
     split = materials.data.split("train")
     batch = split.load(range(20))
     expected = live.model.module(batch["image"][:, :, :4, :4]).detach()
-    rows = TeacherCache(artifact.path / facts["cache"]).get(batch.ids, ["logits"])["logits"]
+    rows = TeacherCache(artifact.path / facts["cache"]).get(batch, ["logits"])["logits"]
     assert torch.allclose(rows, expected, atol=1e-6)
     out = live.outputs(batch, ["logits"], torch.device("cpu"), cached=False)["logits"]
     assert torch.allclose(out, expected, atol=1e-6)

@@ -1,0 +1,98 @@
+"""Samples of several splits in one batch: padded to the longest, each field by its own."""
+
+import pytest
+import torch
+
+from kdsearch.engine.members import Members, Piece
+from kdsearch.engine.recipe_source import RecordSource
+from kdsearch.errors import DataError, PluginError
+from kdsearch.kinds import HIDDEN, Field, Record
+from kdsearch.ops.padding import stacked
+from tests.engine.test_cache import LABEL, MASK, Texts
+
+TAGS = Field("tags", "tags", (None,), "int64", use="target")
+SCORES = Field("scores", "vector", (None,), use="target")
+UNK = Field("tokens", "tokens", (None,), "int64", n_values=9, padding=8)
+
+
+def two(fields):
+    class Tagged(Texts):
+        def load(self, index, augment=False, seed=0):
+            batch = super().load(index)
+            return batch.having(tags=batch["tokens"] % 2, scores=batch["tokens"].float())
+
+    long, short = Tagged([7, 6]), Tagged([2, 3], 1)
+    pieces = [
+        Piece(long, torch.tensor([0, 2]).numpy(), torch.tensor([0, 1]).numpy()),
+        Piece(short, torch.tensor([1, 3]).numpy(), torch.tensor([0, 1]).numpy()),
+    ]
+    return Members(["a", "b", "c", "d"], pieces, fields=fields), long, short
+
+
+def test_batches_of_several_splits_are_padded_to_the_longest():
+    """torch.cat of (2, 7) and (2, 3) raised."""
+    members, long, short = two((UNK, MASK, TAGS, SCORES, LABEL))
+    batch = members.load([3, 0, 1])
+    assert batch["tokens"].tolist() == [
+        [*short.rows[1].tolist(), 8, 8, 8, 8],
+        long.rows[0].tolist(),
+        [*short.rows[0].tolist(), 0, 8, 8, 8, 8],  # its own split's padding, then ours
+    ]
+    assert batch["mask"].sum(1).tolist() == [3, 7, 2]
+    assert batch["tags"][0].tolist() == [*(short.rows[1] % 2).tolist(), *[HIDDEN] * 4]
+    assert batch["scores"][2, 3:].isnan().all()
+    assert members.load([1, 3])["tokens"].shape == (2, 3), "of one split: as that split pads"
+
+
+def test_fields_with_other_axes_are_named():
+    members, *_ = two(())
+
+    class Odd(Texts):
+        def load(self, index, augment=False, seed=0):
+            batch = super().load(index)
+            return batch.having(tags=batch["label"], scores=batch["tokens"].float())
+
+    members._pieces = (members._pieces[0], Piece(Odd([2, 3]), members._pieces[1].at, members._pieces[1].row))
+    with pytest.raises(DataError, match=r"field 'tags' has rows of 7 and one number"):
+        members.load([0, 1])
+
+
+def records(*rows):
+    return [Record(f"r{i}", {"tokens": row, "mask": [1] * len(row), "label": i % 3}) for i, row in enumerate(rows)]
+
+
+def test_records_of_open_length_are_padded_to_the_batchs_longest():
+    """They were refused: "field 'tokens' of the records has several lengths"."""
+    split = RecordSource(records([1, 2, 3], [4], [], [5, 6]), Texts([3])).split("train")
+    assert split.load([0, 1])["tokens"].tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert split.load([3, 1, 2])["tokens"].tolist() == [[5, 6], [4, 0], [0, 0]]
+    assert split.load([3, 1, 2])["mask"].tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert split.load([2])["tokens"].dtype == torch.int64
+
+
+def test_records_beside_samples_of_the_source_are_padded_together():
+    source = Texts([5, 2])
+    known = Record("t-0", {"label": 2})
+    made = Record("new", {"tokens": [1], "mask": [1], "label": 0})
+    batch = RecordSource([made, known], source).split("train").load([0, 1])
+    assert batch["tokens"].tolist() == [[1, 0, 0, 0, 0], source.rows[0].tolist()]
+    assert batch["label"].tolist() == [0, 2]
+
+
+def test_a_record_with_other_axes_or_fractions_is_named():
+    with pytest.raises(PluginError, match=r"'tokens' of record 'r1' is 1x2. Expected \?"):
+        RecordSource(records([1, 2], [[3, 4]]), Texts([3]))
+    with pytest.raises(PluginError, match=r"'tokens' of record 'r0' is \[1.5\]"):
+        RecordSource(records([1.5]), Texts([3]))
+
+
+def test_texts_are_encoded_as_long_as_their_batch():
+    class Encoding(Texts):
+        def encode(self, texts):
+            rows = [torch.tensor([len(word) for word in text.split()]) for text in texts["text"]]
+            return {"tokens": stacked(rows), "mask": stacked([torch.ones_like(row) for row in rows])}
+
+    made = [Record("a", {"text": "one two three", "label": 0}), Record("b", {"text": "four", "label": 1})]
+    split = RecordSource(made, Encoding([3])).split("train")
+    assert split.load([0, 1])["tokens"].tolist() == [[3, 3, 5], [4, 0, 0]]
+    assert split.load([1])["tokens"].tolist() == [[4]]
