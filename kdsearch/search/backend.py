@@ -6,14 +6,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from kdsearch.errors import UserError
-from kdsearch.kinds import Done, Executor, Job, Options
+from kdsearch.kinds import Cost, Done, Executor, Job, Options
 from kdsearch.search.scoring import Scored, Scorer
 
 Spec = Mapping[str, Any]
-Score = Callable[[Sequence[Spec]], Iterator[list[Scored]]]  # specs -> chunks of rows, in the order of the specs
+
+
+class Score(Protocol):
+    """Chunks of rows, in the order of the specs. `costs`: of each spec, where they are known already."""
+
+    def __call__(self, specs: Sequence[Spec], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]: ...
+
 
 JOBS = 4  # jobs that each process gets of a generation, so that all end at about the same time
 
@@ -21,9 +27,9 @@ JOBS = 4  # jobs that each process gets of a generation, so that all end at abou
 def in_process(scorer: Scorer, chunk: int = 16) -> Score:
     """Score with a live scorer."""
 
-    def score(specs: Sequence[Spec]) -> Iterator[list[Scored]]:
+    def score(specs: Sequence[Spec], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
         for at in range(0, len(specs), chunk):
-            yield scorer.score_all(specs[at : at + chunk])
+            yield scorer.score_all(specs[at : at + chunk], costs[at : at + chunk])
 
     return score
 
@@ -36,8 +42,8 @@ class Remote:
     without scores that names the error.
 
     Args:
-        function: "module:function" taking `specs` and the further `arguments`; it returns one `Scored.row()` a spec,
-            and says `work_begins` once it has its scorer.
+        function: "module:function" taking `specs`, `costs` (params and MACs of each spec, or none; see `known_costs`) and the
+            further `arguments`; it returns one `Scored.row()` a spec, and says `work_begins` once it has its scorer.
         chunk: most candidates a job; a small generation is dealt out to all processes.
         lost: makes the row of a candidate whose job died: (spec, error, over as in `Scored`) -> Scored.
 
@@ -55,10 +61,11 @@ class Remote:
     memory_bytes: int | None = None
     name: str = "score"
 
-    def __call__(self, specs: Sequence[Spec]) -> Iterator[list[Scored]]:
+    def __call__(self, specs: Sequence[Spec], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
         size = min(self.chunk, max(-(-len(specs) // (JOBS * self.executor.slots)), 1))
-        chunks = [list(specs[at : at + size]) for at in range(0, len(specs), size)]
-        waiting = deque(_Part(index, 0, chunk) for index, chunk in enumerate(chunks))
+        starts = range(0, len(specs), size)
+        chunks = [_Part(i, 0, specs[at : at + size], costs[at : at + size]) for i, at in enumerate(starts)]
+        waiting = deque(chunks)
         running: dict[str, _Part] = {}
         rows: list[dict[int, Scored]] = [{} for _ in chunks]
         following = 0
@@ -72,7 +79,7 @@ class Remote:
                 for done in self.executor.wait(1.0):
                     if done.id in running:
                         waiting.extendleft(self._take(running.pop(done.id), done, rows))
-                while following < len(chunks) and len(rows[following]) == len(chunks[following]):
+                while following < len(chunks) and len(rows[following]) == len(chunks[following].specs):
                     yield [row for _, row in sorted(rows[following].items())]
                     following += 1
         finally:
@@ -84,7 +91,7 @@ class Remote:
         if done.fatal:
             raise UserError(done.error)
         if done.error and len(part.specs) > 1:
-            return [_Part(part.chunk, part.first + i, [spec]) for i, spec in enumerate(part.specs)][::-1]
+            return [part.alone(i) for i in range(len(part.specs))][::-1]
         if done.error:
             over = {f"trial_{done.over}": float(getattr(self, done.over))} if done.over else {}
             found = [self.lost(part.specs[0], done.error, over)]
@@ -94,7 +101,8 @@ class Remote:
         return []
 
     def _job(self, part: _Part) -> Job:
-        arguments = {**self.arguments, "specs": [_plain(spec) for spec in part.specs]}
+        costs = [[each.params, each.macs] for each in part.costs]
+        arguments = {**self.arguments, "specs": [_plain(spec) for spec in part.specs], "costs": costs}
         id = f"{self.name}-{next(_NUMBERS)}"  # never used twice: an executor may still report what an earlier call stopped
         return Job(id, self.function, arguments, self.threads, self.timeout_s, self.memory_bytes, opens=True)
 
@@ -106,6 +114,15 @@ class _Part:
     chunk: int
     first: int
     specs: Sequence[Spec]
+    costs: Sequence[Cost]
+
+    def alone(self, i: int) -> _Part:
+        return _Part(self.chunk, self.first + i, self.specs[i : i + 1], self.costs[i : i + 1])
+
+
+def known_costs(costs: Sequence[Sequence[int]]) -> list[Cost]:
+    """The costs that a job's arguments hold."""
+    return [Cost(*each) for each in costs]
 
 
 _NUMBERS = count()

@@ -205,7 +205,8 @@ class _Walk:
         scored = dict(self.had)
         at = self._flush(fresh, 0, scored)
         there = self.known.keys() | scored.keys()
-        for chunk in self.score([row["spec"] for row in fresh if row["feasible"] and row["key"] not in there]):
+        new = [row for row in fresh if row["feasible"] and row["key"] not in there]
+        for chunk in self.score([row["spec"] for row in new], [Cost(row["params"], row["macs"]) for row in new]):
             scored.update((each.key, each) for each in chunk)
             at = self._flush(fresh, at, scored)
         if at < len(fresh):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -95,20 +96,20 @@ class Scorer:
         own = {"teacher": self._teacher_note} if self._teacher_note else {}
         return own | {name: proxy.note for name, proxy in self.proxies.items() if proxy.note}
 
-    def score(self, spec: Options | Mapping[str, Any]) -> Scored:
-        """Score one candidate. What raises becomes an error in the row.
+    def score(self, spec: Options | Mapping[str, Any], cost: Cost | None = None) -> Scored:
+        """Score one candidate. What raises becomes an error in the row. `cost`: where it is known already.
 
         Raises:
             UserError: see `check`.
         """
         self.check()
         parsed = spec if isinstance(spec, Options) else self.space.parse(dict(spec))
-        return self._scored(self.space.canonical(parsed))
+        return self._scored(self.space.canonical(parsed), cost)
 
-    def _scored(self, canonical: Options, raises: bool = False) -> Scored:
+    def _scored(self, canonical: Options, cost: Cost | None = None, raises: bool = False) -> Scored:
         key, shown = self.space.key(canonical), canonical.model_dump(mode="json")
         try:
-            cost = cost_of(self.space, canonical, self.io, self.task)
+            cost = cost or cost_of(self.space, canonical, self.io, self.task)
         except FOREIGN as error:
             if raises:
                 self._is_the_spaces(error)
@@ -118,7 +119,7 @@ class Scorer:
         errors: dict[str, str] = {}
         for init_seed in self.init_seeds:
             for init in sorted({proxy.init for proxy in self.proxies.values()}):
-                self._score_with(canonical, key, cost.macs, init_seed, init, values, errors, raises)
+                self._score_with(canonical, key, cost, init_seed, init, values, errors, raises)
         means = {name: _mean(each, len(self.init_seeds)) for name, each in values.items()}
         for name, mean in means.items():
             if mean is None and not {name, "build"} & errors.keys():
@@ -126,14 +127,16 @@ class Scorer:
         spread = {name: None if means[name] is None else _deviation(each) for name, each in values.items()}
         return Scored(key, shown, cost.params, cost.macs, means, spread, errors)
 
-    def score_all(self, specs: Sequence[Options | Mapping[str, Any]]) -> list[Scored]:
-        return [self.score(spec) for spec in specs]
+    def score_all(self, specs: Sequence[Options | Mapping[str, Any]], costs: Sequence[Cost] = ()) -> list[Scored]:
+        """Rows in the order of the specs. `costs`: of each spec, where they are known already."""
+        known = costs or itertools.repeat(None, len(specs))
+        return [self.score(spec, cost) for spec, cost in zip(specs, known, strict=True)]
 
     def _score_with(
         self,
         spec: Options,
         key: str,
-        macs: int,
+        cost: Cost,
         init_seed: int,
         init: str,
         values: dict[str, list[float]],
@@ -144,15 +147,15 @@ class Scorer:
         probe = self._probe(init)
         with torch.random.fork_rng(devices=[]):
             try:
-                student = self._fresh(spec, seed, init)
-                check_pass(student, self.io, macs, len(probe.batch))
+                student = self._fresh(spec, seed, init, cost)
+                check_pass(student, self.io, cost.macs, len(probe.batch))
                 trace = Trace(student.module)
                 probe.bind(student, trace, seed)
                 for name, proxy in self.proxies.items():
                     if proxy.init != init:
                         continue
                     if not trace.unchanged(student.module):
-                        student = self._fresh(spec, seed, init)
+                        student = self._fresh(spec, seed, init, cost)
                         trace = Trace(student.module)
                     probe.rebind(student, trace)
                     seed_generators(seed)
@@ -178,10 +181,13 @@ class Scorer:
         if isinstance(error, UserError | TrialError) and not isinstance(error, TooLargeError):
             raise error
 
-    def _fresh(self, spec: Options, seed: int, init: str) -> Model:
+    def _fresh(self, spec: Options, seed: int, init: str, cost: Cost | None = None) -> Model:
         check_weights(self.space, spec, self.io)
         seed_generators(seed)
-        return initialised(self.space.build(spec, self.io), init, seed)
+        model = initialised(self.space.build(spec, self.io), init, seed)
+        if cost is not None and model.cost_of is None:
+            return replace(model, cost_of=lambda: cost)  # counted already: a proxy that asks does not count again
+        return model
 
     def _probe(self, init: str) -> LiveProbe:
         if init not in self._probes:
@@ -287,8 +293,8 @@ def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> 
     if found is not None:
         return found
     model = built(space, spec, io, 0)
-    sample = task.dummy(io, 1, stream(0, "cost")).to(torch.device("meta"))
-    macs = multiply_accumulates(model.module, lambda module: module(*[sample[name] for name in model.inputs]))
+    sample = task.dummy(io, 1, stream(0, "cost"))
+    macs = multiply_accumulates(model.module, [sample[name] for name in model.inputs])
     return Cost(parameters(model.module), macs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialError, UserError
 from kdsearch.kinds import Batch, work_begins
 from kdsearch.kinds.targets import unknown
-from kdsearch.search.backend import Remote, Score, in_process
+from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scored, Scorer
@@ -285,7 +285,9 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
     )
 
 
-def score_job(address: Mapping[str, Any], role: str, specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def score_job(
+    address: Mapping[str, Any], role: str, specs: Sequence[Mapping[str, Any]], costs: Sequence[Sequence[int]] = ()
+) -> list[dict[str, Any]]:
     """Score a chunk of candidates in a process of the executor; returns their rows."""
     at = Address(**address)
     study = opened(at)
@@ -293,7 +295,7 @@ def score_job(address: Mapping[str, Any], role: str, specs: Sequence[Mapping[str
         study.scorers[role] = scorer_of(study.seen(at), role)
     study.scorers[role].check()
     work_begins()
-    return [study.scorers[role].score(spec).row() for spec in specs]
+    return [row.row() for row in study.scorers[role].score_all(specs, known_costs(costs))]
 
 
 def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:

@@ -14,7 +14,7 @@ from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, Task, work_begins
-from kdsearch.search.backend import Remote, Score, in_process
+from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
 from kdsearch.store.hashing import derive, stream
@@ -170,7 +170,9 @@ def scoring(setting: Setting, scorer: Scorer, workers: int) -> Iterator[Score]:
         executor.close()
 
 
-def score_job(setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def score_job(
+    setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]], costs: Sequence[Sequence[int]] = ()
+) -> list[dict[str, Any]]:
     """Rows of a chunk of candidates; a process that gets several chunks makes the scorer once."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in setting.items()
@@ -178,7 +180,7 @@ def score_job(setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) ->
     scorer = _scorer(Setting(**values))
     scorer.check()
     work_begins()
-    return [scorer.score(spec).row() for spec in specs]
+    return [row.row() for row in scorer.score_all(specs, known_costs(costs))]
 
 
 @lru_cache(maxsize=1)

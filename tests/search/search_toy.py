@@ -25,6 +25,7 @@ from kdsearch.kinds import (
     Task,
     searched,
 )
+from kdsearch.search.backend import known_costs
 from kdsearch.search.scoring import Scorer, random_teacher
 
 IMAGE, LABEL = Field("image", "image", (3, 8, 8)), Field("label", "label", (), "int64", "target")
@@ -173,14 +174,17 @@ def toy_scorer(names: Sequence[str] = (), **options: Any) -> Scorer:
 
 
 def score_job(
-    specs: Sequence[Mapping[str, Any]], names: Sequence[str], is_deadly: bool = False
+    specs: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    costs: Sequence[Sequence[int]] = (),
+    is_deadly: bool = False,
 ) -> list[dict[str, Any]]:
     """The job of a chunk. Where it is deadly, a candidate of depth 3 and width 6 ends its process."""
-    rows = toy_scorer(names).score_all(specs)
+    rows = toy_scorer(names).score_all(specs, known_costs(costs))
     if is_deadly and any((spec["depth"], spec["width"]) == (3, 6) for spec in specs):
         os._exit(5)
     return [row.row() for row in rows]
 
 
-def wrong_job(specs: Sequence[Mapping[str, Any]]) -> None:
+def wrong_job(specs: Sequence[Mapping[str, Any]], costs: Sequence[Sequence[int]]) -> None:
     raise StudyError("the study is wrong")

@@ -62,7 +62,7 @@ class Looked:
     def __init__(self, space: SearchSpace[Any]) -> None:
         self.space, self.times = space, Counter[str]()
 
-    def __call__(self, specs: Sequence[Mapping[str, Any]]) -> Iterator[list[Scored]]:
+    def __call__(self, specs: Sequence[Mapping[str, Any]], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
         for shown in specs:
             spec = self.space.parse(dict(shown))
             cost, key = self.space.cost(spec, IO((), ())), self.space.key(spec)

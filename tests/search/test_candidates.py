@@ -1,12 +1,15 @@
 """A search ends the same however it was cut into chunks, workers and runs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kdsearch_plugins.zero_cost import size
 from search_toy import TOY_IO, CountedSpace, Size, ToySpace, ToyTask, score_job, toy_scorer
+from torch import Tensor, nn
 
 from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
 from kdsearch.builtin.controllers.exhaustive import Exhaustive
@@ -15,7 +18,8 @@ from kdsearch.builtin.controllers.random import Random
 from kdsearch.builtin.executors import InProcess
 from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.errors import UserError
-from kdsearch.kinds import Ask, Controller, NoOptions, Trial
+from kdsearch.kinds import Ask, Controller, Cost, NoOptions, Trial
+from kdsearch.search import scoring
 from kdsearch.search.backend import Remote, Score, Spec, in_process
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
 from kdsearch.search.ranks import Combined
@@ -77,7 +81,9 @@ def test_a_search_cut_anywhere_goes_on_to_the_same_file_and_scores_no_row_again(
         (path / "candidates.jsonl").write_bytes(raw[:cut])
         asked: list[Spec] = []
 
-        def counted(specs: Sequence[Spec], asked: list[Spec] = asked) -> Iterator[list[Scored]]:
+        def counted(
+            specs: Sequence[Spec], costs: Sequence[Cost] = (), asked: list[Spec] = asked
+        ) -> Iterator[list[Scored]]:
             asked.extend(specs)
             yield from in_process(scorer, chunk=3)(specs)
 
@@ -92,7 +98,7 @@ def test_a_search_cut_anywhere_goes_on_to_the_same_file_and_scores_no_row_again(
 def test_what_the_reference_scored_is_not_scored_again(tmp_path: Path, strategy: Controller) -> None:
     scorer, asked, again = toy_scorer(NAMES), [], []
 
-    def counted(specs: Sequence[Spec], asked: list[str] = asked) -> Iterator[list[Scored]]:
+    def counted(specs: Sequence[Spec], costs: Sequence[Cost] = (), asked: list[str] = asked) -> Iterator[list[Scored]]:
         for chunk in in_process(scorer)(specs):
             asked.extend(each.key for each in chunk)
             yield chunk
@@ -102,8 +108,8 @@ def test_what_the_reference_scored_is_not_scored_again(tmp_path: Path, strategy:
     reference_keys, searched = set(asked[:12]), {each.scored.key for each in found.candidates}
     assert reference_keys & searched, "the two share networks, else this shows nothing"
 
-    def apart(specs: Sequence[Spec]) -> Iterator[list[Scored]]:
-        yield from counted(specs, again)
+    def apart(specs: Sequence[Spec], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
+        yield from counted(specs, costs, again)
 
     assert search(tmp_path / "apart", apart, strategy, had=()) == found
     assert len(again) > len(asked)
@@ -251,3 +257,40 @@ def test_what_cannot_be_built_fails_alone_and_is_told(tmp_path: Path) -> None:
     assert len(found[0].candidates) == 16
     assert found[0].error.startswith("RuntimeError: no such network (in build, test_candidates.py:")
     assert found[0].n_infeasible == 8
+
+
+def test_a_network_is_counted_once_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether one is allowed, what its row says and what a proxy asks of it: one count. A network of the reference has its own."""
+    counted: list[int] = []
+    macs = scoring.multiply_accumulates
+
+    def counting(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+        counted.append(1)
+        return macs(module, inputs)
+
+    for each in (scoring, size):
+        monkeypatch.setattr(each, "multiply_accumulates", counting)
+    proxies = {"size": Size(NoOptions()), "macs": size.Macs(NoOptions())}
+    scorer = Scorer(CountedSpace(), TOY_IO, ToyTask(NoOptions()), proxies)
+    scorer.check()
+    counted.clear()
+    where = Region(CountedSpace(), TOY_IO, ToyTask(NoOptions()), {"params": 600})
+    path = tmp_path / "c.jsonl"
+    found = explore(where, STRATEGIES["random"], in_process(scorer), Combined(["macs"]), path, "k", 99, 0)
+    assert len(counted) == len(found.candidates) + found.n_infeasible
+    formula = {ToySpace().key(spec): ToySpace().cost(spec, TOY_IO) for spec in ToySpace().every()}
+    for each in found.candidates:
+        told = formula[each.scored.key]
+        assert (each.scored.params, each.scored.macs) == (told.params, told.macs)
+        assert each.scored.scores["macs"] == pytest.approx(math.log(told.macs))
+
+
+def test_a_job_is_told_the_costs(tmp_path: Path) -> None:
+    """As its arguments, which are JSON: rows say what was counted before, whatever the job's own space would say."""
+    remote = Remote(
+        InProcess(NoOptions()), "search_toy:score_job", {"names": ["size"]}, lost(region(), ["size"]), chunk=2
+    )
+    specs = [{"depth": depth, "width": 2, "norm": True, "alias": 0} for depth in (1, 2, 3)]
+    costs = [Cost(10 + i, 20 + i) for i in range(3)]
+    rows = [row for chunk in remote(specs, costs) for row in chunk]
+    assert [(row.params, row.macs) for row in rows] == [(each.params, each.macs) for each in costs]

@@ -70,7 +70,7 @@ def search(accuracy: Mapping[tuple[str, ...], float], tmp_path: Path) -> Search:
         space = EdgeSpace()
         region = Region(space, IO((), ()), None, limits or {})
 
-        def looked_up(specs: Sequence[Mapping[str, Any]]) -> Iterator[list[Scored]]:
+        def looked_up(specs: Sequence[Mapping[str, Any]], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
             for shown in specs:
                 spec = space.parse(dict(shown))
                 cost, value = space.cost(spec, region.io), accuracy[spec.edges]
