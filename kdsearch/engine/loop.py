@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Training:
         stop: asked after every step; True = checkpoint and raise InterruptedRun.
         objective: metric recorded each epoch on validation for a phase with `score`; "" = none.
         ranks: the processes that share it, each with such a Training on the same folder; the first one writes.
+        most_epochs: of each phase, to see whether it trains at all; None = all.
     """
 
     procedure: Procedure[Any]
@@ -63,11 +64,12 @@ class Training:
     report: Report = field(default_factory=Report)
     objective: str = ""
     ranks: Ranks = ALONE
+    most_epochs: int | None = None
     conduct: Conduct = field(init=False)
 
     def run(self) -> Trained:
         """Train every phase that is not trained yet. Raises TrialError for NaN, InterruptedRun when asked to stop."""
-        with _global_generators_restored():
+        with generators_restored():
             return self._run()
 
     def gradients_at_start(self, batches: int) -> TermGradients | None:
@@ -75,7 +77,7 @@ class Training:
 
         Nothing is trained and nothing is written. Raises TrialError for NaN.
         """
-        with _global_generators_restored():
+        with generators_restored():
             self._begin()
             self.conduct.seed("phases", 0)
             phase = next(iter(self.procedure.phases(self.setup)))
@@ -101,6 +103,8 @@ class Training:
                 return Trained(history, True, scales)
             if phase.name in names:
                 raise PluginError(f"two phases are called '{phase.name}'", expected="names that are unique")
+            if self.most_epochs is not None:
+                phase = replace(phase, epochs=min(phase.epochs, self.most_epochs))
             self._place_trained(phase)
             position = self._phase(phase, len(names), past)
             history += position.history
@@ -189,7 +193,7 @@ def placed(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 @contextmanager
-def _global_generators_restored() -> Iterator[None]:
+def generators_restored() -> Iterator[None]:
     """Training seeds the global generators; the caller's own streams go on as if it had not."""
     saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]

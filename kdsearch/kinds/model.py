@@ -149,6 +149,14 @@ class Model:
         return self.cost_of() if self.cost_of else None
 
 
+class UnaskedTapError(KeyError):
+    """A tap that a method reads and nothing asked for before the run. `owner`: the model's name."""
+
+    def __init__(self, message: str, name: str, owner: str) -> None:
+        super().__init__(message)
+        self.name, self.owner = name, owner
+
+
 class Outputs(Mapping[str, Tensor]):
     """Output fields and taps by name. `detach()` gives the same values as constants."""
 
@@ -164,7 +172,8 @@ class Outputs(Mapping[str, Tensor]):
         if resolved in self._tensors:
             return self._tensors[resolved]
         known = ", ".join(self._tensors)
-        raise KeyError(f"'{name}' of {self._owner or 'a model'} was not asked for before the run; there are {known}")
+        problem = f"'{name}' of {self._owner or 'a model'} was not asked for before the run; there are {known}"
+        raise UnaskedTapError(problem, name, self._owner)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

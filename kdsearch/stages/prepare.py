@@ -8,6 +8,7 @@ from typing import Any
 
 from kdsearch.engine.cache import Live, write_cache
 from kdsearch.engine.setup import Evaluator
+from kdsearch.errors import TapError
 from kdsearch.kinds import Access, Model
 from kdsearch.kinds.forward import tap_name
 from kdsearch.stages.costs import cost_of_teacher
@@ -139,7 +140,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
     study, cache = materials.study, ""
     cached: Mapping[str, Any] = {}
     if is_cached(materials, name):
-        taps = [tap_name(live.model, tap) for tap in materials.taps[name]]
+        taps = [tap_name(live.model, tap) for tap in materials.taps[name] if has_tap(live.model, tap)]
         splits = [split for split in ("train", "val") if split in materials.data.splits]
         folder = out / f"cache-{name}"
         cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
@@ -162,6 +163,15 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         "accuracy": accuracy,
         "warnings": warned(materials, name, accuracy),
     }
+
+
+def has_tap(model: Model, tap: str) -> bool:
+    """Whether there are rows to store of what some candidate's recipe reads; where there are none, its trial says so."""
+    try:
+        tap_name(model, tap)
+    except TapError:
+        return False
+    return True
 
 
 def unanswered(materials: Materials, live: Live) -> str:

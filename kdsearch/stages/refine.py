@@ -335,8 +335,8 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
     """
     complete = [trial for trial in history if trial.state == "complete"]
     if not complete:
-        errors = {trial.error for trial in history if trial.error}
-        raise TrialError(f"all {len(history)} trials failed; the first: {sorted(errors)[0] if errors else 'no result'}")
+        first_error = next((trial.error for trial in history if trial.error), "no result")
+        raise TrialError(f"all {len(history)} trials failed; the first: {first_error}")
     feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
     if not feasible:
         raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")

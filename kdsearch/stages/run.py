@@ -22,6 +22,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run
 from kdsearch.store.hashing import file_digest
+from kdsearch.training.dry import check_where_trials_run
 from kdsearch.training.keys import part_of, seen_by
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_students
@@ -62,7 +63,7 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
     before = last_run(tools.folder)
-    changed = False
+    changed = tried = False
     for stage in STAGES:
         name: str = stage.NAME
         inputs = {each: made[each] for each in stage.NEEDS}
@@ -87,6 +88,9 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             if stage is prepare:
                 check_students(materials)
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
+            if stage in (prepare, search, refine) and until == report.NAME and not tried:
+                check_where_trials_run(materials, tools)
+                tried = True
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
         if stage is prepare:

@@ -33,6 +33,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.recipe import RecipeSpace
+from kdsearch.training.attempt import at_one_point
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.train import assemble
@@ -101,8 +102,11 @@ def scored_weightings(
             between()
             options = draw_values(recipe.option_dims, rng, used) if setting else {}
             try:
-                gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
-            except TrialError:  # a loss that is not finite at these options: nothing to score
+                with at_one_point():
+                    gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
+            except (
+                TrialError
+            ):  # a loss that is not finite at these options, or options that cannot be: nothing to score
                 continue
             if gradients is None or "task" not in gradients.names:
                 return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from kdsearch.errors import StudyError
+from kdsearch.errors import StudyError, UserError
 from kdsearch.kinds.options import (
     Dim,
     Options,
@@ -44,13 +44,22 @@ class Searched(Options):
 
 @dataclass(frozen=True)
 class ResolvedDistiller:
-    """A distiller of one candidate: its name in weights and reports, class, options, and the teacher's name."""
+    """A distiller of one candidate: its name in weights and reports, class, options, and the teacher's name. `path`: its key."""
 
     name: str
     use: str
     cls: type[Distiller[Any]]
     options: Options
     teacher: str
+    path: str = ""
+
+    def place_of(self, text: str) -> str:
+        """Key path of the option whose value the text has in quotes; of the distiller where none has."""
+        for option, value in self.options:
+            values = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(each, str) and f"'{each}'" in text for each in values):
+                return f"{self.path}.options.{option}"
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -222,14 +231,17 @@ class RecipeSpace:
         return [dim for dim in self.dims if dim.path.startswith(ours) and dim.path not in options]
 
     def teacher_taps(self, teacher: str) -> list[str]:
-        """Taps of the teacher that any candidate's recipe may read, as the options write them."""
+        """Taps of the teacher that any candidate's recipe may read, as the options write them; a point that cannot be has none."""
         taps: dict[str, None] = {}
         for each in self.distillers:
             if each.use.teacher != teacher:
                 continue
             for values in _corners(each.options.dims):
-                options = each.options.at(values, f"{each.path}.options")
-                distiller = each.cls(options)
+                try:
+                    options = each.options.at(values, f"{each.path}.options")
+                    distiller = each.cls(options)
+                except UserError:  # it fails the trials there
+                    continue
                 for tap in [*distiller.taps().get("teacher", []), *requested_taps(options).get("teacher", [])]:
                     taps[tap] = None
         return list(taps)
@@ -247,7 +259,12 @@ class RecipeSpace:
         return ResolvedRecipe(
             tuple(
                 ResolvedDistiller(
-                    each.name, each.use.use, each.cls, each.options.at(values, f"{each.path}.options"), each.use.teacher
+                    each.name,
+                    each.use.use,
+                    each.cls,
+                    each.options.at(values, f"{each.path}.options"),
+                    each.use.teacher,
+                    each.path,
                 )
                 for each in used
             ),

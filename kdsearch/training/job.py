@@ -138,6 +138,7 @@ def train_job(
 
     Returns `outcome`, or `ends` (an error that ends the study). Raises TrialError where the training fails.
     """
+    from kdsearch.training.attempt import at_one_point
     from kdsearch.training.request import Request
     from kdsearch.training.share import tell_share
     from kdsearch.training.train import train_shared
@@ -153,7 +154,8 @@ def train_job(
             report = study.report(asked.name) if study.report else tell_share(Path(work))
         teachers = study.teachers_of(at.prepared, study.seen(at))
         work_begins()
-        return asdict(train_shared(study.seen(at), asked, order, teachers, stop, report, place))
+        with at_one_point():
+            return asdict(train_shared(study.seen(at), asked, order, teachers, stop, report, place))
 
     return _answer(call, Path(work))
 

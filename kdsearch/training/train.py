@@ -15,7 +15,7 @@ from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.setup import LiveSetup
-from kdsearch.errors import PluginError, TrialError
+from kdsearch.errors import PluginError, TrialError, UserError
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -33,7 +33,7 @@ from kdsearch.kit.networks import modelled
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import check_module, load_into, read
-from kdsearch.study.recipe import ResolvedRecipe
+from kdsearch.study.recipe import ResolvedDistiller, ResolvedRecipe
 from kdsearch.training.adapted import adapt
 from kdsearch.training.built import Built
 from kdsearch.training.materials import Materials, placing
@@ -116,16 +116,42 @@ def assemble(
     procedure, setup = staged(materials, request, teachers, folder, seed)
     for role, start in request.start.items():
         load_into(setup.models[role].module, read(Path(start)), start)
-    setup.distillers = {
-        each.name: _distiller(materials, each, setup, seed) for each in recipe_of(materials, request).distillers
-    }
+    setup.distillers = distillers_of(materials, request, setup, seed)
     return procedure, setup
 
 
+def distillers_of(materials: Materials, request: Request, setup: LiveSetup, seed: int) -> dict[str, Distiller[Any]]:
+    """The recipe's distillers by name, built. Raise UserError with the key of the option that does not fit."""
+    found = {}
+    for each in recipe_of(materials, request).distillers:
+        try:
+            found[each.name] = _distiller(materials, each, setup, seed)
+        except UserError as error:
+            raise blamed(each, error) from error.__cause__
+    return found
+
+
+def blamed(each: ResolvedDistiller, error: UserError) -> UserError:
+    """What a distiller says against where it is used, with its name and the key path of the option at fault. Returns the error."""
+    if error.file is None and not error.path:
+        error.path = each.place_of(error.problem)
+        if "distiller '" not in error.problem:
+            error.problem = f"distiller '{each.name}': {error.problem}"
+    return error
+
+
 def staged(
-    materials: Materials, request: Request, teachers: Mapping[str, Live], folder: Path, seed: int
+    materials: Materials,
+    request: Request,
+    teachers: Mapping[str, Live],
+    folder: Path,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[Procedure[Any], LiveSetup]:
-    """The procedure and its setup with fresh models of the request's roles, adapted and pruned; no distillers yet."""
+    """The procedure and its setup with fresh models of the request's roles, adapted and pruned; no distillers yet.
+
+    changes: fields of the setup that are others than the study's.
+    """
     recipe = recipe_of(materials, request)
     train = recipe.train
     is_control = request.kind in ("baseline", "all_labels")
@@ -172,6 +198,7 @@ def staged(
         trained=tuple(request.specs),
         device=materials.torch_device,
     )
+    setup = replace(setup, **(changes or {}))
     for role in request.specs:
         setup.models[role] = built(role, derive(seed, "init", role))
     return procedure, setup

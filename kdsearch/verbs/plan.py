@@ -25,6 +25,7 @@ from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
 from kdsearch.study.summary import summary, trainings
+from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import Materials, open_materials
 from kdsearch.training.train import teacher_model
 
@@ -36,6 +37,7 @@ EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 def plan_of(study: Study, host: Host) -> dict[str, Any]:
     """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
     materials = open_materials(study, host)
+    check_recipe(materials)
     with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
     samples = _samples(materials)

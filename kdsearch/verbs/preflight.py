@@ -8,9 +8,8 @@ from kdsearch.host import Host
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
+from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import make, open_materials, placing
-from kdsearch.training.text_teachers import has_network
-from kdsearch.training.train import loaded_teacher
 
 KINDS = ("dataset", "teacher")  # what reads files of the user's
 
@@ -28,11 +27,10 @@ def preflight(study: Study, host: Host) -> None:
 
 
 def look(study: Study, host: Host) -> None:
-    """Raise what opening the data set and building the teachers raises: classes, shapes, controls that have no labels."""
-    materials = open_materials(study, host)
-    for name in study.teachers:
-        if has_network(materials, name):
-            loaded_teacher(materials, name)
+    """Raise what opening the data set and building the teachers raises, classes, shapes, controls that have no labels; and what one
+    step of the recipe fails of.
+    """
+    check_recipe(open_materials(study, host))
 
 
 def check_storage(study: Study) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import torch
 
+from kdsearch.errors import PluginError
 from kdsearch.hooks import Register, hookimpl
-from kdsearch.kinds import Distiller, NoOptions, Options, Probe, Proxy
+from kdsearch.kinds import Distiller, NoOptions, Options, Probe, Proxy, TapShapes
 
 DIST_INFO = "kdsearch_bad-1.0.dist-info"
 
@@ -69,6 +70,22 @@ class Bad(Distiller[BadOptions]):
         return {"bad": logits.mean() * (float("nan") if how == "nan" else 0.0) + torch.zeros(())}
 
 
+class SubclassesOptions(Options):
+    subclasses: int = 5
+
+
+class Subclasses(Distiller[SubclassesOptions]):
+    """Fits a student that is wide enough for it."""
+
+    def build(self, shapes: TapShapes) -> None:
+        if self.options.subclasses > 16:
+            problem = f"{self.options.subclasses} subclasses"
+            raise PluginError(problem, expected="at most 16, the width of the vector that they are cut from")
+
+    def terms(self, step: Any) -> dict[str, Any]:
+        return {"apart": (step.student["logits"] - step.teacher["logits"]).square().mean()}
+
+
 class Exits(Proxy[NoOptions]):
     """Asks for the end of the program."""
 
@@ -93,6 +110,7 @@ class Infinite(Proxy[NoOptions]):
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.distiller("bad", "tests.stages.bad_plugin:Bad")
+    register.distiller("subclasses", "tests.stages.bad_plugin:Subclasses")
     for name in ("Exits", "Raises", "Infinite"):
         register.proxy(name.lower(), f"tests.stages.bad_plugin:{name}")
 

@@ -68,14 +68,18 @@ def test_some_trials_fail(how, message, host, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "error", "message"),
     [
-        ("numbers", r"distiller 'bad' gave a term named 1. Expected a mapping of names to scalars"),
-        ("change", r"distiller 'bad' gave the terms bad1, and bad0 before. Expected the same at every step"),
+        ("numbers", PluginError, r"distiller 'bad' gave a term named 1. Expected a mapping of names to scalars"),
+        (
+            "change",
+            TrialError,
+            r"distiller 'bad' gave the terms bad1, and bad0 before. Expected the same at every step",
+        ),
     ],
 )
-def test_terms_keep_their_names(how, message, host, tmp_path):
-    with pytest.raises(PluginError, match=message):
+def test_terms_keep_their_names(how, error, message, host, tmp_path):
+    with pytest.raises(error, match=message):
         run_tiny(tmp_path, *LESS, "refine.trials=1", host=host, text=with_bad(how))
 
 
@@ -127,13 +131,23 @@ def assert_matches(pattern: str, text: str) -> None:
         raise TrialError(text)
 
 
-def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch, capsys):
+def test_a_fault_of_every_point_is_said_before_any_work(host, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
     file = write_study(tmp_path, with_bad("raise"))
+    assert main(["run", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "distiller 'bad' fails at its first step: ValueError: a plugin's own fault (in terms, bad_plugin.py:" in err
+    assert "Traceback" not in err
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    file = write_study(tmp_path, with_bad("nan"))
     command = ["run", str(file), "--dir", str(tmp_path / "study"), *(part for each in LESS for part in ("--set", each))]
     assert main(command) == 1
     err = capsys.readouterr().err
-    assert "all 2 trials failed; the first: ValueError: a plugin's own fault" in err
+    assert "all 2 trials failed; the first: term 'bad.bad' is nan in phase 'distill', epoch 0, step 0" in err
     assert "Traceback" not in err
     assert [each["state"] for each in events(tmp_path, "trial")] == ["failed"] * 2
     assert not list((tmp_path / "study" / "artifacts").glob("*refine*"))

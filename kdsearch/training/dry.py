@@ -1,0 +1,363 @@
+"""One dry step: the whole recipe on a handful of samples, so that what it cannot do is said before a teacher is trained for it.
+
+It is the training itself, with every phase cut to an epoch of one batch: students of the search space adapted by the procedure,
+teachers as they are before they are trained, real taps, backward, optimisers, `on_step_end`. What it draws is its own, and what it
+makes goes. A fault counts where no candidate that is tried is without it: others are their trials' affair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from itertools import islice
+from typing import Any
+
+from kdsearch.engine.cache import Live
+from kdsearch.engine.loop import Training, generators_restored
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.errors import (
+    DataError,
+    KdsearchError,
+    PluginError,
+    StorageError,
+    TrialError,
+    UnreachableError,
+    UserError,
+    nearest,
+    one_of,
+    told,
+)
+from kdsearch.kinds import Batch, DataSource, Distiller, Field, Procedure, Split
+from kdsearch.kinds.model import UnaskedTapError
+from kdsearch.kit.dims import is_active
+from kdsearch.ops.threads import cpu_threads
+from kdsearch.store.hashing import derive, stream
+from kdsearch.store.scratch import Scratch
+from kdsearch.study.recipe import ResolvedDistiller
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Request, recipe_of
+from kdsearch.training.text_teachers import has_network
+from kdsearch.training.tools import Address, Tools, address_of, limits_of
+from kdsearch.training.train import blamed, distillers_of, staged, teacher_model, view_of
+
+SAMPLES = 8  # of each split; where they do not do, a whole batch of the recipe's
+STUDENTS = 32  # architectures that are drawn
+POINTS = 8  # of what else is searched: every choice of an option occurs in one of them
+BUILT = 64  # pairs of these whose distillers are built
+STEPPED = 4  # failed steps after which no other pair is tried
+LOOK_S = 0.5
+
+
+class NotAskedError(Exception):
+    """A method asked a teacher that writes or embeds: that costs, so nothing is said of what would follow."""
+
+
+# A loss that is not finite, a program that is ended, a disk or endpoint that is away: a step alone cannot judge them.
+PASSES = (TrialError, NotAskedError, UnreachableError, StorageError, MemoryError)
+
+
+def check_recipe(materials: Materials) -> None:
+    """Raise UserError, with the study's line, for what every training of the recipe would fail of.
+
+    What a step alone cannot judge passes: a loss that is not finite, a program that is ended, a teacher that would have to write.
+    """
+    with cpu_threads(materials.study.config.run.threads_per_trial), generators_restored():
+        teachers = {
+            name: Live(teacher_model(materials, name), materials.task, None, view_of(materials, name))
+            for name in materials.study.teachers
+            if has_network(materials, name)
+        }
+        for live in teachers.values():
+            live.model.module.requires_grad_(False).eval()
+        first: _Fault | None = None
+        stepped = 0
+        for specs, values in islice(_candidates(materials), BUILT):
+            fault = _fault_of(materials, teachers, specs, values, SAMPLES)
+            if fault is None:
+                return
+            first = first or fault
+            stepped += fault.stepped
+            if stepped >= STEPPED:
+                break
+        if first is None or (first.stepped and _does_with_a_batch(materials, teachers, first)):
+            return
+        raise materials.study.place(first.error) from first.error.__cause__
+
+
+def check_where_trials_run(materials: Materials, tools: Tools) -> None:
+    """`check_recipe` where the study's executor runs trials, within a trial's limits: what hangs or kills its process there
+    passes, as it is for the trials to say.
+
+    Raises:
+        UserError: see `check_recipe`.
+    """
+    executor = tools.executor(materials)
+    if not executor.remote:
+        check_recipe(materials)
+        return
+    from kdsearch.kinds import Job
+
+    limits, order = limits_of(materials), {"address": address_of(materials, tools)}
+    threads = materials.study.config.run.threads_per_trial
+    job = Job("dry", "kdsearch.training.dry:dry_job", order, threads, limits.timeout_s, limits.memory_bytes, opens=True)
+    executor.submit(job)
+    while True:
+        tools.heed_stop()
+        for done in executor.wait(LOOK_S):
+            if done.id == job.id:
+                if not done.error and done.value:
+                    from kdsearch.training.attempt import from_json
+
+                    raise materials.study.place(from_json(done.value))
+                return
+
+
+def dry_job(address: Mapping[str, Any]) -> dict[str, Any]:
+    """`check_recipe` in a process of the executor: the error's facts, or nothing."""
+    from kdsearch.kinds import work_begins
+    from kdsearch.training.job import opened
+
+    at = Address(**address)
+    materials = opened(at).seen(at)
+    work_begins()
+    try:
+        check_recipe(materials)
+    except UserError as error:
+        facts = error.facts()
+        is_of_study = facts["file"] == str(materials.study.file)  # the folder's copy: the caller knows the user's own
+        return {**facts, "file": None, "line": None} if is_of_study else facts
+    return {}
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """stepped: a step was begun. specs, values: of the candidate."""
+
+    error: KdsearchError
+    stepped: bool
+    specs: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+
+
+def _candidates(materials: Materials) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pairs of architectures and points of the recipe, the small and the usual ones first."""
+    points, drawn = _points(materials), list(_architectures(materials))
+    order = sorted((i + j, i, j) for i in range(len(drawn)) for j in range(len(points)))
+    yield from ((drawn[i], points[j]) for _, i, j in order)
+
+
+def _points(materials: Materials) -> list[dict[str, Any]]:
+    recipe = materials.recipe
+    options = [dim for dim in recipe.dims if dim.range.choices or ".options." in dim.path]
+    width = max([len(dim.range.ends) for dim in options], default=0)
+    found = [recipe.default()]
+    found += [
+        {**found[0], **{dim.path: dim.range.ends[i % len(dim.range.ends)] for dim in options}} for i in range(width)
+    ]
+    active = [{dim.path: point[dim.path] for dim in recipe.dims if is_active(dim, point)} for point in found]
+    return [point for i, point in enumerate(active) if point not in active[:i]][:POINTS]
+
+
+def _architectures(materials: Materials) -> Iterator[dict[str, Any]]:
+    """Role -> spec, of networks that can be built; the first is the smallest of some, where a formula tells."""
+    by_role: dict[str, list[Any]] = {}
+    for role, space in materials.spaces.items():
+        rng = stream(materials.seed, "dry", role)
+        found: dict[str, Any] = {}
+        for _ in range(2 * STUDENTS):
+            spec = space.canonical(space.sample(rng))
+            found.setdefault(spec.model_dump_json(), spec)
+        specs = list(found.values())[:STUDENTS]
+        costs = [cost.params if (cost := space.cost(spec, materials.io)) else None for spec in specs[:SAMPLES]]
+        if None not in costs:
+            least = min(range(len(costs)), key=lambda i: costs[i])  # type: ignore[arg-type,return-value]
+            specs.insert(0, specs.pop(least))
+        by_role[role] = [spec.model_dump(mode="json") for spec in specs]
+    for i in range(max(map(len, by_role.values()), default=0)):
+        yield {role: specs[i % len(specs)] for role, specs in by_role.items()}
+
+
+def _does_with_a_batch(materials: Materials, teachers: Mapping[str, Live], fault: _Fault) -> bool:
+    """Whether the fault was that of few samples."""
+    size = materials.recipe.at(fault.values).train.batch_size
+    return size > SAMPLES and _fault_of(materials, teachers, fault.specs, fault.values, size) is None
+
+
+def _fault_of(
+    materials: Materials,
+    teachers: Mapping[str, Live],
+    specs: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Any],
+    n: int,
+) -> _Fault | None:
+    """What one candidate's training fails of on n samples; None where it does not, or where that cannot be said."""
+    stepped = False
+    scratch = Scratch.make("dry")
+    try:
+        request = Request("dry", "recipe", specs, values, materials.study.config.refine.epochs)
+        few = FewSamples(materials.data, n)
+        asked = {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": n}
+        procedure, setup = staged(materials, request, teachers, scratch.path, derive(materials.seed, "dry"), asked)
+        setup.distillers = distillers_of(materials, request, setup, derive(materials.seed, "dry"))
+        for each in recipe_of(materials, request).distillers:
+            _blaming(each, setup.distillers[each.name])
+        stepped = True
+        device = replace(materials.device, workers=0, accumulate=1)
+        Training(procedure, setup, scratch.path, "dry", device, most_epochs=1).run()
+        _check_agreement(materials, setup, procedure)
+    except PASSES:
+        return None
+    except _Blamed as fault:
+        return _Fault(_said(materials, fault.each, fault.error), stepped, specs, values)
+    except UserError as error:
+        if error.file is None:
+            error.at(path="recipe.procedure.use")
+        return _Fault(error, stepped, specs, values)
+    except Exception as error:
+        found = PluginError(f"one step of the recipe fails: {told(error)}", path="recipe")
+        found.__cause__ = error
+        return _Fault(found, stepped, specs, values)
+    finally:
+        scratch.close()
+    return None
+
+
+class FewSamples:
+    """The study's data with n samples of each split, evenly spaced; labelled and unlabelled ones are parts of `train`. No test
+    split.
+    """
+
+    def __init__(self, data: DataSource, n: int) -> None:
+        self._data = data
+        parts = [name for name in data.splits if name in ("labeled", "unlabeled")] or ["train"]
+        self._train: set[str] = set()
+        for name in parts:
+            ids = data.split(name).ids
+            self._train |= {ids[i] for i in _spaced(len(ids), -(-n // len(parts)))}
+        self._n = n
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self._data.fields
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._data.facts
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(name for name in self._data.splits if name != "test")
+
+    def split(self, name: str) -> Split:
+        if name == "test":
+            raise DataError("no split 'test' here", nearest=nearest(name, self.splits), expected=one_of(self.splits))
+        whole = self._data.split(name)
+        if name in ("train", "labeled", "unlabeled"):
+            rows = [i for i, id in enumerate(whole.ids) if id in self._train]
+        else:
+            rows = _spaced(len(whole.ids), self._n)
+        return _FewOf(whole, rows)
+
+
+class _FewOf:
+    def __init__(self, whole: Split, rows: Sequence[int]) -> None:
+        self._whole, self._rows = whole, rows
+        self.ids = tuple(whole.ids[i] for i in rows)
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
+        return self._whole.load([self._rows[i] for i in index], augment, seed)
+
+
+def _spaced(length: int, n: int) -> list[int]:
+    return sorted({i * length // n for i in range(n)}) if length else []
+
+
+class _Nobody(Mapping[str, Any]):
+    """Teachers by name that may not be asked."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise NotAskedError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+NOBODY = _Nobody()
+
+
+class _Blamed(Exception):  # noqa: N818 - carries an error, is none
+    def __init__(self, each: ResolvedDistiller, error: Exception) -> None:
+        super().__init__()
+        self.each, self.error = each, error
+
+
+def _blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
+    """What the distiller raises from now on is known to be its own, whoever calls it."""
+
+    def guarded(own: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(own)
+        def call(*arguments: Any) -> Any:
+            try:
+                return own(*arguments)
+            except (*PASSES, _Blamed):
+                raise
+            except Exception as error:
+                raise _Blamed(each, error) from error
+
+        return call
+
+    for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
+        setattr(distiller, name, guarded(getattr(distiller, name)))
+
+
+def _said(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:
+    """What a distiller raised, with its name and the option at fault where that can be known."""
+    if isinstance(error, UnaskedTapError):
+        problem = f"distiller '{each.name}' reads '{error.name}' of '{error.owner}' without asking for it"
+        expected = "an option of type StudentTap or TeacherTap: it asks for the tap that it names"
+        found: UserError = PluginError(problem, path=each.place_of(f"'{error.name}'"), expected=expected)
+    elif isinstance(error, UserError):
+        found = blamed(each, error)
+        if lacks := re.search(r"no model in the role '([^']+)'", error.problem):
+            found.fix = _fix_of_role(materials, lacks[1])
+    else:
+        found = PluginError(f"distiller '{each.name}' fails at its first step: {told(error)}", path=each.path)
+    found.__cause__ = error if found is not error else error.__cause__
+    return found
+
+
+def _fix_of_role(materials: Materials, role: str) -> str:
+    host = materials.host
+    found = []
+    for name in host.names("procedure"):
+        try:
+            found += [name] if role in host.load_class("procedure", name).roles else []
+        except PluginError:  # another plugin's, and broken
+            continue
+    return f"Set recipe.procedure.use: {one_of(found)}." if found else ""
+
+
+def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
+    """Raise StudyError for a bound on equal answers of networks that score no classes: nothing would be judged by it."""
+    asked = materials.study.config.export.min_agreement
+    if not asked:
+        return
+    own = procedure.product(setup)
+    products = (
+        [own] if own else [materials.task.product(setup.models[role], materials.io) for role in procedure.shipped()]
+    )
+    outputs = [each for product in products for graph in product.graphs.values() for each in graph.outputs]
+    if not any(each.kind == "logits" for each in outputs):
+        raise materials.study.error(
+            f"the networks score no classes: they answer {one_of(each.name for each in outputs)}",
+            f"export.min_agreement.{next(iter(asked))}",
+            expected="no min_agreement; `export.max_drop` bounds their quality",
+        )

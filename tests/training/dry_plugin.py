@@ -1,0 +1,88 @@
+"""Distillers with the mistakes that authors make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdsearch.hooks import Register, hookimpl
+from kdsearch.kinds import Distiller, NoOptions, Options, Procedure, Setup, Step, StudentTap, TapShapes
+
+
+class PlainOptions(Options):
+    tap: str = Field("stage[1]", description="is no StudentTap, so nobody asks the student for it")
+
+
+class Plain(Distiller[PlainOptions]):
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"size": step.student[self.options.tap].square().mean()}
+
+
+class TappedOptions(Options):
+    tap: StudentTap = Field("penultimate", description="a vector")
+    others: list[StudentTap] = Field(["penultimate"], description="more of them")
+
+
+class Narrow(Distiller[TappedOptions]):
+    """Its projection is for another width than the tap's."""
+
+    needs_teacher = False
+
+    def build(self, shapes: TapShapes) -> None:
+        self.project = nn.Linear(5, 3)
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"small": self.project(step.student[self.options.tap]).square().mean()}
+
+
+class Peer(Distiller[NoOptions]):
+    """Is of use in a procedure that trains a peer."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"apart": (step.student["logits"] - step.run("peer")["logits"]).square().mean()}
+
+
+class Late(Distiller[NoOptions]):
+    """Fails after the step, and while it has fewer samples than it needs."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"none": 0 * step.student["logits"].mean()}
+
+    def on_step_end(self, step: Step) -> None:
+        raise IndexError("queue is full")
+
+
+class Many(Late):
+    def on_step_end(self, step: Step) -> None:
+        if len(step.batch) < 20:
+            raise IndexError("a batch of 20 is needed")
+
+
+class Broken(Late):
+    """Has a term without a gradient, and NaN."""
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"nan": torch.tensor(float("nan"))}
+
+
+class Mutual(Procedure[NoOptions]):
+    roles = ("student", "peer")
+
+    def phases(self, setup: Setup) -> Any:
+        raise NotImplementedError
+
+
+@hookimpl
+def kdsearch_register(register: Register) -> None:
+    for cls in (Plain, Narrow, Peer, Late, Many, Broken):
+        register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
+    register.procedure("mutual", "tests.training.dry_plugin:Mutual")

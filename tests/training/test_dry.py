@@ -1,0 +1,149 @@
+"""The dry step says what a recipe cannot do, where the study says so, before a teacher is trained; it leaves no trace."""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdsearch.cli import main
+from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.training.dry import FewSamples, check_recipe
+from kdsearch.training.materials import Materials, open_materials
+from tests.stages.tiny import LESS, TEXT, run_tiny, write_study
+from tests.training import dry_plugin
+
+KD = "- {use: kd, weight: search, options: {temperature: search}}"
+LINE = 1 + TEXT[: TEXT.index(KD)].count("\n")
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host.load(extra=[("mistaken", dry_plugin)])
+
+
+def opened(folder: Path, host: Host, distiller: str, *sets: str) -> Materials:
+    study = load_study(write_study(folder, TEXT.replace(KD, f"- {distiller}")), host, sets=sets)
+    return open_materials(study, host)
+
+
+@pytest.mark.parametrize(
+    ("distiller", "error", "path", "words"),
+    [
+        (
+            "{use: fitnet, options: {student_tap: 'stage[5]'}}",
+            TapError,
+            ".options.student_tap",
+            r"distiller 'fitnet': tap 'stage\[5\]': 'cifar_resnet' has stem .*; did you mean 'stage\[2\]'",
+        ),
+        (
+            "{use: fitnet, options: {teacher_tap: penultimate}}",
+            TapShapeError,
+            ".options.teacher_tap",
+            "distiller 'fitnet': tap 'penultimate' of 'cifar_resnet' is 16. Expected a map",
+        ),
+        (
+            "plain",
+            PluginError,
+            ".options.tap",
+            r"distiller 'plain' reads 'stage\[1\]' of 'cifar_resnet' without asking for it. Expected an option of type StudentTap",
+        ),
+        (
+            "{use: narrow, options: {others: [logits]}}",
+            PluginError,
+            "",
+            r"distiller 'narrow' fails at its first step: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+        ),
+        (
+            "peer",
+            PluginError,
+            "",
+            "distiller 'peer': no model in the role 'peer'.*. Expected main, student or teacher. Set recipe.procedure.use: mutual.",
+        ),
+        ("late", PluginError, "", "distiller 'late' fails at its first step: IndexError: queue is full"),
+    ],
+)
+def test_a_fault_has_its_distiller_option_and_line(distiller, error, path, words, host, tmp_path):
+    materials = opened(tmp_path, host, distiller)
+    with pytest.raises(error, match=words) as caught:
+        check_recipe(materials)
+    assert caught.value.path == f"recipe.distillers[0]{path}"
+    assert (caught.value.file, caught.value.line) == (tmp_path / "tiny.yaml", LINE)
+
+
+@pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
+def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
+    check_recipe(opened(tmp_path, host, distiller))
+
+
+def test_one_point_or_candidate_that_trains_is_enough(host, tmp_path):
+    hint = "{student_tap: 'module:stages.0.1.relu2', teacher_tap: {choices: ['stage[9]', 'stage[8]', 'stage[0]']}}"
+    check_recipe(opened(tmp_path, host, f"{{use: fitnet, options: {hint}}}"))
+
+
+def test_agreement_needs_classes(host, tmp_path, monkeypatch):
+    from kdsearch.builtin.classification import Classification
+    from kdsearch.kinds import IO
+
+    usual = Classification.io
+
+    def without(self, fields, facts):
+        from dataclasses import replace
+
+        io = usual(self, fields, facts)
+        return IO(io.inputs, tuple(replace(each, kind="vector") for each in io.outputs))
+
+    monkeypatch.setattr(Classification, "io", without)
+    materials = opened(tmp_path, host, "{use: kd}", "export.min_agreement={onnx-int8: 0.9}")
+    with pytest.raises(
+        StudyError, match=r"export.min_agreement.onnx-int8: the networks score no classes: they answer logits"
+    ):
+        check_recipe(materials)
+
+
+def test_it_leaves_no_trace(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    materials = opened(tmp_path, host, "{use: fitnet, options: {kernel: search}}")
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    check_recipe(materials)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    assert {each.name for each in tmp_path.iterdir()} == {"scratch", "tiny.yaml"}
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_parts_of_few_samples_belong_together(host, tmp_path):
+    materials = opened(tmp_path, host, "{use: kd}")
+    few = FewSamples(materials.data, 8)
+    labeled, unlabeled, train = (few.split(name) for name in ("labeled", "unlabeled", "train"))
+    assert {*labeled.ids} | {*unlabeled.ids} == {*train.ids}
+    assert (len(labeled.ids), len(unlabeled.ids), len(few.split("val").ids)) == (4, 4, 8)
+    whole = materials.data.split("unlabeled")
+    assert torch.equal(unlabeled.load([1])["image"], whole.load([list(whole.ids).index(unlabeled.ids[1])])["image"])
+    assert "test" not in few.splits
+
+
+@pytest.mark.parametrize("executor", ["inprocess", "processes"])
+def test_a_run_trains_no_teacher_for_it(executor, tmp_path):
+    text = TEXT.replace(KD, "- {use: fitnet, options: {student_tap: 'stage[5]'}}")
+    with pytest.raises(
+        TapError, match=rf"tiny.yaml:{LINE}: recipe.distillers\[0\].options.student_tap: distiller 'fitnet'"
+    ):
+        run_tiny(tmp_path, *LESS, f"run.executor={{use: {executor}}}", text=text)
+    assert not (tmp_path / "study").exists()
+
+
+def test_validate_takes_the_step(tmp_path, capsys):
+    file = write_study(tmp_path, TEXT.replace(KD, "- {use: fitnet, options: {student_tap: 'stage[5]'}}"))
+    assert main(["validate", str(file)]) == 2
+    assert re.search(rf"tiny.yaml:{LINE}: recipe.distillers\[0\].options.student_tap: ", capsys.readouterr().err)
+    assert main(["validate", str(file), "--plan"]) == 2
