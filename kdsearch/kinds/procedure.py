@@ -23,7 +23,7 @@ class Procedure(nn.Module, Capability, Generic[O]):
     """
 
     roles: ClassVar[tuple[str, ...]] = ("student",)  # models it trains
-    ships: ClassVar[tuple[str, ...]] = ("student",)  # those that are costed and exported
+    ships: ClassVar[tuple[str, ...]] = ("student",)  # those that are costed and exported; see `shipped`
     needs_teacher: ClassVar[bool] = False
 
     def __init__(self, options: O) -> None:
@@ -37,6 +37,14 @@ class Procedure(nn.Module, Capability, Generic[O]):
         defaults of options that are searched, and without teachers.
         """
         return model
+
+    def shipped(self) -> tuple[str, ...]:
+        """The roles that are costed and exported, where that depends on options: `ships`, unless overridden.
+
+        For costs and the search it is asked with the defaults of options that are searched, so an option that it reads is not
+        one to search.
+        """
+        return self.ships
 
     @abstractmethod
     def phases(self, setup: Setup) -> Iterator[Phase]: ...

@@ -154,7 +154,7 @@ class Session:
         role = next(iter(specs))
         model = self.materials.build_student(role, specs[role], derive(self.materials.seed, "session", number))
         recipe = self.materials.recipe.at(refine.recipe_values(self.materials, trial))
-        return Candidate(number, specs, recipe, model, refine.costs_of(trial, self.kept), ask.values)
+        return Candidate(number, specs, recipe, model, refine.costs_of(self.materials, trial, self.kept), ask.values)
 
     def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
         """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.

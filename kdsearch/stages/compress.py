@@ -179,12 +179,12 @@ def _prune(
     pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
     roles: dict[str, Any] = {}
     plans, start = {}, {}
-    for role in found.procedure.ships:
+    for role in found.procedure.shipped():
         subject = subject_of(materials, found, role, teachers)
         score_before, before = subject.score(subject.model), subject.cost(subject.model)
         plan = plans[role] = asdict(pruner.plan(subject))
         cut = pruned(materials, subject.model.copy(), plan)
-        name = START if len(found.procedure.ships) == 1 else f"cut-{role}.safetensors"
+        name = START if len(found.procedure.shipped()) == 1 else f"cut-{role}.safetensors"
         for folder in (work, out):
             write(folder / name, cut.module.state_dict())
         start[role] = str(work / name)

@@ -164,7 +164,7 @@ def _reference_metrics(
         if run["error"]:
             continue
         found = load_finished(materials, Request(**run["request"]), distilled.path / name, teachers)
-        ships, of_winner = found.procedure.ships, name == distilled.facts["winner"]
+        ships, of_winner = found.procedure.shipped(), name == distilled.facts["winner"]
         if type(found.procedure).product is not Procedure.product:
             take("runs", name, shipped(materials, found.setup, found.procedure)[0].predict, found.setup)
             continue

@@ -44,8 +44,10 @@ def keep_best(
     """The `keep` best of `search.candidates.select`, of those that keep the limits; where files have none, without measuring.
 
     Once one breaks a limit, estimates from what was measured say who is worth measuring. Where those are too few, the nearest
-    others are tried too, until none of a round keeps the limits. The `shortest` best of them are the short list.
+    others are tried too, until none of a round keeps the limits. The `shortest` best of them are the short list. A role that does
+    not ship has no limits to keep.
     """
+    is_costed = role in materials.ships
     found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
     excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
 
@@ -55,9 +57,10 @@ def keep_best(
             if tools.stop():
                 raise InterruptedRun("stopped; measured candidates are kept")
             scored = each.scored
-            measured = file_costs(materials, role, scored.spec, work) if needs_file(materials) else {}
+            is_measured = is_costed and needs_file(materials)
+            measured = file_costs(materials, role, scored.spec, work) if is_measured else {}
             found[scored.key] = {"params": scored.params, "macs": scored.macs, **measured}
-            excess[scored.key] = violations(materials, found[scored.key])
+            excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
         return any(is_good(each) for each in these)
 
     def is_new(candidate: Candidate) -> bool:

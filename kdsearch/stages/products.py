@@ -46,7 +46,7 @@ class Shipped:
 
 def shipped(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> list[Shipped]:
     """The procedure's own product, else the task's of every role that ships. Models are moved to the CPU, in eval mode."""
-    models = {role: setup.models[role] for role in procedure.ships}
+    models = {role: setup.models[role] for role in procedure.shipped()}
     for model in models.values():
         model.module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     own = procedure.product(setup)

@@ -173,10 +173,11 @@ def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:
     return {path: value for path, value in trial.values.items() if path in known}
 
 
-def costs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Costs of the trial's shipped architectures, summed over roles."""
+def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Costs of the trial's shipped architectures, summed over their roles."""
     total: dict[str, float] = {}
-    for role, by_key in kept.items():
+    for role in materials.ships:
+        by_key = kept[role]
         key = next(
             value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
         )
@@ -220,7 +221,7 @@ def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Ma
     """The trials of a key: in the folder's journal, or where `run.storage` says."""
 
     def about(trial: Trial) -> dict[str, Any]:
-        costs, words = costs_of(trial, kept), " + ".join(map(architecture, _keys(trial)))
+        costs, words = costs_of(materials, trial, kept), " + ".join(map(architecture, _keys(trial)))
         return {"architecture": words, "params": int(costs["params"]), "macs": int(costs["macs"])}
 
     labels = materials.recipe.labels
@@ -290,7 +291,7 @@ def losses_of(
     """The objectives, all to be minimised; None where the procedure gives no score before its end."""
     if outcome.score is None:
         return None
-    values = {**costs_of(trial, kept), materials.objective: outcome.score}
+    values = {**costs_of(materials, trial, kept), materials.objective: outcome.score}
     return tuple(
         -values[name] if direction == "max" else values[name] for name, direction in materials.objectives.items()
     )
@@ -301,7 +302,7 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     losses = trial.at(1.0) or (math.nan,)
     if not all(map(math.isfinite, losses)):
         return replace(trial, state="failed", error=f"objective is {list(losses)}")
-    over = violations(materials, costs_of(trial, kept))
+    over = violations(materials, costs_of(materials, trial, kept))
     return replace(trial, state="complete", losses=losses, violations=tuple(over.values()))
 
 
@@ -311,7 +312,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         name: -loss if direction == "max" else loss
         for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
     }
-    costs = costs_of(trial, kept)
+    costs = costs_of(materials, trial, kept)
     return {
         "number": trial.number,
         "architecture": " + ".join(_keys(trial)),

@@ -137,9 +137,12 @@ def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
+    """Of the roles that ship, of those in `specs`."""
     total = {"params": 0, "macs": 0}
-    for role, spec in specs.items():
-        cost = cost_of_model(materials.build_student(role, spec, 0), materials)
+    for role in materials.ships:
+        if role not in specs:
+            continue
+        cost = cost_of_model(materials.build_student(role, specs[role], 0), materials)
         total = {"params": total["params"] + cost.params, "macs": total["macs"] + cost.macs}
     return total
 

@@ -49,9 +49,10 @@ STANDS_IN = {
 
 
 def further(materials: Materials) -> dict[str, Any]:
-    """The spaces as they are narrowed to the data, and handed over from Python."""
+    """The spaces as they are narrowed to the data, and handed over from Python; and which roles ship, of several."""
     spaces = materials.spaces
-    return {"spaces": {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}}
+    found = {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}
+    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else []}
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:
@@ -154,8 +155,11 @@ def _one_role(
     section = materials.study.config.search
     limits = materials.study.config.constraints
     space = materials.spaces[role]
-    bounds: dict[str, float] = {name: v for name in ("params", "macs") if (v := getattr(limits, name)) is not None}
-    if limits.onnx_bytes is not None:  # four bytes a weight: a file cannot be smaller
+    is_costed = role in materials.ships  # a helper of the training may be as large as it is
+    bounds: dict[str, float] = {
+        name: v for name in ("params", "macs") if is_costed and (v := getattr(limits, name)) is not None
+    }
+    if is_costed and limits.onnx_bytes is not None:  # four bytes a weight: a file cannot be smaller
         bounds["params"] = min(bounds.get("params", float("inf")), limits.onnx_bytes / 4)
     region = Region(space, materials.io, materials.task, bounds)
     scorer = scorer_of(materials, role)
@@ -163,7 +167,7 @@ def _one_role(
     score = _backend(materials, role, scorer, region, tools)
     key = work.name
     seed = derive(materials.seed, "search", role) % 2**31
-    costs = search_costs(materials.cost_objectives)
+    costs = search_costs(materials.cost_objectives) if is_costed else []
     strategy = materials.make("controller", section.strategy, "search.strategy")
     base = tools.progress.done
 
@@ -209,7 +213,7 @@ def _one_role(
             fix="Relax a constraint or widen the space.",
         )
     _refuse_silent(materials, explored)
-    keep = section.keep or (MEASURED if needs_file(materials) else MOST)
+    keep = section.keep or (MEASURED if is_costed and needs_file(materials) else MOST)
     kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, section.keep or SHORT)
     if not kept.rows:
         worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())

@@ -97,9 +97,10 @@ class ProcedureContract:
     def test_roles_that_ship_are_trained(self) -> None:
         cls = self.procedure
         require(bool(cls.roles), "no role is trained")
-        require(bool(cls.ships), "no role ships")
+        ships = self.made().shipped()
+        require(bool(ships), "no role ships")
         require(len(set(cls.roles)) == len(cls.roles), f"a role is there twice: {', '.join(cls.roles)}")
-        strange = [each for each in cls.ships if each not in cls.roles]
+        strange = [each for each in ships if each not in cls.roles]
         require(not strange, f"'{', '.join(strange)}' ships, and is none of the roles {', '.join(cls.roles)}")
 
     def test_training_moves_what_ships_and_no_teacher(self) -> None:
@@ -107,7 +108,7 @@ class ProcedureContract:
             run = self.training(folder)
             teachers = {name: live.model.module for name, live in run.setup.teachers.items()}
             before = {name: _state(module) for name, module in teachers.items()}
-            fresh = {role: _state(run.setup.models[role].module) for role in self.procedure.ships}
+            fresh = {role: _state(run.setup.models[role].module) for role in run.procedure.shipped()}
             run.run()
             for role, start in fresh.items():
                 end = _state(run.setup.models[role].module)
@@ -180,7 +181,7 @@ class ProcedureContract:
             }
             again = self.training(folder).setup.models
             batch = self.source().split("train").load([0, 1])
-            for role in self.procedure.ships:
+            for role in run.procedure.shipped():
                 found = {k: v.shape for k, v in _state(again[role].module).items()}
                 require(found == shapes[role], f"'{role}' is adapted differently when it is replayed")
                 model = run.setup.models[role]

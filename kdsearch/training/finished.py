@@ -31,7 +31,7 @@ class Finished:
     @property
     def role(self) -> str:
         """The first one that ships."""
-        return self.procedure.ships[0]
+        return self.procedure.shipped()[0]
 
     @property
     def model(self) -> Model:

@@ -20,7 +20,7 @@ from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import TooLargeError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Capability, Metric, Model, SearchSpace, Task
+from kdsearch.kinds import IO, Capability, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_weights
@@ -46,6 +46,7 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "io": ("task",),
     "spaces": ("students",),
     "plain_spaces": ("students",),
+    "ships": ("students",),
     "recipe": ("recipe",),
     "taps": ("taps", "recipe"),
     "metrics": ("objectives",),
@@ -74,6 +75,7 @@ class Materials:
         given: the data set's splits. made: those with what data recipes made of `train`, once they have (`stages.recipes`).
         augments: the data set changes training samples, so teacher rows cannot be cached.
         spaces: role -> its search space, its networks as the procedure adapts them. plain_spaces: before that.
+        ships: the roles that are costed and exported.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
         metrics: the task's and those among the objectives, by name.
         objectives: as the study states them, the first one first; left out: the task's own.
@@ -93,6 +95,7 @@ class Materials:
     spaces: Mapping[str, SearchSpace[Any]]
     plain_spaces: Mapping[str, SearchSpace[Any]]
     recipe: RecipeSpace
+    ships: tuple[str, ...]
     taps: Mapping[str, list[str]]
     metrics: Mapping[str, Metric[Any]]
     objectives: Mapping[str, str]
@@ -260,6 +263,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         spaces,
         spaces,
         recipe,
+        _shipped_of(recipe),
         {name: recipe.teacher_taps(name) for name in study.teachers},
         metrics,
         objectives,
@@ -276,6 +280,14 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         folder,
     )
     return replace(materials, spaces=_adapted_spaces(materials))
+
+
+def _shipped_of(recipe: RecipeSpace) -> tuple[str, ...]:
+    """The roles that ship, at the default of whatever of the procedure is searched."""
+    cls = recipe.procedure_cls
+    if cls.shipped is Procedure.shipped:
+        return cls.ships
+    return cls(recipe.at(recipe.default()).procedure_options).shipped()
 
 
 def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
