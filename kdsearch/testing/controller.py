@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from kdsearch.kinds import IO, Ask, Controller, Dim, Model, Options, Range, SearchSpace, Trial, searched
+from kdsearch.testing.contract import require
 
 
 class HillSpec(Options):
@@ -116,23 +117,31 @@ class ControllerContract:
         space = HillSpace()
         for history in ([], self.history()):
             asks = self.ask(history)
-            assert len(asks) == 8
-            assert len({_key(ask) for ask in asks}) == 8
+            require(len(asks) == 8, f"asked for 8 candidates after {len(history)} trials, it gives {len(asks)}")
+            require(
+                len({_key(ask) for ask in asks}) == 8, f"candidates of one ask are equal, after {len(history)} trials"
+            )
             for ask in asks:
-                assert ask.spec is not None
-                spec = space.parse(dict(ask.spec))
-                assert space.canonical(spec) == spec
-                _assert_inside(ask, self.dims())
+                require(ask.spec is not None, f"{ask}: no architecture, though there is a space")
+                spec = space.parse(dict(ask.spec or {}))
+                require(
+                    space.canonical(spec) == spec, f"architecture {dict(ask.spec or {})} is not in its canonical form"
+                )
+                _require_inside(ask, self.dims())
 
     def test_equal_arguments_equal_answer_and_global_streams_untouched(self) -> None:
         history = self.history()
         before = torch.get_rng_state()
-        assert self.ask(history) == self.ask(history)
-        assert torch.equal(before, torch.get_rng_state())
+        require(self.ask(history) == self.ask(history), "asked twice with equal arguments, it answers differently")
+        require(torch.equal(before, torch.get_rng_state()), "asking draws from torch's global stream")
 
     def test_answer_does_not_depend_on_the_order_of_finishing(self) -> None:
         history = self.history()
-        assert self.ask(history) == self.ask(history[::-1]) == self.ask(history[7:] + history[:7])
+        found = self.ask(history)
+        for other in (history[::-1], history[7:] + history[:7]):
+            require(
+                self.ask(other) == found, "equal trials in another order, and it asks for others: sort by their number"
+            )
 
     def test_what_it_keeps_between_asks_changes_no_answer(self) -> None:
         """One controller along a growing history, then back, to another space and forth, beside a fresh one at every ask."""
@@ -141,49 +150,60 @@ class ControllerContract:
         asked = ((space, history[:n]) for n in (0, 8, 9, 30, 30, 12))
         for where, told in (*asked, (HillSpace(), history[:12]), (space, history), (space, others)):
             arguments = (where, self.dims(), told, 3, 7)
-            assert kept.ask(*arguments) == self.controller().ask(*arguments)
+            holds = kept.ask(*arguments) == self.controller().ask(*arguments)
+            require(
+                holds,
+                f"after other asks it answers {len(told)} trials as no fresh one does: an answer follows from its arguments",
+            )
 
     def test_what_runs_is_not_asked_again_and_says_nothing(self) -> None:
         """Trials that run have no losses yet: they are tried, and nothing else follows from them."""
         asked = self.ask([], n=6)
         running = [Trial(i, ask.values, ask.spec, "running") for i, ask in enumerate(asked)]
-        assert not {_key(ask) for ask in asked} & {_key(ask) for ask in self.ask(running)}
+        asked_again = {_key(ask) for ask in asked} & {_key(ask) for ask in self.ask(running)}
+        require(not asked_again, f"asks again for what runs: {', '.join(sorted(asked_again))}")
         history = self.history()
         late = [Trial(trial.number, trial.values, trial.spec, "running") for trial in history[-6:]]
         found = self.ask([*history[:-6], *late])
-        assert found == self.ask([*late, *history[:-6]])
-        assert not {_key(Ask(trial.values, trial.spec)) for trial in history} & {_key(ask) for ask in found}
+        require(found == self.ask([*late, *history[:-6]]), "what it asks for depends on where trials that run stand")
+        tried = {_key(Ask(trial.values, trial.spec)) for trial in history} & {_key(ask) for ask in found}
+        require(not tried, f"asks again for what was tried or runs: {', '.join(sorted(tried))}")
 
     def test_never_asks_for_what_was_tried(self) -> None:
         dims = tuple(dim for dim in DIMS if dim.path != "rate" and dim.range.size is not None)
         history: list[Trial] = []
-        while asks := self.ask(history, n=5, space=None, dims=dims):
+        while len(history) <= 22 and (asks := self.ask(history, n=5, space=None, dims=dims)):
             for ask in asks:
                 trial = Trial(len(history), ask.values, ask.spec, "complete", (hill_loss_of_kind(ask),))
                 history.append(trial)
         # a and null alone, (b, 2) and c with ten values of `extra` each
-        assert len({_key(Ask(trial.values)) for trial in history}) == len(history) <= 22
-        assert len(history) >= 20
+        distinct = {_key(Ask(trial.values)) for trial in history}
+        require(len(distinct) == len(history), f"{len(history)} asks for {len(distinct)} candidates: some twice")
+        require(20 <= len(history) <= 22, f"{len(history)} of 22 candidates asked for: expected all, or nearly")
 
     def test_nothing_to_search_is_asked_once(self) -> None:
         first = self.ask([], space=None, dims=())
-        assert first == [Ask()]
-        assert self.ask([Trial(0, {}, None, "complete", (1.0,))], space=None, dims=()) == []
+        require(first == [Ask()], f"nothing to search: got {first}, expected one candidate without values")
+        again = self.ask([Trial(0, {}, None, "complete", (1.0,))], space=None, dims=())
+        require(again == [], f"nothing to search, and that was tried: got {again}, expected none")
 
     def test_architectures_alone_and_dimensions_alone(self) -> None:
-        assert all(ask.values == {} and ask.spec is not None for ask in self.ask([], dims=()))
-        assert all(ask.spec is None and "kind" in ask.values for ask in self.ask([], space=None))
+        for ask in self.ask([], dims=()):
+            require(ask.values == {} and ask.spec is not None, f"{ask}: expected an architecture alone")
+        for ask in self.ask([], space=None):
+            require(ask.spec is None and "kind" in ask.values, f"{ask}: expected values alone")
 
     def test_several_objectives_with_constraints(self) -> None:
         for n_losses in (2, 3):
-            assert len(self.ask(self.history(n_losses=n_losses))) == 8
+            found = self.ask(self.history(n_losses=n_losses))
+            require(len(found) == 8, f"with {n_losses} objectives and a constraint: {len(found)} of 8 candidates")
 
     def test_another_seed_or_a_longer_history_asks_for_others(self) -> None:
         if self.wants_finite:
             return
         history = self.history()
-        assert self.ask(history, seed=4) != self.ask(history)
-        assert self.ask(history[:-1]) != self.ask(history)
+        require(self.ask(history, seed=4) != self.ask(history), "another seed changes nothing")
+        require(self.ask(history[:-1]) != self.ask(history), "a longer history changes nothing")
 
 
 def hill_loss_of_kind(ask: Ask) -> float:
@@ -191,19 +211,25 @@ def hill_loss_of_kind(ask: Ask) -> float:
     return float(ask.values.get("extra", 12))
 
 
-def _assert_inside(ask: Ask, dims: Sequence[Dim]) -> None:
+def _require_inside(ask: Ask, dims: Sequence[Dim]) -> None:
     by_path = {dim.path: dim.range for dim in dims}
-    assert set(ask.values) <= set(by_path)
-    assert ("extra" in ask.values) == (_as_json(ask.values["kind"]) in (["b", 2], "c"))
+    others = set(ask.values) - set(by_path)
+    require(not others, f"values of no dimension: {', '.join(sorted(others))}")
+    wanted = _as_json(ask.values["kind"]) in (["b", 2], "c")
+    require(
+        ("extra" in ask.values) == wanted,
+        f"{dict(ask.values)}: 'extra' has a value if and only if 'kind' is (b, 2) or c",
+    )
     for path, value in ask.values.items():
         ranged = by_path[path]
         if ranged.choices:
-            assert _as_json(value) in [_as_json(choice) for choice in ranged.choices]
+            holds = _as_json(value) in [_as_json(choice) for choice in ranged.choices]
+            require(holds, f"'{path}' is {value!r}, none of {list(ranged.choices)}")
         else:
-            assert ranged.low is not None
-            assert ranged.high is not None
-            assert ranged.low <= value <= ranged.high
-            assert isinstance(value, int if ranged.integer else float)
+            is_inside = ranged.low is not None and ranged.high is not None and ranged.low <= value <= ranged.high
+            require(is_inside, f"'{path}' is {value!r}, outside of {ranged.low} to {ranged.high}")
+            kind = int if ranged.integer else float
+            require(isinstance(value, kind), f"'{path}' is {value!r}, expected {kind.__name__}")
 
 
 def _as_json(value: Any) -> Any:

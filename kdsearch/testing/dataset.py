@@ -12,6 +12,7 @@ import torch
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Dataset, DataSource, Services, Split
+from kdsearch.testing.contract import require
 
 
 class FileServices:
@@ -43,42 +44,54 @@ class DatasetContract:
         return dataset.open(services)
 
     def test_has_train_and_names_its_splits(self, source: DataSource) -> None:
-        assert "train" in source.splits
+        require("train" in source.splits, f"no split 'train' among {', '.join(source.splits)}")
         for name in source.splits:
-            assert len(source.split(name).ids) > 0
+            require(len(source.split(name).ids) > 0, f"split '{name}' has no sample: leave it out of `splits`")
         with pytest.raises(DataError):
             source.split("no such split")
 
     def test_facts_are_json_and_say_the_origin(self, source: DataSource) -> None:
         facts = json.loads(json.dumps(dict(source.facts)))
-        assert facts["source"]
-        assert facts["licence"]
+        for name in ("source", "licence"):
+            require(bool(facts.get(name)), f"facts say no '{name}'")
 
     def test_ids_are_unique_and_stable(self, dataset: Dataset[Any], services: Services, source: DataSource) -> None:
         ids = [sample for name in source.splits for sample in source.split(name).ids]
-        assert len(set(ids)) == len(ids)
+        require(len(set(ids)) == len(ids), f"{len(ids)} samples have {len(set(ids))} ids: each needs one of its own")
         again = type(dataset)(dataset.options).open(services)
-        assert [sample for name in again.splits for sample in again.split(name).ids] == ids
-        assert dict(again.facts) == dict(source.facts)
+        same = [sample for name in again.splits for sample in again.split(name).ids] == ids
+        require(same, "opened again, it has other ids, or others in another order")
+        require(dict(again.facts) == dict(source.facts), "opened again, it states other facts")
         for name in source.splits:
             index = few(source.split(name))
-            assert_equal(source.split(name).load(index), again.split(name).load(index))
+            require_equal(
+                source.split(name).load(index), again.split(name).load(index), f"split '{name}', opened again"
+            )
 
     def test_batches_are_what_fields_say(self, source: DataSource) -> None:
         for name in source.splits:
             split = source.split(name)
             index = few(split)
             batch = split.load(index)
-            assert batch.ids == tuple(split.ids[i] for i in index)
+            wanted = tuple(split.ids[i] for i in index)
+            require(batch.ids == wanted, f"split '{name}': load({index}) gives the ids {batch.ids}, expected {wanted}")
             for field in source.fields:
-                value = batch[field.name]
-                assert value.dtype == field.torch_dtype
-                assert len(value.shape) == 1 + len(field.shape)
-                assert all(want in (None, got) for want, got in zip(field.shape, value.shape[1:], strict=True))
+                require(
+                    field.name in batch,
+                    f"split '{name}': no field '{field.name}' in a batch of {sorted(batch.tensors)}",
+                )
+                value, at = batch[field.name], f"split '{name}', field '{field.name}'"
+                require(value.dtype == field.torch_dtype, f"{at}: {value.dtype}, declared as {field.torch_dtype}")
+                sizes = tuple(value.shape[1:])
+                fits = len(sizes) == len(field.shape) and all(
+                    want in (None, got) for want, got in zip(field.shape, sizes, strict=True)
+                )
+                require(fits, f"{at}: samples of shape {sizes}, declared as {tuple(field.shape)}")
                 if value.dtype.is_floating_point:
-                    assert bool(torch.isfinite(value).all())
+                    require(bool(torch.isfinite(value).all()), f"{at}: values that are not finite")
                 if field.n_values is not None:
-                    assert bool(((value >= 0) & (value < field.n_values)).all())
+                    is_inside = bool(((value >= 0) & (value < field.n_values)).all())
+                    require(is_inside, f"{at}: values outside of 0 to {field.n_values - 1}, which `n_values` promises")
 
     def test_labels_are_classes(self, source: DataSource) -> None:
         if not any(field.kind == "label" for field in source.fields):
@@ -87,19 +100,23 @@ class DatasetContract:
         for name in source.splits:
             split = source.split(name)
             labels = split.load(few(split, 64))["label"]
-            assert bool((((labels >= 0) & (labels < n_classes)) | (labels == HIDDEN)).all())
+            is_class = bool((((labels >= 0) & (labels < n_classes)) | (labels == HIDDEN)).all())
+            require(is_class, f"split '{name}': labels that are none of {n_classes} classes, nor HIDDEN ({HIDDEN})")
             offered = getattr(split, "labels", None)
             if offered is not None:
-                assert torch.equal(offered[few(split, 64)], labels)
+                same = torch.equal(offered[few(split, 64)], labels)
+                require(same, f"split '{name}': its `labels` are not those of its batches")
 
     def test_a_sample_does_not_depend_on_its_batch(self, source: DataSource) -> None:
         for augment in (False, True):
             split = source.split("train")
             index = few(split)
             together = split.load(index, augment, 3)
-            assert_equal(split.load(index[::-1], augment, 3), together.rows(torch.arange(len(index)).flip(0)))
+            turned = together.rows(torch.arange(len(index)).flip(0))
+            require_equal(split.load(index[::-1], augment, 3), turned, f"samples in another order, augment {augment}")
             for i, row in enumerate(index):
-                assert_equal(split.load([row], augment, 3), together.rows(torch.tensor([i])))
+                alone = split.load([row], augment, 3)
+                require_equal(alone, together.rows(torch.tensor([i])), f"a sample alone, augment {augment}")
 
     def test_augmentation_follows_the_seed_and_nothing_else(self, dataset: Dataset[Any], source: DataSource) -> None:
         split = source.split("train")
@@ -107,28 +124,32 @@ class DatasetContract:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         one = split.load(index, True, 1)
-        assert torch.equal(torch.get_rng_state(), before)
+        require(torch.equal(torch.get_rng_state(), before), "augmenting draws from torch's global stream")
         torch.manual_seed(2)
-        assert_equal(split.load(index, True, 1), one)
+        require_equal(split.load(index, True, 1), one, "augmented twice with one seed")
         changes = not equal(split.load(index, True, 2), one)
-        assert changes == dataset.augments
+        told = "do not change" if dataset.augments else "change"
+        require(changes == dataset.augments, f"`augments` is {dataset.augments}, but samples {told} with the seed")
         if not dataset.augments:
-            assert_equal(split.load(index), one)
+            require_equal(split.load(index), one, "asked to augment, though `augments` is False")
 
     def test_without_augment_the_seed_is_not_read(self, source: DataSource) -> None:
         split = source.split("train")
-        assert_equal(split.load(few(split), False, 1), split.load(few(split), False, 2))
+        require_equal(
+            split.load(few(split), False, 1), split.load(few(split), False, 2), "another seed without augment"
+        )
 
     def test_a_split_can_be_sent_to_a_loader_process(self, source: DataSource) -> None:
         split = source.split("train")
         sent = pickle.loads(pickle.dumps(split))
-        assert_equal(sent.load(few(split), True, 3), split.load(few(split), True, 3))
+        require_equal(sent.load(few(split), True, 3), split.load(few(split), True, 3), "sent to another process")
 
     def test_no_samples_make_an_empty_batch(self, source: DataSource) -> None:
         batch = source.split("train").load([])
-        assert len(batch) == 0
+        require(len(batch) == 0, f"load([]) gives a batch of {len(batch)} samples")
         for field in source.fields:
-            assert batch[field.name].shape[0] == 0
+            n = batch[field.name].shape[0]
+            require(n == 0, f"load([]) gives {n} rows of '{field.name}'")
 
 
 def few(split: Split, n: int = 6) -> list[int]:
@@ -147,6 +168,14 @@ def equal(one: Batch, other: Batch) -> bool:
     )
 
 
-def assert_equal(one: Batch, other: Batch) -> None:
-    assert one.ids == other.ids
-    assert equal(one, other)
+def require_equal(one: Batch, other: Batch, when: str) -> None:
+    """Raise AssertionError naming the fields that differ."""
+    require(one.ids == other.ids, f"{when}: other ids, {one.ids} and {other.ids}")
+    names = sorted({*one.tensors, *other.tensors})
+    differing = [
+        name
+        for name in names
+        if name not in one.tensors or name not in other.tensors or not torch.equal(one[name], other[name])
+    ]
+    require(not differing, f"{when}: other values of {', '.join(differing)}")
+    require(dict(one.texts) == dict(other.texts), f"{when}: other texts")

@@ -12,6 +12,7 @@ from typing import Any
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Done, Executor, Job, work_begins
+from kdsearch.testing.contract import require
 
 LIMIT_S = 120.0  # how long a test waits at most, on a crowded machine
 HERE = "kdsearch.testing.executor"
@@ -73,17 +74,22 @@ class ExecutorContract:
             for job in jobs:
                 executor.submit(job)
             done = wait_for(executor, len(jobs))
-            assert executor.wait(0.0) == []
+            late = executor.wait(0.0)
+            require(late == [], f"after every job has ended, wait gives {late}")
         finally:
             executor.close()
-        assert len({each.id for each in done}) == len(jobs) == len(done)
+        ids = sorted(each.id for each in done)
+        require(ids == sorted(job.id for job in jobs), f"ended: {ids}; expected each job once")
         return {each.id: each for each in done}
 
     def test_values_come_back(self) -> None:
         given = {"a": 1, "b": [0.1, None, "ü\n"], "c": {"d": True}}
         done = self.run(*(Job(f"j{i}", f"{HERE}:echo", {**given, "i": i}) for i in range(3)), workers=2)
-        assert {id: each.value for id, each in done.items()} == {f"j{i}": {**given, "i": i} for i in range(3)}
-        assert all(each.error == "" and each.seconds >= 0 and not each.fatal for each in done.values())
+        for i in range(3):
+            ended = done[f"j{i}"]
+            require(ended.value == {**given, "i": i}, f"job {i} returned {ended.value}, expected what it was given")
+            is_well = ended.error == "" and ended.seconds >= 0 and not ended.fatal
+            require(is_well, f"job {i} went well: got error '{ended.error}', {ended.seconds} s, fatal {ended.fatal}")
 
     def test_what_raises_is_an_error_of_that_job_alone(self) -> None:
         done = self.run(
@@ -92,22 +98,20 @@ class ExecutorContract:
             Job("study", f"{HERE}:fail", {"kind": "user"}),
             Job("good", f"{HERE}:echo", {}),
         )
-        assert "RuntimeError: it broke" in done["bad"].error
-        assert "missing" in done["none"].error
-        assert done["study"].error == "recipe: the study is wrong"
-        assert {id: each.fatal for id, each in done.items()} == {
-            "bad": False,
-            "none": False,
-            "study": True,
-            "good": False,
-        }
-        assert done["good"].value == {}
+        for id, said in (("bad", "RuntimeError: it broke"), ("none", "missing")):
+            require(said in done[id].error, f"job '{id}': got '{done[id].error}', expected an error that says '{said}'")
+        said = "recipe: the study is wrong"
+        require(done["study"].error == said, f"a UserError: got '{done['study'].error}', expected '{said}'")
+        for id, ended in done.items():
+            require(ended.fatal == (id == "study"), f"job '{id}': fatal is {ended.fatal}; a UserError is, nothing else")
+        require(done["good"].value == {}, f"a job beside those that raise returned {done['good'].value}, expected {{}}")
 
     def test_a_job_has_its_threads_and_this_process_keeps_its_own(self) -> None:
         before = threads()
         done = self.run(Job("two", f"{HERE}:threads", {}, threads=2), Job("one", f"{HERE}:threads", {}, threads=1))
-        assert (done["one"].value, done["two"].value) == (1, 2)
-        assert threads() == before
+        for id, n in (("one", 1), ("two", 2)):
+            require(done[id].value == n, f"a job that asks for {n} threads has {done[id].value}")
+        require(threads() == before, f"this process had {before} threads, afterwards {threads()}")
 
     def test_a_job_that_has_not_begun_can_be_stopped(self) -> None:
         executor = self.executor()
@@ -118,11 +122,15 @@ class ExecutorContract:
             done = {each.id: each.error for each in wait_for(executor, executor.slots + 1)}
         finally:
             executor.close()
-        assert done == {**{f"j{i}": "" for i in range(executor.slots)}, f"j{executor.slots}": "stopped"}
+        for i in range(executor.slots):
+            require(done.get(f"j{i}") == "", f"job j{i}, which was not stopped, ended with '{done.get(f'j{i}')}'")
+        last = done.get(f"j{executor.slots}")
+        require(last == "stopped", f"a job that was stopped before it began ended with '{last}', expected 'stopped'")
 
     def test_no_jobs_no_waiting(self) -> None:
         executor = self.executor()
-        assert executor.wait(1e6) == []
+        found = executor.wait(1e6)
+        require(found == [], f"without a job, wait gives {found}")
         executor.close()
         executor.close()
 
@@ -134,9 +142,9 @@ class ExecutorContract:
             Job("killed", f"{HERE}:die", {"how": "SIGKILL"}),
             Job("after", f"{HERE}:echo", {}),
         )
-        assert "exit code 7" in done["exit"].error
-        assert "SIGKILL" in done["killed"].error
-        assert done["after"].value == {}
+        for id, said in (("exit", "exit code 7"), ("killed", "SIGKILL")):
+            require(said in done[id].error, f"a process that died: got '{done[id].error}', expected '{said}' in it")
+        require(done["after"].value == {}, f"the job after them returned {done['after'].value}, expected {{}}")
 
     def test_an_endless_job_is_ended_at_its_limit(self) -> None:
         if not self.executor().remote:
@@ -144,8 +152,10 @@ class ExecutorContract:
         with tempfile.TemporaryDirectory() as folder:
             job = Job("endless", f"{HERE}:hang", {"started": f"{folder}/pid"}, timeout_s=0.2)
             done = self.run(job)["endless"]
-            assert "timed out after 0.2 s" in done.error
-            assert done.over == "timeout_s"
+            require(
+                "timed out after 0.2 s" in done.error, f"got '{done.error}', expected 'timed out after 0.2 s' in it"
+            )
+            require(done.over == "timeout_s", f"ended by its limit: over is '{done.over}', expected 'timeout_s'")
 
     def test_the_time_of_a_job_that_opens_begins_when_it_says_so(self) -> None:
         executor = self.executor()
@@ -157,12 +167,12 @@ class ExecutorContract:
                 executor.submit(job)
                 until = time.monotonic() + LIMIT_S
                 while not Path(folder, "opening").exists() and time.monotonic() < until:
-                    assert executor.wait(0.05) == []
-                assert executor.wait(1.0) == [], "it was ended while it opened what it works on"
+                    require(executor.wait(0.05) == [], "it ended before it said that it opens what it works on")
+                require(executor.wait(1.0) == [], "it was ended while it opened what it works on")
                 Path(folder, "open").touch()
                 [done] = wait_for(executor, 1)
-                assert Path(folder, "began").exists()
-                assert done.over == "timeout_s"
+                require(Path(folder, "began").exists(), f"it never began its work, and ended with '{done.error}'")
+                require(done.over == "timeout_s", f"ended by its limit: over is '{done.over}', expected 'timeout_s'")
         finally:
             executor.close()
 
@@ -173,5 +183,5 @@ def wait_for(executor: Executor[Any], n: int) -> list[Done]:
     until = time.monotonic() + LIMIT_S
     while len(done) < n and time.monotonic() < until:
         done += executor.wait(1.0)
-    assert len(done) == n, f"{len(done)} of {n} jobs ended: {done}"
+    require(len(done) == n, f"{len(done)} of {n} jobs ended within {LIMIT_S:g} s: {done}")
     return done

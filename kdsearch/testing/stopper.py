@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdsearch.kinds import Stopper, Trial
+from kdsearch.testing.contract import require
 
 
 class StopperContract:
@@ -42,24 +43,31 @@ class StopperContract:
 
     def test_rungs_increase_within_a_trial(self) -> None:
         rungs = self.stopper().rungs()
-        assert all(0 < rung < 1 for rung in rungs)
-        assert sorted(set(rungs)) == list(rungs)
+        require(
+            all(0 < rung < 1 for rung in rungs), f"rungs {list(rungs)}: expected shares of a trial, between 0 and 1"
+        )
+        require(sorted(set(rungs)) == list(rungs), f"rungs {list(rungs)} do not increase")
 
     def test_equal_arguments_equal_answer(self) -> None:
         for losses in ((0.5,), (0.4, 0.6), (0.2, 0.9, 0.5)):
-            assert self.goes_on(losses) == self.goes_on(losses)
+            require(
+                self.goes_on(losses) == self.goes_on(losses), f"losses {losses}: asked twice, it answers differently"
+            )
 
     def test_what_is_no_number_never_goes_on(self) -> None:
         for losses in ((math.nan,), (math.inf,), (0.1, math.nan), (-math.inf, 0.1)):
-            assert not any(self.goes_on(losses))
+            require(not any(self.goes_on(losses)), f"a trial whose losses are {losses} goes on")
 
     def test_the_first_and_the_best_of_all_go_on(self) -> None:
         for n_losses in (1, 2, 3):
-            assert all(self.goes_on((0.5,) * n_losses, n=0))
-            assert all(self.goes_on((-1.0,) * n_losses))
+            require(
+                all(self.goes_on((0.5,) * n_losses, n=0)), f"with {n_losses} objectives, the first trial is stopped"
+            )
+            require(all(self.goes_on((-1.0,) * n_losses)), f"with {n_losses} objectives, the best of all is stopped")
 
     def test_better_objectives_never_end_a_trial(self) -> None:
         for n_losses in (1, 2, 3):
             said = [self.goes_on((step / 20,) * n_losses) for step in range(21)]
             for better, worse in pairwise(said):
-                assert all(b or not w for b, w in zip(better, worse, strict=True))
+                holds = all(b or not w for b, w in zip(better, worse, strict=True))
+                require(holds, f"with {n_losses} objectives, a trial is stopped where one that is worse goes on")
