@@ -25,7 +25,9 @@ from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyErr
 from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.search.axis import Axis, encode
+from kdsearch.store.artifacts import SEAL
 from kdsearch.store.files import as_storage_error, shaped
+from kdsearch.store.hashing import digest
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -34,7 +36,7 @@ STATES = {
     "running": TrialState.RUNNING,
     "paused": TrialState.RUNNING,
 }
-ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as JSON: no dashboard shows it
+ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as sealed JSON: no dashboard shows it
 MEND = "Mend run.storage, or leave it out."
 WAIT_S = 10.0  # for a gRPC proxy to answer
 
@@ -105,7 +107,11 @@ class TrialLog:
         """Raise ArtifactError for what is no trial."""
         fix = "Delete the file; `run` tries again." if isinstance(self.place, Path) else MEND
         raw = json.loads(frozen.system_attrs[ATTRIBUTE])
-        found: Trial = shaped(raw, Trial, self.place, fix)
+        told = {name: value for name, value in raw.items() if name != SEAL}
+        if raw.get(SEAL) != digest(json.dumps(told)):
+            problem = f"trial {frozen.number} has changed since it was written"
+            raise ArtifactError(problem, file=self.place, expected="what its digest is of", fix=fix)
+        found: Trial = shaped(told, Trial, self.place, fix)
         if found.state == "complete" and not all(map(math.isfinite, found.losses)):
             problem = f"trial {found.number} is complete with the losses {list(found.losses)}"
             raise ArtifactError(problem, file=self.place, expected="finite numbers", fix=fix)
@@ -190,10 +196,15 @@ class TrialLog:
             params={name: value for name, (value, _) in params.items()},
             distributions={name: distribution for name, (_, distribution) in params.items()},
             user_attrs={**self.board.about(trial), **({"error": trial.error} if trial.error else {})},
-            system_attrs={ATTRIBUTE: json.dumps(asdict(trial))},
+            system_attrs={ATTRIBUTE: sealed(asdict(trial))},
             constraints=dict(zip(self.board.constraints, map(_finite, trial.violations), strict=False)),
             intermediate_values=self._steps(trial),
         )
+
+
+def sealed(told: Mapping[str, Any]) -> str:
+    """What a storage keeps of a trial: all of it as JSON, with its digest; NaN and infinities may be among the curve's values."""
+    return json.dumps({**told, SEAL: digest(json.dumps(told))})
 
 
 def _param(dim: Dim, value: Value) -> tuple[Any, BaseDistribution] | None:

@@ -13,7 +13,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from kdsearch.errors import ArtifactError, StudyError
 from kdsearch.kinds import Dim, Range, Trial
-from kdsearch.search.trials import ATTRIBUTE, Board, TrialLog
+from kdsearch.search.trials import ATTRIBUTE, Board, TrialLog, sealed
+from kdsearch.store.artifacts import SEAL
 
 DIMS = (
     Dim("a", Range(choices=(1, 2, 3))),
@@ -308,9 +309,28 @@ def test_a_trial_changed_by_hand_is_one_message(name: str, value: object, tmp_pa
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         for attributes in [each for each in line.values() if isinstance(each, dict) and ATTRIBUTE in each]:
-            whole = json.loads(attributes[ATTRIBUTE])
-            attributes[ATTRIBUTE] = json.dumps({**whole, name: value}) if name else "no JSON"
+            whole = {key: each for key, each in json.loads(attributes[ATTRIBUTE]).items() if key != SEAL}
+            attributes[ATTRIBUTE] = sealed({**whole, name: value}) if name else "no JSON"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(ArtifactError, match=r"t.journal: .*Delete the file") as caught:
         TrialLog(path, "k", ONE)
     assert caught.value.exit_code == 2
+    assert "has changed since" not in str(caught.value), "what is no trial is said even where its digest is right"
+
+
+@pytest.mark.parametrize("old", ["losses", "values", "number", "state"])
+def test_a_valid_trial_that_was_changed_by_hand_is_not_believed(old: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.journal"
+    log = TrialLog(path, "k", ONE)
+    for trial in GIVEN:
+        log.put(trial)
+    other = {"losses": [0.125], "values": {"x": 9}, "number": 77, "state": "running"}[old]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    given = [each for line in lines for each in line.values() if isinstance(each, dict) and ATTRIBUTE in each]
+    whole = json.loads(given[-1][ATTRIBUTE])
+    given[-1][ATTRIBUTE] = json.dumps({**whole, old: other})
+    assert whole[old] != other
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    message = rf"t.journal: trial {GIVEN[-1].number} has changed since it was written. Expected .*Delete the file"
+    with pytest.raises(ArtifactError, match=message):
+        TrialLog(path, "k", ONE)

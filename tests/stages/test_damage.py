@@ -186,6 +186,19 @@ def test_damage_in_the_middle_of_a_journal_is_said(stopped, tmp_path):
     assert caught.value.exit_code == 2
 
 
+def test_a_trial_of_the_journal_changed_by_hand_is_not_believed(stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped["refine"], tmp_path / "it"))
+    file = folder / "study" / "trials.journal"
+    text = file.read_text()
+    changed = text.replace('train.lr\\": 0.002', 'train.lr\\": 0.02')
+    assert changed != text
+    file.write_text(changed)
+    with pytest.raises(ArtifactError, match=r"trial 0 has changed since it was written") as caught:
+        run_tiny(folder)
+    assert (caught.value.file, caught.value.exit_code) == (file, 2)
+    assert "Delete the file; `run` tries again." in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "about", ["[]", "{}", '{"format": 1}', '{"format": 1, "files": [], "facts": {}}', '{"format": "x"}']
 )
