@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
 from kdsearch.store.hashing import derive
-from kdsearch.training.keys import TRAINING
+from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools, limits_of
@@ -61,7 +62,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         attempt += 1
         log = log_of(attempt)
     before = inputs.get(NAME)
-    logs = [open_log(materials, tools.folder, before.facts["log"], kept)] if before else []
+    earlier = [before] if before else _of_earlier_searches(materials, inputs, tools)
+    logs = [open_log(materials, tools.folder, each.facts["log"], kept) for each in earlier]
     known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
@@ -115,6 +117,16 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             for trial in best
         ],
     }
+
+
+def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools) -> list[Artifact]:
+    """What this stage made of the searches that this one has grown from: what a trial came to there, an equal one comes to here."""
+    part = part_of(sys.modules[__name__], materials)
+    found = []
+    for key in inputs["search"].facts["grown_from"]:
+        searched = replace(inputs["search"], key=key)
+        found.append(tools.store.get(NAME, tools.store.key(NAME, part, {**inputs, "search": searched})))
+    return [each for each in found if each is not None]
 
 
 def offered(searched: Artifact, controller: Controller[Any]) -> dict[str, dict[str, Any]]:

@@ -157,6 +157,22 @@ def test_candidates_whose_scoring_was_lost_to_it_are_scored_again(run, tmp_path,
     assert made(tmp_path / "old", n) == []
 
 
+def test_trials_of_a_search_that_is_redone_are_kept_where_they_are_asked_for_again(run, tmp_path, monkeypatch):
+    """A candidate that was lost is scored now, and is none of the best: the short list stays, and nothing is trained again."""
+    asked = ("search.proxy=[params, macs]", "search.keep=2")
+    new, every = run(tmp_path / "new", 20.0, *asked)
+    rows = read_lines(tmp_path / "new" / "study" / "candidates.jsonl")
+    worst = min(rows, key=lambda row: row["score"])["spec"]
+    monkeypatch.setattr(f"{__name__}.is_slow", lambda spec: spec == worst)
+    _, first = run(tmp_path / "old", 2.0, *asked)
+    n = len(events(tmp_path / "old"))
+    raised, trained = run(tmp_path / "old", 20.0, *asked)
+    assert "search" in made(tmp_path / "old", n)
+    assert raised == new
+    assert set(first) | set(trained) == set(every)
+    assert not set(first) & set(trained), "what was trained is not trained again"
+
+
 def test_a_stopped_search_goes_on_with_the_limit_that_is_raised(run, tmp_path, monkeypatch):
     """Every candidate was lost: the study ends, and with a higher limit goes on."""
     monkeypatch.setattr(f"{__name__}.is_slow", lambda spec: True)
