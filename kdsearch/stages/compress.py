@@ -117,7 +117,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     found = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "recovery": "", "quantize": {}}
     if section.prune is not None:
-        made = recovered(materials, found, final, inputs, teachers, tools)
+        made = recovered(Distilled(materials, found, final, inputs, teachers), tools)
         shutil.copytree(made.path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ABOUT))
         facts |= {"pruned": made.facts["pruned"], "request": made.facts["request"], "folder": RECOVER}
         facts["recovery"] = made.key
@@ -140,22 +140,31 @@ def started(request: Mapping[str, Any], folder: Path) -> Request:
     return Request(**{**request, "start": {role: str(folder / name) for role, name in request["start"].items()}})
 
 
-def recovered(
-    materials: Materials,
-    found: Finished,
-    final: dict[str, Any],
-    inputs: Mapping[str, Artifact],
-    teachers: Mapping[str, Any],
-    tools: Tools,
-) -> Artifact:
+@dataclass(frozen=True)
+class Distilled:
+    """The winner as `distill` left it.
+
+    Args:
+        final: its request. inputs: of the stage.
+    """
+
+    materials: Materials
+    found: Finished
+    final: Mapping[str, Any]
+    inputs: Mapping[str, Artifact]
+    teachers: Mapping[str, Any]
+
+
+def recovered(winner: Distilled, tools: Tools) -> Artifact:
     """The pruned and recovered students: an artifact of their own, which other quantisers do not make anew."""
-    key = tools.store.key(RECOVERED, declared(materials, (*TRAINING, "constraints", "compress.prune")), inputs)
+    part = declared(winner.materials, (*TRAINING, "constraints", "compress.prune"))
+    key = tools.store.key(RECOVERED, part, winner.inputs)
     made = tools.store.get(RECOVERED, key)
     if made is None:
         work = tools.store.work(RECOVERED, key)
 
         def fill(out: Path) -> dict[str, Any]:
-            pruned, request = _prune(materials, found, final, inputs, teachers, tools, work, out)
+            pruned, request = _prune(winner, tools, work, out)
             start = {role: Path(file).name for role, file in request.start.items()}
             return {"pruned": pruned, "request": {**request.as_json(), "start": start}}
 
@@ -163,18 +172,10 @@ def recovered(
     return made
 
 
-def _prune(
-    materials: Materials,
-    found: Finished,
-    final: dict[str, Any],
-    inputs: Mapping[str, Artifact],
-    teachers: Mapping[str, Any],
-    tools: Tools,
-    work: Path,
-    out: Path,
-) -> tuple[dict[str, Any], Request]:
+def _prune(winner: Distilled, tools: Tools, work: Path, out: Path) -> tuple[dict[str, Any], Request]:
     """Plan on the distilled students that ship, each with the others as they are; cut them, and recover by the winner's recipe."""
-    section, distilled = materials.study.config.compress.prune, inputs["distill"]
+    materials, found, final, teachers = winner.materials, winner.found, winner.final, winner.teachers
+    section, distilled = materials.study.config.compress.prune, winner.inputs["distill"]
     assert section is not None
     pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
     roles: dict[str, Any] = {}
@@ -209,7 +210,7 @@ def _prune(
         scales=distilled.facts["runs"][distilled.facts["winner"]]["scales"],
         lr_factor=section.recover_lr,
     )
-    outcome = run_trainings(materials, [request], work, inputs["prepare"], teachers, tools)[RECOVER]
+    outcome = run_trainings(materials, [request], work, winner.inputs["prepare"], teachers, tools)[RECOVER]
     if isinstance(outcome, str):
         raise TrialError(f"recovery after pruning failed: {outcome}")
     keep_finished(work / RECOVER, out / RECOVER)
