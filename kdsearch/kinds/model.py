@@ -85,6 +85,7 @@ class Model:
         outputs: names of what it returns, in order.
         blocks: paths of the residual blocks, cells or layers that it is a chain of; empty where it names none.
         cost_of: its cost, by formula where there is one; None = counted when asked.
+        spec: its canonical spec as JSON values, where it is a member of a search space: the host says so.
     """
 
     module: nn.Module
@@ -94,6 +95,7 @@ class Model:
     blocks: tuple[str, ...] = ()
     name: str = "model"
     cost_of: Callable[[], Cost] | None = None
+    spec: Mapping[str, Any] | None = None
 
     def tap(self, name: str) -> Tap:
         """The tap called `name`: `stage[-1]` counts from the end, `module:<glob>` is any submodule's output.

@@ -6,7 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.report.quality import Quality, quality_of
-from kdsearch.report.values import MISSING, count, esc, items, mapping, milliseconds, number, plain, rows, short, si
+from kdsearch.report.values import (
+    MISSING,
+    count,
+    esc,
+    items,
+    mapping,
+    milliseconds,
+    number,
+    plain,
+    prose,
+    rows,
+    short,
+    si,
+)
 from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
@@ -131,7 +144,7 @@ def notes(result: Row) -> str:
     best = plain(mapping(result.get("recommended")).get("format"))
     said = [f"Why {best}: {plain(why).rstrip('.')}."] if why else []
     said += [plain(note) for note in items(result.get("notes"))]
-    lines = "".join(f"<li>{esc(note)}</li>" for note in dict.fromkeys(said))
+    lines = "".join(f"<li>{prose(note)}</li>" for note in dict.fromkeys(said))
     return f'<ul class="notes" aria-label="Notes">{lines}</ul>' if lines else ""
 
 
@@ -145,9 +158,9 @@ def header(result: Row) -> str:
     known = shipped_quality(result).known
     sub = f"kdsearch report · seed {plain(result.get('seed'))} · folder {plain(result.get('dir'))}"
     basis = (
-        f'<p class="sub">Measured on the test split{f" ({esc(known)})" if known else ""}; latency of one sample.</p>'
+        f'<p class="sub">Measured on the test split{f" ({prose(known)})" if known else ""}; latency of one sample.</p>'
     )
     return (
         f'<header><h1>{esc(result.get("study"))}</h1><p class="sub">{esc(sub)}</p>{warnings(result)}'
-        f'<p class="verdict">{esc(verdict(result))}</p>{tiles(result)}{basis}{notes(result)}</header>'
+        f'<p class="verdict">{prose(verdict(result))}</p>{tiles(result)}{basis}{notes(result)}</header>'
     )

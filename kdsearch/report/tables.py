@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,8 +10,9 @@ from urllib.parse import quote
 
 from kdsearch.report.html_table import Markup, simple
 from kdsearch.report.quality import Quality, quality_of
-from kdsearch.report.summary import fp32, median, ratio
+from kdsearch.report.summary import fp32, median, ratio, shipped
 from kdsearch.report.values import (
+    MISSING,
     count,
     esc,
     flat,
@@ -22,6 +24,7 @@ from kdsearch.report.values import (
     number,
     percent,
     plain,
+    prose,
     rows,
     scalar,
     seconds,
@@ -44,7 +47,14 @@ def columns(*blocks: str) -> str:
 
 
 def with_small(main: object, small: str, style: str = "") -> Markup:
-    return Markup(esc(main) + (f"<small{style}>{esc(small)}</small>" if small else ""))
+    return Markup(
+        esc(main) + (f"<small{style}>{small if isinstance(small, Markup) else esc(small)}</small>" if small else "")
+    )
+
+
+def whole(name: str) -> Markup:
+    """A name such as `session.disable_quant_qdq=1`, which breaks after its dots alone."""
+    return Markup("<wbr>".join(f"<span class=nb>{esc(part)}</span>" for part in re.split(r"(?<=\.)(?=\D)", name)))
 
 
 def link(path: object) -> Markup:
@@ -63,11 +73,13 @@ def link(path: object) -> Markup:
 def latency_cell(row: Row) -> object:
     """Median ms of a session as anybody opens it, below it the one with the settings that make it faster."""
     tuned = mapping(row.get("latency_tuned_ms")).get("median")
-    options = ", ".join(f"{plain(key)}={plain(value)}" for key, value in mapping(row.get("session_options")).items())
+    options = ", ".join(
+        whole(f"{plain(key)}={plain(value)}") for key, value in mapping(row.get("session_options")).items()
+    )
     latency = mapping(row.get("latency_ms"))
     said = f"least {milliseconds(latency.get('min'))}" if number(latency.get("min")) is not None else ""
     said += f"; {milliseconds(tuned)} with {options}" if number(tuned) is not None and options else ""
-    return with_small(milliseconds(latency.get("median")), said, " class=wide")
+    return with_small(milliseconds(latency.get("median")), Markup(said), " class=wide")
 
 
 def sized(size: object) -> Markup:
@@ -119,10 +131,10 @@ def limit_of(value: object) -> float | None:
 
 def constraints(result: Row) -> str:
     """Limit, what was reached, and whether it holds."""
-    student, file = mapping(result.get("student")), fp32(result)
+    network, file = shipped(result), fp32(result)
     reached = {
-        "params": ("parameters", student.get("params")),
-        "macs": ("MACs a sample", student.get("macs")),
+        "params": ("parameters", network.get("params")),
+        "macs": ("MACs a sample", network.get("macs")),
         "onnx_bytes": ("bytes of the fp32 file", file.get("bytes")),
         "latency_ms": ("latency of the fp32 file, median (ms)", mapping(file.get("latency_ms")).get("median")),
     }
@@ -252,10 +264,26 @@ def provenance(result: Row) -> str:
     return listing(result.get("provenance"), "made with", "Versions and hardware were not recorded.")
 
 
+def teachers(result: Row) -> dict[str, Row]:
+    """Name -> teacher; the one of a study that names none is called ""."""
+    teacher = mapping(result.get("teacher"))
+    several = {plain(name): mapping(each) for name, each in mapping(teacher.get("all")).items()}
+    return several or ({"": teacher} if teacher else {})
+
+
+def teacher_words(teacher: Row) -> str:
+    """`cifar_resnet: basic block, depths 1-1-1`; the network's name alone where nothing else is known of it."""
+    words, name = architecture(teacher.get("architecture")), teacher.get("network")
+    return f"{plain(name)}: {words}" if name and words not in (MISSING, name) else words
+
+
 def networks(result: Row) -> str:
-    """Teacher, student, pruned student and controls in one table."""
-    student, teacher, pruned = (mapping(result.get(key)) for key in ("student", "teacher", "pruned"))
-    lines = [("teacher", teacher, teacher)] if teacher else []
+    """Teachers, student, pruned student and controls in one table."""
+    student, pruned, taught = mapping(result.get("student")), mapping(result.get("pruned")), teachers(result)
+    lines: list[tuple[str, Row, Row]] = [
+        (f"teacher {name}".strip(), {**each, "architecture": teacher_words(each)}, each)
+        for name, each in taught.items()
+    ]
     lines.append(("student, as distilled", student, student))
     if pruned:
         lines.append(("student, pruned and recovered", {**student, **pruned}, pruned))
@@ -263,17 +291,17 @@ def networks(result: Row) -> str:
         if mapping(result.get(key)):
             lines.append((label, student, mapping(result[key])))
     head = ["network", quality_of(student).label, "95 % interval", "parameters", "MACs"]
-    timed = median(teacher) is not None
+    timed = any(median(each) is not None for each in taught.values())
     head += [*(["latency (ms)"] if timed else []), "architecture"]
     body = [
         [
             label,
             (quality := quality_of(measured)).text,
-            quality.range,
+            Markup(f"<span class=nb>{esc(quality.range)}</span>" if quality.range else ""),
             count(network.get("params")),
             count(network.get("macs")),
             *([teacher_latency(network)] if timed else []),
-            architecture(network.get("architecture")),
+            Markup(f"<span>{prose(architecture(network.get('architecture')))}</span>"),
         ]
         for label, network, measured in lines
     ]

@@ -11,6 +11,7 @@ MISSING = "\u2013"  # an en dash
 HUGE = 1e100  # beyond it no axis can be drawn: treated as missing
 # controls and lone surrogates, which neither HTML nor UTF-8 can hold
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+UNBROKEN = re.compile(r"\b\d[\d.,]*(?: (?:%|ms|s|[kMGT]?B|[kMGT])(?!\w)|(?:-\d+){1,7}(?![\w-]))")
 SHARES = ("accuracy", "top1", "top5", "agreement", "miou", "recall", "precision", "f1")
 
 
@@ -46,6 +47,11 @@ def plain(value: object) -> str:
 def esc(value: object) -> str:
     """Text for HTML and for quoted attributes."""
     return html.escape(plain(value))
+
+
+def prose(value: object) -> str:
+    """Text for HTML in which no line ends between a number and its unit, nor within `8-16-32`."""
+    return UNBROKEN.sub(r"<span class=nb>\g<0></span>", esc(value))
 
 
 def short(value: object, longest: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from kdsearch.errors import TrialError
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
-from kdsearch.store.hashing import stream
+from kdsearch.store.hashing import canonical, stream
 from kdsearch.training.controls import left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
@@ -128,6 +127,4 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> 
 
 def architecture(specs: Mapping[str, Any]) -> str:
     """A student's architecture as text: the spec of its one role, or of each."""
-    if len(specs) == 1:
-        return json.dumps(next(iter(specs.values())), sort_keys=True, separators=(",", ":"))
-    return json.dumps(specs, sort_keys=True, separators=(",", ":"))
+    return canonical(next(iter(specs.values())) if len(specs) == 1 else specs)

@@ -14,7 +14,7 @@ from kdsearch.kinds.forward import tap_name
 from kdsearch.stages.costs import cost_of_teacher
 from kdsearch.stages.recipes import make_recipes
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.hashing import digest, module_digest
+from kdsearch.store.hashing import canonical, digest, module_digest
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.training.keys import SOURCE
 from kdsearch.training.materials import Materials
@@ -156,7 +156,8 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
     return {
         "cache": cache,
         "cached": dict(cached),
-        "architecture": live.model.name,
+        "network": live.model.name,
+        "architecture": live.model.name if live.model.spec is None else canonical(live.model.spec),
         "params": cost.params,
         "macs": cost.macs,
         "score": score,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from kdsearch.version import VERSION
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
-READS = (*TRAINING, "name", "constraints", "distill.controls")
+READS = (*TRAINING, "name", "constraints", "distill.controls", "export.min_agreement")
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -95,9 +95,11 @@ def _teacher(
     found = {
         name: {
             "params": facts["params"],
+            "macs": facts["macs"],
             "accuracy": exported["metrics"]["teachers"].get(name, {}).get("accuracy"),
             "quality": exported["qualities"]["teachers"].get(name),
             **(exported["teacher_latency"].get(name) or {"latency_ms": None, "latency_in": None}),
+            "network": facts.get("network"),
             "architecture": facts.get("architecture"),
             "facts": facts["facts"],
             "normalize": facts.get("normalize"),
@@ -218,10 +220,20 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
                 f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
                 f"with {options}: its card shows how."
             )
+    notes += not_asked(materials.study.config.export.min_agreement, exports)
     for name, run in inputs["distill"].facts["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
     return notes
+
+
+def not_asked(min_agreement: Mapping[str, float], exports: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is said of files whose answers have no classes to agree on, where the study states a bound for their format."""
+    files = [file_label(row) for row in exports if row["format"] in min_agreement and row["top1_agreement"] is None]
+    if not files:
+        return []
+    why = "no output is of kind 'logits', so that there are no classes to agree on"
+    return [f"export.min_agreement was not asked of {', '.join(files)}: {why}."]
 
 
 def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any]:

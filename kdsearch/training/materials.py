@@ -193,7 +193,7 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
         model: Model = space.build(spec, io)
-    return model
+    return replace(model, spec=space.canonical(spec).model_dump(mode="json"))
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+SAID = ("Teacher", "Made by", "export.")  # how notes begin that no other line holds
+
 
 def speed(row: Mapping[str, Any]) -> str:
     """The median in a plain session, and what the card's session options make of it."""
@@ -45,7 +47,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
         lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {speed(row)}{said}"))
-    lines += [f"note        {text}" for text in result["notes"] if text.startswith(("Teacher", "Made by"))]
+    lines += [f"note        {text}" for text in result["notes"] if text.startswith(SAID)]
     if chosen := result["recommended"]:
         name = next((file_label(row) for row in result["exports"] if row["path"] == chosen["path"]), chosen["format"])
         lines.append(f"recommended {name}: {chosen['why']}")

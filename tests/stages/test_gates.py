@@ -14,8 +14,10 @@ from kdsearch.host import Host
 from kdsearch.stages import one_file
 from kdsearch.stages.one_file import check_drop
 from kdsearch.stages.quality import Quality
+from kdsearch.stages.report import not_asked
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
+from kdsearch.verbs.summary import SAID, summary_of
 from tests.stages.tiny import run_tiny, write_study
 
 
@@ -81,6 +83,28 @@ def test_agreement_where_no_classes_are_scored_is_no_bound():
     one_file.check_agreement(_materials(min_agreement={}), "onnx-int8", 0.9)
     with pytest.raises(RefusedError, match=r"asks for 0\.9$"):
         one_file.check_agreement(_materials(min_agreement={}), "onnx-int4", 0.899)
+
+
+def test_a_bound_on_agreement_that_no_file_can_be_held_against_is_said():
+    """In the notes, which JSON, page and terminal hold; of several roles, for those that score no classes."""
+    stated = {"onnx-int8": 0.95}
+    known, unknown = {"format": "onnx-int8", "top1_agreement": 0.97}, {"format": "onnx-int8", "top1_agreement": None}
+    assert not_asked(stated, [known, {"format": "onnx-fp32", "top1_agreement": None}]) == []
+    (said,) = not_asked(stated, [{**known, "role": "tagger"}, {**unknown, "role": "encoder"}])
+    assert said.startswith("export.min_agreement was not asked of encoder onnx-int8: no output is of kind 'logits'")
+    assert said.startswith(SAID)
+
+
+def test_the_note_is_on_the_page_and_in_the_terminal(copied, monkeypatch):
+    real = one_file.compare
+    monkeypatch.setattr(one_file, "compare", lambda *args, **given: replace(real(*args, **given), top1_agreement=None))
+    sets = ("export.formats=[onnx-fp32]", "export.max_drop={}", "compress.quantize=[]")
+    result = run_tiny(copied, *sets, "export.min_agreement={onnx-fp32: 0.99}")
+    said = "export.min_agreement was not asked of onnx-fp32"
+    assert any(note.startswith(said) for note in result["notes"])
+    assert said in (copied / "study" / "report" / "index.html").read_text()
+    assert said in summary_of(result, copied)
+    assert result["exports"][0]["bounds"]["min_agreement"] is None
 
 
 def _materials(**export):
