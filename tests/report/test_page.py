@@ -141,18 +141,24 @@ def test_marks_answer_to_pointer_and_keyboard_axes_zoom_and_tables_sort(tmp_path
 
 
 def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
-    inner = html.escape(render(make_result(), make_evidence()))
+    """And no name is torn there: `session.disable_quant_qdq=1` ends a line after its dot alone."""
+    result = make_result('{"depths":[2,1,2],"widths":[16,24,64]}')
+    result["exports"][2] |= {"session_options": {"session.disable_quant_qdq": "1"}, "latency_tuned_ms": {"median": 0.2}}
+    inner = html.escape(render(result, make_evidence()))
     frame = f"<iframe style='width:420px;height:900px;border:0' srcdoc='{inner}'></iframe>"
     act = """
 const f=document.querySelector('iframe').contentDocument;
 while(f.body.dataset.drawn===undefined)await new Promise(r=>setTimeout(r,20));
 const w=f.documentElement.clientWidth, shown=[...f.querySelectorAll('main *')].filter(e=>!e.closest('details,svg'));
-return [w,f.documentElement.scrollWidth,shown.filter(e=>e.getBoundingClientRect().right>w+.5).map(e=>e.outerHTML.slice(0,90))];
+return [w,f.documentElement.scrollWidth,shown.filter(e=>e.getBoundingClientRect().right>w+.5).map(e=>e.outerHTML.slice(0,90)),
+[...f.querySelectorAll('.nb')].map(e=>[e.textContent,e.getClientRects().length])];
 """
     page = '<html><head><meta http-equiv="Content-Security-Policy" content=""></head><body data-drawn="0">' + frame
-    width, whole, beyond = see(page, tmp_path, act=act).act
+    width, whole, beyond, names = see(page, tmp_path, act=act).act
     assert 400 <= width <= 420
     assert (whole, beyond) == (width, [])
+    assert {"session.", "disable_quant_qdq=1", "2-1-2", "16-24-64", "97.05 %"} <= {text for text, _ in names}
+    assert {lines for _, lines in names} == {1}
 
 
 def test_five_thousand_candidates_fit_a_light_page(tmp_path: Path) -> None:

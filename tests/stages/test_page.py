@@ -46,6 +46,11 @@ def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: P
         assert f"{100 * accuracy:.2f}" in page.text
     for export in result["exports"]:
         assert f"{export['bytes']:,}" in page.text
+    teacher = result["teacher"]
+    assert teacher["macs"] > result["student"]["macs"] / 10
+    assert f"{teacher['macs']:,}" in page.text
+    assert json.loads(teacher["architecture"]) == {"block": "basic", "depths": [1, 1, 1], "widths": [8, 8, 16]}
+    assert "cifar_resnet: basic block, depths 1-1-1 , widths 8-8-16" in " ".join(page.text.split())
 
 
 def test_cards_stand_beside_the_files(finished: Done) -> None:
