@@ -45,7 +45,7 @@ class Classification(Task[ClassificationOptions]):
         """Raise DataError without floats or tokens, without a field `label`, or with fewer than two `facts["classes"]`."""
         inputs = tuple(each for each in fields if each.use == "input" and is_read(each))
         has = ", ".join(f"{each.name} ({each.kind}, {each.dtype})" for each in fields) or "no field"
-        if all(each.kind == "mask" for each in inputs):
+        if all(each.kind in ("mask", "present") for each in inputs):
             expected = "a float input (an image or vector), or tokens"
             raise DataError(f"classification: the data set has {has}", expected=expected)
         if not any(each.name == LABEL and each.kind == "label" for each in fields):
@@ -84,4 +84,4 @@ class Classification(Task[ClassificationOptions]):
 
 def is_read(field: Field) -> bool:
     """Other integers (an index, a time stamp) are nothing that a network could take as they are."""
-    return field.torch_dtype.is_floating_point or field.kind in ("tokens", "mask")
+    return field.torch_dtype.is_floating_point or field.kind in ("tokens", "mask", "present")

@@ -83,7 +83,10 @@ class OnnxExporter(Exporter[OnnxOptions]):
 
         def call(*inputs: Tensor) -> Mapping[str, Tensor]:
             feeds = {name: each.detach().cpu().contiguous().numpy() for name, each in zip(names, inputs, strict=True)}
-            return {name: torch.from_numpy(each) for name, each in zip(outputs, session.run(None, feeds), strict=True)}
+            found = zip(outputs, session.run(None, feeds), strict=True)
+            made = {name: torch.from_numpy(each) for name, each in found}
+            renamed = {name: made[f"{name}_out"] for name in names if f"{name}_out" in made}  # see Graph.names_out
+            return {**made, **renamed}
 
         return call
 
@@ -118,6 +121,15 @@ def _axes(field: Field) -> dict[int, str]:
     return {0: "batch", **{at: f"{field.name}_{at}" for at, size in enumerate(field.shape, start=1) if size is None}}
 
 
+def _private(graph: Graph) -> dict[str, str]:
+    """What the outputs are called while torch writes the file -> what they are called in it.
+
+    torch gives an output its name without a look at the values that have it already: of a network with a layer `embedding` and an
+    output `embedding` it writes a file that nothing loads.
+    """
+    return {f"kdsearch_output_{i}": name for i, name in enumerate(graph.names_out)}
+
+
 def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
     program = torch.onnx.export(
         module,
@@ -127,7 +139,7 @@ def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
         external_data=False,
         verbose=False,
         input_names=[each.name for each in graph.inputs],
-        output_names=[each.name for each in graph.outputs],
+        output_names=list(_private(graph)),
         dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
     )
     assert program is not None
@@ -149,9 +161,9 @@ def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) ->
         opset_version=LEGACY_OPSET,
         verbose=False,
         input_names=[each.name for each in graph.inputs],
-        output_names=[each.name for each in graph.outputs],
+        output_names=list(_private(graph)),
         dynamic_axes={each.name: _axes(each) for each in graph.inputs}
-        | {each.name: _axes(each) for each in graph.outputs},
+        | {name: _axes(each) for name, each in zip(_private(graph), graph.outputs, strict=True)},
     )
     model = version_converter.convert_version(onnx.load_model_from_string(buffer.getvalue()), OPSET)
     model.ir_version = 10
@@ -166,7 +178,7 @@ def _tidy(model: Any, graph: Graph) -> None:
     anonymous(model)
     del model.graph.value_info[:]
     names = {each.name for each in model.graph.initializer}
-    _rename(model.graph, lambda name: name.removeprefix("module.") if name in names else name)
+    _rename(model.graph, lambda name: name.removeprefix("module.") if name in names else name, _private(graph))
     present = {each.name: each for each in model.graph.input}
     inputs = []
     for field in graph.inputs:
@@ -182,11 +194,15 @@ def _tidy(model: Any, graph: Graph) -> None:
     model.graph.input.extend(inputs)
 
 
-def _rename(graph: Any, new: Callable[[str], str]) -> None:
-    """Rename values and nodes in place, inputs and outputs of the whole graph excepted; a name that is taken stays."""
+def _rename(graph: Any, new: Callable[[str], str], outputs: Mapping[str, str] | None = None) -> None:
+    """Rename values and nodes in place; a name that is taken stays. Inputs of the whole graph keep theirs, and so do its outputs
+    but for those in `outputs` (name -> another), which get it whatever was called so before.
+    """
     graphs = list(subgraphs(graph))
-    used: set[str] = {"", *(each.name for each in (*graph.input, *graph.output))}
-    taken: dict[str, str] = {name: name for name in used}
+    taken: dict[str, str] = {"": ""} | {each.name: each.name for each in graph.input}
+    taken |= {each.name: (outputs or {}).get(each.name, each.name) for each in graph.output}
+    fixed = set(taken.values())
+    used = set(fixed)
     for inner in graphs:
         used.update(each.name for each in (*inner.initializer, *inner.input))
         used.update(name for node in inner.node for name in node.output)
@@ -194,18 +210,25 @@ def _rename(graph: Any, new: Callable[[str], str]) -> None:
     def name_of(name: str) -> str:
         if name not in taken:
             wanted = new(name)
-            taken[name] = name if wanted in used else wanted
+            taken[name] = _fresh(wanted, used) if name in fixed else name if wanted in used else wanted
             used.add(taken[name])
         return taken[name]
 
     for inner in graphs:
-        own = () if inner is graph else (*inner.input, *inner.output)
+        own = inner.output if inner is graph else (*inner.input, *inner.output)
         for each in (*inner.initializer, *inner.value_info, *own):
             each.name = name_of(each.name)
         for node in inner.node:
             node.name = new(node.name)
             node.input[:] = [name_of(each) for each in node.input]
             node.output[:] = [name_of(each) for each in node.output]
+
+
+def _fresh(name: str, used: set[str]) -> str:
+    index = 1
+    while f"{name}_{index}" in used:
+        index += 1
+    return f"{name}_{index}"
 
 
 @contextmanager

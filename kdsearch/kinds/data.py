@@ -13,18 +13,35 @@ from torch import Generator, Tensor
 from kdsearch.errors import DataError, TapShapeError, nearest, one_of
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
-OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs
+OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs where a field says no other
+CHOOSING = ("logits", "scores")  # kinds of outputs that decide: one class, or yes or no a label
 
 
 @dataclass(frozen=True)
 class Field:
     """One named tensor of a batch, an output or a graph. `shape` is without B; None in it is a dynamic size.
 
-    `kind`: "image" (C, H, W, float), "label" (class index), "logits", "map", "tokens" ((N,) integer ids), "mask" ((N,), not 0
-    where a token counts), "vector", ... `n_values`: of an integer field, whose values are 0 .. n_values - 1; of tokens the
-    size of the vocabulary. `classes_at`: of logits, the axis of `shape` that softmax goes over; None = the first of a map
-    (K, H, W), else the last, as in (K,) and (T, K). `padding`: what fills a row of open length up to the batch's longest; None =
-    0, in targets HIDDEN (integers) or NaN.
+    `kind` says what the host may do with it, among others
+
+        image     (C, H, W) floats, normalised
+        tokens    (N,) integer ids
+        mask      (N,), not 0 where a token counts; padding comes last
+        present   () bool or float, named `present_<field>`: not 0 in a sample that has that field. Where it is 0 the field
+                  reads zeros, which mean nothing: no answer, loss or gradient may depend on them
+        label     () a class index; HIDDEN where nobody knows it
+        labels    (K,) 1 or 0 for each label by itself; HIDDEN among integers and NaN among floats where nobody knows it
+        logits    one class a position, the largest: files are compared by the share of equal classes
+        scores    K answers that are decided one by one, as in sigmoid(score) > 0.5: by the share of equal decisions at 0
+        value     real numbers in the target's own unit, both the target and the answer
+        vector, map, sequence    numbers that decide nothing
+
+    Args:
+        n_values: of an integer field, whose values are 0 .. n_values - 1; of tokens the size of the vocabulary.
+        classes_at: of logits, the axis of `shape` that softmax goes over; None = the first of a map (K, H, W), else the last, as in
+            (K,) and (T, K).
+        padding: what fills a row of open length up to the batch's longest; None = 0, in targets HIDDEN (integers) or NaN.
+        open_size: what a dynamic size is where one is needed, in noise, params, MACs and latency; a data set says its typical one.
+        mask: of an output with positions, the input that says which of them count; "" = all.
     """
 
     name: str
@@ -35,6 +52,8 @@ class Field:
     n_values: int | None = None
     classes_at: int | None = None
     padding: float | None = None
+    open_size: int = OPEN_SIZE
+    mask: str = ""
 
     @property
     def fill(self) -> float:
@@ -76,15 +95,26 @@ class Field:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The shape, a dynamic size as 8."""
-        return tuple(size or OPEN_SIZE for size in self.shape)
+        """The shape, a dynamic size as `open_size`."""
+        return tuple(size or self.open_size for size in self.shape)
+
+    def blank(self, n: int = 1, device: str = "cpu") -> Tensor:
+        """(n, *sizes) zeros; a mask and what says that a field is present read 1: there is no padding, and nothing is missing."""
+        fill = torch.ones if self.kind in ("mask", "present") else torch.zeros
+        return fill((n, *self.sizes), dtype=self.torch_dtype, device=device)
 
     def noise(self, n: int, rng: Generator) -> Tensor:
-        """(n, *sizes) valid values: N(0, 1); integers uniform, 0 or 1 without `n_values`; masks of 1 to N tokens, padding last."""
+        """(n, *sizes) valid values: N(0, 1); integers uniform, 0 or 1 without `n_values`; masks of 1 to N tokens, padding last;
+        of a field that may be missing, present in most samples and in the first.
+        """
         shape, dtype = (n, *self.sizes), self.torch_dtype
         if self.kind == "mask" and len(shape) == 2:
             lengths = torch.randint(1, shape[1] + 1, (n, 1), generator=rng)
             return (torch.arange(shape[1]) < lengths).to(dtype)
+        if self.kind == "present":
+            there = torch.rand(shape, generator=rng) < 0.75
+            there[:1] = True
+            return there.to(dtype)
         if dtype.is_floating_point:
             return torch.randn(shape, generator=rng, dtype=dtype)
         return torch.randint(0, self.n_values or 2, shape, generator=rng, dtype=dtype)
@@ -186,6 +216,19 @@ class Measured(Protocol):
     """
 
     def measured_on(self, ids: Collection[str]) -> DataSource: ...
+
+
+@runtime_checkable
+class Carries(Protocol):
+    """A source that makes inputs of something else, such as a tokenizer of texts: what that takes goes along with a student."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """Name -> content, written beside the exported files and named in their cards.
+
+        One of them may be `prepare.py`, a Python file without kdsearch that has `inputs(sample: str, files: Mapping[str, Path])
+        -> dict[str, numpy array]`: the input fields of one sample, (1, ...) each, as a batch has them. `sample` is what a user
+        types, `files` has the paths of these files by name. `predict.py` beside the files calls it.
+        """
 
 
 @runtime_checkable

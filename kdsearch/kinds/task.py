@@ -52,6 +52,12 @@ class Graph:
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
 
+    @property
+    def names_out(self) -> tuple[str, ...]:
+        """What a file calls the outputs: one that has an input's name is `<name>_out`, since no file may have a name twice."""
+        taken = {each.name for each in self.inputs}
+        return tuple(f"{each.name}_out" if each.name in taken else each.name for each in self.outputs)
+
 
 @dataclass(frozen=True)
 class Product:

@@ -27,8 +27,8 @@ def shown(shape: Sequence[object]) -> str:
 
 
 def _examples(io: IO, n: int) -> list[Tensor]:
-    """n samples of zeros for each input; a dynamic size is 8."""
-    return [torch.zeros((n, *each.sizes), dtype=each.torch_dtype) for each in io.inputs]
+    """n blank samples for each input."""
+    return [each.blank(n) for each in io.inputs]
 
 
 def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:

@@ -122,7 +122,7 @@ def export(
     model = as_model(net, io, "network")
     made: Exporter[Any] = capability("exporter", exporter)[1]
     graph = Graph(model.module, io.inputs, io.outputs)
-    numbers(module_call(graph), [samples], io.outputs)
+    numbers(module_call(graph), [samples], io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -234,8 +234,7 @@ def _card(
     cost = count(model, io)
     network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
     facts = {
-        "inputs": described(io.inputs),
-        "outputs": described(io.outputs),
+        **described(Graph(model.module, io.inputs, io.outputs)),
         "sha256": file_digest(target),
         **about,
     }

@@ -117,6 +117,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "latency_tuned_ms": export.get("latency_tuned_ms"),
         "session_options": options,
         "slower_than_fp32": export.get("slower_than_fp32"),
+        "costs_at": mapping(result.get("costs_at")),
         "size_bytes": export.get("bytes"),
         "weight_share": export.get("weight_share"),
         "quantization": [plain(line) for line in items(export.get("quantization"))],

@@ -59,7 +59,7 @@ def activations(model: Model, io: IO) -> tuple[int, int]:
         net = copy.deepcopy(model.module).to("meta").eval()
         leaves: list[nn.Module] = [each for each in net.modules() if not any(True for _ in each.children())]
         with torch.no_grad(), hooked([(each, "output", seen) for each in leaves]):
-            net(*(torch.zeros((1, *each.sizes), dtype=each.torch_dtype, device="meta") for each in io.inputs))
+            net(*(io.input(name).blank(device="meta") for name in model.inputs))
     except Exception:  # foreign networks do what they like; what is not known is not refused
         return 0, 0
     return sum(sizes), max(sizes)

@@ -12,7 +12,7 @@ from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import measure
 from kdsearch.engine.cache import Live
 from kdsearch.errors import ArtifactError
-from kdsearch.kinds import Cost, Model
+from kdsearch.kinds import Batch, Cost, Model
 from kdsearch.stages.products import fresh_product, has_own_product
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, write_json
@@ -54,6 +54,21 @@ def latency_threads(materials: Materials) -> int:
     return limit.threads if isinstance(limit, Latency) else 1
 
 
+def reference_samples(materials: Materials) -> Batch:
+    """Two, which every latency is measured with: noise of the fields' sizes (`open_size` where one is open), nothing masked."""
+    dummy = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
+    return dummy.having(
+        **{each.name: each.blank(2) for each in materials.io.inputs if each.kind in ("mask", "present")}
+    )
+
+
+def costs_at(materials: Materials) -> dict[str, list[int]]:
+    """Input -> its sizes in that sample, of those that leave one open: what MACs and latency are of."""
+    return {
+        each.name: [size or each.open_size for size in each.shape] for each in materials.io.inputs if None in each.shape
+    }
+
+
 def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
@@ -62,7 +77,7 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
             return dict(unsealed(read_json(known), known))
     made = fresh_product(materials, role, spec, folder)
     exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
-    dummy = materials.task.dummy(materials.io, 2, stream(materials.seed, "example"))
+    dummy = reference_samples(materials)
     total, latency = 0, 0.0
     for name, graph in made.product.graphs.items():
         file = folder / f"{known.stem}-{name}{exporter.suffix}"

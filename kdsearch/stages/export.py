@@ -16,7 +16,8 @@ from kdsearch.errors import RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import started
-from kdsearch.stages.one_file import Target, file_row, two_samples
+from kdsearch.stages.costs import reference_samples
+from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
 from kdsearch.stages.teacher_latency import teacher_latency
@@ -32,7 +33,7 @@ from kdsearch.training.train import open_teachers
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
-READS = (*TRAINING, "name", "constraints", "compress", "export")
+READS = (*TRAINING, "metrics", "name", "constraints", "compress", "export")
 FIGURES = "figures.json"  # file's label -> what the task shows of its answers
 
 
@@ -95,7 +96,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
                 figures[part.named(form)] = _figures(target, row, tools)
             tools.progress.at(1 + len(rows) + len(refused), part.named(form))
     spent = {
-        name: teacher_latency(materials, exporter, live.model, two_samples(materials), work / f"teacher-{name}.onnx")
+        name: teacher_latency(
+            materials, exporter, live.model, reference_samples(materials), work / f"teacher-{name}.onnx"
+        )
         for name, live in teachers.items()
     }
     write_json(out / FIGURES, figures)

@@ -18,9 +18,10 @@ from kdsearch.deploy.parity import Parity, compare
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
+from kdsearch.kinds.data import CHOOSING
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
-from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.costs import latency_threads, reference_samples
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured
 from kdsearch.store.files import write_bytes
@@ -108,8 +109,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     for name, file in files.items():
         path = f"export/{target.public(name, kind)}"
         shutil.copyfile(file, target.out / Path(path).name)
-        io = {"inputs": described(target.graphs[name].inputs), "outputs": described(target.graphs[name].outputs)}
-        graphs.append({"name": name, "path": path, "bytes": file.stat().st_size, **io})
+        graphs.append({"name": name, "path": path, "bytes": file.stat().st_size, **described(target.graphs[name])})
     return {
         "format": form,
         **({"role": part.role} if part.role else {}),
@@ -186,23 +186,24 @@ def _parity(target: Target, name: str, call: Call) -> Parity:
     """Of one graph, on what it receives for the test split; the graphs before it answer in torch."""
     part, graph = target.part, target.graphs[name]
     samples = first_received(part.product, part.calls, name, target.test[0])
-    scored = any(each.kind == "logits" for each in graph.outputs)
+    scored = any(each.kind in CHOOSING for each in graph.outputs)
     batches = received(part.product, part.calls, name, target.test) if scored else ()
     return compare(part.calls[name], call, graph.inputs, graph.outputs, samples, batches=batches)
 
 
 def _judges_samples(product: Product) -> bool:
-    """Whether each argmax that is compared is of another sample, so that their agreement is a proportion."""
-    scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind == "logits"]
-    return len(scored) == 1 and len(scored[0].shape) == 1
+    """Whether each decision that is compared is of another sample, so that their agreement is a proportion."""
+    scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind in CHOOSING]
+    return len(scored) == 1 and scored[0].kind == "logits" and len(scored[0].shape) == 1
 
 
 def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[str, Any]:
     """Of all graphs together, in a session as anybody opens it; and with the session options that make it faster, if any do."""
+    samples = reference_samples(target.materials)
     plain = {"min": 0.0, "median": 0.0, "spread": 0.0}
     tuned, options = dict(plain), dict[str, str]()
     for name, graph in target.graphs.items():
-        example = target.example(name)
+        example = first_received(target.part.product, target.part.calls, name, samples)
         inputs = [example[each.name][:1] for each in graph.inputs]
         taken = measure(files[name], inputs, threads)
         entries = tuned_options(read_onnx(files[name]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
-from kdsearch.kinds import Batch, Call, Field, Model, Procedure, Product
+from kdsearch.kinds import Batch, Call, Carries, Field, Graph, Model, Procedure, Product
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.store.hashing import derive
 from kdsearch.training.materials import Materials
@@ -45,21 +45,29 @@ class Shipped:
 
 
 def shipped(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> list[Shipped]:
-    """The procedure's own product, else the task's of every role that ships. Models are moved to the CPU, in eval mode."""
+    """The procedure's own product, else the task's of every role that ships, with the files that the data carry along.
+
+    Models are moved to the CPU, in eval mode.
+    """
     models = {role: setup.models[role] for role in procedure.shipped()}
     for model in models.values():
         model.module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    source = materials.data.source
+    carried = source.files() if isinstance(source, Carries) else {}
     own = procedure.product(setup)
     if own is not None:
-        return [_shipped("", own, models)]
+        return [_shipped("", own, models, carried)]
     many = len(models) > 1
     return [
-        _shipped(role if many else "", materials.task.product(model, materials.io), {role: model})
+        _shipped(role if many else "", materials.task.product(model, materials.io), {role: model}, carried)
         for role, model in models.items()
     ]
 
 
-def _shipped(role: str, product: Product, models: Mapping[str, Model]) -> Shipped:
+def _shipped(role: str, product: Product, models: Mapping[str, Model], carried: Mapping[str, bytes]) -> Shipped:
+    if twice := sorted({*product.files} & {*carried}):
+        raise PluginError(f"product and data set both have a file '{twice[0]}'", expected="another name")
+    product = replace(product, files={**product.files, **carried})
     for name in [*product.graphs, *product.files]:
         if not re.fullmatch(NAME, name):
             raise PluginError(f"the product names '{name}'", expected=NAME_IN_WORDS)
@@ -82,9 +90,16 @@ def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], fold
         procedure, setup = staged(materials, request, {}, folder, seed)
         return shipped(materials, setup, procedure)[0]
     model = materials.build_student(role, spec, seed)
-    return _shipped("", materials.task.product(model, materials.io), {role: model})
+    return _shipped("", materials.task.product(model, materials.io), {role: model}, {})
 
 
-def described(fields: tuple[Field, ...]) -> list[dict[str, Any]]:
-    """Fields as JSON."""
-    return [{"name": each.name, "kind": each.kind, "shape": list(each.shape), "dtype": each.dtype} for each in fields]
+def described(graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """Its inputs and outputs as JSON, by the names that a file has for them."""
+    return {
+        "inputs": [_described(each, each.name) for each in graph.inputs],
+        "outputs": [_described(each, name) for each, name in zip(graph.outputs, graph.names_out, strict=True)],
+    }
+
+
+def _described(field: Field, name: str) -> dict[str, Any]:
+    return {"name": name, "kind": field.kind, "shape": list(field.shape), "dtype": field.dtype}

@@ -50,8 +50,8 @@ def measured(
     `n` among the values is the objective's: other metrics may judge other items.
     """
     found: dict[str, float] = {}
-    quality = Quality(materials.objective, None, materials.metrics[materials.objective].direction)
-    for name, metric in materials.metrics.items():
+    quality = Quality(materials.objective, None, materials.reported[materials.objective].direction)
+    for name, metric in materials.reported.items():
         values = metric.measure(predict, materials.data, split, services)
         if name == materials.objective:
             quality = quality_of(name, metric, values, materials.seed)

@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report import render
 from kdsearch.stages.cards import write_cards, write_predict
-from kdsearch.stages.costs import cost_of_model, violations
+from kdsearch.stages.costs import cost_of_model, costs_at, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, shown, tolerance
@@ -77,6 +77,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
         "metrics": exported["shipped"],
+        "costs_at": costs_at(materials),
         "report": "report/index.html",
         "warnings": _warnings(materials, inputs),
         "notes": _notes(materials, inputs, exports),
@@ -203,6 +204,9 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
         for name, facts in inputs["prepare"].facts["teachers"].items()
         for note in said(name, facts.get("normalize"))
     ]
+    if at := costs_at(materials):
+        sizes = ", ".join(f"{name} {'x'.join(map(str, each))}" for name, each in at.items())
+        notes.append(f"MACs and latencies are of one sample of {sizes}; the files take any size.")
     notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
     if materials.study.config.distill.controls and (why := left_out(materials.study)):
         notes.append(f"{why[0].upper()}{why[1:]}.")

@@ -20,6 +20,7 @@ _SECTIONS = {"Data": "dataset", "Teacher": "teacher", "DistillerUse": "distiller
 # (section, key) -> kind, where the plain `Use` stands
 _PLACES = {
     ("Config", "task"): "task",
+    ("Config", "metrics"): "metric",
     ("Data", "recipes"): "data_recipe",
     ("Recipe", "procedure"): "procedure",
     ("Search", "proxy"): "proxy",

@@ -30,6 +30,8 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
         yield "task", config.task, "task"
     for name, teacher in study.teachers.items():
         yield "teacher", teacher, study.path_of_teacher(name)
+    for i, metric in enumerate(config.metrics):
+        yield "metric", metric, f"metrics[{i}]"
     yield "procedure", config.recipe.procedure, "recipe.procedure"
     for i, distiller in enumerate(config.recipe.distillers):
         yield "distiller", distiller, f"recipe.distillers[{i}]"
@@ -108,6 +110,7 @@ def check_names(study: Study, host: Host) -> None:
             continue
         if not is_code(student.space):
             _find(study, host, "search_space", student.space, f"{path}.space")
+    _metrics(study)
     _objectives(study, host)
     _formats(study, host)
 
@@ -124,6 +127,16 @@ def _find(study: Study, host: Host, kind: str, name: str, path: str, also: Seque
     except KdsearchError as error:
         error.path = error.path or path
         raise study.place(error) from None
+
+
+def _metrics(study: Study) -> None:
+    seen: dict[str, str] = {}
+    for i, use in enumerate(study.config.metrics):
+        name = bare(use.use)
+        if name in seen:
+            problem = f"'{name}' is there twice: {seen[name]} names it too"
+            raise study.error(problem, f"metrics[{i}]", expected="each metric once")
+        seen[name] = f"metrics[{i}]"
 
 
 def _objectives(study: Study, host: Host) -> None:

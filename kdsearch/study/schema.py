@@ -241,8 +241,8 @@ class Export(Section):
     )
     min_agreement: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
-        description="format -> least share of the test split's answers that are torch's (the same class scored highest); where not "
-        "given, 0.9; for networks that score classes",
+        description="format -> least share of the test split's answers that are torch's (the same class scored highest, the same "
+        "labels above 0.5); where not given, 0.9; for networks that score classes or labels",
     )
     parity: float = Field(1e-4, gt=0, description="largest absolute difference of the fp32 file to torch")
 
@@ -284,6 +284,10 @@ class Config(Section):
     students: dict[Name, Student] = Field(default_factory=dict)
     recipe: Recipe
     objectives: dict[str, Literal["max", "min"]] = Field(default_factory=dict, description="on the validation split")
+    metrics: list[Use] = Field(
+        default_factory=list,
+        description="measured beside the task's own on every file; also where options of the task's or of an objective are given",
+    )
     constraints: Constraints = Constraints()
     search: Search = Search()
     refine: Refine = Refine()

@@ -53,7 +53,7 @@ def plain_json(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {name: plain_json(each) for name, each in value.items()}
-    return value
+    return [plain_json(each) for each in value] if isinstance(value, list) else value
 
 
 def without(plain: Any, path: str) -> Any:

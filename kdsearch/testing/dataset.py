@@ -12,7 +12,8 @@ import torch
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Dataset, DataSource, Services, Split
-from kdsearch.testing.contract import require
+from kdsearch.testing.contract import require, same
+from kdsearch.testing.padding import as_long_as
 
 
 class FileServices:
@@ -29,7 +30,10 @@ class FileServices:
 
 
 class DatasetContract:
-    """Override `dataset` (a pytest fixture that returns a Dataset), and `services` where paths are not below tmp_path."""
+    """Override `dataset` (a pytest fixture that returns a Dataset), and `services` where paths are not below tmp_path.
+
+    A field may leave a size open: a batch is then as long as its longest sample, padded at the end with one value.
+    """
 
     @pytest.fixture
     def dataset(self) -> Dataset[Any]:
@@ -59,8 +63,8 @@ class DatasetContract:
         ids = [sample for name in source.splits for sample in source.split(name).ids]
         require(len(set(ids)) == len(ids), f"{len(ids)} samples have {len(set(ids))} ids: each needs one of its own")
         again = type(dataset)(dataset.options).open(services)
-        same = [sample for name in again.splits for sample in again.split(name).ids] == ids
-        require(same, "opened again, it has other ids, or others in another order")
+        is_same = [sample for name in again.splits for sample in again.split(name).ids] == ids
+        require(is_same, "opened again, it has other ids, or others in another order")
         require(dict(again.facts) == dict(source.facts), "opened again, it states other facts")
         for name in source.splits:
             index = few(source.split(name))
@@ -87,6 +91,8 @@ class DatasetContract:
                     want in (None, got) for want, got in zip(field.shape, sizes, strict=True)
                 )
                 require(fits, f"{at}: samples of shape {sizes}, declared as {tuple(field.shape)}")
+                if None in field.shape:  # padding is no value
+                    value = value[(value != field.fill) & ~value.isnan()]
                 if value.dtype.is_floating_point:
                     require(bool(torch.isfinite(value).all()), f"{at}: values that are not finite")
                 if field.n_values is not None:
@@ -104,8 +110,8 @@ class DatasetContract:
             require(is_class, f"split '{name}': labels that are none of {n_classes} classes, nor HIDDEN ({HIDDEN})")
             offered = getattr(split, "labels", None)
             if offered is not None:
-                same = torch.equal(offered[few(split, 64)], labels)
-                require(same, f"split '{name}': its `labels` are not those of its batches")
+                agree = torch.equal(offered[few(split, 64)], labels)
+                require(agree, f"split '{name}': its `labels` are not those of its batches")
 
     def test_a_sample_does_not_depend_on_its_batch(self, source: DataSource) -> None:
         for augment in (False, True):
@@ -115,8 +121,23 @@ class DatasetContract:
             turned = together.rows(torch.arange(len(index)).flip(0))
             require_equal(split.load(index[::-1], augment, 3), turned, f"samples in another order, augment {augment}")
             for i, row in enumerate(index):
-                alone = split.load([row], augment, 3)
+                alone = as_long_as(split.load([row], augment, 3), together, source.fields)
                 require_equal(alone, together.rows(torch.tensor([i])), f"a sample alone, augment {augment}")
+
+    def test_nothing_stands_where_a_field_is_missing_or_masked(self, source: DataSource) -> None:
+        fields = {field.name: field for field in source.fields}
+        for name in source.splits:
+            batch = source.split(name).load(few(source.split(name), 64))
+            for field in source.fields:
+                if field.kind == "present":
+                    of = field.name.removeprefix("present_")
+                    require(of in fields, f"'{field.name}' says that a field '{of}' is present, and there is none")
+                    missing = batch[of][batch[field.name] == 0]
+                    require(not bool(missing.any()), f"'{of}' is not 0 in a sample that has none")
+                if field.kind == "mask" and len(field.shape) == 1:
+                    counts = (batch[field.name] != 0).long()
+                    require(bool((counts.diff(dim=1) <= 0).all()), f"'{field.name}' has padding before what counts")
+                    require(bool(counts.any(1).all()), f"'{field.name}' leaves nothing of a sample")
 
     def test_augmentation_follows_the_seed_and_nothing_else(self, dataset: Dataset[Any], source: DataSource) -> None:
         split = source.split("train")
@@ -163,7 +184,7 @@ def equal(one: Batch, other: Batch) -> bool:
     return (
         one.ids == other.ids
         and one.tensors.keys() == other.tensors.keys()
-        and all(torch.equal(one[name], other[name]) for name in one.tensors)
+        and all(same(one[name], other[name]) for name in one.tensors)
         and dict(one.texts) == dict(other.texts)
     )
 
@@ -175,7 +196,7 @@ def require_equal(one: Batch, other: Batch, when: str) -> None:
     differing = [
         name
         for name in names
-        if name not in one.tensors or name not in other.tensors or not torch.equal(one[name], other[name])
+        if name not in one.tensors or name not in other.tensors or not same(one[name], other[name])
     ]
     require(not differing, f"{when}: other values of {', '.join(differing)}")
     require(dict(one.texts) == dict(other.texts), f"{when}: other texts")

@@ -28,6 +28,7 @@ from kdsearch.kinds.options import validate
 from kdsearch.kinds.targets import targets_of, without_targets
 from kdsearch.testing.contract import require
 from kdsearch.testing.models import noise_batch
+from kdsearch.testing.padding import has_open, padded
 from kdsearch.testing.training import TensorSource
 
 CLASSES = 8  # more than five: a metric of the five best answers has wrong ones too
@@ -41,7 +42,7 @@ class MetricContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def source(self) -> DataSource:
-        """With a split `val` of some dozen samples, every target known."""
+        """With a split `val` of some dozen samples, every target known; fields may leave sizes open."""
         return TensorSource({split: noise_batch(40, CLASSES, seed=seed) for seed, split in enumerate(("train", "val"))})
 
     def answer(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -108,6 +109,14 @@ class MetricContract:
         )
         require(math.isclose(value, turned, rel_tol=1e-5, abs_tol=1e-6), f"{value:.6g}, in another order {turned:.6g}")
 
+    def test_padding_does_not_matter(self) -> None:
+        source = self.source()
+        if not has_open(source.fields):
+            return
+        value = self.value()
+        longer = self.value(source=_Changed(source, lambda ids: list(range(len(ids))), pads=3))
+        require(math.isclose(value, longer, rel_tol=1e-5, abs_tol=1e-6), f"{value:.6g}, with more padding {longer:.6g}")
+
     def test_reads_the_split_that_it_is_asked_for(self) -> None:
         source = _Changed(self.source(), lambda ids: list(range(len(ids))))
         self.measure(source=source)
@@ -153,10 +162,12 @@ class MetricContract:
 
 
 class _Changed:
-    """A source whose splits hold samples of another's, some of them without a target. `read`: the splits that were loaded."""
+    """A source whose splits hold samples of another's, some of them without a target, their open axes padded by `pads` and twice
+    as much. `read`: the splits that were loaded.
+    """
 
-    def __init__(self, source: DataSource, order: Any, hides: Any = lambda i: False) -> None:
-        self._source, self._order, self._hides = source, order, hides
+    def __init__(self, source: DataSource, order: Any, hides: Any = lambda i: False, pads: int = 0) -> None:
+        self._source, self._order, self._hides, self._pads = source, order, hides, pads
         self.read: set[str] = set()
 
     @property
@@ -182,6 +193,8 @@ class _Changed:
                 outer.read.add(name)
                 at = [order[i] for i in index]
                 hidden = torch.tensor([bool(outer._hides(i)) for i in at], dtype=torch.bool)
-                return without_targets(split.load(at, augment, seed), hidden, targets_of(outer.fields))
+                more = outer._pads * (1 + at[0] % 2) if at else 0  # batches of several lengths
+                batch = padded(split.load(at, augment, seed), outer.fields, more)
+                return without_targets(batch, hidden, targets_of(outer.fields))
 
         return Changed()

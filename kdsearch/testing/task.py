@@ -27,28 +27,65 @@ from torch import Generator, Tensor, nn
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.setup import Site
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, IO, Batch, DataSource, Model, Outputs, Services, Task
+from kdsearch.kinds import HIDDEN, IO, Batch, DataSource, Field, Model, Outputs, Services, Task
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import noted, require, same
 from kdsearch.testing.models import noise_batch
+from kdsearch.testing.padding import has_open, padded
 from kdsearch.testing.training import TensorSource
 
 SAMPLES = 8
 
 
 class Answering(nn.Module):
-    """Every input through a linear layer, their sum through one for every output. Of a size that a field leaves open: 8."""
+    """Every input through a linear layer, their sum through one for every output.
+
+    Of an input with an open axis the mean over it is read, of those places that a mask of its shape counts. An output whose first
+    axis is open is as long as its `mask`, else as the first input with an open axis.
+    """
 
     def __init__(self, io: IO) -> None:
         super().__init__()
-        self.read = nn.ModuleList(nn.Linear(math.prod(each.sizes), 16) for each in io.inputs)
-        self.answer = nn.ModuleList(nn.Linear(16, math.prod(each.sizes)) for each in io.outputs)
-        self.sizes = [each.sizes for each in io.outputs]
+        self.io = io
+        self.read = nn.ModuleList(nn.Linear(_closed(each), 16) for each in io.inputs)
+        self.answer = nn.ModuleList(nn.Linear(16, _closed(each)) for each in io.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        seen = [layer(each.float().flatten(1)) for layer, each in zip(self.read, inputs, strict=True)]
+        fields = self.io.inputs
+        given = dict(zip([each.name for each in fields], inputs, strict=True))
+        seen = [
+            layer(self._mean(each, given).reshape(len(inputs[0]), -1))
+            for layer, each in zip(self.read, fields, strict=True)
+        ]
         hidden = torch.stack(seen).sum(0).relu()
-        return tuple(layer(hidden).unflatten(1, sizes) for layer, sizes in zip(self.answer, self.sizes, strict=True))
+        return tuple(
+            self._spread(layer(hidden), each, given) for layer, each in zip(self.answer, self.io.outputs, strict=True)
+        )
+
+    def _mean(self, field: Field, given: Mapping[str, Tensor]) -> Tensor:
+        """(B, ...) the closed axes of an input."""
+        value, axes = given[field.name].float(), [axis for axis, size in enumerate(field.shape, 1) if size is None]
+        if not axes:
+            return value
+        same = (each for each in self.io.inputs if each.kind == "mask" and each.shape == field.shape[:1])
+        mask = next(same, None)
+        if mask is None:
+            return value.mean(axes)
+        counts = (given[mask.name] != 0).float()
+        counts = counts.reshape(*counts.shape, *[1] * (value.ndim - counts.ndim)).expand_as(value)
+        return (value * counts).sum(axes) / counts.sum(axes).clamp(min=1)
+
+    def _spread(self, flat: Tensor, field: Field, given: Mapping[str, Tensor]) -> Tensor:
+        if not field.shape or field.shape[0] is not None:
+            return flat.reshape(len(flat), *field.sizes)
+        lengths = {each.name: given[each.name].shape[1] for each in self.io.inputs if each.shape[:1] == (None,)}
+        n = lengths.get(field.mask) or next(iter(lengths.values()), field.open_size)
+        places = torch.arange(1, n + 1, dtype=flat.dtype).view(1, n, *[1] * (len(field.shape) - 1))
+        return places.sin() + flat.reshape(len(flat), 1, *field.sizes[1:])
+
+
+def _closed(field: Field) -> int:
+    return math.prod(size for size in field.shape if size is not None)
 
 
 class TaskContract:
@@ -62,7 +99,7 @@ class TaskContract:
         return TensorSource({"train": noise_batch(16, classes=4)})
 
     def model(self, io: IO) -> Model:
-        """A network for the task. Override it where a size is left open by a field."""
+        """A network for the task."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             net = Answering(io)
@@ -131,6 +168,17 @@ class TaskContract:
         require(
             bool(twice.abs() <= 1.5 * whole.abs() + 1), f"of twice the samples the loss is {twice:.4g}, not {whole:.4g}"
         )
+
+    def test_padding_counts_nothing(self) -> None:
+        source, task = self.source(), self.made()
+        if not has_open(source.fields):
+            return
+        batch, model = source.split("train").load(range(SAMPLES)), self.model(self.io())
+        losses = []
+        for more in (0, 3):
+            longer = task.prepare(padded(batch, source.fields, more), Generator().manual_seed(0))
+            losses.append(self.loss(longer, model))
+        require(_near(*losses), f"with three more places of padding the loss is {losses[1]:.6g}, not {losses[0]:.6g}")
 
     def test_hidden_samples_show_no_target(self) -> None:
         task, batch = self.made(), self.batch()

@@ -2,7 +2,8 @@
 
 An entry of READS is a key path of the study, with all that is below it, or one of
 
-    objective         the first objective that is a metric: what validation scores are
+    objective         the first objective that is a metric, with its options: what validation scores are
+    measured          the options of the metrics that trainings may ask for: the task's and the objectives'
     cost_objectives   the objectives that are no metric
     taps              the teachers' taps that the recipe may read
 
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from kdsearch.host.sources import identity
+from kdsearch.kinds import Metric
 from kdsearch.study.view import is_within, values
 from kdsearch.training.materials import Materials
 
@@ -29,13 +31,18 @@ MACHINE = (
     "run.threads_per_trial",
 )  # numbers depend on how they are computed
 SOURCE = ("seed", "data", "task", *MACHINE)
-TRAINING = (*SOURCE, "teachers", "students", "recipe", "objectives")  # what training a candidate reads
+TRAINING = (*SOURCE, "teachers", "students", "recipe", "objectives", "measured")  # what training a candidate reads
 
 DERIVED: Mapping[str, Callable[[Materials], Any]] = {
-    "objective": lambda materials: [materials.objective, materials.scoring[materials.objective].direction],
+    "objective": lambda materials: [materials.objective, *_about(materials.scoring[materials.objective])],
+    "measured": lambda materials: {name: _about(metric) for name, metric in materials.metrics.items()},
     "cost_objectives": lambda materials: list(materials.cost_objectives),
     "taps": lambda materials: dict(materials.taps),
 }
+
+
+def _about(metric: Metric[Any]) -> list[Any]:
+    return [metric.direction, metric.options.model_dump(mode="json")]
 
 
 @dataclass(frozen=True)

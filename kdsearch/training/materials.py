@@ -29,7 +29,7 @@ from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import LIVE, uses
 from kdsearch.study.recipe import RecipeSpace
-from kdsearch.study.rules import COSTS
+from kdsearch.study.rules import COSTS, bare
 from kdsearch.study.schema import Use
 from kdsearch.study.study import Study
 from kdsearch.study.view import Closed, seen
@@ -50,6 +50,7 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "recipe": ("recipe",),
     "taps": ("taps", "recipe"),
     "metrics": ("objectives",),
+    "reported": ("metrics",),
     "objectives": ("objectives",),
     "objective": ("objective", "objectives"),
     "scoring": ("objective", "objectives"),
@@ -77,7 +78,7 @@ class Materials:
         spaces: role -> its search space, its networks as the procedure adapts them. plain_spaces: before that.
         ships: the roles that are costed and exported.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
-        metrics: the task's and those among the objectives, by name.
+        metrics: the task's and those among the objectives, by name. reported: those and the others that the study names.
         objectives: as the study states them, the first one first; left out: the task's own.
         objective: the first objective that is a metric: what validation scores are. `scoring`: that metric alone.
         cost_objectives: those that are no metric.
@@ -106,6 +107,7 @@ class Materials:
     named: tuple[Named, ...] = ()
     device: Device = field(default_factory=Device)
     folder: Path | None = None
+    reported: Mapping[str, Metric[Any]] = field(default_factory=dict)
     made: Arranged | None = None
     prepared: str = ""
     stage: str = ""
@@ -244,7 +246,12 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
     wanted = dict.fromkeys(
         [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
     )
-    metrics = {name: make(host, "metric", Use(use=name, options={}), "objectives") for name in wanted}
+    asked = {bare(use.use): (use, f"metrics[{i}]") for i, use in enumerate(config.metrics)}
+    reported = {
+        name: make(host, "metric", *asked.get(name, (Use(use=name, options={}), "objectives")))
+        for name in (*wanted, *(name for name in asked if name not in wanted))
+    }
+    metrics = {name: reported[name] for name in wanted}
     objectives: dict[str, str] = dict(config.objectives) or {task.objective: metrics[task.objective].direction}
     objective = next((name for name in objectives if name in metrics), task.objective)
     recipe = RecipeSpace.from_study(study, host)
@@ -278,6 +285,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         ),
         device,
         folder,
+        reported,
     )
     return replace(materials, spaces=_adapted_spaces(materials))
 

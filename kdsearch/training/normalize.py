@@ -21,6 +21,7 @@ from kdsearch.kinds import (
     stated,
 )
 from kdsearch.kinds.forward import run_model
+from kdsearch.kinds.targets import is_class
 from kdsearch.report.stats import wilson
 from kdsearch.training.materials import Materials
 from kdsearch.training.normalized import NAMED, asked
@@ -107,9 +108,13 @@ def _label(label: str, chosen: Normalization) -> str:
 
 
 def is_classification(materials: Materials) -> bool:
-    """Whether the task's answer is one vector of as many numbers as the data have classes."""
+    """Whether the target is one class index a sample and the task answers it, alone, by a logit a class.
+
+    A multi-label task answers as many numbers, and its targets are none.
+    """
     outputs, classes = materials.io.outputs, materials.data.facts.get("classes") or ()
-    return bool(classes) and len(outputs) == 1 and outputs[0].shape == (len(classes),)
+    answers = len(outputs) == 1 and outputs[0].kind == "logits" and outputs[0].shape == (len(classes),)
+    return bool(classes) and answers and is_class(materials.task.targets(materials.data.fields))
 
 
 def accuracy_of(materials: Materials, model: Model) -> float | None:

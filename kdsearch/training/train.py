@@ -252,7 +252,7 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[Bat
     own = [name for name in model.outputs if name not in fields]
     if not unseen and not own:
         return Shapes(model, fields)
-    sample = Batch(("zeros",), {each.name: torch.zeros((1, *each.sizes), dtype=each.torch_dtype) for each in io.inputs})
+    sample = Batch(("zeros",), {each.name: each.blank() for each in io.inputs})
     sample = sample if fed is None else fed(sample)
     inputs = [sample[name] for name in model.inputs]
     fields |= {tap.name: tap.shape for tap in traced_taps(model.module, inputs, unseen)}

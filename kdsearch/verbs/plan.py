@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from kdsearch.engine.cache import Live, View
 from kdsearch.engine.loop import placed
 from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
@@ -27,7 +28,7 @@ from kdsearch.study.study import Study
 from kdsearch.study.summary import summary, trainings
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import Materials, open_materials
-from kdsearch.training.train import teacher_model
+from kdsearch.training.train import teacher_model, view_of
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -108,21 +109,21 @@ def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) ->
     return [head, *rows]
 
 
-def _step_seconds(materials: Materials, model: Model, batch_size: int) -> float:
-    """One training step of a model on real samples, as the engine places and casts them."""
+def _step_seconds(materials: Materials, model: Model, batch_size: int, view: View | None = None) -> float:
+    """One training step of a model on real samples, as the engine places and casts them; of a teacher as its view feeds it."""
     split = materials.data.split("train")
     batch = split.load(list(range(min(batch_size, len(split.ids))))).to(materials.torch_device)
+    batch = materials.task.prepare(batch, stream(materials.seed, "plan"))
+    batch = Live(model, materials.task, None, view).fed(batch)
     module = placed(model.module, materials.torch_device).train()
     precision = Precision(materials.device.precision, materials.device.accelerator)
-    inputs = [batch[name] for name in model.inputs]
     times = []
     for _ in range(1 + STEPS):
         began = time.perf_counter()
         with precision.autocast():
-            out = module(*inputs)
-        value = out if isinstance(out, torch.Tensor) else next(iter(out.values() if isinstance(out, dict) else out))
-        if value.requires_grad:
-            value.float().square().mean().backward()
+            answers = [each for each in materials.task.call(model, batch).values() if each.requires_grad]
+        if answers:
+            torch.autograd.backward([each.float().square().mean() for each in answers])
         module.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - began)
     return min(times[1:])
@@ -140,7 +141,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
             training = capability.training
             size = min(training.batch_size, n_train)
             with cpu_threads(training.threads or config.run.threads_per_trial):
-                step = _step_seconds(materials, teacher_model(materials, name), size)
+                step = _step_seconds(materials, teacher_model(materials, name), size, view_of(materials, name))
             seconds["prepare"] += training.epochs * n_train / size * step
     role, space = next(iter(materials.spaces.items()))
     rng = stream(materials.seed, "plan")
@@ -191,7 +192,7 @@ def _disk(materials: Materials) -> int:
     """Bytes of the teachers' cached outputs and of the checkpoints of every training."""
     config = materials.study.config
     rows = sum(len(materials.data.split(name).ids) for name in ("train", "val") if name in materials.data.splits)
-    outputs = sum(4 * int(torch.tensor(each.shape).prod()) for each in materials.io.outputs)
+    outputs = sum(4 * math.prod(each.sizes) for each in materials.io.outputs)
     cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
     params = config.constraints.params or 1_000_000
     return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(controls_of(materials)))

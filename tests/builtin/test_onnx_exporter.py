@@ -201,3 +201,58 @@ def test_the_exporters_say_nothing(capfd, caplog, folder):
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
     assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+class Layered(nn.Module):
+    """Layers and operators whose names a task may give its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        found = self.embedding(tokens)
+        return found.relu().mean(1), self.head(found.mean(1)).relu(), found
+
+
+class Through(nn.Module):
+    def forward(self, x):
+        return x, 2 * x
+
+
+@pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("embedding", "relu", "mean"),
+        ("linear", "head.weight", "embedding.weight"),
+        ("tokens", "node_relu", "val_0"),  # the first one is the input's own
+        ("kdsearch_output_1", "kdsearch_output_0", "embedding_1"),
+    ],
+)
+def test_an_output_may_have_the_name_of_anything(engine, names, folder):
+    shapes = ((4,), (3,), (None, 4))
+    outputs = tuple(Field(name, "vector", shape) for name, shape in zip(names, shapes, strict=True))
+    graph = Graph(Layered().eval(), (Field("tokens", "tokens", (None,), "int64"),), outputs)
+    tokens = torch.randint(0, 5, (3, 6), generator=torch.Generator().manual_seed(0))
+    file = folder / f"{engine}-{names[0]}.onnx"
+    exporter = OnnxExporter(OnnxOptions(engine=engine))
+    exporter.write(graph, batch_of(tokens=tokens), file)
+    found = compare(module_call(graph), exporter.load(file), graph.inputs, outputs, batch_of(tokens=tokens))
+    assert found.max_abs < 1e-6
+    model = onnx.load_model_from_string(file.read_bytes())
+    assert tuple(each.name for each in model.graph.output) == graph.names_out
+    assert [each.name for each in model.graph.input] == ["tokens"]
+
+
+@pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
+def test_an_input_that_is_answered_as_it_is(engine, folder):
+    graph = Graph(Through(), (Field("x", "vector", (4,)),), (Field("x", "vector", (4,)), Field("y", "vector", (4,))))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    file = folder / f"through-{engine}.onnx"
+    exporter = OnnxExporter(OnnxOptions(engine=engine))
+    exporter.write(graph, batch_of(x=x), file)
+    answer = exporter.load(file)(x)
+    assert torch.equal(answer["x"], x)
+    assert torch.equal(answer["y"], 2 * x)
+    assert graph.names_out == ("x_out", "y")

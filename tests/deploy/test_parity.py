@@ -114,3 +114,64 @@ def test_too_few_sizes_is_a_mistake_of_the_caller():
     for sizes in ((1, 2), (2, 3, 4)):
         with pytest.raises(ValueError, match="at least three"):
             compare(TORCH, TORCH, (X,), (LOGITS,), SAMPLES, sizes)
+
+
+TOKENS, MASK = Field("tokens", "tokens", (None,), "int64", n_values=5), Field("mask", "mask", (None,), "int64")
+TEXTS = batch_of(tokens=torch.ones(4, 6).long(), mask=(torch.arange(6) < torch.tensor([[6], [3], [2], [1]])).long())
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("logits", (None, 3)), ("vector", (None, 3)), ("scores", (None, 3))])
+def test_nothing_counts_over_padding(kind, shape):
+    """The file is right at every token and wrong, even no number, over padding."""
+    right = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+    def answer(tokens, mask):
+        return {"y": right[: tokens.shape[1]].expand(len(tokens), -1, -1).clone()}
+
+    def rubbish(tokens, mask):
+        return {"y": answer(tokens, mask)["y"].masked_fill(mask[..., None] == 0, math.nan)}
+
+    def wrong(tokens, mask):
+        return {"y": -answer(tokens, mask)["y"]}
+
+    field = Field("y", kind, shape, mask="mask")
+    for torch_side in (answer, rubbish):
+        found = compare(torch_side, rubbish, (TOKENS, MASK), (field,), TEXTS, batches=[TEXTS])
+        assert found.max_abs == 0
+        assert found.top1_agreement == (None if kind == "vector" else 1)
+    if kind != "vector":
+        assert found.judged == 12 * (3 if kind == "scores" else 1)
+        assert compare(answer, wrong, (TOKENS, MASK), (field,), TEXTS, batches=[TEXTS]).top1_agreement == 0
+    everywhere = Field("y", kind, shape)
+    assert compare(answer, rubbish, (TOKENS, MASK), (everywhere,), TEXTS, batches=[TEXTS]).max_abs == math.inf
+
+
+def test_positions_of_a_class_axis_in_front_are_found():
+    def answer(tokens, mask):
+        return {"y": torch.ones(len(tokens), 3, tokens.shape[1])}
+
+    def moved(tokens, mask):
+        return {"y": answer(tokens, mask)["y"] + (mask[:, None] == 0) * torch.arange(3.0)[:, None]}
+
+    field = Field("y", "logits", (3, None), classes_at=0, mask="mask")
+    found = compare(answer, moved, (TOKENS, MASK), (field,), TEXTS, batches=[TEXTS])
+    assert (found.max_abs, found.top1_agreement, found.judged) == (0, 1, 12)
+
+
+def test_scores_are_decided_one_by_one():
+    """Two labels of twelve change sides; which one is largest says nothing."""
+    scores = torch.tensor([[3.0, 2.0, -1.0], [-4.0, 1.0, -2.0], [0.5, -0.5, 5.0], [-1.0, -1.0, -1.0]])
+
+    def answer(x):
+        return {"scores": scores[: len(x)]}
+
+    def other(x):
+        changed = scores.clone()
+        changed[0] = torch.tensor([1.0, 9.0, -1.0])
+        changed[2] = torch.tensor([-0.1, 0.1, 5.0])
+        return {"scores": changed[: len(x)]}
+
+    field, x = Field("scores", "scores", (3,)), batch_of(x=torch.zeros(4, 1, 3))
+    found = compare(answer, other, (X,), (field,), x, (1, 2, 4), batches=[x])
+    assert found.top1_agreement == pytest.approx(10 / 12)
+    assert found.judged == 12

@@ -60,3 +60,20 @@ def test_a_graph_takes_its_inputs_in_the_network_s_order():
     batch = Batch(("a",), {"above": torch.full((1, 3), 6.0), "below": torch.full((1, 3), 2.0)})
     out = product.call({"model": lambda *x: {"logits": graph.module(*x)}}, batch)
     assert out["logits"].tolist() == [[3.0, 3.0, 3.0]]
+
+
+def test_an_open_size_is_what_the_data_say():
+    field = Field("tokens", "tokens", (None,), "int64", n_values=9, open_size=40)
+    assert field.sizes == (40,)
+    assert field.noise(2, rng()).shape == field.blank(2).shape == (2, 40)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "int64"])
+def test_blanks_mask_nothing_and_miss_nothing(dtype):
+    assert Field("mask", "mask", (None,), dtype).blank(2).long().sum() == 16
+    assert Field("present_image", "present", (), dtype).blank(3).tolist() == [1, 1, 1]
+    assert Field("x", "vector", (2,)).blank().tolist() == [[0, 0]]
+    drawn = Field("present_image", "present", (), dtype).noise(200, rng())
+    assert drawn.dtype == getattr(torch, dtype)
+    assert drawn[0] == 1
+    assert 120 < int(drawn.sum()) < 180

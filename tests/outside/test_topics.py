@@ -101,6 +101,29 @@ def test_a_student_of_a_text_teacher_is_exported_and_reported(
     assert f"writer: {len(prompts)} calls" in page
 
 
+def test_what_the_data_carry_lies_beside_the_files_and_in_their_cards(
+    finished: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    folder, result, _ = finished
+    words = read_json(folder / "export" / "topics-words.json")
+    assert words == {"hash": "crc32", "values": 512, "length": 10}
+    for row in result["exports"]:
+        assert row["files"] == ["export/topics-words.json"]
+        card = read_json(folder / row["path"].replace(".onnx", ".json"))
+        assert card["facts"]["product"]["files"] == ["topics-words.json"]
+
+
+def test_a_metric_is_measured_with_the_options_that_the_study_gives(
+    finished: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    _, result, _ = finished
+    host = Host.load()
+    materials = open_materials(load_study(STUDY, host), host)
+    assert materials.reported["ece"].options.bins == 5
+    assert "ece" not in materials.metrics, "trainings do not depend on it"
+    assert all(0 <= row["metrics"]["ece"] <= 1 for row in result["exports"])
+
+
 def replies(folder: Path) -> list[dict[str, Any]]:
     (file,) = (folder / "texts").glob("writer-replies-*.jsonl")
     return [reply for line in read_lines(file) for reply in line["replies"]]

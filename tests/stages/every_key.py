@@ -156,6 +156,8 @@ CHANGES: dict[str, Change] = {
     "recipe.train.clip": change("refine", "recipe.train.clip=1.0"),
     "recipe.train.accumulate": change("refine", "recipe.train.accumulate=2"),
     "objectives": change("search", "objectives={accuracy: max, latency_ms: min}"),
+    "metrics[].use": change("export", "metrics=[ece]"),
+    "metrics[].options": change("export", "metrics=[{use: ece, options: {bins: 5}}]", before=("metrics=[ece]",)),
     "constraints.params": change("search", "constraints.params=6000"),
     "constraints.macs": change("search", "constraints.macs=300000"),
     "constraints.onnx_bytes": change("search", "constraints.onnx_bytes=60000"),

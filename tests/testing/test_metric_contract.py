@@ -10,6 +10,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Measurement, Metric, NoOptions
 from kdsearch.testing.contract import failures
 from kdsearch.testing.metric import MetricContract
+from tests.testing.open_lengths import SentenceSource, Tagged
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -84,6 +85,31 @@ class OfAll(Metric[NoOptions]):
         return {"accuracy": float(hits.float().mean()), "n": float(len(hits))}
 
 
+class OfTags(MetricContract):
+    metric, name = Tagged, "tagged"
+
+    def source(self):
+        return SentenceSource()
+
+    def answer(self, batch):
+        return {"logits": torch.randn(6, 3, generator=torch.Generator().manual_seed(0))[batch["tokens"]]}
+
+    def right(self, batch):
+        return {"logits": torch.eye(3)[batch["tokens"] % 3]}
+
+
+class TestOpenLengths(OfTags):
+    pass
+
+
+class OverPadding(Tagged):
+    """Padding is never right."""
+
+    def hits(self, answers, batch):
+        return (answers == batch["tags"])[(batch["tags"] != -100).any(1)].flatten()
+
+
+OVER_PADDING = type("OverPaddingContract", (OfTags,), {"metric": OverPadding})
 OF_ALL = type("OfAllContract", (MetricContract,), {"metric": OfAll, "name": "accuracy"})
 FAULTS = [
     (breaking(under_another_name), "test_gives_its_value_and_how_many_it_judged", "no 'accuracy'"),
@@ -94,6 +120,7 @@ FAULTS = [
     (breaking(as_is, direction="min"), "test_right_answers_are_better", "direction is 'min'"),
     (breaking(noisy), "test_equal_answers_equal_values_and_global_stream_untouched", "measured differently"),
     (breaking(first_half), "test_order_of_the_samples_does_not_matter", "in another order"),
+    (OVER_PADDING, "test_padding_does_not_matter", "with more padding"),
     (breaking(beside_train), "test_reads_the_split_that_it_is_asked_for", "reads train, val"),
     (breaking(other_rows), "test_what_items_add_makes_the_value", "the items' mean says 0"),
     (breaking(one_row), "test_what_items_add_makes_the_value", "give no interval"),

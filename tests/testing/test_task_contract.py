@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdsearch.builtin.classification import Classification, ClassificationOptions
+from kdsearch.builtin.classification import Classification
 from kdsearch.errors import DataError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, IO, Batch, Field, Figure, Graph, NoOptions, Product, Task
 from kdsearch.testing.contract import failures
 from kdsearch.testing.task import TaskContract
 from kdsearch.testing.training import TensorSource
+from tests.testing.open_lengths import SentenceSource, Tagging
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
@@ -58,10 +59,10 @@ class TestRegression(TaskContract):
         return Places({"train": drawn})
 
 
-def breaking(**members: Any) -> type[TaskContract]:
-    """Classification with these methods in place of its own."""
-    broken = type("Broken", (Classification,), {"options_class": ClassificationOptions, **members})
-    return type("Contract", (TaskContract,), {"task": broken})
+def breaking(base: type[Task[Any]] = Classification, source: Any = None, **members: Any) -> type[TaskContract]:
+    """Classification, or another task on its own data, with these methods in place of its own."""
+    broken = type("Broken", (base,), {"options_class": base.options_class, **members})
+    return type("Contract", (TaskContract,), {"task": broken, **({"source": source} if source else {})})
 
 
 def reads_labels(self, fields, facts):
@@ -166,6 +167,21 @@ def nan_figure(self, predict, data, split, services):
     return [Figure("a", "A", "a", [{"data": {"values": [{"x": float("nan")}]}}])]
 
 
+def over_padding(task, out, batch):
+    tags = batch["tags"].clamp(min=0)  # what nobody knows is tag 0
+    return F.cross_entropy(out["logits"].transpose(1, 2), tags)
+
+
+OPEN = {"source": lambda self: SentenceSource(), "base": Tagging}
+
+
+class TestOpenLengths(TaskContract):
+    task = Tagging
+
+    def source(self):
+        return SentenceSource()
+
+
 FAULTS = [
     ({"io": reads_labels}, "test_io_is_of_the_data_and_has_an_answer", "is a target"),
     ({"io": answers_nothing}, "test_io_is_of_the_data_and_has_an_answer", "answer nothing"),
@@ -189,6 +205,7 @@ FAULTS = [
     ({"prepare": noisy}, "test_preparing_repeats", "global stream"),
     ({"prepare": turned}, "test_preparing_repeats", "changes the samples"),
     ({"counted": counted_floats}, "test_counted_positions_are_marked", "expected bool"),
+    ({"loss": over_padding, **OPEN}, "test_padding_counts_nothing", "three more places of padding"),
     ({"product": idle_graph}, "test_the_product_answers_as_the_model_does", "it calls model"),
     ({"product": halved}, "test_the_product_answers_as_the_model_does", "is not the model's"),
     ({"figures": nan_figure}, "test_figures_are_json", "JSON"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -74,6 +75,10 @@ class TopicsSource:
 
     def encode(self, texts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
         return encode(texts)
+
+    def files(self) -> dict[str, bytes]:
+        """How words become tokens."""
+        return {"words.json": json.dumps({"hash": "crc32", "values": VOCABULARY, "length": LENGTH}).encode()}
 
 
 class Topics(Dataset[TopicsOptions]):
