@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdsearch.errors import KdsearchError, UserError, printable
@@ -24,22 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every error is one message on stderr, and with `--json` also an object on stdout, `{"error": {...}, "exit_code": n}`, where no
     answer is there; only an error of our own has a traceback.
     """
-    with _noting_interrupts():
-        return _main(arguments)
+    with _noting_interrupts() as came:
+        return _main(arguments, came)
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     _open_closed()
     if sys.stdout is None:
         say("stdout is closed; nothing was done. Expected a place for the answer.")
         return 1
     try:
-        from kdsearch.cli.app import app
-
-        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
-        code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
-        sys.stdout.flush()
+        try:
+            code = _called(arguments)
+        except Exception as error:
+            if came():  # a library that was being imported swallowed it, and is torn since
+                raise KeyboardInterrupt from error
+            raise
     except KdsearchError as error:
         say(str(error))
         return _ended(error.facts(), error.exit_code, as_json and not hasattr(error, "result"))
@@ -75,6 +76,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _called(arguments: Sequence[str] | None) -> object:
+    from kdsearch.cli.app import app
+
+    _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
+    code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
+    sys.stdout.flush()
+    return code
+
+
 def _ended(error: Mapping[str, object], code: int, as_json: bool) -> int:
     """Tell programs of an error, where they asked for JSON; returns the exit code."""
     if as_json:
@@ -91,11 +101,11 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _noting_interrupts() -> Iterator[None]:
-    """Ctrl-C as Python has it, and remembered: an import of somebody's may swallow it. `stages.commands` asks before it begins."""
+def _noting_interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C as Python has it, and whether it came: an import of somebody's may swallow it. `verbs.run` asks before it begins."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
+        yield lambda: False
         return
 
     def on_signal(number: int, _: object) -> None:
@@ -105,7 +115,7 @@ def _noting_interrupts() -> Iterator[None]:
     on_signal.came = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, on_signal)
     try:
-        yield
+        yield lambda: bool(on_signal.came)  # type: ignore[attr-defined]
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

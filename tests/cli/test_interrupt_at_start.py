@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kdsearch import cli
 from tests.stages.tiny import LESS, write_study
 
 PROGRAM = """
@@ -53,3 +56,14 @@ def test_an_interrupt_while_a_light_command_starts(tmp_path: Path) -> None:
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[0] == "Interrupted."
+
+
+def test_an_error_of_a_library_that_an_interrupt_tore_is_the_interrupt(monkeypatch, capsys) -> None:
+    def torn(arguments: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # as torch's own import of numpy does
+            signal.raise_signal(signal.SIGINT)
+        raise AttributeError("module 'numpy' has no attribute 'matrix'")
+
+    monkeypatch.setattr(cli, "_called", torn)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
