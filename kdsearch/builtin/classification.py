@@ -33,7 +33,7 @@ class ClassificationOptions(Options):
 
 
 class Classification(Task[ClassificationOptions]):
-    """Reads every input field of floats (images, vectors), of tokens and their mask, and `label` (B,), int64.
+    """Reads every input field of floats (images, vectors), of tokens and their mask, of categories, and `label` (B,), int64.
 
     Answers `logits` (B, K).
     """
@@ -84,4 +84,4 @@ class Classification(Task[ClassificationOptions]):
 
 def is_read(field: Field) -> bool:
     """Other integers (an index, a time stamp) are nothing that a network could take as they are."""
-    return field.torch_dtype.is_floating_point or field.kind in ("tokens", "mask", "present")
+    return field.torch_dtype.is_floating_point or field.kind in ("tokens", "mask", "present", "categories")

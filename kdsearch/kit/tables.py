@@ -30,7 +30,7 @@ from kdsearch.limits import TABLE_BYTES, TABLE_CELL, TABLE_COLUMNS
 from kdsearch.store.files import parsed_json
 from kdsearch.store.inputs import content
 
-__all__ = ["Table", "TableFiles", "read_table", "read_tables"]
+__all__ = ["Table", "TableFiles", "identified", "read_table", "read_tables"]
 
 SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
@@ -206,7 +206,7 @@ def read_tables(options: TableFiles, services: Services) -> dict[str, Table]:
     tables = {name: _rows(services.file(path), options) for name, path in given.items()}
     if options.split is not None:
         tables = _parted(tables["train"], options.split)
-    return _apart({name: _identified(each, options) for name, each in tables.items()}, options)
+    return _apart({name: identified(each, options) for name, each in tables.items()}, options)
 
 
 def _parted(table: Table, column: str) -> dict[str, Table]:
@@ -259,7 +259,7 @@ def read_table(file: Path, options: TableFiles) -> Table:
         DataError: no such file, a FIFO, a file too large, another encoding, a row of another length than the header, a line that
             is no JSON object, no row at all, an id that is missing or occurs twice.
     """
-    return _identified(_rows(file, options), options)
+    return identified(_rows(file, options), options)
 
 
 def _rows(file: Path, options: TableFiles) -> Table:
@@ -277,7 +277,8 @@ def _rows(file: Path, options: TableFiles) -> Table:
     return Table(file, values, lines, ("",) * len(lines))
 
 
-def _identified(table: Table, options: TableFiles) -> Table:
+def identified(table: Table, options: TableFiles) -> Table:
+    """The table with ids, of the options' column or by what its rows hold. Raise DataError for ids missing or not unique."""
     ids = _digests(table, options.split) if options.id is None else _named_ids(table, options.id)
     return replace(table, ids=ids)
 

@@ -14,6 +14,7 @@ from torch import Generator
 from kdsearch.errors import FOREIGN, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
+from kdsearch.kinds.units import in_units
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
 from kdsearch.ops.seeding import seed_generators
@@ -184,7 +185,7 @@ class Scorer:
     def _fresh(self, spec: Options, seed: int, init: str, cost: Cost | None = None) -> Model:
         check_weights(self.space, spec, self.io)
         seed_generators(seed)
-        model = initialised(self.space.build(spec, self.io), init, seed)
+        model = initialised(in_units(self.space.build(spec, self.io), self.io), init, seed)
         if cost is not None and model.cost_of is None:
             return replace(model, cost_of=lambda: cost)  # counted already: a proxy that asks does not count again
         return model
@@ -284,7 +285,7 @@ def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
-        return space.build(spec, io)
+        return in_units(space.build(spec, io), io)
 
 
 def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> Cost:

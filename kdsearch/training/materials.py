@@ -22,6 +22,7 @@ from kdsearch.errors import TooLargeError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
+from kdsearch.kinds.units import in_units
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_weights
 from kdsearch.store.hashing import derive, digest, file_digest
@@ -194,7 +195,7 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
-        model: Model = space.build(spec, io)
+        model = in_units(space.build(spec, io), io)
     return replace(model, spec=space.canonical(spec).model_dump(mode="json"))
 
 

@@ -1,5 +1,6 @@
 """Capabilities that read rows of numbers and categories."""
 
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.hooks import Register
 
 _AT = "kdsearch.builtin.tables"
@@ -7,3 +8,12 @@ _AT = "kdsearch.builtin.tables"
 
 def register(register: Register) -> None:
     """Name them; called by kdsearch.builtin."""
+    register.task("regression", f"{_AT}.regression:Regression", about="numbers in their own units")
+    register.task("multilabel", f"{_AT}.multilabel:Multilabel", about="any of K labels at once, each yes or no")
+    register.dataset("table", f"{_AT}.data:TableData", about="CSV or JSON Lines: numbers and categories, and a target")
+    about = "cars, cells, wines, and the characters of Unicode; no file needed"
+    register.dataset("bundled_table", f"{_AT}.bundled:BundledTable", about=about, package=PACKAGES["bundled_table"])
+    for name, cls in {"rmse": "Rmse", "mae": "Mae", "r2": "R2"}.items():
+        register.metric(name, f"{_AT}.value_metrics:{cls}", about="of regression")
+    for name, cls in {"macro_f1": "MacroF1", "micro_f1": "MicroF1", "map": "MeanAveragePrecision"}.items():
+        register.metric(name, f"{_AT}.label_metrics:{cls}", about="of several labels, by torchmetrics")

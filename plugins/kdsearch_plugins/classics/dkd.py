@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdsearch.kinds import Distiller, Options, Step, searched
+from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
 from kdsearch.ops.softened import divergence, likely, log_softened
+from kdsearch_plugins.classics.of_classes import require_logits
 
 
 class DkdOptions(Options):
@@ -41,6 +42,10 @@ class Dkd(Distiller[DkdOptions]):
     """
 
     paper_weights: ClassVar[Mapping[str, float]] = {"tckd": 1.0, "nckd": 1.0}
+
+    def build(self, shapes: TapShapes) -> None:
+        """Raise TapShapeError for a task without logits of classes, naming what fits it."""
+        require_logits("dkd", shapes)
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         o = self.options

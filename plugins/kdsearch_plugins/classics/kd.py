@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from kdsearch.kinds import Distiller, Options, Step, searched
+from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
 from kdsearch.ops.softened import softened_kl
+from kdsearch_plugins.classics.of_classes import require_logits
 
 
 class KdOptions(Options):
@@ -26,6 +27,10 @@ class Kd(Distiller[KdOptions]):
     """Term `kl`, in nats times T^2; of a map or sequence of logits the mean over the positions that count."""
 
     paper_weights: ClassVar[Mapping[str, float]] = {"kl": 0.9}
+
+    def build(self, shapes: TapShapes) -> None:
+        """Raise TapShapeError for a task without logits of classes, naming what fits it."""
+        require_logits("kd", shapes)
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         z_s, z_t = step.rows(step.student["logits"]), step.rows(step.teacher["logits"])  # (N, K)

@@ -41,7 +41,7 @@ class SynFlow(Proxy[NoOptions]):
 
 def flow(student: Model, probe: Probe, ones: Batch, faint: float) -> float:
     """sum w dR/dw over the weight matrices, for inputs and a gradient of R that are `faint` times as large."""
-    inputs = {name: ones[name] * faint for name in continuous(student, probe, ones)}
+    inputs = {name: level(probe, name, ones[name], faint) for name in continuous(student, probe, ones)}
     with undisturbed(student.module, train=False), linear_flow(student.module, faint) as (mode, weights):
         out = probe.task.call(student, ones.having(**inputs))
         ends = [value for value in out.values() if value.requires_grad]
@@ -83,9 +83,16 @@ def ones_for(student: Model, probe: Probe, n: int) -> Batch:
 
     def filled(name: str, x: Tensor) -> Tensor:
         if x.is_floating_point():
-            x = torch.ones_like(x, dtype=torch.float64)
+            x = level(probe, name, x.double(), 1.0)
         elif is_mask(probe, name):
             x = torch.ones_like(x)
         return x.repeat(n, *[1] * (x.dim() - 1))
 
     return Batch(tuple(str(i) for i in range(n)), {name: filled(name, x) for name, x in drawn.tensors.items()})
+
+
+def level(probe: Probe, name: str, x: Tensor, size: float) -> Tensor:
+    """Like x, filled with what networks read as `size`: numbers in units of their own are standardised first."""
+    field = next((each for each in probe.io.inputs if each.name == name and each.mean), None)
+    filled = torch.full_like(x, size)
+    return filled if field is None else filled * x.new_tensor(field.std) + x.new_tensor(field.mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -37,15 +37,31 @@ class Layer(nn.Module):
 
 
 class Join(nn.Module):
-    """Tensors (B, ...) -> (B, D): flattened, one after the other."""
+    """Tensors (B, ...) -> (B, D): floats flattened, integers as vectors of their own that are learned, one after the other.
+
+    Args:
+        values: place of an input of integers -> how many values it has.
+        width: of the vector that stands for an integer.
+    """
+
+    def __init__(self, values: Mapping[int, int] | None = None, width: int = 8) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict({str(at): nn.Embedding(n, width) for at, n in (values or {}).items()})
+        for each in self.embeddings.values():
+            nn.init.normal_(each.weight, std=width**-0.5)  # type: ignore[arg-type]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        flat = [each.flatten(1) for each in inputs]
+        flat = [each.flatten(1) for each in self._vectors(inputs)]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+    def _vectors(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            self.embeddings[str(at)](each) if str(at) in self.embeddings else each for at, each in enumerate(inputs)
+        ]
 
 
 class Mlp(nn.Module):
-    """Any number of inputs (B, ...) of `d_in` values in all -> logits (B, K)."""
+    """Any number of inputs (B, ...), joined to `d_in` values -> logits (B, K)."""
 
     def __init__(
         self,
@@ -56,9 +72,10 @@ class Mlp(nn.Module):
         dropout: float,
         residual: bool,
         n_outputs: int,
+        join: Join | None = None,
     ) -> None:
         super().__init__()
-        self.join = Join()
+        self.join = join or Join()
         layers = []
         for index, width in enumerate(widths):
             has_shortcut = residual and index > 0 and width == d_in

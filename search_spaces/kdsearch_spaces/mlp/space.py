@@ -11,7 +11,7 @@ from torch import Generator
 
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Cost, Field, Model, Options, SearchSpace, Tap, searched, vector_output
-from kdsearch_spaces.mlp.net import Activation, Layer, Mlp, Norm
+from kdsearch_spaces.mlp.net import Activation, Join, Layer, Mlp, Norm
 
 Width = Annotated[int, Option(ge=1, le=65536)]
 
@@ -36,10 +36,13 @@ class MlpSpec(Options):
         False, description="a shortcut around each hidden layer, after the first, that keeps the width"
     )
     dropout: float = Option(0.0, ge=0, lt=1, description="share of units left out after every activation, in training")
+    embedding: int = Option(
+        8, ge=1, le=1024, description="width of the vector that stands for a category; not read without categories"
+    )
 
 
 class MlpSpace(SearchSpace[MlpSpec]):
-    """Every input field is flattened and they are joined, in the task's order.
+    """Every input field is flattened and they are joined, in the task's order; integers (categories) are embedded first.
 
     Taps: `stage[i]` (hidden layer i, a vector), `penultimate` (the last of them), `logits` (its part is the classifier).
     """
@@ -75,10 +78,11 @@ class MlpSpace(SearchSpace[MlpSpec]):
         return IO((Field("vector", "vector", (64,)),), (Field("logits", "logits", (10,)),))
 
     def build(self, spec: MlpSpec, io: IO) -> Model:
-        """Raise DataError for inputs that are no floats of fixed size, StudyError for more layers than widths."""
-        d_in, n_outputs = _n_inputs(io), vector_output(io, "mlp")
+        """Raise DataError for inputs that are neither floats nor categories, StudyError for more layers than widths."""
+        d_in, n_outputs = _n_inputs(io, spec.embedding), vector_output(io, "mlp")
         widths = _read(self, spec)
-        net = Mlp(d_in, widths, spec.activation, spec.norm, spec.dropout, spec.residual, n_outputs)
+        join = Join({at: each.n_values or 0 for at, each in enumerate(io.inputs) if _is_category(each)}, spec.embedding)
+        net = Mlp(d_in, widths, spec.activation, spec.norm, spec.dropout, spec.residual, n_outputs, join)
         taps = [Tap(f"stage[{i}]", f"layers.{i}", "vector", (width,)) for i, width in enumerate(widths)]
         taps.append(Tap("penultimate", f"layers.{spec.depth - 1}", "vector", widths[-1:]))
         taps.append(Tap("logits", "classifier", "vector", (n_outputs,)))
@@ -93,12 +97,13 @@ class MlpSpace(SearchSpace[MlpSpec]):
         )
 
     def cost(self, spec: MlpSpec, io: IO) -> Cost:
-        """params with norms and biases; MACs of the linear layers."""
-        sizes = (_n_inputs(io), *_read(self, spec))
+        """params with norms, biases and embeddings; MACs of the linear layers."""
+        sizes = (_n_inputs(io, spec.embedding), *_read(self, spec))
+        embedded = spec.embedding * sum(each.n_values or 0 for each in io.inputs if _is_category(each))
         n_outputs = vector_output(io, "mlp")
         macs = sum(a * b for a, b in pairwise(sizes)) + sizes[-1] * n_outputs
         beside = 1 if spec.norm == "none" else 2  # a bias, or a norm's scale and shift
-        return Cost(macs + beside * sum(sizes[1:]) + n_outputs, macs)
+        return Cost(macs + embedded + beside * sum(sizes[1:]) + n_outputs, macs)
 
     def teacher_spec(self) -> MlpSpec:
         """Four layers of 512 with shortcuts; activation and norm as the study fixes them."""
@@ -116,17 +121,21 @@ def _read(space: MlpSpace, spec: MlpSpec) -> tuple[int, ...]:
     return spec.widths[: spec.depth]
 
 
-def _n_inputs(io: IO) -> int:
-    """Values of all inputs of a sample."""
+def _is_category(field: Field) -> bool:
+    return not field.torch_dtype.is_floating_point and field.n_values is not None
+
+
+def _n_inputs(io: IO, embedding: int) -> int:
+    """Values of all inputs of a sample, categories as vectors of so many."""
     for each in io.inputs:
-        if None in each.shape or not each.torch_dtype.is_floating_point:
+        if None in each.shape or not (each.torch_dtype.is_floating_point or _is_category(each)):
             shown = "x".join(str(size) for size in each.shape)
-            raise DataError(
-                f"search space 'mlp': input '{each.name}' is {shown} of {each.dtype}", expected="floats of fixed size"
-            )
+            problem = f"search space 'mlp': input '{each.name}' is {shown} of {each.dtype}"
+            raise DataError(problem, expected="floats, or categories whose number is known, of fixed size")
     if not io.inputs:
         raise DataError("the task has no input field", expected="a vector, or an image to flatten")
-    return sum(math.prod(size or 0 for size in each.shape) for each in io.inputs)
+    width = {each.name: embedding if _is_category(each) else 1 for each in io.inputs}
+    return sum(width[each.name] * math.prod(size or 0 for size in each.shape) for each in io.inputs)
 
 
 def _blocks(net: Mlp) -> tuple[str, ...]:

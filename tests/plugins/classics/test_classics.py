@@ -166,12 +166,12 @@ def test_a_hand_step_trains_a_student_without_a_study() -> None:
     assert torch.allclose(F.softmax(z / 2, 1), F.softmax(z_t / 2, 1), atol=1e-4)
 
 
-def test_registers_four_distillers_that_exist() -> None:
+def test_registers_distillers_that_exist() -> None:
     from importlib import import_module
 
     register = Register()
     classics.kdsearch_register(register)
-    assert [entry.name for entry in register.entries] == ["kd", "dkd", "fitnet", "sp"]
+    assert [entry.name for entry in register.entries] == ["kd", "dkd", "fitnet", "sp", "match"]
     for entry in register.entries:
         module, _, name = entry.target.partition(":")
         assert getattr(import_module(module), name).options_class.model_fields

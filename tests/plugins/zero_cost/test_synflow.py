@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zero_cost_toys import linear, token_model, token_probe, two_input_model, two_input_probe, vector_model
 
-from kdsearch.kinds import Model, NoOptions
+import kdsearch
+from kdsearch.kinds import IO, Field, Model, NoOptions
 from kdsearch.testing.contract import changed, trace
 from kdsearch.testing.models import noise_batch, small_resnet
 from kdsearch.testing.probe import HandProbe
@@ -278,3 +279,19 @@ def test_tokens_and_several_inputs(proxy: Any, model: Callable[..., Model], prob
     scores = [proxy(NoOptions()).score(model(seed), probe()) for seed in (0, 1)]
     assert all(map(math.isfinite, scores))
     assert scores[0] != scores[1]
+
+
+def test_units_of_the_numbers_change_nothing() -> None:
+    """A network of numbers in their own units reads them standardised: its flow is that of ones there."""
+
+    def found(**units: tuple[float, ...]) -> float:
+        io = IO(
+            (Field("numbers", "vector", (2,), **units), Field("categories", "categories", (2,), "int64", n_values=5)),  # type: ignore[arg-type]
+            (Field("logits", "logits", (3,)),),
+        )
+        value = kdsearch.scorer("mlp", ["synflow"], io=io).score({"depth": 2, "widths": [8] * 6}).scores["synflow"]
+        assert value is not None
+        return value
+
+    assert math.isfinite(found(mean=(5.0, 1e4), std=(2.0, 10.0)))
+    assert found(mean=(5.0, 1e4), std=(2.0, 10.0)) == pytest.approx(found(), rel=1e-9)

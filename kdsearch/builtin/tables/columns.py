@@ -1,0 +1,170 @@
+"""What columns are to a network: numbers or categories, with means, deviations and values as the training rows have them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdsearch.errors import DataError, one_of
+from kdsearch.kit.tables import Table
+from kdsearch.limits import CLASSES
+
+MANY = 100  # different texts in a column that are in no two rows alike, on average: names and remarks, not categories
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that are read: as numbers, and as categories."""
+
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the training rows say of the columns.
+
+    Args:
+        mean, std: of each number column; 1 in place of a deviation of 0.
+        lacking: the number columns that a training row lacks.
+        values: category column -> its values, sorted. A value's id is its place plus 1, plus all ids of the columns before; the
+            column's first id is of whatever is missing or not among them.
+    """
+
+    columns: Columns
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    lacking: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+
+    @property
+    def first(self) -> dict[str, int]:
+        """Category column -> its first id."""
+        sizes = [len(values) + 1 for values in self.values.values()]
+        return dict(zip(self.values, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+    @property
+    def n_ids(self) -> int:
+        return sum(len(values) + 1 for values in self.values.values())
+
+    def tensors(self, table: Table) -> dict[str, Tensor]:
+        """`numbers` (N, D) float32, the mean in place of what is missing; `missing` (N, M) float32, 1 where it was, of the columns
+        that lack values; `categories` (N, C) int64 ids. Those without a column are left out."""
+        made = {}
+        if self.columns.numbers:
+            raw = np.stack([numbers(table, name) for name in self.columns.numbers], 1)
+            made["numbers"] = torch.from_numpy(np.where(np.isnan(raw), np.array(self.mean), raw).astype(np.float32))
+            if self.lacking:
+                at = [self.columns.numbers.index(name) for name in self.lacking]
+                made["missing"] = torch.from_numpy(np.isnan(raw[:, at]).astype(np.float32))
+        if self.values:
+            ids = np.zeros((len(table), len(self.values)), np.int64)
+            for i, (name, values) in enumerate(self.values.items()):
+                places = {value: k + 1 for k, value in enumerate(values)}
+                ids[:, i] = [self.first[name] + places.get(value or "", 0) for value in table.categories(name)]
+            made["categories"] = torch.from_numpy(ids)
+        return made
+
+
+def told_apart(
+    table: Table, target: Collection[str], numbers: Sequence[str], categories: Sequence[str], ignored: Sequence[str]
+) -> Columns:
+    """The columns of the training rows: as the study says, else numbers where every value is one, else categories.
+
+    Raises:
+        DataError: a column that is not there, is said to be two things, or holds names instead of categories; none that is left.
+    """
+    said = [*target, *numbers, *categories, *ignored]
+    for name in said:
+        table.column(name)
+        if said.count(name) > 1:
+            raise DataError(f"column '{name}' is named twice", path="data.options", expected="one use of a column")
+    rest = [name for name in table.columns if name not in said]
+    found = {name: _is_number(table.column(name)) for name in rest}
+    unused = [name for name in rest if all(value is None for value in table.column(name))]
+    for name in rest:
+        different = len(set(table.categories(name))) if not found[name] and name not in unused else 0
+        if different > MANY and different > len(table) / 2:
+            raise DataError(
+                f"column '{name}' has {different:,} different values in {len(table):,} rows",
+                file=table.file,
+                expected="numbers, or categories that come back",
+                fix=f"Name '{name}' in `ignore`, or in `categories` if it is one.",
+            )
+    order = [name for name in table.columns if name not in unused]
+    made = Columns(
+        tuple(name for name in order if name in numbers or found.get(name) is True),
+        tuple(name for name in order if name in categories or found.get(name) is False),
+    )
+    if not (made.numbers or made.categories):
+        raise DataError("no column is left to read", file=table.file, expected="columns beside the target")
+    return made
+
+
+def _is_number(values: Sequence[Any]) -> bool:
+    """Whether each value that is there is a number: in text, as JSON's are; true and false are none."""
+    known = [value for value in values if value is not None]
+    return bool(known) and all(_reads(value) for value in known)
+
+
+def _reads(value: Any) -> bool:
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def numbers(table: Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(N,) as `Table.numbers`. Raise DataError for one that float32 does not hold."""
+    found = table.numbers(name)
+    wrong = np.flatnonzero(np.abs(found) > 1e37)
+    if len(wrong):
+        raise table.fault(int(wrong[0]), name, f"got {found[wrong[0]]:g}", "a number within 1e37")
+    return found
+
+
+def known(table: Table, columns: Columns, rare: int) -> Known:
+    """What these training rows say. `rare`: a category that fewer rows have counts as none that is known."""
+    raw = np.stack([numbers(table, name) for name in columns.numbers], 1) if columns.numbers else np.zeros((1, 0))
+    mean, std = moments(raw)
+    lacking = tuple(name for name, column in zip(columns.numbers, raw.T, strict=True) if np.isnan(column).any())
+    values = {}
+    for name in columns.categories:
+        found = [value for value in table.categories(name) if value is not None]
+        values[name] = tuple(sorted(value for value, n in Counter(found).items() if n >= rare))
+    made = Known(columns, mean, std, lacking, values)
+    if made.n_ids > CLASSES:
+        raise DataError(f"{made.n_ids:,} categories in all", file=table.file, expected=f"at most {CLASSES:,}")
+    return made
+
+
+def moments(raw: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(D,) mean and standard deviation of the rows (N, D), NaN left out; 0 and 1 where there is nothing, 1 for a constant."""
+    n = np.maximum((~np.isnan(raw)).sum(0), 1)
+    mean = np.nansum(raw, 0) / n
+    std = np.sqrt(np.nansum((raw - mean) ** 2, 0) / n)
+    std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def class_names(values: Collection[str]) -> list[str]:
+    """Sorted: as numbers where all are whole ones, else as text."""
+    if all(value.lstrip("-").isdecimal() for value in values):
+        return sorted(values, key=int)
+    return sorted(values)
+
+
+def check_named(wanted: Sequence[str], found: Collection[str], table: Table, column: str) -> None:
+    """Raise DataError for a value of the target that the study's list of names lacks."""
+    unknown = sorted(set(found) - set(wanted))
+    if unknown:
+        raise DataError(f"got '{unknown[0]}'", file=table.file, path=f"column '{column}'", expected=one_of(wanted[:30]))

@@ -1,0 +1,63 @@
+"""A row as the network's inputs: numbers in their own units, categories by number, as table.json says. Needs NumPy alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, Any]]:
+    """`numbers` (1, D) float32, `missing` (1, M) float32 and `categories` (1, C) int64, those that the network has.
+
+    Args:
+        sample: a row as JSON, such as {"age": 31, "city": "Oslo"}; what it lacks is missing.
+        files: `table.json` among them.
+
+    Raises:
+        ValueError: no JSON object, or a number that is none; names the column.
+    """
+    known = json.loads(Path(files["table.json"]).read_text(encoding="utf-8"))
+    row = json.loads(sample)
+    if not isinstance(row, dict):
+        raise ValueError('a row is {"column": value, ...}')
+    columns = [*known["numbers"], *(each["name"] for each in known["categories"])]
+    unknown = sorted(set(row) - set(columns))
+    if unknown:
+        raise ValueError(f"no column '{unknown[0]}': there are {', '.join(columns)}")
+    given = {name: None if _is_missing(value, known["marks"]) else value for name, value in row.items()}
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    if known["numbers"]:
+        values = [_number(name, given.get(name)) for name in known["numbers"]]
+        filled = [mean if math.isnan(value) else value for value, mean in zip(values, known["mean"], strict=True)]
+        made["numbers"] = np.array([filled], np.float32)
+        if known["missing"]:
+            made["missing"] = np.array([[given.get(name) is None for name in known["missing"]]], np.float32)
+    if known["categories"]:
+        ids = [each["values"].get(_name(given.get(each["name"])), each["unknown"]) for each in known["categories"]]
+        made["categories"] = np.array([ids], np.int64)
+    return made
+
+
+def _is_missing(value: Any, marks: list[str]) -> bool:
+    return value is None or (isinstance(value, str) and (not value.strip() or value.strip() in marks))
+
+
+def _number(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"column '{name}': {value!r} is no number")
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"column '{name}': {value!r} is no number") from None
+
+
+def _name(value: Any) -> str:
+    """A category as a CSV file would have it."""
+    return value.strip() if isinstance(value, str) else json.dumps(value)

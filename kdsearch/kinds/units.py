@@ -1,0 +1,80 @@
+"""Numbers in their own units: networks read a field's numbers standardised, and answer in the units of their targets.
+
+Both are part of the network, as hooks on its module: they go into every file that is exported, so that whoever uses it hands in
+what was measured and gets what is asked for. Paths of taps, names of weights and parameters stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch.kinds.data import Field
+from kdsearch.kinds.model import Model
+from kdsearch.kinds.task import IO
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(D,) float32 mean and standard deviation along a tensor's last axis."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, field: Field) -> Scale:
+        return cls(torch.tensor(field.mean, dtype=torch.float32), torch.tensor(field.std, dtype=torch.float32))
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """(x - mean) / std; the mean, which is 0 then, in place of NaN.
+
+        As a subtraction and a division: INT8 leaves both in fp32, and with them numbers of any size.
+        """
+        z = (x - self.mean.to(x)) / self.std.to(x)
+        return torch.where(z.isnan(), torch.zeros_like(z), z)
+
+    def restored(self, z: Tensor) -> Tensor:
+        """z std + mean, as a division and a subtraction."""
+        return z / self.std.reciprocal().to(z) - (-self.mean).to(z)
+
+
+class Standardized:
+    """A forward pre-hook: the arguments at the places of `scales`, standardised."""
+
+    def __init__(self, scales: Mapping[int, Scale]) -> None:
+        self.scales = dict(scales)
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self.scales[i].standardized(each) if i in self.scales else each for i, each in enumerate(args))
+
+
+class Restored:
+    """A forward hook: the outputs of `scales`, by name and place, in their own units."""
+
+    def __init__(self, names: tuple[str, ...], scales: Mapping[str, Scale]) -> None:
+        self.names, self.scales = names, dict(scales)
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        if isinstance(out, Tensor):
+            return self._restored(self.names[0], out)
+        if isinstance(out, Mapping):
+            return {name: self._restored(name, each) for name, each in out.items()}
+        return tuple(self._restored(name, each) for name, each in zip(self.names, out, strict=False))
+
+    def _restored(self, name: str, z: Tensor) -> Tensor:
+        return self.scales[name].restored(z) if name in self.scales else z
+
+
+def in_units(model: Model, io: IO) -> Model:
+    """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units."""
+    reads = {i: Scale.of(field) for i, name in enumerate(model.inputs) if (field := io.input(name)).mean}
+    answers = {each.name: Scale.of(each) for each in io.outputs if each.mean and each.name in model.outputs}
+    if reads:
+        model.module.register_forward_pre_hook(Standardized(reads))
+    if answers:
+        model.module.register_forward_hook(Restored(model.outputs, answers))
+    return model

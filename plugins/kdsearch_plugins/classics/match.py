@@ -1,0 +1,104 @@
+"""Matching the teacher's outputs: regression of what it answers, for outputs that are no logits of one class.
+
+mse and huber are of the answers themselves, as Ba and Caruana regress logits (Do Deep Nets Really Need to be Deep?, NIPS 2014,
+arXiv 1312.6184); Huber's loss grows linearly from `delta` on, so that a teacher's outliers count less. cosine is 1 - cos of the
+answers' directions, for embeddings. binary_kl is KL(Bernoulli(sigmoid(z_t / T)) || Bernoulli(sigmoid(z_s / T))) of each label by
+itself, as in multi-label distillation (Yang et al., Multi-Label Knowledge Distillation, ICCV 2023, arXiv 2308.06453), times T^2
+as in Hinton et al.
+
+Ours: mse and huber are of differences in standard deviations of the teacher's answers, as seen so far, each component by itself,
+so that targets of different units weigh the same and `delta` means the same everywhere; means over components, not sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdsearch.errors import TapShapeError, nearest, one_of
+from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
+
+
+class MatchOptions(Options):
+    distance: Literal["mse", "huber", "cosine", "binary_kl"] = Field(
+        "mse", description="mse or huber of values, cosine of embeddings, binary_kl of scores that are yes or no each"
+    )
+    field: str | None = Field(None, description="output to match; null = the task's, where it has one")
+    delta: Annotated[float, searched(low=0.1, high=3.0, log=True)] = Field(
+        1.0, gt=0, description="huber: the difference, in deviations, from which it grows linearly"
+    )
+    temperature: Annotated[float, searched(low=1.0, high=10.0, log=True)] = Field(
+        1.0, gt=0, description="binary_kl: T, above 1 the teacher's doubt counts more"
+    )
+
+
+class Match(Distiller[MatchOptions]):
+    """Term `match`, a mean over samples and components >= 0."""
+
+    paper_weights: ClassVar[Mapping[str, float]] = {"match": 1.0}
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def build(self, shapes: TapShapes) -> None:
+        """Raise TapShapeError for an output that is not there, several of which none is named, or unequal shapes."""
+        outputs, asked = shapes.student.fields, self.options.field
+        if asked is None and len(outputs) > 1:
+            raise TapShapeError(f"'match' names no output, and the task has {', '.join(outputs)}", expected="`field`")
+        self.field = asked if asked is not None else next(iter(outputs))
+        if self.field not in outputs:
+            raise TapShapeError(
+                f"'match': the task has no output '{asked}'",
+                nearest=nearest(self.field, outputs),
+                expected=one_of(outputs),
+            )
+        size = shapes.student.of(self.field)[-1:] or (1,)
+        self.register_buffer("count", torch.zeros(()))
+        for name in ("mean", "square"):  # of the teacher's answers so far
+            self.register_buffer(name, torch.zeros(size[0] or 1))
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        z_s, z_t = self._rows(step, step.student[self.field]), self._rows(step, step.teacher[self.field])  # (N, D)
+        o = self.options
+        if o.distance == "cosine":
+            each = 1 - F.cosine_similarity(z_s, z_t, dim=1)
+        elif o.distance == "binary_kl":
+            each = binary_kl(z_s / o.temperature, z_t / o.temperature) * o.temperature**2
+        else:
+            far = (z_s - z_t) / self.spread(z_t)
+            zero = torch.zeros_like(far)
+            each = far.square() if o.distance == "mse" else F.huber_loss(far, zero, reduction="none", delta=o.delta)
+        return {"match": each.sum() / max(each.numel(), 1)}
+
+    def _rows(self, step: Step, answer: Tensor) -> Tensor:
+        """(N, D): a row for each position that counts."""
+        return step.rows(answer, self.field) if answer.ndim > 2 else answer.reshape(len(answer), -1)
+
+    def spread(self, z_t: Tensor) -> Tensor:
+        """(D,) the standard deviation of the teacher's answers so far, this batch's before the first; 1 of a constant."""
+        seen = bool(self.count > 0)
+        mean = self.mean if seen else z_t.mean(0)
+        square = self.square if seen else z_t.square().mean(0)
+        if not seen and len(z_t) < 2:
+            return torch.ones_like(mean)
+        variance = (square - mean.square()).to(z_t)
+        return torch.where(variance > 1e-12 * square.clamp(min=1e-30).to(z_t), variance, 1.0).clamp(min=0).sqrt()
+
+    def on_step_end(self, step: Step) -> None:
+        if self.options.distance in ("mse", "huber"):
+            rows = step.gather(self._rows(step, step.teacher[self.field]).float())
+            n = self.count + len(rows)
+            for had, now in ((self.mean, rows.mean(0)), (self.square, rows.square().mean(0))):
+                had += (now - had) * (len(rows) / n)
+            self.count.copy_(n)
+
+
+def binary_kl(z_s: Tensor, z_t: Tensor) -> Tensor:
+    """KL of two Bernoulli distributions, elementwise, from their logits."""
+    p = z_t.sigmoid()
+    return p * (F.logsigmoid(z_t) - F.logsigmoid(z_s)) + (1 - p) * (F.logsigmoid(-z_t) - F.logsigmoid(-z_s))

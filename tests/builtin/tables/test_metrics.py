@@ -1,0 +1,104 @@
+"""Metrics of numbers and of several labels: against scikit-learn, with intervals from what each sample adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as theirs
+
+from kdsearch.builtin.tables.label_metrics import MacroF1, MeanAveragePrecision, MicroF1
+from kdsearch.builtin.tables.value_metrics import R2, Mae, Rmse
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, NoOptions
+from kdsearch.testing.training import TensorSource
+
+N = 300
+
+
+def source(**targets):
+    n = len(next(iter(targets.values())))
+    return TensorSource({"val": {"at": torch.arange(n), **targets}})
+
+
+def measured(metric, answers, data):
+    return metric(NoOptions()).measure(
+        lambda batch: {name: each[batch["at"]] for name, each in answers.items()}, data, "val", None
+    )
+
+
+def numbers(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.randn(N, 2, generator=rng) * torch.tensor([100.0, 0.1]) + torch.tensor([1e4, 0.0])
+    return target + torch.randn(N, 2, generator=rng) * torch.tensor([30.0, 0.05]), target
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "function"),
+    [
+        (Rmse, "rmse", theirs.root_mean_squared_error),
+        (Mae, "mae", theirs.mean_absolute_error),
+        (R2, "r2", theirs.r2_score),
+    ],
+)
+def test_of_numbers(metric, name, function):
+    value, target = numbers()
+    found = measured(metric, {"value": value}, source(target=target))
+    assert found[name] == pytest.approx(function(target.double().numpy(), value.double().numpy()), rel=1e-9)
+    assert found["n"] == N
+    assert (found.of or float)(found.rows.double().mean(0)) == pytest.approx(found[name], rel=1e-6)
+    lost = target.clone()
+    lost[::3, 1] = torch.nan
+    rest = [i for i in range(N) if i % 3]
+    found = measured(metric, {"value": value}, source(target=lost))
+    assert found[name] == pytest.approx(function(target[rest].double().numpy(), value[rest].double().numpy()), rel=1e-9)
+    assert found["n"] == len(rest)
+    with pytest.raises(DataError, match="300 samples and no known target"):
+        measured(metric, {"value": value}, source(target=lost * torch.nan))
+
+
+def labels(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    truth = (torch.rand(N, 5, generator=rng) < torch.tensor([0.5, 0.3, 0.05, 0.9, 0.2])).long()
+    return 2 * (truth - 0.5) + 1.5 * torch.randn(N, 5, generator=rng), truth
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "function"),
+    [
+        (MacroF1, "macro_f1", lambda y, z: theirs.f1_score(y, z > 0, average="macro")),
+        (MicroF1, "micro_f1", lambda y, z: theirs.f1_score(y, z > 0, average="micro")),
+        (MeanAveragePrecision, "map", lambda y, z: theirs.average_precision_score(y, z, average="macro")),
+    ],
+)
+def test_of_labels(metric, name, function):
+    scores, truth = labels()
+    found = measured(metric, {"scores": scores}, source(labels=truth))
+    assert found[name] == pytest.approx(function(truth.numpy(), scores.numpy()), abs=1e-6)
+    if metric is not MeanAveragePrecision:
+        assert found.of(found.rows.mean(0)) == pytest.approx(found[name], abs=1e-6)
+    hidden = truth.clone()
+    hidden[::2, 1] = HIDDEN
+    again = measured(metric, {"scores": scores}, source(labels=hidden))
+    each = [
+        function(truth[rows, k : k + 1].numpy(), scores[rows, k : k + 1].numpy())
+        for k in range(5)
+        for rows in [slice(1, N, 2) if k == 1 else slice(N)]
+    ]
+    if name == "micro_f1":
+        known = (hidden != HIDDEN).numpy()
+        assert again[name] == pytest.approx(theirs.f1_score(truth.numpy()[known], scores.numpy()[known] > 0), abs=1e-6)
+    elif name == "map":
+        assert again[name] == pytest.approx(np.mean(each), abs=1e-6)
+    if metric is not MeanAveragePrecision:
+        assert again.of(again.rows.mean(0)) == pytest.approx(again[name], abs=1e-6)
+
+
+def test_a_label_that_does_not_occur_counts_nothing_of_the_mean_precision():
+    scores, truth = labels()
+    truth[:, 2] = 0
+    found = measured(MeanAveragePrecision, {"scores": scores}, source(labels=truth))
+    others = [k for k in range(5) if k != 2]
+    assert found["map"] == pytest.approx(
+        theirs.average_precision_score(truth[:, others].numpy(), scores[:, others].numpy()), abs=1e-6
+    )

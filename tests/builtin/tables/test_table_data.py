@@ -1,0 +1,181 @@
+"""Rows of the user's own: what becomes of columns, that only training rows are measured, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from kdsearch.builtin.tables import prepare
+from kdsearch.builtin.tables.bundled import BundledOptions, BundledTable
+from kdsearch.builtin.tables.data import TableData, TableOptions
+from kdsearch.engine.splits import arrange
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN
+from kdsearch.testing.dataset import DatasetContract, FileServices
+
+CARS = """make,weight,power,seats,mpg,kind
+fiat,800,60,4,40,small
+ford,1200,?,5,,large
+fiat,900,65,4,38.5,small
+seat,1000,80,5,30,
+ford,1400,120,5,20,large
+saab,1300,110,5,25,large
+"""
+
+
+def opened(folder, text=CARS, name="cars.csv", **options):
+    (folder / name).write_text(text)
+    return TableData(TableOptions(path=name, **{"missing": ("?",), **options})).open(FileServices(folder))
+
+
+class TestClasses(DatasetContract):
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        (tmp_path / "cars.csv").write_text(CARS)
+        return TableData(TableOptions(path="cars.csv", target="kind", missing=("?",), ignore=("mpg",)))
+
+
+class TestLists(DatasetContract):
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        rows = [{"x": i / 3, "city": "ab"[i % 2], "tags": ["u", "v"][: i % 3]} for i in range(12)]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return TableData(TableOptions(path="t.jsonl", target="tags", kind="labels"))
+
+
+class TestCharacters(DatasetContract):
+    @pytest.fixture
+    def dataset(self):
+        return BundledTable(BundledOptions(kind="labels"))
+
+
+class TestWine(DatasetContract):
+    @pytest.fixture
+    def dataset(self):
+        return BundledTable(BundledOptions(name="wine"))
+
+
+def test_columns_become_numbers_with_marks_for_what_is_missing_and_ids_of_categories(tmp_path):
+    source = opened(tmp_path, target="mpg", kind="number", categories=("seats",), ignore=("kind",))
+    batch = source.split("train").load(range(6))
+    power = [60, 87, 65, 80, 120, 110]  # 87 is the mean of the five that are there
+    assert batch["numbers"].tolist() == [
+        list(row) for row in zip([800, 1200, 900, 1000, 1400, 1300], power, strict=True)
+    ]
+    assert batch["missing"].tolist() == [[0], [1], [0], [0], [0], [0]]
+    # make: 0 unknown, 1 fiat, 2 ford, 3 saab, 4 seat; seats: 5 unknown, 6 = "4", 7 = "5"
+    assert batch["categories"].tolist() == [[1, 6], [2, 7], [1, 6], [4, 7], [2, 7], [3, 7]]
+    assert batch["target"].isnan().tolist() == [[False], [True], [False], [False], [False], [False]]
+    fields = {each.name: each for each in source.fields}
+    assert fields["categories"].n_values == 8
+    weights = np.array([800, 1200, 900, 1000, 1400, 1300])
+    np.testing.assert_allclose(
+        [fields["numbers"].mean, fields["numbers"].std],
+        [[weights.mean(), 87], [weights.std(), np.std([60, 65, 80, 120, 110])]],
+    )
+    np.testing.assert_allclose(fields["target"].mean, [np.mean([40, 38.5, 30, 20, 25])])
+
+
+def test_only_training_rows_are_measured(tmp_path):
+    rows = "\n".join(f"{i},{'ab'[i % 2] if i else 'rare'},{i % 2}" for i in range(40))
+    source = opened(tmp_path, f"x,c,y\n{rows}\n", target="y")
+    data = arrange(source, labeled=1.0, validation=0.2, test=0.2, seed=3)
+    numbers = next(each for each in data.fields if each.name == "numbers")
+    train = [float(data.split("train").load([i])["numbers"]) for i in range(len(data.split("train").ids))]
+    assert len(train) < 30
+    np.testing.assert_allclose([numbers.mean, numbers.std], [[np.mean(train)], [np.std(train)]], rtol=1e-6)
+    held = {name: data.split(name).load(range(len(data.split(name).ids))) for name in ("train", "val", "test")}
+    where = [name for name, batch in held.items() if bool((batch["numbers"] == 0).any())]
+    seen = where == ["train"]
+    values = next(each for each in data.fields if each.name == "categories").n_values
+    assert values == (4 if seen else 3)  # unknown, a, b and "rare" where it is a training row
+    ids = torch.cat([batch["categories"][batch["numbers"][:, 0] == 0] for batch in held.values()])
+    assert bool((ids == 0).all()) != seen
+
+
+def test_categories_that_are_rare_are_read_as_unknown(tmp_path):
+    source = opened(tmp_path, target="kind", rare=2, ignore=("mpg",))
+    assert source.split("train").load(range(6))["categories"][:, 0].tolist() == [1, 2, 1, 0, 2, 0]
+
+
+def test_a_row_without_a_class_is_a_sample_without_a_label(tmp_path):
+    source = opened(tmp_path, target="kind", ignore=("mpg",))
+    assert source.facts["classes"] == ["large", "small"]
+    assert source.split("train").load(range(6))["label"].tolist() == [1, 0, 1, HIDDEN, 0, 0]
+
+
+def test_whole_numbers_are_classes_in_their_order(tmp_path):
+    assert opened(tmp_path, "x,y\n1,10\n2,9\n3,10\n", target="y").facts["classes"] == ["9", "10"]
+
+
+def test_labels_are_columns_of_yes_and_no_or_a_list(tmp_path):
+    columns = opened(tmp_path, "x,a,b\n1,1,0\n2,,true\n3,0,no\n", target=("a", "b"), kind="labels")
+    assert columns.split("train").load([0, 1, 2])["labels"].tolist() == [[1, 0], [HIDDEN, 1], [0, 0]]
+    lists = opened(tmp_path, 'x,t\n1,b;a\n2,\n3,b\n4,";"\n', target="t", kind="labels", separator=";")
+    assert lists.facts["labels"] == ["a", "b"]
+    assert lists.split("train").load(range(4))["labels"].tolist() == [[1, 1], [HIDDEN, HIDDEN], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        (CARS, {"target": "price"}, "no column 'price'"),
+        (CARS, {"target": "kind", "ignore": ("knd",)}, "no column 'knd'; did you mean 'kind'?"),
+        (CARS, {"target": "kind", "numbers": ("make",)}, "cars.csv:2: column 'make': got 'fiat'. Expected a finite number"),
+        (CARS, {"target": "kind", "missing": (), "numbers": ("power",)}, "cars.csv:3: column 'power': got '?'"),
+        (CARS, {"target": "kind", "ignore": ("kind",)}, "column 'kind' is named twice"),
+        (CARS, {"target": "kind", "names": ("small", "big")}, "column 'kind': got 'large'. Expected big or small"),
+        (CARS, {"target": ("kind", "make")}, "2 columns of classes"),
+        (CARS, {"target": "make", "kind": "number"}, "cars.csv:2: column 'make': got 'fiat'"),
+        (CARS, {"target": ("kind", "mpg"), "kind": "labels"}, "cars.csv:2: column 'kind': got 'small'. Expected 0 or 1"),
+        (CARS, {"target": "make", "kind": "labels"}, "cars.csv:2: column 'make': got 'fiat'. Expected a list of names"),
+        ("x,y\n1e38,1\n2,2\n", {"target": "y"}, "cars.csv:2: column 'x': got 1e+38. Expected a number within 1e37"),
+        ("y\n1\n2\n", {"target": "y"}, "no column is left to read"),
+        (
+            "name,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(150)),
+            {"target": "y"},
+            "column 'name' has 150 different values in 150 rows",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(tmp_path, text, options, said):
+    with pytest.raises(DataError) as found:
+        opened(tmp_path, text, **options)
+    assert said in str(found.value)
+
+
+def test_a_column_of_another_split_is_missed(tmp_path):
+    (tmp_path / "u.csv").write_text("make,y\nfiat,1\n")
+    with pytest.raises(DataError, match=r"u\.csv: no column 'x'"):
+        opened(tmp_path, "x,y\n1,1\n2,2\n", target="y", test="u.csv")
+
+
+def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
+    rows = [{"x": 1.5, "n": 3, "c": "Aix", "b": True, "y": 0}, {"x": None, "n": 7, "c": None, "b": False, "y": 1}]
+    rows.append({"x": 2.25, "c": "Köln", "b": True, "y": 1})
+    source = opened(tmp_path, "\n".join(map(json.dumps, rows)), "cars.jsonl", target="y")
+    files = source.files()
+    paths = {}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        paths[name] = tmp_path / name
+    own: dict[str, object] = {}
+    exec(files["prepare.py"].decode(), own)
+    expected = source.split("train").load(range(3))
+    for read in (own["inputs"], prepare.inputs):
+        for i, row in enumerate(rows):
+            made = read(json.dumps({k: v for k, v in row.items() if k != "y"}), paths)
+            assert set(made) == {"numbers", "missing", "categories"}
+            for name, value in made.items():
+                assert torch.equal(torch.from_numpy(value), expected[name][i : i + 1]), name
+        assert read('{"x": " 1.5 ", "c": "nowhere"}', paths)["categories"].tolist()[0][0] == 0
+        for wrong, said in [
+            ("[]", "a row is"),
+            ('{"z": 1}', "no column 'z'"),
+            ('{"x": "a"}', "column 'x': 'a' is no number"),
+        ]:
+            with pytest.raises(ValueError, match=said):
+                read(wrong, paths)

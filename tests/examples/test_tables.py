@@ -1,0 +1,153 @@
+"""The studies of tables, at the size of a test: from YAML to a verified INT8 file that reads a row as it was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kdsearch.builtin.tables import prepare
+from kdsearch.errors import UserError
+from kdsearch.verbs import commands
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = (
+    "search={proxy: synflow, candidates: 4, keep: 1}",
+    "refine={trials: 1, epochs: 1}",
+    "run={device: cpu, executor: {use: inprocess}}",
+)
+
+
+def run(name: str, folder: Path, *sets: str) -> dict[str, Any]:
+    found: dict[str, Any] = commands.run(file=EXAMPLES / f"{name}.yaml", dir=folder, sets=(*SMALL, *sets))
+    return found
+
+
+def files_of(result: dict[str, Any], folder: Path) -> dict[str, onnxruntime.InferenceSession]:
+    return {each["format"]: onnxruntime.InferenceSession(folder / each["path"]) for each in result["exports"]}
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cars") / "study"
+    sets = (
+        "teacher.options.epochs=10",
+        "distill={epochs: 10, controls: []}",
+        "teacher.options.spec.widths=[32, 32, 32]",
+    )
+    return folder, run("regression", folder, *sets)
+
+
+def test_regression_speaks_of_its_error_in_miles_a_gallon(cars):
+    folder, result = cars
+    for name in ("teacher", "student"):
+        quality = result[name]["quality"]
+        assert (quality["metric"], quality["direction"], quality["unit"], quality["n"]) == ("rmse", "min", "", 78)
+        assert quality["interval"][0] < quality["value"] < quality["interval"][1]
+    assert result["student"]["quality"]["value"] < 7.0, "7.8 is the targets' deviation"
+    assert {"rmse", "mae", "r2"} <= set(result["exports"][0]["metrics"])
+    assert "accura" not in (folder / "report/index.html").read_text(encoding="utf-8").split("<script", 1)[0]
+
+
+def test_the_file_reads_what_was_measured_and_answers_miles_a_gallon(cars):
+    folder, result = cars
+    sessions = files_of(result, folder)
+    assert set(sessions) == {"onnx-fp32", "onnx-int8"}
+    heavy, light = (
+        {
+            "numbers": np.array([[displacement, power, weight, 15.0, 76.0]], np.float32),
+            "categories": np.zeros((1, 3), np.int64),
+        }
+        for displacement, power, weight in ((400.0, 180.0, 4500.0), (90.0, 60.0, 1900.0))
+    )
+    for session in sessions.values():
+        few, many = (float(session.run(None, each)[0][0, 0]) for each in (heavy, light))
+        assert 0 < few < many < 50
+        lost = {**light, "numbers": light["numbers"] * np.array([[1, np.nan, 1, 1, 1]], np.float32)}
+        assert np.isfinite(session.run(None, lost)[0]).all()
+    assert {each["format"]: each["quality"]["value"] for each in result["exports"]}["onnx-int8"] == pytest.approx(
+        result["student"]["quality"]["value"], rel=0.05
+    )
+
+
+@pytest.mark.parametrize("use", ["kd", "dkd"])
+def test_what_compares_classes_is_refused_before_anything_is_trained_of_the_student(tmp_path, use):
+    with pytest.raises(UserError) as found:
+        run(
+            "regression",
+            tmp_path / "study",
+            f"recipe.distillers=[{{use: {use}}}]",
+            "teacher.options.epochs=1",
+            "teacher.options.spec.widths=[8, 8, 8]",
+        )
+    assert f"'{use}' compares class probabilities, and the task answers value" in str(found.value)
+    assert "Use {use: match} instead" in str(found.value)
+
+
+def test_several_labels_at_once(tmp_path):
+    folder = tmp_path / "study"
+    sets = (
+        "data.train_samples=2000",
+        "teacher.options.epochs=2",
+        "teacher.options.spec.widths=[64, 64]",
+        "distill={epochs: 4, controls: []}",
+        "data.labeled=0.3",
+    )
+    result = run("multilabel", folder, *sets)
+    quality = result["student"]["quality"]
+    assert (quality["metric"], quality["unit"]) == ("macro_f1", "share")
+    assert {"macro_f1", "micro_f1", "map"} <= set(result["exports"][0]["metrics"])
+    assert result["exports"][0]["metrics"]["micro_f1"] > 0.6
+    fp32, int8 = result["exports"]
+    assert fp32["parity_max_abs"] < 1e-3
+    assert int8["quality"]["value"] > quality["value"] - 0.05
+    for session in files_of(result, folder).values():
+        (output,) = session.get_outputs()
+        assert (output.name, output.shape[1]) == ("scores", 9)
+
+
+def test_a_class_of_numbers_and_categories(tmp_path):
+    folder = tmp_path / "study"
+    sets = (
+        "data={use: table, options: {path: t.csv, target: kind, test: u.csv}, labeled: 1.0}",
+        "teacher.options={space: mlp, spec: {depth: 1, widths: [32]}, epochs: 12, batch_size: 16, lr: 0.01}",
+        "distill={epochs: 15, controls: []}",
+        "recipe.train={lr: 0.02, batch_size: 16}",
+    )
+    rng = np.random.default_rng(0)
+    for name, n in (("t", 240), ("u", 60)):
+        size, city = 1000 + 100 * rng.normal(size=n), rng.integers(0, 3, n)
+        rows = [
+            f"{s:.3f},{'abc'[c]},{['no', 'yes'][int((s > 1000) ^ (c == 1))]}" for s, c in zip(size, city, strict=True)
+        ]
+        (tmp_path / f"{name}.csv").write_text("size,city,kind\n" + "\n".join(rows) + "\n")
+    study = (EXAMPLES / "tabular.yaml").read_text(encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
+    result = commands.run(file=tmp_path / "study.yaml", dir=folder, sets=(*SMALL, *sets))
+    assert result["student"]["accuracy"] > 0.85, "neither column says anything alone"
+    known = tmp_path / "table.json"
+    from kdsearch.builtin.tables.data import TableData, TableOptions
+    from kdsearch.testing.dataset import FileServices
+
+    source = TableData(TableOptions(path="t.csv", target="kind", test="u.csv")).open(FileServices(tmp_path))
+    known.write_bytes(source.files()["table.json"])
+    answers = json.loads(known.read_text())["answers"]["names"]
+    session = files_of(result, folder)["onnx-fp32"]
+    said = {
+        (size, city): answers[
+            int(
+                session.run(None, prepare.inputs(json.dumps({"size": size, "city": city}), {"table.json": known}))[
+                    0
+                ].argmax()
+            )
+        ]
+        for size in (850, 1150)
+        for city in "abc"
+    }
+    assert said == {(850, c): ("yes" if c == "b" else "no") for c in "abc"} | {
+        (1150, c): ("no" if c == "b" else "yes") for c in "abc"
+    }

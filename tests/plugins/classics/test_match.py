@@ -1,0 +1,123 @@
+"""Matching outputs: contract, values against plain float64 numpy, and who is refused where."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from kdsearch_plugins.classics.dkd import Dkd, DkdOptions
+from kdsearch_plugins.classics.kd import Kd, KdOptions
+from kdsearch_plugins.classics.match import Match, MatchOptions
+
+from kdsearch.errors import TapShapeError
+from kdsearch.kinds import Shapes, TapShapes
+from kdsearch.testing.distiller import DistillerContract
+from kdsearch.testing.models import small_resnet
+from kdsearch.testing.step import HandStep
+
+
+class TestMse(DistillerContract):
+    distiller = Match
+    zero_at_equal = ("match",)
+
+
+class TestHuber(DistillerContract):
+    distiller = Match
+    options: ClassVar = {"distance": "huber", "delta": 0.3}
+    zero_at_equal = ("match",)
+
+
+class TestCosine(DistillerContract):
+    distiller = Match
+    options: ClassVar = {"distance": "cosine"}
+
+
+class TestBinaryKl(DistillerContract):
+    distiller = Match
+    options: ClassVar = {"distance": "binary_kl", "temperature": 2.0}
+    zero_at_equal = ("match",)
+
+
+MODEL = small_resnet((4, 6), 1, 5, name="student")
+
+
+def made(fields, cls=Match, options=None):
+    found = cls(options or MatchOptions())
+    found.build(TapShapes(Shapes(MODEL, fields), Shapes(MODEL, fields)))
+    return found.double() if cls is Match else found
+
+
+def drawn(*shape, seed=0, scale=(1.0, 100.0)):
+    z = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return z * torch.tensor(scale, dtype=torch.float64) + 7
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+@pytest.mark.parametrize("distance", ["mse", "huber", "cosine", "binary_kl"])
+def test_values_are_those_of_the_formulas(distance):
+    scale = (1.0, 2.0) if distance == "binary_kl" else (1.0, 100.0)
+    s, t = drawn(6, 2, scale=scale) - 7, drawn(6, 2, seed=1, scale=scale) - 7
+    found = made({"value": (2,)}, options=MatchOptions(distance=distance, delta=0.5, temperature=2.0))
+    term = float(found.terms(HandStep({"value": s}, {"value": t}))["match"])
+    a, b = s.numpy(), t.numpy()
+    far = np.abs(a - b) / b.std(0)
+    expected = {
+        "mse": (far**2).mean(),
+        "huber": np.where(far <= 0.5, far**2 / 2, 0.5 * (far - 0.25)).mean(),
+        "cosine": (1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean(),
+    }
+    if distance == "binary_kl":
+        p, q = sigmoid(b / 2), sigmoid(a / 2)
+        expected[distance] = 4 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    assert term == pytest.approx(expected[distance], rel=1e-9)
+
+
+def test_targets_in_other_units_weigh_the_same():
+    s, t = drawn(6, 2), drawn(6, 2, seed=1)
+    units = torch.tensor([1e-3, 1e6], dtype=torch.float64)
+    one, other = (
+        made({"value": (2,)}).terms(HandStep({"value": s * u}, {"value": t * u}))["match"] for u in (1.0, units)
+    )
+    assert float(one) == pytest.approx(float(other), rel=1e-9)
+
+
+def test_the_spread_is_of_all_that_the_teacher_answered():
+    found = made({"value": (2,)})
+    batches = [drawn(n, 2, seed=n) for n in (3, 5, 8)]
+    for z in batches:
+        found.on_step_end(HandStep({"value": z}, {"value": z}))
+    every = torch.cat(batches).numpy()
+    np.testing.assert_allclose(found.spread(batches[0]).numpy(), every.std(0), rtol=1e-5)
+    s = drawn(4, 2, seed=9)
+    term = float(found.terms(HandStep({"value": s}, {"value": batches[0][:1].expand(4, 2)}))["match"])
+    expected = (((s.numpy() - batches[0][:1].numpy()) / every.std(0)) ** 2).mean()
+    assert term == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_output_is_the_task_s_or_the_one_that_is_named():
+    many = {"value": (2,), "scores": (3,)}
+    assert made(many, options=MatchOptions(field="scores")).field == "scores"
+    with pytest.raises(TapShapeError, match="'match' names no output, and the task has value, scores"):
+        made(many)
+    with pytest.raises(TapShapeError, match="no output 'score'; did you mean 'scores'"):
+        made(many, options=MatchOptions(field="score"))
+
+
+@pytest.mark.parametrize(
+    ("field", "instead"),
+    [
+        ("value", "{use: match}"),
+        ("scores", "distance: binary_kl"),
+        ("embedding", "distance: cosine"),
+        ("boxes", "match"),
+    ],
+)
+@pytest.mark.parametrize(("cls", "options", "name"), [(Kd, KdOptions(), "kd"), (Dkd, DkdOptions(), "dkd")])
+def test_what_compares_classes_is_refused_with_what_fits(cls, options, name, field, instead):
+    with pytest.raises(TapShapeError) as found:
+        made({field: (2,)}, cls, options)
+    assert f"'{name}' compares class probabilities, and the task answers {field}" in str(found.value)
+    assert instead in str(found.value)
