@@ -137,7 +137,8 @@ class BundledTable(Dataset[BundledOptions]):
     def __init__(self, options: BundledOptions) -> None:
         super().__init__(options)
         self._about = TABLES[options.name]
-        self._kind: Kind = options.kind or next(iter(self._about.kinds))
+        first: Kind = next(iter(self._about.kinds))
+        self._kind = first if options.kind is None else options.kind
         self.task = TASKS[self._kind]
 
     def preflight(self, services: Services) -> None:
