@@ -38,7 +38,13 @@ class TestClasses(DatasetContract):
         return TableData(TableOptions(path="cars.csv", target="kind", missing=("?",), ignore=("mpg",)))
 
 
-class TestLists(DatasetContract):
+class WithoutClasses(DatasetContract):
+    def test_labels_are_classes(self, source):
+        assert all(field.kind != "label" for field in source.fields)
+        assert "classes" not in source.facts
+
+
+class TestLists(WithoutClasses):
     @pytest.fixture
     def dataset(self, tmp_path):
         rows = [{"x": i / 3, "city": "ab"[i % 2], "tags": ["u", "v"][: i % 3]} for i in range(12)]
@@ -46,7 +52,7 @@ class TestLists(DatasetContract):
         return TableData(TableOptions(path="t.jsonl", target="tags", kind="labels"))
 
 
-class TestCharacters(DatasetContract):
+class TestCharacters(WithoutClasses):
     @pytest.fixture
     def dataset(self):
         return BundledTable(BundledOptions(kind="labels"))
