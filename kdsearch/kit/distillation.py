@@ -32,6 +32,8 @@ from kdsearch.kinds import (
     Update,
 )
 
+__all__ = ["DistillOptions", "Distillation"]
+
 
 class DistillOptions(Options):
     """A procedure's own options extend these."""
@@ -43,10 +45,10 @@ class DistillOptions(Options):
     keep: Literal["last", "best"] = Field("last", description="last epoch's weights, or those of least validation loss")
 
 
-D = TypeVar("D", bound=DistillOptions)
+_D = TypeVar("_D", bound=DistillOptions)
 
 
-class Distillation(Procedure[D], Generic[D]):
+class Distillation(Procedure[_D], Generic[_D]):
     """One phase whose step sums the task's loss and the weighted terms of the recipe's distillers. Every method is a hook.
 
     `average` is the student that ships, where `ema` asks for one.
