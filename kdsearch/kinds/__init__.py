@@ -8,7 +8,7 @@ from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller, Setup
 from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
 from kdsearch.kinds.exporter import Exporter
-from kdsearch.kinds.figure import Figure, Table
+from kdsearch.kinds.figure import Figure, Picture, Table
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
@@ -81,6 +81,7 @@ __all__ = [
     "Outputs",
     "Pass",
     "Phase",
+    "Picture",
     "Plan",
     "Predict",
     "Probe",

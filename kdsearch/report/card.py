@@ -8,7 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kdsearch.report.page import jsonable
+from kdsearch.report.quality import quality_of
 from kdsearch.report.stats import wilson
+from kdsearch.report.summary import is_recommended, label_of, of_role, student_of
 from kdsearch.report.values import items, mapping, number, plain, rows
 
 FORMAT = 1
@@ -28,10 +30,14 @@ def measured(value: object, n: object) -> dict[str, Any] | None:
     return {"value": share, "n": int(samples), "interval_95": [round(end, 6) for end in wilson(share, int(samples))]}
 
 
-def accuracy(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row's accuracy; with an interval where it is the study's objective, which says how many samples were judged."""
-    quality = mapping(row.get("quality"))
-    return measured(row.get("accuracy"), quality.get("n") if quality.get("metric") == "accuracy" else None)
+def judged(row: object) -> dict[str, Any] | None:
+    """A network's or file's `quality`, and its `accuracy` with an interval where that is what it is; None = there is none."""
+    given = mapping(row)
+    quality = quality_of(given)
+    if not given:
+        return None
+    accuracy = {"accuracy": measured(quality.value, quality.n)} if quality.metric == "accuracy" else {}
+    return {"quality": given.get("quality"), **accuracy}
 
 
 def field(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,36 +86,39 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
             `preprocessing`, `labels`, `sha256`, `licence`; further keys go into `facts` as they are.
     """
-    student, teacher = mapping(result.get("student")), mapping(result.get("teacher"))
+    role, teacher = export.get("role"), mapping(result.get("teacher"))
+    student, network = of_role(result.get("student"), role), student_of(result, role)
+    metrics = mapping(result.get("metrics"))
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
     own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence"}
-    choice = mapping(result.get("recommended"))
     options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
     plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
     why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
     made = {
         "format": FORMAT,
         "kind": KIND,
-        "name": f"{plain(result.get('study'))} {plain(export.get('format'))}",
+        "name": f"{plain(result.get('study'))} {label_of(export)}",
         "file": file,
         "sha256": facts.get("sha256"),
         "export": export.get("format"),
-        "recommended": bool(choice) and choice.get("format") == export.get("format"),
+        **({"role": role} if role else {}),
+        "recommended": is_recommended(result, export),
         "licence": facts.get("licence"),
-        "model": {key: student.get(key) for key in ("architecture", "params", "macs", "recipe")},
-        "teacher": {key: teacher.get(key) for key in ("architecture", "params", "accuracy", "quality")},
+        "model": {
+            **{key: network.get(key) for key in ("architecture", "params", "macs")},
+            "recipe": mapping(result.get("student")).get("recipe"),
+        },
+        "teacher": {key: teacher.get(key) for key in ("architecture", "params", "macs", "quality")},
         "metrics": {
             "split": "test",
-            "quality": export.get("quality"),
-            "accuracy": accuracy(export),
+            **(judged(export) or {}),
             "top1_agreement_with_torch": measured(export.get("top1_agreement"), export.get("agreement_n")),
             "student_in_torch": {
-                "quality": student.get("quality"),
-                "accuracy": accuracy(student),
-                **{plain(key): value for key, value in mapping(result.get("metrics")).items() if key != "accuracy"},
+                **{plain(key): value for key, value in (mapping(metrics.get(str(role))) or metrics).items()},
+                **(judged(student) or {}),
             },
-            "same_network_without_teacher": accuracy(mapping(result.get("baseline"))),
+            "same_network_without_teacher": judged(result.get("baseline")),
         },
         "parity": {"max_abs_difference_to_torch": export.get("parity_max_abs")},
         "bounds": export.get("bounds"),

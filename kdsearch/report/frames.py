@@ -7,6 +7,7 @@ from typing import Any
 
 from kdsearch.errors import UserError
 from kdsearch.report.quality import quality_of
+from kdsearch.report.summary import is_recommended
 from kdsearch.report.trials import goals, reached
 from kdsearch.report.values import flat, mapping, rows
 from kdsearch.report.words import architecture
@@ -48,7 +49,6 @@ def candidate_rows(evidence: Row) -> list[dict[str, Any]]:
 
 def export_rows(result: Row) -> list[dict[str, Any]]:
     """One row a file: the objective with its interval, bytes, latency, parity."""
-    best = mapping(result.get("recommended")).get("format")
     found = []
     for each in rows(result.get("exports")):
         quality = quality_of(each)
@@ -56,6 +56,7 @@ def export_rows(result: Row) -> list[dict[str, Any]]:
         latency, tuned = mapping(each.get("latency_ms")), mapping(each.get("latency_tuned_ms"))
         found.append(
             {
+                **({"role": each["role"]} if each.get("role") else {}),
                 "format": each.get("format"),
                 quality.metric: quality.value,
                 f"{quality.metric} low": low,
@@ -66,7 +67,7 @@ def export_rows(result: Row) -> list[dict[str, Any]]:
                 "top1_agreement": each.get("top1_agreement"),
                 "parity_max_abs": each.get("parity_max_abs"),
                 "slower_than_fp32": each.get("slower_than_fp32"),
-                "recommended": each.get("format") == best,
+                "recommended": is_recommended(result, each),
                 "path": each.get("path"),
             }
         )

@@ -29,8 +29,11 @@ def bare(content: str) -> str:
     return re.sub(r"<small[^>]*>.*?</small>|<[^>]*>", "", content).strip()
 
 
-def table(made: Table, strong: int | None = None) -> str:
-    """Columns of numbers stand right; row `strong` stands out; the first column heads its row."""
+def table(made: Table, strong: int | None = None, cards: bool = True) -> str:
+    """Columns of numbers stand right; row `strong` stands out; the first column heads its row.
+
+    cards: whether a narrow screen may show a row as a card; without, the table is scrolled there.
+    """
     head = [esc(each) for each in made.head]
     body = [[written(cell) for cell in row] for row in made.rows]
     numeric = [
@@ -38,7 +41,7 @@ def table(made: Table, strong: int | None = None) -> str:
         and all((text := bare(row[at])) in ("", MISSING) or NUMBER.fullmatch(text) for row in body if at < len(row))
         for at in range(len(head))
     ]
-    cards = len(head) > CARDS
+    cards = cards and len(head) > CARDS
 
     def cell(at: int, content: str) -> str:
         tag, label = ("td", f' data-l="{head[at]}"' if cards and at < len(head) else "") if at else ("th", "")
@@ -63,6 +66,12 @@ def table(made: Table, strong: int | None = None) -> str:
     )
 
 
-def simple(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", strong: int | None = None) -> str:
+def simple(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    caption: str = "",
+    strong: int | None = None,
+    cards: bool = True,
+) -> str:
     """A table of the page itself, whose cells may be Markup."""
-    return table(Table(caption, head, rows), strong)  # type: ignore[arg-type]
+    return table(Table(caption, head, rows), strong, cards)  # type: ignore[arg-type]

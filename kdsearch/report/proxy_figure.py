@@ -100,7 +100,8 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
     names += [BASELINE] if any(each.get(BASELINE) is not None for each in scores) else []
     measured = [quality_of(final) for final in finals]
     values = [each.value for each in measured]
-    goal, up = next(((each.metric, each.up) for each in measured if each.value is not None), ("accuracy", True))
+    named = next((plain(name) for name in mapping(evidence.get("objectives"))), "the result")
+    goal, up = next(((each.metric, each.up) for each in measured if each.value is not None), (named, True))
     gains = [value if value is None or up else -value for value in values]
     taus = {name: agreement([each.get(name) for each in scores], gains) for name in names}
     judged = bool(taus) and max(n for _, n in taus.values()) >= LEAST

@@ -25,26 +25,50 @@ from kdsearch.report.words import architecture
 Row = Mapping[str, Any]
 
 
+def is_same(choice: Row, export: Row) -> bool:
+    """Whether a recommendation is of this file: of its format, and its role where several students ship by themselves."""
+    return choice.get("format") is not None and all(choice.get(key) == export.get(key) for key in ("format", "role"))
+
+
+def is_recommended(result: Row, export: Row) -> bool:
+    """Whether it is the file of the study, or of its own role, that is recommended."""
+    choice = mapping(result.get("recommended"))
+    each = [choice, *(mapping(role) for role in mapping(choice.get("roles")).values())]
+    return any(is_same(one, export) for one in each)
+
+
 def recommended(result: Row) -> Row:
     """The export that is recommended, or an empty mapping."""
-    name = mapping(result.get("recommended")).get("format")
-    return next((each for each in rows(result.get("exports")) if name is not None and each.get("format") == name), {})
+    choice = mapping(result.get("recommended"))
+    return next((each for each in rows(result.get("exports")) if is_same(choice, each)), {})
 
 
-def fp32(result: Row) -> Row:
-    """The export whose format ends in fp32, or an empty mapping."""
-    return next((each for each in rows(result.get("exports")) if str(each.get("format")).endswith("fp32")), {})
+def label_of(export: Row) -> str:
+    """A file's format, with its role where several students ship by themselves."""
+    role = export.get("role")
+    return f"{plain(role)} {plain(export.get('format'))}" if role else plain(export.get("format"))
 
 
-def shipped(result: Row) -> Row:
-    """The network in the files: the pruned one, else the student."""
-    return mapping(result.get("pruned")) or mapping(result.get("student"))
+def fp32(result: Row, role: object = None) -> Row:
+    """The export whose format ends in fp32, of a role where several students ship by themselves; or an empty mapping."""
+    files = [each for each in rows(result.get("exports")) if each.get("role") == role]
+    return next((each for each in files if str(each.get("format")).endswith("fp32")), {})
+
+
+def of_role(network: object, role: object) -> Row:
+    """What a network's row says of one role; all of it where it names no roles, or none is asked for."""
+    whole = mapping(network)
+    return mapping(mapping(whole["roles"]).get(str(role))) if role and whole.get("roles") else whole
+
+
+def student_of(result: Row, role: object = None) -> Row:
+    """The network in a role's files as it was distilled, with what pruning left of it."""
+    return {**of_role(result.get("student"), role), **of_role(result.get("pruned"), role)}
 
 
 def shipped_quality(result: Row) -> Quality:
     """Of the recommended file; where there is none, of the network."""
-    best = recommended(result)
-    return quality_of(best or shipped(result))
+    return quality_of(recommended(result) or student_of(result))
 
 
 def median(row: Row) -> float | None:
@@ -83,7 +107,7 @@ def verdict(result: Row) -> str:
     if best:
         facts += [si(best.get("bytes"), "B"), f"{milliseconds(latency)} ms a sample" if latency is not None else ""]
     listed = ", ".join(each for each in facts if each and each != MISSING)
-    who = f"The file to ship is {short(best.get('format'), 40)}" if best else "The student"
+    who = f"The file to ship is {short(label_of(best), 60)}" if best else "The student"
     said = f"{who}: {listed}." if listed else f"{who}: nothing was measured."
     if quality.value is None:
         said += " This study measured no quality of it."
@@ -91,11 +115,11 @@ def verdict(result: Row) -> str:
         said += f" That is {places}."
     else:
         said += " There is nothing to compare it with."
-    network = shipped(result)
+    network = student_of(result, best.get("role"))
     params = number(network.get("params"))
     smaller = ratio(teacher.get("params"), params, "fewer", "more")
     faster = ratio(median(teacher), latency, "faster", "slower", 1.05) if best else ""
-    made = architecture(mapping(result.get("student")).get("architecture"))
+    made = architecture(network.get("architecture"))
     pruned = ", pruned," if mapping(result.get("pruned")) else ""
     has = f"{count(params)} parameters" if params is not None else "an unknown number of parameters"
     said += f" Its network{f' ({short(made, 120)})' if made != MISSING else ''}{pruned} has {has}"
@@ -115,11 +139,13 @@ def tile(name: str, value: str, small: str = "") -> str:
 def tiles(result: Row) -> str:
     """The key figures of the file that ships."""
     teacher, base, best = mapping(result.get("teacher")), quality_of(result.get("baseline")), recommended(result)
-    quality, network = shipped_quality(result), shipped(result)
+    quality, network = shipped_quality(result), student_of(result, best.get("role"))
     name = quality.metric[:1].upper() + quality.metric[1:]
     latency, slow = median(best), median(teacher)
     than = f"teacher {quality_of(teacher).text}" if teacher else ""
-    size = ratio(mapping(fp32(result)).get("bytes"), best.get("bytes"), "smaller than fp32", "larger than fp32")
+    size = ratio(
+        fp32(result, best.get("role")).get("bytes"), best.get("bytes"), "smaller than fp32", "larger than fp32"
+    )
     return (
         '<dl class="tiles">'
         + tile(name, quality.text, than)
@@ -140,9 +166,9 @@ def tiles(result: Row) -> str:
 
 def notes(result: Row) -> str:
     """Why this file, then whatever the run noted, each once."""
-    why = mapping(result.get("recommended")).get("why")
-    best = plain(mapping(result.get("recommended")).get("format"))
-    said = [f"Why {best}: {plain(why).rstrip('.')}."] if why else []
+    choice = mapping(result.get("recommended"))
+    each = rows([*mapping(choice.get("roles")).values()]) or [choice]
+    said = [f"Why {label_of(one)}: {plain(one.get('why')).rstrip('.')}." for one in each if one.get("why")]
     said += [plain(note) for note in items(result.get("notes"))]
     lines = "".join(f"<li>{prose(note)}</li>" for note in dict.fromkeys(said))
     return f'<ul class="notes" aria-label="Notes">{lines}</ul>' if lines else ""

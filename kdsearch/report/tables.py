@@ -10,7 +10,16 @@ from urllib.parse import quote
 
 from kdsearch.report.html_table import Markup, simple
 from kdsearch.report.quality import Quality, quality_of
-from kdsearch.report.summary import fp32, median, ratio, shipped
+from kdsearch.report.summary import (
+    fp32,
+    is_recommended,
+    label_of,
+    median,
+    of_role,
+    ratio,
+    recommended,
+    student_of,
+)
 from kdsearch.report.values import (
     MISSING,
     count,
@@ -34,6 +43,8 @@ from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
 MANY_CLASSES = 24  # beyond it the counts fold away
+SPLITS = ("train", "labeled", "unlabeled", "val", "test")
+LABELS = {"labeled": "with a label", "unlabeled": "without a label"}
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
 
@@ -91,7 +102,6 @@ def files(result: Row) -> str:
     exports = rows(result.get("exports"))
     if not exports:
         return none("No file was exported.")
-    best = mapping(result.get("recommended")).get("format")
     slow = median(mapping(result.get("teacher")))
     qualities = [quality_of(each) for each in exports]
     head = ["file", "size", qualities[0].label, "latency, median (ms)"]
@@ -99,7 +109,7 @@ def files(result: Row) -> str:
     head += ["top-1 agreement with torch", "largest difference to torch", "written to"]
     body = [
         [
-            with_small(each.get("format"), "recommended" if best is not None and each.get("format") == best else ""),
+            with_small(label_of(each), "recommended" if is_recommended(result, each) else ""),
             sized(each.get("bytes")),
             with_small(quality.text, quality.range),
             latency_cell(each),
@@ -110,7 +120,7 @@ def files(result: Row) -> str:
         ]
         for each, quality in zip(exports, qualities, strict=True)
     ]
-    chosen = next((at for at, each in enumerate(exports) if best is not None and each.get("format") == best), None)
+    chosen = next((at for at, each in enumerate(exports) if each is recommended(result)), None)
     return simple(head, body, "Files, measured on this machine", chosen)
 
 
@@ -131,7 +141,8 @@ def limit_of(value: object) -> float | None:
 
 def constraints(result: Row) -> str:
     """Limit, what was reached, and whether it holds."""
-    network, file = shipped(result), fp32(result)
+    best = recommended(result)
+    network, file = student_of(result), fp32(result, best.get("role"))
     reached = {
         "params": ("parameters", network.get("params")),
         "macs": ("MACs a sample", network.get("macs")),
@@ -178,7 +189,7 @@ def metrics(result: Row) -> str:
     body = [
         [path, metric(path, value) if number(value) is not None else scalar(value)]
         for path, value in flat(mapping(result.get("metrics")))
-        if path not in (main, "n")
+        if path.rpartition(".")[2] not in (main, "n")
     ]
     return "<h3>Further metrics</h3>" + simple(["metric", "value"], body) if body else ""
 
@@ -201,19 +212,31 @@ def data(result: Row) -> str:
     made += recipes(facts)
     if not counts:
         return made + none("Counts by class were not recorded.")
-    declared = [plain(name) for name in items(facts.get("classes"))]
-    seen = [plain(name) for each in counts.values() for name in each]
-    classes = list(dict.fromkeys([*declared, *seen]))
-    texts = {split: {plain(name): value for name, value in each.items()} for split, each in counts.items()}
-    body = [[name, *(count(texts[split].get(name, 0)) for split in texts)] for name in classes]
-    total = [
-        Markup("<b>all</b>"),
-        *(Markup(f"<b>{count(sum(number(v) or 0.0 for v in texts[split].values()))}</b>") for split in texts),
-    ]
-    grid = simple(["class", *texts], [*body, total], "Samples by class and split")
-    if len(classes) > MANY_CLASSES:
-        grid = f"<details><summary>Samples of each of the {len(classes)} classes</summary>{grid}</details>"
+    grid = samples(counts, [plain(name) for name in items(facts.get("classes"))])
     return columns(made, grid) if made else grid
+
+
+def samples(counts: Mapping[str, Row], declared: Sequence[str]) -> str:
+    """How many samples each split has: of each class where a sample is of one, else with and without a label."""
+    texts = {split: {plain(name): number(n) or 0.0 for name, n in each.items()} for split, each in counts.items()}
+    texts = {name: texts[name] for name in (*SPLITS, *texts) if name in texts}
+    seen = dict.fromkeys(name for each in texts.values() for name in each)
+    kinds = [name for name in seen if name not in LABELS] or [name for name in seen if name == "labeled"]
+    by_class = kinds != ["labeled"]
+    if by_class:
+        kinds = list(dict.fromkeys([*declared, *kinds]))
+    hidden = ["unlabeled"] if any(each.get("unlabeled") for each in texts.values()) else []
+    shown = [*kinds, *hidden]
+    body: list[list[object]] = [
+        [LABELS.get(name, name), *(count(each.get(name, 0)) for each in texts.values())] for name in shown
+    ]
+    if len(shown) > 1 or not body:
+        body.append([Markup("<b>all</b>"), *(Markup(f"<b>{count(sum(each.values()))}</b>") for each in texts.values())])
+    head = ["class" if by_class else "samples", *texts]
+    grid = simple(head, body, f"Samples by {'class and ' if by_class else ''}split", cards=False)
+    if len(shown) > MANY_CLASSES:
+        grid = f"<details><summary>Samples of each of the {len(kinds)} classes</summary>{grid}</details>"
+    return grid
 
 
 def recipes(data: Row) -> str:
@@ -279,14 +302,16 @@ def teacher_words(teacher: Row) -> str:
 
 def networks(result: Row) -> str:
     """Teachers, student, pruned student and controls in one table."""
-    student, pruned, taught = mapping(result.get("student")), mapping(result.get("pruned")), teachers(result)
+    student, taught = mapping(result.get("student")), teachers(result)
     lines: list[tuple[str, Row, Row]] = [
         (f"teacher {name}".strip(), {**each, "architecture": teacher_words(each)}, each)
         for name, each in taught.items()
     ]
-    lines.append(("student, as distilled", student, student))
-    if pruned:
-        lines.append(("student, pruned and recovered", {**student, **pruned}, pruned))
+    for role in mapping(student.get("roles")) or (None,):
+        own, pruned = of_role(student, role), of_role(result.get("pruned"), role)
+        lines.append((f"{plain(role or 'student')}, as distilled", own, own))
+        if pruned:
+            lines.append((f"{plain(role or 'student')}, pruned and recovered", {**own, **pruned}, pruned))
     for key, label in (("baseline", "same network without a teacher"), ("all_labels", "same network with every label")):
         if mapping(result.get(key)):
             lines.append((label, student, mapping(result[key])))

@@ -26,8 +26,6 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "licence": facts.get("licence"),
         "artifacts": {name: artifact.key for name, artifact in inputs.items()},
     }
-    smaller = {name: result["pruned"][name] for name in ("params", "macs")} if result["pruned"] else {}
-    shipped = {**result, "student": {**result["student"], **smaller}}
     for row in result["exports"]:
         for graph in row["graphs"]:
             name = Path(graph["path"]).name
@@ -43,7 +41,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                     "facts": row["facts"],
                 },
             }
-            write_json(folder / card_name(name), card(shipped, {**row, "path": graph["path"]}, facts_of))
+            write_json(folder / card_name(name), card(result, {**row, "path": graph["path"]}, facts_of))
 
 
 def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:
@@ -55,8 +53,7 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
     if is_plain and kinds == {("image", "logits")} and len(single) == len(result["exports"]):
         chosen = result["recommended"] or result["exports"][0]
-        path = next(row["path"] for row in result["exports"] if row["format"] == chosen["format"])
-        write_bytes(folder / PREDICT, predict_text(Path(path).name).encode())
+        write_bytes(folder / PREDICT, predict_text(Path(chosen["path"]).name).encode())
 
 
 def card_name(file: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.stages.export import FIGURES
-from kdsearch.stages.quality import file_label
+from kdsearch.stages.quality import file_label, told
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
@@ -82,17 +82,22 @@ def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        known = {"name": name, "accuracy": row["accuracy"], "quality": row["quality"]}
+        known = {"name": name, **told(row["quality"])}
         return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
 
     rows = []
-    if result["teacher"] is not None:
-        params = result["teacher"]["params"]
-        taken = (result["teacher"]["latency_ms"] or {}).get("median")
-        rows.append(rung("teacher", result["teacher"], params=params, bytes=params and 4 * params, latency_ms=taken))
+    teacher = result["teacher"] or {}
+    taught = {f"teacher {name}": each for name, each in teacher.get("all", {}).items()} or {"teacher": teacher}
+    for name, row in taught.items() if teacher else ():
+        params, taken = row["params"], (row["latency_ms"] or {}).get("median")
+        rows.append(rung(name, row, params=params, macs=row["macs"], bytes=params and 4 * params, latency_ms=taken))
     for name in ("student", "pruned"):
-        if row := result[name]:
-            rows.append(rung(name, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"]))
+        if whole := result[name]:
+            each = {f"{role} {name}": row for role, row in whole.get("roles", {}).items()} or {name: whole}
+            rows += [
+                rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"])
+                for title, row in each.items()
+            ]
     for row in result["exports"]:
         rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
     return rows

@@ -23,7 +23,7 @@ from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_threads, reference_samples
 from kdsearch.stages.products import Shipped, described
-from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured
+from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, told
 from kdsearch.store.files import write_bytes
 from kdsearch.study.rules import bare
 from kdsearch.training.materials import Materials
@@ -119,8 +119,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "files": [f"export/{name}" for name in _beside(target)],
         "facts": dict(part.product.facts),
         "bytes": sum(each["bytes"] for each in graphs),
-        "accuracy": metrics.get("accuracy"),
-        "quality": quality,
+        **told(quality),
         "validation": validation,
         "parity_max_abs": far,
         "top1_agreement": agreement,

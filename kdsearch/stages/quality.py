@@ -20,6 +20,7 @@ EQUALLY_GOOD = 0.005  # of a share; of any other metric that part of its value
 DEFAULT_DROP = 0.01  # of a share; of any other metric that part of fp32's value
 DEFAULT_AGREEMENT = 0.9  # of the answers: INT4 files of good students keep 0.97 and more
 SHARE = "share"
+ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,12 @@ def allowed_agreement(stated: float | None) -> float:
     return DEFAULT_AGREEMENT if stated is None else stated
 
 
+def told(quality: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a row of the result says of a network or file: its `quality`, and `accuracy` where that is what it is."""
+    is_accuracy = quality is not None and quality["metric"] == ACCURACY
+    return {**({ACCURACY: quality["value"]} if quality and is_accuracy else {}), "quality": quality}
+
+
 def shown(quality: Mapping[str, Any], name: bool = False) -> str:
     """`98.1 %` of a share, `0.0312 nats` of anything else, `-` where there is none; with its metric's name if asked."""
     value = quality["value"]
@@ -136,4 +143,4 @@ def shown(quality: Mapping[str, Any], name: bool = False) -> str:
 
 def file_label(row: Mapping[str, Any]) -> str:
     """An exported file's format, with its role where several students ship by themselves."""
-    return f"{row['role']} {row['format']}" if "role" in row else str(row["format"])
+    return f"{row['role']} {row['format']}" if row.get("role") else str(row["format"])

@@ -13,7 +13,7 @@ from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.evidence import evidence_of
-from kdsearch.stages.quality import file_label, goodness, shown, tolerance
+from kdsearch.stages.quality import file_label, goodness, shown, told, tolerance
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
@@ -26,6 +26,7 @@ from kdsearch.version import VERSION
 
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
+COUNTS = ("params", "macs", "params_before", "macs_before")
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
 READS = (*TRAINING, "name", "constraints", "distill.controls", "export.min_agreement")
 
@@ -55,7 +56,6 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     winner = distilled["runs"][distilled["winner"]]
     metrics = exported["metrics"]
     request = winner["request"]
-    student = metrics["runs"][distilled["winner"]]
     recipe = materials.recipe.at(request["values"])
     cost = _student_cost(materials, request["specs"])
     exports = [{**row, "over": _over(materials, row)} for row in exported["exports"]]
@@ -67,8 +67,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             "architecture": architecture(request["specs"]),
             "params": cost["params"],
             "macs": cost["macs"],
-            "accuracy": student.get("accuracy"),
-            "quality": exported["qualities"]["runs"][distilled["winner"]],
+            **told(exported["qualities"]["runs"][distilled["winner"]]),
             "recipe": recipe.as_json(),
             **_roles(materials, inputs, request["specs"]),
         },
@@ -77,7 +76,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "exports": exports,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
-        "metrics": exported["shipped"],
+        "metrics": {role: each["metrics"] for role, each in exported["shipped_roles"].items()} or exported["shipped"],
         "costs_at": costs_at(materials),
         "report": "report/index.html",
         "warnings": _warnings(materials, inputs),
@@ -98,8 +97,7 @@ def _teacher(
         name: {
             "params": facts["params"],
             "macs": facts["macs"],
-            "accuracy": exported["metrics"]["teachers"].get(name, {}).get("accuracy"),
-            "quality": exported["qualities"]["teachers"].get(name),
+            **told(exported["qualities"]["teachers"].get(name)),
             **(exported["teacher_latency"].get(name) or {"latency_ms": None, "latency_in": None}),
             "network": facts.get("network"),
             "architecture": facts.get("architecture"),
@@ -121,8 +119,7 @@ def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[
         role: {
             "architecture": architecture({role: specs[role]}),
             **_student_cost(materials, {role: specs[role]}),
-            "accuracy": exported["metrics"]["roles"][role].get("accuracy"),
-            "quality": quality,
+            **told(quality),
         }
         for role, quality in exported["qualities"]["roles"].items()
     }
@@ -136,8 +133,8 @@ def _twin(materials: Materials) -> str:
 
 
 def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    run = exported["metrics"]["runs"].get(name)
-    return None if run is None else {"accuracy": run.get("accuracy"), "quality": exported["qualities"]["runs"][name]}
+    quality = exported["qualities"]["runs"].get(name)
+    return None if quality is None else told(quality)
 
 
 def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
@@ -158,6 +155,14 @@ def _over(materials: Materials, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of every file, and where several students ship by themselves, also of each one's: `roles`."""
+    found = _best(exports)
+    names = dict.fromkeys(row["role"] for row in exports if "role" in row)
+    roles = {role: _best([row for row in exports if row["role"] == role]) for role in names}
+    return found and {**found, **({"roles": roles} if roles else {})}
+
+
+def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of the files that keep the study's limits (else of all): the fastest in a plain session; among those that are not slower
     the best on validation; among equally good ones the smallest. The test split has no say."""
     exports = [row for row in exports if not row["over"]] or exports
@@ -176,7 +181,8 @@ def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
     smallest = min(exports, key=lambda row: row["bytes"])
     if smallest is not best:
         why += f"; where size decides: {file_label(smallest)}, {_about(smallest)}"
-    return {"format": best["format"], "path": best["path"], "why": why}
+    role = {"role": best["role"]} if "role" in best else {}
+    return {"format": best["format"], **role, "path": best["path"], "why": why}
 
 
 def _about(row: Mapping[str, Any]) -> str:
@@ -260,12 +266,11 @@ def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any
 
 def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     runs = inputs["distill"].facts["runs"]
-    metrics = inputs["export"].facts["metrics"]["runs"]
     qualities = inputs["export"].facts["qualities"]["runs"]
     rows = []
     names = [name for name in runs if name.startswith("compare-")]
     for name in sorted(names, key=lambda each: ("winner" not in each, "largest" not in each, len(each), each)):
-        if name in metrics:
+        if name in qualities:
             specs = runs[name]["request"]["specs"]
             cost = _student_cost(materials, specs)
             rows.append(
@@ -273,8 +278,7 @@ def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[
                     "name": name.removeprefix("compare-"),
                     "architecture": architecture(specs),
                     **cost,
-                    "accuracy": metrics[name].get("accuracy"),
-                    "quality": qualities[name],
+                    **told(qualities[name]),
                 }
             )
     return rows
@@ -284,9 +288,16 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     facts = inputs["compress"].facts["pruned"]
     if facts is None:
         return None
-    return {name: facts[name] for name in ("params", "macs", "params_before", "macs_before", "log")} | {
-        "accuracy": inputs["export"].facts["shipped"].get("accuracy"),
-        "quality": inputs["export"].facts["shipped_quality"],
+    exported = inputs["export"].facts
+    roles = {
+        role: {**{name: each[name] for name in COUNTS}, **told(exported["shipped_roles"][role]["quality"])}
+        for role, each in facts["roles"].items()
+        if role in exported["shipped_roles"]
+    }
+    return {
+        **{name: facts[name] for name in (*COUNTS, "log")},
+        **told(exported["shipped_quality"]),
+        **({"roles": roles} if roles else {}),
     }
 
 

@@ -44,7 +44,9 @@ def status_of(folder: Path) -> dict[str, Any]:
     if held_by:
         lines.append(f"running: pid {held_by['pid']} on {held_by['host']} since {held_by['since']}")
     if result and result["recommended"]:
-        lines.append(f"recommended: {result['recommended']['format']}: {result['recommended']['why']}")
+        chosen = result["recommended"]
+        for role, each in chosen.get("roles", {"": chosen}).items():
+            lines.append(f"recommended: {role}{' ' if role else ''}{each['format']}: {each['why']}")
     return {
         "dir": str(folder),
         "stages": stages,

@@ -35,21 +35,25 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     lines = [f"WARNING  {text}" for text in result["warnings"]]
     lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['metric']}, {better} is better"]
     lines += [_recipe(each) for each in result["data"]["recipes"]]
-    if teacher and (teacher["quality"] or teacher["params"]):
-        lines.append(line("teacher", teacher, f"{teacher['params']:>10,} params" if teacher["params"] else ""))
-    lines.append(line("student", student, f"{student['params']:>10,} params  {architecture(student['architecture'])}"))
+    for name, each in ((teacher or {}).get("all") or {"": teacher}).items():
+        if each and (each["quality"] or each["params"]):
+            lines.append(line(f"teacher {name}", each, f"{each['params']:>10,} params" if each["params"] else ""))
+    for name, each in student.get("roles", {"student": student}).items():
+        lines.append(line(name, each, f"{each['params']:>10,} params  {architecture(each['architecture'])}"))
     for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
         if result[name]:
             lines.append(line(label, result[name], "the same student, equal steps"))
-    if result["pruned"]:
-        lines.append(line("pruned", result["pruned"], f"{result['pruned']['params']:>10,} params"))
+    pruned = result["pruned"] or {}
+    for name, each in pruned.get("roles", {"": pruned} if pruned else {}).items():
+        lines.append(line(f"{name} pruned".strip(), each, f"{each['params']:>10,} params"))
     for row in result["exports"]:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
         said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
         lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {speed(row)}{said}"))
     lines += [f"note        {text}" for text in result["notes"] if text.startswith(SAID)]
     if chosen := result["recommended"]:
-        name = next((file_label(row) for row in result["exports"] if row["path"] == chosen["path"]), chosen["format"])
-        lines.append(f"recommended {name}: {chosen['why']}")
+        lines += [
+            f"recommended {file_label(each)}: {each['why']}" for each in chosen.get("roles", {"": chosen}).values()
+        ]
     lines.append(f"report      {folder / result['report']}")
     return "\n".join(lines)

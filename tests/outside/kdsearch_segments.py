@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pydantic import Field as Option
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.kinds import (
     HIDDEN,
@@ -25,6 +26,7 @@ from kdsearch.kinds import (
     DataSource,
     Distiller,
     Field,
+    Figure,
     Graph,
     Measurement,
     Metric,
@@ -33,6 +35,7 @@ from kdsearch.kinds import (
     Options,
     Outputs,
     Phase,
+    Picture,
     Plan,
     Predict,
     Procedure,
@@ -85,6 +88,27 @@ class Segmentation(Task[NoOptions]):
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         known = (batch["mask"] != HIDDEN).sum().clamp(min=1)
         return F.cross_entropy(out["logits"], batch["mask"], ignore_index=HIDDEN, reduction="sum") / known
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """Some images with their masks, and what teacher and student make of them."""
+        batch = data.split(split).load(range(min(4, len(data.split(split).ids))))
+        answers = {"student": predict(batch)["logits"].argmax(1).cpu()}
+        with contextlib.suppress(PluginError):  # the study has no teacher
+            answers = {"teacher": services.predict("teacher", batch)["logits"].argmax(1).cpu(), **answers}
+        pictures = [
+            [
+                Picture.of("input", batch["image"][i], says=batch.ids[i]),
+                Picture.of_classes("truth", batch["mask"][i]),
+                *(
+                    Picture.of_classes(
+                        who, found[i], says=f"{float((found[i] == batch['mask'][i]).float().mean()):.1%} right"
+                    )
+                    for who, found in answers.items()
+                ),
+            ]
+            for i in range(len(batch))
+        ]
+        return [Figure("masks", "Masks", "The first images of the split: ground, disc and square.", pictures=pictures)]
 
     def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
         noise = super().dummy(io, n, rng)

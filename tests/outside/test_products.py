@@ -139,6 +139,19 @@ def test_every_student_that_ships_is_pruned_and_exported(pair, outside):
         assert row["path"] == f"export/pair-{row['role']}-{row['format'].removeprefix('onnx-')}.onnx"
         (logits,) = session(folder / row["path"]).run(["logits"], {"image": images})
         assert row["quality"]["value"] == pytest.approx(mean_iou(logits, masks), abs=5e-3)
+    chosen = result["recommended"]
+    files = {(row["role"], row["format"]): row for row in result["exports"]}
+    assert files[chosen["role"], chosen["format"]]["path"] == chosen["path"]
+    assert set(chosen["roles"]) == {"left", "right"}
+    for role, each in chosen["roles"].items():
+        row = files[role, each["format"]]
+        assert (each["role"], each["path"]) == (role, row["path"])
+        assert read_json((folder / row["path"]).with_suffix(".json"))["recommended"]
+        assert each["why"].startswith(f"miou {100 * row['quality']['value']:.1f} %")
+    for row in result["exports"]:
+        card = read_json((folder / row["path"]).with_suffix(".json"))
+        assert card["model"]["params"] == result["pruned"]["roles"][row["role"]]["params"]
+        assert card["recommended"] == (chosen["roles"][row["role"]]["path"] == row["path"])
     roles = result["student"]["roles"]
     assert set(roles) == {"left", "right"}
     assert sum(each["params"] for each in roles.values()) == result["student"]["params"]

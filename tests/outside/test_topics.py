@@ -92,7 +92,7 @@ def test_a_student_of_a_text_teacher_is_exported_and_reported(
     assert result["student"]["accuracy"] > result["baseline"]["accuracy"] + 0.15, (
         "the control has the given labels alone"
     )
-    assert result["teacher"]["accuracy"] is None
+    assert result["teacher"]["quality"] is None
     text = summary_of(result, folder)
     assert f"labelled: {recipe['kept']} of {n_train} records kept, {len(prompts)} calls of writer" in text
     page = (folder / "report" / "index.html").read_text()

@@ -48,6 +48,48 @@ def test_intervals_are_wilson_at_95(result: dict[str, Any]) -> None:
     assert found["interval_95"] == pytest.approx([middle - half, middle + half], abs=1e-6)
 
 
+LOSS = {"metric": "loss", "direction": "min", "unit": "nats", "interval": [0.2, 0.4], "n": 100}
+
+
+def test_another_objective_is_not_called_accuracy(result: dict[str, Any]) -> None:
+    """Of file, student, teacher and the control: their quality, whatever it is."""
+    for name, value in (("student", 0.3), ("baseline", 0.5), ("teacher", 0.2)):
+        result[name] |= {"quality": {**LOSS, "value": value}}
+        del result[name]["accuracy"]
+    export = {**result["exports"][0], "quality": {**LOSS, "value": 0.31}}
+    result["metrics"] = {"loss": 0.3, "f1": 0.9}
+    made = card(result, export, FACTS)
+    assert "accuracy" not in json.dumps(made).replace("drop of accuracy", "")
+    assert made["metrics"]["quality"]["value"] == 0.31
+    assert made["metrics"]["student_in_torch"] == {"loss": 0.3, "f1": 0.9, "quality": {**LOSS, "value": 0.3}}
+    assert made["metrics"]["same_network_without_teacher"] == {"quality": {**LOSS, "value": 0.5}}
+    assert made["teacher"]["quality"]["value"] == 0.2
+
+
+def test_of_several_roles_a_card_is_of_its_own(result: dict[str, Any]) -> None:
+    """Network, metrics and recommendation, though both have the same formats."""
+    roles = {
+        name: {"architecture": f"{name} net", "params": n, "macs": 10 * n, "quality": {**LOSS, "value": n / 1000}}
+        for name, n in (("tagger", 100), ("ranker", 300))
+    }
+    result["student"]["roles"] = roles
+    result["pruned"] = {"params": 270, "macs": 9, "roles": {"ranker": {"params": 200, "macs": 2000}}}
+    result["metrics"] = {"tagger": {"loss": 0.1}, "ranker": {"loss": 0.3}}
+    rows = [{**row, "role": role, "quality": roles[role]["quality"]} for role in roles for row in result["exports"][:2]]
+    one, other = ({"format": "onnx-int8", "role": role, "why": "small"} for role in roles)
+    result |= {"exports": rows, "recommended": {**other, "roles": {"tagger": one, "ranker": other}}}
+    cards = {(row["role"], row["format"]): card(result, row, FACTS) for row in rows}
+    assert {key for key, made in cards.items() if made["recommended"]} == {
+        ("tagger", "onnx-int8"),
+        ("ranker", "onnx-int8"),
+    }
+    tagger, ranker = cards["tagger", "onnx-int8"], cards["ranker", "onnx-int8"]
+    assert (tagger["model"]["architecture"], tagger["model"]["params"]) == ("tagger net", 100)
+    assert (ranker["model"]["architecture"], ranker["model"]["params"]) == ("ranker net", 200), "as it was pruned"
+    assert ranker["metrics"]["student_in_torch"] == {"loss": 0.3, "quality": {**LOSS, "value": 0.3}}
+    assert ranker["metrics"]["quality"]["value"] == 0.3
+
+
 def test_without_accuracy_or_n_nothing_is_invented(result: dict[str, Any]) -> None:
     result["exports"][0]["accuracy"] = None
     result["baseline"] = None

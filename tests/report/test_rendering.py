@@ -13,9 +13,9 @@ from conftest import make_evidence, make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdsearch.kinds import Figure, Table
+from kdsearch.kinds import Figure, Picture, Table
 from kdsearch.report import render, tables
-from kdsearch.report.figures import figures
+from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
@@ -319,6 +319,94 @@ def test_the_settings_of_a_fast_session_are_said_with_the_latency_they_give(resu
     }
     name = "<span class=nb>session.</span><wbr><span class=nb>disable_quant_qdq=1</span>"
     assert f"2.23<small class=wide>least 2.10; 0.775 with {name}</small>" in tables.files(result)
+
+
+def text_of(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def test_samples_without_classes_are_counted_by_their_labels(result: dict[str, Any]) -> None:
+    """Of a segmentation, say, the classes are none of samples."""
+    result["data"]["counts"] = {
+        "test": {"labeled": 32, "unlabeled": 0},
+        "train": {"labeled": 38, "unlabeled": 70},
+        "val": {"labeled": 0, "unlabeled": 20},
+    }
+    result["data"]["classes"] = ["ground", "disc"]
+    shown = text_of(tables.data(result))
+    assert "samples train val test with a label 38 0 32 without a label 70 20 0 all 108 20 32" in shown
+    assert "ground" not in shown
+    assert "class" not in shown
+    result["data"]["counts"] = {"train": {"labeled": 108}, "test": {"labeled": 32}}
+    assert "Samples by split samples train test with a label 108 32" in text_of(tables.data(result))
+
+
+def test_samples_of_classes_are_counted_by_them(result: dict[str, Any]) -> None:
+    result["data"]["counts"] = {"val": {"cat": 3}, "train": {"cat": 1, "dog": 2, "unlabeled": 5}}
+    result["data"]["classes"] = ["dog", "cat", "owl"]
+    shown = text_of(tables.data(result))
+    assert "class train val dog 2 0 cat 1 3 owl 0 0 without a label 5 0 all 8 3" in shown
+
+
+def test_several_teachers_and_several_roles_have_a_row_each(result: dict[str, Any]) -> None:
+    quality = {"metric": "miou", "direction": "max", "unit": "share", "n": 9}
+    each = {
+        name: {"params": n, "macs": n, "architecture": name, "quality": {**quality, "value": n / 1000}}
+        for name, n in (("seeing", 901), ("reading", 702))
+    }
+    result["teacher"] = {**each["seeing"], "all": each}
+    roles = {"left": {**each["seeing"], "params": 31}, "right": {**each["reading"], "params": 32}}
+    result["student"] |= {"roles": roles}
+    result["pruned"] = {
+        "params": 33,
+        "roles": {"right": {"params": 21, "macs": 2, "quality": {**quality, "value": 0.5}}},
+    }
+    result["baseline"] = result["all_labels"] = None
+    shown = text_of(tables.networks(result))
+    for said in ("teacher seeing 90.10 %", "teacher reading 70.20 %", "left, as distilled 90.10 % 31"):
+        assert said in shown
+    assert "right, as distilled 70.20 % 32" in shown
+    assert "left, pruned" not in shown
+    assert "right, pruned and recovered 50.00 % 21" in shown
+
+
+def test_of_several_roles_the_recommended_file_is_matched_by_its_role_too(result: dict[str, Any]) -> None:
+    """Both have an INT8 file: the one that is recommended is not the first one."""
+    int8 = result["exports"][1]
+    result["student"]["roles"] = {"left": {"params": 11}, "right": {"params": 22}}
+    result["exports"] = [{**int8, "role": "left", "accuracy": 0.5}, {**int8, "role": "right", "accuracy": 0.75}]
+    result["recommended"] = {"format": "onnx-int8", "role": "right", "why": "better"}
+    said = verdict(result)
+    assert said.startswith("The file to ship is right onnx-int8: accuracy 75.00 %")
+    assert "has 22 parameters" in said
+    assert "onnx-int8 recommended" not in text_of(tables.files(result)).replace("right onnx-int8 recommended", "")
+    assert '<tr class="best"><th scope="row">right onnx-int8' in tables.files(result)
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_pictures_stand_in_rows_and_nothing_else_is_embedded() -> None:
+    row = [Picture("input", PIXEL), Picture("truth", PIXEL, "3 classes"), Picture("<student>", PIXEL, '"90" %')]
+    bad = [
+        Picture("input", 'https://there/"><script>'),
+        Picture("truth", "data:text/html;base64,AAAA"),
+        Picture("x", 7),
+    ]  # type: ignore[arg-type]
+    shown = framed(Figure("masks", "Masks", "Some.", pictures=[row, row]), 3, 0)
+    assert [text_of(each) for each in shown.split("<tr>")[1:3]] == [
+        "input truth &lt;student&gt;",
+        "3 classes &quot;90&quot; %",
+    ]
+    assert shown.count(f'<img src="{PIXEL}"') == 6
+    assert 'alt="&lt;student&gt;, &quot;90&quot; %"' in shown
+    assert "Nothing to show" not in shown
+    unlike = framed(Figure("masks", "Masks", "Some.", pictures=[row, bad]), 3, 0)
+    assert "<thead>" not in unlike, "rows differ, so that each picture says what it is"
+    assert "<small>truth, 3 classes</small>" in unlike
+    assert "script" not in unlike
+    assert "text/html" not in unlike
+    assert unlike.count("<img") == 3
 
 
 def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
