@@ -32,8 +32,6 @@ def validate(
 
         answer(lambda: commands.plan(study=study, host=host), as_json)
         return
-    from kdsearch.study.summary import summary
-
     with stdout_kept():
-        look(study, host)
-    show({"file": str(file), "valid": True, **summary(study, host)}, as_json)
+        found = look(study, host)
+    show({"file": str(file), "valid": True, **found}, as_json)

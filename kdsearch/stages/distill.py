@@ -11,7 +11,7 @@ from kdsearch.errors import TrialError
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import canonical, stream
-from kdsearch.training.controls import left_out
+from kdsearch.study.summary import left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials

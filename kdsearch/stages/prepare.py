@@ -11,7 +11,9 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import TapError
 from kdsearch.kinds import Access, Model
 from kdsearch.kinds.forward import tap_name
+from kdsearch.report.stats import wilson
 from kdsearch.stages.costs import cost_of_teacher
+from kdsearch.stages.quality import SHARE, Quality, quality_of
 from kdsearch.stages.recipes import make_recipes
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import canonical, digest, module_digest
@@ -19,7 +21,18 @@ from kdsearch.store.weights import load_into, read, write
 from kdsearch.training.keys import SOURCE
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_answering
-from kdsearch.training.normalize import ACCURACY, accuracy_of, check_expected, choose, feed, said, warned
+from kdsearch.training.normalize import (
+    ACCURACY,
+    accuracy_of,
+    check_expectable,
+    check_expected,
+    choose,
+    feed,
+    is_classification,
+    known_labels,
+    said,
+    warned,
+)
 from kdsearch.training.teachers import trained
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Tools
@@ -82,9 +95,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 
 def admit(materials: Materials, prepared: Artifact) -> None:
-    """Raise StudyError for a teacher below the accuracy that the study expects."""
+    """Raise StudyError for a teacher that is worse than the study expects."""
     for name, facts in prepared.facts["teachers"].items():
-        check_expected(materials, name, facts.get("accuracy"), facts.get("normalize"))
+        check_expected(materials, name, facts.get("validation", {}), facts.get("normalize"))
 
 
 def _described(materials: Materials) -> dict[str, Any]:
@@ -105,6 +118,7 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     """A teacher, trained where the study trains it: what there is to say of it so far, and its network where it has one."""
     study, path = materials.study, materials.study.path_of_teacher(name)
     is_cached(materials, name)  # refuses what cannot be before anything is trained
+    check_expectable(materials, name)
     is_live = study.live_object(path) is not None
     capability = None if is_live else materials.make("teacher", study.teachers[name], path)
     origin = {"source": "handed over from Python"} if capability is None else dict(capability.facts())
@@ -149,10 +163,15 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
             raise study.error(problem, f"{study.path_of_teacher(name)}.cache", expected="auto or off")
         cache = "" if cached["draws"] else folder.name
     cost = cost_of_teacher(live, materials)
-    score = _validation_score(materials, live) if answers else None
-    accuracy = score
-    if materials.objective != ACCURACY:
-        accuracy = accuracy_of(materials, live.model) if answers and live.view is None else None
+    qualities = {materials.objective: _on_validation(materials, live)} if answers else {}
+    if answers and live.view is None and materials.objective != ACCURACY:
+        accuracy, n = (
+            accuracy_of(materials, live.model),
+            len(known_labels(materials)) if is_classification(materials) else 0,
+        )
+        if accuracy is not None:
+            qualities[ACCURACY] = Quality(ACCURACY, accuracy, "max", SHARE, wilson(accuracy, n), n)
+    known = {metric: quality.value for metric, quality in qualities.items()}
     return {
         "cache": cache,
         "cached": dict(cached),
@@ -160,9 +179,9 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         "architecture": live.model.name if live.model.spec is None else canonical(live.model.spec),
         "params": cost.params,
         "macs": cost.macs,
-        "score": score,
-        "accuracy": accuracy,
-        "warnings": warned(materials, name, accuracy),
+        "score": known.get(materials.objective),
+        "validation": {metric: quality.as_json() for metric, quality in qualities.items()},
+        "warnings": warned(materials, name, known.get(ACCURACY)),
     }
 
 
@@ -195,7 +214,8 @@ def _shape(sizes: Sequence[int | None]) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in sizes)})"
 
 
-def _validation_score(materials: Materials, live: Live) -> float:
+def _on_validation(materials: Materials, live: Live) -> Quality:
+    """The objective's, with every label that exists."""
     setup = Evaluator(
         seed=materials.seed,
         base=materials.study.folder,
@@ -207,4 +227,5 @@ def _validation_score(materials: Materials, live: Live) -> float:
         device=materials.torch_device,
     )
     live.model.module.to(materials.torch_device)
-    return setup.measured(materials.objective, "model", "val")[materials.objective]
+    name = materials.objective
+    return quality_of(name, materials.scoring[name], setup.measured(name, "model", "val"), materials.seed)

@@ -17,7 +17,7 @@ from kdsearch.stages.quality import file_label, goodness, shown, told, tolerance
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
-from kdsearch.training.controls import left_out
+from kdsearch.study.summary import left_out
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
 from kdsearch.training.normalize import said

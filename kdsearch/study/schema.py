@@ -96,8 +96,10 @@ class Teacher(Use):
         description="what it was trained on: auto = what its weights say, else what validation shows; data = as the data are; "
         "none = pixels of 0..1; or `{mean, std}`",
     )
-    expected_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="refuse a teacher that is clearly below it on the validation split"
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="metric -> value: refuse a teacher that is clearly worse on the validation split; the study's objective, and "
+        "`accuracy` where each sample has a class",
     )
     cache: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from kdsearch.study.study import Study
 
 
-def summary(study: Study, host: Host) -> dict[str, Any]:
-    """JSON values: the study's name, what is searched, and how many trainings of how many epochs there are."""
+LEFT_OUT = "no controls: they are plain trainings of one student, and this procedure trains {roles}"
+
+
+def left_out(study: Study) -> str:
+    """Why the study has no controls, nor students that it is compared with, whatever it asks for; "" where it can have them."""
+    roles = tuple(study.students)
+    return "" if roles == ("student",) else LEFT_OUT.format(roles=", ".join(roles))
+
+
+def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> dict[str, Any]:
+    """JSON values: the study's name, what is searched, and how many trainings of how many epochs there are.
+
+    controls: see `trainings`.
+    """
     config = study.config
     spaces = {role: student_space(study, host, role) for role in study.students}
     recipe = RecipeSpace.from_study(study, host)
@@ -34,7 +46,7 @@ def summary(study: Study, host: Host) -> dict[str, Any]:
         },
         "candidates": config.search.candidates,
         "proxies": [use.use for use, _ in proxies(study)],
-        "trainings": trainings(study),
+        "trainings": trainings(study, controls),
         "formats": config.export.formats,
     }
 
@@ -42,15 +54,17 @@ def summary(study: Study, host: Host) -> dict[str, Any]:
 def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Every training after the teachers', at most: {stage, what, count, epochs}.
 
-    controls: those that are trained, where the data are known; else all that the study asks for.
+    controls: those that are trained, where the data are known; else all that the study asks for and can have.
     """
     config = study.config
+    alone = not left_out(study)
     distill, found = config.distill, []
     found.append({"stage": "refine", "what": "trials", "count": config.refine.trials, "epochs": config.refine.epochs})
     found.append({"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs})
-    for control in distill.controls if controls is None else controls:
+    asked = distill.controls if alone else []
+    for control in asked if controls is None else controls:
         found.append({"stage": "distill", "what": control, "count": distill.winners, "epochs": distill.epochs})
-    if distill.compare:
+    if distill.compare and alone:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
     if config.compress.prune:

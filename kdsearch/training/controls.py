@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from kdsearch.engine.splits import Arranged
 from kdsearch.study.study import Study
-
-LEFT_OUT = "no controls: they are plain trainings of one student, and this procedure trains {roles}"
+from kdsearch.study.summary import left_out
 
 
 def check_controls(study: Study, data: Arranged) -> None:
@@ -22,9 +21,3 @@ def check_controls(study: Study, data: Arranged) -> None:
                 expected="[] where the students learn from the teacher alone",
                 fix="Set `distill: {controls: []}`.",
             )
-
-
-def left_out(study: Study) -> str:
-    """Why the study has no controls whatever it asks for, as its report says; "" where it can have them."""
-    roles = tuple(study.students)
-    return "" if roles == ("student",) else LEFT_OUT.format(roles=", ".join(roles))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.normalize import feed_in
+from kdsearch.errors import nearest, one_of
 from kdsearch.kinds import (
     COMMON,
     HIDDEN,
@@ -161,26 +162,45 @@ def setting(found: Mapping[str, Any]) -> str:
     return name or json.dumps({"mean": found["mean"], "std": found["std"]})
 
 
-def check_expected(materials: Materials, name: str, accuracy: float | None, found: Mapping[str, Any] | None) -> None:
-    """Raise StudyError for a teacher that is clearly below the `expected_accuracy` of the study."""
+def check_expectable(materials: Materials, name: str) -> None:
+    """Raise StudyError for a metric that the study expects something of, and that is not measured of teachers."""
     study = materials.study
-    expected = study.teachers[name].expected_accuracy
-    path = f"{study.path_of_teacher(name)}.expected_accuracy"
-    if expected is None:
-        return
-    if accuracy is None:
-        raise study.error("the teacher's accuracy is not measured: the task has none", path, expected="no such key")
-    low, high = wilson(accuracy, n := len(known_labels(materials)))
-    if expected <= high:
-        return
-    tried = ", ".join(f"{label} {value:.3f}" for label, value in found["tried"].items()) if found else ""
-    raise study.error(
-        f"teacher '{name}' has an accuracy of {accuracy:.3f} on {n} validation samples ({low:.3f} to {high:.3f})",
-        path,
-        expected=f"{expected:g}",
-        fix=(f"Normalisations tried: {tried}. " if tried else "")
-        + "Set `normalize` of the teacher to what it was trained on, and check its classes' order and the images' size.",
-    )
+    known = dict.fromkeys([materials.objective, *([ACCURACY] if is_classification(materials) else [])])
+    for metric in study.teachers[name].expected:
+        if metric not in known:
+            path = f"{study.path_of_teacher(name)}.expected.{metric}"
+            why = f"'{metric}' is not measured of teachers"
+            raise study.error(why, path, nearest=nearest(metric, known), expected=one_of(known))
+
+
+def check_expected(
+    materials: Materials, name: str, qualities: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None
+) -> None:
+    """Raise StudyError for a teacher that is clearly worse than the study expects: its 95 % interval does not reach so far."""
+    study = materials.study
+    for metric, expected in study.teachers[name].expected.items():
+        path = f"{study.path_of_teacher(name)}.expected.{metric}"
+        quality = qualities.get(metric)
+        if quality is None:
+            raise study.error(
+                f"the teacher's {metric} is not measured: it does not answer the task", path, expected="no such key"
+            )
+        value, up = quality["value"], quality["direction"] == "max"
+        low, high = quality["interval"] or (value, value)
+        if expected <= high if up else expected >= low:
+            continue
+        tried = ", ".join(f"{label} {each:.3f}" for label, each in found["tried"].items()) if found else ""
+        unit = "" if quality["unit"] == "share" else quality["unit"]
+        between = f" ({low:.4g} to {high:.4g})" if quality["interval"] else ""
+        on = f" on {quality['n']} validation samples" if quality["n"] else " on the validation split"
+        raise study.error(
+            f"teacher '{name}' has {metric} {value:.4g} {unit}".rstrip() + f"{on}{between}",
+            path,
+            expected=f"{expected:g}" + ("" if up else " or less"),
+            fix=(f"Normalisations tried: {tried}. " if tried else "")
+            + "Set `normalize` of the teacher to what it was trained on, and check its weights, its classes' order and the "
+            "inputs' size.",
+        )
 
 
 def said(name: str, found: Mapping[str, Any] | None) -> list[str]:

@@ -25,7 +25,7 @@ from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
-from kdsearch.study.summary import summary, trainings
+from kdsearch.study.summary import left_out, summary
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import Materials, open_materials
 from kdsearch.training.train import teacher_model, view_of
@@ -42,7 +42,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
     samples = _samples(materials)
-    found = {**summary(study, host), "samples": samples, "trainings": trainings(study, controls_of(materials))}
+    found = {**summary(study, host, controls_of(materials)), "samples": samples}
     disk = _disk(materials)
     workers = study.config.run.workers
     parallel = {
@@ -161,7 +161,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
         seconds["refine"] += worth_in_steps(materials.recipe) * step
     runs = config.distill.winners + len(controls_of(materials))
     seconds["distill"] = runs * config.distill.epochs * epoch
-    if config.distill.compare is not None:
+    if config.distill.compare is not None and not left_out(materials.study):
         compare = config.distill.compare
         seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
     seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch

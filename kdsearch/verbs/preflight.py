@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
+from kdsearch.stages.distill import controls_of
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
+from kdsearch.study.summary import summary
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import make, open_materials, placing
+from kdsearch.training.normalize import check_expectable
 
 KINDS = ("dataset", "teacher")  # what reads files of the user's
 
@@ -26,11 +31,18 @@ def preflight(study: Study, host: Host) -> None:
                 make(host, kind, use, path).preflight(site)
 
 
-def look(study: Study, host: Host) -> None:
-    """Raise what opening the data set and building the teachers raises, classes, shapes, controls that have no labels; and what one
-    step of the recipe fails of.
+def look(study: Study, host: Host) -> dict[str, Any]:
+    """The study's summary, with the controls that these data can have.
+
+    Raises:
+        UserError: what opening the data set and building the teachers raises, classes, shapes, controls that have no labels;
+            and what one step of the recipe fails of.
     """
-    check_recipe(open_materials(study, host))
+    materials = open_materials(study, host)
+    for name in study.teachers:
+        check_expectable(materials, name)
+    check_recipe(materials)
+    return summary(study, host, controls_of(materials))
 
 
 def check_storage(study: Study) -> None:

@@ -26,8 +26,10 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     from kdsearch.report.words import architecture
     from kdsearch.stages.quality import file_label, shown
 
+    width = max([11, *(len(file_label(row)) for row in result["exports"])])
+
     def line(name: str, row: Mapping[str, Any], rest: str) -> str:
-        return f"{name:11} {shown(row['quality']):>8}  {rest}"
+        return f"{name:{width}} {shown(row['quality']):>8}  {rest}"
 
     student, teacher = result["student"], result["teacher"]
     quality = student["quality"]

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
@@ -162,6 +163,19 @@ def test_every_student_that_ships_is_pruned_and_exported(pair, outside):
         "No controls: they are plain trainings of one student, and this procedure trains left, right."
         in result["notes"]
     )
+
+
+def test_controls_and_comparisons_that_cannot_be_are_not_announced(outside, capsys):
+    """They are trainings of one student, and this procedure trains two."""
+    compare = "distill.compare={largest: true, random: 2}"
+    sets = [each for text in (compare, "distill.controls=[baseline]") for each in ("--set", text)]
+    assert main(["validate", str(outside / "pair.yaml"), *sets, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["trainings"]
+    assert [each["what"] for each in found] == ["trials", "winners", "recovery"]
+    assert main(["validate", "--plan", str(outside / "pair.yaml"), *sets, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["trainings"] == found
+    assert "compare" not in planned["text"]
 
 
 def test_a_procedure_and_a_pruner_get_what_they_ask_for(pair):

@@ -110,7 +110,7 @@ CHANGES: dict[str, Change] = {
     "teacher.normalize": change("prepare", "teacher.normalize=none"),
     "teacher.normalize.mean": change("prepare", "teacher.normalize.mean=0.4", before=TEACHER_MEAN_STD),
     "teacher.normalize.std": change("prepare", "teacher.normalize.std=0.4", before=TEACHER_MEAN_STD),
-    "teacher.expected_accuracy": change("", "teacher.expected_accuracy=0.01"),
+    "teacher.expected": change("", "teacher.expected.accuracy=0.01"),
     "teacher.cache": change("prepare", "teacher.cache=off"),
     "teachers.*.use": change("prepare", "teachers.main.use=kdsearch:teacher:trained", before=NAMED),
     "teachers.*.options": change("prepare", "teachers.main.options.spec.depths=[1, 1, 2]", before=NAMED),
@@ -121,7 +121,7 @@ CHANGES: dict[str, Change] = {
     "teachers.*.normalize.std": change(
         "prepare", "teachers.main.normalize.std=0.4", before=(*NAMED, "teachers.main.normalize={mean: 0.3, std: 0.3}")
     ),
-    "teachers.*.expected_accuracy": change("", "teachers.main.expected_accuracy=0.01", before=NAMED),
+    "teachers.*.expected": change("", "teachers.main.expected.accuracy=0.01", before=NAMED),
     "teachers.*.cache": change("", "teachers.main.cache=on", before=NAMED),
     "student.space": change("search", "student.space=kdsearch:search_space:cifar_resnet"),
     "student.spec": change("search", "student.spec.widths={choices: [8]}"),

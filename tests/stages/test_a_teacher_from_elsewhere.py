@@ -149,15 +149,15 @@ def test_what_validation_chose_is_said(outside, tmp_path):
     assert (found["name"], found["by"]) == ("imagenet", "weights")
 
 
-def test_as_the_data_are_it_is_a_poor_teacher_and_expected_accuracy_refuses_it(outside, tmp_path):
+def test_as_the_data_are_it_is_a_poor_teacher_and_what_is_expected_refuses_it(outside, tmp_path):
     as_data = {"normalize": "data"}
     _, made = prepared(study_of(outside, "timm", "npz", as_data), tmp_path)
     assert made.facts["teachers"]["main"]["score"] < 0.7
-    with pytest.raises(StudyError, match=r"teacher 'main' has an accuracy of 0\.\d+ on 140") as caught:
-        prepared(study_of(outside, "timm", "npz", {**as_data, "expected_accuracy": 0.85}), tmp_path / "b")
-    assert caught.value.path == "teacher.expected_accuracy"
+    with pytest.raises(StudyError, match=r"teacher 'main' has accuracy 0\.\d+ on 140") as caught:
+        prepared(study_of(outside, "timm", "npz", {**as_data, "expected": {"accuracy": 0.85}}), tmp_path / "b")
+    assert caught.value.path == "teacher.expected.accuracy"
     assert "`normalize`" in caught.value.fix
-    prepared(study_of(outside, "timm", "npz", {"expected_accuracy": 0.85}), tmp_path / "c")
+    prepared(study_of(outside, "timm", "npz", {"expected": {"accuracy": 0.85}}), tmp_path / "c")
 
 
 @pytest.mark.parametrize("asked", ["imagenet", {"mean": MEAN.flatten().tolist(), "std": STD.flatten().tolist()}])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from kdsearch.cli import main
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN
 from kdsearch.study import load_study
+from kdsearch.study.summary import left_out
 from kdsearch.testing.training import TensorSource
-from kdsearch.training.controls import check_controls, left_out
+from kdsearch.training.controls import check_controls
 from tests.stages.tiny import write_study
 
 
@@ -55,3 +58,12 @@ def test_one_label_is_enough(study):
 
 def test_of_several_students_there_are_none():
     assert "trains cnn, vit" in left_out(SimpleNamespace(students={"cnn": None, "vit": None}))
+
+
+def test_validate_announces_what_is_trained(tmp_path, capsys):
+    """Where every label is seen, the control with every label is the baseline."""
+    file = write_study(tmp_path)
+    for labeled, controls in (("0.2", ["baseline", "all_labels"]), ("1.0", ["baseline"])):
+        assert main(["validate", str(file), "--set", f"data.labeled={labeled}", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["trainings"]
+        assert [each["what"] for each in rows if each["what"] in ("baseline", "all_labels")] == controls
