@@ -8,11 +8,14 @@ from typing import Any
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import PALETTE, SCHEMA, Spec, axis, chart, label, tips, upright, zoom
 from kdsearch.report.quality import Quality, quality_of
+from kdsearch.report.summary import label_of
 from kdsearch.report.values import count, items, mapping, milliseconds, number, percent, plain, rows, short, si
 
 Row = Mapping[str, Any]
 BITS = ("32", "16", "8", "4")
 ROW = 30  # pixels a row
+LETTER = 3.2  # half of the pixels that a letter of a mark's name takes
+WIDE = 50  # half of the pixels that a name may take
 
 
 def steps(evidence: Row) -> list[dict[str, Any]]:
@@ -67,7 +70,7 @@ def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, titl
     for at, row in enumerate(both):
         row["above"] = at % 2 == 0  # neighbours' names would else run into one another
     x = axis("x", title, [row["x"] for row in both], log=True)
-    x["scale"]["padding"] = 34
+    x["scale"]["padding"] = max([34, *(min(WIDE, LETTER * len(row["name"])) for row in both)])
     x["axis"] = {"format": form}
     y = upright(axis("y", quality.metric, [row["y"] for row in both], share=quality.share))
     y["scale"]["padding"] = 20
@@ -85,7 +88,7 @@ def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, titl
             *(
                 {
                     "transform": [{"filter": {"field": "above", "equal": above}}],
-                    "mark": {"type": "text", "dy": -11 if above else 13, "aria": False, "limit": 90},
+                    "mark": {"type": "text", "dy": -11 if above else 13, "aria": False, "limit": 2 * WIDE},
                     "encoding": {"text": {"field": "name", "type": "nominal"}},
                 }
                 for above in (True, False)
@@ -138,7 +141,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
     """Share of weight elements stored at each width, one stacked bar a file."""
     exports = [export for export in rows(result.get("exports")) if mapping(export.get("weight_share"))]
     found = [
-        {"file": label(export.get("format")), "bits": f"{bits} bit", "order": at, "share": share}
+        {"file": label(label_of(export)), "bits": f"{bits} bit", "order": at, "share": share}
         for export in exports
         for at, bits in enumerate(BITS)
         if (share := number(mapping(export.get("weight_share")).get(bits))) is not None and 0 < share <= 1
@@ -169,7 +172,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
     }
     body = [
         [
-            plain(export.get("format")),
+            label_of(export),
             *(percent(mapping(export.get("weight_share")).get(bits)) for bits in BITS),
             si(export.get("bytes"), "B"),
         ]

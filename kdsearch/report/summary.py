@@ -150,7 +150,7 @@ def tiles(result: Row) -> str:
         '<dl class="tiles">'
         + tile(name, quality.text, than)
         + tile("Without a teacher", base.text, "same network and steps" if base.value is not None else "")
-        + tile("File", si(best.get("bytes"), "B"), size or (plain(best.get("format")) if best else "none recommended"))
+        + tile("File", si(best.get("bytes"), "B"), size or (label_of(best) if best else "none recommended"))
         + tile(
             "Latency",
             f"{milliseconds(latency)} ms" if latency is not None else MISSING,

@@ -17,6 +17,7 @@ from kdsearch.kinds import Figure, Picture, Table
 from kdsearch.report import render, tables
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
+from kdsearch.report.ladder_figure import weights_figure
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
 from kdsearch.report.words import architecture
@@ -381,6 +382,9 @@ def test_of_several_roles_the_recommended_file_is_matched_by_its_role_too(result
     assert "has 22 parameters" in said
     assert "onnx-int8 recommended" not in text_of(tables.files(result)).replace("right onnx-int8 recommended", "")
     assert '<tr class="best"><th scope="row">right onnx-int8' in tables.files(result)
+    bars = weights_figure(result, {}).panels[0]["data"]["values"]
+    shares = {name: sum(row["share"] for row in bars if row["file"] == name) for name in {row["file"] for row in bars}}
+    assert shares == pytest.approx({"left onnx-int8": 1.0, "right onnx-int8": 1.0})
 
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
