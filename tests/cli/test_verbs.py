@@ -21,6 +21,7 @@ from kdsearch.host import Broken, Host
 from kdsearch.study import load_study
 from kdsearch.study.load import read
 from kdsearch.study.names import COMPOSITES
+from kdsearch.study.summary import summary
 from tests import small_plugin
 from tests.stages.tiny import write_study
 
@@ -403,7 +404,7 @@ def test_init_where_nothing_can_be_written_is_one_message(host, capsys):
 
 
 def test_validate_says_what_the_study_would_do(host, capsys, monkeypatch):
-    monkeypatch.setattr("kdsearch.verbs.preflight.look", lambda study, host: None)  # the small plugin has no data
+    monkeypatch.setattr("kdsearch.verbs.preflight.look", summary)  # the small plugin has no data
     code, out, _ = run(capsys, "validate", GOOD, "--json", "--set", "distill.compare={random: 2, epochs: 1}")
     found = json.loads(out)
     assert code == 0
