@@ -1,7 +1,8 @@
-"""Numbers in their own units: networks read a field's numbers standardised, and answer in the units of their targets.
+"""What a search space's networks read and answer: numbers in their own units, and nothing of a field that a sample lacks.
 
-Both are part of the network, as hooks on its module: they go into every file that is exported, so that whoever uses it hands in
-what was measured and gets what is asked for. Paths of taps, names of weights and parameters stay what they are.
+A field's numbers are standardised, answers are in the units of their targets, and where `present_<field>` is 0 the field reads 0,
+whatever stands there. All of it is part of the network, as hooks on its module: it goes into every file that is exported, so that
+whoever uses it hands in what was measured and gets what is asked for. Paths of taps, names of weights and parameters stay.
 """
 
 from __future__ import annotations
@@ -43,13 +44,20 @@ class Scale:
 
 
 class Standardized:
-    """A forward pre-hook: the arguments at the places of `scales`, standardised."""
+    """A forward pre-hook: the arguments at the places of `scales`, standardised; then 0 where their sample lacks them.
 
-    def __init__(self, scales: Mapping[int, Scale]) -> None:
-        self.scales = dict(scales)
+    `gates`: place of a field -> place of what says that it is present.
+    """
+
+    def __init__(self, scales: Mapping[int, Scale], gates: Mapping[int, int]) -> None:
+        self.scales, self.gates = dict(scales), dict(gates)
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self.scales[i].standardized(each) if i in self.scales else each for i, each in enumerate(args))
+        read = [self.scales[i].standardized(each) if i in self.scales else each for i, each in enumerate(args)]
+        for i, gate in self.gates.items():
+            is_there = (args[gate] != 0).reshape(-1, *[1] * (read[i].ndim - 1))
+            read[i] = torch.where(is_there, read[i], torch.zeros_like(read[i]))
+        return tuple(read)
 
 
 class Restored:
@@ -70,11 +78,16 @@ class Restored:
 
 
 def in_units(model: Model, io: IO) -> Model:
-    """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units."""
+    """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units.
+
+    Of a field beside a field `present_<name>` it reads nothing in samples that lack it.
+    """
     reads = {i: Scale.of(field) for i, name in enumerate(model.inputs) if (field := io.input(name)).mean}
     answers = {each.name: Scale.of(each) for each in io.outputs if each.mean and each.name in model.outputs}
-    if reads:
-        model.module.register_forward_pre_hook(Standardized(reads))
+    places = {name: i for i, name in enumerate(model.inputs)}
+    gates = {places[name]: places[f"present_{name}"] for name in places if f"present_{name}" in places}
+    if reads or gates:
+        model.module.register_forward_pre_hook(Standardized(reads, gates))
     if answers:
         model.module.register_forward_hook(Restored(model.outputs, answers))
     return model

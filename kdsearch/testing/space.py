@@ -24,6 +24,7 @@ from kdsearch.kinds import IO, Field, Model, Options, SearchSpace
 from kdsearch.kinds.forward import recorded
 from kdsearch.kinds.options import declared_range, searchable
 from kdsearch.kinds.space import each_value
+from kdsearch.kinds.units import in_units
 from kdsearch.testing.contract import require
 
 
@@ -57,6 +58,21 @@ class SearchSpaceContract:
     def batch(self, n: int) -> dict[str, Tensor]:
         rng = Generator().manual_seed(1)
         return {each.name: each.noise(n, rng) for each in self.io().inputs}
+
+    def test_what_a_sample_lacks_tells_nothing(self) -> None:
+        """Where `present_<field>` among the inputs is 0, the answer is the same whatever stands in the field."""
+        io, batch = self.io(), self.batch(6)
+        gates = [each.name for each in io.inputs if each.kind == "present"]
+        for spec in self.specs() if gates else ():
+            model = in_units(self.built(spec), io)
+            model.module.eval()
+            for gate in gates:
+                name = gate.removeprefix("present_")
+                lacking = {**batch, gate: torch.zeros_like(batch[gate])}
+                other = {**lacking, name: batch[name].flip(0)}
+                with torch.no_grad():
+                    one, two = (model.module(*[each[key] for key in model.inputs]) for each in (lacking, other))
+                require(torch.equal(one, two), f"'{name}' is read in samples that lack it")
 
     def test_samples_are_valid_and_a_function_of_the_stream(self) -> None:
         space = self.made()

@@ -34,6 +34,31 @@ class TestMlpOfVectors(SearchSpaceContract):
         return io((7,), (2, 3))
 
 
+class TestMlpOfCategoriesAndWhatMayBeMissing(SearchSpaceContract):
+    space = MlpSpace
+    spec: ClassVar = {"widths": {"choices": [4, 6]}, "depth": 2, "embedding": {"choices": [1, 3]}}
+
+    def io(self):
+        inputs = (
+            Field("numbers", "vector", (4,), mean=(9.0, 0.0, 0.0, -3.0), std=(2.0, 1.0, 5.0, 1.0)),
+            Field("present_numbers", "present", ()),
+            Field("categories", "categories", (3,), "int64", n_values=11),
+            Field("present_categories", "present", (), "bool"),
+        )
+        return IO(inputs, (Field("logits", "logits", (5,)),))
+
+
+def test_a_category_s_vector_is_its_own():
+    """By hand: what the first layer reads are the numbers, then each id's row of the table."""
+    own = IO((Field("x", "vector", (2,)), Field("c", "categories", (2,), "int64", n_values=5)), io().outputs)
+    model = MlpSpace().build(MlpSpec(depth=1, widths=(4,), norm="none", embedding=3), own)
+    x, c = torch.randn(6, 2), torch.randint(5, (6, 2))
+    table, first = model.module.join.embeddings["1"].weight, model.module.layers[0].linear
+    read = torch.cat([x, *(table[c[:, i]] for i in range(2))], 1)
+    torch.testing.assert_close(model.module.layers[0](model.module.join(x, c)), first(read).relu())
+    assert MlpSpace().cost(MlpSpec(depth=1, widths=(4,), norm="none", embedding=3), own).params == 15 + 8 * 4 + 4 + 15
+
+
 class TestMlpOfFixedWidths(SearchSpaceContract):
     space = MlpSpace
     spec: ClassVar = {"widths": [8, 8, 4], "depth": {"choices": [1, 2, 3, 4]}}

@@ -44,11 +44,10 @@ class Digits(Dataset[DigitsOptions]):
 
     def open(self, services: Services) -> DataSource:
         file = package_file("digits", PACKAGES["digits"], DIGITS_8X8)
-        rows = _rows(file, 64, "scikit-learn")  # which takes over a second to import
-        inked = rows[:, :-1].reshape(-1, 8, 8)  # cells of 4x4 pixels, the number that has ink
-        pixels = np.rint(inked * (255.0 / 16.0)).astype(np.uint8)
+        inked, labels = pixels_and_labels("digits")
+        pixels = np.rint(inked.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
         ids = tuple(f"digits-{i:04d}" for i in range(len(pixels)))
-        part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(rows[:, -1].astype(np.int64)), file)
+        part = Part(ids, Stored(as_images(pixels)), torch.from_numpy(labels), file)
         facts = {"name": "digits", **self.origin, "pixels": "the file's ink counts 0..16, times 255 / 16 and rounded"}
         return image_source({"train": part}, DIGITS, self.options, facts)
 
@@ -75,6 +74,13 @@ class Mnist5k(Dataset[ImageOptions]):
         ids = tuple(f"mnist5k-{i:04d}" for i in range(len(rows)))
         part = Part(ids, Stored(images), torch.from_numpy(rows[:, -1].astype(np.int64)), file)
         return image_source({"train": part}, DIGITS, self.options, {"name": "mnist5k", **self.origin})
+
+
+def pixels_and_labels(name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(1797, 64) float64, of cells of 4x4 pixels the number that has ink, and (1797,) int64. `name`: the data set that asks."""
+    file = package_file(name, PACKAGES["digits"], DIGITS_8X8)
+    rows = _rows(file, 64, "scikit-learn")  # which takes over a second to import
+    return rows[:, :-1].astype(np.float64), rows[:, -1].astype(np.int64)
 
 
 def _rows(file: Path, n_pixels: int, package: str) -> np.ndarray[Any, Any]:

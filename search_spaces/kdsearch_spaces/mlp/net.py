@@ -51,12 +51,13 @@ class Join(nn.Module):
             nn.init.normal_(each.weight, std=width**-0.5)  # type: ignore[arg-type]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        flat = [each.flatten(1) for each in self._vectors(inputs)]
+        flat = [each.flatten(1) if each.ndim > 1 else each.unsqueeze(1) for each in self._vectors(inputs)]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def _vectors(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        floats = [each.float() if each.dtype == torch.bool else each for each in inputs]
         return [
-            self.embeddings[str(at)](each) if str(at) in self.embeddings else each for at, each in enumerate(inputs)
+            self.embeddings[str(at)](each) if str(at) in self.embeddings else each for at, each in enumerate(floats)
         ]
 
 

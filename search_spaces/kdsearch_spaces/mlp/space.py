@@ -128,7 +128,8 @@ def _is_category(field: Field) -> bool:
 def _n_inputs(io: IO, embedding: int) -> int:
     """Values of all inputs of a sample, categories as vectors of so many."""
     for each in io.inputs:
-        if None in each.shape or not (each.torch_dtype.is_floating_point or _is_category(each)):
+        is_read = each.torch_dtype.is_floating_point or each.kind == "present" or _is_category(each)
+        if None in each.shape or not is_read:
             shown = "x".join(str(size) for size in each.shape)
             problem = f"search space 'mlp': input '{each.name}' is {shown} of {each.dtype}"
             raise DataError(problem, expected="floats, or categories whose number is known, of fixed size")
