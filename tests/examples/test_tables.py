@@ -195,7 +195,7 @@ def test_what_the_page_shows_is_right(tmp_path):
     given = {"path": "cars.csv", "target": "price", "kind": "number", "ignore": ("plate",), "numbers": ("power",)}
     with pytest.raises(DataError) as found:
         TableData(TableOptions(**given)).open(FileServices(tmp_path))
-    said = re.search(r"`(cars\.csv:3: .*?)`", page, re.DOTALL)
+    said = re.search(r"`` (cars\.csv:3: .*?) ``", page, re.DOTALL)
     assert said is not None
     assert str(found.value).replace(f"{tmp_path}/", "") == " ".join(said[1].split())
     source = TableData(table.model_copy(update={"path": "cars.csv"})).open(FileServices(tmp_path))
