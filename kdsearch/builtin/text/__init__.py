@@ -7,3 +7,13 @@ _AT = "kdsearch.builtin.text"
 
 def register(register: Register) -> None:
     """Name them; called by kdsearch.builtin."""
+    register.task("causal_lm", f"{_AT}.causal_lm:CausalLm", about="the next token of a text, at each of its tokens")
+    about = "columns of CSV or JSON Lines, or plain text: for the next token, or with a target to write"
+    register.dataset("sequences", f"{_AT}.sequences:Sequences", about=about)
+    register.dataset(
+        "prose", f"{_AT}.prose:Prose", about="paragraphs of Python's reference, as characters; always there"
+    )
+    register.metric("perplexity", f"{_AT}.sequence_metrics:Perplexity", about="exp of the mean -log p of a token")
+    register.metric(
+        "next_token_accuracy", f"{_AT}.sequence_metrics:NextTokenAccuracy", about="share of next tokens found"
+    )

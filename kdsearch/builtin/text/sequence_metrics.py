@@ -1,0 +1,76 @@
+"""Metrics of next tokens: perplexity and accuracy, over every token of a split whose next one is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdsearch.builtin.text.sequence_source import NEXT
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, DataSource, Measurement, Metric, NoOptions, Predict, Services
+
+CHUNK = 64  # samples a forward pass
+
+
+def judged(predict: Predict, data: DataSource, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """(N_i, V) logits and (N_i,) next tokens of each sample that has any which is known. Raise DataError where none has."""
+    samples, found = data.split(split), False
+    for start in range(0, len(samples.ids), CHUNK):
+        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
+        wanted = batch[NEXT].cpu()
+        for logits, tokens in zip(predict(batch)["logits"].detach().float().cpu(), wanted, strict=True):
+            known = tokens != HIDDEN
+            if bool(known.any()):
+                found = True
+                yield logits[known], tokens[known]
+    if not found:
+        raise DataError(
+            f"split '{split}' has {len(samples.ids)} samples and no token to foretell", expected="one or more"
+        )
+
+
+def _each(predict: Predict, data: DataSource, split: str, value: str) -> Tensor:
+    """(S, 2) of S samples: the sum over their tokens, of -log p in nats or of hits, and how many tokens they have."""
+    rows = []
+    for logits, tokens in judged(predict, data, split):
+        if value == "nll":
+            found = float(F.cross_entropy(logits.double(), tokens, reduction="sum"))
+        else:
+            found = float((logits.argmax(1) == tokens).sum())
+        rows.append([found, float(len(tokens))])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _share(mean: Tensor) -> float:
+    return float(mean[0] / mean[1])
+
+
+def _perplexity(mean: Tensor) -> float:
+    return math.exp(min(_share(mean), 700.0))  # what is worse is no float
+
+
+class Perplexity(Metric[NoOptions]):
+    """exp of the mean -log p(next token), lower is better, at least 1; its interval is over samples (texts, windows)."""
+
+    direction: ClassVar[Literal["max", "min"]] = "min"
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        rows = _each(predict, data, split, "nll")
+        values = {"perplexity": _perplexity(rows.mean(0)), "n": float(len(rows)), "tokens": float(rows[:, 1].sum())}
+        return Measurement(values, rows, _perplexity)
+
+
+class NextTokenAccuracy(Metric[NoOptions]):
+    """Share of tokens whose next one has the largest logit; its interval is over samples."""
+
+    unit: ClassVar[str] = "share"
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        rows = _each(predict, data, split, "hits")
+        values = {"next_token_accuracy": _share(rows.mean(0)), "n": float(len(rows)), "tokens": float(rows[:, 1].sum())}
+        return Measurement(values, rows, _share)
