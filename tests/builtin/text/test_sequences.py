@@ -1,4 +1,4 @@
-"""Data of sequences: the contract, every token foretold once, the training texts' vocabulary, files that are told what they lack."""
+"""Data of sequences: the contract, every token foretold once, the training texts' vocabulary, files that lack something."""
 
 import json
 import re
