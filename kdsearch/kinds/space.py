@@ -238,6 +238,16 @@ def vector_output(io: IO, space: str) -> int:
     return io.outputs[0].shape[0]
 
 
+def map_output(io: IO, space: str, size: tuple[int, int]) -> int:
+    """K of the one output field (K, H, W), which is as large as `size`; raise DataError for other outputs."""
+    shape = io.outputs[0].shape if len(io.outputs) == 1 else ()
+    if len(shape) != 3 or shape[0] is None or shape[1:] != size:
+        shown = ", ".join(f"{each.name} {each.shape}" for each in io.outputs)
+        expected = f"one map (K, {size[0]}, {size[1]}), as large as the image"
+        raise DataError(f"search space '{space}': the task's outputs are {shown}", expected=expected)
+    return shape[0]
+
+
 def _int(rng: Generator, n: int) -> int:
     return int(torch.randint(n, (1,), generator=rng).item())
 

@@ -30,15 +30,22 @@ def multiply_accumulates(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     values, which that device has none of, is run instead.
     """
     try:
-        shadow = _shadow(module).eval()
-        with torch.inference_mode(False), torch.no_grad(), _Counter() as counter:
+        shadow = on_meta(module).eval()
+        with shapes_alone() as counter:
             shadow(*[torch.empty_like(each, device="meta") for each in inputs])
     except Exception:  # foreign networks do what they like; what is wrong with them is said by the run
         return _run_and_count(module, inputs)
     return int(counter.flops) // 2
 
 
-def _shadow(module: nn.Module) -> nn.Module:
+@contextmanager
+def shapes_alone() -> Iterator[MetaCounter]:
+    """Networks on the meta device run fast inside; no gradients."""
+    with torch.inference_mode(False), torch.no_grad(), MetaCounter() as counter:
+        yield counter
+
+
+def on_meta(module: nn.Module) -> nn.Module:
     """A copy whose weights and buffers are on the meta device: no value is copied."""
     memo: dict[int, Any] = {}
     with torch.inference_mode(False):
@@ -70,7 +77,7 @@ def _unfused() -> Iterator[None]:
         flags.set_flags(_enabled=before, _fp32_precision=None)  # type: ignore[no-untyped-call]
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MetaCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts as torch's own counter does, without taking operators apart that it has no formula for.
 
     The meta device works out most shapes by running the operator in Python (6 ms for one bilinear upsampling, where a convolution

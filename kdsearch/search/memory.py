@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import TooLargeError
 from kdsearch.kinds import IO, Model, Options, SearchSpace
+from kdsearch.ops.cost import on_meta, shapes_alone
 from kdsearch.ops.memory import free_bytes
 from kdsearch.ops.record import hooked
 
@@ -56,9 +55,9 @@ def activations(model: Model, io: IO) -> tuple[int, int]:
         )
 
     try:
-        net = copy.deepcopy(model.module).to("meta").eval()
+        net = on_meta(model.module).eval()
         leaves: list[nn.Module] = [each for each in net.modules() if not any(True for _ in each.children())]
-        with torch.no_grad(), hooked([(each, "output", seen) for each in leaves]):
+        with shapes_alone(), hooked([(each, "output", seen) for each in leaves]):
             net(*(io.input(name).blank(device="meta") for name in model.inputs))
     except Exception:  # foreign networks do what they like; what is not known is not refused
         return 0, 0

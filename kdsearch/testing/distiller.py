@@ -89,11 +89,10 @@ class DistillerContract:
 
     def test_paper_weights_name_its_terms(self) -> None:
         models = self.models()
-        made = self.made(models)
-        terms = made.terms(self.step(models)[0])
-        unknown = set(made.constants()) - set(terms)
+        terms = self.made(models).terms(self.step(models)[0])
+        unknown = set(self.distiller.paper_weights) - set(terms)
         require(not unknown, f"paper_weights name {unknown}; the terms are {set(terms)}")
-        named = made.named_terms()
+        named = self.distiller.named_terms()
         require(
             not named or set(terms) <= set(named),
             f"the terms are {set(terms)}, but term_names (or paper_weights) name {named}: weights of others are refused",

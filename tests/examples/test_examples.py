@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
+import torch
+
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.verbs.run import run_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -80,3 +87,65 @@ def test_pieces(tmp_path):
         "predict.py",
         *(f"student-{name}.{suffix}" for name in ("fp32", "int4", "int8") for suffix in ("json", "onnx")),
     ]
+
+
+SMALL_SEGMENTATION = (
+    "data.options={side: 32, train: 64, val: 16, test: 32}",
+    "teacher.options={space: seg, spec: {widths: [12, 16, 24], depth: 1, dec: 16}, epochs: 3, batch_size: 16, lr: 0.01}",
+    "search.proxy=params",
+    "search.candidates=4",
+    "search.keep=2",
+    "refine.trials=2",
+    "refine.epochs=1",
+    "distill.epochs=1",
+    "distill.controls=[]",
+    "compress.quantize=[{use: int8, options: {samples: 16}}]",
+    "export.exporter={use: onnx, options: {engine: torchscript}}",
+    "export.max_drop={onnx-int8: 0.5}",
+    "run.device=cpu",
+    "run.executor={use: inprocess}",
+)
+
+
+def segmentation(folder, *sets):
+    host = Host.load()
+    study = load_study(EXAMPLES / "segmentation.yaml", host, sets=(*SMALL_SEGMENTATION, *sets))
+    return study, run_study(study, host, folder, workers=1, progress=False)
+
+
+def test_segmentation_from_yaml_to_int8(tmp_path):
+    """The files are read from scratch: their mIoU on all test pixels is what the result says, for any batch."""
+    study, result = segmentation(tmp_path / "study")
+    assert result["refused"] == []
+    assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
+    data = open_materials(study, Host.load()).data
+    test = data.split("test")
+    batch = test.load(range(len(test.ids)))
+    truth = batch["mask"]
+    for row in result["exports"]:
+        session = onnxruntime.InferenceSession(tmp_path / "study" / row["path"])
+        (logits,) = session.run(None, {"image": batch["image"].numpy()})
+        (alone,) = session.run(None, {"image": batch["image"][:1].numpy()})
+        assert alone.shape == (1, 11, 32, 32)
+        found = torch.from_numpy(logits).argmax(1)
+        each = [((found == k) & (truth == k)).sum() / ((found == k) | (truth == k)).sum() for k in range(11)]
+        miou = torch.stack(each).nanmean().item()
+        quality = row["quality"]
+        assert (quality["metric"], quality["unit"], quality["n"]) == ("miou", "share", 32)
+        assert quality["value"] == pytest.approx(miou, abs=0.004)  # of int8, blocks of other batches round otherwise
+        assert "accuracy" not in row
+    (names,) = (tmp_path / "study" / "export").glob("*-classes.txt")
+    assert names.read_text(encoding="utf-8").splitlines() == data.facts["classes"]
+
+
+@pytest.mark.parametrize("distiller", ["kd", "fitnet"])
+def test_segmentation_with_transformers_and_other_distillers(tmp_path, distiller):
+    _, result = segmentation(
+        tmp_path / "study",
+        "student={space: tiny_mit, spec: {widths: [16, 16, 16], depths: [1, 1, 1], dec: 16}}",
+        f"recipe.distillers=[{{use: {distiller}}}]",
+        "constraints={}",
+        "search.proxy=auto",
+    )
+    assert result["refused"] == []
+    assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]

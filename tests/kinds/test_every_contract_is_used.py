@@ -32,7 +32,6 @@ OUTSIDE = {  # what none of our plugins asks for, with the methods that need it;
     **dict.fromkeys(
         ["Clock.epoch", "Clock.epochs", "Clock.progress", "Clock.step", "Step.clock"], SEGMENTS
     ),  # schedules
-    "Field.classes_at": SEGMENTS,  # tasks whose classes are elsewhere than by default
     **dict.fromkeys(["Services.once", "Setup.score", "Setup.score(split=)"], SEGMENTS),  # results that decide on phases
     **dict.fromkeys(["Setup.fresh", "Setup.freeze"], SEGMENTS),  # growth, previous selves
     **dict.fromkeys(["Setup.task", "Setup.weights"], SEGMENTS),  # procedures with a step of their own
@@ -52,7 +51,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 PRODUCT = [f for f in sources("kdsearch") if f.relative_to(ROOT).parts[1] not in ("kinds", "testing")]
-PLUGINS = sources("kdsearch/builtin", "kdsearch/kit", "plugins", "search_spaces")
+PLUGINS = sources("kdsearch/builtin", "plugins", "search_spaces")
 
 
 @cache

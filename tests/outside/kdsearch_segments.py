@@ -59,14 +59,14 @@ StepFunction = Callable[[Step], Iterator[Update]]
 class Segmentation(Task[NoOptions]):
     """A class for each pixel: reads one image, answers `logits` (K, H, W); the target is `mask` (H, W)."""
 
-    objective: ClassVar[str] = "miou"
-    metrics: ClassVar[tuple[str, ...]] = ("miou",)
+    objective: ClassVar[str] = "overlap"
+    metrics: ClassVar[tuple[str, ...]] = ("overlap",)
 
     def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> IO:
         images = tuple(each for each in fields if each.kind == "image")
         masks = [each for each in fields if each.name == "mask"]
         if len(images) != 1 or not masks:
-            raise DataError("segmentation: the data set has no image or no mask", expected="a field of each")
+            raise DataError("outlines: the data set has no image or no mask", expected="a field of each")
         _, height, width = images[0].shape
         return IO(images, (Field("logits", "logits", (len(facts["classes"]), height, width), classes_at=0),))
 
@@ -142,7 +142,7 @@ class MeanIou(Metric[NoOptions]):
         if not rows:
             raise DataError(f"split '{split}' has no mask", expected="at least one")
         every = torch.stack(rows)
-        return Measurement({"miou": mean_iou(every.mean(0)), "n": float(len(every))}, every, mean_iou)
+        return Measurement({"overlap": mean_iou(every.mean(0)), "n": float(len(every))}, every, mean_iou)
 
 
 class ShapesOptions(Options):
@@ -197,7 +197,7 @@ class ShapesSource:
 class Shapes(Dataset[ShapesOptions]):
     """Images of two shapes with their masks, and boxes around some of them."""
 
-    task: ClassVar[str] = "segmentation"
+    task: ClassVar[str] = "outlines"
 
     def open(self, services: Services) -> DataSource:
         return ShapesSource(self.options.n)
@@ -332,7 +332,7 @@ class Mutual(Procedure[NoOptions]):
             taps={"right": ["stage[0]"]},
             score="left",
         )
-        if setup.once("left", lambda: setup.score("miou", "left", split="labeled")) < 1:
+        if setup.once("left", lambda: setup.score("overlap", "left", split="labeled")) < 1:
             setup.freeze("before", left.copy())
             norms = [part for each in modules.values() for part in each.modules() if isinstance(part, nn.BatchNorm2d)]
             rest = max(setup.epochs - first, 1)
@@ -460,8 +460,8 @@ class Shallow(Compressor[NoOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    register.task("segmentation", f"{__name__}:Segmentation")
-    register.metric("miou", f"{__name__}:MeanIou")
+    register.task("outlines", f"{__name__}:Segmentation")
+    register.metric("overlap", f"{__name__}:MeanIou")
     register.dataset("shapes", f"{__name__}:Shapes")
     register.search_space("unet", f"{__name__}:Unet")
     register.procedure("chained", f"{__name__}:Chained")

@@ -61,7 +61,7 @@ def test_the_chain_goes_on_after_a_kill(chained):
     stages = [each for each in read_lines(folder / "events.jsonl") if each["event"] == "stage"]
     assert [each["stage"] for each in stages if each["state"] == "begun"].count("export") == 2
     assert result["refused"] == []
-    assert result["student"]["quality"]["metric"] == "miou"
+    assert result["student"]["quality"]["metric"] == "overlap"
     assert result["student"]["quality"]["value"] > 0.5
 
 
@@ -148,7 +148,7 @@ def test_every_student_that_ships_is_pruned_and_exported(pair, outside):
         row = files[role, each["format"]]
         assert (each["role"], each["path"]) == (role, row["path"])
         assert read_json((folder / row["path"]).with_suffix(".json"))["recommended"]
-        assert each["why"].startswith(f"miou {100 * row['quality']['value']:.1f} %")
+        assert each["why"].startswith(f"overlap {100 * row['quality']['value']:.1f} %")
     for row in result["exports"]:
         card = read_json((folder / row["path"]).with_suffix(".json"))
         assert card["model"]["params"] == result["pruned"]["roles"][row["role"]]["params"]

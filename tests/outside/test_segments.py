@@ -47,7 +47,8 @@ def test_everything_speaks_of_its_objective(segments):
     for name, row in {**named, **{row["format"]: row for row in result["exports"]}}.items():
         quality = row["quality"]
         assert "accuracy" not in row, name
-        assert (quality["metric"], quality["direction"], quality["unit"], quality["n"]) == ("miou", "max", "share", 32)
+        told = (quality["metric"], quality["direction"], quality["unit"], quality["n"])
+        assert told == ("overlap", "max", "share", 32)
         low, high = quality["interval"]
         assert low <= quality["value"] <= high
         assert high - low < 0.2
@@ -55,7 +56,7 @@ def test_everything_speaks_of_its_objective(segments):
     assert named["student"]["quality"]["value"] > 0.75
     assert result["refused"] == []
     assert [row["format"] for row in result["exports"]] == FORMATS
-    assert result["recommended"]["why"].startswith("miou ")
+    assert result["recommended"]["why"].startswith("overlap ")
     counts = result["data"]["counts"]
     assert counts["train"]["labeled"] + counts["val"]["labeled"] == round(0.3 * (160 - 32))
     assert counts["test"] == {"labeled": 32, "unlabeled": 0}

@@ -62,7 +62,7 @@ class OverShapes(ProcedureContract):
         return Segmentation(NoOptions())
 
     def metrics(self):
-        return {"miou": MeanIou(NoOptions())}
+        return {"overlap": MeanIou(NoOptions())}
 
     def unet(self, seed):
         source = ShapesSource(48)

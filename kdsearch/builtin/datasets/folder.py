@@ -114,7 +114,7 @@ class ImageFolder(Dataset[FolderOptions]):
         parts = {}
         for name, each in found.items():
             paths = tuple(file for file, _ in each)
-            pixels = Decoded(paths, self.options.resize, channels, _ends(paths))
+            pixels = Decoded(paths, self.options.resize, channels, ends(paths))
             parts[name] = Part(
                 tuple(file.relative_to(root).as_posix() for file in paths),
                 Stored(_all(pixels)) if stored else pixels,
@@ -162,7 +162,7 @@ def header(file: Path) -> Head:
     except (KeyboardInterrupt, DataError):
         raise
     except Exception as error:  # a damaged file fails anywhere in its reader
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     if head.width * head.height > PIXELS:
         raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=f"at most {PIXELS:,} pixels")
     if max(head.width, head.height) > SIDES * min(head.width, head.height):
@@ -183,12 +183,12 @@ def decode(file: Path, channels: int, resize: int | None) -> Tensor:
     except (KeyboardInterrupt, DataError):
         raise
     except Exception as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     image_tensor = torch.from_numpy(pixels)[None] if channels == 1 else torch.from_numpy(pixels).permute(2, 0, 1)
     return fitted(image_tensor.contiguous()[None], resize, None)[0]
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
+def unreadable(file: Path, error: Exception) -> DataError:
     return DataError(
         f"not a readable image ({str(error)[:80]})",
         file=file,
@@ -271,7 +271,7 @@ def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
     return [(file, label) for file in files]
 
 
-def _ends(files: Sequence[Path]) -> str:
+def ends(files: Sequence[Path]) -> str:
     """sha256 over each file's size, first and last 4 KiB: a change of a file is seen without reading all of it."""
     digest = hashlib.sha256()
     for file in files:

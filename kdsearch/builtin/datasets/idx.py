@@ -26,6 +26,8 @@ from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.kit.files import opened
 from kdsearch.limits import ARRAYS_BYTES
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
 
 class IdxOptions(ImageOptions):
     path: str | None = Option(
@@ -89,8 +91,16 @@ class Idx(Dataset[IdxOptions]):
             self._folder(services)
 
     def open(self, services: Services) -> DataSource:
-        folder = self._folder(services)
         parts = {}
+        for split, (images, labels, file) in self.arrays(services).items():
+            ids = tuple(f"{self.name}-{split}-{i:05d}" for i in range(len(labels)))
+            parts[split] = Part(ids, Stored(as_images(images)), torch.from_numpy(labels.astype(np.int64)), file)
+        return image_source(parts, self.classes, self.options, {"name": self.name, **self.origin})
+
+    def arrays(self, services: Services) -> dict[str, tuple[Bytes, Bytes, Path]]:
+        """`train` and `test`: images (N, 28, 28), labels (N,), and the file of these."""
+        folder = self._folder(services)
+        found = {}
         for split, stem in (("train", "train"), ("test", "t10k")):
             image_file, label_file = (
                 _file(folder, f"{stem}-{rest}") for rest in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -100,9 +110,8 @@ class Idx(Dataset[IdxOptions]):
                 raise DataError(
                     f"{len(labels)} labels for the {len(images)} images of {image_file.name}", file=label_file
                 )
-            ids = tuple(f"{self.name}-{split}-{i:05d}" for i in range(len(labels)))
-            parts[split] = Part(ids, Stored(as_images(images)), torch.from_numpy(labels.astype(np.int64)), label_file)
-        return image_source(parts, self.classes, self.options, {"name": self.name, **self.origin})
+            found[split] = images, labels, label_file
+        return found
 
     def _folder(self, services: Services) -> Path:
         root = root_of(services, self.options.path, self.options.download)

@@ -172,15 +172,15 @@ def _opened(
 ) -> ImageSource:
     """Mean and std as `wanted`, else from the samples `ids` of `train`; None = all of them."""
     train = parts["train"]
-    standard = measured(train if ids is None else _some(train, ids))
+    standard = measured(train if ids is None else some(train, ids))
     if wanted is not None:
-        _check_wanted(wanted, standard, train.file)
+        check_wanted(wanted, standard, train.file)
         standard = standard.given(wanted)
     told = {
         **facts,
         "classes": list(classes),
         "samples": {name: len(part.ids) for name, part in parts.items()},
-        "preprocessing": _preprocessing(standard, train.pixels([0]).shape[1:], options, facts),
+        "preprocessing": preprocessing(standard, train.pixels([0]).shape[1:], options, facts),
     }
     c, h, w = train.pixels([0]).shape[1:]
     fields = (Field("image", "image", (c, h, w)), Field("label", "label", (), "int64", "target"))
@@ -190,7 +190,7 @@ def _opened(
     )
 
 
-def _preprocessing(
+def preprocessing(
     standard: Standard, shape: Sequence[int], options: ImageOptions, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a network of this study is fed, for whoever feeds it images of his own."""
@@ -213,7 +213,7 @@ def _preprocessing(
     }
 
 
-def _check_wanted(wanted: Normalization, standard: Standard, file: object) -> None:
+def check_wanted(wanted: Normalization, standard: Standard, file: object) -> None:
     """Raise DataError where mean and std are plainly not of these pixels."""
     if standard.scale == WHOLE and max(abs(each) for each in wanted.mean) > 1:
         raise DataError(
@@ -231,7 +231,7 @@ def _check_wanted(wanted: Normalization, standard: Standard, file: object) -> No
         )
 
 
-def _some(part: Part, ids: Collection[str]) -> Part:
+def some(part: Part, ids: Collection[str]) -> Part:
     """The samples of a split that are among `ids`."""
     wanted = set(ids)
     rows = [i for i, id in enumerate(part.ids) if id in wanted]

@@ -1,5 +1,6 @@
 """Capabilities that read pictures and answer more than one class a picture."""
 
+from kdsearch.builtin.packages import PACKAGES
 from kdsearch.hooks import Register
 
 _AT = "kdsearch.builtin.vision"
@@ -7,3 +8,14 @@ _AT = "kdsearch.builtin.vision"
 
 def register(register: Register) -> None:
     """Name them; called by kdsearch.builtin."""
+    register.task("segmentation", f"{_AT}.segmentation:Segmentation", about="one of K classes for each pixel")
+    for metric, cls in {
+        "miou": "MeanIou",
+        "pixel_accuracy": "PixelAccuracy",
+        "trimap_miou": "TrimapMeanIou",
+        "boundary_f1": "BoundaryF1",
+    }.items():
+        register.metric(metric, f"{_AT}.mask_metrics:{cls}")
+    about = "articles of clothing before photographs, composed, with the class of each pixel"
+    register.dataset("scenes", f"{_AT}.scenes:Scenes", about=about, package=PACKAGES["scenes"])
+    register.dataset("mask_folder", f"{_AT}.mask_folder:MaskFolder", about="folders of images and of their masks")

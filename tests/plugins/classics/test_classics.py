@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kdsearch_plugins import classics
+from kdsearch_plugins.classics.cwd import Cwd, CwdOptions
 from kdsearch_plugins.classics.dkd import Dkd, DkdOptions
 from kdsearch_plugins.classics.fitnet import FitNet, FitNetOptions
 from kdsearch_plugins.classics.kd import Kd, KdOptions
@@ -37,6 +38,16 @@ class TestFitNet(DistillerContract):
 class TestFitNetKernel3(DistillerContract):
     distiller = FitNet
     options: ClassVar = {"kernel": 3, "student_tap": "stage[0]", "teacher_tap": "stage[1]"}  # maps of unequal size
+
+
+class TestCwd(DistillerContract):
+    distiller = Cwd
+    options: ClassVar = {"student_tap": "stage[-1]", "teacher_tap": "stage[-1]"}
+
+
+class TestCwdOfUnequalSizes(DistillerContract):
+    distiller = Cwd
+    options: ClassVar = {"student_tap": "stage[0]", "teacher_tap": "stage[1]"}
 
 
 class TestSp(DistillerContract):
@@ -83,11 +94,9 @@ def test_kd_of_the_papers_example() -> None:
 def test_dkd_equals_the_paper() -> None:
     z_s, z_t, y = draw(7, 5), draw(7, 5, seed=1), np.array([0, 1, 2, 3, 4, 0, 1])
     tckd, nckd = dkd_by_hand(z_s, z_t, y, 3.0)
-    distiller = Dkd(DkdOptions(alpha=0.5, beta=2.0, temperature=3.0))
-    terms = distiller.terms(logits_step(z_s, z_t, y))
-    assert float(terms["tckd"]) == pytest.approx(tckd, abs=1e-10)
-    assert float(terms["nckd"]) == pytest.approx(nckd, abs=1e-10)
-    assert distiller.constants() == {"tckd": 0.5, "nckd": 2.0}
+    terms = Dkd(DkdOptions(alpha=0.5, beta=2.0, temperature=3.0)).terms(logits_step(z_s, z_t, y))
+    assert float(terms["tckd"]) == pytest.approx(0.5 * tckd, abs=1e-10)
+    assert float(terms["nckd"]) == pytest.approx(2.0 * nckd, abs=1e-10)
 
 
 def test_dkd_with_the_teachers_weight_is_kd() -> None:
@@ -122,7 +131,7 @@ def test_dkd_of_a_map_counts_every_place() -> None:
     tckd, nckd = dkd_by_hand(flat[0], flat[1], y.reshape(-1), 4.0)
     terms = Dkd(DkdOptions()).terms(logits_step(z_s, z_t, y))
     assert float(terms["tckd"]) == pytest.approx(tckd, abs=1e-10)
-    assert float(terms["nckd"]) == pytest.approx(nckd, abs=1e-10)
+    assert float(terms["nckd"]) == pytest.approx(8 * nckd, abs=1e-10)
 
 
 def test_sp_equals_the_paper() -> None:
@@ -173,7 +182,49 @@ def test_registers_distillers_that_exist() -> None:
 
     register = Register()
     classics.kdsearch_register(register)
-    assert [entry.name for entry in register.entries] == ["kd", "dkd", "fitnet", "sp", "match"]
+    assert [entry.name for entry in register.entries] == ["kd", "dkd", "fitnet", "cwd", "sp", "match"]
     for entry in register.entries:
         module, _, name = entry.target.partition(":")
         assert getattr(import_module(module), name).options_class.model_fields
+
+
+def maps_step(y_s: np.ndarray, y_t: np.ndarray) -> HandStep:
+    return HandStep({"logits": torch.tensor(y_s)}, {"logits": torch.tensor(y_t)}, {})
+
+
+def cwd_of(y_s: np.ndarray, y_t: np.ndarray, temperature: float) -> float:
+    found = Cwd(CwdOptions(temperature=temperature))
+    student, teacher = (Shapes(small_resnet((4, 6), 1, 5), {"logits": each.shape[1:]}) for each in (y_s, y_t))
+    found.build(TapShapes(student, teacher))
+    return float(found.terms(maps_step(y_s, y_t))["channels"])
+
+
+def test_cwd_equals_the_paper() -> None:
+    """Shu et al. 2021, eq. 3 and 4, channel by channel: T^2 / C times the sum over channels, mean over samples."""
+    y_s, y_t, T = draw(3, 4, 2, 5), draw(3, 4, 2, 5, seed=1), 3.0
+    losses = []
+    for s, t in zip(y_s.reshape(3, 4, 10), y_t.reshape(3, 4, 10), strict=True):
+        phi_s, phi_t = softmax(s / T), softmax(t / T)
+        losses.append(T**2 / 4 * (phi_t * np.log(phi_t / phi_s)).sum())
+    assert cwd_of(y_s, y_t, T) == pytest.approx(np.mean(losses), abs=1e-10)
+
+
+def test_cwd_looks_at_places_and_not_at_heights() -> None:
+    """What a channel has everywhere changes nothing; a channel that looks elsewhere does. Softened KL over classes would differ."""
+    y_t = draw(2, 3, 4, 4)
+    raised = y_t + draw(1, 3, 1, 1, seed=5)
+    assert cwd_of(raised, y_t, 4.0) == pytest.approx(0, abs=1e-10)
+    assert cwd_of(y_t[..., ::-1].copy(), y_t, 4.0) > 0.1
+
+
+def test_cwd_resizes_the_students_map() -> None:
+    y_t = draw(2, 3, 8, 8)
+    small = F.interpolate(torch.tensor(y_t), (4, 4), mode="bilinear").numpy()
+    large = F.interpolate(torch.tensor(small), (8, 8), mode="bilinear").numpy()
+    assert cwd_of(small, y_t, 4.0) == pytest.approx(cwd_of(large, y_t, 4.0), abs=1e-10)
+
+
+def test_cwd_of_vectors_is_refused() -> None:
+    shapes = Shapes(small_resnet((4, 6), 1, 5, name="student"), {"logits": (5,)})
+    with pytest.raises(TapShapeError, match="logits"):
+        Cwd(CwdOptions()).build(TapShapes(shapes, shapes))
