@@ -69,23 +69,23 @@ class DistillerProxy(Proxy[Options]):
         try:
             try:
                 with seeded(seed), torch.no_grad():
-                    terms = self._terms(ProbeStep(student, probe, self._taps, seed), probe)
+                    total = self._total(ProbeStep(student, probe, self._taps, seed), probe)
             except RuntimeError:  # it differentiates inside: once more, along a graph
                 with seeded(seed), undisturbed(student.module), torch.enable_grad():
-                    terms = self._terms(ProbeStep(student, probe, self._taps, seed, graph=True), probe)
+                    total = self._total(ProbeStep(student, probe, self._taps, seed, graph=True), probe)
         except KeyError as error:
             raise lacks(self.name, str(error.args[0])) from error
-        total = -sum(self.distiller.paper_weights.get(name, 1.0) * term for name, term in terms.items())
-        return total if math.isfinite(total) else -math.inf
+        return -total if math.isfinite(total) else -math.inf
 
-    def _terms(self, step: ProbeStep, probe: Probe) -> dict[str, float]:
+    def _total(self, step: ProbeStep, probe: Probe) -> float:
         made = self.distiller(self.options)
         student = shapes_of(step.model, step.student, self._taps.get("student", ()))
         if probe.teacher_model is None:
             made.build(TapShapes(student, student))
         else:
             made.build(TapShapes(student, shapes_of(probe.teacher_model, step.teacher, self._taps.get("teacher", ()))))
-        return {name: float(term.detach()) for name, term in made.terms(step).items()}
+        constants = made.constants()
+        return sum(constants.get(name, 1.0) * float(term.detach()) for name, term in made.terms(step).items())
 
 
 @functools.cache

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdsearch.cli.options import Json
+from kdsearch.cli.options import Json, option
 
 if TYPE_CHECKING:
-    from kdsearch.host import Host
+    from kdsearch.host import Found, Host
 
 app = typer.Typer(help="List what is installed.", add_completion=False, rich_markup_mode=None)
 
@@ -30,10 +30,18 @@ def plugins(context: typer.Context, as_json: Json = False) -> None:
 
 
 def listing(host: Host) -> dict[str, Any]:
-    """Capabilities, families, composites and broken plugins as JSON values; `state` is ok or conflicting."""
+    """Capabilities, families, composites and broken plugins as JSON values; `state` is ok, conflicting, or missing where the module
+    that a plugin names is not there.
+    """
     from kdsearch.study.names import COMPOSITES
 
     conflicts = host.conflicts()
+
+    def state(found: Found) -> str:
+        if (found.kind, found.name) in conflicts:
+            return "conflicting"
+        return "ok" if host.has_module(found) else "missing"
+
     return {
         "capabilities": [
             {
@@ -42,7 +50,7 @@ def listing(host: Host) -> dict[str, Any]:
                 "plugin": each.plugin.name,
                 "distribution": each.plugin.distribution,
                 "version": each.plugin.version,
-                "state": "conflicting" if (each.kind, each.name) in conflicts else "ok",
+                "state": state(each),
                 "extra": each.entry.extra,
                 "about": each.entry.about,
             }
@@ -101,13 +109,22 @@ def _print_listing(host: Host) -> None:
 @app.command("show")
 def show(
     name: str = typer.Argument(help="A plugin, else every capability of that name.", metavar="NAME"),
+    recipe: Annotated[
+        bool, option("--recipe", help="Instead its paper's whole recipe, as a study's `recipe:`.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a plugin, or a capability with its options."""
     from kdsearch.cli.output import print_json
-    from kdsearch.cli.show import describe, print_described
+    from kdsearch.cli.show import describe, print_described, print_recipe
     from kdsearch.host import Host
 
+    if recipe:
+        from kdsearch.study.paper import paper_recipe
+
+        whole = {"recipe": paper_recipe(Host.load(), name)}
+        print_json(whole) if as_json else print_recipe(whole)
+        return
     found = describe(Host.load(), name)
     if as_json:
         print_json(found)

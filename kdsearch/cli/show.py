@@ -129,6 +129,17 @@ def _word(value: Any) -> Any:
     return [*value] if isinstance(value, tuple) else getattr(value, "name", str(value))
 
 
+def print_recipe(found: dict[str, Any]) -> None:
+    """As a study file has it."""
+    import sys
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.dump(found, sys.stdout)
+
+
 def print_described(found: dict[str, Any]) -> None:
     for each in found.get("plugins", []):
         print(f"{each['plugin']}: plugin of {each['distribution']} {each['version']} ({each['state']})")

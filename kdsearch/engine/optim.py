@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsearch.kinds import Optim
+from kdsearch.kinds import Optim, Schedule
 from kdsearch.kinds.phase import Factor
 
 
@@ -21,9 +20,7 @@ def factor_at(factor: Factor, progress: float) -> float:
 
 def scheduled(optim: Optim, progress: float) -> float:
     """The schedule's factor on lr at progress in [0, 1)."""
-    if callable(optim.schedule):
-        return optim.schedule(progress)
-    return 1.0 if optim.schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return (optim.schedule if callable(optim.schedule) else Schedule(optim.schedule))(progress)
 
 
 @dataclass

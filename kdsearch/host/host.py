@@ -14,7 +14,7 @@ from typing import Any
 
 from kdsearch.errors import KdsearchError, PluginError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
-from kdsearch.host.plugins import Broken, Plugin, installed, load_installed, register
+from kdsearch.host.plugins import Broken, Plugin, installed, is_module, load_installed, register
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,17 @@ class Host:
                 except (TypeError, ValueError) as error:
                     self._fail(plugin, "kdsearch_report", error)
         return found
+
+    def told(self) -> list[str]:
+        """What hooks raised so far, a sentence a plugin and hook."""
+        return [
+            f"Plugin '{each.plugin}' of {each.distribution} {each.version} failed in {each.error}; the study went on without it."
+            for each in self.failures.values()
+        ]
+
+    def has_module(self, found: Found) -> bool:
+        """Whether the module that a capability names is there. Nothing is imported for it."""
+        return is_module(found.entry.target.partition(":")[0])
 
     def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
         call: Callable[..., list[Any]] = getattr(plugin.manager.hook, hook)

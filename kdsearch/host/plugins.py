@@ -81,6 +81,23 @@ def register(name: str, plugin: Any, distribution: str, version: str) -> Plugin 
     return Plugin(name, distribution, version, manager, tuple(asked.entries), about, tuple(asked.families))
 
 
+def is_module(name: str) -> bool:
+    """Whether there is such a module. Unlike `importlib.util.find_spec` it runs no package on the way there."""
+    path: Any = None
+    full = ""
+    for part in name.split("."):
+        full = f"{full}.{part}" if full else part
+        if full in sys.modules:
+            path = getattr(sys.modules[full], "__path__", ())
+            continue
+        finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+        spec = next((found for finder in finders if (found := finder.find_spec(full, path)) is not None), None)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations or ()
+    return True
+
+
 def _origin(point: EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return "unknown", "?"

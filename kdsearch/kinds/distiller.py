@@ -26,17 +26,23 @@ class Distiller(nn.Module, Capability, Generic[O]):
     access: ClassVar[Access] = Access.LOGITS  # least access to the teacher; TAPS is implied by a TeacherTap option
     needs_teacher: ClassVar[bool] = True
     owns_task_loss: ClassVar[bool] = False  # its term `task` replaces the task's own
-    paper_weights: ClassVar[Mapping[str, float]] = {}  # the paper's own constants by term, for `normalize: false`
-    term_names: ClassVar[tuple[str, ...]] = ()  # every name that `terms` may give; () = those of `paper_weights`
+    paper_weights: ClassVar[Mapping[str, float]] = {}  # the paper's own constants by term; see `constants`
+    term_names: ClassVar[tuple[str, ...]] = ()  # every name that `terms` may give; see `named_terms`
+    paper_recipe: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # what a study's `recipe:` says to train as the paper does, beside its use
 
     def __init__(self, options: O) -> None:
         super().__init__()
         self.options = options
 
-    @classmethod
-    def named_terms(cls) -> tuple[str, ...]:
-        """Every term's name as far as the class says them; () = it does not."""
-        return cls.term_names or tuple(cls.paper_weights)
+    def constants(self) -> Mapping[str, float]:
+        """The paper's own constants by term, for `normalize: false`: `paper_weights`, unless these options say others."""
+        return self.paper_weights
+
+    def named_terms(self) -> tuple[str, ...]:
+        """Every name that `terms` may give: `term_names`, else those of `constants`; () = it does not say."""
+        return self.term_names or tuple(self.constants())
 
     def taps(self) -> dict[str, list[str]]:
         """Role ("student", "teacher") -> taps it reads. Default: the StudentTap and TeacherTap options."""

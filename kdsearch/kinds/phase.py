@@ -40,7 +40,7 @@ class Optim:
     Args:
         modules: their parameters that require a gradient, under names `<key>.<parameter>`.
         scale: glob on those names -> factor on lr (0 = frozen); the first match counts.
-        schedule: "constant", "cosine" (to 0), or a function of progress; multiplies lr.
+        schedule: "constant", "cosine" (to 0), a `Schedule`, or any function of progress; multiplies lr.
         clip: largest gradient norm; 0 = none.
     """
 

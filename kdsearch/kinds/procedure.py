@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic
 
 from torch import nn
@@ -25,6 +25,9 @@ class Procedure(nn.Module, Capability, Generic[O]):
     roles: ClassVar[tuple[str, ...]] = ("student",)  # models it trains
     ships: ClassVar[tuple[str, ...]] = ("student",)  # those that are costed and exported; see `shipped`
     needs_teacher: ClassVar[bool] = False
+    paper_recipe: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # what a study's `recipe:` says to train as the paper does, beside its use
 
     def __init__(self, options: O) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     result = result_of(materials, inputs)
     evidence = evidence_of(materials, inputs, result)
     sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
+    result["notes"] = [*result["notes"], *materials.host.told()]
     last = tools.folder / "last.json"
     spent = read_json(last) if last.exists() else {}
     seconds = {name: each["seconds"] for name, each in spent.items() if name in inputs}

@@ -172,6 +172,7 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     result: dict[str, Any] = dict(made["report"].facts["result"])
     if note := older(made):
         result["notes"] = [*result["notes"], note]
+    result["notes"] = list(dict.fromkeys([*result["notes"], *materials.host.told()]))
     before = _public(tools.folder)
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:

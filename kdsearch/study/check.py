@@ -14,7 +14,7 @@ from kdsearch.study.schema import Recipe
 if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.kinds import Distiller, Options, Procedure, Teacher
-    from kdsearch.study.schema import DistillerUse
+    from kdsearch.study.recipe import DistillerSpace, RecipeSpace
     from kdsearch.study.study import Study
 
 
@@ -196,33 +196,34 @@ def _check_recipe(study: Study, host: Host) -> None:
                 f"'{each.use}' and {owners[0]} both replace the task's loss", path, fix="Remove one of them."
             )
         _check_access(study, host, each, cls, path)
-        _check_terms(study, each, cls, path)
-    _check_weights(study, host)
-    RecipeSpace.from_study(study, host)
+    space = RecipeSpace.from_study(study, host)
+    for distiller in space.distillers:
+        _check_terms(study, distiller)
+    _check_weights(study, space)
 
 
-def _check_terms(study: Study, each: DistillerUse, cls: type[Distiller[Any]], path: str) -> None:
-    """Weights are of terms that the distiller has, as far as its class names them."""
-    known = cls.named_terms()
-    for term in each.weights:
+def _check_terms(study: Study, distiller: DistillerSpace) -> None:
+    """Weights are of terms that the distiller has, as far as it names them."""
+    known = distiller.terms
+    for term in distiller.use.weights:
         if known and term not in known:
             raise study.error(
-                f"distiller '{each.use}' has no term '{term}'",
-                f"{path}.weights.{term}",
+                f"distiller '{distiller.use.use}' has no term '{term}'",
+                f"{distiller.path}.weights.{term}",
                 nearest=nearest(term, known),
                 expected=one_of(known),
             )
 
 
-def _check_weights(study: Study, host: Host) -> None:
+def _check_weights(study: Study, space: RecipeSpace) -> None:
     """Something is learned: not every weight is 0."""
     recipe = study.config.recipe
     own = recipe.procedure.use == Recipe().procedure.use  # what another procedure sums is its own affair
     if not _is_zero(recipe.task_weight) or not (own or recipe.distillers):
         return
-    for each in recipe.distillers:
-        terms = host.load_class("distiller", each.use).named_terms()
-        weights = [each.weights.get(term, each.weight) for term in terms] or [each.weight, *each.weights.values()]
+    for each in space.distillers:
+        use = each.use
+        weights = [use.weights.get(term, use.weight) for term in each.terms] or [use.weight, *use.weights.values()]
         if not all(map(_is_zero, weights)):
             return
     raise study.error("every weight is 0", "recipe.task_weight", expected="a weight above 0, here or of a distiller")

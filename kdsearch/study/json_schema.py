@@ -68,6 +68,7 @@ def study_schema(host: Host) -> Json:
     alone = {name: _names(host, kind) for name, kind in _SECTIONS.items()}
     alone |= {f"Use_{kind}": _names(host, kind) for kind in _PLACES.values()}
     alone["Student"] = {"anyOf": defs["Student"]["properties"]["space"]["anyOf"]}
+    alone["Schedule"] = {"enum": defs["Schedule"]["properties"]["kind"]["enum"]}
     schema = _or_name(schema, alone)
     _proxy(schema["$defs"]["Search"]["properties"]["proxy"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "kdsearch study"}

@@ -67,7 +67,7 @@ class ResolvedRecipe:
     """One candidate's recipe.
 
     `weights`: of `task`, of each distiller by name, and of terms as `name.term`. With `normalize` they count in units of the
-    task's loss at the start; without, the paper's own constants (`paper_weights`) are multiplied in already.
+    task's loss at the start; without, the paper's own constants (`Distiller.constants`) are multiplied in already.
     """
 
     distillers: tuple[ResolvedDistiller, ...]
@@ -152,8 +152,18 @@ class DistillerSpace:
         when = ((self.used, (True,)),)
         return (Dim(self.used, Range(choices=(True, False))), *(replace(d, when=(*when, *d.when)) for d in inner))
 
+    def made_at(self, values: Mapping[str, Value]) -> Distiller[Any]:
+        """The distiller of a candidate, not built."""
+        return self.cls(self.options.at(values, f"{self.path}.options"))
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Every term's name as far as it says them, at any point of its options; () = it does not say."""
+        named = [self.made_at(values).named_terms() for values in _corners(self.options.dims)]
+        return tuple(dict.fromkeys(term for each in named for term in each)) if all(named) else ()
+
     def weights_at(self, values: Mapping[str, Value], normalize: bool) -> dict[str, float]:
-        constants = {} if normalize else self.cls.paper_weights
+        constants = {} if normalize else self.made_at(values).constants()
         whole = self.weight.at(values)
         found = {self.name: whole}
         found |= {f"{self.name}.{term}": whole * constant for term, constant in constants.items()}

@@ -18,6 +18,7 @@ def check_rules(study: Study) -> None:
     _models(study)
     _search(study)
     _distillers(study)
+    _schedule(study)
     _formats(study)
     _run(study)
     for path, text in code_in(study.source.raw, ""):
@@ -42,6 +43,28 @@ def _models(study: Study) -> None:
             "data.validation",
             expected="a sum below 1",
         )
+
+
+OF_SCHEDULE = {  # kind -> the keys that it reads
+    "cosine": ("end",),
+    "linear": ("end",),
+    "polynomial": ("end", "power"),
+    "step": ("at", "factor"),
+    "cyclic": ("cycles", "low"),
+}
+
+
+def _schedule(study: Study) -> None:
+    schedule, path = study.config.recipe.train.schedule, "recipe.train.schedule"
+    given = [name for name, value in schedule if value is not None and name not in ("kind", "warmup", "start")]
+    reads = OF_SCHEDULE.get(schedule.kind, ())
+    for name in given:
+        if name not in reads:
+            raise study.error(
+                f"'{schedule.kind}' reads no '{name}'", f"{path}.{name}", expected=one_of((*reads, "warmup", "start"))
+            )
+    if schedule.start is not None and not schedule.warmup:
+        raise study.error("a start without a warm-up", f"{path}.start", expected="`warmup` above 0 beside it")
 
 
 def _search(study: Study) -> None:

@@ -138,13 +138,44 @@ def section_of(name: str, key: str) -> str | dict[str, str]:
     return {"use": name} if key in keys else name
 
 
+class Schedule(Section):
+    """Of the learning rate, as a factor on `lr`; its kind alone stands for one with the usual numbers."""
+
+    kind: Literal["constant", "cosine", "linear", "polynomial", "step", "cyclic"] = Field(
+        description="what the rate does; `cosine`, `linear` and `polynomial` fall to `end`"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the training over which the rate first rises to `lr`")
+    start: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor that the warm-up begins at; none = 0.01"
+    )
+    end: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="factor at the end of `cosine`, `linear` and `polynomial`; none = 0"
+    )
+    power: Annotated[float, Field(gt=0)] | None = Field(None, description="of `polynomial`; none = 1")
+    at: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
+        None, description="shares of the training at which `step` falls; none = `[0.5, 0.75]`"
+    )
+    factor: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="of each fall of `step`; none = 0.1")
+    cycles: Annotated[int, Field(gt=0, le=EPOCHS)] | None = Field(
+        None, description="rises and falls of `cyclic`; none = 4"
+    )
+    low: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="factor between the rises of `cyclic`; none = 0.1"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
 class Train(Section):
     optimizer: Searched = Field("adamw", description="sgd, adam or adamw")
     lr: Searched = Field(2e-3, description="peak learning rate")
     batch_size: Searched = Field(128, description="samples a micro-batch")
     weight_decay: Searched = Field(0.02, description="decoupled for adamw")
     momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = Schedule(kind="cosine")
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
     accumulate: Annotated[int, Field(gt=0, le=BATCH)] = Field(
         1, description="micro-batches a step, shared out among `run.devices`"

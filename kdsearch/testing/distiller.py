@@ -89,10 +89,11 @@ class DistillerContract:
 
     def test_paper_weights_name_its_terms(self) -> None:
         models = self.models()
-        terms = self.made(models).terms(self.step(models)[0])
-        unknown = set(self.distiller.paper_weights) - set(terms)
+        made = self.made(models)
+        terms = made.terms(self.step(models)[0])
+        unknown = set(made.constants()) - set(terms)
         require(not unknown, f"paper_weights name {unknown}; the terms are {set(terms)}")
-        named = self.distiller.named_terms()
+        named = made.named_terms()
         require(
             not named or set(terms) <= set(named),
             f"the terms are {set(terms)}, but term_names (or paper_weights) name {named}: weights of others are refused",

@@ -83,7 +83,12 @@ def check_recipe(materials: Materials) -> None:
                 break
         if first is None or (first.stepped and _does_with_a_batch(materials, teachers, first)):
             return
-        raise materials.study.place(first.error) from first.error.__cause__
+        raise _placed(materials, first.error) from first.error.__cause__
+
+
+def _placed(materials: Materials, error: KdsearchError) -> KdsearchError:
+    """With the study's line, where it is about no other file."""
+    return materials.study.place(error) if error.file is None else error
 
 
 def check_where_trials_run(materials: Materials, tools: Tools) -> None:
@@ -110,7 +115,7 @@ def check_where_trials_run(materials: Materials, tools: Tools) -> None:
                 if not done.error and done.value:
                     from kdsearch.training.attempt import from_json
 
-                    raise materials.study.place(from_json(done.value))
+                    raise _placed(materials, from_json(done.value))
                 return
 
 

@@ -44,9 +44,11 @@ def report(*, dir: Path) -> dict[str, Any]:
     from kdsearch.report import render
 
     result, evidence = result_of(dir), evidence_of_last(dir)
-    sections = [(each.title, each.html) for each in Host.load().report_sections(result)]
-    write_bytes(dir / "report" / "index.html", render(result, evidence, sections).encode())
-    return {"report": str(dir / "report" / "index.html"), "text": f"{dir / 'report' / 'index.html'}"}
+    host, page = Host.load(), dir / "report" / "index.html"
+    sections = [(each.title, each.html) for each in host.report_sections(result)]
+    notes = list(dict.fromkeys([*result["notes"], *host.told()]))
+    write_bytes(page, render({**result, "notes": notes}, evidence, sections).encode())
+    return {"report": str(page), "notes": host.told(), "text": "\n".join([str(page), *host.told()])}
 
 
 def plan(*, study: Study, host: Host) -> dict[str, Any]:

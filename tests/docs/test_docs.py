@@ -52,8 +52,18 @@ def module_of(kind):
     return module
 
 
-KINDS = ("distiller", "proxy", "search_space", "dataset", "data_recipe", "procedure", "metric", "controller")
-DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, METRIC, CONTROLLER = map(module_of, KINDS)
+KINDS = (
+    "distiller",
+    "proxy",
+    "search_space",
+    "dataset",
+    "data_recipe",
+    "procedure",
+    "distillation",
+    "metric",
+    "controller",
+)
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, METRIC, CONTROLLER = map(module_of, KINDS)
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -133,7 +143,7 @@ def test_the_snippet_of_a_metric_measures_with_an_interval():
     assert found.interval[0] < found.value < found.interval[1]
 
 
-@pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels])
+@pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels, DISTILLATION.SureStudent])
 def test_snippets_make_a_study(procedure, tmp_path):
     recipes = [] if procedure else [{"use": RECIPE.Sure, "options": {"least": 0.55}}]
     recipe = {"procedure": {"use": procedure}} if procedure else {"distillers": [{"use": DISTILLER.Projected}]}
@@ -150,8 +160,9 @@ def test_snippets_make_a_study(procedure, tmp_path):
     found = made(open_materials(study, Host.load()), tmp_path, "distill")
     history = found["distill"]["runs"]["winner-0"]["history"]
     if procedure:
-        assert [row["phase"] for row in history] == ["imitate", "label"]
-        assert set(history[0]["terms"]) == {"match"}
+        is_list = procedure is PROCEDURE.TeacherThenLabels
+        assert [row["phase"] for row in history] == (["imitate", "label"] if is_list else ["distill", "distill"])
+        assert set(history[0]["terms"]) == ({"match"} if is_list else {"task", "entropy"})
     else:
         assert history[-1]["terms"]["Projected.direction"] > 0
         (about,) = found["prepare"]["recipes"]

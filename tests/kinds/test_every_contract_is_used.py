@@ -51,7 +51,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 PRODUCT = [f for f in sources("kdsearch") if f.relative_to(ROOT).parts[1] not in ("kinds", "testing")]
-PLUGINS = sources("kdsearch/builtin", "plugins", "search_spaces")
+PLUGINS = sources("kdsearch/builtin", "kdsearch/kit", "plugins", "search_spaces")
 
 
 @cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +19,10 @@ class Helped(Procedure[HelpedOptions]):
     """Student and helper learn from labels, the student from the helper too."""
 
     roles = ("student", "helper")
+    paper_recipe: ClassVar[Mapping[str, Any]] = {
+        "task_weight": 0.5,
+        "train": {"schedule": {"kind": "linear", "warmup": 0.1}},
+    }
 
     def shipped(self) -> tuple[str, ...]:
         return self.roles if self.options.both else self.ships

@@ -8,7 +8,7 @@ code subtracts 1000 from the target's logit), and there is no warm-up of the wei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
 from kdsearch.ops.softened import divergence, likely, log_softened
+from kdsearch_plugins.classics.cifar import CIFAR
 from kdsearch_plugins.classics.of_classes import require_logits
 
 
@@ -24,24 +25,27 @@ class DkdOptions(Options):
     alpha: float = Field(
         1.0,
         ge=0,
-        description="factor of `tckd` with `normalize: false`; else use `weights: {tckd: ..}`, as this cancels",
+        description="weight of `tckd` with `normalize: false`; else `weights: {tckd: ..}` says it",
     )
     beta: float = Field(
         8.0,
         ge=0,
-        description="factor of `nckd`, likewise; the paper uses 1 to 10, more for a teacher that is far ahead",
+        description="weight of `nckd`, likewise; the paper uses 1 to 10, more for a teacher that is far ahead",
     )
     temperature: Annotated[float, searched(low=1.0, high=20.0, log=True)] = Field(4.0, gt=0, description="T of both")
 
 
 class Dkd(Distiller[DkdOptions]):
-    """Terms `tckd` and `nckd`, each times T^2 and its factor. Target of a sample without label: the teacher's likeliest class.
+    """Terms `tckd` and `nckd`, each times T^2. Target of a sample without label: the teacher's likeliest class.
 
-    A recipe that normalises brings each term to the task's size first, so that alpha and beta cancel: they declare no search
-    range, and the terms' weights in the recipe take their place.
+    alpha and beta are the paper's constants. A recipe that normalises reads none, so they declare no search range: the terms'
+    weights in the recipe take their place.
     """
 
-    paper_weights: ClassVar[Mapping[str, float]] = {"tckd": 1.0, "nckd": 1.0}
+    paper_recipe: ClassVar[Mapping[str, Any]] = {"train": CIFAR}
+
+    def constants(self) -> Mapping[str, float]:
+        return {"tckd": self.options.alpha, "nckd": self.options.beta}
 
     def build(self, shapes: TapShapes) -> None:
         """Raise TapShapeError for a task without logits of classes, naming what fits it."""
@@ -55,7 +59,7 @@ class Dkd(Distiller[DkdOptions]):
         log_s, log_t = log_softened(z_s, o.temperature), log_softened(z_t, o.temperature)
         (b_s, rest_s), (b_t, rest_t) = split(log_s, is_target), split(log_t, is_target)
         tckd, nckd = divergence(b_s, b_t), divergence(rest_s, rest_t)
-        return {"tckd": o.alpha * o.temperature**2 * tckd, "nckd": o.beta * o.temperature**2 * nckd}
+        return {"tckd": o.temperature**2 * tckd, "nckd": o.temperature**2 * nckd}
 
 
 def split(log_p: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:

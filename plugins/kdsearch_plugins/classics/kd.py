@@ -7,13 +7,14 @@ figure; `paper_weights` is 0.9, to be used with `task_weight: 0.1`, as the bench
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
 from kdsearch.ops.softened import softened_kl
+from kdsearch_plugins.classics.cifar import CIFAR
 from kdsearch_plugins.classics.of_classes import require_logits
 
 
@@ -27,6 +28,7 @@ class Kd(Distiller[KdOptions]):
     """Term `kl`, in nats times T^2; of a map or sequence of logits the mean over the positions that count."""
 
     paper_weights: ClassVar[Mapping[str, float]] = {"kl": 0.9}
+    paper_recipe: ClassVar[Mapping[str, Any]] = {"task_weight": 0.1, "train": CIFAR}
 
     def build(self, shapes: TapShapes) -> None:
         """Raise TapShapeError for a task without logits of classes, naming what fits it."""
