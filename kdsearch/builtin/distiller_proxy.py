@@ -32,6 +32,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.kinds.forward import run_model
 from kdsearch.kinds.options import TeacherNamed
+from kdsearch.kit.streams import stream
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -164,8 +165,14 @@ class ProbeStep:
         """Raise KeyError where the probe has no teacher."""
         return self.run("teacher")
 
-    def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
-        """Raise KeyError for a role that a probe does not have."""
+    def run(
+        self,
+        role: str,
+        batch: Batch | None = None,
+        writes: Mapping[str, Write] | None = None,
+        frozen_stats: bool = False,
+    ) -> Outputs:
+        """Raise KeyError for a role that a probe does not have. Fresh norms have no statistics to answer by."""
         if batch is not None or writes:
             return self._forward(role, batch or self.batch, writes)
         if role not in self._outputs:
@@ -197,6 +204,12 @@ class ProbeStep:
 
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
         return self._probe.io.output(field).rows(tensor, self._probe.task.counted(self.batch))
+
+    def rng_of(self, sample: str) -> Generator:
+        return stream(self._seed, sample)
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Nobody reads it: a proxy gives one number."""
 
     def gather(self, rows: Tensor) -> Tensor:
         return rows.detach()

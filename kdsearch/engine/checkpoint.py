@@ -28,8 +28,8 @@ class Position:
     """Where a phase stands, between two optimiser steps.
 
     `sums`: running sums of the epoch's loss and terms, so that a resumed epoch reports the same means; `prepared`: what
-    precedes the first step is done; `scaler`: fp16's loss scale; `rest`: digest of what is as it was before the phase, and
-    therefore not in the checkpoint ("" = nothing).
+    precedes the first step is done; `notes`: of the training so far; `scaler`: fp16's loss scale; `rest`: digest of what is as
+    it was before the phase, and therefore not in the checkpoint ("" = nothing).
     """
 
     owner: str = ""  # the training this belongs to: a hash of what it was made from
@@ -44,6 +44,7 @@ class Position:
     prepared: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
     rest: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def start_of(modules: Mapping[str, nn.Module], moved: set[int]) -> dict[str, str]:

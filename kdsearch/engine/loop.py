@@ -32,11 +32,12 @@ from kdsearch.kinds import Optim, Phase, Procedure
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: rows of its epochs, whether it is through or waits at a rung, and the scales of normalised terms."""
+    """How a training ended: rows of its epochs, whether it is through or waits at a rung, the scales of normalised terms, notes."""
 
     history: list[dict[str, Any]]
     done: bool
     scales: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Training:
             self.conduct.seed("phases", len(names))
             phase = next(phases, None)
             if phase is None:
-                return Trained(history, True, scales)
+                return Trained(history, True, scales, tuple(self.setup.notes))
             if phase.name in names:
                 raise PluginError(f"two phases are called '{phase.name}'", expected="names that are unique")
             if self.most_epochs is not None:
@@ -111,7 +112,7 @@ class Training:
             scales |= position.scales
             past += phase.epochs
             if not position.done:
-                return Trained(history, False, scales)
+                return Trained(history, False, scales, tuple(self.setup.notes))
             names.add(phase.name)
 
     def _begin(self) -> None:
@@ -159,6 +160,8 @@ class Training:
                     problem = "what it goes on from, frozen weights or earlier phases, is not what it was"
                     raise ArtifactError(problem, file=file, fix="Delete it; training starts anew.")
                 restore(tensors, held, {} if at.done else optims, file, start)
+                for text in at.notes:
+                    self.setup.note(text)
                 self.conduct.precision.load({} if at.done else at.scaler)
             if at.done:
                 for module in held.values():

@@ -20,7 +20,7 @@ from kdsearch.engine.modes import freeze_all_but, set_modes
 from kdsearch.engine.optim import Bound, factor_at
 from kdsearch.engine.ranks import SharedBuffers
 from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.engine.terms import Turn, summed
+from kdsearch.engine.terms import Turn, logged, summed, with_prefix
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
 from kdsearch.kinds import Clock, Ema, Phase, Update
 from kdsearch.kinds.data import Batch
@@ -28,7 +28,8 @@ from kdsearch.store.hashing import derive, stream
 
 NORMALIZE_BATCHES = 8
 
-Taken = tuple[list[tuple[str, float]], float]  # of a micro-batch: its terms' values by name, their weighted sum
+# Of a micro-batch: its terms' values by name, their weighted sum, and what was logged by name.
+Taken = tuple[list[tuple[str, float]], float, list[tuple[str, float]]]
 
 
 class PhaseRun:
@@ -160,11 +161,12 @@ class PhaseRun:
         for each in (each["taken"][nth] for nth in range(len(taken)) for each in told):
             if each is None:
                 continue
-            terms, total = each
-            for name, number in terms:
-                sums[f"term:{name}"] = sums.get(f"term:{name}", 0.0) + number
-            sums["loss"] = sums.get("loss", 0.0) + total
-            sums["batches"] = sums.get("batches", 0.0) + 1
+            terms, total, logs = each
+            named = [(f"term:{name}", number) for name, number in terms]
+            for name, number in logs:
+                named += [(f"log:{name}", number), (f"times:{name}", 1.0)]
+            for name, number in (*named, ("loss", total), ("batches", 1.0)):
+                sums[name] = sums.get(name, 0.0) + number
         self.conduct.report.step(self.phase.name, self.at.step, self.steps_before[-1], total)
         if any(each["stop"] for each in told):
             self._write()
@@ -184,7 +186,8 @@ class PhaseRun:
         clock = Clock(epoch, step, step / self.steps_before[-1] if progress is None else progress, phase.epochs)
         cached = not (self.feed.augment and setup.augment) and _unchanged(placed[self.first], ready[self.first])
         seed = derive(setup.seed, phase.name, epoch, index, "view")
-        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed)
+        by_sample = derive(setup.seed, phase.name, epoch, "sample")
+        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed, by_sample=by_sample)
 
     def _turns(self, step: LiveStep) -> Iterator[tuple[tuple[Update, ...], Turn]]:
         """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
@@ -226,7 +229,7 @@ class PhaseRun:
         if micro.last:
             self.buffers.settle()
             self._end_step(step)
-        return (terms, total) if micro.counts else None
+        return (terms, total, logged(step.logs)) if micro.counts else None
 
     def _backward(self, together: Sequence[Update], turn: Turn, group: int) -> None:
         """Gradients of each update reach the parameters of its own optimisers only."""
@@ -276,15 +279,20 @@ class PhaseRun:
         """What the first rank records of an epoch; it keeps the weights of the best one."""
         at, phase = self.at, self.phase
         count = at.sums["batches"]
-        terms = {name.removeprefix("term:"): at.sums[name] / count for name in at.sums if name.startswith("term:")}
+        terms = {name: value / count for name, value in with_prefix(at.sums, "term:")}
         row: dict[str, Any] = {
             "phase": phase.name,
             "epoch": self.past + epoch + 1,
             "loss": at.sums["loss"] / count,
             "terms": terms,
         }
+        if logs := {name: sums / at.sums[f"times:{name}"] for name, sums in with_prefix(at.sums, "log:")}:
+            row["logs"] = logs
         if phase.score and self.conduct.objective:
-            row["score"] = self.setup.score(self.conduct.objective, phase.score)
+            roles = [phase.score] if isinstance(phase.score, str) else phase.score
+            scores = {role: self.setup.score(self.conduct.objective, role) for role in roles}
+            row["score"] = scores[roles[0]]
+            row |= {"scores": scores} if len(scores) > 1 else {}
         if phase.keep == "best":
             row["validation"] = self._validation(epoch)
             if at.best is None or row["validation"] < at.best:
@@ -369,7 +377,7 @@ class PhaseRun:
 
     def _write(self) -> None:
         if self.ranks.is_first:
-            self.at.scaler = self.conduct.precision.state()
+            self.at.scaler, self.at.notes = self.conduct.precision.state(), list(self.setup.notes)
             tensors = collect(self.held, {} if self.at.done else self.optims, self.start)
             self.at.rest = rest_of(tensors, self.start)
             write_checkpoint(self.file, tensors, self.at)

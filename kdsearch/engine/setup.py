@@ -35,6 +35,7 @@ from kdsearch.store.inputs import there
 from kdsearch.store.weights import read, read_metadata, write
 
 V = TypeVar("V")
+NOTES = 50  # of one training that are kept
 
 
 @dataclass
@@ -175,12 +176,24 @@ class LiveSetup(Evaluator):
     fresh_of: Callable[[str, int], Model] | None = None  # the role's nth fresh model
     trained: tuple[str, ...] = ("student",)
     drawn: dict[str, int] = field(default_factory=dict)  # fresh models so far, by role
+    notes: list[str] = field(default_factory=list)
 
     def feed(self, split: str, **changes: Any) -> Feed:
         return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
 
     def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        return Optim(**{"modules": modules, **self.defaults, **changes})
+        factors = {
+            f"{key}.{glob}": factor
+            for key, module in modules.items()
+            if isinstance(module, Distiller)
+            for glob, factor in module.lr_factors().items()
+        }
+        given = {**self.defaults, **changes}
+        return Optim(**{"modules": modules, **given, "scale": {**given.get("scale", {}), **factors}})
+
+    def note(self, text: str) -> None:
+        if text not in self.notes and len(self.notes) < NOTES:
+            self.notes.append(text)
 
     def fresh(self, role: str) -> Model:
         if self.fresh_of is None or role not in self.trained:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from kdsearch.engine.cache import Live
 from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds import IO, Batch, Clock, Model, Outputs, Task, Write
 from kdsearch.kinds.forward import run_model, tap_name
-from kdsearch.store.hashing import derive
+from kdsearch.store.hashing import derive, stream
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,25 @@ class Cast:
         return self.recorded[role]
 
 
+@contextmanager
+def frozen_norms(module: nn.Module) -> Iterator[None]:
+    """Norms that keep statistics answer by them meanwhile, and keep them as they are."""
+    norms = [each for each in module.modules() if getattr(each, "track_running_stats", False) and each.training]
+    for each in norms:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in norms:
+            each.training = True
+
+
 @dataclass
 class LiveStep:
     """See `kdsearch.kinds.Step`.
 
     `cached`: stored teacher rows are valid for this batch (nothing augmented it). `gathered`: rows -> those of all ranks.
-    `seed`: of what teachers' views draw.
+    `seed`: of what teachers' views draw. `by_sample`: of streams by sample id. `logs`: what was logged, by name.
     """
 
     cast: Cast
@@ -62,8 +76,12 @@ class LiveStep:
     cached: bool = False
     gathered: Callable[[Tensor], Tensor] = Tensor.detach
     seed: int = 0
+    by_sample: int = 0
     roles: tuple[str, str] = ("student", "teacher")
-    runs: dict[tuple[str, int], tuple[Batch, Outputs]] = field(default_factory=dict)  # a batch kept here keeps its id()
+    runs: dict[tuple[str, int, bool], tuple[Batch, Outputs]] = field(
+        default_factory=dict
+    )  # a batch here keeps its id()
+    logs: dict[str, list[Tensor | float]] = field(default_factory=dict)
 
     @property
     def student(self) -> Outputs:
@@ -73,9 +91,15 @@ class LiveStep:
     def teacher(self) -> Outputs:
         return self.run(self.roles[1]).detach()
 
-    def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
+    def run(
+        self,
+        role: str,
+        batch: Batch | None = None,
+        writes: Mapping[str, Write] | None = None,
+        frozen_stats: bool = False,
+    ) -> Outputs:
         asked = self.batch if batch is None else batch
-        key = (role, id(asked))
+        key = (role, id(asked), frozen_stats)
         if writes is None and key in self.runs:
             return self.runs[key][1]
         cast = self.cast
@@ -89,7 +113,9 @@ class LiveStep:
             live = cast.teachers[role]
             out = run_model(live.model, cast.task, live.fed(asked, derive(self.seed, role)), names, writes)
         else:
-            out = run_model(cast.models[role], cast.task, asked, names, writes)
+            model = cast.models[role]
+            with frozen_norms(model.module) if frozen_stats else nullcontext():
+                out = run_model(model, cast.task, asked, names, writes)
         if writes is None:
             self.runs[key] = asked, out
         return out
@@ -105,6 +131,15 @@ class LiveStep:
 
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
         return self.cast.io.output(field).rows(tensor, self.cast.task.counted(self.batch))
+
+    def rng_of(self, sample: str) -> Generator:
+        return stream(self.by_sample, sample)
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        if shape:
+            raise PluginError(f"'{name}' was logged with shape {shape}", expected="a scalar")
+        self.logs.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
 
     def gather(self, rows: Tensor) -> Tensor:
         return self.gathered(rows)

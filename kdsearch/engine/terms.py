@@ -69,3 +69,13 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
         losses.append(loss)
     total = sum(factor * number for factor, number in zip(factors, numbers, strict=True))
     return Turn(losses, [(name, number) for (name, _), number in zip(named, numbers, strict=True)], total)
+
+
+def logged(logs: Mapping[str, Sequence[Tensor | float]]) -> list[tuple[str, float]]:
+    """What a step logged, as numbers; what is not finite has no mean and is left out."""
+    found = [(name, float(value)) for name, values in logs.items() for value in values]
+    return [(name, number) for name, number in found if math.isfinite(number)]
+
+
+def with_prefix(sums: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
+    return [(name.removeprefix(prefix), value) for name, value in sums.items() if name.startswith(prefix)]

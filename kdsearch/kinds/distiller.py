@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.model import Model, TapShapes
 from kdsearch.kinds.options import Capability, O, requested_taps
-from kdsearch.kinds.phase import Feed, Optim
+from kdsearch.kinds.phase import Factor, Feed, Optim
 from kdsearch.kinds.services import Services
 from kdsearch.kinds.step import Clock, Step
 from kdsearch.kinds.task import IO, Task
@@ -47,6 +47,10 @@ class Distiller(nn.Module, Capability, Generic[O]):
     def taps(self) -> dict[str, list[str]]:
         """Role ("student", "teacher") -> taps it reads. Default: the StudentTap and TeacherTap options."""
         return requested_taps(self.options)
+
+    def lr_factors(self) -> Mapping[str, Factor]:
+        """Glob on its own parameters' names -> factor on the learning rate, a number or a function of progress; 0 = frozen."""
+        return {}
 
     def build(self, shapes: TapShapes) -> None:
         """Create own modules and buffers. Raise TapShapeError, naming tap and shape, when shapes do not fit."""
@@ -105,13 +109,16 @@ class Setup(Services, Protocol):
         """The study's batch size and shuffling, changed."""
 
     def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        """The study's optimiser, changed."""
+        """The study's optimiser, changed. A distiller among the modules has its own factors on the learning rate."""
 
     def fresh(self, role: str) -> Model:
         """A freshly initialised model of a role's architecture, adapted as the role's own. Each call draws other weights."""
 
     def freeze(self, role: str, model: Model) -> None:
         """A constant model under a new name (a previous self). Raises for the name of a trained role."""
+
+    def note(self, text: str) -> None:
+        """A line that the result says of this training, in JSON and page: what was found, dropped or grown, and is no loss."""
 
     def score(self, metric: str, role: str, split: str = "val") -> float:
         """A metric of a role's model now. Never the test split."""

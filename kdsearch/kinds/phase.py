@@ -90,7 +90,7 @@ class Phase:
         normalize: measure |task| / |term| on 8 batches before step 0, so that weights count in units of the task's loss.
         keep_eval: submodules that stay in eval mode though they are trained (frozen batch statistics).
         keep: "last" epoch's weights, or "best" = least total of the step on the validation split.
-        score: role whose objective on validation is recorded each epoch; "" = none.
+        score: role whose objective on validation is recorded each epoch; of several the first one's is the training's; "" = none.
     """
 
     name: str
@@ -104,5 +104,5 @@ class Phase:
     normalize: bool = False
     keep_eval: Sequence[nn.Module] = ()
     keep: Literal["last", "best"] = "last"
-    score: str = ""
+    score: str | Sequence[str] = ""
     on_epoch_end: Callable[[Clock], None] | None = None

@@ -42,6 +42,9 @@ class Step(Protocol):
         """A CPU stream that is a function of (seed, phase, epoch, index of the micro-batch)."""
         ...
 
+    def rng_of(self, sample: str) -> Generator:
+        """A CPU stream that is a function of (seed, phase, epoch, the sample's id): the same in whatever batch the sample is."""
+
     @property
     def clock(self) -> Clock: ...
     @property
@@ -54,8 +57,19 @@ class Step(Protocol):
         """The same of the teacher, as constants."""
         ...
 
-    def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
-        """A role's outputs with graph, run once a micro-batch. `writes`: tap -> function whose result replaces it."""
+    def run(
+        self,
+        role: str,
+        batch: Batch | None = None,
+        writes: Mapping[str, Write] | None = None,
+        frozen_stats: bool = False,
+    ) -> Outputs:
+        """A role's outputs with graph, run once a micro-batch.
+
+        Args:
+            writes: tap -> function whose result replaces it.
+            frozen_stats: its batch norms answer by their running statistics and take none from this pass.
+        """
 
     def pair(self, student: str, teacher: str) -> Step:
         """The same step for another pair of roles."""
@@ -71,6 +85,9 @@ class Step(Protocol):
 
         The task says where the classes are (`Field.classes_at`) and which positions count (`Task.counted`).
         """
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """A diagnostic that is no loss, a scalar: its mean over an epoch stands beside the losses, in JSON and page."""
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (n, ...) of all devices that run this step, one after another, constant. Alone: these rows."""

@@ -60,6 +60,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "history": outcome.history,
             "score": outcome.score,
             "scales": dict(outcome.scales),
+            "notes": list(outcome.notes),
             "error": "",
         }
     return {"runs": runs, "winner": best, "epochs": section.epochs}

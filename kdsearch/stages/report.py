@@ -232,7 +232,9 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
                 f"with {options}: its card shows how."
             )
     notes += not_asked(materials.study.config.export.min_agreement, exports)
-    for name, run in inputs["distill"].facts["runs"].items():
+    distilled = inputs["distill"].facts
+    notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
+    for name, run in distilled["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
     return notes

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from kdsearch.kinds import HIDDEN, Batch, Clock, Field, Outputs, Step, Write
+from kdsearch.store.hashing import stream
 
 Run = Callable[[Batch, Mapping[str, Write]], Mapping[str, Tensor]]
 Loss = Callable[[Outputs, Batch], Tensor]
@@ -56,6 +57,7 @@ class HandStep:
         n = len(next(iter({**self.student, **self.teacher}.values()), ()))
         self.batch = as_batch(batch or {}, n)
         self.clock, self.rng = clock, Generator().manual_seed(seed)
+        self.logs: dict[str, list[float]] = {}
         self._seed, self._roles, self._runs, self._loss = seed, dict(roles or {}), dict(runs or {}), loss
         self._fields, self._counted = {each.name: each for each in fields}, counted
 
@@ -63,7 +65,13 @@ class HandStep:
     def batches(self) -> Mapping[str, Batch]:
         return {"train": self.batch}
 
-    def run(self, role: str, batch: Batch | None = None, writes: Mapping[str, Write] | None = None) -> Outputs:
+    def run(
+        self,
+        role: str,
+        batch: Batch | None = None,
+        writes: Mapping[str, Write] | None = None,
+        frozen_stats: bool = False,
+    ) -> Outputs:
         """Raise KeyError naming the roles there are, or what would make another batch or writes possible."""
         if role in self._runs:
             return outputs(self._runs[role](batch or self.batch, writes or {}), role)
@@ -104,6 +112,12 @@ class HandStep:
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
         found = self._fields.get(field) or Field(field, "logits", tuple(self.student[field].shape[1:]))
         return found.rows(tensor, self._counted)
+
+    def rng_of(self, sample: str) -> Generator:
+        return stream(self._seed, sample)
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        self.logs.setdefault(name, []).append(float(value))
 
     def gather(self, rows: Tensor) -> Tensor:
         return rows.detach()

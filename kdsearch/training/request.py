@@ -53,6 +53,7 @@ class Outcome:
         score: last objective on validation, if any.
         share: of its epochs that are trained.
         scales: term -> the factor on its weight that was measured at the start; none where the recipe does not normalise.
+        notes: what the method said of it.
     """
 
     history: list[dict[str, Any]]
@@ -60,6 +61,7 @@ class Outcome:
     score: float | None
     share: float
     scales: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:

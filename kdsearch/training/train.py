@@ -82,7 +82,7 @@ def train(
         built.keep(setup, folder, training.owner)
     scores = [row["score"] for row in ended.history if "score" in row]
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
-    outcome = Outcome(ended.history, ended.done, scores[-1] if scores else None, share, ended.scales)
+    outcome = Outcome(ended.history, ended.done, scores[-1] if scores else None, share, ended.scales, ended.notes)
     return outcome, setup, procedure
 
 

@@ -328,10 +328,11 @@ class Mutual(Procedure[NoOptions]):
             feeds,
             [learn],
             first,
-            weights={"near": near_later, "task": setup.weights["task"]},
+            weights={"near": near_later, "task": setup.weights["task"], "steady": 0.01},
             taps={"right": ["stage[0]"]},
-            score="left",
+            score=("left", "right"),
         )
+        setup.note(f"a beginner of {sum(p.numel() for p in self.young.parameters()):,} weights learned along")
         if setup.once("left", lambda: setup.score("overlap", "left", split="labeled")) < 1:
             setup.freeze("before", left.copy())
             norms = [part for each in modules.values() for part in each.modules() if isinstance(part, nn.BatchNorm2d)]
@@ -349,8 +350,12 @@ class Mutual(Procedure[NoOptions]):
             kept = torch.rand(len(s.batch), 1, 8, 8, generator=s.rng) > 0.3 * s.clock.progress
             hidden = s.run("left", writes={"stage[1]": lambda coarse: coarse * kept.to(coarse.device)})
             beginner = self.young(s.batch["image"])
+            noise = [torch.randn(s.batch["image"].shape[1:], generator=s.rng_of(sample)) for sample in s.batch.ids]
+            noisy = s.batch.having(image=s.batch["image"] + 0.01 * torch.stack(noise).to(s.batch["image"].device))
+            steady = s.run("right", noisy, frozen_stats=True)  # the noise is in no statistics
             common = s.gather(left["logits"].softmax(1).mean((2, 3))).mean(0)  # (K,), over all devices
             counts = 2 + losses(beginner, s).detach() + within(s.batch).flatten() - common[s.rows(s.batch["mask"])]
+            s.log("commonest", common.max())
             near = [
                 (s.run(a, batch=batch)["logits"] - s.run(b, batch=batch)["logits"].detach()).square().mean()
                 for batch in s.batches.values()
@@ -364,6 +369,7 @@ class Mutual(Procedure[NoOptions]):
                     "hidden": losses(hidden["logits"], s).mean(),
                     "crossed": losses(classifier(self.bridge(right["stage[0]"])), s).mean(),
                     "young": losses(beginner, s).mean(),
+                    "steady": (steady["logits"] - right["logits"].detach()).square().mean(),
                 }
             )
 

@@ -81,9 +81,15 @@ class Subclasses(Distiller[SubclassesOptions]):
         if self.options.subclasses > 16:
             problem = f"{self.options.subclasses} subclasses"
             raise PluginError(problem, expected="at most 16, the width of the vector that they are cut from")
+        n = shapes.student.of("logits")[0]
+        assert n is not None
+        self.cut = torch.nn.Linear(n, n)
+
+    def lr_factors(self) -> dict[str, float]:
+        return {"cut.*": 0.1}
 
     def terms(self, step: Any) -> dict[str, Any]:
-        return {"apart": (step.student["logits"] - step.teacher["logits"]).square().mean()}
+        return {"apart": (self.cut(step.student["logits"]) - step.teacher["logits"]).square().mean()}
 
 
 class Exits(Proxy[NoOptions]):
