@@ -132,7 +132,8 @@ def test_a_distiller_has_learning_rates_of_its_own(tmp_path):
     made = training(
         Distill(DistillOptions()), {"student": resnet()}, source(), tmp_path, distillers={"noting": Noting(NoOptions())}
     )
-    bound = bind(made.setup.optim({"student": made.setup.models["student"].module, "distiller.noting": made.setup.distillers["noting"]}, lr=0.5))  # fmt: skip
+    parts = {"student": made.setup.models["student"].module, "distiller.noting": made.setup.distillers["noting"]}
+    bound = bind(made.setup.optim(parts, lr=0.5))
     bound.set_rates(0.0)
     rates = {id(p): group["lr"] for group in bound.torch.param_groups for p in group["params"]}
     noting = made.setup.distillers["noting"]
