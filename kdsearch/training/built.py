@@ -27,15 +27,15 @@ class Built:
 
     @classmethod
     def of(cls, setup: LiveSetup, procedure: Procedure[Any]) -> Built:
-        models = {role: (model, model.module, _structure(model.module)) for role, model in setup.models.items()}
+        models = {role: (model, model.module, structure(model.module)) for role, model in setup.models.items()}
         return cls(models, type(procedure).product is Procedure.product)
 
     def keep(self, setup: LiveSetup, folder: Path, owner: str) -> None:
         """Write the weights, unless phases changed a structure or a product is made by the procedure: then they are run again."""
         now = {role: setup.models.get(role) for role in self.models}
         same = all(
-            now[role] is model and model.module is module and _structure(module) == structure
-            for role, (model, module, structure) in self.models.items()
+            now[role] is model and model.module is module and structure(module) == shapes
+            for role, (model, module, shapes) in self.models.items()
         )
         if self.plain and same:
             tensors = {
@@ -46,5 +46,6 @@ class Built:
             write(folder / FINAL, tensors, {"owner": owner})
 
 
-def _structure(module: nn.Module) -> Structure:
+def structure(module: nn.Module) -> Structure:
+    """Name -> shape of every tensor of its state."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -36,6 +36,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.recipe import ResolvedDistiller
+from kdsearch.training.built import Structure, structure
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request, recipe_of
 from kdsearch.training.text_teachers import has_network
@@ -209,8 +210,10 @@ def _fault_of(
         for each in recipe_of(materials, request).distillers:
             _blaming(each, setup.distillers[each.name])
         stepped = True
+        before = {role: structure(model.module) for role, model in setup.models.items()}
         device = replace(materials.device, workers=0, accumulate=1)
         Training(procedure, setup, scratch.path, "dry", device, most_epochs=1).run()
+        _check_pruned(materials, setup, procedure, before)
         _check_agreement(materials, setup, procedure)
     except PASSES:
         return None
@@ -348,6 +351,21 @@ def _fix_of_role(materials: Materials, role: str) -> str:
         except PluginError:  # another plugin's, and broken
             continue
     return f"Set recipe.procedure.use: {one_of(found)}." if found else ""
+
+
+def _check_pruned(
+    materials: Materials, setup: LiveSetup, procedure: Procedure[Any], before: Mapping[str, Structure]
+) -> None:
+    """Raise StudyError for pruning after phases that change a network's structure: its recovery begins at the one before them."""
+    if materials.study.config.compress.prune is None:
+        return
+    for role in procedure.shipped():
+        if structure(setup.models[role].module) != before[role]:
+            raise materials.study.error(
+                f"the phases of '{materials.recipe.procedure}' make another network of '{role}', which pruning cannot recover",
+                "compress.prune",
+                expected="no `prune`, or a procedure that changes networks in `adapt`",
+            )
 
 
 def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:

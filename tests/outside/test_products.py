@@ -195,3 +195,17 @@ def test_a_procedure_and_a_pruner_get_what_they_ask_for(pair):
     two_stages = float(np.log(4) + np.log(8))  # entropies sum up to less without the blocks that the space names
     scores = [each["scores"] for each in read_lines(folder / "candidates-left.jsonl") if each["spec"]["width"] == 4]
     assert scores[0]["expressivity"] > two_stages
+
+
+def test_what_a_procedure_logs_and_notes_is_told(pair):
+    """Beside the losses and in the notes, in JSON and page; both students are scored, the first one for the training."""
+    folder, result = pair
+    page = (folder / "report" / "index.html").read_text()
+    (note,) = [each for each in result["notes"] if each.startswith("Recipe: a beginner of ")]
+    assert note in page
+    (evidence,) = (folder / "artifacts").glob("report-*/evidence.json")
+    rows = [row for row in read_json(evidence)["curves"]["student"] if row["phase"] == "pair"]
+    assert rows
+    assert all(1 / 3 <= row["logs"]["commonest"] <= 1 for row in rows)
+    assert all(row["scores"]["left"] == row["score"] and 0 <= row["scores"]["right"] <= 1 for row in rows)
+    assert "commonest" in page

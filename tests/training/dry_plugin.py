@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
-from kdsearch.kinds import Distiller, NoOptions, Options, Procedure, Setup, Step, StudentTap, TapShapes
+from kdsearch.kinds import Distiller, NoOptions, Options, Phase, Procedure, Setup, Step, StudentTap, TapShapes, Update
 
 
 class PlainOptions(Options):
@@ -81,8 +81,23 @@ class Mutual(Procedure[NoOptions]):
         raise NotImplementedError
 
 
+class Growing(Procedure[NoOptions]):
+    """Its student gets a wider classifier between two phases."""
+
+    def phases(self, setup: Setup) -> Any:
+        def step(s: Step) -> Any:
+            yield Update({"task": s.task()})
+
+        model = setup.models["student"]
+        for name in ("young", "grown"):
+            modules = {"student": model.module}
+            yield Phase(name, step, {"train": setup.feed("labeled")}, [setup.optim(modules)], 1, score="student")
+            model.module.classifier = nn.Sequential(model.module.classifier, nn.Linear(10, 10))
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     for cls in (Plain, Narrow, Peer, Late, Many, Broken):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
+    register.procedure("growing", "tests.training.dry_plugin:Growing")
     register.procedure("mutual", "tests.training.dry_plugin:Mutual")

@@ -108,6 +108,13 @@ def test_agreement_needs_classes(host, tmp_path, monkeypatch):
         check_recipe(materials)
 
 
+def test_a_network_that_grows_in_training_is_not_pruned(host, tmp_path):
+    grows = ("recipe.procedure=growing",)
+    with pytest.raises(StudyError, match=r"compress.prune: the phases of 'growing' make another network of 'student'"):
+        check_recipe(opened(tmp_path, host, "{use: kd}", *grows))
+    check_recipe(opened(tmp_path, host, "{use: kd}", *grows, "compress.prune=null"))
+
+
 def test_it_leaves_no_trace(host, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
