@@ -1,28 +1,33 @@
-"""Figures of a segmentation: overlap of answer and truth, class by class."""
+"""Figures of a segmentation: overlap of answer and truth, class by class, and images with both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from kdsearch.builtin.vision.mask_metrics import answers, ious, overlaps
-from kdsearch.kinds import DataSource, Figure, Predict, Services, Table
+from kdsearch.errors import PluginError
+from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services, Table
 
 DRAWN = 30  # classes that a chart can name; of more, the worst are shown and the rest stands in the table
 BLUE = "#22609f"
+IMAGES = 5  # that are shown, from the best answered to the worst
 
 
 def mask_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
-    """`classes`; nothing where the data set does not name its classes."""
+    """`classes` and `masks`; nothing where the data set does not name its classes."""
     names = [str(each) for each in data.facts.get("classes", ())]
     if not names:
         return ()
     sums, pixels = torch.zeros(len(names), 2, dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
+    quality: dict[str, float] = {}  # of each image
     for each in answers(predict, data, split, services):
         found = overlaps(each.found, each.truth, each.n_classes)
         sums += found.sum(0)
+        quality |= {id: float(ious(own).nanmean()) for id, own in zip(each.batch.ids, found, strict=True)}
         pixels += torch.stack([(each.truth == k).sum() for k in range(each.n_classes)])
     rows: list[dict[str, Any]] = [
         {
@@ -66,8 +71,39 @@ def mask_figures(predict: Predict, data: DataSource, split: str, services: Servi
             + (f" The {DRAWN} worst of {len(rows)}." if len(rows) > DRAWN else ""),
             [chart],
             [Table("Every class", ["class", "overlap", "found", "pixels"], body)],
-        )
+        ),
+        masks(predict, data, split, services, quality),
     ]
+
+
+def masks(predict: Predict, data: DataSource, split: str, services: Services, quality: Mapping[str, float]) -> Figure:
+    """Images from the best answered to the worst: as they are, the truth, the teacher's answer where there is one, the student's.
+
+    quality: id -> mean overlap of the classes of that image.
+    """
+    order = sorted(quality, key=lambda id: (-quality[id], id))
+    n = min(IMAGES, len(order))
+    ids = [order[i * (len(order) - 1) // max(n - 1, 1)] for i in range(n)]
+    samples = data.split(split)
+    place = {id: i for i, id in enumerate(samples.ids)}
+    batch = samples.load([place[id] for id in ids])
+    found = {"student": predict(batch)["logits"].argmax(1).cpu()}
+    with suppress(PluginError, KeyError):  # the study has no teacher of that name
+        found = {"teacher": services.predict("teacher", batch)["logits"].argmax(1).cpu(), **found}
+    images = next(value for value in batch.tensors.values() if value.ndim == 4)
+    rows = [
+        [
+            Picture.of("image", images[i]),
+            Picture.of_classes("truth", batch["mask"][i]),
+            *(
+                Picture.of_classes(who, answer[i], _share(quality[id]) or "" if who == "student" else "")
+                for who, answer in found.items()
+            ),
+        ]
+        for i, id in enumerate(ids)
+    ]
+    says = "From the best answered image to the worst; below an answer the mean overlap of that image's classes."
+    return Figure("masks", "Image by image", says, pictures=rows)
 
 
 def _share(value: float | None) -> str | None:

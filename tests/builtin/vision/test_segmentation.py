@@ -12,7 +12,7 @@ from torch import Generator
 from kdsearch.builtin.vision.segmentation import Segmentation, SegmentationOptions, main_class
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, Batch, Field, Outputs
+from kdsearch.kinds import HIDDEN, Batch, Field, Outputs, Picture
 from kdsearch.testing.task import TaskContract
 from kdsearch.testing.training import TensorSource
 
@@ -122,7 +122,7 @@ def test_figures_tell_the_overlap_of_each_class():
     def predict(batch):
         return {"logits": torch.tensor([0.0, 1, 0, 0]).reshape(1, 4, 1, 1).expand(len(batch), 4, 6, 5)}
 
-    (figure,) = task.figures(predict, data, "val", TestSegmentation().services())
+    figure, _ = task.figures(predict, data, "val", TestSegmentation().services())
     mask = data.split("val").load(range(8))["mask"]
     known = mask[mask != HIDDEN]
     rows = {row[0]: row[1:] for row in figure.tables[0].rows}
@@ -130,3 +130,36 @@ def test_figures_tell_the_overlap_of_each_class():
     assert rows["b"] == ["0.0 %", "0.0 %", int((known == 2).sum())]
     assert figure.tables[0].rows[-1][0] == "a", "the worst first"
     assert "a 0.0 %" not in figure.panels[0]["description"]
+
+
+def test_pictures_go_from_the_best_answered_image_to_the_worst():
+    """Of images that a network answers right but for so many rows; the pictures are those of these images."""
+    task, data = Segmentation(SegmentationOptions()), source(12, ("val",))
+    split = data.split("val")
+    every = split.load(range(12))
+    wrong = {id: i % 6 for i, id in enumerate(every.ids)}
+
+    def predict(batch):
+        mask = batch["mask"].clamp(min=0).clone()
+        for row, id in zip(mask, batch.ids, strict=True):
+            row[: wrong[id]] = (row[: wrong[id]] + 1) % 4
+        return {"logits": torch.nn.functional.one_hot(mask, 4).permute(0, 3, 1, 2).float()}
+
+    services = TestSegmentation().services()
+    _, figure = task.figures(predict, data, "val", services)
+    shown = []
+    for row in figure.pictures:
+        assert [each.title for each in row] == ["image", "truth", "student"]
+        at = next(i for i in range(12) if Picture.of_classes("truth", every["mask"][i]) == row[1])
+        assert row[0] == Picture.of("image", every["image"][at])
+        assert row[2].src == Picture.of_classes("", predict(split.load([at]))["logits"].argmax(1)[0]).src
+        shown.append(at)
+    assert len(set(shown)) == 5
+    assert wrong[every.ids[shown[0]]] == 0
+    assert wrong[every.ids[shown[-1]]] == 5
+    said = [float(row[2].says.removesuffix(" %")) for row in figure.pictures]
+    assert said == sorted(said, reverse=True)
+    assert said[0] == 100
+    services.predict = lambda name, batch: {"logits": predict(batch)["logits"].roll(1, 1)}
+    _, figure = task.figures(predict, data, "val", services)
+    assert [each.title for each in figure.pictures[0]] == ["image", "truth", "teacher", "student"]
