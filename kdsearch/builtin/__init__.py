@@ -67,11 +67,15 @@ def _teachers(register: Register) -> None:
     register.teacher(
         "safetensors", f"{at}.weights_file:WeightsFile", about="weights of a space's member or a timm name"
     )
+    register.teacher("table", f"{at}.table:Table", about="stored answers by sample id, from .npz or .safetensors")
     register.teacher("timm", f"{at}.timm_network:Timm", extra="timm", about="any timm name, fine-tuned where wished")
     register.teacher("onnx", f"{at}.onnx_file:Onnx", about="an ONNX file; outputs only")
     register.teacher("python", f"{at}.python_path:Python", about="code of your own; needs --allow-code")
     about = "an endpoint of the OpenAI form that writes or embeds; for data recipes"
     register.teacher("http", f"{at}.http:Http", about=about)
+    register.teacher("scripted", f"{at}.scripted:Scripted", about="writes what a file says, by prompt or sample id")
+    about = "a causal character model, trained in seconds; writes and embeds, to try a recipe with"
+    register.teacher("tiny", f"{at}.tiny:Tiny", about=about)
     register.teacher("exported", f"{at}.exported_file:Exported", about="a .pt2 file; needs --allow-code")
     register.teacher(
         "efficientnet-lite0",

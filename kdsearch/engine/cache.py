@@ -188,17 +188,26 @@ class Live:
 
     def __init__(self, model: Model, task: Task[Any], cache: TeacherCache | None, view: View | None = None) -> None:
         self.model, self.task, self.cache, self.view = model, task, cache, view
+        self.held_out: TeacherCache | None = None  # the test split's rows
+
+    def names(self, taps: Iterable[str]) -> list[str]:
+        """Canonical: its output fields, and these taps. Raise TapError, listing what there is, for one that it lacks."""
+        return list(dict.fromkeys([*self.model.outputs, *(tap_name(self.model, tap) for tap in taps)]))
 
     def outputs(
         self, batch: Batch, names: Sequence[str], device: torch.device, cached: bool = True, seed: int = 0
     ) -> Outputs:
         """Constants. `cached=False`: the batch is changed, so that looking for its rows is in vain. `seed`: of the view's draws."""
-        rows = self.cache.get(batch, names) if cached and self.cache is not None else None
+        rows = self._stored(batch, names) if cached else None
         if rows is not None:
             placed = {name: tensor.to(device) for name, tensor in rows.items()}
             return Outputs(placed, lambda name: tap_name(self.model, name), self.model.name)
         with evaluating(self.model.module), torch.no_grad():
             return run_model(self.model, self.task, self.fed(batch, seed), names).detach()
+
+    def _stored(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor] | None:
+        found = (cache.get(batch, names) for cache in (self.cache, self.held_out) if cache is not None)
+        return next((rows for rows in found if rows is not None), None)
 
     def fed(self, batch: Batch, seed: int = 0) -> Batch:
         """What the teacher is fed of a batch. Raise PluginError where its view has other samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ class RecipeSite(Site):
     task: Task[Any] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def predict(self, model: str, batch: Batch) -> Outputs:
+    def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         if model not in self.teachers:
             near = nearest(model, self.teachers)
             problem = f"no network '{model}' that this recipe's options name"
@@ -31,4 +31,4 @@ class RecipeSite(Site):
         live = self.teachers[model]
         live.model.module.to(self.device)
         seed = derive(self.seed, "view", model)
-        return live.outputs(batch.to(self.device), live.model.outputs, self.device, seed=seed)
+        return live.outputs(batch.to(self.device), live.names(taps), self.device, seed=seed)

@@ -57,6 +57,8 @@ def _of_rows(rows: Tensor) -> Tensor:
     data = flat.view(torch.uint8)
     if data.shape[1] % 8:
         data = torch.nn.functional.pad(data, (0, 8 - data.shape[1] % 8))
+    elif data.storage_offset() % 8 or data.stride(0) % 8:
+        data = data.clone(memory_format=torch.contiguous_format)
     words = data.view(torch.int64)  # (B, W)
     factors = _factors((words.shape[1],), words.device)
     if words.device.type == "cpu":

@@ -20,16 +20,18 @@ from kdsearch.kinds import (
     DataSource,
     Distiller,
     Feed,
+    Field,
     Metric,
     Model,
     Optim,
     Outputs,
+    Split,
     Task,
     Writer,
 )
-from kdsearch.kinds.forward import run_model
+from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.store.artifacts import sealed, unsealed
-from kdsearch.store.files import MADE_AGAIN, read_json, write_json
+from kdsearch.store.files import MADE_AGAIN, read_json, storing, write_json
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.inputs import there
 from kdsearch.store.weights import read, read_metadata, write
@@ -45,6 +47,7 @@ class Site:
     seed: int
     base: Path
     memory: Path | None = None  # where `once` keeps its values
+    data: DataSource = field(default_factory=lambda: NoData())
     code_of: Callable[[str], Any] | None = None
     build_of: Callable[[str, Mapping[str, Any]], Model] | None = None
     writers: Mapping[str, Writer] = field(default_factory=dict)
@@ -57,13 +60,25 @@ class Site:
         if self.memory is None:
             return make()
         stem = self.memory / f"once-{digest(key)}"
+        if (found := _kept(stem, key)) is not None:
+            return found[0]  # type: ignore[no-any-return]
+        if stem in _MAKING:
+            raise PluginError(f"once('{key}') asks for itself", expected="a value that is made of others")
+        from filelock import FileLock
+
+        with storing(self.memory):
+            self.memory.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(stem.with_name(f".{stem.name}.lock"))):
+            if (found := _kept(stem, key)) is not None:  # another process made it while this one waited
+                return found[0]  # type: ignore[no-any-return]
+            _MAKING.add(stem)
+            try:
+                return self._keep(stem, key, make())
+            finally:
+                _MAKING.discard(stem)
+
+    def _keep(self, stem: Path, key: str, made: V) -> V:
         tensors, plain = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-        if tensors.exists():
-            return _kept_tensors(tensors, key)  # type: ignore[return-value]
-        if plain.exists():
-            return unsealed(read_json(plain), plain)["value"]  # type: ignore[no-any-return]
-        made = make()
-        self.memory.mkdir(parents=True, exist_ok=True)
         if isinstance(made, dict) and made and all(isinstance(value, Tensor) for value in made.values()):
             found = {name: value.detach().cpu().contiguous().clone() for name, value in made.items()}
             write(tensors, found, {"digest": digest_of(key, found)})
@@ -82,7 +97,7 @@ class Site:
             raise _none("embedding teacher", teacher, self.embedders)
         return self.embedders[teacher](texts)
 
-    def predict(self, model: str, batch: Batch) -> Outputs:
+    def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         raise PluginError(f"no model '{model}' here")
 
     def build(self, space: str, spec: Mapping[str, Any]) -> Model:
@@ -103,6 +118,42 @@ class Site:
         if self.code_of is None:
             raise UnsafeCodeError(f"'{target}' is code", fix=f"Run with --allow-code {target} if you trust it.")
         return self.code_of(target)
+
+
+_MAKING: set[Path] = set()  # values of `once` that this process makes just now
+
+
+def _kept(stem: Path, key: str) -> tuple[Any] | None:
+    """The value that `once` kept, in a tuple. Raise ArtifactError where it is not as it was written."""
+    tensors, plain = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    if tensors.exists():
+        return (_kept_tensors(tensors, key),)
+    return (unsealed(read_json(plain), plain)["value"],) if plain.exists() else None
+
+
+class NoData:
+    """Stands for the data where they are not open yet."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        raise _closed()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        raise _closed()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        raise _closed()
+
+    def split(self, name: str) -> Split:
+        raise _closed()
+
+
+def _closed() -> PluginError:
+    return PluginError(
+        "the data are not open here", expected="a teacher's `model`, a procedure or a distiller, which have them"
+    )
 
 
 def _kept_tensors(file: Path, key: str) -> dict[str, Tensor]:
@@ -127,7 +178,6 @@ class Evaluator(Site):
     """Models and teachers by role, their answers, and metrics of those."""
 
     task: Task[Any]
-    data: DataSource
     io: IO
     models: dict[str, Model] = field(default_factory=dict)
     teachers: dict[str, Live] = field(default_factory=dict)
@@ -142,15 +192,19 @@ class Evaluator(Site):
         known = [*self.models, *self.teachers]
         raise PluginError(f"no model '{role}'", nearest=nearest(role, known), expected=one_of(known))
 
-    def predict(self, model: str, batch: Batch) -> Outputs:
+    def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         """Eval mode, constant; a teacher's rows come from its cache."""
         batch = batch.to(self.device)
         if model in self.teachers:
             live = self.teachers[model]
-            return live.outputs(batch, live.model.outputs, self.device, seed=derive(self.seed, "view", model))
+            return live.outputs(batch, live.names(taps), self.device, seed=derive(self.seed, "view", model))
         found = self.model_of(model)
+        names = [tap_name(found, tap) for tap in taps]
         with evaluating(found.module), torch.no_grad():
-            return run_model(found, self.task, batch).detach()
+            return run_model(found, self.task, batch, names).detach()
+
+    def part(self, role: str, tap: str) -> nn.Module:
+        return self.model_of(role).part(tap)
 
     def measured(self, metric: str, role: str, split: str) -> dict[str, float]:
         """A metric's values of a role's model now. Raise PluginError naming the metrics there are."""
@@ -169,6 +223,7 @@ class LiveSetup(Evaluator):
     teacher_of: Mapping[str, str] = field(default_factory=dict)  # distiller -> its teacher's role
     weights: Mapping[str, float] = field(default_factory=dict)
     normalize: bool = True
+    shared: Evaluator | None = None  # `study`: the seed and memory of the study; None = this training is all there is
     epochs: int
     defaults: Mapping[str, Any]  # of optim(): kind, lr, weight_decay, momentum, schedule, clip
     batch_size: int
@@ -177,6 +232,10 @@ class LiveSetup(Evaluator):
     trained: tuple[str, ...] = ("student",)
     drawn: dict[str, int] = field(default_factory=dict)  # fresh models so far, by role
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def study(self) -> Evaluator:
+        return self.shared or self
 
     def feed(self, split: str, **changes: Any) -> Feed:
         return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})

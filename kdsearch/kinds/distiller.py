@@ -105,6 +105,15 @@ class Setup(Services, Protocol):
         """The recipe's whole length, in passes over the training split."""
         ...
 
+    @property
+    def study(self) -> Services:
+        """The same services for what depends on teachers and data alone: `once` is kept for all trainings of the study, `rng` is
+        the same in all of them, and `predict` answers for teachers."""
+        ...
+
+    def part(self, role: str, tap: str) -> nn.Module:
+        """The submodule behind a tap of a role's model, a teacher's too: to call a stage, or read the classifier's weight."""
+
     def feed(self, split: str, **changes: Any) -> Feed:
         """The study's batch size and shuffling, changed."""
 

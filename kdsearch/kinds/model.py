@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdsearch.errors import TapError, nearest
+from kdsearch.errors import PluginError, TapError, nearest
 from kdsearch.ops.record import See, Side, hooked
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -223,10 +223,26 @@ class Shapes:
 
 @dataclass(frozen=True)
 class TapShapes:
-    """What a distiller sees before the first step: shapes of both models' taps and output fields."""
+    """What a distiller sees before the first step: shapes of both models' taps and output fields.
+
+    `others`: those of a further model, by its role; None where there is none.
+    """
 
     student: Shapes
     teacher: Shapes
+    others: Callable[[str], Shapes] | None = None
+
+    def of(self, role: str) -> Shapes:
+        """Shapes of "student", of "teacher" (the one it learns from), of any other teacher by its name in the study, of a peer.
+
+        Raises:
+            PluginError: no model has that role here.
+        """
+        if role in ("student", "teacher"):
+            return self.student if role == "student" else self.teacher
+        if self.others is None:
+            raise PluginError(f"no model in the role '{role}' here", expected="student or teacher")
+        return self.others(role)
 
 
 def traced_taps(

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Generator, Tensor
 
-from kdsearch.kinds.data import Batch
+from kdsearch.kinds.data import Batch, DataSource
 from kdsearch.kinds.model import Model, Outputs
 
 V = TypeVar("V")
@@ -51,8 +51,20 @@ class Services(Protocol):
     def rng(self, name: str) -> Generator:
         """The named random stream of this study and trial: equal name, equal numbers."""
 
+    @property
+    def data(self) -> DataSource:
+        """The study's data, labels that it hides hidden; a teacher's `model` and a recipe see them without the test split.
+
+        Raise PluginError where they are not open yet.
+        """
+        ...
+
     def once(self, key: str, make: Callable[[], V]) -> V:
-        """`make()` the first time, the stored value (tensors or JSON) ever after, also in a resumed run."""
+        """`make()` the first time, the stored value (tensors by name, or JSON) ever after, also in a resumed run.
+
+        One process makes it while others that ask for it wait. Kept for one training; a teacher's, and those of `Setup.study`,
+        for all of the study. `make` never asks for its own key.
+        """
 
     def writer(self, teacher: str) -> Writer:
         """A teacher that writes; its replies are kept. Raise PluginError for one that does not, or that may not be asked here."""
@@ -60,8 +72,8 @@ class Services(Protocol):
     def embed(self, teacher: str, texts: Sequence[str]) -> Tensor:
         """(N, D), kept by string. Raise PluginError as `writer` does."""
 
-    def predict(self, model: str, batch: Batch) -> Outputs:
-        """Outputs of a role in eval mode, as constants, cached by sample id for a teacher."""
+    def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+        """Outputs of a role, and these taps, in eval mode, as constants; a teacher's come from its cache where that has them."""
 
     def build(self, space: str, spec: Mapping[str, Any]) -> Model:
         """A fresh model of a registered search space, for teachers that are one of its members."""

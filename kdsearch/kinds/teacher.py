@@ -54,6 +54,7 @@ class Teacher(Capability, Generic[O]):
     """Not its work: training (declared by `training`, done by the stage), caching."""
 
     access: Access = Access.TAPS  # of every teacher of the class, or of one with these options
+    stochastic: bool = False  # equal samples are answered otherwise each time, so that nothing is stored; as `access`
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -90,7 +91,10 @@ class Teacher(Capability, Generic[O]):
         return self.options.model_dump(mode="json")
 
     def view(self, batch: Batch, rng: Generator) -> Batch:
-        """What it is fed: labels as a channel, crops, its own tokens. Default: the batch."""
+        """What it is fed: labels as a channel, crops, its own tokens. Default: the batch.
+
+        The host asks the instance whose `model` it has called. Raise DataError for samples that it knows no answer to.
+        """
         return batch
 
     def facts(self) -> Mapping[str, Any]:

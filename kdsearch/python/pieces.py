@@ -84,8 +84,8 @@ class Distillation(nn.Module):
             if type(each).prepare is not Distiller.prepare:
                 raise PluginError(f"distiller '{name}' prepares itself on a study's data", expected="one that does not")
             asked = each.taps()
-            sides = (shapes_of(model, io, asked.get(role, ())) for role, model in self._models.items())
-            each.build(TapShapes(*sides))
+            sides = {role: shapes_of(model, io, asked.get(role, ())) for role, model in self._models.items()}
+            each.build(TapShapes(sides["student"], sides["teacher"]))
             for role, names in asked.items():
                 taps.setdefault(role, []).extend(names)
         self.distillers = nn.ModuleDict(made)

@@ -25,9 +25,9 @@ from kdsearch.study.study import Study
 from kdsearch.training.job import open_store
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import Materials, open_materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.recipe_data import supplied
 from kdsearch.training.tools import Progress, Tools
-from kdsearch.training.train import open_teachers
 from kdsearch.verbs.preflight import check_storage
 from kdsearch.verbs.run import run_study
 

@@ -28,6 +28,7 @@ class LiveProbe:
         taps: names that the proxies read from `run` and `teacher`, or by role; each model resolves them (`stage[-1]`) by its
             own taps.
         seed: of the probe's own draws (dropout in the teacher's pass).
+        teacher_fed: what the teacher is fed of the batch; None = the batch.
 
     Raises:
         TapError: teacher or student lacks a tap.
@@ -41,7 +42,9 @@ class LiveProbe:
         teacher: Model | None = None,
         taps: Taps = (),
         seed: int = 0,
+        teacher_fed: Callable[[Batch], Batch] | None = None,
     ) -> None:
+        self._teacher_fed = teacher_fed
         self.batch, self.io, self.task = channels_last(batch), io, task
         self.rng: Generator = stream(seed, "probe")
         self.teacher_model = teacher
@@ -123,9 +126,10 @@ class LiveProbe:
 
     def _forward(self, model: Model, seed: int, role: str = "student") -> Outputs:
         names = dict.fromkeys(tap_name(model, name) for name in self._taps[role])
+        batch = self._teacher_fed(self.batch) if role == "teacher" and self._teacher_fed is not None else self.batch
         with undisturbed(model.module):
             seed_generators(seed)
-            return run_model(model, self.task, self.batch, names, copies=True).detach()
+            return run_model(model, self.task, batch, names, copies=True).detach()
 
 
 def channels_last(batch: Batch) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -60,6 +60,7 @@ class Scorer:
         batch: what the proxies see; None where no proxy needs data: then noise.
         teacher: randomly initialised (see `random_teacher`), needed where a proxy says `needs_teacher`. Proxies that ask for
             gaussian initialisation see a gaussian copy of it. teacher_note: what `notes` should say of it.
+            teacher_fed: what it is fed of the batch, where that is not the batch.
         init_seeds: initialisations to average over.
 
     Raises:
@@ -76,6 +77,7 @@ class Scorer:
         batch: Batch | None = None,
         teacher: Model | None = None,
         teacher_note: str = "",
+        teacher_fed: Callable[[Batch], Batch] | None = None,
         probe_seed: int = 0,
         init_seeds: Sequence[int] = (0,),
         batch_size: int = 32,
@@ -86,7 +88,7 @@ class Scorer:
         self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
         self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
         self._batch = batch if batch is not None else task.dummy(io, batch_size, stream(probe_seed, "batch"))
-        self._teacher, self._teacher_note = teacher, teacher_note
+        self._teacher, self._teacher_note, self._teacher_fed = teacher, teacher_note, teacher_fed
         self._probes: dict[str, LiveProbe] = {}
         self._is_fitted = False
 
@@ -197,7 +199,9 @@ class Scorer:
             teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
             if teacher is not None:
                 teacher = initialised(teacher.copy(), init, derive(self.probe_seed, "teacher"))
-            self._probes[init] = LiveProbe(self._batch, self.io, self.task, teacher, taps, self.probe_seed)
+            self._probes[init] = LiveProbe(
+                self._batch, self.io, self.task, teacher, taps, self.probe_seed, self._teacher_fed
+            )
         return self._probes[init]
 
     def check(self) -> None:

@@ -22,9 +22,10 @@ from kdsearch.store.weights import write
 from kdsearch.training.finished import Finished, keep_finished, load_finished
 from kdsearch.training.keys import TRAINING, declared
 from kdsearch.training.materials import Materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools
-from kdsearch.training.train import open_teachers, pruned
+from kdsearch.training.train import pruned
 from kdsearch.training.trainings import run_trainings
 
 NAME = "compress"

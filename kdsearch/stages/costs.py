@@ -30,7 +30,7 @@ def cost_of_teacher(live: Live, materials: Materials) -> Cost:
     """The same of a teacher, for one sample as its view feeds it."""
     if live.view is None:
         return cost_of_model(live.model, materials)
-    sample = live.fed(materials.task.dummy(materials.io, 1, stream(materials.seed, "cost")))
+    sample = live.fed(materials.data.split("train").load([0]).to(materials.torch_device))
     return live.model.cost() or count_module(live.model.module, [sample[name] for name in live.model.inputs])
 
 

@@ -15,9 +15,9 @@ from kdsearch.study.summary import left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Kind, Outcome, Request
 from kdsearch.training.tools import Tools
-from kdsearch.training.train import open_teachers
 from kdsearch.training.trainings import run_trainings
 
 NAME = "distill"

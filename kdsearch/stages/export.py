@@ -5,14 +5,14 @@ The first stage that sees the test split: after every choice, each reported accu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.setup import Evaluator
-from kdsearch.errors import RefusedError, told
+from kdsearch.errors import DataError, RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import started
@@ -27,9 +27,9 @@ from kdsearch.study.rules import bare
 from kdsearch.training.finished import load_finished
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools
-from kdsearch.training.train import open_teachers
 
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
@@ -65,10 +65,10 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     config = materials.study.config
     formats = list(dict.fromkeys(config.export.formats))
-    teachers = open_teachers(materials, inputs["prepare"])
+    teachers = open_teachers(materials, inputs["prepare"], held_out=True)
     final = final_student(materials, inputs, teachers)
     tools.progress.begin(NAME, len(formats) * len(final.parts) + 1)
-    references = _reference_metrics(materials, inputs, teachers)
+    references = _reference_metrics(materials, inputs, teachers, tools.progress.say)
     tools.progress.at(1, "test metrics of teacher, student and controls")
     exporter: Exporter[Any] = materials.make("exporter", config.export.exporter, "export.exporter")
     test = list(in_order(materials.data.split("test")))
@@ -139,7 +139,7 @@ def _in_order(formats: list[str], exporter: str) -> list[str]:
 
 
 def _reference_metrics(
-    materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]
+    materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Test metrics and qualities of the teachers, the distilled student, its controls and the students it is compared with."""
     distilled = inputs["distill"]
@@ -162,7 +162,10 @@ def _reference_metrics(
             device=materials.torch_device,
         )
         live.model.module.to(materials.torch_device)
-        take("teachers", name, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
+        try:
+            take("teachers", name, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
+        except DataError as error:  # stored answers to other samples
+            say(f"teacher '{name}' is not measured on the test split: {error.problem}")
     for name, run in distilled.facts["runs"].items():
         if run["error"]:
             continue

@@ -33,10 +33,10 @@ from kdsearch.training.normalize import (
     said,
     warned,
 )
+from kdsearch.training.opened import loaded_teacher
 from kdsearch.training.teachers import trained
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Tools
-from kdsearch.training.train import loaded_teacher, view_of
 
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
@@ -50,21 +50,22 @@ def further(materials: Materials) -> dict[str, Any]:
     return {
         "content": materials.data_key(),
         "live": {name: live_key(materials, name) for name in teachers},
-        "cached": {name: is_cached(materials, name) for name in teachers},
+        "cached": {name: is_cached(materials, name) and (teachers[name].cache == "all" or "seen") for name in teachers},
     }
 
 
 def is_cached(materials: Materials, name: str) -> bool:
-    """Whether a teacher's outputs are. Raise StudyError where the study insists on it and samples change."""
-    study = materials.study
-    setting = study.teachers[name].cache
-    if setting == "on" and materials.augments:
-        raise study.error(
-            "cache 'on', but the data set augments training samples, so stored rows would be stale",
-            f"{study.path_of_teacher(name)}.cache",
-            expected="auto or off, or data without augmentation",
-        )
-    return setting != "off" and not materials.augments
+    """Whether a teacher's outputs are. Raise StudyError where the study insists on it and samples or answers change."""
+    study, path = materials.study, materials.study.path_of_teacher(name)
+    use = study.teachers[name]
+    is_stochastic = study.live_object(path) is None and materials.make("teacher", use, path).stochastic
+    if use.cache in ("on", "all") and (materials.augments or is_stochastic):
+        why = "what it answers is drawn anew each time, so there are no rows to store"
+        if materials.augments:
+            why = "the data set augments training samples, so stored rows would be stale"
+        expected = "auto or off" + (", or data without augmentation" if materials.augments else "")
+        raise study.error(f"cache '{use.cache}', but {why}", f"{path}.cache", expected=expected)
+    return use.cache != "off" and not materials.augments and not is_stochastic
 
 
 def live_key(materials: Materials, name: str) -> str:
@@ -126,9 +127,9 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     facts: dict[str, Any] = {"weights": "", "trained": "", "cache": "", "access": access.name, "facts": _plain(origin)}
     if not has_network(materials, name):
         return {**facts, "params": None, "macs": None, "score": None, "answers": False}, None
-    model = loaded_teacher(materials, name)
+    live = loaded_teacher(materials, name)
+    model = live.model
     check_answering(materials, model, f"teacher '{name}'")
-    live = Live(model, materials.task, None, view_of(materials, name))
     lacks = unanswered(materials, live)
     facts |= {
         "answers": not lacks,
@@ -140,7 +141,7 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     feed(materials, name, model, facts["normalize"])
     history: list[dict[str, Any]] = []
     if is_trained:
-        history, file, key = trained(materials, name, model, tools)
+        history, file, key = trained(materials, name, live, tools)
         facts = {**facts, "weights": f"{name}.safetensors", "trained": key}
         tensors = read(file)
         load_into(model.module, tensors, file)
@@ -158,10 +159,15 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         splits = [split for split in ("train", "val") if split in materials.data.splits]
         folder = out / f"cache-{name}"
         cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
-        if cached["draws"] and study.teachers[name].cache == "on":
-            problem = "cache 'on', but what the teacher is fed is drawn anew each time (`view`), so there are no rows to store"
-            raise study.error(problem, f"{study.path_of_teacher(name)}.cache", expected="auto or off")
+        setting = study.teachers[name].cache
+        if cached["draws"] and setting in ("on", "all"):
+            why = "what the teacher is fed is drawn anew each time (`view`), so there are no rows to store"
+            path = f"{study.path_of_teacher(name)}.cache"
+            raise study.error(f"cache '{setting}', but {why}", path, expected="auto or off")
         cache = "" if cached["draws"] else folder.name
+        if setting == "all":
+            held_out = out / f"cache-{name}-test"
+            write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES)
     cost = cost_of_teacher(live, materials)
     qualities = {materials.objective: _on_validation(materials, live)} if answers else {}
     if answers and live.view is None and materials.objective != ACCURACY:

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from kdsearch.engine.cache import Live
 from kdsearch.errors import TapError, told
-from kdsearch.kinds import Access, Model, Proxy
+from kdsearch.kinds import Access, Batch, Model, Proxy
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import fresh_init
 from kdsearch.search.scoring import random_teacher
 from kdsearch.store.hashing import derive
 from kdsearch.training.materials import Materials
-from kdsearch.training.train import teacher_model, view_of
+from kdsearch.training.opened import live_teacher
+
+Feed = Callable[[Batch], Batch]
 
 
-def probe_teacher(materials: Materials, role: str, seed: int, proxies: Collection[Proxy[Any]]) -> tuple[Model, str]:
-    """The first of the study's teachers that has the taps these proxies read, with fresh weights, and "".
+def probe_teacher(
+    materials: Materials, role: str, seed: int, proxies: Collection[Proxy[Any]]
+) -> tuple[Model, str, Feed | None]:
+    """The first of the study's teachers that has the taps these proxies read, with fresh weights, "", and what it is fed of a
+    batch where that is not the batch.
 
     Without one, the default teacher of the role's space, and a note of why. A study without teachers needs no note.
     """
     why = ""
     for name in materials.study.teachers:
-        model, reason = _untrained(materials, name, proxies)
-        if model is not None:
-            return model, ""
+        live, reason = _untrained(materials, name, proxies)
+        if live is not None:
+            return live.model, "", None if live.view is None else live.fed
         why = why or reason
     model = random_teacher(materials.plain_spaces[role], materials.io, seed)
-    return model, f"scores are against {model.name}, the space's default teacher: {why}" if why else ""
+    note = f"scores are against {model.name}, the space's default teacher: {why}" if why else ""
+    return model, note, None
 
 
-def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -> tuple[Model | None, str]:
+def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -> tuple[Live | None, str]:
     """The teacher with fresh weights, or why it cannot be had."""
     path, use = materials.study.path_of_teacher(name), materials.study.teachers[name]
     is_fresh = False
     if materials.study.live_object(path) is None:
         if materials.host.load_class("teacher", use.use).access < Access.TAPS:
             return None, f"'{use.use}' has no weights that could be drawn anew"
-        if view_of(materials, name) is not None:
-            return None, f"'{use.use}' is fed samples of its own"
         training = materials.make("teacher", use, path).training
         is_fresh = training is not None and training.is_fresh
-    model = teacher_model(materials, name)
-    reason = untrained(model, None if is_fresh else derive(materials.seed, "teacher", name), proxies)
-    return (None, reason) if reason else (model, "")
+    live = live_teacher(materials, name)
+    if live.view is not None and materials.study.config.search.probe.input == "noise":
+        return None, f"'{use.use}' is fed samples of its own, and the probe is noise"
+    reason = untrained(live.model, None if is_fresh else derive(materials.seed, "teacher", name), proxies)
+    return (None, reason) if reason else (live, "")
 
 
 def untrained(model: Model, seed: int | None, proxies: Iterable[Proxy[Any]]) -> str:

@@ -111,6 +111,7 @@ def _made(
         embedders=embedders(materials, names),
         teachers={name: teachers[name] for name in names if has_network(materials, name)},
         task=materials.task,
+        data=source,
         device=materials.torch_device,
     )
     base = tools.progress.done

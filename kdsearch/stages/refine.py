@@ -26,9 +26,9 @@ from kdsearch.store.files import write_json
 from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools, limits_of
-from kdsearch.training.train import open_teachers
 from kdsearch.training.trainings import Trainings
 
 NAME = "refine"

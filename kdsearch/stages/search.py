@@ -83,9 +83,9 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
 
             made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
     seed = derive(materials.seed, "probe") % 2**31
-    teacher, note = None, ""
+    teacher, note, fed = None, "", None
     if any(proxy.needs_teacher for proxy in made.values()):
-        teacher, note = probe_teacher(materials, role, seed, made.values())
+        teacher, note, fed = probe_teacher(materials, role, seed, made.values())
     return Scorer(
         space,
         materials.io,
@@ -94,6 +94,7 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
         batch=_probe_batch(materials),
         teacher=teacher,
         teacher_note=note,
+        teacher_fed=fed,
         probe_seed=seed,
         init_seeds=range(section.probe.seeds),
         batch_size=section.probe.batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -240,20 +240,32 @@ class RecipeSpace:
         ours = (self.task_weight.path, *(f"{each.path}." for each in self.distillers))
         return [dim for dim in self.dims if dim.path.startswith(ours) and dim.path not in options]
 
-    def teacher_taps(self, teacher: str) -> list[str]:
-        """Taps of the teacher that any candidate's recipe may read, as the options write them; a point that cannot be has none."""
+    def teacher_taps(self, teacher: str, is_first: bool = True) -> list[str]:
+        """Taps of the teacher that any candidate's recipe may read, as the options write them; a point that cannot be has none.
+
+        In the role "teacher" of a distiller that learns from it, or in the procedure's where it is the study's first one; in the
+        role of its own name in any.
+        """
         taps: dict[str, None] = {}
+
+        def ask(wanted: Mapping[str, Sequence[str]], is_own: bool) -> None:
+            taps.update(dict.fromkeys([*(wanted.get("teacher", ()) if is_own else ()), *wanted.get(teacher, ())]))
+
         for each in self.distillers:
-            if each.use.teacher != teacher:
-                continue
             for values in _corners(each.options.dims):
                 try:
                     options = each.options.at(values, f"{each.path}.options")
-                    distiller = each.cls(options)
+                    asked = each.cls(options).taps()
                 except UserError:  # it fails the trials there
                     continue
-                for tap in [*distiller.taps().get("teacher", []), *requested_taps(options).get("teacher", [])]:
-                    taps[tap] = None
+                for wanted in (asked, requested_taps(options)):
+                    ask(wanted, each.use.teacher == teacher)
+        for values in _corners(self.procedure_options.dims):
+            try:
+                options = self.procedure_options.at(values, "recipe.procedure.options")
+            except UserError:
+                continue
+            ask(requested_taps(options), is_first)
         return list(taps)
 
     def at(self, values: Mapping[str, Value]) -> ResolvedRecipe:

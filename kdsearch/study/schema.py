@@ -101,9 +101,10 @@ class Teacher(Use):
         description="metric -> value: refuse a teacher that is clearly worse on the validation split; the study's objective, and "
         "`accuracy` where each sample has a class",
     )
-    cache: Literal["auto", "on", "off"] = Field(
+    cache: Literal["auto", "on", "all", "off"] = Field(
         "auto",
-        description="outputs cached by sample id: auto = where nothing augments; on = an error where something does",
+        description="outputs cached by sample id: auto = where nothing augments; on = an error where something does; all = as on, "
+        "and of the test split, for metrics and figures that ask for them",
     )
 
 

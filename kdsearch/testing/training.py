@@ -176,7 +176,10 @@ def training(
         teacher = live.model if live is not None else student
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "distiller", name))
-            distiller.build(TapShapes(Shapes(student, fields), Shapes(teacher, fields)))
+            shapes = TapShapes(
+                Shapes(student, fields), Shapes(teacher, fields), lambda role: Shapes(setup.model_of(role), fields)
+            )
+            distiller.build(shapes)
     setup.distillers = dict(distillers or {})
     return Training(
         procedure,

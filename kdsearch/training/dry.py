@@ -38,10 +38,11 @@ from kdsearch.store.scratch import Scratch
 from kdsearch.study.recipe import ResolvedDistiller
 from kdsearch.training.built import Structure, structure
 from kdsearch.training.materials import Materials
+from kdsearch.training.opened import live_teacher
 from kdsearch.training.request import Request, recipe_of
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Address, Tools, address_of, limits_of
-from kdsearch.training.train import blamed, distillers_of, staged, teacher_model, view_of
+from kdsearch.training.train import blamed, distillers_of, staged
 
 SAMPLES = 8  # of each split; where they do not do, a whole batch of the recipe's
 STUDENTS = 32  # architectures that are drawn
@@ -66,9 +67,7 @@ def check_recipe(materials: Materials) -> None:
     """
     with cpu_threads(materials.study.config.run.threads_per_trial), generators_restored():
         teachers = {
-            name: Live(teacher_model(materials, name), materials.task, None, view_of(materials, name))
-            for name in materials.study.teachers
-            if has_network(materials, name)
+            name: live_teacher(materials, name) for name in materials.study.teachers if has_network(materials, name)
         }
         for live in teachers.values():
             live.model.module.requires_grad_(False).eval()
@@ -204,7 +203,7 @@ def _fault_of(
     try:
         request = Request("dry", "recipe", specs, values, materials.study.config.refine.epochs)
         few = FewSamples(materials.data, n)
-        asked = {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": n}
+        asked = {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": n, "shared": None}
         procedure, setup = staged(materials, request, teachers, scratch.path, derive(materials.seed, "dry"), asked)
         setup.distillers = distillers_of(materials, request, setup, derive(materials.seed, "dry"))
         for each in recipe_of(materials, request).distillers:

@@ -56,7 +56,7 @@ class Opened:
 
     def teachers_of(self, prepared: str, materials: Materials) -> Mapping[str, Live]:
         """The teachers of an artifact, whose files are verified once a process. Raise ArtifactError where it is gone."""
-        from kdsearch.training.train import open_teachers
+        from kdsearch.training.opened import open_teachers
 
         if prepared not in self.teachers:
             self.teachers[prepared] = open_teachers(materials, prepared_of(self.store, prepared))
@@ -164,8 +164,8 @@ def teacher_job(
     address: Mapping[str, Any], name: str, key: str, work: str, checkpoint_s: float, place: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Help at a teacher's training. Answers as `train_job`, its outcome empty."""
+    from kdsearch.training.opened import live_teacher
     from kdsearch.training.teachers import train_teacher
-    from kdsearch.training.train import teacher_model
 
     stop = _asked_to_stop()
     order = {"address": address, "name": name, "key": key, "work": work, "checkpoint_s": checkpoint_s}
@@ -173,7 +173,7 @@ def teacher_job(
     def call() -> dict[str, Any]:
         # its data are as they were given: recipes have not run while teachers are trained
         materials = open_job(replace(Address(**address), prepared=""))
-        train_teacher(materials, name, teacher_model(materials, name), order, stop, None, place)
+        train_teacher(materials, name, live_teacher(materials, name), order, stop, None, place)
         return {}
 
     return _answer(call, Path(work))

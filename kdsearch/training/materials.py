@@ -272,7 +272,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         spaces,
         recipe,
         _shipped_of(recipe),
-        {name: recipe.teacher_taps(name) for name in study.teachers},
+        {name: recipe.teacher_taps(name, nth == 0) for nth, name in enumerate(study.teachers)},
         metrics,
         objectives,
         objective,

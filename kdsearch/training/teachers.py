@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
 from kdsearch.engine.setup import LiveSetup
-from kdsearch.kinds import Model, Teacher
+from kdsearch.engine.viewed import Viewed
+from kdsearch.kinds import Teacher
 from kdsearch.kinds.teacher import Training as Asked
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive
@@ -24,8 +26,9 @@ from kdsearch.training.tools import Tools, address_of
 from kdsearch.training.train import plain_training
 
 
-def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
-    """Epochs, the weights' file and the artifact's key, which is all that the training depends on. `model` is trained."""
+def trained(materials: Materials, name: str, live: Live, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
+    """Epochs, the weights' file and the artifact's key, which is all that the training depends on. Its network is trained."""
+    model = live.model
     key = tools.store.key("teacher", part_of(materials, name), {})
     made = tools.store.get("teacher", key)
     if made is None:
@@ -43,7 +46,7 @@ def trained(materials: Materials, name: str, model: Model, tools: Tools) -> tupl
                 is_first = False
             tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
 
-        history = train_teacher(materials, name, model, order, tools.stop, Report(step=moved))
+        history = train_teacher(materials, name, live, order, tools.stop, Report(step=moved))
 
         def fill(folder: Path) -> dict[str, Any]:
             write(folder / "teacher.safetensors", {k: v.cpu() for k, v in model.module.state_dict().items()})
@@ -81,22 +84,26 @@ def threads_of(materials: Materials, training: Asked) -> int:
 def train_teacher(
     materials: Materials,
     name: str,
-    model: Model,
+    live: Live,
     order: Mapping[str, Any],
     stop: Callable[[], bool],
     report: Report | None = None,
     place: Place | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `model` with all of `run.devices`; returns its epochs. `order`: the arguments of `training.job.teacher_job`."""
+    """Train a teacher's network, on what its view feeds it, with all of `run.devices`; returns its epochs.
+
+    `order`: the arguments of `training.job.teacher_job`.
+    """
     training, work = asked(materials, name), Path(order["work"])
+    data = materials.data.revealed() if training.labels == "all" else materials.data
     setup = LiveSetup(
         seed=derive(materials.seed, "teacher", name, "training"),
         base=materials.study.folder,
         memory=work,
         task=materials.task,
-        data=materials.data.revealed() if training.labels == "all" else materials.data,
+        data=data if live.view is None else Viewed(data, live.view, materials.seed),
         io=materials.io,
-        models={"student": model},
+        models={"student": live.model},
         normalize=False,
         epochs=training.epochs,
         defaults={

@@ -14,6 +14,7 @@ from kdsearch.host.sources import identity
 from kdsearch.kinds import Access, Teacher, Writer
 from kdsearch.store.hashing import digest
 from kdsearch.training.materials import Materials, placing
+from kdsearch.training.sites import teacher_site
 
 FOLDER = "texts"
 
@@ -75,12 +76,12 @@ def _made(materials: Materials, only: Collection[str] | None) -> dict[str, Teach
 
 def _opened(materials: Materials, name: str, made: Teacher[Any]) -> Writer:
     with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
-        return made.writer(materials.site)
+        return made.writer(teacher_site(materials, name))
 
 
 def _embedded(materials: Materials, name: str, made: Teacher[Any], texts: Sequence[str]) -> Tensor:
     with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
-        return made.embed(texts, materials.site)
+        return made.embed(texts, teacher_site(materials, name))
 
 
 def _file(materials: Materials, name: str, what: str = "replies") -> Path | None:

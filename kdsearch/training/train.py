@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdsearch.engine.cache import Live, TeacherCache, View
+from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
-from kdsearch.engine.setup import LiveSetup
+from kdsearch.engine.recipe_source import Offered
+from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.errors import PluginError, TrialError, UserError
 from kdsearch.kinds import (
     IO,
     Batch,
+    DataSource,
     Distiller,
     Model,
     Plan,
@@ -26,24 +28,23 @@ from kdsearch.kinds import (
     Schedule,
     Shapes,
     TapShapes,
-    Teacher,
     named,
     traced_taps,
 )
-from kdsearch.kit.networks import modelled
 from kdsearch.ops.seeding import seed_generators
-from kdsearch.store.hashing import derive
-from kdsearch.store.weights import check_module, load_into, read
+from kdsearch.store.hashing import derive, digest
+from kdsearch.store.weights import load_into, read
 from kdsearch.study.recipe import ResolvedDistiller, ResolvedRecipe
 from kdsearch.training.adapted import adapt
 from kdsearch.training.built import Built
-from kdsearch.training.materials import Materials, placing
+from kdsearch.training.keys import capabilities
+from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
-from kdsearch.training.normalize import feed
 from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.recipe_data import control_data
 from kdsearch.training.request import Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
-from kdsearch.training.text_teachers import embedders, has_network, writers
+from kdsearch.training.sites import kept_in
+from kdsearch.training.text_teachers import embedders, writers
 
 
 def train(
@@ -198,11 +199,32 @@ def staged(
         fresh_of=lambda role, nth: built(role, derive(seed, "fresh", role, nth)),
         trained=tuple(request.specs),
         device=materials.torch_device,
+        shared=shared_setup(materials, aliases),
     )
     setup = replace(setup, **(changes or {}))
     for role in request.specs:
         setup.models[role] = built(role, derive(seed, "init", role))
     return procedure, setup
+
+
+def shared_setup(materials: Materials, teachers: Mapping[str, Live]) -> Evaluator:
+    """What is the same for all trainings of the study: see `kdsearch.kinds.Setup.study`."""
+    key = digest([materials.prepared, capabilities(materials, ("recipe",)), materials.seed])
+    return Evaluator(
+        seed=derive(materials.seed, "study"),
+        base=materials.study.folder,
+        memory=kept_in(materials, key) if materials.prepared else None,
+        code_of=materials.site.code_of,
+        build_of=materials.build_member,
+        writers=writers(materials),
+        embedders=embedders(materials),
+        task=materials.task,
+        data=Offered(materials.data),
+        io=materials.io,
+        teachers=dict(teachers),
+        metrics=materials.metrics,
+        device=materials.torch_device,
+    )
 
 
 def _procedure(materials: Materials, recipe: ResolvedRecipe, request: Request, seed: int) -> Procedure[Any]:
@@ -229,32 +251,45 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
         if live is None and made.needs_teacher:
             raise PluginError(f"distiller '{each.name}' needs the teacher '{each.teacher}'")
         student = setup.models["student"] if "student" in setup.models else next(iter(setup.models.values()))
-        teacher = live.model if live is not None else student
-        for role, taps in made.taps().items():
-            model = teacher if role == "teacher" else setup.models.get(role, student)
+        asked = made.taps()
+
+        def shapes(model: Model, role: str, of: Live | None) -> Shapes:
+            fed = None if of is None or of.view is None else partial(fed_sample, of, setup.data)
+            return shapes_of(model, materials.io, asked.get(role, ()), fed)
+
+        def others(role: str) -> Shapes:
+            return shapes(setup.model_of(role), role, setup.teachers.get(role))
+
+        for role, taps in asked.items():
+            known = {**setup.models, **setup.teachers, "student": student, "teacher": live or student}
+            if role not in known:  # a phase makes it
+                continue
+            found = known[role]
+            model = found.model if isinstance(found, Live) else found
             for tap in taps:
                 if tap not in model.outputs:
                     model.tap(tap)
-        asked = made.taps()
-        shapes = [
-            shapes_of(student, materials.io, asked.get("student", ())),
-            shapes_of(teacher, materials.io, asked.get("teacher", ()), live.fed if live is not None else None),
-        ]
-        made.build(TapShapes(*shapes))
+        teacher = shapes(student if live is None else live.model, "teacher", live)
+        made.build(TapShapes(shapes(student, "student", None), teacher, others))
     return made
 
 
-def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[Batch], Batch] | None = None) -> Shapes:
+def fed_sample(live: Live, data: DataSource) -> Batch:
+    """What a teacher is fed of the first training sample: its view may read texts, or look samples up by their ids."""
+    return live.fed(data.split("train").load([0]))
+
+
+def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[], Batch] | None = None) -> Shapes:
     """Shapes of outputs and taps. A `module:<glob>` among `taps`, and an output that is none of the task's, have none until one
-    forward pass of zeros shows it. `fed`: what the model is fed of a batch.
+    forward pass of zeros shows it. `fed`: a batch that the model is fed, where it reads none of the task's own.
     """
     fields = {each.name: each.shape for each in io.outputs}
     unseen = {tap: model.tap(tap).path for tap in taps if tap.startswith("module:")}
     own = [name for name in model.outputs if name not in fields]
     if not unseen and not own:
         return Shapes(model, fields)
-    sample = Batch(("zeros",), {each.name: each.blank() for each in io.inputs})
-    sample = sample if fed is None else fed(sample)
+    zeros = {each.name: each.blank() for each in io.inputs}
+    sample = Batch(("zeros",), zeros) if fed is None else fed()
     inputs = [sample[name] for name in model.inputs]
     fields |= {tap.name: tap.shape for tap in traced_taps(model.module, inputs, unseen)}
     if own:
@@ -262,65 +297,3 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[Bat
             out = named(model.module(*inputs), model.outputs)
         fields |= {name: tuple(out[name].shape[1:]) for name in own}
     return Shapes(model, fields)
-
-
-def open_teachers(materials: Materials, prepared: Any) -> dict[str, Live]:
-    """The prepared teachers that are networks, by name, with their caches."""
-    found: dict[str, Live] = {}
-    for name in materials.study.teachers:  # the first one is `teacher` where none is named
-        facts = prepared.facts["teachers"][name]
-        if not has_network(materials, name):
-            continue
-        model = teacher_model(materials, name, facts.get("normalize"))
-        if facts["weights"]:
-            file = prepared.path / facts["weights"]
-            load_into(model.module, read(file), file)
-        model.module.requires_grad_(False).eval()
-        cache = TeacherCache(prepared.path / facts["cache"]) if facts["cache"] else None
-        found[name] = Live(model, materials.task, cache, view_of(materials, name))
-    return found
-
-
-def view_of(materials: Materials, name: str) -> View | None:
-    """What the teacher is fed of a batch, where its capability says so; None = the batch."""
-    path = materials.study.path_of_teacher(name)
-    if materials.study.live_object(path) is not None:
-        return None
-    made: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)
-    return None if type(made).view is Teacher.view else made.view
-
-
-def teacher_model(materials: Materials, name: str, found: Mapping[str, Any] | None = None) -> Model:
-    """The teacher's network, untrained where the study trains it, reading images in its own normalisation.
-
-    `found`: what `choose` found that to be, where neither the study nor the weights say it.
-    """
-    return feed(materials, name, loaded_teacher(materials, name), found)
-
-
-def loaded_teacher(materials: Materials, name: str) -> Model:
-    """The teacher's network as its capability gives it."""
-    model: Model
-    live = materials.study.live_object(materials.study.path_of_teacher(name))
-    if live is not None:
-        model = live_model(live, materials)
-        check_module(model.module, f"teacher '{name}'")
-        return model
-    teacher = materials.make("teacher", materials.study.teachers[name], materials.study.path_of_teacher(name))
-    with torch.random.fork_rng(devices=[]):
-        seed_generators(derive(materials.seed, "teacher", name))
-        with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
-            model = teacher.model(materials.io, materials.site)
-            check_module(model.module, f"teacher '{name}'")
-    return model
-
-
-def live_model(live: Any, materials: Materials) -> Model:
-    """A copy of a live Model, or a Model around a copy of a live nn.Module, whose taps are found.
-
-    Raises:
-        DataError: it does not read the study's samples, or does not answer as the task asks, with what it does.
-    """
-    if isinstance(live, Model):
-        return live.copy()
-    return modelled(copy.deepcopy(live).cpu(), materials.io, type(live).__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.engine.cache import Live, View
+from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import placed
 from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
@@ -28,7 +28,7 @@ from kdsearch.study.study import Study
 from kdsearch.study.summary import left_out, summary
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import Materials, open_materials
-from kdsearch.training.train import teacher_model, view_of
+from kdsearch.training.opened import live_teacher
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -109,12 +109,12 @@ def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) ->
     return [head, *rows]
 
 
-def _step_seconds(materials: Materials, model: Model, batch_size: int, view: View | None = None) -> float:
+def _step_seconds(materials: Materials, model: Model, batch_size: int, teacher: Live | None = None) -> float:
     """One training step of a model on real samples, as the engine places and casts them; of a teacher as its view feeds it."""
     split = materials.data.split("train")
     batch = split.load(list(range(min(batch_size, len(split.ids))))).to(materials.torch_device)
     batch = materials.task.prepare(batch, stream(materials.seed, "plan"))
-    batch = Live(model, materials.task, None, view).fed(batch)
+    batch = batch if teacher is None else teacher.fed(batch)
     module = placed(model.module, materials.torch_device).train()
     precision = Precision(materials.device.precision, materials.device.accelerator)
     times = []
@@ -140,8 +140,9 @@ def _seconds(materials: Materials) -> dict[str, float]:
         if capability is not None and capability.training is not None:
             training = capability.training
             size = min(training.batch_size, n_train)
+            opened = live_teacher(materials, name)
             with cpu_threads(training.threads or config.run.threads_per_trial):
-                step = _step_seconds(materials, teacher_model(materials, name), size, view_of(materials, name))
+                step = _step_seconds(materials, opened.model, size, opened)
             seconds["prepare"] += training.epochs * n_train / size * step
     role, space = next(iter(materials.spaces.items()))
     rng = stream(materials.seed, "plan")

@@ -11,7 +11,7 @@ from kdsearch.builtin.classification import Classification, ClassificationOption
 from kdsearch.engine.cache import Live, TeacherCache, write_cache
 from kdsearch.engine.recipe_site import RecipeSite
 from kdsearch.engine.setup import Evaluator
-from kdsearch.errors import ArtifactError
+from kdsearch.errors import ArtifactError, TapError
 from kdsearch.kinds import Batch, Field, Model, Tap
 from kdsearch.kinds.forward import run_model
 from kdsearch.ops.padding import stacked
@@ -240,3 +240,36 @@ def test_a_file_of_another_length_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match=r"476 of 480 bytes"):
         TeacherCache(tmp_path)
+
+
+def test_taps_that_a_procedure_asks_for_come_from_the_cache(tmp_path):
+    """A plugin had to hide the teacher in a list and run it again in every trial."""
+    model, data = resnet(1), source()
+    _, held = stored(tmp_path, model, data, ["stage[1]"])
+    services, given = evaluator(held, "procedure"), data.split("train").load([4, 9, 1])
+    calls = counted(model)
+    out = services.predict("teacher", given, taps=["stage[-1]"])
+    assert calls == []
+    expected = run_model(model, TASK, given, ["stage[1]"])["stage[1]"]
+    assert torch.allclose(out["stage[-1]"], expected, atol=1e-6)
+    assert not out["stage[1]"].requires_grad
+    calls.clear()
+    assert services.predict("teacher", given, taps=["stage[0]"])["stage[0]"].shape[0] == 3, "not stored: run for it"
+    assert calls == [1]
+    assert services.part("teacher", "stage[0]") is model.part("stage[0]")
+    with pytest.raises(TapError, match=r"stage\[0\]"):
+        services.predict("teacher", given, taps=["stage[7]"])
+
+
+def test_rows_of_held_out_samples_are_looked_up_last(tmp_path):
+    model, data = resnet(1), source()
+    _, held = stored(tmp_path / "seen", model, data)
+    write_cache(tmp_path / "test", Live(model, TASK, None), data, ["val"], [], CPU, LIMIT)
+    calls = counted(model)
+    given = data.split("val").load([0, 1])
+    held.outputs(given, ["logits"], CPU)
+    assert calls == [1]
+    held.held_out = TeacherCache(tmp_path / "test")
+    held.outputs(given, ["logits"], CPU)
+    held.outputs(data.split("train").load([0]), ["logits"], CPU)
+    assert calls == [1]

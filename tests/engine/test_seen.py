@@ -24,6 +24,17 @@ def test_a_sample_is_the_same_in_every_batch_and_memory_format():
     assert torch.equal(seen.of(batch(6, image=image, other=torch.zeros(6))), whole), "nothing reads it"
 
 
+def test_a_part_of_a_larger_tensor_is_as_a_copy_of_it():
+    whole = torch.randn(1, 9)
+    for part in (whole[:, 1:], whole[:, :8], torch.randn(3, 9)[1:, :8]):
+        check(part)
+
+
+def check(part):
+    n = len(part)
+    assert torch.equal(Seen({"x": None}).of(batch(n, x=part)), Seen({"x": None}).of(batch(n, x=part.clone())))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool])
 @pytest.mark.parametrize("padding", [None, 0])
 def test_any_value_that_changes_is_seen(dtype, padding):

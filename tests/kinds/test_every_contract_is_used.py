@@ -27,13 +27,17 @@ HANDED = {  # what the host makes and plugins call -> what it is, too
     "Writer": (),
 }
 SEGMENTS, TEXTS = "tests/outside/kdsearch_segments.py", "tests/outside/kdsearch_texts/recipes.py"
-RUN = {SEGMENTS: "pair.yaml", TEXTS: "topics.yaml"}  # the study that is run with it
+COUNCILS = "tests/outside/kdsearch_councils.py"
+RUN = {SEGMENTS: "pair.yaml", TEXTS: "topics.yaml", COUNCILS: "council.yaml"}  # the study that is run with it
 OUTSIDE = {  # what none of our plugins asks for, with the methods that need it; the outside package that does
     **dict.fromkeys(
         ["Clock.epoch", "Clock.epochs", "Clock.progress", "Clock.step", "Step.clock"], SEGMENTS
     ),  # schedules
-    **dict.fromkeys(["Services.once", "Setup.score", "Setup.score(split=)"], SEGMENTS),  # results that decide on phases
+    **dict.fromkeys(["Setup.score", "Setup.score(split=)"], SEGMENTS),  # results that decide on phases
     **dict.fromkeys(["Setup.fresh", "Setup.freeze"], SEGMENTS),  # growth, previous selves
+    **dict.fromkeys(
+        ["Setup.study", "Setup.part", "Services.predict(taps=)"], COUNCILS
+    ),  # what depends on teachers alone
     **dict.fromkeys(["Setup.task", "Setup.weights"], SEGMENTS),  # procedures with a step of their own
     **dict.fromkeys(["Setup.io"], SEGMENTS),  # products of several graphs
     **dict.fromkeys(["Step.on", "Step.batches"], SEGMENTS),  # mixed, generated and several streams of data
@@ -129,7 +133,7 @@ def owner_of(value: ast.expr, known: dict[str, str]) -> str:
         return known.get(value.id, "")
     inner = value.func if isinstance(value, ast.Call) else value
     if isinstance(inner, ast.Attribute):
-        gives = {"on": "Step", "pair": "Step", "clock": "Clock", "writer": "Writer"}
+        gives = {"on": "Step", "pair": "Step", "clock": "Clock", "writer": "Writer", "study": "Services"}
         return gives.get(inner.attr, "") if owner_of(inner.value, known) else ""
     return ""
 
@@ -172,7 +176,7 @@ KEPT_AS_IT_IS = {  # members of capabilities that no plugin overrides
 
 def test_every_hook_is_overridden_by_a_plugin() -> None:
     """By one of ours, by an outside package whose study is run, or in a test of stages, which runs studies."""
-    files = [*PLUGINS, ROOT / SEGMENTS, *sources("tests/outside/kdsearch_texts", "tests/stages")]
+    files = [*PLUGINS, ROOT / SEGMENTS, ROOT / COUNCILS, *sources("tests/outside/kdsearch_texts", "tests/stages")]
     own = {f".{part.attr}" for file in files for part in ast.walk(parsed(file)) if is_own(part)}
     overridden = own | {name for file in files for name in defined(file)}
     hooks = {name for name in NAMES if "(" not in name and is_kind(name.partition(".")[0]) and "." in name}

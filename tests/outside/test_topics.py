@@ -238,6 +238,43 @@ def test_an_endpoint_that_goes_down_pauses_the_study_and_nothing_is_lost(
     assert not any(b"sk-not-to-be-seen" in each for each in files)
 
 
+def test_a_small_model_writes_behind_an_endpoint_what_it_writes_at_hand(tmp_path: Path) -> None:
+    """`tiny`, trained on the spot on texts of this kind: the same records from it, and from a local server that runs it."""
+    import torch
+    from kdsearch_texts.topics import sentence
+
+    from kdsearch.builtin.teachers.tiny import Tiny, TinyOptions
+    from kdsearch.engine.setup import Site
+
+    rng = torch.Generator().manual_seed(0)
+    lines = [f"write: {topic} number {i % 6} {sentence(topic, 9, 0.9, rng)}" for i in range(40) for topic in TOPICS]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    options = {"path": str(tmp_path / "texts.txt"), "steps": 80, "width": 48}
+    recipe = "data.recipes=[{use: written, options: {each: 6}}]"
+    own, here = prepared(tmp_path / "one", f"teachers={{writer: {{use: tiny, options: {options}}}}}", recipe)
+    writer = Tiny(TinyOptions(**options)).writer(Site(seed=here.seed, base=tmp_path))
+
+    def answer(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        asked = (1, body["temperature"], body["stop"], body["seed"], body["max_tokens"])
+        ((reply,),) = writer.write([body["messages"][-1]["content"]], *asked)
+        usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens}
+        return {"choices": [{"message": {"content": reply.text}, "finish_reason": reply.finish}], "usage": usage}
+
+    with serving() as server:
+        server.answer = answer
+        endpoint = f"teachers={{writer: {{use: http, options: {{base_url: '{server.url}', model: tiny}}}}}}"
+        served, there = prepared(tmp_path / "two", endpoint, recipe)
+        assert len(server.asked) == 18
+    assert served["recipes"][0]["cost"]["writer"]["calls"] == 18
+    assert {**served["recipes"][0], "key": ""} == {**own["recipes"][0], "key": ""}
+    one, two = (each.data.split("train") for each in (here, there))
+    assert list(one.ids) == list(two.ids)
+    texts = [split.load(range(len(split.ids))).texts["text"] for split in (one, two)]
+    assert texts[0] == texts[1]
+    fresh = [text for sample, text in zip(one.ids, texts[0], strict=True) if sample.partition("-")[0] in TOPICS]
+    assert fresh, "it wrote something that is long enough"
+
+
 @pytest.mark.parametrize(
     ("sets", "match"),
     [
@@ -246,7 +283,7 @@ def test_an_endpoint_that_goes_down_pauses_the_study_and_nothing_is_lost(
         ("data.recipes=[{use: labelled, options: {llm: main}}]", r"options.llm: unknown teacher 'main'. Expected writer"),
         ("teachers={writer: {use: trained, options: {space: mlp}}}", r"options.llm: teacher 'writer' \('trained'\) writes no text"),
         ("data.recipes=[{use: written, options: {each: 0}}]", r"options.each: got 0"),
-        ("recipe.distillers=[{use: kd, teacher: writer}]", r"needs LOGITS of the teacher; 'scripted' .* gives TEXT"),
+        ("recipe.distillers=[{use: kd, teacher: writer}]", r"needs LOGITS of the teacher; 'labeller' .* gives TEXT"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_before_anything_is_asked(sets: str, match: str) -> None:

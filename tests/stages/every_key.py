@@ -80,7 +80,7 @@ TEACHER_MEAN_STD = ("teacher.normalize={mean: 0.3, std: 0.3}",)
 TEXTS = (
     "data={use: topics, options: {n: 60}, recipes: [{use: written}]}",
     "teacher=null",
-    "teachers={writer: {use: scripted}}",
+    "teachers={writer: {use: labeller}}",
     "student={space: text_encoder, spec: {kind: bag, layers: 0, width: 32, embedding: 16, max_length: 10}}",
     "recipe.distillers=[]",
 )  # the package of tests/outside

@@ -21,8 +21,8 @@ from kdsearch.store import weights
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.tools import Progress, Tools
-from kdsearch.training.train import open_teachers
 
 NAME = "test_efficientnet"  # 102 k parameters; timm's word for its weights is ImageNet's normalisation
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

@@ -271,7 +271,7 @@ def test_what_is_kept_once_is_what_was_made(made, damage, tmp_path):
         return str(Site(0, tmp_path, memory=tmp_path / "memory").once("k", lambda: made))
 
     assert value() == value() == str(made)
-    (file,) = (tmp_path / "memory").iterdir()
+    (file,) = (tmp_path / "memory").glob("once-*")
     damage(file)
     with pytest.raises(ArtifactError, match="Delete it; `kdsearch run` makes it again") as caught:
         value()

@@ -8,7 +8,7 @@ from kdsearch.kinds import Teacher
 from kdsearch.stages.search import scorer_of
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
-from kdsearch.training.train import teacher_model
+from kdsearch.training.opened import live_teacher
 from tests.builtin.teachers.teacher_doors import linear_onnx
 from tests.python.tiny_live import teacher, tiny
 from tests.stages.tiny import write_study
@@ -31,7 +31,7 @@ def live(**changes):
 
 def built_by(materials):
     (name,) = materials.study.teachers
-    return teacher_model(materials, name)
+    return live_teacher(materials, name).model
 
 
 def weights(model):
@@ -126,4 +126,10 @@ def test_a_file_without_weights_to_draw_is_said(tmp_path):
 def test_access_says_which_have_weights():
     classes = {name: Host.load().load_class("teacher", name) for name in Host.load().names("teacher")}
     assert all(issubclass(cls, Teacher) for cls in classes.values())
-    assert {name for name, cls in classes.items() if cls.access < 4} == {"onnx", "exported"}
+    assert {name for name, cls in classes.items() if cls.access < 4} == {
+        "onnx",
+        "exported",
+        "table",
+        "scripted",
+        "tiny",
+    }

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from kdsearch.engine.cache import TeacherCache
+from kdsearch.errors import DataError
 from kdsearch.host import Host
 from kdsearch.kinds import Access, Distiller, Model, NoOptions, Teacher
 from kdsearch.stages.run import run_stages
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events, open_folder
 from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Progress, Tools
-from kdsearch.training.train import open_teachers, train
+from kdsearch.training.train import train
 from kdsearch.verbs.run import run_study
-from tests.python.tiny_live import made, tiny
+from tests.python.tiny_live import Digits, made, tiny
 
 FED: list[tuple[str, torch.Tensor]] = []  # crops that a teacher's network was run on
 
@@ -147,6 +150,23 @@ def test_what_cannot_be_of_a_view_is_refused(tmp_path):
         prepared(tmp_path / "one", teacher={"use": Drawing, "cache": "on"})
     with pytest.raises(PluginError, match=r"view of teacher 'corner' has other samples"):
         prepared(tmp_path / "two", teacher=Losing)
+
+
+def test_stored_answers_teach_and_what_they_lack_is_said(tmp_path):
+    """A table of the training samples: no network is needed, and the test split, which it does not know, ends nothing."""
+    ids = [f"train-{i:06d}" for i in range(300)]
+    logits = 4 * torch.nn.functional.one_hot(torch.tensor(Digits().targets), 10).float()
+    np.savez(tmp_path / "answers.npz", ids=np.array(ids), logits=logits.numpy())
+    table = {"use": "table", "options": {"path": str(tmp_path / "answers.npz")}}
+    study = tiny(teacher=table, compress={"quantize": []})
+    result = run_study(study, Host.load(), tmp_path / "study", progress=False)
+    facts = made(open_materials(study, Host.load()), tmp_path / "study", "prepare")["prepare"]["teachers"]["main"]
+    assert (facts["score"], facts["params"], facts["macs"]) == (1.0, 0, 0)
+    assert result["teacher"]["accuracy"] is None
+    assert result["exports"][0]["parity_max_abs"] < 1e-4
+    np.savez(tmp_path / "answers.npz", ids=np.array(ids[:-2]), logits=logits[:-2].numpy())
+    with pytest.raises(DataError, match=r"has no answers to [12] samples of split '(train|val)': 'train-00029"):
+        run_study(study, Host.load(), tmp_path / "other", progress=False)
 
 
 def test_a_bank_of_features_is_learned_from_and_not_measured_on_the_task(tmp_path):
