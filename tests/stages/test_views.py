@@ -162,7 +162,7 @@ def test_stored_answers_teach_and_what_they_lack_is_said(tmp_path):
     result = run_study(study, Host.load(), tmp_path / "study", progress=False)
     facts = made(open_materials(study, Host.load()), tmp_path / "study", "prepare")["prepare"]["teachers"]["main"]
     assert (facts["score"], facts["params"], facts["macs"]) == (1.0, 0, 0)
-    assert result["teacher"]["accuracy"] is None
+    assert result["teacher"]["quality"] is None
     assert result["exports"][0]["parity_max_abs"] < 1e-4
     np.savez(tmp_path / "answers.npz", ids=np.array(ids[:-2]), logits=logits[:-2].numpy())
     with pytest.raises(DataError, match=r"has no answers to [12] samples of split '(train|val)': 'train-00029"):
