@@ -204,4 +204,4 @@ def test_what_the_page_shows_is_right(tmp_path):
     (line,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     read = eval(line, {"inputs": prepare.inputs, "Path": lambda path: tmp_path / path})
     assert read["numbers"].tolist() == [[1200, 60]]
-    assert read["categories"].tolist() == [[2]]
+    assert read["categories"].tolist() == [[1]]
