@@ -133,7 +133,10 @@ def _open_axes(batch: Batch, fields: Sequence[Field]) -> list[tuple[Field, int]]
 def _ties(
     live: Live, data: DataSource, split: str, batch: Batch, out: Outputs, taps: Sequence[str], device: torch.device
 ) -> dict[str, list[Tie]]:
-    """Which axes of what the teacher gives are as long as its batch is: seen by a second look at the shortest sample alone."""
+    """Which axes of what the teacher gives are as long as its batch is: seen by a second look at the shortest sample alone.
+
+    Of several fields that are as long, the mask that the task says an output has.
+    """
     axes = _open_axes(batch, data.fields)
     if not axes:
         return {}
@@ -142,10 +145,12 @@ def _ties(
     alone = data.split(split).load([at]).to(device)
     with torch.no_grad():
         less = run_model(live.model, live.task, live.fed(alone), taps)
+    masks = {each.name: each.mask for each in live.task.io(data.fields, data.facts).outputs}
     found: dict[str, list[Tie]] = {}
     for name in out:
+        own = [pair for pair in axes if pair[0].name == masks.get(name)]
         for axis, sizes in enumerate(zip(out[name].shape[1:], less[name].shape[1:], strict=True)):
-            for field, at in axes:
+            for field, at in [*own, *axes]:
                 if sizes == (batch[field.name].shape[at], alone[field.name].shape[at]) and sizes[0] != sizes[1]:
                     found.setdefault(name, []).append((axis, field.name, at))
                     break

@@ -67,7 +67,9 @@ class Answering(nn.Module):
         value, axes = given[field.name].float(), [axis for axis, size in enumerate(field.shape, 1) if size is None]
         if not axes:
             return value
-        same = (each for each in self.io.inputs if each.kind == "mask" and each.shape == field.shape[:1])
+        at = self.io.inputs.index(field)  # a mask follows its field
+        later = (*self.io.inputs[at:], *self.io.inputs[:at])
+        same = (each for each in later if each.kind == "mask" and each.shape == field.shape[:1])
         mask = next(same, None)
         if mask is None:
             return value.mean(axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,55 @@ def test_what_lies_beside_them_continues_a_text(prose):
     assert set(first.strip()) <= {*about["vocabulary"], *"The value of"}
     card = read_json(folder / f"export/{Path(at['onnx-int8']).stem}.json")
     assert set(card["costs_at"]) == {"tokens", "mask"}
+
+
+PAIRS = (
+    "data.options={n: 260, syllables: 1, max_length: 16, min_count: 1}",
+    "teacher.options={space: seq2seq, spec: {kind: gru, encoder_layers: 1, decoder_layers: 1, width: 32, heads: 2},"
+    " epochs: 40, batch_size: 16, lr: 0.01}",
+    "student.spec={kind: gru, encoder_layers: 1, decoder_layers: 1, width: {choices: [16, 24]}, heads: 2}",
+    "recipe.train={lr: 0.02, batch_size: 16}",
+    "distill={epochs: 16, controls: []}",
+    "compress.quantize=[{use: int8, options: {samples: 32}}]",
+    "export.max_drop={onnx-int8: 0.1}",
+)
+
+
+@pytest.fixture(scope="module")
+def hangul(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("hangul") / "study"
+    return folder, run("seq2seq", folder, *PAIRS)
+
+
+def test_targets_are_written_as_measured(hangul):
+    """By the program that lies beside the files, token by token, for every text of the test split."""
+    folder, result = hangul
+    assert result["student"]["quality"]["metric"] == "exact_match"
+    assert result["student"]["quality"]["value"] > 0.5
+    assert [each["format"] for each in result["exports"]] == ["onnx-fp32", "onnx-int8"]
+    split = held_out("seq2seq", *PAIRS)
+    tools = runpy.run_path(str(folder / "export/seq2seq-generate.py"))
+    for row in result["exports"]:
+        encoder, decoder = (session(folder / path) for path in row["paths"])
+        right = 0
+        for i in range(len(split.ids)):
+            batch = split.load([i])
+            given = {name: batch[name].numpy() for name in ("tokens", "mask")}
+            given["memory"] = tools["fed"](encoder, given)
+
+            def follows(ids, given=given, decoder=decoder):
+                prefix = tools["row"](ids)
+                return tools["fed"](decoder, {**given, "prefix": prefix, "prefix_mask": np.ones_like(prefix)})[0, -1]
+
+            found = tools["written"](follows, [2], 2, 16, 0.0, 0)
+            right += [*found, 2] == batch["next"][0].tolist()
+        assert row["quality"]["value"] == pytest.approx(
+            right / len(split.ids), abs=1e-9 if "fp32" in row["format"] else 0.03
+        )
+        assert row["quality"]["n"] == len(split.ids)
+
+
+def test_the_program_writes_a_name(hangul):
+    folder, result = hangul
+    files = [Path(path).name for path in result["exports"][0]["paths"]]
+    assert program(folder / "export", "seq2seq", *files, "\u1100\u1161").strip().isalpha()

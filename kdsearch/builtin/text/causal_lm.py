@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.builtin.text.next_token import next_token_loss, read_tokens
-from kdsearch.builtin.text.sequence_source import NEXT
+from kdsearch.builtin.text.sequence_source import NEXT, PREFIX
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, IO, Batch, Field, NoOptions, Outputs, Task
 
@@ -28,8 +28,13 @@ class CausalLm(Task[NoOptions]):
         """Raise DataError without tokens that say their vocabulary, their mask, and `next`."""
         tokens, mask = read_tokens("causal_lm", fields, "tokens", "mask")
         has = ", ".join(f"{each.name} ({each.kind})" for each in fields)
-        if not any(each.name == NEXT and each.use == "target" and each.shape == tokens.shape for each in fields):
-            expected = f"a target '{NEXT}' as long as the tokens: what follows each of them"
+        is_pair = any(each.name == PREFIX for each in fields)
+        if is_pair or not any(
+            each.name == NEXT and each.use == "target" and each.shape == tokens.shape for each in fields
+        ):
+            expected = (
+                "texts without a target of their own" if is_pair else f"a target '{NEXT}': what follows each token"
+            )
             raise DataError(f"causal_lm: the data set has {has}", expected=expected)
         shape = (tokens.shape[0], tokens.n_values)
         return IO((tokens, mask), (Field("logits", "logits", shape, open_size=tokens.open_size, mask=mask.name),))

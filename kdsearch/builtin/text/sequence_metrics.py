@@ -1,4 +1,4 @@
-"""Metrics of next tokens: perplexity and accuracy, over every token of a split whose next one is known."""
+"""Metrics of next tokens: perplexity and accuracy over every token whose next one is known, and targets written exactly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch.builtin.text.prepare import SEPARATOR as BOUNDARY
 from kdsearch.builtin.text.sequence_source import NEXT
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, DataSource, Measurement, Metric, NoOptions, Predict, Services
@@ -74,3 +75,21 @@ class NextTokenAccuracy(Metric[NoOptions]):
         rows = _each(predict, data, split, "hits")
         values = {"next_token_accuracy": _share(rows.mean(0)), "n": float(len(rows)), "tokens": float(rows[:, 1].sum())}
         return Measurement(values, rows, _share)
+
+
+class ExactMatch(Metric[NoOptions]):
+    """Share of samples whose target is written exactly, up to its boundary, by the likeliest next token each time.
+
+    One pass says it: what is written is the target where each of its tokens is the likeliest after those before it. Padding and
+    unknown tokens are never written: a target with a token that the training texts lack counts as missed.
+    """
+
+    unit: ClassVar[str] = "share"
+    proportion: ClassVar[bool] = True
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        hits = n = 0
+        for logits, tokens in judged(predict, data, split):
+            likeliest = logits[:, BOUNDARY:].argmax(1) + BOUNDARY
+            hits, n = hits + int(bool((likeliest == tokens).all())), n + 1
+        return {"exact_match": hits / n, "n": float(n)}

@@ -1,4 +1,4 @@
-"""Networks that foretell the next token: causal transformers, convolutions, LSTMs and GRUs."""
+"""Networks that write a token after another: of a text itself, or of the target of a text that an encoder reads."""
 
 from kdsearch.hooks import Register, hookimpl
 
@@ -9,4 +9,9 @@ def kdsearch_register(register: Register) -> None:
         "decoder",
         "kdsearch_spaces.decoder.space:DecoderSpace",
         about="the next token of a text: causal transformer, convolutions, LSTM or GRU, with layers, widths, heads and kernels",
+    )
+    register.search_space(
+        "seq2seq",
+        "kdsearch_spaces.decoder.seq2seq:Seq2SeqSpace",
+        about="reads a text and writes its target: transformer or GRU encoder and decoder, with layers, widths and heads",
     )

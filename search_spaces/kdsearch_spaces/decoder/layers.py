@@ -41,6 +41,7 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = 1 / math.sqrt(width // heads)
         self.qkv = nn.Linear(width, 3 * width)
         self.softmax = nn.Softmax(-1)
         self.dropout = nn.Dropout(dropout)
@@ -51,7 +52,7 @@ class CausalAttention(nn.Module):
         q, k, v = (
             self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         )  # each (B, heads, N, d)
-        scores = turned(q, at) @ turned(k, at).transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores = turned(q, at) @ turned(k, at).transpose(-1, -2) * self.scale
         scores = scores.masked_fill(at[:, None] < at, torch.finfo(scores.dtype).min)
         mixed = self.dropout(self.softmax(scores)) @ v
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))

@@ -127,7 +127,7 @@ def test_padding_changes_no_gradient():
         ((Field("tokens", "tokens", (None,), "int64", n_values=5),), "an input 'mask'"),
         (
             (Field("tokens", "tokens", (None,), "int64", n_values=5), Field("mask", "mask", (None,), "int64")),
-            "a target 'next' as long as the tokens",
+            "a target 'next': what follows each token",
         ),
     ],
 )

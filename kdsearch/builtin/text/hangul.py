@@ -1,0 +1,43 @@
+"""Data set `hangul`: Korean syllables, in the letters they are made of, and their names in Latin letters, as Unicode has them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import torch
+from pydantic import Field as Option
+
+from kdsearch.builtin.text.sequence_options import SequenceOptions, pieces_of
+from kdsearch.builtin.text.sequence_source import SequenceSource, Written, bounded
+from kdsearch.kinds import Dataset, Services
+
+FIRST, COUNT = 0xAC00, 11_172  # the syllables of Unicode, in order
+NAME = "HANGUL SYLLABLE "
+
+
+class HangulOptions(SequenceOptions):
+    n: int = Option(1500, ge=10, le=100_000, description="words")
+    syllables: int = Option(3, ge=1, le=20, description="of a word, at most; drawn, as its syllables are")
+
+
+class Hangul(Dataset[HangulOptions]):
+    """Words of drawn syllables, each once. A Korean letter is up to three Latin ones, by its place in the syllable."""
+
+    task = "seq2seq"
+
+    def open(self, services: Services) -> SequenceSource:
+        rng = torch.Generator().manual_seed(0)
+        words: dict[str, None] = {}
+        while len(words) < self.options.n:
+            length = int(torch.randint(1, self.options.syllables + 1, (), generator=rng))
+            words["".join(chr(FIRST + int(i)) for i in torch.randint(COUNT, (length,), generator=rng))] = None
+        read = [tuple(pieces_of(self.options, unicodedata.normalize("NFD", word))) for word in words]
+        written = [bounded(pieces_of(self.options, romanised(word))) for word in words]
+        ids = tuple("-".join(f"{ord(each):x}" for each in word) for word in words)
+        facts = {"source": f"names of Unicode {unicodedata.unidata_version}", "licence": "Unicode-3.0"}
+        return SequenceSource({"train": Written(ids, written, read)}, self.options, facts)
+
+
+def romanised(word: str) -> str:
+    """The names of its syllables, in small letters."""
+    return "".join(unicodedata.name(each).removeprefix(NAME).lower() for each in word)
