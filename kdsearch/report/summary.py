@@ -142,7 +142,8 @@ def tiles(result: Row) -> str:
     quality, network = shipped_quality(result), student_of(result, best.get("role"))
     name = quality.metric[:1].upper() + quality.metric[1:]
     latency, slow = median(best), median(teacher)
-    than = f"teacher {quality_of(teacher).text}" if teacher else ""
+    taught = quality_of(teacher)
+    than = f"teacher {taught.text}" if taught.value is not None else ""
     size = ratio(
         fp32(result, best.get("role")).get("bytes"), best.get("bytes"), "smaller than fp32", "larger than fp32"
     )

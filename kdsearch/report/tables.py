@@ -106,7 +106,8 @@ def files(result: Row) -> str:
     qualities = [quality_of(each) for each in exports]
     head = ["file", "size", qualities[0].label, "latency, median (ms)"]
     head += ["against the teacher"] if slow is not None else []
-    head += ["top-1 agreement with torch", "largest difference to torch", "written to"]
+    judged = any(number(each.get("top1_agreement")) is not None for each in exports)
+    head += [*(["top-1 agreement with torch"] if judged else []), "largest difference to torch", "written to"]
     body = [
         [
             with_small(label_of(each), "recommended" if is_recommended(result, each) else ""),
@@ -114,7 +115,7 @@ def files(result: Row) -> str:
             with_small(quality.text, quality.range),
             latency_cell(each),
             *([ratio(slow, median(each), "faster", "slower", 1.05) or "as fast"] if slow is not None else []),
-            with_small(percent(each.get("top1_agreement")), _at_least(each)),
+            *([with_small(percent(each.get("top1_agreement")), _at_least(each))] if judged else []),
             general(each.get("parity_max_abs")),
             link(each.get("path")),
         ]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import re
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from kdsearch.host import Host
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
+from kdsearch.verbs.status import status_of
+from kdsearch.verbs.summary import summary_of
 from tests.outside.conftest import HERE, ROOT, ended, killed_in
 
 FORMATS = ["onnx-fp32", "onnx-int8", "onnx-int4"]
@@ -57,9 +64,45 @@ def test_everything_speaks_of_its_objective(segments):
     assert result["refused"] == []
     assert [row["format"] for row in result["exports"]] == FORMATS
     assert result["recommended"]["why"].startswith("overlap ")
+    folder = segments[0]
+    page = re.sub(r"<script>.*?</script>", "", (folder / "report" / "index.html").read_text(), flags=re.DOTALL)
+    cards = [file.read_text() for file in (folder / "export").glob("*.json")]
+    assert len(cards) == len(FORMATS)
+    told = [json.dumps(result), page, *cards, summary_of(result, folder), status_of(folder)["text"]]
+    assert [text for text in told if "accuracy" in text.lower()] == []
     counts = result["data"]["counts"]
     assert counts["train"]["labeled"] + counts["val"]["labeled"] == round(0.3 * (160 - 32))
     assert counts["test"] == {"labeled": 32, "unlabeled": 0}
+
+
+def test_the_page_shows_images_masks_and_answers(segments, outside):
+    """As PNGs of the very pixels: of the recommended file, whose answers are computed here again."""
+    folder, result = segments
+    facts = read_json(next(folder.glob("artifacts/report-*/evidence.json")))
+    (figure,) = facts["figures"]
+    titles = [[each["title"] for each in row] for row in figure["pictures"]]
+    assert titles == [["input", "truth", "teacher", "student"]] * 4
+    page = (folder / "report" / "index.html").read_text()
+    shown = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">', page)
+    assert len(shown) == 16
+    test = open_materials(load_study(outside / "segments.yaml", Host.load()), Host.load()).data.split("test")
+    batch = test.load(range(4))
+    file = str(folder / result["recommended"]["path"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    student = session.run(None, {"image": batch["image"].numpy()})[0].argmax(1)
+    for i, row in enumerate(figure["pictures"]):
+        truth, answer = (pixels(row[at]["src"]) for at in (1, 3))
+        colours = {k: truth[batch["mask"][i].numpy() == k][0] for k in np.unique(batch["mask"][i])}
+        for k in np.unique(student[i]):
+            assert (answer[student[i] == k] == colours.get(int(k), answer[student[i] == k][0])).all()
+        right = float((student[i] == batch["mask"][i].numpy()).mean())
+        assert row[3]["says"] == f"{right:.1%} right"
+        assert row[0]["says"] == batch.ids[i]
+        assert pixels(row[0]["src"]).shape == (16, 16)
+
+
+def pixels(src: str) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))))
 
 
 def test_a_distiller_with_buffers_and_a_task_loss_of_its_own(segments):

@@ -371,6 +371,15 @@ def test_several_teachers_and_several_roles_have_a_row_each(result: dict[str, An
     assert "right, pruned and recovered 50.00 % 21" in shown
 
 
+def test_what_is_not_measured_has_no_column_and_no_dash(result: dict[str, Any]) -> None:
+    assert "top-1 agreement" in tables.files(result)
+    for each in result["exports"]:
+        each["top1_agreement"] = None
+    assert "top-1 agreement" not in tables.files(result)
+    result["teacher"] |= {"accuracy": None}
+    assert "teacher \u2013" not in text_of(header(result))
+
+
 def test_of_several_roles_the_recommended_file_is_matched_by_its_role_too(result: dict[str, Any]) -> None:
     """Both have an INT8 file: the one that is recommended is not the first one."""
     int8 = result["exports"][1]
