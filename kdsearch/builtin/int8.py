@@ -39,12 +39,14 @@ class Int8Options(Options):
         description="weights in 7 bits: x86 processors without VNNI add products of 8-bit weights in 16 bits, which overflow; "
         "false = 8 bits, right on processors with VNNI and on ARM alone",
     )
-    keep_first: bool = Option(False, description="leave the first layer in fp32")
+    keep_first: bool = Option(False, description="leave the first layer, and embeddings of tokens, in fp32")
     keep_last: bool = Option(False, description="leave the last layer in fp32")
 
 
 class Int8(Compressor[Int8Options]):
-    """Convolutions and matmuls compute in INT8; LSTM and GRU stay fp32.
+    """Convolutions, matmuls and LSTM compute in INT8, embeddings of tokens are stored in it; GRU stays fp32.
+
+    What an LSTM reads is quantised as it comes (onnxruntime's DynamicQuantizeLSTM), so that its ranges need no calibration.
 
     U8 activations, not onnxruntime's default S8: with those a residual network's convolutions do not fuse and run slower
     than in fp32 (1.77 against 0.54 ms). Weights are in [-64, 64], so that a pair of products, at most 255 (64 + 64) = 32,640, fits
@@ -66,7 +68,13 @@ class Int8(Compressor[Int8Options]):
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """Raise UserError when there is nothing to calibrate with."""
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_dynamic,
+            quantize_static,
+        )
 
         rows = _rows(feeds, plan.edits["samples"])
         is_percentile = plan.edits["calibration"] == "percentile"
@@ -76,7 +84,9 @@ class Int8(Compressor[Int8Options]):
             _name_nodes(model)
             layers_only = _layers_only(model, plan.edits["operators"])
             layers = [node.name for node in model.graph.node if _is_layer(node, model)]
-            kept = layers[:1] * plan.edits["keep_first"] + layers[-1:] * plan.edits["keep_last"]
+            weights = {each.name for each in model.graph.initializer}
+            tables = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in weights]
+            kept = tables + layers[:1] * plan.edits["keep_first"] + layers[-1:] * plan.edits["keep_last"]
             save_onnx(model, ready)
             quantize_static(
                 str(ready),
@@ -90,12 +100,69 @@ class Int8(Compressor[Int8Options]):
                 calibrate_method=CalibrationMethod.Percentile if is_percentile else CalibrationMethod.MinMax,
                 op_types_to_quantize=list(WEIGHTED) if layers_only else None,
                 nodes_to_exclude=kept,
-                extra_options={"CalibPercentile": 99.9} if is_percentile else {},
+                # a range a shape: by its name the stride is of minimum and maximum alone, in fact it is of any method
+                extra_options={"CalibPercentile": 99.9, "CalibStridedMinMax": 1} if is_percentile else {},
             )
+            if any(node.op_type == "LSTM" for node in model.graph.node):
+                quantize_dynamic(
+                    str(made),
+                    str(ready),
+                    op_types_to_quantize=["LSTM"],
+                    per_channel=plan.edits["per_channel"],
+                    reduce_range=plan.edits["reduce_range"],
+                    weight_type=QuantType.QInt8,
+                )
+                made = ready
             model = read_onnx(made)
+        if not plan.edits["keep_first"]:
+            _quantize_embeddings(model, plan.edits["per_channel"])
         anonymous(model)
         del model.graph.value_info[:]
         save_onnx(model, file)
+
+
+def _quantize_embeddings(model: Any, per_channel: bool) -> None:
+    """Tables that rows are taken from, in 8 bits: what is taken becomes float again, by a scale for each column.
+
+    They are most of a small text network's bytes. onnxruntime's static quantisation leaves them as they are, or takes a range of 0 for
+    them (1.32), so that every row reads 0: its calibration sees no weights.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    tables = {each.name: each for each in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for name, table in tables.items():
+        nodes = readers.get(name, [])
+        if (
+            table.data_type != 1
+            or len(table.dims) != 2
+            or not nodes
+            or not all(_takes_rows(each, name) for each in nodes)
+        ):
+            continue
+        values = numpy_helper.to_array(table)
+        largest = np.abs(values).max(0 if per_channel else None)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        whole = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+        table.CopyFrom(numpy_helper.from_array(whole, name))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        for node in nodes:
+            taken = f"{node.output[0]}_quantized"
+            made = helper.make_node(
+                "DequantizeLinear", [taken, f"{name}_scale"], [node.output[0]], f"{node.name}_dequantize"
+            )
+            made.attribute.extend([helper.make_attribute("axis", -1)] if per_channel else [])
+            node.output[0] = taken
+            graph.node.insert(list(graph.node).index(node) + 1, made)
+
+
+def _takes_rows(node: Any, table: str) -> bool:
+    axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+    return node.op_type == "Gather" and node.input[0] == table and node.input[1] != table and axis == 0
 
 
 def _prepared(file: Path, made: Path) -> Any:
@@ -113,14 +180,27 @@ def _prepared(file: Path, made: Path) -> Any:
 
 
 class _Reader:
-    """What onnxruntime pulls calibration batches from; `rewind` because a reader ends after one pass."""
+    """What onnxruntime pulls calibration samples from; `rewind` because a reader ends after one pass.
+
+    Samples of one shape are together: onnxruntime's histograms stack what they are given at once, and take it range by range
+    (`set_range`, of `len` ranges).
+    """
 
     def __init__(self, rows: list[dict[str, Any]], names: list[str]) -> None:
-        self.rows, self.names = rows, names
+        by_shape: dict[Any, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_shape.setdefault(tuple(row[name].shape for name in names), []).append(row)
+        self.groups, self.names = list(by_shape.values()), names
         self.rewind()
 
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.left = (row for group in self.groups[start_index:end_index] for row in group)
+
     def rewind(self) -> None:
-        self.left = iter(self.rows)
+        self.set_range(0, len(self.groups))
 
     def get_next(self) -> dict[str, Any] | None:
         row = next(self.left, None)
@@ -128,7 +208,7 @@ class _Reader:
 
 
 def _rows(feeds: Iterable[Mapping[str, Any]], samples: int) -> list[dict[str, Any]]:
-    """One sample a feed, at most `samples`: onnxruntime's histograms want equal shapes, and the last batch may be short."""
+    """One sample a feed, at most `samples`."""
     rows = []
     for feed in feeds:
         for at in range(len(next(iter(feed.values()), ()))):

@@ -114,6 +114,10 @@ class Task(Capability, Generic[O]):
         """Output fields (B, ...). Default: module(*inputs), named after `outputs` in order."""
         return named(model.module(*[batch[name] for name in model.inputs]), model.outputs)
 
+    def answers(self, io: IO) -> tuple[Field, ...]:
+        """What `call` gives, without B. Default: the network's outputs; others where it is called more than once a sample."""
+        return io.outputs
+
     @abstractmethod
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         """Scalar, mean over the samples with a known target; 0 (with graph) when there is none."""

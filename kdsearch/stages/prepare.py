@@ -207,7 +207,7 @@ def unanswered(materials: Materials, live: Live) -> str:
     live.model.module.to(materials.torch_device)
     found = live.outputs(batch, live.model.outputs, materials.torch_device)
     got = {name: tuple(found[name].shape[1:]) for name in live.model.outputs}
-    for field in materials.io.outputs:
+    for field in materials.task.answers(materials.io):
         shape = got.get(field.name, ())
         fits = len(shape) == len(field.shape) and all(b in (None, a) for a, b in zip(shape, field.shape, strict=True))
         if field.name not in got or not fits:

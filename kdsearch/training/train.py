@@ -252,10 +252,11 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
             raise PluginError(f"distiller '{each.name}' needs the teacher '{each.teacher}'")
         student = setup.models["student"] if "student" in setup.models else next(iter(setup.models.values()))
         asked = made.taps()
+        io = replace(materials.io, outputs=materials.task.answers(materials.io))
 
         def shapes(model: Model, role: str, of: Live | None) -> Shapes:
             fed = None if of is None or of.view is None else partial(fed_sample, of, setup.data)
-            return shapes_of(model, materials.io, asked.get(role, ()), fed)
+            return shapes_of(model, io, asked.get(role, ()), fed)
 
         def others(role: str) -> Shapes:
             return shapes(setup.model_of(role), role, setup.teachers.get(role))

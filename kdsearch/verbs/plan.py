@@ -193,7 +193,7 @@ def _disk(materials: Materials) -> int:
     """Bytes of the teachers' cached outputs and of the checkpoints of every training."""
     config = materials.study.config
     rows = sum(len(materials.data.split(name).ids) for name in ("train", "val") if name in materials.data.splits)
-    outputs = sum(4 * math.prod(each.sizes) for each in materials.io.outputs)
+    outputs = sum(4 * math.prod(each.sizes) for each in materials.task.answers(materials.io))
     cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
     params = config.constraints.params or 1_000_000
     return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(controls_of(materials)))

@@ -216,3 +216,71 @@ def test_options_are_checked():
     with pytest.raises(Exception, match="calibration"):
         validate(Int8Options, {"calibration": "guess"})
     assert np.isfinite(FEEDS[0]["image"]).all()
+
+
+class Texts(nn.Module):
+    """A table of 300 rows, an LSTM where asked, a linear layer; answers of any length."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.table, self.head = nn.Embedding(300, 16), nn.Linear(16, 4)
+        self.lstm = nn.LSTM(16, 16, batch_first=True) if recurrent else None
+
+    def forward(self, tokens):
+        found = self.table(tokens)
+        return self.head((found if self.lstm is None else self.lstm(found)[0]).mean(1))
+
+
+TOKENS = Field("tokens", "tokens", (None,), "int64", n_values=300)
+
+
+def ragged(n=24):
+    rng = torch.Generator().manual_seed(0)
+    return [
+        {"tokens": torch.randint(300, (3, int(length)), generator=rng).numpy()}
+        for length in torch.randint(2, 20, (n // 3,), generator=rng)
+    ]
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("options", [{}, {"calibration": "percentile"}, {"per_channel": False}], ids=str)
+def test_texts_of_several_lengths_calibrate_and_their_table_is_stored_in_8_bits(recurrent, options, tmp_path):
+    torch.manual_seed(0)
+    graph = Graph(Texts(recurrent).eval(), (TOKENS,), (Field("logits", "logits", (4,)),))
+    file, whole = tmp_path / "q.onnx", tmp_path / "fp32.onnx"
+    samples = batch_of(tokens=torch.from_numpy(ragged()[0]["tokens"]))
+    EXPORTER.write(graph, samples, whole)
+    shutil.copy(whole, file)
+    quantizer = Int8(Int8Options(samples=24, **options))
+    quantizer.rewrite(file, quantizer.plan(None), ragged())
+    share = weight_share(file, whole)
+    assert share["8"] > 0.95
+    call = EXPORTER.load(file)
+    for length in (6, 12, 31):  # means over fewer tokens than any that was calibrated with are larger
+        tokens = torch.randint(300, (5, length), generator=torch.Generator().manual_seed(length))
+        expected = graph.module(tokens).detach()
+        assert (call(tokens)["logits"] - expected).norm() < 0.1 * expected.norm()
+    kinds = {node.op_type for node in read_onnx(file).graph.node}
+    assert ("DynamicQuantizeLSTM" in kinds) == recurrent
+    assert "LSTM" not in kinds
+
+
+def test_a_table_is_as_near_as_its_column_s_scale(tmp_path):
+    torch.manual_seed(0)
+    net = Texts(False).eval()
+    with torch.no_grad():
+        net.table.weight[:, 3] *= 100
+        net.head.weight.copy_(torch.eye(4, 16))
+    graph = Graph(net.table, (TOKENS,), (Field("found", "vector", (None, 16)),))
+    file = tmp_path / "q.onnx"
+    EXPORTER.write(graph, batch_of(tokens=torch.arange(6).view(2, 3)), file)
+    quantizer = Int8(Int8Options(samples=3))
+    quantizer.rewrite(file, quantizer.plan(None), ragged(3))
+    found = EXPORTER.load(file)(torch.arange(300)[None])["found"][0]
+    scale = net.table.weight.detach().abs().amax(0) / 127
+    assert bool(((found - net.table.weight.detach()).abs() <= 0.5001 * scale).all())
+    kept = tmp_path / "kept.onnx"
+    EXPORTER.write(graph, batch_of(tokens=torch.arange(6).view(2, 3)), kept)
+    quantizer = Int8(Int8Options(samples=3, keep_first=True))
+    quantizer.rewrite(kept, quantizer.plan(None), ragged(3))
+    assert torch.equal(EXPORTER.load(kept)(torch.arange(300)[None])["found"][0], net.table.weight.detach())

@@ -21,3 +21,15 @@ def register(register: Register) -> None:
     about = "1,500 Korean words of drawn syllables and their names in Latin letters; always there"
     register.dataset("hangul", f"{_AT}.hangul:Hangul", about=about)
     register.metric("exact_match", f"{_AT}.sequence_metrics:ExactMatch", about="share of targets written exactly")
+    register.dataset(
+        "texts", f"{_AT}.texts:Texts", about="columns of CSV or JSON Lines: classes, or queries and documents"
+    )
+    about = "documentation of Python's standard library, 11 parts, or with its signatures; always there"
+    register.dataset("docstrings", f"{_AT}.docstrings:Docstrings", about=about)
+    register.task(
+        "embedding", f"{_AT}.embedding:Embedding", about="vectors of texts: a query is nearest to its document"
+    )
+    about = "in-batch preferences of queries among documents"
+    register.distiller("relevance", f"{_AT}.relevance:Relevance", about=about)
+    for name, cls in {"ndcg": "Ndcg", "retrieval_recall": "RetrievalRecall", "mrr": "Mrr"}.items():
+        register.metric(name, f"{_AT}.retrieval:{cls}", about="every query against every document of the split")

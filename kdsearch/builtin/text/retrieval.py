@@ -1,0 +1,109 @@
+"""Metrics of retrieval: every query of a split against every document of it, by the cosine of their `embedding`s."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Generic, Literal
+
+import torch
+from pydantic import Field as Option
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdsearch.builtin.text.source import DOCUMENT_ID, QUERY_ID
+from kdsearch.errors import DataError
+from kdsearch.kinds import DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
+from kdsearch.kinds.options import O
+
+CHUNK = 256  # samples at once, and queries that are ranked at once
+
+
+def ranks(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Tensor]:
+    """(Q, R) the places, from 1, of every query's documents among the split's, the best first, 0 behind those of a query that has
+    fewer than R; and (Q,) how many it has.
+
+    Equal texts are one query or one document. Of equally near documents the wrong ones go first, so that a network that
+    answers one vector for all gains nothing.
+    """
+    samples = data.split(split)
+    queries: dict[int, Tensor] = {}
+    documents: dict[int, Tensor] = {}
+    wanted: dict[int, set[int]] = {}
+    for start in range(0, len(samples.ids), CHUNK):
+        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
+        vectors = F.normalize(predict(batch)["embedding"].detach().cpu().double(), dim=-1)
+        for pair, query, document in zip(vectors, batch[QUERY_ID].tolist(), batch[DOCUMENT_ID].tolist(), strict=True):
+            queries.setdefault(query, pair[0])
+            documents.setdefault(document, pair[1])
+            wanted.setdefault(query, set()).add(document)
+    if not queries:
+        raise DataError(f"split '{split}' has no sample", expected="at least one query with its document")
+    place = {document: i for i, document in enumerate(sorted(documents))}
+    all_documents = torch.stack([documents[name] for name in sorted(documents)])
+    names = sorted(queries)
+    n_right = torch.tensor([len(wanted[name]) for name in names])
+    found = torch.zeros(len(names), int(n_right.max()), dtype=torch.int64)
+    for start in range(0, len(names), CHUNK):
+        some = names[start : start + CHUNK]
+        scores = torch.stack([queries[name] for name in some]) @ all_documents.T  # (q, D)
+        scores = scores.nan_to_num(-2.0)  # a vector of zeros, or none at all: behind every other
+        right = torch.zeros(scores.shape, dtype=torch.bool)
+        for row, name in enumerate(some):
+            right[row, [place[document] for document in wanted[name]]] = True
+        order = right.to(torch.int8).argsort(dim=1, stable=True)  # wrong ones first, then by nearness
+        order = order.gather(1, scores.gather(1, order).round(decimals=9).argsort(dim=1, descending=True, stable=True))
+        hits = right.gather(1, order)
+        for row in range(len(some)):
+            at = hits[row].nonzero()[:, 0] + 1
+            found[start + row, : len(at)] = at
+    return found, n_right
+
+
+class Retrieval(Metric[O], Generic[O]):
+    """A mean over queries of what their documents' places are worth."""
+
+    unit: ClassVar[str] = "share"
+    name: ClassVar[str]
+
+    @abstractmethod
+    def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
+        """(Q,) in [0, 1] of (Q, R) places from 1, 0 where there is none, and of (Q,) numbers of right documents."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        rows = self.worth(*ranks(predict, data, split)).double()
+        return Measurement({self.name: float(rows.mean()), "n": float(len(rows))}, rows)
+
+
+class CutOptions(Options):
+    k: int = Option(10, ge=1, description="documents that are looked at")
+
+
+class Ndcg(Retrieval[CutOptions]):
+    """Normalised discounted cumulative gain of the first k, right or wrong (Järvelin and Kekäläinen, ACM TOIS 2002)."""
+
+    name: ClassVar[str] = "ndcg"
+
+    def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
+        k = self.options.k
+        gains = torch.where((places > 0) & (places <= k), 1 / (places.double() + 1).log2(), 0.0).sum(1)
+        ideal = (1 / (torch.arange(1, k + 1, dtype=torch.float64) + 1).log2()).cumsum(0)
+        return gains / ideal[n_right.clamp(max=k) - 1]
+
+
+class RetrievalRecall(Retrieval[CutOptions]):
+    """Share of a query's documents that are among the first k."""
+
+    name: ClassVar[str] = "retrieval_recall"
+
+    def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
+        return ((places > 0) & (places <= self.options.k)).sum(1) / n_right
+
+
+class Mrr(Retrieval[NoOptions]):
+    """Mean reciprocal rank: 1 / the place of the first right document."""
+
+    name: ClassVar[str] = "mrr"
+    direction: ClassVar[Literal["max", "min"]] = "max"
+
+    def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
+        return 1 / places[:, 0].double()

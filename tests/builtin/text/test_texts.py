@@ -1,0 +1,128 @@
+"""Texts of tables keep the contract of data sets; their vocabulary is of what the study trains on."""
+
+import json
+
+import pytest
+import torch
+
+from kdsearch.builtin.text.docstrings import Docstrings, DocstringsOptions, documented
+from kdsearch.builtin.text.texts import Texts, TextsOptions
+from kdsearch.engine.splits import arrange
+from kdsearch.errors import DataError
+from kdsearch.kinds import HIDDEN, Carries, Encodes, Measured
+from kdsearch.testing.dataset import DatasetContract, FileServices
+
+ROWS = [(f"word{i % 5} and {'more ' * (i % 4)}text {i}", ["good", "bad", ""][i % 3]) for i in range(30)]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A CSV with labels, a third of them missing, and JSON Lines of pairs."""
+    lines = ["said,stars", *(f"{text},{label}" for text, label in ROWS)]
+    (tmp_path / "reviews.csv").write_text("\n".join(lines))
+    pairs = [{"question": f"what is {i % 20} and why", "answer": f"it is number {i}"} for i in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(each) for each in pairs))
+    return tmp_path
+
+
+def texts(**options):
+    return Texts(TextsOptions(**{"min_count": 1, **options}))
+
+
+class TestClasses(DatasetContract):
+    @pytest.fixture
+    def dataset(self, table):
+        return texts(path="reviews.csv", text="said", label="stars")
+
+
+class TestPairs(DatasetContract):
+    @pytest.fixture
+    def dataset(self, table):
+        return texts(path="pairs.jsonl", text="question", document="answer")
+
+
+class TestDocstrings(DatasetContract):
+    @pytest.fixture
+    def dataset(self):
+        return Docstrings(DocstringsOptions(max_length=16))
+
+
+def test_labels_are_the_column_s_and_an_empty_cell_is_none(table):
+    source = texts(path="reviews.csv", text="said", label="stars").open(FileServices(table))
+    assert source.facts["classes"] == ["bad", "good"]
+    expected = [{"good": 1, "bad": 0, "": HIDDEN}[label] for _, label in ROWS]
+    assert source.split("train").load(range(30))["label"].tolist() == expected
+    assert source.split("train").load([3]).texts["said"] == [ROWS[3][0]]
+
+
+def test_the_vocabulary_is_of_the_samples_that_the_study_trains_on(table):
+    source = texts(path="reviews.csv", text="said", label="stars").open(FileServices(table))
+    assert isinstance(source, Measured)
+    data = arrange(source, labeled=1.0, validation=0.2, test=0.3)
+    (tokenizer,) = [json.loads(data.source.files()["tokenizer.json"])]
+    held_out = {sample for name in ("val", "test") for sample in data.split(name).ids}
+    of_train = {
+        piece
+        for i, (text, _) in enumerate(ROWS)
+        if source.split("train").ids[i] not in held_out
+        for piece in text.split()
+    }
+    assert set(tokenizer["vocabulary"]) == of_train
+    (tokens,) = [each for each in data.fields if each.name == "tokens"]
+    assert tokens.n_values == 3 + len(of_train)
+    batch = data.split("test").load(range(5))
+    assert int(batch["tokens"].max()) < tokens.n_values
+    assert (batch["tokens"] == 1).any(), "a number that no training text has is unknown"
+    assert tokens.open_size == data.facts["tokenizer"]["length"]
+
+
+def test_what_is_carried_and_encoded_is_what_samples_hold(table):
+    source = texts(path="reviews.csv", text="said", label="stars").open(FileServices(table))
+    assert isinstance(source, Carries)
+    assert isinstance(source, Encodes)
+    batch = source.split("train").load([2, 5])
+    again = source.encode(batch.texts)
+    assert torch.equal(again["tokens"], batch["tokens"])
+    assert torch.equal(again["mask"], batch["mask"])
+
+
+def test_equal_texts_of_pairs_have_equal_numbers(table):
+    source = texts(path="pairs.jsonl", text="question", document="answer").open(FileServices(table))
+    batch = source.split("train").load(range(24))
+    assert batch["query"][0] == batch["query"][20]
+    assert len(set(batch["document"].tolist())) == 24
+    assert texts(path="pairs.jsonl", text="question", document="answer").task == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"text": "sayd", "label": "stars"}, "no column 'sayd'.*said"),
+        ({"text": "said"}, "neither is given"),
+        ({"text": "said", "label": "stars", "document": "stars"}, "said, stars, stars"),
+        ({"text": ("said", "said"), "label": "stars"}, "each once"),
+        ({"text": "said", "label": "stars", "min_count": 99}, "no token occurs 99 times"),
+    ],
+)
+def test_what_does_not_fit_is_said(table, options, says):
+    with pytest.raises(DataError, match=says):
+        texts(path="reviews.csv", **options).open(FileServices(table))
+
+
+def test_docstrings_are_parsed_and_not_run(tmp_path):
+    (tmp_path / "logging").mkdir()
+    code = (
+        'import missing\n\nclass A:\n    """What it is, in a few words. More."""\n'
+        '    def f(self, x, *, y):\n        """Does a thing with x and y."""\n'
+    )
+    (tmp_path / "logging" / "a.py").write_text(code)
+    (tmp_path / "logging" / "broken.py").write_text("def (")
+    first, second = documented(tmp_path)
+    assert first == {
+        "part": "logging",
+        "name": "logging.a.A",
+        "signature": "class logging.a.A",
+        "text": "What it is, in a few words. More.",
+        "first": "What it is, in a few words",
+    }
+    assert second["signature"] == "logging.a.A.f(self, x, y)"
