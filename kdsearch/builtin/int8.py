@@ -124,8 +124,8 @@ class Int8(Compressor[Int8Options]):
 def _quantize_embeddings(model: Any, per_channel: bool) -> None:
     """Tables that rows are taken from, in 8 bits: what is taken becomes float again, by a scale for each column.
 
-    They are most of a small text network's bytes. onnxruntime's static quantisation leaves them as they are, or takes a range of 0 for
-    them (1.32), so that every row reads 0: its calibration sees no weights.
+    They are most of a small text network's bytes. onnxruntime's static quantisation leaves them as they are, or takes a range of 0
+    for them (1.32), so that every row reads 0: its calibration sees no weights.
     """
     from onnx import helper, numpy_helper
 
