@@ -5,7 +5,7 @@ pixels, in ImageNet's normalisation. Forms: its weights for `safetensors` and `t
 folder of PNGs, an npz, a Dataset of pixels and one whose transform normalises. Nothing in the studies says a
 normalisation. `as data`: what a form would be in the data's own (`teacher.normalize: data`), on the folder.
 
-    python benchmarks/outside_teacher.py [--epochs 5] [--per-class 250]
+    python benchmarks/outside_teacher.py [--epochs 10] [--per-class 500]
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def inside(folder: Path, work: Path, teacher: dict[str, Any], data: dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--per-class", type=int, default=250)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--per-class", type=int, default=500)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
