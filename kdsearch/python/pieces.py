@@ -63,18 +63,37 @@ class Distillation(nn.Module):
     Args:
         student, teacher: modules from images (B, C, H, W) to logits (B, K), whose taps are found, or `kinds.Model`s.
         distillers: names, sections or classes; their own parameters are this module's, student's and teacher's are not.
-        example: (B, C, H, W), at least one image.
+        example: (B, C, H, W), at least one image; with `io` what it says is read, by name where there are several.
+        task: a name, section, class or object: how networks are called and what targets are.
+        io: what both networks read and answer; default: images and logits, by the example.
 
     Raises:
         DataError, TapError: a network that does not read the example, a tap that is not there or does not fit.
     """
 
     def __init__(
-        self, student: nn.Module | Model, teacher: nn.Module | Model, distillers: Sequence[Named], example: Tensor
+        self,
+        student: nn.Module | Model,
+        teacher: nn.Module | Model,
+        distillers: Sequence[Named],
+        example: Tensor | Mapping[str, Tensor],
+        *,
+        task: Named = "classification",
+        io: IO | None = None,
     ) -> None:
         super().__init__()
-        io = io_of(teacher, example)
-        self._task = capability("task", "classification")[1]
+        device = next(iter(example.values())).device if isinstance(example, Mapping) else example.device
+        if io is None:
+            if isinstance(example, Mapping):
+                raise StudyError(
+                    "the example has names", path="example", expected="an image, or `io`, which names inputs"
+                )
+            io = io_of(teacher, example)
+        self._task = capability("task", task)[1]
+        drawn = self._task.dummy(io, 1, Generator().manual_seed(0)).tensors
+        self._reads = tuple(each.name for each in io.inputs)
+        self._judges = tuple(name for name in drawn if name not in self._reads)
+        self._answer = io.outputs[0].name
         self._models = {"student": as_model(student, io, "student"), "teacher": as_model(teacher, io, "teacher")}
         made = dict(capability("distiller", each) for each in distillers)
         if len(made) < len(distillers):
@@ -90,20 +109,28 @@ class Distillation(nn.Module):
                 taps.setdefault(role, []).extend(names)
         self.distillers = nn.ModuleDict(made)
         live = {"teacher": Live(self._models["teacher"], self._task, None)}
-        self._cast = Cast(self._task, io, {"student": self._models["student"]}, live, taps, example.device)
+        self._cast = Cast(self._task, io, {"student": self._models["student"]}, live, taps, device)
         self._rng = Generator().manual_seed(0)
         self.last: LiveStep | None = None
 
     def forward(
-        self, image: Tensor, label: Tensor | None = None, clock: Clock = START
+        self,
+        inputs: Tensor | Mapping[str, Tensor],
+        targets: Tensor | Mapping[str, Tensor] | None = None,
+        clock: Clock = START,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, K) with graph, and unweighted scalars by `distiller.term`. Unknown labels are -100, or left out."""
-        ids = tuple(str(i) for i in range(len(image)))
-        batch = Batch(ids, {"image": image} if label is None else {"image": image, "label": label})
+        """The student's answer, such as logits (B, K), with graph, and unweighted scalars by `distiller.term`.
+
+        Inputs and targets are by name where there are several. Unknown labels are -100, or left out.
+        """
+        tensors = dict(inputs) if isinstance(inputs, Mapping) else {self._reads[0]: inputs}
+        if targets is not None:
+            tensors |= dict(targets) if isinstance(targets, Mapping) else {self._judges[0]: targets}
+        batch = Batch(tuple(str(i) for i in range(len(next(iter(tensors.values()))))), tensors)
         step = LiveStep(self._cast, {"train": batch}, batch, self._rng, clock)
         terms = {f"{name}.{term}": value for name, each in self._each() for term, value in each.terms(step).items()}
         self.last = step
-        return step.student["logits"], terms
+        return step.student[self._answer], terms
 
     def end_step(self) -> None:
         """After the optimiser's step: distillers with a memory fill it. Others need no call."""

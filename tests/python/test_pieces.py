@@ -18,7 +18,7 @@ from torch import nn
 
 import kdsearch
 from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError, UserError
-from kdsearch.kinds import Compressor, Distiller, NoOptions, Plan
+from kdsearch.kinds import IO, Compressor, Distiller, Field, NoOptions, Plan
 from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -42,6 +42,32 @@ def test_terms_and_gradients_are_those_of_the_formula():
     sum(terms.values()).backward()
     assert all(parameter.grad is not None for parameter in [*small.parameters(), *pair.parameters()])
     assert all(parameter.grad is None for parameter in large.parameters())
+
+
+def test_other_tasks_than_classification_by_their_own_fields():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(5, 2)
+
+        def forward(self, numbers, missing):
+            return self.out(torch.cat([numbers, missing], 1))
+
+    fields = (Field("numbers", "vector", (3,)), Field("missing", "vector", (2,)))
+    io = IO(fields, (Field("value", "value", (2,)),))
+    batch = {each.name: each.noise(6, torch.Generator().manual_seed(0)) for each in fields}
+    student, large = Two(), Two()
+    match = {"use": "match", "options": {"distance": "huber"}}
+    pair = kdsearch.Distillation(student, large, [match], batch, task="regression", io=io)
+    value, terms = pair(batch, torch.zeros(6, 2))
+    wanted = large(**batch).detach()
+    far = (student(**batch) - wanted) / wanted.std(0, correction=0)
+    torch.testing.assert_close(value, student(**batch))
+    torch.testing.assert_close(terms["match.match"], nn.functional.huber_loss(far, torch.zeros_like(far)))
+    with pytest.raises(StudyError, match="or `io`, which names inputs"):
+        kdsearch.Distillation(student, large, [match], batch, task="regression")
+    with pytest.raises(TapError, match="'kd' compares class probabilities, and the task answers value"):
+        kdsearch.Distillation(student, large, ["kd"], batch, task="regression", io=io)
 
 
 def test_modes_of_both_networks_stay_their_owners():
