@@ -42,6 +42,12 @@ class Seq2Seq(Task[NoOptions]):
         """Cross entropy of the next token in nats, mean over all tokens of the batch whose next one is known."""
         return next_token_loss(out["logits"], batch)
 
+    def hide(self, batch: Batch, hidden: Tensor, targets: Sequence[Field]) -> Batch:
+        """What has been written of a hidden target is its boundary alone."""
+        made = super().hide(batch, hidden, targets)
+        later = hidden[:, None] & (torch.arange(batch[PREFIX].shape[1]) > 0)
+        return made.having(**{name: batch[name].masked_fill(later, 0) for name in (PREFIX, PREFIX_MASK)})
+
     def counted(self, batch: Batch) -> Tensor:
         return batch[PREFIX_MASK] != 0
 

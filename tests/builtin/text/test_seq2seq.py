@@ -184,3 +184,14 @@ def test_pairs_are_no_texts_alone():
     )
     with pytest.raises(DataError, match="an input 'prefix' of kind tokens"):
         Seq2Seq(NoOptions()).io(texts.fields, {})
+
+
+def test_a_hidden_target_is_not_shown_by_what_is_written_of_it():
+    task, data = Seq2Seq(NoOptions()), source()
+    batch = data.split("train").load([0, 1, 2])
+    found = task.hide(batch, torch.tensor([True, False, True]), task.targets(data.fields))
+    assert bool((found["next"][[0, 2]] == HIDDEN).all())
+    assert found["prefix"][0].tolist() == [BOUNDARY] + [0] * (batch["prefix"].shape[1] - 1)
+    assert task.counted(found).sum(1).tolist() == [1, int(batch["prefix_mask"][1].sum()), 1]
+    assert torch.equal(found["prefix"][1], batch["prefix"][1])
+    assert torch.equal(found["tokens"], batch["tokens"])
