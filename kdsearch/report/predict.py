@@ -1,8 +1,9 @@
-"""The program that lies beside exported classifiers: images in, classes out, with nothing of kdsearch."""
+"""The programs that lie beside exported files, without kdsearch: images in, or what a data set's own `prepare.py` reads."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 _TEXT = """\
 \"\"\"Classes of images, by a file that says itself how images are prepared and what its classes are called.
@@ -75,6 +76,65 @@ def main():
 if __name__ == "__main__":
     main()
 """
+
+
+_PREPARED = """\
+\"\"\"Answers for samples, which prepare.py beside this file makes ready.
+
+    python predict.py SAMPLE... [--model FILE.onnx] [--top 3]
+
+Needs numpy, onnxruntime and what prepare.py needs. A line a sample: its classes, or its numbers by the outputs' names as JSON.
+\"\"\"
+
+import argparse
+import json
+import os
+import runpy
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
+
+import numpy as np
+import onnxruntime
+
+HERE = Path(__file__).parent
+FILES = {name: HERE / file for name, file in BESIDE.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition(chr(10))[0])
+    parser.add_argument("samples", nargs="+")
+    parser.add_argument("--model", default=HERE / MODEL)
+    parser.add_argument("--top", type=int, default=3)
+    asked = parser.parse_args()
+    prepare = runpy.run_path(str(FILES["prepare.py"]))["inputs"]
+    session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map.get("labels", "[]"))
+    names = [each.name for each in session.get_outputs()]
+    for sample in asked.samples:
+        fed = prepare(sample, FILES)
+        feeds = {each.name: fed[each.name] for each in session.get_inputs()}
+        found = dict(zip(names, session.run(None, feeds)))
+        if labels and list(found) == ["logits"] and found["logits"].shape == (1, len(labels)):
+            logits = found["logits"][0].astype(np.float64)
+            probs = np.exp(logits - logits.max())
+            probs /= probs.sum()
+            best = np.argsort(-probs, kind="stable")[: asked.top]
+            print(f"{sample}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
+        else:
+            print(f"{sample}: " + json.dumps({name: value[0].tolist() for name, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def prepared_text(model: str, files: Mapping[str, str]) -> str:
+    """The program for files whose data set carries a `prepare.py`; `files`: its name of each -> that of the file beside."""
+    return _PREPARED.replace("HERE / MODEL", f"HERE / {json.dumps(model)}").replace(
+        "BESIDE.items", f"{json.dumps(dict(files))}.items"
+    )
 
 
 def is_predict(text: str) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdsearch.kinds import Carries
 from kdsearch.report import card
-from kdsearch.report.predict import predict_text
+from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_bytes, write_json
 from kdsearch.store.hashing import file_digest
@@ -45,15 +46,26 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
 
 
 def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:
-    """`predict.py` where a file is one network from one image to one vector of classes, and knows how images are prepared."""
+    """`predict.py` where a file is one network from one image to one vector of classes, and knows how images are prepared.
+
+    And where it is one network whose data carry a `prepare.py` and whose answers have a size.
+    """
     facts = materials.data.facts
     told = facts.get("preprocessing") or {}
     is_plain = bool(facts.get("classes")) and bool(told.get("mean")) and bool(told.get("std"))
     single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
     kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
-    if is_plain and kinds == {("image", "logits")} and len(single) == len(result["exports"]):
-        chosen = result["recommended"] or result["exports"][0]
-        write_bytes(folder / PREDICT, predict_text(Path(chosen["path"]).name).encode())
+    if not single or len(single) < len(result["exports"]) or any("role" in row for row in result["exports"]):
+        return
+    model = Path((result["recommended"] or result["exports"][0])["path"]).name
+    source = materials.data.source
+    carried = source.files() if isinstance(source, Carries) else {}
+    has_size = all(None not in each["shape"] for graph in single for each in graph["outputs"])
+    if is_plain and kinds == {("image", "logits")}:
+        write_bytes(folder / PREDICT, predict_text(model).encode())
+    elif b"def inputs(" in carried.get("prepare.py", b"") and has_size:
+        beside = {name: f"{materials.study.config.name}-{name}" for name in carried}
+        write_bytes(folder / PREDICT, prepared_text(model, beside).encode())
 
 
 def card_name(file: str) -> str:

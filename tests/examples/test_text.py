@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,5 +69,15 @@ def test_it_runs_to_verified_files(name, metric, less, tmp_path):
         feeds = prepare.inputs(text, {"tokenizer.json": folder / f"{name}-tokenizer.json"})
         answer = call(*(torch.from_numpy(feeds[each["name"]]) for each in int8["graphs"][0]["inputs"]))
         assert all(bool(each.isfinite().all()) for each in answer.values())
+    done = subprocess.run(
+        [sys.executable, "predict.py", "Return the logger.", "Parse a message."],
+        cwd=folder, capture_output=True, text=True, env={}, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["Return the logger.", "Parse a message."]
+    if name == "embedding":
+        assert len(json.loads(lines[0].partition(": ")[2])["embedding"]) == 64
+    else:
+        assert lines[0].count("%") == 3
     page = (tmp_path / "study" / "report" / "index.html").read_text()
     assert metric in page
