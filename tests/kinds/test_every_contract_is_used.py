@@ -47,7 +47,6 @@ OUTSIDE = {  # what none of our plugins asks for, with the methods that need it;
     ),  # noise, diagnostics
     **dict.fromkeys(["Step.rng", "Step.rows(field=)"], SEGMENTS),  # draws, queues, several outputs
     **dict.fromkeys(["Subject.budget", "Subject.cost", "Subject.score"], SEGMENTS),  # pruners that weigh what they cut
-    **dict.fromkeys(["Picture.of(says=)", "Picture.of_classes", "Picture.of_classes(says=)"], SEGMENTS),  # what is seen
     **dict.fromkeys(["Services.writer", "Services.embed", "Writer.write"], TEXTS),  # teachers of text
     **dict.fromkeys([f"Writer.write({each}=)" for each in ("n", "temperature", "stop", "seed", "max_tokens")], TEXTS),
 }

@@ -93,10 +93,10 @@ def masks(predict: Predict, data: DataSource, split: str, services: Services, qu
     images = next(value for value in batch.tensors.values() if value.ndim == 4)
     rows = [
         [
-            Picture.of("image", images[i]),
+            Picture.of("image", images[i], says=batch.ids[i]),
             Picture.of_classes("truth", batch["mask"][i]),
             *(
-                Picture.of_classes(who, answer[i], _share(quality[id]) or "" if who == "student" else "")
+                Picture.of_classes(who, answer[i], says=_share(quality[id]) or "" if who == "student" else "")
                 for who, answer in found.items()
             ),
         ]

@@ -151,7 +151,7 @@ def test_pictures_go_from_the_best_answered_image_to_the_worst():
     for row in figure.pictures:
         assert [each.title for each in row] == ["image", "truth", "student"]
         at = next(i for i in range(12) if Picture.of_classes("truth", every["mask"][i]) == row[1])
-        assert row[0] == Picture.of("image", every["image"][at])
+        assert row[0] == Picture.of("image", every["image"][at], says=split.ids[at])
         assert row[2].src == Picture.of_classes("", predict(split.load([at]))["logits"].argmax(1)[0]).src
         shown.append(at)
     assert len(set(shown)) == 5
