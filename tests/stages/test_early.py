@@ -36,7 +36,7 @@ def test_it_is_named_before_any_training(sets, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fails", "said"), [((4,), "some candidates cannot be built"), ((4, 8), "no candidate is left")]
+    ("fails", "said"), [((4,), "some candidates cannot be built"), ((4, 8), "one step of the recipe fails")]
 )
 def test_networks_that_cannot_be_built_are_left_out_and_told(fails, said, tmp_path, monkeypatch):
     build = CifarResNetSpace.build
@@ -56,5 +56,5 @@ def test_networks_that_cannot_be_built_are_left_out_and_told(fails, said, tmp_pa
         )
         assert '"widths":[' in result["student"]["architecture"]
     else:
-        with pytest.raises(UserError, match=rf"student\.space: {said}: .*RuntimeError: no such width"):
+        with pytest.raises(UserError, match=rf"{said}: RuntimeError: no such width"):
             run_tiny(tmp_path, *LESS, teacher)

@@ -59,10 +59,16 @@ def test_it_is_said_in_notes_summary_and_page():
         {"onnx_bytes": pytest.approx(0.1)},
         {"latency_ms": pytest.approx(0.1)},
     ]
-    nothing: dict[str, Any] = {"prepare": {"teachers": {}}, "search": {"roles": {}}, "distill": {"runs": {}}}
+    nothing: dict[str, Any] = {
+        "prepare": {"teachers": {}},
+        "search": {"roles": {}},
+        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner"},
+    }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
-    config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)))
-    materials: Any = SimpleNamespace(study=SimpleNamespace(students={"student": None}, config=config))
+    config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)), export=SimpleNamespace(min_agreement={}))
+    materials: Any = SimpleNamespace(
+        study=SimpleNamespace(students={"student": None}, config=config), io=SimpleNamespace(inputs=())
+    )
     assert _notes(materials, inputs, found)[1:] == [
         "onnx-int8 is 10.0% above the study's limit of onnx_bytes.",
         "onnx-int4 is 10.0% above the study's limit of latency_ms.",

@@ -47,7 +47,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8
     monkeypatch.setattr(keeping, "needs_file", lambda _: True)
     monkeypatch.setattr(keeping, "violations", lambda _, found: {"latency_ms": found["latency_ms"] / limit - 1})
     tools: Any = SimpleNamespace(stop=lambda: False)
-    materials: Any = None
+    materials: Any = SimpleNamespace(ships=("student",))
     candidates = [Candidate(row, float(row.params)) for row in ROWS]
     found = keep_best(materials, "student", candidates, keep, [], Path(), tools, 3)
     assert len(set(measured)) == len(measured), "nothing is measured twice"
@@ -104,5 +104,6 @@ def test_without_limits_the_best_go_on_unmeasured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keeping, "violations", lambda _, found: {})
     monkeypatch.setattr(keeping, "needs_file", lambda _: False)
     candidates = [Candidate(row, float(row.params)) for row in ROWS[:5]]
-    arguments: Any = (None, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
+    materials: Any = SimpleNamespace(ships=("student",))
+    arguments: Any = (materials, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
     assert [each["spec"]["i"] for each in keep_best(*arguments).rows] == [4, 3, 2, 1, 0]

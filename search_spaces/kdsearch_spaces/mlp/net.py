@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -42,23 +42,33 @@ class Join(nn.Module):
     Args:
         values: place of an input of integers -> how many values it has.
         width: of the vector that stands for an integer.
+        flags: places of inputs of true and false. numbers: places of inputs (B,), one number a sample.
     """
 
-    def __init__(self, values: Mapping[int, int] | None = None, width: int = 8) -> None:
+    def __init__(
+        self,
+        values: Mapping[int, int] | None = None,
+        width: int = 8,
+        flags: Collection[int] = (),
+        numbers: Collection[int] = (),
+    ) -> None:
         super().__init__()
+        self.flags, self.numbers = frozenset(flags), frozenset(numbers)
         self.embeddings = nn.ModuleDict({str(at): nn.Embedding(n, width) for at, n in (values or {}).items()})
         for each in self.embeddings.values():
             nn.init.normal_(each.weight, std=width**-0.5)  # type: ignore[arg-type]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        flat = [each.flatten(1) if each.ndim > 1 else each.unsqueeze(1) for each in self._vectors(inputs)]
+        flat = [self._vector(at, each) for at, each in enumerate(inputs)]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
-    def _vectors(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        floats = [each.float() if each.dtype == torch.bool else each for each in inputs]
-        return [
-            self.embeddings[str(at)](each) if str(at) in self.embeddings else each for at, each in enumerate(floats)
-        ]
+    def _vector(self, at: int, x: Tensor) -> Tensor:
+        """(B, D). What `x` is was said when this was made: a tracer sees no types."""
+        if str(at) in self.embeddings:
+            x = self.embeddings[str(at)](x)
+            return x if at in self.numbers else x.flatten(1)
+        x = x.float() if at in self.flags else x
+        return x.unsqueeze(1) if at in self.numbers else x.flatten(1)
 
 
 class Mlp(nn.Module):

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import Annotated
 
+import torch
 from pydantic import Field as Option
 from torch import Generator
 
@@ -81,7 +82,9 @@ class MlpSpace(SearchSpace[MlpSpec]):
         """Raise DataError for inputs that are neither floats nor categories, StudyError for more layers than widths."""
         d_in, n_outputs = _n_inputs(io, spec.embedding), vector_output(io, "mlp")
         widths = _read(self, spec)
-        join = Join({at: each.n_values or 0 for at, each in enumerate(io.inputs) if _is_category(each)}, spec.embedding)
+        values = {at: each.n_values or 0 for at, each in enumerate(io.inputs) if _is_category(each)}
+        flags = [at for at, each in enumerate(io.inputs) if each.torch_dtype == torch.bool]
+        join = Join(values, spec.embedding, flags, [at for at, each in enumerate(io.inputs) if not each.shape])
         net = Mlp(d_in, widths, spec.activation, spec.norm, spec.dropout, spec.residual, n_outputs, join)
         taps = [Tap(f"stage[{i}]", f"layers.{i}", "vector", (width,)) for i, width in enumerate(widths)]
         taps.append(Tap("penultimate", f"layers.{spec.depth - 1}", "vector", widths[-1:]))
