@@ -64,7 +64,8 @@ LOOSE = {
 def with_line(line: str) -> str:
     """The good study with one section exchanged."""
     key = line.partition(":")[0]
-    return "\n".join([*(each for each in STUDY.splitlines() if not each.startswith(f"{key}:")), line, ""])
+    kept = [each for each in STUDY.splitlines() if not each.startswith(f"{key}:")]
+    return "\n".join([*kept, line, "run: {executor: {use: inprocess}}", ""])  # no process is waited for
 
 
 def of(use: str, what: str) -> Row:
