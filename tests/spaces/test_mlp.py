@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kdsearch_spaces.mlp.net import Join
 from kdsearch_spaces.mlp.space import MlpSpace, MlpSpec
 from torch import nn
 from torch.nn import functional as F
@@ -182,3 +183,9 @@ def test_what_does_not_fit_is_named(spec, fields, error, expected):
 def test_bad_specs_are_named(spec, where):
     with pytest.raises(StudyError, match=where):
         MlpSpace().parse(spec)
+
+
+def test_what_is_true_or_false_is_read_as_one_and_nought():
+    there = torch.tensor([[True, False], [False, True]])
+    assert Join(flags=[0])(there).dtype == torch.float32
+    assert Join(flags=[0])(there).tolist() == [[1.0, 0.0], [0.0, 1.0]]
