@@ -38,11 +38,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Bytecode is kept, even where the environment forbids it: hundreds of processes would compile the package anew.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 clean:
 	rm -rf $(VENV) quickstart study runs
