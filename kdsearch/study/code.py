@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
     return found
 
 
+class _Source(SourceFileLoader):
+    """Compiles what the file holds now and writes nothing beside it: bytecode is told from a newer source by whole seconds only."""
+
+    def path_stats(self, path: str) -> dict[str, Any]:  # type: ignore[override]
+        raise OSError("no bytecode")  # where there are none, it is neither read nor written
+
+
 def _module(file: Path) -> Any:
     if not lies(file):
         raise DataError("there is no such file", file=file)
@@ -79,7 +87,7 @@ def _module(file: Path) -> Any:
     name = f"kdsearch_allowed_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,6 +216,20 @@ def test_allowed_code_that_fails_says_so(tmp_path):
     with pytest.raises(StudyError, match="'json' has no 'nothing'"):
         load_code("json:nothing", ["json:nothing"], tmp_path)
     assert load_code("json:dumps", ["json:dumps"], tmp_path) is json.dumps
+
+
+def test_code_is_what_the_file_holds_now(tmp_path, monkeypatch):
+    """Python tells newer source from its bytecode by size and whole seconds; nothing is left beside the user's file either."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "own.py"
+    for value in (1, 2):
+        file.write_text(f"x = {value}")
+        os.utime(file, (1, 1))
+        monkeypatch.setattr(
+            sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("kdsearch_allowed_")}
+        )
+        assert load_code("own.py:x", ["own.py:x"], tmp_path) == value
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_without_a_host_the_schema_alone_is_checked():
