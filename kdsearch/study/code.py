@@ -75,7 +75,7 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
 class _Source(SourceFileLoader):
     """Compiles what the file holds now and writes nothing beside it: bytecode is told from a newer source by whole seconds only."""
 
-    def path_stats(self, path: str) -> dict[str, Any]:  # type: ignore[override]
+    def path_stats(self, path: str) -> dict[str, Any]:
         raise OSError("no bytecode")  # where there are none, it is neither read nor written
 
 
