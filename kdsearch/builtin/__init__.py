@@ -27,7 +27,7 @@ def kdsearch_register(register: Register) -> None:
     register.exporter("onnx", f"{_AT}.onnx_exporter:OnnxExporter", about="one ONNX file, opset 21")
     register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
     register.quantizer("int4", f"{_AT}.int4.quantizer:Int4", about="4-bit weights in blocks, convolutions too")
-    register.pruner("channels", f"{_AT}.channels:Channels", about="structured channels")
+    register.pruner("channels", f"{_AT}.channels.pruner:Channels", about="structured channels")
     for name, cls in {
         "optuna": "Optuna",
         "surrogate": "Surrogate",

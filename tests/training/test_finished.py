@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsearch.builtin.channels import _described
+from kdsearch.builtin.channels.pruner import _described
 from kdsearch.engine.cache import Live
 from kdsearch.errors import ArtifactError, PluginError
 from kdsearch.host import Host

@@ -1,0 +1,156 @@
+"""One cut: groups that can go, the gentlest level at which a limit holds, and the proof that it is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from kdsearch.builtin.channels.exact import difference
+from kdsearch.builtin.channels.groups import Group, chosen, exact_groups, groups_of, layer_of, no_labels
+from kdsearch.builtin.channels.importance import Scores
+from kdsearch.builtin.channels.levels import Counts, counts_at, gentlest, least_of
+from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of
+from kdsearch.builtin.channels.tracing import Inputs, Traced, macs, traced, weights
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Cost
+from kdsearch.kit.costs import count_module
+
+TRIES = 8  # cuts, where one is not exact, or the count of operators differs from the count of a pass
+SHOWN = 12  # layers named in a line of the log
+
+Scorer = Callable[[nn.Module, Sequence[Group]], tuple[list[Scores], list[str]]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How channels are chosen. See `ChannelsOptions`."""
+
+    scope: Literal["global", "layer"]
+    round_to: int
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cut and what it leaves."""
+
+    cut: Cut
+    module: nn.Module
+    cost: Cost
+    log: tuple[str, ...] = ()
+
+
+@dataclass
+class Cutter:
+    """A network whose channels are known, ready to be cut to any limit.
+
+    Args:
+        probes: inputs that a cut network must answer as the masked one does. one: a sample, for counting.
+        groups: those that are cut exactly. left_out: the others, each with its reason.
+    """
+
+    module: nn.Module
+    probes: Inputs
+    one: Inputs
+    rules: Rules
+    trace: Traced
+    groups: list[Group]
+    left_out: list[tuple[Group, str]]
+    scores: dict[int, Scores] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ratio: float = 1.0  # of MACs counted in a pass, over those of the operators that were followed
+
+    @classmethod
+    def of(cls, module: nn.Module, probes: Inputs, one: Inputs, rules: Rules, score: Scorer) -> Cutter:
+        trace = traced(module, probes)
+        asked = chosen(groups_of(trace, module), rules.include, rules.exclude)
+        groups, left_out = exact_groups(module, trace, asked, probes)
+        scores, notes = score(module, groups)
+        made = cls(module, probes, one, rules, trace, groups, left_out, notes=notes)
+        made.scores = {id(group): each for group, each in zip(groups, scores, strict=True)}
+        made.ratio = made.whole.macs / max(macs(trace, no_labels(trace)), 1)
+        return made
+
+    @property
+    def whole(self) -> Cost:
+        return count_module(self.module, self.one)
+
+    def gone(self, stay: dict[int, int], groups: Sequence[Group]) -> Gone:
+        """Labels that go of these groups."""
+        found = no_labels(self.trace)
+        for each in groups:
+            found[least_of(each, self.scores[id(each)], stay[id(each)])] = True
+        return found
+
+    def _cost(self, counts: Counts) -> Cost:
+        gone = self.gone(self._stay(counts), self.groups)
+        names = [name for name, _ in self.module.named_parameters()]
+        return Cost(weights(self.trace, names, gone), round(macs(self.trace, gone) * self.ratio))
+
+    def _stay(self, counts: Counts) -> dict[int, int]:
+        return {id(each): n for each, n in zip(self.groups, counts, strict=True)}
+
+    def meet(self, holds: Callable[[Cost], bool]) -> Found:
+        """The gentlest exact cut whose counted cost `holds`. Raise RefusedError where there is none, with what can be reached."""
+        whole = self.whole
+        for _ in range(TRIES):
+            scores = [self.scores[id(each)] for each in self.groups]
+            scope, round_to = self.rules.scope, self.rules.round_to
+            counts = gentlest(self.groups, scores, scope, round_to, lambda counts: holds(self._cost(counts)))
+            if counts is None:
+                raise self._short(self._cost(counts_at(self.groups, scores, 1.0, scope, round_to)), whole)
+            stay = self._stay(counts)
+            cut = cut_of(self.module, self.trace, self.gone(stay, self.groups))
+            if difference(self.module, cut, self.probes):  # what was exact for some channels is not for these
+                gone = partial(self.gone, stay)
+                self.groups, wrong = exact_groups(self.module, self.trace, self.groups, self.probes, gone)
+                self.left_out += wrong
+                continue
+            small = cut_copy(self.module, cut)
+            cost = count_module(small, self.one)
+            if holds(cost):
+                return Found(cut, small, cost, self._log(counts))
+            self.ratio *= cost.macs / max(self._cost(counts).macs, 1) * 1.002
+        raise RefusedError(
+            f"no cut was found in {TRIES} tries that answers as the network with zeros in its place",
+            path="compress.prune.options",
+            expected="an exact cut",
+            fix="Leave layers out with exclude, or raise the target.",
+        )
+
+    def _short(self, least: Cost, whole: Cost) -> RefusedError:
+        others = f"; left out: {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
+        others += f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
+        return RefusedError(
+            f"pruning reaches {least.macs / whole.macs:.3f} of the MACs and {least.params / whole.params:.3f} of the weights "
+            f"with {self.rules.round_to} channels left in each of {len(self.groups)} groups{others}",
+            path="compress.prune.options",
+            expected="a target above that",
+            fix="Raise the target, lower round_to, or choose a smaller architecture.",
+        )
+
+    def _log(self, counts: Counts) -> tuple[str, ...]:
+        return (
+            *(f"{each}: {len(each) - n} fewer" for each, n in zip(self.groups, counts, strict=True) if n < len(each)),
+            *self.notes,
+            *(f"left out: {group}: {reason}" for group, reason in self.left_out),
+            *staying(self.module, self.trace),
+        )
+
+
+def staying(module: nn.Module, trace: Traced) -> list[str]:
+    """Layers that keep their channels, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, parameter in module.named_parameters():
+        dim = int(isinstance(module.get_submodule(layer_of(name)), nn.Embedding))
+        if parameter.dim() > 1 and (name, dim) in trace.reasons and not trace.tensors[name][dim].columns:
+            by_reason.setdefault(trace.reasons[name, dim], []).append(layer_of(name) or name)
+    return [
+        f"stays: {', '.join(layers[:SHOWN])}{f' and {len(layers) - SHOWN} more' if len(layers) > SHOWN else ''}: {reason}"
+        for reason, layers in by_reason.items()
+    ]

@@ -1,0 +1,118 @@
+"""Whether a cut network is the network with zeros: computed both ways, at every cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdsearch.builtin.channels.surgery import Cut, cut_copy, masked_copy
+from kdsearch.builtin.channels.tracing import Inputs, plain_attention, tensors_of
+from kdsearch.kit.streams import stream
+
+aten = torch.ops.aten
+DOUBLE, SINGLE = (
+    1e-9,
+    1e-4,
+)  # allowed difference over the outputs' largest value; another order of sums gives about 1e-14 and 1e-6
+
+
+def difference(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool = False) -> str:
+    """Empty where the cut network answers as the masked one does, else what is different.
+
+    Masked: zeros in every weight, bias and statistic of what goes, and norms (layer, group, RMS) that look at what stays only.
+    Compared in double precision where the network runs in it.
+
+    Args:
+        redrawn: with weights drawn anew, so that no branch is hidden by weights that happen to be zero.
+    """
+    try:
+        return _compared(module, cut, inputs, redrawn, torch.float64, DOUBLE)
+    except Exception:  # it may hold to a precision of its own; whatever else is wrong is said now
+        try:
+            return _compared(module, cut, inputs, redrawn, torch.float32, SINGLE)
+        except Exception as error:  # a network may fail in any way when its widths no longer fit
+            return f"the cut network does not run: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
+                :200
+            ]
+
+
+def _compared(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool, dtype: torch.dtype, allowed: float) -> str:
+    def change(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return _drawn(name, tensor).to(dtype) if redrawn else tensor.to(dtype)
+
+    fed = [each.to(dtype) if each.is_floating_point() else each for each in inputs]
+    small = cut_copy(module, cut, change)
+    whole = masked_copy(module, cut, change)
+    stay = {
+        parameter.data_ptr(): _stay(cut, name, parameter)
+        for name, parameter in whole.named_parameters()
+        if (name, 0) in cut.slices and parameter.dim() == 1
+    }
+    with torch.random.fork_rng([]), torch.no_grad(), plain_attention():
+        answer = tensors_of(small.eval()(*fed))
+        with _KeptNorms(stay):
+            expected = tensors_of(whole.eval()(*fed))
+    if [each.shape for each in answer] != [each.shape for each in expected]:
+        return (
+            f"answers of {[list(each.shape) for each in answer]} instead of {[list(each.shape) for each in expected]}"
+        )
+    for one, other in zip(answer, expected, strict=True):
+        if not bool(torch.isfinite(other).all()):
+            return "the answers are not finite"
+        scale, far = (
+            float(other.abs().max()) if other.numel() else 0.0,
+            float((one - other).abs().max()) if other.numel() else 0.0,
+        )
+        if not far <= allowed * scale:
+            return f"the cut network differs from the masked one by {far / scale if scale else far:.2g} of its answers"
+    return ""
+
+
+def _stay(cut: Cut, name: str, parameter: Tensor) -> Tensor:
+    return torch.from_numpy(np.delete(np.arange(len(parameter)), cut.slices[name, 0]))
+
+
+def _drawn(name: str, tensor: Tensor) -> Tensor:
+    """Values of the usual scale that depend on the name alone."""
+    if tensor.dim() > 1:
+        return torch.randn(tensor.shape, generator=stream(0, "redrawn", name)) / math.sqrt(max(tensor[0].numel(), 1))
+    drawn = torch.rand(tensor.shape, generator=stream(0, "redrawn", name))
+    return drawn.add(-0.5 if name.endswith(("bias", "mean")) else 0.5)
+
+
+class _KeptNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Norms over channels of which some go are taken over those that stay, by the norm's weight."""
+
+    def __init__(self, stay: Mapping[int, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stay = stay
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten.native_layer_norm.default and (stay := self._of(args[2])) is not None:
+            x, _, weight, bias, eps = args
+            small = func(x[..., stay], [len(stay)], weight[stay], None if bias is None else bias[stay], eps)
+            return self._spread(x, stay, -1, small)
+        if func is aten._fused_rms_norm.default and (stay := self._of(args[2])) is not None:
+            x, _, weight, eps = args
+            return self._spread(x, stay, -1, func(x[..., stay], [len(stay)], weight[stay], eps))
+        if func is aten.native_group_norm.default and (stay := self._of(args[1])) is not None:
+            x, weight, bias, n, _, places, groups, eps = args
+            part = x[:, stay].contiguous()
+            small = func(part, weight[stay], None if bias is None else bias[stay], n, len(stay), places, groups, eps)
+            return self._spread(x, stay, 1, small)
+        return func(*args, **kwargs)
+
+    def _of(self, weight: Any) -> Tensor | None:
+        return self._stay.get(weight.data_ptr()) if isinstance(weight, Tensor) else None
+
+    def _spread(self, x: Tensor, stay: Tensor, dim: int, small: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return torch.zeros_like(x).index_copy(dim, stay, small[0]), *small[1:]

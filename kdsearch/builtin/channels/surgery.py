@@ -1,0 +1,176 @@
+"""Cutting tensors: what a plan stores is which indices of which tensor go and which attributes of modules follow, nothing else.
+
+So a plan replays on any weights of its architecture, without a trace, a data set or a library that might change.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdsearch.builtin.channels.axes import Axis, kept
+from kdsearch.builtin.channels.copies import copied
+from kdsearch.builtin.channels.tracing import Traced
+
+Gone = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What goes in one step.
+
+    Args:
+        slices: indices that go, by tensor's name and dimension.
+        attributes: new values, by module's path and attribute.
+    """
+
+    slices: Mapping[tuple[str, int], list[int]]
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """`remove`: the same indices of several tensors stand once."""
+        places: dict[tuple[int, ...], list[list[Any]]] = defaultdict(list)
+        for (name, dim), gone in self.slices.items():
+            places[tuple(gone)].append([name, dim])
+        remove = [{"index": list(gone), "of": of} for gone, of in places.items()]
+        return {"remove": remove, "attributes": {path: dict(each) for path, each in self.attributes.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cut:
+        slices = {(name, dim): list(each["index"]) for each in value["remove"] for name, dim in each["of"]}
+        return cls(slices, value["attributes"])
+
+
+def slices_of(trace: Traced, gone: Gone) -> dict[tuple[str, int], list[int]]:
+    found = {}
+    for name, axes in trace.tensors.items():
+        for dim, axis in enumerate(axes):
+            if axis.columns and (lost := np.flatnonzero(~kept(axis, gone))).size:
+                found[name, dim] = lost.tolist()
+    return found
+
+
+def cut_copy(
+    module: nn.Module, cut: Cut, change: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor
+) -> nn.Module:
+    """A copy without what goes. Raise KeyError or IndexError for a module of another architecture."""
+    of = _by_tensor(cut)
+
+    def sliced(name: str, tensor: Tensor) -> Tensor:
+        tensor = change(name, tensor)
+        for dim, gone in of.get(name, ()):
+            stay = np.delete(np.arange(tensor.shape[dim]), gone)
+            tensor = tensor.index_select(dim, torch.from_numpy(stay).to(tensor.device))
+        return tensor.clone() if name not in of else tensor.contiguous()
+
+    made = copied(module, sliced)
+    for path, attributes in cut.attributes.items():
+        part = made.get_submodule(path)
+        for name, value in attributes.items():
+            setattr(part, name, type(getattr(part, name))(value))
+    return made
+
+
+def masked_copy(
+    module: nn.Module, cut: Cut, change: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor
+) -> nn.Module:
+    """A copy of the full size that has zeros where `cut_copy` has nothing: every weight, bias and statistic of what goes."""
+    of = _by_tensor(cut)
+
+    def zeroed(name: str, tensor: Tensor) -> Tensor:
+        tensor = change(name, tensor).clone()
+        for dim, gone in of.get(name, ()):
+            tensor.index_fill_(dim, torch.tensor(gone, device=tensor.device), 0)
+        return tensor
+
+    return copied(module, zeroed)
+
+
+def _by_tensor(cut: Cut) -> dict[str, list[tuple[int, list[int]]]]:
+    found: dict[str, list[tuple[int, list[int]]]] = defaultdict(list)
+    for (name, dim), gone in cut.slices.items():
+        found[name].append((dim, gone))
+    return found
+
+
+def cut_of(module: nn.Module, trace: Traced, gone: Gone) -> Cut:
+    slices = slices_of(trace, gone)
+    return Cut(slices, {path: found for path, found in _attributes(module, trace, slices, gone) if found})
+
+
+# attributes of torch's own layers: (attribute, tensor, its dimension)
+_SIZES: tuple[tuple[type[nn.Module], tuple[tuple[str, str, int], ...]], ...] = (
+    (nn.Linear, (("in_features", "weight", 1), ("out_features", "weight", 0))),
+    (nn.modules.batchnorm._NormBase, (("num_features", "running_mean", 0), ("num_features", "weight", 0))),
+    (nn.GroupNorm, (("num_channels", "weight", 0),)),
+    (nn.Embedding, (("embedding_dim", "weight", 1),)),
+    (nn.RNNBase, (("input_size", "weight_ih_l0", 1), ("hidden_size", "weight_hh_l0", 1))),
+)
+
+
+def _attributes(
+    module: nn.Module, trace: Traced, slices: Mapping[tuple[str, int], list[int]], gone: Gone
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    asked: dict[str, list[Axis]] = defaultdict(list)
+    for path, axis in trace.sized:
+        asked[path].append(axis)
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+
+        def size(name: str, dim: int, prefix: str = prefix, part: nn.Module = part) -> int:
+            tensor: Tensor = getattr(part, name)
+            return int(tensor.shape[dim]) - len(slices.get((prefix + name, dim), ()))
+
+        found: dict[str, Any] = {}
+        for kind, sizes in _SIZES:
+            if isinstance(part, kind):
+                found |= {
+                    attribute: size(name, dim)
+                    for attribute, name, dim in sizes
+                    if isinstance(getattr(part, name, None), Tensor)
+                }
+        if isinstance(part, nn.LayerNorm | nn.RMSNorm) and part.weight is not None:
+            found["normalized_shape"] = [size("weight", dim) for dim in range(part.weight.dim())]
+        if isinstance(part, nn.modules.conv._ConvNd):
+            grouped = trace.groups.get(path)
+            groups = part.groups if grouped is None else int(kept(grouped, gone).sum())
+            first, second = size("weight", 0), size("weight", 1)
+            into, out = (first, second * groups) if part.transposed else (second * groups, first)
+            found |= {"groups": groups, "in_channels": into, "out_channels": out}
+        found = _followed(part, asked[path], gone) | found
+        yield path, {name: value for name, value in found.items() if _differs(getattr(part, name), value)}
+
+
+def _differs(was: Any, now: Any) -> bool:
+    return list(was) != now if isinstance(now, list) else was != now
+
+
+def _followed(part: nn.Module, axes: Sequence[Axis], gone: Gone) -> dict[str, Any]:
+    """Numbers that a module's own code reshapes by: those that equal the size of an axis there that has become smaller.
+
+    Where a number equals several axes of which only some change, it follows if it is called a number of heads. A wrong guess is
+    found by the check that follows every cut.
+    """
+    now: dict[int, set[int]] = defaultdict(set)
+    for axis in axes:
+        now[axis.size].add(int(kept(axis, gone).sum()))
+
+    def follow(name: str, value: int) -> int:
+        sizes = now.get(value, {value})
+        if "head" in name and "dim" not in name:
+            sizes = sizes - {value} or sizes
+        return next(iter(sizes)) if len(sizes) == 1 else value
+
+    found: dict[str, Any] = {}
+    for name, value in vars(part).items():
+        if type(value) is int:
+            found[name] = follow(name, value)
+        elif isinstance(value, tuple | list) and value and all(type(each) is int for each in value):
+            found[name] = [follow(name, each) for each in value]
+    return found
