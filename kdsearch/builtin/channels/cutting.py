@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 from torch import nn
@@ -16,7 +16,6 @@ from kdsearch.builtin.channels.levels import Counts, counts_at, gentlest, least_
 from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of
 from kdsearch.builtin.channels.tracing import Inputs, Traced, macs, traced, weights
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import Cost
 from kdsearch.kit.costs import count_module
 
 TRIES = 8  # cuts, where one is not exact, or the count of operators differs from the count of a pass
@@ -36,12 +35,26 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Cost of a network for one sample. `matrices`: weights of tensors with two dimensions or more, among `params`."""
+
+    params: int
+    macs: int
+    matrices: int
+
+    @classmethod
+    def of(cls, module: nn.Module, one: Inputs) -> Counted:
+        cost = count_module(module, one)
+        return cls(cost.params, cost.macs, sum(each.numel() for each in module.parameters() if each.dim() > 1))
+
+
+@dataclass(frozen=True)
 class Found:
     """A cut and what it leaves."""
 
     cut: Cut
     module: nn.Module
-    cost: Cost
+    counted: Counted
     log: tuple[str, ...] = ()
 
 
@@ -73,12 +86,12 @@ class Cutter:
         scores, notes = score(module, groups)
         made = cls(module, probes, one, rules, trace, groups, left_out, notes=notes)
         made.scores = {id(group): each for group, each in zip(groups, scores, strict=True)}
-        made.ratio = made.whole.macs / max(macs(trace, no_labels(trace)), 1)
+        made.ratio = made.counted.macs / max(macs(trace, no_labels(trace)), 1)
         return made
 
-    @property
-    def whole(self) -> Cost:
-        return count_module(self.module, self.one)
+    @cached_property
+    def counted(self) -> Counted:
+        return Counted.of(self.module, self.one)
 
     def gone(self, stay: dict[int, int], groups: Sequence[Group]) -> Gone:
         """Labels that go of these groups."""
@@ -87,23 +100,26 @@ class Cutter:
             found[least_of(each, self.scores[id(each)], stay[id(each)])] = True
         return found
 
-    def _cost(self, counts: Counts) -> Cost:
+    def _counted(self, counts: Counts) -> Counted:
+        """What the network is taken to cost when so many channels of each group stay."""
         gone = self.gone(self._stay(counts), self.groups)
-        names = [name for name, _ in self.module.named_parameters()]
-        return Cost(weights(self.trace, names, gone), round(macs(self.trace, gone) * self.ratio))
+        own = list(self.module.named_parameters())
+        params, matrices = (
+            weights(self.trace, [name for name, each in own if each.dim() > least], gone) for least in (-1, 1)
+        )
+        return Counted(params, round(macs(self.trace, gone) * self.ratio), matrices)
 
     def _stay(self, counts: Counts) -> dict[int, int]:
         return {id(each): n for each, n in zip(self.groups, counts, strict=True)}
 
-    def meet(self, holds: Callable[[Cost], bool]) -> Found:
+    def meet(self, holds: Callable[[Counted], bool]) -> Found:
         """The gentlest exact cut whose counted cost `holds`. Raise RefusedError where there is none, with what can be reached."""
-        whole = self.whole
         for _ in range(TRIES):
             scores = [self.scores[id(each)] for each in self.groups]
             scope, round_to = self.rules.scope, self.rules.round_to
-            counts = gentlest(self.groups, scores, scope, round_to, lambda counts: holds(self._cost(counts)))
+            counts = gentlest(self.groups, scores, scope, round_to, lambda counts: holds(self._counted(counts)))
             if counts is None:
-                raise self._short(self._cost(counts_at(self.groups, scores, 1.0, scope, round_to)), whole)
+                raise self._short(self._counted(counts_at(self.groups, scores, 1.0, scope, round_to)))
             stay = self._stay(counts)
             cut = cut_of(self.module, self.trace, self.gone(stay, self.groups))
             if difference(self.module, cut, self.probes):  # what was exact for some channels is not for these
@@ -112,10 +128,10 @@ class Cutter:
                 self.left_out += wrong
                 continue
             small = cut_copy(self.module, cut)
-            cost = count_module(small, self.one)
-            if holds(cost):
-                return Found(cut, small, cost, self._log(counts))
-            self.ratio *= cost.macs / max(self._cost(counts).macs, 1) * 1.002
+            found = Found(cut, small, Counted.of(small, self.one), self._log(counts))
+            if holds(found.counted):
+                return found
+            self.ratio *= found.counted.macs / max(self._counted(counts).macs, 1) * 1.002
         raise RefusedError(
             f"no cut was found in {TRIES} tries that answers as the network with zeros in its place",
             path="compress.prune.options",
@@ -123,7 +139,8 @@ class Cutter:
             fix="Leave layers out with exclude, or raise the target.",
         )
 
-    def _short(self, least: Cost, whole: Cost) -> RefusedError:
+    def _short(self, least: Counted) -> RefusedError:
+        whole = self.counted
         others = f"; left out: {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
         others += f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
         return RefusedError(

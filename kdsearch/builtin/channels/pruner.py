@@ -9,34 +9,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
 
-from kdsearch.builtin.channels.cutting import Cutter, Rules
+from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules
 from kdsearch.builtin.channels.groups import Group
 from kdsearch.builtin.channels.importance import Importance, Scores, scores_of
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
+from kdsearch.builtin.channels.targets import Format, Limit, bytes_of, meet_latency
 from kdsearch.builtin.channels.tracing import Inputs
-from kdsearch.errors import UserError
-from kdsearch.kinds import Compressor, Cost, Field, Model, Options, Plan, Subject, Tap, searched
+from kdsearch.kinds import IO, Batch, Compressor, Field, Graph, Model, Options, Plan, Subject, Tap, searched
 from kdsearch.kinds.forward import recorded
 from kdsearch.kit.costs import count_module
 from kdsearch.kit.streams import stream
 from kdsearch.ops.undisturbed import undisturbed
 
+DEFAULT_MACS = 0.7
 PROBES = 2  # samples of the probe batch
 
 
 class ChannelsOptions(Options):
     macs: Annotated[float | None, searched(low=0.3, high=0.95)] = Option(
-        0.7, gt=0, le=1, description="share of the multiply-accumulates that may stay; null = not asked"
+        None, gt=0, le=1, description="share of the multiply-accumulates that may stay; 0.7 where there is no target"
     )
     params: Annotated[float | None, searched(low=0.3, high=0.95)] = Option(
         None, gt=0, le=1, description="share of the weights that may stay"
+    )
+    bytes: int | None = Option(
+        None, gt=0, description="bytes of the weights in `format`; the graph itself comes on top"
+    )
+    format: Format = Option("onnx-fp32", description="what `bytes` counts")
+    latency_ms: float | None = Option(
+        None, gt=0, description="milliseconds of the fp32 file in onnxruntime here, at batch 1, on one thread"
     )
     importance: Importance = Option(
         "l2",
@@ -64,12 +73,10 @@ class Channels(Compressor[ChannelsOptions]):
     def plan(self, subject: Subject) -> Plan:
         """What to slice, a cut a step. Raise RefusedError, saying what can be reached, where it falls short."""
         options, model = self.options, subject.model
-        if options.macs is None and options.params is None:
-            raise UserError("neither macs nor params is set", path="compress.prune.options", expected="a target")
         fields = [subject.io.input(name) for name in model.inputs]
         described = _described(fields)
         one, probes = _inputs(described), tuple(each.noise(PROBES, stream(0, "probe", each.name)) for each in fields)
-        before = after = count_module(model.module, one)
+        before = after = Counted.of(model.module, one)
         module, steps, log = model.module, list[Cut](), list[str]()
         rules = Rules(options.scope, options.round_to, options.include, options.exclude)
 
@@ -77,20 +84,46 @@ class Channels(Compressor[ChannelsOptions]):
             return scores_of(options.importance, module, groups, subject.rng("channels"), {})
 
         for step in range(1, options.steps + 1):
-            limit = _Limit.of(options, before, step / options.steps)
-            if limit.holds(after):
+            limit = self._limit(before, step / options.steps)
+            is_timed = options.latency_ms is not None and step == options.steps
+            if limit.holds(after) and not is_timed:
                 steps.append(Cut({}))
                 continue
-            found = Cutter.of(module, probes, one, rules, score).meet(limit.holds)
-            module, after = found.module, found.cost
+            cutter = Cutter.of(module, probes, one, rules, score)
+            if is_timed:
+                assert options.latency_ms is not None
+                timed = partial(_latency, model, subject.io)
+                found, told = meet_latency(cutter, options.latency_ms, limit, timed)
+                log += told
+            else:
+                found = cutter.meet(limit.holds)
+            module, after = found.module, found.counted
             steps.append(found.cut)
             log += found.log
+        sizes = [f"{bytes_of(each, options.format):,.0f}" for each in (before, after)]
         log = [
             f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / max(1, before.macs):.3f})",
             f"weights {before.params:,} -> {after.params:,} ({after.params / max(1, before.params):.3f})",
+            *([f"bytes of the weights as {options.format}: {' -> '.join(sizes)}"] if options.bytes else []),
             *log,
         ]
         return Plan({"inputs": described, "steps": [each.as_json() for each in steps]}, log=tuple(log))
+
+    def _limit(self, whole: Counted, progress: float) -> Limit:
+        """The targets, or what is on the way to them; a latency is met in the last step alone."""
+        options = self.options
+        is_open = options.params is options.bytes is options.latency_ms is None
+        macs = DEFAULT_MACS if options.macs is None and is_open else options.macs
+
+        def bound(target: float | None, full: float) -> float:
+            return math.inf if target is None else full - (full - target) * progress
+
+        return Limit(
+            bound(macs and macs * whole.macs, whole.macs),
+            bound(options.params and options.params * whole.params, whole.params),
+            bound(options.bytes, max(bytes_of(whole, options.format), options.bytes or 0)),
+            format=options.format,
+        )
 
     def apply(self, model: Model, plan: Plan) -> Model:
         """A pruned copy: equal shapes for equal architectures, equal values for equal weights."""
@@ -103,29 +136,36 @@ class Channels(Compressor[ChannelsOptions]):
         return replace(pruned, taps=_taps(pruned, inputs), cost_of=lambda: cost)
 
 
-@dataclass(frozen=True)
-class _Limit:
-    macs: float
-    params: float
-
-    @classmethod
-    def of(cls, options: ChannelsOptions, full: Cost, progress: float) -> _Limit:
-        def bound(share: float | None, whole: int) -> float:
-            return math.inf if share is None else whole * (1 - (1 - share) * progress)
-
-        return cls(bound(options.macs, full.macs), bound(options.params, full.params))
-
-    def holds(self, cost: Cost) -> bool:
-        return cost.macs <= self.macs and cost.params <= self.params
-
-
 def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
-    """Inputs as JSON, so that a plan replays without the study's io; a dynamic size is 8."""
-    return [{"shape": list(each.sizes), "dtype": each.dtype} for each in fields]
+    """Inputs as JSON, so that a plan replays without the study's io."""
+    fills = [int(each.blank().bool().any()) for each in fields]
+    return [
+        {"shape": list(each.sizes), "dtype": each.dtype, "fill": fill} for each, fill in zip(fields, fills, strict=True)
+    ]
 
 
 def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:
-    return tuple(torch.zeros((1, *each["shape"]), dtype=getattr(torch, each["dtype"])) for each in described)
+    return tuple(
+        torch.full((1, *each["shape"]), each["fill"], dtype=getattr(torch, each["dtype"])) for each in described
+    )
+
+
+def _latency(model: Model, io: IO, module: nn.Module) -> float:
+    """Median milliseconds of the network's fp32 file."""
+    from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+    from kdsearch.kit.latency import measure
+    from kdsearch.kit.scratch import Scratch
+
+    fields = tuple(io.input(name) for name in model.inputs)
+    blank = {each.name: each.blank(PROBES) for each in fields}
+    scratch = Scratch.make("latency")
+    try:
+        file = scratch.path / "network.onnx"
+        graph = Graph(module, fields, io.outputs)
+        OnnxExporter(OnnxOptions()).write(graph, Batch(tuple(f"blank-{i}" for i in range(PROBES)), blank), file)
+        return measure(file, [blank[each.name] for each in fields]).median_ms
+    finally:
+        scratch.close()
 
 
 def _taps(model: Model, inputs: Inputs) -> tuple[Tap, ...]:

@@ -11,7 +11,7 @@ from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.parity import compare, module_call
-from kdsearch.errors import RefusedError, UserError
+from kdsearch.errors import RefusedError
 from kdsearch.kinds import IO, Field, Model, Plan, traced_taps
 from kdsearch.kinds.options import declared_range, validate
 from tests.deploy.nets import DIGITS, NETS, Lstm, batch_of, digits, graph_of, trained
@@ -160,6 +160,21 @@ def test_params_alone_and_both_targets():
     assert both.macs <= 0.6 * full.macs
 
 
+def test_without_a_target_it_is_seven_tenths_of_the_macs():
+    model, _, small = pruned("residual")
+    assert 0.6 < small.cost().macs / count(model, DIGITS).macs <= 0.7
+
+
+@pytest.mark.parametrize(("kind", "each"), [("onnx-fp32", 4), ("onnx-int8", 1), ("onnx-int4", 0.5 + 4 / 32 + 0.5 / 32)])
+def test_bytes_of_a_format(kind, each):
+    """The mlp of 64-128-128-10 by hand: matrices in the format, biases in fp32."""
+    whole = each * (64 * 128 + 128 * 128 + 1280) + 4 * 266
+    _, plan, small = pruned("mlp", bytes=round(0.6 * whole), format=kind, round_to=1)
+    sizes = [value.numel() * (each if value.dim() > 1 else 4) for value in small.module.parameters()]
+    assert 0.57 * whole < sum(sizes) <= 0.6 * whole
+    assert any(line.startswith(f"bytes of the weights as {kind}: {whole:,.0f} -> ") for line in plan.log)
+
+
 def test_a_target_of_one_changes_nothing():
     model, plan, small = pruned("residual", macs=1.0)
     assert plan.edits["steps"] == [{"remove": [], "attributes": {}}]
@@ -172,8 +187,6 @@ def test_what_cannot_be_reached_is_refused_with_what_can():
     with pytest.raises(RefusedError, match=r"reaches 0\.\d+ of the MACs") as caught:
         pruned("vit", macs=0.01)
     assert caught.value.exit_code == 3
-    with pytest.raises(UserError, match="neither macs nor params"):
-        pruned("vit", macs=None)
     with pytest.raises(RefusedError, match="0 groups"):
         pruned("mlp", macs=0.5, exclude=("*",))
 

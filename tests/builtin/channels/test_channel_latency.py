@@ -1,0 +1,84 @@
+"""A latency is met by few measurements and a line through them. What is measured here is computed: nothing depends on time."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.builtin.channels.cutting import Cutter, Rules
+from kdsearch.builtin.channels.importance import magnitudes
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
+from kdsearch.builtin.channels.targets import Limit, meet_latency
+from kdsearch.errors import RefusedError
+from kdsearch.kit.costs import count_module
+from tests.builtin.channels.test_channels import model_of, subject
+from tests.deploy.nets import trained
+
+ONE = (torch.zeros(1, 1, 8, 8),)
+
+
+def cutter():
+    def score(module, groups):
+        return magnitudes(module, groups, 2), []
+
+    return Cutter.of(trained("residual"), (torch.randn(2, 1, 8, 8),), ONE, Rules("global", 1, ("*",), ()), score)
+
+
+class Clock:
+    """Milliseconds as overhead and a power of the MACs: not the line that is fitted."""
+
+    def __init__(self, overhead, power):
+        self.overhead, self.power, self.taken = overhead, power, []
+
+    def __call__(self, module: nn.Module) -> float:
+        self.taken.append(self.overhead + (count_module(module, ONE).macs / 1e6) ** self.power)
+        return self.taken[-1]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize(("overhead", "power"), [(0.0, 1.0), (0.1, 0.8), (0.05, 1.3)])
+def test_three_measurements_come_within_five_per_cent(overhead, power, share):
+    clock, made = Clock(overhead, power), cutter()
+    target = share * Clock(overhead, power)(made.module)
+    found, log = meet_latency(made, target, Limit(), clock)
+    assert len(clock.taken) <= 3
+    reached = Clock(overhead, power)(found.module)
+    assert 0.9 * target < reached <= 1.05 * target
+    assert len([line for line in log if "predicted" in line and "target" in line]) == len(clock.taken) - 1
+
+
+def test_a_network_that_is_fast_enough_stays_after_one_measurement():
+    clock, made = Clock(0.0, 1.0), cutter()
+    found, log = meet_latency(made, 1e6, Limit(), clock)
+    assert len(clock.taken) == 1
+    assert found.cut.slices == {}
+    assert log == [f"latency {clock.taken[0]:.3f} ms before"]
+
+
+def test_other_limits_hold_too():
+    made = cutter()
+    clock = Clock(0.0, 1.0)
+    found, _ = meet_latency(made, 0.9 * Clock(0.0, 1.0)(made.module), Limit(params=0.3 * made.counted.params), clock)
+    assert found.counted.params <= 0.3 * made.counted.params
+
+
+def test_a_latency_that_does_not_fall_is_told():
+    made = cutter()
+    taken = []
+
+    def measure(module):
+        taken.append(1.0)
+        return 1.0
+
+    _, log = meet_latency(made, 0.7, Limit(), measure)
+    assert len(taken) <= 3
+    assert log[-1] == "latency is 42.9% above its target after 3 measurements"
+
+
+def test_the_plan_measures_files(monkeypatch, tmp_path):
+    """In a store of its own; the figures are this machine's, so what they are is not looked at."""
+    monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path))
+    plan = Channels(ChannelsOptions(latency_ms=1e6)).plan(subject(model_of("mlp")))
+    assert plan.edits["steps"] == [{"remove": [], "attributes": {}}]
+    assert len(list((tmp_path / "latency").glob("*.json"))) == 1
+    with pytest.raises(RefusedError, match=r"latency_ms: 1e-06 ms of \d.* needs a network of 0.000 of the size"):
+        Channels(ChannelsOptions(latency_ms=1e-6)).plan(subject(model_of("mlp")))
