@@ -101,7 +101,7 @@ def meet_latency(
                 break
             share = bound.work / work_of(whole)
             raise RefusedError(
-                f"{target_ms:g} ms of {ms:.3f} needs a network of {share:.3f} of the size, as far as one measurement tells: {error}",
+                f"{target_ms:g} ms of {ms:.3f} needs a network of {share:.3f} of the size, by one measurement: {error}",
                 path="compress.prune.options.latency_ms",
                 expected="a latency that pruning can reach",
                 fix="Raise latency_ms, or choose a smaller architecture.",
