@@ -55,6 +55,9 @@ class Teacher(Capability, Generic[O]):
 
     access: Access = Access.TAPS  # of every teacher of the class, or of one with these options
     stochastic: bool = False  # equal samples are answered otherwise each time, so that nothing is stored; as `access`
+    by_id: bool = (
+        False  # answers are looked up by the sample's id: of the sample as it is, whatever augmentation makes of it
+    )
 
     def __init__(self, options: O) -> None:
         self.options = options

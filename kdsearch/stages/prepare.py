@@ -34,7 +34,7 @@ from kdsearch.training.normalize import (
     warned,
 )
 from kdsearch.training.opened import loaded_teacher
-from kdsearch.training.teachers import trained
+from kdsearch.training.teachers import stored_answers, trained
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Tools
 
@@ -120,6 +120,7 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     study, path = materials.study, materials.study.path_of_teacher(name)
     is_cached(materials, name)  # refuses what cannot be before anything is trained
     check_expectable(materials, name)
+    notes = [stored_answers(materials, name)]
     is_live = study.live_object(path) is not None
     capability = None if is_live else materials.make("teacher", study.teachers[name], path)
     origin = {"source": "handed over from Python"} if capability is None else dict(capability.facts())
@@ -131,10 +132,8 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     model = live.model
     check_answering(materials, model, f"teacher '{name}'")
     lacks = unanswered(materials, live)
-    facts |= {
-        "answers": not lacks,
-        "note": f"Teacher '{name}' {lacks}: it is not measured on the task." if lacks else "",
-    }
+    notes.append(f"Teacher '{name}' {lacks}: it is not measured on the task." if lacks else "")
+    facts |= {"answers": not lacks, "note": " ".join(note for note in notes if note)}
     is_trained = capability is not None and capability.training is not None and bool(capability.training.epochs)
     is_open = not (is_trained or lacks or live.view)
     facts["normalize"] = choose(materials, name, model) if is_open else None

@@ -26,6 +26,28 @@ from kdsearch.training.tools import Tools, address_of
 from kdsearch.training.train import plain_training
 
 
+def stored_answers(materials: Materials, name: str) -> str:
+    """What the result says of a teacher whose answers are looked up by id where samples are augmented; "" of any other.
+
+    Raises:
+        StudyError: the task's answers have a place for each place of the sample, which augmentation moves and they do not.
+    """
+    study, path = materials.study, materials.study.path_of_teacher(name)
+    if not materials.augments or study.live_object(path) is not None:
+        return ""
+    if not materials.make("teacher", study.teachers[name], path).by_id:
+        return ""
+    for each in materials.task.answers(materials.io):
+        if each.kind in ("map", "sequence") or (each.kind == "logits" and len(each.shape) > 1):
+            raise study.error(
+                f"teacher '{name}' answers from a store, and augmentation moves what its answers are of ('{each.name}')",
+                f"{path}.use",
+                expected="a network that looks at the augmented sample",
+                fix="Set `augment: none` in data.options.",
+            )
+    return f"Teacher '{name}' answers from a store: an augmented sample has the answer of the sample as it is."
+
+
 def trained(materials: Materials, name: str, live: Live, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
     """Epochs, the weights' file and the artifact's key, which is all that the training depends on. Its network is trained."""
     model = live.model

@@ -35,6 +35,7 @@ class Table(Teacher[TableOptions]):
     """An answer is of a sample, however that is augmented. No weights, no taps; it knows no sample that its file has not."""
 
     access = Access.LOGITS
+    by_id = True
 
     def preflight(self, services: Services) -> None:
         _read(services.file(self.options.path), "")
