@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdsearch.engine.strata import Samples, apportion, by_class, first_by_hash
+from kdsearch.engine.strata import Samples, Strata, apportion, by_class, first_by_hash
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN
 
@@ -52,8 +52,8 @@ def joined(train: Samples, more: Samples) -> Samples:
     )
 
 
-def cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
-    """n of them, of every class in proportion. Raise DataError where that cannot be."""
+def cut(train: Samples, n: int, strata: Strata, seed: int) -> Samples:
+    """n of them, of every stratum in proportion. Raise DataError where that cannot be."""
     if n > len(train):
         raise DataError(
             f"train_samples {n}, but there are {len(train)} training samples",
@@ -61,8 +61,10 @@ def cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
             expected=f"at most {len(train)}",
             fix="Lower it, or remove it to use all.",
         )
-    groups = by_class(train, n_classes)
+    groups = by_class(train, strata.n)
     least = [min(1, len(group)) for group in groups[:-1]] + [0]
+    if n < sum(least) and not strata.is_class:
+        least = [0] * len(groups)
     if n < sum(least):
         raise DataError(
             f"train_samples {n} is less than one for each of {sum(least)} classes",
@@ -77,35 +79,39 @@ def cut(train: Samples, n: int, n_classes: int, seed: int) -> Samples:
     )
 
 
-def budgeted(samples: Mapping[str, Samples], labeled: float | int, n_classes: int, seed: int) -> dict[str, Samples]:
-    """The labels of `train` and `val` that the study sees. Raise DataError for a budget that is too large or too small."""
-    groups = {name: by_class(samples[name], n_classes)[:-1] for name in ("train", "val")}
+def budgeted(samples: Mapping[str, Samples], labeled: float | int, strata: Strata, seed: int) -> dict[str, Samples]:
+    """The targets of `train` and `val` that the study sees. Raise DataError for a budget that is too large or too small."""
+    groups = {name: by_class(samples[name], strata.n)[:-1] for name in ("train", "val")}
     cells = groups["train"] + groups["val"]
     sizes = [len(cell) for cell in cells]
     known = sum(sizes)
     budget = labeled if isinstance(labeled, int) else round(labeled * known)
-    needed = sum(1 for size in sizes[:n_classes] if size)
     if budget > known:
         raise DataError(
-            f"labeled {labeled}, but only {known} samples outside test have a label "
-            f"({sum(sizes[:n_classes])} in train, {sum(sizes[n_classes:])} in val)",
+            f"labeled {labeled}, but only {known} samples outside test have {strata.known} "
+            f"({sum(sizes[: strata.n])} in train, {sum(sizes[strata.n :])} in val)",
             path="data.labeled",
             expected=f"at most {known}, or a share such as 1.0 for all",
         )
-    if budget < needed or not needed:
+    classes = sum(1 for size in sizes[: strata.n] if size) or strata.n
+    needed = classes if strata.is_class else 1
+    if budget < needed or not any(sizes[: strata.n]):
+        means = f"{budget} labels for {classes} classes" if strata.is_class else f"{budget} samples with {strata.known}"
         raise DataError(
-            f"labeled {labeled} means {budget} labels for {needed or n_classes} classes, those for selection included",
+            f"labeled {labeled} means {means}, those for selection included",
             path="data.labeled",
-            expected=f"at least {needed or n_classes} of the {known} samples outside test",
+            expected=f"at least {needed} of the {known} samples outside test",
             fix=f"Set `labeled: {max(2 * needed, 1)}` or more, or a share such as 0.1; 1.0 means all.",
         )
     least = [min(1, size) for size in sizes]
     if budget < sum(least):
-        least[n_classes:] = [0] * n_classes
+        least[strata.n :] = [0] * strata.n
+    if budget < sum(least):  # of groups that are no classes some may go without
+        least = [0] * len(least)
     parts = apportion(budget, sizes, least)
     made = dict(samples)
     for k, name in enumerate(("train", "val")):
-        each, mine = samples[name], parts[k * n_classes : (k + 1) * n_classes]
+        each, mine = samples[name], parts[k * strata.n : (k + 1) * strata.n]
         seen = np.zeros(len(each), dtype=np.bool_)
         for cell, size in zip(groups[name], mine, strict=True):
             seen[first_by_hash(each, cell, size, seed, "label")] = True

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.shares import budgeted, carved, cut, joined, with_parts
-from kdsearch.engine.strata import Samples
+from kdsearch.engine.strata import Samples, Strata
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, DataSource, Field, Measured, Split, Task
 from kdsearch.kinds.targets import is_class, strata_of, targets_of, without_targets
@@ -46,6 +46,11 @@ class Targets:
     @property
     def is_class(self) -> bool:
         return is_class(self.fields)
+
+    @property
+    def known(self) -> str:
+        """What a sample has whose target is known."""
+        return "a label" if self.is_class else f"a known {' or '.join(repr(each.name) for each in self.fields)}"
 
     def hidden_in(self, batch: Batch, hidden: Tensor) -> Batch:
         return self.hide(batch, hidden, self.fields)
@@ -218,11 +223,12 @@ def arrange(
         )
 
     n_strata = len(targets.classes) or max([0, *(1 + int(each.label.max()) for each in read.values() if len(each))])
+    strata = Strata(n_strata, targets.is_class, targets.known)
     samples = carved(read, n_strata, validation, test, seed)
     if "unlabeled" in read:
         samples["train"] = joined(samples["train"], read["unlabeled"])
     if train_samples is not None:
-        samples["train"] = cut(samples["train"], train_samples, n_strata, seed)
+        samples["train"] = cut(samples["train"], train_samples, strata, seed)
     for name, each in samples.items():
         if not len(each):
             raise _emptied(name, len(read["train"]))
@@ -236,7 +242,7 @@ def arrange(
     }
     known = any((samples[name].label != HIDDEN).any() for name in ("train", "val"))
     if targets.fields:
-        samples = with_parts(budgeted(samples, labeled, n_strata, seed) if known or labeled != 1.0 else samples)
+        samples = with_parts(budgeted(samples, labeled, strata, seed) if known or labeled != 1.0 else samples)
     else:
         samples = {"train": samples["train"], "labeled": samples["train"], **samples}
     if isinstance(source, Measured):

@@ -40,6 +40,20 @@ class Samples:
         return np.where(self.seen, self.label, HIDDEN)
 
 
+@dataclass(frozen=True)
+class Strata:
+    """What splits and labels are shared out over, in proportion.
+
+    Args:
+        n: how many there are. is_class: each is a class, of which training needs one at least.
+        known: what a sample has whose target is known, in the words of its task.
+    """
+
+    n: int
+    is_class: bool = True
+    known: str = "a label"
+
+
 def by_class(samples: Samples, n_classes: int) -> list[list[int]]:
     """Rows by class; the last group holds those whose label nobody knows (all, without classes)."""
     groups: list[list[int]] = [[] for _ in range(n_classes + 1)]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -352,6 +353,51 @@ def test_dense_targets_are_hidden_whole():
     shown = a.revealed()
     assert (shown.split("train").load(range(5))["map"] >= 0).all()
     assert len(shown.split("labeled").ids) == len(shown.split("train").ids)
+
+
+class Sets:
+    """n samples with a set of two labels each, of four there are; split into as many groups."""
+
+    splits = ("train",)
+    fields = (Field("x", "vector", (1,)), Field("labels", "labels", (2,), "int64", "target"))
+    facts: ClassVar = {}
+
+    def __init__(self, n=40):
+        self.ids = tuple(f"s{i}" for i in range(n))
+
+    def split(self, name):
+        return self
+
+    def load(self, index, augment=False, seed=0):
+        at = torch.as_tensor(list(index), dtype=torch.long)
+        ids = tuple(self.ids[i] for i in index)
+        return Batch(ids, {"x": torch.zeros(len(ids), 1), "labels": torch.stack([at % 2, at // 2 % 2], 1)})
+
+
+def of_sets(**options):
+    from kdsearch.builtin.tables.multilabel import Multilabel
+
+    return arrange(Sets(), validation=0.2, test=0.2, task=Multilabel(Multilabel.options_class()), **options)
+
+
+def test_sets_of_labels_are_no_classes():
+    """Fewer labels or samples than there are kinds of sets: some go without. Of classes that is refused."""
+    counts = of_sets(labeled=3).counts()
+    assert counts["train"]["labeled"] + counts["val"]["labeled"] == 3
+    assert len(of_sets(labeled=1.0, train_samples=2).split("train").ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("labeled", "words"),
+    [
+        (0, "labeled 0 means 0 samples with a known 'labels', .*Expected at least 1 of the 32 samples outside test"),
+        (33, "labeled 33, but only 32 samples outside test have a known 'labels' .24 in train, 8 in val."),
+    ],
+)
+def test_a_budget_is_told_in_the_words_of_the_task(labeled, words):
+    with pytest.raises(DataError, match=words) as error:
+        of_sets(labeled=labeled)
+    assert "class" not in str(error.value)
 
 
 def test_a_sample_with_one_known_target_counts_as_labeled():
