@@ -66,6 +66,12 @@ def student_of(result: Row, role: object = None) -> Row:
     return {**of_role(result.get("student"), role), **of_role(result.get("pruned"), role)}
 
 
+def controls(result: Row) -> dict[str, Row]:
+    """Key -> what was trained beside the student, each training once: `all_labels` is `baseline` where no label is hidden."""
+    found = {key: mapping(result.get(key)) for key in ("baseline", "all_labels")}
+    return {key: row for key, row in found.items() if row and not row.get("same_as")}
+
+
 def shipped_quality(result: Row) -> Quality:
     """Of the recommended file; where there is none, of the network."""
     return quality_of(recommended(result) or student_of(result))
@@ -89,12 +95,13 @@ def ratio(large: object, little: object, more: str, less: str, least: float = 1.
 def against(result: Row) -> str:
     """Where the quality stands: `1.31 points below the teacher and 5.72 points above ...`."""
     own = shipped_quality(result)
-    others = (
-        ("teacher", "the teacher"),
-        ("baseline", "the same network trained without a teacher"),
-        ("all_labels", "the same network trained on every label"),
-    )
-    said = [own.against(quality_of(result.get(key)), name) for key, name in others]
+    others = {
+        "teacher": "the teacher",
+        "baseline": "the same network trained without a teacher",
+        "all_labels": "the same network trained on every label",
+    }
+    compared = {"teacher": mapping(result.get("teacher")), **controls(result)}
+    said = [own.against(quality_of(row), others[key]) for key, row in compared.items()]
     known = [each for each in said if each]
     return ", ".join(known[:-1]) + " and " + known[-1] if len(known) > 1 else "".join(known)
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from kdsearch.report.html_table import Markup, simple
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import (
+    controls,
     fp32,
     is_recommended,
     label_of,
@@ -313,9 +314,8 @@ def networks(result: Row) -> str:
         lines.append((f"{plain(role or 'student')}, as distilled", own, own))
         if pruned:
             lines.append((f"{plain(role or 'student')}, pruned and recovered", {**own, **pruned}, pruned))
-    for key, label in (("baseline", "same network without a teacher"), ("all_labels", "same network with every label")):
-        if mapping(result.get(key)):
-            lines.append((label, student, mapping(result[key])))
+    labels = {"baseline": "same network without a teacher", "all_labels": "same network with every label"}
+    lines += [(labels[key], student, row) for key, row in controls(result).items()]
     head = ["network", quality_of(student).label, "95 % interval", "parameters", "MACs"]
     timed = any(median(each) is not None for each in taught.values())
     head += [*(["latency (ms)"] if timed else []), "architecture"]

@@ -54,7 +54,6 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     """The final JSON, but for the seconds and the folder, which are the run's."""
     study, exported, distilled = materials.study, inputs["export"].facts, inputs["distill"].facts
     winner = distilled["runs"][distilled["winner"]]
-    metrics = exported["metrics"]
     request = winner["request"]
     recipe = materials.recipe.at(request["values"])
     cost = _student_cost(materials, request["specs"])
@@ -72,7 +71,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             **_roles(materials, inputs, request["specs"]),
         },
         "baseline": _control(exported, "baseline"),
-        "all_labels": _control(exported, "all_labels" if "all_labels" in metrics["runs"] else _twin(materials)),
+        "all_labels": _all_labels(materials, exported),
         "exports": exports,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
@@ -126,10 +125,13 @@ def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[
     return {"roles": found} if found else {}
 
 
-def _twin(materials: Materials) -> str:
-    """What stands for the control with every label where it was not trained: the baseline, if it saw every label."""
-    asked = "all_labels" in materials.study.config.distill.controls
-    return "baseline" if asked and not hides_labels(materials) else "all_labels"
+def _all_labels(materials: Materials, exported: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The control with every label; where it was not trained since the baseline saw every label, that one, which it says."""
+    is_asked = "all_labels" in materials.study.config.distill.controls
+    if is_asked and "all_labels" not in exported["metrics"]["runs"] and not hides_labels(materials):
+        twin = _control(exported, "baseline")
+        return twin and {**twin, "same_as": "baseline"}
+    return _control(exported, "all_labels")
 
 
 def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:

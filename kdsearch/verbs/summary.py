@@ -23,6 +23,7 @@ def _recipe(row: Mapping[str, Any]) -> str:
 
 def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     """The result in a few lines for people."""
+    from kdsearch.report.summary import controls
     from kdsearch.report.words import architecture
     from kdsearch.stages.quality import file_label, shown
 
@@ -42,9 +43,8 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
             lines.append(line(f"teacher {name}", each, f"{each['params']:>10,} params" if each["params"] else ""))
     for name, each in student.get("roles", {"student": student}).items():
         lines.append(line(name, each, f"{each['params']:>10,} params  {architecture(each['architecture'])}"))
-    for name, label in (("baseline", "no teacher"), ("all_labels", "all labels")):
-        if result[name]:
-            lines.append(line(label, result[name], "the same student, equal steps"))
+    labels = {"baseline": "no teacher", "all_labels": "all labels"}
+    lines += [line(labels[key], row, "the same student, equal steps") for key, row in controls(result).items()]
     pruned = result["pruned"] or {}
     for name, each in pruned.get("roles", {"": pruned} if pruned else {}).items():
         lines.append(line(f"{name} pruned".strip(), each, f"{each['params']:>10,} params"))

@@ -239,6 +239,15 @@ def test_verdict_does_not_flatter(result: dict[str, Any]) -> None:
     assert verdict(result).endswith("No file is recommended.")
 
 
+def test_a_control_that_is_the_baseline_is_said_once(result: dict[str, Any]) -> None:
+    """Where no label is hidden, the control with every label is the baseline."""
+    assert "same network with every label" in tables.networks(result)
+    assert "trained on every label" in verdict(result)
+    result["all_labels"] = {**result["baseline"], "same_as": "baseline"}
+    assert "every label" not in tables.networks(result) + verdict(result)
+    assert tables.networks(result).count("same network without a teacher") == 1
+
+
 def test_every_note_is_said_once(result: dict[str, Any]) -> None:
     result["notes"] += ["onnx-int4 is slower than fp32 on this machine (0.298 ms a sample).", result["notes"][0]]
     page = render(result, {})

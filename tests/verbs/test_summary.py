@@ -26,3 +26,11 @@ def test_a_teachers_size_is_said_where_it_is_known(params: int | None, words: li
     text = summary_of({**RESULT, "teacher": {"quality": QUALITY, "params": params}}, Path("study"))
     (line,) = [each.split() for each in text.splitlines() if each.startswith("teacher")]
     assert line == ["teacher", "90.0", "%", *words]
+
+
+def test_a_control_that_is_the_baseline_has_no_line_of_its_own() -> None:
+    row = {"quality": {**QUALITY, "value": 0.7}}
+    result = {**RESULT, "teacher": None, "baseline": row}
+    for twin, lines in ((row, ["no teacher", "all labels"]), ({**row, "same_as": "baseline"}, ["no teacher"])):
+        text = summary_of({**result, "all_labels": twin}, Path("study"))
+        assert [line[:10] for line in text.splitlines() if "70.0 %" in line] == lines
