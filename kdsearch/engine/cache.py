@@ -84,6 +84,7 @@ def write_cache(
     ids = [id for name in splits for id in data.split(name).ids]
     seen = Seen(live.reads(data.split(splits[0]).load([0]), data.fields))
     writers: dict[str, RowWriter] = {}
+    long = _Lengths(live, data)
     ties: dict[str, list[Tie]] = {}
     dropped: list[str] = []
     checks: list[Tensor] = []
@@ -95,8 +96,13 @@ def write_cache(
                 out = run_model(model, live.task, live.fed(placed), taps)
             found = seen.of(placed)
             assert found is not None
-            if not checks:
-                ties = _ties(live, data, name, batch, out, taps, device)
+            if _open_axes(batch, data.fields):
+                long.see(batch, out)
+                if not checks:  # one batch may be all there is
+                    alone = data.split(name).load([_shortest(batch, data.fields)]).to(device)
+                    with torch.no_grad():
+                        long.see(alone, run_model(model, live.task, live.fed(alone), taps))
+                ties = long.ties()
             checks.append(found)
             for tap in out:
                 if tap in dropped:
@@ -130,31 +136,36 @@ def _open_axes(batch: Batch, fields: Sequence[Field]) -> list[tuple[Field, int]]
     return sorted(found, key=lambda pair: pair[0].kind != "mask")
 
 
-def _ties(
-    live: Live, data: DataSource, split: str, batch: Batch, out: Outputs, taps: Sequence[str], device: torch.device
-) -> dict[str, list[Tie]]:
-    """Which axes of what the teacher gives are as long as its batch is: seen by a second look at the shortest sample alone.
+class _Lengths:
+    """Which axes of what a teacher gives are as long as its batch is: in every batch that was seen, and not always equally long.
 
     Of several fields that are as long, the mask that the task says an output has.
     """
-    axes = _open_axes(batch, data.fields)
-    if not axes:
-        return {}
-    lengths = [_lengths(batch, field, at) for field, at in axes]
-    at = int(torch.stack(lengths).sum(0).argmin())
-    alone = data.split(split).load([at]).to(device)
-    with torch.no_grad():
-        less = run_model(live.model, live.task, live.fed(alone), taps)
-    masks = {each.name: each.mask for each in live.task.io(data.fields, data.facts).outputs}
-    found: dict[str, list[Tie]] = {}
-    for name in out:
-        own = [pair for pair in axes if pair[0].name == masks.get(name)]
-        for axis, sizes in enumerate(zip(out[name].shape[1:], less[name].shape[1:], strict=True)):
-            for field, at in [*own, *axes]:
-                if sizes == (batch[field.name].shape[at], alone[field.name].shape[at]) and sizes[0] != sizes[1]:
-                    found.setdefault(name, []).append((axis, field.name, at))
-                    break
-    return found
+
+    def __init__(self, live: Live, data: DataSource) -> None:
+        self.fields = data.fields
+        self.masks = {each.name: each.mask for each in live.task.io(data.fields, data.facts).outputs}
+        self.seen: list[tuple[dict[tuple[str, int], int], dict[str, tuple[int, ...]]]] = []
+
+    def see(self, batch: Batch, out: Outputs) -> None:
+        sizes = {(field.name, at): batch[field.name].shape[at] for field, at in _open_axes(batch, self.fields)}
+        self.seen.append((sizes, {name: tuple(out[name].shape[1:]) for name in out}))
+
+    def ties(self) -> dict[str, list[Tie]]:
+        found: dict[str, list[Tie]] = {}
+        for name, shape in self.seen[0][1].items():
+            places = sorted(self.seen[0][0], key=lambda place: place[0] != self.masks.get(name))
+            for axis in range(len(shape)):
+                long = [given[name][axis] for _, given in self.seen]
+                if len(set(long)) > 1:
+                    as_long = (place for place in places if [sizes[place] for sizes, _ in self.seen] == long)
+                    found.setdefault(name, []).extend((axis, *place) for place in list(as_long)[:1])
+        return {name: each for name, each in found.items() if each}
+
+
+def _shortest(batch: Batch, fields: Sequence[Field]) -> int:
+    lengths = [_lengths(batch, field, at) for field, at in _open_axes(batch, fields)]
+    return int(torch.stack(lengths).sum(0).argmin())
 
 
 def _lengths(batch: Batch, field: Field, at: int) -> Tensor:

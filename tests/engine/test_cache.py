@@ -117,6 +117,24 @@ def test_rows_are_as_long_as_their_samples_and_served_as_long_as_the_batch(tmp_p
         assert out["embedding"][~real].abs().sum() == 0
 
 
+@pytest.mark.parametrize(
+    "each", [[6] * 256 + [5, 3] * 22, [4] * 256 + [7, 2] * 9], ids=["short ones last", "long ones after"]
+)
+def test_a_first_batch_of_equal_lengths_says_nothing_of_the_next(each, tmp_path):
+    """As texts that are cut, or sorted by length: what is as long as a text is seen of a later batch."""
+    data, model = Texts(each), tagger()
+    _, held = stored(tmp_path, model, data, ["embedding"])
+    for chosen in ([0, 1], [len(each) - 1], [0, len(each) - 1]):
+        given = data.load(chosen)
+        out = held.outputs(given, ["logits", "tags", "pairs", "embedding"], CPU)
+        with torch.no_grad():
+            expected = run_model(model, TASK, given, ["embedding"])
+        for name in ("tags", "pairs", "embedding"):
+            assert out[name].shape == expected[name].shape
+        real = given["mask"].bool()
+        assert torch.allclose(out["tags"][real], expected["tags"][real], atol=1e-6)
+
+
 def test_rows_whose_number_no_length_says_are_padded_to_the_longest(tmp_path):
     """Boxes: each batch has its own number of them."""
     data, model = Texts(lengths(600)), tagger()
