@@ -66,9 +66,9 @@ class Known:
                 made["missing"] = torch.from_numpy(np.isnan(raw[:, at]).astype(np.float32))
         if self.values:
             ids = np.zeros((len(table), len(self.values)), np.int64)
-            for i, (name, values) in enumerate(self.values.items()):
-                places = {value: k + 1 for k, value in enumerate(values)}
-                ids[:, i] = [self.first[name] + places.get(value or "", 0) for value in table.categories(name)]
+            for i, (first, (name, values)) in enumerate(zip(self.first.values(), self.values.items(), strict=True)):
+                places = {value: first + k + 1 for k, value in enumerate(values)}
+                ids[:, i] = [places.get(value or "", first) for value in table.categories(name)]
             made["categories"] = torch.from_numpy(ids)
         return made
 

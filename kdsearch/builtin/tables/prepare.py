@@ -26,9 +26,9 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
     if not isinstance(row, dict):
         raise ValueError('a row is {"column": value, ...}')
     columns = [*known["numbers"], *(each["name"] for each in known["categories"])]
-    unknown = sorted(set(row) - set(columns))
-    if unknown:
-        raise ValueError(f"no column '{unknown[0]}': there are {', '.join(columns)}")
+    strange = sorted(set(row) - set(columns))
+    if strange:
+        raise ValueError(f"no column '{strange[0]}': there are {', '.join(columns)}")
     given = {name: None if _is_missing(value, known["marks"]) else value for name, value in row.items()}
     made: dict[str, np.ndarray[Any, Any]] = {}
     if known["numbers"]:
@@ -36,9 +36,11 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
         filled = [mean if math.isnan(value) else value for value, mean in zip(values, known["mean"], strict=True)]
         made["numbers"] = np.array([filled], np.float32)
         if known["missing"]:
-            made["missing"] = np.array([[given.get(name) is None for name in known["missing"]]], np.float32)
+            unknown = {name for name, value in zip(known["numbers"], values, strict=True) if math.isnan(value)}
+            made["missing"] = np.array([[name in unknown for name in known["missing"]]], np.float32)
     if known["categories"]:
-        ids = [each["values"].get(_name(given.get(each["name"])), each["unknown"]) for each in known["categories"]]
+        names = {name: _name(value) for name, value in given.items() if value is not None}
+        ids = [each["values"].get(names.get(each["name"]), each["unknown"]) for each in known["categories"]]
         made["categories"] = np.array([ids], np.int64)
     return made
 

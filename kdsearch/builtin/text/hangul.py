@@ -9,6 +9,7 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.text.sequence_options import SequenceOptions, pieces_of
 from kdsearch.builtin.text.sequence_source import SequenceSource, Written, bounded
+from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, Services
 
 FIRST, COUNT = 0xAC00, 11_172  # the syllables of Unicode, in order
@@ -26,6 +27,13 @@ class Hangul(Dataset[HangulOptions]):
     task = "seq2seq"
 
     def open(self, services: Services) -> SequenceSource:
+        """Raise DataError for more words than there are."""
+        there_are = sum(COUNT**n for n in range(1, self.options.syllables + 1))
+        if self.options.n > there_are // 2:
+            problem = f"{self.options.n:,} words of at most {self.options.syllables} syllables"
+            raise DataError(
+                problem, path="data.options.n", expected=f"at most {there_are // 2:,}, half of all there are"
+            )
         rng = torch.Generator().manual_seed(0)
         words: dict[str, None] = {}
         while len(words) < self.options.n:

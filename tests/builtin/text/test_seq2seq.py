@@ -42,6 +42,11 @@ class TestTask(TaskContract):
         return source()
 
 
+def test_more_words_than_there_are_end_no_loop():
+    with pytest.raises(DataError, match=r"data.options.n: 6,000 words of at most 1 syllables. Expected at most 5,586"):
+        Hangul(HangulOptions(n=6000, syllables=1)).open(None)
+
+
 class TestHangul(DatasetContract):
     @pytest.fixture
     def dataset(self):
