@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdsearch.builtin.by_class import BLUE, DRAWN, Row, Words, by_class, share
 from kdsearch.builtin.metrics import answers
 from kdsearch.kinds import DataSource, Figure, Predict, Services, Table
 
-DRAWN = 30  # classes that a chart can name; of more, the worst are shown and the rest stands in the table
 MISTAKES = 20  # rows of the table of confusions
-BLUE = "#22609f"
 
 
 def class_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
@@ -31,56 +29,26 @@ def class_figures(predict: Predict, data: DataSource, split: str, services: Serv
 def per_class(counts: Tensor, names: Sequence[str]) -> Figure:
     """Recall of each class that occurs, the worst first."""
     support, answered, hits = counts.sum(1), counts.sum(0), counts.diag()
-    found: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "recall": int(hits[k]) / int(support[k]),
-            "precision": int(hits[k]) / int(answered[k]) if answered[k] else None,
-            "n": int(support[k]),
-        }
-        for k, name in enumerate(names)
-        if support[k]
+    found = [
+        Row(names[k], int(hits[k]) / int(support[k]), int(hits[k]) / int(answered[k]) if answered[k] else None, int(n))
+        for k, n in enumerate(support)
+        if n
     ]
-    found.sort(key=lambda row: (row["recall"], row["name"]))
-    shown = found[:DRAWN]
-    order = [row["name"] for row in shown]
-    percent = {"format": ".2%", "type": "quantitative"}
-    chart = {
-        "title": "share of the class that is answered right",
-        "description": "Accuracy by class, the worst first: "
-        + "; ".join(f"{row['name']} {100 * row['recall']:.1f} %" for row in shown[:5]),
-        "data": {"values": shown},
-        "width": "container",
-        "height": {"step": 19},
-        "mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE},
-        "encoding": {
-            "y": {"field": "name", "type": "nominal", "sort": order, "title": None},
-            "x": {"field": "recall", "type": "quantitative", "title": None, "axis": {"format": "%"}}
-            | {"scale": {"domain": [0, 1]}},
-            "tooltip": [
-                {"field": "name", "title": "class", "type": "nominal"},
-                {"field": "recall", "title": "right", **percent},
-                {"field": "precision", "title": "precision", **percent},
-                {"field": "n", "title": "samples", "type": "quantitative"},
-            ],
-        },
-    }
-    body = [[row["name"], _share(row["recall"]), _share(row["precision"]), row["n"]] for row in found]
-    return Figure(
-        "classes",
-        "Class by class",
-        "How much of each class is answered right, the worst class first."
-        + (f" The {DRAWN} worst of {len(found)}." if len(found) > DRAWN else ""),
-        [chart],
-        [Table("Every class", ["class", "right", "precision", "samples"], body)],
+    words = Words(
+        "share of the class that is answered right",
+        "Accuracy by class",
+        "How much of each class is answered right, the worst class first.",
+        ("right", "precision", "samples"),
+        2,
     )
+    return by_class(found, words)
 
 
 def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     """A matrix where the classes can be named on it, and the most frequent mistakes."""
     support = counts.sum(1)
     mistakes = sorted((-int(counts[i, j]), i, j) for i, j in counts.nonzero().tolist() if i != j)
-    body = [[names[i], names[j], -count, _share(-count / int(support[i]))] for count, i, j in mistakes[:MISTAKES]]
+    body = [[names[i], names[j], -count, share(-count / int(support[i]), 2)] for count, i, j in mistakes[:MISTAKES]]
     few = len(names) <= DRAWN
     cells = [
         {"truth": names[i], "answer": names[j], "n": int(counts[i, j]), "share": int(counts[i, j]) / int(support[i])}
@@ -149,7 +117,3 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
         () if body else ("There is no mistake.",),
         missing=f"{len(names)} classes: the most frequent mistakes stand in the table.",
     )
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.2f} %"

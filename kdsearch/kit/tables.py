@@ -87,6 +87,12 @@ class TableFiles(Options):
             raise ValueError("names that differ")
         return value
 
+    def check(self, services: Services) -> None:
+        """Raise DataError for a file of these that is not there."""
+        for path in (self.path, self.val, self.test):
+            if path is not None:
+                services.file(path)
+
 
 @dataclass(frozen=True)
 class Table:

@@ -43,7 +43,7 @@ def test_figures_agree_with_scikit_learn():
     assert [row["name"] for row in rows] == [names[k] for k in sorted(range(1, 5), key=lambda k: recall[k])]
     for row in rows:
         k = names.index(row["name"])
-        assert (row["recall"], row["precision"]) == (pytest.approx(recall[k]), pytest.approx(precision[k]))
+        assert (row["value"], row["other"]) == (pytest.approx(recall[k]), pytest.approx(precision[k]))
         assert row["n"] == (truth == k).sum()
     matrix = confusion_matrix(truth, answer, labels=kinds)
     cells = {(row["truth"], row["answer"]): row["n"] for row in found["confusion"].panels[0]["data"]["values"]}

@@ -71,10 +71,14 @@ class EgoSplit:
         self.ids = tuple(nodes.graph.ids[i] for i in at.tolist())
         self.labels = nodes.labels[torch.from_numpy(at)]
         self._nodes, self._at, self._size, self._hops = nodes, at, options.size, options.hops
+        self._egos: dict[int, list[int]] = {}  # of those that were asked for: a training asks for each once an epoch
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
         n, graph, looks = self._size, self._nodes.graph, self._nodes.looks
-        egos = [graph.around(int(self._at[i]), n, self._hops) for i in index]
+        for i in index:
+            if i not in self._egos:
+                self._egos[i] = graph.around(int(self._at[i]), n, self._hops)
+        egos = [self._egos[i] for i in index]
         nodes = torch.zeros(len(egos), n, looks.shape[1])
         adjacency = torch.zeros(len(egos), n, n, dtype=torch.int64)
         mask = torch.zeros(len(egos), n, dtype=torch.int64)
@@ -144,9 +148,8 @@ class GraphData(Dataset[GraphOptions]):
     origin: ClassVar[Mapping[str, str]] = {"source": "the user's files", "licence": "the user's"}
 
     def preflight(self, services: Services) -> None:
-        for path in (self.options.path, self.options.val, self.options.test, self.options.edges):
-            if path is not None:
-                services.file(path)
+        self.options.check(services)
+        services.file(self.options.edges)
 
     def open(self, services: Services) -> DataSource:
         o = self.options

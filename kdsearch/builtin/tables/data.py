@@ -61,9 +61,7 @@ class TableData(Dataset[TableOptions]):
         self.task = TASKS[options.kind]
 
     def preflight(self, services: Services) -> None:
-        for path in (self.options.path, self.options.val, self.options.test):
-            if path is not None:
-                services.file(path)
+        self.options.check(services)
 
     def open(self, services: Services) -> DataSource:
         o = self.options

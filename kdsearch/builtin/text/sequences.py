@@ -30,9 +30,7 @@ class Sequences(Dataset[SequencesOptions]):
         self.task = "causal_lm" if options.target is None else "seq2seq"
 
     def preflight(self, services: Services) -> None:
-        for path in (self.options.path, self.options.val, self.options.test):
-            if path is not None:
-                services.file(path)
+        self.options.check(services)
 
     def open(self, services: Services) -> SequenceSource:
         """Raise DataError for a file that cannot be read, a column that is not there, and a pair that is too long."""

@@ -35,9 +35,7 @@ class Texts(Dataset[TextsOptions]):
         self.task = "classification" if options.document is None else "embedding"
 
     def preflight(self, services: Services) -> None:
-        for path in (self.options.path, self.options.val, self.options.test):
-            if path is not None:
-                services.file(path)
+        self.options.check(services)
 
     def open(self, services: Services) -> TextSource:
         """Raise DataError for a table that cannot be read, a column that is not there, or one used twice."""

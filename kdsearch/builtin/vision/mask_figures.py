@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
 
+from kdsearch.builtin.by_class import Row, Words, by_class, share
 from kdsearch.builtin.vision.mask_metrics import answers, ious, overlaps
 from kdsearch.errors import PluginError
-from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services, Table
+from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services
 
-DRAWN = 30  # classes that a chart can name; of more, the worst are shown and the rest stands in the table
-BLUE = "#22609f"
 IMAGES = 5  # that are shown, from the best answered to the worst
 
 
@@ -29,49 +27,20 @@ def mask_figures(predict: Predict, data: DataSource, split: str, services: Servi
         sums += found.sum(0)
         quality |= {id: float(ious(own).nanmean()) for id, own in zip(each.batch.ids, found, strict=True)}
         pixels += torch.stack([(each.truth == k).sum() for k in range(each.n_classes)])
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "iou": float(iou),
-            "recall": float(sums[k, 0] / pixels[k]) if pixels[k] else None,
-            "n": int(pixels[k]),
-        }
+    rows = [
+        Row(name, float(iou), float(sums[k, 0] / pixels[k]) if pixels[k] else None, int(pixels[k]))
         for k, (name, iou) in enumerate(zip(names, ious(sums), strict=True))
         if not iou.isnan()
     ]
-    rows.sort(key=lambda row: (row["iou"], row["name"]))
-    shown = rows[:DRAWN]
-    percent = {"format": ".1%", "type": "quantitative"}
-    chart = {
-        "title": "intersection over union",
-        "description": "Overlap by class, the worst first: "
-        + "; ".join(f"{row['name']} {100 * row['iou']:.1f} %" for row in shown[:5]),
-        "data": {"values": shown},
-        "width": "container",
-        "height": {"step": 19},
-        "mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE},
-        "encoding": {
-            "y": {"field": "name", "type": "nominal", "sort": [row["name"] for row in shown], "title": None},
-            "x": {"field": "iou", "type": "quantitative", "title": None, "axis": {"format": "%"}}
-            | {"scale": {"domain": [0, 1]}},
-            "tooltip": [
-                {"field": "name", "title": "class", "type": "nominal"},
-                {"field": "iou", "title": "overlap", **percent},
-                {"field": "recall", "title": "found", **percent},
-                {"field": "n", "title": "pixels", "type": "quantitative"},
-            ],
-        },
-    }
-    body = [[row["name"], _share(row["iou"]), _share(row["recall"]), row["n"]] for row in rows]
+    words = Words(
+        "intersection over union",
+        "Overlap by class",
+        "How well answer and truth cover each other, over all pixels of the split, the worst class first.",
+        ("overlap", "found", "pixels"),
+        1,
+    )
     return [
-        Figure(
-            "classes",
-            "Class by class",
-            "How well answer and truth cover each other, over all pixels of the split, the worst class first."
-            + (f" The {DRAWN} worst of {len(rows)}." if len(rows) > DRAWN else ""),
-            [chart],
-            [Table("Every class", ["class", "overlap", "found", "pixels"], body)],
-        ),
+        by_class(rows, words),
         masks(predict, data, split, services, quality),
     ]
 
@@ -96,7 +65,7 @@ def masks(predict: Predict, data: DataSource, split: str, services: Services, qu
             Picture.of("image", images[i], says=batch.ids[i]),
             Picture.of_classes("truth", batch["mask"][i]),
             *(
-                Picture.of_classes(who, answer[i], says=_share(quality[id]) or "" if who == "student" else "")
+                Picture.of_classes(who, answer[i], says=share(quality[id], 1) or "" if who == "student" else "")
                 for who, answer in found.items()
             ),
         ]
@@ -104,7 +73,3 @@ def masks(predict: Predict, data: DataSource, split: str, services: Services, qu
     ]
     says = "From the best answered image to the worst; below an answer the mean overlap of that image's classes."
     return Figure("masks", "Image by image", says, pictures=rows)
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f} %"

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from kdsearch.ops.resize import Resize
 
 
 def unit(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
-
-
-class Resize(nn.Module):
-    """(B, C, h, w) -> (B, C, *size), bilinear."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, self.size, mode="bilinear", align_corners=False)
 
 
 class TopDown(nn.Module):

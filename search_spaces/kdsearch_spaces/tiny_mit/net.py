@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdsearch.ops.resize import Resize
+
 KERNELS = (7, 3, 3)  # of the overlapping patches, each of stride 2
 
 
@@ -101,17 +103,6 @@ class Stage(nn.Module):
         return as_map(self.norm(tokens), *self.size)
 
 
-class Enlarge(nn.Module):
-    """(B, C, h, w) -> (B, C, *size), bilinear."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-
-
 class TinyMit(nn.Module):
     """Images (B, C, H, W) -> logits (B, K, H, W). See `TinyMitSpec` for the arguments; `size` is (H, W), `sizes` the stages'."""
 
@@ -138,8 +129,8 @@ class TinyMit(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(width, dec, 1) for width in widths)
         fuse = nn.Conv2d(len(widths) * dec, dec, 1, bias=False)
         self.head = nn.Sequential(fuse, nn.BatchNorm2d(dec), nn.ReLU(inplace=True))
-        self.classifier = nn.Sequential(nn.Conv2d(dec, n_classes, 1), Enlarge(size))
-        self.enlarge = Enlarge(sizes[0])
+        self.classifier = nn.Sequential(nn.Conv2d(dec, n_classes, 1), Resize(size))
+        self.enlarge = Resize(sizes[0])
 
     def forward(self, image: Tensor) -> Tensor:
         x = image
