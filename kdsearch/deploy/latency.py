@@ -143,16 +143,20 @@ def measure(
     return found
 
 
-def measure_call(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Latency:
-    """The latency of what is no ONNX file, taken while no other is being taken; not stored, since nothing names its graph."""
+def measure_call(
+    opened: Callable[[], Callable[[], Any]], repeats: int = REPEATS, clock: Callable[[], float] = time.perf_counter
+) -> Latency:
+    """The latency of what is no ONNX file, taken while no other is being taken; not stored, since nothing names its graph.
+
+    opened: called `repeats` times; gives what is timed.
+    """
     from filelock import FileLock
 
     folder = cache_folder()
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "latency.lock")):
-        taken = _times(call, clock)
-    return Latency(min(taken), statistics.median(taken), 0.0, len(taken))
+        return _over([_times(opened(), clock) for _ in range(repeats)])
 
 
 def _one(value: Any) -> np.ndarray[Any, Any]:
@@ -175,6 +179,11 @@ def _take(
         names = [each.name for each in session.get_inputs()]
         feeds = dict(zip(names, map(_one, example_inputs), strict=True))
         repeats.append(_times(partial(session.run, None, feeds), clock))
+    return _over(repeats)
+
+
+def _over(repeats: Sequence[Sequence[float]]) -> Latency:
+    """Of the milliseconds that calls took, session by session."""
     medians = [statistics.median(taken) for taken in repeats]
     every = [each for taken in repeats for each in taken]
     return Latency(min(every), statistics.median(every), max(medians) - min(medians), len(every))

@@ -67,6 +67,7 @@ class Proxy(Capability, Generic[O]):
 
     needs_teacher: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True  # False: the score reads the model alone (params, macs, l2_norm)
+    needs_classes: bool = False  # it reads one class a sample, `label`, or a logit for each; as `init`
     init: str = (
         "default"  # "gaussian": conv and linear weights N(0, 1), biases 0, BN 1/0; an option may set it in __init__
     )

@@ -31,6 +31,11 @@ class IO:
     def output(self, name: str) -> Field:
         return _field(self.outputs, name, "output")
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether a sample is of one class: a logit for each class is among the answers."""
+        return any(each.kind == "logits" and len(each.shape) == 1 for each in self.outputs)
+
 
 def _field(fields: Sequence[Field], name: str, what: str) -> Field:
     for each in fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from kdsearch.engine.live_data import made_of_pixels, preprocessing
 from kdsearch.engine.setup import Site
 from kdsearch.errors import DataError, PluginError, RefusedError, StudyError
 from kdsearch.kinds import IO, Batch, Compressor, Cost, Exporter, Graph, Model
+from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.python.pieces import Named, as_model, capability, io_of
 from kdsearch.report import card
 from kdsearch.report.card import KIND, measured
@@ -45,6 +47,7 @@ class Exported:
         weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
         quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
         card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None without `labels`.
+        files: what else lies beside it.
     """
 
     file: Path
@@ -55,6 +58,7 @@ class Exported:
     card: Path
     predict: Path | None = None
     quantization: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
@@ -62,7 +66,7 @@ class Exported:
             f"{share:.0%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
         )
         differs = f"logits differ by {self.parity_max_abs:.2g} at most"
-        return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}; {shares}>"
+        return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}{f'; {shares}' if shares else ''}>"
 
 
 class _Subject(Site):
@@ -91,6 +95,7 @@ def export(
     min_agreement: float = DEFAULT_AGREEMENT,
     labels: Sequence[str] | None = None,
     normalize: str | Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Exported:
     """Write a network, open the file in its runtime, and compare both on `samples`, at several batch sizes.
 
@@ -105,11 +110,13 @@ def export(
         labels: names of the classes, for card, file and `predict.py`.
         normalize: what made `samples` of pixels in 0..1: "imagenet", "none" or `{"mean": ..., "std": ...}`. None: they are
             pixels where they lie in 0..1 or 0..255, and else nobody knows.
+        files: name -> content, of what goes along with the network, such as names or a table of its own: each is written beside
+            it as `<file's stem>-<name>`, and the card says which they are.
 
     Raises:
-        RefusedError: the network answers NaN, or the file fails or is too far off; it is not written.
-        StudyError, DataError: the target is a folder, or another file lies where card or program belong; no samples; labels or
-            mean and std that do not fit them.
+        RefusedError: the network answers NaN, or the file fails or is too far off; nothing is written.
+        StudyError, DataError: the target is a folder, or another file lies where card, program or files belong; no samples;
+            labels or mean and std that do not fit them.
     """
     target = Path(file)
     if target.is_dir():
@@ -118,9 +125,12 @@ def export(
         raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
     io = io_of(net, samples)
     about = _about(io, samples, labels, normalize)
-    beside = _beside(target, bool(labels) and io.inputs[0].sizes[0] in (1, 3))
-    model = as_model(net, io, "network")
     made: Exporter[Any] = capability("exporter", exporter)[1]
+    if quantize is not None and not made.is_onnx:
+        raise StudyError(f"rewrites ONNX files, and the file is of '{made.suffix}'", path="quantize", expected="None")
+    beside = _beside(target, bool(labels) and made.is_onnx and io.inputs[0].sizes[0] in (1, 3))
+    along = _along(target, files or {}, [target, *beside.values()])
+    model = as_model(net, io, "network")
     graph = Graph(model.module, io.inputs, io.outputs)
     numbers(module_call(graph), [samples], io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
@@ -144,7 +154,7 @@ def export(
             module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
         )
         _check(found, target, parity if quantize is None else None, min_agreement)
-        shares = weight_share(final, fp32)
+        shares = weight_share(final, fp32) if made.is_onnx else {}
         row = {
             "format": f"{form}-{name}",
             "path": target.name,
@@ -156,7 +166,11 @@ def export(
         }
         with storing(target):
             final.replace(target)
-    made_card = _card(model, io, row, about, target, found)
+    made_card = _card(model, io, made, row, about, target, found)
+    if along:
+        made_card["facts"] = {"product": {"files": [place.name for place in along]}}
+    for place, content in along.items():
+        write_bytes(place, content)
     write_json(beside["card"], made_card)
     if "predict" in beside:
         write_bytes(beside["predict"], predict_text(target.name).encode())
@@ -169,6 +183,7 @@ def export(
         beside["card"],
         beside.get("predict"),
         log,
+        tuple(along),
     )
 
 
@@ -219,6 +234,34 @@ def _beside(target: Path, runs: bool) -> dict[str, Path]:
     return found
 
 
+def _along(target: Path, files: Mapping[str, bytes], taken: Sequence[Path]) -> dict[Path, bytes]:
+    """Where the caller's files go. Raise StudyError for a name that is none, and where something else lies there."""
+    found: dict[Path, bytes] = {}
+    ours = _named_by(target.with_name(card_name(target.name)))
+    for name, content in files.items():
+        if not re.fullmatch(NAME, name) or not isinstance(content, bytes):
+            problem = f"'{name}' is {type(content).__name__}" if re.fullmatch(NAME, name) else f"got '{name}'"
+            raise StudyError(problem, path="files", expected=f"bytes by name; in a name {NAME_IN_WORDS}")
+        place = target.with_name(f"{target.stem}-{name}")
+        is_other = place.exists() and place.name not in ours and (place.is_dir() or place.read_bytes() != content)
+        if place in taken or is_other:
+            raise StudyError(
+                f"is in the way of '{name}'",
+                file=place,
+                fix="Move it, write into another folder, or name the file otherwise.",
+            )
+        found[place] = content
+    return found
+
+
+def _named_by(card: Path) -> list[str]:
+    """What a card of ours names beside its file, which may be written anew."""
+    try:
+        return list(json.loads(card.read_text(encoding="utf-8"))["facts"]["product"]["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _is_ours(what: str, place: Path) -> bool:
     try:
         text = place.read_text(encoding="utf-8")
@@ -228,7 +271,13 @@ def _is_ours(what: str, place: Path) -> bool:
 
 
 def _card(
-    model: Model, io: IO, row: Mapping[str, Any], about: Mapping[str, Any], target: Path, found: Parity
+    model: Model,
+    io: IO,
+    exporter: Exporter[Any],
+    row: Mapping[str, Any],
+    about: Mapping[str, Any],
+    target: Path,
+    found: Parity,
 ) -> dict[str, Any]:
     """A study's card without what only a study knows."""
     cost = count(model, io)
@@ -237,6 +286,7 @@ def _card(
         **described(Graph(model.module, io.inputs, io.outputs)),
         "sha256": file_digest(target),
         **about,
+        **({} if exporter.is_onnx else {"usage": exporter.usage(target.name)}),
     }
     whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
     agreement = measured(found.top1_agreement, found.judged)

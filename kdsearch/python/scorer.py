@@ -14,6 +14,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.python.pieces import Named, as_model, capability
 from kdsearch.search.candidates import reference_specs
+from kdsearch.search.needs import check_needs
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scored, Scorer
 from kdsearch.stages.probe_teacher import untrained
@@ -119,6 +120,7 @@ def scorer(
         given = _redrawn(teacher, asked, seed, named.values())
     elif teacher is not None:
         given = _parsed(narrowed, teacher)
+    check_needs(named, asked, host)
     terms = {term: named[term] for name in names for term in COMPOSITES.get(name, ())}
     both = [scorer_on(narrowed, asked, own, each, batch, given, seed, init_seeds) for each in (named, terms)]
     return CombinedScorer(both[0], both[1], names, seed)

@@ -84,14 +84,16 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         result: the final JSON of a run.
         export: one of its `exports`.
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
-            `preprocessing`, `labels`, `sha256`, `licence`; further keys go into `facts` as they are.
+            `preprocessing`, `labels`, `sha256`, `licence`, `usage` (lines that run what is no ONNX file); further keys go into
+            `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
     student, network = of_role(result.get("student"), role), student_of(result, role)
     metrics = mapping(result.get("metrics"))
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
-    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence"}
+    usage = facts.get("usage")
+    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "usage"}
     options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
     plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
     why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
@@ -135,7 +137,9 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             "outputs": outputs,
             "preprocessing": facts.get("preprocessing"),
             "labels": facts.get("labels"),
-            "run": example(file, inputs, outputs, options, why),
+            "run": example(file, inputs, outputs, options, why)
+            if usage is None
+            else [plain(line) for line in items(usage)],
         },
         "facts": {key: value for key, value in facts.items() if key not in own},
         "data": result.get("data"),

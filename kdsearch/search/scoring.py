@@ -24,6 +24,7 @@ from kdsearch.search.trace import Trace
 from kdsearch.store.hashing import derive, stream
 
 FIT_SAMPLE = 16  # models that a proxy's `fit` sees
+TRIED = 8  # candidates that a proxy is tried on which scores nothing
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Scorer:
         self._teacher, self._teacher_note, self._teacher_fed = teacher, teacher_note, teacher_fed
         self._probes: dict[str, LiveProbe] = {}
         self._is_fitted = False
+        self._first: Scored | None = None  # what `check` drew
 
     @property
     def notes(self) -> dict[str, str]:
@@ -226,8 +228,23 @@ class Scorer:
                             raise error.at(path=f"proxy {name}") from error.__cause__
                         except SystemExit as error:
                             raise exited(f"proxy '{name}'", error) from error
-        self._scored(specs[0], raises=True)
+        self._first = self._scored(specs[0], raises=True)
         self._is_fitted = True
+
+    def silent(self) -> dict[str, str]:
+        """Proxy -> why it has no score of the first, of those that score none of `TRIED` networks drawn from the space.
+
+        What cannot be built is the space's affair: nothing is silent then.
+        """
+        self.check()
+        assert self._first is not None
+        rng, found = stream(self.probe_seed, "silent"), dict.fromkeys(self.proxies, "")
+        for nth in range(TRIED):
+            row = self._scored(self.space.canonical(self.space.sample(rng))) if nth else self._first
+            found = {name: found[name] or row.errors.get(name, "") for name in found if row.scores[name] is None}
+            if "build" in row.errors or not found:
+                return {}
+        return found
 
     def _built(self, specs: Sequence[Options], init: str) -> list[Model]:
         """Those that can be built. Raise PluginError where none can."""

@@ -34,6 +34,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 **about,
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
+                "usage": graph.get("usage"),
                 "sha256": file_digest(inputs["export"].path / name),
                 "product": {
                     "graph": graph["name"],
@@ -56,6 +57,8 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
     kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
     if not single or len(single) < len(result["exports"]) or any("role" in row for row in result["exports"]):
+        return
+    if any("usage" in graph for graph in single):  # no file that onnxruntime runs
         return
     model = Path((result["recommended"] or result["exports"][0])["path"]).name
     source = materials.data.source

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.cost import count, count_module
-from kdsearch.deploy.latency import measure
+from kdsearch.deploy.latency import Latency as Measured
+from kdsearch.deploy.latency import measure, measure_call
 from kdsearch.engine.cache import Live
 from kdsearch.errors import ArtifactError
-from kdsearch.kinds import Batch, Cost, Model
+from kdsearch.kinds import Batch, Cost, Exporter, Model
 from kdsearch.stages.products import fresh_product, has_own_product
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, write_json
@@ -86,13 +90,24 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
         total += file.stat().st_size
         if needs_latency(materials):
             inputs = [example[each.name][:1] for each in graph.inputs]
-            latency += measure(file, inputs, latency_threads(materials)).median_ms
+            latency += latency_of(exporter, file, inputs, latency_threads(materials)).median_ms
         file.unlink()
     costs: dict[str, float] = {"onnx_bytes": total}
     if needs_latency(materials):
         costs["latency_ms"] = latency
     write_json(known, sealed(costs))
     return costs
+
+
+def latency_of(exporter: Exporter[Any], file: Path, inputs: Sequence[Tensor], threads: int) -> Measured:
+    """Of a file as anybody opens it: in onnxruntime, else as its exporter loads it. Inputs of one sample, in order."""
+    if exporter.is_onnx:
+        return measure(file, inputs, threads)
+
+    def opened() -> Callable[[], Any]:
+        return partial(exporter.load(file, threads), *inputs)
+
+    return measure_call(opened)
 
 
 def bounds(materials: Materials) -> dict[str, float]:

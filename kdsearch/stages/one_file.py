@@ -21,7 +21,7 @@ from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Produ
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.report.page import jsonable
 from kdsearch.stages.compress import calibration, feeds
-from kdsearch.stages.costs import latency_threads, reference_samples
+from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, told
 from kdsearch.store.files import write_bytes
@@ -109,7 +109,9 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     for name, file in files.items():
         path = f"export/{target.public(name, kind)}"
         shutil.copyfile(file, target.out / Path(path).name)
-        graphs.append({"name": name, "path": path, "bytes": file.stat().st_size, **described(target.graphs[name])})
+        usage = {} if target.exporter.is_onnx else {"usage": list(target.exporter.usage(Path(path).name))}
+        about = {"path": path, "bytes": file.stat().st_size, **described(target.graphs[name]), **usage}
+        graphs.append({"name": name, **about})
     return {
         "format": form,
         **({"role": part.role} if part.role else {}),
@@ -204,8 +206,8 @@ def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[
     for name, graph in target.graphs.items():
         example = first_received(target.part.product, target.part.calls, name, samples)
         inputs = [example[each.name][:1] for each in graph.inputs]
-        taken = measure(files[name], inputs, threads)
-        entries = tuned_options(read_onnx(files[name]))
+        taken = latency_of(target.exporter, files[name], inputs, threads)
+        entries = tuned_options(read_onnx(files[name])) if target.exporter.is_onnx else {}
         faster = measure(files[name], inputs, threads, entries=entries) if entries else taken
         options |= entries
         for total, each in ((plain, taken), (tuned, faster)):
@@ -221,7 +223,9 @@ def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[
 
 
 def _shares(target: Target, files: Mapping[str, Path]) -> dict[str, float]:
-    """Share of the weights at each width, over all graphs by the size of their fp32 files."""
+    """Share of the weights at each width, over all graphs by the size of their fp32 files; nothing where no file is ONNX."""
+    if not target.exporter.is_onnx:
+        return {}
     wholes = {name: target.file(name, "fp32") for name in files}
     shares = {name: weight_share(file, wholes[name]) for name, file in files.items()}
     sizes = {name: whole.stat().st_size for name, whole in wholes.items()}

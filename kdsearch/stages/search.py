@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, PluginError, RefusedError, TrialError, UserError
+from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
 from kdsearch.kinds import Batch, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
+from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import Scored, Scorer
+from kdsearch.search.scoring import TRIED, Scored, Scorer
 from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
@@ -82,6 +83,7 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
             from kdsearch.study.schema import Use
 
             made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
+    check_needs(made, materials.io, materials.host)
     seed = derive(materials.seed, "probe") % 2**31
     teacher, note, fed = None, "", None
     if any(proxy.needs_teacher for proxy in made.values()):
@@ -109,14 +111,17 @@ def check(materials: Materials) -> None:
     """
     keys = {f"proxy {use.use}": path for use, path in proxy_uses(materials.study)}
     for role, space in materials.spaces.items():
-        scorer = scorer_of(materials, role)
         try:
+            scorer = scorer_of(materials, role)
             scorer.check()
         except UserError as error:
             error.path = keys.get(error.path, error.path)
             if not error.path and error.file is None:
                 error.path = f"{materials.study.path_of_student(role)}.space"
             raise materials.study.place(error) from error.__cause__
+        for name, why in scorer.silent().items():
+            if f"proxy {name}" in keys:
+                raise _silent(materials, name, TRIED, why)
         strategy = materials.make("controller", materials.study.config.search.strategy, "search.strategy")
         try:
             strategy.ask(space, (), [], 1, derive(materials.seed, "search", role) % 2**31)
@@ -261,16 +266,23 @@ def scored_before(before: Artifact | None, role: str) -> list[Scored]:
 
 
 def _refuse_silent(materials: Materials, explored: Explored) -> None:
-    """Raise TrialError for a proxy that scored none of the candidates: what it ranks would be ranked by nothing."""
+    """Raise TrialError for a proxy that scored none of the candidates."""
     rows = [each.scored for each in explored.candidates]
-    for use, path in proxy_uses(materials.study):
+    for use, _ in proxy_uses(materials.study):
         if any(row.scores[use.use] is not None for row in rows):
             continue
         first = next(
             (row.errors[name] for row in rows for name in (use.use, "build", "process") if name in row.errors), ""
         )
-        problem = f"proxy '{use.use}' scored none of {len(rows):,} candidates, the first: {first or 'no finite number'}"
-        raise materials.study.place(TrialError(problem, path=path, fix="Name another proxy, or mend this one."))
+        raise _silent(materials, use.use, len(rows), first)
+
+
+def _silent(materials: Materials, name: str, n: int, why: str) -> KdsearchError:
+    """What a proxy ranks that scores nothing would be ranked by nothing."""
+    path = next(path for use, path in proxy_uses(materials.study) if use.use == name)
+    others = [each for each in needing_none(materials.host) if each != name]
+    problem = f"proxy '{name}' scored none of {n:,} candidates, the first: {why or 'no finite number'}"
+    return materials.study.place(TrialError(problem, path=path, fix=f"Mend it, or use {one_of(others)}."))
 
 
 def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, tools: Tools) -> Score:

@@ -26,6 +26,7 @@ def check(study: Study, host: Host) -> None:
         _check_spaces(study, host)
         _check_recipe(study, host)
         _check_objectives(study, host)
+        _check_exporter(study, host)
         check_executor(study, host, study.config.run.workers)
         _check_machine(study)
     except KdsearchError as error:
@@ -285,6 +286,18 @@ def _check_objectives(study: Study, host: Host) -> None:
     for name, direction in study.config.objectives.items():
         if name in host.names("metric") and (better := host.load_class("metric", name).direction) != direction:
             raise study.error(f"got '{direction}'", f"objectives.{name}", expected=f"'{better}'")
+
+
+def _check_exporter(study: Study, host: Host) -> None:
+    """What is quantised is an ONNX file."""
+    name, suffix = (
+        study.config.export.exporter.use,
+        host.load_class("exporter", study.config.export.exporter.use).suffix,
+    )
+    if suffix != ".onnx" and study.config.compress.quantize:
+        quantizer = study.config.compress.quantize[0].use
+        problem = f"'{quantizer}' rewrites ONNX files, and exporter '{name}' writes '{suffix}' files"
+        raise study.error(problem, "compress.quantize[0]", expected="no `quantize`, or an exporter of ONNX files")
 
 
 def check_executor(study: Study, host: Host, workers: int) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
+from kdsearch.stages import search
 from kdsearch.stages.distill import controls_of
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
 from kdsearch.study.summary import summary
 from kdsearch.training.dry import check_recipe
+from kdsearch.training.keys import seen_by
 from kdsearch.training.materials import make, open_materials, placing
 from kdsearch.training.normalize import check_expectable
+from kdsearch.training.teachers import stored_answers
 
 KINDS = ("dataset", "teacher")  # what reads files of the user's
 
@@ -36,11 +39,13 @@ def look(study: Study, host: Host) -> dict[str, Any]:
 
     Raises:
         UserError: what opening the data set and building the teachers raises, classes, shapes, controls that have no labels;
-            and what one step of the recipe fails of.
+            proxies that score no network of this task, and what one step of the recipe fails of.
     """
     materials = open_materials(study, host)
     for name in study.teachers:
         check_expectable(materials, name)
+        stored_answers(materials, name)
+    search.check(seen_by(search, materials))
     check_recipe(materials)
     return summary(study, host, controls_of(materials))
 

@@ -16,6 +16,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, Task, work_begins
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Region, lost
+from kdsearch.search.needs import check_needs
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code
@@ -77,6 +78,7 @@ def open_scorer(setting: Setting) -> Scorer:
             raise error.at(path="--proxies") from None
     proxies = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in setting.proxies}
     task, io, batch = _input(host, space, setting)
+    check_needs(proxies, io, host)
     space = space.narrowed(io)
     spec = None if setting.teacher is None else spec_of(space, setting.teacher, "--teacher", None)
     return scorer_on(space, io, task, proxies, batch, spec, setting.seed, setting.init_seeds)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.deploy import latency
 from kdsearch.deploy.canonical import graph_key
-from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, latency_key, measure, stored
+from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, latency_key, measure, measure_call, stored
 from kdsearch.errors import ArtifactError
 from kdsearch.kit.onnx import save_onnx
 from kdsearch.store.cache import cache_folder
@@ -127,6 +127,23 @@ def test_min_and_median_are_those_of_the_clock(write):
 
 def test_a_slow_file_is_not_run_fifty_times(write):
     assert 3 * REPEATS <= measure(write(), X, clock=Clock(2.0)).runs < REPEATS * LEAST_RUNS
+
+
+def test_what_is_no_file_of_onnx_is_opened_anew_for_each_session():
+    """As a file is: the sessions' medians, their spread; nothing is stored."""
+    opened, step = [], [0.002, 0.004, 0.003]
+
+    def open_one():
+        clock.step = step[len(opened) % 3]
+        opened.append(1)
+        return lambda: None
+
+    clock = Clock(0.002)
+    found = measure_call(open_one, clock=clock)
+    assert (len(opened), found.min_ms) == (3, pytest.approx(2.0))
+    assert (found.median_ms, found.spread_ms) == (pytest.approx(3.0, abs=1.0), pytest.approx(2.0))
+    measure_call(open_one, repeats=1, clock=clock)
+    assert len(opened) == 4
 
 
 def test_spread_is_of_the_sessions_medians(write):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdsearch.builtin.classification import Classification, ClassificationOptions
+from kdsearch.builtin.text.seq2seq import Seq2Seq
 from kdsearch.engine.cache import Live, TeacherCache, write_cache
 from kdsearch.engine.recipe_site import RecipeSite
 from kdsearch.engine.setup import Evaluator
@@ -133,6 +134,57 @@ def test_a_first_batch_of_equal_lengths_says_nothing_of_the_next(each, tmp_path)
             assert out[name].shape == expected[name].shape
         real = given["mask"].bool()
         assert torch.allclose(out["tags"][real], expected["tags"][real], atol=1e-6)
+
+
+class Pairs(Texts):
+    """Texts of n tokens, and what is written of them, m tokens; points (n, 2) beside; a field that no batch has."""
+
+    fields = (
+        TOKENS,
+        MASK,
+        Field("points", "vector", (None, 2)),
+        Field("prefix", "tokens", (None,), "int64", n_values=9),
+        Field("prefix_mask", "mask", (None,), "int64"),
+        Field("next", "tokens", (None,), "int64", "target", 9),
+        Field("absent", "tokens", (None,), "int64", "extra"),
+    )
+
+    def __init__(self, lengths):
+        super().__init__([n for n, _ in lengths])
+        self.written = [torch.arange(1, m + 1) % 9 for _, m in lengths]
+
+    def load(self, index, augment=False, seed=0):
+        batch, rows = super().load(index), [self.written[i] for i in index]
+        points = stacked([row[:, None].float().expand(-1, 2) for row in (self.rows[i] for i in index)])
+        real = {"prefix": stacked(rows), "prefix_mask": stacked([torch.ones_like(row) for row in rows])}
+        return batch.having(points=points, next=stacked(rows, -100), **real)
+
+
+class Writer(nn.Module):
+    """logits (B, M, 9) and, of the text, points (B, N, 2)."""
+
+    def forward(self, tokens, mask, points, prefix, prefix_mask):
+        logits = nn.functional.one_hot(prefix, 9) + (tokens * mask).sum(1)[:, None, None]
+        return logits.float(), points * mask[..., None]
+
+
+def test_of_two_lengths_each_answer_has_its_own(tmp_path):
+    """The batch's and the shortest text's lengths are (5, 5) and (1, 1): the output's mask says which it follows."""
+    data = Pairs([(5, 2), (2, 5), (1, 1)])
+    names = ("tokens", "mask", "points", "prefix", "prefix_mask")
+    model = Model(Writer(), names, (), ("logits", "seen"))
+    _, held = stored(tmp_path, model, data, task=Seq2Seq(Seq2Seq.options_class()))
+    about = json.loads((tmp_path / "cache.json").read_text())
+    assert about["ties"]["logits"] == [[0, "prefix_mask", 1]]
+    assert (tmp_path / about["arrays"]["logits"]["file"]).stat().st_size == 4 * 9 * (2 + 5 + 1)
+    assert (tmp_path / about["arrays"]["seen"]["file"]).stat().st_size == 4 * 2 * (5 + 2 + 1)
+    for chosen in ([0], [1], [2, 0]):
+        given = data.load(chosen)
+        out = held.outputs(given, ["logits", "seen"], CPU)
+        logits, seen = model.module(*[given[name] for name in names])
+        assert out["logits"].shape == logits.shape
+        assert torch.equal(out["logits"][given["prefix_mask"] > 0], logits[given["prefix_mask"] > 0])
+        assert torch.equal(out["seen"], seen)
 
 
 def test_rows_whose_number_no_length_says_are_padded_to_the_longest(tmp_path):

@@ -1,4 +1,4 @@
-"""From outside: an exporter that writes ONNX node by node from torch.fx's graph, and a pruner that makes matrices thin."""
+"""From outside: exporters that write ONNX node by node from torch.fx's graph, and no ONNX at all; a pruner of thin matrices."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.kit.costs import count_module
 from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx
+from kdsearch.kit.weights import read, read_metadata
 
 Node = tuple[str, dict[str, Any], tuple[str, ...]]  # operator, attributes, names of the weights that it reads
 
@@ -144,6 +145,55 @@ class FxOnnx(Exporter[NoOptions]):
         return call
 
 
+class Chain(Exporter[NoOptions]):
+    """Linear layers, batch norms and ReLU one after another, in one safetensors file that NumPy runs."""
+
+    suffix = ".safetensors"
+
+    def write(self, graph: Graph, example: Batch, file: Path) -> None:
+        """Raise UserError for what is no such chain."""
+        from safetensors.torch import save
+
+        steps: list[str] = []
+        tensors: dict[str, Tensor] = {}
+        root = _One(graph.module)
+        for node in fx.Tracer().trace(root).nodes:
+            part = root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+            if isinstance(part, nn.Linear):
+                steps.append("linear")
+                bias = part.bias if part.bias is not None else torch.zeros(part.out_features)
+                tensors |= {f"{len(steps)}.a": part.weight.T, f"{len(steps)}.b": bias}
+            elif isinstance(part, nn.BatchNorm1d):
+                steps.append("scale")
+                assert part.running_mean is not None
+                assert part.running_var is not None
+                a = part.weight * (part.running_var + part.eps).rsqrt()
+                tensors |= {f"{len(steps)}.a": a, f"{len(steps)}.b": part.bias - part.running_mean * a}
+            elif isinstance(part, nn.ReLU):
+                steps.append("relu")
+            elif node.op not in ("placeholder", "output") and not (
+                part == "flatten" or isinstance(part, nn.Flatten | nn.Identity | nn.Dropout)
+            ):
+                raise UserError(f"exporter 'chain' does not know {type(part).__name__}", expected="a chain of layers")
+        held = {name: each.detach().float().contiguous().clone() for name, each in tensors.items()}
+        file.write_bytes(save(held, {"steps": " ".join(steps), "output": graph.outputs[0].name}))
+
+    def load(self, file: Path, threads: int = 1) -> Call:
+        tensors, about = read(file), read_metadata(file)
+
+        def call(*given: Tensor) -> Mapping[str, Tensor]:
+            x = given[0].detach().cpu().flatten(1).numpy()
+            for at, step in enumerate(about["steps"].split(), 1):
+                a, b = (tensors[f"{at}.{part}"].numpy() if step != "relu" else None for part in "ab")
+                x = x.clip(0) if step == "relu" else x @ a + b if step == "linear" else x * a + b
+            return {about["output"]: torch.from_numpy(x)}
+
+        return call
+
+    def usage(self, file: str) -> Sequence[str]:
+        return ("from safetensors.numpy import load_file", f"tensors = load_file({file!r})")
+
+
 def _node(root: nn.Module, node: fx.Node, value: Mapping[fx.Node, str], weights: list[Any]) -> Any:
     """The ONNX node; the weights that it reads are added."""
     from onnx import helper, numpy_helper
@@ -225,4 +275,5 @@ def _thin(layer: nn.Linear, rank: int) -> nn.Sequential:
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.exporter("fx", f"{__name__}:FxOnnx")
+    register.exporter("chain", f"{__name__}:Chain")
     register.pruner("low_rank", f"{__name__}:LowRank")

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from kdsearch.errors import StudyError
 from kdsearch.hooks import KINDS
 from kdsearch.host import Host
 from kdsearch.kit.onnx import read_onnx
@@ -82,3 +83,49 @@ def test_what_an_outside_pruner_planned_is_what_is_delivered(little):
     assert len(ranks) >= 2
     assert max(ranks) <= 0.3 * 48 + 1
     assert pruned["macs"] == sum(a * b for a, b in thin.values())
+
+
+NO_ONNX = (
+    STUDY.partition("compress:")[0]
+    + """\
+constraints: {onnx_bytes: 60000, latency_ms: 50}
+export: {exporter: {use: chain}, formats: [chain-fp32]}
+run: {device: cpu, executor: {use: inprocess}}
+"""
+)
+
+
+def test_a_file_that_is_no_onnx_goes_all_the_way(tmp_path, outside):
+    """Compared, judged and timed by what its exporter loads: in search, export, report and card."""
+    host = Host.load()
+    (tmp_path / "study.yaml").write_text(NO_ONNX)
+    study = load_study(tmp_path / "study.yaml", host)
+    result = run_study(study, host, tmp_path / "study", progress=False)
+    (row,) = result["exports"]
+    assert (row["format"], row["path"]) == ("chain-fp32", "export/little-fp32.safetensors")
+    assert row["parity_max_abs"] < 1e-4
+    assert row["top1_agreement"] == 1.0
+    assert 0 < row["latency_ms"]["median"] < 50
+    assert (row["weight_share"], row["session_options"]) == ({}, {})
+    assert result["recommended"]["format"] == "chain-fp32"
+    split = open_materials(study, host).data.split("test")
+    test, call = split.load(range(len(split.ids))), host.load_class("exporter", "chain")(None).load
+    found = call(tmp_path / "study" / row["path"])(test["image"])["logits"].argmax(1)
+    assert row["accuracy"] == pytest.approx(float((found == test["label"]).double().mean()), abs=1e-9)
+    card = json.loads((tmp_path / "study" / "export" / "little-fp32.json").read_text())
+    assert card["use"]["run"] == [
+        "from safetensors.numpy import load_file",
+        "tensors = load_file('little-fp32.safetensors')",
+    ]
+    assert not (tmp_path / "study" / "export" / "predict.py").exists()
+    page = (tmp_path / "study" / "report" / "index.html").read_text()
+    assert "little-fp32.safetensors" in page
+
+
+def test_what_is_no_onnx_is_not_quantised(tmp_path, outside):
+    text = NO_ONNX.replace("export: {", "compress: {quantize: [{use: int8}]}\nexport: {")
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(
+        StudyError, match=r"'int8' rewrites ONNX files, and exporter 'chain' writes '.safetensors' files"
+    ):
+        load_study(tmp_path / "study.yaml", Host.load())

@@ -200,6 +200,32 @@ def test_files_of_ones_own_beside_it_are_left_alone(name, tmp_path):
     assert (tmp_path / name).read_text() == "{}"
 
 
+def test_files_that_go_along_lie_beside_it_and_in_its_card(tmp_path):
+    """Written again they may be others; what is not ours is left alone, and nothing is written."""
+    for words in (b"cats\n", b"dogs\n"):
+        made = kdsearch.export(
+            teacher(0), IMAGES, tmp_path / "net.onnx", files={"names.txt": words, "scale.bin": b"\x00"}
+        )
+        assert made.files == (tmp_path / "net-names.txt", tmp_path / "net-scale.bin")
+        assert made.files[0].read_bytes() == words
+        named = json.loads(made.card.read_text())["facts"]["product"]["files"]
+        assert named == ["net-names.txt", "net-scale.bin"]
+    alone = kdsearch.export(teacher(0), IMAGES, tmp_path / "alone.onnx")
+    assert alone.files == ()
+    assert "facts" not in json.loads(alone.card.read_text())
+    (tmp_path / "alone-names.txt").write_bytes(b"mine")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for name, content, message in (
+        ("names.txt", b"cats", r"alone-names.txt: is in the way of 'names.txt'"),
+        ("../names.txt", b"cats", r"files: got '../names.txt'. Expected bytes by name"),
+        ("names.txt", "cats", r"files: 'names.txt' is str. Expected bytes by name"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            kdsearch.export(teacher(1), IMAGES, tmp_path / "alone.onnx", files={name: content})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert kdsearch.export(teacher(1), IMAGES, tmp_path / "alone.onnx", files={"names.txt": b"mine"}).files
+
+
 def test_a_file_that_answers_otherwise_is_not_written(tmp_path):
     """INT4 of a network whose classes hardly differ."""
     torch.manual_seed(3)

@@ -11,7 +11,6 @@ from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import Model, Options, Probe, Proxy, searched
 from kdsearch_plugins.diswot.reference import rank_sum, z_sum
 from kdsearch_plugins.diswot.scores import (
-    LOGITS,
     MAP,
     SEMANTIC,
     VECTOR,
@@ -63,6 +62,7 @@ class Diswot(Proxy[DiswotOptions]):
         super().__init__(options)
         self.init = host_init(options.init)
         self.kind: Score = options.score
+        self.needs_classes = options.score == "ms"
         self.reference: list[tuple[float, float]] = []
 
     def taps(self) -> Sequence[str]:
@@ -119,6 +119,7 @@ class DiswotMs(Proxy[SemanticOptions]):
     """M_s alone; with `fc_grad` student and teacher must be equally wide before the classifier."""
 
     needs_teacher = True
+    needs_classes = True
 
     def __init__(self, options: SemanticOptions) -> None:
         super().__init__(options)
@@ -166,6 +167,8 @@ def refuse(sample: Sequence[Model], probe: Probe, semantic: str) -> None:
 def undefined(sample: Sequence[Model], probe: Probe, semantic: str) -> str:
     """Why M_s is undefined in this space; "" where it is defined."""
     teacher = probe.teacher_model
+    if not probe.io.has_classes:
+        return f"the task answers {', '.join(each.name for each in probe.io.outputs)}, and no logit a class"
     try:
         if semantic == "cam_map":
             for model in with_teacher(sample, probe):
@@ -176,8 +179,7 @@ def undefined(sample: Sequence[Model], probe: Probe, semantic: str) -> str:
         return error.problem
     if odd and teacher is not None:
         return f"'{odd[0].name}' is {odd[0].width(VECTOR)} wide before the classifier and the teacher {teacher.width(VECTOR)}"
-    out = probe.teacher
-    return "the logits are no vectors" if out is not None and out[LOGITS].dim() != 2 else ""
+    return ""
 
 
 def with_teacher(sample: Sequence[Model], probe: Probe) -> list[Model]:

@@ -75,6 +75,8 @@ class EpeNas(Proxy[NoOptions]):
     the mean over classes of sum_j |s_c - s_j|; a class with one sample then counts nothing, and below 1e-5.
     """
 
+    needs_classes = True
+
     def score(self, student: Model, probe: Probe) -> float:
         rows, batch = input_jacobian(student, probe), labelled(probe)
         labels, is_many = batch["label"].cpu(), class_count(student, probe, batch) > MANY_CLASSES
