@@ -42,7 +42,7 @@ def make_records(
     """
     keys = list(recipe.keys(source))
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, n in Counter(keys).items() if n > 1)
         raise PluginError(f"{type(recipe).__name__} names the key '{twice}' twice", expected="stable keys, each once")
     found = read_records(file, owner)
     missing = [key for key in keys if key not in found]

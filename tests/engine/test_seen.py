@@ -1,16 +1,62 @@
 """What a teacher read, as one number a sample."""
 
+import hashlib
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdsearch.engine.cache import FORMAT
 from kdsearch.engine.seen import Seen
 from kdsearch.kinds import Batch
 
 
 def batch(n, **tensors):
     return Batch(tuple(str(i) for i in range(n)), tensors)
+
+
+def signed(value):
+    """As 64 bits hold it."""
+    value %= 2**64
+    return value - 2**64 if value >= 2**63 else value
+
+
+def mixed(value):
+    value = signed((value ^ value >> 31) * -7046029254386353131)
+    return signed((value ^ value >> 29) * -4417276706812531889)
+
+
+def factor(*place):
+    """Odd, of a position, from one of five odd numbers an axis."""
+    odd = (-7046029254386353131, -4417276706812531889, -8796714831421723037, 6364136223846793005, 1442695040888963407)
+    found = 1
+    for axis, at in enumerate(place):
+        found = mixed(signed(found + signed((at + 1) * odd[axis])))
+    return found | 1
+
+
+def named(text):
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) | 1
+
+
+def test_the_numbers_are_those_of_the_formula():
+    """In whole numbers of Python: what is stored by other numbers would be made anew, which a new FORMAT has to say."""
+    assert FORMAT == 2
+    words = torch.tensor([[3, -5], [2**62, 7]])
+    part = torch.tensor([[1, 2, 3]], dtype=torch.int32)  # 12 bytes: the last word is filled up
+    cube = torch.arange(-12, 12).reshape(1, 2, 3, 2, 2)
+    of_words = [signed(sum(int(row[i]) * factor(i) for i in range(2))) for row in words]
+    of_part = signed((1 + (2 << 32)) * factor(0) + 3 * factor(1))
+    of_cube = signed(sum(int(cube[0][at]) * factor(*at) for at in itertools.product(*map(range, cube.shape[1:]))))
+    expected = [signed(mixed(each) * named("x")) for each in of_words]
+    assert Seen({"x": None}).of(batch(2, x=words)).tolist() == expected
+    assert Seen({"x": None}).of(batch(1, x=part)).tolist() == [signed(mixed(of_part) * named("x"))]
+    assert Seen({"c": 0}).of(batch(1, c=cube)).tolist() == [signed(mixed(of_cube) * named("c"))]
+    both = batch(1, x=part, c=cube)
+    total = signed(mixed(of_part) * named("x") + mixed(of_cube) * named("c"))
+    assert Seen({"x": None, "c": 0}).of(both).tolist() == [total]
 
 
 def test_a_sample_is_the_same_in_every_batch_and_memory_format():

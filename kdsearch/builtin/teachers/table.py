@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def _read(file: Path, answer: str) -> tuple[list[str], dict[str, Tensor]]:
             )
         return list(tensors), {answer: stacked(list(tensors.values()))}
     if len(set(ids)) < len(ids):
-        twice = next(each for each in ids if ids.count(each) > 1)
+        twice = next(each for each, n in Counter(ids).items() if n > 1)
         raise DataError(f"id '{twice}' occurs twice", file=file, expected="one answer a sample")
     for name, tensor in tensors.items():
         if tensor.ndim == 0 or len(tensor) != len(ids):
