@@ -27,7 +27,7 @@ HANDED = {  # what the host makes and plugins call -> what it is, too
     "Writer": (),
 }
 SEGMENTS, TEXTS = "tests/outside/kdsearch_segments.py", "tests/outside/kdsearch_texts/recipes.py"
-COUNCILS = "tests/outside/kdsearch_councils.py"
+COUNCILS, LITTLE = "tests/outside/kdsearch_councils.py", "tests/outside/kdsearch_little.py"
 RUN = {SEGMENTS: "pair.yaml", TEXTS: "topics.yaml", COUNCILS: "council.yaml"}  # the study that is run with it
 OUTSIDE = {  # what none of our plugins asks for, with the methods that need it; the outside package that does
     **dict.fromkeys(
@@ -166,7 +166,7 @@ def test_it_is_used(name: str) -> None:
 
 KEPT_AS_IT_IS = {  # members of capabilities that no plugin overrides
     "Distiller.named_terms",  # of what the class says
-    "Exporter.suffix",  # there is one exporter; stages name its files by it
+    "Exporter.is_onnx",  # of its suffix
     "SearchSpace.keeping",  # for a space's own `narrowed`
     "SearchSpace.unread",  # for a space's own `canonical`
     "SearchSpace.parse",  # of the options that a space declares
@@ -175,7 +175,13 @@ KEPT_AS_IT_IS = {  # members of capabilities that no plugin overrides
 
 def test_every_hook_is_overridden_by_a_plugin() -> None:
     """By one of ours, by an outside package whose study is run, or in a test of stages, which runs studies."""
-    files = [*PLUGINS, ROOT / SEGMENTS, ROOT / COUNCILS, *sources("tests/outside/kdsearch_texts", "tests/stages")]
+    files = [
+        *PLUGINS,
+        ROOT / SEGMENTS,
+        ROOT / COUNCILS,
+        ROOT / LITTLE,
+        *sources("tests/outside/kdsearch_texts", "tests/stages"),
+    ]
     own = {f".{part.attr}" for file in files for part in ast.walk(parsed(file)) if is_own(part)}
     overridden = own | {name for file in files for name in defined(file)}
     hooks = {name for name in NAMES if "(" not in name and is_kind(name.partition(".")[0]) and "." in name}
