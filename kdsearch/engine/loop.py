@@ -52,6 +52,7 @@ class Training:
         stop: asked after every step; True = checkpoint and raise InterruptedRun.
         objective: metric recorded each epoch on validation for a phase with `score`; "" = none.
         ranks: the processes that share it, each with such a Training on the same folder; the first one writes.
+        recovers: the phases are those after pruning.
         most_epochs: of each phase, to see whether it trains at all; None = all.
     """
 
@@ -65,6 +66,7 @@ class Training:
     report: Report = field(default_factory=Report)
     objective: str = ""
     ranks: Ranks = ALONE
+    recovers: bool = False
     most_epochs: int | None = None
     conduct: Conduct = field(init=False)
 
@@ -96,7 +98,7 @@ class Training:
         names: set[str] = set()
         scales: dict[str, float] = {}
         past = 0  # epochs of finished phases
-        phases = self.procedure.phases(self.setup)
+        phases = (self.procedure.recovery if self.recovers else self.procedure.phases)(self.setup)
         while True:
             self.conduct.seed("phases", len(names))
             phase = next(phases, None)

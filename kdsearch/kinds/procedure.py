@@ -36,8 +36,16 @@ class Procedure(nn.Module, Capability, Generic[O]):
     def adapt(self, role: str, model: Model, setup: Setup) -> Model:
         """Wide head, graft, LoRA. Default: the model.
 
-        What it gives is what proxies score, constraints count, trials train and the file holds. For the search it is asked with the
-        defaults of options that are searched, and without teachers.
+        What it gives is what trials train and, unless `grown` says another, what proxies score, constraints count and the file
+        holds. For the search it is asked with the defaults of options that are searched, and without teachers.
+        """
+        return model
+
+    def grown(self, role: str, model: Model, setup: Setup) -> Model:
+        """What the phases make of an adapted model where that is another network, such as one of more classes; it may be changed,
+        and its weights may be any. Default: the model.
+
+        Proxies score and constraints count this one, and pruning finds its weights again in it. Asked as `adapt` is.
         """
         return model
 
@@ -51,6 +59,13 @@ class Procedure(nn.Module, Capability, Generic[O]):
 
     @abstractmethod
     def phases(self, setup: Setup) -> Iterator[Phase]: ...
+
+    def recovery(self, setup: Setup) -> Iterator[Phase]:
+        """The phases after pruning, of models that are trained, as large as `grown` says, and cut. They leave networks as they are.
+
+        Default: `phases`, which does for procedures that make no network larger.
+        """
+        return self.phases(setup)
 
     def product(self, setup: Setup) -> Product | None:
         """Fold, merge, more graphs; None = the task's product of every role that ships, each by itself.

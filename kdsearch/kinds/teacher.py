@@ -36,6 +36,8 @@ class Training:
     `labels`: "all" = also those that the student's study hides; "given" = only what the study has labels for.
     `is_fresh`: `Teacher.model` gives random weights, so that all it knows is from this training.
     `threads`: of the CPU, None = as many as a trial has.
+    `procedure`: an installed one that trains it, with its options; "" = by the task's loss alone. There the network is the role
+    `student`, the only one; no teacher is at hand, and the network's structure stays as it is.
     """
 
     epochs: int
@@ -48,6 +50,8 @@ class Training:
     threads: int | None = None
     accumulate: int = 1  # micro-batches a step
     is_fresh: bool = False
+    procedure: str = ""
+    procedure_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Teacher(Capability, Generic[O]):

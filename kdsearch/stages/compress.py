@@ -15,11 +15,14 @@ from kdsearch.deploy.cost import count
 from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Batch, Compressor, Cost, Model, Procedure
+from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.store.artifacts import ABOUT, Artifact
 from kdsearch.store.hashing import stream
 from kdsearch.store.weights import write
+from kdsearch.training.built import structure
 from kdsearch.training.finished import Finished, keep_finished, load_finished
+from kdsearch.training.grown import check_said, said, structures
 from kdsearch.training.keys import TRAINING, declared
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
@@ -117,6 +120,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     final = dict(run["request"])
     found = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "recovery": "", "quantize": {}}
+    facts["costs"] = costs_of_shipped(materials, found, final["specs"])
     if section.prune is not None:
         made = recovered(Distilled(materials, found, final, inputs, teachers), tools)
         shutil.copytree(made.path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ABOUT))
@@ -134,6 +138,17 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         }
         tools.progress.at(tools.progress.done + 1, use.use)
     return facts
+
+
+def costs_of_shipped(materials: Materials, found: Finished, specs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Params and MACs by role of what was distilled: as the search counted them, unless phases made another network."""
+    costs = {}
+    for role in found.procedure.shipped():
+        own, counted = found.setup.models[role], materials.build_student(role, specs[role], 0)
+        is_same = structure(own.module) == structure(counted.module)
+        cost = cost_of_model(counted, materials) if is_same else count(own, materials.io)
+        costs[role] = {"params": cost.params, "macs": cost.macs}
+    return costs
 
 
 def started(request: Mapping[str, Any], folder: Path) -> Request:
@@ -179,6 +194,8 @@ def _prune(winner: Distilled, tools: Tools, work: Path, out: Path) -> tuple[dict
     section, distilled = materials.study.config.compress.prune, winner.inputs["distill"]
     assert section is not None
     pruner: Compressor[Any] = materials.make("pruner", section, "compress.prune")
+    wanted = said(materials, Request(**final), teachers, work)
+    check_said(found.procedure, materials.recipe.procedure, structures(found.setup), wanted)
     roles: dict[str, Any] = {}
     plans, start = {}, {}
     for role in found.procedure.shipped():

@@ -34,7 +34,7 @@ from kdsearch.training.normalize import (
     warned,
 )
 from kdsearch.training.opened import loaded_teacher
-from kdsearch.training.teachers import stored_answers, trained
+from kdsearch.training.teachers import WEIGHTS, stored_answers, trained
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Tools
 
@@ -138,15 +138,16 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     is_open = not (is_trained or lacks or live.view)
     facts["normalize"] = choose(materials, name, model) if is_open else None
     feed(materials, name, model, facts["normalize"])
-    history: list[dict[str, Any]] = []
+    facts |= {"history": [], "notes": []}
     if is_trained:
-        history, file, key = trained(materials, name, live, tools)
-        facts = {**facts, "weights": f"{name}.safetensors", "trained": key}
-        tensors = read(file)
-        load_into(model.module, tensors, file)
+        made = trained(materials, name, live, tools)
+        facts |= {"weights": f"{name}.safetensors", "trained": made.key}
+        facts |= {kept: made.facts[kept] for kept in ("history", "notes")}
+        tensors = read(made.path / WEIGHTS)
+        load_into(model.module, tensors, made.path / WEIGHTS)
         write(out / facts["weights"], tensors)
     model.module.requires_grad_(False).eval()
-    return {**facts, "history": history}, live
+    return facts, live
 
 
 def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: Path) -> dict[str, Any]:

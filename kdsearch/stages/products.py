@@ -16,6 +16,7 @@ from kdsearch.errors import PluginError
 from kdsearch.kinds import Batch, Call, Carries, Field, Graph, Model, Procedure, Product
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.store.hashing import derive
+from kdsearch.training.adapted import adapts
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.train import staged
@@ -77,16 +78,16 @@ def _shipped(role: str, product: Product, models: Mapping[str, Model], carried: 
 
 
 def has_own_product(materials: Materials) -> bool:
-    """Whether the study's procedure has a say in what is delivered: it makes the product, or adapts the models."""
+    """Whether the study's procedure has a say in what is delivered: it makes the product, or changes the models."""
     cls: type[Procedure[Any]] = materials.host.load_class("procedure", materials.study.config.recipe.procedure.use)
-    return cls.product is not Procedure.product or cls.adapt is not Procedure.adapt
+    return cls.product is not Procedure.product or adapts(cls)
 
 
 def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> Shipped:
     """What would be delivered of a fresh student, for costs. Of several students that ship together, its own graphs alone."""
     seed = derive(materials.seed, "cost")
     if tuple(materials.study.students) == (role,) and has_own_product(materials):
-        request = Request("cost", "recipe", {role: spec}, materials.recipe.default(), 1)
+        request = Request("cost", "cost", {role: spec}, materials.recipe.default(), 1)
         procedure, setup = staged(materials, request, {}, folder, seed)
         return shipped(materials, setup, procedure)[0]
     model = materials.build_student(role, spec, seed)

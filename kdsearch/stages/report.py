@@ -56,7 +56,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
     winner = distilled["runs"][distilled["winner"]]
     request = winner["request"]
     recipe = materials.recipe.at(request["values"])
-    cost = _student_cost(materials, request["specs"])
+    costs = inputs["compress"].facts["costs"]
     exports = [{**row, "over": _over(materials, row)} for row in exported["exports"]]
     return {
         "study": study.config.name,
@@ -64,8 +64,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "teacher": _teacher(materials, inputs, exported),
         "student": {
             "architecture": architecture(request["specs"]),
-            "params": cost["params"],
-            "macs": cost["macs"],
+            **{name: sum(each[name] for each in costs.values()) for name in ("params", "macs")},
             **told(exported["qualities"]["runs"][distilled["winner"]]),
             "recipe": recipe.as_json(),
             **_roles(materials, inputs, request["specs"]),
@@ -117,7 +116,7 @@ def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[
     found = {
         role: {
             "architecture": architecture({role: specs[role]}),
-            **_student_cost(materials, {role: specs[role]}),
+            **inputs["compress"].facts["costs"][role],
             **told(quality),
         }
         for role, quality in exported["qualities"]["roles"].items()
@@ -220,6 +219,8 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     if materials.study.config.distill.controls and (why := left_out(materials.study)):
         notes.append(f"{why[0].upper()}{why[1:]}.")
     notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
+    for name, each in inputs["prepare"].facts["teachers"].items():
+        notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")

@@ -13,7 +13,7 @@ from kdsearch.study.schema import Recipe
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
-    from kdsearch.kinds import Distiller, Options, Procedure, Teacher
+    from kdsearch.kinds import Distiller, Options, Procedure, Teacher, Training
     from kdsearch.study.recipe import DistillerSpace, RecipeSpace
     from kdsearch.study.study import Study
 
@@ -82,8 +82,10 @@ def _check_options(study: Study, host: Host) -> None:
         _check_marks(study, host, options, where)
         if kind == "teacher":
             _check_member(host, options, where)
-            if study.config.run.devices > 1 and (training := cls(options).training) is not None and training.epochs:
-                check_shared(study, training.accumulate, f"{where}.accumulate")
+            if (training := cls(options).training) is not None and training.epochs:
+                _check_own_procedure(study, host, training, where)
+                if study.config.run.devices > 1:
+                    check_shared(study, training.accumulate, f"{where}.accumulate")
 
 
 def _one(found: Any, prefix: str) -> Any:
@@ -170,6 +172,31 @@ def _check_member(host: Host, options: Options, path: str) -> None:
         raise error.at(path=f"{path}.space") from error.__cause__
     if isinstance(spec, dict):
         validate(cls.options_class, spec, f"{path}.spec")
+
+
+def _check_own_procedure(study: Study, host: Host, training: Training, path: str) -> None:
+    """The procedure that a teacher is trained by: it is there, its options are its own, and it trains one network alone."""
+    from kdsearch.kinds import Procedure
+    from kdsearch.kinds.options import validate
+
+    name = training.procedure
+    if not name:
+        return
+    where = f"{path}.procedure"
+    try:
+        cls: type[Procedure[Any]] = host.load_class("procedure", name)
+    except KdsearchError as error:
+        raise error.at(path=f"{where}.use") from error.__cause__
+    validate(cls.options_class, dict(training.procedure_options), f"{where}.options")
+    changes = cls.adapt is not Procedure.adapt or cls.grown is not Procedure.grown
+    reasons = (
+        (cls.roles != ("student",), f"trains {', '.join(cls.roles)}"),
+        (cls.needs_teacher, "needs a teacher"),
+        (changes, "changes its student's network"),
+    )
+    if why := next((reason for holds, reason in reasons if holds), ""):
+        expected = "one of a single role, `student`, that needs no teacher and has neither `adapt` nor `grown`"
+        raise study.error(f"a teacher is trained by '{name}', which {why}", f"{where}.use", expected=expected)
 
 
 def _check_spaces(study: Study, host: Host) -> None:

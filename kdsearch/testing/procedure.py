@@ -112,12 +112,26 @@ class ProcedureContract:
             run.run()
             for role, start in fresh.items():
                 end = _state(run.setup.models[role].module)
-                require(start.keys() == end.keys(), f"'{role}' has other parameters after training; see `adapt`")
-                require(any(not same(start[name], end[name]) for name in start), f"'{role}' ships as it was made")
+                moved = any(name not in start or not same(start[name], value) for name, value in end.items())
+                require(moved, f"'{role}' ships as it was made")
                 lost = [name for name, value in end.items() if not bool(torch.isfinite(value).all())]
                 require(not lost, f"'{role}' ends with values that are not finite: {', '.join(lost[:3])}")
             for name, module in teachers.items():
                 require(_equal(before[name], _state(module)), f"teacher '{name}' is changed; it is a constant")
+
+    def test_phases_leave_the_networks_that_it_says(self) -> None:
+        """`adapt`'s, unless `grown` says others; and recovery after pruning, which begins at these, leaves them as they are."""
+        with _folder() as folder, _folder() as other:
+            run, again = self.training(folder), self.training(other, recovers=True)
+            run.run()
+            for role in run.procedure.shipped():
+                with torch.random.fork_rng(devices=[]):
+                    said = again.procedure.grown(role, again.setup.models[role], again.setup)
+                again.setup.models[role] = said
+            shapes = _shapes(again)
+            require(_shapes(run) == shapes, "phases leave other networks than `grown` says; see `adapt` and `grown`")
+            again.run()
+            require(_shapes(again) == shapes, "the phases after pruning change networks again; see `recovery`")
 
     def test_terms_are_finite_and_epochs_are_told(self) -> None:
         with _folder() as folder:
@@ -233,6 +247,13 @@ def _end(run: Training) -> dict[str, Tensor]:
     parts = {**{role: model.module for role, model in run.setup.models.items()}, "procedure": run.procedure}
     parts |= run.setup.distillers
     return {f"{of}.{name}": value for of, module in parts.items() for name, value in _state(module).items()}
+
+
+def _shapes(run: Training) -> dict[str, dict[str, Any]]:
+    """Of what ships, by role."""
+    return {
+        role: {k: v.shape for k, v in _state(run.setup.models[role].module).items()} for role in run.procedure.shipped()
+    }
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

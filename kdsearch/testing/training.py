@@ -124,6 +124,7 @@ def training(
     device: Device | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Report | None = None,
+    recovers: bool = False,
 ) -> Training:
     """A Training that is ready to `run()`; its `setup` holds models, teachers and distillers.
 
@@ -135,6 +136,7 @@ def training(
         optim: defaults of `setup.optim()`: kind, lr, weight_decay, momentum, schedule, clip.
         task: default: the installed `classification`.
         objective: installed metric that is recorded each epoch for phases with `score`.
+        recovers: run the phases after pruning.
     """
     host = Host.load()
     if task is None:
@@ -191,4 +193,5 @@ def training(
         stop,
         report or Report(),
         objective,
+        recovers=recovers,
     )

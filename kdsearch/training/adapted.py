@@ -1,4 +1,4 @@
-"""Students as a procedure adapts them (`Procedure.adapt`): what proxies score, costs count, and the report speaks of."""
+"""Students as a procedure makes them (`Procedure.adapt`, `grown`): what proxies score, costs count, and the report speaks of."""
 
 from __future__ import annotations
 
@@ -11,17 +11,33 @@ from kdsearch.engine.setup import LiveSetup
 from kdsearch.kinds import Model, Procedure, SearchSpace
 
 
+def grows(procedure: type[Procedure[Any]]) -> bool:
+    """Whether it says that its phases make other networks."""
+    return procedure.grown is not Procedure.grown
+
+
 def adapts(procedure: type[Procedure[Any]]) -> bool:
-    """Whether its students are other networks than the search space's."""
-    return procedure.adapt is not Procedure.adapt
+    """Whether the students that it ships are other networks than the search space's."""
+    return procedure.adapt is not Procedure.adapt or grows(procedure)
 
 
 def adapt(procedure: Procedure[Any], role: str, model: Model, setup: LiveSetup) -> Model:
     """The model as the procedure adapts it; a formula for the cost of what it was does not count any more."""
-    if not adapts(type(procedure)):
+    if type(procedure).adapt is Procedure.adapt:
         return model
     formula = model.cost_of
-    found = procedure.adapt(role, model, setup)
+    return _without(procedure.adapt(role, model, setup), formula)
+
+
+def grow(procedure: Procedure[Any], role: str, model: Model, setup: LiveSetup) -> Model:
+    """An adapted model as the procedure's phases leave it, with weights that mean nothing."""
+    if not grows(type(procedure)):
+        return model
+    formula = model.cost_of
+    return _without(procedure.grown(role, model, setup), formula)
+
+
+def _without(found: Model, formula: Callable[[], Any] | None) -> Model:
     return replace(found, cost_of=None) if found.cost_of is formula else found
 
 

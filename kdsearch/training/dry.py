@@ -8,38 +8,41 @@ makes goes. A fault counts where no candidate that is tried is without it: other
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Training, generators_restored
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
-    DataError,
     KdsearchError,
     PluginError,
     StorageError,
     TrialError,
     UnreachableError,
     UserError,
-    nearest,
     one_of,
     told,
 )
-from kdsearch.kinds import Batch, DataSource, Distiller, Field, Procedure, Split
+from kdsearch.kinds import Distiller, Procedure
 from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.recipe import ResolvedDistiller
-from kdsearch.training.built import Structure, structure
+from kdsearch.training.adapted import grows
+from kdsearch.training.built import structure
+from kdsearch.training.few_samples import NOBODY, FewSamples, NotAskedError
+from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
-from kdsearch.training.request import Request, recipe_of
+from kdsearch.training.request import Kind, Request, recipe_of
+from kdsearch.training.teachers import asked, assembled, check_kept
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Address, Tools, address_of, limits_of
 from kdsearch.training.train import blamed, distillers_of, staged
@@ -50,10 +53,6 @@ POINTS = 8  # of what else is searched: every choice of an option occurs in one 
 BUILT = 64  # pairs of these whose distillers are built
 STEPPED = 4  # failed steps after which no other pair is tried
 LOOK_S = 0.5
-
-
-class NotAskedError(Exception):
-    """A method asked a teacher that writes or embeds: that costs, so nothing is said of what would follow."""
 
 
 # A loss that is not finite, a program that is ended, a disk or endpoint that is away: a step alone cannot judge them.
@@ -69,6 +68,8 @@ def check_recipe(materials: Materials) -> None:
         teachers = {
             name: live_teacher(materials, name) for name in materials.study.teachers if has_network(materials, name)
         }
+        for name in teachers:
+            _check_teacher(materials, name)
         for live in teachers.values():
             live.model.module.requires_grad_(False).eval()
         first: _Fault | None = None
@@ -84,6 +85,31 @@ def check_recipe(materials: Materials) -> None:
         if first is None or (first.stepped and _does_with_a_batch(materials, teachers, first)):
             return
         raise _placed(materials, first.error) from first.error.__cause__
+
+
+def _check_teacher(materials: Materials, name: str) -> None:
+    """Raise UserError for what a teacher's own training would fail of, where a procedure of its own trains it."""
+    path, training = materials.study.path_of_teacher(name), asked(materials, name)
+    if not training.procedure or not training.epochs:
+        return
+    scratch = Scratch.make("dry")
+    try:
+        live = live_teacher(materials, name)
+        before = structure(live.model.module)
+        procedure, setup = assembled(materials, name, live, scratch.path, lambda data: FewSamples(data, SAMPLES))
+        setup = replace(setup, batch_size=SAMPLES)
+        device = replace(materials.device, workers=0, accumulate=1)
+        Training(procedure, setup, scratch.path, "dry", device, most_epochs=1).run()
+        check_kept(name, training.procedure, live.model.module, setup, before)
+    except PASSES:
+        return
+    except UserError as error:
+        raise _placed(materials, error.at(path=f"{path}.options")) from error.__cause__
+    except Exception as error:
+        problem = f"one step of procedure '{training.procedure}', which trains teacher '{name}', fails: {told(error)}"
+        raise _placed(materials, PluginError(problem, path=f"{path}.options")) from error
+    finally:
+        scratch.close()
 
 
 def _placed(materials: Materials, error: KdsearchError) -> KdsearchError:
@@ -201,19 +227,10 @@ def _fault_of(
     stepped = False
     scratch = Scratch.make("dry")
     try:
-        request = Request("dry", "recipe", specs, values, materials.study.config.refine.epochs)
-        few = FewSamples(materials.data, n)
-        asked = {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": n, "shared": None}
-        procedure, setup = staged(materials, request, teachers, scratch.path, derive(materials.seed, "dry"), asked)
-        setup.distillers = distillers_of(materials, request, setup, derive(materials.seed, "dry"))
-        for each in recipe_of(materials, request).distillers:
-            _blaming(each, setup.distillers[each.name])
+        trial = _Trial(materials, teachers, specs, values, n, scratch.path)
+        training = trial.assembled("recipe")
         stepped = True
-        before = {role: structure(model.module) for role, model in setup.models.items()}
-        device = replace(materials.device, workers=0, accumulate=1)
-        Training(procedure, setup, scratch.path, "dry", device, most_epochs=1).run()
-        _check_pruned(materials, setup, procedure, before)
-        _check_agreement(materials, setup, procedure)
+        trial.check(training)
     except PASSES:
         return None
     except _Blamed as fault:
@@ -231,73 +248,53 @@ def _fault_of(
     return None
 
 
-class FewSamples:
-    """The study's data with n samples of each split, evenly spaced; labelled and unlabelled ones are parts of `train`. No test
-    split.
-    """
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate's training on n samples of each split, in a folder of its own."""
 
-    def __init__(self, data: DataSource, n: int) -> None:
-        self._data = data
-        parts = [name for name in data.splits if name in ("labeled", "unlabeled")] or ["train"]
-        self._train: set[str] = set()
-        for name in parts:
-            ids = data.split(name).ids
-            self._train |= {ids[i] for i in _spaced(len(ids), -(-n // len(parts)))}
-        self._n = n
+    materials: Materials
+    teachers: Mapping[str, Live]
+    specs: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+    n: int
+    folder: Path
 
     @property
-    def fields(self) -> tuple[Field, ...]:
-        return self._data.fields
+    def changes(self) -> dict[str, Any]:
+        """What of the setup is not the study's."""
+        few = FewSamples(self.materials.data, self.n)
+        return {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": self.n, "shared": None}
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return self._data.facts
+    def request(self, kind: Kind) -> Request:
+        return Request("dry", kind, self.specs, self.values, self.materials.study.config.refine.epochs)
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(name for name in self._data.splits if name != "test")
+    def assembled(self, kind: Kind) -> Training:
+        """Its models as they begin, and distillers that are blamed for what they raise."""
+        request, folder, seed = self.request(kind), self.folder / kind, derive(self.materials.seed, "dry")
+        folder.mkdir()
+        procedure, setup = staged(self.materials, request, self.teachers, folder, seed, self.changes)
+        setup.distillers = distillers_of(self.materials, request, setup, seed)
+        for each in recipe_of(self.materials, request).distillers:
+            _blaming(each, setup.distillers[each.name])
+        device = replace(self.materials.device, workers=0, accumulate=1)
+        return Training(procedure, setup, folder, "dry", device, most_epochs=1, recovers=kind == "recover")
 
-    def split(self, name: str) -> Split:
-        if name == "test":
-            raise DataError("no split 'test' here", nearest=nearest(name, self.splits), expected=one_of(self.splits))
-        whole = self._data.split(name)
-        if name in ("train", "labeled", "unlabeled"):
-            rows = [i for i, id in enumerate(whole.ids) if id in self._train]
+    def check(self, training: Training) -> None:
+        """Train it, and raise UserError where what it ends with is not what the study counts, prunes or asks of it."""
+        materials, procedure, setup = self.materials, training.procedure, training.setup
+        name, before = materials.recipe.procedure, structures(setup)
+        training.run()
+        after = structures(setup)
+        if not grows(type(procedure)):
+            check_counted(materials, procedure, after, before)
         else:
-            rows = _spaced(len(whole.ids), self._n)
-        return _FewOf(whole, rows)
-
-
-class _FewOf:
-    def __init__(self, whole: Split, rows: Sequence[int]) -> None:
-        self._whole, self._rows = whole, rows
-        self.ids = tuple(whole.ids[i] for i in rows)
-
-    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
-        return self._whole.load([self._rows[i] for i in index], augment, seed)
-
-
-def _spaced(length: int, n: int) -> list[int]:
-    return sorted({i * length // n for i in range(n)}) if length else []
-
-
-class _Nobody(Mapping[str, Any]):
-    """Teachers by name that may not be asked."""
-
-    def __getitem__(self, name: str) -> Any:
-        raise NotAskedError(name)
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-NOBODY = _Nobody()
+            wanted = said(materials, self.request("recipe"), self.teachers, self.folder, self.changes)
+            check_said(procedure, name, after, wanted)
+            if materials.study.config.compress.prune is not None:
+                recovery = self.assembled("recover")
+                recovery.run()
+                check_recovered(procedure, name, structures(recovery.setup), after)
+        _check_agreement(materials, setup, procedure)
 
 
 class _Blamed(Exception):  # noqa: N818 - carries an error, is none
@@ -350,21 +347,6 @@ def _fix_of_role(materials: Materials, role: str) -> str:
         except PluginError:  # another plugin's, and broken
             continue
     return f"Set recipe.procedure.use: {one_of(found)}." if found else ""
-
-
-def _check_pruned(
-    materials: Materials, setup: LiveSetup, procedure: Procedure[Any], before: Mapping[str, Structure]
-) -> None:
-    """Raise StudyError for pruning after phases that change a network's structure: its recovery begins at the one before them."""
-    if materials.study.config.compress.prune is None:
-        return
-    for role in procedure.shipped():
-        if structure(setup.models[role].module) != before[role]:
-            raise materials.study.error(
-                f"the phases of '{materials.recipe.procedure}' make another network of '{role}', which pruning cannot recover",
-                "compress.prune",
-                expected="no `prune`, or a procedure that changes networks in `adapt`",
-            )
 
 
 def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:

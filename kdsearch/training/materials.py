@@ -34,7 +34,7 @@ from kdsearch.study.rules import COSTS, bare
 from kdsearch.study.schema import Use
 from kdsearch.study.study import Study
 from kdsearch.study.view import Closed, seen
-from kdsearch.training.adapted import adapt, adapted, adapts
+from kdsearch.training.adapted import adapt, adapted, adapts, grow
 from kdsearch.training.controls import check_controls
 from kdsearch.training.normalized import normalized
 
@@ -76,7 +76,7 @@ class Materials:
     Args:
         given: the data set's splits. made: those with what data recipes made of `train`, once they have (`stages.recipes`).
         augments: the data set changes training samples, so teacher rows cannot be cached.
-        spaces: role -> its search space, its networks as the procedure adapts them. plain_spaces: before that.
+        spaces: role -> its search space, its networks as the procedure ships them. plain_spaces: as they are without it.
         ships: the roles that are costed and exported.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
         metrics: the task's and those among the objectives, by name. reported: those and the others that the study names.
@@ -153,7 +153,7 @@ class Materials:
             raise UserError(error.problem, expected="a smaller network") from None
 
     def build_student(self, role: str, spec: Mapping[str, Any], seed: int, plain: bool = False) -> Model:
-        """A student of a role, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
+        """A student of a role as it ships, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
         space = (self.plain_spaces if plain else self.spaces)[role]
         return seeded_build(space, space.parse(dict(spec)), self.io, seed)
 
@@ -280,7 +280,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         tuple(sorted(name for name in objectives if name in COSTS)),
         augments,
         (
-            *_named(study),
+            *_named(study, host),
             Named("task", config.task.use if config.task else declared, "task"),
             *_metrics_named(metrics, objective),
         ),
@@ -300,7 +300,7 @@ def _shipped_of(recipe: RecipeSpace) -> tuple[str, ...]:
 
 
 def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
-    """The spaces by role, whose networks the study's procedure has adapted, at the default of whatever of it is searched."""
+    """The spaces by role, of networks as the study's procedure ships them, at the default of whatever of it is searched."""
     cls = materials.recipe.procedure_cls
     if not adapts(cls):
         return dict(materials.plain_spaces)
@@ -324,7 +324,8 @@ def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
                 metrics=materials.metrics,
                 device=materials.torch_device,
             )
-            return adapt(cls(recipe.procedure_options), role, model, setup)
+            procedure = cls(recipe.procedure_options)
+            return grow(procedure, role, adapt(procedure, role, model, setup), setup)
 
         return changed
 
@@ -334,7 +335,7 @@ def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
     }
 
 
-def _named(study: Study) -> Iterator[Named]:
+def _named(study: Study, host: Host) -> Iterator[Named]:
     """Every capability that the study names; not of an executor, which changes no result."""
     for kind, use, path in uses(study):
         if use.use != LIVE and kind != "executor":
@@ -342,6 +343,8 @@ def _named(study: Study) -> Iterator[Named]:
         member = use.options.get("space")  # a teacher that is a member of a space
         if kind == "teacher" and isinstance(member, str) and not is_code(member):
             yield Named("search_space", member, path)
+        if kind == "teacher" and use.use != LIVE and (own := make(host, kind, use, path).training) and own.procedure:
+            yield Named("procedure", own.procedure, path)
     for role, student in study.students.items():
         if student.space != LIVE and not is_code(student.space):
             yield Named("search_space", student.space, study.path_of_student(role))

@@ -11,7 +11,8 @@ from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.training.materials import Materials
 
-Kind = Literal["recipe", "baseline", "all_labels", "recover"]
+Kind = Literal["recipe", "baseline", "all_labels", "recover", "cost"]
+GROWN: tuple[Kind, ...] = ("recover", "cost")  # whose students are what phases make of them
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Request:
 
     Args:
         name: of its folder and random stream.
-        kind: the recipe, the baseline (labels only, equal steps), the same with every label, or recovery after pruning.
+        kind: the recipe, the baseline (labels only, equal steps), the same with every label, recovery after pruning, or what
+            would ship, which is not trained.
         specs: role -> architecture spec. values: the recipe's dimensions.
         epochs: whole length; until: share of it at which to pause.
         start: role -> weights to start from, with the pruner's plans by role that shape the models first.

@@ -7,17 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
-from kdsearch.engine.loop import Training
+from kdsearch.engine.loop import Trained, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.viewed import Viewed
-from kdsearch.kinds import Teacher
+from kdsearch.errors import PluginError
+from kdsearch.kinds import DataSource, Procedure, Teacher
+from kdsearch.kinds.options import validate
 from kdsearch.kinds.teacher import Training as Asked
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.threads import cpu_threads
+from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import write
 from kdsearch.study.view import plain_json, without
+from kdsearch.training.built import Structure, structure
 from kdsearch.training.keys import SOURCE, capabilities, declared
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
@@ -25,6 +33,7 @@ from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.tools import Tools, address_of
 from kdsearch.training.train import plain_training
 
+WEIGHTS = "teacher.safetensors"
 
 def stored_answers(materials: Materials, name: str) -> str:
     """What the result says of a teacher whose answers are looked up by id where samples are augmented; "" of any other.
@@ -48,8 +57,11 @@ def stored_answers(materials: Materials, name: str) -> str:
     return f"Teacher '{name}' answers from a store: an augmented sample has the answer of the sample as it is."
 
 
-def trained(materials: Materials, name: str, live: Live, tools: Tools) -> tuple[list[dict[str, Any]], Path, str]:
-    """Epochs, the weights' file and the artifact's key, which is all that the training depends on. Its network is trained."""
+def trained(materials: Materials, name: str, live: Live, tools: Tools) -> Artifact:
+    """The training's artifact: `history` and `notes`, and the weights as WEIGHTS. Its key is all that it depends on.
+
+    The network is trained, or as it was where the artifact was there.
+    """
     model = live.model
     key = tools.store.key("teacher", part_of(materials, name), {})
     made = tools.store.get("teacher", key)
@@ -68,14 +80,14 @@ def trained(materials: Materials, name: str, live: Live, tools: Tools) -> tuple[
                 is_first = False
             tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
 
-        history = train_teacher(materials, name, live, order, tools.stop, Report(step=moved))
+        ended = train_teacher(materials, name, live, order, tools.stop, Report(step=moved))
 
         def fill(folder: Path) -> dict[str, Any]:
-            write(folder / "teacher.safetensors", {k: v.cpu() for k, v in model.module.state_dict().items()})
-            return {"history": history}
+            write(folder / WEIGHTS, {k: v.cpu() for k, v in model.module.state_dict().items()})
+            return {"history": ended.history, "notes": list(ended.notes)}
 
         made = tools.store.put("teacher", key, fill, {})
-    return list(made.facts["history"]), made.path / "teacher.safetensors", key
+    return made
 
 
 def part_of(materials: Materials, name: str) -> dict[str, Any]:
@@ -92,11 +104,12 @@ def part_of(materials: Materials, name: str) -> dict[str, Any]:
 
 
 def asked(materials: Materials, name: str) -> Asked:
-    """How the study trains this teacher."""
+    """How the study trains this teacher; for 0 epochs where it comes trained."""
     path = materials.study.path_of_teacher(name)
+    if materials.study.live_object(path) is not None:
+        return Asked(0)
     teacher: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)
-    assert teacher.training is not None
-    return teacher.training
+    return teacher.training or Asked(0)
 
 
 def threads_of(materials: Materials, training: Asked) -> int:
@@ -111,21 +124,51 @@ def train_teacher(
     stop: Callable[[], bool],
     report: Report | None = None,
     place: Place | None = None,
-) -> list[dict[str, Any]]:
-    """Train a teacher's network, on what its view feeds it, with all of `run.devices`; returns its epochs.
+) -> Trained:
+    """Train a teacher's network, on what its view feeds it, with all of `run.devices`.
 
     `order`: the arguments of `training.job.teacher_job`.
+
+    Raises:
+        PluginError: its own procedure left another network.
     """
     training, work = asked(materials, name), Path(order["work"])
-    data = materials.data.revealed() if training.labels == "all" else materials.data
+    procedure, setup = assembled(materials, name, live, work)
+    before = structure(live.model.module)
+    device = replace(materials.device, checkpoint_s=order["checkpoint_s"], accumulate=training.accumulate)
+    with (
+        cpu_threads(threads_of(materials, training)),
+        ranks_of(materials, "kdsearch.training.job:teacher_job", order, place) as ranks,
+    ):
+        run = Training(procedure, setup, work, order["key"], device, stop=stop, report=report or Report())
+        run.objective, run.ranks = materials.objective, ranks
+        ended = run.run()
+    check_kept(name, training.procedure, live.model.module, setup, before)
+    return ended
+
+
+def assembled(
+    materials: Materials,
+    name: str,
+    live: Live,
+    work: Path,
+    some: Callable[[DataSource], DataSource] = lambda data: data,
+) -> tuple[Procedure[Any], LiveSetup]:
+    """What trains a teacher's network, and what it is set up with. `some`: data -> those of them that it trains on."""
+    training = asked(materials, name)
+    data = some(materials.data.revealed() if training.labels == "all" else materials.data)
+    site, seed = materials.site, derive(materials.seed, "teacher", name, "training")
     setup = LiveSetup(
-        seed=derive(materials.seed, "teacher", name, "training"),
+        seed=seed,
         base=materials.study.folder,
         memory=work,
+        code_of=site.code_of,
+        build_of=materials.build_member,
         task=materials.task,
         data=data if live.view is None else Viewed(data, live.view, materials.seed),
         io=materials.io,
         models={"student": live.model},
+        weights={"task": 1.0},
         normalize=False,
         epochs=training.epochs,
         defaults={
@@ -139,12 +182,18 @@ def train_teacher(
         metrics=materials.scoring,
         device=materials.torch_device,
     )
-    procedure = plain_training(materials, "train" if training.labels == "all" else "labeled")
-    device = replace(materials.device, checkpoint_s=order["checkpoint_s"], accumulate=training.accumulate)
-    with (
-        cpu_threads(threads_of(materials, training)),
-        ranks_of(materials, "kdsearch.training.job:teacher_job", order, place) as ranks,
-    ):
-        run = Training(procedure, setup, work, order["key"], device, stop=stop, report=report or Report())
-        run.objective, run.ranks = materials.objective, ranks
-        return run.run().history
+    if not training.procedure:
+        return plain_training(materials, "train" if training.labels == "all" else "labeled"), setup
+    cls = materials.host.load_class("procedure", training.procedure)
+    with torch.random.fork_rng(devices=[]):
+        seed_generators(derive(seed, "procedure"))
+        return cls(validate(cls.options_class, dict(training.procedure_options))), setup
+
+
+def check_kept(name: str, procedure: str, module: nn.Module, setup: LiveSetup, before: Structure) -> None:
+    """Raise PluginError where the training put another network in the place of the teacher's, or changed its structure."""
+    if setup.models["student"].module is not module or structure(module) != before:
+        raise PluginError(
+            f"procedure '{procedure}' leaves another network than teacher '{name}' is",
+            expected="phases that train the network as it is",
+        )

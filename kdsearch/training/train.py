@@ -35,14 +35,14 @@ from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.weights import load_into, read
 from kdsearch.study.recipe import ResolvedDistiller, ResolvedRecipe
-from kdsearch.training.adapted import adapt
+from kdsearch.training.adapted import adapt, grow
 from kdsearch.training.built import Built
 from kdsearch.training.keys import capabilities
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
 from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.recipe_data import control_data
-from kdsearch.training.request import Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
+from kdsearch.training.request import GROWN, Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
 from kdsearch.training.sites import kept_in
 from kdsearch.training.text_teachers import embedders, writers
 
@@ -77,6 +77,7 @@ def train(
         report or Report(),
         objective=materials.objective,
         ranks=ranks,
+        recovers=request.kind == "recover",
     )
     ended = training.run()
     if ended.done and ranks.is_first:
@@ -150,7 +151,7 @@ def staged(
     seed: int,
     changes: Mapping[str, Any] | None = None,
 ) -> tuple[Procedure[Any], LiveSetup]:
-    """The procedure and its setup with fresh models of the request's roles, adapted and pruned; no distillers yet.
+    """The procedure and its setup with fresh models of the request's roles, adapted, grown and pruned; no distillers yet.
 
     changes: fields of the setup that are others than the study's.
     """
@@ -166,6 +167,7 @@ def staged(
             with torch.random.fork_rng(devices=[]):
                 seed_generators(derive(seed, "adapt"))
                 model = adapt(procedure, role, model, setup)
+                model = grow(procedure, role, model, setup) if request.kind in GROWN else model
         return pruned(materials, model, request.plans[role]) if role in request.plans else model
 
     setup = LiveSetup(

@@ -23,6 +23,7 @@ from kdsearch.study.view import is_within
 from kdsearch.testing.controller import ControllerContract
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
+from kdsearch.testing.procedure import ProcedureContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
 from kdsearch.training.materials import open_materials
@@ -60,10 +61,11 @@ KINDS = (
     "data_recipe",
     "procedure",
     "distillation",
+    "growing",
     "metric",
     "controller",
 )
-DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, METRIC, CONTROLLER = map(module_of, KINDS)
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, METRIC, CONTROLLER = map(module_of, KINDS)
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -141,6 +143,12 @@ def test_the_snippet_of_a_metric_measures_with_an_interval():
     assert found.value == pytest.approx(0.5 * (1 - sure))
     assert (found.n, found.direction) == (40, "min")
     assert found.interval[0] < found.value < found.interval[1]
+
+
+def test_the_snippet_of_a_growing_procedure_grows_as_it_says():
+    type(
+        "Contract", (ProcedureContract,), {"procedure": GROWING.TwoHeads}
+    )().test_phases_leave_the_networks_that_it_says()
 
 
 @pytest.mark.parametrize("procedure", [None, PROCEDURE.TeacherThenLabels, DISTILLATION.SureStudent])

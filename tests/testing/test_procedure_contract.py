@@ -181,6 +181,16 @@ def peeps(self, setup):
     yield one_phase(setup, task_only)
 
 
+def deeper(self, role, model, setup):
+    model.module.classifier = nn.Sequential(model.module.classifier, nn.Linear(CLASSES, CLASSES))
+    return model
+
+
+def grows(self, setup):
+    yield one_phase(setup, task_only)
+    deeper(self, "student", setup.models["student"], setup)
+
+
 def wider_answers(self, role, model, setup):
     net = model.module
     net.classifier = nn.Linear(net.classifier.in_features, 7)
@@ -215,6 +225,12 @@ FAULTS: list[tuple[type[ProcedureContract], str, str]] = [
         "teacher 'teacher' is changed",
     ),
     (breaking(phases=infinite), "test_training_moves_what_ships_and_no_teacher", "not finite"),
+    (breaking(phases=grows), "test_phases_leave_the_networks_that_it_says", "other networks than `grown` says"),
+    (
+        breaking(phases=grows, grown=deeper),
+        "test_phases_leave_the_networks_that_it_says",
+        "the phases after pruning change networks again",
+    ),
     (breaking(phases=no_phase), "test_terms_are_finite_and_epochs_are_told", "no phase is trained"),
     (breaking(phases=slash), "test_phases_have_names_of_their_own", "it names a file"),
     (breaking(phases=no_phase), "test_phases_have_names_of_their_own", "there is no phase"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,7 +10,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
-from kdsearch.kinds import Distiller, NoOptions, Options, Phase, Procedure, Setup, Step, StudentTap, TapShapes, Update
+from kdsearch.kinds import (
+    Distiller,
+    Model,
+    NoOptions,
+    Options,
+    Phase,
+    Procedure,
+    Setup,
+    Step,
+    StudentTap,
+    TapShapes,
+    Update,
+)
 
 
 class PlainOptions(Options):
@@ -95,9 +108,32 @@ class Growing(Procedure[NoOptions]):
             model.module.classifier = nn.Sequential(model.module.classifier, nn.Linear(10, 10))
 
 
+class GrownOptions(Options):
+    says: int = 10
+    recovers: bool = True
+
+
+class Grown(Growing, Procedure[GrownOptions]):
+    """Says how wide, truly unless asked to lie."""
+
+    def grown(self, role: str, model: Model, setup: Setup) -> Model:
+        model.module.classifier = nn.Sequential(model.module.classifier, nn.Linear(10, self.options.says))
+        return model
+
+    def phases(self, setup: Setup) -> Any:
+        yield from itertools.islice(super().phases(setup), 2)
+
+    def recovery(self, setup: Setup) -> Any:
+        if not self.options.recovers:
+            yield from self.phases(setup)
+            return
+        yield from itertools.islice(super().phases(setup), 1)
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     for cls in (Plain, Narrow, Peer, Late, Many, Broken):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
+    register.procedure("grown", "tests.training.dry_plugin:Grown")
     register.procedure("growing", "tests.training.dry_plugin:Growing")
     register.procedure("mutual", "tests.training.dry_plugin:Mutual")

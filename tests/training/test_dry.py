@@ -108,11 +108,41 @@ def test_agreement_needs_classes(host, tmp_path, monkeypatch):
         check_recipe(materials)
 
 
-def test_a_network_that_grows_in_training_is_not_pruned(host, tmp_path):
-    grows = ("recipe.procedure=growing",)
-    with pytest.raises(StudyError, match=r"compress.prune: the phases of 'growing' make another network of 'student'"):
-        check_recipe(opened(tmp_path, host, "{use: kd}", *grows))
-    check_recipe(opened(tmp_path, host, "{use: kd}", *grows, "compress.prune=null"))
+FREE = ("compress.prune=null", "constraints={}")
+
+
+@pytest.mark.parametrize(
+    ("sets", "path"),
+    [((), "compress.prune"), (FREE[:1], "constraints.params"), (("constraints={}",), "compress.prune")],
+)
+def test_growth_without_a_word_of_it_is_refused_where_it_would_be_miscounted(sets, path, host, tmp_path):
+    words = rf"{path}: the phases of 'growing' make another network of 'student' and do not say which"
+    with pytest.raises(StudyError, match=words):
+        check_recipe(opened(tmp_path, host, "{use: kd}", "recipe.procedure=growing", *sets))
+
+
+@pytest.mark.parametrize("sets", [("recipe.procedure=growing", *FREE), ("recipe.procedure=grown",)])
+def test_growth_that_is_said_or_counts_for_nothing_passes(sets, host, tmp_path):
+    check_recipe(opened(tmp_path, host, "{use: kd}", *sets))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            "{says: 12}",
+            r"another network of 'student' than its `grown` says: 'classifier.1.weight' is \(10, 10\), not \(12, 10\)",
+        ),
+        (
+            "{recovers: false}",
+            r"after pruning 'grown' changes the network of 'student' again: 'classifier.\w+.* is not there",
+        ),
+    ],
+)
+def test_a_procedure_is_held_to_what_it_says_of_its_growth(options, words, host, tmp_path):
+    with pytest.raises(PluginError, match=words) as caught:
+        check_recipe(opened(tmp_path, host, "{use: kd}", f"recipe.procedure={{use: grown, options: {options}}}"))
+    assert caught.value.path == "recipe.procedure.use"
 
 
 def test_it_leaves_no_trace(host, tmp_path, monkeypatch):

@@ -11,6 +11,11 @@ from kdsearch.kinds import IO, Model, Options, Services, Teacher, Training
 from kdsearch.limits import BATCH, EPOCHS, THREADS
 
 
+class TrainedBy(Options):
+    use: str = Field("distill", min_length=1, description="an installed procedure; `distill` is the task's loss alone")
+    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+
+
 class TrainedOptions(Options):
     space: str = Field("cifar_resnet", description="search space that the teacher is a member of")
     spec: dict[str, Any] = Field(default_factory=dict, description="its fields; those left out have their defaults")
@@ -23,6 +28,10 @@ class TrainedOptions(Options):
     batch_size: int = Field(128, ge=1, le=BATCH, description="samples a micro-batch")
     accumulate: int = Field(1, ge=1, le=BATCH, description="micro-batches a step, shared out among run.devices")
     weight_decay: float = Field(0.05, ge=0, description="decoupled for adamw")
+    procedure: TrainedBy = Field(
+        default_factory=TrainedBy,
+        description="how it is trained: a procedure of one role, `student`, without a teacher",
+    )
     threads: int | None = Field(
         None,
         ge=1,
@@ -36,7 +45,8 @@ class Trained(Teacher[TrainedOptions]):
 
     @property
     def training(self) -> Training:
-        o = self.options
+        o, own = self.options, self.options.procedure
+        is_usual = own == TrainedBy()  # samples with a label are all that it passes over
         return Training(
             o.epochs,
             o.labels,
@@ -47,6 +57,8 @@ class Trained(Teacher[TrainedOptions]):
             threads=o.threads,
             accumulate=o.accumulate,
             is_fresh=True,
+            procedure="" if is_usual else own.use,
+            procedure_options=own.options,
         )
 
     def model(self, io: IO, services: Services) -> Model:
