@@ -178,5 +178,8 @@ class Hooks:
         """Each line of a study's events.jsonl, right after it is written."""
 
     @hookspec
-    def kdsearch_report(self, study: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-        """Further sections of the report from its final JSON: (title, HTML fragment) each."""
+    def kdsearch_report(self, study: Mapping[str, Any], samples: Any) -> list[tuple[str, str]] | None:
+        """Further sections of the report from its final JSON: (title, HTML fragment) each.
+
+        samples: `kdsearch.kinds.Samples`, test samples with what student and teachers answer; a hook may leave it out.
+        """

@@ -6,7 +6,7 @@ in for it; without a teacher such samples are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -70,6 +70,15 @@ def _judged(predict: Predict, batch: Batch, services: Services) -> Answers:
     return Answers(logits, targets, hidden)
 
 
+def of_classes(each: Tensor, targets: Tensor) -> Callable[[Collection[int]], float]:
+    """The mean of what samples (N,) add over those whose target is one of some classes; NaN where there is none."""
+
+    def mean(classes: Collection[int]) -> float:
+        return float(each[torch.isin(targets, torch.tensor(sorted(classes)))].double().mean())
+
+    return mean
+
+
 class Accuracy(Metric[NoOptions]):
     """Top-1 accuracy in [0, 1]; with hidden labels also `labeled_accuracy` and `teacher_agreement`, its two parts."""
 
@@ -77,18 +86,14 @@ class Accuracy(Metric[NoOptions]):
     proportion: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        hits = n = hidden_hits = n_hidden = 0
-        for each in answers(predict, data, split, services):
-            hits, n = hits + int(each.hits.sum()), n + len(each.hits)
-            hidden_hits, n_hidden = (
-                hidden_hits + int(each.hits[each.stands_in].sum()),
-                n_hidden + int(each.stands_in.sum()),
-            )
-        found = {"accuracy": hits / n, "n": float(n)}
+        rows = [(each.hits, each.targets, each.stands_in) for each in answers(predict, data, split, services)]
+        hits, targets, stands_in = (torch.cat(each) for each in zip(*rows, strict=True))
+        n, n_hidden = len(hits), int(stands_in.sum())
+        found = Measurement({"accuracy": int(hits.sum()) / n, "n": float(n)}, of_classes=of_classes(hits, targets))
         if n_hidden:
-            found["teacher_agreement"] = hidden_hits / n_hidden
+            found["teacher_agreement"] = int(hits[stands_in].sum()) / n_hidden
         if 0 < n_hidden < n:
-            found["labeled_accuracy"] = (hits - hidden_hits) / (n - n_hidden)
+            found["labeled_accuracy"] = int(hits[~stands_in].sum()) / (n - n_hidden)
         return found
 
 
@@ -99,14 +104,17 @@ class Top5(Metric[NoOptions]):
     proportion: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        hits, n = 0.0, 0
-        for each in answers(predict, data, split, services):
-            n_classes, count = each.logits.shape[1], len(each.targets)
-            top = functional().multiclass_accuracy(
-                each.logits, each.targets, n_classes, average="micro", top_k=min(5, n_classes)
-            )
-            hits, n = hits + float(top) * count, n + count
-        return {"top5": hits / n, "n": float(n)}
+        rows = [(_among_five(each), each.targets) for each in answers(predict, data, split, services)]
+        hits, targets = (torch.cat(each) for each in zip(*rows, strict=True))
+        return Measurement(
+            {"top5": int(hits.sum()) / len(hits), "n": float(len(hits))}, of_classes=of_classes(hits, targets)
+        )
+
+
+def _among_five(each: Answers) -> Tensor:
+    """(N,) bool."""
+    top = each.logits.topk(min(5, each.logits.shape[1]), dim=1).indices
+    return (top == each.targets[:, None]).any(1)
 
 
 class BalancedAccuracy(Metric[NoOptions]):
@@ -123,8 +131,9 @@ class BalancedAccuracy(Metric[NoOptions]):
             torch.zeros((), dtype=torch.int64),
         )
         support = counts.sum(1)  # (K,), rows are targets
-        recall = counts.diag()[support > 0].double() / support[support > 0]
-        return {"balanced_accuracy": float(recall.mean()), "n": float(support.sum())}
+        recall = counts.diag().double() / support  # NaN of a class that does not occur
+        values = {"balanced_accuracy": float(recall.nanmean()), "n": float(support.sum())}
+        return Measurement(values, of_classes=lambda classes: float(recall[sorted(classes)].nanmean()))
 
 
 class NegativeLogLikelihood(Metric[NoOptions]):
@@ -134,13 +143,13 @@ class NegativeLogLikelihood(Metric[NoOptions]):
     unit: ClassVar[str] = "nats"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        losses = torch.cat(
-            [
-                F.cross_entropy(each.logits.double(), each.targets, reduction="none")
-                for each in answers(predict, data, split, services)
-            ]
-        )
-        return Measurement({"nll": float(losses.mean()), "n": float(len(losses))}, losses)
+        rows = [
+            (F.cross_entropy(each.logits.double(), each.targets, reduction="none"), each.targets)
+            for each in answers(predict, data, split, services)
+        ]
+        losses, targets = (torch.cat(each) for each in zip(*rows, strict=True))
+        values = {"nll": float(losses.mean()), "n": float(len(losses))}
+        return Measurement(values, losses, of_classes=of_classes(losses, targets))
 
 
 class CalibrationOptions(Options):

@@ -7,7 +7,7 @@ checkpoint to a bit-equal end. A checkpoint lies between two optimiser steps.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import nn
 
 from kdsearch.engine.checkpoint import Position, read_checkpoint, rest_of, restore, start_of
 from kdsearch.engine.conduct import Conduct, Device, Report
+from kdsearch.engine.forgetting import Classes
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.modes import gradients_given_back
 from kdsearch.engine.optim import Bound, bind
@@ -97,6 +98,7 @@ class Training:
         history: list[dict[str, Any]] = []
         names: set[str] = set()
         scales: dict[str, float] = {}
+        learnt: dict[str, Collection[int]] = {}
         past = 0  # epochs of finished phases
         phases = (self.procedure.recovery if self.recovers else self.procedure.phases)(self.setup)
         while True:
@@ -109,13 +111,14 @@ class Training:
             if self.most_epochs is not None:
                 phase = replace(phase, epochs=min(phase.epochs, self.most_epochs))
             self._place_trained(phase)
-            position = self._phase(phase, len(names), past)
+            position = self._phase(phase, len(names), past, history, learnt)
             history += position.history
             scales |= position.scales
             past += phase.epochs
             if not position.done:
                 return Trained(history, False, scales, tuple(self.setup.notes))
             names.add(phase.name)
+            learnt |= {} if phase.classes is None else {phase.name: phase.classes}
 
     def _begin(self) -> None:
         precision = Precision(self.device.precision, self.device.accelerator)
@@ -140,7 +143,9 @@ class Training:
         for distiller in self.setup.distillers.values():
             distiller.prepare(self.setup)
 
-    def _phase(self, phase: Phase, number: int, past: int) -> Position:
+    def _phase(
+        self, phase: Phase, number: int, past: int, before: Sequence[Mapping[str, Any]], learnt: Classes
+    ) -> Position:
         file = self._file(phase, number)
         held = self._held(phase)
         with gradients_given_back(held.values()):
@@ -169,7 +174,7 @@ class Training:
                 for module in held.values():
                     module.eval()
                 return at
-            return PhaseRun(self.conduct, phase, optims, held, file, at, past, start).train()
+            return PhaseRun(self.conduct, phase, optims, held, file, at, past, start, before, learnt).train()
 
     def _bind(self, phase: Phase, optim: Optim) -> Bound:
         try:

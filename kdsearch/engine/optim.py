@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdsearch.kinds import Optim, Schedule
+from kdsearch.kinds import Distiller, Optim, Schedule
 from kdsearch.kinds.phase import Factor
 
 
@@ -37,15 +37,30 @@ class Bound:
             group["lr"] = base * factor_at(group["factor"], progress)
 
 
+def declared_factors(optim: Optim) -> dict[str, Factor]:
+    """Glob -> factor on lr that the distillers among the modules declare, whoever made the optimiser."""
+    return {
+        f"{key}.{path}.{glob}" if path else f"{key}.{glob}": factor
+        for key, module in optim.modules.items()
+        for path, part in module.named_modules()
+        if isinstance(part, Distiller)
+        for glob, factor in part.lr_factors().items()
+    }
+
+
 def bind(optim: Optim) -> Bound:
     """Parameters that require a gradient now, but for those whose factor is 0: they are frozen and in no group.
+
+    What `scale` does not say of a distiller's own parameters, the distiller does (`lr_factors`).
 
     Biases and norms (one dimension) get no weight decay. A parameter in two modules counts once.
 
     Raises ValueError when nothing is left to train, or when a glob of `scale` matches no parameter.
     """
     names = [f"{key}.{name}" for key, module in optim.modules.items() for name, _ in module.named_parameters()]
-    for glob in optim.scale:
+    declared = declared_factors(optim)
+    scale = {**optim.scale, **{glob: factor for glob, factor in declared.items() if glob not in optim.scale}}
+    for glob in scale:
         if not any(fnmatch.fnmatchcase(name, glob) for name in names):
             raise ValueError(
                 f"optimiser '{optim.name}': scale '{glob}' matches no parameter, such as {', '.join(names[:3])}"
@@ -58,7 +73,7 @@ def bind(optim: Optim) -> Bound:
             full = f"{key}.{name}"
             if id(parameter) in taken or not parameter.requires_grad:
                 continue
-            factor = next((each for glob, each in optim.scale.items() if fnmatch.fnmatchcase(full, glob)), 1.0)
+            factor = next((each for glob, each in scale.items() if fnmatch.fnmatchcase(full, glob)), 1.0)
             if not callable(factor) and factor == 0:
                 continue
             taken.add(id(parameter))

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from kdsearch.engine import at_start
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, rest_of, restore, write_checkpoint
 from kdsearch.engine.conduct import Conduct
-from kdsearch.engine.feeds import Endless, Micro, in_order, lengths_of, loaded, micro_batches, order_of
-from kdsearch.engine.gradients import TermGradients, gradients_of, measured, scales_of
+from kdsearch.engine.feeds import Micro, micro_batches
+from kdsearch.engine.forgetting import Classes
+from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.modes import freeze_all_but, set_modes
 from kdsearch.engine.optim import Bound, factor_at
 from kdsearch.engine.ranks import SharedBuffers
-from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.engine.terms import Turn, logged, summed, with_prefix
+from kdsearch.engine.recorded import groups_of, row_of, validation
+from kdsearch.engine.step import LiveStep
+from kdsearch.engine.steps import Steps
+from kdsearch.engine.terms import Turn, logged
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
 from kdsearch.kinds import Clock, Ema, Phase, Update
 from kdsearch.kinds.data import Batch
-from kdsearch.store.hashing import derive, stream
-
-NORMALIZE_BATCHES = 8
 
 # Of a micro-batch: its terms' values by name, their weighted sum, and what was logged by name.
 Taken = tuple[list[tuple[str, float]], float, list[tuple[str, float]]]
@@ -41,6 +41,7 @@ class PhaseRun:
         at: where it stands; changed as it goes on.
         past: epochs of the phases before.
         start: digests of what no optimiser moves, as the phase found it: a checkpoint leaves out what is still so.
+        before: rows of the phases before. learnt: classes of those among them that have some, by phase.
     """
 
     def __init__(
@@ -53,51 +54,16 @@ class PhaseRun:
         at: Position,
         past: int,
         start: Mapping[str, str] | None = None,
+        before: Sequence[Mapping[str, Any]] = (),
+        learnt: Classes | None = None,
     ) -> None:
         self.conduct, self.phase, self.optims, self.held, self.file, self.at = conduct, phase, optims, held, file, at
         self.setup, self.device, self.ranks, self.past = conduct.setup, conduct.device, conduct.ranks, past
         self.buffers = SharedBuffers(self.ranks, [model.module for model in self.setup.models.values()])
         self.moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
-        self.weights = {**self.setup.weights, **phase.weights}
-        self.first = next(iter(phase.feeds))
-        self.feed = phase.feeds[self.first]
-        self.seed = derive(self.setup.seed, phase.name)
-        self.split = self.setup.data.split(self.feed.split)
-        self.others = {
-            name: Endless(feed, name, self.setup.data.split(feed.split), self.seed)
-            for name, feed in phase.feeds.items()
-            if name != self.first
-        }
-        self.cast = Cast(
-            self.setup.task, self.setup.io, self.setup.models, self.setup.teachers, self._taps(), self.device.torch
-        )
-        self.lengths = lengths_of(self.feed, self.first, self.split.ids, phase.epochs, self.seed)
-        self.batches_before = [0, *accumulate(self.lengths)]
-        per_epoch = [-(-length // self.device.accumulate) for length in self.lengths]
-        self.steps_before = [0, *accumulate(per_epoch)]
-        self.start = start or {}
+        self.steps = Steps(conduct, phase)
+        self.start, self.before, self.learnt = start or {}, before, dict(learnt or {})
         self.written = time.monotonic()
-
-    def _taps(self) -> dict[str, list[str]]:
-        """What the phase and the distillers read, by role."""
-        setup = self.setup
-        known = {**setup.models, **setup.teachers}
-        for role in self.phase.taps:
-            if role not in known:
-                raise PluginError(
-                    f"phase '{self.phase.name}' reads taps of '{role}'",
-                    nearest=nearest(role, known),
-                    expected=one_of(known),
-                )
-        taps = {role: list(names) for role, names in self.phase.taps.items()}
-        for name, distiller in setup.distillers.items():
-            for role, names in distiller.taps().items():
-                target = setup.teacher_of.get(name, "teacher") if role == "teacher" else role
-                taps.setdefault(target, []).extend(names)
-        return taps
-
-    def _order(self, epoch: int) -> list[list[int]]:
-        return order_of(self.feed, self.first, self.split.ids, epoch, self.seed)
 
     def train(self) -> Position:
         """To the phase's end, or to the epoch at which the training is to pause."""
@@ -113,6 +79,7 @@ class PhaseRun:
         if phase.keep == "best" and phase.epochs:
             self._take_best()
         self._check_weights()
+        self._judge_classes()
         at.done = True
         self._write()
         self._all_eval()
@@ -126,7 +93,7 @@ class PhaseRun:
     def _prepare(self) -> None:
         self._modes()
         if self.phase.normalize:
-            self.at.scales = self.ranks.first(self._scales)
+            self.at.scales = self.ranks.first(lambda: at_start.scales(self.steps, self.held))
         self.at.prepared = True
 
     def _modes(self) -> None:
@@ -140,11 +107,9 @@ class PhaseRun:
     def _epoch(self, epoch: int) -> None:
         self._modes()
         at, ranks = self.at, self.ranks
-        orders = self._order(epoch)
+        orders = self.steps.order(epoch)
         micros = micro_batches(at.index, len(orders), self.device.accumulate, ranks.rank, ranks.world)
-        seed = derive(self.setup.seed, self.phase.name, "augment", epoch)
-        mine = [orders[micro.index] for micro in micros]
-        batches = loaded(self.split, mine, self.feed.augment, seed, self.device.workers)
+        batches = self.steps.batches(epoch, [orders[micro.index] for micro in micros], self.device.workers)
         taken: list[Taken | None] = []
         for micro, batch in zip(micros, batches, strict=True):
             taken.append(self._step(epoch, micro, batch))
@@ -167,43 +132,16 @@ class PhaseRun:
                 named += [(f"log:{name}", number), (f"times:{name}", 1.0)]
             for name, number in (*named, ("loss", total), ("batches", 1.0)):
                 sums[name] = sums.get(name, 0.0) + number
-        self.conduct.report.step(self.phase.name, self.at.step, self.steps_before[-1], total)
+        self.conduct.report.step(self.phase.name, self.at.step, self.steps.steps_before[-1], total)
         if any(each["stop"] for each in told):
             self._write()
             raise InterruptedRun("stopped after a checkpoint")
         if told[0]["write"]:
             self._write()
 
-    def _live(self, epoch: int, index: int, batch: Batch, progress: float | None = None) -> LiveStep:
-        phase, setup = self.phase, self.setup
-        self.conduct.seed(phase.name, epoch, index, 0)
-        rng = stream(setup.seed, phase.name, epoch, index, "step")
-        position = self.batches_before[epoch] + index
-        raw = {self.first: batch} | {name: feed.at(position) for name, feed in self.others.items()}
-        placed = {name: each.to(self.device.torch) for name, each in raw.items()}
-        ready = {name: setup.task.prepare(each, rng) for name, each in placed.items()}
-        step = self.steps_before[epoch] + index // self.device.accumulate
-        clock = Clock(epoch, step, step / self.steps_before[-1] if progress is None else progress, phase.epochs)
-        cached = not (self.feed.augment and setup.augment) and _unchanged(placed[self.first], ready[self.first])
-        seed = derive(setup.seed, phase.name, epoch, index, "view")
-        by_sample = derive(setup.seed, phase.name, epoch, "sample")
-        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed, by_sample=by_sample)
-
-    def _turns(self, step: LiveStep) -> Iterator[tuple[tuple[Update, ...], Turn]]:
-        """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
-        turns = iter(self.phase.step(step))
-        while True:
-            with self.conduct.precision.autocast():
-                yielded = next(turns, None)
-                if yielded is None:
-                    return
-                together = yielded if isinstance(yielded, tuple) else (yielded,)
-                turn = summed(together, self.weights, self.at.scales, step.clock, self.phase.name)
-            yield together, turn
-
     def _step(self, epoch: int, micro: Micro, batch: Batch) -> Taken | None:
         """Run a micro-batch; with a step's last one, move. Returns what it gave, None where it does not count."""
-        step = self._live(epoch, micro.index, batch)
+        step = self.steps.live(epoch, micro.index, batch)
         if self.ranks.world > 1:
             step.gathered = lambda rows: self.ranks.gather(rows, micro.counting)
         if micro.first:
@@ -212,7 +150,7 @@ class PhaseRun:
                 bound.set_rates(step.clock.progress)
         terms: list[tuple[str, float]] = []
         total = 0.0
-        for nth, (together, turn) in enumerate(self._turns(step)):
+        for nth, (together, turn) in enumerate(self.steps.turns(step, self.at.scales)):
             if nth and self.device.accumulate > self.ranks.world:
                 expected = f"recipe.train.accumulate: {self.ranks.world}"
                 raise PluginError(f"phase '{self.phase.name}' takes turns", expected=expected)
@@ -277,42 +215,23 @@ class PhaseRun:
 
     def _row(self, epoch: int) -> dict[str, Any]:
         """What the first rank records of an epoch; it keeps the weights of the best one."""
-        at, phase = self.at, self.phase
-        count = at.sums["batches"]
-        terms = {name: value / count for name, value in with_prefix(at.sums, "term:")}
-        row: dict[str, Any] = {
-            "phase": phase.name,
-            "epoch": self.past + epoch + 1,
-            "loss": at.sums["loss"] / count,
-            "terms": terms,
-        }
-        if logs := {name: sums / at.sums[f"times:{name}"] for name, sums in with_prefix(at.sums, "log:")}:
-            row["logs"] = logs
-        if phase.score and self.conduct.objective:
-            roles = [phase.score] if isinstance(phase.score, str) else phase.score
-            scores = {role: self.setup.score(self.conduct.objective, role) for role in roles}
-            row["score"] = scores[roles[0]]
-            row |= {"scores": scores} if len(scores) > 1 else {}
-        if phase.keep == "best":
-            row["validation"] = self._validation(epoch)
+        at = self.at
+        row = row_of(self.conduct, self.phase, self.past + epoch + 1, at.sums)
+        if self.phase.keep == "best":
+            row["validation"] = validation(self.steps, self.held, epoch, at.scales)
             if at.best is None or row["validation"] < at.best:
                 position = Position(owner=at.owner, epoch=epoch + 1)
                 write_checkpoint(self._best_file(), collect(self.held, {}), position)
         return row
 
-    def _validation(self, epoch: int) -> float:
-        """Mean total of the phase's own step on the validation split in eval mode; buffers stay as they are."""
-        self._all_eval()
-        buffers = [(buffer, buffer.clone()) for module in self.held.values() for buffer in module.buffers()]
-        total, count = 0.0, 0
-        for index, batch in enumerate(in_order(self.setup.data.split("val"), self.feed.batch_size)):
-            step = self._live(epoch, self.lengths[epoch] + index, batch, progress=(epoch + 1) / self.phase.epochs)
-            with torch.no_grad():
-                total += len(batch) * sum(turn.total for _, turn in self._turns(step))
-            count += len(batch)
-        for buffer, saved in buffers:
-            buffer.copy_(saved)
-        return total / max(count, 1)
+    def _judge_classes(self) -> None:
+        """The last row says what is known of each group of classes, where the phase names one."""
+        if self.phase.classes is None or not self.at.history:
+            return
+        learnt = {**self.learnt, self.phase.name: self.phase.classes}
+        found = self.ranks.first(lambda: groups_of(self.conduct, self.phase, learnt, self.before))
+        if found is not None:
+            self.at.history[-1]["classes"] = found
 
     def _best_file(self) -> Path:
         return self.file.with_suffix(".best.safetensors")
@@ -328,17 +247,6 @@ class PhaseRun:
             )
         restore(saved[0], self.held, {}, file)
 
-    def _scales(self) -> dict[str, float]:
-        """|task| / |term| over the first batches, everything restored afterwards; a term that is 0 keeps scale 1."""
-        batches = 0
-        sums: dict[str, float] = {}
-        for step in self._first_steps(NORMALIZE_BATCHES):
-            batches += 1
-            for _, turn in self._turns(step):
-                for name, number in turn.terms:
-                    sums[name] = sums.get(name, 0.0) + number
-        return scales_of({name: total / batches for name, total in sums.items()})
-
     def gradients(self, batches: int) -> TermGradients | None:
         """Of every term on the first batches, with respect to the parameters of the study's models that this phase moves.
 
@@ -346,25 +254,7 @@ class PhaseRun:
         """
         self._modes()
         mine = [p for model in self.setup.models.values() for p in model.module.parameters() if id(p) in self.moved]
-        if not mine:
-            return None
-        return measured(self._terms(step, mine) for step in self._first_steps(batches))
-
-    def _terms(self, step: LiveStep, parameters: Sequence[nn.Parameter]) -> dict[str, tuple[float, list[Tensor]]]:
-        terms = {}
-        for together, _ in self._turns(step):
-            for name, value in (pair for update in together for pair in update.terms.items()):
-                terms[name] = (float(value.detach()), gradients_of(value, parameters))
-        return terms
-
-    def _first_steps(self, batches: int) -> Iterator[LiveStep]:
-        """Steps on the first batches of the phase; once they are taken, everything is as it was before."""
-        before = collect(self.held, {})
-        orders = self._order(0)[:batches]
-        seed = derive(self.setup.seed, self.phase.name, "augment", 0)
-        for index, batch in enumerate(loaded(self.split, orders, self.feed.augment, seed)):
-            yield self._live(0, index, batch)
-        restore(before, self.held, {}, self.file)
+        return at_start.gradients(self.steps, self.held, mine, batches) if mine else None
 
     def _check_weights(self) -> None:
         """The last step's weights have met no term that would have told."""
@@ -382,11 +272,6 @@ class PhaseRun:
             self.at.rest = rest_of(tensors, self.start)
             write_checkpoint(self.file, tensors, self.at)
         self.written = time.monotonic()
-
-
-def _unchanged(raw: Batch, ready: Batch) -> bool:
-    """Whether the task's `prepare` left what was loaded alone, so that a teacher's stored rows are of this batch."""
-    return raw is ready or all(ready.tensors.get(name) is tensor for name, tensor in raw.tensors.items())
 
 
 @torch.no_grad()

@@ -241,14 +241,7 @@ class LiveSetup(Evaluator):
         return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
 
     def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        factors = {
-            f"{key}.{glob}": factor
-            for key, module in modules.items()
-            if isinstance(module, Distiller)
-            for glob, factor in module.lr_factors().items()
-        }
-        given = {**self.defaults, **changes}
-        return Optim(**{"modules": modules, **given, "scale": {**given.get("scale", {}), **factors}})
+        return Optim(**{"modules": modules, **self.defaults, **changes})
 
     def note(self, text: str) -> None:
         if text not in self.notes and len(self.notes) < NOTES:

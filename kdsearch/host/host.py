@@ -208,11 +208,19 @@ class Host:
         for plugin in self.plugins:
             self._ask(plugin, "kdsearch_event", event=copy.deepcopy(event))
 
-    def report_sections(self, result: Mapping[str, Any]) -> list[Section]:
-        """Further sections of the report, plugin by plugin, each handed a copy of the result; one that raises adds none."""
+    def report_sections(self, result: Mapping[str, Any], samples: Callable[[], Any] = lambda: None) -> list[Section]:
+        """Further sections of the report, plugin by plugin, each handed a copy of the result; one that raises adds none.
+
+        samples: gives what hooks read as `samples`; called once, where one does.
+        """
         found: list[Section] = []
+        known: list[Any] = []
         for plugin in self.plugins:
-            for answer in self._ask(plugin, "kdsearch_report", study=copy.deepcopy(result)):
+            reads = any("samples" in each.argnames for each in plugin.manager.hook.kdsearch_report.get_hookimpls())
+            if reads and not known:
+                known.append(samples())
+            given = {"study": copy.deepcopy(result), "samples": copy.deepcopy(known[0]) if reads else None}
+            for answer in self._ask(plugin, "kdsearch_report", **given):
                 try:
                     found += [Section(plugin.name, str(title), str(html)) for title, html in answer]
                 except (TypeError, ValueError) as error:

@@ -30,6 +30,7 @@ from kdsearch.kinds.options import (
 from kdsearch.kinds.phase import Ema, Feed, Optim, Pass, Phase, Update
 from kdsearch.kinds.procedure import Procedure
 from kdsearch.kinds.proxy import Probe, Proxy
+from kdsearch.kinds.samples import Samples
 from kdsearch.kinds.schedule import Schedule
 from kdsearch.kinds.services import Reply, Services, Writer
 from kdsearch.kinds.space import SearchSpace, image_input, map_output, vector_output
@@ -91,6 +92,7 @@ __all__ = [
     "Range",
     "Record",
     "Reply",
+    "Samples",
     "Schedule",
     "SearchSpace",
     "Searchable",

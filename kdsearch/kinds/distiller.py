@@ -49,7 +49,8 @@ class Distiller(nn.Module, Capability, Generic[O]):
         return requested_taps(self.options)
 
     def lr_factors(self) -> Mapping[str, Factor]:
-        """Glob on its own parameters' names -> factor on the learning rate, a number or a function of progress; 0 = frozen."""
+        """Glob on its own parameters' names -> factor on the learning rate, a number or a function of progress; 0 = frozen. Of any
+        optimiser that moves them, unless its `scale` says another."""
         return {}
 
     def build(self, shapes: TapShapes) -> None:
@@ -118,7 +119,7 @@ class Setup(Services, Protocol):
         """The study's batch size and shuffling, changed."""
 
     def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        """The study's optimiser, changed. A distiller among the modules has its own factors on the learning rate."""
+        """The study's optimiser, changed."""
 
     def fresh(self, role: str) -> Model:
         """A freshly initialised model of a role's architecture, adapted as the role's own. Each call draws other weights."""

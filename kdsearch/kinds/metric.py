@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Generic, Literal
 
 from torch import Tensor
@@ -21,13 +21,19 @@ class Measurement(dict[str, float]):
         values: the metric's own name among them; `n` = how many items were judged (images, pixels, nodes).
         rows: (N, ...) what each independent item adds, such as its loss, or its intersection and union of each class.
         of: the metric of the mean over rows, (...) -> float; left out: rows are (N,) and their mean is the metric.
+        of_classes: the metric of a group of classes, as the field takes it: accuracy of their samples, mean IoU over them; NaN
+            where the split has none of them. For methods that learn classes one after another (`Phase.classes`).
     """
 
     def __init__(
-        self, values: Mapping[str, float], rows: Tensor | None = None, of: Callable[[Tensor], float] | None = None
+        self,
+        values: Mapping[str, float],
+        rows: Tensor | None = None,
+        of: Callable[[Tensor], float] | None = None,
+        of_classes: Callable[[Collection[int]], float] | None = None,
     ) -> None:
         super().__init__(values)
-        self.rows, self.of = rows, of
+        self.rows, self.of, self.of_classes = rows, of, of_classes
 
 
 class Metric(Capability, Generic[O]):

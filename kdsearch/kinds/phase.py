@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,12 +25,18 @@ class Pass:
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches of a split. `order(Pass)` -> index lists, one a batch; None = shuffled, the last short batch kept."""
+    """Batches of a split.
+
+    Args:
+        order: (Pass) -> index lists, one a batch; None = shuffled, the last short batch kept.
+        classes: only samples that show one of them, with the targets of no other class (`Task.of_classes`); None = every sample.
+    """
 
     split: str
     batch_size: int
     order: Callable[[Pass], list[list[int]]] | None = None
     augment: bool = True
+    classes: Collection[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class Phase:
         normalize: measure |task| / |term| on 8 batches before step 0, so that weights count in units of the task's loss.
         keep_eval: submodules that stay in eval mode though they are trained (frozen batch statistics).
         keep: "last" epoch's weights, or "best" = least total of the step on the validation split.
+        classes: those that are learnt in it for the first time: at its end the objective of the first role in `score` is recorded
+            on validation of these, of those of the phases before, of all so far, and how much of those before was forgotten.
         score: role whose objective on validation is recorded each epoch; of several the first one's is the training's; "" = none.
     """
 
@@ -104,5 +112,6 @@ class Phase:
     normalize: bool = False
     keep_eval: Sequence[nn.Module] = ()
     keep: Literal["last", "best"] = "last"
+    classes: Collection[int] | None = None
     score: str | Sequence[str] = ""
     on_epoch_end: Callable[[Clock], None] | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.data import HIDDEN, Batch, Field
 
 
@@ -41,6 +42,32 @@ def without_targets(batch: Batch, hidden: Tensor, fields: Sequence[Field]) -> Ba
         else:
             changed[each.name] = blank.expand(len(batch), *each.sizes).clone()
     return batch.having(**changed)
+
+
+def of_classes(batch: Batch, classes: Collection[int], fields: Sequence[Field]) -> tuple[Batch, Tensor]:
+    """The batch that shows the targets of these classes alone, and which samples (B,) bool show one of them.
+
+    Of class indices the others read HIDDEN; of labels one by one (kind "labels") those of other classes are not known.
+
+    Raises:
+        PluginError: a target is neither.
+    """
+    known = torch.tensor(sorted(classes), dtype=torch.int64, device=next(iter(batch.tensors.values())).device)
+    changed, shown = {}, torch.zeros(len(batch), dtype=torch.bool, device=known.device)
+    for each in fields:
+        value = batch[each.name]
+        if each.kind == "labels":
+            mine = torch.isin(torch.arange(value.shape[-1], device=known.device), known).expand(value.shape)
+            is_there = mine & (value == 1)
+        elif not value.is_floating_point():
+            mine = is_there = torch.isin(value, known)
+        else:
+            problem = f"the target '{each.name}' is no class, and a phase asks for samples of some classes"
+            raise PluginError(problem, expected="a task whose `of_classes` says which samples show them")
+        blank = torch.nan if value.is_floating_point() else HIDDEN
+        changed[each.name] = value.masked_fill(~mine, blank)
+        shown |= is_there.reshape(len(batch), -1).any(1)
+    return batch.having(**changed), shown
 
 
 def strata_of(batch: Batch, fields: Sequence[Field]) -> Tensor:

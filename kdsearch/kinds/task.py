@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic
 
@@ -15,7 +15,7 @@ from kdsearch.kinds.figure import Figure
 from kdsearch.kinds.model import Model, Outputs
 from kdsearch.kinds.options import Capability, O
 from kdsearch.kinds.services import Services
-from kdsearch.kinds.targets import strata_of, targets_of, without_targets
+from kdsearch.kinds.targets import of_classes, strata_of, targets_of, without_targets
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,14 @@ class Task(Capability, Generic[O]):
         Default: the class where the target is one class index a sample, else one group of all.
         """
         return strata_of(batch, targets)
+
+    def of_classes(self, batch: Batch, classes: Collection[int], targets: Sequence[Field]) -> tuple[Batch, Tensor]:
+        """The batch that shows the targets of these classes alone, and which samples (B,) bool show one: see `Feed.classes`.
+
+        Default: class indices of others read HIDDEN, of labels one by one those of others are not known. Where others read
+        background, say so here. Raise PluginError where there are no classes.
+        """
+        return of_classes(batch, classes, targets)
 
     def prepare(self, batch: Batch, rng: Generator) -> Batch:
         """Once a step, before any model: noise levels, masks. Default: the batch."""

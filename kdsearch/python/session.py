@@ -15,7 +15,7 @@ from kdsearch.python.result import Result
 from kdsearch.report.frames import frame, trial_rows
 from kdsearch.report.words import spec_words
 from kdsearch.search.trials import TrialLog
-from kdsearch.stages import refine
+from kdsearch.stages import refine, trial_facts
 from kdsearch.stages.costs import violations
 from kdsearch.stages.run import run_stages
 from kdsearch.store.folder import Events, held, open_folder
@@ -102,8 +102,8 @@ class Session:
         self.materials = supplied(self.materials, made["prepare"], tools.store)
         section = self.materials.study.config.refine
         self._controller = self.materials.make("controller", section.controller, "refine.controller")
-        self.kept = refine.offered(made["search"], self._controller)
-        self.dims = [*refine.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
+        self.kept = trial_facts.offered(made["search"], self._controller)
+        self.dims = [*trial_facts.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
@@ -123,7 +123,7 @@ class Session:
 
     def trials_dataframe(self) -> Any:
         """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
-        rows = [refine.row_of(self.materials, trial, self.kept) for trial in self.trials]
+        rows = [trial_facts.row_of(self.materials, trial, self.kept) for trial in self.trials]
         return frame(trial_rows({"trials": rows, "objectives": dict(self.materials.objectives)}))
 
     @property
@@ -150,11 +150,13 @@ class Session:
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
         trial = Trial(number, ask.values)
-        specs = refine.specs_of(trial, self.kept)
+        specs = trial_facts.specs_of(trial, self.kept)
         role = next(iter(specs))
         model = self.materials.build_student(role, specs[role], derive(self.materials.seed, "session", number))
-        recipe = self.materials.recipe.at(refine.recipe_values(self.materials, trial))
-        return Candidate(number, specs, recipe, model, refine.costs_of(self.materials, trial, self.kept), ask.values)
+        recipe = self.materials.recipe.at(trial_facts.recipe_values(self.materials, trial))
+        return Candidate(
+            number, specs, recipe, model, trial_facts.costs_of(self.materials, trial, self.kept), ask.values
+        )
 
     def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
         """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.
@@ -187,5 +189,5 @@ class Session:
 
     def best(self) -> dict[str, Any]:
         """The best feasible trial told: its number, specs, values and objectives."""
-        found = refine.winners(self.materials, self.trials, 1)[0]
-        return refine.row_of(self.materials, found, self.kept) | {"specs": refine.specs_of(found, self.kept)}
+        found = trial_facts.winners(self.materials, self.trials, 1)[0]
+        return trial_facts.row_of(self.materials, found, self.kept) | {"specs": trial_facts.specs_of(found, self.kept)}

@@ -67,14 +67,18 @@ def curves_figure(result: Row, evidence: Row) -> Figure:
 def curve_table(name: str, curve: Sequence[Row]) -> Table:
     terms = list(dict.fromkeys(plain(term) for entry in curve for term in mapping(entry.get("terms"))))
     logs = list(dict.fromkeys(plain(name) for entry in curve for name in mapping(entry.get("logs"))))
+    others = list(dict.fromkeys(plain(role) for entry in curve for role in [*mapping(entry.get("scores"))][1:]))
     body = [
         [
             scalar(entry.get("epoch")),
             general(entry.get("loss")),
             *(general(mapping(entry.get("terms")).get(term)) for term in terms),
             general(entry.get("score")),
+            *(general(mapping(entry.get("scores")).get(role)) for role in others),
             *(general(mapping(entry.get("logs")).get(name)) for name in logs),
         ]
         for entry in curve
     ]
-    return Table(short(name, 80), ["epoch", "loss", *terms, "score", *logs], body)
+    return Table(
+        short(name, 80), ["epoch", "loss", *terms, "score", *(f"score of {role}" for role in others), *logs], body
+    )

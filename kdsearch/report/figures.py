@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsearch.kinds.figure import Figure, Picture
+from kdsearch.report.classes_figure import classes_figure
 from kdsearch.report.curves_figure import curves_figure
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.history_figure import history_figure
@@ -16,14 +17,24 @@ from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.values import MISSING, esc, plain, rows
 
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]{1,2000000}={0,2}")
-FIGURES = (ladder_figure, weights_figure, front_figure, history_figure, proxy_figure, curves_figure)
+FIGURES = {
+    "ladder": ladder_figure,
+    "weights": weights_figure,
+    "front": front_figure,
+    "history": history_figure,
+    "proxies": proxy_figure,
+    "curves": curves_figure,
+    "learnt": classes_figure,
+}
+OWN = tuple(FIGURES)
 
 
 def figures(result: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, Figure]:
     """Slug -> figure: the report's own, then those of the task."""
-    made = [make(result, evidence) for make in FIGURES]
-    made += [Figure.of(each) for each in rows(evidence.get("figures"))]
-    return {each.slug: each for each in made}
+    made = [make(result, evidence) for make in FIGURES.values()]
+    found = [each for each in made if each is not None]
+    found += [Figure.of(each) for each in rows(evidence.get("figures"))]
+    return {each.slug: each for each in found}
 
 
 def gallery(pictures: Sequence[Sequence[Picture]]) -> str:

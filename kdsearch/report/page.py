@@ -13,7 +13,7 @@ from typing import Any
 from kdsearch.kinds.figure import Figure
 from kdsearch.report import tables
 from kdsearch.report.charts import CONFIG, PALETTE
-from kdsearch.report.figures import FIGURES, figures, framed
+from kdsearch.report.figures import OWN, figures, framed
 from kdsearch.report.plugin_html import section
 from kdsearch.report.summary import header
 from kdsearch.report.values import HUGE, esc, plain
@@ -102,9 +102,10 @@ def render(result: Mapping[str, Any], evidence: Mapping[str, Any], sections: Seq
         sections: (title, HTML) of plugins, cleaned of what could run or load.
     """
     made = figures(result, evidence)
-    own = [each.slug for each in list(made.values())[: len(FIGURES)]]
-    task = [slug for slug in made if slug not in own]
-    order = ["ladder", "weights", *task, "front", "history", "proxies", "curves"]
+    task = [slug for slug in made if slug not in OWN]
+    order = [
+        slug for slug in ("ladder", "weights", *task, "front", "history", "proxies", "curves", "learnt") if slug in made
+    ]
     specs: list[Mapping[str, Any]] = []
     drawn: dict[str, str] = {}
     for at, slug in enumerate(order, 1):
@@ -121,7 +122,7 @@ def render(result: Mapping[str, Any], evidence: Mapping[str, Any], sections: Seq
         *([("answers", "Answers on the test split", "".join(drawn[slug] for slug in task))] if task else []),
         ("limits", "Limits and refusals", limits),
         ("search", "Search", drawn["front"] + drawn["history"] + drawn["proxies"]),
-        ("training", "Distillation", drawn["curves"]),
+        ("training", "Distillation", drawn["curves"] + drawn.get("learnt", "")),
         ("data", "Data and labels", tables.data(result)),
         ("making", "How it was made", making + "<h3>Provenance</h3>" + tables.provenance(result)),
     ]

@@ -15,11 +15,13 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import DataError, RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
+from kdsearch.stages.classes import classes_on_test
 from kdsearch.stages.compress import started
 from kdsearch.stages.costs import reference_samples
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
+from kdsearch.stages.samples import write_samples
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json
@@ -76,6 +78,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     refused: list[dict[str, Any]] = []
     figures: dict[str, list[dict[str, Any]]] = {}
     whole: dict[str, Any] = {}
+    winner = inputs["distill"].facts["runs"][inputs["distill"].facts["winner"]]
+    classes = classes_on_test(materials, final.parts[0].predict, final.setup, winner["history"])
     for part in final.parts:
         metrics, quality = measured(materials, part.predict, "test", final.setup)
         whole[part.role] = {"metrics": metrics, "quality": quality}
@@ -102,12 +106,19 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         for name, live in teachers.items()
     }
     write_json(out / FIGURES, figures)
+    asked = _teachers_that_answer(materials, inputs, teachers)
+    answering = {name: lambda batch, s=setup, n=name: s.predict(n, batch) for name, setup in asked.items()}
+    main = {"teacher": answering[next(iter(teachers))]} if teachers and next(iter(teachers)) in answering else {}
+    write_samples(
+        materials, {**{part.role or "student": part.predict for part in final.parts}, **answering, **main}, out
+    )
     first = next(iter(whole.values()))
     return {
         **references,
         "teacher_latency": spent,
         "shipped": first["metrics"],
         "shipped_quality": first["quality"],
+        "classes": classes,
         "shipped_roles": whole if len(whole) > 1 else {},
         "exports": rows,
         "refused": refused,
@@ -149,19 +160,7 @@ def _reference_metrics(
     def take(kind: str, name: str, predict: Predict, setup: Evaluator) -> None:
         metrics[kind][name], qualities[kind][name] = measured(materials, predict, "test", setup)
 
-    answers = {name: each["answers"] for name, each in inputs["prepare"].facts["teachers"].items()}
-    for name, live in ((name, live) for name, live in teachers.items() if answers[name]):
-        setup = Evaluator(
-            seed=materials.seed,
-            base=materials.study.folder,
-            task=materials.task,
-            data=materials.data,
-            io=materials.io,
-            teachers={name: live},
-            metrics=materials.metrics,
-            device=materials.torch_device,
-        )
-        live.model.module.to(materials.torch_device)
+    for name, setup in _teachers_that_answer(materials, inputs, teachers).items():
         try:
             take("teachers", name, lambda batch, s=setup, n=name: s.predict(n, batch), setup)  # type: ignore[misc]
         except DataError as error:  # stored answers to other samples
@@ -178,6 +177,27 @@ def _reference_metrics(
         for role in ships if of_winner and len(ships) > 1 else ():
             take("roles", role, lambda batch, f=found, r=role: f.setup.predict(r, batch), found.setup)  # type: ignore[misc]
     return {"metrics": metrics, "qualities": qualities}
+
+
+def _teachers_that_answer(
+    materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]
+) -> dict[str, Evaluator]:
+    """Those that answer the task, each as its only teacher, on the study's device."""
+    answers = {name: each["answers"] for name, each in inputs["prepare"].facts["teachers"].items()}
+    found = {}
+    for name, live in ((name, live) for name, live in teachers.items() if answers[name]):
+        live.model.module.to(materials.torch_device)
+        found[name] = Evaluator(
+            seed=materials.seed,
+            base=materials.study.folder,
+            task=materials.task,
+            data=materials.data,
+            io=materials.io,
+            teachers={name: live},
+            metrics=materials.metrics,
+            device=materials.torch_device,
+        )
+    return found
 
 
 def copy_exports(artifact: Artifact, folder: Path) -> None:

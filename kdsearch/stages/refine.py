@@ -12,14 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.errors import RefusedError, TrialError
-from kdsearch.kinds import Ask, Controller, Dim, Range, Stopper, Trial
+from kdsearch.kinds import Ask, Dim, Stopper, Trial
 from kdsearch.report.words import architecture
-from kdsearch.search.pareto import fronts
 from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from kdsearch.stages.trial_facts import (
+    architecture_dims,
+    costs_of,
+    keys_of,
+    losses_of,
+    offered,
+    place_of,
+    recipe_values,
+    row_of,
+    specs_of,
+    winners,
+)
 from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
@@ -27,7 +37,7 @@ from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
-from kdsearch.training.request import Outcome, Request
+from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools, limits_of
 from kdsearch.training.trainings import Trainings
 
@@ -67,12 +77,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
-    judged = list(materials.objectives)[_place(materials)]
+    judged = list(materials.objectives)[place_of(materials)]
     plan = {
         "total": section.trials,
         "metric": judged,
         "direction": materials.objectives[judged],
-        "at": _place(materials),
+        "at": place_of(materials),
     }
     tools.events.write("trials", key=log.key, artifact=work.name, **plan)
 
@@ -129,75 +139,6 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
     return [each for each in found if each is not None]
 
 
-def offered(searched: Artifact, controller: Controller[Any]) -> dict[str, dict[str, Any]]:
-    """Role -> key -> the row of each architecture that the controller may choose, the best score first.
-
-    All that the search kept, where the controller looks at their scores; else its short list.
-    """
-    return {
-        role: {each["key"]: each for each in facts["kept"] if controller.reads_facts or each["short"]}
-        for role, facts in searched.facts["roles"].items()
-    }
-
-
-def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
-    """One dimension a role: which of the kept architectures, with what the search knows of each."""
-    return [
-        Dim(
-            f"{materials.study.path_of_student(role)}.architecture",
-            Range(
-                choices=tuple(by_key),
-                facts=tuple(facts_of({"": each["score"], **each["scores"]}) for each in by_key.values()),
-            ),
-        )
-        for role, by_key in kept.items()
-    ]
-
-
-def facts_of(scores: Mapping[str, float | None]) -> tuple[float, ...]:
-    """What a controller may know of an architecture: its scores, the combined one first; none = the worst."""
-    return tuple(-math.inf if each is None else each for each in scores.values())
-
-
-def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """role -> architecture spec."""
-    found = {}
-    for role, by_key in kept.items():
-        key = next(
-            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
-        )
-        found[role] = by_key[key]["spec"]
-    return found
-
-
-def _keys(trial: Trial) -> list[str]:
-    """Of its architectures, a role each."""
-    return [str(value) for path, value in trial.values.items() if path.endswith(".architecture")]
-
-
-def _role(path: str) -> str:
-    parts = path.split(".")
-    return parts[1] if parts[0] == "students" else parts[0]
-
-
-def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:
-    known = {dim.path for dim in materials.recipe.dims}
-    return {path: value for path, value in trial.values.items() if path in known}
-
-
-def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Costs of the trial's shipped architectures, summed over their roles."""
-    total: dict[str, float] = {}
-    for role in materials.ships:
-        by_key = kept[role]
-        key = next(
-            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
-        )
-        for name, value in by_key[key]["costs"].items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
 def first_values(
     materials: Materials,
     kept: Mapping[str, Mapping[str, Any]],
@@ -233,7 +174,7 @@ def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Ma
     """The trials of a key: in the folder's journal, or where `run.storage` says."""
 
     def about(trial: Trial) -> dict[str, Any]:
-        costs, words = costs_of(materials, trial, kept), " + ".join(map(architecture, _keys(trial)))
+        costs, words = costs_of(materials, trial, kept), " + ".join(map(architecture, keys_of(trial)))
         return {"architecture": words, "params": int(costs["params"]), "macs": int(costs["macs"])}
 
     labels = materials.recipe.labels
@@ -297,18 +238,6 @@ def _request(materials: Materials, piece: Piece, kept: Mapping[str, Mapping[str,
     return Request(f"trial-{piece.number}", "recipe", specs_of(trial, kept), values, epochs, piece.until)
 
 
-def losses_of(
-    materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
-) -> tuple[float, ...] | None:
-    """The objectives, all to be minimised; None where the procedure gives no score before its end."""
-    if outcome.score is None:
-        return None
-    values = {**costs_of(materials, trial, kept), materials.objective: outcome.score}
-    return tuple(
-        -values[name] if direction == "max" else values[name] for name, direction in materials.objectives.items()
-    )
-
-
 def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> Trial:
     """A trial that is through: complete, or failed where an objective is no finite number."""
     losses = trial.at(1.0) or (math.nan,)
@@ -318,58 +247,6 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     return replace(trial, state="complete", losses=losses, violations=tuple(over.values()))
 
 
-def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A trial as the report shows it: objectives in their own direction, costs, recipe values."""
-    objectives = {
-        name: -loss if direction == "max" else loss
-        for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
-    }
-    costs = costs_of(materials, trial, kept)
-    return {
-        "number": trial.number,
-        "architecture": " + ".join(_keys(trial)),
-        "values": recipe_values(materials, trial),
-        "state": trial.state,
-        "objectives": objectives,
-        "feasible": all(each <= 0 for each in trial.violations),
-        "params": int(costs["params"]),
-        "macs": int(costs["macs"]),
-        "bytes": costs.get("onnx_bytes"),
-        "latency_ms": costs.get("latency_ms"),
-        "curve": [[share, losses[_place(materials)]] for share, losses in trial.curve],
-        "error": trial.error,
-    }
-
-
-def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
-    """The n best of the Pareto fronts of feasible trials, within a front by the first objective.
-
-    Raises TrialError when every trial failed, RefusedError when none is feasible.
-    """
-    complete = [trial for trial in history if trial.state == "complete"]
-    if not complete:
-        first_error = next((trial.error for trial in history if trial.error), "no result")
-        raise TrialError(f"all {len(history)} trials failed; the first: {first_error}")
-    feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
-    if not feasible:
-        raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")
-    first = _place(materials)
-    chosen: list[Trial] = []
-    for front in fronts([trial.losses for trial in feasible]):
-        chosen += sorted(
-            (feasible[i] for i in front), key=lambda trial: (trial.losses[first], trial.losses, trial.number)
-        )
-        if len(chosen) >= n:
-            break
-    return chosen[:n]
-
-
-def _place(materials: Materials) -> int:
-    """Where among the objectives the one is that validation scores."""
-    names = list(materials.objectives)
-    return names.index(materials.objective) if materials.objective in names else 0
-
-
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
-    losses = [trial.losses[_place(materials)] for trial in history if trial.losses]
+    losses = [trial.losses[place_of(materials)] for trial in history if trial.losses]
     return f"best {materials.objective} {abs(min(losses)):.4f}" if losses else ""

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.deploy.latency import is_slower
+from kdsearch.host.host import Section
 from kdsearch.report import render
 from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, shown, told, tolerance
+from kdsearch.stages.samples import read_samples
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
@@ -35,7 +37,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     tools.progress.begin(NAME, 1)
     result = result_of(materials, inputs)
     evidence = evidence_of(materials, inputs, result)
-    sections = [(each.title, each.html) for each in materials.host.report_sections(result)]
+    sections = [(each.title, each.html) for each in sections_of(materials, inputs, result)]
     result["notes"] = [*result["notes"], *materials.host.told()]
     last = tools.folder / "last.json"
     spent = read_json(last) if last.exists() else {}
@@ -48,6 +50,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     write_cards(materials, inputs, result, out / CARDS)
     write_predict(materials, result, out / CARDS)
     return {"result": result}
+
+
+def sections_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[Section]:
+    """Of plugins, from the result and from what student and teachers answer to some samples."""
+    return materials.host.report_sections(result, lambda: read_samples(materials, inputs["export"].path))
 
 
 def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             **{name: sum(each[name] for each in costs.values()) for name in ("params", "macs")},
             **told(exported["qualities"]["runs"][distilled["winner"]]),
             "recipe": recipe.as_json(),
+            **({"classes": exported["classes"]} if exported["classes"] else {}),
             **_roles(materials, inputs, request["specs"]),
         },
         "baseline": _control(exported, "baseline"),

@@ -19,6 +19,7 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Training, generators_restored
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
+    DataError,
     KdsearchError,
     PluginError,
     StorageError,
@@ -80,7 +81,7 @@ def check_recipe(materials: Materials) -> None:
                 return
             first = first or fault
             stepped += fault.stepped
-            if stepped >= STEPPED:
+            if stepped >= STEPPED or isinstance(fault.error, DataError):  # data are the same for all candidates
                 break
         if first is None or (first.stepped and _does_with_a_batch(materials, teachers, first)):
             return
@@ -211,9 +212,9 @@ def _architectures(materials: Materials) -> Iterator[dict[str, Any]]:
 
 
 def _does_with_a_batch(materials: Materials, teachers: Mapping[str, Live], fault: _Fault) -> bool:
-    """Whether the fault was that of few samples."""
-    size = materials.recipe.at(fault.values).train.batch_size
-    return size > SAMPLES and _fault_of(materials, teachers, fault.specs, fault.values, size) is None
+    """Whether the fault was that of few samples: with a whole batch and one of each class there is none."""
+    size = max(materials.recipe.at(fault.values).train.batch_size, SAMPLES)
+    return _fault_of(materials, teachers, fault.specs, fault.values, size, every_class=True) is None
 
 
 def _fault_of(
@@ -222,12 +223,13 @@ def _fault_of(
     specs: Mapping[str, Mapping[str, Any]],
     values: Mapping[str, Any],
     n: int,
+    every_class: bool = False,
 ) -> _Fault | None:
     """What one candidate's training fails of on n samples; None where it does not, or where that cannot be said."""
     stepped = False
     scratch = Scratch.make("dry")
     try:
-        trial = _Trial(materials, teachers, specs, values, n, scratch.path)
+        trial = _Trial(materials, teachers, specs, values, n, scratch.path, every_class)
         training = trial.assembled("recipe")
         stepped = True
         trial.check(training)
@@ -250,7 +252,7 @@ def _fault_of(
 
 @dataclass(frozen=True)
 class _Trial:
-    """A candidate's training on n samples of each split, in a folder of its own."""
+    """A candidate's training on n samples of each split (and one of each class), in a folder of its own."""
 
     materials: Materials
     teachers: Mapping[str, Live]
@@ -258,12 +260,14 @@ class _Trial:
     values: Mapping[str, Any]
     n: int
     folder: Path
+    every_class: bool = False
 
     @property
     def changes(self) -> dict[str, Any]:
         """What of the setup is not the study's."""
-        few = FewSamples(self.materials.data, self.n)
-        return {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": self.n, "shared": None}
+        few = FewSamples(self.materials.data, self.n, self.every_class)
+        whole = max(self.n, len(few.split("train").ids))
+        return {"writers": NOBODY, "embedders": NOBODY, "data": few, "batch_size": whole, "shared": None}
 
     def request(self, kind: Kind) -> Request:
         return Request("dry", kind, self.specs, self.values, self.materials.study.config.refine.epochs)

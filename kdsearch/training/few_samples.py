@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import Batch, DataSource, Field, Split
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Field, Split
+
+CLASSES = 256  # that have a sample where every class is to have one
 
 
 class NotAskedError(Exception):
@@ -15,16 +19,16 @@ class NotAskedError(Exception):
 
 class FewSamples:
     """The study's data with n samples of each split, evenly spaced; labelled and unlabelled ones are parts of `train`. No test
-    split.
+    split. `every_class`: and the first sample of each class, where classes are known without loading.
     """
 
-    def __init__(self, data: DataSource, n: int) -> None:
-        self._data = data
+    def __init__(self, data: DataSource, n: int, every_class: bool = False) -> None:
+        self._data, self._every_class = data, every_class
         parts = [name for name in data.splits if name in ("labeled", "unlabeled")] or ["train"]
         self._train: set[str] = set()
         for name in parts:
-            ids = data.split(name).ids
-            self._train |= {ids[i] for i in _spaced(len(ids), -(-n // len(parts)))}
+            split = data.split(name)
+            self._train |= {split.ids[i] for i in self._some(split, -(-n // len(parts)))}
         self._n = n
 
     @property
@@ -46,8 +50,20 @@ class FewSamples:
         if name in ("train", "labeled", "unlabeled"):
             rows = [i for i, id in enumerate(whole.ids) if id in self._train]
         else:
-            rows = _spaced(len(whole.ids), self._n)
+            rows = self._some(whole, self._n)
         return _FewOf(whole, rows)
+
+    def _some(self, split: Split, n: int) -> list[int]:
+        """Rows of n samples; where every class is to have one, theirs are among these, or more than n."""
+        labels, spaced = getattr(split, "labels", None), _spaced(len(split.ids), n)
+        if not self._every_class or not isinstance(labels, Tensor):
+            return spaced
+        firsts = {label: i for i, label in reversed(list(enumerate(labels.tolist()))) if label != HIDDEN}
+        found = set(sorted(firsts.values())[:CLASSES])
+        for row in spaced:
+            if len(found) < n:
+                found.add(row)
+        return sorted(found)
 
 
 class _FewOf:

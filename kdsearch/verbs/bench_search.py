@@ -22,8 +22,9 @@ from kdsearch.search.schedule import Schedule
 from kdsearch.search.scoring import Scored
 from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
-from kdsearch.stages.refine import facts_of, next_ask
+from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
+from kdsearch.stages.trial_facts import facts_of
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Refine, Search, Use
 from kdsearch.training.materials import make

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import numpy as np
@@ -79,6 +80,25 @@ def test_values_agree_with_scikit_learn(case):
     assert measure(metrics.BalancedAccuracy, logits, labels)["balanced_accuracy"] == pytest.approx(balanced, abs=1e-9)
     nll = log_loss(y, probs, labels=range(K))
     assert measure(metrics.NegativeLogLikelihood, logits, labels)["nll"] == pytest.approx(nll, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [(1,), (2, 5), (0, 3, 6)])
+def test_of_a_group_of_classes_they_are_scikit_learns_of_its_samples(classes, case):
+    logits, labels, _ = case
+    mine = np.isin(labels.numpy(), classes)
+    y, top = labels.numpy()[mine], logits.argmax(1).numpy()[mine]
+    probs = logits.double().softmax(1).numpy()[mine]
+    known = [k for k in classes if k in y]
+    wanted = {
+        metrics.Accuracy: accuracy_score(y, top),
+        metrics.Top5: top_k_accuracy_score(y, logits.numpy()[mine], k=5, labels=range(K)),
+        metrics.BalancedAccuracy: recall_score(y, top, labels=known, average="macro"),
+        metrics.NegativeLogLikelihood: log_loss(y, probs, labels=range(K)),
+    }
+    for cls, value in wanted.items():
+        found = measure(cls, logits, labels)
+        assert found.of_classes(classes) == pytest.approx(value, abs=1e-6), cls
+        assert math.isnan(found.of_classes([0])), "class 0 never occurs"
 
 
 @pytest.mark.parametrize("bins", [15, 4])

@@ -9,7 +9,7 @@ from torch import nn
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.optim import bind
 from kdsearch.errors import InterruptedRun, PluginError
-from kdsearch.kinds import Distiller, NoOptions, Update
+from kdsearch.kinds import Distiller, NoOptions, Optim, Update
 from kdsearch.testing.training import training
 from tests.engine.little import Plain, resnet, source
 
@@ -128,18 +128,32 @@ def test_notes_are_kept_over_a_stop(tmp_path):
     assert made().run().notes == ("prepared once",)
 
 
-def test_a_distiller_has_learning_rates_of_its_own(tmp_path):
+@pytest.mark.parametrize(
+    "optim",
+    [
+        lambda setup, parts: setup.optim(parts, lr=0.5),
+        lambda setup, parts: Optim(parts, lr=0.5, schedule="constant"),
+        lambda setup, parts: Optim({"all": nn.ModuleDict({k.replace(".", "-"): v for k, v in parts.items()})}, lr=0.5),
+    ],
+    ids=["the study's", "a procedure's own", "of modules within one"],
+)
+def test_a_distiller_has_learning_rates_of_its_own(optim, tmp_path):
     made = training(
         Distill(DistillOptions()), {"student": resnet()}, source(), tmp_path, distillers={"noting": Noting(NoOptions())}
     )
     parts = {"student": made.setup.models["student"].module, "distiller.noting": made.setup.distillers["noting"]}
-    bound = bind(made.setup.optim(parts, lr=0.5))
+    bound = bind(optim(made.setup, parts))
     bound.set_rates(0.0)
     rates = {id(p): group["lr"] for group in bound.torch.param_groups for p in group["params"]}
     noting = made.setup.distillers["noting"]
     assert rates[id(noting.slow.weight)] == pytest.approx(0.05)
     assert id(noting.still.weight) not in rates
     assert rates[id(next(made.setup.models["student"].module.parameters()))] == 0.5
+
+    again = bind(Optim(parts, scale={"distiller.noting.slow.*": 1.0}, lr=0.5))
+    again.set_rates(0.0)
+    rates = {id(p): group["lr"] for group in again.torch.param_groups for p in group["params"]}
+    assert rates[id(noting.slow.weight)] == 0.5, "whoever makes the optimiser has the last word"
 
     still = noting.still.weight.clone()
     made.run()

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import torch
+
 from kdsearch.cli import main
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
-from tests.stages.tiny import LESS, TEXT, write_study
+from kdsearch.store.weights import load_into, read
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import live_teacher
+from tests.stages.tiny import LESS, TEXT, run_tiny, write_study
 
 
 class Torn:
@@ -61,3 +68,41 @@ def test_ok_is_said_where_the_module_is_there(monkeypatch, capsys):
     }
     assert {key for key, state in states.items() if state != "ok"} == {("distiller", "gone"), ("metric", "away")}
     assert states["distiller", "gone"] == "missing"
+
+
+class Looking:
+    """Shows what it is handed of samples."""
+
+    def __init__(self):
+        self.seen = []
+
+    @hookimpl
+    def kdsearch_report(self, study, samples):
+        self.seen.append(samples)
+        right = samples.answers["student"]["logits"].argmax(1) == samples.batch["label"]
+        return [("First samples", f"<p>{int(right.sum())} of {len(samples.batch)} are right</p>")]
+
+
+def test_a_section_is_handed_samples_with_what_student_and_teacher_answer(tmp_path):
+    """Against the file's answers, by hand."""
+    import onnxruntime
+
+    looking = Looking()
+    result = run_tiny(tmp_path, *LESS, "refine.trials=1", host=Host.load(extra=[("looking", looking)]))
+    (samples,) = looking.seen
+    assert set(samples.answers) == {"student", "teacher", "main"}
+    assert len(samples.batch) == 64
+    file = tmp_path / "study" / result["exports"][0]["path"]
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: samples.batch["image"].numpy()})
+    assert samples.answers["student"]["logits"].numpy() == pytest.approx(logits, abs=1e-4)
+    right = int((logits.argmax(1) == samples.batch["label"].numpy()).sum())
+    assert f"<p>{right} of 64 are right</p>" in (tmp_path / "study" / "report" / "index.html").read_text()
+    materials = open_materials(load_study(tmp_path / "study" / "study.yaml", Host.load()), Host.load())
+    (prepared,) = (tmp_path / "study" / "artifacts").glob("prepare-*")
+    live = live_teacher(materials, "main")
+    load_into(live.model.module, read(prepared / "main.safetensors"), prepared)
+    with torch.no_grad():
+        taught = live.model.module.eval()(samples.batch["image"])
+    assert samples.answers["main"]["logits"].numpy() == pytest.approx(taught.numpy(), abs=1e-4)
+    assert samples.answers["teacher"]["logits"].equal(samples.answers["main"]["logits"])

@@ -9,7 +9,7 @@ import pytest
 from kdsearch.errors import TrialError
 from kdsearch.host import Host
 from kdsearch.kinds import Trial
-from kdsearch.stages.refine import winners
+from kdsearch.stages.trial_facts import winners
 from tests.stages import bad_plugin
 from tests.stages.tiny import LESS, TEXT, events, run_tiny
 

@@ -9,7 +9,7 @@ import pytest
 from kdsearch.cli import main
 from kdsearch.errors import PluginError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import Distiller, NoOptions, Options
+from kdsearch.kinds import Distiller, NoOptions, Options, Schedule
 from kdsearch.study import load_study
 from kdsearch.study.paper import paper_recipe
 from kdsearch.study.recipe import RecipeSpace
@@ -30,6 +30,26 @@ def test_what_is_printed_is_what_a_study_may_have(name, tmp_path, capsys):
     file.write_text(STUDY + capsys.readouterr().out)
     recipe = load_study(file, HOST).config.recipe
     assert (recipe.normalize, [each.use for each in recipe.distillers]) == (False, [name])
+
+
+@pytest.mark.parametrize("name", HOST.names("procedure"))
+def test_so_is_that_of_a_procedure(name, tmp_path, capsys):
+    assert main(["plugins", "show", f"procedure:{name}", "--recipe"]) == 0
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY + capsys.readouterr().out)
+    recipe = load_study(file, HOST).config.recipe
+    assert (recipe.normalize, recipe.procedure.use) == (False, name)
+
+
+def test_cwd_falls_by_the_power_of_its_paper():
+    found = paper_recipe(HOST, "cwd")
+    train = found["train"]
+    assert (train["optimizer"], train["lr"], train["batch_size"], train["weight_decay"]) == ("sgd", 0.01, 8, 5e-4)
+    schedule = Schedule(**train["schedule"])
+    assert [schedule(p) for p in (0.0, 0.25, 0.9)] == pytest.approx([1.0, 0.75**0.9, 0.1**0.9])
+    assert found["distillers"] == [
+        {"use": "cwd", "options": {"teacher_tap": "logits", "student_tap": "logits", "temperature": 4.0}}
+    ]
 
 
 def test_the_benchmarks_recipe_of_kd():

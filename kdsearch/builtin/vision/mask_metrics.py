@@ -7,7 +7,7 @@ image without any known pixel the teacher's likeliest classes stand in for them;
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,7 +74,17 @@ class OfMasks(Metric[O]):
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = torch.cat([self.sums(each).double() for each in answers(predict, data, split, services)])
-        return Measurement({self.name: self.of(rows.mean(0)), "n": float(len(rows))}, rows, self.of)
+        values = {self.name: self.of(rows.mean(0)), "n": float(len(rows))}
+        return Measurement(values, rows, self.of, self.of_classes(rows.mean(0)))
+
+    def of_classes(self, sums: Tensor) -> Callable[[Collection[int]], float] | None:
+        """The metric of a group of classes, where sums have a row a class."""
+        return None
+
+
+def mean_of_classes(sums: Tensor) -> Callable[[Collection[int]], float]:
+    """Mean intersection over union of a group of classes."""
+    return lambda classes: float(ious(sums)[sorted(classes)].nanmean())
 
 
 class PixelAccuracy(OfMasks[NoOptions]):
@@ -100,6 +110,9 @@ class MeanIou(OfMasks[NoOptions]):
     def of(self, sums: Tensor) -> float:
         return float(ious(sums).nanmean())
 
+    def of_classes(self, sums: Tensor) -> Callable[[Collection[int]], float]:
+        return mean_of_classes(sums)
+
 
 class TrimapOptions(Options):
     radius: int = Field(2, ge=1, le=64, description="pixels: how far from another class a pixel counts")
@@ -118,6 +131,9 @@ class TrimapMeanIou(OfMasks[TrimapOptions]):
 
     def of(self, sums: Tensor) -> float:
         return float(ious(sums).nanmean()) if bool((sums > 0).any()) else 0.0
+
+    def of_classes(self, sums: Tensor) -> Callable[[Collection[int]], float]:
+        return mean_of_classes(sums)
 
 
 class BoundaryOptions(Options):

@@ -1,13 +1,14 @@
 """Channel-wise distillation for dense prediction (Shu et al., ICCV 2021, arXiv 2011.13256): where each channel looks.
 
 phi(y_c)_i = softmax over positions i of y_{c,i} / T (eq. 3); L = T^2 / C sum_c KL(phi(y^T_c) || phi(y^S_c))
-(eq. 4). Ours: the student's map is resized to the teacher's where they differ, and the mean over samples is taken.
+(eq. 4). Ours: the student's map is resized to the teacher's where they differ, and the mean over samples is taken. The recipe is
+that of the released code on Cityscapes: 40,000 steps of 8 crops, lr 0.01 (1 - t / T)^0.9.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -29,6 +30,16 @@ class Cwd(Distiller[CwdOptions]):
     """Term `channels`, in nats times T^2. A 1x1 convolution, trained and never exported, where channels are not as many."""
 
     paper_weights: ClassVar[Mapping[str, float]] = {"channels": 3.0}  # of logits; the paper gives hidden maps 50
+    paper_recipe: ClassVar[Mapping[str, Any]] = {
+        "train": {
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "batch_size": 8,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "schedule": {"kind": "polynomial", "power": 0.9},
+        }
+    }
 
     def build(self, shapes: TapShapes) -> None:
         """Raise TapShapeError, naming tap and shape, unless both taps are (C, H, W) maps."""

@@ -103,6 +103,14 @@ def test_overlap_and_accuracy_are_torchmetrics():
     assert value(ACCURACY, found, truth)["pixel_accuracy"] == pytest.approx(float(expected), abs=1e-6)
 
 
+@pytest.mark.parametrize("classes", [(0,), (1, 3), (0, 1, 2)])
+def test_of_a_group_of_classes_miou_is_the_mean_of_theirs(classes):
+    found, truth = drawn()
+    each = multiclass_jaccard_index(found, truth, 4, average="none", ignore_index=HIDDEN)
+    assert value(MIOU, found, truth).of_classes(classes) == pytest.approx(float(each[list(classes)].mean()), abs=1e-6)
+    assert value(ACCURACY, found, truth).of_classes is None
+
+
 def test_classes_that_do_not_occur_count_nothing():
     found, truth = drawn()
     assert value(MIOU, found, truth, 9)["miou"] == value(MIOU, found, truth, 4)["miou"]

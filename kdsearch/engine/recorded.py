@@ -1,0 +1,82 @@
+"""What is recorded of a phase: a row an epoch, and at its end what it knows of each group of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdsearch.engine.conduct import Conduct
+from kdsearch.engine.feeds import in_order
+from kdsearch.engine.forgetting import Classes, by_classes
+from kdsearch.engine.of_classes import split_of
+from kdsearch.engine.steps import Steps
+from kdsearch.engine.terms import with_prefix
+from kdsearch.errors import PluginError
+from kdsearch.kinds import Phase
+
+
+def row_of(conduct: Conduct, phase: Phase, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
+    """Of one epoch, from its sums (`Position.sums`): means of loss, terms and what was logged, and the scores now.
+
+    epoch: of the whole training, from 1.
+    """
+    terms = {name: value / sums["batches"] for name, value in with_prefix(sums, "term:")}
+    row: dict[str, Any] = {"phase": phase.name, "epoch": epoch, "loss": sums["loss"] / sums["batches"], "terms": terms}
+    if logs := {name: total / sums[f"times:{name}"] for name, total in with_prefix(sums, "log:")}:
+        row["logs"] = logs
+    if phase.score and conduct.objective:
+        scores = {role: conduct.setup.score(conduct.objective, role) for role in scored(phase)}
+        row["score"] = scores[scored(phase)[0]]
+        row |= {"scores": scores} if len(scores) > 1 else {}
+    return row
+
+
+def scored(phase: Phase) -> list[str]:
+    """The roles whose objective it records."""
+    return [phase.score] if isinstance(phase.score, str) else list(phase.score)
+
+
+def groups_of(
+    conduct: Conduct, phase: Phase, learnt: Classes, before: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The objective by group of classes, on validation; None where the phase names no classes, or there is no objective.
+
+    Args:
+        learnt: classes of the phases so far, this one last. before: rows of the phases before.
+
+    Raises:
+        PluginError: no role is scored, or the objective knows no groups of classes.
+    """
+    if phase.classes is None or not conduct.objective:
+        return None
+    if not phase.score:
+        raise PluginError(f"phase '{phase.name}' has `classes` and no `score`", expected="the role that learns them")
+    name, setup = conduct.objective, conduct.setup
+    found = setup.metrics[name].measure(lambda batch: setup.predict(scored(phase)[0], batch), setup.data, "val", setup)
+    of_classes = getattr(found, "of_classes", None)
+    if of_classes is None:
+        raise PluginError(
+            f"metric '{name}' has no value of a group of classes, which phase '{phase.name}' asks for",
+            expected="a metric whose Measurement has `of_classes`, such as accuracy or miou, as the first objective",
+        )
+    known = [row["classes"] for row in before if "classes" in row]
+    return by_classes(of_classes, learnt, known, setup.metrics[name].direction)
+
+
+def validation(steps: Steps, held: Mapping[str, nn.Module], epoch: int, scales: Mapping[str, float]) -> float:
+    """Mean total of the phase's own step on the validation split, of the feed's classes, in eval mode; buffers stay as they are."""
+    for module in held.values():
+        module.eval()
+    buffers = [(buffer, buffer.clone()) for module in held.values() for buffer in module.buffers()]
+    total, count = 0.0, 0
+    for index, batch in enumerate(in_order(split_of(steps.setup, steps.feed, "val"), steps.feed.batch_size)):
+        step = steps.live(epoch, steps.lengths[epoch] + index, batch, progress=(epoch + 1) / steps.phase.epochs)
+        with torch.no_grad():
+            total += len(batch) * sum(turn.total for _, turn in steps.turns(step, scales))
+        count += len(batch)
+    for buffer, saved in buffers:
+        buffer.copy_(saved)
+    return total / max(count, 1)

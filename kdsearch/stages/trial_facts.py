@@ -1,0 +1,147 @@
+"""What a trial stands for: its architectures, what they cost, its objectives, its row in the report; and which are the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kdsearch.errors import RefusedError, TrialError
+from kdsearch.kinds import Controller, Dim, Range, Trial
+from kdsearch.search.pareto import fronts
+from kdsearch.store.artifacts import Artifact
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Outcome
+
+
+def offered(searched: Artifact, controller: Controller[Any]) -> dict[str, dict[str, Any]]:
+    """Role -> key -> the row of each architecture that the controller may choose, the best score first.
+
+    All that the search kept, where the controller looks at their scores; else its short list.
+    """
+    return {
+        role: {each["key"]: each for each in facts["kept"] if controller.reads_facts or each["short"]}
+        for role, facts in searched.facts["roles"].items()
+    }
+
+
+def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
+    """One dimension a role: which of the kept architectures, with what the search knows of each."""
+    return [
+        Dim(
+            f"{materials.study.path_of_student(role)}.architecture",
+            Range(
+                choices=tuple(by_key),
+                facts=tuple(facts_of({"": each["score"], **each["scores"]}) for each in by_key.values()),
+            ),
+        )
+        for role, by_key in kept.items()
+    ]
+
+
+def facts_of(scores: Mapping[str, float | None]) -> tuple[float, ...]:
+    """What a controller may know of an architecture: its scores, the combined one first; none = the worst."""
+    return tuple(-math.inf if each is None else each for each in scores.values())
+
+
+def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """role -> architecture spec."""
+    found = {}
+    for role, by_key in kept.items():
+        key = next(
+            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
+        )
+        found[role] = by_key[key]["spec"]
+    return found
+
+
+def keys_of(trial: Trial) -> list[str]:
+    """Of its architectures, a role each."""
+    return [str(value) for path, value in trial.values.items() if path.endswith(".architecture")]
+
+
+def _role(path: str) -> str:
+    parts = path.split(".")
+    return parts[1] if parts[0] == "students" else parts[0]
+
+
+def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:
+    known = {dim.path for dim in materials.recipe.dims}
+    return {path: value for path, value in trial.values.items() if path in known}
+
+
+def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Costs of the trial's shipped architectures, summed over their roles."""
+    total: dict[str, float] = {}
+    for role in materials.ships:
+        by_key = kept[role]
+        key = next(
+            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
+        )
+        for name, value in by_key[key]["costs"].items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def losses_of(
+    materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, ...] | None:
+    """The objectives, all to be minimised; None where the procedure gives no score before its end."""
+    if outcome.score is None:
+        return None
+    values = {**costs_of(materials, trial, kept), materials.objective: outcome.score}
+    return tuple(
+        -values[name] if direction == "max" else values[name] for name, direction in materials.objectives.items()
+    )
+
+
+def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A trial as the report shows it: objectives in their own direction, costs, recipe values."""
+    objectives = {
+        name: -loss if direction == "max" else loss
+        for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
+    }
+    costs = costs_of(materials, trial, kept)
+    return {
+        "number": trial.number,
+        "architecture": " + ".join(keys_of(trial)),
+        "values": recipe_values(materials, trial),
+        "state": trial.state,
+        "objectives": objectives,
+        "feasible": all(each <= 0 for each in trial.violations),
+        "params": int(costs["params"]),
+        "macs": int(costs["macs"]),
+        "bytes": costs.get("onnx_bytes"),
+        "latency_ms": costs.get("latency_ms"),
+        "curve": [[share, losses[place_of(materials)]] for share, losses in trial.curve],
+        "error": trial.error,
+    }
+
+
+def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
+    """The n best of the Pareto fronts of feasible trials, within a front by the first objective.
+
+    Raises TrialError when every trial failed, RefusedError when none is feasible.
+    """
+    complete = [trial for trial in history if trial.state == "complete"]
+    if not complete:
+        first_error = next((trial.error for trial in history if trial.error), "no result")
+        raise TrialError(f"all {len(history)} trials failed; the first: {first_error}")
+    feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
+    if not feasible:
+        raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")
+    first = place_of(materials)
+    chosen: list[Trial] = []
+    for front in fronts([trial.losses for trial in feasible]):
+        chosen += sorted(
+            (feasible[i] for i in front), key=lambda trial: (trial.losses[first], trial.losses, trial.number)
+        )
+        if len(chosen) >= n:
+            break
+    return chosen[:n]
+
+
+def place_of(materials: Materials) -> int:
+    """Where among the objectives the one is that validation scores."""
+    names = list(materials.objectives)
+    return names.index(materials.objective) if materials.objective in names else 0
