@@ -35,6 +35,7 @@ from kdsearch.training.train import plain_training
 
 WEIGHTS = "teacher.safetensors"
 
+
 def stored_answers(materials: Materials, name: str) -> str:
     """What the result says of a teacher whose answers are looked up by id where samples are augmented; "" of any other.
 
