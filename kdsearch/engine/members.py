@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import Batch, Field, Split
-from kdsearch.ops.padding import joined
+from kdsearch.ops.padding import joined, resized
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -35,7 +35,8 @@ class Members:
     Args:
         hidden: (N,) bool, samples whose targets the study does not see; `hide` makes a batch that shows none of them.
         labels: (N,) class indices as the study sees them, where the target is a class.
-        fields: of the batches; each says what pads it where the splits' batches differ in length.
+        fields: of the batches; each says what pads it where the splits' batches differ in length. A size that it leaves open is at
+            least 1: where no sample of a batch has the field there is one place of padding, since exporters cannot trace 0.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Members:
     ) -> None:
         self._ids, self._pieces, self.labels, self._hidden, self._hide = ids, tuple(pieces), labels, hidden, hide
         self._padding = {each.name: each.fill for each in fields}
+        self._open = {each.name: each.fill for each in fields if None in each.shape}
         self._piece = np.zeros(len(ids), dtype=np.int64)
         self._row = np.zeros(len(ids), dtype=np.int64)
         for k, piece in enumerate(self._pieces):
@@ -69,8 +71,16 @@ class Members:
                 batch = self._hide(batch, self._hidden[torch.from_numpy(at[pieces == k])])
             loaded.append(batch)
         if len(loaded) == 1:
-            return loaded[0]
-        return _merged(loaded, [np.flatnonzero(pieces == k) for k in used], self._padding)
+            return self._long(loaded[0])
+        return self._long(_merged(loaded, [np.flatnonzero(pieces == k) for k in used], self._padding))
+
+    def _long(self, batch: Batch) -> Batch:
+        short = {
+            name: resized(batch[name], [max(size, 1) for size in batch[name].shape[1:]], fill)
+            for name, fill in self._open.items()
+            if name in batch and 0 in batch[name].shape[1:]
+        }
+        return batch.having(**short) if short else batch
 
 
 def _merged(batches: Sequence[Batch], places: Sequence[Rows], padding: Mapping[str, float]) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +100,9 @@ def _samples(records: Sequence[Record], source: DataSource) -> Split:
         if rows:
             mine = [records[i] for i in rows]
             at = None if split is None else [place[record.key] for record in mine]
-            made = _Described([record.key for record in mine], _columns(mine, source), source, split, at)
+            columns = _columns(mine, source)
+            columns = columns if split is not None else _with_what_is_missing(columns, len(mine), source)
+            made = _Described([record.key for record in mine], columns, source, split, at)
             pieces.append(Piece(made, np.asarray(rows, dtype=np.int64), np.arange(len(rows), dtype=np.int64)))
     return Members([record.key for record in records], pieces, fields=source.fields)
 
@@ -163,6 +165,26 @@ def _columns(records: Sequence[Record], source: DataSource) -> _Columns:
         else:
             tensors[name] = torch.stack(found)
     return _Columns(tensors, rows, texts)
+
+
+def _with_what_is_missing(columns: _Columns, n: int, source: DataSource) -> _Columns:
+    """With what says which fields n new samples have, and zeros for those that they lack: see `kdsearch.kit.modalities`."""
+    fields = {each.name: each for each in source.fields}
+    tensors, rows = dict(columns.tensors), dict(columns.rows)
+    encoded: Collection[str] = ()
+    if columns.texts and isinstance(source, Encodes):
+        encoded = source.encode({name: texts[:1] for name, texts in columns.texts.items()})
+    given = {*tensors, *rows, *encoded}
+    for gate in (each for each in source.fields if each.kind == "present" and each.name not in given):
+        of = gate.name.removeprefix("present_")
+        tensors[gate.name] = torch.full((n,), float(of in given)).to(gate.torch_dtype)
+        for name in ({of, f"{of}_mask"} & fields.keys()) - given if of not in given else ():
+            blank = torch.zeros([size or 0 for size in fields[name].shape], dtype=fields[name].torch_dtype)
+            if None in fields[name].shape:
+                rows[name] = [blank] * n
+            else:
+                tensors[name] = blank.expand(n, *blank.shape)
+    return replace(columns, tensors=tensors, rows=rows)
 
 
 def _rows(name: str, column: list[Any], records: Sequence[Record], field: Field | None) -> list[Tensor]:

@@ -25,9 +25,10 @@ class Field:
 
         image     (C, H, W) floats, normalised
         tokens    (N,) integer ids
-        mask      (N,), not 0 where a token counts; padding comes last
-        present   () bool or float, named `present_<field>`: not 0 in a sample that has that field. Where it is 0 the field
-                  reads zeros, which mean nothing: no answer, loss or gradient may depend on them
+        mask      (N,), not 0 where a token counts; padding comes last. Of a field that a sample may lack, and where there are
+                  several sequences, it is named `<field>_mask`
+        present   () bool or float, named `present_<field>`: not 0 in a sample that has that field. Where it is 0 the field and
+                  its mask read zeros, which mean nothing: no answer, loss or gradient may depend on them
         label     () a class index; HIDDEN where nobody knows it
         labels    (K,) 1 or 0 for each label by itself; HIDDEN among integers and NaN among floats where nobody knows it
         logits    one class a position, the largest: files are compared by the share of equal classes

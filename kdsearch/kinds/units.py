@@ -80,12 +80,18 @@ class Restored:
 def in_units(model: Model, io: IO) -> Model:
     """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units.
 
-    Of a field beside a field `present_<name>` it reads nothing in samples that lack it.
+    Of a field beside a field `present_<name>` it reads nothing in samples that lack it, nor of its mask `<name>_mask`.
     """
     reads = {i: Scale.of(field) for i, name in enumerate(model.inputs) if (field := io.input(name)).mean}
     answers = {each.name: Scale.of(each) for each in io.outputs if each.mean and each.name in model.outputs}
     places = {name: i for i, name in enumerate(model.inputs)}
-    gates = {places[name]: places[f"present_{name}"] for name in places if f"present_{name}" in places}
+    gates = {
+        places[name]: places[gate]
+        for of in places
+        if (gate := f"present_{of}") in places
+        for name in (of, f"{of}_mask")
+        if name in places
+    }
     if reads or gates:
         model.module.register_forward_pre_hook(Standardized(reads, gates))
     if answers:

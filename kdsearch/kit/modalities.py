@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from kdsearch.kinds import Batch, Field
 
-__all__ = ["is_present", "present_field", "without"]
+__all__ = ["is_present", "may_lack", "present_field", "without"]
 
 
 def present_field(field: Field) -> Field:
     """The field that says which samples have `field`: for a data set's `fields`, beside it."""
-    return Field(f"present_{field.name}", "present", (), "float32")
+    return Field(f"present_{field.name}", "present", (), "float32", field.use)
+
+
+def may_lack(names: Iterable[str]) -> tuple[str, ...]:
+    """Which of these fields a sample may lack: of a batch's, of what a model reads (`Model.inputs`), of a data set's inputs."""
+    known = list(names)
+    return tuple(name for name in known if f"present_{name}" in known)
 
 
 def is_present(batch: Batch, name: str) -> Tensor:
@@ -23,14 +29,21 @@ def is_present(batch: Batch, name: str) -> Tensor:
     return batch[gate] != 0 if gate in batch else torch.ones(len(batch), dtype=torch.bool)
 
 
-def without(batch: Batch, name: str, lacking: Tensor) -> Batch:
-    """The batch whose samples at `lacking` (B,) bool lack the field too: for data sets, and for training on part of what there is.
+def without(batch: Batch, name: str, lacking: Tensor | None = None) -> Batch:
+    """The batch whose samples at `lacking` (B,) bool, None = all, lack the field too, and with it its mask `<name>_mask`.
+
+    For data sets, and for training on part of what there is, or measuring by it.
 
     Raises:
         KeyError: the batch has no such field, or nothing that says which samples have it.
     """
-    value, gate = batch[name], batch[f"present_{name}"]
-    lost = lacking.to(value.device)
-    blank = torch.where(lost.reshape(-1, *[1] * (value.ndim - 1)), torch.zeros_like(value), value)
-    gone = torch.where(lost, torch.zeros_like(gate), gate)
-    return replace(batch, tensors={**batch.tensors, name: blank, f"present_{name}": gone})
+    gate, value = batch[f"present_{name}"], batch[name]
+    lost = torch.ones_like(gate, dtype=torch.bool) if lacking is None else lacking.to(value.device)
+    gone = {name: value, f"present_{name}": gate}
+    if (mask := f"{name}_mask") in batch:
+        gone[mask] = batch[mask]
+    blank = {
+        key: torch.where(lost.reshape(-1, *[1] * (each.ndim - 1)), torch.zeros_like(each), each)
+        for key, each in gone.items()
+    }
+    return batch.having(**blank)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from kdsearch.engine.recipe_source import Offered, RecordSource
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError
-from kdsearch.kinds import DataRecipe, DataSource, Record, Services, Writer
+from kdsearch.kinds import Batch, DataRecipe, DataSource, Outputs, Predict, Record, Services, Writer
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import require
 
@@ -37,9 +38,23 @@ from kdsearch.testing.contract import require
 def site(
     writers: Mapping[str, Writer] | None = None,
     embedders: Mapping[str, Callable[[Sequence[str]], Tensor]] | None = None,
+    networks: Mapping[str, Predict] | None = None,
+    data: DataSource | None = None,
 ) -> Services:
-    """Services with these text teachers."""
-    return Site(seed=0, base=Path(), writers=writers or {}, embedders=embedders or {})
+    """Services with these text teachers and networks (functions of a batch), and with data for who asks for them."""
+    made = _Answering(0, Path(), writers=writers or {}, embedders=embedders or {}, networks=networks or {})
+    return made if data is None else replace(made, data=data)
+
+
+@dataclass
+class _Answering(Site):
+    networks: Mapping[str, Predict] = field(default_factory=dict)
+
+    def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
+        if model not in self.networks:
+            return super().predict(model, batch, taps)
+        with torch.no_grad():
+            return Outputs(self.networks[model](batch), owner=model)
 
 
 class DataRecipeContract:
@@ -115,12 +130,12 @@ class DataRecipeContract:
         require(len(split.ids) > 0, "`train` is empty")
         require(len(set(split.ids)) == len(split.ids), "`train` has an id twice")
         batch = split.load([0, len(split.ids) - 1])
-        for field in source.fields:
-            if field.use == "extra":
+        for each in source.fields:
+            if each.use == "extra":
                 continue
-            require(field.name in batch, f"a sample has no '{field.name}'")
-            got = batch[field.name]
-            require(got.dtype == field.torch_dtype, f"'{field.name}' is {got.dtype}, in the source {field.dtype}")
-            fits = len(got.shape) == 1 + len(field.shape)
-            fits = fits and all(b in (None, a) for a, b in zip(got.shape[1:], field.shape, strict=True))
-            require(fits, f"'{field.name}' is {tuple(got.shape[1:])}, in the source {field.shape}")
+            require(each.name in batch, f"a sample has no '{each.name}'")
+            got = batch[each.name]
+            require(got.dtype == each.torch_dtype, f"'{each.name}' is {got.dtype}, in the source {each.dtype}")
+            fits = len(got.shape) == 1 + len(each.shape)
+            fits = fits and all(b in (None, a) for a, b in zip(got.shape[1:], each.shape, strict=True))
+            require(fits, f"'{each.name}' is {tuple(got.shape[1:])}, in the source {each.shape}")

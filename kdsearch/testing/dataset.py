@@ -12,6 +12,7 @@ import torch
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Dataset, DataSource, Services, Split
+from kdsearch.kit.modalities import is_present
 from kdsearch.testing.contract import require, same
 from kdsearch.testing.padding import as_long_as
 
@@ -133,12 +134,14 @@ class DatasetContract:
                 if field.kind == "present":
                     of = field.name.removeprefix("present_")
                     require(of in fields, f"'{field.name}' says that a field '{of}' is present, and there is none")
-                    missing = batch[of][batch[field.name] == 0]
-                    require(not bool(missing.any()), f"'{of}' is not 0 in a sample that has none")
+                    for each in (name for name in (of, f"{of}_mask") if name in fields):
+                        missing = batch[each][batch[field.name] == 0]
+                        require(not bool(missing.any()), f"'{each}' is not 0 in a sample that has no '{of}'")
                 if field.kind == "mask" and len(field.shape) == 1:
                     counts = (batch[field.name] != 0).long()
                     require(bool((counts.diff(dim=1) <= 0).all()), f"'{field.name}' has padding before what counts")
-                    require(bool(counts.any(1).all()), f"'{field.name}' leaves nothing of a sample")
+                    there = is_present(batch, field.name.removesuffix("_mask"))
+                    require(bool(counts[there].any(1).all()), f"'{field.name}' leaves nothing of a sample")
 
     def test_augmentation_follows_the_seed_and_nothing_else(self, dataset: Dataset[Any], source: DataSource) -> None:
         split = source.split("train")

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.errors import TapError
-from kdsearch.kinds import HIDDEN, Distiller, Model, Options, Outputs, Shapes, TapShapes
+from kdsearch.kinds import HIDDEN, Batch, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import option_ends, require
 from kdsearch.testing.models import small_resnet
@@ -28,7 +28,12 @@ from kdsearch.testing.step import HandStep
 
 
 class DistillerContract:
-    """Inherit it as `TestX` and name the distiller; override `models` and `tensors` for other tasks than classification."""
+    """Inherit it as `TestX` and name the distiller; override `models` and `tensors` for other tasks than classification.
+
+    `labels` may have further fields of the batch, such as what says which samples lack what.
+
+    The student answers a batch that the distiller changes as it answers the step's own, sample by sample.
+    """
 
     distiller: ClassVar[type[Distiller[Any]]]
     options: ClassVar[Mapping[str, Any]] = {}
@@ -173,10 +178,10 @@ class DistillerContract:
         order = torch.tensor([3, 0, 5, 1, 4, 2])
         _, student, teacher = self.step(models, dtype=torch.float64)
         there = distiller.terms(named_step(models, student, teacher, self.labels(6)))
-        moved = [
+        s, t, labels = (
             {name: tensor[order] for name, tensor in given.items()} for given in (student, teacher, self.labels(6))
-        ]
-        back = distiller.terms(named_step(models, *moved))
+        )
+        back = distiller.terms(named_step(models, s, t, labels, order.tolist()))
         for name, term in there.items():
             require(
                 torch.allclose(term, back[name], rtol=1e-9, atol=1e-12), f"term '{name}' depends on the batch's order"
@@ -218,11 +223,24 @@ def named_step(
     student: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
     batch: Mapping[str, Tensor],
+    samples: Sequence[int] | None = None,
 ) -> HandStep:
-    """A step whose taps answer to `stage[-1]` too, and whose `run("teacher")` has a graph: detaching is the distiller's work."""
+    """A step whose taps answer to `stage[-1]` too, and whose `run("teacher")` has a graph: detaching is the distiller's work.
+
+    samples: which ones these are, for draws that a sample has in whatever batch it is; None = in order from 0.
+    """
     resolve = [lambda name, model=model: model.tap(name).name for model in models]
     s, t = Outputs(student, resolve[0], "the student"), Outputs(teacher, resolve[1], "the teacher")
-    return HandStep(s, t, batch, roles={"teacher": t})
+    n = len(next(iter(s.values())))
+    ids = tuple(str(i) for i in (range(n) if samples is None else samples))
+
+    def again(other: Batch, writes: Mapping[str, Write]) -> Outputs:
+        if writes:
+            raise KeyError("the student has fixed outputs, which cannot be written here")
+        at = torch.tensor([ids.index(each) for each in other.ids])
+        return Outputs({name: tensor[at] for name, tensor in s.items()}, resolve[0], "the student")
+
+    return HandStep(s, t, Batch(ids, dict(batch)), roles={"teacher": t}, runs={"student": again})
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

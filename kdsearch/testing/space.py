@@ -60,7 +60,7 @@ class SearchSpaceContract:
         return {each.name: each.noise(n, rng) for each in self.io().inputs}
 
     def test_what_a_sample_lacks_tells_nothing(self) -> None:
-        """Where `present_<field>` among the inputs is 0, the answer is the same whatever stands in the field."""
+        """Where `present_<field>` among the inputs is 0, the answer is the same whatever stands in the field, or in its mask."""
         io, batch = self.io(), self.batch(6)
         gates = [each.name for each in io.inputs if each.kind == "present"]
         for spec in self.specs() if gates else ():
@@ -69,7 +69,8 @@ class SearchSpaceContract:
             for gate in gates:
                 name = gate.removeprefix("present_")
                 lacking = {**batch, gate: torch.zeros_like(batch[gate])}
-                other = {**lacking, name: batch[name].flip(0)}
+                beside = [each for each in (name, f"{name}_mask") if each in batch]
+                other = {**lacking, **{each: batch[each].flip(0) for each in beside}}
                 with torch.no_grad():
                     one, two = (model.module(*[each[key] for key in model.inputs]) for each in (lacking, other))
                 require(torch.equal(one, two), f"'{name}' is read in samples that lack it")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +37,12 @@ class TeacherContract:
     def io(self) -> IO:
         return IO((Field("image", "image", (3, 16, 16)),), (Field("logits", "logits", (5,)),))
 
+    def fields(self) -> Sequence[Field]:
+        """What a batch has; more than a student's inputs, where the teacher reads what no student is to have."""
+        return self.io().inputs
+
     def services(self) -> Services:
+        """Override it where the teacher asks for data, with `site(data=...)` of `kdsearch.testing.data_recipe`."""
         return Site(seed=0, base=Path())
 
     def made(self) -> Teacher[Any]:
@@ -47,7 +52,7 @@ class TeacherContract:
         return self.made().model(self.io(), self.services())
 
     def inputs(self, model: Model, n: int) -> list[Tensor]:
-        rng, fields = Generator().manual_seed(1), {each.name: each for each in self.io().inputs}
+        rng, fields = Generator().manual_seed(1), {each.name: each for each in self.fields()}
         return [fields[name].noise(n, rng) for name in model.inputs]
 
     def answer(self, model: Model, inputs: list[Tensor]) -> Tensor:
@@ -118,8 +123,8 @@ class TeacherContract:
         """What it is fed of a batch: the same samples, equal for equal streams, under the names that its network reads."""
         made = self.made()
         model = made.model(self.io(), self.services())
-        rng, io, ids = Generator().manual_seed(1), self.io(), ("a", "b")
-        batch = Batch(ids, {each.name: each.noise(2, rng) for each in io.inputs})
+        rng, ids = Generator().manual_seed(1), ("a", "b")
+        batch = Batch(ids, {each.name: each.noise(2, rng) for each in self.fields()})
         before = torch.get_rng_state()
         seen, again = (made.view(batch, Generator().manual_seed(0)) for _ in range(2))
         require(torch.equal(before, torch.get_rng_state()), "the view draws from the global stream")

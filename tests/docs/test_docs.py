@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,18 +15,23 @@ from ruamel.yaml import YAML
 
 import kdsearch.testing
 from kdsearch import hooks, limits
+from kdsearch.engine.splits import arrange
 from kdsearch.host import Host
-from kdsearch.kinds import NoOptions
+from kdsearch.kinds import IO, Field, NoOptions
 from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
 from kdsearch.study.view import is_within
+from kdsearch.testing.compressor import CompressorContract
 from kdsearch.testing.controller import ControllerContract
+from kdsearch.testing.data_recipe import site
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.procedure import ProcedureContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
+from kdsearch.testing.task import TaskContract
+from kdsearch.testing.teacher import TeacherContract
 from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import made, tiny
 from tests.stages.every_key import CHANGES
@@ -64,8 +70,13 @@ KINDS = (
     "growing",
     "metric",
     "controller",
+    "task",
+    "teacher",
+    "quantizer",
+    "modalities",
 )
-DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, METRIC, CONTROLLER = map(module_of, KINDS)
+DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, *REST = map(module_of, KINDS)
+METRIC, CONTROLLER, TASK, TEACHER, QUANTIZER, MODALITIES = REST
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -119,6 +130,38 @@ class TestMlp(SearchSpaceContract):
 class TestBlind(ControllerContract):
     def controller(self):
         return CONTROLLER.Blind(NoOptions())
+
+
+class TestOrdered(TaskContract):
+    task = TASK.Ordered
+
+
+class TestMeans(TeacherContract):
+    teacher = TEACHER.Means
+
+    def io(self):
+        return IO(DATASET.StripesSource.fields[:1], (Field("logits", "logits", (2,)),))
+
+    def services(self):
+        return site(data=arrange(DATASET.StripesSource(60), labeled=20, validation=0.2, test=0.2))
+
+
+class TestHalf(CompressorContract):
+    compressor = QUANTIZER.Half
+
+
+class TestBlinded(DistillerContract):
+    distiller = MODALITIES.Blinded
+
+    def models(self):
+        """They differ in what they answer; of what they read the names alone are looked at."""
+        read = ("image", "present_image", "sound", "present_sound")
+        return tuple(replace(each, inputs=read) for each in super().models())
+
+    def labels(self, n):
+        gates = torch.arange(n) % 3
+        sides = {"present_image": (gates != 1).float(), "present_sound": (gates != 2).float()}
+        return {**super().labels(n), "image": torch.ones(n, 2), "sound": torch.ones(n, 3), **sides}
 
 
 class TestStripes(DatasetContract):

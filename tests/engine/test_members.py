@@ -96,3 +96,21 @@ def test_texts_are_encoded_as_long_as_their_batch():
     split = RecordSource(made, Encoding([3])).split("train")
     assert split.load([0, 1])["tokens"].tolist() == [[3, 3, 5], [4, 0, 0]]
     assert split.load([1])["tokens"].tolist() == [[4]]
+
+
+def test_a_batch_that_has_nothing_of_a_field_has_one_place_of_padding():
+    """torch.export fails at a size of 0."""
+    members, *_ = two((UNK, MASK, TAGS, SCORES, LABEL))
+
+    class Empty(Texts):
+        def load(self, index, augment=False, seed=0):
+            batch = super().load(index)
+            none = {name: batch[name][:, :0] for name in ("tokens", "mask")}
+            return batch.having(**none, tags=none["tokens"], scores=none["tokens"].float())
+
+    members._pieces = (members._pieces[0], Piece(Empty([2, 3]), members._pieces[1].at, members._pieces[1].row))
+    batch = members.load([1, 3])
+    assert batch["tokens"].tolist() == [[8], [8]]
+    assert batch["mask"].tolist() == [[0], [0]]
+    assert batch["tags"].tolist() == [[HIDDEN], [HIDDEN]]
+    assert members.load([0, 1])["tokens"].shape == (2, 7)
