@@ -33,7 +33,7 @@ def cost_of_model(model: Model, materials: Materials) -> Cost:
 def cost_of_teacher(live: Live, materials: Materials) -> Cost:
     """The same of a teacher, for one sample as its view feeds it."""
     if live.view is None:
-        return cost_of_model(live.model, materials)
+        return live.model.cost() or count(live.model, materials.teacher_io)
     sample = live.fed(materials.data.split("train").load([0]).to(materials.torch_device))
     return live.model.cost() or count_module(live.model.module, [sample[name] for name in live.model.inputs])
 

@@ -47,8 +47,12 @@ def _untrained(materials: Materials, name: str, proxies: Iterable[Proxy[Any]]) -
         training = materials.make("teacher", use, path).training
         is_fresh = training is not None and training.is_fresh
     live = live_teacher(materials, name)
-    if live.view is not None and materials.study.config.search.probe.input == "noise":
-        return None, f"'{use.use}' is fed samples of its own, and the probe is noise"
+    if materials.study.config.search.probe.input == "noise":
+        if live.view is not None:
+            return None, f"'{use.use}' is fed samples of its own, and the probe is noise"
+        students = {each.name for each in materials.io.inputs}
+        if others := [name for name in live.model.inputs if name not in students]:
+            return None, f"'{use.use}' reads {', '.join(others)}, which no student does, and the probe is noise"
     reason = untrained(live.model, None if is_fresh else derive(materials.seed, "teacher", name), proxies)
     return (None, reason) if reason else (live, "")
 

@@ -25,10 +25,12 @@ def teacher_latency(
     model.module.cpu().eval()
     threads = latency_threads(materials)
     try:
-        graphs = materials.task.product(model, materials.io).graphs
+        graphs = materials.task.product(model, materials.teacher_io).graphs
         if len(graphs) != 1:
             return None
         (graph,) = graphs.values()
+        others = {each.name: each.blank(len(example)) for each in graph.inputs if each.name not in example}
+        example = example.having(**others)
         inputs = [example[each.name][:1] for each in graph.inputs]
     except Exception:
         return None

@@ -131,6 +131,14 @@ class Materials:
         return self.study.config.seed
 
     @property
+    def teacher_io(self) -> IO:
+        """What a teacher may read and answers: also the fields of the data that students do not read."""
+        own = {each.name for each in self.io.inputs}
+        targets = {each.name for each in self.task.targets(self.given.fields)}
+        others = (each for each in self.given.fields if each.name not in own | targets and each.use != "target")
+        return replace(self.io, inputs=(*self.io.inputs, *others))
+
+    @property
     def torch_device(self) -> torch.device:
         return self.device.torch
 

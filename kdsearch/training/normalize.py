@@ -55,7 +55,7 @@ def feed(materials: Materials, name: str, model: Model, found: Mapping[str, Any]
             expected="data, or auto",
             fix="Set data.normalize to what the samples' own transform does, such as imagenet." if told else "",
         )
-    feed_in(model, materials.io, given, wanted)
+    feed_in(model, materials.teacher_io, given, wanted)
     return model
 
 
@@ -90,7 +90,7 @@ def choose(materials: Materials, name: str, model: Model) -> dict[str, Any] | No
     rows = _spaced(materials)
     tried = {}
     for label, each in different.items():
-        fed = feed_in(model, materials.io, given, each)
+        fed = feed_in(model, materials.teacher_io, given, each)
         try:
             tried[label] = _accuracy(materials, model, rows)
         finally:
