@@ -28,9 +28,9 @@ def start(study: Path, folder: Path, **environment: str) -> subprocess.Popen[str
     return subprocess.Popen(command, cwd=ROOT, env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def killed_in(study: Path, folder: Path, stage: str) -> None:
+def killed_in(study: Path, folder: Path, stage: str, begin: Run = start) -> None:
     """SIGKILL as soon as the stage has begun."""
-    process, log = start(study, folder), folder / "events.jsonl"
+    process, log = begin(study, folder), folder / "events.jsonl"
     while process.poll() is None:
         begun = read_lines(log) if log.exists() else []
         if any(each["event"] == "stage" and each["stage"] == stage for each in begun):
@@ -40,8 +40,8 @@ def killed_in(study: Path, folder: Path, stage: str) -> None:
     assert process.returncode == -signal.SIGKILL, err
 
 
-def ended(study: Path, folder: Path, **environment: str) -> dict[str, Any]:
-    out, err = start(study, folder, **environment).communicate()
+def ended(study: Path, folder: Path, begin: Run = start, **environment: str) -> dict[str, Any]:
+    out, err = begin(study, folder, **environment).communicate()
     assert "Traceback" not in err, err
     found: dict[str, Any] = json.loads(out)
     return found
