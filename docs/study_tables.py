@@ -29,6 +29,7 @@ SECTIONS: dict[str, type[Section]] = {
     "distill.compare": of.Compare,
     "compress": of.Compress,
     "compress.prune": of.Prune,
+    "compress.steps[]": of.CompressStep,
     "export": of.Export,
     "run": of.Run,
 }
@@ -70,7 +71,6 @@ MEANING = {
     "distill.compare.largest": "the largest feasible one",
     "distill.compare.random": "so many random feasible ones",
     "distill.compare.epochs": "of each, and of the winner beside them",
-    "compress.prune": "see `compress.prune`; none = no pruning",
     "compress.quantize": "a format each: `{use: int8}` makes `onnx-int8` possible",
     "compress.prune.recover_epochs": "of training after the cut, by the winner's recipe",
     "export.exporter": "writes and opens files",

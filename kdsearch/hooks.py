@@ -28,6 +28,7 @@ KINDS = (
     "distiller",
     "procedure",
     "pruner",
+    "sparsifier",
     "quantizer",
     "exporter",
     "metric",
@@ -146,6 +147,9 @@ class Register:
 
     def pruner(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("pruner", name, target, extra, about)
+
+    def sparsifier(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("sparsifier", name, target, extra, about)
 
     def quantizer(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("quantizer", name, target, extra, about)

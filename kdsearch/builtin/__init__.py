@@ -28,6 +28,7 @@ def kdsearch_register(register: Register) -> None:
     register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
     register.quantizer("int4", f"{_AT}.int4.quantizer:Int4", about="4-bit weights in blocks, convolutions too")
     register.pruner("channels", f"{_AT}.channels.pruner:Channels", about="structured channels")
+    register.sparsifier("magnitude", f"{_AT}.magnitude:Magnitude", about="zeros by magnitude, unstructured or 2:4")
     for name, cls in {
         "optuna": "Optuna",
         "surrogate": "Surrogate",

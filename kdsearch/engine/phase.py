@@ -76,7 +76,7 @@ class PhaseRun:
                 self._prepare()
             self._epoch(epoch)
             self._end_epoch(epoch)
-        if phase.keep == "best" and phase.epochs:
+        if phase.keep == "best" and phase.epochs and self.setup.enforce is None:  # early weights lack zeros
             self._take_best()
         self._check_weights()
         self._judge_classes()
@@ -192,6 +192,9 @@ class PhaseRun:
         return named
 
     def _end_step(self, step: LiveStep) -> None:
+        if self.setup.enforce is not None:
+            done = self.past + (step.clock.step + 1) / self.steps_before[-1] * self.phase.epochs
+            self.setup.enforce(min(1.0, done / max(self.setup.epochs, 1)))
         for ema in self.phase.ema:
             follow(ema, factor_at(ema.decay, step.clock.progress))
         for distiller in self.setup.distillers.values():

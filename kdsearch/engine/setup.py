@@ -229,6 +229,8 @@ class LiveSetup(Evaluator):
     batch_size: int
     augment: bool
     fresh_of: Callable[[str, int], Model] | None = None  # the role's nth fresh model
+    uncut_of: Callable[[str], Model] | None = None  # a network of the role's architecture before its last cut
+    enforce: Callable[[float], None] | None = None  # after each optimiser step, with the recovery's progress in (0, 1]
     trained: tuple[str, ...] = ("student",)
     drawn: dict[str, int] = field(default_factory=dict)  # fresh models so far, by role
     notes: list[str] = field(default_factory=list)

@@ -292,7 +292,8 @@ def base_class(kind: str) -> type[Any]:
     """The contract of a kind."""
     from kdsearch import kinds
 
-    name = {"pruner": "Compressor", "quantizer": "Compressor"}.get(kind) or kind.title().replace("_", "")
+    compresses = kind in ("pruner", "sparsifier", "quantizer")
+    name = "Compressor" if compresses else kind.title().replace("_", "")
     found = getattr(kinds, name)
     assert isinstance(found, type)
     return found

@@ -1,6 +1,6 @@
 """What a plugin sees: one file a capability kind."""
 
-from kdsearch.kinds.compressor import Compressor, Plan, Subject
+from kdsearch.kinds.compressor import Compressor, Plan, Subject, uncut
 from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
 from kdsearch.kinds.data import HIDDEN, Batch, Carries, DataSource, Encodes, Field, Measured, Split, split_of
 from kdsearch.kinds.data_recipe import DataRecipe, Record
@@ -126,6 +126,7 @@ __all__ = [
     "split_of",
     "stated",
     "traced_taps",
+    "uncut",
     "vector_output",
     "work_begins",
 ]

@@ -1,4 +1,4 @@
-"""Compressor: the one contract of pruners and quantizers."""
+"""Compressor: the one contract of pruners, sparsifiers and quantizers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol
 
 from kdsearch.kinds.model import Cost, Model
 from kdsearch.kinds.options import Capability, O
+from kdsearch.kinds.procedure import Procedure
 from kdsearch.kinds.services import Services
 from kdsearch.kinds.task import IO
 
@@ -41,14 +42,19 @@ class Subject(Services, Protocol):
     def cost(self, model: Model) -> Cost: ...
 
 
-class Compressor(Capability, Generic[O]):
-    """Not its work: recovery (a procedure), gating (deploy).
+def uncut(role: str) -> str:
+    """The role, in a recovery, of the network that a pruned role was before: a frozen teacher."""
+    return f"uncut.{role}"
 
-    `side`: "model" changes the torch model before export, by `apply`: a pruner. "file" rewrites each exported ONNX file, by
-    `rewrite`: a quantizer.
+
+class Compressor(Capability, Generic[O]):
+    """Not its work: the loop of the recovery (the engine's), gating (deploy).
+
+    `side`: "model" changes the torch model before export, by `apply`: a pruner. "weights" leaves its shapes, and demands zeros of
+    its weights by `enforce`: a sparsifier. "file" rewrites each exported ONNX file, by `rewrite`: a quantizer.
     """
 
-    side: Literal["model", "file"] = "model"
+    side: Literal["model", "weights", "file"] = "model"
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -60,6 +66,21 @@ class Compressor(Capability, Generic[O]):
     def apply(self, model: Model, plan: Plan) -> Model:
         """Torch side: surgery. Replayed on a freshly built model it gives equal shapes."""
         return model
+
+    def enforce(self, model: Model, plan: Plan, progress: float) -> None:
+        """Weights side: change the model's weights in place to what the plan demands at progress in (0, 1] of the recovery.
+
+        Asked after every optimiser step, and last with 1.0. A pure function of weights, plan and progress: on several devices each
+        does it for itself, and a killed recovery goes on.
+        """
+
+    def recovery(self, plans: Mapping[str, Plan]) -> Procedure[Any] | None:
+        """What trains the cut networks again, from their plans by role; None = the winner's recipe.
+
+        Its setup has the networks before the cut as frozen teachers, by `uncut(role)`. What ships stays the winner's procedure's
+        word.
+        """
+        return None
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """File side: rewrite the ONNX file in place. `feeds`: calibration inputs, NumPy arrays by input name."""

@@ -185,6 +185,21 @@ def comparison(result: Row) -> str:
     return "<h3>Was the choice good?</h3>" + said + simple(["student", "parameters", label], body)
 
 
+def steps(result: Row) -> str:
+    """What each step of compression cost and how far the network recovered, on validation."""
+    found = rows(mapping(result.get("pruned")).get("steps"))
+    name = quality_of(mapping(result.get("pruned"))).metric
+    body = []
+    for each in found:
+        at = mapping(each.get("validation"))
+        role = f"{plain(each['role'])}: " if len({plain(one.get("role")) for one in found}) > 1 else ""
+        values = [metric(name, at.get(key)) for key in ("before", "cut", "recovered")]
+        costs = [count(each.get("params")), count(each.get("macs")), percent(each.get("zeros"))]
+        body.append([f"{role}{plain(each.get('use'))}", *costs, *values])
+    head = ["step", "parameters", "MACs", "zeros", "before", "cut", "recovered"]
+    return f"<h3>Compression: {esc(name)} on validation</h3>" + simple(head, body) if body else ""
+
+
 def metrics(result: Row) -> str:
     """What else was measured of the network in the files."""
     main = quality_of(mapping(result.get("pruned")) or mapping(result.get("student"))).metric
@@ -340,5 +355,5 @@ def teacher_latency(network: Row) -> object:
 
 def outcome(result: Row) -> str:
     """The networks side by side, then how good the choice was and what else was measured."""
-    further = [block for block in (comparison(result), metrics(result)) if block]
+    further = [block for block in (steps(result), comparison(result), metrics(result)) if block]
     return networks(result) + (columns(*further) if further else "")

@@ -52,8 +52,10 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     names = {distilled["winner"]: "student"}
     curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
     pruned = inputs["compress"].facts["pruned"]
-    if pruned and pruned["history"]:
-        curves["recovery"] = pruned["history"]
+    steps = pruned["steps"] if pruned else []
+    for nth, step in enumerate(steps, 1):
+        if step["history"]:
+            curves[f"recovery {nth}: {step['use']}" if len(steps) > 1 else "recovery"] = step["history"]
     teacher_curves = {
         f"teacher {name}": facts["history"]
         for name, facts in inputs["prepare"].facts["teachers"].items()

@@ -16,12 +16,12 @@ from kdsearch.errors import DataError, RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.classes import classes_on_test
-from kdsearch.stages.compress import started
 from kdsearch.stages.costs import reference_samples
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
 from kdsearch.stages.samples import write_samples
+from kdsearch.stages.recovered import started
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json

@@ -29,6 +29,7 @@ from kdsearch.version import VERSION
 NAME = "report"
 CARDS = "cards"  # folder in the artifact
 COUNTS = ("params", "macs", "params_before", "macs_before")
+SCORES = {"before": "score_before", "cut": "score_cut", "recovered": "score"}  # of a step of compression
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
 READS = (*TRAINING, "name", "constraints", "distill.controls", "export.min_agreement")
 
@@ -89,7 +90,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "notes": _notes(materials, inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
-        "pruned": _pruned(inputs),
+        "pruned": _pruned(materials, inputs),
         "constraints": study.config.constraints.model_dump(mode="json", exclude_none=True),
         "provenance": provenance(materials),
     }
@@ -297,7 +298,7 @@ def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[
     return rows
 
 
-def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
+def _pruned(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     facts = inputs["compress"].facts["pruned"]
     if facts is None:
         return None
@@ -309,8 +310,21 @@ def _pruned(inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     }
     return {
         **{name: facts[name] for name in (*COUNTS, "log")},
+        "steps": [_pruned_by(materials, step, role) for step in facts["steps"] for role in step["roles"]],
         **told(exported["shipped_quality"]),
         **({"roles": roles} if roles else {}),
+    }
+
+
+def _pruned_by(materials: Materials, step: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """One step of compression: costs, and the objective on validation before it, right after it, and recovered."""
+    each, sign = step["roles"][role], 1 if materials.metrics[materials.objective].direction == "max" else -1
+    return {
+        "kind": step["kind"],
+        "use": step["use"],
+        "role": role,
+        **{name: each[name] for name in (*COUNTS, "zeros")},
+        "validation": {name: sign * each[key] for name, key in SCORES.items()},
     }
 
 

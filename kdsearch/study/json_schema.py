@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 # section -> kind, where a section stands for one kind only
-_SECTIONS = {"Data": "dataset", "Teacher": "teacher", "DistillerUse": "distiller", "Prune": "pruner"}
+_SECTIONS = {
+    "Data": "dataset",
+    "Teacher": "teacher",
+    "DistillerUse": "distiller",
+    "Prune": "pruner",
+    "Sparsify": "sparsifier",
+}
 # (section, key) -> kind, where the plain `Use` stands
 _PLACES = {
     ("Config", "task"): "task",

@@ -92,7 +92,16 @@ def parse(data: bytes, file: Path | None = None) -> Source:
         raise StudyError(
             f"the file holds {_kind(raw)}", file=file, line=node.start_mark.line + 1, expected="keys such as 'data:'"
         )
-    return Source(raw, reader.lines, file)
+    return _steps_alone(Source(raw, reader.lines, file))
+
+
+def _steps_alone(source: Source) -> Source:
+    """A list of `compress` is that of its steps: key paths have one spelling."""
+    steps = source.raw.get("compress")
+    if not isinstance(steps, list):
+        return source
+    lines = {path.replace("compress[", "compress.steps[", 1): line for path, line in source.lines.items()}
+    return Source({**source.raw, "compress": {"steps": steps}}, lines, source.file)
 
 
 def _decode(data: bytes, file: Path | None) -> str:

@@ -40,8 +40,8 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
     yield "controller", config.search.strategy, "search.strategy"
     yield "controller", config.refine.controller, "refine.controller"
     yield "stopper", config.refine.stopper, "refine.stopper"
-    if config.compress.prune:
-        yield "pruner", config.compress.prune, "compress.prune"
+    for path, step in config.compress.chain:
+        yield step.kind, step.use, path
     for i, quantizer in enumerate(config.compress.quantize):
         yield "quantizer", quantizer, f"compress.quantize[{i}]"
     yield "exporter", config.export.exporter, "export.exporter"

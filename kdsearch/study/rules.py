@@ -19,6 +19,7 @@ def check_rules(study: Study) -> None:
     _search(study)
     _distillers(study)
     _schedule(study)
+    _compress(study)
     _formats(study)
     _run(study)
     for path, text in code_in(study.source.raw, ""):
@@ -151,6 +152,17 @@ def _formats(study: Study) -> None:
                     f"export.{bound}.{name}",
                     expected=one_of(export.formats),
                 )
+
+
+def _compress(study: Study) -> None:
+    compress = study.config.compress
+    if compress.prune is not None and compress.steps:
+        problem = "both `prune` and `steps` are given"
+        raise study.error(problem, "compress.prune", fix="Move it into steps: `- {prune: ...}`.")
+    for i, step in enumerate(compress.steps):
+        if (step.prune is None) == (step.sparsify is None):
+            given = "both keys" if step.prune else "no key"
+            raise study.error(f"a step with {given}", f"compress.steps[{i}]", expected="either prune or sparsify")
 
 
 def _run(study: Study) -> None:

@@ -260,9 +260,51 @@ class Prune(Use):
     recover_lr: float = Field(0.3, gt=0, description="factor on the recipe's learning rate in recovery")
 
 
+class Sparsify(Prune):
+    """Zeros instead of a cut: shapes stay, and recovery is where the zeros come in."""
+
+
+class CompressStep(Section):
+    """Exactly one of its keys."""
+
+    prune: Prune | None = Field(None, description="a pruner, with the keys of `compress.prune`")
+    sparsify: Sparsify | None = Field(None, description="a sparsifier, with the same keys")
+
+    @property
+    def kind(self) -> Literal["pruner", "sparsifier"]:
+        return "sparsifier" if self.prune is None else "pruner"
+
+    @property
+    def use(self) -> Prune:
+        found = self.sparsify if self.prune is None else self.prune
+        assert found is not None
+        return found
+
+
 class Compress(Section):
-    prune: Prune | None = None
+    """A list alone stands for its steps."""
+
+    prune: Prune | None = Field(None, description="short for one step that prunes: see `compress.prune`")
+    steps: list[CompressStep] = Field(
+        default_factory=list,
+        description="`{prune: NAME}` or `{sparsify: NAME}`, one after another, each with a recovery",
+    )
     quantize: list[Use] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return {"steps": value} if isinstance(value, list) else value
+
+    @property
+    def chain(self) -> list[tuple[str, CompressStep]]:
+        """(key path, step) of what is done to the network, in order."""
+        if self.prune is not None:
+            return [("compress.prune", CompressStep(prune=self.prune))]
+        return [
+            (f"compress.steps[{i}].{'sparsify' if each.prune is None else 'prune'}", each)
+            for i, each in enumerate(self.steps)
+        ]
 
 
 class Export(Section):

@@ -67,7 +67,6 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
     if distill.compare and alone:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
-    if config.compress.prune:
-        prune = config.compress.prune
-        found.append({"stage": "compress", "what": "recovery", "count": 1, "epochs": prune.recover_epochs})
+    for _, step in config.compress.chain:
+        found.append({"stage": "compress", "what": "recovery", "count": 1, "epochs": step.use.recover_epochs})
     return found

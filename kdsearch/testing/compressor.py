@@ -1,4 +1,4 @@
-"""The contract of compressors, as tests: of pruners (side "model") and of quantizers (side "file").
+"""The contract of compressors, as tests: of pruners (side "model"), sparsifiers ("weights") and quantizers ("file").
 
 # tests/test_my_pruner.py in your package; needs pytest
 from kdsearch.testing.compressor import CompressorContract
@@ -51,10 +51,11 @@ class HandSubject(Site):
     batch: Batch = field(kw_only=True)
     budget: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
-    def score(self, model: Model) -> float:
+    def score(self, model: Model, samples: int | None = None) -> float:
+        rows = slice(None, samples)
         with undisturbed(model.module, train=False):
-            out = named(model.module(*[self.batch[name] for name in model.inputs]), model.outputs)
-        return -float(F.cross_entropy(out[model.outputs[0]], self.batch["label"]))
+            out = named(model.module(*[self.batch[name][rows] for name in model.inputs]), model.outputs)
+        return -float(F.cross_entropy(out[model.outputs[0]], self.batch["label"][rows]))
 
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
@@ -124,8 +125,9 @@ class CompressorContract:
 
     def test_it_does_what_its_side_says(self) -> None:
         cls = self.compressor
-        require(cls.side in ("model", "file"), f"side is '{cls.side}', expected 'model' or 'file'")
-        method = "apply" if cls.side == "model" else "rewrite"
+        methods = {"model": "apply", "weights": "enforce", "file": "rewrite"}
+        require(cls.side in methods, f"side is '{cls.side}', expected one of {', '.join(methods)}")
+        method = methods[cls.side]
         require(
             getattr(cls, method) is not getattr(Compressor, method), f"side is '{cls.side}', but there is no {method}()"
         )
@@ -198,6 +200,26 @@ class CompressorContract:
             fresh == {name: value.shape for name, value in first.items()},
             "replayed on other weights, shapes are others",
         )
+
+    def test_a_sparsifier_leaves_zeros_that_stay(self) -> None:
+        """Shapes stay, other weights too; asked again, nothing changes; more progress, no fewer zeros."""
+        if self.compressor.side != "weights":
+            return
+        model, plan, made = self.model(), self.plan(), self.made()
+        before = {name: value.clone() for name, value in model.module.state_dict().items()}
+        cut = made.apply(model, plan)
+        zeros = []
+        for progress in (0.1, 0.5, 1.0):
+            made.enforce(cut, plan, progress)
+            zeros.append(sum(int((each == 0).sum()) for each in cut.module.parameters()))
+        now = cut.module.state_dict()
+        require({k: v.shape for k, v in now.items()} == {k: v.shape for k, v in before.items()}, "shapes are others")
+        moved = [k for k, v in now.items() if not torch.equal(v[v != 0], before[k][v != 0])]
+        require(not moved, f"weights that are not zero change: {', '.join(moved[:3])}")
+        require(zeros[0] <= zeros[1] <= zeros[2] and zeros[2] > 0, f"zeros at three times of the recovery: {zeros}")
+        held = {k: v.clone() for k, v in now.items()}
+        made.enforce(cut, plan, 1.0)
+        require(all(torch.equal(v, held[k]) for k, v in cut.module.state_dict().items()), "enforced twice, it differs")
 
     def test_a_quantizer_leaves_a_smaller_file_that_answers(self) -> None:
         if self.compressor.side != "file":

@@ -294,7 +294,7 @@ class _Trial:
         else:
             wanted = said(materials, self.request("recipe"), self.teachers, self.folder, self.changes)
             check_said(procedure, name, after, wanted)
-            if materials.study.config.compress.prune is not None:
+            if materials.study.config.compress.chain:
                 recovery = self.assembled("recover")
                 recovery.run()
                 check_recovered(procedure, name, structures(recovery.setup), after)

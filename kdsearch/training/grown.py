@@ -54,7 +54,7 @@ def check_recovered(procedure: Procedure[Any], name: str, found: By, before: By)
             raise PluginError(
                 f"after pruning '{name}' changes the network of '{role}' again: {differs}",
                 expected="a `recovery` whose phases leave networks as they are",
-                fix="Without `compress.prune` it is not asked for one.",
+                fix="Without a step of compression it is not asked for one.",
             )
 
 
@@ -62,7 +62,7 @@ def check_counted(materials: Materials, procedure: Procedure[Any], found: By, be
     """Raise StudyError where phases make another network without a word of it, and the study limits or prunes what it was."""
     config = materials.study.config
     counts = [name for name in ("params", "macs") if getattr(config.constraints, name) is not None]
-    paths = [*(["compress.prune"] if config.compress.prune is not None else []), *(f"constraints.{n}" for n in counts)]
+    paths = [*[path for path, _ in config.compress.chain][:1], *(f"constraints.{n}" for n in counts)]
     paths += [f"objectives.{name}" for name in materials.cost_objectives if name in ("params", "macs")]
     for role in procedure.shipped():
         if paths and found[role] != before[role]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ class Request:
             would ship, which is not trained.
         specs: role -> architecture spec. values: the recipe's dimensions.
         epochs: whole length; until: share of it at which to pause.
-        start: role -> weights to start from, with the pruner's plans by role that shape the models first.
+        start: role -> weights to start from. plans: role -> those of the study's steps of compression so far, in order: they
+            shape the models first, and the last one is what is recovered from.
+        uncut: role -> the weights before the last plan.
         scales: term -> factor on its weight, in place of measuring it anew: recovery keeps the units of the training before.
         lr_factor: on the recipe's learning rate.
     """
@@ -37,7 +39,8 @@ class Request:
     epochs: int
     until: float = 1.0
     start: Mapping[str, str] = field(default_factory=dict)
-    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plans: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    uncut: Mapping[str, str] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     lr_factor: float = 1.0
 
@@ -87,14 +90,14 @@ def seed_of(materials: Materials, request: Request) -> int:
 def owner_of(materials: Materials, request: Request) -> str:
     """Hash of what the training is made from: a checkpoint or result of another one is refused."""
     start = {role: file_digest(Path(file)) for role, file in request.start.items()}
-    asked = {**request.as_json(), "until": 1.0, "start": start}
+    asked = {**request.as_json(), "until": 1.0, "start": start, "uncut": {}}  # what `start` was cut from
     return digest({"request": asked, "recipe": recipe_of(materials, request).as_json(), "seed": materials.seed})
 
 
 def lr_scale_of(request: Request) -> dict[str, float]:
-    """What the plans ask of the learning rates, on the names that optimisers see."""
+    """What the last step's plans ask of the learning rates, on the names that optimisers see."""
     return {
         f"{role}.{glob}": float(factor)
-        for role, plan in request.plans.items()
-        for glob, factor in plan.get("lr_scale", {}).items()
+        for role, plans in request.plans.items()
+        for glob, factor in plans[-1].get("lr_scale", {}).items()
     }

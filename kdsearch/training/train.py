@@ -20,6 +20,7 @@ from kdsearch.errors import PluginError, TrialError, UserError
 from kdsearch.kinds import (
     IO,
     Batch,
+    Compressor,
     DataSource,
     Distiller,
     Model,
@@ -30,6 +31,7 @@ from kdsearch.kinds import (
     TapShapes,
     named,
     traced_taps,
+    uncut,
 )
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive, digest
@@ -63,11 +65,12 @@ def train(
     """
     recipe = recipe_of(materials, request)
     procedure, setup = assemble(materials, request, teachers, folder, seed_of(materials, request))
+    trainer = recovering(materials, request, setup) or procedure
     for role in request.specs:
         check_training(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", "", TrialError)
     built = Built.of(setup, procedure)
     training = Training(
-        procedure,
+        trainer,
         setup,
         folder,
         owner_of(materials, request),
@@ -80,6 +83,8 @@ def train(
         recovers=request.kind == "recover",
     )
     ended = training.run()
+    if ended.done and setup.enforce is not None:
+        setup.enforce(1.0)
     if ended.done and ranks.is_first:
         built.keep(setup, folder, training.owner)
     scores = [row["score"] for row in ended.history if "score" in row]
@@ -103,13 +108,50 @@ def train_shared(
         return train(materials, request, folder, teachers, stop, report, order["checkpoint_s"], ranks)[0]
 
 
-def pruned(materials: Materials, model: Model, plan: Mapping[str, Any]) -> Model:
-    """The model in the shape that a pruning plan gives it."""
-    section = materials.study.config.compress.prune
-    assert section is not None
-    pruner = materials.make("pruner", section, "compress.prune")
-    result: Model = pruner.apply(model, Plan(plan["edits"], plan.get("lr_scale", {}), tuple(plan.get("log", ()))))
-    return result
+def compressor_of(materials: Materials, nth: int) -> Compressor[Any]:
+    """Of the study's nth step of compression."""
+    path, step = materials.study.config.compress.chain[nth]
+    made: Compressor[Any] = materials.make(step.kind, step.use, path)
+    return made
+
+
+def plan_of(stored: Mapping[str, Any]) -> Plan:
+    return Plan(stored["edits"], stored.get("lr_scale", {}), tuple(stored.get("log", ())))
+
+
+def pruned(materials: Materials, model: Model, plans: Sequence[Mapping[str, Any]]) -> Model:
+    """The model in the shape that the plans of the study's first steps of compression give it."""
+    for nth, plan in enumerate(plans):
+        model = compressor_of(materials, nth).apply(model, plan_of(plan))
+    return model
+
+
+def recovering(materials: Materials, request: Request, setup: LiveSetup) -> Procedure[Any] | None:
+    """The compressor's own procedure, with the networks before its cut among the teachers; None = the recipe's recovers.
+
+    What the plans demand of weights is enforced from here on.
+    """
+    if request.kind != "recover":
+        return None
+    nth = len(next(iter(request.plans.values()))) - 1
+    compressor = compressor_of(materials, nth)
+    plans = {role: plan_of(each[-1]) for role, each in request.plans.items()}
+    if compressor.side == "weights":
+
+        def enforce(progress: float) -> None:
+            for role, plan in plans.items():
+                compressor.enforce(setup.models[role], plan, progress)
+
+        setup.enforce = enforce
+    procedure = compressor.recovery(plans)
+    if procedure is None:
+        return None
+    for role, file in request.uncut.items():
+        assert setup.uncut_of is not None
+        whole = setup.uncut_of(role)
+        load_into(whole.module, read(Path(file)), file)
+        setup.freeze(uncut(role), whole)
+    return procedure
 
 
 def assemble(
@@ -161,14 +203,14 @@ def staged(
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
     procedure = _procedure(materials, recipe, request, seed)
 
-    def built(role: str, seed: int) -> Model:
+    def built(role: str, seed: int, cuts: int | None = None) -> Model:
         model = materials.build_student(role, request.specs[role], seed, plain=True)
         if role in procedure.roles:
             with torch.random.fork_rng(devices=[]):
                 seed_generators(derive(seed, "adapt"))
                 model = adapt(procedure, role, model, setup)
                 model = grow(procedure, role, model, setup) if request.kind in GROWN else model
-        return pruned(materials, model, request.plans[role]) if role in request.plans else model
+        return pruned(materials, model, request.plans.get(role, ())[:cuts])
 
     setup = LiveSetup(
         seed=seed,
@@ -199,6 +241,7 @@ def staged(
         augment=materials.augments,
         metrics=materials.metrics,
         fresh_of=lambda role, nth: built(role, derive(seed, "fresh", role, nth)),
+        uncut_of=lambda role: built(role, derive(seed, "init", role), cuts=-1),
         trained=tuple(request.specs),
         device=materials.torch_device,
         shared=shared_setup(materials, aliases),

@@ -53,8 +53,8 @@ def _used(folder: Path) -> set[str]:
         names |= {f"records-{each['key']}" for each in facts["recipes"]}
     for name in [name for name in names if name.startswith("compress-")]:
         path = folder / "artifacts" / name
-        if (path / ABOUT).exists() and (key := about_of(path, "compress")["facts"]["recovery"]):
-            names.add(f"recovered-{key}")
+        if (path / ABOUT).exists():
+            names |= {f"recovered-{key}" for key in about_of(path, "compress")["facts"]["recoveries"]}
     for name in [name for name in names if name.startswith(("search-", "refine-"))]:
         path, stage = folder / "artifacts" / name, name.partition("-")[0]
         if (path / ABOUT).exists():  # the key of one that a raised limit redid is made of these

@@ -165,7 +165,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
     if config.distill.compare is not None and not left_out(materials.study):
         compare = config.distill.compare
         seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
-    seconds["compress"] = (config.compress.prune.recover_epochs if config.compress.prune else 0) * epoch
+    seconds["compress"] = sum(step.use.recover_epochs for _, step in config.compress.chain) * epoch
     seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
     return seconds
 

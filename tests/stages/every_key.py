@@ -206,6 +206,23 @@ CHANGES: dict[str, Change] = {
     "compress.prune.options": change("compress", "compress.prune.options.macs=0.8", before=PRUNE),
     "compress.prune.recover_epochs": change("compress", "compress.prune.recover_epochs=2", before=PRUNE),
     "compress.prune.recover_lr": change("compress", "compress.prune.recover_lr=0.5", before=PRUNE),
+    **{
+        f"compress.steps[].{key}.{name}": change("compress", f"compress.steps[0].{key}{set}", before=before)
+        for key, before, options in (
+            (
+                "prune",
+                ("compress.steps=[{prune: {use: channels, options: {macs: 0.9, round_to: 2}}}]",),
+                ".options.macs=0.8",
+            ),
+            ("sparsify", ("compress.steps=[{sparsify: magnitude}]",), ".options.until=0.5"),
+        )
+        for name, set in {
+            "use": f".use=kdsearch:{'pruner:channels' if key == 'prune' else 'sparsifier:magnitude'}",
+            "options": options,
+            "recover_epochs": ".recover_epochs=1",
+            "recover_lr": ".recover_lr=0.5",
+        }.items()
+    },
     "compress.quantize[].use": change(
         "compress",
         "compress.quantize=[{use: int4}]",

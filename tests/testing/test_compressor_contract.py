@@ -18,7 +18,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(HERE))
     from kdsearch_little import LowRank, LowRankOptions
 
-NAMED = [(kind, name) for kind in ("pruner", "quantizer") for name in Host.load().names(kind)]
+NAMED = [(kind, name) for kind in ("pruner", "sparsifier", "quantizer") for name in Host.load().names(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)

@@ -156,10 +156,10 @@ def test_an_adapted_and_pruned_student_goes_on_from_its_weights(tmp_path):
     materials = materials_of(tmp_path / "study", Adapting, "compress.prune={use: channels, options: {macs: 0.8}}")
     _, setup, _ = train(materials, request(materials), tmp_path / "work", taught(materials))
     plan = {"edits": {"inputs": _described([materials.io.input("image")]), "steps": []}}
-    cut = pruned(materials, setup.models["student"].copy(), plan)
+    cut = pruned(materials, setup.models["student"].copy(), [plan])
     write(tmp_path / "cut.safetensors", cut.module.state_dict())
     again = request(
-        materials, kind="recover", start={"student": str(tmp_path / "cut.safetensors")}, plans={"student": plan}
+        materials, kind="recover", start={"student": str(tmp_path / "cut.safetensors")}, plans={"student": [plan]}
     )
     _, recovered, _ = train(materials, again, tmp_path / "recover", taught(materials))
     assert isinstance(recovered.models["student"].module, Wide)
