@@ -229,6 +229,7 @@ NAMED = {
     "distiller": {"kd": "KD", "fitnet": "Hint", "notes": "Notes", "own_a": "OwnLoss", "own_b": "OwnLoss"},
     "procedure": {"distill": "Distill", "pair": "Pair", "needs_teacher": "NeedsTeacher"},
     "pruner": {"channels": "Plain"},
+    "sparsifier": {"magnitude": "Plain"},
     "quantizer": {"int8": "Plain", "int4": "Blocks"},
     "exporter": {"onnx": "Onnx"},
     "metric": {"accuracy": "Accuracy"},

@@ -36,8 +36,8 @@ class Subject(Services, Protocol):
         """The study's constraints."""
         ...
 
-    def score(self, model: Model) -> float:
-        """The study's objective on validation; higher is better."""
+    def score(self, model: Model, samples: int | None = None) -> float:
+        """The study's objective on validation, or on so many samples of it, evenly spaced; higher is better."""
 
     def cost(self, model: Model) -> Cost: ...
 

@@ -27,6 +27,7 @@ __all__ = [
     "Block",
     "Part",
     "Removal",
+    "Skipped",
     "Structured",
     "blocks_of",
     "dead_parameters",

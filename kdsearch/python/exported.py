@@ -77,7 +77,7 @@ class _Subject(Site):
         self.model, self.io = model, io
         self.budget: Mapping[str, float] = {}
 
-    def score(self, model: Model) -> float:
+    def score(self, model: Model, samples: int | None = None) -> float:
         raise PluginError("this quantizer scores models on validation data", expected="a study")
 
     def cost(self, model: Model) -> Cost:

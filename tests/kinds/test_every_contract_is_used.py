@@ -41,12 +41,12 @@ OUTSIDE = {  # what none of our plugins asks for, with the methods that need it;
     **dict.fromkeys(["Setup.task", "Setup.weights"], SEGMENTS),  # procedures with a step of their own
     **dict.fromkeys(["Setup.io"], SEGMENTS),  # products of several graphs
     **dict.fromkeys(["Step.on", "Step.batches"], SEGMENTS),  # mixed, generated and several streams of data
-    **dict.fromkeys(["Step.run", "Step.run(batch=)", "Step.run(writes=)"], SEGMENTS),  # peers, masks
+    **dict.fromkeys(["Step.run(batch=)", "Step.run(writes=)"], SEGMENTS),  # peers, masks
     **dict.fromkeys(
         ["Step.rng_of", "Step.log", "Step.run(frozen_stats=)", "Setup.note"], SEGMENTS
     ),  # noise, diagnostics
     **dict.fromkeys(["Step.rng", "Step.rows(field=)"], SEGMENTS),  # draws, queues, several outputs
-    **dict.fromkeys(["Subject.budget", "Subject.cost", "Subject.score"], SEGMENTS),  # pruners that weigh what they cut
+    **dict.fromkeys(["Subject.budget"], SEGMENTS),  # pruners that weigh what they cut
     **dict.fromkeys(["Services.writer", "Services.embed", "Writer.write"], TEXTS),  # teachers of text
     **dict.fromkeys([f"Writer.write({each}=)" for each in ("n", "temperature", "stop", "seed", "max_tokens")], TEXTS),
 }

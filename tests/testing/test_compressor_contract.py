@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdsearch.builtin.magnitude import Magnitude, MagnitudeOptions
 from kdsearch.host import Host
 from kdsearch.kinds import Compressor, NoOptions, Plan
 from kdsearch.kit.onnx import read_onnx, save_onnx
@@ -69,6 +70,27 @@ def pruner(**members: Any) -> type[CompressorContract]:
 def quantizer(**members: Any) -> type[CompressorContract]:
     broken = type("Broken", (Half,), {"options_class": NoOptions, **members})
     return type("Contract", (CompressorContract,), {"compressor": broken})
+
+
+def sparsifier(**members: Any) -> type[CompressorContract]:
+    broken = type("Broken", (Magnitude,), {"options_class": MagnitudeOptions, **members})
+    return type("Contract", (CompressorContract,), {"compressor": broken})
+
+
+@torch.no_grad()
+def moves_others(self, model, plan, progress):
+    Magnitude.enforce(self, model, plan, progress)
+    model.module.get_parameter(plan.edits["weights"][0]).mul_(1.01)
+
+
+@torch.no_grad()
+def draws_anew(self, model, plan, progress):
+    weight = model.module.get_parameter(plan.edits["weights"][0])
+    weight.masked_fill_(torch.rand(weight.shape) < 0.5, 0)
+
+
+def leaves_all(self, model, plan, progress):
+    return None
 
 
 def planned(change):
@@ -197,6 +219,9 @@ FAULTS = [
     (pruner(apply=applied(frozen)), "test_a_pruned_network_can_recover", "no weight can be trained"),
     (pruner(apply=applied(noisy)), "test_a_plan_replays", "gives others"),
     (pruner(apply=by_value), "test_a_plan_replays", "shapes are others"),
+    (sparsifier(enforce=moves_others), "test_a_sparsifier_leaves_zeros_that_stay", "weights that are not zero change"),
+    (sparsifier(enforce=draws_anew), "test_a_sparsifier_leaves_zeros_that_stay", "enforced twice"),
+    (sparsifier(enforce=leaves_all), "test_a_sparsifier_leaves_zeros_that_stay", "zeros before and at three times"),
     (quantizer(rewrite=larger), "test_a_quantizer_leaves_a_smaller_file_that_answers", "bytes, then"),
     (quantizer(rewrite=rewrites_beside), "test_a_quantizer_leaves_a_smaller_file_that_answers", "beside the file"),
     (quantizer(rewrite=far_off), "test_a_quantizer_leaves_a_smaller_file_that_answers", "of how samples differ off"),
