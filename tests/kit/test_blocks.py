@@ -1,0 +1,169 @@
+"""Blocks of networks: found as they run, taken out and put back."""
+
+import pytest
+import torch
+from kdsearch_plugins.hierarchical_prune.mmdit import TinyMmdit
+from kdsearch_spaces.cifar_resnet.net import CifarResNet
+from kdsearch_spaces.decoder.layers import TransformerLayer as DecoderLayer
+from kdsearch_spaces.text_encoder.layers import TransformerLayer
+from kdsearch_spaces.tiny_mit.net import Block as MitBlock
+from kdsearch_spaces.vit.net import Vit
+from torch import nn
+
+from kdsearch.errors import PluginError
+from kdsearch.kit.blocks import ALL, Block, blocks_of, dead_parameters, edits_of, removed, surgery, weights_of
+
+
+def randomised(net):
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return net.eval()
+
+
+class Layers(nn.Module):
+    """What the text encoder and the decoder do with their layers."""
+
+    def __init__(self, layers, *more):
+        super().__init__()
+        self.layers, self.more = nn.ModuleList(layers), more
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x, *self.more)
+        return x
+
+
+REAL = torch.ones(2, 5, dtype=torch.bool)
+BRANCHES = {"norm1", "attention", "norm2"}
+FOUND = [
+    (lambda: Vit(1, (4, 4), 2, 8, 2, 2, (1, 2), "class", 3), (2, 1, 8, 8), 3, BRANCHES | {"mlp"}),
+    (lambda: Layers([TransformerLayer(8, 2, 2, 0.1) for _ in range(2)], REAL), (2, 5, 8), 2, BRANCHES | {"ffn"}),
+    (lambda: Layers([DecoderLayer(8, 2, 2, 0.1) for _ in range(2)], REAL), (2, 5, 8), 2, BRANCHES | {"ffn"}),
+    (lambda: Layers([MitBlock(8, 2, 2, 2) for _ in range(2)], 4, 4), (2, 16, 8), 2, BRANCHES | {"mlp"}),
+    (lambda: CifarResNet(3, (2, 2, 3), (4, 8, 8), 5), (2, 3, 8, 8), 5, {"branch"}),
+]
+
+
+@pytest.mark.parametrize(("make", "shape", "n", "names"), FOUND)
+def test_blocks_are_found(make, shape, n, names):
+    torch.manual_seed(0)
+    net, x = randomised(make()), torch.randn(shape)
+    before = net(x)
+    blocks = blocks_of(net, [x])
+    assert len(blocks) == n
+    assert [block.index for block in blocks] == list(range(n))
+    for block in blocks:
+        assert set(block.components) == names
+        for removal in ("identity", "zero"):
+            for component in (*names, ALL):
+                with surgery(net, blocks, [(block.index, component)], removal):
+                    assert net(x).shape == before.shape
+                    assert not torch.equal(net(x), before)
+        with surgery(net, blocks, [(block.index, name) for name in names]), torch.no_grad():
+            given = torch.randn(shape)
+            assert net.get_submodule(block.path)(given) is given
+    assert torch.equal(net(x), before)
+
+
+def test_a_branch_of_zero_is_the_network_without_it():
+    torch.manual_seed(0)
+    net = randomised(Vit(1, (4, 4), 2, 8, 2, 2, (2,), "mean", 3))
+    blocks, tokens = blocks_of(net, [torch.zeros(1, 1, 8, 8)]), torch.randn(2, 16, 8)
+    block = net.stages[0][1]
+    for names in (("attention",), ("norm1",), ("norm1", "attention")):
+        with surgery(net, blocks, [(1, name) for name in names], "zero"):
+            assert torch.allclose(block(tokens), tokens + block.mlp(block.norm2(tokens)))
+    with surgery(net, blocks, [(1, "attention")]):
+        inside = tokens + block.norm1(tokens)
+        assert torch.allclose(block(tokens), inside + block.mlp(block.norm2(inside)), atol=1e-6)
+    with surgery(net, blocks, [(1, "norm1")]):
+        plain = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        inside = tokens + block.attention(plain)
+        assert torch.allclose(block(tokens), inside + block.mlp(block.norm2(inside)), atol=1e-5)
+
+
+def test_a_dropout_that_branches_share_stays_for_the_other():
+    net = Layers([TransformerLayer(8, 2, 2, 0.5)], REAL)
+    blocks = blocks_of(net, [torch.randn(2, 5, 8)])
+    with surgery(net, blocks, [(0, "attention")], "zero"):
+        assert isinstance(net.layers[0].dropout, nn.Dropout)
+
+
+def test_after_an_error_all_is_as_before():
+    torch.manual_seed(0)
+    net, x = randomised(CifarResNet(3, (2, 2, 2), (4, 8, 8), 5)), torch.randn(2, 3, 8, 8)
+    blocks, before, parts = blocks_of(net, [x]), net(x), list(net.modules())
+    with pytest.raises(ZeroDivisionError), surgery(net, blocks, [(0, ALL), (1, "branch")]):
+        raise ZeroDivisionError
+    assert torch.equal(net(x), before)
+    assert all(a is b for a, b in zip(net.modules(), parts, strict=True))
+    with pytest.raises(PluginError, match="no component 'attn'"), surgery(net, blocks, [(0, "attn")]):
+        pass
+    with pytest.raises(PluginError, match="has no residual block"):
+        blocks_of(nn.Sequential(nn.Linear(3, 3)), [torch.zeros(1, 3)])
+
+
+@pytest.fixture(scope="module")
+def mmdit():
+    torch.manual_seed(0)
+    return randomised(TinyMmdit())
+
+
+def asked(n=3):
+    torch.manual_seed(1)
+    return torch.randn(n, 1, 8, 8), torch.rand(n), torch.arange(n)
+
+
+def test_the_tiny_mmdit_has_the_weights_that_it_should(mmdit):
+    blocks = mmdit.block_list()
+    assert sum(each.numel() for each in mmdit.parameters()) == 656_308
+    assert [weights_of(mmdit, block, ALL) for block in blocks] == [84_384] * 7 + [53_952]
+    sizes = [weights_of(mmdit, blocks[0], name) for name in blocks[0].components]
+    assert sizes == [14_112, 14_112, 18_816, 18_672, 18_672]
+    assert [weights_of(mmdit, blocks[7], name) for name in blocks[7].components] == [14_112, 4_704, 16_464, 18_672]
+    fresh = TinyMmdit()
+    assert (fresh(*asked()) == 0).all(), "the head starts at zero"
+    h, c, e = torch.randn(2, 16, 48), torch.randn(2, 2, 48), torch.randn(2, 48)
+    for block in fresh.blocks:
+        out = block(h, c, e)
+        assert torch.equal(out[0], h), "and so do the gates"
+        assert torch.equal(out[1], c)
+
+
+def test_surgery_on_every_part_leaves_nothing(mmdit):
+    before, blocks = mmdit(*asked()), mmdit.block_list()
+    parts = [(block.index, name) for block in blocks for name in (*block.components, ALL)]
+    assert len(parts) == 39 + 8
+    for part in parts:
+        with surgery(mmdit, blocks, [part]), torch.no_grad():
+            assert torch.isfinite(mmdit(*asked())).all(), part
+    assert torch.equal(mmdit(*asked()), before)
+
+
+def test_context_reaches_the_image_through_attention_alone(mmdit):
+    x, level, cond = asked()
+    assert not torch.allclose(mmdit(x, level, cond), mmdit(x, level, cond + 3))
+    with surgery(mmdit, mmdit.block_list(), [(i, "attn") for i in range(8)]):
+        assert torch.equal(mmdit(x, level, cond), mmdit(x, level, cond + 3))
+
+
+def test_dead_weights_are_those_after_the_last_reader(mmdit):
+    assert dead_parameters(mmdit, asked()) == []
+    with surgery(mmdit, mmdit.block_list(), [(7, ALL)]):
+        dead = dead_parameters(mmdit, asked())
+    assert dead
+    assert {name.split(".")[1] for name in dead} == {"6"}
+    assert {name.split(".")[2] for name in dead} >= {"ff_context"}
+
+
+def test_a_plan_is_replayed(mmdit):
+    torch.manual_seed(2)
+    other, blocks = TinyMmdit(), mmdit.block_list()
+    parts = [(2, "ff"), (5, ALL), (6, "attn")]
+    edits = edits_of(blocks, parts, "identity")
+    assert [Block.of(each) for each in edits["blocks"]] == [blocks[2], blocks[5], blocks[6]]
+    removed(other, edits)
+    with surgery(mmdit, blocks, parts):
+        other.load_state_dict(mmdit.state_dict(), strict=True)
+        assert torch.equal(other.eval()(*asked()), mmdit(*asked()))

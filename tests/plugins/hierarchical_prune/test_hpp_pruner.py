@@ -1,0 +1,199 @@
+"""The pruner on transformers and residual CNNs: targets, granularity, what may go, what is refused, what recovery is handed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
+from kdsearch_plugins.hierarchical_prune.pruner import HierarchicalPrune, HierarchicalPruneOptions
+from kdsearch_spaces.vit.space import VitSpace
+
+from kdsearch.errors import RefusedError, UserError
+from kdsearch.kinds import IO, Batch, Field, Plan
+from kdsearch.testing.compressor import CompressorContract, HandSubject
+
+ONE = (IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (5,)),)), 48)
+
+
+def vit(depth=4, seed=0):
+    space = VitSpace()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        spec = space.options_class(depth=depth, width=16, heads=2, patch=2)
+        return space.build(spec, ONE[0])
+
+
+def batch():
+    torch.manual_seed(0)
+    labels = torch.arange(48) % 5
+    return Batch(tuple(map(str, range(48))), {"image": torch.randn(48, 1, 8, 8), "label": labels})
+
+
+class OfVit(CompressorContract):
+    compressor = HierarchicalPrune
+
+    def model(self):
+        return vit()
+
+    def io(self):
+        return ONE[0]
+
+    def batch(self):
+        return batch()
+
+
+class TestComponents(OfVit):
+    options: ClassVar = {"params": 0.8}
+
+
+class TestBlocksByZero(OfVit):
+    options: ClassVar = {"params": 0.8, "granularity": "block", "removal": "zero"}
+
+
+class TestHybrid(OfVit):
+    options: ClassVar = {"params": 0.5, "granularity": "hybrid", "removal": "zero", "exclude": ["norm1"]}
+
+
+class TestResNet(CompressorContract):
+    compressor = HierarchicalPrune
+    options: ClassVar = {"macs": 0.9, "params": None}
+
+
+def planned(model=None, memory=None, **options):
+    model = model or vit()
+    subject = HandSubject(0, Path(), memory, model=model, io=ONE[0], batch=batch())
+    made = HierarchicalPrune(HierarchicalPruneOptions(**options))
+    plan = made.plan(subject)
+    return made, plan, made.apply(model, plan)
+
+
+def n_params(model):
+    return sum(each.numel() for each in model.module.parameters())
+
+
+def test_the_cut_is_counted_as_it_is():
+    model = vit()
+    _, plan, cut = planned(model, params=0.7)
+    assert n_params(cut) / n_params(model) == pytest.approx(plan.edits["ratios"][-1])
+    assert plan.edits["ratios"][-1] < 0.7 <= plan.edits["ratios"][-2]
+    assert plan.edits["ratios"] == sorted(plan.edits["ratios"], reverse=True)
+
+
+def test_bytes_are_those_of_the_format():
+    model = vit()
+    _, _, cut = planned(model, params=None, bytes=0.75, bytes_format="nf4", granularity="block")
+    assert file_bytes(cut.module, "nf4") < 0.75 * file_bytes(model.module, "nf4")
+
+
+def test_without_a_target_the_listed_blocks_go():
+    _, plan, cut = planned(params=None, granularity="block", blocks="1-3")
+    assert plan.edits["removed"] == [[1, "all"], [2, "all"]]
+    images = batch()["image"]
+    intact = vit().module.eval()
+    first, last = (intact.get_submodule(each["path"]) for each in plan.edits["blocks"])
+    hooks = [part.register_forward_hook(lambda _, given, out: given[0]) for part in (first, last)]
+    assert torch.equal(cut.module.eval()(images), intact(images))
+    assert len(hooks) == 2
+
+
+def test_only_what_may_go_goes():
+    _, plan, _ = planned(params=0.9, blocks="1-3", exclude=("norm1", "norm2", "attention"))
+    assert {index for index, _ in plan.edits["removed"]} <= {1, 2}
+    assert {name for _, name in plan.edits["removed"]} == {"mlp"}
+
+
+def test_hybrid_takes_blocks_first():
+    _, plan, _ = planned(params=0.5, granularity="hybrid", component_blocks="0-4", block_share=0.4)
+    kinds = [name == "all" for _, name in plan.edits["removed"]]
+    assert kinds == sorted(kinds, reverse=True)
+    assert any(kinds)
+    assert not all(kinds)
+
+
+def test_rounds_measure_what_is_left(tmp_path):
+    def kept(**options):
+        folder = tmp_path / str(options)
+        folder.mkdir()
+        _, plan, _ = planned(memory=folder, params=0.5, **options)
+        assert plan.edits["ratios"][-1] < 0.5
+        return plan, len(list(folder.glob("once-*.json")))
+
+    _, once = kept()
+    plan, thrice = kept(rounds=3)
+    gone = [sum(ratio >= end for ratio in plan.edits["ratios"]) + 1 for end in (5 / 6, 4 / 6)]  # after rounds 1 and 2
+    assert once == 17
+    assert thrice <= 17 + (17 - gone[0]) + (17 - gone[1])
+    assert thrice > 2 * 12, "what is left is measured in every round"
+
+
+def test_the_second_plan_measures_nothing(tmp_path, monkeypatch):
+    calls = []
+    score = HandSubject.score
+
+    def counted(self, model, samples=None):
+        calls.append(samples)
+        return score(self, model, samples)
+
+    monkeypatch.setattr(HandSubject, "score", counted)
+    _, first, _ = planned(memory=tmp_path, params=0.8, samples=16)
+    assert len(calls) == 17
+    assert set(calls) == {16}, "16 components and the intact network, on so many samples"
+    _, again, _ = planned(memory=tmp_path, params=0.6, samples=16)
+    assert len(calls) == 17
+    assert again.edits["removed"][: len(first.edits["removed"])] == first.edits["removed"]
+    planned(memory=tmp_path, params=0.8, samples=20)
+    assert len(calls) == 34
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"params": 0.01}, RefusedError, "of the params are left.*expected a share above that"),
+        ({"exclude": ("atn",)}, UserError, "no component 'atn'.*attention"),
+        ({"features": ("sa",)}, UserError, "no component 'sa'"),
+        ({"blocks": "2-9"}, UserError, "block 4.*0 to 3"),
+        ({"freeze_before": 7}, UserError, "block 7"),
+    ],
+)
+def test_what_cannot_be_is_said(options, error, said):
+    with pytest.raises(error, match=f"(?is){said}"):
+        planned(**options)
+
+
+def test_recovery_freezes_by_position_and_slows_by_sensitivity():
+    made, plan, cut = planned(params=0.7, granularity="block", blocks="1-3", r_thres=0.2, sgdistill="inverse")
+    names = [name for name, _ in cut.module.named_parameters()]
+    frozen = {name for name, factor in plan.lr_scale.items() if factor == 0}
+    assert set(plan.lr_scale) <= set(names)
+    assert {"stem.position", "stem.patches.weight"} <= frozen
+    assert not any(name.startswith("classifier") for name in frozen)
+    assert any("SGDistill (inverse): r = " in line for line in plan.log)
+    made, plan, _ = planned(params=0.8, r_thres=0.9)
+    assert any(line.startswith("no SGDistill: r = ") for line in plan.log)
+    made, plan, _ = planned(params=0.8, pwp=False)
+    assert plan.lr_scale == {}
+    procedure = made.recovery({"student": plan})
+    assert procedure.constants == {"kd_out": 1.0, "kd_feat": 1e-4}
+    assert HierarchicalPrune(HierarchicalPruneOptions(recovery="recipe")).recovery({"student": plan}) is None
+    with pytest.raises(UserError, match="every lambda is 0"):
+        HierarchicalPrune(HierarchicalPruneOptions(lambda_kd_out=0, lambda_kd_feat=0)).recovery({"student": plan})
+
+
+def test_features_are_of_kept_and_trained_blocks():
+    _, plan, _ = planned(params=None, granularity="block", blocks="1,2")
+    assert len(plan.edits["features"]) == 1, "0 is frozen, 1 and 2 are gone"
+    _, plan, _ = planned(params=None, granularity="block", blocks="1", features=("block", "attention"))
+    assert len(plan.edits["features"]) == 4
+    _, plan, _ = planned(params=None, granularity="block", blocks="1", pwp=False)
+    assert len(plan.edits["features"]) == 3
+
+
+def test_a_plan_is_of_any_network_of_the_architecture():
+    made, plan, cut = planned(params=0.7)
+    other = made.apply(vit(seed=9), Plan(plan.edits))
+    other.module.load_state_dict(cut.module.state_dict(), strict=True)
+    images = batch()["image"]
+    assert torch.equal(other.module.eval()(images), cut.module.eval()(images))
+    assert replace(other, taps=()).blocks == cut.blocks
