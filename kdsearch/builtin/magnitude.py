@@ -59,7 +59,9 @@ class Magnitude(Compressor[MagnitudeOptions]):
                 found.append(f"{path}.weight" if path else "weight")
         if not found:
             raise RefusedError(
-                f"no layer can be sparse of {len(left)}", path="compress", expected="a Linear layer or a convolution"
+                f"no layer can be sparse of {len(left)}",
+                path="compress.prune.options.keep",
+                expected="a Linear layer or a convolution",
             )
         n = sum(subject.model.module.get_parameter(name).numel() for name in found)
         share = ZEROS / ROW if options.pattern == "2:4" else options.sparsity

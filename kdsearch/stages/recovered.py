@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdsearch.errors import TrialError
+from kdsearch.errors import KdsearchError, TrialError
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
@@ -77,7 +78,7 @@ def recovered(before: Finish, nth: int, tools: Tools) -> Artifact:
 def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tuple[dict[str, Any], Request]:
     """Plan for each network that ships, with the others as they are; cut them, and recover."""
     materials, found, final, teachers = before.materials, before.found, before.final, before.teachers
-    _, step = materials.study.config.compress.chain[nth]
+    path, step = materials.study.config.compress.chain[nth]
     compressor = compressor_of(materials, nth)
     shipped = found.procedure.shipped()
     if nth == 0:  # of a later step, what is cut is a plan's already
@@ -89,7 +90,8 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         tools.heed_stop()
         subject = subject_of(materials, found, role, teachers)
         score_before, cost_before = subject.score(subject.model), subject.cost(subject.model)
-        stored = asdict(compressor.plan(subject))
+        with _placing(materials, path):
+            stored = asdict(compressor.plan(subject))
         plan = plan_of(stored)
         plans[role] = [*final.get("plans", {}).get(role, ()), stored]
         cut = compressor.apply(subject.model.copy(), plan)
@@ -139,6 +141,17 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         "notes": list(outcome.notes),
         "log": [f"{role}: {line}" if many else line for role, each in roles.items() for line in each["log"]],
     }, request
+
+
+@contextmanager
+def _placing(materials: Materials, path: str) -> Iterator[None]:
+    """What a compressor says of `compress.prune`, the short form, is of the step at `path`."""
+    try:
+        yield
+    except KdsearchError as error:
+        if error.path.startswith("compress.prune"):
+            error.path = path + error.path.removeprefix("compress.prune")
+        raise materials.study.place(error) if error.file is None else error from error.__cause__
 
 
 def zeros(module: nn.Module) -> float:

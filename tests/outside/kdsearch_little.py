@@ -1,4 +1,7 @@
 """From outside: exporters that write ONNX node by node from torch.fx's graph, and no ONNX at all; a pruner of thin matrices."""
+"""From outside: an exporter that writes ONNX node by node from torch.fx's graph, a pruner that makes matrices thin, and a
+sparsifier by a bar.
+"""
 
 from __future__ import annotations
 
@@ -272,8 +275,30 @@ def _thin(layer: nn.Linear, rank: int) -> nn.Sequential:
     return nn.Sequential(first, second)
 
 
+class BarredOptions(Options):
+    bar: float = Option(0.5, gt=0, description="in standard deviations of a layer's weights")
+
+
+class Barred(Compressor[BarredOptions]):
+    """Weights below the bar are zero, from half of the recovery on; the bar is that of the plan."""
+
+    side: ClassVar[Any] = "weights"
+
+    def plan(self, subject: Subject) -> Plan:
+        layers = {path: part for path, part in subject.model.module.named_modules() if isinstance(part, nn.Linear)}
+        bars = {path: self.options.bar * float(part.weight.detach().std()) for path, part in layers.items()}
+        return Plan({"bars": bars}, log=tuple(f"{path}: zero below {bar:.3g}" for path, bar in bars.items()))
+
+    @torch.no_grad()
+    def enforce(self, model: Model, plan: Plan, progress: float) -> None:
+        for path, bar in plan.edits["bars"].items() if progress >= 0.5 else ():
+            weight: Tensor = model.module.get_submodule(path).weight  # type: ignore[assignment]
+            weight.masked_fill_(weight.abs() < bar, 0)
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.exporter("fx", f"{__name__}:FxOnnx")
     register.exporter("chain", f"{__name__}:Chain")
     register.pruner("low_rank", f"{__name__}:LowRank")
+    register.sparsifier("barred", f"{__name__}:Barred")

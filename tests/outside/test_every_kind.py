@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from kdsearch.errors import StudyError
 from kdsearch.hooks import KINDS
@@ -29,7 +30,9 @@ search: {proxy: [params], candidates: 2, keep: 1}
 refine: {trials: 1, epochs: 1}
 distill: {epochs: 6, controls: []}
 compress:
-  prune: {use: low_rank, options: {share: 0.3}, recover_epochs: 3}
+  steps:
+    - prune: {use: low_rank, options: {share: 0.3}, recover_epochs: 3}
+    - sparsify: {use: barred, recover_epochs: 1}
   quantize: [{use: int8, options: {samples: 64}}]
 export: {exporter: {use: fx}, formats: [fx-fp32, fx-int8], max_drop: {fx-int8: 0.1}}
 run: {device: cpu, executor: {use: inprocess}}
@@ -70,6 +73,17 @@ def test_the_file_of_an_outside_exporter_is_what_the_study_says(little):
     assert {node.op_type for node in read_onnx(folder / result["exports"][0]["path"]).graph.node} == {
         "BatchNormalization", "Flatten", "Gemm", "Identity", "Relu",
     }  # fmt: skip
+
+
+def test_the_zeros_of_an_outside_sparsifier_are_in_the_file(little):
+    folder, result, _ = little
+    cut, zeros = result["pruned"]["steps"]
+    assert cut["zeros"] < 0.01
+    file = read_onnx(folder / result["exports"][0]["path"])
+    weights = [numpy_helper.to_array(tensor) for tensor in file.graph.initializer if len(tensor.dims) == 2]
+    share = sum((each == 0).sum() for each in weights) / sum(each.size for each in weights)
+    assert share == pytest.approx(zeros["zeros"], abs=1e-6)
+    assert 0.2 < share < 0.8
 
 
 def test_what_an_outside_pruner_planned_is_what_is_delivered(little):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from kdsearch.errors import PluginError, StudyError
+from kdsearch.errors import PluginError, RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kit.onnx import read_onnx
 from kdsearch.study import load_study
@@ -48,6 +48,8 @@ def test_a_cut_then_zeros_to_the_file(tmp_path):
     assert made(tmp_path, before) == ["compress", "export", "report"]
     assert trainings == 2
     assert len(list((tmp_path / "study" / "artifacts").glob("recovered-*"))) == 3, "the first step is not done anew"
+    with pytest.raises(RefusedError, match=r"compress.steps\[1\].sparsify.options.keep"):
+        run_tiny(tmp_path, *TWO, "compress.steps[1].sparsify.options.keep=['*']")
 
 
 def test_a_list_alone_is_that_of_steps(tmp_path):

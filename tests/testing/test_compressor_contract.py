@@ -17,7 +17,7 @@ from tests.outside.conftest import HERE
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(HERE))
-    from kdsearch_little import LowRank, LowRankOptions
+    from kdsearch_little import Barred, LowRank, LowRankOptions
 
 NAMED = [(kind, name) for kind in ("pruner", "sparsifier", "quantizer") for name in Host.load().names(kind)]
 
@@ -30,6 +30,10 @@ def test_installed_compressors_conform(kind, name):
 
 class TestLowRank(CompressorContract):
     compressor = LowRank
+
+
+class TestBarred(CompressorContract):
+    compressor = Barred
 
 
 class Half(Compressor[NoOptions]):
