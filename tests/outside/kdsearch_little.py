@@ -1,7 +1,4 @@
-"""From outside: exporters that write ONNX node by node from torch.fx's graph, and no ONNX at all; a pruner of thin matrices."""
-"""From outside: an exporter that writes ONNX node by node from torch.fx's graph, a pruner that makes matrices thin, and a
-sparsifier by a bar.
-"""
+"""From outside: exporters that write ONNX node by node from torch.fx's graph, and no ONNX at all; a pruner and a sparsifier."""
 
 from __future__ import annotations
 
