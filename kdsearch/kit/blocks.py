@@ -26,13 +26,14 @@ __all__ = [
     "ALL",
     "Block",
     "Part",
-    "Removal",
     "Skipped",
     "Structured",
     "blocks_of",
     "dead_parameters",
     "edits_of",
+    "is_norm",
     "removed",
+    "replacements",
     "surgery",
     "weights_of",
 ]
@@ -88,7 +89,7 @@ class Skipped(nn.Module):
         return args[0] if self.streams == 1 else args[: self.streams]
 
 
-class Passed(nn.Module):
+class _Passed(nn.Module):
     """A component that is not there: answers with what it is handed first. `answers`: how many values, where these are a tuple."""
 
     def __init__(self, answers: int = 0) -> None:
@@ -99,7 +100,7 @@ class Passed(nn.Module):
         return (x, *[None] * (self.answers - 1)) if self.answers else x
 
 
-class Nothing(nn.Module):
+class _Nothing(nn.Module):
     """A branch that adds nothing. What it answers has a shape, since networks reshape it; so a file keeps an addition of zeros."""
 
     def __init__(self, answers: int = 0) -> None:
@@ -111,7 +112,7 @@ class Nothing(nn.Module):
         return (zero, *[None] * (self.answers - 1)) if self.answers else zero
 
 
-class PlainNorm(nn.Module):
+class _PlainNorm(nn.Module):
     """Layer norm without weights: x (..., D), mean 0 and variance 1 over D."""
 
     def __init__(self, eps: float = 1e-6) -> None:
@@ -123,6 +124,7 @@ class PlainNorm(nn.Module):
 
 
 def is_norm(part: nn.Module) -> bool:
+    """By the name of its class: LayerNorm, RMSNorm, BatchNorm2d and the like."""
     return "norm" in type(part).__name__.lower() and len(list(part.children())) <= 2
 
 
@@ -180,16 +182,16 @@ def _plain_identity(module: nn.Module, block: Block, component: str, removal: Re
     answers = 2 if isinstance(part, nn.MultiheadAttention) else 0
     if component.startswith("branch"):
         whole = block.components[component]
-        return {**{each: Passed() for each in whole[:-1]}, whole[-1]: Nothing()}
+        return {**{each: _Passed() for each in whole[:-1]}, whole[-1]: _Nothing()}
     if removal == "zero":  # the whole branch: no weights that answer nothing are left in it
         before = [paths[0] for paths in block.components.values() if path in paths[1:]]
         last = next((each for each in after if each in _firsts(block)), path)
         own = [*before, *(each for each in (path, *after) if each != last and not _is_shared(block, each))]
         answers = 2 if isinstance(module.get_submodule(last), nn.MultiheadAttention) else 0
-        return {**{each: Passed() for each in own}, last: Nothing(answers)}
+        return {**{each: _Passed() for each in own}, last: _Nothing(answers)}
     if is_norm(part):
-        return {path: PlainNorm(part.eps) if isinstance(part, nn.LayerNorm) else Passed()}
-    return {path: Passed(answers)}
+        return {path: _PlainNorm(part.eps) if isinstance(part, nn.LayerNorm) else _Passed()}
+    return {path: _Passed(answers)}
 
 
 def _firsts(block: Block) -> list[str]:
