@@ -193,7 +193,7 @@ class PhaseRun:
 
     def _end_step(self, step: LiveStep) -> None:
         if self.setup.enforce is not None:
-            done = self.past + (step.clock.step + 1) / self.steps_before[-1] * self.phase.epochs
+            done = self.past + (step.clock.step + 1) / self.steps.steps_before[-1] * self.phase.epochs
             self.setup.enforce(min(1.0, done / max(self.setup.epochs, 1)))
         for ema in self.phase.ema:
             follow(ema, factor_at(ema.decay, step.clock.progress))

@@ -28,7 +28,6 @@ __all__ = [
     "Part",
     "Skipped",
     "Structured",
-    "blocks_of",
     "dead_parameters",
     "edits_of",
     "is_norm",
@@ -126,22 +125,6 @@ class _PlainNorm(nn.Module):
 def is_norm(part: nn.Module) -> bool:
     """By the name of its class: LayerNorm, RMSNorm, BatchNorm2d and the like."""
     return "norm" in type(part).__name__.lower() and len(list(part.children())) <= 2
-
-
-def blocks_of(module: nn.Module, inputs: Sequence[Tensor], within: Sequence[str] = ()) -> list[Block]:
-    """As the network declares them (`Structured`), else as one forward pass of `inputs` shows them; `within`: paths to look at.
-
-    Raises:
-        PluginError: there is none.
-    """
-    from kdsearch.kit.residual import found_blocks
-
-    found = list(module.block_list()) if isinstance(module, Structured) else found_blocks(module, inputs, within)
-    if not found:
-        raise PluginError(
-            f"'{type(module).__name__}' has no residual block", expected="submodules that add to what they are handed"
-        )
-    return found
 
 
 def weights_of(module: nn.Module, block: Block, component: str) -> int:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kdsearch.kit.blocks import Block, is_norm
+from kdsearch.errors import PluginError
+from kdsearch.kit.blocks import Block, Structured, is_norm
 from kdsearch.ops.undisturbed import undisturbed
 
-__all__ = ["found_blocks"]
+__all__ = ["blocks_of", "found_blocks"]
 
 ADDS = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, torch.Tensor.__add__}
@@ -38,6 +39,20 @@ class _Call:
     stream: set[int]
     children: list[str] = field(default_factory=list)
     branches: list[list[str]] = field(default_factory=list)
+
+
+def blocks_of(module: nn.Module, inputs: Sequence[Tensor], within: Sequence[str] = ()) -> list[Block]:
+    """As the network declares them (`Structured`), else as one forward pass of `inputs` shows them; `within`: paths to look at.
+
+    Raises:
+        PluginError: there is none.
+    """
+    found = list(module.block_list()) if isinstance(module, Structured) else found_blocks(module, inputs, within)
+    if not found:
+        raise PluginError(
+            f"'{type(module).__name__}' has no residual block", expected="submodules that add to what they are handed"
+        )
+    return found
 
 
 def found_blocks(module: nn.Module, inputs: Sequence[Tensor], within: Sequence[str] = ()) -> list[Block]:

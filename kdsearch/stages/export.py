@@ -20,8 +20,8 @@ from kdsearch.stages.costs import reference_samples
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
-from kdsearch.stages.samples import write_samples
 from kdsearch.stages.recovered import started
+from kdsearch.stages.samples import write_samples
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, storing, write_json

@@ -11,7 +11,8 @@ from kdsearch_spaces.vit.net import Vit
 from torch import nn
 
 from kdsearch.errors import PluginError
-from kdsearch.kit.blocks import ALL, Block, blocks_of, dead_parameters, edits_of, removed, surgery, weights_of
+from kdsearch.kit.blocks import ALL, Block, dead_parameters, edits_of, removed, surgery, weights_of
+from kdsearch.kit.residual import blocks_of
 
 
 def randomised(net):

@@ -17,7 +17,8 @@ from torch import nn
 
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Compressor, Cost, Model, Options, Plan, Procedure, Subject, searched
-from kdsearch.kit.blocks import ALL, Block, Part, blocks_of, edits_of, removed, surgery, weights_of
+from kdsearch.kit.blocks import ALL, Block, Part, edits_of, removed, surgery, weights_of
+from kdsearch.kit.residual import blocks_of
 from kdsearch_plugins.hierarchical_prune.contribution import Evaluator, contributions, fingerprint
 from kdsearch_plugins.hierarchical_prune.freezing import multipliers, preserved, sensitivity_of
 from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
