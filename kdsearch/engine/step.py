@@ -130,7 +130,8 @@ class LiveStep:
         return self.cast.task.loss(self.student, self.batch)
 
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
-        return self.cast.io.output(field).rows(tensor, self.cast.task.counted(self.batch))
+        answers = replace(self.cast.io, outputs=self.cast.task.answers(self.cast.io))
+        return answers.output(field).rows(tensor, self.cast.task.counted(self.batch))
 
     def rng_of(self, sample: str) -> Generator:
         return stream(self.by_sample, sample)

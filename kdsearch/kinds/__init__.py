@@ -2,7 +2,7 @@
 
 from kdsearch.kinds.compressor import Compressor, Plan, Subject, uncut
 from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
-from kdsearch.kinds.data import HIDDEN, Batch, Carries, DataSource, Encodes, Field, Measured, Split, split_of
+from kdsearch.kinds.data import HIDDEN, Batch, Carries, DataSource, Decodes, Encodes, Field, Measured, Split, split_of
 from kdsearch.kinds.data_recipe import DataRecipe, Record
 from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller, Setup
@@ -57,6 +57,7 @@ __all__ = [
     "DataRecipe",
     "DataSource",
     "Dataset",
+    "Decodes",
     "Dim",
     "Distiller",
     "Done",

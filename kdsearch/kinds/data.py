@@ -244,3 +244,11 @@ class Encodes(Protocol):
 
     def encode(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Tensor]:
         """Field -> (B, ...) of B texts by name, as `load` would collate them."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A source of tokens that says what they stand for, so that figures show what networks write."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these token ids; padding and boundaries are nothing."""

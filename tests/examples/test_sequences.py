@@ -139,6 +139,9 @@ def test_targets_are_written_as_measured(hangul):
     assert result["student"]["quality"]["metric"] == "exact_match"
     assert result["student"]["quality"]["value"] > 0.5
     assert [each["format"] for each in result["exports"]] == ["onnx-fp32", "onnx-int8"]
+    page = (folder / "report/index.html").read_text(encoding="utf-8")
+    assert "Written exactly, by length" in page
+    assert ">teacher</button>" in page.split("What is written", 1)[1].split("</thead>", 1)[0]
     split = held_out("seq2seq", *PAIRS)
     tools = runpy.run_path(str(folder / "export/seq2seq-generate.py"))
     for row in result["exports"]:

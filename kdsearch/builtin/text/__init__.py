@@ -18,6 +18,8 @@ def register(register: Register) -> None:
         "next_token_accuracy", f"{_AT}.sequence_metrics:NextTokenAccuracy", about="share of next tokens found"
     )
     register.task("seq2seq", f"{_AT}.seq2seq:Seq2Seq", about="the target of a text, a token after another")
+    about = "the teacher writes the targets that nobody has (seq2seq)"
+    register.data_recipe("sequence_kd", f"{_AT}.sequence_kd:SequenceKd", about=about)
     about = "1,500 Korean words of drawn syllables and their names in Latin letters; always there"
     register.dataset("hangul", f"{_AT}.hangul:Hangul", about=about)
     register.metric("exact_match", f"{_AT}.sequence_metrics:ExactMatch", about="share of targets written exactly")

@@ -9,9 +9,22 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.builtin.text.next_token import next_token_loss, read_tokens
+from kdsearch.builtin.text.sequence_figures import continuation_figures
 from kdsearch.builtin.text.sequence_source import NEXT, PREFIX
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, IO, Batch, Field, NoOptions, Outputs, Task
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Batch,
+    DataSource,
+    Field,
+    Figure,
+    NoOptions,
+    Outputs,
+    Predict,
+    Services,
+    Task,
+)
 
 
 class CausalLm(Task[NoOptions]):
@@ -52,3 +65,7 @@ class CausalLm(Task[NoOptions]):
         n_values = io.output("logits").sizes[-1]
         drawn = torch.randint(n_values, noise["tokens"].shape, generator=rng)
         return noise.having(**{NEXT: drawn.masked_fill(noise["mask"] == 0, HIDDEN)})
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """Perplexity by how much was read, and how texts go on."""
+        return continuation_figures(predict, data, split, services)

@@ -10,11 +10,26 @@ from pydantic import Field as Option
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from kdsearch.builtin.text.source import DOCUMENT, DOCUMENT_ID, QUERY_ID
+from kdsearch.builtin.text.retrieval_figures import retrieval_figures
+from kdsearch.builtin.text.source import DOCUMENT, DOCUMENT_ID, EMBEDDING, PAIRED, QUERY_ID, is_pair
 from kdsearch.errors import DataError
-from kdsearch.kinds import IO, Batch, Call, Field, Graph, Model, Options, Outputs, Product, Task, named
-
-EMBEDDING = "embedding"
+from kdsearch.kinds import (
+    IO,
+    Batch,
+    Call,
+    DataSource,
+    Field,
+    Figure,
+    Graph,
+    Model,
+    Options,
+    Outputs,
+    Predict,
+    Product,
+    Services,
+    Task,
+    named,
+)
 
 
 class EmbeddingOptions(Options):
@@ -24,6 +39,9 @@ class EmbeddingOptions(Options):
 
 class Embedding(Task[EmbeddingOptions]):
     """Reads `tokens` and `mask` of a query, `document_tokens` and `document_mask` of what it should find.
+
+    The target is `paired` (B,): 1, or NaN where nobody knows what the query should find, and the sample is two texts that have
+    nothing to do with each other. Data without that field are pairs throughout.
 
     Answers `embedding` (B, 2, D): of the query, then of the document, by one network called twice. It ships for one text:
     (B, D), of any length; nearness is the cosine. Taps are those of the document.
@@ -63,8 +81,13 @@ class Embedding(Task[EmbeddingOptions]):
         """Cross entropy of each query over the batch's documents, and of each document over its queries, their mean, in nats.
 
         Of van den Oord et al. (2018, arXiv 1807.03748), eq. 4, with cosines; what equals the query or its document is no negative.
+        Over the pairs alone.
         """
-        query, document = F.normalize(out[EMBEDDING].float(), dim=-1).unbind(1)
+        known = is_pair(batch)
+        if not bool(known.any()):
+            return out[EMBEDDING].sum() * 0
+        batch = batch.having(**{name: batch[name][known] for name in (QUERY_ID, DOCUMENT_ID)})
+        query, document = F.normalize(out[EMBEDDING][known].float(), dim=-1).unbind(1)
         scores = query @ document.T / self.options.temperature
         same = _same(batch[QUERY_ID]) | _same(batch[DOCUMENT_ID])
         scores = scores.masked_fill(same & ~torch.eye(len(scores), dtype=torch.bool, device=same.device), -torch.inf)
@@ -75,7 +98,8 @@ class Embedding(Task[EmbeddingOptions]):
         """Noise, of documents too, each a text of its own."""
         made = super().dummy(io, n, rng)
         documents = {f"{DOCUMENT}{each.name}": each.noise(n, rng) for each in io.inputs}
-        return made.having(**documents, **{name: torch.arange(n) for name in (QUERY_ID, DOCUMENT_ID)})
+        ids = {name: torch.arange(n) for name in (QUERY_ID, DOCUMENT_ID)}
+        return made.having(**documents, **ids, **{PAIRED: torch.ones(n)})
 
     def product(self, model: Model, io: IO) -> Product:
         """One graph `model`, of one text."""
@@ -86,6 +110,10 @@ class Embedding(Task[EmbeddingOptions]):
 
         graph = Graph(model.module, tuple(io.input(name) for name in names), io.outputs)
         return Product({"model": graph}, call, facts={"nearness": "cosine"})
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """What is found among the first k, and queries with what stands first."""
+        return retrieval_figures(predict, data, split, services)
 
 
 def _both(names: Sequence[str], embed: Any, batch: Batch) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Distiller `relevance`: of a batch's documents a query prefers those that it prefers for the teacher.
 
 In-batch distillation of Lin, Yang and Lin (TCT-ColBERT, 2020, arXiv 2010.11386, eq. 5), with cosines, from queries to documents and
-from documents to queries.
+from documents to queries. Ours: a sample that is not known to be a pair is two texts, which are compared with those of the other
+samples alone. That they lie in one sample says nothing, and what they are to each other is not asked.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch.builtin.text.source import EMBEDDING, is_pair
 from kdsearch.errors import TapShapeError
 from kdsearch.kinds import Distiller, Options, Step, TapShapes, TeacherTap, searched
 
-OUTPUT = "embedding"
+UNSEEN = -1e4  # finite: one sample alone that is no pair has nothing to be compared with
 
 
 class RelevanceOptions(Options):
@@ -25,7 +27,7 @@ class RelevanceOptions(Options):
         0.05, gt=0, description="that cosines are divided by, the teacher's and the student's"
     )
     teacher_output: TeacherTap = Field(
-        OUTPUT, description="the teacher's output (2, D_t): a query's vector, then its document's"
+        EMBEDDING, description="the teacher's output (2, D_t): a query's vector, then its document's"
     )
 
 
@@ -43,15 +45,16 @@ class Relevance(Distiller[RelevanceOptions]):
             )
 
     def terms(self, step: Step) -> dict[str, Tensor]:
-        scores_s = self._scores(step.student[OUTPUT])  # (B, B)
+        seen = ~torch.diag(~is_pair(step.batch))  # (B, B)
+        scores_s = self._scores(step.student[EMBEDDING])
         scores_t = self._scores(step.teacher[self.options.teacher_output])
-        return {"kl": (_kl(scores_t, scores_s) + _kl(scores_t.T, scores_s.T)) / 2}
+        return {"kl": (_kl(scores_t, scores_s, seen) + _kl(scores_t.T, scores_s.T, seen)) / 2}
 
     def _scores(self, pairs: Tensor) -> Tensor:
         query, document = F.normalize(pairs.float(), dim=-1).unbind(1)
         return query @ document.T / self.options.temperature
 
 
-def _kl(scores_t: Tensor, scores_s: Tensor) -> Tensor:
-    log_p_t, log_p_s = scores_t.log_softmax(1), scores_s.log_softmax(1)
+def _kl(scores_t: Tensor, scores_s: Tensor, seen: Tensor) -> Tensor:
+    log_p_t, log_p_s = (each.masked_fill(~seen, UNSEEN).log_softmax(1) for each in (scores_t, scores_s))
     return torch.sum(log_p_t.exp() * (log_p_t - log_p_s)) / len(scores_t)

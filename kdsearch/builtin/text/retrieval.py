@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field as Option
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdsearch.builtin.text.source import DOCUMENT_ID, QUERY_ID
+from kdsearch.builtin.text.source import DOCUMENT_ID, EMBEDDING, QUERY_ID, is_pair
 from kdsearch.errors import DataError
 from kdsearch.kinds import DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
 from kdsearch.kinds.options import O
@@ -18,12 +19,30 @@ from kdsearch.kinds.options import O
 CHUNK = 256  # samples at once, and queries that are ranked at once
 
 
-def ranks(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Tensor]:
-    """(Q, R) the places, from 1, of every query's documents among the split's, the best first, 0 behind those of a query that has
-    fewer than R; and (Q,) how many it has.
+@dataclass(frozen=True)
+class Ranking:
+    """Of Q queries, in the order of their numbers, that have at most R documents among the D of a split.
 
-    Equal texts are one query or one document. Of equally near documents the wrong ones go first, so that a network that
-    answers one vector for all gains nothing.
+    Args:
+        queries, documents: (Q,) and (D,) their numbers.
+        places: (Q, R) of a query's documents, from 1, the best first, 0 behind those of a query that has fewer than R.
+        n_right: (Q,) how many it has.
+        first, right: (Q,) numbers of the document that is nearest, and of the nearest one of the query's own.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    places: Tensor
+    n_right: Tensor
+    first: Tensor
+    right: Tensor
+
+
+def ranked(predict: Predict, data: DataSource, split: str) -> Ranking:
+    """Every query of a split against every document of it.
+
+    Samples that are not known to be pairs are left out. Equal texts are one query or one document. Of equally near documents the
+    wrong ones go first, so that a network that answers one vector for all gains nothing.
     """
     samples = data.split(split)
     queries: dict[int, Tensor] = {}
@@ -31,18 +50,24 @@ def ranks(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Tenso
     wanted: dict[int, set[int]] = {}
     for start in range(0, len(samples.ids), CHUNK):
         batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
-        vectors = F.normalize(predict(batch)["embedding"].detach().cpu().double(), dim=-1)
-        for pair, query, document in zip(vectors, batch[QUERY_ID].tolist(), batch[DOCUMENT_ID].tolist(), strict=True):
-            queries.setdefault(query, pair[0])
-            documents.setdefault(document, pair[1])
-            wanted.setdefault(query, set()).add(document)
+        vectors = F.normalize(predict(batch)[EMBEDDING].detach().cpu().double(), dim=-1)
+        ids = (batch[name].tolist() for name in (QUERY_ID, DOCUMENT_ID))
+        for pair, query, document, known in zip(vectors, *ids, is_pair(batch).tolist(), strict=True):
+            if known:
+                queries.setdefault(query, pair[0])
+                documents.setdefault(document, pair[1])
+                wanted.setdefault(query, set()).add(document)
     if not queries:
-        raise DataError(f"split '{split}' has no sample", expected="at least one query with its document")
-    place = {document: i for i, document in enumerate(sorted(documents))}
-    all_documents = torch.stack([documents[name] for name in sorted(documents)])
-    names = sorted(queries)
+        raise DataError(
+            f"split '{split}' has {len(samples.ids)} samples and no pair",
+            expected="at least one query with its document",
+        )
+    names, named = sorted(queries), sorted(documents)
+    place = {document: i for i, document in enumerate(named)}
+    all_documents = torch.stack([documents[name] for name in named])
     n_right = torch.tensor([len(wanted[name]) for name in names])
     found = torch.zeros(len(names), int(n_right.max()), dtype=torch.int64)
+    nearest, own = torch.zeros(len(names), dtype=torch.int64), torch.zeros(len(names), dtype=torch.int64)
     for start in range(0, len(names), CHUNK):
         some = names[start : start + CHUNK]
         scores = torch.stack([queries[name] for name in some]) @ all_documents.T  # (q, D)
@@ -53,10 +78,13 @@ def ranks(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Tenso
         order = right.to(torch.int8).argsort(dim=1, stable=True)  # wrong ones first, then by nearness
         order = order.gather(1, scores.gather(1, order).round(decimals=9).argsort(dim=1, descending=True, stable=True))
         hits = right.gather(1, order)
+        nearest[start : start + CHUNK] = order[:, 0]
+        own[start : start + CHUNK] = order.gather(1, hits.to(torch.int8).argmax(1, keepdim=True))[:, 0]
         for row in range(len(some)):
             at = hits[row].nonzero()[:, 0] + 1
             found[start + row, : len(at)] = at
-    return found, n_right
+    numbers = torch.tensor(named)
+    return Ranking(torch.tensor(names), numbers, found, n_right, numbers[nearest], numbers[own])
 
 
 class Retrieval(Metric[O], Generic[O]):
@@ -70,7 +98,8 @@ class Retrieval(Metric[O], Generic[O]):
         """(Q,) in [0, 1] of (Q, R) places from 1, 0 where there is none, and of (Q,) numbers of right documents."""
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
-        rows = self.worth(*ranks(predict, data, split)).double()
+        found = ranked(predict, data, split)
+        rows = self.worth(found.places, found.n_right).double()
         return Measurement({self.name: float(rows.mean()), "n": float(len(rows))}, rows)
 
 

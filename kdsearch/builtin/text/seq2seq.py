@@ -9,9 +9,26 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.builtin.text.next_token import next_token_loss, read_tokens
+from kdsearch.builtin.text.sequence_figures import target_figures
 from kdsearch.builtin.text.sequence_source import NEXT, PREFIX, PREFIX_MASK
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, IO, Batch, Call, Field, Graph, Model, NoOptions, Outputs, Product, Task
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Batch,
+    Call,
+    DataSource,
+    Field,
+    Figure,
+    Graph,
+    Model,
+    NoOptions,
+    Outputs,
+    Predict,
+    Product,
+    Services,
+    Task,
+)
 
 MEMORY, PARTS = "memory", ("encoder", "decoder")
 
@@ -78,3 +95,7 @@ class Seq2Seq(Task[NoOptions]):
         return Product(
             graphs, call, facts={"written": "from the boundary token on, the likeliest next token each time"}
         )
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """Exact targets by length, and texts with what is written."""
+        return target_figures(predict, data, split, services)

@@ -138,6 +138,10 @@ class SequenceSource:
             rows = Written(ids, [bounded(self._tokenizer.pieces(each)[:most]) for each in texts["target"]], read)
         return SequenceSplit(rows, self._tokenizer.ids).load(range(len(ids))).tensors
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Their pieces; "?" is one that is unknown."""
+        return self._tokenizer.decode(ids)
+
     def files(self) -> Mapping[str, bytes]:
         """The vocabulary, and `generate.py`, which writes with exported networks and needs no kdsearch."""
         return {**self._tokenizer.files(), "generate.py": Path(generate.__file__).read_bytes()}

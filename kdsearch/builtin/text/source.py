@@ -17,7 +17,8 @@ from kdsearch.kinds import HIDDEN, Batch, Field, Split, split_of
 from kdsearch.ops.padding import stacked
 
 LABEL = "label"
-DOCUMENT, QUERY_ID, DOCUMENT_ID = "document_", "query", "document"  # fields of pairs
+DOCUMENT, QUERY_ID, DOCUMENT_ID, PAIRED = "document_", "query", "document", "paired"  # fields of pairs
+EMBEDDING = "embedding"  # what is answered for them
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Rows:
 class TextSplit:
     """`tokens` and `mask` (B, N), N as long as the longest text of a batch.
 
-    Of pairs those of the document too, and for both a number that equal texts share: `query` and `document` (B,).
+    Of pairs those of the document too, for both a number that equal texts share, `query` and `document` (B,), and `paired` (B,), 1:
+    the document is what the query should find. Where a study hides that it is NaN.
     """
 
     rows: Rows
@@ -64,6 +66,7 @@ class TextSplit:
             tensors |= {f"{DOCUMENT}{name}": tensor for name, tensor in of_document.items()}
             tensors[QUERY_ID] = self._numbers([_joined(texts, self.columns, i) for i in range(len(at))])
             tensors[DOCUMENT_ID] = self._numbers(texts[self.document])
+            tensors[PAIRED] = torch.ones(len(at))
         if self.labels is not None:
             tensors[LABEL] = self.labels[torch.as_tensor(at, dtype=torch.int64)]
         return Batch(tuple(self.ids[i] for i in at), tensors, texts=texts)
@@ -131,12 +134,19 @@ class TextSource:
             return tokens, mask, *([Field(LABEL, "label", (), "int64", "target")] if has_labels else [])
         documents = tuple(replace(each, name=f"{DOCUMENT}{each.name}") for each in (tokens, mask))
         ids = (Field(name, "id", (), "int64", "extra") for name in (QUERY_ID, DOCUMENT_ID))
-        return tokens, mask, *documents, *ids
+        return tokens, mask, *documents, *ids, Field(PAIRED, "paired", (), use="target")
 
     @property
     def facts(self) -> Mapping[str, Any]:
+        """Of pairs `columns` too: which of a batch's texts are a query, and which one a document."""
         about = {"level": self._options.level, "vocabulary": len(self._tokenizer.vocabulary), "length": self._typical}
-        return {**self._facts, "content": self._content(), "tokenizer": about}
+        columns = {"query": list(self._columns), "document": [self._document]} if self._document is not None else None
+        return {
+            **self._facts,
+            "content": self._content(),
+            "tokenizer": about,
+            **({"columns": columns} if columns is not None else {}),
+        }
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -175,3 +185,10 @@ def classes_of(names: Mapping[str, Sequence[str | None]]) -> tuple[list[str], di
         split: torch.tensor([HIDDEN if name is None else index[name] for name in each], dtype=torch.int64)
         for split, each in names.items()
     }
+
+
+def is_pair(batch: Batch) -> Tensor:
+    """(B,) bool: whether the document is known to be what the query should find."""
+    if PAIRED in batch:
+        return batch[PAIRED] == 1
+    return torch.ones(len(batch), dtype=torch.bool, device=batch[QUERY_ID].device)

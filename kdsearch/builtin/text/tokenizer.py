@@ -74,6 +74,15 @@ class Tokenizer:
         """Ids of one sample of these texts, by column."""
         return prepare.encoded(texts, self.about, self.ids)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these ids: padding and separators are nothing, an unknown token is "?", between words is a space."""
+        found = [
+            self.vocabulary[i - RESERVED] if i >= RESERVED else "?"
+            for i in ids
+            if i == prepare.UNKNOWN or i >= RESERVED
+        ]
+        return (" " if self.level == "word" else "").join(found)
+
     def files(self) -> dict[str, bytes]:
         """`tokenizer.json`, and `prepare.py`, which reads it without kdsearch."""
         text = json.dumps(self.about, ensure_ascii=False, indent=1)

@@ -2,7 +2,8 @@
 
 mse and huber are of the answers themselves, as Ba and Caruana regress logits (Do Deep Nets Really Need to be Deep?, NIPS 2014,
 arXiv 1312.6184); Huber's loss grows linearly from `delta` on, so that a teacher's outliers count less. cosine is 1 - cos of the
-answers' directions, for embeddings. binary_kl is KL(Bernoulli(sigmoid(z_t / T)) || Bernoulli(sigmoid(z_s / T))) of each label by
+answers' directions, for embeddings; where the teacher's have another width, of a linear map of the student's, which is trained
+along and never exported. binary_kl is KL(Bernoulli(sigmoid(z_t / T)) || Bernoulli(sigmoid(z_s / T))) of each label by
 itself, as in multi-label distillation (Yang et al., Multi-Label Knowledge Distillation, ICCV 2023, arXiv 2308.06453), times T^2
 as in Hinton et al.
 
@@ -17,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.errors import TapShapeError, nearest, one_of
@@ -46,7 +47,10 @@ class Match(Distiller[MatchOptions]):
     square: Tensor
 
     def build(self, shapes: TapShapes) -> None:
-        """Raise TapShapeError for an output that is not there, several of which none is named, or unequal shapes."""
+        """Raise TapShapeError for an output that is not there, several of which none is named, or unequal shapes.
+
+        Of embeddings the widths alone may differ.
+        """
         outputs, asked = shapes.student.fields, self.options.field
         if asked is None and len(outputs) > 1:
             raise TapShapeError(f"'match' names no output, and the task has {', '.join(outputs)}", expected="`field`")
@@ -57,7 +61,13 @@ class Match(Distiller[MatchOptions]):
                 nearest=nearest(self.field, outputs),
                 expected=one_of(outputs),
             )
-        size = shapes.student.of(self.field)[-1:] or (1,)
+        shape_s, shape_t = tuple(shapes.student.of(self.field)), tuple(shapes.teacher.of(self.field))
+        self.widen: nn.Module = nn.Identity()
+        if self.options.distance == "cosine" and shape_s[:-1] == shape_t[:-1] and shape_s != shape_t:
+            self.widen = nn.Linear(shape_s[-1], shape_t[-1], bias=False)
+        elif shape_s != shape_t:
+            raise TapShapeError(f"'match': the student's '{self.field}' is {shape_s}", expected=f"the teacher's {shape_t}")
+        size = shape_s[-1:] or (1,)
         self.register_buffer("count", torch.zeros(()))
         for name in ("mean", "square"):  # of the teacher's answers so far
             self.register_buffer(name, torch.zeros(size[0] or 1))
@@ -66,7 +76,7 @@ class Match(Distiller[MatchOptions]):
         z_s, z_t = self._rows(step, step.student[self.field]), self._rows(step, step.teacher[self.field])  # (N, D)
         o = self.options
         if o.distance == "cosine":
-            each = 1 - F.cosine_similarity(z_s, z_t, dim=1)
+            each = 1 - F.cosine_similarity(self.widen(z_s), z_t, dim=1)
         elif o.distance == "binary_kl":
             each = binary_kl(z_s / o.temperature, z_t / o.temperature) * o.temperature**2
         else:

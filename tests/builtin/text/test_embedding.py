@@ -11,10 +11,12 @@ from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 
 from kdsearch.builtin.text.embedding import Embedding, EmbeddingOptions
 from kdsearch.builtin.text.relevance import Relevance, RelevanceOptions
-from kdsearch.builtin.text.retrieval import CutOptions, Mrr, Ndcg, RetrievalRecall, ranks
+from kdsearch.builtin.text.retrieval import CutOptions, Mrr, Ndcg, RetrievalRecall, ranked
 from kdsearch.builtin.text.texts import Texts, TextsOptions
+from kdsearch.engine.splits import arrange
+from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.errors import DataError, TapShapeError
-from kdsearch.kinds import Batch, Field, NoOptions, Outputs
+from kdsearch.kinds import Batch, Clock, Field, NoOptions, Outputs
 from kdsearch.testing.contract import failures
 from kdsearch.testing.dataset import FileServices
 from kdsearch.testing.metric import MetricContract
@@ -103,9 +105,26 @@ def test_values_are_those_of_scikit_learn_and_torchmetrics():
 
 @pytest.mark.parametrize("value", [1.0, 0.0, float("nan")])
 def test_one_vector_for_all_gains_nothing(value):
-    places, n_right = ranks(lambda batch: {"embedding": torch.full((len(batch), 2, 3), value)}, Pairs.texts, "val")
-    assert places[:, 0].min() == 24  # of 25 documents, behind all wrong ones
-    assert sorted(n_right.tolist()) == [1] * 24 + [2]
+    found = ranked(lambda batch: {"embedding": torch.full((len(batch), 2, 3), value)}, Pairs.texts, "val")
+    assert found.places[:, 0].min() == 24  # of 25 documents, behind all wrong ones
+    assert sorted(found.n_right.tolist()) == [1] * 24 + [2]
+
+
+def test_where_no_pair_is_known_nothing_can_be_ranked():
+    data = arrange(Pairs.texts, labeled=0.25, validation=0.2, test=0.2, seed=0, task=Embedding(EmbeddingOptions()))
+    n = len(data.split("unlabeled").ids)
+    with pytest.raises(DataError, match=f"{n} samples and no pair"):
+        ranked(OfPairs().answer, data, "unlabeled")
+
+
+def test_pairs_are_hidden_as_labels_are():
+    data = arrange(Pairs.texts, labeled=0.25, validation=0.2, test=0.2, seed=0, task=Embedding(EmbeddingOptions()))
+    n = {name: len(data.split(name).ids) for name in ("labeled", "unlabeled")}
+    assert n["labeled"] + n["unlabeled"] == len(data.split("train").ids)
+    assert 0 < n["labeled"] < 10
+    assert data.split("unlabeled").load([0, 1])["paired"].isnan().all()
+    assert (data.split("labeled").load([0, 1])["paired"] == 1).all()
+    assert (data.revealed().split("train").load(range(20))["paired"] == 1).all()
 
 
 def made(width=3, n=5, seed=0, dtype=torch.float64):
@@ -132,10 +151,13 @@ def test_the_loss_is_the_paper_s_and_equals_are_no_negatives():
 
 
 class Seen:
-    """A step of a student and a teacher that answer these pairs."""
+    """A step of a student and a teacher that answer these pairs; `hidden`: samples that are not known to be pairs."""
 
-    def __init__(self, student, teacher):
+    def __init__(self, student, teacher, hidden=()):
         self.student, self.teacher = {"embedding": student}, {"embedding": teacher}
+        paired = torch.tensor([float("nan") if i in hidden else 1.0 for i in range(len(student))])
+        ids = torch.arange(len(student))
+        self.batch = Batch(tuple(map(str, ids.tolist())), {"query": ids, "document": ids, "paired": paired})
 
 
 def test_relevance_is_the_divergence_of_preferences_and_widths_may_differ():
@@ -154,6 +176,25 @@ def test_relevance_is_the_divergence_of_preferences_and_widths_may_differ():
     student.requires_grad_()
     distiller.terms(Seen(student, teacher))["kl"].backward()
     assert student.grad.abs().sum() > 0
+
+
+def test_what_the_texts_of_no_pair_are_to_each_other_is_not_asked():
+    """Of a hidden sample query and document are compared with the others' alone: against plain NumPy, row by row."""
+    distiller = Relevance(RelevanceOptions(temperature=0.5))
+    student, teacher, hidden = made(3).float(), made(7, seed=1).float(), (1, 4)
+    expected = 0.0
+    for axis in (0, 1):
+        for i in range(5):
+            seen = [j for j in range(5) if j != i or i not in hidden]
+            rows = []
+            for pairs in (teacher, student):
+                unit = (pairs / pairs.norm(dim=-1, keepdim=True)).double().numpy()
+                e = np.exp(unit[i, axis] @ unit[seen, 1 - axis].T / 0.5)
+                rows.append(e / e.sum())
+            expected += (rows[0] * np.log(rows[0] / rows[1])).sum() / 5 / 2
+    assert float(distiller.terms(Seen(student, teacher, hidden))["kl"]) == pytest.approx(expected, abs=1e-6)
+    alone = distiller.terms(Seen(student[:1], teacher[:1], (0,)))["kl"]
+    assert float(alone) == 0
 
 
 def test_relevance_of_a_teacher_that_answers_no_pair_is_refused():
@@ -184,3 +225,12 @@ def test_a_task_that_takes_equals_for_negatives_would_be_found():
 
     contract = type("Contract", (Pairs, TaskContract), {"task": Naive, "options": {"width": 8}})
     assert "test_loss_is_a_mean_in_any_order" in failures(contract)
+
+
+def test_a_method_sees_each_vector_of_a_pair_as_a_row():
+    """`step.rows` goes by what the task answers, a pair of vectors, not by what the network does, one."""
+    task = Embedding(EmbeddingOptions(width=3))
+    cast = Cast(task, task.io(Pairs.texts.fields, {}), {}, {}, {}, torch.device("cpu"))
+    batch, pairs = Pairs.texts.split("train").load(range(5)), made()
+    step = LiveStep(cast, {"train": batch}, batch, torch.Generator(), Clock(0, 0, 0.0, 1))
+    assert torch.equal(step.rows(pairs, "embedding"), pairs.reshape(10, 3))

@@ -121,3 +121,22 @@ def test_what_compares_classes_is_refused_with_what_fits(cls, options, name, fie
         made({field: (2,)}, cls, options)
     assert f"'{name}' compares class probabilities, and the task answers {field}" in str(found.value)
     assert instead in str(found.value)
+
+
+def test_a_wider_teacher_s_vectors_are_met_by_a_map_that_is_trained():
+    """cosine: 1 - cos(W z_s, z_t), of pairs of vectors too; nothing else takes unequal widths."""
+    narrow, wide = Shapes(MODEL, {"logits": (2, 3)}), Shapes(MODEL, {"logits": (2, 7)})
+    found = Match(MatchOptions(distance="cosine"))
+    found.build(TapShapes(narrow, wide))
+    found.double()
+    z_s = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z_t = torch.randn(4, 2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    term = found.terms(HandStep({"logits": z_s}, {"logits": z_t}))["match"]
+    mapped, target = z_s.numpy().reshape(8, 3) @ found.widen.weight.detach().numpy().T, z_t.numpy().reshape(8, 7)
+    cosines = (mapped * target).sum(1) / np.linalg.norm(mapped, axis=1) / np.linalg.norm(target, axis=1)
+    assert term.item() == pytest.approx((1 - cosines).mean(), abs=1e-12)
+    term.backward()
+    assert found.widen.weight.grad.abs().sum() > 0
+    for other, pair in (("mse", (narrow, wide)), ("cosine", (Shapes(MODEL, {"logits": (3,)}), wide))):
+        with pytest.raises(TapShapeError, match="the teacher's"):
+            Match(MatchOptions(distance=other)).build(TapShapes(*pair))
