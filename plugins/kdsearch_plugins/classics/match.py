@@ -66,7 +66,9 @@ class Match(Distiller[MatchOptions]):
         if self.options.distance == "cosine" and shape_s[:-1] == shape_t[:-1] and shape_s != shape_t:
             self.widen = nn.Linear(shape_s[-1], shape_t[-1], bias=False)
         elif shape_s != shape_t:
-            raise TapShapeError(f"'match': the student's '{self.field}' is {shape_s}", expected=f"the teacher's {shape_t}")
+            raise TapShapeError(
+                f"'match': the student's '{self.field}' is {shape_s}", expected=f"the teacher's {shape_t}"
+            )
         size = shape_s[-1:] or (1,)
         self.register_buffer("count", torch.zeros(()))
         for name in ("mean", "square"):  # of the teacher's answers so far
