@@ -63,8 +63,9 @@ class Match(Distiller[MatchOptions]):
             )
         shape_s, shape_t = tuple(shapes.student.of(self.field)), tuple(shapes.teacher.of(self.field))
         self.widen: nn.Module = nn.Identity()
-        if self.options.distance == "cosine" and shape_s[:-1] == shape_t[:-1] and shape_s != shape_t:
-            self.widen = nn.Linear(shape_s[-1], shape_t[-1], bias=False)
+        d_s, d_t = (each[-1] if each else None for each in (shape_s, shape_t))
+        if self.options.distance == "cosine" and shape_s[:-1] == shape_t[:-1] and d_s != d_t and d_s and d_t:
+            self.widen = nn.Linear(d_s, d_t, bias=False)
         elif shape_s != shape_t:
             raise TapShapeError(
                 f"'match': the student's '{self.field}' is {shape_s}", expected=f"the teacher's {shape_t}"
