@@ -336,7 +336,7 @@ def _csv_rows(
             raise DataError(f"{len(cells)} cells", file=file, line=line, expected=expected, fix=fix)
         lines.append(line)
         for column, cell in zip(columns, cells, strict=True):
-            column.append(cell if cell.strip() else None)
+            column.append(_known(cell))
     return dict(zip(header, columns, strict=True)), lines
 
 
@@ -405,11 +405,16 @@ def _json_rows(text: str, file: Path) -> tuple[dict[str, list[Any]], list[int]]:
             if name not in columns:
                 columns[name] = [None] * len(lines)
         for name, values in columns.items():
-            values.append(row.get(name))
+            values.append(_known(row.get(name)))
         lines.append(line)
         if len(columns) > TABLE_COLUMNS:
             raise DataError(f"{len(columns):,} keys", file=file, line=line, expected=f"at most {TABLE_COLUMNS:,}")
     return columns, lines
+
+
+def _known(value: Any) -> Any:
+    """None for an empty text, as for an empty cell."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _is_text(value: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from kdsearch import limits
 from kdsearch.engine.setup import Site
@@ -130,6 +131,41 @@ def test_marks_of_the_unknown_are_missing_where_they_are_named(tmp_path):
     assert table.without(["?"]).categories("b") == ["NA", "x"]  # a country's code, as long as nobody says otherwise
 
 
+def test_an_empty_text_is_missing_in_json_lines_as_in_a_csv(tmp_path):
+    rows = [{"a": " ", "b": ""}, {"a": "2", "b": "x"}]
+    for table in (read(tmp_path, 'a,b\n" ",""\n2,x\n'), read(tmp_path, "\n".join(map(json.dumps, rows)), "t.jsonl")):
+        np.testing.assert_array_equal(table.numbers("a"), [np.nan, 2.0])
+        assert table.categories("b") == [None, "x"]
+
+
+@pytest.mark.parametrize(
+    ("row", "separator", "said"),
+    [
+        ({"l": 3}, None, "got 3. Expected a list of names"),
+        ({"l": "u;v"}, None, "got 'u;v'. Expected a list of names"),
+        ({"l": ["u", 1]}, ";", "got .*. Expected names, with ';' between them"),
+    ],
+)
+def test_what_is_no_list_of_names(row, separator, said, tmp_path):
+    table = read(tmp_path, json.dumps({"l": ["u"]}) + "\n" + json.dumps(row), "t.jsonl")
+    with pytest.raises(DataError, match=rf"t.jsonl:2: column 'l': {said}"):
+        table.lists("l", separator)
+
+
+def test_names_of_columns_differ():
+    assert TableFiles(path="t.csv", header=("a", "b")).header == ("a", "b")
+    with pytest.raises(ValidationError, match="names that differ"):
+        TableFiles(path="t.csv", header=("a", "a"))
+
+
+def test_a_wide_table_names_thirty_of_its_columns(tmp_path):
+    names = [f"c{i}" for i in range(33)]
+    table = read(tmp_path, ",".join(names) + "\n" + ",".join("1" * 33) + "\n")
+    with pytest.raises(DataError) as found:
+        table.column("x")
+    assert found.value.expected == f"{', '.join(names[:30])} and 3 more"
+
+
 def test_lists_are_parted_where_a_separator_is_given(tmp_path):
     assert read(tmp_path, 'a\nu;v\n;\n""\n').lists("a", ";") == [["u", "v"], [], None]
 
@@ -216,14 +252,17 @@ def test_a_fifo_is_refused_unopened(tmp_path):
 
 
 def test_limits(tmp_path, monkeypatch):
-    for name, value, text, said in [
-        ("TABLE_BYTES", 4, "a\n1234\n", "7 bytes"),
-        ("TABLE_CELL", 4, "a\n12345\n", "field larger"),
-        ("TABLE_COLUMNS", 1, "a,b\n1,2\n", "2 columns"),
+    for name, value, file, text, said in [
+        ("TABLE_BYTES", 4, "t.csv", "a\n1234\n", "7 bytes"),
+        ("TABLE_CELL", 4, "t.csv", "a\n12345\n", "field larger"),
+        ("TABLE_COLUMNS", 1, "t.csv", "a,b\n1,2\n", "2 columns"),
+        ("TABLE_COLUMNS", 1, "t.jsonl", '{"a": 1, "b": 2}', "t.jsonl:1: 2 keys. Expected at most 1"),
+        ("TABLE_CELL", 7, "t.jsonl", '{}\n{"a": 1}', "t.jsonl:2: 8 characters. Expected at most 7"),
+        ("TABLE_CELL", 4, "t.txt", "1234\n12345", "t.txt:2: 5 characters. Expected at most 4"),
     ]:
         with monkeypatch.context() as patched:
             patched.setattr(tables, name, value)
-            assert said in refused(tmp_path, text)
+            assert said in refused(tmp_path, text, file)
     was = csv.field_size_limit()
     long = "x" * (was + 1)
     assert read(tmp_path, f"a\n{long}\n").texts("a") == [long]

@@ -163,7 +163,12 @@ def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
     rows = [{"x": 1.5, "n": 3, "c": "Aix", "b": True, "y": 0}, {"x": None, "n": 7, "c": None, "b": False, "y": 1}]
     rows.append({"x": 2.25, "c": "Köln", "b": True, "y": 1})
     rows.append({"x": "nan", "n": 4, "c": "null", "b": True, "y": 0})  # no number, and a name that is no absence
-    source = opened(tmp_path, "\n".join(map(json.dumps, rows)), "cars.jsonl", target="y", numbers=("x",))
+    rows += [
+        {"x": "?", "n": 1, "c": "?", "b": True, "y": 0},
+        {"x": " ", "n": 1, "c": " ", "b": True, "y": 0},
+    ]  # nobody knows
+    told = {"target": "y", "numbers": ("x",), "missing": ("?",)}
+    source = opened(tmp_path, "\n".join(map(json.dumps, rows)), "cars.jsonl", **told)
     files = source.files()
     paths = {}
     for name, content in files.items():
@@ -171,8 +176,8 @@ def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
         paths[name] = tmp_path / name
     own: dict[str, object] = {}
     exec(files["prepare.py"].decode(), own)
-    expected = source.split("train").load(range(4))
-    assert expected["missing"].tolist()[3] == [1, 0]
+    expected = source.split("train").load(range(6))
+    assert expected["missing"].tolist() == [[0, 0], [1, 0], [0, 1], [1, 0], [1, 0], [1, 0]]
     for read in (own["inputs"], prepare.inputs):
         for i, row in enumerate(rows):
             made = read(json.dumps({k: v for k, v in row.items() if k != "y"}), paths)
