@@ -26,9 +26,9 @@ from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
 from kdsearch.study.summary import left_out, summary
-from kdsearch.training.dry import check_recipe
-from kdsearch.training.materials import Materials, open_materials
+from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
+from kdsearch.verbs.preflight import looked_at
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -37,8 +37,7 @@ EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 
 def plan_of(study: Study, host: Host) -> dict[str, Any]:
     """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
-    materials = open_materials(study, host)
-    check_recipe(materials)
+    materials = looked_at(study, host)
     with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
     samples = _samples(materials)

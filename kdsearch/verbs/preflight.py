@@ -15,7 +15,7 @@ from kdsearch.study.study import Study
 from kdsearch.study.summary import summary
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.keys import seen_by
-from kdsearch.training.materials import make, open_materials, placing
+from kdsearch.training.materials import Materials, make, open_materials, placing
 from kdsearch.training.normalize import check_expectable
 from kdsearch.training.teachers import stored_answers
 
@@ -34,8 +34,8 @@ def preflight(study: Study, host: Host) -> None:
                 make(host, kind, use, path).preflight(site)
 
 
-def look(study: Study, host: Host) -> dict[str, Any]:
-    """The study's summary, with the controls that these data can have.
+def looked_at(study: Study, host: Host) -> Materials:
+    """The study, opened, after all that can be known of it without work.
 
     Raises:
         UserError: what opening the data set and building the teachers raises, classes, shapes, controls that have no labels;
@@ -47,7 +47,12 @@ def look(study: Study, host: Host) -> dict[str, Any]:
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
     check_recipe(materials)
-    return summary(study, host, controls_of(materials))
+    return materials
+
+
+def look(study: Study, host: Host) -> dict[str, Any]:
+    """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
+    return summary(study, host, controls_of(looked_at(study, host)))
 
 
 def check_storage(study: Study) -> None:

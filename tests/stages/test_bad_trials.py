@@ -101,6 +101,16 @@ def test_a_proxy_that_scores_nothing_ends_the_search(name, message, host, tmp_pa
     assert "Traceback" not in err
 
 
+def test_validate_tells_a_proxy_that_scores_nothing(host, tmp_path, monkeypatch, capsys):
+    """Eight networks of the space, and not first after the teacher is trained."""
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    sets = [*LESS, "search.proxy=[params, raises]"]
+    assert main(["validate", str(write_study(tmp_path)), *(part for each in sets for part in ("--set", each))]) == 1
+    said = capsys.readouterr().err
+    assert "search.proxy[1]: proxy 'raises' scored none of 8 candidates, the first: ValueError: a proxy's own" in said
+    assert "Mend it, or use" in said
+
+
 def test_a_distiller_that_ends_the_program_fails_its_trial(host, tmp_path):
     with pytest.raises(TrialError, match=r"all 2 trials failed; the first: distiller 'bad' called sys.exit\(0\)"):
         run_tiny(tmp_path, *LESS, host=host, text=with_bad("exit"))

@@ -1,6 +1,7 @@
 """What a study names is looked at by `validate`: files and names, then whether data, teachers and controls fit one another."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -103,6 +104,15 @@ def test_what_is_not_is_named_with_exit_code_2(files, tmp_path, capsys, teacher,
     code, text = said(files, tmp_path, capsys, teacher, data)
     assert code == 2
     assert expected in text
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["", "plan"])
+def test_a_proxy_of_classes_is_refused_of_a_task_without(plan, capsys):
+    file = Path(__file__).parents[2] / "examples" / "regression.yaml"
+    assert main(["validate", str(file), *plan, "--set", "search.proxy=[params, epe_nas]"]) == 2
+    said = capsys.readouterr().err
+    assert "search.proxy[1]: 'epe_nas' compares classes, and the task answers value (1)" in said
+    assert "relation" in said.partition(" Use ")[2]
 
 
 def test_controls_without_labels_are_refused(files, tmp_path, capsys, monkeypatch):
