@@ -65,7 +65,7 @@ def _judged(predict: Predict, batch: Batch, services: Services) -> Answers:
         targets = targets.clone()
         try:
             targets[hidden] = services.predict("teacher", batch)["logits"].argmax(1).cpu()[hidden]
-        except (PluginError, KeyError):  # the study has no teacher of that name
+        except (PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
             logits, targets, hidden = logits[~hidden], targets[~hidden], hidden[~hidden]
     return Answers(logits, targets, hidden)
 

@@ -9,7 +9,7 @@ import torch
 
 from kdsearch.builtin.by_class import Row, Words, by_class, share
 from kdsearch.builtin.vision.mask_metrics import answers, ious, overlaps
-from kdsearch.errors import PluginError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services
 
 IMAGES = 5  # that are shown, from the best answered to the worst
@@ -57,7 +57,7 @@ def masks(predict: Predict, data: DataSource, split: str, services: Services, qu
     place = {id: i for i, id in enumerate(samples.ids)}
     batch = samples.load([place[id] for id in ids])
     found = {"student": predict(batch)["logits"].argmax(1).cpu()}
-    with suppress(PluginError, KeyError):  # the study has no teacher of that name
+    with suppress(PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
         found = {"teacher": services.predict("teacher", batch)["logits"].argmax(1).cpu(), **found}
     images = next(value for value in batch.tensors.values() if value.ndim == 4)
     rows = [

@@ -45,7 +45,7 @@ def answers(predict: Predict, data: DataSource, split: str, services: Services) 
             try:
                 stands_in = services.predict("teacher", batch)["logits"].argmax(1).cpu()
                 truth, is_known = torch.where(is_known[:, None, None], truth, stands_in), torch.ones_like(is_known)
-            except (PluginError, KeyError):  # the study has no teacher of that name
+            except (PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
                 pass
         rows = is_known.nonzero()[:, 0]
         judged += len(rows)

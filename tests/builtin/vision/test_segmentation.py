@@ -163,3 +163,10 @@ def test_pictures_go_from_the_best_answered_image_to_the_worst():
     services.predict = lambda name, batch: {"logits": predict(batch)["logits"].roll(1, 1)}
     _, figure = task.figures(predict, data, "val", services)
     assert [each.title for each in figure.pictures[0]] == ["image", "truth", "teacher", "student"]
+
+    def stored(name, batch):
+        raise DataError("has no answers to 5 samples")
+
+    services.predict = stored
+    _, figure = task.figures(predict, data, "val", services)
+    assert [each.title for each in figure.pictures[0]] == ["image", "truth", "student"]
