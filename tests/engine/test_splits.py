@@ -234,6 +234,11 @@ def test_a_class_of_one_sample_stays_in_train():
     [
         (lambda: tables(100, 4), {"labeled": 3}, ["labeled 3", "4 classes", "data.labeled", "80 samples"]),
         (lambda: tables(100, 4), {"labeled": 0.01}, ["means 1 labels", "4 classes"]),
+        (
+            lambda: Tables(["a", "b", "never"], train=Table([f"s{i}" for i in range(40)], [0, 1] * 20)),
+            {"labeled": 1},
+            ["labeled 1 means 1 labels for 2 classes", "at least 2 of the"],
+        ),
         (lambda: tables(100, 4), {"labeled": 81}, ["labeled 81", "only 80", "65 in train, 15 in val"]),
         (lambda: tables(100, 4), {"validation": 0.6, "test": 0.4}, ["0.6", "0.4", "less than 1"]),
         (lambda: tables(100, 4), {"train_samples": 66}, ["train_samples 66", "65 training"]),

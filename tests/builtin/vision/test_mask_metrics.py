@@ -154,6 +154,13 @@ def square(top, left):
     return mask
 
 
+def test_few_boundary_pixels_that_are_near_count_as_few():
+    """1 of 50 and 1 of 40: 2 x 0.02 x 0.025 / 0.045; a class that is nowhere is left out, one of misses is 0."""
+    sums = torch.tensor([[1.0, 50, 1, 40], [0, 0, 0, 0], [0, 3, 0, 2]], dtype=torch.float64)
+    assert BoundaryF1(BoundaryOptions()).of(sums[:1]) == pytest.approx(2 / 90, rel=1e-12)
+    assert BoundaryF1(BoundaryOptions()).of(sums) == pytest.approx(1 / 90, rel=1e-12)
+
+
 def boundary_f1(found, truth, tolerance):
     return value(BoundaryF1(BoundaryOptions(tolerance=tolerance)), found, truth)["boundary_f1"]
 
