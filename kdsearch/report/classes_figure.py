@@ -66,7 +66,10 @@ def classes_figure(result: Row, evidence: Row) -> Figure | None:
         "Forgotten is how much the groups before have lost since each was at its best, their mean.",
         [spec] if found else [],
         [groups_table(taught, mapping(mapping(result.get("student")).get("classes")), quality)],
-        [f"{plain(phase)}: {one_word(classes)}." for phase, classes in of.items()],
+        [
+            f"{plain(phase)}: {listed(classes, mapping(result.get('data')).get('classes'))}."
+            for phase, classes in of.items()
+        ],
     )
 
 
@@ -90,6 +93,8 @@ def groups_table(taught: list[tuple[str, Row]], on_test: Row, quality: Quality) 
     )
 
 
-def one_word(classes: object) -> str:
-    listed = [plain(each) for each in items(classes)]
-    return f"class {listed[0]}" if len(listed) == 1 else f"classes {', '.join(listed)}"
+def listed(classes: object, names: object) -> str:
+    """Classes by the data set's names for them, where it has some."""
+    known = items(names)
+    found = [plain(known[k]) if isinstance(k, int) and 0 <= k < len(known) else plain(k) for k in items(classes)]
+    return f"{'class' if len(found) == 1 else 'classes'} {', '.join(found)}"

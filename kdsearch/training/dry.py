@@ -7,38 +7,34 @@ makes goes. A fault counts where no candidate that is tried is without it: other
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Training, generators_restored
+from kdsearch.engine.recorded import groups_of
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
     DataError,
     KdsearchError,
     PluginError,
-    StorageError,
-    TrialError,
-    UnreachableError,
     UserError,
     one_of,
     told,
 )
-from kdsearch.kinds import Distiller, Procedure
-from kdsearch.kinds.model import UnaskedTapError
+from kdsearch.kinds import Phase, Procedure, Setup
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
-from kdsearch.study.recipe import ResolvedDistiller
 from kdsearch.training.adapted import grows
+from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
 from kdsearch.training.built import structure
-from kdsearch.training.few_samples import NOBODY, FewSamples, NotAskedError
+from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
@@ -46,7 +42,7 @@ from kdsearch.training.request import Kind, Request, recipe_of
 from kdsearch.training.teachers import asked, assembled, check_kept
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Address, Tools, address_of, limits_of
-from kdsearch.training.train import blamed, distillers_of, staged
+from kdsearch.training.train import distillers_of, staged
 
 SAMPLES = 8  # of each split; where they do not do, a whole batch of the recipe's
 STUDENTS = 32  # architectures that are drawn
@@ -54,10 +50,6 @@ POINTS = 8  # of what else is searched: every choice of an option occurs in one 
 BUILT = 64  # pairs of these whose distillers are built
 STEPPED = 4  # failed steps after which no other pair is tried
 LOOK_S = 0.5
-
-
-# A loss that is not finite, a program that is ended, a disk or endpoint that is away: a step alone cannot judge them.
-PASSES = (TrialError, NotAskedError, UnreachableError, StorageError, MemoryError)
 
 
 def check_recipe(materials: Materials) -> None:
@@ -235,8 +227,8 @@ def _fault_of(
         trial.check(training)
     except PASSES:
         return None
-    except _Blamed as fault:
-        return _Fault(_said(materials, fault.each, fault.error), stepped, specs, values)
+    except BlamedError as fault:
+        return _Fault(said_of(materials, fault.each, fault.error), stepped, specs, values)
     except UserError as error:
         if error.file is None:
             error.at(path="recipe.procedure.use")
@@ -279,7 +271,7 @@ class _Trial:
         procedure, setup = staged(self.materials, request, self.teachers, folder, seed, self.changes)
         setup.distillers = distillers_of(self.materials, request, setup, seed)
         for each in recipe_of(self.materials, request).distillers:
-            _blaming(each, setup.distillers[each.name])
+            blaming(each, setup.distillers[each.name])
         device = replace(self.materials.device, workers=0, accumulate=1)
         return Training(procedure, setup, folder, "dry", device, most_epochs=1, recovers=kind == "recover")
 
@@ -287,8 +279,17 @@ class _Trial:
         """Train it, and raise UserError where what it ends with is not what the study counts, prunes or asks of it."""
         materials, procedure, setup = self.materials, training.procedure, training.setup
         name, before = materials.recipe.procedure, structures(setup)
+        phases = _noted(procedure)
         training.run()
         after = structures(setup)
+        for phase in phases:
+            with suppress(DataError):  # a metric that has nothing to judge among so few
+                groups_of(
+                    replace(training.conduct, objective=materials.objective),
+                    phase,
+                    {phase.name: phase.classes or ()},
+                    [],
+                )
         if not grows(type(procedure)):
             check_counted(materials, procedure, after, before)
         else:
@@ -301,56 +302,18 @@ class _Trial:
         _check_agreement(materials, setup, procedure)
 
 
-class _Blamed(Exception):  # noqa: N818 - carries an error, is none
-    def __init__(self, each: ResolvedDistiller, error: Exception) -> None:
-        super().__init__()
-        self.each, self.error = each, error
+def _noted(procedure: Procedure[Any]) -> list[Phase]:
+    """The phases that it yields from now on."""
+    found: list[Phase] = []
+    own = procedure.phases
 
+    def phases(setup: Setup) -> Iterator[Phase]:
+        for phase in own(setup):
+            found.append(phase)
+            yield phase
 
-def _blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
-    """What the distiller raises from now on is known to be its own, whoever calls it."""
-
-    def guarded(own: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(own)
-        def call(*arguments: Any) -> Any:
-            try:
-                return own(*arguments)
-            except (*PASSES, _Blamed):
-                raise
-            except Exception as error:
-                raise _Blamed(each, error) from error
-
-        return call
-
-    for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
-        setattr(distiller, name, guarded(getattr(distiller, name)))
-
-
-def _said(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:
-    """What a distiller raised, with its name and the option at fault where that can be known."""
-    if isinstance(error, UnaskedTapError):
-        problem = f"distiller '{each.name}' reads '{error.name}' of '{error.owner}' without asking for it"
-        expected = "an option of type StudentTap or TeacherTap: it asks for the tap that it names"
-        found: UserError = PluginError(problem, path=each.place_of(f"'{error.name}'"), expected=expected)
-    elif isinstance(error, UserError):
-        found = blamed(each, error)
-        if lacks := re.search(r"no model in the role '([^']+)'", error.problem):
-            found.fix = _fix_of_role(materials, lacks[1])
-    else:
-        found = PluginError(f"distiller '{each.name}' fails at its first step: {told(error)}", path=each.path)
-    found.__cause__ = error if found is not error else error.__cause__
+    procedure.phases = phases  # type: ignore[method-assign]
     return found
-
-
-def _fix_of_role(materials: Materials, role: str) -> str:
-    host = materials.host
-    found = []
-    for name in host.names("procedure"):
-        try:
-            found += [name] if role in host.load_class("procedure", name).roles else []
-        except PluginError:  # another plugin's, and broken
-            continue
-    return f"Set recipe.procedure.use: {one_of(found)}." if found else ""
 
 
 def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:

@@ -41,6 +41,8 @@ def test_the_table_has_a_row_a_phase_and_one_of_the_test():
 
 def test_notes_say_which_classes_they_are():
     assert figure().notes == ["a: classes 0, 1.", "b: class 2."]
+    named = {"student": {"quality": QUALITY}, "data": {"classes": ["cat", "dog"]}}
+    assert classes_figure(named, {"curves": {"student": CURVE}}).notes == ["a: classes cat, dog.", "b: class 2."]
 
 
 def test_a_plain_study_has_none_and_damaged_rows_harm_nothing():

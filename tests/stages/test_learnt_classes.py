@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from kdsearch.engine.feeds import in_order
-from kdsearch.errors import TrialError
+from kdsearch.errors import PluginError
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Options, Phase, Procedure, Setup, Step, Update
 from kdsearch.store.files import read_json
@@ -161,9 +161,11 @@ def test_the_dry_step_has_a_sample_of_each_class(tmp_path):
         (Incremental, ("objectives={ece: min}",), "metric 'ece' has no value of a group of classes"),
     ],
 )
-def test_what_cannot_be_judged_is_said(cls, sets, words, tmp_path):
-    with pytest.raises(TrialError, match=words):
-        run_tiny(tmp_path, *SETS, *sets, host=host(cls))
+def test_what_cannot_be_judged_is_said_before_any_work(cls, sets, words, tmp_path):
+    study = load_study(write_study(tmp_path), host(cls), sets=(*SETS, *sets))
+    with pytest.raises(PluginError, match=words) as caught:
+        check_recipe(open_materials(study, host(cls)))
+    assert caught.value.path == "recipe.procedure.use"
 
 
 def test_targets_of_other_classes_are_hidden():

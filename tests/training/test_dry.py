@@ -15,7 +15,8 @@ from kdsearch.cli import main
 from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError
 from kdsearch.host import Host
 from kdsearch.study import load_study
-from kdsearch.training.dry import FewSamples, check_recipe
+from kdsearch.training.dry import check_recipe
+from kdsearch.training.few_samples import FewSamples
 from kdsearch.training.materials import Materials, open_materials
 from tests.stages.tiny import LESS, TEXT, run_tiny, write_study
 from tests.training import dry_plugin

@@ -1,0 +1,73 @@
+"""Whose fault it is: what a distiller raises, whoever calls it, is said with its name and the option at fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, one_of, told
+from kdsearch.kinds import Distiller
+from kdsearch.kinds.model import UnaskedTapError
+from kdsearch.study.recipe import ResolvedDistiller
+from kdsearch.training.few_samples import NotAskedError
+from kdsearch.training.materials import Materials
+from kdsearch.training.train import blamed
+
+# A loss that is not finite, a program that is ended, a disk or endpoint that is away: a step alone cannot judge them.
+PASSES = (TrialError, NotAskedError, UnreachableError, StorageError, MemoryError)
+
+
+class BlamedError(Exception):
+    """What a distiller raised, and which one."""
+
+    def __init__(self, each: ResolvedDistiller, error: Exception) -> None:
+        super().__init__()
+        self.each, self.error = each, error
+
+
+def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
+    """What the distiller raises from now on is known to be its own, whoever calls it."""
+
+    def guarded(own: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(own)
+        def call(*arguments: Any) -> Any:
+            try:
+                return own(*arguments)
+            except (*PASSES, BlamedError):
+                raise
+            except Exception as error:
+                raise BlamedError(each, error) from error
+
+        return call
+
+    for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
+        setattr(distiller, name, guarded(getattr(distiller, name)))
+
+
+def said_of(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:
+    """What a distiller raised, with its name and the option at fault where that can be known."""
+    if isinstance(error, UnaskedTapError):
+        problem = f"distiller '{each.name}' reads '{error.name}' of '{error.owner}' without asking for it"
+        expected = "an option of type StudentTap or TeacherTap: it asks for the tap that it names"
+        found: UserError = PluginError(problem, path=each.place_of(f"'{error.name}'"), expected=expected)
+    elif isinstance(error, UserError):
+        found = blamed(each, error)
+        if lacks := re.search(r"no model in the role '([^']+)'", error.problem):
+            found.fix = _fix_of_role(materials, lacks[1])
+    else:
+        found = PluginError(f"distiller '{each.name}' fails at its first step: {told(error)}", path=each.path)
+    found.__cause__ = error if found is not error else error.__cause__
+    return found
+
+
+def _fix_of_role(materials: Materials, role: str) -> str:
+    host = materials.host
+    found = []
+    for name in host.names("procedure"):
+        try:
+            found += [name] if role in host.load_class("procedure", name).roles else []
+        except PluginError:  # another plugin's, and broken
+            continue
+    return f"Set recipe.procedure.use: {one_of(found)}." if found else ""
