@@ -1,4 +1,4 @@
-"""A student that phases make larger, in a study that limits and prunes it: every figure is of the network that ships."""
+"""A student that is adapted, and that phases make larger, in a study that limits and prunes it: every figure is of what ships."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.stages.test_adapt import STAGES, Adapting, plain_params
 from tests.stages.tiny import LESS, events, run_tiny, write_study
 
 HIDDEN = 40
-MORE = 10 * HIDDEN + HIDDEN + HIDDEN * 10 + 10  # weights and biases that the second phase adds
-LIMIT = 3400
+MORE = 110 + 10 * HIDDEN + HIDDEN + HIDDEN * 10 + 10  # weights and biases that `adapt` and the second phase add
+LIMIT = 3500
 SETS = (
     *(each for each in LESS if not each.startswith("compress.prune")),
     "recipe.procedure={use: growing}",
@@ -34,7 +34,11 @@ SETS = (
 
 
 class Growing(Procedure[NoOptions]):
-    """Learns, then learns on with two more layers, which begin at random."""
+    """Learns with one layer more, then learns on with another two, which begin at random."""
+
+    def adapt(self, role: str, model: Model, setup: Setup) -> Model:
+        model.module.classifier = nn.Sequential(model.module.classifier, nn.Linear(10, 10))
+        return model
 
     def grown(self, role: str, model: Model, setup: Setup) -> Model:
         more = nn.Sequential(nn.Linear(10, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
@@ -130,7 +134,7 @@ def test_nothing_is_trained_again(finished):
 
 def test_what_it_grows_to_is_in_the_key_of_the_search(tmp_path):
     class Still(Growing):
-        grown = Procedure.grown
+        adapt, grown = Procedure.adapt, Procedure.grown
 
     def reads(cls: type[Procedure[Any]]) -> Any:
         study = load_study(write_study(tmp_path), host(cls), sets=SETS)
