@@ -115,7 +115,7 @@ def test_the_pruned_and_recovered_student_loads_again(finished):
     found = load_finished(materials, request, made)
     assert sum(each.numel() for each in found.model.module.parameters()) == result["pruned"]["params"]
     facts = read_json(made.parent / "artifact.json")["facts"]
-    assert [row["phase"] for row in facts["pruned"]["history"]] == ["again"]
+    assert [row["phase"] for row in facts["step"]["history"]] == ["again"]
     images = torch.randn(5, *found.setup.io.inputs[0].sizes)
     file = folder / "study" / result["exports"][0]["path"]
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
