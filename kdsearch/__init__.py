@@ -21,6 +21,7 @@ if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(sys.modules.get("onnxr
     sys.modules["onnxruntime"].disable_telemetry_events()
 
 if TYPE_CHECKING:
+    from kdsearch.python.compressed import compress as compress
     from kdsearch.python.exported import Exported as Exported
     from kdsearch.python.exported import export as export
     from kdsearch.python.pieces import Distillation as Distillation
@@ -39,6 +40,7 @@ _LAZY = {
     "Session": "kdsearch.python.session",
     "Candidate": "kdsearch.python.session",
     "Distillation": "kdsearch.python.pieces",
+    "compress": "kdsearch.python.compressed",
     "Exported": "kdsearch.python.exported",
     "export": "kdsearch.python.exported",
     "Result": "kdsearch.python.result",
@@ -52,6 +54,7 @@ __all__ = [
     "Session",
     "Study",
     "__version__",
+    "compress",
     "export",
     "load_study",
     "run",

@@ -25,7 +25,7 @@ def kdsearch_register(register: Register) -> None:
     about = "how near an untrained student's relations between samples are to the teacher's, over all stages"
     register.proxy("relation", f"{_AT}.relation_proxy:Relation", about=about)
     register.exporter("onnx", f"{_AT}.onnx_exporter:OnnxExporter", about="one ONNX file, opset 21")
-    register.quantizer("int8", f"{_AT}.int8:Int8", about="static QDQ, per channel")
+    register.quantizer("int8", f"{_AT}.int8.quantizer:Int8", about="static QDQ per channel, or dynamic")
     register.quantizer("int4", f"{_AT}.int4.quantizer:Int4", about="4-bit weights in blocks, convolutions too")
     register.pruner("channels", f"{_AT}.channels.pruner:Channels", about="structured channels")
     register.sparsifier("magnitude", f"{_AT}.magnitude:Magnitude", about="zeros by magnitude, unstructured or 2:4")

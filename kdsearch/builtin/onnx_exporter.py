@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ from pydantic import Field as Option
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from kdsearch.errors import UserError
+from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
 from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
@@ -31,13 +34,30 @@ CHATTER = (
     r"Exporting a model to ONNX with a batch_size other than 1.*",  # parity is checked at other batch sizes
     r"# The axis name: .* will not be used, since it shares the same shape constraints.*",
 )
+REASONS = (
+    (
+        r"data.dependent|GuardOnDataDependent|Dynamic control flow|unbacked symint|u0",
+        "what it computes depends on the values of its inputs: an `if`, a loop or a size that is read from a tensor",
+        "Write it with torch.where, masks or torch.cond, or move it out of the network.",
+    ),
+    (
+        r"Constraints violated|ConstraintViolation|specialized|mark_dynamic|user-specified ranges and inferred",
+        "it works for the sizes of the example only: a batch or a length is a number in its code",
+        "Take sizes from the inputs' shapes; `view(-1, ...)` and `flatten` rather than numbers.",
+    ),
+    (
+        r"No ONNX function found|UnsupportedOperator|not supported|DispatchError|No decompositions",
+        "it uses an operator that ONNX has no form of",
+        "Write that operator with others (matrix products, gather, einsum), or take another `engine`.",
+    ),
+)  # found in torch's messages, reason, what to do
 
 
 class OnnxOptions(Options):
     engine: Literal["auto", "dynamo", "torchscript"] = Option(
         "auto",
-        description="torch's exporter: auto = torchscript for recurrent networks, else dynamo; torchscript is some "
-        "50 times faster and bakes lengths into attention",
+        description="torch's exporter: auto = torchscript for recurrent networks, else dynamo, and the other where it fails; "
+        "torchscript is some 50 times faster and bakes lengths into attention",
     )
 
 
@@ -48,20 +68,19 @@ class OnnxExporter(Exporter[OnnxOptions]):
     """
 
     def write(self, graph: Graph, example: Batch, file: Path) -> None:
-        """Raise UserError when the weights exceed what one file holds (2 GiB)."""
+        """Raise UserError when the weights exceed what one file holds (2 GiB), RefusedError where torch cannot export them."""
         size = sum(each.numel() * each.element_size() for each in {*graph.module.parameters(), *graph.module.buffers()})
         if size > LARGEST:
             raise UserError(
                 f"the network holds {size:,} bytes of weights", expected="less than 2 GiB for one ONNX file"
             )
-        engine = self.options.engine
-        if engine == "auto":
-            recurrent = any(isinstance(each, nn.RNNBase) for each in graph.module.modules())
-            engine = "torchscript" if recurrent else "dynamo"
+        recurrent = any(isinstance(each, nn.RNNBase) for each in graph.module.modules())
+        engines = ["torchscript", "dynamo"] if recurrent else ["dynamo", "torchscript"]  # the likelier one first
+        if self.options.engine != "auto":
+            engines = [self.options.engine]
         inputs = _examples(graph, example)
         with undisturbed(graph.module, train=False), _quiet():
-            export = _dynamo if engine == "dynamo" else _torchscript
-            model = export(_Named(graph.module, [each.name for each in graph.outputs]).eval(), graph, inputs)
+            model = _first_that_works(engines, graph, inputs)
         _tidy(model, graph)
         save_onnx(model, file)
 
@@ -89,6 +108,36 @@ class OnnxExporter(Exporter[OnnxOptions]):
             return {**made, **renamed}
 
         return call
+
+
+def _first_that_works(engines: Sequence[str], graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
+    """The model as the first engine writes it that does. Raise RefusedError with the reason of the first one."""
+    failed: list[tuple[str, Exception]] = []
+    for engine in engines:
+        export = _dynamo if engine == "dynamo" else _torchscript
+        try:
+            return export(_Named(graph.module, [each.name for each in graph.outputs]).eval(), graph, inputs)
+        except Exception as error:  # torch's exporters raise whatever their parts do
+            failed.append((engine, error))
+    engine, first = failed[0]
+    reason, fix = why_not(first)
+    tried = f" (nor can {failed[1][0]})" if len(failed) > 1 else ""
+    raise RefusedError(f"torch's exporter {engine} cannot write the network{tried}: {reason}", fix=fix) from first
+
+
+def why_not(error: BaseException) -> tuple[str, str]:
+    """What an exporter of torch failed of, in a line, and what can be done about it."""
+    texts = list[str]()
+    seen: BaseException | None = error
+    while seen is not None and len(texts) < 10:  # the cause is the last of a chain, behind pages of advice
+        texts.append(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    for text in texts:
+        for words, reason, fix in REASONS:
+            if re.search(words, text, re.IGNORECASE):
+                return reason, fix
+    lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200], ""
 
 
 class _Named(nn.Module):
@@ -147,8 +196,6 @@ def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
 
 
 def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
-    import io
-
     import onnx
     from onnx import version_converter
 
@@ -233,17 +280,15 @@ def _fresh(name: str, used: set[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [each.level for each in loggers]
-    with warnings.catch_warnings():
+    """What the exporters log and warn of on every call, and the pages that they log of a network that they cannot write."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         for message in CHATTER:
             warnings.filterwarnings("ignore", message=message)
         # torch's recurrent layers check sizes in Python while they are traced; a network's own branches still warn
         warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\..*")
-        for each in loggers:
-            each.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+            logging.disable(disabled)

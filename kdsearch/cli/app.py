@@ -7,6 +7,7 @@ import typer
 from kdsearch.cli import (
     bench,
     clean,
+    compress,
     data,
     export,
     init,
@@ -18,6 +19,7 @@ from kdsearch.cli import (
     score,
     status,
     validate,
+    verify,
 )
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("compress")(compress.compress)
+app.command("verify")(verify.verify)
 app.command("clean")(clean.clean)
 app.command("score")(score.score)
 app.add_typer(bench.app, name="bench")

@@ -1,4 +1,4 @@
-"""`kdsearch bench proxies|search`: scores and strategies judged on tables of known accuracies."""
+"""`kdsearch bench proxies|search|onnx`: scores and strategies judged on tables of known accuracies, files by their speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from kdsearch.cli.options import AllowCode, Json, option
 from kdsearch.limits import SEEDS, TRIALS, WHOLE, WORKERS
 
-app = typer.Typer(no_args_is_help=True, help="Judge training-free scores on a table of known accuracies.")
+app = typer.Typer(
+    no_args_is_help=True, help="Judge scores and strategies on tables of known accuracies, and files by their speed."
+)
 
 Space = Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")]
 Table = Annotated[
@@ -19,6 +21,26 @@ Table = Annotated[
 Column = Annotated[str, option("--column", help="The column with the accuracy.")]
 Data = Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")]
 Teacher = Annotated[str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")]
+
+
+@app.command("onnx")
+def onnx(
+    files: Annotated[list[Path], typer.Argument(help="ONNX files, measured in turns.", metavar="FILE...")],
+    batch: Annotated[int, option("--batch", min=1, help="Samples a call, where the file leaves that open.")] = 1,
+    threads: Annotated[int, option("--threads", min=1, max=WORKERS, help="Inside an operator.")] = 1,
+    rounds: Annotated[int, option("--rounds", min=1, max=TRIALS, help="Each measures every file.")] = 15,
+    size: Annotated[
+        list[str] | None,
+        option("--size", help="NAME=3,224,224: an input's sizes without the batch, where the file leaves them open."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Latency, throughput and memory of files: rounds in turns, after a warm-up; min, median, p95 and spread of the rounds."""
+    from kdsearch.cli.output import answer
+    from kdsearch.verbs import commands
+
+    sizes = dict(sizes_of(each, "--size") for each in size or ())
+    answer(lambda: commands.bench_onnx(files=files, batch=batch, threads=threads, rounds=rounds, sizes=sizes), as_json)
 
 
 @app.command("proxies")
@@ -131,3 +153,17 @@ def whole_numbers(text: str, path: str) -> tuple[int, ...]:
     if not found or not all(part.isdecimal() and int(part) > 0 for part in found):
         raise StudyError(f"got '{text}'", path=path, expected="whole numbers above 0, such as 10,25")
     return tuple(dict.fromkeys(int(part) for part in found))
+
+
+def sizes_of(text: str, path: str) -> tuple[str, tuple[int, ...]]:
+    """`NAME=3,224,224` -> (name, sizes)."""
+    from kdsearch.errors import StudyError
+
+    name, equals, rest = text.partition("=")
+    try:
+        sizes = tuple(int(each) for each in rest.split(","))
+        if not name or not equals or min(sizes) < 1:
+            raise ValueError
+    except ValueError:
+        raise StudyError(f"got '{text}'", path=path, expected="NAME=3,224,224") from None
+    return name, sizes

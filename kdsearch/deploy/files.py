@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def open_session(file: Path, threads: int = 1, model: Any = None, entries: Mappi
     import onnxruntime as ort
 
     if model is None:
-        read_onnx(file)  # names what is wrong with the file
+        model = read_onnx(file)  # names what is wrong with the file
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -87,7 +88,27 @@ def open_session(file: Path, threads: int = 1, model: Any = None, entries: Mappi
     try:
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise _corrupt(file, f"is refused by onnxruntime ({str(error).splitlines()[0][:200]})") from error
+        raise _corrupt(file, f"is refused by onnxruntime {ort.__version__}: {_reason(str(error), model)}") from error
+
+
+def _reason(said: str, model: Any) -> str:
+    """What onnxruntime says, without the C++ around it."""
+    if newest := re.search(r"till opset (\d+)", said):
+        asked = max(
+            (
+                each.version
+                for each in (model.opset_import if model is not None else ())
+                if each.domain in ("", "ai.onnx")
+            ),
+            default="?",
+        )
+        return f"operator set {asked} is newer than {newest[1]}, the newest that it knows"
+    if version := re.search(r"model IR version: (\d+), max supported IR version: (\d+)", said):
+        return f"IR version {version[1]} is newer than {version[2]}, the newest that it knows"
+    whole = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(said.split()))
+    whole = re.sub(r"^Load model from .*? failed: ?", "", whole)
+    last = whole.rpartition(", Error ")[2]  # behind the node and its types
+    return (last or whole or "no reason given")[:200]
 
 
 def _corrupt(file: Path, problem: str, expected: str = "a whole ONNX file") -> ArtifactError:

@@ -5,9 +5,11 @@ Nothing counts at positions that an output's mask leaves out: what stands over p
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +19,83 @@ from kdsearch.kinds import Batch, Call, Field, Graph, named
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.ops.undisturbed import undisturbed
 
+FLOAT32 = 2.0**-23  # relative spacing of its numbers
+OWN = (
+    4  # times torch's own fp32 error that a file may be off: two ways to round differ by up to the sum of their errors
+)
+ULPS = 32  # of the largest value, in fp32: what any order of sums may cost, also where all values are equal
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from the network's, over all probes.
+
+    Args:
+        max_abs: largest absolute difference of any element; inf where one side alone is not finite.
+        scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square.
+        largest: largest absolute value of the network's answers.
+        own: largest difference of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
+    """
+
+    output: str
+    max_abs: float
+    scale: float
+    largest: float
+    own: float | None = None
+
+    @property
+    def relative(self) -> float:
+        """Of the outputs' own scale."""
+        if self.max_abs == 0:
+            return 0.0
+        return self.max_abs / self.scale if self.scale else math.inf
+
+    def allowed(self, bound: float) -> float:
+        """The largest absolute difference for a bound relative to the scale; never less than torch's own rounding explains."""
+        return max(bound * self.scale, OWN * (self.own or 0.0), ULPS * FLOAT32 * self.largest)
+
+    def as_json(self) -> dict[str, Any]:
+        """As result and card say it."""
+        return {
+            "output": self.output,
+            "relative": self.relative,
+            "scale": self.scale,
+            "torch_fp32_to_fp64": self.own,
+        }
+
+    def check(self, bound: float) -> None:
+        """Raise RefusedError where the file is further off than allowed."""
+        if self.max_abs <= self.allowed(bound):
+            return
+        own = "" if self.own is None else f"; torch's own fp32 is {self.own:.3g} from its fp64"
+        raise RefusedError(
+            f"differs from torch by {self.max_abs:.3g} at output '{self.output}', {self.relative:.3g} of its scale "
+            f"{self.scale:.3g}{own}; allowed are {bound:g} of the scale, or {OWN} times torch's own error"
+        )
+
 
 @dataclass(frozen=True)
 class Parity:
     """max_abs: largest absolute difference of any output element; inf where one side alone is not finite.
 
     top1_agreement: share of equal decisions, of `judged` of them: the class scored highest of logits, above 0 or not of each of the
-    scores. None where no output is of these kinds.
+    scores. None where no output is of these kinds. differences: of each output.
     """
 
     max_abs: float
     top1_agreement: float | None
     judged: int = 0
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def worst(self) -> Difference:
+        """The output that is furthest off by its own scale."""
+        return max(self.differences, key=lambda each: each.relative)
+
+    def check(self, bound: float) -> None:
+        """Raise RefusedError where an output is further off than `bound` of its scale, and than torch's own rounding explains."""
+        for each in self.differences:
+            each.check(bound)
 
 
 def module_call(graph: Graph) -> Call:
@@ -41,6 +108,17 @@ def module_call(graph: Graph) -> Call:
     return call
 
 
+def exact_call(graph: Graph) -> Call:
+    """The torch network computing in fp64: what its own fp32 answers are measured against. The network itself stays as it is."""
+    exact = replace(graph, module=copy.deepcopy(graph.module).double())
+    plain = module_call(exact)
+
+    def call(*inputs: Tensor) -> Mapping[str, Tensor]:
+        return plain(*(each.double() if each.is_floating_point() else each for each in inputs))
+
+    return call
+
+
 def compare(
     torch_call: Call,
     file_call: Call,
@@ -49,8 +127,10 @@ def compare(
     samples: Batch,
     sizes: Sequence[int] = (1, 2, 5),
     batches: Iterable[Batch] = (),
+    bound: float | None = None,
+    exact: Callable[[], Call] | None = None,
 ) -> Parity:
-    """Compare both calls on `samples`, cut or repeated to every batch size, and to a second length where a size is dynamic.
+    """Compare both calls on `samples`, cut or repeated to every batch size, and to two shorter lengths where a size is dynamic.
 
     One shape is not enough: exporters have baked the example's batch or length into files that agreed at that shape.
 
@@ -58,20 +138,27 @@ def compare(
         samples: real or random inputs, at least one row.
         sizes: batch sizes; at least three, 1 among them.
         batches: what the agreement is taken over; the compared samples themselves when there is none.
+        bound: of differences relative to the outputs' scale, beyond which torch's own error is measured.
+        exact: makes the network in fp64, for that.
 
     Raises:
         RefusedError: the network answers NaN; the file fails, answers in another shape, or without an output, at some size.
     """
     if len(set(sizes)) < 3 or 1 not in sizes:
         raise ValueError(f"sizes {tuple(sizes)}: at least three, 1 among them")
-    far, same, judged = 0.0, 0, 0
-    lengths = (False, True) if any(None in each.shape for each in inputs) else (False,)
-    probes = [_resized(samples, inputs, n, other) for n in sizes for other in lengths]
+    same, judged = 0, 0
+    lengths = (1, 2, 3) if any(None in each.shape for each in inputs) else (1,)
+    probes = [_resized(samples, inputs, n, shorter) for n in sizes for shorter in lengths]
+    seen: dict[str, _Seen] = {each.name: _Seen() for each in outputs}
     for probe in probes:
         expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs)
         for each in outputs:
-            counts = _counted(each, inputs, probe)
-            far = max(far, _distance(each, expected[each.name], got[each.name], probe, counts))
+            seen[each.name].add(each, expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
+    found = {name: each.difference(name) for name, each in seen.items()}
+    far = [name for name, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
+    if far and exact is not None:
+        own = _own_errors(torch_call, exact, inputs, [each for each in outputs if each.name in far], probes)
+        found |= {name: replace(found[name], own=own[name]) for name in far}
     deciding = [each for each in outputs if each.kind in CHOOSING]
     scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
     for rows in scored if deciding else ():
@@ -80,7 +167,54 @@ def compare(
             equal = _decided(each, expected[each.name]) == _decided(each, got[each.name])
             equal = equal[_over(each, equal, _counted(each, inputs, rows))]
             same, judged = same + int(equal.sum()), judged + equal.numel()
-    return Parity(far, same / judged if judged else None, judged)
+    differences = tuple(found.values())
+    most = max((each.max_abs for each in differences), default=0.0)
+    return Parity(most, same / judged if judged else None, judged, differences)
+
+
+class _Seen:
+    """What the probes say of one output: the largest difference, and moments of the network's answers."""
+
+    def __init__(self) -> None:
+        self.far, self.largest, self.n, self.total, self.squares = 0.0, 0.0, 0, 0.0, 0.0
+
+    def add(self, field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> None:
+        self.far = max(self.far, _distance(field, expected, got, probe, counts))
+        values = expected.detach().cpu().double()[_over(field, expected, counts)]
+        values = values[values.isfinite()]
+        if values.numel():
+            self.largest = max(self.largest, float(values.abs().max()))
+            self.n += values.numel()
+            self.total += float(values.sum())
+            self.squares += float(values.square().sum())
+
+    def difference(self, name: str) -> Difference:
+        mean, square = (self.total / self.n, self.squares / self.n) if self.n else (0.0, 0.0)
+        scale = max(math.sqrt(max(square - mean * mean, 0.0)), math.sqrt(square) / 100)
+        return Difference(name, self.far, scale, self.largest)
+
+
+def _own_errors(
+    torch_call: Call,
+    exact: Callable[[], Call],
+    inputs: Sequence[Field],
+    outputs: Sequence[Field],
+    probes: Sequence[Sequence[Tensor]],
+) -> dict[str, float | None]:
+    """Output -> how far torch's fp32 is from its fp64. None where the network does not run in fp64, or is not finite there."""
+    found: dict[str, float | None] = {each.name: 0.0 for each in outputs}
+    try:
+        call = exact()
+        for probe in probes:
+            plain, fine = torch_call(*probe), call(*probe)
+            for each in outputs:
+                counts = _counted(each, inputs, probe)
+                found[each.name] = max(
+                    found[each.name] or 0.0, _distance(each, fine[each.name], plain[each.name], probe, counts)
+                )
+    except Exception:  # a network may hold tensors of its own in fp32, or need a type that has no fp64 form
+        return dict.fromkeys(found)
+    return {name: far if far is not None and math.isfinite(far) else None for name, far in found.items()}
 
 
 def numbers(
@@ -118,16 +252,17 @@ def _over(field: Field, answer: Tensor, counts: Tensor | None) -> Tensor:
     return counts.reshape(*counts.shape, *[1] * (answer.ndim - counts.ndim)).expand(answer.shape)
 
 
-def _resized(samples: Batch, inputs: Sequence[Field], n: int, other_length: bool) -> list[Tensor]:
-    """n rows of every input; with `other_length` each dynamic size is halved (doubled where it is 1)."""
+def _resized(samples: Batch, inputs: Sequence[Field], n: int, shorter: int) -> list[Tensor]:
+    """n rows of every input; each dynamic size is divided by `shorter`, or doubled where that leaves nothing or changes nothing."""
     rows = torch.arange(n) % len(samples)
     resized = []
     for each in inputs:
         tensor = samples[each.name][rows]
         for axis, size in enumerate(each.shape, start=1):
-            if size is None and other_length:
+            if size is None and shorter > 1:
                 had = tensor.shape[axis]
-                tensor = tensor.narrow(axis, 0, had // 2) if had > 1 else torch.cat([tensor, tensor], axis)
+                short = had // shorter
+                tensor = tensor.narrow(axis, 0, short) if short else torch.cat([tensor, tensor], axis)
         resized.append(tensor.contiguous())
     return resized
 

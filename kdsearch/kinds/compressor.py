@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol
@@ -55,6 +55,7 @@ class Compressor(Capability, Generic[O]):
     """
 
     side: Literal["model", "weights", "file"] = "model"
+    watch: Callable[[float, str], None] | None = None  # the host's, where somebody looks on
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -64,7 +65,11 @@ class Compressor(Capability, Generic[O]):
         """Does not change the model."""
 
     def apply(self, model: Model, plan: Plan) -> Model:
-        """Torch side: surgery. Replayed on a freshly built model it gives equal shapes."""
+        """Torch side. Of a pruner surgery, which replayed on a freshly built model gives equal shapes.
+
+        Of a quantizer a copy that computes as its file will, with gradients: what is trained where a file loses too much. Weights
+        that are parametrised become what they compute when it is written. Default: the model, which is not trained then.
+        """
         return model
 
     def enforce(self, model: Model, plan: Plan, progress: float) -> None:
@@ -81,6 +86,20 @@ class Compressor(Capability, Generic[O]):
         word.
         """
         return None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What `rewrite` found out, for result and card."""
+        return tuple(self.__dict__.get("_notes", ()))
+
+    def note(self, text: str) -> None:
+        """A line on what was found or chosen while a file was rewritten."""
+        self.__dict__.setdefault("_notes", []).append(text)
+
+    def progress(self, share: float, what: str) -> None:
+        """Call it in long work: `share` of it is done, `what` comes next. The host shows it, and stops the work here by raising."""
+        if self.watch is not None:
+            self.watch(share, what)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """File side: rewrite the ONNX file in place. `feeds`: calibration inputs, NumPy arrays by input name."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kinds.found_taps import found_taps
+from kdsearch.store.program import read_program
 
-__all__ = ["check_answer", "described", "modelled", "shown"]
+__all__ = ["check_answer", "described", "modelled", "read_program", "shown"]
 
 BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer that one alone
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +13,18 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kdsearch.deploy.audit import weight_share
-from kdsearch.deploy.cost import count
-from kdsearch.deploy.parity import Parity, compare, module_call, numbers
+from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.engine.live_data import made_of_pixels, preprocessing
-from kdsearch.engine.setup import Site
-from kdsearch.errors import DataError, PluginError, RefusedError, StudyError
-from kdsearch.kinds import IO, Batch, Compressor, Cost, Exporter, Graph, Model
+from kdsearch.errors import DataError, StudyError
+from kdsearch.kinds import IO, Batch, Exporter, Graph, Model
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.python.pieces import Named, as_model, capability, io_of
-from kdsearch.report import card
-from kdsearch.report.card import KIND, measured
-from kdsearch.report.page import jsonable
+from kdsearch.python.verified import Source, verified_file
+from kdsearch.report.card import KIND
 from kdsearch.report.predict import is_predict, predict_text
 from kdsearch.stages.cards import PREDICT, card_name
-from kdsearch.stages.products import described
 from kdsearch.stages.quality import DEFAULT_AGREEMENT
-from kdsearch.stages.report import made_with
-from kdsearch.store.files import storing, write_bytes, write_json
-from kdsearch.store.hashing import file_digest
+from kdsearch.store.files import write_bytes
 from kdsearch.study.schema import MeanStd
 from kdsearch.training.normalized import NAMED, asked
 
@@ -69,21 +60,6 @@ class Exported:
         return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}{f'; {shares}' if shares else ''}>"
 
 
-class _Subject(Site):
-    """What a quantizer's plan may ask for where there is no study."""
-
-    def __init__(self, model: Model, io: IO) -> None:
-        super().__init__(0, Path())
-        self.model, self.io = model, io
-        self.budget: Mapping[str, float] = {}
-
-    def score(self, model: Model, samples: int | None = None) -> float:
-        raise PluginError("this quantizer scores models on validation data", expected="a study")
-
-    def cost(self, model: Model) -> Cost:
-        return count(model, self.io)
-
-
 def export(
     net: nn.Module | Model,
     samples: Tensor,
@@ -105,7 +81,8 @@ def export(
         net: from images to logits; runs in eval mode.
         samples: (B, C, H, W): for comparison, and for calibration where the quantizer calibrates.
         quantize: such as "int8", or `{"use": "int4", "options": {"block": 16}}`; None = fp32.
-        parity: largest absolute difference of an fp32 file.
+        parity: largest difference of an fp32 file, as a share of the answers' standard deviation; what torch's own fp32 differs
+            from its fp64 by is no fault of a file.
         min_agreement: least share of the samples for which the file scores the same class highest.
         labels: names of the classes, for card, file and `predict.py`.
         normalize: what made `samples` of pixels in 0..1: "imagenet", "none" or `{"mean": ..., "std": ...}`. None: they are
@@ -134,44 +111,12 @@ def export(
     graph = Graph(model.module, io.inputs, io.outputs)
     numbers(module_call(graph), [samples], io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
-    with storing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    name, form = "fp32", f"{exporter if isinstance(exporter, str) else made.suffix.strip('.')}"
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
-        made.write(graph, batch, fp32)
-        shutil.copyfile(fp32, final)
-        log: tuple[str, ...] = ()
-        if quantize is not None:
-            name, quantizer = capability("quantizer", quantize)
-            assert isinstance(quantizer, Compressor)
-            feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
-            plan = quantizer.plan(_Subject(model, io))
-            log = tuple(plan.log)
-            quantizer.rewrite(final, plan, feeds)
-        made.label(final, {key: json.dumps(jsonable(each), ensure_ascii=False) for key, each in about.items() if each})
-        found = compare(
-            module_call(graph), made.load(final), io.inputs, io.outputs, batch, (1, 2, 5, len(samples)), [batch]
-        )
-        _check(found, target, parity if quantize is None else None, min_agreement)
-        shares = weight_share(final, fp32) if made.is_onnx else {}
-        row = {
-            "format": f"{form}-{name}",
-            "path": target.name,
-            "bytes": final.stat().st_size,
-            "parity_max_abs": found.max_abs,
-            "weight_share": shares,
-            "quantization": log,
-            "bounds": {"parity": parity if quantize is None else None, "min_agreement": min_agreement},
-        }
-        with storing(target):
-            final.replace(target)
-    made_card = _card(model, io, made, row, about, target, found)
-    if along:
-        made_card["facts"] = {"product": {"files": [place.name for place in along]}}
+    feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
+    source = Source(model, io, made, batch, feeds, about, along=tuple(place.name for place in along))
+    form = exporter if isinstance(exporter, str) else made.suffix.strip(".")
+    found, row = verified_file(source, target, quantize, parity, min_agreement, form)
     for place, content in along.items():
         write_bytes(place, content)
-    write_json(beside["card"], made_card)
     if "predict" in beside:
         write_bytes(beside["predict"], predict_text(target.name).encode())
     return Exported(
@@ -179,20 +124,12 @@ def export(
         target.stat().st_size,
         found.max_abs,
         found.top1_agreement,
-        shares,
+        row["weight_share"],
         beside["card"],
         beside.get("predict"),
-        log,
+        tuple(row["quantization"]),
         tuple(along),
     )
-
-
-def _check(found: Parity, target: Path, parity: float | None, min_agreement: float) -> None:
-    if parity is not None and found.max_abs > parity:
-        raise RefusedError(f"differs by {found.max_abs:.3g}", file=target, expected=f"at most {parity:g}")
-    if found.top1_agreement is not None and found.top1_agreement < min_agreement - 1e-12:
-        problem = f"{found.top1_agreement:.2%} of its answers are the network's"
-        raise RefusedError(problem, file=target, path="min_agreement", expected=f"at least {min_agreement:.4g}")
 
 
 def _about(
@@ -268,45 +205,3 @@ def _is_ours(what: str, place: Path) -> bool:
         return is_predict(text) if what == "predict" else json.loads(text)["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _card(
-    model: Model,
-    io: IO,
-    exporter: Exporter[Any],
-    row: Mapping[str, Any],
-    about: Mapping[str, Any],
-    target: Path,
-    found: Parity,
-) -> dict[str, Any]:
-    """A study's card without what only a study knows."""
-    cost = count(model, io)
-    network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
-    facts = {
-        **described(Graph(model.module, io.inputs, io.outputs)),
-        "sha256": file_digest(target),
-        **about,
-        **({} if exporter.is_onnx else {"usage": exporter.usage(target.name)}),
-    }
-    whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
-    agreement = measured(found.top1_agreement, found.judged)
-    kept = (
-        "format",
-        "kind",
-        "name",
-        "file",
-        "sha256",
-        "export",
-        "parity",
-        "bounds",
-        "size_bytes",
-        "weight_share",
-        "quantization",
-        "use",
-    )
-    return {
-        **{key: whole[key] for key in kept},
-        "model": network,
-        "metrics": {"split": "the caller's samples", "top1_agreement_with_torch": agreement},
-        "provenance": made_with(),
-    }

@@ -84,8 +84,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         result: the final JSON of a run.
         export: one of its `exports`.
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
-            `preprocessing`, `labels`, `sha256`, `licence`, `usage` (lines that run what is no ONNX file); further keys go into
-            `facts` as they are.
+            `preprocessing`, `labels`, `sha256`, `licence`, `usage` (lines that run what is no ONNX file), `check` (see
+            deploy/probe.py); further keys go into `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
     student, network = of_role(result.get("student"), role), student_of(result, role)
@@ -93,7 +93,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
     usage = facts.get("usage")
-    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "usage"}
+    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "usage", "check"}
     options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
     plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
     why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
@@ -122,7 +122,10 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             },
             "same_network_without_teacher": judged(result.get("baseline")),
         },
-        "parity": {"max_abs_difference_to_torch": export.get("parity_max_abs")},
+        "parity": {
+            "max_abs_difference_to_torch": export.get("parity_max_abs"),
+            **mapping(export.get("parity")),
+        },
         "bounds": export.get("bounds"),
         "latency_ms": export.get("latency_ms"),
         "latency_tuned_ms": export.get("latency_tuned_ms"),
@@ -141,6 +144,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             if usage is None
             else [plain(line) for line in items(usage)],
         },
+        "check": facts.get("check"),
         "facts": {key: value for key, value in facts.items() if key not in own},
         "data": result.get("data"),
         "warnings": items(result.get("warnings")),

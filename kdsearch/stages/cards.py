@@ -35,6 +35,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
                 "usage": graph.get("usage"),
+                "check": graph.get("check"),
                 "sha256": file_digest(inputs["export"].path / name),
                 "product": {
                     "graph": graph["name"],

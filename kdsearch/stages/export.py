@@ -74,6 +74,11 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     tools.progress.at(1, "test metrics of teacher, student and controls")
     exporter: Exporter[Any] = materials.make("exporter", config.export.exporter, "export.exporter")
     test = list(in_order(materials.data.split("test")))
+
+    def watch(share: float, what: str) -> None:
+        tools.heed_stop()
+        tools.progress.at(1 + len(rows) + len(refused) + share, what)
+
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     figures: dict[str, list[dict[str, Any]]] = {}
@@ -83,7 +88,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     for part in final.parts:
         metrics, quality = measured(materials, part.predict, "test", final.setup)
         whole[part.role] = {"metrics": metrics, "quality": quality}
-        target = Target(materials, exporter, part, final.setup, inputs["compress"].facts["quantize"], test, work, out)
+        target = Target(
+            materials, exporter, part, final.setup, inputs["compress"].facts["quantize"], test, work, out, watch
+        )
         reference: dict[str, Any] = {"quality": quality}  # a refused fp32 file: drops count against the torch student
         for form in _in_order(formats, bare(config.export.exporter.use)):
             tools.heed_stop()

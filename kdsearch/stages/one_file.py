@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from kdsearch.deploy.audit import weight_share, zipped_bytes
 from kdsearch.deploy.capture import first_received, received
 from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import is_slower, measure
-from kdsearch.deploy.parity import Parity, compare
+from kdsearch.deploy.parity import Parity, compare, exact_call
+from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
-from kdsearch.errors import PluginError, RefusedError
+from kdsearch.errors import ArtifactError, PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.report.page import jsonable
@@ -36,6 +37,7 @@ class Target:
     Args:
         plans: quantizer -> role -> its plan. test: batches of the test split.
         work: for files that have yet to pass; `out` gets those that did.
+        watch: is told how far a quantizer is.
     """
 
     materials: Materials
@@ -46,6 +48,7 @@ class Target:
     test: list[Batch]
     work: Path
     out: Path
+    watch: Callable[[float, str], None] | None = None
 
     @property
     def graphs(self) -> Mapping[str, Graph]:
@@ -83,14 +86,16 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     """
     config, materials, part = target.materials.study.config, target.materials, target.part
     kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
-    files = _written(target, kind)
+    files, notes = _written(target, kind)
     for file in files.values():
         target.exporter.label(file, about_of(materials))
-    calls = {name: target.exporter.load(file) for name, file in files.items()}
-    parities = {name: _parity(target, name, calls[name]) for name in files}
-    far = max(each.max_abs for each in parities.values())
-    if kind == "fp32" and far > config.export.parity:
-        raise RefusedError(f"differs from torch by {far:.3g}; the study allows {config.export.parity:g}")
+    calls = {name: _opened(target.exporter, file) for name, file in files.items()}
+    bound = config.export.parity if kind == "fp32" else None
+    parities = {name: _parity(target, name, calls[name], bound) for name in files}
+    if bound is not None:
+        for each in parities.values():
+            each.check(bound)
+    worst = max((each.worst for each in parities.values()), key=lambda each: each.relative)
 
     def predict(batch: Batch) -> Mapping[str, Any]:
         return part.product.call(calls, batch)
@@ -112,6 +117,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         usage = {} if target.exporter.is_onnx else {"usage": list(target.exporter.usage(Path(path).name))}
         about = {"path": path, "bytes": file.stat().st_size, **described(target.graphs[name]), **usage}
         graphs.append({"name": name, **about})
+        graphs[-1]["check"] = record(target.graphs[name], part.calls[name], calls[name])
     return {
         "format": form,
         **({"role": part.role} if part.role else {}),
@@ -124,13 +130,14 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         **_zipped(target, files),
         **told(quality),
         "validation": validation,
-        "parity_max_abs": far,
+        "parity_max_abs": max(each.max_abs for each in parities.values()),
+        "parity": worst.as_json(),
         "top1_agreement": agreement,
         "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
         "bounds": _bounds(materials, form, reference["quality"], agreement),
         **latencies,
         "weight_share": _shares(target, files),
-        "quantization": list(_plan_of(target, kind)[1].log) if kind != "fp32" else [],
+        "quantization": [*_plan_of(target, kind)[1].log, *notes] if kind != "fp32" else [],
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
         "threads": threads,
@@ -161,26 +168,29 @@ def about_of(materials: Materials) -> dict[str, str]:
     }
 
 
-def _written(target: Target, kind: str) -> dict[str, Path]:
-    """Graph -> its file; each fp32 file is written once, and rewritten as a copy."""
-    files = {}
+def _written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
+    """Graph -> its file, and what the quantizer found out; each fp32 file is written once, and rewritten as a copy."""
+    files, notes = {}, list[str]()
     for name, graph in target.graphs.items():
         fp32, file = target.file(name, "fp32"), target.file(name, kind)
         if kind == "fp32" or not fp32.exists():
             target.exporter.write(graph, target.example(name), fp32)
         if kind != "fp32":
             shutil.copyfile(fp32, file)
-            _quantize(target, kind, name, file)
+            found = _quantize(target, kind, name, file)
+            notes += [f"{name}: {each}" if len(target.graphs) > 1 else each for each in found]
         files[name] = file
-    return files
+    return files, notes
 
 
-def _quantize(target: Target, kind: str, graph: str, file: Path) -> None:
+def _quantize(target: Target, kind: str, graph: str, file: Path) -> tuple[str, ...]:
     index, plan = _plan_of(target, kind)
     use = target.materials.study.config.compress.quantize[index]
     quantizer: Compressor[Any] = target.materials.make("quantizer", use, f"compress.quantize[{index}]")
+    quantizer.watch = target.watch
     samples = calibration(target.materials, int(plan.edits.get("samples", 128)))
     quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
+    return quantizer.notes
 
 
 def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
@@ -191,13 +201,30 @@ def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
     return index, Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
 
 
-def _parity(target: Target, name: str, call: Call) -> Parity:
+def _opened(exporter: Exporter[Any], file: Path) -> Call:
+    """What an exporter or a quantizer has just written is theirs to answer for, not the user's to delete."""
+    try:
+        return exporter.load(file)
+    except ArtifactError as error:
+        raise RefusedError(f"the file that was written {error.problem}") from error
+
+
+def _parity(target: Target, name: str, call: Call, bound: float | None) -> Parity:
     """Of one graph, on what it receives for the test split; the graphs before it answer in torch."""
     part, graph = target.part, target.graphs[name]
     samples = first_received(part.product, part.calls, name, target.test[0])
     scored = any(each.kind in CHOOSING for each in graph.outputs)
     batches = received(part.product, part.calls, name, target.test) if scored else ()
-    return compare(part.calls[name], call, graph.inputs, graph.outputs, samples, batches=batches)
+    return compare(
+        part.calls[name],
+        call,
+        graph.inputs,
+        graph.outputs,
+        samples,
+        batches=batches,
+        bound=bound,
+        exact=lambda: exact_call(graph),
+    )
 
 
 def _judges_samples(product: Product) -> bool:

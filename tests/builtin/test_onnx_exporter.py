@@ -16,7 +16,7 @@ from torch import nn
 from kdsearch.builtin import onnx_exporter
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.parity import compare, module_call
-from kdsearch.errors import ArtifactError, UserError
+from kdsearch.errors import ArtifactError, RefusedError, UserError
 from kdsearch.kinds import Field, Graph
 from kdsearch.kit.onnx import save_onnx
 from tests.deploy.nets import DIGITS, LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
@@ -256,3 +256,45 @@ def test_an_input_that_is_answered_as_it_is(engine, folder):
     assert torch.equal(answer["x"], x)
     assert torch.equal(answer["y"], 2 * x)
     assert graph.names_out == ("x_out", "y")
+
+
+class Branches(nn.Module):
+    """An `if` on a value."""
+
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x - 1
+
+
+class Fixed(nn.Module):
+    """Only two samples at once."""
+
+    def forward(self, x):
+        return x.reshape(2, 3) * torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"), [(Branches, "depends on the values of its inputs"), (Fixed, "the sizes of the example only")]
+)
+def test_what_torch_cannot_export_is_said_with_what_to_do(module, said, tmp_path):
+    graph = Graph(module(), (Field("x", "vector", (3,)),), (Field("y", "vector", (3,)),))
+    with pytest.raises(RefusedError, match=f"torch's exporter dynamo cannot write the network: .*{said}") as caught:
+        OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), tmp_path / "net.onnx")
+    assert caught.value.fix
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_other_engine_is_tried_where_one_fails(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("Could not guard on data-dependent expression u0 > 0")
+
+    graph = Graph(nn.Linear(3, 2).eval(), (Field("x", "vector", (3,)),), (Field("y", "vector", (2,)),))
+    x = torch.rand(2, 3)
+    monkeypatch.setattr(onnx_exporter, "_dynamo", fails)
+    OnnxExporter(OnnxOptions()).write(graph, batch_of(x=x), tmp_path / "net.onnx")
+    got = OnnxExporter(OnnxOptions()).load(tmp_path / "net.onnx")(x)["y"]
+    assert torch.allclose(got, graph.module(x), atol=1e-6)
+    monkeypatch.setattr(onnx_exporter, "_torchscript", fails)
+    with pytest.raises(
+        RefusedError, match=r"dynamo cannot write the network \(nor can torchscript\): what it computes"
+    ):
+        OnnxExporter(OnnxOptions()).write(graph, batch_of(x=x), tmp_path / "other.onnx")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdsearch.deploy.parity import compare, module_call
+from kdsearch.deploy.parity import OWN, Difference, compare, exact_call, module_call
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Field, Graph
 from tests.deploy.nets import batch_of
@@ -41,7 +41,7 @@ def test_the_largest_difference_and_the_share_of_equal_argmax():
 
     found = compare(TORCH, moved, (X,), (LOGITS,), SAMPLES, (1, 2, 4))
     assert found.max_abs == pytest.approx(0.25, abs=1e-6)
-    assert set(seen) == {(n, length) for n in (1, 2, 4) for length in (5, 2)}
+    assert set(seen) == {(n, length) for n in (1, 2, 4) for length in (5, 2, 1)}
 
 
 def test_agreement_counts_positions_of_the_given_batches():
@@ -175,3 +175,104 @@ def test_scores_are_decided_one_by_one():
     found = compare(answer, other, (X,), (field,), x, (1, 2, 4), batches=[x])
     assert found.top1_agreement == pytest.approx(10 / 12)
     assert found.judged == 12
+
+
+class Large(nn.Module):
+    """Logits of standard deviation 17, by sums that cancel: torch's fp32 is far from its fp64."""
+
+    def __init__(self, cancels=0.0):
+        super().__init__()
+        torch.manual_seed(3)
+        self.head, self.cancels = nn.Linear(3, 4), cancels
+
+    def forward(self, x):
+        y = 17 * self.head(x.mean(1))
+        return (y + self.cancels) - self.cancels
+
+
+def off(call, by):
+    def moved(x):
+        return {"logits": call(x)["logits"] + by}
+
+    return moved
+
+
+def test_a_difference_counts_by_the_scale_of_the_outputs():
+    """5.4e-4 on logits of a spread of 8 is rounding; on logits of .008 it is another network."""
+    call = module_call(Graph(Large(), (X,), (LOGITS,)))
+
+    def scaled(by):
+        return lambda x: {"logits": by * call(x)["logits"]}
+
+    for factor in (1.0, 1e-3):
+        found = compare(scaled(factor), off(scaled(factor), 5.4e-4), (X,), (LOGITS,), SAMPLES, bound=1e-4)
+        (each,) = found.differences
+        values = torch.cat([scaled(factor)(cut)["logits"] for cut in probes()]).double()
+        assert each.scale == pytest.approx(values.std(correction=0).item(), rel=1e-6)
+        assert each.relative == pytest.approx(5.4e-4 / each.scale, rel=1e-2)
+        if factor == 1.0:
+            found.check(1e-4)
+            continue
+        with pytest.raises(RefusedError, match=r"by 0\.00054 at output 'logits', 0\.\d+ of its scale"):
+            found.check(1e-4)
+
+
+def probes():
+    """As `compare` draws them of SAMPLES."""
+    for n in (1, 2, 5):
+        for length in (5, 2, 1):
+            yield SAMPLES["x"][:n, :length]
+
+
+def test_what_torch_itself_rounds_is_no_fault_of_a_file():
+    """A network that cancels loses digits: its own fp32 is as far from fp64 as the file is from it."""
+    graph = Graph(Large(cancels=3e5), (X,), (LOGITS,))
+    call = module_call(graph)
+    own = max((call(x)["logits"] - exact_call(graph)(x)["logits"]).abs().max().item() for x in probes())
+    assert own > 1e-3
+    asked = {"bound": 1e-4, "exact": lambda: exact_call(graph)}
+    near = compare(call, off(call, 2 * own), (X,), (LOGITS,), SAMPLES, **asked)
+    assert near.differences[0].own == pytest.approx(own)
+    assert near.worst.relative > 1e-4
+    near.check(1e-4)
+    far = compare(call, off(call, (OWN + 1) * own), (X,), (LOGITS,), SAMPLES, **asked)
+    with pytest.raises(RefusedError, match=r"torch's own fp32 is 0\.0\d+ from its fp64"):
+        far.check(1e-4)
+    assert graph.module.head.weight.dtype == torch.float32, "the network is left as it was"
+
+
+def test_a_network_without_fp64_is_held_to_the_bound_alone():
+    def none():
+        raise RuntimeError("expected Float but found Double")
+
+    found = compare(TORCH, off(TORCH, 1.0), (X,), (LOGITS,), SAMPLES, bound=1e-4, exact=none)
+    assert found.differences[0].own is None
+    with pytest.raises(RefusedError):
+        found.check(1e-4)
+
+
+def test_each_output_has_its_own_scale():
+    """A small second output may not hide behind a large first one."""
+    outputs = (LOGITS, Field("score", "vector", (1,)))
+
+    def answer(x):
+        return {"logits": 1000 * TORCH(x)["logits"], "score": TORCH(x)["logits"][:, :1] / 1000}
+
+    def moved(x):
+        out = answer(x)
+        return {"logits": out["logits"], "score": out["score"] + 1e-5}
+
+    found = compare(answer, moved, (X,), outputs, SAMPLES)
+    assert found.worst.output == "score"
+    with pytest.raises(RefusedError, match="output 'score'"):
+        found.check(1e-4)
+
+
+def test_equal_answers_of_no_spread_may_round():
+    flat = Difference("y", max_abs=2e-6, scale=0.0, largest=1.0)
+    flat.check(1e-4)
+    with pytest.raises(RefusedError):
+        Difference("y", max_abs=1e-5, scale=0.0, largest=1.0).check(1e-4)
+    Difference("y", 0.0, 0.0, 0.0).check(1e-9)
+    with pytest.raises(RefusedError):
+        Difference("y", math.inf, 1.0, 1.0).check(1e-4)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdsearch.cli import main
+from kdsearch.deploy.parity import Difference
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.stages import one_file
@@ -149,9 +150,18 @@ def test_a_drop_that_is_neither_is_refused(text, tmp_path):
         load_study(write_study(tmp_path), Host.load(), sets=(f'export.max_drop={{onnx-int8: "{text}"}}',))
 
 
-def test_parity_beyond_its_bound(copied):
-    with pytest.raises(RefusedError, match=r"onnx-fp32: differs from torch by .*; the study allows 1e-12") as caught:
-        run_tiny(copied, "export.parity=1e-12")
+def test_parity_beyond_its_bound(copied, monkeypatch):
+    real = one_file.compare
+
+    def far(*args, **given):
+        return replace(real(*args, **given), differences=(Difference("logits", 0.01, 5.0, 9.0, own=2e-4),))
+
+    monkeypatch.setattr(one_file, "compare", far)
+    said = (
+        r"onnx-fp32: differs from torch by 0\.01 at output 'logits', 0\.002 of its scale 5; torch's own fp32 is 0\.0002"
+    )
+    with pytest.raises(RefusedError, match=said) as caught:
+        run_tiny(copied, "export.parity=1e-3")
     result = caught.value.result
     assert [each["format"] for each in result["refused"]] == ["onnx-fp32"]
     assert [row["format"] for row in result["exports"]] == ["onnx-int8", "onnx-int4"]
@@ -180,3 +190,20 @@ def test_only_the_file_is_too_large(copied):
         RefusedError, match=r"none of \d+ exported candidates keeps the constraints .*onnx_bytes \+\d+%"
     ):
         run_tiny(copied, "constraints.onnx_bytes=6000", "search.candidates=2", "search.keep=2")
+
+
+def test_verify_measures_the_test_split_again(finished, copied, capsys):
+    """In every format, from the study's folder, to the figure in the card; and not what was changed."""
+    study = copied / "study"
+    for kind in ("fp32", "int8", "int4"):
+        command = ["verify", str(study / "export" / f"tiny-{kind}.onnx"), "--data", str(study), "--json"]
+        assert main(command) == 0
+        found = json.loads(capsys.readouterr().out)
+        quality = read_json(study / "export" / f"tiny-{kind}.json")["metrics"]["quality"]
+        assert found["checks"][-1]["said"].startswith(f"accuracy {quality['value']:.4f} of {quality['n']}")
+    card = study / "export" / "tiny-fp32.json"
+    told = read_json(card)
+    told["metrics"]["quality"]["value"] += 0.02
+    card.write_text(json.dumps(told))
+    assert main(["verify", str(study / "export" / "tiny-fp32.onnx"), "--data", str(study)]) == 3
+    assert "quality" in capsys.readouterr().err

@@ -11,6 +11,7 @@ Array = np.ndarray[Any, Any]
 
 # Shares of the full range tried as the clipping range. Past 1 because a symmetric range [-8, 7] reaches 8 on one side only.
 SHARES = tuple(np.linspace(0.6, 1.2, 25).tolist())
+NORM, TURNS = 0.7, 40  # of half-quadratic quantisation
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,81 @@ def fit(w: Array, block: int, bits: int = 4, symmetric: bool = True) -> Blocks:
     Symmetric scales are tried with both signs: [-8, 7] then spends its longer side on the block's larger one.
     """
     rows, length = w.shape
+    q, scale, zero = (_symmetric if symmetric else _asymmetric)(_blocked(w, block), bits)
+    return _unblocked(q, scale, None if symmetric else zero, rows, length, block)
+
+
+def plain(w: Array, block: int, bits: int = 4, symmetric: bool = True) -> Blocks:
+    """Rounding to the nearest in the range that each block spans: what every tool offers, and the others are measured against."""
+    rows, length = w.shape
+    x = _blocked(w, block)
+    low, high = limits(bits, symmetric)
+    if symmetric:
+        scale, zero = _safe(np.abs(x).max(1, keepdims=True) / high), np.zeros((len(x), 1), np.int16)
+    else:
+        least, most = np.minimum(x.min(1, keepdims=True), 0), np.maximum(x.max(1, keepdims=True), 0)
+        scale = _safe((most - least) / high)
+        zero = np.clip(np.rint(-least / scale), 0, high).astype(np.int16)
+    q = np.clip(np.rint(x / scale) + zero, low, high).astype(np.int16)
+    return _unblocked(q, scale, None if symmetric else zero, rows, length, block)
+
+
+def half_quadratic(w: Array, block: int, bits: int = 4, symmetric: bool = True) -> Blocks:
+    """HQQ (Badri and Shaji, 2023): the scale that is best but for a few outliers, without data.
+
+    min |e|_p + beta / 2 |x - (q - zero) scale - e|^2, p = 0.7, by turns: e by generalised soft thresholding, then scale. HQQ moves
+    the zero point instead, which ONNX wants whole.
+    """
+    rows, length = w.shape
+    x = _blocked(w, block)
+    start = fit(w, block, bits, symmetric)
+    low, high = limits(bits, symmetric)
+    scale = start.scale.reshape(-1, 1).astype(np.float32)
+    zero = np.zeros_like(scale) if start.zero is None else start.zero.reshape(-1, 1).astype(np.float32)
+
+    def rounded(scale: Array) -> Array:
+        return np.clip(np.rint(x / scale) + zero, low, high) - zero
+
+    def loss(q: Array, scale: Array) -> Array:
+        return np.asarray((np.abs(x - q * scale) ** NORM).sum(1, keepdims=True))
+
+    q = rounded(scale)
+    best_q, best_scale, best = q, scale, loss(q, scale)
+    beta = 10.0 / np.maximum(np.abs(x).max(1, keepdims=True), 1e-12)
+    for _ in range(TURNS):
+        error = x - q * scale
+        size = np.abs(error)
+        e = np.sign(error) * np.maximum(size - np.maximum(size, 1e-12) ** (NORM - 1) / beta, 0)
+        power = (q * q).sum(1, keepdims=True)
+        scale = _safe(np.where(power > 0, ((x - e) * q).sum(1, keepdims=True) / np.where(power > 0, power, 1), scale))
+        q = rounded(scale)
+        now = loss(q, scale)
+        better = now < best
+        best, best_q, best_scale = (
+            np.where(better, now, best),
+            np.where(better, q, best_q),
+            np.where(better, scale, best_scale),
+        )
+        beta = beta * 1.2
+    made = (best_q + zero).astype(np.int16)
+    return _unblocked(made, best_scale, None if symmetric else zero.astype(np.int16), rows, length, block)
+
+
+def _blocked(w: Array, block: int) -> Array:
+    """(R, K) -> (R * blocks, block), zeros behind."""
+    rows, length = w.shape
     count = -(-length // block)
     padded = np.zeros((rows, count * block), np.float32)
     padded[:, :length] = w
-    x = padded.reshape(rows * count, block)
-    q, scale, zero = (_symmetric if symmetric else _asymmetric)(x, bits)
+    return padded.reshape(rows * count, block)
+
+
+def _unblocked(q: Array, scale: Array, zero: Array | None, rows: int, length: int, block: int) -> Blocks:
+    count = -(-length // block)
     return Blocks(
         q.reshape(rows, -1)[:, :length],
-        scale.reshape(rows, count),
-        None if symmetric else zero.reshape(rows, count),
+        scale.reshape(rows, count).astype(np.float32),
+        None if zero is None else zero.reshape(rows, count),
         block,
     )
 

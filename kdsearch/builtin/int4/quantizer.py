@@ -13,13 +13,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field as Option
 
-from kdsearch.builtin.int4.blocks import Array, Blocks, fit
-from kdsearch.builtin.int4.rounding import Moments, Read, calibrate, mean_error, moments
-from kdsearch.kinds import Compressor, Options, Plan, Subject, searched
+from kdsearch.builtin.int4.blocks import Array, Blocks, fit, half_quadratic, plain
+from kdsearch.builtin.int4.packed import pack
+from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate, mean_error, moments
+from kdsearch.builtin.simulated import in_blocks, simulated
+from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
 from kdsearch.kit.onnx import read_onnx, save_onnx, subgraphs
 
 OPSET = 21
 CALIBRATED = ("Conv", "Gemm", "MatMul")
+CALIBRATING = {"calibrated": SWEEPS, "gptq": 0}  # rounding -> sweeps after GPTQ
+WITHOUT_DATA = {"hqq": half_quadratic, "rtn": plain}
 
 
 class Int4Options(Options):
@@ -30,8 +34,16 @@ class Int4Options(Options):
     min_elements: int = Option(128, ge=2, description="smaller weights stay fp32")
     skip: tuple[str, ...] = Option((), strict=False, description="globs on names of nodes and weights that stay fp32")
     edges: Literal[4, 8] = Option(4, description="bits of the first and the last layer")
-    rounding: Literal["calibrated", "nearest"] = Option(
-        "calibrated", description="calibrated = keep layers' outputs near on training samples; nearest = without data"
+    rounding: Literal["calibrated", "gptq", "nearest", "hqq", "rtn"] = Option(
+        "calibrated",
+        description="calibrated = keep layers' outputs near on training samples: gptq, then sweeps that move one integer or scale "
+        "at a time; gptq = without those; without data: nearest = the scale of least squared error, hqq = that of half-quadratic "
+        "quantisation, rtn = the range that a block spans",
+    )
+    linear: Literal["dequantize", "packed"] = Option(
+        "dequantize",
+        description="matrix products: dequantize = standard operators, which the runtime unpacks; packed = onnxruntime's own "
+        "MatMulNBits, whose weights stay in 4 bits in memory, in fp32 arithmetic",
     )
     samples: int = Option(128, ge=1, description="training samples to calibrate with")
 
@@ -56,8 +68,8 @@ class _Weight:
 class Int4(Compressor[Int4Options]):
     """Smaller, not faster: onnxruntime computes in fp32. Opened through `load`, the weights are unpacked once.
 
-    Biases and normalisation stay fp32. A Reshape stands between DequantizeLinear and every operator, also where shapes agree:
-    onnxruntime would otherwise fuse MatMul to MatMulNBits, which rounds activations to 8 bits (1.7 % error seen).
+    Biases and normalisation stay fp32. Unless packed, a Reshape stands between DequantizeLinear and every operator, also where
+    shapes agree: onnxruntime would otherwise fuse MatMul to MatMulNBits, which rounds activations to 8 bits (1.7 % error seen).
     """
 
     side = "file"
@@ -66,9 +78,13 @@ class Int4(Compressor[Int4Options]):
         """The settings; which weights they mean shows when the file is there."""
         options = self.options
         how = "symmetric" if options.symmetric else "with zero points"
-        seen = f"calibrated on {options.samples} training samples" if options.rounding == "calibrated" else "nearest"
-        log = f"INT4 weights in blocks of {options.block}, {how}, rounding {seen}"
+        seen = f" on {options.samples} training samples" if options.rounding in CALIBRATING else ""
+        log = f"INT4 weights in blocks of {options.block}, {how}, rounding {options.rounding}{seen}"
         return Plan(options.model_dump(mode="json"), log=(log,))
+
+    def apply(self, model: Model, plan: Plan) -> Model:
+        """A copy that trains with the weights that it will have: blocks along a row, symmetric, the range that each spans."""
+        return simulated(model, in_blocks(plan.edits["block"], 4), activations=False)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest."""
@@ -78,12 +94,16 @@ class Int4(Compressor[Int4Options]):
         weights = list(_weights(model.graph, plan.edits))
         edges = {weights[at].name for at in (0, -1)} if weights and plan.edits["edges"] == 8 else set()
         reads = _reads(model.graph, weights)
-        calibrated = plan.edits.get("rounding") == "calibrated"  # a plan from before the option existed has none
+        calibrated = plan.edits.get("rounding") in CALIBRATING  # a plan from before the option existed has none
         seen = moments(model, reads, feeds) if calibrated and reads else {}
         unpacking: list[Any] = []
-        for weight in weights:
+        sizes = [math.prod(each.flat) for each in weights]
+        for at, weight in enumerate(weights):
+            self.progress(sum(sizes[:at]) / sum(sizes), f"{weight.name}, {at + 1} of {len(weights)}")
             bits = 8 if weight.name in edges else 4
-            blocks = _rounded(model.graph, weight, plan.edits["block"], bits, plan.edits["symmetric"], seen, reads)
+            blocks = _rounded(model.graph, weight, plan.edits, bits, seen, reads)
+            if bits == 4 and plan.edits.get("linear") == "packed" and pack(model, weight.name, blocks):
+                continue
             unpacking += _store(model.graph, weight, blocks, bits)
         _set_nodes(model.graph, [*unpacking, *model.graph.node])
         save_onnx(model, file)
@@ -189,9 +209,8 @@ def _uses(graph: Any) -> Counter[str]:
 def _rounded(
     graph: Any,
     weight: _Weight,
-    block: int,
+    edits: Mapping[str, Any],
     bits: int,
-    symmetric: bool,
     seen: Mapping[str, Moments],
     reads: Iterable[Read],
 ) -> Blocks:
@@ -199,12 +218,12 @@ def _rounded(
     from onnx import numpy_helper
 
     rows = _rows(weight, numpy_helper.to_array(_initializer(graph, weight.name)))
-    blocks = fit(rows, block, bits, symmetric)
+    blocks = WITHOUT_DATA.get(edits.get("rounding", ""), fit)(rows, edits["block"], bits, edits["symmetric"])
     if weight.name not in seen:
         return blocks
     inputs = seen[weight.name]
     bias = _bias(graph, [each for each in reads if each.weight == weight.name], len(rows))
-    blocks = calibrate(rows, blocks, inputs.centred() if bias else inputs.second, bits)
+    blocks = calibrate(rows, blocks, inputs.centred() if bias else inputs.second, bits, CALIBRATING[edits["rounding"]])
     if bias:
         tensor, gain = bias
         values = numpy_helper.to_array(tensor)

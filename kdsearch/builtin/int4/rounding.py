@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.builtin.int4.blocks import Array, Blocks, limits
+from kdsearch.kit.onnx import open_model
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 ROWS = 4096  # of inputs seen for a layer: its moments are an average, which more rows hardly change
@@ -144,7 +145,7 @@ def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]
     computed = {name for node in model.graph.node for name in node.output} | {each.name for each in model.graph.input}
     reads = [each for each in reads if each.activation in computed]  # the rest multiply constants
     wanted = sorted({each.activation for each in reads})
-    session = _session(model, wanted)
+    session = open_model(model, wanted)
     rng = np.random.default_rng(0)
     most = -(-ROWS // len(batches))
     sums: dict[str, tuple[Array, Array, int]] = {}
@@ -152,28 +153,14 @@ def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]
         names = [name for name in wanted if name not in batch]
         values = {**batch, **dict(zip(names, session.run(names, dict(batch)) if names else [], strict=True))}
         for read in reads:
-            rows = input_rows(read, np.asarray(values[read.activation]), most, rng).astype(np.float64)
+            rows = input_rows(read, np.asarray(values[read.activation]), most, rng)
             second, mean, n = sums.get(read.weight, (0.0, 0.0, 0))
-            sums[read.weight] = (second + rows.swapaxes(1, 2) @ rows, mean + rows.sum(1), n + rows.shape[1])
+            product = (rows.swapaxes(1, 2) @ rows).astype(np.float64)  # of one batch, in the file's own precision
+            sums[read.weight] = (second + product, mean + rows.sum(1, dtype=np.float64), n + rows.shape[1])
     return {name: Moments(second / n, mean / n) for name, (second, mean, n) in sums.items() if n}
 
 
-def _session(model: Any, names: Sequence[str]) -> Any:
-    """One thread: sums in a fixed order."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
-
-    copy = type(model).FromString(model.SerializeToString())
-    there = {each.name for each in copy.graph.output}
-    for name in names:
-        if name not in there:
-            copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4) -> Blocks:
+def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4, sweeps: int = SWEEPS) -> Blocks:
     """Round again so that outputs, not weights, are near. Every row's output error is at most that of `nearest`.
 
     Weights of exactly 0 stay 0.
@@ -181,22 +168,30 @@ def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4) -> Blocks
     Args:
         w: (R, K) rows; group g of G owns rows g R / G on.
         second: (G, K, K) mean of x x^T over the layer's inputs, or their covariance.
+        sweeps: after GPTQ, over all scales and levels.
     """
     groups, length = second.shape[:2]
     block = nearest.block
-    exact = w.astype(np.float64).reshape(groups, -1, length)
-    scale = nearest.scale.astype(np.float64).reshape(*exact.shape[:2], -1)
-    zero = np.zeros_like(scale) if nearest.zero is None else nearest.zero.astype(np.float64).reshape(scale.shape)
+
+    def across(rows: Array) -> Array:
+        """(R, n) -> (G, n, R / G): what is taken a column at a time lies together."""
+        return np.ascontiguousarray(rows.astype(np.float64).reshape(groups, -1, rows.shape[-1]).swapaxes(1, 2))
+
+    def along(columns: Array) -> Array:
+        return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
+
+    exact, scale = across(w), across(nearest.scale)
+    zero = np.zeros_like(scale) if nearest.zero is None else across(nearest.zero)
     diagonal = np.einsum("gkk->gk", second).mean(1)
     damped = second + (DAMPING * diagonal + (diagonal <= 0))[:, None, None] * np.eye(length)
     low, high = limits(bits, nearest.zero is None)
     grid = _Grid(np.arange(length) // block, zero, low, high, exact != 0)
     level = _spread(exact, scale, grid, damped)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         _sweep(exact, level, scale, grid, damped)
     zeros = None if nearest.zero is None else nearest.zero
-    q = (level + zero[..., grid.at]).reshape(w.shape).astype(nearest.q.dtype)
-    made = Blocks(q, scale.reshape(nearest.scale.shape).astype(np.float32), zeros, block)
+    q = along(level + zero[:, grid.at]).astype(nearest.q.dtype)
+    made = Blocks(q, along(scale).astype(np.float32), zeros, block)
     better = output_error(w, made, second) < output_error(w, nearest, second)
     return Blocks(
         np.where(better[:, None], made.q, nearest.q),
@@ -224,8 +219,8 @@ class _Grid:
 
     Args:
         at: (K,) a column's block.
-        zero: (G, R, blocks).
-        free: (G, R, K) False where the weight stays 0.
+        zero: (G, blocks, R).
+        free: (G, K, R) False where the weight stays 0.
     """
 
     at: Array
@@ -237,47 +232,59 @@ class _Grid:
     def level(self, target: Array, scale: Array, j: int) -> Array:
         """The level nearest to target (G, R) in column j."""
         b = self.at[j]
-        zero = self.zero[..., b]
-        level = np.clip(np.rint(target / scale[..., b]), self.low - zero, self.high - zero)
-        return np.where(self.free[..., j], level, 0)
+        zero = self.zero[:, b]
+        level = np.clip(np.rint(target / scale[:, b]), self.low - zero, self.high - zero)
+        return np.where(self.free[:, j], level, 0)
 
 
 def _spread(w: Array, scale: Array, grid: _Grid, h: Array) -> Array:
-    """GPTQ: levels (G, R, K). Columns with the largest inputs, by the mean of all groups, go first: most others can still help.
+    """GPTQ: levels (G, K, R). Columns with the largest inputs, by the mean of all groups, go first: most others can still help.
 
     Scales are fixed, so the order is free.
     """
     order = np.argsort(-np.einsum("gkk->k", h), kind="stable")
-    inverse = np.linalg.inv(h[:, order][:, :, order])
-    upper = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2)
-    left, level = w[..., order], np.zeros_like(w)
+    upper = _inverse_factor(h[:, order][:, :, order])
+    left, level = w[:, order], np.zeros_like(w)
     for start in range(0, len(order), CHUNK):
         stop = min(start + CHUNK, len(order))
-        errors = np.zeros((*w.shape[:2], stop - start))
+        errors = np.zeros((len(w), stop - start, w.shape[2]))
         for i in range(start, stop):
             j = order[i]
-            level[..., j] = grid.level(left[..., i], scale, j)
-            error = (left[..., i] - level[..., j] * scale[..., grid.at[j]]) / upper[:, i, i, None]
-            left[..., i + 1 : stop] -= error[..., None] * upper[:, None, i, i + 1 : stop]
-            errors[..., i - start] = error
-        left[..., stop:] -= errors @ upper[:, start:stop, stop:]
+            level[:, j] = grid.level(left[:, i], scale, j)
+            error = (left[:, i] - level[:, j] * scale[:, grid.at[j]]) / upper[:, i, i, None]
+            left[:, i + 1 : stop] -= upper[:, i, i + 1 : stop, None] * error[:, None]
+            errors[:, i - start] = error
+        left[:, stop:] -= upper[:, start:stop, stop:].swapaxes(1, 2) @ errors
     return level
 
 
+def _inverse_factor(h: Array) -> Array:
+    """(G, K, K) upper triangles U with U^T U = h^-1, without the inverse: h backwards is L L^T, and U is L^-1 backwards."""
+    from scipy.linalg.lapack import dtrtri
+
+    backwards = np.linalg.cholesky(h[:, ::-1, ::-1])
+    return np.stack([dtrtri(each, lower=1)[0] for each in backwards])[:, ::-1, ::-1]
+
+
 def _sweep(w: Array, level: Array, scale: Array, grid: _Grid, h: Array) -> None:
-    """In place: every block's scale by least squares, then each of its levels, given all the other values."""
-    error = w - level * scale[..., grid.at]
-    for b in range(scale.shape[-1]):
-        columns = np.flatnonzero(grid.at == b)
-        part = level[..., columns]
-        power = (part @ h[:, columns][:, :, columns] * part).sum(-1)
-        slope = (error @ h[:, :, columns] * part).sum(-1)
-        step = np.divide(slope, power, out=np.zeros_like(power), where=power > 0)
-        step = np.where(np.abs(scale[..., b] + step) < 0.1 * np.abs(scale[..., b]), 0, step)
-        scale[..., b] += step
-        error[..., columns] -= step[..., None] * part
-        for j in columns.tolist():
-            here = level[..., j] * scale[..., b]
-            move = (error @ h[:, :, j, None])[..., 0] / h[:, j, j, None]
-            level[..., j] = grid.level(here + move, scale, j)
-            error[..., j] += here - level[..., j] * scale[..., b]
+    """In place: every block's scale by least squares, then each of its levels, given all the other values.
+
+    A block's slopes, (h error) at its columns, are one product; what changes inside the block is added to them as it does.
+    """
+    error = w - level * scale[:, grid.at]
+    for b in range(scale.shape[1]):
+        columns = slice(*np.searchsorted(grid.at, (b, b + 1)).tolist())
+        part, inner = level[:, columns], h[:, columns, columns]  # (G, B, R), (G, B, B)
+        slopes, curved = h[:, columns] @ error, inner @ part
+        power = (curved * part).sum(1)
+        step = np.divide((slopes * part).sum(1), power, out=np.zeros_like(power), where=power > 0)
+        step = np.where(np.abs(scale[:, b] + step) < 0.1 * np.abs(scale[:, b]), 0, step)
+        scale[:, b] += step
+        error[:, columns] -= step[:, None] * part
+        slopes -= step[:, None] * curved
+        for i in range(part.shape[1]):
+            here = part[:, i] * scale[:, b]
+            part[:, i] = grid.level(here + slopes[:, i] / inner[:, i, i, None], scale, columns.start + i)
+            change = here - part[:, i] * scale[:, b]
+            error[:, columns.start + i] += change
+            slopes += inner[:, i, :, None] * change[:, None]

@@ -95,6 +95,63 @@ def test_never_worse_than_the_nearest_and_zeros_stay(seed, rows, length, block, 
     assert made.q.dtype == nearest.q.dtype
 
 
+def plainly(w, nearest, second, damping=0.01, sweeps=4):
+    """GPTQ and the sweeps a number at a time, with the inverse written out: what the blocked form has to give. (levels, scales)."""
+    h = second + damping * second.diagonal().mean() * np.eye(len(second))
+    block, scale = nearest.block, nearest.scale.astype(np.float64).copy()
+    low, high = (-8, 7) if nearest.zero is None else (0, 15)
+
+    def nearest_level(r, j, target):
+        zero = 0 if nearest.zero is None else int(nearest.zero[r, j // block])
+        if w[r, j] == 0:
+            return 0.0
+        return np.clip(np.rint(target / scale[r, j // block]), low - zero, high - zero)
+
+    level, order = np.zeros_like(w), np.argsort(-h.diagonal(), kind="stable")
+    for r in range(len(w)):
+        left = w[r].copy()
+        for n, j in enumerate(order):
+            level[r, j] = nearest_level(r, j, left[j])
+            others = order[n:]
+            inverse = np.linalg.inv(h[np.ix_(others, others)])
+            error = (left[j] - level[r, j] * scale[r, j // block]) / inverse[0, 0]
+            left[others[1:]] -= error * inverse[0, 1:]
+    for r in range(len(w)):
+        for _ in range(sweeps):
+            for start in range(0, w.shape[1], block):
+                columns = np.arange(start, min(start + block, w.shape[1]))
+
+                def error(r=r):
+                    return w[r] - level[r] * scale[r, np.arange(w.shape[1]) // block]
+
+                part = level[r, columns]
+                power = part @ h[np.ix_(columns, columns)] @ part
+                step = (error() @ h[:, columns] @ part) / power if power > 0 else 0.0
+                if abs(scale[r, start // block] + step) >= 0.1 * abs(scale[r, start // block]):
+                    scale[r, start // block] += step
+                for j in columns:
+                    here = level[r, j] * scale[r, start // block]
+                    level[r, j] = nearest_level(r, j, here + error() @ h[:, j] / h[j, j])
+    return level, scale
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("rows", "length", "block", "seed"), [(5, 40, 16, 0), (3, 31, 8, 1), (4, 20, 32, 2)])
+def test_blocks_of_columns_give_what_one_number_at_a_time_gives(rows, length, block, seed, symmetric):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, length // 2)) @ rng.normal(size=(length // 2, length)) + rng.normal(size=(60, length))
+    w = (rng.normal(size=(rows, length)) * (rng.random((rows, length)) > 0.1)).astype(np.float32).astype(np.float64)
+    nearest = fit(w.astype(np.float32), block, 4, symmetric)
+    second = second_of(x)
+    level, scale = plainly(w, nearest, second[0])
+    made = calibrate(w, nearest, second)
+    taken = np.abs(made.scale / nearest.scale - 1).max(1) > 0  # rows that calibration made better
+    assert taken.all()
+    zero = 0 if made.zero is None else made.zero[:, np.arange(length) // block]
+    assert ((made.q - zero) == level).all()
+    assert np.allclose(made.scale, scale, rtol=1e-6)
+
+
 def test_far_better_where_inputs_are_correlated():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 64)) + 0.1 * rng.normal(size=(500, 64)) + 1

@@ -10,10 +10,12 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from kdsearch.builtin.int8 import Int8, Int8Options
+from kdsearch.builtin.int8 import quantizer as of
+from kdsearch.builtin.int8.quantizer import Int8, Int8Options, relative_error
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.files import read_onnx
+from kdsearch.deploy.latency import Latency
 from kdsearch.errors import UserError
 from kdsearch.kinds import Field, Graph, Plan
 from kdsearch.kinds.options import validate
@@ -140,9 +142,9 @@ def rounded(file):
 
 
 def test_a_transformer_keeps_its_residual_stream_and_a_cnn_does_not(fp32, tmp_path):
-    assert "MatMul" in rounded(quantised(fp32, tmp_path, "vit"))
-    assert "Add" not in rounded(quantised(fp32, tmp_path, "vit"))
-    assert "Add" in rounded(quantised(fp32, tmp_path, "vit", operators="all"))
+    assert "MatMul" in rounded(quantised(fp32, tmp_path, "vit", mode="static"))
+    assert "Add" not in rounded(quantised(fp32, tmp_path, "vit", mode="static"))
+    assert "Add" in rounded(quantised(fp32, tmp_path, "vit", mode="static", operators="all"))
     assert "Add" in rounded(quantised(fp32, tmp_path, "residual"))
     assert "Add" not in rounded(quantised(fp32, tmp_path, "residual", operators="layers"))
 
@@ -284,3 +286,88 @@ def test_a_table_is_as_near_as_its_column_s_scale(tmp_path):
     quantizer = Int8(Int8Options(samples=3, keep_first=True))
     quantizer.rewrite(kept, quantizer.plan(None), ragged(3))
     assert torch.equal(EXPORTER.load(kept)(torch.arange(300)[None])["found"][0], net.table.weight.detach())
+
+
+@pytest.mark.parametrize("calibration", ["entropy", "mse"])
+def test_other_ranges_keep_the_accuracy(calibration, fp32, tmp_path):
+    file = quantised(fp32, tmp_path, "residual", calibration, calibration=calibration)
+    other = quantised(fp32, tmp_path, "residual", "minmax")
+    assert accuracy(file) >= accuracy(fp32 / "residual.onnx") - 0.02
+    assert scales_of(file) != scales_of(other)
+    assert len(scales_of(file)) == len(scales_of(other))
+    assert all(a <= b * 1.001 for a, b in zip(scales_of(file), scales_of(other), strict=True)), "no range is wider"
+
+
+def scales_of(file):
+    """Of activations, sorted by name."""
+    model = read_onnx(file)
+    tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    nodes = sorted(
+        (node for node in model.graph.node if node.op_type == "QuantizeLinear"), key=lambda node: node.input[0]
+    )
+    return [float(tensors[node.input[1]]) for node in nodes if tensors[node.input[1]].ndim == 0]
+
+
+def test_the_most_sensitive_layers_stay(fp32, tmp_path):
+    """Nearer to fp32 than the whole at INT8; the file's own words say which."""
+    whole = quantised(fp32, tmp_path, "depthwise", "whole")
+    quantizer = Int8(Int8Options(samples=64, keep_sensitive=1))
+    file = tmp_path / "kept.onnx"
+    shutil.copy(fp32 / "depthwise.onnx", file)
+    quantizer.rewrite(file, quantizer.plan(None), FEEDS)
+    rows = [{"image": FEEDS[0]["image"][i : i + 1]} for i in range(32)]
+    errors = [relative_error(fp32 / "depthwise.onnx", each, rows) for each in (file, whole)]
+    assert errors[0] < errors[1]
+    (said,) = quantizer.notes
+    assert said.startswith("in fp32, as the most sensitive: ")
+    name = said.rpartition(" ")[2]
+    node = next(node for node in read_onnx(file).graph.node if node.name == name)
+    produced = {
+        name for each in read_onnx(file).graph.node if each.op_type == "DequantizeLinear" for name in each.output
+    }
+    assert node.input[1] not in produced, "its weight is as it was"
+
+
+class Words(nn.Module):
+    """An LSTM over tokens, with a linear layer that takes one feature from a far larger range than the others'."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.lstm, self.head = nn.Embedding(50, 16), nn.LSTM(16, 24, batch_first=True), nn.Linear(24, 4)
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.table(tokens))[0].mean(1))
+
+
+def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
+    """By error first, then latency, then bytes, of both files; and what is chosen is said."""
+    graph = Graph(Words().eval(), (TOKENS,), (Field("logits", "logits", (4,)),))
+    whole = tmp_path / "fp32.onnx"
+    EXPORTER.write(graph, batch_of(tokens=torch.arange(12).view(2, 6)), whole)
+    feeds = [{"tokens": torch.randint(50, (16, 6), generator=torch.Generator().manual_seed(0)).numpy()}]
+
+    def made(errors, latencies, mode="auto"):
+        file = tmp_path / "q.onnx"
+        shutil.copy(whole, file)
+        monkeypatch.setattr(of, "relative_error", lambda _, file, rows: errors[file.stem.partition("-")[0]])
+        monkeypatch.setattr(
+            of, "measure", lambda file, row: Latency(0.0, latencies[file.stem.partition("-")[0]], 0.0, 3)
+        )
+        quantizer = Int8(Int8Options(samples=16, mode=mode))
+        quantizer.rewrite(file, quantizer.plan(None), feeds)
+        return file, quantizer.notes
+
+    equal = {"static": 1.0, "dynamic": 1.0}
+    _, (said,) = made({"static": 0.01, "dynamic": 0.02}, equal)
+    assert said.startswith("static, by 16 training samples (static: error 0.01, ")
+    _, (said,) = made({"static": 0.01, "dynamic": 0.011}, {"static": 1.0, "dynamic": 0.6})
+    assert said.startswith("dynamic")
+    _, (said,) = made({"static": 0.01, "dynamic": 0.011}, {"static": 0.6, "dynamic": 1.0})
+    assert said.startswith("static")
+    file, notes = made(equal, equal, "dynamic")
+    assert notes == ()
+    kinds = {node.op_type for node in read_onnx(file).graph.node}
+    assert kinds & {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+    assert "DynamicQuantizeLSTM" in kinds
+    assert weight_share(file, whole)["8"] > 0.9

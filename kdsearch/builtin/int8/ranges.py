@@ -1,0 +1,105 @@
+"""Ranges of activations from samples: what of the outermost values is given up, so that the others are finer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from kdsearch.kit.onnx import open_model
+
+Array = np.ndarray[Any, Any]
+Method = Literal["minmax", "percentile", "entropy", "mse"]
+LEVELS = 255  # steps of 8 bits
+DRAWN = 512  # values kept of a tensor of one sample, beside its least and largest
+PERCENTILE = 99.9
+BINS = 2048
+SHARES = np.linspace(0.2, 1.0, 41)  # of the whole range, that are tried
+
+
+def observed(model: Any, rows: Iterable[Mapping[str, Array]], names: Sequence[str]) -> dict[str, Array]:
+    """Tensor -> values (N,) that it had: its least and largest of every sample, and DRAWN others.
+
+    Args:
+        model: the fp32 `onnx.ModelProto`. rows: inputs, one sample each. names: tensors, of the graph's inputs too.
+    """
+    rng = np.random.default_rng(0)
+    fed = {each.name for each in model.graph.input}
+    session = open_model(model, [name for name in names if name not in fed])
+    outputs = [name for name in names if name not in fed]
+    kept: dict[str, list[Array]] = {name: [] for name in names}
+    for row in rows:
+        values = {**row, **dict(zip(outputs, session.run(outputs, dict(row)) if outputs else [], strict=True))}
+        for name in names:
+            flat = np.asarray(values[name], np.float32).ravel()
+            if not flat.size:
+                continue
+            some = flat if flat.size <= DRAWN else flat[rng.integers(0, flat.size, DRAWN)]
+            kept[name] += [some, np.asarray([flat.min(), flat.max()], np.float32)]
+    return {name: np.concatenate(parts) for name, parts in kept.items() if parts}
+
+
+def range_of(values: Array, method: Method) -> tuple[float, float]:
+    """(least, largest) that 8 bits should span, 0 within. Values beyond are clipped to it."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if method == "minmax" or low == high:
+        return low, high
+    if method == "percentile":
+        tail = (100 - PERCENTILE) / 2 if low < 0 < high else 100 - PERCENTILE
+        low, high = (
+            float(np.percentile(values, at)) for at in (tail if low < 0 else 0, 100 - tail if high > 0 else 100)
+        )
+        return min(low, 0.0), max(high, 0.0)
+    if method == "mse":
+        return _least_error(values, low, high)
+    return _least_divergence(values, low, high)
+
+
+def _least_error(values: Array, low: float, high: float) -> tuple[float, float]:
+    """The ends, moved one after the other, at which the mean squared error is the least."""
+    values = values[:: max(1, len(values) // 16384)].astype(np.float64)
+
+    def error(a: float, b: float) -> float:
+        scale = (b - a) / LEVELS
+        if scale <= 0:
+            return float("inf")
+        zero = np.rint(-a / scale)
+        q = np.clip(np.rint(values / scale) + zero, 0, LEVELS)
+        return float(np.square((q - zero) * scale - values).mean())
+
+    for _ in range(2):
+        high = min((high * share for share in SHARES), key=lambda b: error(low, b)) if high > 0 else high
+        low = min((low * share for share in SHARES), key=lambda a: error(a, high)) if low < 0 else low
+    return float(low), float(high)
+
+
+def _least_divergence(values: Array, low: float, high: float) -> tuple[float, float]:
+    """The range whose 8-bit histogram says most of the whole one: least KL(P || Q) (Migacz, GTC 2017), both ends together.
+
+    P has what is clipped in its outermost bins; Q is P's inside in 256 equal steps, each spread over its bins that were seen.
+    """
+    counts, edges = np.histogram(values, BINS, (low, high))
+    best, found = float("inf"), (low, high)
+    for share in SHARES:
+        a, b = np.searchsorted(edges, (low * share, high * share))
+        a, b = max(int(a) - (low * share < edges[min(a, BINS)]), 0), min(int(b), BINS)
+        if b - a < LEVELS + 1:
+            continue
+        inside = counts[a:b].astype(np.float64)
+        p = inside.copy()
+        p[0] += counts[:a].sum()
+        p[-1] += counts[b:].sum()
+        step = np.arange(b - a) * (LEVELS + 1) // (b - a)
+        seen = inside > 0
+        total = np.bincount(step, inside, LEVELS + 1)
+        n = np.maximum(np.bincount(step, seen, LEVELS + 1), 1)
+        q = np.where(seen, (total / n)[step], 0.0)
+        if not q.sum():
+            continue
+        p, q = p / p.sum(), q / q.sum()
+        there = p > 0
+        divergence = float((p[there] * np.log(p[there] / np.maximum(q[there], 1e-9))).sum())
+        if divergence < best - 1e-12:
+            best, found = divergence, (float(edges[a]), float(edges[b]))
+    return min(found[0], 0.0), max(found[1], 0.0)

@@ -1,0 +1,127 @@
+"""What a card keeps of a file's answers, so that anybody can ask for them again with numpy and onnxruntime alone.
+
+The questions are drawn from a seed by numpy's RandomState, whose stream never changes; the answers are a few of the numbers that
+the network and its file gave when the card was written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdsearch.deploy.parity import numbers
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import Call, Field, Graph
+
+Array = np.ndarray[Any, Any]
+ROWS = 3  # samples asked at once
+KEPT = 48  # numbers kept of an output, evenly spaced over it
+DIGITS = 9  # significant, which name a float32 exactly
+
+
+def question(inputs: Sequence[Field], rows: int = ROWS) -> list[dict[str, Any]]:
+    """How each input is drawn, as JSON: `values` is normal (`mean`, `std`), integers below `below`, or ones."""
+    return [
+        {"name": each.name, "shape": [rows, *each.sizes], "dtype": each.dtype, "values": _values(each), **_range(each)}
+        for each in inputs
+    ]
+
+
+def _values(field: Field) -> str:
+    if field.kind in ("mask", "present"):
+        return "ones"
+    return "normal" if field.torch_dtype.is_floating_point else "integers"
+
+
+def _range(field: Field) -> dict[str, Any]:
+    if _values(field) == "integers":
+        return {"below": field.n_values or 2}
+    return {"mean": list(field.mean), "std": list(field.std)} if field.mean and _values(field) == "normal" else {}
+
+
+def drawn(question: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Array]:
+    """The inputs that a question means. Raise KeyError, ValueError or TypeError where it is none."""
+    rng = np.random.RandomState(seed)
+    found = {}
+    for each in question:
+        values: Array
+        shape, dtype = tuple(int(size) for size in each["shape"]), np.dtype(str(each["dtype"]))
+        if each["values"] == "ones":
+            values = np.ones(shape)
+        elif each["values"] == "integers":
+            values = rng.randint(0, int(each["below"]), shape)
+        else:
+            values = rng.standard_normal(shape) * np.asarray(each.get("std", 1.0)) + np.asarray(each.get("mean", 0.0))
+        found[str(each["name"])] = np.ascontiguousarray(values.astype(dtype))
+    return found
+
+
+def record(graph: Graph, torch_call: Call, file_call: Call, seed: int = 0) -> dict[str, Any] | None:
+    """What the card keeps of one graph; None where the network itself has no finite answer to noise."""
+    asked = question(graph.inputs)
+    tensors = [torch.from_numpy(each) for each in drawn(asked, seed).values()]
+    try:
+        expected = numbers(torch_call, tensors, graph.inputs, graph.outputs)
+        got = file_call(*tensors)
+    except (RefusedError, RuntimeError, IndexError, ValueError):  # noise may be no input that the network takes
+        return None
+    answers = []
+    for each, name in zip(graph.outputs, graph.names_out, strict=True):
+        whole, own = (values[each.name].detach().cpu().double().numpy() for values in (expected, got))
+        if whole.shape != own.shape or not np.isfinite(whole).all() or not np.isfinite(own).all():
+            return None
+        at = places(whole.size)
+        scale = max(float(whole.std()), math.sqrt(float(np.square(whole).mean())) / 100)
+        answers.append(
+            {
+                "name": name,
+                "shape": list(whole.shape),
+                "scale": _short(scale),
+                "at": at,
+                "torch": [_short(value) for value in whole.flat[at].tolist()],
+                "file": [_short(value) for value in own.flat[at].tolist()],
+            }
+        )
+    return {"seed": seed, "inputs": asked, "outputs": answers}
+
+
+def places(size: int) -> list[int]:
+    """Flat positions of the numbers that are kept."""
+    return sorted({int(at) for at in np.linspace(0, size - 1, min(size, KEPT)).round()})
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def differences(
+    kept: Mapping[str, Any], run: Callable[[Mapping[str, Array]], Mapping[str, Array]], against: str
+) -> list[tuple[str, float, float, float]]:
+    """(output, largest difference, its scale, largest value) of what a file answers now to what was kept of `torch` or `file`.
+
+    Raises:
+        RefusedError: the file fails, or an output is missing or has another shape.
+    """
+    feeds = drawn(kept["inputs"], int(kept["seed"]))
+    try:
+        got = run(feeds)
+    except Exception as error:  # whatever the runtime raises
+        raise RefusedError(f"the file fails at what its card asks: {str(error).splitlines()[0][:200]}") from error
+    found = []
+    for each in kept["outputs"]:
+        name = str(each["name"])
+        if name not in got:
+            raise RefusedError(f"the file has no output '{name}'", expected=", ".join(got))
+        if list(got[name].shape) != list(each["shape"]):
+            raise RefusedError(
+                f"output '{name}' is {list(got[name].shape)}", expected=f"{each['shape']}, as its card says"
+            )
+        now = got[name].astype(np.float64).flat[list(each["at"])]
+        kept_values = np.asarray(each[against], np.float64)
+        far = float(np.abs(now - kept_values).max()) if np.isfinite(now).all() else math.inf
+        found.append((name, far, float(each["scale"]), float(np.abs(kept_values).max())))
+    return found

@@ -1,0 +1,207 @@
+"""A network of one's own pruned, quantised and verified, without a study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdsearch.deploy.cost import count
+from kdsearch.deploy.parity import module_call, numbers
+from kdsearch.errors import DataError, RefusedError, StudyError, UserError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Compressor, Model
+from kdsearch.python.formats import Calibration, Job, files_of
+from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, network
+from kdsearch.python.own_data import Data, PlanSubject, classes_of, graph_of, open_data, samples_of
+from kdsearch.python.pieces import as_model
+from kdsearch.python.recovery import recover
+from kdsearch.store.hashing import derive
+from kdsearch.study.schema import Use
+from kdsearch.training.materials import make
+from kdsearch.training.tools import Progress
+
+
+def compress(
+    model: str | nn.Module,
+    out: Path | str,
+    *,
+    data: str | None = None,
+    normalize: str = "auto",
+    input_shape: Sequence[int] | None = None,
+    weights: Path | None = None,
+    teacher: str | None = None,
+    teacher_weights: Path | None = None,
+    prune: Mapping[str, float] | None = None,
+    pruner: str = "channels",
+    recover_epochs: int = 5,
+    qat_epochs: int = 0,
+    formats: Sequence[str] = ("onnx-fp32", "onnx-int8"),
+    calibration: Calibration = "data",
+    max_drop: float | None = None,
+    allow_code: Sequence[str] = (),
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's.
+
+    With data the files are calibrated on `train`, recovery stops after `recover_epochs`, and the gate reads `test` once a file.
+    Without data there is no recovery and no accuracy; what quantizers see is then noise, if `calibration` says so.
+
+    Args:
+        model: a module, or its name: see `networks.network`.
+        out: a folder for files and cards.
+        data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels; as in a study.
+        input_shape: (C, H, W) where neither data nor the network say it.
+        teacher: what recovery learns from; None = the network as it was.
+        prune: {"params": share that stays} or {"macs": ...}.
+        qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
+            bound on `val`; 0 = never.
+        max_drop: of quality against fp32; None = a study's own.
+
+    Raises:
+        StudyError, DataError, UnsafeCodeError: for what is asked wrongly. RefusedError: the pruning target cannot be reached.
+    """
+    host, out, shown = Host.load(), Path(out), Progress(progress)
+    formats = list(dict.fromkeys(["onnx-fp32", *formats]))
+    kinds = _kinds(formats, host)
+    opened = open_data(data, normalize, seed, host) if data is not None else None
+    classes = classes_of(opened)
+    net = model if isinstance(model, nn.Module) else network(model, allow_code, weights, seed, classes)
+    called = model if isinstance(model, str) else type(model).__name__
+    fixed = net.file if isinstance(net, OnnxNetwork) else None
+    io = _io(net, called, opened, input_shape)
+    if fixed is not None and prune:
+        raise StudyError("an ONNX file is quantised and verified only", path="--prune", expected="a torch network")
+    if any(kind == "int8" for kind in kinds) and opened is None and calibration != "random":
+        raise StudyError(
+            "INT8 needs data to calibrate with",
+            path="--calibration",
+            expected="--data, or --calibration random (noise, which the card then says)",
+        )
+    before = Model(
+        net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
+    )
+    if fixed is None:
+        before = as_model(net, io, called)
+    whole, notes = count(before, io), list[str]()
+    after, pruned = before, None
+    shown.begin("compress", len(formats) + bool(prune) + 1)
+    if prune:
+        learned = _teacher(teacher, teacher_weights, allow_code, seed, classes, io) if teacher else before
+        after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
+    probe = list(samples_of(opened, io, 2, seed).tensors.values())
+    numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+    if opened is None:
+        notes.append("no data: no recovery, and nobody knows how good these files are")
+    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes)
+    rows, refused = files_of(job, kinds)
+    shown.end(is_done=True)
+    cost = count(after, io)
+    result = {
+        "model": called,
+        "params": {"before": whole.params, "after": cost.params},
+        "macs": {"before": whole.macs, "after": cost.macs},
+        "pruned": pruned,
+        "exports": rows,
+        "refused": refused,
+        "data": data,
+        "notes": notes,
+        "out": str(out),
+    }
+    result["text"] = _text(result)
+    if refused:
+        error = RefusedError("; ".join(f"{each['format']}: {each['reason']}" for each in refused))
+        error.result = result  # type: ignore[attr-defined]
+        raise error
+    return result
+
+
+def _kinds(formats: Sequence[str], host: Host) -> list[str]:
+    known = [f"onnx-{each}" for each in ("fp32", *host.names("quantizer"))]
+    for form in formats:
+        if form not in known:
+            raise UserError(
+                f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
+            )
+    return [form.removeprefix("onnx-") for form in formats]
+
+
+def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
+    """What the network reads and answers: the data's, a file's own, or what a pass of zeros shows."""
+    if isinstance(net, OnnxNetwork):
+        io = net.io
+        if opened is not None:
+            if len(io.inputs) != len(opened.io.inputs) or len(io.outputs) != len(opened.io.outputs):
+                raise DataError(
+                    f"the file has {len(io.inputs)} inputs and {len(io.outputs)} outputs",
+                    file=net.file,
+                    expected=f"{len(opened.io.inputs)} and {len(opened.io.outputs)}, as the data",
+                )
+            pairs = zip(io.outputs, opened.io.outputs, strict=True)
+            io = replace(io, outputs=tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in pairs))
+        return io
+    if opened is not None:
+        return opened.io
+    shape = shape or input_shape_of(net, called)
+    if shape is None:
+        raise StudyError("nobody knows what the network reads", path="--input-shape", expected="such as 3,224,224")
+    return io_without_data(net, shape)
+
+
+def _teacher(
+    text: str, weights: Path | None, allow_code: Sequence[str], seed: int, classes: int | None, io: IO
+) -> Model:
+    return as_model(network(text, allow_code, weights, seed, classes), io, f"teacher {text}")
+
+
+def _cut(
+    model: Model,
+    teacher: Model,
+    io: IO,
+    opened: Data | None,
+    target: Mapping[str, float],
+    pruner: str,
+    epochs: int,
+    seed: int,
+    host: Host,
+    shown: Progress,
+) -> tuple[Model, dict[str, Any]]:
+    """The pruned and, with data, recovered network, and what was done."""
+    options = {**({"macs": None} if "macs" not in target else {}), **target}
+    made: Compressor[Any] = make(host, "pruner", Use(use=pruner, options=options), "--prune")
+    subject = PlanSubject(seed=seed, base=Path(), model=model, io=io, opened=opened, budget={})
+    began = time.perf_counter()
+    plan = made.plan(subject)
+    cut = made.apply(model, plan)
+    found: dict[str, Any] = {"pruner": pruner, "target": dict(target), "log": list(plan.log)}
+    if opened is not None:
+        score = {"before": subject.score(model), "cut": subject.score(cut)}
+        if epochs:
+            recover(
+                cut, teacher, opened.task, io, opened.arranged, epochs, derive(seed, "recover"),
+                lambda share, what: shown.at(share, what),
+            )  # fmt: skip
+        found["validation"] = {**score, "recovered": subject.score(cut)}
+    shown.at(1, "pruned")
+    return cut, {**found, "seconds": time.perf_counter() - began}
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    params, macs = result["params"], result["macs"]
+    lines = [
+        f"{result['model']}: {params['before']:,} -> {params['after']:,} params, {macs['before']:,} -> {macs['after']:,} MACs"
+    ]
+    if (pruned := result["pruned"]) and "validation" in pruned:
+        lines.append("validation: " + ", ".join(f"{name} {value:.4f}" for name, value in pruned["validation"].items()))
+    for row in result["exports"]:
+        quality = row.get("quality")
+        good = f"{quality['metric']} {quality['value']:.4f}, " if quality else ""
+        slower = ", slower than fp32 here" if row.get("slower_than_fp32") else ""
+        lines.append(f"{row['path']}: {good}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms{slower}")
+    lines += [f"{each['format']} refused: {each['reason']}" for each in result["refused"]]
+    return "\n".join([*lines, *(f"note: {each}" for each in result["notes"])])

@@ -1,0 +1,173 @@
+"""The files of one compressed network: written, verified, judged, and trained as they are quantised where one loses too much."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from kdsearch.deploy.latency import Latency, is_slower, measure
+from kdsearch.deploy.parity import module_call
+from kdsearch.engine.feeds import in_order
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import IO, Call, Compressor, Model
+from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
+from kdsearch.python.pieces import capability
+from kdsearch.python.recovery import recover, settle
+from kdsearch.python.verified import Source, rewritten, verified_file
+from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told
+from kdsearch.store.hashing import derive
+from kdsearch.training.tools import Progress
+
+CALIBRATION, PROBE = 256, 32  # samples that quantizers see; samples that are compared where there are no data
+Calibration = Literal["data", "random"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all files of one call have in common."""
+
+    model: Model
+    io: IO
+    opened: Data | None
+    fixed: Path | None
+    out: Path
+    called: str
+    calibration: Calibration
+    max_drop: float | None
+    seed: int
+    qat_epochs: int
+    shown: Progress
+    notes: list[str]
+
+    @property
+    def is_noise(self) -> bool:
+        return self.calibration == "random" or self.opened is None
+
+    def target(self, kind: str) -> Path:
+        return self.out / f"{_stem(self.called)}-{kind}.onnx"
+
+    def source(self, model: Model, done: int) -> Source:
+        """What a file of this network is made from and compared on; agreement is of the test split."""
+        opened, io = self.opened, self.io
+        n = CALIBRATION if opened is not None or self.calibration == "random" else 0
+        seen = samples_of(None if self.is_noise else opened, io, n, self.seed)
+        feeds = [
+            {name: each[at : at + 32].numpy() for name, each in seen.tensors.items()} for at in range(0, len(seen), 32)
+        ]
+        samples = samples_of(None, io, PROBE, self.seed)
+        if opened is not None:
+            samples = renamed(opened, io, next(iter(in_order(opened.arranged.split("test")))))
+        about = about_of(opened)
+        fixed = self.fixed if model is self.model else None
+        notes: tuple[str, ...] = (
+            ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()
+        )
+        if model is not self.model:
+            notes += (f"trained as it is quantised for {self.qat_epochs} epochs",)
+        exporter = capability("exporter", "onnx")[1]
+
+        def watch(share: float, what: str) -> None:
+            self.shown.at(done + share, what)
+
+        return Source(model, io, exporter, samples, feeds, about, fixed, watch, notes)
+
+
+def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """A row for each format that passes, and the reasons of the others."""
+    opened = job.opened
+    rows: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
+    reference: dict[str, Any] = {}
+    for kind in kinds:
+        done = len(rows) + len(refused) + 1
+        target, quantize = job.target(kind), None if kind == "fp32" else kind
+        source, trained = job.source(job.model, done), None
+        if quantize and opened is not None and job.qat_epochs and job.fixed is None:
+            trained = _trained(job, quantize, source)
+        measured = partial(_judged, kind=kind, io=job.io, opened=opened, reference=reference, max_drop=job.max_drop)
+        least = DEFAULT_AGREEMENT if opened is not None else None
+        try:
+            final = source if trained is None else job.source(trained, done)
+            _, row = verified_file(final, target, quantize, 1e-4, least, "onnx", measured)
+        except RefusedError as error:
+            refused.append({"format": f"onnx-{kind}", "reason": error.problem})
+            continue
+        latency = measure(target, [each[:1] for each in source.samples.tensors.values()])
+        row |= {"path": str(target), "latency_ms": _shown(latency)}
+        if kind == "fp32":
+            reference = row
+        elif reference:
+            row["slower_than_fp32"] = is_slower(row["latency_ms"], reference["latency_ms"])
+        rows.append(row)
+        job.shown.at(done, f"onnx-{kind}")
+    if job.is_noise and len(kinds) > 1:
+        job.notes.append("quantised files were calibrated on noise")
+    return rows, refused
+
+
+def _trained(job: Job, kind: str, source: Source) -> Model | None:
+    """The network trained as it will be quantised, where the plain one's file loses too much on `val`, and this one's less."""
+    opened = job.opened
+    assert opened is not None
+    plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
+    whole = opened.quality(plain, "val")
+    allowed = allowed_drop(job.max_drop, whole)
+
+    def loss(model: Model) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            call = rewritten(replace(source, model=model), Path(folder) / "tried.onnx", kind)
+            return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
+
+    before = loss(job.model)
+    if before <= allowed + 1e-12:
+        return None
+    quantizer: Compressor[Any] = capability("quantizer", kind)[1]
+    model = quantizer.apply(
+        job.model,
+        quantizer.plan(PlanSubject(seed=job.seed, base=Path(), model=job.model, io=job.io, opened=opened, budget={})),
+    )
+    if model is job.model:
+        return None
+    recover(
+        model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
+        lambda share, what: job.shown.at(job.shown.done, what),
+    )  # fmt: skip
+    settle(model.module)
+    after = loss(model)
+    job.notes.append(
+        f"onnx-{kind}: {before:.4f} worse than fp32 on validation, {after:.4f} after training as quantised"
+    )
+    return model if after < before else None
+
+
+def _judged(
+    call: Call, kind: str, io: IO, opened: Data | None, reference: Mapping[str, Any], max_drop: float | None
+) -> dict[str, Any]:
+    """Quality on the test split, held against fp32's."""
+    if opened is None:
+        return {"accuracy": None, "quality": None}
+    predict = predicting(opened, call, io)
+    quality = opened.quality(predict, "test")
+    against = reference.get("quality")
+    if kind != "fp32" and against:
+        drop, allowed = goodness(against) - goodness(quality), allowed_drop(max_drop, against)
+        if drop > allowed + 1e-12:
+            raise RefusedError(
+                f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {against['value']:.4f}; "
+                f"allowed are {allowed:g}"
+            )
+    return told(quality)
+
+
+def _stem(called: str) -> str:
+    """A file's name from the model's."""
+    last = Path(called).stem if called.lower().endswith((".onnx", ".pt2")) else called.rpartition(":")[2]
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in last.partition(",")[0]) or "model"
+
+
+def _shown(latency: Latency) -> dict[str, float]:
+    return {"min": latency.min_ms, "median": latency.median_ms, "spread": latency.spread_ms}

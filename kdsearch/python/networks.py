@@ -1,0 +1,200 @@
+"""A network by name: of timm or torchvision, of the user's own code, of a torch.export file, or an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.errors import ArtifactError, PluginError, StudyError, UserError, nearest, told
+from kdsearch.kinds import IO, Field
+from kdsearch.ops.seeding import seed_generators
+from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.store import weights
+from kdsearch.store.inputs import lies
+from kdsearch.store.program import read_program
+from kdsearch.study.code import load_code
+
+FORMS = "timm:NAME, torchvision:NAME, package.module:callable, file.py:callable, FILE.pt2 or FILE.onnx"
+ELEMENTS = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
+    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8", "tensor(int8)": "int8",
+}  # fmt: skip
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file that answers as a module: what a rewritten file is compared with. It is neither trained nor cut."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+        self.session = open_session(file, 1, read_onnx(file))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
+        return OnnxNetwork(self.file)
+
+    @property
+    def io(self) -> IO:
+        """As the file says it. Raise ArtifactError for a file that takes one number of samples only."""
+        inputs, outputs = (
+            tuple(self._field(each, side) for each in nodes)
+            for side, nodes in (("input", self.session.get_inputs()), ("output", self.session.get_outputs()))
+        )
+        if len(outputs) == 1 and outputs[0].kind == "vector":
+            outputs = (Field(outputs[0].name, "logits", outputs[0].shape, use="target"),)
+        return IO(inputs, outputs)
+
+    def _field(self, node: Any, side: str) -> Field:
+        if not node.shape or isinstance(node.shape[0], int):
+            raise ArtifactError(
+                f"{side} '{node.name}' is {node.shape}: the number of samples is fixed",
+                file=self.file,
+                expected="a first axis of open size",
+                fix="Export the network again with a dynamic batch axis.",
+            )
+        shape = tuple(size if isinstance(size, int) else None for size in node.shape[1:])
+        dtype = ELEMENTS.get(node.type)
+        if dtype is None:
+            raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
+        return Field(node.name, kind_of(shape), shape, dtype)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        names = [each.name for each in self.session.get_inputs()]
+        feeds = {name: each.detach().cpu().contiguous().numpy() for name, each in zip(names, inputs, strict=True)}
+        return tuple(torch.from_numpy(each) for each in self.session.run(None, feeds))
+
+
+def kind_of(shape: Sequence[int | None]) -> str:
+    """What numbers of this shape most likely are; no gate depends on it."""
+    return {1: "vector", 2: "sequence", 3: "map"}.get(len(shape), "vector")
+
+
+def network(
+    text: str,
+    allow_code: Sequence[str] = (),
+    weights_file: Path | None = None,
+    seed: int = 0,
+    classes: int | None = None,
+) -> nn.Module:
+    """The network that `text` names, in eval mode; without weights of its own it is freshly initialised by the seed.
+
+    Args:
+        classes: of timm and torchvision networks whose text does not say it.
+
+    Raises:
+        StudyError: no such network, or it is none. UnsafeCodeError: code that the command line does not allow.
+        ArtifactError: weights that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        seed_generators(seed)
+        made = _made(text, allow_code, classes)
+    if weights_file is not None:
+        if isinstance(made, OnnxNetwork):
+            raise StudyError("an ONNX file has its weights", path="--weights", expected="none")
+        weights.load_into(made, weights.read(weights_file), weights_file)
+    return made.eval()
+
+
+def _made(text: str, allow_code: Sequence[str], classes: int | None) -> nn.Module:
+    head, _, rest = text.partition(":")
+    if text.lower().endswith(".onnx"):
+        if not lies(Path(text), error=ArtifactError):
+            raise ArtifactError("there is no such file", file=text, expected="an ONNX file")
+        return OnnxNetwork(Path(text))
+    if head in ("timm", "torchvision") and rest:
+        name, *pairs = rest.split(",")
+        given = dict(_pair(each) for each in pairs)
+        if classes is not None:
+            given.setdefault("num_classes", classes)
+        return _timm(name, given) if head == "timm" else _torchvision(name, given)
+    if text.lower().endswith(".pt2"):
+        return read_program(load_code(text, allow_code, Path(), "MODEL"))
+    if ":" not in text:
+        raise StudyError(f"got '{text}'", path="MODEL", expected=FORMS)
+    found = load_code(text, allow_code, Path(), "MODEL")
+    try:
+        made = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise StudyError(f"'{text}' raised {told(error)}", path="MODEL") from error
+    if not isinstance(made, nn.Module):
+        raise StudyError(f"'{text}' gives {type(made).__name__}", path="MODEL", expected="a torch.nn.Module")
+    return made
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise StudyError(f"got '{text}'", path="MODEL", expected="key=value after the network's name")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _timm(name: str, given: Mapping[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise PluginError("timm is not installed", fix="Run: pip install 'kdsearch[timm]'") from error
+    if not timm.is_model(name):
+        raise StudyError(f"timm has no '{name}'", path="MODEL", nearest=nearest(name, timm.list_models()))
+    return _built(lambda: timm.create_model(name, pretrained=False, **given), f"timm:{name}")
+
+
+def _torchvision(name: str, given: Mapping[str, Any]) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise PluginError("torchvision is not installed", fix="Run: pip install torchvision") from error
+    if name not in models.list_models():
+        raise StudyError(f"torchvision has no '{name}'", path="MODEL", nearest=nearest(name, models.list_models()))
+    given = {"weights": None, **given}
+    if name.startswith(("googlenet", "inception")):
+        given = {"aux_logits": False, "init_weights": False, **given}  # the helper heads are for training alone
+    return _built(lambda: models.get_model(name, **given), f"torchvision:{name}")
+
+
+def _built(make: Any, what: str) -> nn.Module:
+    try:
+        made: nn.Module = make()
+    except UserError:
+        raise
+    except Exception as error:
+        raise StudyError(f"{what} cannot be built: {told(error)}", path="MODEL") from error
+    return made
+
+
+def input_shape_of(net: nn.Module, text: str) -> tuple[int, ...] | None:
+    """What a network of timm or torchvision reads by default; None where nobody knows."""
+    given = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None) or {}
+    if given.get("input_size"):
+        return tuple(given["input_size"])
+    return (3, 224, 224) if text.startswith("torchvision:") else None
+
+
+def io_without_data(net: nn.Module, shape: Sequence[int]) -> IO:
+    """What a network of one float input answers to zeros. Raise StudyError where it does not run, or answers no tensors."""
+    try:
+        with undisturbed(net, train=False):
+            out = net(torch.zeros(2, *shape))
+    except Exception as error:
+        raise StudyError(
+            f"the network cannot read {'x'.join(map(str, shape))}: {told(error)}", path="--input-shape"
+        ) from error
+    named = dict(out) if isinstance(out, Mapping) else dict(enumerate(out if isinstance(out, list | tuple) else [out]))
+    single = len(named) == 1
+    outputs = []
+    for key, value in named.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != (2,):
+            raise StudyError(f"the network answers {type(value).__name__}", path="MODEL", expected="tensors (B, ...)")
+        is_logits = single and value.ndim == 2
+        name = "logits" if is_logits else key if isinstance(key, str) else f"output_{key}"
+        kind = "logits" if is_logits else kind_of(value.shape[1:])
+        outputs.append(Field(name, kind, tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."), use="target"))
+    image = Field("image" if len(shape) == 3 else "input", "image" if len(shape) == 3 else kind_of(shape), tuple(shape))
+    return IO((image,), tuple(outputs))

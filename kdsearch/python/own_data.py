@@ -1,0 +1,132 @@
+"""A data set outside a study: opened by what a user types, cut as a study would cut it, and asked for quality and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsearch.deploy.cost import count
+from kdsearch.deploy.parity import module_call
+from kdsearch.engine.setup import Evaluator, Site
+from kdsearch.engine.splits import Arranged, arrange
+from kdsearch.errors import PluginError, StudyError, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Call, Cost, DataSource, Graph, Metric, Model, Normalizable, Task
+from kdsearch.python.recovery import noise
+from kdsearch.stages.quality import goodness, quality_of
+from kdsearch.store.hashing import derive, stream
+from kdsearch.study.schema import Use
+from kdsearch.training.few_samples import FewSamples
+from kdsearch.training.materials import make
+from kdsearch.training.normalized import NAMED
+
+
+@dataclass(frozen=True)
+class Data:
+    """An opened data set, cut as a study would cut it."""
+
+    arranged: Arranged
+    task: Task[Any]
+    io: IO
+    metric: Metric[Any]
+    seed: int
+
+    def quality(
+        self, predict: Callable[[Batch], Mapping[str, Any]], split: str, samples: int | None = None
+    ) -> dict[str, Any]:
+        """The objective on a split, or on so many samples of it."""
+        data: DataSource = self.arranged if samples is None else FewSamples(self.arranged, samples)
+        services = Evaluator(self.seed, Path(), data=data, task=self.task, io=self.io)
+        values = self.metric.measure(predict, data, split, services)
+        return quality_of(self.task.objective, self.metric, values, self.seed).as_json()
+
+
+@dataclass(kw_only=True)
+class PlanSubject(Site):
+    """See `kinds.Subject`: what a pruner plans from."""
+
+    model: Model
+    io: IO
+    opened: Data | None
+    budget: Mapping[str, float]
+
+    def score(self, model: Model, samples: int | None = None) -> float:
+        if self.opened is None:
+            raise PluginError("this pruner scores networks on validation data", path="--data", expected="a data set")
+        predict = predicting(self.opened, module_call(graph_of(model, self.io)), self.io)
+        return goodness(self.opened.quality(predict, "val", samples))
+
+    def cost(self, model: Model) -> Cost:
+        return count(model, self.io)
+
+
+def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
+    """A data set by its name, a .npz file or a folder of class folders; the splits are a study's by default."""
+    place = Path(text)
+    if text.lower().endswith(".npz"):
+        use = Use(use="npz", options={"path": text})
+    elif place.is_dir():
+        use = Use(use="image_folder", options={"path": text})
+    else:
+        use = Use(use=text, options={})
+    try:
+        host.find("dataset", use.use)
+    except PluginError as error:
+        raise error.at(path="--data") from None
+    dataset = make(host, "dataset", use, "--data")
+    source = dataset.open(Site(seed, Path()))
+    if normalize != "auto":
+        if normalize not in NAMED or not isinstance(source, Normalizable):
+            raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *NAMED]))
+        source = source.normalized(NAMED[normalize])
+    task: Task[Any] = make(host, "task", Use(use=dataset.task, options={}), "--data")
+    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed, task=task)
+    metric: Metric[Any] = make(host, "metric", Use(use=task.objective, options={}), "--data")
+    return Data(arranged, task, task.io(arranged.fields, arranged.facts), metric, seed)
+
+
+def classes_of(opened: Data | None) -> int | None:
+    """Of a network that is made for the data."""
+    if opened is None or len(opened.io.outputs) != 1 or opened.io.outputs[0].kind != "logits":
+        return None
+    return opened.io.outputs[0].shape[0]
+
+
+def graph_of(model: Model, io: IO) -> Graph:
+    return Graph(model.module, io.inputs, io.outputs)
+
+
+def predicting(opened: Data, call: Call, io: IO) -> Callable[[Batch], Mapping[str, Any]]:
+    """Answers by the data's own names, in whatever names the graph has them."""
+
+    def predict(batch: Batch) -> Mapping[str, Any]:
+        found = call(*[batch[each.name] for each in opened.io.inputs])
+        return {own.name: found[each.name] for own, each in zip(opened.io.outputs, io.outputs, strict=True)}
+
+    return predict
+
+
+def samples_of(opened: Data | None, io: IO, n: int, seed: int) -> Batch:
+    """n training samples by the graph's own names, or noise."""
+    if opened is None:
+        return noise(io, n, derive(seed, "noise"))
+    split = opened.arranged.split("train")
+    index = torch.randperm(len(split.ids), generator=stream(seed, "calibration"))[:n].tolist()
+    batch = split.load(index)
+    return renamed(opened, io, batch)
+
+
+def renamed(opened: Data, io: IO, batch: Batch) -> Batch:
+    tensors = {each.name: batch[own.name] for own, each in zip(opened.io.inputs, io.inputs, strict=True)}
+    return Batch(batch.ids, tensors)
+
+
+def about_of(opened: Data | None) -> dict[str, Any]:
+    if opened is None:
+        return {}
+    facts = opened.arranged.facts
+    return {"labels": list(facts.get("classes") or ()), "preprocessing": facts.get("preprocessing") or {}}

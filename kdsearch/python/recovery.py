@@ -1,0 +1,91 @@
+"""Teaching a network that was cut what it knew before: a short distillation from the whole one, by AdamW and a cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from kdsearch.engine.splits import Arranged
+from kdsearch.errors import RefusedError
+from kdsearch.kinds import IO, Batch, Model, Task
+from kdsearch.ops.undisturbed import undisturbed
+
+BATCH, LR, TEMPERATURE = 64, 1e-3, 4.0
+
+
+def recover(
+    student: Model,
+    teacher: Model,
+    task: Task[Any],
+    io: IO,
+    data: Arranged,
+    epochs: int,
+    seed: int,
+    said: Callable[[float, str], None],
+) -> float:
+    """Train the student in place on `train`; the last epoch's mean loss.
+
+    The loss is the task's own plus what the teacher says: T^2 KL of the softened classes (Hinton et al., 2015) where an output is
+    logits, else the mean squared difference in units of the teacher's spread.
+
+    Raises:
+        RefusedError: the loss is not finite.
+    """
+    split, module = data.split("train"), student.module
+    rng = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(module.parameters(), LR, weight_decay=0.01)
+    n = len(split.ids)
+    total, step, last = epochs * math.ceil(n / BATCH), 0, 0.0
+    module.train()
+    for epoch in range(epochs):
+        order, losses = torch.randperm(n, generator=rng).tolist(), []
+        for at in range(0, n, BATCH):
+            if n > 1 and len(order[at : at + BATCH]) == 1:
+                continue  # a batch norm has no statistics of one sample
+            batch = split.load(order[at : at + BATCH])
+            with undisturbed(teacher.module, train=False):
+                told = task.call(teacher, batch)
+            out = task.call(student, batch)
+            loss = task.loss(out, batch) + sum(_missed(io, name, out[name], told[name]) for name in told)  # type: ignore[arg-type]
+            if not torch.isfinite(loss):
+                raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
+            for group in optimizer.param_groups:
+                group["lr"] = LR * (1 + math.cos(math.pi * step / total)) / 2
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            step += 1
+        last = sum(losses) / max(len(losses), 1)
+        said((epoch + 1) / epochs, f"recovery, epoch {epoch + 1} of {epochs}, loss {last:.4g}")
+    module.eval()
+    return last
+
+
+def _missed(io: IO, name: str, out: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    field = io.output(name)
+    if field.kind == "logits":
+        z_s, z_t = (field.rows(each) / TEMPERATURE for each in (out, told))
+        return TEMPERATURE**2 * F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), log_target=True, reduction="batchmean")
+    return F.mse_loss(out, told) / told.var().clamp_min(1e-12)
+
+
+def settle(module: nn.Module) -> None:
+    """Parametrised weights become, for good, what they compute."""
+    for layer in list(module.modules()):
+        if parametrize.is_parametrized(layer):
+            for name in list(layer.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+
+
+def noise(io: IO, n: int, seed: int) -> Batch:
+    """n samples of noise in every input's range."""
+    rng = torch.Generator().manual_seed(seed)
+    return Batch(tuple(f"noise-{i}" for i in range(n)), {each.name: each.noise(n, rng) for each in io.inputs})

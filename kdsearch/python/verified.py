@@ -1,0 +1,207 @@
+"""One format of one network outside a study: written, opened again, compared, and laid down with its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.audit import weight_share
+from kdsearch.deploy.cost import count
+from kdsearch.deploy.parity import Parity, compare, exact_call, module_call
+from kdsearch.deploy.probe import record
+from kdsearch.engine.setup import Site
+from kdsearch.errors import PluginError, RefusedError
+from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Exporter, Graph, Model
+from kdsearch.python.pieces import Named, capability
+from kdsearch.report import card
+from kdsearch.report.card import judged, measured
+from kdsearch.report.page import jsonable
+from kdsearch.stages.cards import card_name
+from kdsearch.stages.products import described
+from kdsearch.stages.report import made_with
+from kdsearch.store.files import storing, write_json
+from kdsearch.store.hashing import file_digest
+
+
+class _Subject(Site):
+    """What a quantizer's plan may ask for where there is no study."""
+
+    def __init__(self, model: Model, io: IO) -> None:
+        super().__init__(0, Path())
+        self.model, self.io = model, io
+        self.budget: Mapping[str, float] = {}
+
+    def score(self, model: Model, samples: int | None = None) -> float:
+        raise PluginError("this quantizer scores models on validation data", expected="a study")
+
+    def cost(self, model: Model) -> Cost:
+        return count(model, self.io)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What files are made from.
+
+    Args:
+        samples: for comparison. calibration: inputs by name, for quantizers.
+        about: labels and preprocessing, for file and card.
+        fp32: a file that is there already, instead of what the exporter would write.
+        watch: is told how far a quantizer is. notes: of what it saw, for result and card.
+        along: names of files beside it that belong to it.
+    """
+
+    model: Model
+    io: IO
+    exporter: Exporter[Any]
+    samples: Batch
+    calibration: Sequence[Mapping[str, Any]]
+    about: Mapping[str, Any]
+    fp32: Path | None = None
+    watch: Callable[[float, str], None] | None = None
+    notes: tuple[str, ...] = ()
+    along: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        return Graph(self.model.module, self.io.inputs, self.io.outputs)
+
+
+def rewritten(source: Source, file: Path, quantize: Named) -> Call:
+    """The quantised file of a network, opened; nothing is compared."""
+    source.exporter.write(source.graph, source.samples, file)
+    _, quantizer = capability("quantizer", quantize)
+    quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
+    return source.exporter.load(file)
+
+
+def verified_file(
+    source: Source,
+    target: Path,
+    quantize: Named | None,
+    parity: float,
+    min_agreement: float | None,
+    form: str,
+    measure: Callable[[Call], Mapping[str, Any]] | None = None,
+) -> tuple[Parity, dict[str, Any]]:
+    """Write one format with its card; what the gates refuse leaves nothing behind.
+
+    Args:
+        parity: of an fp32 file, see `export`. min_agreement: None = not asked.
+        form: what the exporter is called in the format's name.
+        measure: further facts for the row, of the loaded file; may raise RefusedError.
+
+    Raises:
+        RefusedError: the file fails or is too far off.
+    """
+    graph, made, batch = source.graph, source.exporter, source.samples
+    name, bound = "fp32", parity if quantize is None else None
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
+        if source.fp32 is not None:
+            shutil.copyfile(source.fp32, fp32)
+        else:
+            made.write(graph, batch, fp32)
+        shutil.copyfile(fp32, final)
+        log: tuple[str, ...] = ()
+        if quantize is not None:
+            name, quantizer = capability("quantizer", quantize)
+            assert isinstance(quantizer, Compressor)
+            plan = quantizer.plan(_Subject(source.model, source.io))
+            log, quantizer.watch = tuple(plan.log), source.watch
+            quantizer.rewrite(final, plan, source.calibration)
+            log += (*quantizer.notes, *source.notes)
+        about = {key: json.dumps(jsonable(each), ensure_ascii=False) for key, each in source.about.items() if each}
+        made.label(final, about)
+        call = made.load(final)
+        found = compare(
+            module_call(graph),
+            call,
+            graph.inputs,
+            graph.outputs,
+            batch,
+            sorted({1, 2, 5, len(batch)}),
+            [batch],
+            bound,
+            lambda: exact_call(graph),
+        )
+        _check(found, target, bound, min_agreement)
+        row = {
+            "format": f"{form}-{name}",
+            "path": target.name,
+            "bytes": final.stat().st_size,
+            "parity_max_abs": found.max_abs,
+            "parity": found.worst.as_json(),
+            "top1_agreement": found.top1_agreement,
+            "weight_share": weight_share(final, fp32) if made.is_onnx else {},
+            "quantization": list(log),
+            "bounds": {"parity": bound, "min_agreement": min_agreement},
+            **(measure(call) if measure is not None else {}),
+        }
+        kept = record(graph, module_call(graph), call)
+        with storing(target):
+            final.replace(target)
+    card = _card(source, row, kept, target, found)
+    write_json(target.with_name(card_name(target.name)), card)
+    return found, row
+
+
+def _check(found: Parity, target: Path, parity: float | None, min_agreement: float | None) -> None:
+    if parity is not None:
+        try:
+            found.check(parity)
+        except RefusedError as error:
+            raise RefusedError(error.problem, file=target, path="parity") from error
+    if min_agreement is None or found.top1_agreement is None:
+        return
+    if found.top1_agreement < min_agreement - 1e-12:
+        problem = f"{found.top1_agreement:.2%} of its answers are the network's"
+        raise RefusedError(problem, file=target, path="min_agreement", expected=f"at least {min_agreement:.4g}")
+
+
+def _card(
+    source: Source, row: Mapping[str, Any], answers: Mapping[str, Any] | None, target: Path, found: Parity
+) -> dict[str, Any]:
+    """A study's card without what only a study knows."""
+    model, exporter = source.model, source.exporter
+    cost = count(model, source.io)
+    network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
+    facts = {
+        **described(source.graph),
+        "sha256": file_digest(target),
+        **source.about,
+        "check": answers,
+        **({} if exporter.is_onnx else {"usage": exporter.usage(target.name)}),
+    }
+    whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
+    split = "test" if row.get("quality") else "the caller's samples"
+    agreement = measured(found.top1_agreement, found.judged)
+    kept = (
+        "format",
+        "kind",
+        "name",
+        "file",
+        "sha256",
+        "export",
+        "parity",
+        "bounds",
+        "size_bytes",
+        "weight_share",
+        "quantization",
+        "latency_ms",
+        "use",
+        "check",
+    )
+    return {
+        **{key: whole[key] for key in kept if key != "latency_ms" or row.get(key)},
+        "model": network,
+        "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
+        "provenance": made_with(),
+        **({"facts": {"product": {"files": list(source.along)}}} if source.along else {}),
+    }

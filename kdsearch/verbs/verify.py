@@ -1,0 +1,168 @@
+"""Whether an exported file still holds what its card says: all checks again, from the two files, and data where they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.verify import Check, verified
+from kdsearch.errors import ArtifactError, DataError, KdsearchError, RefusedError, UserError, one_of
+from kdsearch.report.card import KIND
+from kdsearch.stages.cards import card_name
+from kdsearch.store.files import read_json
+from kdsearch.store.inputs import lies
+
+SLACK = 0.005  # of a share, that a quality may be off on another processor
+
+
+def verify(*, file: Path, data: Path | None = None, allow_code: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every check and its outcome.
+
+    Args:
+        data: the study's folder or file, whose test split is asked, or a .npz file with an array for each input and `label`.
+
+    Raises:
+        ArtifactError: there is no file, or no card beside it.
+        RefusedError: a check fails; `result` of the error has them all.
+    """
+    if not lies(file, error=ArtifactError):
+        raise ArtifactError("there is no such file", file=file, expected="an ONNX file that kdsearch exported")
+    card = card_of(file)
+    checks = verified(file, card)
+    if data is not None and all(each.ok for each in checks if each.check != "sha256"):
+        checks.append(_quality(file, card, data, allow_code))
+    elif data is not None:
+        checks.append(Check("quality", False, "not measured: the file fails before"))
+    differs = [each for each in checks if not each.ok]
+    lines = [f"{'ok' if each.ok else 'DIFFERS':8} {each.check}: {each.said}" for each in checks]
+    result = {
+        "file": str(file),
+        "card": str(file.with_name(card_name(file.name))),
+        "verified": not differs,
+        "checks": [each.as_json() for each in checks],
+        "differs": [each.check for each in differs],
+        "text": "\n".join(lines),
+    }
+    if differs:
+        first = differs[0]
+        error = RefusedError(
+            f"is not what its card says: {', '.join(each.check for each in differs)} ({first.said})", file=file
+        )
+        error.result = result  # type: ignore[attr-defined]
+        raise error
+    return result
+
+
+def card_of(file: Path) -> Mapping[str, Any]:
+    """The card beside a file. Raise ArtifactError where there is none."""
+    place = file.with_name(card_name(file.name))
+    if not lies(place):
+        raise ArtifactError("there is no card beside it", file=file, expected=f"{place.name}, as kdsearch wrote it")
+    card: Mapping[str, Any] = read_json(place, dict[str, Any], "Export the file again.")
+    if card.get("kind") != KIND:
+        raise ArtifactError("is no card of kdsearch", file=place, path="kind", expected=KIND)
+    return card
+
+
+def _quality(file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[str, ...]) -> Check:
+    told = (card.get("metrics") or {}).get("quality") or {}
+    try:
+        name, value, n = _of_arrays(file, card, data) if data.suffix == ".npz" else _of_study(file, data, allow_code)
+    except KdsearchError as error:
+        if isinstance(error, UserError):
+            raise
+        return Check("quality", False, f"not measured: {error.problem}")
+    said = f"{name} {value:.4f}" + (f" of {n:,}" if n else "")
+    known = told.get("value") if told.get("metric") == name else None
+    if known is None:
+        return Check("quality", True, f"{said}; the card states none")
+    gap = (float(known) - value) * (1 if told.get("direction", "max") == "max" else -1)
+    allowed = SLACK if told.get("unit") == "share" else SLACK * abs(float(known))
+    return Check("quality", gap <= allowed, f"{said}; the card says {float(known):.4f}")
+
+
+def _of_arrays(file: Path, card: Mapping[str, Any], data: Path) -> tuple[str, float, int]:
+    """Accuracy on arrays of the user's, named as the inputs are, and `label`."""
+    try:
+        with np.load(data, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise DataError("cannot be read as arrays", file=data, expected="a .npz file") from error
+    session = open_session(file)
+    inputs = {each.name: each for each in session.get_inputs()}
+    missing = [name for name in (*inputs, "label") if name not in arrays]
+    if missing:
+        raise DataError(f"no array '{missing[0]}'", file=data, expected=one_of([*inputs, "label"]))
+    labels = arrays["label"].reshape(-1)
+    kinds = {each["name"]: each for each in (card.get("use") or {}).get("inputs") or ()}
+    same = 0
+    for at in range(0, len(labels), 32):
+        feeds = {
+            name: np.ascontiguousarray(arrays[name][at : at + 32]).astype(kinds.get(name, {}).get("dtype", "float32"))
+            for name in inputs
+        }
+        try:
+            answer = session.run(None, feeds)[0]
+        except Exception as error:  # whatever onnxruntime raises at a shape
+            raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
+        same += int((answer.reshape(len(answer), -1).argmax(1) == labels[at : at + 32]).sum())
+    return "accuracy", same / max(len(labels), 1), len(labels)
+
+
+def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str, float, int | None]:
+    """The study's objective on its test split, as its export stage measured it."""
+    import torch
+    from torch import nn
+
+    from kdsearch.engine.setup import Evaluator
+    from kdsearch.host import Host
+    from kdsearch.kinds import Batch, Model
+    from kdsearch.stages.quality import measured
+    from kdsearch.study.reading import load_study
+    from kdsearch.training.job import STUDY
+    from kdsearch.training.materials import open_materials
+    from kdsearch.verbs.run import ORIGIN, Origin
+
+    host = Host.load()
+    base = None
+    if data.is_dir():
+        base = Path(read_json(data / ORIGIN, Origin)["base"]) if lies(data / ORIGIN) else None
+        data = data / STUDY
+    materials = open_materials(load_study(data, host, allow_code, base=base), host)
+    role = next(iter(materials.study.students))
+    names = tuple(each.name for each in materials.io.inputs)
+    try:
+        product = materials.task.product(Model(nn.Identity(), names, name=role), materials.io)
+    except Exception as error:  # a task that takes the network apart needs the network
+        raise RefusedError("this task's answers need several graphs together") from error
+    if len(product.graphs) != 1:
+        raise RefusedError(f"an answer takes {len(product.graphs)} graphs together")
+    session = open_session(file, 1, read_onnx(file))
+    inputs = [each.name for each in session.get_inputs()]
+    outputs = [each.name for each in session.get_outputs()]
+    (graph,) = product.graphs.values()
+    named = dict(zip(graph.names_out, (each.name for each in graph.outputs), strict=True))
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        feeds = {name: each.numpy() for name, each in zip(inputs, tensors, strict=True)}
+        found = zip(outputs, session.run(None, feeds), strict=True)
+        return {named.get(name, name): torch.from_numpy(each) for name, each in found}
+
+    def predict(batch: Batch) -> Mapping[str, Any]:
+        return product.call(dict.fromkeys(product.graphs, call), batch)
+
+    services = Evaluator(
+        seed=materials.seed,
+        base=materials.study.folder,
+        task=materials.task,
+        data=materials.data,
+        io=materials.io,
+        metrics=materials.metrics,
+        device=torch.device("cpu"),
+    )
+    _, quality = measured(materials, predict, "test", services)
+    return str(quality["metric"]), float(quality["value"]), quality["n"]

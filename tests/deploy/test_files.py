@@ -1,0 +1,35 @@
+"""What onnxruntime refuses is said in a line, without the C++ around it."""
+
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from kdsearch.deploy.files import open_session
+from kdsearch.errors import ArtifactError
+
+
+def written(file, operator="Relu", opset=21, ir=10):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = ir
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"opset": 99}, r"operator set 99 is newer than \d+, the newest that it knows"),
+        ({"ir": 99}, r"IR version 99 is newer than \d+, the newest that it knows"),
+        ({"operator": "Frob"}, r"No Op registered for Frob"),
+    ],
+)
+def test_what_onnxruntime_does_not_know(made, said, tmp_path):
+    with pytest.raises(ArtifactError, match=said) as caught:
+        open_session(written(tmp_path / "net.onnx", **made))
+    assert f"refused by onnxruntime {ort.__version__}" in str(caught.value)
+    assert "onnxruntime_src" not in str(caught.value)
+    assert open_session(written(tmp_path / "net.onnx")).run(None, {"x": [-1.0]})[0].tolist() == [0.0]
+    assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 21

@@ -1,0 +1,215 @@
+"""A network of one's own from its name to verified files, with data and without; what is asked wrongly is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import kdsearch
+from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+from kdsearch.cli import main
+from kdsearch.kinds import Batch, Field, Graph
+from kdsearch.python.networks import network
+from kdsearch.store import weights
+
+CODE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3))
+
+def other():
+    return "no network"
+"""
+
+
+def images(n, seed):
+    """Three kinds of noise that a small network tells apart."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 3
+    x = rng.normal(0.5, 0.15, (n, 8, 8))
+    for i, kind in enumerate(label):
+        x[i, : 4 if kind == 0 else 8, : 4 if kind == 1 else 8] += 0.35
+    return np.clip(x, 0, 1), label
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`net.py`, its trained weights, its ONNX file, and data."""
+    made = tmp_path_factory.mktemp("own")
+    (made / "net.py").write_text(CODE)
+    namespace: dict[str, object] = {}
+    exec(CODE, namespace)
+    torch.manual_seed(0)
+    net: nn.Module = namespace["Net"]()  # type: ignore[operator]
+    x, label = images(360, 0)
+    np.savez(made / "data.npz", image=(255 * x).astype(np.uint8), label=label)
+    pixels, target = torch.tensor(x[:, None], dtype=torch.float32), torch.tensor(label)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net((pixels - 0.5) / 0.5), target).backward()
+        optimizer.step()
+    weights.write(made / "net.safetensors", net.state_dict())
+    graph = Graph(net.eval(), (Field("x", "image", (1, 8, 8)),), (Field("y", "logits", (3,)),))
+    example = Batch(("a", "b"), {"x": pixels[:2]})
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, example, made / "net.onnx")
+    return made
+
+
+def run(capsys, *words):
+    code = main(["compress", *map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[0]) if out else {}, err
+
+
+def test_an_onnx_file_with_data(folder, tmp_path, capsys):
+    """Calibrated, judged and held against its bound, by its own names; verified later with the same arrays."""
+    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--format", "onnx-int4"]
+    code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 0
+    assert [each["format"] for each in found["exports"]] == ["onnx-fp32", "onnx-int8", "onnx-int4"]
+    assert set(found) >= {"model", "params", "macs", "exports", "refused", "data", "notes"}
+    fp32, int8, int4 = found["exports"]
+    assert fp32["accuracy"] > 0.6
+    assert int8["weight_share"]["8"] > 0.9
+    assert int4["weight_share"]["4"] > 0.5
+    for row in found["exports"]:
+        assert main(["verify", row["path"]]) == 0
+        card = json.loads((tmp_path / row["path"]).with_suffix(".json").read_text())
+        assert card["metrics"]["quality"]["value"] == row["accuracy"]
+        assert row["latency_ms"]["median"] > 0
+
+
+def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
+    code, _, err = run(capsys, folder / "net.onnx", "--out", tmp_path, "--format", "onnx-int8")
+    assert code == 2
+    assert "--calibration random" in err
+    assert not list(tmp_path.iterdir())
+    code, found, _ = run(
+        capsys, folder / "net.onnx", "--out", tmp_path, "--format", "onnx-int8", "--calibration", "random"
+    )
+    assert code == 0
+    assert [each["accuracy"] for each in found["exports"]] == [None, None]
+    assert "quantised files were calibrated on noise" in found["notes"]
+    card = json.loads((tmp_path / "net-int8.json").read_text())
+    assert "calibrated on noise" in card["quantization"][-1]
+
+
+def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
+    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop", "-1"]
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 3
+    assert found["refused"][0]["format"] == "onnx-int8"
+    assert "worse than fp32's" in err
+    assert not (tmp_path / "net-int8.onnx").exists()
+    assert (tmp_path / "net-fp32.onnx").exists()
+
+
+def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch, capsys):
+    """From code and weights: pruned, recovered on data, exported."""
+    monkeypatch.chdir(folder)
+    code, found, _ = run(
+        capsys, "net.py:Net", "--allow-code", "net.py:Net", "--weights", "net.safetensors", "--data", "data.npz",
+        "--prune", "macs=0.6", "--recover-epochs", "6", "--out", tmp_path, "--format", "onnx-fp32",
+    )  # fmt: skip
+    assert code == 0
+    assert found["macs"]["after"] <= 0.6 * found["macs"]["before"]
+    assert found["params"]["after"] < found["params"]["before"]
+    scores = found["pruned"]["validation"]
+    assert scores["recovered"] >= scores["cut"]
+    assert found["exports"][0]["accuracy"] > 0.6
+    assert main(["verify", found["exports"][0]["path"]]) == 0
+
+
+def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, monkeypatch, capsys):
+    """A bound that nothing keeps: the network that trained as INT4 is nearer, and the result says by how much."""
+    monkeypatch.chdir(folder)
+    asked = ["--allow-code", "net.py:Net", "--weights", "net.safetensors", "--data", "data.npz", "--qat-epochs", "3"]
+    code, found, _ = run(
+        capsys, "net.py:Net", *asked, "--out", tmp_path, "--format", "onnx-int4", "--max-drop", "-0.05"
+    )
+    assert code == 3
+    (said,) = (each for each in found["notes"] if "after training as quantised" in each)
+    assert said.startswith("onnx-int4: ")
+    code, found, _ = run(capsys, "net.py:Net", *asked, "--out", tmp_path, "--format", "onnx-int4")
+    assert code == 0
+    assert not [each for each in found["notes"] if "training as quantised" in each], "within its bound it is left alone"
+
+
+def test_timm_without_data(tmp_path, capsys):
+    asked = ["--input-shape", "3,32,32", "--format", "onnx-fp32", "--format", "onnx-int4"]
+    code, found, _ = run(capsys, "timm:resnet10t,num_classes=7", "--out", tmp_path, *asked)
+    assert code == 0
+    assert found["model"] == "timm:resnet10t,num_classes=7"
+    assert found["macs"]["before"] == found["macs"]["after"]
+    assert json.loads((tmp_path / "resnet10t-fp32.json").read_text())["use"]["outputs"][0]["shape"] == ["batch", 7]
+
+
+def test_names(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    torch.manual_seed(5)
+    net = network("torchvision:mobilenet_v3_small,num_classes=4", seed=1)
+    again = network("torchvision:mobilenet_v3_small,num_classes=4", seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    assert not net.training
+    own = network("net.py:Net", ("net.py:Net",), folder / "net.safetensors")
+    read = weights.read(folder / "net.safetensors")
+    assert all(torch.equal(value, read[name]) for name, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["timm:resnet19"], "timm has no 'resnet19'; did you mean 'resnet1"),
+        (["torchvision:resnet19"], "torchvision has no 'resnet19'"),
+        (["timm:resnet18,depth"], "key=value"),
+        (["timm:resnet18,nothing=3"], "timm:resnet18 cannot be built"),
+        (["resnet18"], "timm:NAME, torchvision:NAME"),
+        (["net.py:Net"], "--allow-code 'net.py:Net'"),
+        (["net.py:other", "--allow-code", "net.py:other", "--input-shape", "1,8,8"], "gives str"),
+        (["net.py:Net", "--allow-code", "net.py:Net"], "nobody knows what the network reads"),
+        (["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "3,8,8"], "cannot read 3x8x8"),
+        (["net.py:Net", "--input-shape", "3,x"], "such as 3,224,224"),
+        (["net.onnx", "--prune", "macs=0.5"], "quantised and verified only"),
+        (["net.onnx", "--prune", "flops=0.5"], "params=0.7 or macs=0.7"),
+        (["net.onnx", "--weights", "net.safetensors"], "an ONNX file has its weights"),
+        (["net.onnx", "--data", "digitz"], "digits"),
+        (["net.onnx", "--format", "onnx-int9"], "onnx-int8"),
+        (["none.onnx"], "there is no such file"),
+        (["net.onnx", "--calibration", "none"], "data or random"),
+    ],
+)
+def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(folder)
+    assert main(["compress", *words, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):
+    import onnx
+
+    model = onnx.load(folder / "net.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "one.onnx")
+    assert main(["compress", str(tmp_path / "one.onnx"), "--out", str(tmp_path / "out"), "--format", "onnx-int4"]) == 2
+    assert "dynamic batch axis" in capsys.readouterr().err
+
+
+def test_a_module_from_python(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    net = network("net.py:Net", ("net.py:Net",))
+    found = kdsearch.compress(net, tmp_path, input_shape=(1, 8, 8), formats=["onnx-fp32"], progress=False)
+    assert found["model"] == "Net"
+    assert found["exports"][0]["accuracy"] is None
+    shutil.rmtree(tmp_path)

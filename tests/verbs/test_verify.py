@@ -1,0 +1,211 @@
+"""What `verify` says of files that are their card's, and of those that are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import kdsearch
+from kdsearch.cli import main
+from kdsearch.deploy.files import open_session
+from kdsearch.deploy.probe import drawn
+from kdsearch.store.hashing import file_digest
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two exported networks, fp32 and INT8."""
+    folder = tmp_path_factory.mktemp("made")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    images = torch.rand(24, 1, 8, 8)
+    asked = {"exporter": {"use": "onnx", "options": {"engine": "torchscript"}}, "labels": ["a", "b", "c"]}
+    kdsearch.export(net, images, folder / "net.onnx", **asked)
+    kdsearch.export(net, images, folder / "small.onnx", quantize="int8", **asked)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "copied"))
+
+
+def verify(file, capsys, *more):
+    """(exit code, JSON)"""
+    code = main(["verify", str(file), "--json", *map(str, more)])
+    return code, json.loads(capsys.readouterr().out.splitlines()[0])
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "small.onnx"])
+def test_a_file_as_it_was_exported(name, folder, capsys):
+    code, found = verify(folder / name, capsys)
+    assert (code, found["verified"], found["differs"]) == (0, True, [])
+    checks = {each["check"] for each in found["checks"]}
+    assert {"sha256", "inputs", "outputs", "metadata", "answers as when the card was written"} <= checks
+    assert ("answers as torch's" in checks) == (name == "net.onnx")
+    assert main(["verify", str(folder / name)]) == 0
+    assert "ok" in capsys.readouterr().out
+
+
+def changed(file, change, sealed):
+    """Change the model; `sealed`: and make the card's size and hash those of the changed file."""
+    model = onnx.load(file)
+    change(model)
+    file.write_bytes(model.SerializeToString())
+    if sealed:
+        card = json.loads(file.with_suffix(".json").read_text())
+        card |= {"sha256": file_digest(file), "size_bytes": file.stat().st_size}
+        file.with_suffix(".json").write_text(json.dumps(card))
+
+
+def weight(model):
+    tensor = next(each for each in model.graph.initializer if len(each.dims) == 2)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[3] = -values.flat[3] - 0.1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def output(model):
+    model.graph.output[0].name = model.graph.node[0].output[0]
+
+
+def opset(model):
+    model.opset_import[0].version = 99
+
+
+def labels(model):
+    next(each for each in model.metadata_props if each.key == "labels").value = '["b", "a", "c"]'
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    ("change", "check", "said"),
+    [
+        (weight, "answers as torch's", "logits differs by"),
+        (output, "outputs", "the card says logits"),
+        (opset, "onnxruntime opens it", "operator set 99 is newer"),
+        (labels, "metadata", "labels in the file are not the card's"),
+    ],
+)
+def test_a_changed_file(change, check, said, sealed, folder, capsys):
+    """Also where size and hash in the card were made to fit."""
+    changed(folder / "net.onnx", change, sealed)
+    code, found = verify(folder / "net.onnx", capsys)
+    assert code == 3
+    assert not found["verified"]
+    assert ("sha256" in found["differs"]) == (not sealed)
+    assert check in found["differs"]
+    assert said in next(each["said"] for each in found["checks"] if each["check"] == check)
+
+
+def test_a_changed_weight_of_int8(folder, capsys):
+    def scale(model):
+        tensor = next(each for each in model.graph.initializer if each.data_type == 1 and each.name.endswith("_scale"))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(tensor), tensor.name))
+
+    changed(folder / "small.onnx", scale, True)
+    code, found = verify(folder / "small.onnx", capsys)
+    assert (code, "answers as when the card was written" in found["differs"]) == (3, True)
+
+
+def test_a_truncated_file(folder, capsys):
+    file = folder / "net.onnx"
+    file.write_bytes(file.read_bytes()[:-40])
+    code, found = verify(file, capsys)
+    assert code == 3
+    assert found["differs"][:2] == ["size", "sha256"]
+    assert "onnxruntime opens it" in found["differs"]
+
+
+def test_another_files_card(folder, capsys):
+    shutil.copy(folder / "small.json", folder / "net.json")
+    code, found = verify(folder / "net.onnx", capsys)
+    assert code == 3
+    assert {"size", "sha256", "name"} <= set(found["differs"])
+
+
+def test_what_cannot_be_judged(folder, capsys, tmp_path):
+    (folder / "small.json").unlink()
+    assert main(["verify", str(folder / "small.onnx")]) == 2
+    assert "no card beside it" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "none.onnx")]) == 2
+    (folder / "net.json").write_text('{"kind": "other"}')
+    assert main(["verify", str(folder / "net.onnx")]) == 2
+    assert "no card of kdsearch" in capsys.readouterr().err
+
+
+def test_arrays_of_ones_own(folder, capsys, tmp_path):
+    images = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
+    session = open_session(folder / "net.onnx")
+    right = session.run(None, {"image": images})[0].argmax(1)
+    np.savez(tmp_path / "own.npz", image=images, label=right)
+    code, found = verify(folder / "net.onnx", capsys, "--data", tmp_path / "own.npz")
+    assert code == 0
+    assert found["checks"][-1] == {
+        "check": "quality",
+        "ok": True,
+        "said": "accuracy 1.0000 of 40; the card states none",
+    }
+    card = json.loads((folder / "net.json").read_text())
+    quality = {"metric": "accuracy", "value": 0.9, "direction": "max", "unit": "share"}
+    (folder / "net.json").write_text(json.dumps({**card, "metrics": {"quality": quality}}))
+    np.savez(tmp_path / "own.npz", image=images, label=(right + (np.arange(40) < 8)) % 3)
+    code, found = verify(folder / "net.onnx", capsys, "--data", tmp_path / "own.npz")
+    assert (code, found["differs"]) == (3, ["quality"])
+    assert found["checks"][-1]["said"] == "accuracy 0.8000 of 40; the card says 0.9000"
+    np.savez(tmp_path / "own.npz", image=images)
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+    assert "no array 'label'" in capsys.readouterr().err
+
+
+def test_questions_are_the_same_everywhere():
+    """numpy promises RandomState's stream; these are its numbers (Mersenne Twister, polar method), seed 0."""
+    asked = [
+        {"name": "x", "shape": [2, 1], "dtype": "float32", "values": "normal"},
+        {"name": "n", "shape": [1, 3], "dtype": "int64", "values": "integers", "below": 7},
+        {"name": "mask", "shape": [1, 2], "dtype": "bool", "values": "ones"},
+    ]
+    found = drawn(asked, 0)
+    rng = np.random.RandomState(0)
+    assert found["x"].ravel() == pytest.approx([1.764052346, 0.4001572084])
+    rng.standard_normal((2, 1))
+    assert found["n"].tolist() == rng.randint(0, 7, (1, 3)).tolist()
+    assert found["mask"].tolist() == [[True, True]]
+
+
+ALONE = """
+import sys
+
+class Stranger:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "onnxruntime"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Stranger())
+"""
+
+
+@pytest.mark.parametrize("name", ["net", "small"])
+def test_the_card_s_code_runs_with_numpy_and_onnxruntime_alone(name, folder):
+    """As it stands in the card, in a process that finds no other package."""
+    code = json.loads((folder / f"{name}.json").read_text())["use"]["run"]
+    told = "print(json.dumps([each.tolist() for each in outputs]))"
+    program = "\n".join([ALONE, *code, "import json", told])
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    zeros = np.zeros((1, 1, 8, 8), np.float32)
+    expected = open_session(folder / f"{name}.onnx").run(None, {"image": zeros})[0]
+    assert np.allclose(json.loads(done.stdout)[0], expected, atol=1e-6)
+    other = subprocess.run([sys.executable, "-c", ALONE + "import torch"], capture_output=True, text=True, check=False)
+    assert "torch is not installed here" in other.stderr
