@@ -54,7 +54,7 @@ def test_blocks_go_and_their_files_are_verified(tmp_path):
     assert {row["format"] for row in result["exports"]} == {"onnx-fp32", "onnx-int8", "onnx-int4"}
     plain = read_onnx(tmp_path / "study" / result["exports"][0]["path"])
     n_softmax = sum(node.op_type == "Softmax" for node in plain.graph.node)
-    assert n_softmax == 4 - pruned["log"][0].count(","), "a block that is gone leaves no node"
+    assert n_softmax == 3 - pruned["log"][0].count(","), "a block that is gone leaves no node"
     first = list((tmp_path / "study" / "work").glob("once-*/once-*.json"))
     assert len(first) == 5, "four blocks and the intact network"
 
