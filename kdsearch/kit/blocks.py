@@ -112,14 +112,14 @@ class _Nothing(nn.Module):
 
 
 class _PlainNorm(nn.Module):
-    """Layer norm without weights: x (..., D), mean 0 and variance 1 over D."""
+    """Layer norm without weights: mean 0 and variance 1 over the last sizes, which are `shape`: exporters want numbers."""
 
-    def __init__(self, eps: float = 1e-6) -> None:
+    def __init__(self, shape: tuple[int, ...], eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.shape, self.eps = shape, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return F.layer_norm(x, self.shape, eps=self.eps)
 
 
 def is_norm(part: nn.Module) -> bool:
@@ -173,7 +173,9 @@ def _plain_identity(module: nn.Module, block: Block, component: str, removal: Re
         answers = 2 if isinstance(module.get_submodule(last), nn.MultiheadAttention) else 0
         return {**{each: _Passed() for each in own}, last: _Nothing(answers)}
     if is_norm(part):
-        return {path: _PlainNorm(part.eps) if isinstance(part, nn.LayerNorm) else _Passed()}
+        return {
+            path: _PlainNorm(tuple(part.normalized_shape), part.eps) if isinstance(part, nn.LayerNorm) else _Passed()
+        }
     return {path: _Passed(answers)}
 
 

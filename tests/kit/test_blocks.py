@@ -1,5 +1,9 @@
 """Blocks of networks: found as they run, taken out and put back."""
 
+from collections import Counter
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from kdsearch_plugins.hierarchical_prune.mmdit import TinyMmdit
@@ -12,6 +16,7 @@ from torch import nn
 
 from kdsearch.errors import PluginError
 from kdsearch.kit.blocks import ALL, Block, dead_parameters, edits_of, removed, surgery, weights_of
+from kdsearch.kit.onnx import read_onnx
 from kdsearch.kit.residual import blocks_of
 
 
@@ -82,6 +87,28 @@ def test_a_branch_of_zero_is_the_network_without_it():
         plain = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         inside = tokens + block.attention(plain)
         assert torch.allclose(block(tokens), inside + block.mlp(block.norm2(inside)), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("removal", ["identity", "zero"])
+def test_what_is_left_is_exported(removal, tmp_path):
+    """By tracing too: a norm without weights over a size that is none of the file's inputs was refused."""
+    torch.manual_seed(0)
+    net, x = randomised(Vit(1, (4, 4), 2, 8, 2, 2, (3,), "mean", 3)), torch.randn(2, 1, 8, 8)
+    blocks = blocks_of(net, [x])
+    nodes = []
+    for parts in ([], [(1, "norm1"), (1, "attention"), (2, "norm2")], [(0, ALL), (1, ALL)]):
+        with surgery(net, blocks, parts, removal):
+            file = tmp_path / f"{len(parts)}.onnx"
+            options = {"dynamo": False, "dynamic_axes": {"x": {0: "n"}}, "opset_version": 18, "input_names": ["x"]}
+            torch.onnx.export(net, (x,), str(file), **options)
+            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            more = torch.randn(5, 1, 8, 8)
+            assert np.allclose(session.run(None, {"x": more.numpy()})[0], net(more).detach().numpy(), atol=1e-5)
+            nodes.append(Counter(node.op_type for node in read_onnx(file).graph.node))
+    assert nodes[0]["Softmax"] == 3
+    assert nodes[1]["Softmax"] == 2
+    assert nodes[2]["Softmax"] == 1, "blocks that are gone leave no node"
 
 
 def test_a_dropout_that_branches_share_stays_for_the_other():
