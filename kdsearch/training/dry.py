@@ -38,6 +38,7 @@ from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
+from kdsearch.training.recipe_data import check_first_keys
 from kdsearch.training.request import Kind, Request, recipe_of
 from kdsearch.training.teachers import asked, assembled, check_kept
 from kdsearch.training.text_teachers import has_network
@@ -57,6 +58,7 @@ def check_recipe(materials: Materials) -> None:
 
     What a step alone cannot judge passes: a loss that is not finite, a program that is ended, a teacher that would have to write.
     """
+    check_first_keys(materials)
     with cpu_threads(materials.study.config.run.threads_per_trial), generators_restored():
         teachers = {
             name: live_teacher(materials, name) for name in materials.study.teachers if has_network(materials, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from kdsearch.engine.recipe_source import Offered, RecordSource, Swapped
@@ -62,6 +63,15 @@ def arranged(materials: Materials, source: DataSource) -> Arranged:
         except DataError as error:
             problem = f"what recipe '{use}' gives cannot be trained on: {error.problem}"
             raise PluginError(problem, expected=error.expected, fix=error.fix) from None
+
+
+def check_first_keys(materials: Materials) -> None:
+    """Raise what the first data recipe raises of the study's data: before a teacher is trained that it would ask."""
+    for use in materials.study.config.data.recipes[:1]:
+        path = "data.recipes[0]"
+        recipe: DataRecipe[Any] = materials.make("data_recipe", use, path)
+        with placing(materials.study, path):
+            guarded(use.use, partial(recipe.keys, Offered(materials.given)))
 
 
 def guarded(use: str, call: Callable[[], Any]) -> Any:

@@ -17,8 +17,13 @@ from kdsearch.engine.recipe_source import RecordSource
 from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
+from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Batch, NoOptions
+from kdsearch.study import load_study
 from kdsearch.testing.data_recipe import DataRecipeContract
+from kdsearch.verbs.preflight import look
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 TEXTS = [a + b + c for a in "abc" for b in "abcd" for c in ("", "a", "dd")]
 N_VALUES = BOUNDARY + 1 + 4
@@ -109,6 +114,13 @@ def test_kept_records_are_trained_on_as_labelled_ones():
 def test_texts_without_targets_of_their_own_are_refused():
     with pytest.raises(DataError, match="texts with targets"):
         TestContract().made().keys(source(packed=True))
+
+
+def test_a_study_says_so_before_its_teacher_is_trained():
+    study = load_study(EXAMPLES / "causal_lm.yaml", Host.load(), sets=["data.recipes=[{use: sequence_kd}]"])
+    with pytest.raises(DataError, match="texts with targets") as found:
+        look(study, Host.load())
+    assert found.value.path == "data.recipes[0]"
 
 
 def test_what_is_begun_goes_on():
