@@ -27,11 +27,14 @@ from kdsearch.testing.controller import ControllerContract
 from kdsearch.testing.data_recipe import site
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
+from kdsearch.testing.executor import ExecutorContract
 from kdsearch.testing.procedure import ProcedureContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
+from kdsearch.testing.stopper import StopperContract
 from kdsearch.testing.task import TaskContract
 from kdsearch.testing.teacher import TeacherContract
+from kdsearch.testing.text_teacher import TextTeacherContract
 from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import made, tiny
 from tests.stages.every_key import CHANGES
@@ -74,9 +77,12 @@ KINDS = (
     "teacher",
     "quantizer",
     "modalities",
+    "text_teacher",
+    "stopper",
+    "executor",
 )
 DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, *REST = map(module_of, KINDS)
-METRIC, CONTROLLER, TASK, TEACHER, QUANTIZER, MODALITIES = REST
+METRIC, CONTROLLER, TASK, TEACHER, QUANTIZER, MODALITIES, TEXT_TEACHER, STOPPER, EXECUTOR = REST
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -144,6 +150,26 @@ class TestMeans(TeacherContract):
 
     def services(self):
         return site(data=arrange(DATASET.StripesSource(60), labeled=20, validation=0.2, test=0.2))
+
+
+class TestKeywords(TextTeacherContract):
+    teacher = TEXT_TEACHER.Keywords
+
+    def test_it_counts_words(self):
+        assert [[each.text for each in row] for row in self.write(["an oven and salt", "a goal"], 2)] == [
+            ["kitchen"] * 2,
+            ["sport"] * 2,
+        ]
+
+
+class TestBehind(StopperContract):
+    def stopper(self):
+        return STOPPER.Behind(NoOptions())
+
+
+class TestHere(ExecutorContract):
+    def executor(self, workers=1):
+        return EXECUTOR.Here(NoOptions())
 
 
 class TestHalf(CompressorContract):
@@ -220,6 +246,17 @@ def test_snippets_make_a_study(procedure, tmp_path):
         assert 0 < about["kept"] <= about["records"]
         assert about["cost"] == {}
     assert all(len(each["spec"]["widths"]) == 2 for each in found["search"]["roles"]["student"]["kept"])
+
+
+def test_every_kind_has_an_example_that_runs():
+    """Pruners, sparsifiers and exporters are named instead: they are longer than a page."""
+    examples = {*KINDS, "text_teacher"}
+    assert examples >= set(hooks.KINDS) - {"pruner", "sparsifier", "exporter"}
+    assert set(snippets("plugins.md")) == examples
+    text = (DOCS / "plugins.md").read_text()
+    named = re.findall(r"`(tests/outside/\w+(?:\.py)?)`", text)
+    assert len(named) > 3
+    assert all((DOCS.parent / each).exists() for each in named)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
