@@ -1,12 +1,13 @@
 """Samples of several splits in one batch: padded to the longest, each field by its own."""
 
+import numpy as np
 import pytest
 import torch
 
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.recipe_source import RecordSource
 from kdsearch.errors import DataError, PluginError
-from kdsearch.kinds import HIDDEN, Field, Record
+from kdsearch.kinds import HIDDEN, Batch, Field, Record
 from kdsearch.ops.padding import stacked
 from tests.engine.test_cache import LABEL, MASK, Texts
 
@@ -54,6 +55,67 @@ def test_fields_with_other_axes_are_named():
 
     members._pieces = (members._pieces[0], Piece(Odd([2, 3]), members._pieces[1].at, members._pieces[1].row))
     with pytest.raises(DataError, match=r"field 'tags' has rows of 7 and one number"):
+        members.load([0, 1])
+
+
+class Mixed:
+    """n samples with a number, a set of boxes, a word, and a row of open length that no field describes."""
+
+    def __init__(self, name, n, extra=()):
+        self.name, self.ids, self.extra = name, [f"{name}{i}" for i in range(n)], extra
+        self.asked = []
+
+    def load(self, index, augment=False, seed=0):
+        self.asked.append((augment, seed))
+        at = list(index)
+        length = 2 if self.name == "p" else 4
+        tensors = {"x": torch.tensor([float(i) for i in at]), "open": torch.ones(len(at), length)}
+        tensors |= {each: torch.zeros(len(at)) for each in self.extra}
+        lists = {"boxes": [torch.full((i + 1, 4), float(i)) for i in at]}
+        return Batch(tuple(self.ids[i] for i in at), tensors, lists, {"word": [f"{self.name}{i}" for i in at]})
+
+
+def mixed(hide=None, hidden=None, extra=()):
+    """Samples p0, q0, p1, q1, p2 of two splits."""
+    first, second = Mixed("p", 3), Mixed("q", 2, extra)
+    pieces = [
+        Piece(first, np.array([0, 2, 4]), np.array([0, 1, 2])),
+        Piece(second, np.array([1, 3]), np.array([0, 1])),
+    ]
+    return Members(["p0", "q0", "p1", "q1", "p2"], pieces, None, hidden, hide), first, second
+
+
+def test_whatever_a_sample_holds_stays_with_it():
+    members, first, second = mixed()
+    batch = members.load([4, 1, 3, 0])
+    assert batch.ids == ("p2", "q0", "q1", "p0")
+    assert batch["x"].tolist() == [2, 0, 1, 0]
+    assert batch.texts["word"] == ["p2", "q0", "q1", "p0"]
+    assert [len(each) for each in batch.lists["boxes"]] == [3, 1, 2, 1]
+    assert batch["open"].tolist() == [[1, 1, 0, 0], [1] * 4, [1] * 4, [1, 1, 0, 0]], (
+        "zeros, where nothing says otherwise"
+    )
+    members.load([0, 1], augment=True, seed=5)
+    assert first.asked == second.asked == [(False, 0), (True, 5)]
+
+
+def test_what_is_hidden_is_each_samples_own_whatever_split_it_is_from():
+    hidden = torch.tensor([True, False, False, True, False])  # p0 and q1
+    seen = []
+
+    def hide(batch, rows):
+        seen.append(dict(zip(batch.ids, rows.tolist(), strict=True)))
+        return batch.having(x=batch["x"].masked_fill(rows, -1.0))
+
+    members, *_ = mixed(hide, hidden)
+    assert members.load([3, 0, 2, 1])["x"].tolist() == [-1, -1, 1, 0]
+    assert seen == [{"p0": True, "p1": False}, {"q1": True, "q0": False}]
+
+
+def test_two_splits_with_other_fields_are_named():
+    members, *_ = mixed(extra=("more",))
+    assert members.load([0, 2]).ids == ("p0", "p1")
+    with pytest.raises(DataError, match="more"):
         members.load([0, 1])
 
 

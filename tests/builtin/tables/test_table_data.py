@@ -10,6 +10,7 @@ import torch
 
 from kdsearch.builtin.tables import prepare
 from kdsearch.builtin.tables.bundled import BundledOptions, BundledTable
+from kdsearch.builtin.tables.columns import moments
 from kdsearch.builtin.tables.data import TableData, TableOptions
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
@@ -151,6 +152,22 @@ def test_what_does_not_fit_is_named(tmp_path, text, options, said):
     with pytest.raises(DataError) as found:
         opened(tmp_path, text, **options)
     assert said in str(found.value)
+
+
+def test_names_that_come_back_are_categories(tmp_path):
+    """120 of them in 300 rows: two rows in five have one of their own."""
+    rows = "".join(f"n{i if i < 119 else 0},{i % 2},{i}\n" for i in range(300))
+    source = opened(tmp_path, "name,y,x\n" + rows, target="y")
+    assert source.facts["columns"] == {"numbers": ["x"], "categories": ["name"]}
+    with pytest.raises(DataError, match="column 'name' has 151 different values in 300 rows"):
+        opened(tmp_path, "name,y\n" + "".join(f"n{min(i, 150)},{i % 2}\n" for i in range(300)), target="y")
+
+
+def test_small_numbers_keep_their_deviation_and_constants_have_none():
+    raw = np.array([[1e-12, 5.0, 1e6, np.nan], [3e-12, 5.0, 1e6 + 1e-5, np.nan]])
+    mean, std = moments(raw)
+    assert mean == pytest.approx((2e-12, 5.0, 1e6, 0.0))
+    assert std == pytest.approx((1e-12, 1.0, 1.0, 1.0))
 
 
 def test_a_column_of_another_split_is_missed(tmp_path):

@@ -89,6 +89,8 @@ def test_missing_ids_are_refused_with_names(name, tmp_path):
     teacher, _ = opened(tmp_path, name)
     with pytest.raises(DataError, match=rf"'{name}' has no answers to 1 samples: 'stranger'"):
         teacher.view(Batch(("a", "stranger"), {}), None)
+    with pytest.raises(DataError, match=r"no answers to 3 samples: 'x', 'y', 'z'$"):
+        teacher.view(Batch(("x", "y", "z"), {}), None)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,10 @@ def test_files_of_other_kinds_are_said(tmp_path):
     (tmp_path / "x.csv").write_text("a,1\n")
     with pytest.raises(DataError, match=r"'.csv' is no table.*an .npz or .safetensors file"):
         opened(tmp_path, "x.csv")
-    save_file({"logits": LOGITS}, tmp_path / "x.safetensors", {"ids": "a, b"})
-    with pytest.raises(DataError, match="no JSON list of texts"):
-        opened(tmp_path, "x.safetensors")
+    for ids in ("a, b", "[1, 2, 3, 4, 5, 6]", '{"a": 0}'):
+        save_file({"logits": LOGITS}, tmp_path / "x.safetensors", {"ids": ids})
+        with pytest.raises(DataError, match="no JSON list of texts"):
+            opened(tmp_path, "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"torn")
     with pytest.raises(ArtifactError):
         opened(tmp_path, "y.safetensors")
