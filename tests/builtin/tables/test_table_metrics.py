@@ -57,6 +57,15 @@ def test_of_numbers(metric, name, function):
         measured(metric, {"value": value}, source(target=lost * torch.nan))
 
 
+def test_a_score_of_zero_says_no_and_a_label_of_nobody_counts_nothing():
+    """By hand: F1 of the three labels is 2/3 (one of two is found), 0 (never said, never true) and 1."""
+    scores, truth = torch.tensor([[0.0, -1, 1], [2, -1, 0]]), torch.tensor([[1, 0, 1], [1, 0, 0]])
+    found = measured(MacroF1, {"scores": scores}, source(labels=truth))
+    assert found["macro_f1"] == pytest.approx(5 / 9)
+    assert found.of(found.rows.mean(0)) == pytest.approx(5 / 9)
+    assert measured(MicroF1, {"scores": scores}, source(labels=truth))["micro_f1"] == pytest.approx(4 / 5)
+
+
 def labels(seed=0):
     rng = torch.Generator().manual_seed(seed)
     truth = (torch.rand(N, 5, generator=rng) < torch.tensor([0.5, 0.3, 0.05, 0.9, 0.2])).long()
