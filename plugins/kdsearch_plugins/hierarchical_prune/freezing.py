@@ -36,13 +36,7 @@ def preserved(
         return set()
     first = min(paths.index(path) for path in gone)
     at = {path: nth for nth, path in enumerate(paths)}
-    is_first = before is not None  # that block itself is trained
-
-    def is_frozen(name: str) -> bool:
-        owner = name.rpartition(".")[0]
-        return at[owner] < first if is_first else at[owner] <= first
-
-    return {name for name, _ in module.named_parameters() if is_frozen(name)}
+    return {name for name, _ in module.named_parameters() if at[name.rpartition(".")[0]] < first}
 
 
 def sensitivity_of(blocks: Sequence[Block], delta: Mapping[Part, float]) -> dict[str, float]:
