@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 
+import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.cli import main
 from kdsearch.deploy import bench as of
@@ -73,7 +76,16 @@ def test_the_process_is_held_on_so_many_processors():
 
 
 def test_the_verb(tmp_path, capsys):
+    """The memory is that of the weights at least: 8 MB here."""
     file = written(tmp_path / "net.onnx", ["batch", 3])
+    model = onnx.load(file)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 700_000), np.float32), "w"))
+    model.graph.node[0].CopyFrom(helper.make_node("MatMul", ["x", "w"], ["y"]))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 700_000
+    file.write_bytes(model.SerializeToString())
+    assert main(["bench", "onnx", str(file), "--rounds", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert 8e6 < row["memory_bytes"] < 2e8
     assert main(["bench", "onnx", str(file), "--rounds", "1"]) == 0
     out = capsys.readouterr().out
     assert "onnxruntime" in out
