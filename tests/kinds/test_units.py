@@ -84,3 +84,16 @@ def test_a_file_reads_and_answers_in_the_same_units(tmp_path, engine):
     for n in (1, 5):
         (got,) = session.run(None, {"numbers": numbers[:n].numpy(), "categories": ids[:n].numpy()})
         np.testing.assert_allclose(got, own.module.eval()(numbers[:n], ids[:n]).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+class Lengths(nn.Module):
+    def forward(self, tokens, mask, present):
+        return (tokens * mask).sum(1, keepdim=True) + mask.sum(1, keepdim=True).float()
+
+
+def test_of_a_sequence_that_a_sample_lacks_the_mask_is_not_read_either():
+    tokens, mask = Field("words", "tokens", (None,), "int64", n_values=9), Field("words_mask", "mask", (None,), "int64")
+    io = IO((tokens, mask, Field("present_words", "present", ())), (Field("value", "value", (1,)),))
+    net = in_units(Model(Lengths(), ("words", "words_mask", "present_words"), outputs=("value",)), io).module
+    found = net(torch.tensor([[3, 4], [3, 4]]), torch.ones(2, 2, dtype=torch.int64), torch.tensor([1.0, 0.0]))
+    assert found.tolist() == [[9.0], [0.0]]
