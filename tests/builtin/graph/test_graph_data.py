@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 
 import numpy as np
 import pytest
@@ -86,6 +87,22 @@ def test_an_ego_graph_is_the_node_then_ring_by_ring():
     for i, j in [(0, 1), (0, 3), (1, 2), (2, 3)]:
         expected[i, j] = expected[j, i] = 1
     np.testing.assert_array_equal(a, expected)
+
+
+def test_a_node_is_in_an_ego_graph_once_however_many_ways_lead_to_it():
+    """A square whose corners are all tied, and a tail."""
+    edges = np.array([[0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [0, 3], [3, 4]])
+    graph = Graph.of([f"n{i}" for i in range(5)], edges)
+    assert graph.n_edges == 7
+    for hops in (1, 2, 3):
+        assert sorted(graph.around(0, 10, hops)) == ([0, 1, 2, 3] if hops == 1 else [0, 1, 2, 3, 4])
+    assert Graph.of(["a", "b"], np.zeros((0, 2), np.int64)).around(0, 3, 2) == [0]
+
+
+def test_which_neighbours_fit_is_told_by_a_digest_of_both_names():
+    graph = Graph.of([f"n{i}" for i in range(9)], np.array([[0, i] for i in range(1, 9)]))
+    digests = {i: hashlib.blake2b(f"n0\0n{i}".encode(), digest_size=8).digest() for i in range(1, 9)}
+    assert graph.around(0, 4, 2) == [0, *sorted(digests, key=digests.__getitem__)[:3]]
 
 
 def test_samples_do_not_depend_on_the_order_of_rows(tmp_path):

@@ -117,6 +117,14 @@ def test_groups_are_of_the_set_alone_and_few():
     assert int(groups.max()) == GROUPS - 1
 
 
+def test_one_number_that_is_known_is_the_whole_loss():
+    value, target = torch.tensor([[3.0], [1.0]]), torch.tensor([[1.0], [torch.nan]])
+    loss = Regression(RegressionOptions()).loss(Outputs({"value": value}), Batch(tuple("ab"), {"target": target}))
+    assert loss.item() == 4.0
+    none = Batch(tuple("ab"), {"target": target * torch.nan})
+    assert Regression(RegressionOptions()).loss(Outputs({"value": value}), none).item() == 0.0
+
+
 @pytest.mark.parametrize("task", [Regression(RegressionOptions()), Multilabel(NoOptions())])
 @pytest.mark.parametrize(
     "fields",
