@@ -28,6 +28,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")  # what onnxruntime computes in INT8 with ranges taken at each call
 LIMIT = 64  # the largest integer of a weight in 7 bits
 JUDGED = 32  # samples by which static and dynamic, and layers, are compared
+LARGER = 1.15  # times the static file's bytes, above which the dynamic one is out of question
 ERROR, NEAR = 1.25, 1.05  # ratios of errors, and of bytes or latencies, below which two are equal
 
 
@@ -255,6 +256,10 @@ def _nearer(file: Path, made: Mapping[str, Any], rows: Sequence[Row], work: Path
         for name, each in files.items()
     }
     name = "dynamic"  # where all is equal: it needs no calibration
+    if (
+        sizes["dynamic"] > LARGER * sizes["static"]
+    ):  # its weights are of operators that stay fp32: convolutions between norms
+        return made["static"], f"static: dynamic takes {sizes['dynamic']:,} bytes, not {sizes['static']:,}"
     for figures, equal in ((errors, ERROR), (latency, NEAR), (sizes, NEAR)):
         if max(figures.values()) > equal * min(figures.values()):
             name = min(figures, key=lambda each: figures[each])

@@ -371,3 +371,29 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
     assert kinds & {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
     assert "DynamicQuantizeLSTM" in kinds
     assert weight_share(file, whole)["8"] > 0.9
+
+
+class Between(nn.Module):
+    """Convolutions, and a norm as in a transformer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Conv2d(3, 16, 3), nn.LayerNorm(16), nn.Conv2d(16, 64, 3)
+
+    def forward(self, x):
+        x = self.norm(self.first(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.last(x).mean((2, 3))
+
+
+def test_convolutions_between_norms_are_not_left_in_fp32(tmp_path):
+    """Dynamic quantisation leaves them: however near such a file is, it is none in INT8."""
+    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = Graph(Between().eval(), (Field("x", "image", (3, 8, 8)),), (Field("logits", "logits", (64,)),))
+    file, whole = tmp_path / "q.onnx", tmp_path / "fp32.onnx"
+    EXPORTER.write(graph, batch_of(x=x[:2]), whole)
+    shutil.copy(whole, file)
+    quantizer = Int8(Int8Options(samples=16))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x.numpy()}])
+    assert quantizer.notes[0].startswith("static: dynamic takes ")
+    assert weight_share(file, whole)["8"] > 0.9
