@@ -12,6 +12,7 @@ from kdsearch.builtin.metrics import answers
 from kdsearch.kinds import DataSource, Figure, Predict, Services, Table
 
 MISTAKES = 20  # rows of the table of confusions
+LETTER, NARROW = 7, 320  # pixels that a letter takes, and a matrix on a telephone
 
 
 def class_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
@@ -57,6 +58,9 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
         if support[i]
     ]
     axis = {"type": "nominal", "sort": list(names)}
+    fits = max(map(len, names)) * LETTER * len(names) <= NARROW
+    upright = {"labelAngle": 0 if fits else -45 if len(names) <= 12 else -90, "labelOverlap": False}
+    digits = 11 if len(names) <= 14 else 7  # of three, in a field of a narrow screen
     tooltip = [
         {"field": "truth", "title": "truth", "type": "nominal"},
         {"field": "answer", "title": "answer", "type": "nominal"},
@@ -72,7 +76,7 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
         "height": {"step": 24},
         "encoding": {
             "y": {"field": "truth", **axis, "title": None},
-            "x": {"field": "answer", **axis, "title": None, "axis": {"labelAngle": 0 if len(names) <= 12 else -45}},
+            "x": {"field": "answer", **axis, "title": None, "axis": upright},
             "tooltip": tooltip,
         },
         "layer": [
@@ -89,7 +93,7 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
             },
             {
                 "transform": [{"filter": {"field": "n", "gt": 0}}],
-                "mark": {"type": "text", "aria": False},
+                "mark": {"type": "text", "aria": False, "fontSize": digits},
                 "encoding": {
                     "text": {"field": "n", "type": "quantitative"},
                     "color": {
@@ -103,7 +107,7 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     return Figure(
         "confusion",
         "What is taken for what",
-        "Every answer on the split; the darker a field, the larger its share of the class.",
+        "Every answer on the split; the stronger a field's colour, the larger its share of the class.",
         [chart] if few else (),
         [
             Table(

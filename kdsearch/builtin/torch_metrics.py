@@ -31,24 +31,29 @@ class OfTorchmetrics(Metric[NoOptions]):
         return {self.name: float(value), "n": float(len(targets))}
 
 
-def _of(name: str, function: str, unit: str, about: str) -> type[OfTorchmetrics]:
+def _of(name: str, function: str, unit: str, about: str, title: str = "") -> type[OfTorchmetrics]:
     members: dict[str, Any] = {
         "name": name,
         "function": function,
         "unit": unit,
+        "title": title,
         "__doc__": about,
         "__module__": __name__,
     }
     return type(name.title().replace("_", ""), (OfTorchmetrics,), members)
 
 
-F1 = _of("f1", "multiclass_f1_score", "share", "Harmonic mean of precision and recall, mean over classes.")
+F1 = _of("f1", "multiclass_f1_score", "share", "Harmonic mean of precision and recall, mean over classes.", "macro F1")
 Precision = _of(
     "precision", "multiclass_precision", "share", "Share of a class's answers that are right, mean over classes."
 )
 Recall = _of("recall", "multiclass_recall", "share", "Share of a class's samples that are found, mean over classes.")
 Auroc = _of(
-    "auroc", "multiclass_auroc", "share", "Area under the ROC curve, one class against the rest, mean over classes."
+    "auroc",
+    "multiclass_auroc",
+    "share",
+    "Area under the ROC curve, one class against the rest, mean over classes.",
+    "AUROC",
 )
 AveragePrecision = _of(
     "average_precision", "multiclass_average_precision", "share", "Area under precision over recall, of classes."

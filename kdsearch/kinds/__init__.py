@@ -8,7 +8,7 @@ from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller, Setup
 from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
 from kdsearch.kinds.exporter import Exporter
-from kdsearch.kinds.figure import Figure, Picture, Table
+from kdsearch.kinds.figure import Figure, Picture, Table, class_colour
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
@@ -118,6 +118,7 @@ __all__ = [
     "Update",
     "Write",
     "Writer",
+    "class_colour",
     "image_input",
     "listening",
     "map_output",

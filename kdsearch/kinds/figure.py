@@ -72,6 +72,11 @@ class Picture:
         return cls(title, _png(table[torch.where(found < 0, len(colours), found)], smooth=False), says)
 
 
+def class_colour(k: int) -> str:
+    """The colour of class k in `Picture.of_classes`, as `#rrggbb`: for a legend."""
+    return "#{:02x}{:02x}{:02x}".format(*_colour(k))
+
+
 def _colour(k: int) -> tuple[int, int, int]:
     """Of class k; the first one, most often the background, is dark."""
     if k == 0:

@@ -31,13 +31,15 @@ from kdsearch.limits import TABLE_BYTES, TABLE_CELL, TABLE_COLUMNS
 from kdsearch.store.files import parsed_json
 from kdsearch.store.inputs import content
 
-__all__ = ["Table", "TableFiles", "identified", "read_table", "read_tables"]
+__all__ = ["Table", "TableFiles", "identified", "no_number", "read_table", "read_tables", "shown"]
 
 SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _LINES = (".jsonl", ".ndjson")
+OTHERS = (";", "\t", "|", ",")  # what stands between the cells of other programs' tables
 _PLAIN, _TEXT = ".txt", "text"
+_WIDE = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _EXPECTED = "a table: CSV (.csv, .tsv), JSON Lines (.jsonl, .ndjson), or plain text (.txt)"
 _CSV_LIMIT = threading.Lock()  # of a cell's size: one for the whole process
 
@@ -135,7 +137,7 @@ class Table:
         found = self.column(name)
         for row, value in enumerate(found):
             if not isinstance(value, str) or not value.strip():
-                raise self.fault(row, name, _shown(value), "text")
+                raise self.fault(row, name, shown(value), "text")
         return found
 
     def categories(self, name: str) -> list[str | None]:
@@ -149,7 +151,7 @@ class Table:
             elif isinstance(value, bool | int):
                 made.append(json.dumps(value))
             else:
-                raise self.fault(row, name, _shown(value), "a name or a whole number")
+                raise self.fault(row, name, shown(value), "a name or a whole number")
         return made
 
     def numbers(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -158,8 +160,8 @@ class Table:
         for row, value in enumerate(self.column(name)):
             number = _number(value)
             if number is None or math.isinf(number):
-                fix = "List it in `missing` if it means that nobody knows." if number is None else ""
-                raise self.fault(row, name, _shown(value), "a finite number", fix)
+                fix = no_number(value) if number is None else ""
+                raise self.fault(row, name, shown(value), "a finite number", fix)
             made[row] = number
         return made
 
@@ -174,9 +176,10 @@ class Table:
                 value = [part.strip() for part in value.split(separator) if part.strip()]
             if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
                 expected = "a list of names" if separator is None else f"names, with '{separator}' between them"
-                raise self.fault(row, name, _shown(value), expected)
+                fix = "Set `separator` to what is between them." if isinstance(value, str) else ""
+                raise self.fault(row, name, shown(value), expected, fix)
             if value is not None and len(set(value)) < len(value):
-                raise self.fault(row, name, f"{_shown(value)} has a name twice", "each name once")
+                raise self.fault(row, name, f"{shown(value)} has a name twice", "each name once")
             made.append(value)
         return made
 
@@ -223,7 +226,7 @@ def _parted(table: Table, column: str) -> dict[str, Table]:
         said = "" if value is None else value.lower()
         name = _ALSO.get(said, said)
         if name not in rows:
-            raise table.fault(row, column, _shown(value), one_of(SPLITS), near=nearest(said, (*SPLITS, *_ALSO)))
+            raise table.fault(row, column, shown(value), one_of(SPLITS), near=nearest(said, (*SPLITS, *_ALSO)))
         rows[name].append(row)
     if not rows["train"]:
         raise DataError("no row says 'train'", file=table.file, path=f"column '{column}'", expected="training samples")
@@ -295,10 +298,12 @@ def identified(table: Table, options: TableFiles) -> Table:
 
 def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
     """That a table has no such column, with those that it has."""
-    shown = [each for each in columns if each][:30]
-    rest = f" and {len(columns) - len(shown)} more" if len(columns) > len(shown) else ""
+    apart = next((mark for mark in OTHERS if len(columns) == 1 and mark in columns[0]), None)
+    fix = "" if apart is None else f"Set `delimiter: {json.dumps(apart)}` if it stands between the cells."
+    some = [each for each in columns if each][:30]
+    rest = f" and {len(columns) - len(some)} more" if len(columns) > len(some) else ""
     return DataError(
-        f"no column '{name}'", file=file, nearest=nearest(name, columns), expected=f"{', '.join(shown)}{rest}"
+        f"no column '{name}'", file=file, nearest=nearest(name, columns), expected=f"{', '.join(some)}{rest}", fix=fix
     )
 
 
@@ -310,7 +315,8 @@ def _decoded(raw: bytes, encoding: str, file: Path) -> str:
         found = (
             f"byte 0x{raw[error.start]:02x} is no {encoding} here" if error.start < len(raw) else f"is no {encoding}"
         )
-        fix = "Set `encoding` to what the file was written in, such as latin-1."
+        wide = next((name for mark, name in _WIDE.items() if raw.startswith(mark)), "")
+        fix = f"Set `encoding: {wide}`." if wide else "Set `encoding` to what the file was written in, such as latin-1."
         raise DataError(found, file=file, line=line, expected=f"text in {encoding}", fix=fix) from None
     except UnicodeError as error:  # utf-16 without a byte order mark, an odd number of bytes
         raise DataError(f"is no {encoding} ({error})", file=file, expected=f"text in {encoding}") from None
@@ -394,13 +400,13 @@ def _json_rows(text: str, file: Path) -> tuple[dict[str, list[Any]], list[int]]:
         if len(raw) > TABLE_CELL:
             raise DataError(f"{len(raw):,} characters", file=file, line=line, expected=f"at most {TABLE_CELL:,}")
         try:
-            row = parsed_json(raw.encode("utf-8", "surrogatepass"))
+            row = parsed_json(raw.encode("utf-8", "surrogatepass"), unique=True)
         except ValueError as error:
             raise DataError(f"is no JSON ({error})", file=file, line=line, expected="an object, {...}") from None
         if "\\u" in raw and not _is_text(row):
             raise DataError("holds half of a surrogate pair", file=file, line=line, expected="whole characters")
         if not isinstance(row, dict):
-            raise DataError(_shown(row), file=file, line=line, expected='an object, {"column": value, ...}')
+            raise DataError(shown(row), file=file, line=line, expected='an object, {"column": value, ...}')
         for name in row:
             if name not in columns:
                 columns[name] = [None] * len(lines)
@@ -444,7 +450,7 @@ def _named_ids(table: Table, column: str) -> tuple[str, ...]:
     first: dict[str, int] = {}
     for row, value in enumerate(table.categories(column)):
         if value is None:
-            raise table.fault(row, column, _shown(value), "an id")
+            raise table.fault(row, column, shown(value), "an id")
         if value in first:
             problem = f"id '{value}' occurs twice, in line {table.lines[first[value]]} too"
             raise table.fault(
@@ -470,7 +476,14 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _shown(value: Any) -> str:
+def no_number(value: Any) -> str:
+    """What to do about a cell that is no number."""
+    if isinstance(value, str) and "," in value and any(each.isdigit() for each in value):
+        return "Write a point before the decimals, and nothing between thousands."
+    return "List it in `missing` if it means that nobody knows."
+
+
+def shown(value: Any) -> str:
     """A value in a message."""
     if value is None:
         return "is missing"

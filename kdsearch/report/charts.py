@@ -58,6 +58,7 @@ CONFIG: Spec = {
         "labelFontSize": 11.5,
         "labelLimit": 170,
         "symbolSize": 60,
+        "symbolOpacity": 1,
         "offset": 8,
     },
     "title": {"color": PALETTE["soft"], "fontSize": 11.5, "fontWeight": "normal", "anchor": "start", "frame": "bounds"},

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, label, tips, upright, zoom
+from kdsearch.report.quality import quality_of
 from kdsearch.report.values import general, mapping, number, plain, rows, scalar, short
 
 Row = Mapping[str, Any]
@@ -22,11 +23,12 @@ def points(curves: Mapping[str, Sequence[Row]], key: str) -> list[dict[str, Any]
     ]
 
 
-def panel(found: Sequence[dict[str, Any]], name: str, title: str, up: bool, runs: Sequence[str]) -> Spec:
+def panel(
+    found: Sequence[dict[str, Any]], name: str, title: str, share: bool, may_be_wide: bool, runs: Sequence[str]
+) -> Spec:
     """One line and its points a run. Losses that span decades stand on a logarithmic axis, scores never."""
     values = [row["y"] for row in found]
-    share = up and min(values) >= 0 and max(values) <= 1
-    wide = not up and min(values) > 0 and max(values) > 30 * min(values)
+    wide = may_be_wide and min(values) > 0 and max(values) > 30 * min(values)
     x = axis("x", "epoch", [row["x"] for row in found])
     x["axis"] = {"format": "d", "tickMinStep": 1}
     y = upright(axis("y", title, values, log=wide, share=share))
@@ -50,13 +52,16 @@ def curves_figure(result: Row, evidence: Row) -> Figure:
     curves = {name: curve for name, curve in curves.items() if curve}
     names = list(dict.fromkeys(label(name) for name in curves))
     losses, scores = points(curves, "loss"), points(curves, "score")
-    panels = [panel(losses, "loss", "training loss", False, names)] if losses else []
-    panels += [panel(scores, "score", "validation score", True, names)] if scores else []
+    scored = quality_of({"quality": evidence["scored"]}) if mapping(evidence.get("scored")) else None
+    share = scored.share if scored else all(0 <= row["y"] <= 1 for row in scores)
+    panels = [panel(losses, "loss", "training loss", False, True, names)] if losses else []
+    title = f"validation {scored.label}" if scored else "validation score"
+    panels += [panel(scores, "score", title, share, False, names)] if scores else []
     return Figure(
         "curves",
         "Distillation, epoch by epoch",
         "Losses are means over an epoch's steps. Runs with different loss terms do not share a unit: "
-        "compare their scores, not their losses.",
+        f"compare their {scored.name if scored else 'scores'}, not their losses.",
         panels,
         [curve_table(name, curve) for name, curve in curves.items()],
         () if scores or not curves else ("No run measured a validation score.",),

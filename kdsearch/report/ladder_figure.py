@@ -25,6 +25,7 @@ def steps(evidence: Row) -> list[dict[str, Any]]:
         quality = quality_of(rung)
         pair = quality.interval or quality_of({"quality": {"interval": items(rung.get("interval"))}}).interval
         row: dict[str, Any] = {"name": short(rung.get("name"), 40), "written": quality.text, "y": quality.value}
+        row["control"] = rung.get("control") is True
         if pair and quality.value is not None:
             row |= {"low": pair[0], "high": pair[1], "range": Quality("", 0, share=quality.share, interval=pair).range}
         row |= {
@@ -40,10 +41,10 @@ def quality_panel(found: Sequence[dict[str, Any]], quality: Quality) -> Spec:
     names = list(dict.fromkeys(row["name"] for row in found))
     x = axis("y", quality.label, ends, share=quality.share)
     y = {"field": "name", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 110}}
-    tooltip = tips(("name", " "), ("written", quality.metric), ("range", "95 % interval"))
+    tooltip = tips(("name", " "), ("written", quality.name), ("range", "95 % interval"))
     return chart(
         "test split" + (", with 95 % intervals" if any("low" in row for row in found) else ""),
-        f"{quality.metric} of each step: " + "; ".join(f"{row['name']} {row['written']}" for row in found),
+        f"{quality.name} of each step: " + "; ".join(f"{row['name']} {row['written']}" for row in found),
         found,
         [
             {
@@ -52,8 +53,15 @@ def quality_panel(found: Sequence[dict[str, Any]], quality: Quality) -> Spec:
                 "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
             },
             {
-                "mark": {"type": "point", "size": 80, "color": PALETTE["blue"]},
-                "encoding": {"x": x, "tooltip": tooltip},
+                "mark": {"type": "point", "size": 80},
+                "encoding": {
+                    "x": x,
+                    "tooltip": tooltip,
+                    "color": {
+                        "condition": {"test": {"field": "control", "equal": True}, "value": PALETTE["grey"]},
+                        "value": PALETTE["blue"],
+                    },
+                },
             },
         ],
         ROW * max(len(names), 1),
@@ -72,12 +80,12 @@ def cost_panel(found: Sequence[dict[str, Any]], quality: Quality, key: str, titl
     x = axis("x", title, [row["x"] for row in both], log=True)
     x["scale"]["padding"] = max([34, *(min(WIDE, LETTER * len(row["name"])) for row in both)])
     x["axis"] = {"format": form}
-    y = upright(axis("y", quality.metric, [row["y"] for row in both], share=quality.share))
+    y = upright(axis("y", quality.name, [row["y"] for row in both], share=quality.share))
     y["scale"]["padding"] = 20
-    tooltip = tips(("name", " "), ("written", quality.metric), ("x", title, ",.4~g"))
+    tooltip = tips(("name", " "), ("written", quality.name), ("x", title, ",.4~g"))
     return chart(
         quality.label,
-        f"{quality.metric} against {title}: " + "; ".join(f"{row['name']} {row['written']}" for row in both),
+        f"{quality.name} against {title}: " + "; ".join(f"{row['name']} {row['written']}" for row in both),
         both,
         [
             {
@@ -125,11 +133,12 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
         ]
         for rung, row in zip(rungs, found, strict=True)
     ]
-    head = ["step", quality.metric, "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
+    grey = ", in grey the same network trained otherwise" if any(row["control"] for row in found) else ""
+    head = ["step", quality.name, "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
     return Figure(
         "ladder",
         "From the teacher to the smallest file",
-        f"Top to bottom, one step of compression a row; then {quality.metric} against size and against latency of what was run "
+        f"Top to bottom, one step of compression a row{grey}; then {quality.name} against size and against latency of what was run "
         "in onnxruntime. No axis starts at zero.",
         panels,
         [Table("Every step of compression", head, body)] if rungs else (),

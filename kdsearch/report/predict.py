@@ -83,7 +83,8 @@ _PREPARED = """\
 
     python predict.py SAMPLE... [--model FILE.onnx] [--top 3]
 
-Needs numpy, onnxruntime and what prepare.py needs. A line a sample: its classes, or its numbers by the outputs' names as JSON.
+Needs numpy, onnxruntime and what prepare.py needs. A line a sample: its classes; the probability of each label, or each number, by
+name; or else what the file answers, by the outputs' names, as JSON.
 \"\"\"
 
 import argparse
@@ -112,7 +113,10 @@ def main():
     labels = json.loads(session.get_modelmeta().custom_metadata_map.get("labels", "[]"))
     names = [each.name for each in session.get_outputs()]
     for sample in asked.samples:
-        fed = prepare(sample, FILES)
+        try:
+            fed = prepare(sample, FILES)
+        except ValueError as error:
+            raise SystemExit(f"{sample}: {error}")
         feeds = {each.name: fed[each.name] for each in session.get_inputs()}
         found = dict(zip(names, session.run(None, feeds)))
         if labels and list(found) == ["logits"] and found["logits"].shape == (1, len(labels)):
@@ -121,6 +125,11 @@ def main():
             probs /= probs.sum()
             best = np.argsort(-probs, kind="stable")[: asked.top]
             print(f"{sample}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
+        elif labels and list(found) in (["scores"], ["value"]) and list(found.values())[0].shape == (1, len(labels)):
+            given = found.get("value", found.get("scores"))[0].astype(np.float64)
+            if "scores" in found:  # each label by itself
+                given = 1 / (1 + np.exp(-given))
+            print(f"{sample}: " + json.dumps(dict(zip(labels, given.round(4 if "scores" in found else 6).tolist()))))
         else:
             print(f"{sample}: " + json.dumps({name: value[0].tolist() for name, value in found.items()}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdsearch.report.values import MISSING, count, general, is_share, items, mapping, number, percent, plain
+from kdsearch.report.values import MISSING, count, is_share, items, level, mapping, number, percent, plain
 
 FLAT = 5e-5  # a difference of shares that no figure of the page shows
 
@@ -15,7 +15,7 @@ class Quality:
 
     Args:
         metric: its name. up: higher is better. share: a fraction, read in per cent. unit: of any other metric.
-        interval: 95 %. n: what it was measured on, in samples or whatever the metric counts.
+        interval: 95 %. n: what it was measured on, in samples or whatever the metric counts. title: what people call it.
     """
 
     metric: str
@@ -25,6 +25,12 @@ class Quality:
     unit: str = ""
     interval: tuple[float, float] | None = None
     n: int | None = None
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """`nDCG@10`; the metric's own name where it has no other."""
+        return self.title or self.metric
 
     @property
     def text(self) -> str:
@@ -34,7 +40,7 @@ class Quality:
     def write(self, value: object) -> str:
         if number(value) is None:
             return MISSING
-        return percent(value) if self.share else f"{general(value)} {self.unit}".rstrip()
+        return percent(value) if self.share else f"{level(value)} {self.unit}".rstrip()
 
     @property
     def range(self) -> str:
@@ -42,7 +48,7 @@ class Quality:
         if self.interval is None:
             return ""
         low, high = self.interval
-        return f"{100 * low:.1f} to {100 * high:.1f} %" if self.share else f"{general(low)} to {self.write(high)}"
+        return f"{100 * low:.1f} to {100 * high:.1f} %" if self.share else f"{level(low)} to {self.write(high)}"
 
     @property
     def known(self) -> str:
@@ -53,7 +59,7 @@ class Quality:
     @property
     def label(self) -> str:
         """The name for an axis or a column: `accuracy`, `loss (nats), lower is better`."""
-        return self.metric + (f" ({self.unit})" if self.unit else "") + ("" if self.up else ", lower is better")
+        return self.name + (f" ({self.unit})" if self.unit else "") + ("" if self.up else ", lower is better")
 
     def against(self, other: Quality, name: str) -> str:
         """`1.20 points below the teacher`, `0.013 nats better than the teacher`; nothing where either is unknown."""
@@ -64,8 +70,14 @@ class Quality:
             return f"level with {name}"
         if self.share and self.up:
             return f"{100 * abs(gain):.2f} points {'above' if gain > 0 else 'below'} {name}"
-        size = f"{100 * abs(gain):.2f} points" if self.share else self.write(abs(gain))
+        size = f"{100 * abs(gain):.2f} points" if self.share else self._size(abs(gain))
         return f"{size} {'better' if (gain > 0) == self.up else 'worse'} than {name}"
+
+    def _size(self, gain: float) -> str:
+        """A difference with as many decimals as the value, one digit at least: what the value does not say it does not either."""
+        _, _, decimals = level(self.value).partition(".")
+        text = f"{gain:,.{len(decimals)}f}"
+        return f"{text if any(each in '123456789' for each in text) else f'{gain:.1g}'} {self.unit}".rstrip()
 
 
 def quality_of(row: object) -> Quality:
@@ -87,4 +99,5 @@ def quality_of(row: object) -> Quality:
         "" if share or not unit else plain(unit),
         pair if pair is not None and pair[0] <= pair[1] else None,  # type: ignore[operator, arg-type]
         int(n) if n is not None else None,
+        plain(raw["title"]) if raw.get("title") else "",
     )

@@ -110,7 +110,7 @@ def verdict(result: Row) -> str:
     """A few plain sentences on the file that ships; what was not measured is said. Not escaped."""
     best, quality, teacher = recommended(result), shipped_quality(result), mapping(result.get("teacher"))
     latency = median(best)
-    facts = [f"{quality.metric} {quality.text}" if quality.value is not None else ""]
+    facts = [f"{quality.name} {quality.text}" if quality.value is not None else ""]
     if best:
         facts += [si(best.get("bytes"), "B"), f"{milliseconds(latency)} ms a sample" if latency is not None else ""]
     listed = ", ".join(each for each in facts if each and each != MISSING)
@@ -147,7 +147,7 @@ def tiles(result: Row) -> str:
     """The key figures of the file that ships."""
     teacher, base, best = mapping(result.get("teacher")), quality_of(result.get("baseline")), recommended(result)
     quality, network = shipped_quality(result), student_of(result, best.get("role"))
-    name = quality.metric[:1].upper() + quality.metric[1:]
+    name = quality.name if quality.title else quality.name[:1].upper() + quality.name[1:]
     latency, slow = median(best), median(teacher)
     taught = quality_of(teacher)
     than = f"teacher {taught.text}" if taught.value is not None else ""
@@ -184,7 +184,7 @@ def notes(result: Row) -> str:
 
 def warnings(result: Row) -> str:
     """What makes the whole result doubtful."""
-    return "".join(f'<p class="warning" role="alert">{esc(text)}</p>' for text in items(result.get("warnings")))
+    return "".join(f'<p class="warning" role="alert">{prose(text)}</p>' for text in items(result.get("warnings")))
 
 
 def header(result: Row) -> str:

@@ -12,6 +12,7 @@ HUGE = 1e100  # beyond it no axis can be drawn: treated as missing
 # controls and lone surrogates, which neither HTML nor UTF-8 can hold
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 UNBROKEN = re.compile(r"\b\d[\d.,]*(?: (?:%|ms|s|[kMGT]?B|[kMGT])(?!\w)|(?:-\d+){1,7}(?![\w-]))")
+CODE = re.compile("`([^`<>]+)`")
 SHARES = ("accuracy", "top1", "top5", "agreement", "miou", "recall", "precision", "f1")
 
 
@@ -50,8 +51,8 @@ def esc(value: object) -> str:
 
 
 def prose(value: object) -> str:
-    """Text for HTML in which no line ends between a number and its unit, nor within `8-16-32`."""
-    return UNBROKEN.sub(r"<span class=nb>\g<0></span>", esc(value))
+    """Text for HTML in which no line ends between a number and its unit, nor within `8-16-32`; words between backticks are code."""
+    return CODE.sub(r"<code>\1</code>", UNBROKEN.sub(r"<span class=nb>\g<0></span>", esc(value)))
 
 
 def short(value: object, longest: int) -> str:
@@ -92,6 +93,14 @@ def general(value: object) -> str:
     if found is None:
         return MISSING
     return count(found) if found == int(found) and abs(found) >= 1000 else f"{found:.5g}"
+
+
+def level(value: object) -> str:
+    """Four significant digits, the zeros that end them included: `3.400`; whole ones from 1,000 on."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    return f"{found:,.0f}" if abs(found) >= 999.95 and abs(found) < 1e15 else f"{found:#.4g}"
 
 
 def milliseconds(value: object) -> str:

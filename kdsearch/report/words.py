@@ -29,6 +29,8 @@ def entry(name: str, value: object) -> str:
     """A word stands before its name, a number after it; a switch that is on is its name alone."""
     if isinstance(value, bool):
         return name if value else f"no {name}"
+    if value == "none":
+        return f"no {name}"
     if isinstance(value, str):
         return f"{plain(value)} {name}"
     if isinstance(value, Mapping):

@@ -23,7 +23,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     facts = inputs["prepare"].facts["data"]["facts"]
     about = {
         "preprocessing": facts.get("preprocessing", {}),
-        "labels": facts.get("classes", []),
+        "labels": places(facts) or [],
         "licence": facts.get("licence"),
         "artifacts": {name: artifact.key for name, artifact in inputs.items()},
     }
@@ -45,6 +45,11 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 },
             }
             write_json(folder / card_name(name), card(result, {**row, "path": graph["path"]}, facts_of))
+
+
+def places(facts: Mapping[str, Any]) -> Any:
+    """What the places of an answer stand for: classes, labels or the numbers' columns; None where the data do not say."""
+    return next((facts[name] for name in ("classes", "labels", "targets") if facts.get(name)), None)
 
 
 def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path) -> None:

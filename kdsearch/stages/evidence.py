@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.stages.export import FIGURES
-from kdsearch.stages.quality import file_label, told
+from kdsearch.stages.quality import file_label, measure, told
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
@@ -44,21 +44,23 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 "value": trial["objectives"].get(materials.objective),
                 "direction": materials.metrics[materials.objective].direction,
                 "unit": materials.metrics[materials.objective].unit,
+                "title": materials.metrics[materials.objective].title,
             },
         }
         for trial in trials
         if trial["state"] == "complete"
     ]
-    names = {distilled["winner"]: "student"}
+    names = {distilled["winner"]: "student", "baseline": "without a teacher", "all_labels": "with every label"}
     curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
     pruned = inputs["compress"].facts["pruned"]
     steps = pruned["steps"] if pruned else []
     for nth, step in enumerate(steps, 1):
         if step["history"]:
             curves[f"recovery {nth}: {step['use']}" if len(steps) > 1 else "recovery"] = step["history"]
+    taught = inputs["prepare"].facts["teachers"]
     teacher_curves = {
-        f"teacher {name}": facts["history"]
-        for name, facts in inputs["prepare"].facts["teachers"].items()
+        f"teacher {name}" if len(taught) > 1 else "teacher": facts["history"]
+        for name, facts in taught.items()
         if facts.get("history")
     }
     return {
@@ -66,6 +68,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "trials": trials,
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
         "objectives": dict(materials.objectives),
+        "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
         "ladder": _ladder(result),
         "finals": finals,
@@ -100,6 +103,10 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"])
                 for title, row in each.items()
             ]
+    student = result["student"]
+    for key, name in (("baseline", "without a teacher"), ("all_labels", "with every label")):
+        if result[key]:
+            rows.append(rung(name, result[key], params=student["params"], macs=student["macs"], control=True))
     for row in result["exports"]:
         rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
     return rows

@@ -21,6 +21,7 @@ from kdsearch.errors import ArtifactError, PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.report.page import jsonable
+from kdsearch.stages.cards import places
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
 from kdsearch.stages.products import Shipped, described
@@ -156,7 +157,7 @@ def about_of(materials: Materials) -> dict[str, str]:
     facts = materials.data.facts
     task = materials.study.config.task
     told = {
-        "labels": facts.get("classes"),
+        "labels": places(facts),
         "preprocessing": facts.get("preprocessing"),
         "licence": facts.get("licence"),
         "task": task.use if task is not None else None,

@@ -11,6 +11,7 @@ import torch
 
 from kdsearch.kinds import Measurement, Metric, Predict, Services
 from kdsearch.report.stats import wilson
+from kdsearch.report.values import level
 from kdsearch.store.hashing import derive
 from kdsearch.training.materials import Materials
 
@@ -29,7 +30,7 @@ class Quality:
 
     Args:
         unit: "share" = in [0, 1], shown as per cent; else the metric's own.
-        interval: 95 %, where the metric has one. n: items that it judged, where it says.
+        interval: 95 %, where the metric has one. n: items that it judged, where it says. title: what people call the metric.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class Quality:
     unit: str = ""
     interval: tuple[float, float] | None = None
     n: int | None = None
+    title: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "interval": list(self.interval) if self.interval else None}
@@ -51,13 +53,17 @@ def measured(
     `n` among the values is the objective's: other metrics may judge other items.
     """
     found: dict[str, float] = {}
-    quality = Quality(materials.objective, None, materials.reported[materials.objective].direction)
+    quality = _unknown(materials.objective, materials.reported[materials.objective])
     for name, metric in materials.reported.items():
         values = metric.measure(predict, materials.data, split, services)
         if name == materials.objective:
             quality = quality_of(name, metric, values, materials.seed)
         found |= {key: float(value) for key, value in values.items() if key != "n"}
     return {**found, **({"n": float(quality.n)} if quality.n is not None else {})}, quality.as_json()
+
+
+def _unknown(name: str, metric: Metric[Any]) -> Quality:
+    return Quality(name, None, metric.direction, metric.unit, title=metric.title)
 
 
 def quality_of(name: str, metric: Metric[Any], values: Mapping[str, float], seed: int) -> Quality:
@@ -69,7 +75,7 @@ def quality_of(name: str, metric: Metric[Any], values: Mapping[str, float], seed
         interval = wilson(value, count)
     elif isinstance(values, Measurement) and values.rows is not None and len(values.rows) > 1:
         interval = bootstrap(values, derive(seed, "interval", name))
-    return Quality(name, value, metric.direction, metric.unit, interval, count)
+    return Quality(name, value, metric.direction, metric.unit, interval, count, metric.title)
 
 
 def bootstrap(values: Measurement, seed: int) -> tuple[float, float] | None:
@@ -132,13 +138,18 @@ def told(quality: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**({ACCURACY: quality["value"]} if quality and is_accuracy else {}), "quality": quality}
 
 
+def measure(metric: Metric[Any]) -> dict[str, Any]:
+    """What a reader needs to know of a metric's values: `title`, `unit` and `direction`."""
+    return {"title": metric.title, "unit": metric.unit, "direction": metric.direction}
+
+
 def shown(quality: Mapping[str, Any], name: bool = False) -> str:
     """`98.1 %` of a share, `0.0312 nats` of anything else, `-` where there is none; with its metric's name if asked."""
     value = quality["value"]
     if value is None:
         return "-"
-    text = f"{100 * value:.1f} %" if quality["unit"] == SHARE else f"{value:.4g} {quality['unit']}".rstrip()
-    return f"{quality['metric']} {text}" if name else text
+    text = f"{100 * value:.1f} %" if quality["unit"] == SHARE else f"{level(value)} {quality['unit']}".rstrip()
+    return f"{quality.get('title') or quality['metric']} {text}" if name else text
 
 
 def file_label(row: Mapping[str, Any]) -> str:

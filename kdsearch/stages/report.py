@@ -14,7 +14,7 @@ from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations
 from kdsearch.stages.distill import architecture, hides_labels
 from kdsearch.stages.evidence import evidence_of
-from kdsearch.stages.quality import file_label, goodness, shown, told, tolerance
+from kdsearch.stages.quality import file_label, goodness, measure, shown, told, tolerance
 from kdsearch.stages.samples import read_samples
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
@@ -22,7 +22,7 @@ from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.study.summary import left_out
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
-from kdsearch.training.normalize import said
+from kdsearch.training.normalize import said, suspects
 from kdsearch.training.tools import Tools
 from kdsearch.version import VERSION
 
@@ -84,6 +84,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
         "metrics": {role: each["metrics"] for role, each in exported["shipped_roles"].items()} or exported["shipped"],
+        "measures": {name: measure(metric) for name, metric in materials.reported.items()},
         "costs_at": costs_at(materials),
         "report": "report/index.html",
         "warnings": _warnings(materials, inputs),
@@ -209,8 +210,8 @@ def _warnings(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]
         if teacher and baseline and -math.inf < goodness(teacher) < goodness(baseline):
             found.append(
                 f"Teacher '{name}' ({shown(teacher, name=True)} on the test split) is worse than the student that was trained "
-                f"on the labels alone ({shown(baseline)}): it has little to teach. Check its weights, `normalize` and the "
-                "images' size, or train it longer."
+                f"on the labels alone ({shown(baseline)}): it has little to teach. Check its weights{suspects(materials)}, or "
+                "train it longer."
             )
     return found
 
@@ -222,7 +223,8 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
         for note in said(name, facts.get("normalize"))
     ]
     if at := costs_at(materials):
-        sizes = ", ".join(f"{name} {'x'.join(map(str, each))}" for name, each in at.items())
+        masks = {each.name for each in materials.io.inputs if each.kind in ("mask", "present")}
+        sizes = " and ".join(f"{'x'.join(map(str, each))} {name}" for name, each in at.items() if name not in masks)
         notes.append(f"MACs and latencies are of one sample of {sizes}; the files take any size.")
     notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
     if materials.study.config.distill.controls and (why := left_out(materials.study)):

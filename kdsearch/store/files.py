@@ -131,8 +131,9 @@ def read_json(path: Path, shape: Any = None, fix: str = MADE_AGAIN) -> Any:
     return found if shape is None else shaped(found, shape, path, fix)
 
 
-def parsed_json(raw: bytes) -> Any:
-    """Raise ValueError for what is no JSON (NaN and infinities are none) or nested too deeply."""
+def parsed_json(raw: bytes, unique: bool = False) -> Any:
+    """Raise ValueError for what is no JSON (NaN and infinities are none) or nested too deeply; `unique`: for a key that is there
+    twice, of which JSON would keep the last."""
 
     def no_number(text: str) -> Any:
         raise ValueError(f"{text[:20]} is no number")
@@ -141,8 +142,16 @@ def parsed_json(raw: bytes) -> Any:
         value = float(text)
         return value if math.isfinite(value) else no_number(text)
 
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"key '{next(name for name in names if names.count(name) > 1)}' is there twice")
+        return made
+
+    hook = each_once if unique else None
     try:
-        found = json.loads(raw, parse_constant=no_number, parse_float=number)
+        found = json.loads(raw, parse_constant=no_number, parse_float=number, object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     open_ends = [(found, 1)]

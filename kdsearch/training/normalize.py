@@ -227,9 +227,15 @@ def warned(materials: Materials, name: str, accuracy: float | None) -> list[str]
     if low > chance:
         return []
     return [
-        f"Teacher '{name}' is hardly better than chance: {accuracy:.1%} of {len(labels)} validation samples, the most "
-        f"frequent class alone is {chance:.1%}. Check its weights, `normalize`, its classes' order and the images' size."
+        f"Teacher '{name}' is hardly better than chance: {100 * accuracy:.1f} % of {len(labels)} validation samples, the most "
+        f"frequent class alone is {100 * chance:.1f} %. Check its weights, its classes' order{suspects(materials)}, or train it "
+        "longer."
     ]
+
+
+def suspects(materials: Materials) -> str:
+    """What else may be wrong with a teacher of images."""
+    return ", `normalize` and the images' size" if any(each.kind == "image" for each in materials.io.inputs) else ""
 
 
 def _read(found: Mapping[str, Any]) -> Normalization:

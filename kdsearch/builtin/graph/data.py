@@ -22,7 +22,7 @@ from kdsearch.builtin.packages import DIGITS_8X8, PACKAGES
 from kdsearch.builtin.tables.columns import Columns, known, told_apart
 from kdsearch.builtin.tables.source import without_marks
 from kdsearch.builtin.tables.targets import read_target
-from kdsearch.errors import nearest
+from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import Batch, Dataset, DataSource, Field, Options, Services, Split, split_of
 from kdsearch.kit.packages import package_file
 from kdsearch.kit.tables import Table, TableFiles, read_table, read_tables
@@ -101,7 +101,8 @@ class GraphSource:
         wanted = None if ids is None else set(ids)
         at = [i for i in train.tolist() if wanted is None or nodes.graph.ids[i] in wanted]
         looks = nodes.looks[at, : nodes.own].double()
-        mean, std = looks.mean(0), looks.std(0, correction=0)
+        mean = looks.mean(0)
+        std = (looks - mean).square().mean(0).sqrt()
         rest = nodes.looks.shape[1] - nodes.own  # categories are 0 or 1 and stay so
         self._mean = (*mean.tolist(), *[0.0] * rest)
         self._std = (*torch.where(std > 1e-9, std, 1.0).tolist(), *[1.0] * rest)
@@ -192,6 +193,10 @@ def _looks(train: Table, table: Table, columns: Columns) -> Tensor:
 
 def _edges(services: Services, o: GraphOptions, ids: Sequence[str]) -> Ints:
     """(E, 2) places. Raise DataError for an end that is no node, with file and line."""
+    if o.source == o.end:
+        raise DataError(
+            f"an edge begins and ends in column '{o.end}'", path="data.options.end", expected="two columns of names"
+        )
     table = read_table(services.file(o.edges), TableFiles(path=o.edges, encoding=o.encoding, delimiter=o.delimiter))
     places = {name: i for i, name in enumerate(ids)}
     made = np.zeros((len(table), 2), np.int64)

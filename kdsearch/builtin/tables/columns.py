@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError, one_of
-from kdsearch.kit.tables import Table
+from kdsearch.kit.tables import Table, no_number, shown
 from kdsearch.limits import CLASSES
 
 MANY = 100  # different texts in a column that are in no two rows alike, on average: names and remarks, not categories
+MANY_CLASSES = 20  # the same of a column of classes
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def told_apart(
     """The columns of the training rows: as the study says, else numbers where every value is one, else categories.
 
     Raises:
-        DataError: a column that is not there, is said to be two things, or holds names instead of categories; none that is left.
+        DataError: a column that is not there, has no name, is said to be two things, or holds names instead of categories, or
+            numbers with something else among them; none that is left.
     """
     said = [*target, *numbers, *categories, *ignored]
     for name in said:
@@ -87,6 +89,15 @@ def told_apart(
         if said.count(name) > 1:
             raise DataError(f"column '{name}' is named twice", path="data.options", expected="one use of a column")
     rest = [name for name in table.columns if name not in said]
+    if "" in rest:
+        raise DataError(
+            f"column {table.columns.index('') + 1} of {len(table.columns)} has no name",
+            file=table.file,
+            line=1,
+            expected="a name for each column, or '' in data.options.ignore where it only counts the rows",
+        )
+    for name in rest:
+        _all_or_none(table, name)
     found = {name: _is_number(table.column(name)) for name in rest}
     unused = [name for name in rest if all(value is None for value in table.column(name))]
     for name in rest:
@@ -106,6 +117,21 @@ def told_apart(
     if not (made.numbers or made.categories):
         raise DataError("no column is left to read", file=table.file, expected="columns beside the target")
     return made
+
+
+def _all_or_none(table: Table, name: str) -> None:
+    """Raise DataError for a column of numbers with something else among them, which would make a category of each number."""
+    values = table.column(name)
+    known = [row for row, value in enumerate(values) if value is not None]
+    others = [row for row in known if not _reads(values[row])]
+    if others and 2 * len(others) < len(known):
+        raise table.fault(
+            others[0],
+            name,
+            shown(values[others[0]]),
+            f"a number, as in {len(known) - len(others):,} of {len(known):,} rows",
+            f"{no_number(values[others[0]])} If '{name}' is one of categories, name it in `categories`.",
+        )
 
 
 def _is_number(values: Sequence[Any]) -> bool:
@@ -154,6 +180,33 @@ def moments(raw: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[tuple[float, ..
     std = np.sqrt(np.nansum((raw - mean) ** 2, 0) / n)
     std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def classes_told(tables: Mapping[str, Table], found: Mapping[str, Sequence[str | None]], column: str) -> list[str]:
+    """The classes that training rows have, `class_names` of them; `found`: split -> a name a row, None where there is none.
+
+    Raises:
+        DataError: names that hardly come back, and so are no classes; one that no training row has.
+    """
+    taught = [name for split in ("train", "unlabeled") for name in found.get(split, ()) if name is not None]
+    if not taught:  # the teacher alone speaks of training rows
+        return class_names({name for names in found.values() for name in names if name is not None})
+    different = set(taught)
+    if len(different) > MANY_CLASSES and 2 * len(different) > len(taught):
+        raise DataError(
+            f"{len(different):,} different values in {len(taught):,} rows",
+            file=tables["train"].file,
+            path=f"column '{column}'",
+            expected="classes, which come back",
+            fix="Name the column of the classes; a table of numbers to be told has `kind: number`.",
+        )
+    made = class_names(different)
+    for split, names in found.items():
+        row = next((at for at, name in enumerate(names) if name is not None and name not in different), None)
+        if row is not None:
+            told = f"{', '.join(made[:30])}{', ...' if len(made) > 30 else ''}"
+            raise tables[split].fault(row, column, shown(names[row]), f"a class of the training rows ({told})")
+    return made
 
 
 def class_names(values: Collection[str]) -> list[str]:

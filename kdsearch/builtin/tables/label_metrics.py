@@ -47,6 +47,7 @@ def answers(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Ten
 class MacroF1(Metric[NoOptions]):
     """Harmonic mean of precision and recall, of each label by itself, their mean: rare labels weigh as much as frequent ones."""
 
+    title = "macro F1"
     unit: ClassVar[str] = "share"
     average: ClassVar[str] = "macro"
 
@@ -70,12 +71,14 @@ class MacroF1(Metric[NoOptions]):
 class MicroF1(MacroF1):
     """Harmonic mean of precision and recall over all labels of all samples."""
 
+    title = "micro F1"
     average: ClassVar[str] = "micro"
 
 
 class MeanAveragePrecision(Metric[NoOptions]):
     """Area under precision over recall of each label by itself, the mean over labels that occur: no threshold is read."""
 
+    title = "mAP"
     unit: ClassVar[str] = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:

@@ -11,8 +11,21 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from kdsearch.builtin.tables.inputs import inputs_of
+from kdsearch.builtin.tables.label_figures import label_figures
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, IO, Batch, Field, NoOptions, Outputs, Task
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Batch,
+    DataSource,
+    Field,
+    Figure,
+    NoOptions,
+    Outputs,
+    Predict,
+    Services,
+    Task,
+)
 
 LABELS, SCORES = "labels", "scores"
 GROUPS = 32  # of label sets that splits are shared out over
@@ -57,3 +70,7 @@ class Multilabel(Task[NoOptions]):
         """Noise with each label there half the time."""
         shape = (n, *io.output(SCORES).sizes)
         return super().dummy(io, n, rng).having(**{LABELS: torch.randint(2, shape, generator=rng)})
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """F1, precision and recall of each label."""
+        return label_figures(predict, data, split)

@@ -22,10 +22,13 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
         ValueError: no JSON object, or a number that is none; names the column.
     """
     known = json.loads(Path(files["table.json"]).read_text(encoding="utf-8"))
-    row = json.loads(sample)
-    if not isinstance(row, dict):
-        raise ValueError('a row is {"column": value, ...}')
     columns = [*known["numbers"], *(each["name"] for each in known["categories"])]
+    try:
+        row = json.loads(sample)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f'a row is a JSON object, {{"column": value, ...}}, of {", ".join(columns)}')
     strange = sorted(set(row) - set(columns))
     if strange:
         raise ValueError(f"no column '{strange[0]}': there are {', '.join(columns)}")

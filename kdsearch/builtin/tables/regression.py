@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from kdsearch.builtin.tables.inputs import inputs_of
+from kdsearch.builtin.tables.value_figures import value_figures
 from kdsearch.errors import DataError
-from kdsearch.kinds import IO, Batch, Field, Options, Outputs, Task
+from kdsearch.kinds import IO, Batch, DataSource, Field, Figure, Options, Outputs, Predict, Services, Task
 
 TARGET, VALUE = "target", "value"
 
@@ -69,3 +70,7 @@ class Regression(Task[RegressionOptions]):
     def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
         """Noise with targets as the data's are spread."""
         return super().dummy(io, n, rng).having(**{TARGET: io.output(VALUE).noise(n, rng)})
+
+    def figures(self, predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
+        """Answer against truth, and how large the errors are."""
+        return value_figures(predict, data, split)

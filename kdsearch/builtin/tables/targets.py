@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.builtin.tables.columns import check_named, class_names, moments, numbers
+from kdsearch.builtin.tables.columns import check_named, class_names, classes_told, moments, numbers
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Field
 from kdsearch.kit.tables import Table
@@ -52,19 +52,31 @@ def read_target(
             split: torch.from_numpy(np.stack([numbers(table, name) for name in columns], 1).astype(np.float32))
             for split, table in tables.items()
         }
+        for i, name in enumerate(columns):
+            _differ(torch.cat([each[:, i] for each in values.values()]), tables["train"], name)
         return Target(kind, "target", tuple(columns), values)
     if kind == "class":
         return _classes(tables, columns[0], names)
     if len(columns) > 1:
         values = {split: torch.stack([_flags(table, name) for name in columns], 1) for split, table in tables.items()}
+        if not any(bool((each != HIDDEN).any()) for each in values.values()):
+            where = f"columns {', '.join(columns)}"
+            raise DataError("no row has a value", file=tables["train"].file, path=where, expected="0 or 1")
         return Target(kind, "labels", tuple(columns), values)
     return _lists(tables, columns[0], names, separator)
 
 
+def _differ(values: Tensor, table: Table, column: str) -> None:
+    """Raise DataError for numbers (N,) that are all one: every network that says it is right."""
+    known = values[~values.isnan()]
+    if not len(known) or bool((known == known[0]).all()):
+        problem = f"every value is {known[0]:g}" if len(known) else "no row has a value"
+        raise DataError(problem, file=table.file, path=f"column '{column}'", expected="numbers that differ")
+
+
 def _classes(tables: Mapping[str, Table], column: str, names: Sequence[str] | None) -> Target:
     found = {split: table.categories(column) for split, table in tables.items()}
-    every = {value for values in found.values() for value in values if value is not None}
-    made = list(names) if names is not None else class_names(every)
+    made = list(names) if names is not None else classes_told(tables, found, column)
     for split, table in tables.items():
         check_named(made, [value for value in found[split] if value is not None], table, column)
     places = {name: i for i, name in enumerate(made)}
@@ -86,6 +98,13 @@ def _flags(table: Table, column: str) -> Tensor:
 
 
 def _lists(tables: Mapping[str, Table], column: str, names: Sequence[str] | None, separator: str | None) -> Target:
+    raw = tables["train"].column(column)
+    if all(value is None or str(value).lower() in _YES_NO for value in raw):
+        fix = f"Name two columns or more, as [{column}, ...], or set `kind: class` for a single yes or no."
+        file = tables["train"].file
+        raise DataError(
+            "holds 0 and 1 alone", file=file, path=f"column '{column}'", expected="lists of labels", fix=fix
+        )
     found = {split: table.lists(column, separator) for split, table in tables.items()}
     every = {name for rows in found.values() for row in rows if row is not None for name in row}
     made = list(names) if names is not None else class_names(every)

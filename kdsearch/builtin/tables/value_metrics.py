@@ -45,6 +45,7 @@ def answers(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Ten
 class Rmse(Metric[NoOptions]):
     """Root of the mean squared error; of several targets the mean over them."""
 
+    title = "RMSE"
     direction: ClassVar[Literal["max", "min"]] = "min"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -58,6 +59,7 @@ class Rmse(Metric[NoOptions]):
 class Mae(Metric[NoOptions]):
     """Mean absolute error; of several targets the mean over them."""
 
+    title = "MAE"
     direction: ClassVar[Literal["max", "min"]] = "min"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -68,6 +70,8 @@ class Mae(Metric[NoOptions]):
 
 class R2(Metric[NoOptions]):
     """Share of the targets' variance that the answers explain, at most 1; of several targets the mean over them."""
+
+    title = "R²"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)

@@ -107,10 +107,21 @@ class CutOptions(Options):
     k: int = Option(10, ge=1, description="documents that are looked at")
 
 
-class Ndcg(Retrieval[CutOptions]):
+class Cut(Retrieval[CutOptions]):
+    """Of the first k documents."""
+
+    called: ClassVar[str]
+
+    def __init__(self, options: CutOptions) -> None:
+        super().__init__(options)
+        self.title = f"{self.called}@{options.k}"
+
+
+class Ndcg(Cut):
     """Normalised discounted cumulative gain of the first k, right or wrong (Järvelin and Kekäläinen, ACM TOIS 2002)."""
 
     name: ClassVar[str] = "ndcg"
+    called: ClassVar[str] = "nDCG"
 
     def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
         k = self.options.k
@@ -119,10 +130,11 @@ class Ndcg(Retrieval[CutOptions]):
         return gains / ideal[n_right.clamp(max=k) - 1]
 
 
-class RetrievalRecall(Retrieval[CutOptions]):
+class RetrievalRecall(Cut):
     """Share of a query's documents that are among the first k."""
 
     name: ClassVar[str] = "retrieval_recall"
+    called: ClassVar[str] = "recall"
 
     def worth(self, places: Tensor, n_right: Tensor) -> Tensor:
         return ((places > 0) & (places <= self.options.k)).sum(1) / n_right
@@ -131,6 +143,7 @@ class RetrievalRecall(Retrieval[CutOptions]):
 class Mrr(Retrieval[NoOptions]):
     """Mean reciprocal rank: 1 / the place of the first right document."""
 
+    title = "MRR"
     name: ClassVar[str] = "mrr"
     direction: ClassVar[Literal["max", "min"]] = "max"
 

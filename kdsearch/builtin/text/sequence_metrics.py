@@ -69,6 +69,7 @@ class Perplexity(Metric[NoOptions]):
 class NextTokenAccuracy(Metric[NoOptions]):
     """Share of tokens whose next one has the largest logit; its interval is over samples."""
 
+    title = "next-token accuracy"
     unit: ClassVar[str] = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -84,6 +85,7 @@ class ExactMatch(Metric[NoOptions]):
     unknown tokens are never written: a target with a token that the training texts lack counts as missed.
     """
 
+    title = "exact match"
     unit: ClassVar[str] = "share"
     proportion: ClassVar[bool] = True
 

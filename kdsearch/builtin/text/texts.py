@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field as Option
 
+from kdsearch.builtin.tables.columns import classes_told
 from kdsearch.builtin.text.source import Rows, TextSource, classes_of
 from kdsearch.builtin.text.tokenizer import TokenizerOptions
 from kdsearch.errors import DataError
@@ -64,7 +65,15 @@ class Texts(Dataset[TextsOptions]):
                 else absent[name]
                 for name, each in tables.items()
             }
+            classes_told(tables, names, options.label)
             facts["classes"], labels = classes_of(names)
+        if options.document is not None and len(set(tables["train"].texts(options.document))) < 2:
+            raise DataError(
+                "every text is the same",
+                file=tables["train"].file,
+                path=f"column '{options.document}'",
+                expected="documents that differ, of which a query finds its own",
+            )
         rows = {
             name: Rows(each.ids, {column: each.texts(column) for column in texts}, labels.get(name))
             for name, each in tables.items()

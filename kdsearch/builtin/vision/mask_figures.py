@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdsearch.builtin.by_class import Row, Words, by_class, share
 from kdsearch.builtin.vision.mask_metrics import answers, ious, overlaps
 from kdsearch.errors import DataError, PluginError
-from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services
+from kdsearch.kinds import DataSource, Figure, Picture, Predict, Services, class_colour
 
+ACROSS = 3  # entries of the legend in a row
 IMAGES = 5  # that are shown, from the best answered to the worst
 
 
@@ -41,11 +44,18 @@ def mask_figures(predict: Predict, data: DataSource, split: str, services: Servi
     )
     return [
         by_class(rows, words),
-        masks(predict, data, split, services, quality),
+        masks(predict, data, split, services, quality, names),
     ]
 
 
-def masks(predict: Predict, data: DataSource, split: str, services: Services, quality: Mapping[str, float]) -> Figure:
+def masks(
+    predict: Predict,
+    data: DataSource,
+    split: str,
+    services: Services,
+    quality: Mapping[str, float],
+    names: Sequence[str],
+) -> Figure:
     """Images from the best answered to the worst: as they are, the truth, the teacher's answer where there is one, the student's.
 
     quality: id -> mean overlap of the classes of that image.
@@ -59,17 +69,60 @@ def masks(predict: Predict, data: DataSource, split: str, services: Services, qu
     found = {"student": predict(batch)["logits"].argmax(1).cpu()}
     with suppress(PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
         found = {"teacher": services.predict("teacher", batch)["logits"].argmax(1).cpu(), **found}
+    own = {who: overlap_of(answer, batch["mask"], len(names)) for who, answer in found.items()}
     images = next(value for value in batch.tensors.values() if value.ndim == 4)
     rows = [
         [
             Picture.of("image", images[i], says=batch.ids[i]),
             Picture.of_classes("truth", batch["mask"][i]),
             *(
-                Picture.of_classes(who, answer[i], says=share(quality[id], 1) or "" if who == "student" else "")
-                for who, answer in found.items()
+                Picture.of_classes(who, answer[i], says=share(own[who][i], 1) or "") for who, answer in found.items()
             ),
         ]
-        for i, id in enumerate(ids)
+        for i in range(n)
     ]
+    shown = torch.cat([mask.flatten().cpu() for mask in (batch["mask"], *found.values())])
+    seen = shown[shown >= 0].bincount().nonzero()[:, 0].tolist()
     says = "From the best answered image to the worst; below an answer the mean overlap of that image's classes."
-    return Figure("masks", "Image by image", says, pictures=rows)
+    return Figure("masks", "Image by image", says, [legend(names, seen)], pictures=rows)
+
+
+def legend(names: Sequence[str], classes: Sequence[int]) -> dict[str, Any]:
+    """The pictures' colours with their classes' names, three in a row."""
+    rows: list[dict[str, Any]] = [
+        {"name": names[k], "colour": class_colour(k), "x": at % ACROSS, "y": at // ACROSS}
+        for at, k in enumerate(classes)
+    ]
+    place = {
+        "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-0.1, ACROSS], "nice": False}},
+        "y": {"field": "y", "type": "ordinal", "axis": None},
+    }
+    return {
+        "description": "Colours of the classes: " + ", ".join(row["name"] for row in rows),
+        "data": {"values": rows},
+        "width": "container",
+        "height": {"step": 19},
+        "encoding": place,
+        "layer": [
+            {
+                "mark": {
+                    "type": "point",
+                    "shape": "square",
+                    "size": 110,
+                    "stroke": "#7b858f",
+                    "strokeWidth": 1,
+                    "aria": False,
+                },
+                "encoding": {"fill": {"field": "colour", "type": "nominal", "scale": None}},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 11, "limit": 130, "aria": False},
+                "encoding": {"text": {"field": "name", "type": "nominal"}},
+            },
+        ],
+    }
+
+
+def overlap_of(found: Tensor, truth: Tensor, n_classes: int) -> list[float]:
+    """Mean overlap of each image's classes; found, truth: (B, H, W)."""
+    return [float(ious(each).nanmean()) for each in overlaps(found, truth.cpu(), n_classes)]

@@ -39,6 +39,7 @@ from kdsearch.kit.files import below, content, opened
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20
 ORIENTATION = 0x0112  # of EXIF
+BINARY = f"In masks of 0 and {VOID}, {VOID} says that nobody knows the class: write 1 in its place."
 STEP = 64  # files decoded at once
 
 
@@ -145,6 +146,16 @@ class MaskFolder(Dataset[MaskFolderOptions]):
             part = Part(ids, pixels, labels, paths[0].parent)
             known = without_labels(part) if name == "unlabeled" else Part(ids, pixels, main_classes(masks), part.file)
             parts[name] = MaskPart(known, masks)
+        seen = parts["train"].images.labels
+        if not bool((seen > 0).any()):  # a main class is 0 where there is no other
+            held = f"class 0 ({names[0] if names else 0}) alone" if bool((seen == 0).any()) else "no class"
+            fix = BINARY if o.ignore_index == VOID else ""
+            raise DataError(
+                f"all {len(seen):,} training masks hold {held}",
+                file=pairs["train"][0][1].parent,
+                expected="pixels of two classes or more",
+                fix=fix,
+            )
         told = {"name": "mask_folder", **self.origin, "decoded": "at the start" if is_stored else "on demand"}
         return mask_source(parts, names or [str(k) for k in range(n_classes)], o, told)
 
@@ -293,7 +304,10 @@ def _largest(pairs: Mapping[str, Sequence[tuple[Path, Path]]], ignore: int | Non
     if not 1 <= most < CLASSES:
         file = files[found.index(most)]
         raise DataError(
-            f"its largest class is {most}", file=file, expected=f"classes from 0 to at most {CLASSES - 1}, two or more"
+            f"its largest class is {most}",
+            file=file,
+            expected=f"classes from 0 to at most {CLASSES - 1}, two or more",
+            fix=BINARY if most == 0 and ignore == VOID else "",
         )
     return most
 

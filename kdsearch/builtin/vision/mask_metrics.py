@@ -91,6 +91,7 @@ class PixelAccuracy(OfMasks[NoOptions]):
     """Share of the known pixels whose class is answered right."""
 
     name = "pixel_accuracy"
+    title = "pixel accuracy"
 
     def sums(self, each: Answers) -> Tensor:
         return torch.stack([(each.found == each.truth).sum((1, 2)), (each.truth != HIDDEN).sum((1, 2))], -1)
@@ -103,6 +104,7 @@ class MeanIou(OfMasks[NoOptions]):
     """Intersection over union, mean over the classes that the split or the answers have, in [0, 1]."""
 
     name = "miou"
+    title = "mIoU"
 
     def sums(self, each: Answers) -> Tensor:
         return overlaps(each.found, each.truth, each.n_classes)
@@ -125,6 +127,7 @@ class TrimapMeanIou(OfMasks[TrimapOptions]):
     """
 
     name = "trimap_miou"
+    title = "trimap mIoU"
 
     def sums(self, each: Answers) -> Tensor:
         return overlaps(each.found, near_boundaries(each.truth, self.options.radius), each.n_classes)
@@ -147,6 +150,7 @@ class BoundaryF1(OfMasks[BoundaryOptions]):
     """
 
     name = "boundary_f1"
+    title = "boundary F1"
 
     def sums(self, each: Answers) -> Tensor:
         found, truth = (boundaries(mask, each.n_classes) for mask in (known(each.found, each.truth), each.truth))

@@ -209,3 +209,18 @@ def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
         ]:
             with pytest.raises(ValueError, match=said):
                 read(wrong, paths)
+
+
+def test_nan_in_a_row_is_missing_as_it_is_in_training(tmp_path):
+    text = "a,b,kind\n" + "".join(f"{'NaN' if i == 3 else i},{i},{'xy'[i % 2]}\n" for i in range(8))
+    source = opened(tmp_path, text, target="kind", numbers=("a", "b"))
+    for name, content in source.files().items():
+        (tmp_path / name).write_bytes(content)
+    (row,) = (i for i, each in enumerate(source.split("train").load(range(8))["missing"].tolist()) if each == [1.0])
+    fed = prepare.inputs('{"a": "NaN", "b": 3}', {"table.json": tmp_path / "table.json"})
+    batch = source.split("train").load([row])
+    assert fed["missing"].tolist() == batch["missing"].tolist() == [[1.0]]
+    assert fed["numbers"].tolist() == batch["numbers"].tolist()
+    for wrong in ("junk", "[1]"):
+        with pytest.raises(ValueError, match=r"a row is a JSON object.* of a, b"):
+            prepare.inputs(wrong, {"table.json": tmp_path / "table.json"})

@@ -1,0 +1,114 @@
+"""What the page says of tasks whose objective is no accuracy: names, units, directions, digits, files of several graphs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import make_evidence, make_result
+
+from kdsearch.report.curves_figure import curves_figure
+from kdsearch.report.ladder_figure import ladder_figure
+from kdsearch.report.quality import Quality, quality_of
+from kdsearch.report.summary import tiles, warnings
+from kdsearch.report.tables import data, files, metrics
+from kdsearch.report.words import architecture
+
+RMSE = {"metric": "rmse", "title": "RMSE", "value": 3.4, "direction": "min", "unit": "", "interval": [2.2175, 4.70533]}
+
+
+def text(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).replace("&nbsp;", "").strip()
+
+
+def test_four_digits_and_no_more() -> None:
+    own, other = quality_of({"quality": RMSE}), quality_of({"quality": {**RMSE, "value": 3.013}})
+    assert (own.text, own.range) == ("3.400", "2.218 to 4.705")
+    assert own.against(other, "the teacher") == "0.387 worse than the teacher"
+    assert Quality("perplexity", 12.504, up=False).against(Quality("perplexity", 12.391), "it") == "0.11 worse than it"
+    assert (
+        Quality("nll", 0.5, up=False, unit="nats").against(Quality("nll", 0.50001), "it") == "1e-05 nats better than it"
+    )
+    assert Quality("mse", 123456.7).text == "123,457"
+
+
+def test_a_metric_is_called_what_people_call_it() -> None:
+    quality = quality_of({"quality": RMSE})
+    assert (quality.metric, quality.name, quality.label) == ("rmse", "RMSE", "RMSE, lower is better")
+    shown = text(tiles({"student": {"quality": RMSE}}))
+    assert shown.startswith("RMSE 3.400")
+    assert text(tiles({"student": {"accuracy": 0.5}})).startswith("Accuracy 50.00 %")
+
+
+def test_other_metrics_have_their_units_names_and_directions() -> None:
+    result = {
+        "student": {"quality": RMSE},
+        "metrics": {"rmse": 3.4, "map": 0.40296, "mrr": 0.021233, "nll": 0.25, "n": 78.0, "tokens": 291.0},
+        "measures": {
+            "rmse": {"title": "RMSE", "unit": "", "direction": "min"},
+            "map": {"title": "mAP", "unit": "share", "direction": "max"},
+            "mrr": {"title": "MRR", "unit": "share", "direction": "max"},
+            "nll": {"title": "", "unit": "nats", "direction": "min"},
+        },
+    }
+    shown = text(metrics(result))
+    for each in ("mAP 40.30 %", "MRR 2.12 %", "nll (nats), lower is better 0.2500 nats", "tokens 291"):
+        assert each in shown
+    assert "RMSE" not in shown
+
+
+def test_samples_without_labels_are_of_no_class() -> None:
+    facts = {
+        "source": "s",
+        "labeled": 600,
+        "unlabeled": 0,
+        "counts": {"train": {"samples": 600}, "test": {"samples": 58}},
+    }
+    shown = text(data({"data": facts}))
+    assert "class" not in shown
+    assert "label" not in shown
+    assert "Samples by split" in shown
+    assert text(
+        data({"data": {**facts, "counts": {"train": {"samples": 3, "other": 4}}, "classes": ["samples", "other"]}})
+    ).count("class")
+
+
+def test_every_graphs_file_is_linked() -> None:
+    result = make_result()
+    result["exports"][0]["paths"] = ["export/s-encoder.onnx", "export/s-decoder.onnx"]
+    assert re.findall(r'href="\.\./(export/s-\w+\.\w+)"', files(result)) == [
+        *("export/s-encoder.onnx", "export/s-encoder.json", "export/s-decoder.onnx", "export/s-decoder.json"),
+    ]
+
+
+def test_curves_say_what_is_measured_and_which_way_is_better() -> None:
+    evidence = {**make_evidence(), "scored": {"metric": "rmse", "title": "RMSE", "unit": "", "direction": "min"}}
+    _, score = curves_figure({}, evidence).panels
+    assert score["title"] == "validation RMSE, lower is better"
+    assert score["encoding"]["y"]["axis"]["format"] != ".3~%"
+    assert "RMSE" in curves_figure({}, evidence).says
+
+
+def test_controls_stand_on_the_ladder_in_grey() -> None:
+    evidence = make_evidence()
+    evidence["ladder"].append({"name": "without a teacher", "accuracy": 0.9, "control": True})
+    found = ladder_figure({}, evidence)
+    assert [row["control"] for row in found.panels[0]["data"]["values"]].count(True) == 1
+    assert "in grey the same network trained otherwise" in found.says
+    assert "in grey" not in ladder_figure({}, make_evidence()).says
+    assert not [row for row in found.panels[1]["data"]["values"] if row["control"]], "it has no file"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [('{"norm":"none","width":8}', "no norm, width 8"), ('{"norm":"batch"}', "batch norm")],
+)
+def test_none_of_a_thing_is_no_such_thing(spec: str, words: str) -> None:
+    assert architecture(spec) == words
+
+
+def test_code_in_a_sentence_is_code() -> None:
+    html = warnings({"warnings": ["Check `normalize` and <b> `<i>`."]})
+    assert "<code>normalize</code> and &lt;b&gt; `&lt;i&gt;`" in html or "<code>normalize</code>" in html
+    assert "<b>" not in html
+    assert "<i>" not in html

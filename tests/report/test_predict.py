@@ -1,0 +1,55 @@
+"""The program beside files that have a `prepare.py`: answers by name, and errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from kdsearch.report.predict import prepared_text
+
+PREPARE = """import numpy as np
+def inputs(sample, files):
+    return {"x": np.array([[float(each) for each in sample.split()]], np.float32)}
+"""
+
+
+def asked(folder: Path, output: str, labels: list[str], sample: str) -> subprocess.CompletedProcess[str]:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], [output])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if labels:
+        helper.set_model_props(model, {"labels": json.dumps(labels)})
+    onnx.save(model, folder / "m.onnx")
+    (folder / "m-prepare.py").write_text(PREPARE)
+    (folder / "predict.py").write_text(prepared_text("m.onnx", {"prepare.py": "m-prepare.py"}))
+    return subprocess.run(
+        [sys.executable, "-I", folder / "predict.py", sample], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "line"),
+    [
+        ("scores", ["a", "b"], '1 -1: {"a": 0.7311, "b": 0.2689}'),
+        ("value", ["price", "age"], '1 -1: {"price": 1.0, "age": -1.0}'),
+        ("embedding", [], '1 -1: {"embedding": [1.0, -1.0]}'),
+    ],
+)
+def test_answers_by_name(output: str, labels: list[str], line: str, tmp_path: Path) -> None:
+    assert asked(tmp_path, output, labels, "1 -1").stdout.strip() == line
+
+
+def test_what_cannot_be_prepared_is_one_line(tmp_path: Path) -> None:
+    done = asked(tmp_path, "value", ["a", "b"], "1 x")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == ["1 x: could not convert string to float: 'x'"]
