@@ -23,9 +23,13 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
         {
             "number": trial.get("number"),
             "state": trial.get("state"),
-            **{name: reached(trial, name, nth, up) for nth, (name, up) in enumerate(wanted)},
+            **{goal.metric: reached(trial, goal.metric, nth, goal.up) for nth, goal in enumerate(wanted)},
             "feasible": trial.get("feasible"),
-            **{name: trial.get(name) for name in ("params", "macs", "bytes", "latency_ms") if name not in dict(wanted)},
+            **{
+                name: trial.get(name)
+                for name in ("params", "macs", "bytes", "latency_ms")
+                if name not in [goal.metric for goal in wanted]
+            },
             "architecture": architecture(trial.get("architecture")),
             **dict(flat(trial.get("values"))),
             "error": trial.get("error") or None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
+from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front
 from kdsearch.report.trials import (
     COSTS,
@@ -22,7 +23,7 @@ from kdsearch.report.trials import (
     reached,
     trials_table,
 )
-from kdsearch.report.values import count, general, is_share, mapping, number, plain, rows, short
+from kdsearch.report.values import count, general, mapping, number, plain, rows, short
 from kdsearch.report.words import architecture
 
 DRAWN = 4000  # candidates that are drawn, so that the page stays light; kept ones and the front always are
@@ -95,9 +96,9 @@ def candidates_panel(found: Sequence[dict[str, Any]], key: str, scale: Sequence[
     )
 
 
-def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str, nth: int) -> Spec:
+def trials_panel(trials: Sequence[Row], goal: Quality, key: str, nth: int) -> Spec:
     """Trained trials: cost against the objective, with the front; one that was stopped at what it had reached."""
-    members = set(front_members(trials, key, goal, up))
+    members = set(front_members(trials, key, goal))
     found: list[dict[str, Any]] = [
         {
             "x": cost,
@@ -108,19 +109,24 @@ def trials_panel(trials: Sequence[Row], goal: str, up: bool, key: str, nth: int)
             "front": at in members,
         }
         for at, trial in enumerate(trials)
-        if (cost := cost_of(trial, key)) is not None and (value := reached(trial, goal, nth, up)) is not None
+        if (cost := cost_of(trial, key)) is not None
+        and (value := reached(trial, goal.metric, nth, goal.up)) is not None
     ]
     unit = UNITS.get(key, key)
     x = axis("x", unit, [row["x"] for row in found], log=True)
-    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
+    y = upright(axis("y", goal.name, [row["y"] for row in found], share=goal.share))
     signs = kinds(KINDS, [row["kind"] for row in found])
     tooltip = tips(
-        ("trial", "trial"), ("name", " "), ("x", unit, ",.5~g"), ("y", goal, number_format(goal)), ("kind", "it")
+        ("trial", "trial"),
+        ("name", " "),
+        ("x", unit, ",.5~g"),
+        ("y", goal.name, number_format(goal.name, goal.share)),
+        ("kind", "it"),
     )
     marks = {"mark": {"type": "point", "size": 60}, "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip}}
     return chart(
-        objective_label(goal, up),
-        f"{len(trials)} trials, {len(members)} of them on the Pareto front: {unit} against {goal}.",
+        objective_label(goal),
+        f"{len(trials)} trials, {len(members)} of them on the Pareto front: {unit} against {goal.name}.",
         found,
         [{"params": [zoom("trials")], **marks}, staircase("front", x, y)],
     )
@@ -146,14 +152,14 @@ def front_figure(result: Row, evidence: Row) -> Figure:
         notes.append("No candidates were scored: this study's architecture is fixed.")
     if trials:
         wanted = goals(evidence, trials)
-        nth, (goal, up) = next(((at, each) for at, each in enumerate(wanted) if each[0] not in COSTS), (0, wanted[0]))
-        asked = [name for name, _ in wanted if name in COSTS and name != goal]
+        nth, goal = next(((at, each) for at, each in enumerate(wanted) if each.metric not in COSTS), (0, wanted[0]))
+        asked = [each.metric for each in wanted if each.metric in COSTS and each != goal]
         key = cost_key(trials, (*asked, *(key for key in ("params", "macs", "latency_ms") if key not in asked)))
-        panels.append(trials_panel(trials, goal, up, key, nth))
-        tables.append(trials_table(trials, wanted, front_members(trials, key, goal, up)))
-        without = sum(reached(trial, goal, nth, up) is None for trial in trials)
+        panels.append(trials_panel(trials, goal, key, nth))
+        tables.append(trials_table(trials, wanted, front_members(trials, key, goal)))
+        without = sum(reached(trial, goal.metric, nth, goal.up) is None for trial in trials)
         if without:
-            notes.append(f"{without} of {len(trials)} trials reached no value of {short(goal, 40)}.")
+            notes.append(f"{without} of {len(trials)} trials reached no value of {short(goal.name, 40)}.")
     else:
         notes.append("No trials were run: nothing was trained before the choice.")
     return Figure(

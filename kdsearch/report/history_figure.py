@@ -7,8 +7,9 @@ from typing import Any
 
 from kdsearch.kinds.figure import Figure
 from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
+from kdsearch.report.quality import Quality
 from kdsearch.report.trials import KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
-from kdsearch.report.values import count, is_share, number, plain, rows, short
+from kdsearch.report.values import count, number, plain, rows, short
 from kdsearch.report.words import architecture
 
 
@@ -18,23 +19,25 @@ def about(trial: Row) -> dict[str, str]:
     return {"trial": plain(trial.get("number")), "name": name, "kind": kind(trial)}
 
 
-def history_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec:
+def history_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec:
     """One objective over the trials in order; the line is the best so far among the complete and feasible."""
     found: list[dict[str, Any]] = []
     for at, trial in enumerate(trials):
-        value = reached(trial, goal, nth, up)
+        value = reached(trial, goal.metric, nth, goal.up)
         found.append({"x": at if (n := number(trial.get("number"))) is None else n, "y": value, **about(trial)})
     found.sort(key=lambda row: row["x"])
     best: float | None = None
     for row in found:
-        better = row["y"] is not None and (best is None or (row["y"] > best if up else row["y"] < best))
+        better = row["y"] is not None and (best is None or (row["y"] > best if goal.up else row["y"] < best))
         if row["kind"] == "complete" and better:
             best, row["best"] = row["y"], True
     x = axis("x", "trial", [row["x"] for row in found])
     x["axis"] = {"format": "d", "tickMinStep": 1}
-    y = upright(axis("y", goal, [row["y"] for row in found if row["y"] is not None], share=is_share(goal)))
+    y = upright(axis("y", goal.name, [row["y"] for row in found if row["y"] is not None], share=goal.share))
     signs = kinds(KINDS, [row["kind"] for row in found])
-    tooltip = tips(("trial", "trial"), ("name", " "), ("y", goal, number_format(goal)), ("kind", "it"))
+    tooltip = tips(
+        ("trial", "trial"), ("name", " "), ("y", goal.name, number_format(goal.name, goal.share)), ("kind", "it")
+    )
     foot = {
         "x": x,
         **signs,
@@ -60,12 +63,12 @@ def history_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec:
                 "encoding": foot,
             }
         )
-    return chart(objective_label(goal, up), f"{goal} of {len(trials)} trials in order: {said}.", found, layers)
+    return chart(objective_label(goal), f"{goal.name} of {len(trials)} trials in order: {said}.", found, layers)
 
 
-def curves_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec | None:
+def curves_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec | None:
     """One line a trial, from look to look; None where no trial was looked at twice."""
-    seen = [(trial, curve(trial, nth, up)) for trial in trials]
+    seen = [(trial, curve(trial, nth, goal.up)) for trial in trials]
     found: list[dict[str, Any]] = [
         {"x": share, "y": value, **about(trial), "at": at}
         for at, (trial, points) in enumerate(seen)
@@ -74,15 +77,19 @@ def curves_panel(trials: Sequence[Row], goal: str, up: bool, nth: int) -> Spec |
     if not any(len(points) > 1 for _, points in seen):
         return None
     x = axis("x", "share of the epochs", [row["x"] for row in found], share=True)
-    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
+    y = upright(axis("y", goal.name, [row["y"] for row in found], share=goal.share))
     signs = kinds(KINDS, [row["kind"] for row in found])
     tooltip = tips(
-        ("trial", "trial"), ("name", " "), ("x", "epochs", ".0%"), ("y", goal, number_format(goal)), ("kind", "it")
+        ("trial", "trial"),
+        ("name", " "),
+        ("x", "epochs", ".0%"),
+        ("y", goal.name, number_format(goal.name, goal.share)),
+        ("kind", "it"),
     )
     detail = {"field": "at", "type": "nominal"}
     return chart(
-        objective_label(goal, up),
-        f"{goal} that {len(trials)} trials had reached when they were looked at; stopped ones end early.",
+        objective_label(goal),
+        f"{goal.name} that {len(trials)} trials had reached when they were looked at; stopped ones end early.",
         found,
         [
             {
@@ -99,8 +106,8 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     """One panel an objective, then the trials' curves."""
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
-    panels = [history_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)] if trials else []
-    curves = [curves_panel(trials, name, up, at) for at, (name, up) in enumerate(wanted)][:1]
+    panels = [history_panel(trials, goal, at) for at, goal in enumerate(wanted)] if trials else []
+    curves = [curves_panel(trials, goal, at) for at, goal in enumerate(wanted)][:1]
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
     return Figure(

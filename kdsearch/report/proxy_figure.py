@@ -7,10 +7,10 @@ from typing import Any
 
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, number_format, tips, upright, zoom
-from kdsearch.report.quality import quality_of
+from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.stats import tau_noise
 from kdsearch.report.trials import cost_of
-from kdsearch.report.values import MISSING, general, is_share, mapping, metric, number, plain, rows, short
+from kdsearch.report.values import MISSING, general, mapping, number, plain, rows, short
 from kdsearch.report.words import architecture
 from kdsearch.search.agreement import kendall_tau
 
@@ -49,7 +49,7 @@ def proxy_panel(
     scores: Sequence[float | None],
     values: Sequence[float | None],
     said: str,
-    goal: str,
+    goal: Quality,
     at: int,
 ) -> Spec:
     """A mark for every final that has a score and a value."""
@@ -60,12 +60,12 @@ def proxy_panel(
     ]
     title = "parameters" if name == BASELINE else f"score of {short(name, 24)}"
     x = axis("x", title, [row["x"] for row in found], log=name in ("params", "macs"))
-    y = upright(axis("y", goal, [row["y"] for row in found], share=is_share(goal)))
-    tooltip = tips(("name", " "), ("x", title, ",.5~g"), ("y", goal, number_format(goal)))
+    y = upright(axis("y", goal.name, [row["y"] for row in found], share=goal.share))
+    tooltip = tips(("name", " "), ("x", title, ",.5~g"), ("y", goal.name, number_format(goal.name, goal.share)))
     mark = {"mark": {"type": "point", "color": "#22609f"}, "encoding": {"x": x, "y": y, "tooltip": tooltip}}
     return chart(
-        f"{short(goal, 24)}; {said}",
-        f"{len(found)} trained students, {short(name, 40)} against {goal}; Kendall's {said}.",
+        f"{short(goal.name, 24)}; {said}",
+        f"{len(found)} trained students, {short(name, 40)} against {goal.name}; Kendall's {said}.",
         found,
         [{"params": [zoom(f"proxy{at}")], **mark}],
         190,
@@ -101,19 +101,19 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
     measured = [quality_of(final) for final in finals]
     values = [each.value for each in measured]
     named = next((plain(name) for name in mapping(evidence.get("objectives"))), "the result")
-    goal, up = next(((each.metric, each.up) for each in measured if each.value is not None), (named, True))
-    gains = [value if value is None or up else -value for value in values]
+    goal = next((each for each in measured if each.value is not None), Quality(named, None))
+    gains = [value if value is None or goal.up else -value for value in values]
     taus = {name: agreement([each.get(name) for each in scores], gains) for name in names}
     judged = bool(taus) and max(n for _, n in taus.values()) >= LEAST
     students = sum(value is not None for value in values)
     body = [
-        [architecture(final.get("architecture")), metric(goal, value), *(general(each.get(name)) for name in names)]
+        [architecture(final.get("architecture")), goal.write(value), *(general(each.get(name)) for name in names)]
         for final, value, each in zip(finals, values, scores, strict=True)
     ]
     foot = ["Kendall tau", "", *(MISSING if (tau := taus[name][0]) is None else f"{tau:+.3f}" for name in names)]
     return Figure(
         "proxies",
-        f"Proxy scores against {goal} after distillation",
+        f"Proxy scores against {goal.name} after distillation",
         "Each panel asks whether a score computed without training orders the students as training did. "
         "Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs nothing."
         if judged
@@ -124,7 +124,13 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
         ]
         if judged
         else (),
-        [Table(f"{len(finals)} trained students", ["architecture", goal, *names], [*body, foot] if judged else body)]
+        [
+            Table(
+                f"{len(finals)} trained students",
+                ["architecture", goal.name, *names],
+                [*body, foot] if judged else body,
+            )
+        ]
         if finals
         else (),
         (verdict(taus),) if judged else (),

@@ -90,7 +90,7 @@ def quality_of(row: object) -> Quality:
     ends = [number(each) for each in items(raw.get("interval"))]
     pair = (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None
     n = number(raw.get("n"))
-    share = unit == "share" if unit else is_share(metric)
+    share = unit == "share" if unit is not None else is_share(metric)
     return Quality(
         metric,
         number(raw.get("value")),

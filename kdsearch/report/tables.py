@@ -114,7 +114,7 @@ def files(result: Row) -> str:
     head = ["file", "size", qualities[0].label, "latency, median (ms)"]
     head += ["against the teacher"] if slow is not None else []
     judged = any(number(each.get("top1_agreement")) is not None for each in exports)
-    head += [*(["top-1 agreement with torch"] if judged else []), "largest difference to torch", "written to"]
+    head += [*(["same decisions as torch"] if judged else []), "largest difference to torch", "written to"]
     body = [
         [
             with_small(label_of(each), "recommended" if is_recommended(result, each) else ""),

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsearch.kinds.figure import Table
+from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.stats import front
-from kdsearch.report.values import count, flat, items, mapping, metric, milliseconds, number, plain, scalar, short
+from kdsearch.report.values import count, flat, general, items, mapping, milliseconds, number, plain, scalar, short
 from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
@@ -56,11 +57,20 @@ def cost_key(some: Sequence[Row], keys: Sequence[str]) -> str:
     return next((key for key, found in known if len(found) > 1), next((key for key, found in known if found), keys[0]))
 
 
-def goals(evidence: Row, trials: Sequence[Row]) -> list[tuple[str, bool]]:
-    """(objective, higher is better): the declared ones, else whatever the trials report."""
-    declared = [(plain(name), way != "min") for name, way in mapping(evidence.get("objectives")).items()]
-    seen = {plain(name): True for trial in trials for name in mapping(trial.get("objectives"))}
-    return declared or [(name, name not in COSTS) for name in seen] or [("objective", True)]
+def goals(evidence: Row, trials: Sequence[Row]) -> list[Quality]:
+    """The objectives, without values: the declared ones, else whatever the trials report."""
+    ways = {plain(name): way != "min" for name, way in mapping(evidence.get("objectives")).items()}
+    seen = {plain(name): name not in COSTS for trial in trials for name in mapping(trial.get("objectives"))}
+    measures = mapping(evidence.get("measures"))
+    return [goal(name, up, mapping(measures.get(name))) for name, up in (ways or seen or {"objective": True}).items()]
+
+
+def goal(name: str, up: bool, measure: Row) -> Quality:
+    """An objective of a study, as its metric says its values are read; a cost by its own words."""
+    if name in COSTS:
+        return Quality(name, None, up, title=UNITS[name])
+    raw = {**measure, "metric": name, "direction": "max" if up else "min"}
+    return quality_of({"quality": raw})
 
 
 def objective(trial: Row, name: str) -> float | None:
@@ -84,35 +94,43 @@ def curve(trial: Row, nth: int, up: bool) -> list[tuple[float, float]]:
 def reached(trial: Row, name: str, nth: int, up: bool) -> float | None:
     """The objective of a trial that ended, else what it had when it was stopped."""
     found = objective(trial, name)
+    if found is None and name in COSTS:  # known before a step is taken
+        return cost_of(trial, name)
     if found is None and (seen := curve(trial, nth, up)):
         return seen[-1][1]
     return found
 
 
-def front_members(trials: Sequence[Row], key: str, goal: str, up: bool) -> list[int]:
+def front_members(trials: Sequence[Row], key: str, goal: Quality) -> list[int]:
     """Numbers in the list of the complete, feasible trials that no other beats."""
     able = [
-        (i, cost, value if up else -value)
+        (i, cost, value if goal.up else -value)
         for i, trial in enumerate(trials)
         if kind(trial) == "complete"
         if (cost := cost_of(trial, key)) is not None
-        if (value := objective(trial, goal)) is not None
+        if (value := objective(trial, goal.metric)) is not None
     ]
     return [able[j][0] for j in front([cost for _, cost, _ in able], [value for _, _, value in able])]
 
 
-def objective_label(name: str, up: bool) -> str:
-    return f"{short(name, 28)}, {'higher' if up else 'lower'} is better"
+def objective_label(goal: Quality) -> str:
+    unit = f" ({goal.unit})" if goal.unit else ""
+    return f"{short(goal.name, 28)}{unit}, {'higher' if goal.up else 'lower'} is better"
 
 
-def trials_table(trials: Sequence[Row], wanted: Sequence[tuple[str, bool]], on_front: Sequence[int] = ()) -> Table:
-    names = [name for name, _ in wanted]
+def written(goal: Quality, value: float | None) -> str:
+    """A value of an objective in the table's cells; a cost in full."""
+    return general(value) if goal.metric in COSTS else goal.write(value)
+
+
+def trials_table(trials: Sequence[Row], wanted: Sequence[Quality], on_front: Sequence[int] = ()) -> Table:
+    names = [goal.name for goal in wanted]
     head = ["trial", "state", *names, "front", "parameters", "MACs", "latency (ms)", "architecture", "values"]
     body = [
         [
             plain(trial.get("number")),
             kind(trial) + (f": {plain(trial['error'])}" if trial.get("error") else ""),
-            *(metric(name, reached(trial, name, nth, up)) for nth, (name, up) in enumerate(wanted)),
+            *(written(goal, reached(trial, goal.metric, nth, goal.up)) for nth, goal in enumerate(wanted)),
             "yes" if at in on_front else "",
             count(trial.get("params")),
             count(trial.get("macs")),

@@ -68,6 +68,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "trials": trials,
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
         "objectives": dict(materials.objectives),
+        "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
         "ladder": _ladder(result),

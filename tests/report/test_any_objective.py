@@ -8,6 +8,8 @@ import pytest
 from conftest import make_evidence, make_result
 
 from kdsearch.report.curves_figure import curves_figure
+from kdsearch.report.front_figure import front_figure
+from kdsearch.report.history_figure import history_figure
 from kdsearch.report.ladder_figure import ladder_figure
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import tiles, warnings
@@ -112,3 +114,29 @@ def test_code_in_a_sentence_is_code() -> None:
     assert "<code>normalize</code> and &lt;b&gt; `&lt;i&gt;`" in html or "<code>normalize</code>" in html
     assert "<b>" not in html
     assert "<i>" not in html
+
+
+def test_trials_are_read_as_their_metric_says() -> None:
+    evidence = {
+        "objectives": {"ndcg": "max", "params": "min"},
+        "measures": {"ndcg": {"title": "nDCG@10", "unit": "share", "direction": "max"}},
+        "trials": [
+            {"number": 0, "state": "complete", "objectives": {"ndcg": 0.25, "params": 100}, "params": 100},
+            {"number": 1, "state": "pruned", "objectives": {}, "params": 120, "curve": [[0.3, [-0.125, -120]]]},
+        ],
+    }
+    front, history = front_figure({}, evidence), history_figure({}, evidence)
+    assert front.panels[-1]["title"] == "nDCG@10, higher is better"
+    assert front.panels[-1]["layer"][0]["encoding"]["y"]["axis"]["format"] == ".3~%"
+    assert [panel["title"] for panel in history.panels[:2]] == [
+        "nDCG@10, higher is better",
+        "parameters, lower is better",
+    ]
+    assert [row["y"] for row in history.panels[1]["data"]["values"]] == [100, 120], "known of a trial that was stopped"
+    assert [list(row[2:4]) for row in history.tables[0].rows] == [["25.00 %", "100"], ["12.50 %", "120"]]
+    assert history.tables[0].head[2:4] == ["nDCG@10", "parameters"]
+
+
+def test_a_unit_that_is_stated_decides_and_no_name() -> None:
+    assert quality_of({"quality": {"metric": "recall_ms", "value": 3.0, "unit": ""}}).text == "3.000"
+    assert quality_of({"quality": {"metric": "ndcg", "value": 0.3, "unit": "share"}}).text == "30.00 %"
