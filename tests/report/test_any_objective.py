@@ -25,7 +25,7 @@ def text(html: str) -> str:
 
 def test_four_digits_and_no_more() -> None:
     own, other = quality_of({"quality": RMSE}), quality_of({"quality": {**RMSE, "value": 3.013}})
-    assert (own.text, own.range) == ("3.400", "2.218 to 4.705")
+    assert (own.text, own.range) == ("3.400", "2.217 to 4.705")
     assert own.against(other, "the teacher") == "0.387 worse than the teacher"
     assert Quality("perplexity", 12.504, up=False).against(Quality("perplexity", 12.391), "it") == "0.11 worse than it"
     assert (

@@ -158,7 +158,7 @@ def test_the_charts_colours_are_the_style_sheets() -> None:
         (0.9, 0.95, {"share": True}, "5.00 points below X"),
         (0.95, 0.95, {"share": True}, "level with X"),
         (0.1, 0.2, {"share": True, "up": False}, "10.00 points better than X"),
-        (3.0, 2.5, {"unit": "px", "up": False}, "0.5 px worse than X"),
+        (3.0, 2.5, {"unit": "px", "up": False}, "0.500 px worse than X"),
         (0.0, 0.0, {}, "level with X"),
         (None, 0.5, {}, ""),
     ],

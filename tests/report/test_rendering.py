@@ -163,7 +163,7 @@ def test_every_objective_has_a_panel(evidence: dict[str, Any], result: dict[str,
             trial["objectives"]["latency_ms"] = trial["latency_ms"]
     evidence["objectives"]["latency_ms"] = "min"
     specs = figures(result, evidence)["history"].panels
-    assert [spec["title"] for spec in specs] == ["accuracy, higher is better", "latency_ms, lower is better"]
+    assert [spec["title"] for spec in specs] == ["accuracy, higher is better", "latency (ms), lower is better"]
 
 
 def stopped(*curve: list[Any]) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def test_a_study_of_another_objective_never_speaks_of_accuracy() -> None:
     text = page[: page.index('id="kdsearch-result"')] + page[page.index('id="kdsearch-charts"') :]
     assert "accuracy" not in text.lower()
     said = verdict(result)
-    assert "onnx-int8: nll 0.3 nats" in said
+    assert "onnx-int8: nll 0.3000 nats" in said
     assert "0.05 nats worse than the teacher and 0.11 nats better than the same network" in said
     assert "n = 230" in header(result)
     assert "0.28 to 0.33 nats" in text
