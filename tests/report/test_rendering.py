@@ -298,9 +298,9 @@ def test_a_study_of_another_objective_never_speaks_of_accuracy() -> None:
     assert "accuracy" not in text.lower()
     said = verdict(result)
     assert "onnx-int8: nll 0.3000 nats" in said
-    assert "0.05 nats worse than the teacher and 0.11 nats better than the same network" in said
+    assert "0.0500 nats worse than the teacher and 0.1100 nats better than the same network" in said
     assert "n = 230" in header(result)
-    assert "0.28 to 0.33 nats" in text
+    assert "0.2800 to 0.3300 nats" in text
     assert "nll (nats), lower is better" in text
     rows = tables.comparison(result)
     assert rows.index(">b<") < rows.index(">a<"), "the lowest loss first"

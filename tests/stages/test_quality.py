@@ -76,7 +76,7 @@ def test_where_items_say_nothing_there_is_no_interval():
     [
         ({"metric": "accuracy", "value": 0.981, "unit": "share"}, "accuracy 98.1 %"),
         ({"metric": "nll", "value": 0.03125, "unit": "nats"}, "nll 0.03125 nats"),
-        ({"metric": "fid", "value": 12.0, "unit": ""}, "fid 12"),
+        ({"metric": "fid", "value": 12.0, "unit": ""}, "fid 12.00"),
         ({"metric": "fid", "value": None, "unit": ""}, "-"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_teacher_that_is_no_onnx_file_is_timed_in_torch(monkeypatch, tmp_path)
     io = IO((image,), (logits,))
     task = Classification(ClassificationOptions())
     config = SimpleNamespace(constraints=Constraints(), run=SimpleNamespace(threads_per_trial=1))
-    materials = SimpleNamespace(task=task, io=io, study=SimpleNamespace(config=config))
+    materials = SimpleNamespace(task=task, io=io, teacher_io=io, study=SimpleNamespace(config=config))
     exporter = OnnxExporter(OnnxExporter.options_class())
     example = Batch(("a",), {"image": torch.zeros(1, 3, 4, 4)})
 
