@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kdsearch.python.exported import export as export
     from kdsearch.python.pieces import Distillation as Distillation
     from kdsearch.python.result import Result as Result
+    from kdsearch.python.saved import load_model as load_model
+    from kdsearch.python.saved import save_model as save_model
     from kdsearch.python.scorer import scorer as scorer
     from kdsearch.python.session import Candidate as Candidate
     from kdsearch.python.session import Session as Session
@@ -44,6 +46,8 @@ _LAZY = {
     "Exported": "kdsearch.python.exported",
     "export": "kdsearch.python.exported",
     "Result": "kdsearch.python.result",
+    "load_model": "kdsearch.python.saved",
+    "save_model": "kdsearch.python.saved",
     "scorer": "kdsearch.python.scorer",
 }
 __all__ = [
@@ -56,8 +60,10 @@ __all__ = [
     "__version__",
     "compress",
     "export",
+    "load_model",
     "load_study",
     "run",
+    "save_model",
     "scorer",
 ]
 

@@ -19,6 +19,7 @@ from torch.jit._trace import TracerWarning
 
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.kit.folding import folded
 from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -63,6 +64,8 @@ class OnnxOptions(Options):
 
 class OnnxExporter(Exporter[OnnxOptions]):
     """One fp32 file, opset 21, batch and every size that a field leaves open dynamic; names are the graph's field names.
+
+    Branches that add up in training only are folded first, where the network says how (`kit.folding`).
 
     dynamo is right for masks and lengths but bakes the length into LSTM and GRU; the TorchScript exporter the other way round.
     """
@@ -113,10 +116,11 @@ class OnnxExporter(Exporter[OnnxOptions]):
 def _first_that_works(engines: Sequence[str], graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
     """The model as the first engine writes it that does. Raise RefusedError with the reason of the first one."""
     failed: list[tuple[str, Exception]] = []
+    module = folded(graph.module, inputs)
     for engine in engines:
         export = _dynamo if engine == "dynamo" else _torchscript
         try:
-            return export(_Named(graph.module, [each.name for each in graph.outputs]).eval(), graph, inputs)
+            return export(_Named(module, [each.name for each in graph.outputs]).eval(), graph, inputs)
         except Exception as error:  # torch's exporters raise whatever their parts do
             failed.append((engine, error))
     engine, first = failed[0]

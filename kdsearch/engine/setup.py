@@ -100,6 +100,14 @@ class Site:
     def predict(self, model: str, batch: Batch, taps: Sequence[str] = ()) -> Outputs:
         raise PluginError(f"no model '{model}' here")
 
+    def batches(self, n: int, size: int = 32) -> Sequence[Batch]:
+        split = self.data.split("train")
+        index = torch.randperm(len(split.ids), generator=self.rng("compressor samples"))[:n].tolist()
+        return [split.load(index[at : at + size]) for at in range(0, len(index), size)]
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        raise PluginError("no task here", expected="a study")
+
     def build(self, space: str, spec: Mapping[str, Any]) -> Model:
         if self.build_of is None:
             raise PluginError(f"space '{space}' cannot be built here: there is no study")
@@ -202,6 +210,10 @@ class Evaluator(Site):
         names = [tap_name(found, tap) for tap in taps]
         with evaluating(found.module), torch.no_grad():
             return run_model(found, self.task, batch, names).detach()
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        prepared = self.task.prepare(batch.to(self.device), self.rng("compressor losses"))
+        return self.task.loss(run_model(model, self.task, prepared), prepared)
 
     def part(self, role: str, tap: str) -> nn.Module:
         return self.model_of(role).part(tap)

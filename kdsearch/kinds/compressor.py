@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol
 
+from torch import Tensor
+
+from kdsearch.kinds.data import Batch
 from kdsearch.kinds.model import Cost, Model
 from kdsearch.kinds.options import Capability, O
 from kdsearch.kinds.procedure import Procedure
@@ -31,6 +34,17 @@ class Subject(Services, Protocol):
     def model(self) -> Model: ...
     @property
     def io(self) -> IO: ...
+
+    def batches(self, n: int, size: int = 32) -> Sequence[Batch]:
+        """The same n training samples at each call (all, where there are fewer), unaugmented, `size` a batch. Labels that the study
+        hides are hidden. Raise PluginError where there are no data.
+        """
+        ...
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """The task's loss of the model as it is, a scalar with its graph. Raise PluginError where there is no task."""
+        ...
+
     @property
     def budget(self) -> Mapping[str, float]:
         """The study's constraints."""

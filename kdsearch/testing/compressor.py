@@ -60,6 +60,18 @@ class HandSubject(Site):
     def cost(self, model: Model) -> Cost:
         return count(model, self.io)
 
+    def batches(self, n: int, size: int = CHUNK) -> list[Batch]:
+        n = min(n, len(self.batch))
+        rows = [torch.arange(at, min(at + size, n)) for at in range(0, n, size)]
+        return [
+            Batch(tuple(self.batch.ids[i] for i in at.tolist()), {k: v[at] for k, v in self.batch.tensors.items()})
+            for at in rows
+        ]
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        out = named(model.module(*[batch[name] for name in model.inputs]), model.outputs)
+        return F.cross_entropy(out[model.outputs[0]], batch["label"])
+
     def feeds(self, n: int, graph: str = "") -> list[dict[str, Any]]:
         rows = [
             torch.arange(at, min(at + CHUNK, n, len(self.batch))) for at in range(0, min(n, len(self.batch)), CHUNK)

@@ -9,8 +9,10 @@ from typing import Literal
 
 from torch import nn
 
+from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.exact import difference
 from kdsearch.builtin.channels.groups import Group, chosen, exact_groups, groups_of, layer_of, no_labels
+from kdsearch.builtin.channels.heads import open_heads, openable
 from kdsearch.builtin.channels.importance import Scores
 from kdsearch.builtin.channels.levels import Counts, counts_at, gentlest, least_of
 from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of
@@ -63,11 +65,13 @@ class Cutter:
     """A network whose channels are known, ready to be cut to any limit.
 
     Args:
+        opened: the same network with attention whose heads can go.
         probes: inputs that a cut network must answer as the masked one does. one: a sample, for counting.
         groups: those that are cut exactly. left_out: the others, each with its reason.
     """
 
     module: nn.Module
+    opened: nn.Module
     probes: Inputs
     one: Inputs
     rules: Rules
@@ -80,11 +84,12 @@ class Cutter:
 
     @classmethod
     def of(cls, module: nn.Module, probes: Inputs, one: Inputs, rules: Rules, score: Scorer) -> Cutter:
-        trace = traced(module, probes)
-        asked = chosen(groups_of(trace, module), rules.include, rules.exclude)
-        groups, left_out = exact_groups(module, trace, asked, probes)
-        scores, notes = score(module, groups)
-        made = cls(module, probes, one, rules, trace, groups, left_out, notes=notes)
+        opened = open_heads(copied(module, lambda _, tensor: tensor), openable(module))
+        trace = traced(opened, probes)
+        asked = chosen(groups_of(trace, opened), rules.include, rules.exclude)
+        groups, left_out = exact_groups(module, opened, trace, asked, probes)
+        scores, notes = score(opened, groups)
+        made = cls(module, opened, probes, one, rules, trace, groups, left_out, notes=notes)
         made.scores = {id(group): each for group, each in zip(groups, scores, strict=True)}
         made.ratio = made.counted.macs / max(macs(trace, no_labels(trace)), 1)
         return made
@@ -121,10 +126,10 @@ class Cutter:
             if counts is None:
                 raise self._short(self._counted(counts_at(self.groups, scores, 1.0, scope, round_to)))
             stay = self._stay(counts)
-            cut = cut_of(self.module, self.trace, self.gone(stay, self.groups))
+            cut = cut_of(self.opened, self.trace, self.gone(stay, self.groups))
             if difference(self.module, cut, self.probes):  # what was exact for some channels is not for these
                 gone = partial(self.gone, stay)
-                self.groups, wrong = exact_groups(self.module, self.trace, self.groups, self.probes, gone)
+                self.groups, wrong = exact_groups(self.module, self.opened, self.trace, self.groups, self.probes, gone)
                 self.left_out += wrong
                 continue
             small = cut_copy(self.module, cut)
@@ -156,7 +161,7 @@ class Cutter:
             *(f"{each}: {len(each) - n} fewer" for each, n in zip(self.groups, counts, strict=True) if n < len(each)),
             *self.notes,
             *(f"left out: {group}: {reason}" for group, reason in self.left_out),
-            *staying(self.module, self.trace),
+            *staying(self.opened, self.trace),
         )
 
 

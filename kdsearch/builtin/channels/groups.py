@@ -133,6 +133,7 @@ def no_labels(trace: Traced) -> Gone:
 
 def exact_groups(
     module: nn.Module,
+    opened: nn.Module,
     trace: Traced,
     groups: Sequence[Group],
     inputs: Inputs,
@@ -141,6 +142,7 @@ def exact_groups(
     """The groups that can be cut exactly, all at once, and the others, each with what happens when it is cut.
 
     Args:
+        opened: the module as it was traced.
         gone_of: the labels that go of given groups; None = some, with weights drawn anew, so that no branch is hidden by zeros.
     """
     left_out: list[tuple[Group, str]] = []
@@ -156,7 +158,7 @@ def exact_groups(
             return []
         these = [*beside, *part]
         gone = gone_of(these) if gone_of else some_of(these, trace)
-        wrong = difference(module, cut_of(module, trace, gone), inputs, redrawn=gone_of is None)
+        wrong = difference(module, cut_of(opened, trace, gone), inputs, redrawn=gone_of is None)
         if not wrong:
             return part
         if len(part) == 1:

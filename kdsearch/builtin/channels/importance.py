@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
+from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.groups import Group, Place, layer_of
 
 Importance = Literal["l1", "l2", "bn_scale", "taylor", "hessian", "activation", "random"]
@@ -47,31 +48,25 @@ def gradient_scores(
     (Molchanov et al., CVPR 2019, arXiv 1906.10771, over groups). hessian: sum of (g w)^2, the change of second order with g^2 in
     the Hessian's place (optimal brain damage with Fisher information; one sample a loss).
     """
-    own = {name: each for name, each in module.named_parameters() if each.is_floating_point()}
-    was = {name: each.requires_grad for name, each in own.items()}
+    own = dict(module.named_parameters())
     total = [np.zeros(len(each)) for each in groups]
-    try:
-        module.requires_grad_(True)
-        for loss in losses:
-            with torch.enable_grad():
-                gradients = torch.autograd.grad(loss(module), list(own.values()), allow_unused=True)
-            moved = {
-                name: (weight.detach() * g).double()
-                for (name, weight), g in zip(own.items(), gradients, strict=True)
-                if g is not None
-            }
-            for at, group in enumerate(groups):
-                seen = set[str]()
-                found = np.zeros(len(group))
-                for place in group.places:
-                    if place.name in moved and place.name not in seen:  # a weight that it makes and reads counts once
-                        seen.add(place.name)
-                        each = moved[place.name]
-                        found += _along(each if kind == "taylor" else each**2, place, len(group))
-                total[at] += found**2 if kind == "taylor" else found
-    finally:
-        for name, parameter in own.items():
-            parameter.requires_grad_(was[name])
+    for loss in losses:
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss(module), list(own.values()), allow_unused=True)
+        moved = {
+            name: (weight.detach() * g).double()
+            for (name, weight), g in zip(own.items(), gradients, strict=True)
+            if g is not None
+        }
+        for at, group in enumerate(groups):
+            found = np.zeros(len(group))
+            for place in {
+                each.name: each for each in reversed(group.places)
+            }.values():  # made and read by one weight: once
+                if place.name in moved:
+                    each = moved[place.name]
+                    found += _along(each if kind == "taylor" else each**2, place, len(group))
+            total[at] += found**2 if kind == "taylor" else found
     return [each / max(len(losses), 1) for each in total]
 
 
@@ -101,8 +96,9 @@ def activity(
         elif isinstance(part, nn.modules.conv._ConvNd) and part.groups == 1 and not part.transposed:
             handles.append(part.register_forward_pre_hook(seen(path, 1)))
     try:
-        for run in runs:
-            run(module)
+        with torch.no_grad():
+            for run in runs:
+                run(module)
     finally:
         for each in handles:
             each.remove()
@@ -129,19 +125,21 @@ def scores_of(
     module: nn.Module,
     groups: Sequence[Group],
     rng: Generator,
-    data: Mapping[str, Sequence[Callable[[nn.Module], Tensor]]],
+    losses: Sequence[Callable[[nn.Module], Tensor]],
 ) -> tuple[list[Scores], list[str]]:
-    """Scores of every group's channels, and what is to be said of them. `data`: losses and runs, where the kind asks for them."""
+    """Scores of every group's channels, and what is to be said of them. `losses`: on training samples, for `FROM_DATA`."""
     if kind == "random":
         return chances(groups, rng), []
+    if kind in FROM_DATA:
+        module = copied(module).eval().requires_grad_(True)
     if kind in ("taylor", "hessian"):
-        return gradient_scores(module, groups, data["losses"], kind), []
+        return gradient_scores(module, groups, losses, kind), []
     plain = magnitudes(module, groups, 1 if kind == "l1" else 2)
     if kind in ("l1", "l2"):
         return plain, []
-    found = norm_scales(module, groups) if kind == "bn_scale" else activity(module, groups, data["runs"])
+    found = norm_scales(module, groups) if kind == "bn_scale" else activity(module, groups, losses)
     without = [group.path for group, each in zip(groups, found, strict=True) if each is None]
-    notes = [f"by their weights instead of {kind}: {', '.join(without)}"] if without else []
+    notes = [f"by their weights, since {kind} says nothing of them: {', '.join(without)}"] if without else []
     told = [each for each in found if each is not None]
     level = float(np.mean(np.concatenate(told))) if told else 1.0  # of the others, so that groups compare
     return [each if each is not None else other * level for each, other in zip(found, plain, strict=True)], notes

@@ -8,7 +8,7 @@ cost meets the target; and no cut is handed on that was not seen to answer as th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules
 from kdsearch.builtin.channels.groups import Group
-from kdsearch.builtin.channels.importance import Importance, Scores, scores_of
+from kdsearch.builtin.channels.importance import FROM_DATA, Importance, Scores, scores_of
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
 from kdsearch.builtin.channels.targets import Format, Limit, bytes_of, meet_latency
 from kdsearch.builtin.channels.tracing import Inputs
@@ -49,9 +49,10 @@ class ChannelsOptions(Options):
     )
     importance: Importance = Option(
         "l2",
-        description="l1, l2: norm of a channel's weights over all layers that it couples; bn_scale: its batch norms' scale; "
+        description="by weights: l1, l2, bn_scale; by gradients of the loss: taylor, hessian; by what layers are fed: activation; "
         "random: the control",
     )
+    samples: int = Option(128, ge=1, description="training samples that taylor, hessian and activation look at")
     scope: Literal["global", "layer"] = Option(
         "global", description="global: the least important channels anywhere go; layer: the same share of every layer"
     )
@@ -81,7 +82,7 @@ class Channels(Compressor[ChannelsOptions]):
         rules = Rules(options.scope, options.round_to, options.include, options.exclude)
 
         def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:
-            return scores_of(options.importance, module, groups, subject.rng("channels"), {})
+            return scores_of(options.importance, module, groups, subject.rng("channels"), self._runs(subject))
 
         for step in range(1, options.steps + 1):
             limit = self._limit(before, step / options.steps)
@@ -108,6 +109,17 @@ class Channels(Compressor[ChannelsOptions]):
             *log,
         ]
         return Plan({"inputs": described, "steps": [each.as_json() for each in steps]}, log=tuple(log))
+
+    def _runs(self, subject: Subject) -> list[Callable[[nn.Module], Tensor]]:
+        """The task's loss on training samples, a function of the network; one sample each for second-order scores."""
+        if self.options.importance not in FROM_DATA:
+            return []
+        size = 1 if self.options.importance == "hessian" else 32
+
+        def loss_on(batch: Batch) -> Callable[[nn.Module], Tensor]:
+            return lambda module: subject.loss(replace(subject.model, module=module), batch)
+
+        return [loss_on(batch) for batch in subject.batches(self.options.samples, size)]
 
     def _limit(self, whole: Counted, progress: float) -> Limit:
         """The targets, or what is on the way to them; a latency is met in the last step alone."""

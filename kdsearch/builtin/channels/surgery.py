@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdsearch.builtin.channels.axes import Axis, kept
 from kdsearch.builtin.channels.copies import copied
+from kdsearch.builtin.channels.heads import HeadAttention, open_heads
 from kdsearch.builtin.channels.tracing import Traced
 
 Gone = np.ndarray[Any, np.dtype[np.bool_]]
@@ -28,10 +29,12 @@ class Cut:
     Args:
         slices: indices that go, by tensor's name and dimension.
         attributes: new values, by module's path and attribute.
+        opened: paths of torch's attention modules whose heads no longer fill their stream.
     """
 
     slices: Mapping[tuple[str, int], list[int]]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    opened: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """`remove`: the same indices of several tensors stand once."""
@@ -39,12 +42,13 @@ class Cut:
         for (name, dim), gone in self.slices.items():
             places[tuple(gone)].append([name, dim])
         remove = [{"index": list(gone), "of": of} for gone, of in places.items()]
-        return {"remove": remove, "attributes": {path: dict(each) for path, each in self.attributes.items()}}
+        attributes = {path: dict(each) for path, each in self.attributes.items()}
+        return {"remove": remove, "attributes": attributes, "opened": list(self.opened)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Cut:
         slices = {(name, dim): list(each["index"]) for each in value["remove"] for name, dim in each["of"]}
-        return cls(slices, value["attributes"])
+        return cls(slices, value["attributes"], tuple(value["opened"]))
 
 
 def slices_of(trace: Traced, gone: Gone) -> dict[tuple[str, int], list[int]]:
@@ -69,7 +73,7 @@ def cut_copy(
             tensor = tensor.index_select(dim, torch.from_numpy(stay).to(tensor.device))
         return tensor.clone() if name not in of else tensor.contiguous()
 
-    made = copied(module, sliced)
+    made = open_heads(copied(module, sliced), cut.opened)
     for path, attributes in cut.attributes.items():
         part = made.get_submodule(path)
         for name, value in attributes.items():
@@ -100,8 +104,18 @@ def _by_tensor(cut: Cut) -> dict[str, list[tuple[int, list[int]]]]:
 
 
 def cut_of(module: nn.Module, trace: Traced, gone: Gone) -> Cut:
+    """Args:
+    module: with every attention opened that can be, as it was traced.
+    """
     slices = slices_of(trace, gone)
-    return Cut(slices, {path: found for path, found in _attributes(module, trace, slices, gone) if found})
+    cut = {name.rpartition(".")[0] for name, _ in slices}
+    opened = [
+        path
+        for path, part in module.named_modules()
+        if isinstance(part, HeadAttention) and cut & {path, f"{path}.out_proj"}
+    ]
+    attributes = {path: found for path, found in _attributes(module, trace, slices, gone) if found}
+    return Cut(slices, attributes, tuple(opened))
 
 
 # attributes of torch's own layers: (attribute, tensor, its dimension)
@@ -120,6 +134,7 @@ def _attributes(
     asked: dict[str, list[Axis]] = defaultdict(list)
     for path, axis in trace.sized:
         asked[path].append(axis)
+    own: dict[str, dict[str, Any]] = {}
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
 
@@ -143,8 +158,32 @@ def _attributes(
             first, second = size("weight", 0), size("weight", 1)
             into, out = (first, second * groups) if part.transposed else (second * groups, first)
             found |= {"groups": groups, "in_channels": into, "out_channels": out}
-        found = _followed(part, asked[path], gone) | found
+        own[path] = found
+    layers = dict(module.named_modules())
+    for path, part in layers.items():
+        inner = [
+            (layers[each], sizes)
+            for each, sizes in own.items()
+            if each.startswith(f"{path}." if path else "") and sizes
+        ]
+        found = _noted(part, inner) | _followed(part, asked[path], gone) | own[path]
         yield path, {name: value for name, value in found.items() if _differs(getattr(part, name), value)}
+
+
+def _noted(part: nn.Module, inner: Sequence[tuple[nn.Module, Mapping[str, Any]]]) -> dict[str, int]:
+    """Numbers that a module keeps of its layers for later, such as to fold them: `in_chs` is what its layers read, and so on."""
+    now: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for layer, sizes in inner:
+        for name, value in sizes.items():
+            was = getattr(layer, name)
+            if type(was) is int:
+                now[name.partition("_")[0], was].add(value)
+    found = {}
+    for name, value in vars(part).items():
+        after = now.get((name.partition("_")[0], value), ()) if type(value) is int else ()
+        if len(after) == 1:
+            found[name] = next(iter(after))
+    return found
 
 
 def _differs(was: Any, now: Any) -> bool:

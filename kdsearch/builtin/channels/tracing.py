@@ -130,21 +130,25 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = out if isinstance(out, Tensor) else next((each for each in tensors_of(out)), None)
         if made is None:
             return out
-        rule = RULES.get(func)
+        self._set(made, self._axes_of(func, args, kwargs, made))
+        return out
+
+    def _axes_of(self, func: Any, args: Any, kwargs: Any, made: Tensor) -> Axes:
+        rule, axes = RULES.get(func), None
         if rule is not None:
-            axes = rule(self, *args, out=made, **kwargs)
+            try:
+                axes = rule(self, *args, out=made, **kwargs)
+            except (ValueError, IndexError, TypeError, StopIteration):  # called in a way that the rule does not know
+                axes = None
         elif torch.Tag.pointwise in func.tags or func.overloadpacket in _IN_PLACE:
             operands = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
             axes = pointwise(self, made, operands)
-        else:
-            for each in tensors_of([*args, *kwargs.values()]):
-                for axis in self.axes(each):
-                    self.labels.freeze(axis, f"'{func.overloadpacket.__name__}' reads them")
-            axes = tuple(Axis(size) for size in made.shape)
-        if [each.size for each in axes] != list(made.shape):
-            raise ValueError(f"{func}: axes of {[each.size for each in axes]} for {list(made.shape)}")
-        self._set(made, axes)
-        return out
+        if axes is not None and [each.size for each in axes] == list(made.shape):
+            return axes
+        for each in tensors_of([*args, *kwargs.values()]):
+            for axis in self.axes(each):
+                self.labels.freeze(axis, f"'{func.overloadpacket.__name__}' reads them")
+        return tuple(Axis(size) for size in made.shape)
 
     def _listed(self, func: Any, args: Any, kwargs: Any, outs: list[Tensor]) -> None:
         x, rest = args[0], [*args[1:], *kwargs.values()]

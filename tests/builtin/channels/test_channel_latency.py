@@ -78,7 +78,7 @@ def test_the_plan_measures_files(monkeypatch, tmp_path):
     """In a store of its own; the figures are this machine's, so what they are is not looked at."""
     monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path))
     plan = Channels(ChannelsOptions(latency_ms=1e6)).plan(subject(model_of("mlp")))
-    assert plan.edits["steps"] == [{"remove": [], "attributes": {}}]
+    assert plan.edits["steps"] == [{"remove": [], "attributes": {}, "opened": []}]
     assert len(list((tmp_path / "latency").glob("*.json"))) == 1
     with pytest.raises(RefusedError, match=r"latency_ms: 1e-06 ms of \d.* needs a network of 0.000 of the size"):
         Channels(ChannelsOptions(latency_ms=1e-6)).plan(subject(model_of("mlp")))

@@ -101,6 +101,7 @@ def test_channels_that_stay_keep_their_weights_and_the_least_go():
         {
             "remove": [{"index": gone, "of": [["1.weight", 0], ["3.weight", 1]]}],
             "attributes": {"1": {"out_features": 6}, "3": {"in_features": 6}},
+            "opened": [],
         }
     ]
     small = pruner.apply(model, plan).module
@@ -177,7 +178,7 @@ def test_bytes_of_a_format(kind, each):
 
 def test_a_target_of_one_changes_nothing():
     model, plan, small = pruned("residual", macs=1.0)
-    assert plan.edits["steps"] == [{"remove": [], "attributes": {}}]
+    assert plan.edits["steps"] == [{"remove": [], "attributes": {}, "opened": []}]
     assert small.cost() == count(model, DIGITS)
     x = digits()[2][:3]
     assert torch.equal(small.module(x), model.module(x))

@@ -273,6 +273,27 @@ def test_what_cannot_be_cut_is_left_out_with_its_reason():
         Channels(ChannelsOptions(macs=0.5, round_to=1)).plan(given)
 
 
+class Odd(nn.Module):
+    """Sorted along its channels, which no rule knows; and looked at, which no shape alone can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(192, 24), nn.Linear(24, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.a(x.flatten(1)).sort(1).values
+        return self.c(self.b(x).relu()) * (1 if float(x.abs().max()) > 0 else 2)
+
+
+def test_operators_without_a_rule_and_values_that_decide():
+    given = subject(made(Odd), IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.97, round_to=1))
+    plan = pruner.plan(given)
+    small = pruner.apply(given.model, plan).module
+    assert (small.a.out_features, small.b.out_features < 16) == (24, True)
+    assert "stays: a: 'sort' reads them" in plan.log
+
+
 def test_a_wrong_cut_is_seen():
     """A reader that loses other columns, a statistic that stays in another channel's place."""
     net, x = made(Branches), test_inputs(Branches)

@@ -1,0 +1,156 @@
+"""Importances against plain transcriptions in NumPy or by setting channels to zero."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kdsearch.builtin.channels.groups import groups_of
+from kdsearch.builtin.channels.importance import activity, gradient_scores, magnitudes, norm_scales, scores_of
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
+from kdsearch.builtin.channels.tracing import traced
+from kdsearch.deploy.cost import count
+from kdsearch.kinds import Batch
+from kdsearch.testing.compressor import HandSubject
+from tests.builtin.channels.test_channels import model_of
+from tests.deploy.nets import DIGITS, digits
+
+
+class Net(nn.Module):
+    """conv - norm - relu - conv: one group of six channels, and one of four."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.b(torch.relu(self.norm(self.a(x))))).mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    made = Net().double().eval()
+    with torch.no_grad():
+        made.norm.weight.uniform_(-1, 1)
+        made.norm.running_mean.normal_()
+    return made
+
+
+@pytest.fixture
+def groups(net):
+    found = groups_of(traced(net, (X,)), net)
+    assert [(each.path, len(each)) for each in found] == [("a", 6), ("b", 4)]
+    return found
+
+
+X = torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+Y = torch.tensor([0, 1, 2, 0, 1])
+
+
+def losses(size=5):
+    return [
+        lambda module, at=at: F.cross_entropy(module(X[at : at + size]), Y[at : at + size]) for at in range(0, 5, size)
+    ]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_magnitudes(net, groups, order):
+    a, b, head = (np.abs(each.weight.detach().numpy()) ** order for each in (net.a, net.b, net.head))
+    first = (a.sum((1, 2, 3)) + b.sum((0, 2, 3))) / 2
+    second = (b.sum((1, 2, 3)) + head.sum(0)) / 2
+    for found, expected in zip(magnitudes(net, groups, order), (first, second), strict=True):
+        np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-12)
+
+
+def test_scales_of_norms(net, groups):
+    one, other = norm_scales(net, groups)
+    gamma = np.abs(net.norm.weight.detach().numpy())
+    np.testing.assert_allclose(one, gamma / gamma.mean(), rtol=1e-12)
+    assert other is None
+    scores, notes = scores_of("bn_scale", net, groups, torch.Generator(), [])
+    np.testing.assert_allclose(scores[1], magnitudes(net, groups, 2)[1], rtol=1e-12)
+    assert notes == ["by their weights, since bn_scale says nothing of them: b"]
+
+
+def parts(net):
+    """Weights of each group's channel i, by hand: (tensor, dimension)."""
+    return [
+        [(net.a.weight, 0), (net.a.bias, 0), (net.norm.weight, 0), (net.norm.bias, 0), (net.b.weight, 1)],
+        [(net.b.weight, 0), (net.b.bias, 0), (net.head.weight, 1)],
+    ]
+
+
+def test_taylor_is_the_derivative_of_shrinking_a_channel(net, groups):
+    """d loss / d s at s = 1, where all weights of a channel are multiplied with s: by central differences."""
+    found = gradient_scores(net, groups, losses(), "taylor")
+    for group, places in zip(found, parts(net), strict=True):
+        for i, score in enumerate(group):
+            moved = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    for tensor, dim in places:
+                        tensor.select(dim, i).mul_(1 + step)
+                    moved.append(float(losses()[0](net)))
+                    for tensor, dim in places:
+                        tensor.select(dim, i).div_(1 + step)
+            assert score == pytest.approx(((moved[0] - moved[1]) / 2e-5) ** 2, rel=1e-4, abs=1e-12)
+
+
+def test_hessian_is_the_sum_of_squares_a_sample(net, groups):
+    found = gradient_scores(net, groups, losses(1), "hessian")
+    expected = [np.zeros(6), np.zeros(4)]
+    for loss in losses(1):
+        net.zero_grad()
+        loss(net).backward()
+        for total, places in zip(expected, parts(net), strict=True):
+            for tensor, dim in places:
+                each = ((tensor * tensor.grad) ** 2).detach().movedim(dim, 0).flatten(1).sum(1)
+                total += each.numpy() / 5
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+
+
+def test_activity(net, groups):
+    one, other = activity(net, groups, losses())
+    fed = torch.relu(net.norm(net.a(X))).detach().numpy()
+    read = np.sqrt((net.b.weight.detach().numpy() ** 2).sum((0, 2, 3)))
+    np.testing.assert_allclose(one, np.sqrt((fed**2).mean((0, 2, 3))) * read, rtol=1e-12)
+    last = torch.relu(net.b(torch.from_numpy(fed))).mean((2, 3)).detach().numpy()
+    read = np.sqrt((net.head.weight.detach().numpy() ** 2).sum(0))
+    np.testing.assert_allclose(other, np.sqrt((last**2).mean(0)) * read, rtol=1e-12)
+
+
+def test_scoring_leaves_no_trace(net, groups):
+    net.train()
+    net.a.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for kind in ("taylor", "hessian", "activation"):
+        scores_of(kind, net, groups, torch.Generator(), losses())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.training
+    assert not net.a.weight.requires_grad
+    assert all(each.grad is None for each in net.parameters())
+    assert not any(each._forward_pre_hooks for each in net.modules())
+
+
+@pytest.mark.parametrize("kind", ["taylor", "hessian", "activation"])
+def test_what_looks_at_data_beats_chance(kind):
+    x, y, tests, labels = digits()
+    batch = Batch(tuple(f"s{i}" for i in range(96)), {"image": x[:96], "label": y[:96]})
+
+    def accuracy(kind):
+        model = model_of("mlp")
+        subject = HandSubject(0, Path(), model=model, io=DIGITS, batch=batch)
+        pruner = Channels(ChannelsOptions(macs=0.4, importance=kind, samples=64))
+        plan = pruner.plan(subject)
+        assert plan.edits == pruner.plan(subject).edits
+        small = pruner.apply(model, plan)
+        assert count(small, DIGITS).macs <= 0.4 * count(model, DIGITS).macs
+        return float((small.module(tests).argmax(1) == labels).float().mean())
+
+    assert accuracy(kind) > accuracy("random") + 0.03

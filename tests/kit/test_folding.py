@@ -1,0 +1,110 @@
+"""Branches become one layer, and the answers stay."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+from kdsearch.deploy.parity import compare, module_call
+from kdsearch.kinds import Field, Graph
+from kdsearch.kit.folding import folded
+from tests.deploy.nets import batch_of
+
+X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Two(nn.Module):
+    """A convolution and an identity, which `reparameterize` makes one convolution."""
+
+    def __init__(self, wrong=False, fails=False):
+        super().__init__()
+        self.conv, self.one, self.wrong, self.fails = nn.Conv2d(4, 4, 1), None, wrong, fails
+
+    def forward(self, x):
+        return self.one(x) if self.one is not None else self.conv(x) + x
+
+    def reparameterize(self):
+        one = copy.deepcopy(self.conv)
+        with torch.no_grad():
+            one.weight += torch.eye(4)[:, :, None, None] * (2 if self.wrong else 1)
+        self.one = one
+        if self.fails:
+            raise RuntimeError("half-way")
+        del self.conv
+
+
+class Normed(nn.Module):
+    """`fuse` answers with what takes its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+    def fuse(self):
+        return nn.utils.fuse_conv_bn_eval(self.conv, self.norm)
+
+
+def convolutions(net):
+    return sum(isinstance(each, nn.Conv2d | nn.BatchNorm2d) for each in net.modules())
+
+
+def test_branches_are_folded_into_a_copy():
+    torch.manual_seed(0)
+    net = nn.Sequential(Two(), nn.ReLU(), nn.Sequential(Normed(), Two())).eval()
+    before = copy.deepcopy(net.state_dict())
+    small = folded(net, [X])
+    assert type(small[2][0]) is nn.Conv2d
+    assert small[0].one is not None
+    assert (convolutions(net), convolutions(small)) == (4, 3)
+    assert torch.allclose(small(X), net(X), atol=1e-6)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_what_folds_wrongly_or_not_at_all_stays():
+    torch.manual_seed(0)
+    wrong = nn.Sequential(Two(wrong=True)).eval()
+    assert folded(wrong, [X]) is wrong
+    plain = nn.Sequential(nn.Conv2d(4, 4, 1))
+    assert folded(plain, [X]) is plain
+    halfway = folded(nn.Sequential(Two(fails=True), Normed()).eval(), [X])
+    assert halfway[0].one is None
+    assert type(halfway[1]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "fastvit_t8"])
+def test_networks_of_timm_fold_also_when_they_are_pruned(name, tmp_path):
+    import types
+
+    import timm
+
+    from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
+    from kdsearch.kinds import IO, Model
+
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=10).eval()
+    for each in net.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.running_mean.normal_(0, 0.1)
+            each.running_var.uniform_(0.5, 1.5)
+    io = IO((Field("image", "image", (3, 64, 64)),), (Field("logits", "logits", (10,)),))
+    given = types.SimpleNamespace(model=Model(net, ("image",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    pruner = Channels(ChannelsOptions(macs=0.7))
+    for each in (net, pruner.apply(given.model, pruner.plan(given)).module):
+        x = torch.randn(2, 3, 64, 64)
+        small = folded(each, [x])
+        assert convolutions(small) < convolutions(each) / 2
+        graph = Graph(each, io.inputs, io.outputs)
+        exporter = OnnxExporter(OnnxOptions())
+        exporter.write(graph, batch_of(image=x), tmp_path / "net.onnx")
+        found = compare(
+            module_call(graph), exporter.load(tmp_path / "net.onnx"), io.inputs, io.outputs, batch_of(image=x)
+        )
+        assert found.max_abs < 1e-4 * max(1.0, float(each(x).abs().max()))

@@ -1,0 +1,111 @@
+"""A pruned network is there again in a fresh process, from JSON and safetensors alone; what does not fit is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import kdsearch
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
+from kdsearch.errors import ArtifactError, StudyError, UnsafeCodeError
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Field, Model
+from kdsearch.testing.compressor import HandSubject
+
+FIELDS = IO((Field("image", "image", (3, 16, 16)),), (Field("logits", "logits", (4,)),))
+CODE = "tests.python.test_saved:network"
+
+
+def network(width=12):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+
+
+def pruned(model):
+    batch = Batch(("a", "b"), {"image": torch.randn(2, 3, 16, 16), "label": torch.tensor([0, 1])})
+    plans = []
+    for share in (0.8, 0.6):
+        pruner = Channels(ChannelsOptions(macs=share, round_to=1))
+        plans.append(("channels", pruner.plan(HandSubject(0, Path(), model=model, io=FIELDS, batch=batch))))
+        model = pruner.apply(model, plans[-1][1])
+    return model, plans
+
+
+def member():
+    space = Host.load().load_class("search_space", "cifar_resnet")()
+    spec = space.sample(torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    return space.build(spec, FIELDS), spec.model_dump(mode="json")
+
+
+def test_a_member_of_a_space_is_there_in_a_fresh_process(tmp_path):
+    model, spec = member()
+    small, history = pruned(model)
+    kdsearch.save_model(small, tmp_path / "small", space="cifar_resnet", spec=spec, io=FIELDS, history=history)
+    assert sorted(each.name for each in (tmp_path / "small").iterdir()) == ["model.json", "weights.safetensors"]
+    x = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+    program = (
+        "import sys, torch, kdsearch\n"
+        "def none(*_, **__): raise SystemExit('unpickled')\n"
+        "import pickle; pickle.load = pickle.loads = torch.load = none\n"
+        f"model = kdsearch.load_model({str(tmp_path / 'small')!r})\n"
+        "x = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)\n"
+        "print(model.module(x).double().sum().item(), model.cost().macs, [list(each.shape) for each in model.taps])\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    own = small.module.eval()(x).double().sum().item()
+    assert told == f"{own} {small.cost().macs} {[list(each.shape) for each in small.taps]}\n"
+
+
+def test_code_is_run_where_it_is_allowed_only(tmp_path):
+    model = Model(network(), ("image",))
+    small, history = pruned(model)
+    with pytest.raises(UnsafeCodeError):
+        kdsearch.save_model(small, tmp_path, code=CODE, arguments={"width": 12}, history=history)
+    assert list(tmp_path.iterdir()) == []
+    kdsearch.save_model(small, tmp_path, code=CODE, arguments={"width": 12}, history=history, allow_code=[CODE])
+    with pytest.raises(UnsafeCodeError, match="--allow-code"):
+        kdsearch.load_model(tmp_path)
+    again = kdsearch.load_model(tmp_path, allow_code=[CODE])
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(again.module(x), small.module.eval()(x))
+    assert (again.inputs, again.outputs) == (small.inputs, small.outputs)
+
+
+def test_what_makes_another_network_is_refused_before_it_is_written(tmp_path):
+    small, history = pruned(Model(network(), ("image",)))
+    with pytest.raises(StudyError, match=r"make another network: 0\.bias, 0\.weight"):
+        kdsearch.save_model(small, tmp_path / "a", code=CODE, history=history[:1], allow_code=[CODE])
+    with pytest.raises(StudyError, match="nobody knows how to build"):
+        kdsearch.save_model(small, tmp_path / "a", space="cifar_resnet")
+    assert not (tmp_path / "a").exists()
+
+
+def test_damage_is_named(tmp_path):
+    small, history = pruned(Model(network(), ("image",)))
+    kdsearch.save_model(small, tmp_path, code=CODE, history=history, allow_code=[CODE])
+    weights, about = tmp_path / "weights.safetensors", tmp_path / "model.json"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-4] + b"\0\0\0\1")
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors: has changed"):
+        kdsearch.load_model(tmp_path, allow_code=[CODE])
+    weights.write_bytes(good)
+    found = json.loads(about.read_text())
+    found["history"][0]["plan"]["edits"]["steps"][0]["remove"][0]["index"] = [0]
+    about.write_text(json.dumps(found))
+    with pytest.raises(ArtifactError, match=r"model\.json: has changed"):
+        kdsearch.load_model(tmp_path, allow_code=[CODE])
+    weights.unlink()
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors: is not there"):
+        kdsearch.load_model(tmp_path, allow_code=[CODE])
+
+
+def test_a_plan_of_another_network_does_not_fit(tmp_path):
+    small, history = pruned(Model(network(), ("image",)))
+    wider = [(name, replace(plan)) for name, plan in history]
+    with pytest.raises(ArtifactError, match="a plan of 'channels' does not fit"):
+        kdsearch.save_model(small, tmp_path, code=CODE, arguments={"width": 2}, history=wider, allow_code=[CODE])
