@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
-NEAR = 1e-4  # largest difference of answers over their largest value: folding only orders sums anew
+__all__ = ["folded"]
+
+_HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
+_NEAR = 1e-4  # largest difference of answers over their largest value: folding only orders sums anew
 
 
 def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
@@ -34,7 +36,7 @@ def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
         except Exception:  # foreign code in a state that it was not written for
             return module
     for one, other in answers:
-        if one.shape != other.shape or not bool(((one - other).abs() <= NEAR * other.abs().max()).all()):
+        if one.shape != other.shape or not bool(((one - other).abs() <= _NEAR * other.abs().max()).all()):
             return module
     return small
 
@@ -57,7 +59,7 @@ def _visited(part: nn.Module) -> nn.Module:
 
 
 def _hook(part: nn.Module) -> str:
-    for name in HOOKS:
+    for name in _HOOKS:
         method: Callable[..., Any] | None = getattr(part, name, None)
         if inspect.ismethod(method):
             needed = [

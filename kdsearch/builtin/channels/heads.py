@@ -48,7 +48,9 @@ class HeadAttention(nn.Module):
             query, key, value = (each.transpose(0, 1) for each in (query, key, value))
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, heads, N, d)
+            F.linear(x, weight, bias)
+            .reshape(*x.shape[:2], self.num_heads, self.head_dim)
+            .transpose(1, 2)  # (B, heads, N, d)
             for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases, strict=True)
         )
         mask = self._mask(attn_mask, key_padding_mask, q)
@@ -71,7 +73,7 @@ class HeadAttention(nn.Module):
         found: Tensor | None = None
         if attn_mask is not None:
             found = _added(attn_mask, q)
-            found = found[None, None] if found.dim() == 2 else found.unflatten(0, (q.shape[0], -1))
+            found = found[None, None] if found.dim() == 2 else found.reshape(q.shape[0], -1, *found.shape[1:])
         if padding is not None:
             added = _added(padding, q)
             added = (added if added.dim() == 2 else added[None])[:, None, None]
