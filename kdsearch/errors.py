@@ -72,7 +72,9 @@ class KdsearchError(Exception):
 
     def at(self, *, file: object = None, line: int | None = None, path: str = "") -> KdsearchError:
         """This error with its place filled in where it had none. Returns itself, to be raised."""
-        self.file, self.line, self.path = self.file or file, self.line or line, self.path or path
+        if file is None or self.file in (None, file):  # else the line is of another file
+            self.line = self.line or line
+        self.file, self.path = self.file or file, self.path or path
         return self
 
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from kdsearch.errors import PluginError, told
+from kdsearch.errors import DataError, PluginError, told
 
 
 def raised(error):
@@ -53,3 +53,9 @@ def test_an_error_that_cannot_speak_is_named_all_the_same():
             raise RuntimeError("no words")
 
     assert told(raised(MuteError())).startswith("MuteError (in raised, ")
+
+
+def test_a_line_is_of_the_file_that_is_named():
+    assert str(DataError("no").at(file="study.yaml", line=3)).startswith("study.yaml:3")
+    assert str(DataError("no", file="study.yaml").at(file="study.yaml", line=3)).startswith("study.yaml:3")
+    assert str(DataError("no", file="w.safetensors").at(file="study.yaml", line=3)).startswith("w.safetensors: no")

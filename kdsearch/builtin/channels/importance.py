@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.groups import Group, Place, layer_of
+from kdsearch.ops.record import See, Side, hooked
 
 Importance = Literal["l1", "l2", "bn_scale", "taylor", "hessian", "activation", "random"]
 Scores = NDArray[np.float64]
@@ -80,28 +81,24 @@ def activity(
     """
     squares: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
-    handles = []
 
-    def seen(path: str, at: int) -> Callable[..., None]:
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().double().movedim(at, -1).flatten(0, -2)
+    def seen(path: str, at: int) -> See:
+        def see(given: Tensor, _: tuple[Tensor, ...]) -> None:
+            x = given.detach().double().movedim(at, -1).flatten(0, -2)
             squares[path] = squares.get(path, 0) + x.square().sum(0)
             rows[path] = rows.get(path, 0) + len(x)
 
         return see
 
+    places: list[tuple[nn.Module, Side, See]] = []
     for path, part in module.named_modules():
         if isinstance(part, nn.Linear):
-            handles.append(part.register_forward_pre_hook(seen(path, -1)))
+            places.append((part, "input", seen(path, -1)))
         elif isinstance(part, nn.modules.conv._ConvNd) and part.groups == 1 and not part.transposed:
-            handles.append(part.register_forward_pre_hook(seen(path, 1)))
-    try:
-        with torch.no_grad():
-            for run in runs:
-                run(module)
-    finally:
-        for each in handles:
-            each.remove()
+            places.append((part, "input", seen(path, 1)))
+    with hooked(places), torch.no_grad():
+        for run in runs:
+            run(module)
     own = dict(module.named_parameters())
     found: list[Scores | None] = []
     for group in groups:
