@@ -119,7 +119,7 @@ class Channels(Compressor[ChannelsOptions]):
         def loss_on(batch: Batch) -> Callable[[nn.Module], Tensor]:
             return lambda module: subject.loss(replace(subject.model, module=module), batch)
 
-        return [loss_on(batch) for batch in subject.batches(self.options.samples, size)]
+        return [loss_on(batch) for batch in subject.batches(self.options.samples, size=size)]
 
     def _limit(self, whole: Counted, progress: float) -> Limit:
         """The targets, or what is on the way to them; a latency is met in the last step alone."""
