@@ -9,7 +9,7 @@ ARGS ?=
 
 help:
 	@echo "make quickstart   a whole study on handwritten digits, about a minute after the install"
-	@echo "make test         the tests (a little over 8 minutes on 2 cores)"
+	@echo "make test         the tests (about 7 and a half minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make check        ruff, mypy --strict, direction of imports"
 
