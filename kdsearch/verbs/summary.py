@@ -36,7 +36,11 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     quality = student["quality"]
     better = "higher" if quality["direction"] == "max" else "lower"
     lines = [f"WARNING  {text}" for text in result["warnings"]]
-    lines += [] if quality["metric"] == "accuracy" else [f"objective   {quality['title'] or quality['metric']}, {better} is better"]
+    lines += (
+        []
+        if quality["metric"] == "accuracy"
+        else [f"objective   {quality['title'] or quality['metric']}, {better} is better"]
+    )
     lines += [_recipe(each) for each in result["data"]["recipes"]]
     for name, each in ((teacher or {}).get("all") or {"": teacher}).items():
         if each and (each["quality"] or each["params"]):

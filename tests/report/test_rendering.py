@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kdsearch.kinds import Figure, Picture, Table
 from kdsearch.report import render, tables
+from kdsearch.report.charts import axis
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.ladder_figure import weights_figure
@@ -155,6 +156,13 @@ def test_equal_values_and_single_points(n: int, value: float) -> None:
     assert len(rows_of(charts, "candidates, ")) == len(rows_of(charts, "trials in order")) == n
     assert len(rows_of(charts, "training loss by epoch")) == n
     assert sum("nwot against" in description for description in charts) == (n >= 5), "no panel for a few students"
+
+
+@pytest.mark.parametrize(
+    ("share", "domain"), [(0.0, [0, 0.05]), (1.0, [0.95, 1]), (0.5, [0.475, 0.525]), (1.5, [1.425, 1.575])]
+)
+def test_an_axis_of_shares_ends_where_shares_do(share: float, domain: list[float]) -> None:
+    assert axis("x", "x", [share, share], share=True)["scale"]["domain"] == pytest.approx(domain)
 
 
 def test_every_objective_has_a_panel(evidence: dict[str, Any], result: dict[str, Any]) -> None:
