@@ -10,6 +10,8 @@ import typer
 from kdsearch.cli.options import AllowCode, Json, option
 from kdsearch.limits import EPOCHS, WHOLE
 
+_TARGETS = "params=0.7 or macs=0.7, the share that stays, or latency=1.5ms in onnxruntime here"
+
 
 def compress(
     model: Annotated[
@@ -33,7 +35,7 @@ def compress(
     teacher_weights: Annotated[
         Path | None, option("--teacher-weights", help="FILE.safetensors for the teacher.")
     ] = None,
-    prune: Annotated[str, option("--prune", help="params=0.7 or macs=0.7: the share that stays.")] = "",
+    prune: Annotated[str, option("--prune", help=f"{_TARGETS}.")] = "",
     recover_epochs: Annotated[
         int, option("--recover-epochs", min=0, max=EPOCHS, help="Of distillation after pruning, with data.")
     ] = 5,
@@ -99,11 +101,14 @@ def _target(text: str) -> dict[str, float] | None:
 
     if not text:
         return None
-    name, _, share = text.partition("=")
+    name, _, asked = text.partition("=")
+    number = asked.removesuffix("ms") if name == "latency" else asked
     try:
-        value = float(share)
+        value = float(number)
     except ValueError:
         value = 0.0
+    if name == "latency" and asked.endswith("ms") and 0 < value < float("inf"):
+        return {"latency_ms": value}
     if name not in ("params", "macs") or not 0 < value <= 1:
-        raise StudyError(f"got '{text}'", path="--prune", expected="params=0.7 or macs=0.7: the share that stays")
+        raise StudyError(f"got '{text}'", path="--prune", expected=_TARGETS)
     return {name: value}

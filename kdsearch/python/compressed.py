@@ -58,7 +58,7 @@ def compress(
         data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels; as in a study.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
-        prune: {"params": share that stays} or {"macs": ...}.
+        prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
         max_drop: of quality against fp32; None = a study's own.
