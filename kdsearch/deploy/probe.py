@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsearch.deploy.parity import numbers
+from kdsearch.deploy.parity import Difference, numbers
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Call, Field, Graph
 
@@ -60,8 +60,18 @@ def drawn(question: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Arr
     return found
 
 
-def record(graph: Graph, torch_call: Call, file_call: Call, seed: int = 0) -> dict[str, Any] | None:
-    """What the card keeps of one graph; None where the network itself has no finite answer to noise."""
+def record(
+    graph: Graph,
+    torch_call: Call,
+    file_call: Call,
+    seed: int = 0,
+    bound: float | None = None,
+    exact: Callable[[], Call] | None = None,
+) -> dict[str, Any] | None:
+    """What the card keeps of one graph; None where the network itself has no finite answer to noise.
+
+    `bound` and `exact`: as of `parity.compare`; an output that is further off here has torch's own error beside its answers.
+    """
     asked = question(graph.inputs)
     tensors = [torch.from_numpy(each) for each in drawn(asked, seed).values()]
     try:
@@ -76,8 +86,11 @@ def record(graph: Graph, torch_call: Call, file_call: Call, seed: int = 0) -> di
             return None
         at = places(whole.size)
         scale = max(float(whole.std()), math.sqrt(float(np.square(whole).mean())) / 100)
+        far = Difference(name, float(np.abs(own - whole).max()), scale, float(np.abs(whole).max()))
+        wide = bound is not None and exact is not None and far.max_abs > far.allowed(bound)
         answers.append(
             {
+                **({"torch_fp32_to_fp64": _own_error(each.name, whole, exact, tensors)} if wide and exact else {}),
                 "name": name,
                 "shape": list(whole.shape),
                 "scale": _short(scale),
@@ -87,6 +100,16 @@ def record(graph: Graph, torch_call: Call, file_call: Call, seed: int = 0) -> di
             }
         )
     return {"seed": seed, "inputs": asked, "outputs": answers}
+
+
+def _own_error(name: str, whole: Array, exact: Callable[[], Call], tensors: Sequence[torch.Tensor]) -> float | None:
+    """Largest difference of torch's fp32 answers to its fp64 ones; None where the network has no fp64 form."""
+    try:
+        precise = exact()(*tensors)[name].detach().cpu().double().numpy()
+    except Exception:  # whatever a network raises that was not written for fp64
+        return None
+    far = float(np.abs(precise - whole).max())
+    return far if math.isfinite(far) else None
 
 
 def places(size: int) -> list[int]:

@@ -144,7 +144,7 @@ def verified_file(
             "bounds": {"parity": bound, "min_agreement": min_agreement},
             **(measure(call) if measure is not None else {}),
         }
-        kept = record(graph, module_call(graph), call)
+        kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
         with storing(target):
             final.replace(target)
     card = _card(source, row, kept, target, found)

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         usage = {} if target.exporter.is_onnx else {"usage": list(target.exporter.usage(Path(path).name))}
         about = {"path": path, "bytes": file.stat().st_size, **described(target.graphs[name]), **usage}
         graphs.append({"name": name, **about})
-        graphs[-1]["check"] = record(target.graphs[name], part.calls[name], calls[name])
+        graph = target.graphs[name]
+        graphs[-1]["check"] = record(
+            graph, part.calls[name], calls[name], bound=bound, exact=partial(exact_call, graph)
+        )
     return {
         "format": form,
         **({"role": part.role} if part.role else {}),
