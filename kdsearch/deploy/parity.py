@@ -20,9 +20,8 @@ from kdsearch.kinds.data import CHOOSING
 from kdsearch.ops.undisturbed import undisturbed
 
 FLOAT32 = 2.0**-23  # relative spacing of its numbers
-OWN = (
-    4  # times torch's own fp32 error that a file may be off: two ways to round differ by up to the sum of their errors
-)
+# Times torch's own fp32 error that a file may be off: two ways to round differ by up to the sum of their errors.
+OWN = 4
 ULPS = 32  # of the largest value, in fp32: what any order of sums may cost, also where all values are equal
 
 
@@ -157,7 +156,7 @@ def compare(
     found = {name: each.difference(name) for name, each in seen.items()}
     far = [name for name, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
     if far and exact is not None:
-        own = _own_errors(torch_call, exact, inputs, [each for each in outputs if each.name in far], probes)
+        own = own_errors(torch_call, exact, inputs, [each for each in outputs if each.name in far], probes)
         found |= {name: replace(found[name], own=own[name]) for name in far}
     deciding = [each for each in outputs if each.kind in CHOOSING]
     scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
@@ -194,7 +193,7 @@ class _Seen:
         return Difference(name, self.far, scale, self.largest)
 
 
-def _own_errors(
+def own_errors(
     torch_call: Call,
     exact: Callable[[], Call],
     inputs: Sequence[Field],

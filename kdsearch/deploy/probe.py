@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsearch.deploy.parity import Difference, numbers
+from kdsearch.deploy.parity import Difference, numbers, own_errors
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Call, Field, Graph
 
@@ -87,10 +87,12 @@ def record(
         at = places(whole.size)
         scale = max(float(whole.std()), math.sqrt(float(np.square(whole).mean())) / 100)
         far = Difference(name, float(np.abs(own - whole).max()), scale, float(np.abs(whole).max()))
-        wide = bound is not None and exact is not None and far.max_abs > far.allowed(bound)
+        torchs = dict[str, float | None]()
+        if bound is not None and exact is not None and far.max_abs > far.allowed(bound):
+            torchs = own_errors(torch_call, exact, graph.inputs, [each], [tensors])
         answers.append(
             {
-                **({"torch_fp32_to_fp64": _own_error(each.name, whole, exact, tensors)} if wide and exact else {}),
+                **({"torch_fp32_to_fp64": torchs[each.name]} if torchs else {}),
                 "name": name,
                 "shape": list(whole.shape),
                 "scale": _short(scale),
@@ -100,16 +102,6 @@ def record(
             }
         )
     return {"seed": seed, "inputs": asked, "outputs": answers}
-
-
-def _own_error(name: str, whole: Array, exact: Callable[[], Call], tensors: Sequence[torch.Tensor]) -> float | None:
-    """Largest difference of torch's fp32 answers to its fp64 ones; None where the network has no fp64 form."""
-    try:
-        precise = exact()(*tensors)[name].detach().cpu().double().numpy()
-    except Exception:  # whatever a network raises that was not written for fp64
-        return None
-    far = float(np.abs(precise - whole).max())
-    return far if math.isfinite(far) else None
 
 
 def places(size: int) -> list[int]:
