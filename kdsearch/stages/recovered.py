@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdsearch.errors import KdsearchError, TrialError
+from kdsearch.errors import TrialError
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
@@ -22,7 +21,7 @@ from kdsearch.training.keys import TRAINING, capabilities, declared
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools
-from kdsearch.training.train import compressor_of, plan_of
+from kdsearch.training.train import compressor_of, placing_step, plan_of
 from kdsearch.training.trainings import run_trainings
 
 RECOVER = "recover"  # the recovery's folder
@@ -90,7 +89,7 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         tools.heed_stop()
         subject = subject_of(materials, found, role, teachers)
         score_before, cost_before = subject.score(subject.model), subject.cost(subject.model)
-        with _placing(materials, path):
+        with placing_step(materials, path):
             stored = asdict(compressor.plan(subject))
         plan = plan_of(stored)
         plans[role] = [*final.get("plans", {}).get(role, ()), stored]
@@ -141,17 +140,6 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         "notes": list(outcome.notes),
         "log": [f"{role}: {line}" if many else line for role, each in roles.items() for line in each["log"]],
     }, request
-
-
-@contextmanager
-def _placing(materials: Materials, path: str) -> Iterator[None]:
-    """What a compressor says of `compress.prune`, the short form, is of the step at `path`."""
-    try:
-        yield
-    except KdsearchError as error:
-        if error.path.startswith("compress.prune"):
-            error.path = path + error.path.removeprefix("compress.prune")
-        raise materials.study.place(error) if error.file is None else error from error.__cause__
 
 
 def zeros(module: nn.Module) -> float:

@@ -43,7 +43,7 @@ from kdsearch.training.request import Kind, Request, recipe_of
 from kdsearch.training.teachers import asked, assembled, check_kept
 from kdsearch.training.text_teachers import has_network
 from kdsearch.training.tools import Address, Tools, address_of, limits_of
-from kdsearch.training.train import distillers_of, staged
+from kdsearch.training.train import compressor_of, distillers_of, placing_step, staged
 
 SAMPLES = 8  # of each split; where they do not do, a whole batch of the recipe's
 STUDENTS = 32  # architectures that are drawn
@@ -284,6 +284,7 @@ class _Trial:
         phases = _noted(procedure)
         training.run()
         after = structures(setup)
+        _check_steps(materials, setup, procedure)
         for phase in phases:
             with suppress(DataError):  # a metric that has nothing to judge among so few
                 groups_of(
@@ -302,6 +303,17 @@ class _Trial:
                 recovery.run()
                 check_recovered(procedure, name, structures(recovery.setup), after)
         _check_agreement(materials, setup, procedure)
+
+
+def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
+    """Raise UserError for a step of compression whose options name what no network that ships has."""
+    for nth, (path, _) in enumerate(materials.study.config.compress.chain):
+        compressor = compressor_of(materials, nth)
+        for role in procedure.shipped():
+            model = setup.models[role].copy()
+            model.module.cpu()
+            with placing_step(materials, path):
+                compressor.preflight(model, materials.io)
 
 
 def _noted(procedure: Procedure[Any]) -> list[Phase]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdsearch.engine.loop import Training
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Evaluator, LiveSetup
-from kdsearch.errors import PluginError, TrialError, UserError
+from kdsearch.errors import KdsearchError, PluginError, TrialError, UserError
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -113,6 +114,17 @@ def compressor_of(materials: Materials, nth: int) -> Compressor[Any]:
     path, step = materials.study.config.compress.chain[nth]
     made: Compressor[Any] = materials.make(step.kind, step.use, path)
     return made
+
+
+@contextmanager
+def placing_step(materials: Materials, path: str) -> Iterator[None]:
+    """What a compressor says of `compress.prune`, the short form, is of the step at `path`."""
+    try:
+        yield
+    except KdsearchError as error:
+        if error.path.startswith("compress.prune"):
+            error.path = path + error.path.removeprefix("compress.prune")
+        raise materials.study.place(error) if error.file is None else error from error.__cause__
 
 
 def plan_of(stored: Mapping[str, Any]) -> Plan:

@@ -7,6 +7,7 @@ cost meets the target; and no cut is handed on that was not seen to answer as th
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from kdsearch.builtin.channels.importance import FROM_DATA, Importance, Scores, 
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
 from kdsearch.builtin.channels.targets import Format, Limit, bytes_of, meet_latency
 from kdsearch.builtin.channels.tracing import Inputs
+from kdsearch.errors import UserError, nearest, one_of
 from kdsearch.kinds import IO, Batch, Compressor, Field, Graph, Model, Options, Plan, Subject, Tap, searched
 from kdsearch.kinds.forward import recorded
 from kdsearch.kit.costs import count_module
@@ -70,6 +72,19 @@ class Channels(Compressor[ChannelsOptions]):
     Channels are outputs of any layer, heads of attention, units of recurrent layers. What the network's answers consist of
     stays, and so does what a norm without weights, a mean or a softmax is taken over; the log says which layers stay and why.
     """
+
+    def preflight(self, model: Model, io: IO) -> None:
+        """Raise UserError for a glob that names no part of the network: what it was to keep would go."""
+        paths = sorted({name.rpartition(".")[0] for name, _ in model.module.named_parameters()})
+        for key in ("include", "exclude"):
+            for nth, glob in enumerate(getattr(self.options, key)):
+                if not any(fnmatch.fnmatchcase(path, glob) for path in paths):
+                    raise UserError(
+                        f"'{glob}' matches no layer of this network",
+                        path=f"compress.prune.options.{key}[{nth}]",
+                        nearest=nearest(glob, paths),
+                        expected=f"a glob on paths such as {one_of(paths[:: max(1, len(paths) // 5)])}",
+                    )
 
     def plan(self, subject: Subject) -> Plan:
         """What to slice, a cut a step. Raise RefusedError, saying what can be reached, where it falls short."""

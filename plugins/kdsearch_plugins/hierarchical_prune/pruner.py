@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import nn
 
-from kdsearch.errors import RefusedError, UserError
-from kdsearch.kinds import Compressor, Cost, Model, Options, Plan, Procedure, Subject, searched
+from kdsearch.errors import RefusedError, UserError, nearest
+from kdsearch.kinds import IO, Compressor, Cost, Model, Options, Plan, Procedure, Subject, searched
 from kdsearch.kit.blocks import ALL, Block, Part, edits_of, removed, surgery, weights_of
 from kdsearch.kit.residual import blocks_of
 from kdsearch_plugins.hierarchical_prune.contribution import Evaluator, contributions, fingerprint
@@ -139,13 +139,15 @@ def count(module: nn.Module) -> int:
 class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
     """Depth pruning; widths stay. What it removes leaves no node in an exported file (with removal `identity`)."""
 
+    def preflight(self, model: Model, io: IO) -> None:
+        """Raise UserError where there are no blocks, or none of what the options name."""
+        self._blocks(model, io)
+        self.recovery({})
+
     def plan(self, subject: Subject) -> Plan:
         """Raise RefusedError, saying what can be reached, where the parts that may go are too few."""
         options, model = self.options, subject.model
-        inputs = tuple(subject.io.input(name).blank(1) for name in model.inputs)
-        module = model.copy().module.eval()
-        blocks = blocks_of(module, inputs, model.blocks)
-        self._check(blocks)
+        module, blocks = self._blocks(model, subject.io)
         costs = _Costs(options, module, blocks, subject, replace(subject.cost(model), params=count(module)))
         cut, delta, log = Cut(), dict[Part, float](), list[str]()
         if targets(options):
@@ -179,14 +181,26 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         }
         return Plan(edits, lr_scale, (*log, *said))
 
+    def _blocks(self, model: Model, io: IO) -> tuple[nn.Module, list[Block]]:
+        """A copy of the network, which evaluates, and its blocks; raise UserError for options that name no part of it."""
+        inputs = tuple(io.input(name).blank(1) for name in model.inputs)
+        module = model.copy().module.eval()
+        blocks = blocks_of(module, inputs, model.blocks)
+        self._check(blocks)
+        return module, blocks
+
     def _check(self, blocks: list[Block]) -> None:
+        for key in ("blocks", "component_blocks"):
+            eligible(blocks, getattr(self.options, key), f"{OPTIONS}.{key}")
         names = {name for block in blocks for name in block.components}
         for key in ("exclude", "features"):
             for name in getattr(self.options, key):
                 if name not in names and not (key == "features" and name == "block"):
-                    known = ", ".join(sorted(names))
                     raise UserError(
-                        f"no component '{name}'", path=f"{OPTIONS}.{key}", expected=f"of this network: {known}"
+                        f"no component '{name}'",
+                        path=f"{OPTIONS}.{key}",
+                        nearest=nearest(name, names),
+                        expected=f"of this network: {', '.join(sorted(names))}",
                     )
         if (before := self.options.freeze_before) is not None and before >= len(blocks):
             raise UserError(f"block {before}", path=f"{OPTIONS}.freeze_before", expected=f"0 to {len(blocks) - 1}")

@@ -11,7 +11,7 @@ from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.parity import compare, module_call
-from kdsearch.errors import RefusedError
+from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import IO, Field, Model, Plan, traced_taps
 from kdsearch.kinds.options import declared_range, validate
 from tests.deploy.nets import DIGITS, NETS, Lstm, batch_of, digits, graph_of, trained
@@ -196,6 +196,20 @@ def test_kept_layers_keep_their_channels():
     _, _, small = pruned("residual", macs=0.8, exclude=("stages.1.*",))
     assert small.module.head.in_features == 32
     assert small.module.stages[1].conv1.out_channels == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"exclude": ("fc*", "stm")}, r"options\.exclude\[0\]: 'fc\*' matches no layer of this network"),
+        ({"exclude": ("hed",)}, r"options\.exclude\[0\]: 'hed' matches no layer of this network; did you mean 'head'"),
+        ({"include": ("stages",)}, r"options\.include\[0\]: 'stages' .*a glob on paths such as .*stages\.0"),
+    ],
+)
+def test_a_glob_that_names_nothing_is_found_before_any_work(options, said):
+    with pytest.raises(UserError, match=said):
+        Channels(ChannelsOptions(**options)).preflight(model_of("residual"), DIGITS)
+    Channels(ChannelsOptions(exclude=("stages.0.*", "head"))).preflight(model_of("residual"), DIGITS)
 
 
 def test_modes_and_frozen_weights_stay_as_they_were():

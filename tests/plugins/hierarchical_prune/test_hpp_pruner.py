@@ -11,8 +11,12 @@ from kdsearch_plugins.hierarchical_prune.pruner import HierarchicalPrune, Hierar
 from kdsearch_spaces.vit.space import VitSpace
 
 from kdsearch.errors import RefusedError, UserError
+from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Plan
+from kdsearch.study import load_study
 from kdsearch.testing.compressor import CompressorContract, HandSubject
+from kdsearch.training.dry import check_recipe
+from kdsearch.training.materials import open_materials
 
 ONE = (IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (5,)),)), 48)
 
@@ -160,6 +164,49 @@ def test_the_second_plan_measures_nothing(tmp_path, monkeypatch):
 def test_what_cannot_be_is_said(options, error, said):
     with pytest.raises(error, match=f"(?is){said}"):
         planned(**options)
+
+
+STUDY = """\
+name: vit
+data: {use: digits, options: {resize: 8}, train_samples: 60}
+student: {space: vit, spec: {depth: 4, width: 16, heads: 2, patch: 2}}
+recipe: {distillers: []}
+compress:
+  steps:
+    - prune: {use: channels}
+    - prune: {use: hierarchical_prune, options: OPTIONS}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("{exclude: [atention]}", r"exclude: no component 'atention'; did you mean 'attention'\?"),
+        ("{params: 0.9, lambda_kd_out: 0.0, lambda_kd_feat: 0.0}", "every lambda is 0"),
+    ],
+)
+def test_a_wrong_name_is_found_before_any_work(options, said, tmp_path):
+    file = tmp_path / "vit.yaml"
+    file.write_text(STUDY.replace("OPTIONS", options))
+    materials = open_materials(load_study(file, Host.load()), Host.load())
+    with pytest.raises(UserError, match=rf"vit\.yaml:8: compress\.steps\[1\]\.prune\.options.*{said}"):
+        check_recipe(materials)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"features": ("mpl",)}, r"features: no component 'mpl'; did you mean 'mlp'\?"),
+        ({"blocks": "1,4-6"}, r"blocks: block 4\. Expected 0 to 3"),
+        ({"component_blocks": "9"}, r"component_blocks: block 9"),
+        ({"freeze_before": 7}, r"freeze_before: block 7"),
+    ],
+)
+def test_all_names_and_numbers_of_blocks_are_looked_at(options, said):
+    made = HierarchicalPrune(HierarchicalPruneOptions(**options))
+    with pytest.raises(UserError, match=rf"compress\.prune\.options\.{said}"):
+        made.preflight(vit(), ONE[0])
+    HierarchicalPrune(HierarchicalPruneOptions(blocks="1-4", exclude=("norm1",))).preflight(vit(), ONE[0])
 
 
 def test_recovery_freezes_by_position_and_slows_by_sensitivity():
