@@ -74,7 +74,7 @@ class Compressor(Capability, Generic[O]):
     def __init__(self, options: O) -> None:
         self.options = options
 
-    def preflight(self, model: Model, io: IO) -> None:  # noqa: B027 - most have nothing to look at
+    def preflight(self, model: Model, io: IO) -> None:
         """Before any work: raise UserError for an option that names what no network like `model`, which is not trained, has.
 
         Key paths start with `compress.prune`, wherever the study has the step.
