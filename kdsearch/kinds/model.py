@@ -85,7 +85,7 @@ class Model:
         outputs: names of what it returns, in order.
         blocks: paths of the residual blocks, cells or layers that it is a chain of; empty where it names none.
         cost_of: its cost, by formula where there is one; None = counted when asked.
-        spec: its canonical spec as JSON values, where it is a member of a search space: the host says so.
+        spec: what it reads of its spec, as JSON values, where it is a member of a search space: the host says so.
     """
 
     module: nn.Module

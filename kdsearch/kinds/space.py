@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any, ClassVar, Generic, Self
@@ -161,9 +161,20 @@ class SearchSpace(Capability, Generic[O]):
         """Whether it can be built. Default: what validates can."""
         return True
 
+    def ignores(self, spec: O) -> Collection[str]:
+        """The fields that this spec's network does not read, such as `heads` where nothing attends. Default: none."""
+        return ()
+
     def canonical(self, spec: O) -> O:
-        """The representative of all isomorphic specs: equal canonical form, equal network."""
-        return spec
+        """The representative of all isomorphic specs: equal canonical form, equal network.
+
+        Default: what the network ignores has the values of `unread`.
+        """
+        return spec.model_copy(update=self.unread(*self.ignores(spec)))
+
+    def read(self, spec: O) -> dict[str, Any]:
+        """What the network reads of a spec, as JSON values: what reports say of it. `parse` makes the same network of them."""
+        return self.canonical(spec).model_dump(mode="json", exclude=set(self.ignores(spec)))
 
     def key(self, spec: O) -> str:
         """Canonical form as a string: the candidate's identity everywhere."""

@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.errors import TrialError
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
-from kdsearch.store.hashing import canonical, stream
+from kdsearch.store.hashing import stream
 from kdsearch.study.summary import left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
@@ -124,8 +124,3 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> 
     for i, index in enumerate(order[: compare.random]):
         found[f"compare-random-{i}"] = rows[index]["spec"]
     return found
-
-
-def architecture(specs: Mapping[str, Any]) -> str:
-    """A student's architecture as text: the spec of its one role, or of each."""
-    return canonical(next(iter(specs.values())) if len(specs) == 1 else specs)

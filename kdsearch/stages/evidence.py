@@ -7,6 +7,7 @@ from typing import Any
 
 from kdsearch.stages.export import FIGURES
 from kdsearch.stages.quality import file_label, measure, told
+from kdsearch.stages.trial_facts import architecture
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
@@ -23,7 +24,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             candidates.append(
                 {
                     "key": row["key"],
-                    "architecture": row["key"],
+                    "architecture": architecture(materials, {role: row["spec"]}),
                     "params": row["params"],
                     "macs": row["macs"],
                     "scores": row["scores"],
@@ -37,7 +38,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     finals = [
         {
             "architecture": trial["architecture"],
-            "scores": scores.get(trial["architecture"], {}),
+            "scores": scores.get(" + ".join(trial["keys"]), {}),
             "params": trial["params"],
             "quality": {
                 "metric": materials.objective,

@@ -13,15 +13,16 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Ask, Dim, Stopper, Trial
-from kdsearch.report.words import architecture
+from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
+from kdsearch.stages.quality import measure
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
 from kdsearch.stages.trial_facts import (
+    architecture,
     architecture_dims,
     costs_of,
-    keys_of,
     losses_of,
     offered,
     place_of,
@@ -81,6 +82,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     plan = {
         "total": section.trials,
         "metric": judged,
+        **measure(materials.metrics[judged]),
         "direction": materials.objectives[judged],
         "at": place_of(materials),
     }
@@ -174,7 +176,8 @@ def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Ma
     """The trials of a key: in the folder's journal, or where `run.storage` says."""
 
     def about(trial: Trial) -> dict[str, Any]:
-        costs, words = costs_of(materials, trial, kept), " + ".join(map(architecture, keys_of(trial)))
+        costs = costs_of(materials, trial, kept)
+        words = words_of(architecture(materials, specs_of(trial, kept)))
         return {"architecture": words, "params": int(costs["params"]), "macs": int(costs["macs"])}
 
     labels = materials.recipe.labels

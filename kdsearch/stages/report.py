@@ -10,12 +10,14 @@ from typing import Any
 from kdsearch.deploy.latency import is_slower
 from kdsearch.host.host import Section
 from kdsearch.report import render
+from kdsearch.report.values import milliseconds
 from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations
-from kdsearch.stages.distill import architecture, hides_labels
+from kdsearch.stages.distill import hides_labels
 from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, measure, shown, told, tolerance
 from kdsearch.stages.samples import read_samples
+from kdsearch.stages.trial_facts import architecture
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
@@ -71,7 +73,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "seed": study.config.seed,
         "teacher": _teacher(materials, inputs, exported),
         "student": {
-            "architecture": architecture(request["specs"]),
+            "architecture": architecture(materials, request["specs"]),
             **{name: sum(each[name] for each in costs.values()) for name in ("params", "macs")},
             **told(exported["qualities"]["runs"][distilled["winner"]]),
             "recipe": recipe.as_json(),
@@ -125,7 +127,7 @@ def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[
     exported = inputs["export"].facts
     found = {
         role: {
-            "architecture": architecture({role: specs[role]}),
+            "architecture": architecture(materials, {role: specs[role]}),
             **inputs["compress"].facts["costs"][role],
             **told(quality),
         }
@@ -197,7 +199,7 @@ def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    return f"{shown(row['quality'], name=True)}, {row['latency_ms']['median']:.3g} ms, {row['bytes']:,} bytes"
+    return f"{shown(row['quality'], name=True)}, {milliseconds(row['latency_ms']['median'])} ms, {row['bytes']:,} bytes"
 
 
 def _warnings(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
@@ -292,7 +294,7 @@ def _compare(materials: Materials, inputs: Mapping[str, Artifact]) -> list[dict[
             rows.append(
                 {
                     "name": name.removeprefix("compare-"),
-                    "architecture": architecture(specs),
+                    "architecture": architecture(materials, specs),
                     **cost,
                     **told(qualities[name]),
                 }

@@ -10,6 +10,7 @@ from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Controller, Dim, Range, Trial
 from kdsearch.search.pareto import fronts
 from kdsearch.store.artifacts import Artifact
+from kdsearch.store.hashing import canonical
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome
 
@@ -53,6 +54,13 @@ def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         )
         found[role] = by_key[key]["spec"]
     return found
+
+
+def architecture(materials: Materials, specs: Mapping[str, Any]) -> str:
+    """A student's architecture as JSON text: what the network of its one role reads of its spec, or that of each."""
+    spaces = materials.spaces
+    read = {role: spaces[role].read(spaces[role].parse(dict(spec))) for role, spec in specs.items()}
+    return canonical(next(iter(read.values())) if len(read) == 1 else read)
 
 
 def keys_of(trial: Trial) -> list[str]:
@@ -104,7 +112,8 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     costs = costs_of(materials, trial, kept)
     return {
         "number": trial.number,
-        "architecture": " + ".join(keys_of(trial)),
+        "architecture": architecture(materials, specs_of(trial, kept)),
+        "keys": keys_of(trial),
         "values": recipe_values(materials, trial),
         "state": trial.state,
         "objectives": objectives,

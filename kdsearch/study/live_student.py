@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 from pydantic import Field
 from torch import nn
@@ -15,7 +16,7 @@ from kdsearch.store.hashing import digest, module_digest
 
 class LiveNetworkSpec(Options):
     network: str = Field(description="its class, or a Model's name")
-    content: str = Field(description="digest of its structure, weights, buffers and the source of its classes")
+    content: str = Field("", description="digest of its structure, weights, buffers and the source of its classes")
 
 
 class LiveNetwork(SearchSpace[LiveNetworkSpec]):
@@ -27,6 +28,10 @@ class LiveNetwork(SearchSpace[LiveNetworkSpec]):
         self._name = network.name if isinstance(network, Model) else type(network).__name__
         content = digest([module_digest(module), *(repr(tap) for tap in getattr(network, "taps", ()))])
         super().__init__(searchable(LiveNetworkSpec, {"network": self._name, "content": content[:12]}, ""))
+
+    def ignores(self, spec: LiveNetworkSpec) -> Collection[str]:
+        """Its content is the program's; nobody reads a digest."""
+        return ("content",)
 
     def build(self, spec: LiveNetworkSpec, io: IO) -> Model:
         """Raise DataError where it does not read the study's samples, or does not answer as the task asks."""

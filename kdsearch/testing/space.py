@@ -128,9 +128,14 @@ class SearchSpaceContract:
             require(space.canonical(canonical) == canonical, f"canonical is not idempotent: {spec!r}")
             require(space.key(canonical) == space.key(spec), f"spec and canonical form have different keys: {spec!r}")
             require(self.made().key(spec) == space.key(spec), "two instances of the space give different keys")
-            drawn, kept = (count(self.built(each), io) for each in (spec, canonical))
+            said = space.parse(space.read(spec))
+            drawn, kept, read = (count(self.built(each), io) for each in (spec, canonical, said))
             cheaper = kept.params <= drawn.params and kept.macs <= drawn.macs
             require(cheaper, f"the canonical form costs more, {kept} and not {drawn}: {spec!r}")
+            again = space.read(said) == space.read(spec) and read == kept
+            require(again, f"what is read makes another network, {read} and not {kept}: {spec!r} -> {space.read(spec)}")
+            others = [each for each in self.specs() if space.read(each) == space.read(spec)]
+            require(len({space.key(each) for each in others}) == 1, f"other networks read the same: {others}")
 
     def test_models_read_and_answer_the_task_s_fields(self) -> None:
         io, inputs = self.io(), self.batch(3)

@@ -204,7 +204,7 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
         model = in_units(space.build(spec, io), io)
-    return replace(model, spec=space.canonical(spec).model_dump(mode="json"))
+    return replace(model, spec=space.read(spec))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field as Option
@@ -92,9 +92,9 @@ class Seq2SeqSpace(SearchSpace[Seq2SeqSpec]):
     def is_valid(self, spec: Seq2SeqSpec) -> bool:
         return not refused(spec)
 
-    def canonical(self, spec: Seq2SeqSpec) -> Seq2SeqSpec:
+    def ignores(self, spec: Seq2SeqSpec) -> Collection[str]:
         """A GRU reads no `ffn`."""
-        return spec if spec.kind in TRANSFORMER else spec.model_copy(update=self.unread("ffn"))
+        return () if spec.kind in TRANSFORMER else ("ffn",)
 
     def neighbours(self, spec: Seq2SeqSpec, rng: Generator, n: int) -> list[Seq2SeqSpec]:
         """Those of fields that the kind reads: others would be the same network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field as Option
@@ -72,10 +72,9 @@ class DecoderSpace(SearchSpace[DecoderSpec]):
     def is_valid(self, spec: DecoderSpec) -> bool:
         return not refused(spec)
 
-    def canonical(self, spec: DecoderSpec) -> DecoderSpec:
-        """Fields that the kind does not read have one value of the study's."""
-        read = {*COMMON, *OWN[spec.kind], "kind"}
-        return spec.model_copy(update=self.unread(*(name for name in DecoderSpec.model_fields if name not in read)))
+    def ignores(self, spec: DecoderSpec) -> Collection[str]:
+        """What other kinds read."""
+        return DecoderSpec.model_fields.keys() - {*COMMON, *OWN[spec.kind], "kind"}
 
     def neighbours(self, spec: DecoderSpec, rng: Generator, n: int) -> list[DecoderSpec]:
         """Those of fields that the kind reads: others would be the same network."""

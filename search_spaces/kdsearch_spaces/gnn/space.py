@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field as Option
@@ -35,9 +36,9 @@ class GnnSpace(SearchSpace[GnnSpec]):
     def is_valid(self, spec: GnnSpec) -> bool:
         return spec.kind != "gat" or spec.width % spec.heads == 0
 
-    def canonical(self, spec: GnnSpec) -> GnnSpec:
+    def ignores(self, spec: GnnSpec) -> Collection[str]:
         """Heads are read by gat alone."""
-        return spec if spec.kind == "gat" else spec.model_copy(update=self.unread("heads"))
+        return () if spec.kind == "gat" else ("heads",)
 
     def neighbours(self, spec: GnnSpec, rng: Generator, n: int) -> list[GnnSpec]:
         """Other networks only: none that differ in what is not read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field as Option
@@ -68,6 +68,10 @@ class MlpSpace(SearchSpace[MlpSpec]):
         has_shortcut = any(a == b for a, b in pairwise(read))
         own = {"residual": spec.residual} if has_shortcut else self.unread("residual")
         return spec.model_copy(update={"widths": read + rest, **own})
+
+    def read(self, spec: MlpSpec) -> dict[str, Any]:
+        """Without the widths beyond the depth."""
+        return {**super().read(spec), "widths": list(spec.widths[: spec.depth])}
 
     def neighbours(self, spec: MlpSpec, rng: Generator, n: int) -> list[MlpSpec]:
         """Other networks only: none that differ in what is not read."""

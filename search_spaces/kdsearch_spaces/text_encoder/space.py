@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -58,10 +59,11 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
     def is_valid(self, spec: TextEncoderSpec) -> bool:
         return not refused(spec)
 
-    def canonical(self, spec: TextEncoderSpec) -> TextEncoderSpec:
-        """Fields that the kind does not read have one value of the study's."""
-        read = {*OWN[spec.kind], "kind"} - ({"width"} if not spec.layers else set())
-        return spec.model_copy(update=self.unread(*(name for name in TextEncoderSpec.model_fields if name not in read)))
+    def ignores(self, spec: TextEncoderSpec) -> Collection[str]:
+        """What other kinds read, and a width of no layers."""
+        return TextEncoderSpec.model_fields.keys() - (
+            {*OWN[spec.kind], "kind"} - ({"width"} if not spec.layers else set())
+        )
 
     def neighbours(self, spec: TextEncoderSpec, rng: Generator, n: int) -> list[TextEncoderSpec]:
         """Those of fields that the kind reads: others would be the same network."""

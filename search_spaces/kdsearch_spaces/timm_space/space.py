@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import lru_cache
 
@@ -108,12 +108,13 @@ class TimmSpace(SearchSpace[TimmSpec]):
         return None
 
     def canonical(self, spec: TimmSpec) -> TimmSpec:
-        """Fields that the family does not read have one value of the study's; of grids that make equal patches, the largest."""
-        read = {"family", *_read(spec)}
-        own = self.unread(*(name for name in TimmSpec.model_fields if name not in read))
-        if spec.family in ("vit", "mixer"):
-            own["grid"] = self._largest_grid(spec.grid)
-        return spec.model_copy(update=own)
+        """Of grids that make equal patches, the largest."""
+        own = {"grid": self._largest_grid(spec.grid)} if spec.family in ("vit", "mixer") else {}
+        return super().canonical(spec).model_copy(update=own)
+
+    def ignores(self, spec: TimmSpec) -> Collection[str]:
+        """What other families read."""
+        return TimmSpec.model_fields.keys() - {"family", *_read(spec)}
 
     def _largest_grid(self, grid: int) -> int:
         """Patches are the image's sides over the grid, rounded down: 7 and 8 are one network on 32 pixels."""
@@ -127,8 +128,7 @@ class TimmSpace(SearchSpace[TimmSpec]):
 
     def key(self, spec: TimmSpec) -> str:
         """The fields that the family reads."""
-        kept = self.canonical(spec).model_dump(mode="json", include={"family", *_read(spec)})
-        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.read(spec), sort_keys=True, separators=(",", ":"))
 
     def decode(self, text: str) -> TimmSpec:
         """The inverse of `encode`: the text has the fields that the family reads."""
