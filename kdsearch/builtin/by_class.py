@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from kdsearch.kinds import Figure, Table
 
@@ -43,31 +44,45 @@ def by_class(rows: Sequence[Row], words: Words) -> Figure:
     shown = rows[:DRAWN]
     percent = {"format": f".{words.digits}%", "type": "quantitative"}
     value, other, number = words.heads
-    chart = {
-        "title": words.title,
-        "description": f"{words.told}, the worst first: "
-        + "; ".join(f"{row.name} {100 * row.value:.1f} %" for row in shown[:5]),
-        "data": {"values": [asdict(row) for row in shown]},
-        "width": "container",
-        "height": {"step": 19},
-        "mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE},
-        "encoding": {
-            "y": {"field": "name", "type": "nominal", "sort": [row.name for row in shown], "title": None},
-            "x": {"field": "value", "type": "quantitative", "title": None, "axis": {"format": "%"}}
-            | {"scale": {"domain": [0, 1]}},
-            "tooltip": [
-                {"field": "name", "title": "class", "type": "nominal"},
-                {"field": "value", "title": value, **percent},
-                {"field": "other", "title": other, **percent},
-                {"field": "n", "title": number, "type": "quantitative"},
-            ],
-        },
-    }
+    tooltip = [
+        {"field": "name", "title": "class", "type": "nominal"},
+        {"field": "value", "title": value, **percent},
+        {"field": "other", "title": other, **percent},
+        {"field": "n", "title": number, "type": "quantitative"},
+    ]
+    chart = bars(words.title, words.told, [asdict(row) for row in shown], "value", tooltip)
     body = [[row.name, share(row.value, words.digits), share(row.other, words.digits), row.n] for row in rows]
     says = words.says + (f" The {DRAWN} worst of {len(rows)}." if len(rows) > DRAWN else "")
     return Figure(
         "classes", "Class by class", says, [chart], [Table("Every class", ["class", value, other, number], body)]
     )
+
+
+def bars(
+    title: str, told: str, rows: Sequence[Mapping[str, Any]], field: str, tooltip: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A bar a row, in their order, named by its `name`, as long as its `field`, a share, which stands at its end."""
+    worst = "; ".join(f"{row['name']} {100 * row[field]:.1f} %" for row in rows[:5])
+    return {
+        "title": title,
+        "description": f"{told}, the worst first: {worst}",
+        "data": {"values": list(rows)},
+        "width": "container",
+        "height": {"step": 19},
+        "encoding": {
+            "y": {"field": "name", "type": "nominal", "sort": [row["name"] for row in rows], "title": None},
+            "x": {"field": field, "type": "quantitative", "title": None, "axis": {"format": "%"}}
+            | {"scale": {"domain": [0, 1]}},
+            "tooltip": list(tooltip),
+        },
+        "layer": [
+            {"mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE}},
+            {
+                "mark": {"type": "text", "align": "left", "dx": 4, "fontSize": 10, "aria": False},
+                "encoding": {"text": {"field": field, "type": "quantitative", "format": ".0%"}},
+            },
+        ],
+    }
 
 
 def share(value: float | None, digits: int) -> str | None:

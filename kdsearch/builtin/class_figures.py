@@ -13,6 +13,7 @@ from kdsearch.kinds import DataSource, Figure, Predict, Services, Table
 
 MISTAKES = 20  # rows of the table of confusions
 LETTER, NARROW = 7, 320  # pixels that a letter takes, and a matrix on a telephone
+DIGIT, READABLE = 0.65, 8  # width of a digit to the size of its font; pixels below which nobody reads it
 
 
 def class_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
@@ -60,7 +61,8 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     axis = {"type": "nominal", "sort": list(names)}
     fits = max(map(len, names)) * LETTER * len(names) <= NARROW
     upright = {"labelAngle": 0 if fits else -45 if len(names) <= 12 else -90, "labelOverlap": False}
-    digits = 11 if len(names) <= 14 else 7  # of three, in a field of a narrow screen
+    most = len(str(int(counts.max())))
+    size = f"width / {len(names)} / {most * DIGIT}"  # of digits that fill a field, as wide as the page makes it
     tooltip = [
         {"field": "truth", "title": "truth", "type": "nominal"},
         {"field": "answer", "title": "answer", "type": "nominal"},
@@ -93,7 +95,11 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
             },
             {
                 "transform": [{"filter": {"field": "n", "gt": 0}}],
-                "mark": {"type": "text", "aria": False, "fontSize": digits},
+                "mark": {
+                    "type": "text",
+                    "aria": False,
+                    "fontSize": {"expr": f"{size} < {READABLE} ? 0 : min(11, {size})"},
+                },
                 "encoding": {
                     "text": {"field": "n", "type": "quantitative"},
                     "color": {
@@ -107,7 +113,8 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     return Figure(
         "confusion",
         "What is taken for what",
-        "Every answer on the split; the stronger a field's colour, the larger its share of the class.",
+        "Every answer on the split; the stronger a field's colour, the larger its share of the class. "
+        "A field says how many it holds where there is room, and where it is pointed at.",
         [chart] if few else (),
         [
             Table(

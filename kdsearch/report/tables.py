@@ -201,16 +201,16 @@ def comparison(result: Row) -> str:
 def steps(result: Row) -> str:
     """What each step of compression cost and how far the network recovered, on validation."""
     found = rows(mapping(result.get("pruned")).get("steps"))
-    name = quality_of(mapping(result.get("pruned"))).metric
+    quality = quality_of(mapping(result.get("pruned")))
     body = []
     for each in found:
         at = mapping(each.get("validation"))
         role = f"{plain(each['role'])}: " if len({plain(one.get("role")) for one in found}) > 1 else ""
-        values = [metric(name, at.get(key)) for key in ("before", "cut", "recovered")]
+        values = [quality.write(at.get(key)) for key in ("before", "cut", "recovered")]
         costs = [count(each.get("params")), count(each.get("macs")), percent(each.get("zeros"))]
         body.append([f"{role}{plain(each.get('use'))}", *costs, *values])
     head = ["step", "parameters", "MACs", "zeros", "before", "cut", "recovered"]
-    return f"<h3>Compression: {esc(name)} on validation</h3>" + simple(head, body) if body else ""
+    return f"<h3>Compression: {esc(quality.label)}, on validation</h3>" + simple(head, body) if body else ""
 
 
 def metrics(result: Row) -> str:
@@ -298,8 +298,9 @@ def recipes(data: Row) -> str:
 
 
 def listing(value: object, head: str, missing: str) -> str:
-    """Nested JSON as a table of dotted paths."""
-    body = [[Markup(f"<code>{esc(path)}</code>"), scalar(leaf)] for path, leaf in flat(value)]
+    """Nested JSON as a table of dotted paths, without what is not set."""
+    set_ones = [(path, leaf) for path, leaf in flat(value) if leaf is not None and leaf != []]
+    body = [[Markup(f"<code>{esc(path)}</code>"), scalar(leaf)] for path, leaf in set_ones]
     return simple([head, "value"], body) if body else none(missing)
 
 
@@ -323,11 +324,21 @@ def time(result: Row) -> str:
         ]
         for name, value in spent.items()
     ]
-    return simple(["stage", "time", "share"], [*body, [Markup("<b>all</b>"), Markup(f"<b>{seconds(whole)}</b>"), ""]])
+    return simple(
+        ["stage", "time", "share"], [*body, [Markup("<b>all</b>"), Markup(f"<b>{seconds(whole)}</b>"), Markup()]]
+    )
 
 
 def provenance(result: Row) -> str:
-    return listing(result.get("provenance"), "made with", "Versions and hardware were not recorded.")
+    """Versions and hardware; plugins a row for each distribution."""
+    given = mapping(result.get("provenance"))
+    by_distribution: dict[str, list[str]] = {}
+    for name, version in mapping(given.get("plugins")).items():
+        distribution, _, plugin = plain(name).partition(":")
+        by_distribution.setdefault(f"{distribution} {plain(version)}", []).append(plugin or distribution)
+    plugins = {key: ", ".join(names) for key, names in by_distribution.items()}
+    whole = {**given, **({"plugins": plugins} if "plugins" in given else {})}
+    return listing(whole, "made with", "Versions and hardware were not recorded.")
 
 
 def teachers(result: Row) -> dict[str, Row]:

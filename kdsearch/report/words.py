@@ -26,10 +26,10 @@ def spec_words(spec: Mapping[str, Any]) -> str:
 
 
 def entry(name: str, value: object) -> str:
-    """A word stands before its name, a number after it; a switch that is on is its name alone."""
+    """A word stands before its name, a number after it; a switch that is on is its name alone; what is 0 is not there."""
     if isinstance(value, bool):
         return name if value else f"no {name}"
-    if value == "none":
+    if value in ("none", 0):
         return f"no {name}"
     if isinstance(value, str):
         return f"{plain(value)} {name}"

@@ -55,6 +55,30 @@ def test_figures_agree_with_scikit_learn():
     assert off[names.index(worst[0]), names.index(worst[1])] == off.max()
 
 
+@pytest.mark.parametrize("n_classes", [3, 14, 26])
+def test_digits_in_a_matrix_can_be_read_and_stay_in_their_field(n_classes):
+    """At any width of the page; where there is no room for such digits there are none."""
+    found, *_ = drawn(n_classes)
+    chart = found["confusion"].panels[0]
+    longest = max(len(str(row["n"])) for row in chart["data"]["values"])
+    (text,) = (layer["mark"] for layer in chart["layer"] if layer["mark"]["type"] == "text")
+    narrow, _, sizes = text["fontSize"]["expr"].partition(" ? ")
+    none, _, wide = sizes.partition(" : ")
+    for width in range(150, 1200, 10):
+        size = eval(none if eval(narrow, {"width": width}) else wide, {"width": width, "min": min})
+        assert size == 0 or 8 <= size <= 11
+        assert longest * 0.6 * size <= width / n_classes
+    assert size > 0
+
+
+def test_a_bar_says_how_long_it_is():
+    found, *_ = drawn(5)
+    chart = found["classes"].panels[0]
+    bar, text = chart["layer"]
+    assert (bar["mark"]["type"], text["mark"]["type"]) == ("bar", "text")
+    assert text["encoding"]["text"]["field"] == chart["encoding"]["x"]["field"] == "value"
+
+
 def test_many_classes_stand_in_the_table():
     found, *_ = drawn(80)
     assert len(found["classes"].panels[0]["data"]["values"]) == 30

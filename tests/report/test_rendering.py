@@ -452,6 +452,7 @@ def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
     [
         ({"block": "basic", "depths": [1, 1, 1], "widths": [12, 24, 16]}, "basic block, depths 1-1-1, widths 12-24-16"),
         ({"heads": 4, "pre_norm": True, "bias": False}, "heads 4, pre norm, no bias"),
+        ({"dropout": 0.0, "layers": 0, "depths": [0, 2]}, "no dropout, no layers, depths 0-2"),
         ({"a": {"k": 3}, "b": {"k": 5}}, "a (k 3), b (k 5)"),
         ({"stages": [{"op": "conv", "k": 3}, {"op": "skip"}]}, "stages (conv op, k 3; skip op)"),
     ],
@@ -460,6 +461,33 @@ def test_architectures_are_said_in_words(spec: dict[str, Any], words: str) -> No
     assert architecture(json.dumps(spec)) == words
     assert architecture("|skip~0|+|conv~1|") == "|skip~0|+|conv~1|"
     assert architecture('{"a": [') == '{"a": ['
+
+
+def test_what_a_recipe_does_not_set_is_not_listed(result: dict[str, Any]) -> None:
+    result["student"]["recipe"]["train"]["schedule"] = {"kind": "cosine", "power": None, "warmup": 0.0}
+    result["provenance"] |= {
+        "plugins": {"a-dist:one": "1.2", "a-dist:two": "1.2", "b-dist:three": "0.1"},
+        "allow_code": [],
+    }
+    found = text_of(tables.recipe(result))
+    assert "train.schedule.kind cosine" in found
+    assert "train.schedule.warmup 0" in found
+    assert "power" not in found
+    found = text_of(tables.provenance(result))
+    assert "plugins.a-dist 1.2 one, two" in found
+    assert "plugins.b-dist 0.1 three" in found
+    assert "allow_code" not in found
+
+
+def test_compression_speaks_of_the_objective(result: dict[str, Any]) -> None:
+    """In its unit, whatever its name, and by the name that people call it."""
+    step = {"use": "channels", "params": 5, "macs": 6, "zeros": 0.0}
+    quality = {"metric": "ndcg", "title": "nDCG@10", "unit": "share", "direction": "max", "value": 0.71}
+    result["pruned"] = {"params": 5, "macs": 6, "quality": quality}
+    result["pruned"]["steps"] = [{**step, "validation": {"before": 0.72, "cut": 0.5, "recovered": 0.71}}]
+    found = text_of(tables.steps(result))
+    assert "Compression: nDCG@10, on validation" in found
+    assert "72.00 % 50.00 % 71.00 %" in found
 
 
 def test_a_tasks_figures_stand_on_the_page(result: dict[str, Any]) -> None:

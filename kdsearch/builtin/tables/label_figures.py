@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kdsearch.builtin.by_class import DRAWN, bars
 from kdsearch.builtin.tables.label_metrics import answers
 from kdsearch.kinds import HIDDEN, DataSource, Figure, Predict, Table
-
-DRAWN = 30  # labels that a chart can name; of more, the worst are shown and the rest stands in the table
-BLUE = "#22609f"
 
 
 def label_figures(predict: Predict, data: DataSource, split: str) -> Sequence[Figure]:
@@ -35,27 +33,14 @@ def label_figures(predict: Predict, data: DataSource, split: str) -> Sequence[Fi
     rows.sort(key=lambda row: (row["f1"] is None, row["f1"] or 0.0, row["name"]))
     shown = [row for row in rows if row["f1"] is not None][:DRAWN]
     percent = {"format": ".1%", "type": "quantitative"}
-    chart = {
-        "title": "F1 of the label",
-        "description": "F1 by label, the worst first: "
-        + "; ".join(f"{row['name']} {100 * row['f1']:.1f} %" for row in shown[:5]),
-        "data": {"values": shown},
-        "width": "container",
-        "height": {"step": 19},
-        "mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE},
-        "encoding": {
-            "y": {"field": "name", "type": "nominal", "sort": [row["name"] for row in shown], "title": None},
-            "x": {"field": "f1", "type": "quantitative", "title": None, "axis": {"format": "%"}}
-            | {"scale": {"domain": [0, 1]}},
-            "tooltip": [
-                {"field": "name", "title": "label", "type": "nominal"},
-                {"field": "f1", "title": "F1", **percent},
-                {"field": "precision", "title": "precision", **percent},
-                {"field": "recall", "title": "recall", **percent},
-                {"field": "there", "title": "samples that have it", "type": "quantitative"},
-            ],
-        },
-    }
+    tooltip = [
+        {"field": "name", "title": "label", "type": "nominal"},
+        {"field": "f1", "title": "F1", **percent},
+        {"field": "precision", "title": "precision", **percent},
+        {"field": "recall", "title": "recall", **percent},
+        {"field": "there", "title": "samples that have it", "type": "quantitative"},
+    ]
+    chart = bars("F1 of the label", "F1 by label", shown, "f1", tooltip)
     body = [
         [row["name"], *(_share(row[key]) for key in ("f1", "precision", "recall")), row["there"], row["n"]]
         for row in rows
