@@ -32,6 +32,12 @@ from kdsearch.verbs.preflight import looked_at
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
+NOUNS = {
+    "trials": ("trial", "trials"),
+    "winners": ("winner", "winners"),
+    "compare": ("student to compare with", "students to compare with"),
+    "recovery": ("recovery", "recoveries"),
+}
 EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 
 
@@ -54,11 +60,10 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     lines += _in_words(materials, samples)
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
-    lines += [
-        f"  {each['stage']:8} {each['count']} x {each['what']}, {each['epochs']} epochs" for each in found["trainings"]
-    ]
-    lines += [f"  {name:8} about {value:,.0f} s" for name, value in parallel.items()]
-    lines.append(f"about {total / 60:,.1f} minutes with {workers} worker(s), {disk / 1e6:,.0f} MB on disk")
+    lines += [f"  {each['stage']:8} {_training(each)}" for each in found["trainings"]]
+    lines += [f"  {name:8} {_about(value)}" for name, value in parallel.items()]
+    space = f"{disk / 1e6:,.0f} MB" if disk >= 1e6 else "less than 1 MB"
+    lines.append(f"in all {_about(total)} with {workers} worker{'s' if workers > 1 else ''}, {space} on disk")
     lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
     return {
         **found,
@@ -68,6 +73,23 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         "disk_bytes": disk,
         "text": "\n".join(lines),
     }
+
+
+def _training(row: Mapping[str, Any]) -> str:
+    """`12 trials, 40 epochs each`; the name of a control stands as the study has it."""
+    one, many = NOUNS.get(row["what"], (f"control '{row['what']}'", f"controls '{row['what']}'"))
+    n = row["count"]
+    epochs = f"{row['epochs']:,} epoch{'s' if row['epochs'] != 1 else ''}"
+    return f"{n:,} {one if n == 1 else many}, {epochs}" + (" each" if n > 1 else "")
+
+
+def _about(seconds: float) -> str:
+    """`about 40 s`, `about 4 minutes`, `about 2.5 hours`."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"about {seconds / 3600:,.1f} hours"
 
 
 def _records(n: int | None) -> str:
@@ -94,9 +116,9 @@ def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) ->
     """What the data are, and their splits."""
     data, described = materials.data, []
     for each in data.fields:
-        size = "x".join("?" if side is None else str(side) for side in each.shape)
-        if each.use == "input":
-            described.append(f"{each.name} {size}".strip())
+        size = "x".join("any" if side is None else str(side) for side in each.shape)
+        if each.use == "input" and each.kind != "mask":  # which says no more than what it is of
+            described.append(f"{each.name} {'of any length' if size == 'any' else size}".strip())
     classes = data.facts.get("classes") or ()
     total = sum(each["samples"] for each in samples.values())
     head = f"  data     {total:,} samples ({', '.join(described)})" + (f" of {len(classes)} classes" if classes else "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdsearch.report.quality import quality_of
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import storing
 from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way
@@ -87,14 +88,18 @@ def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
     if plan is not None and whole:
         sign = -1 if plan["direction"] == "max" else 1
         loss, number = min((each["losses"][plan["at"]], each["number"]) for each in whole)
-        best = {"number": number, "metric": plan["metric"], "value": sign * loss}
+        named = {key: plan[key] for key in ("metric", "title", "unit") if key in plan}
+        best = {"number": number, **named, "value": sign * loss}
     return {"done": len(mine), "total": plan["total"] if plan is not None else None, "best": best}
 
 
 def _in_words(trials: Mapping[str, Any]) -> str:
     text = f"trials: {trials['done']} of {trials['total']}"
     best = trials["best"]
-    return text + (f"; best {best['metric']} {best['value']:.4g} (trial {best['number']})" if best else "")
+    if not best:
+        return text
+    quality = quality_of({"quality": best})
+    return f"{text}; best {quality.name} {quality.text} (trial {best['number']})"
 
 
 def _is_held(folder: Path) -> bool:

@@ -174,7 +174,7 @@ def test_controls_and_comparisons_that_cannot_be_are_not_announced(outside, caps
     assert [each["what"] for each in found] == ["trials", "winners", "recovery"]
     assert main(["validate", "--plan", str(outside / "pair.yaml"), *sets]) == 0
     planned = capsys.readouterr().out
-    assert "1 x winners, 8 epochs" in planned
+    assert "1 winner, 8 epochs\n" in planned
     assert "compare" not in planned
     assert "baseline" not in planned
 

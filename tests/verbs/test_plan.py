@@ -18,4 +18,5 @@ def test_the_data_are_counted(tmp_path):
         assert each["labeled"] == pytest.approx(0.2 * each["samples"], abs=2)
     lines = found["text"].splitlines()
     assert f"  data     {400 + val['samples'] + 359:,} samples (image 1x8x8) of 10 classes" in lines
+    assert "  refine   2 trials, 2 epochs each" in lines
     assert f"    train        400  {train['labeled']} labelled, {train['unlabeled']} unlabelled" in lines

@@ -45,8 +45,19 @@ def test_a_run_in_another_process(folder, monkeypatch):
     assert (found["trials"], found["trials_total"]) == (4, 8)
     assert found["best"] == {"number": 1, "metric": "accuracy", "value": 0.8}
     assert "stage 3 of 7: refine, 4.5 of 8 (about 140 s left) 1 running\n" in found["text"]
-    assert "trials: 4 of 8; best accuracy 0.8 (trial 1)\n" in found["text"]
+    assert "trials: 4 of 8; best accuracy 80.00 % (trial 1)\n" in found["text"]
     json.dumps(found, allow_nan=False)
+
+
+def test_the_best_is_said_as_its_metric_is(folder):
+    """By the name that people call it, in its unit."""
+    events = Events(folder / "events.jsonl")
+    about = {"metric": "rmse", "title": "RMSE", "unit": "mpg", "direction": "min", "at": 0}
+    events.write("trials", key="refine-third", artifact="refine-third", total=2, **about)
+    events.write("trial", key="refine-third", number=0, state="complete", losses=[3.90512], error="")
+    found = status_of(folder)
+    assert "trials: 1 of 2; best RMSE 3.905 mpg (trial 0)" in found["text"].splitlines()
+    assert found["best"] == {"number": 0, "metric": "rmse", "title": "RMSE", "unit": "mpg", "value": 3.90512}
 
 
 def test_a_run_that_was_killed(folder):
@@ -55,7 +66,7 @@ def test_a_run_that_was_killed(folder):
     assert found["stages"]["refine"]["state"] == "stopped"
     assert found["text"].splitlines()[7:] == [
         "stage 3 of 7: refine, 4 of 8; stopped: the same `kdsearch run` goes on",
-        "trials: 4 of 8; best accuracy 0.8 (trial 1)",
+        "trials: 4 of 8; best accuracy 80.00 % (trial 1)",
     ]
 
 
