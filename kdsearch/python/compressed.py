@@ -20,6 +20,8 @@ from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_dat
 from kdsearch.python.own_data import Data, PlanSubject, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
+from kdsearch.report.values import milliseconds
+from kdsearch.stages.quality import measure, shown
 from kdsearch.store.hashing import derive
 from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
@@ -187,6 +189,7 @@ def _cut(
                 lambda share, what: shown.at(share, what),
             )  # fmt: skip
         found["validation"] = {**score, "recovered": subject.score(cut)}
+        found["objective"] = {"metric": opened.task.objective, **measure(opened.metric)}
     shown.at(1, "pruned")
     return cut, {**found, "seconds": time.perf_counter() - began}
 
@@ -197,11 +200,15 @@ def _text(result: Mapping[str, Any]) -> str:
         f"{result['model']}: {params['before']:,} -> {params['after']:,} params, {macs['before']:,} -> {macs['after']:,} MACs"
     ]
     if (pruned := result["pruned"]) and "validation" in pruned:
-        lines.append("validation: " + ", ".join(f"{name} {value:.4f}" for name, value in pruned["validation"].items()))
+        about = pruned["objective"]
+        sign = -1 if about["direction"] == "min" else 1
+        values = {name: shown({**about, "value": sign * score}) for name, score in pruned["validation"].items()}
+        said = ", ".join(f"{name} {value}" for name, value in values.items())
+        lines.append(f"{about['title'] or about['metric']} on validation: {said}")
     for row in result["exports"]:
-        quality = row.get("quality")
-        good = f"{quality['metric']} {quality['value']:.4f}, " if quality else ""
+        good = f"{shown(row['quality'], name=True)}, " if row.get("quality") else ""
         slower = ", slower than fp32 here" if row.get("slower_than_fp32") else ""
-        lines.append(f"{row['path']}: {good}{row['bytes']:,} bytes, {row['latency_ms']['median']:.3f} ms{slower}")
+        took = milliseconds(row["latency_ms"]["median"])
+        lines.append(f"{row['path']}: {good}{row['bytes']:,} bytes, {took} ms{slower}")
     lines += [f"{each['format']} refused: {each['reason']}" for each in result["refused"]]
     return "\n".join([*lines, *(f"note: {each}" for each in result["notes"])])

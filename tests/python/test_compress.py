@@ -126,6 +126,9 @@ def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch
     assert found["params"]["after"] < found["params"]["before"]
     scores = found["pruned"]["validation"]
     assert scores["recovered"] >= scores["cut"]
+    values = ", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items())
+    assert f"accuracy on validation: {values}" in found["text"].splitlines()
+    assert f"accuracy {100 * found['exports'][0]['accuracy']:.1f} %, " in found["text"]
     assert found["exports"][0]["accuracy"] > 0.6
     assert main(["verify", found["exports"][0]["path"]]) == 0
 
