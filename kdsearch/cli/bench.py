@@ -1,4 +1,4 @@
-"""`kdsearch bench proxies|search|onnx`: scores and strategies judged on tables of known accuracies, files by their speed."""
+"""`kdsearch bench proxies|search|table|onnx`: scores and strategies judged on tables of known accuracies, files by their speed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kdsearch.cli.options import AllowCode, Json, option
-from kdsearch.limits import SEEDS, TRIALS, WHOLE, WORKERS
+from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
+from kdsearch.limits import EPOCHS, SEEDS, TRIALS, WHOLE, WORKERS
 
 app = typer.Typer(
     no_args_is_help=True, help="Judge scores and strategies on tables of known accuracies, and files by their speed."
@@ -129,6 +129,51 @@ def search(
             data=data,
             teacher=teacher,
             workers=workers,
+            allow_code=tuple(allow_code or ()),
+        ),
+        as_json,
+    )
+
+
+@app.command("table")
+def table(
+    file: StudyFile,
+    n: Annotated[int, option("--n", min=2, max=TRIALS, help="Architectures, drawn uniformly from the study's space.")],
+    epochs: Annotated[
+        int | None, option("--epochs", min=1, max=EPOCHS, help="Of each training; default: distill.epochs.")
+    ] = None,
+    seeds: Annotated[
+        int, option("--seeds", min=1, max=SEEDS, help="Trainings of each: other initialisation, other batches.")
+    ] = 1,
+    kinds: Annotated[str, option("--kinds", help="kd: the recipe as it is; ce: labels alone; default: both.")] = "",
+    out: Annotated[Path | None, option("--out", help="The CSV; default: table.csv in the folder.")] = None,
+    folder: Annotated[
+        Path | None, option("--dir", help="The folder; default: the file's stem and -table beside it.")
+    ] = None,
+    workers: Annotated[
+        int | None, option("--workers", min=1, max=WORKERS, help="Trainings at once; changes no result.")
+    ] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Make such a table: students of a study's space distilled alike. Killed at any moment, the same command goes on."""
+    from kdsearch.cli.output import answer
+    from kdsearch.verbs import commands
+
+    answer(
+        lambda: commands.bench_table(
+            file=file,
+            n=n,
+            epochs=epochs,
+            seeds=seeds,
+            kinds=parts(kinds, "--kinds"),
+            out=out,
+            dir=folder,
+            workers=workers,
+            seed=seed,
+            sets=tuple(sets or ()),
             allow_code=tuple(allow_code or ()),
         ),
         as_json,

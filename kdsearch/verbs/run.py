@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
@@ -20,6 +20,10 @@ from kdsearch.store.inputs import lies, regular
 from kdsearch.study.reading import load_study
 from kdsearch.study.study import Study
 from kdsearch.training.job import STUDY, open_store
+
+if TYPE_CHECKING:
+    from kdsearch.training.materials import Materials
+    from kdsearch.training.tools import Tools
 
 ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
 
@@ -69,8 +73,26 @@ def run_study(
     Raises:
         UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
     """
-    from kdsearch.deploy.latency import check_cache
     from kdsearch.stages.run import publish, run_stages
+
+    with at_work(study, host, folder, workers, progress, again, checkpoint_s) as (materials, tools):
+        made = run_stages(materials, tools)
+        tools.intact()
+        return publish(materials, made, tools)
+
+
+@contextmanager
+def at_work(
+    study: Study,
+    host: Host,
+    folder: Path,
+    workers: int | None = None,
+    progress: bool = True,
+    again: str = "run the same command again",
+    checkpoint_s: float = 30.0,
+) -> Iterator[tuple[Materials, Tools]]:
+    """The study opened and checked, and its folder held, for whoever makes its artifacts. Raises as `run_study` does."""
+    from kdsearch.deploy.latency import check_cache
     from kdsearch.study.check import check_executor
     from kdsearch.training.materials import open_materials
     from kdsearch.training.tools import Progress, Tools
@@ -100,9 +122,7 @@ def run_study(
             intact,
         )
         try:
-            made = run_stages(materials, tools)
-            tools.intact()
-            return publish(materials, made, tools)
+            yield materials, tools
         except KeyboardInterrupt:
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
@@ -161,12 +181,18 @@ def _again(
     sets: tuple[str, ...],
     allow_code: tuple[str, ...],
 ) -> str:
+    return command("run", file, {"--dir": dir, "--workers": workers, "--seed": seed}, sets, allow_code)
+
+
+def command(
+    verb: str, file: Path, options: Mapping[str, Any], sets: tuple[str, ...], allow_code: tuple[str, ...]
+) -> str:
+    """A command line that does the same again; options that are None are left out."""
     import shlex
 
-    words = ["kdsearch", "run", str(file)]
-    words += ["--dir", str(dir)] if dir is not None else []
-    words += ["--workers", str(workers)] if workers is not None else []
-    words += ["--seed", str(seed)] if seed is not None else []
+    words = ["kdsearch", *verb.split(), str(file)]
+    for name, value in options.items():
+        words += [name, str(value)] if value is not None else []
     for each in sets:
         words += ["--set", each]
     for each in allow_code:

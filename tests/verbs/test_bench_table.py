@@ -1,0 +1,121 @@
+"""`kdsearch bench table` on a study of a few seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
+
+from kdsearch.cli import main
+from kdsearch.kinds import IO, Field
+from kdsearch.stages import table
+from kdsearch.store.files import read_lines
+from tests.stages.tiny import TEXT, write_study
+
+ASKED = ("--n", "3", "--epochs", "2", "--seeds", "2", "--set", "teacher.options.epochs=1")
+
+
+def run(capsys, file, *words):
+    code = main(["bench", "table", str(file), *map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return [
+            {name: value if name == "arch" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    assert main(["bench", "table", str(write_study(folder)), *ASKED]) == 0
+    return folder / "tiny-table"
+
+
+def test_every_architecture_has_each_figure(whole):
+    rows = rows_of(whole / "table.csv")
+    assert len(rows) == 3
+    assert len({row["arch"] for row in rows}) == 3
+    space = CifarResNetSpace()
+    lines = read_lines(next(whole.glob("work/*/rows.jsonl")))
+    assert len(lines) == 3 * 2 * 2
+    for row in rows:
+        spec = space.decode(row["arch"])
+        assert row["params"] <= 20000
+        assert row["macs"] <= 2_000_000
+        assert row["params"] == sum(each.numel() for each in space.build(spec, _io()).module.parameters())
+        for kind in ("kd", "ce"):
+            for split in ("val", "test"):
+                seeds = [row[f"{kind}_{split}_s{seed}"] for seed in (0, 1)]
+                assert row[f"{kind}_{split}"] == pytest.approx(sum(seeds) / 2, abs=1e-5)
+            for seed in (0, 1):
+                assert row[f"{kind}_val_s{seed}_e2"] == row[f"{kind}_val_s{seed}"]
+                assert 0 <= row[f"{kind}_val_s{seed}_e1"] <= 1
+    assert any(row["kd_test_s0"] != row["kd_test_s1"] for row in rows)
+    assert any(row["kd_test_s0"] != row["ce_test_s0"] for row in rows)
+
+
+def _io():
+    return IO((Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (10,)),))
+
+
+def test_killed_it_goes_on_to_the_same_table(whole, tmp_path, capsys, monkeypatch):
+    told = []
+    own = table.append_line
+
+    def until_the_fifth(path, value):
+        if len(told) == 5:
+            raise KeyboardInterrupt
+        told.append(value)
+        own(path, value)
+
+    monkeypatch.setattr(table, "append_line", until_the_fifth)
+    file = write_study(tmp_path)
+    code, _, err = run(capsys, file, *ASKED)
+    assert (code, len(told)) == (130, 5)
+    assert "kdsearch bench table" in err
+    monkeypatch.setattr(table, "append_line", lambda path, value: (told.append(value), own(path, value)))
+    code, out, _ = run(capsys, file, *ASKED, "--json")
+    assert code == 0
+    assert len(told) == 12
+    assert (tmp_path / "tiny-table/table.csv").read_bytes() == (whole / "table.csv").read_bytes()
+    found = json.loads(out)
+    assert (found["architectures"], found["objective"], found["direction"]) == (3, "accuracy", "max")
+    assert not list((tmp_path / "tiny-table/work").glob("table-*/kd-*"))
+
+
+def test_a_longer_training_is_another_one_and_the_table_is_for_bench(whole, capsys):
+    words = ("--space", "cifar_resnet", "--table", whole / "table.csv", "--column", "kd_test", "--proxies", "params")
+    assert main(["bench", "proxies", *map(str, words), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sample"] == 3
+
+
+def test_one_that_fails_is_left_out_and_said(whole):
+    students = [table.Student(name, name, {}, {"params": 1.0}) for name in "abc"]
+    good = {"kind": "kd", "seed": 0, "error": "", "val": 0.5, "test": 0.25, "epochs": [0.5]}
+    rows = [{**good, "key": "a"}, {**good, "key": "b"}, {"kind": "kd", "seed": 0, "key": "c", "error": "loss is nan"}]
+    text, notes = table.csv_of(students, rows, table.Asked(3, 1, 1, ("kd",)))
+    assert text.splitlines()[0] == "arch,params,kd_val,kd_test,kd_val_s0,kd_test_s0,kd_val_s0_e1"
+    assert text.splitlines()[1:] == ["a,1,0.5,0.25,0.5,0.25,0.5", "b,1,0.5,0.25,0.5,0.25,0.5"]
+    assert notes == ["left out: c: loss is nan"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--n", 3, "--kinds", "kdd"), "--kinds: 'kdd'; did you mean 'kd'?"),
+        (("--n", 1), "--n"),
+        (("--n", 3, "--set", "constraints.params=10"), "architectures keep the constraints"),
+    ],
+)
+def test_what_is_wrong_is_named(words, message, tmp_path, capsys):
+    file = write_study(tmp_path, TEXT.replace("epochs: 2, batch_size: 128", "epochs: 1, batch_size: 400"))
+    code, out, err = run(capsys, file, *words)
+    assert (code, out) == (3 if "constraints" in message else 2, "")
+    assert message in err
