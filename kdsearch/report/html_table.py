@@ -9,11 +9,18 @@ from kdsearch.kinds.figure import Table
 from kdsearch.report.values import MISSING, esc, general
 
 NUMBER = re.compile(r"[+\-\u2212]?[\d.,]+(e[+\-]?\d+)?( ?(%|[kMGT]?B|[kMGT]|ms|s|points|times))?")
+LONG = re.compile(r"[^\s<>]{20,}")
+JOINT = re.compile(r"[./(](?=\w)|(?<=\w{12})_(?=[^\W_])")
 CARDS = 4  # with more columns than this, a narrow screen shows a row as a card
 
 
 class Markup(str):
     """Text that is HTML already; `sort` in its first tag's data-v is what a column of it is ordered by."""
+
+
+def breaking(text: str) -> str:
+    """HTML in which a long name may go on in the next line after a dot, slash or bracket; a longer one after an underscore."""
+    return LONG.sub(lambda word: JOINT.sub(r"\g<0><wbr>", word[0]), text)
 
 
 def written(cell: object) -> str:
@@ -22,7 +29,7 @@ def written(cell: object) -> str:
         return cell
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return esc(cell) if isinstance(cell, str) else esc(general(cell)) if isinstance(cell, int | float) else MISSING
+    return breaking(esc(cell)) if isinstance(cell, str) else esc(general(cell)) if isinstance(cell, int | float) else MISSING
 
 
 def bare(content: str) -> str:

@@ -35,6 +35,7 @@ from kdsearch.report.values import (
     percent,
     plain,
     prose,
+    rough,
     rows,
     scalar,
     seconds,
@@ -123,7 +124,7 @@ def files(result: Row) -> str:
             latency_cell(each),
             *([against(slow, median(each))] if slow is not None else []),
             *([with_small(percent(each.get("top1_agreement")), _at_least(each))] if judged else []),
-            general(each.get("parity_max_abs")),
+            rough(each.get("parity_max_abs")),
             links(each),
         ]
         for each, quality in zip(exports, qualities, strict=True)
@@ -298,9 +299,9 @@ def recipes(data: Row) -> str:
 
 
 def listing(value: object, head: str, missing: str) -> str:
-    """Nested JSON as a table of dotted paths, without what is not set."""
-    set_ones = [(path, leaf) for path, leaf in flat(value) if leaf is not None and leaf != []]
-    body = [[Markup(f"<code>{esc(path)}</code>"), scalar(leaf)] for path, leaf in set_ones]
+    """Nested JSON as a table of dotted paths, in their order, without what is not set."""
+    given = [(path, leaf) for path, leaf in flat(value) if leaf is not None and leaf != []]
+    body = [[Markup(f"<code>{esc(path)}</code>"), scalar(leaf)] for path, leaf in sorted(given, key=lambda each: each[0])]
     return simple([head, "value"], body) if body else none(missing)
 
 

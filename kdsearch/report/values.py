@@ -95,6 +95,12 @@ def general(value: object) -> str:
     return count(found) if found == int(found) and abs(found) >= 1000 else f"{found:.5g}"
 
 
+def rough(value: object) -> str:
+    """Two significant digits: `9.5e-07`, of what matters by its size alone."""
+    found = number(value)
+    return MISSING if found is None else f"{found:.2g}"
+
+
 def level(value: object) -> str:
     """Four significant digits, the zeros that end them included: `3.400`; whole ones from 1,000 on."""
     found = number(value)

@@ -50,7 +50,8 @@ def report(*, dir: Path) -> dict[str, Any]:
     host, page = Host.load(), dir / "report" / "index.html"
     sections = [(each.title, each.html) for each in host.report_sections(result)]
     notes = list(dict.fromkeys([*result["notes"], *host.told()]))
-    write_bytes(page, render({**result, "notes": notes}, evidence, sections).encode())
+    shown = {**result, "notes": notes, "dir": dir.resolve().name}
+    write_bytes(page, render(shown, evidence, sections).encode())
     return {"report": str(page), "notes": host.told(), "text": "\n".join([str(page), *host.told()])}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from kdsearch.report import render, tables
 from kdsearch.report.charts import axis
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
+from kdsearch.report.html_table import simple
 from kdsearch.report.ladder_figure import weights_figure
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
@@ -461,6 +463,17 @@ def test_architectures_are_said_in_words(spec: dict[str, Any], words: str) -> No
     assert architecture(json.dumps(spec)) == words
     assert architecture("|skip~0|+|conv~1|") == "|skip~0|+|conv~1|"
     assert architecture('{"a": [') == '{"a": ['
+
+
+def test_long_names_may_go_on_in_the_next_line() -> None:
+    """Else the last columns of a table of code stand outside of the page."""
+    names = ["concurrent.futures._base.Future.__init__(self, x<y)", "split_header_words_of_a_request", "a.b", "1,234.5"]
+    shown = simple(["name", "n"], [[name, 1] for name in names])
+    cells = re.findall(r"<th scope=\"row\">(.*?)</th>", shown)
+    assert [html.unescape(re.sub("<wbr>", "", cell)) for cell in cells] == names
+    assert cells[0].split("<wbr>") == ["concurrent.", "futures.", "_base.", "Future.", "__init__(", "self, x&lt;y)"]
+    assert cells[1].split("<wbr>") == ["split_header_", "words_", "of_", "a_", "request"]
+    assert cells[2:] == names[2:]
 
 
 def test_what_a_recipe_does_not_set_is_not_listed(result: dict[str, Any]) -> None:
