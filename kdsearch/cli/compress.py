@@ -24,7 +24,7 @@ def compress(
     ],
     out: Annotated[Path, option("--out", help="Folder for files and cards.")],
     data: Annotated[
-        str | None, option("--data", help="A data set's name, a .npz file or a folder of images; without: no accuracy.")
+        str | None, option("--data", help="A data set's name, a .npz file or a folder of images; without, no quality.")
     ] = None,
     normalize: Annotated[str, option("--normalize", help="Of its images: auto, imagenet or none.")] = "auto",
     input_shape: Annotated[str, option("--input-shape", help="3,224,224, where neither data nor network say it.")] = "",

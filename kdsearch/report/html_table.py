@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -11,7 +12,8 @@ from kdsearch.report.values import MISSING, esc, general
 NUMBER = re.compile(r"[+\-\u2212]?[\d.,]+(e[+\-]?\d+)?( ?(%|[kMGT]?B|[kMGT]|ms|s|points|times))?")
 LONG = re.compile(r"[^\s<>]{20,}")
 JOINT = re.compile(r"[./(](?=\w)|(?<=\w{12})_(?=[^\W_])")
-CARDS = 4  # with more columns than this, a narrow screen shows a row as a card
+CARDS = 4  # with more columns than this, a narrow screen shows a row as a card; with as many, where there are texts
+TEXT = 24  # characters of a cell that is one
 
 
 class Markup(str):
@@ -29,11 +31,17 @@ def written(cell: object) -> str:
         return cell
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return breaking(esc(cell)) if isinstance(cell, str) else esc(general(cell)) if isinstance(cell, int | float) else MISSING
+    return (
+        breaking(esc(cell))
+        if isinstance(cell, str)
+        else esc(general(cell))
+        if isinstance(cell, int | float)
+        else MISSING
+    )
 
 
 def bare(content: str) -> str:
-    return re.sub(r"<small[^>]*>.*?</small>|<[^>]*>", "", content).strip()
+    return html.unescape(re.sub(r"<small[^>]*>.*?</small>|<[^>]*>", "", content)).strip()
 
 
 def table(made: Table, strong: int | None = None, cards: bool = True) -> str:
@@ -48,7 +56,8 @@ def table(made: Table, strong: int | None = None, cards: bool = True) -> str:
         and all((text := bare(row[at])) in ("", MISSING) or NUMBER.fullmatch(text) for row in body if at < len(row))
         for at in range(len(head))
     ]
-    cards = cards and len(head) > CARDS
+    has_text = any(len(bare(cell)) > TEXT for row in body for cell in row)
+    cards = cards and (len(head) > CARDS or (len(head) == CARDS and has_text))
 
     def cell(at: int, content: str) -> str:
         tag, label = ("td", f' data-l="{head[at]}"' if cards and at < len(head) else "") if at else ("th", "")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.latency import is_slower
+from kdsearch.deploy.latency import SLOWER, is_slower
 from kdsearch.host.host import Section
 from kdsearch.report import render
 from kdsearch.report.values import milliseconds
@@ -187,6 +187,8 @@ def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
     good = [row for row in fast if goodness(row["validation"]) >= goodness(top) - tolerance(top)]
     best = min(good, key=lambda row: row["bytes"])
     why = f"{_about(best)}: the fastest" if len(fast) == 1 else f"{_about(best)}: no other file is clearly faster"
+    if best["latency_ms"]["median"] > SLOWER * fastest["median"]:
+        why += f" ({milliseconds(fastest['median'])} ms of another one is within what its sessions differ by)"
     if len(good) < len(fast):
         why += ", and the equally fast ones are worse on validation"
     elif len(good) > 1:

@@ -20,6 +20,7 @@ from kdsearch.host import Host
 from kdsearch.kinds.options import validate
 from kdsearch.testing.dataset import FileServices
 from kdsearch.verbs import commands
+from kdsearch.verbs.finished import evidence_of_last
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = (
@@ -58,6 +59,17 @@ def test_regression_speaks_of_its_error_in_miles_a_gallon(cars):
     assert result["student"]["quality"]["value"] < 7.0, "7.8 is the targets' deviation"
     assert {"rmse", "mae", "r2"} <= set(result["exports"][0]["metrics"])
     assert "accura" not in (folder / "report/index.html").read_text(encoding="utf-8").split("<script", 1)[0]
+
+
+def test_architectures_are_said_as_they_are_read(cars):
+    """Of the widths, those of the layers that there are; and the student is one of the candidates, which the page marks."""
+    folder, result = cars
+    spec = json.loads(result["student"]["architecture"])
+    assert len(spec["widths"]) == spec["depth"]
+    evidence = evidence_of_last(folder)
+    for name in ("candidates", "trials", "finals"):
+        assert result["student"]["architecture"] in {each["architecture"] for each in evidence[name]}
+    assert all(each["scores"] for each in evidence["finals"])
 
 
 def test_the_file_reads_what_was_measured_and_answers_miles_a_gallon(cars):

@@ -19,6 +19,7 @@ from kdsearch.report.page import asset, themed
 from kdsearch.report.plugin_html import clean
 from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
+from kdsearch.report.summary import speed
 from kdsearch.report.values import milliseconds, percent, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
 
@@ -167,6 +168,29 @@ def test_a_quality_is_compared_in_its_own_unit(
     value: float | None, other: float, changes: dict[str, Any], said: str
 ) -> None:
     assert Quality("m", value, **changes).against(Quality("m", other, **changes), "X") == said
+
+
+@pytest.mark.parametrize(
+    ("teacher", "export", "said"),
+    [
+        ({"median": 2.0}, {"median": 1.0}, "2 times faster"),
+        ({"median": 1.0, "spread": 0.1}, {"median": 2.0, "spread": 0.8}, "2 times slower"),
+        ({"median": 1.0, "spread": 0.1}, {"median": 2.0, "spread": 1.0}, ""),
+        ({"median": 1.0, "spread": 0.0}, {"median": 1.04, "spread": 0.0}, ""),
+        ({"median": 1.0}, None, ""),
+    ],
+)
+def test_what_sessions_differ_by_is_not_faster(teacher: object, export: object, said: str) -> None:
+    assert speed({"latency_ms": teacher}, {"latency_ms": export}) == said
+
+
+@pytest.mark.parametrize(
+    ("cell", "columns", "cards"), [("short", 4, False), ("a sentence with many words in it", 4, True), ("a", 5, True)]
+)
+def test_rows_of_texts_are_cards_on_a_narrow_screen(cell: str, columns: int, cards: bool) -> None:
+    """Four columns of texts side by side would be a word wide each."""
+    made = Table("t", [f"c{at}" for at in range(columns)], [[cell] * columns, ["b"] * columns])
+    assert ("class=cards" in table(made)) == cards
 
 
 def test_cells_stand_right_where_a_column_is_of_numbers() -> None:

@@ -95,9 +95,19 @@ def test_validation_decides_not_test():
     assert found == {
         "format": "onnx-fp32",
         "path": "export/onnx-fp32.onnx",
-        "why": "accuracy 90.0 %, 0.5 ms, 400 bytes: no other file is clearly faster, and the equally fast ones are worse on "
-        "validation; where size decides: onnx-int8, accuracy 96.0 %, 0.5 ms, 100 bytes",
+        "why": "accuracy 90.0 %, 0.500 ms, 400 bytes: no other file is clearly faster, and the equally fast ones are worse on "
+        "validation; where size decides: onnx-int8, accuracy 96.0 %, 0.500 ms, 100 bytes",
     }
+
+
+def test_a_slower_median_that_says_nothing_is_explained():
+    """A file may be chosen at twice another one's median, where sessions differ by as much: it says so."""
+    rows = [row("onnx-fp32", 400, 0.5, 0.9, quality(0.9)), row("onnx-int8", 100, 1.0, 0.9, quality(0.9))]
+    rows[1]["latency_ms"]["spread"] = 0.6
+    found = _recommended([{**each, "over": {}} for each in rows])
+    assert found["format"] == "onnx-int8"
+    remark = "no other file is clearly faster (0.500 ms of another one is within what its sessions differ by)"
+    assert remark in found["why"]
 
 
 def test_equally_good_is_on_the_metrics_own_scale():
