@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,13 @@ def status(*, dir: Path) -> dict[str, Any]:
     from kdsearch.verbs.status import status_of
 
     return status_of(opened(dir))
+
+
+def follow(*, dir: Path) -> Iterator[dict[str, Any]]:
+    """What `status` gives, now and whenever it has changed, until nobody runs the study any more."""
+    from kdsearch.verbs.status import followed
+
+    return followed(opened(dir))
 
 
 def clean(*, dir: Path, dry_run: bool = False) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import storing
 from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way
 
+LOOK_S = 2.0  # between two looks at a run that is followed
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
 
@@ -61,6 +63,19 @@ def status_of(folder: Path) -> dict[str, Any]:
         "recommended": result["recommended"] if result else None,
         "text": "\n".join(lines),
     }
+
+
+def followed(folder: Path, every_s: float = LOOK_S) -> Iterator[dict[str, Any]]:
+    """The status now and whenever it has changed, until nobody runs the study any more."""
+    last: dict[str, Any] | None = None
+    while True:
+        found = status_of(folder)
+        if found != last:
+            yield found
+        if found["held_by"] is None:
+            return
+        last = found
+        time.sleep(every_s)
 
 
 def _stage(name: str, at: Mapping[str, Any] | None, runs: bool) -> str:

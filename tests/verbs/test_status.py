@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import PROGRESS, Events, held, open_folder
@@ -86,3 +87,32 @@ def test_damaged_progress_is_named(folder):
     (folder / PROGRESS).write_text('{"stage": 1}')
     with pytest.raises(ArtifactError, match=r"progress\.json"):
         status_of(folder)
+
+
+def test_a_run_is_followed_until_it_ends(folder, monkeypatch, capsys):
+    """A line an object, one for each change: a trial ends, nothing happens, the run ends."""
+    running = held(folder)
+    looks = []
+
+    def slept(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            about = {"key": "refine-new", "number": 4, "state": "complete", "losses": [5.0, -0.9], "error": ""}
+            Events(folder / "events.jsonl").write("trial", **about)
+        if len(looks) == 3:
+            running.__exit__(None, None, None)
+
+    monkeypatch.setattr("kdsearch.verbs.status.time.sleep", slept)
+    running.__enter__()
+    assert main(["status", str(folder), "--follow", "--json"]) == 0
+    first, second, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [each["trials"] for each in (first, second, last)] == [4, 5, 5]
+    assert (first["best"]["value"], second["best"]["value"]) == (0.8, 0.9)
+    assert [each["held_by"] is None for each in (first, second, last)] == [False, False, True]
+    assert looks == [2.0, 2.0, 2.0]
+
+
+def test_without_a_run_it_is_said_once(folder, monkeypatch, capsys):
+    monkeypatch.setattr("kdsearch.verbs.status.time.sleep", lambda _: pytest.fail("there is nothing to wait for"))
+    assert main(["status", str(folder), "--follow"]) == 0
+    assert capsys.readouterr().out.count("stage 3 of 7") == 1
