@@ -18,8 +18,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Exporter, Graph, Model
 from kdsearch.python.pieces import Named, capability
-from kdsearch.report import card
-from kdsearch.report.card import judged, measured
+from kdsearch.report.card import card, judged, measured
 from kdsearch.report.page import jsonable
 from kdsearch.stages.cards import card_name
 from kdsearch.stages.products import described

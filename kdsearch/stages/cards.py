@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.kinds import Carries
-from kdsearch.report import card
+from kdsearch.report.card import card
 from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_bytes, write_json

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdsearch.deploy.latency import SLOWER, is_slower
 from kdsearch.host.host import Section
-from kdsearch.report import render
+from kdsearch.report.page import render
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations

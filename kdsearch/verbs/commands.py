@@ -52,7 +52,7 @@ def clean(*, dir: Path, dry_run: bool = False) -> dict[str, Any]:
 
 def report(*, dir: Path) -> dict[str, Any]:
     """Write the page anew from the last run's result and evidence."""
-    from kdsearch.report import render
+    from kdsearch.report.page import render
 
     result, evidence = result_of(dir), evidence_of_last(dir)
     host, page = Host.load(), dir / "report" / "index.html"

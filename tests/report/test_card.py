@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdsearch.report import card
+from kdsearch.report.card import card
 
 FACTS = {
     "inputs": [{"name": "image", "kind": "image", "shape": (1, 8, 8), "dtype": "float32"}],

@@ -11,7 +11,7 @@ import pytest
 from browser import Parsed, Seen, needs_chromium, see
 from conftest import make_evidence, make_result
 
-from kdsearch.report import render
+from kdsearch.report.page import render
 
 pytestmark = needs_chromium
 

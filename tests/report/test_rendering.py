@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsearch.kinds import Figure, Picture, Table
-from kdsearch.report import render, tables
+from kdsearch.report import tables
 from kdsearch.report.charts import axis
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.html_table import simple
 from kdsearch.report.ladder_figure import weights_figure
+from kdsearch.report.page import render
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
 from kdsearch.report.words import architecture

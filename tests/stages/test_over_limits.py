@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdsearch.deploy.latency import is_slower
-from kdsearch.report import render
+from kdsearch.report.page import render
 from kdsearch.stages.quality import Quality
 from kdsearch.stages.report import _notes, _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
