@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,10 @@ def run(
         int | None, option("--workers", min=1, max=WORKERS, help="Trials at once; changes no result.")
     ] = None,
     seed: Seed = None,
+    pick: Annotated[
+        str | None,
+        option("--pick", help="Which trial wins: best, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick."),
+    ] = None,
     sets: Sets = None,
     allow_code: AllowCode = None,
     as_json: Json = False,
@@ -32,7 +37,7 @@ def run(
             dir=folder,
             workers=workers,
             seed=seed,
-            sets=tuple(sets or ()),
+            sets=(*(sets or ()), *([f"distill.pick={json.dumps(pick)}"] if pick is not None else [])),
             allow_code=tuple(allow_code or ()),
         ),
         as_json,

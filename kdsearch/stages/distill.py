@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import TrialError
+from kdsearch.errors import StudyError, TrialError
+from kdsearch.search.pick import ordered, parsed
+from kdsearch.stages.trial_facts import place_of
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_lines
+from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.hashing import stream
+from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
@@ -28,9 +31,10 @@ READS = (*TRAINING, "distill")
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.distill
     teachers = open_teachers(materials, inputs["prepare"])
+    chosen = _picked(materials, inputs["refine"])[: section.winners]
     winners = {
         f"winner-{i}": Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
-        for i, winner in enumerate(inputs["refine"].facts["ranked"][: section.winners])
+        for i, (winner, _) in enumerate(chosen)
     }
     best = next(iter(winners))
     beside = _beside(materials, inputs, winners[best])
@@ -44,7 +48,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     if len(failed) == len(winners):
         raise TrialError(f"distilling the winner failed: {failed[0]}")
     if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
-        best = _best(materials, winners, outcomes)
+        best = _best(materials, dict(zip(winners, (each for _, each in chosen), strict=True)), outcomes)
         beside = _beside(materials, inputs, winners[best])
         outcomes |= trained(beside)
     requests = {**winners, **beside}
@@ -66,17 +70,62 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     return {"runs": runs, "winner": best, "epochs": section.epochs}
 
 
-def _best(materials: Materials, winners: Iterable[str], outcomes: Mapping[str, Outcome | str]) -> str:
-    """The winner of best last-epoch validation; the first one among equals, and where a procedure gives no score."""
-    sign = 1.0 if materials.metrics[materials.objective].direction == "max" else -1.0
+def check(materials: Materials) -> None:
+    """Raise StudyError for a `distill.pick` that is none, or speaks of other figures than objectives and costs of this study."""
+    limits = materials.study.config.constraints
+    costs = [
+        name for name in COSTS if name in ("params", "macs", *materials.objectives) or getattr(limits, name) is not None
+    ]
+    try:
+        parsed(materials.study.config.distill.pick).check({*materials.objectives, *costs})
+    except StudyError as error:
+        raise materials.study.place(error) from None
+
+
+def _picked(materials: Materials, refined: Artifact) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """The feasible trials in the order of `distill.pick`, each with its objectives and costs."""
+    rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
+    ranked = refined.facts["ranked"]
+    figures = [_figures(rows[each["number"]]) for each in ranked]
+    order = ordered(parsed(materials.study.config.distill.pick), figures, materials.objectives, _first(materials))
+    return [(ranked[i], figures[i]) for i in order]
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """What can be picked by, of a trial's row."""
+    costs = {name: row[{"onnx_bytes": "bytes"}.get(name, name)] for name in COSTS}
+    return {**{name: value for name, value in costs.items() if value is not None}, **row["objectives"]}
+
+
+def _first(materials: Materials) -> str:
+    return list(materials.objectives)[place_of(materials)]
+
+
+def _best(
+    materials: Materials, figures: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, Outcome | str]
+) -> str:
+    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best`.
+
+    Conditions that none meets any more count for nothing. The first one among equals, and where a procedure gives no score.
+
+    figures: winner -> its trial's.
+    """
     scored = {
-        name: sign * each.score
-        for name in winners
+        name: {**of, materials.objective: each.score}
+        for name, of in figures.items()
         if isinstance(each := outcomes[name], Outcome) and each.score is not None
     }
-    if scored:
-        return max(scored, key=lambda name: scored[name])
-    return next(name for name in winners if not isinstance(outcomes[name], str))
+    if not scored:
+        return next(name for name in figures if not isinstance(outcomes[name], str))
+    pick, direction = parsed(materials.study.config.distill.pick), materials.metrics[materials.objective].direction
+    if pick.way == "best":
+        pick = replace(pick, way=direction, name=materials.objective)
+    meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
+    names = meets or list(scored)
+    order = ordered(
+        replace(pick, conditions=()), [scored[name] for name in names], materials.objectives, _first(materials)
+    )
+    return names[order[0]]
 
 
 def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> dict[str, Request]:

@@ -62,6 +62,7 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
+    distill.check(materials)
     before = last_run(tools.folder)
     changed = tried = False
     for stage in STAGES:

@@ -250,6 +250,11 @@ class Compare(Section):
 
 class Distill(Section):
     winners: Trials = 1
+    pick: str = Field(
+        "best",
+        description="which trials win: best (front by front, by the first objective), knee, or min:NAME and max:NAME of an "
+        "objective or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
+    )
     epochs: Epochs = 10
     controls: tuple[Literal["baseline", "all_labels"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None

@@ -7,8 +7,7 @@ from typing import Any
 from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
-from kdsearch.stages import search
-from kdsearch.stages.distill import controls_of
+from kdsearch.stages import distill, search
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
@@ -46,13 +45,14 @@ def looked_at(study: Study, host: Host) -> Materials:
         check_expectable(materials, name)
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
+    distill.check(materials)
     check_recipe(materials)
     return materials
 
 
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
-    return summary(study, host, controls_of(looked_at(study, host)))
+    return summary(study, host, distill.controls_of(looked_at(study, host)))
 
 
 def check_storage(study: Study) -> None:

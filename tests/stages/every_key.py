@@ -197,6 +197,7 @@ CHANGES: dict[str, Change] = {
     ),
     "refine.weightings": change("refine", "refine.weightings=true"),
     "distill.winners": change("distill", "distill.winners=2"),
+    "distill.pick": change("distill", "distill.pick=min:params"),
     "distill.epochs": change("distill", "distill.epochs=2"),
     "distill.controls": change("distill", "distill.controls=[baseline]"),
     "distill.compare.largest": change("distill", "distill.compare.largest=false", before=COMPARE),

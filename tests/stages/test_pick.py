@@ -1,0 +1,80 @@
+"""`distill.pick` in a study: what wins is what the trials' figures say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+import kdsearch
+from kdsearch.cli import main
+from kdsearch.search.pick import ordered, parsed
+from kdsearch.stages.distill import _best
+from kdsearch.store.artifacts import about_of
+from kdsearch.store.folder import last_run
+from kdsearch.training.request import Outcome
+from tests.stages.tiny import events, made, run_tiny
+
+SHORT = (
+    "distill.controls=[]",
+    "distill.compare=null",
+    "compress.quantize=[]",
+    "export.formats=[onnx-fp32]",
+    "export.max_drop={}",
+)
+
+
+def test_the_trial_that_is_picked_is_distilled(finished, copied):
+    rows = [
+        each
+        for each in kdsearch.Result.open(finished.folder / "study").evidence["trials"]
+        if each["state"] == "complete"
+    ]
+    figures = [{**row["objectives"], "params": row["params"]} for row in rows]
+    text = f"max:params,accuracy>={min(each['accuracy'] for each in figures)}"
+    wanted = rows[ordered(parsed(text), figures, {"accuracy": "max"}, "accuracy")[0]]
+    before = len(events(copied))
+    run_tiny(copied, *SHORT, "compress.prune=null", f"distill.pick='{text}'")
+    key = last_run(copied / "study")["distill"]["key"]
+    facts = about_of(copied / "study" / "artifacts" / f"distill-{key}", "distill")["facts"]
+    assert facts["runs"][facts["winner"]]["request"]["values"] == wanted["values"]
+    assert made(copied, before)[0] == "distill"
+
+
+@pytest.mark.parametrize(
+    ("pick", "code", "message"),
+    [
+        ("min:param", 2, "distill.pick: 'param'; did you mean 'params'? Expected accuracy, macs or params"),
+        ("knee,latency_ms<1", 2, "distill.pick: 'latency_ms'"),  # the study does not speak of it
+        ("best,accuracy>100", 3, "trials has accuracy>100; accuracy reaches 0."),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(pick, code, message, copied, capsys):
+    before = sorted((copied / "study" / "artifacts").iterdir())
+    assert main(["run", str(copied / "tiny.yaml"), "--dir", str(copied / "study"), "--pick", pick]) == code
+    assert message in capsys.readouterr().err
+    assert sorted((copied / "study" / "artifacts").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("pick", "scores", "expected"),
+    [
+        ("best", (0.7, 0.8, 0.8), "b"),  # by validation, the first one of equals
+        ("min:params", (0.7, 0.8, 0.8), "c"),
+        ("min:params,accuracy>=0.75", (0.7, 0.8, 0.6), "b"),
+        ("min:params,accuracy>=0.95", (0.7, 0.8, 0.6), "c"),  # none meets it any more
+        ("best", (0.7, None, 0.9), "c"),
+    ],
+)
+def test_of_several_winners_the_last_word_is_their_own_validation(pick, scores, expected):
+    metric = SimpleNamespace(direction="max")
+    study = SimpleNamespace(config=SimpleNamespace(distill=SimpleNamespace(pick=pick)))
+    materials = SimpleNamespace(
+        study=study, objective="accuracy", objectives={"params": "min", "accuracy": "max"}, metrics={"accuracy": metric}
+    )
+    figures = {name: {"params": n, "accuracy": 0.1} for name, n in zip("abc", (30.0, 20.0, 10.0), strict=True)}
+    outcomes = {
+        name: "failed" if score is None else Outcome([], True, score, 1.0)
+        for name, score in zip("abc", scores, strict=True)
+    }
+    assert _best(materials, figures, outcomes) == expected
