@@ -55,6 +55,12 @@ def fp32(result: Row, role: object = None) -> Row:
     return next((each for each in files if str(each.get("format")).endswith("fp32")), {})
 
 
+def of_format(result: Row, form: object, role: object = None) -> Row:
+    """The export of this format, of a role where several students ship by themselves; or an empty mapping."""
+    files = [each for each in rows(result.get("exports")) if each.get("role") == role]
+    return next((each for each in files if each.get("format") == form), {})
+
+
 def of_role(network: object, role: object) -> Row:
     """What a network's row says of one role; all of it where it names no roles, or none is asked for."""
     whole = mapping(network)

@@ -16,6 +16,7 @@ from kdsearch.report.summary import (
     is_recommended,
     label_of,
     median,
+    of_format,
     of_role,
     recommended,
     speed,
@@ -157,19 +158,21 @@ def limit_of(value: object) -> float | None:
 
 def constraints(result: Row) -> str:
     """Limit, what was reached, and whether it holds."""
-    best = recommended(result)
-    network, file = student_of(result), fp32(result, best.get("role"))
-    reached = {
-        "params": ("parameters", network.get("params")),
-        "macs": ("MACs a sample", network.get("macs")),
-        "onnx_bytes": ("bytes of the fp32 file", file.get("bytes")),
-        "latency_ms": ("latency of the fp32 file, median (ms)", mapping(file.get("latency_ms")).get("median")),
-    }
+    network, role = student_of(result), recommended(result).get("role")
     body = []
     for name, raw in mapping(result.get("constraints")).items():
         limit = limit_of(raw)
         if limit is None:
             continue
+        form = mapping(raw).get("format") if isinstance(raw, Mapping) else None
+        file = of_format(result, form, role) if form else fp32(result, role)
+        shown = f"of the {plain(form).rpartition('-')[2] if form else 'fp32'} file"
+        reached = {
+            "params": ("parameters", network.get("params")),
+            "macs": ("MACs a sample", network.get("macs")),
+            "onnx_bytes": (f"bytes {shown}", file.get("bytes")),
+            "latency_ms": (f"latency {shown}, median (ms)", mapping(file.get("latency_ms")).get("median")),
+        }
         label, value = reached.get(name, (plain(name), mapping(result.get("metrics")).get(name)))
         found = number(value)
         met = "not measured" if found is None else "met" if found <= limit else "broken"

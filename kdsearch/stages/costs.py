@@ -1,27 +1,23 @@
-"""What a candidate costs: params and MACs, and from its exported graph bytes and latency."""
+"""What a network costs, and what the study limits. What files of candidates cost: `file_costs.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import Latency as Measured
 from kdsearch.deploy.latency import measure, measure_call
 from kdsearch.engine.cache import Live
-from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Batch, Cost, Exporter, Model
-from kdsearch.stages.products import fresh_product, has_own_product
-from kdsearch.store.artifacts import sealed, unsealed
-from kdsearch.store.files import read_json, write_json
-from kdsearch.store.hashing import digest, stream
-from kdsearch.study.schema import Latency
+from kdsearch.stages.products import has_own_product
+from kdsearch.store.hashing import stream
+from kdsearch.study.rules import bare
+from kdsearch.study.schema import Bytes, Latency
 from kdsearch.training.materials import Materials
 
 
@@ -42,6 +38,32 @@ def needs_file(materials: Materials) -> bool:
     """Whether objectives or constraints speak of the exported file."""
     limits = materials.study.config.constraints
     return limits.onnx_bytes is not None or needs_latency(materials)
+
+
+def formats_measured(materials: Materials) -> dict[str, str]:
+    """Cost of a file -> the format that the study limits it of: "" = fp32."""
+    limits = materials.study.config.constraints
+    return {name: getattr(getattr(limits, name), "format", None) or "" for name in ("onnx_bytes", "latency_ms")}
+
+
+def needs_quantized(materials: Materials) -> bool:
+    """Whether a limit is of a quantised file."""
+    return any(quantizer_of(materials, form) for form in formats_measured(materials).values())
+
+
+def quantizer_of(materials: Materials, form: str) -> str:
+    """The quantizer that makes files of a format, as the study names it; "" where none does."""
+    return next((use.use for use in materials.study.config.compress.quantize if form.endswith(f"-{bare(use.use)}")), "")
+
+
+def fewest_params(materials: Materials) -> float | None:
+    """What a limit of the fp32 file's bytes leaves of weights, four bytes each: a file cannot be smaller. None = no such limit."""
+    limit = materials.study.config.constraints.onnx_bytes
+    return (
+        bounds(materials)["onnx_bytes"] / 4
+        if limit and not quantizer_of(materials, formats_measured(materials)["onnx_bytes"])
+        else None
+    )
 
 
 def ships_its_own(materials: Materials) -> bool:
@@ -73,32 +95,6 @@ def costs_at(materials: Materials) -> dict[str, list[int]]:
     }
 
 
-def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
-    known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
-    if known.exists():
-        with suppress(ArtifactError):  # damaged, or changed by hand: they are measured anew
-            return dict(unsealed(read_json(known), known))
-    made = fresh_product(materials, role, spec, folder)
-    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
-    dummy = reference_samples(materials)
-    total, latency = 0, 0.0
-    for name, graph in made.product.graphs.items():
-        file = folder / f"{known.stem}-{name}{exporter.suffix}"
-        example = first_received(made.product, made.calls, name, dummy)
-        exporter.write(graph, example, file)
-        total += file.stat().st_size
-        if needs_latency(materials):
-            inputs = [example[each.name][:1] for each in graph.inputs]
-            latency += latency_of(exporter, file, inputs, latency_threads(materials)).median_ms
-        file.unlink()
-    costs: dict[str, float] = {"onnx_bytes": total}
-    if needs_latency(materials):
-        costs["latency_ms"] = latency
-    write_json(known, sealed(costs))
-    return costs
-
-
 def latency_of(exporter: Exporter[Any], file: Path, inputs: Sequence[Tensor], threads: int) -> Measured:
     """Of a file as anybody opens it: in onnxruntime, else as its exporter loads it. Inputs of one sample, in order."""
     if exporter.is_onnx:
@@ -114,7 +110,8 @@ def bounds(materials: Materials) -> dict[str, float]:
     """Constraint -> its limit, of those that the study sets."""
     limits = materials.study.config.constraints
     latency = limits.latency_ms.max if isinstance(limits.latency_ms, Latency) else limits.latency_ms
-    found = {"params": limits.params, "macs": limits.macs, "onnx_bytes": limits.onnx_bytes, "latency_ms": latency}
+    size = limits.onnx_bytes.max if isinstance(limits.onnx_bytes, Bytes) else limits.onnx_bytes
+    found = {"params": limits.params, "macs": limits.macs, "onnx_bytes": size, "latency_ms": latency}
     return {name: bound for name, bound in found.items() if bound is not None}
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from kdsearch.errors import InterruptedRun
 from kdsearch.search.candidates import Candidate, select
-from kdsearch.stages.costs import file_costs, needs_file, violations
+from kdsearch.stages.costs import needs_file, violations
+from kdsearch.stages.file_costs import file_costs
 from kdsearch.training.materials import Materials
 from kdsearch.training.tools import Tools
 

@@ -17,6 +17,7 @@ from kdsearch.kinds import Batch, Call, Carries, Field, Graph, Model, Procedure,
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.store.hashing import derive
 from kdsearch.training.adapted import adapts
+from kdsearch.training.finished import Finished
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.train import staged
@@ -85,13 +86,18 @@ def has_own_product(materials: Materials) -> bool:
 
 def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> Shipped:
     """What would be delivered of a fresh student, for costs. Of several students that ship together, its own graphs alone."""
-    seed = derive(materials.seed, "cost")
     if tuple(materials.study.students) == (role,) and has_own_product(materials):
-        request = Request("cost", "cost", {role: spec}, materials.recipe.default(), 1)
-        procedure, setup = staged(materials, request, {}, folder, seed)
-        return shipped(materials, setup, procedure)[0]
-    model = materials.build_student(role, spec, seed)
+        found = fresh_student(materials, role, spec, folder)
+        return shipped(materials, found.setup, found.procedure)[0]
+    model = materials.build_student(role, spec, derive(materials.seed, "cost"))
     return _shipped("", materials.task.product(model, materials.io), {role: model}, {})
+
+
+def fresh_student(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> Finished:
+    """A study's one student as it would ship, with fresh weights."""
+    request = Request("cost", "cost", {role: spec}, materials.recipe.default(), 1)
+    procedure, setup = staged(materials, request, {}, folder, derive(materials.seed, "cost"))
+    return Finished(setup, procedure)
 
 
 def described(graph: Graph) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer
-from kdsearch.stages.costs import cost_of_model, needs_file, ships_its_own
+from kdsearch.stages.costs import cost_of_model, fewest_params, needs_file, needs_quantized, ships_its_own
 from kdsearch.stages.keeping import keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.recall import highest, is_outgrown
@@ -34,6 +34,7 @@ NEEDS = ("prepare",)
 READS = (
     *(*SOURCE, "teachers", "students", "constraints", "search", "cost_objectives"),
     Where(needs_file, "export.exporter"),
+    *(Where(needs_quantized, path) for path in ("compress.quantize", "recipe", "objectives", "measured")),
     Where(needs_file, "recipe.procedure"),
     Where(ships_its_own, "recipe"),
     Where(lambda materials: adapts(materials.recipe.procedure_cls), "recipe.procedure"),
@@ -165,8 +166,8 @@ def _one_role(
     bounds: dict[str, float] = {
         name: v for name in ("params", "macs") if is_costed and (v := getattr(limits, name)) is not None
     }
-    if is_costed and limits.onnx_bytes is not None:  # four bytes a weight: a file cannot be smaller
-        bounds["params"] = min(bounds.get("params", float("inf")), limits.onnx_bytes / 4)
+    if is_costed and (least := fewest_params(materials)) is not None:
+        bounds["params"] = min(bounds.get("params", float("inf")), least)
     region = Region(space, materials.io, materials.task, bounds)
     scorer = scorer_of(materials, role)
     ranked = [use.use for use, _ in proxy_uses(materials.study)]

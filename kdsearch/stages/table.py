@@ -16,7 +16,8 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, told
 from kdsearch.search.candidates import PATIENCE, Region
-from kdsearch.stages.costs import file_costs, needs_file, violations
+from kdsearch.stages.costs import needs_file, violations
+from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.quality import measured
 from kdsearch.store.artifacts import Artifact, sealed, unsealed
 from kdsearch.store.files import append_line, read_lines, remove

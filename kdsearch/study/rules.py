@@ -144,6 +144,13 @@ def _formats(study: Study) -> None:
         if name.endswith("-fp32"):
             problem = "a drop counts from the fp32 file's own quality"
             raise study.error(problem, f"export.max_drop.{name}", fix="Remove it; `export.parity` bounds fp32 files.")
+    for name in ("onnx_bytes", "latency_ms"):
+        form = getattr(getattr(study.config.constraints, name), "format", None)
+        path = f"constraints.{name}.format"
+        if form is not None and form not in export.formats:
+            raise study.error(f"'{form}'", path, nearest=nearest(form, export.formats), expected=one_of(export.formats))
+        if form is not None and not form.endswith("-fp32") and len(study.students) > 1:
+            raise study.error(f"a limit of '{form}', and {len(study.students)} students", path, expected="one student")
     for bound in ("max_drop", "min_agreement"):
         for name in getattr(export, bound):
             if name not in export.formats:

@@ -196,14 +196,22 @@ class Recipe(Section):
 class Latency(Section):
     max: float = Field(gt=0, description="milliseconds, median of batch 1")
     threads: Threads = 1
+    format: str | None = Field(None, description="of `export.formats`: the file that has to keep it; none = fp32")
+
+
+class Bytes(Section):
+    max: Positive
+    format: str | None = Field(None, description="of `export.formats`: the file that has to keep it; none = fp32")
 
 
 class Constraints(Section):
     params: Positive | None = Field(None, description="weights of the student")
     macs: Positive | None = Field(None, description="multiply-accumulates for one sample")
-    onnx_bytes: Positive | None = Field(None, description="size of the exported fp32 file")
+    onnx_bytes: Bytes | Positive | None = Field(
+        None, description="size of the exported file, fp32 unless it says which"
+    )
     latency_ms: Latency | Annotated[float, Field(gt=0)] | None = Field(
-        None, description="median of the fp32 file on this machine"
+        None, description="its median on this machine, of fp32 unless it says which"
     )
 
 

@@ -86,6 +86,7 @@ TEXTS = (
 )  # the package of tests/outside
 COMPARE = ("distill.compare={largest: true, random: 1, epochs: 1}",)
 PRUNE = ("compress.prune={use: channels, options: {macs: 0.9, round_to: 2}, recover_epochs: 1}",)
+SIZE = ("constraints.onnx_bytes={max: 90000}",)
 LIMIT = ("constraints.latency_ms={max: 1000.0}",)
 
 CHANGES: dict[str, Change] = {
@@ -169,9 +170,12 @@ CHANGES: dict[str, Change] = {
     "constraints.params": change("search", "constraints.params=6000"),
     "constraints.macs": change("search", "constraints.macs=300000"),
     "constraints.onnx_bytes": change("search", "constraints.onnx_bytes=60000"),
+    "constraints.onnx_bytes.max": change("search", "constraints.onnx_bytes.max=60000", before=SIZE),
+    "constraints.onnx_bytes.format": change("search", "constraints.onnx_bytes.format=onnx-int8", before=SIZE),
     "constraints.latency_ms": change("search", "constraints.latency_ms=1000.0"),
     "constraints.latency_ms.max": change("search", "constraints.latency_ms.max=500.0", before=LIMIT),
     "constraints.latency_ms.threads": change("search", "constraints.latency_ms.threads=2", before=LIMIT),
+    "constraints.latency_ms.format": change("search", "constraints.latency_ms.format=onnx-int8", before=LIMIT),
     "search.proxy": change("search", "search.proxy=nwot"),
     "search.proxy.use": change("search", "search.proxy=[{use: params}, {use: synflow}]"),
     "search.proxy.options": change("search", "search.proxy=[{use: diswot, options: {init: kaiming}}, params]"),

@@ -195,7 +195,7 @@ def test_what_is_made_of_undeclared_sections_is_closed():
 def test_an_undeclared_read_ends_the_study_and_fails_no_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(distill, "READS", tuple(each for each in distill.READS if each != "objectives"))
     less = ("distill.controls=[]", "refine.trials=1")
-    with pytest.raises(UndeclaredReadError, match="stage 'distill' reads 'objective', which it does not declare"):
+    with pytest.raises(UndeclaredReadError, match="stage 'distill' reads 'objectives', which it does not declare"):
         run_tiny(tmp_path, *less, text=TEXT)
     assert [each["stage"] for each in events(tmp_path) if each.get("state") == "stopped"] == ["distill"]
 

@@ -1,0 +1,97 @@
+"""What the file of a candidate costs before it is trained: bytes, and where it matters latency, of the format that is limited."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdsearch.deploy.capture import first_received
+from kdsearch.errors import ArtifactError
+from kdsearch.kinds import Compressor, Exporter
+from kdsearch.stages.compress import calibration, feeds
+from kdsearch.stages.costs import (
+    formats_measured,
+    latency_of,
+    latency_threads,
+    needs_latency,
+    quantizer_of,
+    reference_samples,
+)
+from kdsearch.stages.products import Shipped, fresh_product, fresh_student
+from kdsearch.stages.subject import subject_of
+from kdsearch.store.artifacts import sealed, unsealed
+from kdsearch.store.files import read_json, write_json
+from kdsearch.store.hashing import digest
+from kdsearch.training.materials import Materials
+
+SAMPLES = 16  # that a quantizer is calibrated on: bytes and latency do not depend on how well
+
+
+def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
+    known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
+    if known.exists():
+        with suppress(ArtifactError):  # damaged, or changed by hand: they are measured anew
+            return dict(unsealed(read_json(known), known))
+    made = fresh_product(materials, role, spec, folder)
+    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    forms = formats_measured(materials)
+    whole = _written(materials, exporter, made, folder / known.stem)
+    files = {"": whole}
+    for name in {quantizer_of(materials, form) for form in forms.values()} - {""}:
+        files[name] = _quantized(materials, name, role, spec, made, whole, folder)
+    of = {cost: files[quantizer_of(materials, form)] for cost, form in forms.items()}
+    costs: dict[str, float] = {"onnx_bytes": sum(file.stat().st_size for file in of["onnx_bytes"].values())}
+    if needs_latency(materials):
+        costs["latency_ms"] = _latency(materials, exporter, made, of["latency_ms"])
+    for file in (each for group in files.values() for each in group.values()):
+        file.unlink()
+    write_json(known, sealed(costs))
+    return costs
+
+
+def _written(materials: Materials, exporter: Exporter[Any], made: Shipped, stem: Path) -> dict[str, Path]:
+    """Graph -> its fp32 file."""
+    dummy, files = reference_samples(materials), {}
+    for name, graph in made.product.graphs.items():
+        files[name] = stem.with_name(f"{stem.name}-{name}{exporter.suffix}")
+        exporter.write(graph, first_received(made.product, made.calls, name, dummy), files[name])
+    return files
+
+
+def _quantized(
+    materials: Materials,
+    name: str,
+    role: str,
+    spec: Mapping[str, Any],
+    made: Shipped,
+    whole: Mapping[str, Path],
+    folder: Path,
+) -> dict[str, Path]:
+    """Graph -> its file, by a quantizer of the study."""
+    index = next(i for i, use in enumerate(materials.study.config.compress.quantize) if use.use == name)
+    quantizer: Compressor[Any] = materials.make(
+        "quantizer", materials.study.config.compress.quantize[index], f"compress.quantize[{index}]"
+    )
+    subject = subject_of(materials, fresh_student(materials, role, spec, folder), role, {})
+    plan = quantizer.plan(subject)
+    few = replace(plan, edits={**plan.edits, **({"samples": SAMPLES} if "samples" in plan.edits else {})})
+    samples, files = calibration(materials, SAMPLES), {}
+    for graph, file in whole.items():
+        files[graph] = file.with_name(f"{file.stem}-{index}{file.suffix}")
+        shutil.copyfile(file, files[graph])
+        quantizer.rewrite(files[graph], few, feeds(made, graph, samples))
+    return files
+
+
+def _latency(materials: Materials, exporter: Exporter[Any], made: Shipped, files: Mapping[str, Path]) -> float:
+    dummy, total = reference_samples(materials), 0.0
+    for name, graph in made.product.graphs.items():
+        example = first_received(made.product, made.calls, name, dummy)
+        inputs = [example[each.name][:1] for each in graph.inputs]
+        total += latency_of(exporter, files[name], inputs, latency_threads(materials)).median_ms
+    return total

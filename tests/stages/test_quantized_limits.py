@@ -1,0 +1,89 @@
+"""Limits of quantised files: candidates are measured as the file that has to keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from kdsearch.errors import StudyError
+from kdsearch.host import Host
+from kdsearch.report.tables import constraints
+from kdsearch.stages import file_costs
+from kdsearch.stages.costs import fewest_params
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from tests.python.tiny_live import made
+from tests.stages.tiny import write_study
+
+SPEC = {"depths": [1, 1, 1], "widths": [4, 8, 8], "block": "basic"}
+
+
+def opened(folder, *sets):
+    return open_materials(load_study(write_study(folder), Host.load(), sets=sets), Host.load())
+
+
+@pytest.mark.parametrize("form", ["", "onnx-int4", "onnx-int8"])
+def test_it_is_the_file_of_that_format_that_is_measured(form, tmp_path, monkeypatch):
+    """The files are looked at before they go: how many there are, what the last one stores, how large it is."""
+    limit = f"{{max: 90000, format: {form}}}" if form else "90000"
+    seen, own = [], Path.unlink
+
+    def looked(file, missing_ok=False):
+        if file.suffix != ".onnx" or not file.name.startswith("costs-"):
+            return own(file, missing_ok)
+        return seen.append((file.stat().st_size, {each.data_type for each in onnx.load(file).graph.initializer}))
+
+    materials = opened(tmp_path, f"constraints.onnx_bytes={limit}")
+    monkeypatch.setattr(Path, "unlink", looked)
+    costs = file_costs.file_costs(materials, "student", SPEC, tmp_path)
+    assert len(seen) == (2 if form else 1)
+    assert costs == {"onnx_bytes": seen[-1][0]}
+    stored = {"": onnx.TensorProto.FLOAT, "onnx-int4": onnx.TensorProto.INT4, "onnx-int8": onnx.TensorProto.INT8}
+    assert stored[form] in seen[-1][1]
+    assert fewest_params(materials) == (None if form else 90000 / 4)
+    monkeypatch.setattr(file_costs, "fresh_product", lambda *_: pytest.fail("it is remembered"))
+    assert file_costs.file_costs(materials, "student", SPEC, tmp_path) == costs
+
+
+def test_what_goes_on_keeps_the_limit_of_that_file(tmp_path):
+    """Some INT4 files are above it, and fp32 files of some that go on would be."""
+    limit = 11_500
+    sets = ("search.keep=null", "search.proxy=params", f"constraints.onnx_bytes={{max: {limit}, format: onnx-int4}}")
+    found = made(opened(tmp_path, *sets), tmp_path / "study", "search")["search"]["roles"]["student"]
+    costs = [each["costs"] for each in found["kept"]]
+    assert 0 < len(costs) < 12
+    assert all(each["onnx_bytes"] <= limit for each in costs)
+    assert max(4 * each["params"] for each in costs) > limit
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            ("constraints.onnx_bytes={max: 9, format: onnx-int3}",),
+            "constraints.onnx_bytes.format: 'onnx-int3'; did you mean",
+        ),
+        (
+            ("constraints.latency_ms={max: 9, format: onnx-int8}", "export.formats=[onnx-fp32]", "export.max_drop={}"),
+            "constraints.latency_ms.format: 'onnx-int8'",
+        ),
+    ],
+)
+def test_a_file_that_is_not_made_is_refused(sets, message, tmp_path):
+    with pytest.raises(StudyError) as caught:
+        load_study(write_study(tmp_path), Host.load(), sets=sets)
+    assert message in str(caught.value)
+
+
+def test_the_page_says_of_which_file():
+    files = [
+        {"format": "onnx-fp32", "bytes": 50_000, "latency_ms": {"median": 1.0}},
+        {"format": "onnx-int8", "bytes": 15_000, "latency_ms": {"median": 3.0}},
+    ]
+    limits = {"onnx_bytes": {"max": 20_000, "format": "onnx-int8"}, "latency_ms": {"max": 2.0, "format": None}}
+    text = constraints({"exports": files, "constraints": limits})
+    assert "bytes of the int8 file" in text
+    assert "latency of the fp32 file, median (ms)" in text
+    assert text.count(">met<") == 2
