@@ -22,7 +22,15 @@ def architecture(text: object) -> str:
 
 
 def spec_words(spec: Mapping[str, Any]) -> str:
-    return ", ".join(entry(plain(name).replace("_", " "), value) for name, value in spec.items())
+    """What kind it is, then its sizes, then what it has and what it has not."""
+    found = sorted(spec.items(), key=lambda each: place(each[1]))
+    return ", ".join(entry(plain(name).replace("_", " "), value) for name, value in found)
+
+
+def place(value: object) -> int:
+    if value in ("none", 0):  # False is 0
+        return 3
+    return 2 if value is True else 0 if isinstance(value, str) else 1
 
 
 def entry(name: str, value: object) -> str:

@@ -455,7 +455,11 @@ def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
     [
         ({"block": "basic", "depths": [1, 1, 1], "widths": [12, 24, 16]}, "basic block, depths 1-1-1, widths 12-24-16"),
         ({"heads": 4, "pre_norm": True, "bias": False}, "heads 4, pre norm, no bias"),
-        ({"dropout": 0.0, "layers": 0, "depths": [0, 2]}, "no dropout, no layers, depths 0-2"),
+        ({"dropout": 0.0, "layers": 0, "depths": [0, 2]}, "depths 0-2, no dropout, no layers"),
+        (
+            {"causal": True, "depth": 2, "kind": "gru", "norm": "none", "width": 24},
+            "gru kind, depth 2, width 24, causal, no norm",
+        ),
         ({"a": {"k": 3}, "b": {"k": 5}}, "a (k 3), b (k 5)"),
         ({"stages": [{"op": "conv", "k": 3}, {"op": "skip"}]}, "stages (conv op, k 3; skip op)"),
     ],

@@ -18,6 +18,7 @@ from kdsearch.study import load_study
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import open_materials
 from kdsearch.training.teachers import part_of
+from kdsearch.verbs.finished import evidence_of_last
 from tests.stages.tiny import LESS, TEXT, events, is_stage, run_tiny, watching, write_study
 
 MINE = "teacher.options.procedure={use: smooth, options: {smoothing: 0.2}}"
@@ -122,7 +123,8 @@ def test_its_phases_are_what_trained_it(finished):
     assert "Teacher 'main': began with smoothed labels" in result["notes"]
     page = (folder / "study" / "report" / "index.html").read_text()
     assert "began with smoothed labels" in page
-    assert "teacher main" in page
+    curve = evidence_of_last(folder / "study")["curves"]["teacher"]
+    assert [row["epoch"] for row in curve] == [1, 2, 3]
 
 
 def test_stopped_and_gone_on_with_it_ends_as_one_that_was_not(finished, tmp_path):
