@@ -103,7 +103,7 @@ def test_controls_stand_on_the_ladder_in_grey() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "words"),
-    [('{"norm":"none","width":8}', "no norm, width 8"), ('{"norm":"batch"}', "batch norm")],
+    [('{"norm":"none","width":8}', "width 8, no norm"), ('{"norm":"batch"}', "batch norm")],
 )
 def test_none_of_a_thing_is_no_such_thing(spec: str, words: str) -> None:
     assert architecture(spec) == words
