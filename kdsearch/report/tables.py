@@ -18,6 +18,7 @@ from kdsearch.report.summary import (
     median,
     of_format,
     of_role,
+    ratio,
     recommended,
     speed,
     student_of,
@@ -135,8 +136,10 @@ def files(result: Row) -> str:
 
 
 def against(teacher: Row, export: Row) -> Markup:
-    """`1.37 times faster`, in two lines at most; `as fast` where sessions differ by more than the two."""
-    said = speed(teacher, export) or ("as fast" if median(export) is not None else MISSING)
+    """`1.37 times faster`, in two lines at most; nothing of the kind where sessions differ by more than the two."""
+    slow, fast = median(teacher), median(export)
+    apart = "no clear difference" if ratio(slow, fast, "", "", 1.05) else "as fast"
+    said = speed(teacher, export) or (MISSING if fast is None else apart)
     factor, times, way = said.partition(" times ")
     return Markup(f"<span class=nb>{esc(factor)}{times.rstrip()}</span> {esc(way)}" if times else esc(said))
 

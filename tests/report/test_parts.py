@@ -20,6 +20,7 @@ from kdsearch.report.plugin_html import clean
 from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.summary import speed
+from kdsearch.report.tables import against
 from kdsearch.report.values import milliseconds, percent, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
 
@@ -182,6 +183,14 @@ def test_a_quality_is_compared_in_its_own_unit(
 )
 def test_what_sessions_differ_by_is_not_faster(teacher: object, export: object, said: str) -> None:
     assert speed({"latency_ms": teacher}, {"latency_ms": export}) == said
+
+
+def test_unsteady_latencies_are_not_called_equal() -> None:
+    steady = {"latency_ms": {"median": 1.0, "spread": 0.0}}
+    assert against(steady, {"latency_ms": {"median": 1.02, "spread": 0.0}}) == "as fast"
+    assert against(steady, {"latency_ms": {"median": 2.0, "spread": 1.5}}) == "no clear difference"
+    assert "2 times" in against(steady, {"latency_ms": {"median": 2.0, "spread": 0.5}})
+    assert against(steady, {}) == "\u2013"
 
 
 @pytest.mark.parametrize(
