@@ -160,7 +160,8 @@ def tiles(result: Row) -> str:
     """The key figures of the file that ships."""
     teacher, base, best = mapping(result.get("teacher")), quality_of(result.get("baseline")), recommended(result)
     quality, network = shipped_quality(result), student_of(result, best.get("role"))
-    name = quality.name if quality.title else quality.name[:1].upper() + quality.name[1:]
+    name = quality.name
+    name = name[:1].upper() + name[1:] if name.partition(" ")[0].islower() else name  # not of nDCG, mIoU
     latency, slow = median(best), median(teacher)
     taught = quality_of(teacher)
     than = f"teacher {taught.text}" if taught.value is not None else ""

@@ -228,8 +228,8 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     ]
     if at := costs_at(materials):
         masks = {each.name for each in materials.io.inputs if each.kind in ("mask", "present")}
-        sizes = " and ".join(f"{'x'.join(map(str, each))} {name}" for name, each in at.items() if name not in masks)
-        notes.append(f"MACs and latencies are of one sample of {sizes}; the files take any size.")
+        sizes = " and ".join(f"{name} of {'x'.join(map(str, each))}" for name, each in at.items() if name not in masks)
+        notes.append(f"MACs and latencies are of one sample with {sizes}; the files take any size.")
     notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
     if materials.study.config.distill.controls and (why := left_out(materials.study)):
         notes.append(f"{why[0].upper()}{why[1:]}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def settled(result: Mapping[str, Any]) -> dict[str, Any]:
     for row in kept["exports"]:
         for name in ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32"):
             del row[name]
+        row["quantization"] = [re.sub(r"[\d.e-]+ ms", "", each) for each in row["quantization"]]
     for teacher in [kept["teacher"], *(kept["teacher"] or {}).get("all", {}).values()]:
         if teacher:
             del teacher["latency_ms"]
