@@ -40,7 +40,12 @@ def test_a_metric_is_called_what_people_call_it() -> None:
     shown = text(tiles({"student": {"quality": RMSE}}))
     assert shown.startswith("RMSE 3.400")
     assert text(tiles({"student": {"accuracy": 0.5}})).startswith("Accuracy 50.00 %")
-    for title, said in (("exact match", "Exact match"), ("macro F1", "Macro F1"), ("nDCG@10", "nDCG@10"), ("mIoU", "mIoU")):
+    for title, said in (
+        ("exact match", "Exact match"),
+        ("macro F1", "Macro F1"),
+        ("nDCG@10", "nDCG@10"),
+        ("mIoU", "mIoU"),
+    ):
         assert text(tiles({"student": {"quality": {**RMSE, "title": title}}})).startswith(f"{said} 3.400")
 
 
