@@ -43,7 +43,8 @@ def needs_file(materials: Materials) -> bool:
 def formats_measured(materials: Materials) -> dict[str, str]:
     """Cost of a file -> the format that the study limits it of: "" = fp32."""
     limits = materials.study.config.constraints
-    return {name: getattr(getattr(limits, name), "format", None) or "" for name in ("onnx_bytes", "latency_ms")}
+    forms = {name: getattr(getattr(limits, name), "format", None) or "" for name in ("onnx_bytes", "latency_ms")}
+    return {name: "" if form.endswith("-fp32") else form for name, form in forms.items()}
 
 
 def needs_quantized(materials: Materials) -> bool:
@@ -53,6 +54,8 @@ def needs_quantized(materials: Materials) -> bool:
 
 def quantizer_of(materials: Materials, form: str) -> str:
     """The quantizer that makes files of a format, as the study names it; "" where none does."""
+    if not form:
+        return ""
     return next((use.use for use in materials.study.config.compress.quantize if form.endswith(f"-{bare(use.use)}")), "")
 
 

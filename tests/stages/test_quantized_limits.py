@@ -10,9 +10,10 @@ import pytest
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.report.tables import constraints
-from kdsearch.stages import file_costs
+from kdsearch.stages import file_costs, search
 from kdsearch.stages.costs import fewest_params
 from kdsearch.study import load_study
+from kdsearch.training.keys import seen_by
 from kdsearch.training.materials import open_materials
 from tests.python.tiny_live import made
 from tests.stages.tiny import write_study
@@ -24,7 +25,7 @@ def opened(folder, *sets):
     return open_materials(load_study(write_study(folder), Host.load(), sets=sets), Host.load())
 
 
-@pytest.mark.parametrize("form", ["", "onnx-int4", "onnx-int8"])
+@pytest.mark.parametrize("form", ["", "onnx-fp32", "onnx-int4", "onnx-int8"])
 def test_it_is_the_file_of_that_format_that_is_measured(form, tmp_path, monkeypatch):
     """The files are looked at before they go: how many there are, what the last one stores, how large it is."""
     limit = f"{{max: 90000, format: {form}}}" if form else "90000"
@@ -35,14 +36,18 @@ def test_it_is_the_file_of_that_format_that_is_measured(form, tmp_path, monkeypa
             return own(file, missing_ok)
         return seen.append((file.stat().st_size, {each.data_type for each in onnx.load(file).graph.initializer}))
 
-    materials = opened(tmp_path, f"constraints.onnx_bytes={limit}")
+    materials = seen_by(search, opened(tmp_path, f"constraints.onnx_bytes={limit}"))  # it reads what the stage declares
     monkeypatch.setattr(Path, "unlink", looked)
     costs = file_costs.file_costs(materials, "student", SPEC, tmp_path)
-    assert len(seen) == (2 if form else 1)
+    assert len(seen) == (2 if "int" in form else 1)
     assert costs == {"onnx_bytes": seen[-1][0]}
-    stored = {"": onnx.TensorProto.FLOAT, "onnx-int4": onnx.TensorProto.INT4, "onnx-int8": onnx.TensorProto.INT8}
+    stored = {
+        **dict.fromkeys(("", "onnx-fp32"), onnx.TensorProto.FLOAT),
+        "onnx-int4": onnx.TensorProto.INT4,
+        "onnx-int8": onnx.TensorProto.INT8,
+    }
     assert stored[form] in seen[-1][1]
-    assert fewest_params(materials) == (None if form else 90000 / 4)
+    assert fewest_params(materials) == (None if "int" in form else 90000 / 4)
     monkeypatch.setattr(file_costs, "fresh_product", lambda *_: pytest.fail("it is remembered"))
     assert file_costs.file_costs(materials, "student", SPEC, tmp_path) == costs
 
