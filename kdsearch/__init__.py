@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from kdsearch.python.exported import export as export
     from kdsearch.python.pieces import Distillation as Distillation
     from kdsearch.python.result import Result as Result
-    from kdsearch.python.saved import load_model as load_model
-    from kdsearch.python.saved import save_model as save_model
     from kdsearch.python.scorer import scorer as scorer
     from kdsearch.python.session import Candidate as Candidate
     from kdsearch.python.session import Session as Session
     from kdsearch.python.session import run as run
     from kdsearch.study.api import Study as Study
     from kdsearch.study.reading import load_study as load_study
+    from kdsearch.training.saved import load_model as load_model
+    from kdsearch.training.saved import save_model as save_model
 
 _LAZY = {
     "Study": "kdsearch.study.api",
@@ -46,8 +46,8 @@ _LAZY = {
     "Exported": "kdsearch.python.exported",
     "export": "kdsearch.python.exported",
     "Result": "kdsearch.python.result",
-    "load_model": "kdsearch.python.saved",
-    "save_model": "kdsearch.python.saved",
+    "load_model": "kdsearch.training.saved",
+    "save_model": "kdsearch.training.saved",
     "scorer": "kdsearch.python.scorer",
 }
 __all__ = [

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.latency import alone
 from kdsearch.errors import StudyError, one_of
-from kdsearch.store.cache import cache_folder
-from kdsearch.store.files import storing
 
 OPEN = 16  # what a size that a file leaves open is, where nobody says
 WARM_UP = 3  # calls of each file before its first round
@@ -122,12 +121,7 @@ def bench(
     Raises:
         ArtifactError: a file that onnxruntime does not take. StudyError: see `feeds_of`, or a file fails at these inputs.
     """
-    from filelock import FileLock
-
-    folder = cache_folder()
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder / "latency.lock")), pinned(threads):
+    with alone(), pinned(threads):
         calls = {}
         for file in files:
             session = open_session(file, threads, read_onnx(file))

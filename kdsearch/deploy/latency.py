@@ -10,7 +10,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,7 @@ def latency_key(
     file: Path, example_inputs: Sequence[Any], threads: int = 1, entries: Mapping[str, str] | None = None
 ) -> str:
     """Key of the stored measurement: graph, shapes and types of one sample, machine, threads, session options."""
-    samples = [[list(each.shape), str(each.dtype)] for each in map(_one, example_inputs)]
+    samples = [[list(each.shape), str(each.dtype)] for each in map(one_sample, example_inputs)]
     parts = [FORMAT, graph_key(file), samples, machine(), threads, dict(entries or {})]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -92,7 +93,7 @@ def latency_key(
 def stored(key: str) -> Latency | None:
     """The measurement stored under `key`; None where there is none or its entry is damaged."""
     try:
-        entry = read_json(_entry(key))
+        entry = read_json(entry_of(key))
         least, median, spread = (float(entry[name]) for name in ("min_ms", "median_ms", "spread_ms"))
         found = Latency(least, median, spread, int(entry["runs"]))
     except (ArtifactError, OSError, ValueError, KeyError, TypeError, OverflowError):
@@ -101,7 +102,8 @@ def stored(key: str) -> Latency | None:
     return found if sound and 0 < found.min_ms <= found.median_ms else None
 
 
-def _entry(key: str) -> Path:
+def entry_of(key: str) -> Path:
+    """Where what is measured under a key is kept."""
     return cache_folder() / "latency" / f"{key}.json"
 
 
@@ -125,22 +127,29 @@ def measure(
         ArtifactError: the file is no ONNX model that onnxruntime takes.
         StorageError: the cache folder is not writable.
     """
-    from filelock import FileLock
-
     key = latency_key(file, example_inputs, threads, entries)
     found = stored(key)
     if found:
         return found
-    entry = _entry(key)
-    with storing(entry):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(cache_folder() / "latency.lock")):
+    with alone():
         found = stored(key)  # another process may have taken it while this one waited
         if not found:
             found = _take(file, example_inputs, threads, clock, entries)
             about = {"threads": threads, "session_options": dict(entries or {}), **machine()}
-            write_json(entry, {"format": FORMAT, **asdict(found), **about})
+            write_json(entry_of(key), {"format": FORMAT, **asdict(found), **about})
     return found
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While this holds no other process measures. Raise StorageError where the cache folder is not writable."""
+    from filelock import FileLock
+
+    folder = cache_folder()
+    with storing(folder):
+        (folder / "latency").mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder / "latency.lock")):
+        yield
 
 
 def measure_call(
@@ -150,16 +159,11 @@ def measure_call(
 
     opened: called `repeats` times; gives what is timed.
     """
-    from filelock import FileLock
-
-    folder = cache_folder()
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder / "latency.lock")):
+    with alone():
         return _over([_times(opened(), clock) for _ in range(repeats)])
 
 
-def _one(value: Any) -> np.ndarray[Any, Any]:
+def one_sample(value: Any) -> np.ndarray[Any, Any]:
     """(1, ...)"""
     array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
     return np.ascontiguousarray(array[:1])
@@ -177,7 +181,7 @@ def _take(
     for _ in range(REPEATS):
         session = open_session(file, threads, entries=entries)
         names = [each.name for each in session.get_inputs()]
-        feeds = dict(zip(names, map(_one, example_inputs), strict=True))
+        feeds = dict(zip(names, map(one_sample, example_inputs), strict=True))
         repeats.append(_times(partial(session.run, None, feeds), clock))
     return _over(repeats)
 

@@ -18,6 +18,7 @@ from kdsearch.kinds import Batch, Compressor
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.recovered import RECOVER, Finish, recovered, started
+from kdsearch.stages.saved_networks import save_networks
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import ABOUT, Artifact
 from kdsearch.store.hashing import stream
@@ -73,6 +74,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             shutil.copytree(made.path, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ABOUT))
             facts["pruned"] = _whole(steps)
         tools.progress.at(1 + nth, f"{steps[-1]['use']}: {steps[-1]['params']:,} params")
+    if section.chain:
+        facts["saved"] = save_networks(materials, found, facts["request"], out)
     parts = shipped(materials, found.setup, found.procedure)
     for i, use in enumerate(section.quantize):
         tools.heed_stop()

@@ -249,6 +249,9 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
                 f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
                 f"with {options}: its card shows how."
             )
+    for role, each in inputs["compress"].facts.get("saved", {}).items():
+        if each["reason"]:
+            notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
@@ -317,6 +320,7 @@ def _pruned(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, A
     return {
         **{name: facts[name] for name in (*COUNTS, "log")},
         "steps": [_pruned_by(materials, step, role) for step in facts["steps"] for role in step["roles"]],
+        "paths": [each["path"] for each in inputs["compress"].facts.get("saved", {}).values() if each["path"]],
         **told(exported["shipped_quality"]),
         **({"roles": roles} if roles else {}),
     }

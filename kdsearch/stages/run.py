@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
+from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
@@ -178,6 +179,7 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:
         put_back(tools.folder, row, made["export"], made["report"])
+    publish_networks(made["compress"], tools.folder)
     page = tools.folder / "report"
     with storing(page):
         page.mkdir(exist_ok=True)

@@ -117,14 +117,25 @@ class Cutter:
     def _stay(self, counts: Counts) -> dict[int, int]:
         return {id(each): n for each, n in zip(self.groups, counts, strict=True)}
 
-    def meet(self, holds: Callable[[Counted], bool]) -> Found:
-        """The gentlest exact cut whose counted cost `holds`. Raise RefusedError where there is none, with what can be reached."""
+    def reach(self, holds: Callable[[Counted], bool], round_to: int) -> Counted | None:
+        """What the gentlest cut in these steps is taken to cost; None where there is none. Nothing is cut."""
+        counts = self._gentlest(holds, round_to)
+        return None if counts is None else self._counted(counts)
+
+    def _gentlest(self, holds: Callable[[Counted], bool], round_to: int) -> Counts | None:
+        scores = [self.scores[id(each)] for each in self.groups]
+        return gentlest(self.groups, scores, self.rules.scope, round_to, lambda counts: holds(self._counted(counts)))
+
+    def meet(self, holds: Callable[[Counted], bool], round_to: int | None = None) -> Found:
+        """The gentlest exact cut whose counted cost `holds`. Raise RefusedError where there is none, with what can be reached.
+
+        round_to: of this cut; None = that of the rules.
+        """
+        round_to = round_to or self.rules.round_to
         for _ in range(TRIES):
-            scores = [self.scores[id(each)] for each in self.groups]
-            scope, round_to = self.rules.scope, self.rules.round_to
-            counts = gentlest(self.groups, scores, scope, round_to, lambda counts: holds(self._counted(counts)))
+            counts = self._gentlest(holds, round_to)
             if counts is None:
-                raise self._short(self._counted(counts_at(self.groups, scores, 1.0, scope, round_to)))
+                raise self._short(round_to)
             stay = self._stay(counts)
             cut = cut_of(self.opened, self.trace, self.gone(stay, self.groups))
             if difference(self.module, cut, self.probes):  # what was exact for some channels is not for these
@@ -144,13 +155,14 @@ class Cutter:
             fix="Leave layers out with exclude, or raise the target.",
         )
 
-    def _short(self, least: Counted) -> RefusedError:
-        whole = self.counted
+    def _short(self, round_to: int) -> RefusedError:
+        scores = [self.scores[id(each)] for each in self.groups]
+        whole, least = self.counted, self._counted(counts_at(self.groups, scores, 1.0, self.rules.scope, round_to))
         others = f"; left out: {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
         others += f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
         return RefusedError(
             f"pruning reaches {least.macs / whole.macs:.3f} of the MACs and {least.params / whole.params:.3f} of the weights "
-            f"with {self.rules.round_to} channels left in each of {len(self.groups)} groups{others}",
+            f"with {round_to} channels left in each of {len(self.groups)} groups{others}",
             path="compress.prune.options",
             expected="a target above that",
             fix="Raise the target, lower round_to, or choose a smaller architecture.",

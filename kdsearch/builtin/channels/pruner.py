@@ -11,7 +11,6 @@ import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,16 +21,17 @@ from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules
 from kdsearch.builtin.channels.groups import Group
 from kdsearch.builtin.channels.importance import FROM_DATA, Importance, Scores, scores_of
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
-from kdsearch.builtin.channels.targets import Format, Limit, bytes_of, meet_latency
+from kdsearch.builtin.channels.targets import STEPS, Format, Limit, bytes_of, meet_latency
+from kdsearch.builtin.channels.timing import timing
 from kdsearch.builtin.channels.tracing import Inputs
 from kdsearch.errors import UserError, nearest, one_of
-from kdsearch.kinds import IO, Batch, Compressor, Field, Graph, Model, Options, Plan, Subject, Tap, searched
+from kdsearch.kinds import IO, Batch, Compressor, Field, Model, Options, Plan, Subject, Tap, searched
 from kdsearch.kinds.forward import recorded
 from kdsearch.kit.costs import count_module
 from kdsearch.kit.streams import stream
 from kdsearch.ops.undisturbed import undisturbed
 
-DEFAULT_MACS = 0.7
+DEFAULT_MACS, ROUND_TO = 0.7, 4
 PROBES = 2  # samples of the probe batch
 
 
@@ -58,7 +58,11 @@ class ChannelsOptions(Options):
     scope: Literal["global", "layer"] = Option(
         "global", description="global: the least important channels anywhere go; layer: the same share of every layer"
     )
-    round_to: int = Option(4, ge=1, description="kept channels are a multiple of this")
+    round_to: int | None = Option(
+        None,
+        ge=1,
+        description="kept channels are a multiple of this; null: 4, or 16 where latency_ms asks and 16 comes near it",
+    )
     steps: int = Option(1, ge=1, description="rounds, each with fresh importances, on the way to the target")
     include: tuple[str, ...] = Option(
         ("*",), strict=False, description="globs on paths of layers; channels of none of them stay"
@@ -94,7 +98,7 @@ class Channels(Compressor[ChannelsOptions]):
         one, probes = _inputs(described), tuple(each.noise(PROBES, stream(0, "probe", each.name)) for each in fields)
         before = after = Counted.of(model.module, one)
         module, steps, log = model.module, list[Cut](), list[str]()
-        rules = Rules(options.scope, options.round_to, options.include, options.exclude)
+        rules = Rules(options.scope, options.round_to or ROUND_TO, options.include, options.exclude)
 
         def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:
             return scores_of(options.importance, module, groups, subject.rng("channels"), self._runs(subject))
@@ -108,8 +112,9 @@ class Channels(Compressor[ChannelsOptions]):
             cutter = Cutter.of(module, probes, one, rules, score)
             if is_timed:
                 assert options.latency_ms is not None
-                timed = partial(_latency, model, subject.io)
-                found, told = meet_latency(cutter, options.latency_ms, limit, timed)
+                multiples = (options.round_to,) if options.round_to else STEPS
+                with timing(model, subject.io) as timed:
+                    found, told = meet_latency(cutter, options.latency_ms, limit, timed, multiples)
                 log += told
             else:
                 found = cutter.meet(limit.holds)
@@ -175,24 +180,6 @@ def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:
     return tuple(
         torch.full((1, *each["shape"]), each["fill"], dtype=getattr(torch, each["dtype"])) for each in described
     )
-
-
-def _latency(model: Model, io: IO, module: nn.Module) -> float:
-    """Median milliseconds of the network's fp32 file."""
-    from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
-    from kdsearch.kit.latency import measure
-    from kdsearch.kit.scratch import Scratch
-
-    fields = tuple(io.input(name) for name in model.inputs)
-    blank = {each.name: each.blank(PROBES) for each in fields}
-    scratch = Scratch.make("latency")
-    try:
-        file = scratch.path / "network.onnx"
-        graph = Graph(module, fields, io.outputs)
-        OnnxExporter(OnnxOptions()).write(graph, Batch(tuple(f"blank-{i}" for i in range(PROBES)), blank), file)
-        return measure(file, [blank[each.name] for each in fields]).median_ms
-    finally:
-        scratch.close()
 
 
 def _taps(model: Model, inputs: Inputs) -> tuple[Tap, ...]:

@@ -7,7 +7,7 @@ from torch import nn
 from kdsearch.builtin.channels.cutting import Cutter, Rules
 from kdsearch.builtin.channels.importance import magnitudes
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-from kdsearch.builtin.channels.targets import Limit, meet_latency
+from kdsearch.builtin.channels.targets import Limit, Taken, meet_latency
 from kdsearch.errors import RefusedError
 from kdsearch.kit.costs import count_module
 from tests.builtin.channels.test_channels import model_of, subject
@@ -29,19 +29,19 @@ class Clock:
     def __init__(self, overhead, power):
         self.overhead, self.power, self.taken = overhead, power, []
 
-    def __call__(self, module: nn.Module) -> float:
+    def __call__(self, module: nn.Module) -> Taken:
         self.taken.append(self.overhead + (count_module(module, ONE).macs / 1e6) ** self.power)
-        return self.taken[-1]
+        return Taken(self.taken[-1])
 
 
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize(("overhead", "power"), [(0.0, 1.0), (0.1, 0.8), (0.05, 1.3)])
 def test_three_measurements_come_within_five_per_cent(overhead, power, share):
     clock, made = Clock(overhead, power), cutter()
-    target = share * Clock(overhead, power)(made.module)
+    target = share * Clock(overhead, power)(made.module).ms
     found, log = meet_latency(made, target, Limit(), clock)
     assert len(clock.taken) <= 3
-    reached = Clock(overhead, power)(found.module)
+    reached = Clock(overhead, power)(found.module).ms
     assert 0.9 * target < reached <= 1.05 * target
     assert len([line for line in log if "predicted" in line and "target" in line]) == len(clock.taken) - 1
 
@@ -57,7 +57,7 @@ def test_a_network_that_is_fast_enough_stays_after_one_measurement():
 def test_other_limits_hold_too():
     made = cutter()
     clock = Clock(0.0, 1.0)
-    found, _ = meet_latency(made, 0.9 * Clock(0.0, 1.0)(made.module), Limit(params=0.3 * made.counted.params), clock)
+    found, _ = meet_latency(made, 0.9 * Clock(0.0, 1.0)(made.module).ms, Limit(params=0.3 * made.counted.params), clock)
     assert found.counted.params <= 0.3 * made.counted.params
 
 
@@ -67,7 +67,7 @@ def test_a_latency_that_does_not_fall_is_told():
 
     def measure(module):
         taken.append(1.0)
-        return 1.0
+        return Taken(1.0)
 
     _, log = meet_latency(made, 0.7, Limit(), measure)
     assert len(taken) <= 3

@@ -18,7 +18,7 @@ from kdsearch.kinds import IO, Batch, Field, Model
 from kdsearch.testing.compressor import HandSubject
 
 FIELDS = IO((Field("image", "image", (3, 16, 16)),), (Field("logits", "logits", (4,)),))
-CODE = "tests.python.test_saved:network"
+CODE = "tests.training.test_saved:network"
 
 
 def network(width=12):

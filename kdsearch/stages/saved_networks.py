@@ -1,0 +1,83 @@
+"""Pruned networks as files of their own, which load without code and without the study: `pruned/` in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import KdsearchError
+from kdsearch.kinds import Plan
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import copy_file, remove, storing
+from kdsearch.study.code import is_code
+from kdsearch.training.finished import Finished
+from kdsearch.training.materials import Materials
+from kdsearch.training.saved import ABOUT, WEIGHTS, save_model
+from kdsearch.training.train import plan_of
+
+PRUNED = "pruned"  # the folder, in the artifact and in the study's
+
+
+def save_networks(
+    materials: Materials, found: Finished, request: Mapping[str, Any], out: Path
+) -> dict[str, dict[str, str]]:
+    """Save every network that ships, as the last step of compression left it; role -> folder below `out`, or why none."""
+    roles = found.procedure.shipped()
+    saved = {}
+    for role in roles:
+        path = PRUNED if len(roles) == 1 else f"{PRUNED}/{role}"
+        reason = _of_this_study_alone(materials, role)
+        if not reason:
+            try:
+                save_model(
+                    found.setup.models[role],
+                    out / path,
+                    space=materials.study.students[role].space,
+                    spec=request["specs"][role],
+                    io=materials.io,
+                    history=_history(materials, request["plans"].get(role, ())),
+                )
+            except KdsearchError as error:  # phases or an adapted procedure made another network of it
+                reason = error.problem
+        saved[role] = {"path": "" if reason else path, "reason": reason}
+    return saved
+
+
+def _of_this_study_alone(materials: Materials, role: str) -> str:
+    """Why a network cannot be built elsewhere; "" where it can."""
+    study = materials.study
+    if study.live_object(study.path_of_student(role)) is not None:
+        return "it is an object of the program that ran the study"
+    named = [study.students[role].space, *(step.use.use for _, step in study.config.compress.chain)]
+    code = [each for each in named if is_code(each)]
+    return f"'{code[0]}' is code of the study" if code else ""
+
+
+def _history(materials: Materials, plans: Any) -> list[tuple[str, Plan]]:
+    """What changed the network's shape, in order; zeros among its weights are weights."""
+    chain = [step for _, step in materials.study.config.compress.chain]
+    pairs = zip(chain, plans, strict=False)
+    return [(step.use.use, plan_of(plan)) for step, plan in pairs if step.kind == "pruner"]
+
+
+def publish_networks(compressed: Artifact, folder: Path) -> None:
+    """Make `pruned/` of the study's folder equal to the artifact's; what an earlier study left there goes."""
+    wanted = {each["path"] for each in compressed.facts.get("saved", {}).values() if each["path"]}
+    for path in sorted(wanted):
+        with storing(folder / path):
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        for name in (ABOUT, WEIGHTS):
+            copy_file(compressed.path / path / name, folder / path / name)
+    top = folder / PRUNED
+    if top.is_symlink() or not top.is_dir():
+        return
+    for place in (top, *(each for each in top.iterdir() if each.is_dir() and not each.is_symlink())):
+        if place.relative_to(folder).as_posix() in wanted:
+            continue
+        for name in (ABOUT, WEIGHTS):
+            (place / name).unlink(missing_ok=True)
+        if place != top and not any(place.iterdir()):
+            remove(place)
+    if not any(top.iterdir()):
+        remove(top)
