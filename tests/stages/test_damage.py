@@ -13,7 +13,7 @@ import torch
 from kdsearch.engine.checkpoint import digest_of
 from kdsearch.engine.setup import Site
 from kdsearch.errors import ArtifactError, KdsearchError
-from kdsearch.stages.costs import file_costs
+from kdsearch.stages.file_costs import file_costs
 from kdsearch.store.artifacts import FORMAT, Store
 from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.folder import open_folder
