@@ -3,8 +3,9 @@
 Small networks of six kinds are trained here (`small_nets.py`), and each is given to every tool with the same data and seed.
 
     prune: to equal shares of the multiply-accumulates, with the same recovery (`compress_prune.py`)
+    quantize: to 8 and 4 bits, with the same samples to calibrate with (`compress_quantize.py`)
 
-    python benchmarks/compress.py [--halves prune] [--nets resnet18,lstm] [--seeds 0,1,2] [--data fashion_mnist] [--out FILE.json]
+    python benchmarks/compress.py [--halves prune,quantize] [--nets resnet18,lstm] [--seeds 0,1,2] [--out FILE.json]
 
 What fails is a row with its `failure`. Rows are kept in --folder, and a benchmark that was killed goes on. Latencies are of files
 in onnxruntime at batch 1 on one thread, measured in turns with each other: compare those of one network and seed.
@@ -25,11 +26,15 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
 
 import compress_prune
+import compress_quantize
 from small_nets import NETS, images, trained
 from subjects import Subject
 
-HALVES: dict[str, Callable[[Subject, argparse.Namespace], list[dict[str, Any]]]] = {"prune": compress_prune.rows}
-FIGURES = ("accuracy", "accuracy_cut", "macs", "params", "bytes", "latency_ms", "seconds")
+HALVES: dict[str, Callable[[Subject, argparse.Namespace], list[dict[str, Any]]]] = {
+    "prune": compress_prune.rows,
+    "quantize": compress_quantize.rows,
+}
+FIGURES = ("accuracy", "drop", "share_4", "ratio", "accuracy_cut", "macs", "params", "bytes", "latency_ms", "seconds")
 
 
 def rows_of(half: str, name: str, seed: int, asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -99,6 +104,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="kept: networks and rows that are there are read")
     parser.add_argument("--out", type=Path, default=None)
     compress_prune.arguments(parser)
+    compress_quantize.arguments(parser)
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
