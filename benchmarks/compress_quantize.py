@@ -30,11 +30,13 @@ from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
 
 Feeds = Sequence[dict[str, np.ndarray[Any, Any]]]
+Quantize = Callable[[Path, Path, Feeds], None]  # fp32 file, file to write, calibration samples
 FEW = 32  # samples that ranges at the large size are taken from: only its latency is told
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=int, default=256, help="training samples that quantizers see")
+    parser.add_argument("--distilled", default="", help="networks that are also distilled; default: all")
     parser.add_argument("--large", type=int, default=224, help="pixels of a side; 0 = not timed")
 
 
@@ -43,21 +45,25 @@ def rows(subject: Subject, asked: argparse.Namespace) -> list[dict[str, Any]]:
     arms = {**ours(), "ort static": static(), "ort static, per channel": static(per_channel=True), "ort dynamic": dynamic,
             "ort MatMulNBits": four_bits(hqq=False), "ort MatMulNBits, HQQ": four_bits(hqq=True)}  # fmt: skip
     found = of_network(subject, "", arms, asked.calibration)
-    net = trained(
-        subject.name, subject.data, subject.seed + 1000, subject.folder.parents[1] / "nets", asked.epochs, subject.net
-    )
-    found += of_network(replace(subject, net=net), "distilled: ", ours(), asked.calibration)
-    if asked.large and not fixed_size(subject, asked.large):
-        large = at_size(subject, asked.large)
-        few = {name: arm for name, arm in arms.items() if "int8" in name or "static" in name}
-        found += of_network(large, f"{asked.large} pixels: ", few, FEW, judged=False)
-    return found
+    if subject.name in (asked.distilled or subject.name).split(","):
+        kept = subject.folder.parents[1] / "nets"
+        net = trained(subject.name, subject.data, subject.seed + 1000, kept, asked.epochs, subject.net)
+        found += of_network(replace(subject, net=net), "distilled: ", ours(), asked.calibration)
+    return found + at_large(subject, asked.large, arms)
+
+
+def at_large(subject: Subject, size: int, arms: dict[str, Quantize]) -> list[dict[str, Any]]:
+    """Latencies at that size, of networks that take any."""
+    if not size or fixed_size(subject, size):
+        return []
+    few = {name: arm for name, arm in arms.items() if "int8" in name or "static" in name}
+    return of_network(at_size(subject, size), f"{size} pixels: ", few, FEW, judged=False)
 
 
 def of_network(
     subject: Subject,
     prefix: str,
-    arms: dict[str, Callable[[Path, Path, Feeds], None]],
+    arms: dict[str, Quantize],
     samples: int,
     judged: bool = True,
 ) -> list[dict[str, Any]]:
@@ -91,8 +97,8 @@ def of_network(
     return found
 
 
-def ours() -> dict[str, Callable[[Path, Path, Feeds], None]]:
-    def by(use: str) -> Callable[[Path, Path, Feeds], None]:
+def ours() -> dict[str, Quantize]:
+    def by(use: str) -> Quantize:
         def quantize(fp32: Path, file: Path, feeds: Feeds) -> None:
             made: Compressor[Any] = make(Host.load(), "quantizer", Use(use=use, options={}), "quantize")
             shutil.copyfile(fp32, file)
@@ -103,7 +109,7 @@ def ours() -> dict[str, Callable[[Path, Path, Feeds], None]]:
     return {"kdsearch int8": by("int8"), "kdsearch int4": by("int4")}
 
 
-def static(**options: Any) -> Callable[[Path, Path, Feeds], None]:
+def static(**options: Any) -> Quantize:
     def quantize(fp32: Path, file: Path, feeds: Feeds) -> None:
         from onnxruntime.quantization import CalibrationDataReader, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -131,7 +137,7 @@ def dynamic(fp32: Path, file: Path, feeds: Feeds) -> None:
     quantize_dynamic(str(ready), str(file))
 
 
-def four_bits(hqq: bool) -> Callable[[Path, Path, Feeds], None]:
+def four_bits(hqq: bool) -> Quantize:
     def quantize(fp32: Path, file: Path, feeds: Feeds) -> None:
         import onnx
         from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer

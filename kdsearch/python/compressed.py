@@ -208,7 +208,10 @@ def _text(result: Mapping[str, Any]) -> str:
     for row in result["exports"]:
         good = f"{shown(row['quality'], name=True)}, " if row.get("quality") else ""
         slower = ", slower than fp32 here" if row.get("slower_than_fp32") else ""
-        took = milliseconds(row["latency_ms"]["median"])
-        lines.append(f"{row['path']}: {good}{row['bytes']:,} bytes, {took} ms{slower}")
+        took = f"{milliseconds(row['latency_ms']['median'])} ms"
+        if row["latency_tuned_ms"]:
+            options = ", ".join(f"{name}={value}" for name, value in row["session_options"].items())
+            took += f" ({milliseconds(row['latency_tuned_ms']['median'])} ms with session option {options})"
+        lines.append(f"{row['path']}: {good}{row['bytes']:,} bytes, {took}{slower}")
     lines += [f"{each['format']} refused: {each['reason']}" for each in result["refused"]]
     return "\n".join([*lines, *(f"note: {each}" for each in result["notes"])])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.feeds import in_order
@@ -88,7 +88,13 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
         source, trained = job.source(job.model, done), None
         if quantize and opened is not None and job.qat_epochs and job.fixed is None:
             trained = _trained(job, quantize, source)
-        measured = partial(_judged, kind=kind, io=job.io, opened=opened, reference=reference, max_drop=job.max_drop)
+        inputs = [each[:1] for each in source.samples.tensors.values()]
+
+        def measured(
+            call: Call, file: Path, kind: str = kind, inputs: list[Any] = inputs, reference: dict[str, Any] = reference
+        ) -> dict[str, Any]:
+            return {**_judged(call, kind, job.io, opened, reference, job.max_drop), **_timed(file, inputs, reference)}
+
         least = DEFAULT_AGREEMENT if opened is not None else None
         try:
             final = source if trained is None else job.source(trained, done)
@@ -96,12 +102,9 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
         except RefusedError as error:
             refused.append({"format": f"onnx-{kind}", "reason": error.problem})
             continue
-        latency = measure(target, [each[:1] for each in source.samples.tensors.values()])
-        row |= {"path": str(target), "latency_ms": _shown(latency)}
+        row["path"] = str(target)
         if kind == "fp32":
             reference = row
-        elif reference:
-            row["slower_than_fp32"] = is_slower(row["latency_ms"], reference["latency_ms"])
         rows.append(row)
         job.shown.at(done, f"onnx-{kind}")
     if job.is_noise and len(kinds) > 1:
@@ -161,6 +164,19 @@ def _judged(
                 f"allowed are {allowed:g}"
             )
     return told(quality)
+
+
+def _timed(file: Path, inputs: list[Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """In a session as anybody opens it; and with the session options that make it faster, if any do."""
+    plain, entries = _shown(measure(file, inputs)), tuned_options(read_onnx(file))
+    tuned = _shown(measure(file, inputs, entries=entries)) if entries else plain
+    helps = is_slower(plain, tuned)
+    return {
+        "latency_ms": plain,
+        "latency_tuned_ms": tuned if helps else None,
+        "session_options": entries if helps else {},
+        **({"slower_than_fp32": is_slower(plain, reference["latency_ms"])} if reference else {}),
+    }
 
 
 def _stem(called: str) -> str:

@@ -85,14 +85,14 @@ def verified_file(
     parity: float,
     min_agreement: float | None,
     form: str,
-    measure: Callable[[Call], Mapping[str, Any]] | None = None,
+    measure: Callable[[Call, Path], Mapping[str, Any]] | None = None,
 ) -> tuple[Parity, dict[str, Any]]:
     """Write one format with its card; what the gates refuse leaves nothing behind.
 
     Args:
         parity: of an fp32 file, see `export`. min_agreement: None = not asked.
         form: what the exporter is called in the format's name.
-        measure: further facts for the row, of the loaded file; may raise RefusedError.
+        measure: further facts for row and card, of the loaded file and where it lies; may raise RefusedError.
 
     Raises:
         RefusedError: the file fails or is too far off.
@@ -141,7 +141,7 @@ def verified_file(
             "weight_share": weight_share(final, fp32) if made.is_onnx else {},
             "quantization": list(log),
             "bounds": {"parity": bound, "min_agreement": min_agreement},
-            **(measure(call) if measure is not None else {}),
+            **(measure(call, final) if measure is not None else {}),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
         with storing(target):
@@ -193,12 +193,13 @@ def _card(
         "size_bytes",
         "weight_share",
         "quantization",
-        "latency_ms",
         "use",
         "check",
     )
+    timed = ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32")
     return {
-        **{key: whole[key] for key in kept if key != "latency_ms" or row.get(key)},
+        **{key: whole[key] for key in kept},
+        **{key: whole[key] for key in timed if row.get(key)},
         "model": network,
         "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
         "provenance": made_with(),

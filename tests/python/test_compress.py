@@ -87,6 +87,7 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         card = json.loads((tmp_path / row["path"]).with_suffix(".json").read_text())
         assert card["metrics"]["quality"]["value"] == row["accuracy"]
         assert row["latency_ms"]["median"] > 0
+        assert card["latency_ms"] == row["latency_ms"]
 
 
 def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
@@ -102,6 +103,29 @@ def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
     assert "quantised files were calibrated on noise" in found["notes"]
     card = json.loads((tmp_path / "net-int8.json").read_text())
     assert "calibrated on noise" in card["quantization"][-1]
+
+
+def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, folder, tmp_path, capsys):
+    """INT4 weights are unpacked at every call in a session as anybody opens it."""
+    from kdsearch.deploy.files import read_onnx, stores_int4
+    from kdsearch.deploy.latency import Latency
+    from kdsearch.python import formats
+
+    def measure(file, inputs, entries=None):
+        ms = 9.0 if stores_int4(read_onnx(file)) and not entries else 1.0
+        return Latency(ms, ms, 0.1, 1)
+
+    monkeypatch.setattr(formats, "measure", measure)
+    code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, "--format", "onnx-int4")
+    assert code == 0
+    plain, row = found["exports"]
+    assert (plain["latency_tuned_ms"], plain["session_options"]) == (None, {})
+    assert row["latency_tuned_ms"]["median"] == 1
+    assert row["slower_than_fp32"]
+    card = json.loads((tmp_path / "net-int4.json").read_text())
+    assert card["session_options"] == {"session.disable_quant_qdq": "1"} == row["session_options"]
+    assert any("session.disable_quant_qdq" in line and "instead of 9" in line for line in card["use"]["run"])
+    assert "9.00 ms (1.00 ms with session option session.disable_quant_qdq=1), slower than fp32" in found["text"]
 
 
 def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
