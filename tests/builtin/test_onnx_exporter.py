@@ -203,6 +203,31 @@ def test_the_exporters_say_nothing(capfd, caplog, folder):
     assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
+class Caching(nn.Module):
+    """Keeps a bias that it looks up, as EfficientFormer and LeViT of timm do while they evaluate."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head, self.cache = nn.Parameter(torch.randn(5)), nn.Linear(64, 10), {}
+        self.register_buffer("at", torch.tensor([4, 3, 2, 1, 0, 0, 1, 2, 3, 4]))
+
+    def forward(self, image):
+        key = str(image.device)
+        if key not in self.cache:
+            self.cache[key] = self.table[self.at]
+        return self.head(image.flatten(1)) + self.cache[key]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cache_that_export_fills_is_nothing_to_say(folder):
+    torch.manual_seed(0)
+    graph = Graph(Caching().eval(), (Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (10,)),))
+    x = torch.randn(2, 1, 8, 8)
+    OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(image=x), folder / "caching.onnx")
+    call = OnnxExporter(OnnxOptions()).load(folder / "caching.onnx")
+    assert torch.allclose(call(x)["logits"], graph.module(x), atol=1e-5)
+
+
 class Layered(nn.Module):
     """Layers and operators whose names a task may give its outputs."""
 

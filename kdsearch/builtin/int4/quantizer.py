@@ -78,7 +78,7 @@ class Int4(Compressor[Int4Options]):
         """The settings; which weights they mean shows when the file is there."""
         options = self.options
         how = "symmetric" if options.symmetric else "with zero points"
-        seen = f" on {options.samples} training samples" if options.rounding in CALIBRATING else ""
+        seen = f" on {options.samples} samples" if options.rounding in CALIBRATING else ""
         log = f"INT4 weights in blocks of {options.block}, {how}, rounding {options.rounding}{seen}"
         return Plan(options.model_dump(mode="json"), log=(log,))
 

@@ -95,7 +95,7 @@ class Int8(Compressor[Int8Options]):
         """The settings; calibration itself runs in `rewrite`, on the feeds of a file that does not exist yet."""
         options = self.options
         how = "per channel" if options.per_channel else "per tensor"
-        log = f"INT8 {how}, U8 activations by {options.calibration} over {options.samples} training samples"
+        log = f"INT8 {how}, U8 activations by {options.calibration} over {options.samples} samples"
         if options.mode == "dynamic":
             log = f"INT8 {how}, activations quantised as they come"
         safe = "weights in 7 bits: no sum overflows 16 bits, so that every processor gives the same answers"
@@ -267,7 +267,7 @@ def _nearer(file: Path, made: Mapping[str, Any], rows: Sequence[Row], work: Path
     shown = "; ".join(
         f"{each}: error {errors[each]:.3g}, {sizes[each]:,} bytes, {latency[each]:.3g} ms" for each in made
     )
-    return made[name], f"{name}, by {len(judged)} training samples ({shown})"
+    return made[name], f"{name}, by {len(judged)} samples ({shown})"
 
 
 def relative_error(fp32: Path, file: Path, rows: Sequence[Row]) -> float:

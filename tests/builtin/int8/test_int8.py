@@ -360,7 +360,7 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
 
     equal = {"static": 1.0, "dynamic": 1.0}
     _, (said,) = made({"static": 0.01, "dynamic": 0.02}, equal)
-    assert said.startswith("static, by 16 training samples (static: error 0.01, ")
+    assert said.startswith("static, by 16 samples (static: error 0.01, ")
     _, (said,) = made({"static": 0.01, "dynamic": 0.011}, {"static": 1.0, "dynamic": 0.6})
     assert said.startswith("dynamic")
     _, (said,) = made({"static": 0.01, "dynamic": 0.011}, {"static": 0.6, "dynamic": 1.0})
