@@ -111,19 +111,24 @@ def _fits(node: Any, told: Mapping[str, Any], sizes: bool) -> bool:
 
 
 def _metadata(session: Any, card: Mapping[str, Any]) -> Iterator[Check]:
-    """Labels and preprocessing inside the file are the card's."""
+    """Labels, preprocessing and origin inside the file are the card's."""
     inside = dict(session.get_modelmeta().custom_metadata_map)
-    use = card.get("use") or {}
-    wrong = []
-    for name in ("labels", "preprocessing"):
-        if use.get(name):
-            try:
-                same = json.loads(inside.get(name, "null")) == use[name]
-            except ValueError:
-                same = False
-            wrong += [] if same else [name]
-    said = f"{', '.join(wrong)} in the file are not the card's" if wrong else ", ".join(sorted(inside)) or "none"
-    yield Check("metadata", not wrong, said)
+    use, provenance = card.get("use") or {}, card.get("provenance") or {}
+    told = {name: use[name] for name in ("labels", "preprocessing") if use.get(name)}
+    origin = ("study", "study_hash") if provenance.get("study_hash") else ("model",)
+    told |= {name: provenance[name] for name in origin if provenance.get(name)}
+    wrong = [name for name, value in told.items() if not _says(inside.get(name), value)]
+    said = [f"{', '.join(wrong)} in the file are not the card's"] if wrong else []
+    known = [f"{name} {inside[name]}" for name in ("study", "study_hash", "model") if name in inside]
+    yield Check("metadata", not wrong, "; ".join(said or [*known, ", ".join(sorted(inside)) or "none"]))
+
+
+def _says(text: str | None, value: Any) -> bool:
+    """Whether a file's text is this word, or the JSON of this value."""
+    try:
+        return text is not None and (text == value if isinstance(value, str) else json.loads(text) == value)
+    except ValueError:
+        return False
 
 
 def _answers(session: Any, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[Check]:

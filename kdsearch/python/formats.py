@@ -61,7 +61,7 @@ class Job:
         samples = samples_of(None, io, PROBE, self.seed)
         if opened is not None:
             samples = renamed(opened, io, next(iter(in_order(opened.arranged.split("test")))))
-        about = about_of(opened)
+        about = {"model": Path(self.called).name, **about_of(opened)}  # no path of this machine
         fixed = self.fixed if model is self.model else None
         notes: tuple[str, ...] = (
             ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,7 @@ from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Exporter, Graph, Model
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
-from kdsearch.report.page import jsonable
-from kdsearch.stages.cards import card_name
+from kdsearch.stages.cards import card_name, texts
 from kdsearch.stages.products import described
 from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_json
@@ -48,7 +46,7 @@ class Source:
 
     Args:
         samples: for comparison. calibration: inputs by name, for quantizers.
-        about: labels and preprocessing, for file and card.
+        about: labels, preprocessing and the model's name, for file and card.
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         along: names of files beside it that belong to it.
@@ -116,8 +114,7 @@ def verified_file(
             log, quantizer.watch = tuple(plan.log), source.watch
             quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
-        about = {key: json.dumps(jsonable(each), ensure_ascii=False) for key, each in source.about.items() if each}
-        made.label(final, about)
+        made.label(final, texts(source.about))
         call = made.load(final)
         found = compare(
             module_call(graph),
@@ -202,6 +199,6 @@ def _card(
         **{key: whole[key] for key in timed if row.get(key)},
         "model": network,
         "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
-        "provenance": made_with(),
+        "provenance": {**({"model": source.about["model"]} if "model" in source.about else {}), **made_with()},
         **({"facts": {"product": {"files": list(source.along)}}} if source.along else {}),
     }

@@ -84,8 +84,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         result: the final JSON of a run.
         export: one of its `exports`.
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
-            `preprocessing`, `labels`, `sha256`, `licence`, `usage` (lines that run what is no ONNX file), `check` (see
-            deploy/probe.py); further keys go into `facts` as they are.
+            `preprocessing`, `labels`, `sha256`, `licence`, `study_hash` (of what the network was made from), `usage` (lines that
+            run what is no ONNX file), `check` (see deploy/probe.py); further keys go into `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
     student, network = of_role(result.get("student"), role), student_of(result, role)
@@ -93,7 +93,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
     usage = facts.get("usage")
-    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "usage", "check"}
+    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "study_hash", "usage", "check"}
+    made_from = {"study_hash": facts["study_hash"]} if facts.get("study_hash") else {}
     options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
     plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
     why = f"  # {tuned:.3g} ms a sample instead of {plainly:.3g}" if plainly is not None and tuned is not None else ""
@@ -149,7 +150,12 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "data": result.get("data"),
         "warnings": items(result.get("warnings")),
         "notes": items(result.get("notes")),
-        "provenance": {"study": result.get("study"), "seed": result.get("seed"), **mapping(result.get("provenance"))},
+        "provenance": {
+            "study": result.get("study"),
+            **made_from,
+            "seed": result.get("seed"),
+            **mapping(result.get("provenance")),
+        },
     }
     clean = jsonable(made)
     assert isinstance(clean, dict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdsearch.kinds import Carries
 from kdsearch.report.card import card
+from kdsearch.report.page import jsonable
 from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_bytes, write_json
@@ -25,6 +27,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "preprocessing": facts.get("preprocessing", {}),
         "labels": places(facts) or [],
         "licence": facts.get("licence"),
+        "study_hash": inputs["compress"].key,
         "artifacts": {name: artifact.key for name, artifact in inputs.items()},
     }
     for row in result["exports"]:
@@ -45,6 +48,15 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 },
             }
             write_json(folder / card_name(name), card(result, {**row, "path": graph["path"]}, facts_of))
+
+
+def texts(about: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of it as a file keeps it: JSON where it is more than a word."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
+        for name, value in about.items()
+        if value
+    }
 
 
 def places(facts: Mapping[str, Any]) -> Any:

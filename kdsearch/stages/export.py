@@ -88,8 +88,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     for part in final.parts:
         metrics, quality = measured(materials, part.predict, "test", final.setup)
         whole[part.role] = {"metrics": metrics, "quality": quality}
+        compressed = inputs["compress"]
         target = Target(
-            materials, exporter, part, final.setup, inputs["compress"].facts["quantize"], test, work, out, watch
+            materials, exporter, part, final.setup, compressed.facts["quantize"], test, work, out, compressed.key, watch
         )
         reference: dict[str, Any] = {"quality": quality}  # a refused fp32 file: drops count against the torch student
         for form in _in_order(formats, bare(config.export.exporter.use)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,8 +20,7 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
 from kdsearch.kinds.data import CHOOSING
-from kdsearch.report.page import jsonable
-from kdsearch.stages.cards import places
+from kdsearch.stages.cards import places, texts
 from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
 from kdsearch.stages.products import Shipped, described
@@ -38,6 +36,7 @@ class Target:
 
     Args:
         plans: quantizer -> role -> its plan. test: batches of the test split.
+        made_from: the key of the artifact that the networks come from.
         work: for files that have yet to pass; `out` gets those that did.
         watch: is told how far a quantizer is.
     """
@@ -50,6 +49,7 @@ class Target:
     test: list[Batch]
     work: Path
     out: Path
+    made_from: str
     watch: Callable[[float, str], None] | None = None
 
     @property
@@ -90,7 +90,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
     files, notes = _written(target, kind)
     for file in files.values():
-        target.exporter.label(file, about_of(materials))
+        target.exporter.label(file, about_of(materials, target.made_from))
     calls = {name: _opened(target.exporter, file) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
@@ -156,21 +156,22 @@ def _zipped(target: Target, files: Mapping[str, Path]) -> dict[str, int]:
     return {"zipped_bytes": sum(zipped_bytes(file) for file in files.values())} if is_sparse else {}
 
 
-def about_of(materials: Materials) -> dict[str, str]:
-    """What a file says of itself, alone: JSON where it is more than a word."""
+def about_of(materials: Materials, made_from: str) -> dict[str, str]:
+    """What a file says of itself, alone: JSON where it is more than a word.
+
+    `study_hash` is of all that its network was made from: the study's sections up to `compress`, its files, its seed, the version.
+    """
     facts = materials.data.facts
     task = materials.study.config.task
     told = {
+        "study": materials.study.config.name,
+        "study_hash": made_from,
         "labels": places(facts),
         "preprocessing": facts.get("preprocessing"),
         "licence": facts.get("licence"),
         "task": task.use if task is not None else None,
     }
-    return {
-        name: value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
-        for name, value in told.items()
-        if value
-    }
+    return texts(told)
 
 
 def _written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:

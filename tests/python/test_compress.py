@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import kdsearch
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
+from kdsearch.deploy.files import open_session
 from kdsearch.kinds import Batch, Field, Graph
 from kdsearch.python.networks import network
 from kdsearch.store import weights
@@ -85,6 +87,8 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     for row in found["exports"]:
         assert main(["verify", row["path"]]) == 0
         card = json.loads((tmp_path / row["path"]).with_suffix(".json").read_text())
+        inside = open_session(Path(row["path"])).get_modelmeta().custom_metadata_map
+        assert inside["model"] == card["provenance"]["model"] == "net.onnx", "and no path of this machine"
         assert card["metrics"]["quality"]["value"] == row["accuracy"]
         assert row["latency_ms"]["median"] > 0
         assert card["latency_ms"] == row["latency_ms"]

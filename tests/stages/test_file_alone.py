@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from kdsearch.cli import main
 
 MODELS = ("tiny-fp32.onnx", "tiny-int8.onnx", "tiny-int4.onnx")
 
@@ -30,6 +33,28 @@ def test_a_file_says_its_labels_and_how_it_is_fed(name, export):
     assert json.loads(told["labels"]) == [str(digit) for digit in range(10)]
     assert json.loads(told["preprocessing"]) == card["use"]["preprocessing"]
     assert {"mean", "std", "size", "range", "resize_filter"} <= set(json.loads(told["preprocessing"]))
+    artifacts = [each.name for each in (export.parent / "artifacts").iterdir()]
+    assert told["study"] == card["provenance"]["study"] == "tiny"
+    assert told["study_hash"] == card["provenance"]["study_hash"]
+    assert f"compress-{told['study_hash']}" in artifacts, "it names what the network was made from"
+
+
+@pytest.mark.parametrize("key", ["study", "study_hash", "labels"])
+def test_verify_reads_what_it_says(key, export, tmp_path, capsys):
+    """Also where size and hash in the card were made to fit."""
+    model, card = onnx.load(export / MODELS[0]), json.loads((export / "tiny-fp32.json").read_text())
+    for each in model.metadata_props:
+        each.value = '["other"]' if each.key == key else each.value
+    file = tmp_path / MODELS[0]
+    file.write_bytes(model.SerializeToString())
+    card |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size_bytes": file.stat().st_size}
+    file.with_suffix(".json").write_text(json.dumps(card))
+    assert main(["verify", str(file), "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["differs"] == ["metadata"]
+    assert main(["verify", str(export / MODELS[0]), "--json"]) == 0
+    said = next(each["said"] for each in json.loads(capsys.readouterr().out)["checks"] if each["check"] == "metadata")
+    assert said.startswith("study tiny; study_hash ")
 
 
 @pytest.mark.parametrize("name", MODELS)
