@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[Section]] = {
     "compress": of.Compress,
     "compress.prune": of.Prune,
     "compress.steps[]": of.CompressStep,
+    "compress.quantize[]": of.Quantize,
     "export": of.Export,
     "run": of.Run,
 }

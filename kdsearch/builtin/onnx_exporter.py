@@ -17,8 +17,9 @@ from pydantic import Field as Option
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from kdsearch.builtin.onnx_ends import Asked, Input, Layout, Output, attach, ends_of
 from kdsearch.errors import RefusedError, UserError
-from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options, named
 from kdsearch.kit.folding import folded
 from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
@@ -61,6 +62,19 @@ class OnnxOptions(Options):
         description="torch's exporter: auto = torchscript for recurrent networks, else dynamo, and the other where it fails; "
         "torchscript is some 50 times faster and bakes lengths into attention",
     )
+    input: Input = Option(
+        "prepared",
+        description="what a file of images reads: prepared = floats, as the network; pixels = uint8, 0..255, scaled and normalised "
+        "in the file; any_size = such of any size: the shorter side is made the network's, bilinear, and the middle cut out",
+    )
+    layout: Layout = Option(
+        "hwc", description="of pixels: hwc = (B, H, W, C), as images are stored; chw = (B, C, H, W)"
+    )
+    output: Output = Option(
+        "raw",
+        description="what a file of a network that scores classes answers: raw = its logits; probabilities = their softmax; class "
+        "= the index of the largest",
+    )
 
 
 class OnnxExporter(Exporter[OnnxOptions]):
@@ -87,6 +101,19 @@ class OnnxExporter(Exporter[OnnxOptions]):
             model = _first_that_works(engines, graph, inputs)
         _tidy(model, graph)
         save_onnx(model, file)
+
+    def ends(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Ends | None:
+        """Raise StudyError for pixels where the network reads no image or nobody knows how it is prepared, and without classes."""
+        return ends_of(self._asked, graph, preprocessing)
+
+    def finish(self, file: Path, ends: Ends) -> None:
+        model = read_onnx(file)
+        attach(model, self._asked, ends)
+        save_onnx(model, file)
+
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self.options.input, self.options.layout, self.options.output)
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:
         """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back."""

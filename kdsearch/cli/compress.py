@@ -48,6 +48,12 @@ def compress(
             help="Of training as quantised, where a file loses too much on validation.",
         ),
     ] = 0,
+    reads: Annotated[
+        str, option("--input", help="What files of images read: prepared floats, pixels (uint8) or any_size.")
+    ] = "prepared",
+    answers: Annotated[
+        str, option("--output", help="What files that score classes answer: raw, probabilities or class.")
+    ] = "raw",
     form: Annotated[
         list[str] | None, option("--format", help="onnx-fp32, onnx-int8, onnx-int4; may be repeated.")
     ] = None,
@@ -76,7 +82,7 @@ def compress(
             model, out, data=data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
             teacher_weights=teacher_weights, prune=target, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
             formats=form or ("onnx-fp32", "onnx-int8"), calibration="random" if calibration == "random" else "data",
-            max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
+            inside={"input": reads, "output": answers}, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
         )  # fmt: skip
 
     answer(run, as_json)

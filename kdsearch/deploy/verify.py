@@ -114,7 +114,7 @@ def _metadata(session: Any, card: Mapping[str, Any]) -> Iterator[Check]:
     """Labels, preprocessing and origin inside the file are the card's."""
     inside = dict(session.get_modelmeta().custom_metadata_map)
     use, provenance = card.get("use") or {}, card.get("provenance") or {}
-    told = {name: use[name] for name in ("labels", "preprocessing") if use.get(name)}
+    told = {name: use[name] for name in ("labels", "preprocessing", "inside") if use.get(name)}
     origin = ("study", "study_hash") if provenance.get("study_hash") else ("model",)
     told |= {name: provenance[name] for name in origin if provenance.get(name)}
     wrong = [name for name, value in told.items() if not _says(inside.get(name), value)]

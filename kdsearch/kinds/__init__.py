@@ -7,7 +7,7 @@ from kdsearch.kinds.data_recipe import DataRecipe, Record
 from kdsearch.kinds.dataset import Dataset
 from kdsearch.kinds.distiller import Distiller, Setup
 from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
-from kdsearch.kinds.exporter import Exporter
+from kdsearch.kinds.exporter import Ends, Exporter
 from kdsearch.kinds.figure import Figure, Picture, Table, class_colour
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
@@ -64,6 +64,7 @@ __all__ = [
     "Ema",
     "EmbeddingTeacher",
     "Encodes",
+    "Ends",
     "Executor",
     "Exporter",
     "Feed",

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic
+from typing import Any, ClassVar, Generic
+
+from torch import Tensor
 
 from kdsearch.kinds.data import Batch
 from kdsearch.kinds.options import Capability, O
 from kdsearch.kinds.task import Call, Graph
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a file does before and after its network.
+
+    Args:
+        graph: the whole in torch, from what the file reads to what it answers: what the file is compared with.
+        raw: what the network reads (a tensor each) -> what the file reads in its place, as near as that can say it.
+        own: what the file answers, by name -> the network's own outputs, as far as it tells them.
+        about: for whoever feeds the file, JSON.
+    """
+
+    graph: Graph
+    raw: Callable[..., tuple[Tensor, ...]]
+    own: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    about: Mapping[str, Any]
+
+    def within(self, call: Call) -> Call:
+        """A call of the whole, as one of the network alone."""
+
+        def answer(*inputs: Tensor) -> Mapping[str, Tensor]:
+            return self.own(call(*self.raw(*inputs)))
+
+        return answer
 
 
 class Exporter(Capability, Generic[O]):
@@ -31,6 +59,20 @@ class Exporter(Capability, Generic[O]):
     @abstractmethod
     def write(self, graph: Graph, example: Batch, file: Path) -> None:
         """One self-contained file, byte-equal for equal weights, without paths of this machine."""
+
+    def ends(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Ends | None:
+        """What the options put into the file before and after the network; None: nothing.
+
+        Args:
+            preprocessing: how the data set's images become what networks read; see `facts` of the data set.
+
+        Raises:
+            StudyError: what is asked does not fit the graph or the data.
+        """
+        return None
+
+    def finish(self, file: Path, ends: Ends) -> None:
+        """Put these ends into a file of the network alone, in place. Asked after quantizers, where `ends` gave any."""
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:
         """Write into the file what whoever finds it alone has to know: labels, preprocessing, origin. Default: nothing."""

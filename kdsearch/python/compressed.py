@@ -42,6 +42,7 @@ def compress(
     pruner: str = "channels",
     recover_epochs: int = 5,
     qat_epochs: int = 0,
+    inside: Mapping[str, str] | None = None,
     formats: Sequence[str] = ("onnx-fp32", "onnx-int8"),
     calibration: Calibration = "data",
     max_drop: float | None = None,
@@ -63,6 +64,7 @@ def compress(
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
+        inside: what the files do before and after the network: the exporter's options `input`, `layout` and `output`.
         max_drop: of quality against fp32; None = a study's own.
 
     Raises:
@@ -100,7 +102,9 @@ def compress(
     numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
-    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes)
+    job = Job(
+        after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, inside or {}, shown, notes
+    )
     rows, refused = files_of(job, kinds)
     shown.end(is_done=True)
     cost = count(after, io)

@@ -13,10 +13,11 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.feeds import in_order
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import IO, Call, Compressor, Model
+from kdsearch.kinds import IO, Batch, Call, Compressor, Model
+from kdsearch.ops.settle import settle
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
-from kdsearch.python.recovery import recover, settle
+from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, rewritten, verified_file
 from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told
 from kdsearch.store.hashing import derive
@@ -40,6 +41,7 @@ class Job:
     max_drop: float | None
     seed: int
     qat_epochs: int
+    inside: Mapping[str, str]
     shown: Progress
     notes: list[str]
 
@@ -68,7 +70,7 @@ class Job:
         )
         if model is not self.model:
             notes += (f"trained as it is quantised for {self.qat_epochs} epochs",)
-        exporter = capability("exporter", "onnx")[1]
+        exporter = capability("exporter", {"use": "onnx", "options": dict(self.inside)})[1]
 
         def watch(share: float, what: str) -> None:
             self.shown.at(done + share, what)
@@ -88,7 +90,7 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
         source, trained = job.source(job.model, done), None
         if quantize and opened is not None and job.qat_epochs and job.fixed is None:
             trained = _trained(job, quantize, source)
-        inputs = [each[:1] for each in source.samples.tensors.values()]
+        inputs = _read_by(source, source.samples)
 
         def measured(
             call: Call, file: Path, kind: str = kind, inputs: list[Any] = inputs, reference: dict[str, Any] = reference
@@ -110,6 +112,13 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
     if job.is_noise and len(kinds) > 1:
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused
+
+
+def _read_by(source: Source, samples: Batch) -> list[Any]:
+    """One sample as the file reads it."""
+    one = [each[:1] for each in samples.tensors.values()]
+    ends = source.exporter.ends(source.graph, source.about.get("preprocessing") or {})
+    return one if ends is None else [*ends.raw(*one)]
 
 
 def _trained(job: Job, kind: str, source: Source) -> Model | None:

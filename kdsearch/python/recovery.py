@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from kdsearch.engine.splits import Arranged
 from kdsearch.errors import RefusedError
@@ -75,14 +73,6 @@ def _missed(io: IO, name: str, out: torch.Tensor, told: torch.Tensor) -> torch.T
         z_s, z_t = (field.rows(each) / TEMPERATURE for each in (out, told))
         return TEMPERATURE**2 * F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), log_target=True, reduction="batchmean")
     return F.mse_loss(out, told) / told.var().clamp_min(1e-12)
-
-
-def settle(module: nn.Module) -> None:
-    """Parametrised weights become, for good, what they compute."""
-    for layer in list(module.modules()):
-        if parametrize.is_parametrized(layer):
-            for name in list(layer.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
 
 
 def noise(io: IO, n: int, seed: int) -> Batch:

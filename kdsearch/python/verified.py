@@ -15,7 +15,7 @@ from kdsearch.deploy.parity import Parity, compare, exact_call, module_call
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
-from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Exporter, Graph, Model
+from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Model
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import card_name, texts
@@ -114,7 +114,12 @@ def verified_file(
             log, quantizer.watch = tuple(plan.log), source.watch
             quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
-        made.label(final, texts(source.about))
+        ends = made.ends(graph, source.about.get("preprocessing") or {})
+        inside = dict(ends.about) if ends is not None else {}
+        if ends is not None:
+            made.finish(final, ends)
+            graph, batch = ends.graph, _as_read(ends, graph, batch)
+        made.label(final, texts({**source.about, "inside": inside}))
         call = made.load(final)
         found = compare(
             module_call(graph),
@@ -138,14 +143,20 @@ def verified_file(
             "weight_share": weight_share(final, fp32) if made.is_onnx else {},
             "quantization": list(log),
             "bounds": {"parity": bound, "min_agreement": min_agreement},
-            **(measure(call, final) if measure is not None else {}),
+            **(measure(call if ends is None else ends.within(call), final) if measure is not None else {}),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
         with storing(target):
             final.replace(target)
-    card = _card(source, row, kept, target, found)
+    card = _card(source, graph, row, kept, target, found, inside)
     write_json(target.with_name(card_name(target.name)), card)
     return found, row
+
+
+def _as_read(ends: Ends, graph: Graph, batch: Batch) -> Batch:
+    """Prepared samples as the file reads them."""
+    raw = ends.raw(*[batch[each.name] for each in graph.inputs])
+    return Batch(batch.ids, {each.name: value for each, value in zip(ends.graph.inputs, raw, strict=True)})
 
 
 def _check(found: Parity, target: Path, parity: float | None, min_agreement: float | None) -> None:
@@ -162,14 +173,21 @@ def _check(found: Parity, target: Path, parity: float | None, min_agreement: flo
 
 
 def _card(
-    source: Source, row: Mapping[str, Any], answers: Mapping[str, Any] | None, target: Path, found: Parity
+    source: Source,
+    graph: Graph,
+    row: Mapping[str, Any],
+    answers: Mapping[str, Any] | None,
+    target: Path,
+    found: Parity,
+    inside: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A study's card without what only a study knows."""
     model, exporter = source.model, source.exporter
     cost = count(model, source.io)
     network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
     facts = {
-        **described(source.graph),
+        **described(graph),
+        "inside": inside,
         "sha256": file_digest(target),
         **source.about,
         "check": answers,

@@ -85,7 +85,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         export: one of its `exports`.
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
             `preprocessing`, `labels`, `sha256`, `licence`, `study_hash` (of what the network was made from), `usage` (lines that
-            run what is no ONNX file), `check` (see deploy/probe.py); further keys go into `facts` as they are.
+            run what is no ONNX file), `inside` (what the file does before and after its network), `check` (see
+            deploy/probe.py); further keys go into `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
     student, network = of_role(result.get("student"), role), student_of(result, role)
@@ -93,7 +94,18 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
     usage = facts.get("usage")
-    own = {"inputs", "outputs", "preprocessing", "labels", "sha256", "licence", "study_hash", "usage", "check"}
+    own = {
+        "inputs",
+        "outputs",
+        "preprocessing",
+        "labels",
+        "sha256",
+        "licence",
+        "study_hash",
+        "usage",
+        "inside",
+        "check",
+    }
     made_from = {"study_hash": facts["study_hash"]} if facts.get("study_hash") else {}
     options = {plain(key): plain(value) for key, value in mapping(export.get("session_options")).items()}
     plainly, tuned = (number(mapping(export.get(key)).get("median")) for key in ("latency_ms", "latency_tuned_ms"))
@@ -141,6 +153,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             "outputs": outputs,
             "preprocessing": facts.get("preprocessing"),
             "labels": facts.get("labels"),
+            **({"inside": facts["inside"]} if facts.get("inside") else {}),
             "run": example(file, inputs, outputs, options, why)
             if usage is None
             else [plain(line) for line in items(usage)],

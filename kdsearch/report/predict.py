@@ -25,6 +25,21 @@ import numpy as np
 import onnxruntime
 
 
+def picture(file, told, inside):
+    \"\"\"(1, H, W, C) or (1, C, H, W), 0..255: what a file reads that prepares images itself.\"\"\"
+    channels, (height, width) = told["channels"], told["size"]
+    low, high = told["range"]
+    if inside["input"] == "any_size" and Path(file).suffix != ".npy":
+        from PIL import Image
+
+        image = Image.open(file).convert("L" if channels == 1 else "RGB")
+        found = np.asarray(image, np.float32).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+    else:
+        found = (pixels(file, told) - low) / (high - low) * 255
+    found = found.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(found.transpose(1, 2, 0) if inside["layout"] == "hwc" else found)[None]
+
+
 def pixels(file, told):
     \"\"\"(C, H, W) in the values that the study's data had.\"\"\"
     channels, (height, width) = told["channels"], told["size"]
@@ -65,10 +80,17 @@ def main():
     session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     told, labels = json.loads(about["preprocessing"]), json.loads(about["labels"])
+    inside = json.loads(about.get("inside", '{"input": "prepared", "output": "raw"}'))
     for file in asked.images:
-        logits = session.run(None, {session.get_inputs()[0].name: prepared(file, told)})[0][0].astype(np.float64)
-        probs = np.exp(logits - logits.max())
-        probs /= probs.sum()
+        fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
+        answer = session.run(None, {session.get_inputs()[0].name: fed})[0][0]
+        if inside["output"] == "class":
+            print(f"{file}: {labels[int(answer)]}")
+            continue
+        probs = answer.astype(np.float64)
+        if inside["output"] == "raw":
+            probs = np.exp(probs - probs.max())
+            probs /= probs.sum()
         best = np.argsort(-probs, kind="stable")[: asked.top]
         print(f"{file}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
 

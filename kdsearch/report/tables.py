@@ -220,6 +220,19 @@ def steps(result: Row) -> str:
     return f"<h3>Compression: {esc(quality.label)}, on validation</h3>" + simple(head, body) if body else ""
 
 
+def as_quantised(result: Row) -> str:
+    """What training as quantised was for: how much worse each format's file is on validation without and with it."""
+    body, name = [], ""
+    for each in rows(result.get("as_quantised")):
+        name = plain(each.get("metric") or "")
+        values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
+        trained = "not needed" if each.get("after") is None else "used" if each.get("used") else "no better, not used"
+        body.append([plain(each.get("format")), *values, count(each.get("epochs")), trained])
+    head = ["file", "plain", "allowed", "trained as quantised", "epochs", ""]
+    title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"
+    return title + simple(head, body) if body else ""
+
+
 def metrics(result: Row) -> str:
     """What else was measured of the network in the files."""
     main = quality_of(mapping(result.get("pruned")) or mapping(result.get("student"))).metric
@@ -401,5 +414,5 @@ def teacher_latency(network: Row) -> object:
 
 def outcome(result: Row) -> str:
     """The networks side by side, then how good the choice was and what else was measured."""
-    further = [block for block in (steps(result), comparison(result), metrics(result)) if block]
+    further = [block for block in (steps(result), as_quantised(result), comparison(result), metrics(result)) if block]
     return networks(result) + (columns(*further) if further else "")

@@ -38,6 +38,7 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
                 "usage": graph.get("usage"),
+                "inside": graph.get("inside"),
                 "check": graph.get("check"),
                 "sha256": file_digest(inputs["export"].path / name),
                 "product": {
@@ -74,6 +75,7 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     is_plain = bool(facts.get("classes")) and bool(told.get("mean")) and bool(told.get("std"))
     single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
     kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
+    pictures = {("image", "logits"), ("pixels", "logits"), ("pixels", "class"), ("image", "class")}
     if not single or len(single) < len(result["exports"]) or any("role" in row for row in result["exports"]):
         return
     if any("usage" in graph for graph in single):  # no file that onnxruntime runs
@@ -82,7 +84,7 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     source = materials.data.source
     carried = source.files() if isinstance(source, Carries) else {}
     has_size = all(None not in each["shape"] for graph in single for each in graph["outputs"])
-    if is_plain and kinds == {("image", "logits")}:
+    if is_plain and len(kinds) == 1 and kinds <= pictures:
         write_bytes(folder / PREDICT, predict_text(model).encode())
     elif b"def inputs(" in carried.get("prepare.py", b"") and has_size:
         beside = {name: f"{materials.study.config.name}-{name}" for name in carried}

@@ -1,5 +1,5 @@
-"""Stage `compress`: every student that ships cut and recovered, step by step, and the quantisers' plans. The test split is not
-seen here.
+"""Stage `compress`: every student that ships cut and recovered, step by step, the quantisers' plans, and training as quantised. The
+test split is not seen here.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kdsearch.deploy.capture import received
 from kdsearch.deploy.cost import count
-from kdsearch.kinds import Batch, Compressor
+from kdsearch.kinds import Compressor
+from kdsearch.stages.as_quantised import may_train, trained_as, wanted
 from kdsearch.stages.costs import cost_of_model
-from kdsearch.stages.products import Shipped, shipped
+from kdsearch.stages.products import shipped
 from kdsearch.stages.recovered import RECOVER, Finish, recovered, started
 from kdsearch.stages.saved_networks import save_networks
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import ABOUT, Artifact
-from kdsearch.store.hashing import stream
 from kdsearch.training.built import structure
 from kdsearch.training.finished import Finished, load_finished
-from kdsearch.training.keys import TRAINING
+from kdsearch.training.keys import TRAINING, Where
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Request
@@ -32,35 +29,27 @@ from kdsearch.training.tools import Tools
 
 NAME = "compress"
 NEEDS = ("prepare", "distill")
-READS = (*TRAINING, "constraints", "compress")
-CALIBRATION_BATCH = 32
+READS = (
+    *TRAINING,
+    "constraints",
+    "compress",
+    Where(may_train, "export.exporter"),
+    Where(may_train, "export.formats"),
+    Where(may_train, "export.max_drop"),
+)
 BEFORE = ("params_before", "macs_before")
-
-
-def calibration(materials: Materials, n: int) -> list[Batch]:
-    """n training samples, drawn by a stream of the study's own, unaugmented."""
-    split = materials.data.split("train")
-    index = torch.randperm(len(split.ids), generator=stream(materials.seed, "calibration"))[:n].tolist()
-    return [split.load(index[at : at + CALIBRATION_BATCH]) for at in range(0, len(index), CALIBRATION_BATCH)]
-
-
-def feeds(made: Shipped, graph: str, batches: list[Batch]) -> list[dict[str, Any]]:
-    """What a graph (the first one, if none is named) receives for these samples, NumPy arrays by input name."""
-    name = graph or next(iter(made.product.graphs))
-    return [
-        {each: value.numpy() for each, value in batch.tensors.items()}
-        for batch in received(made.product, made.calls, name, batches)
-    ]
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section, distilled = materials.study.config.compress, inputs["distill"]
     run = distilled.facts["runs"][distilled.facts["winner"]]
     teachers = open_teachers(materials, inputs["prepare"])
-    tools.progress.begin(NAME, 1 + len(section.chain) + len(section.quantize))
+    training = wanted(materials) if may_train(materials) else {}
+    tools.progress.begin(NAME, 1 + len(section.chain) + len(section.quantize) + len(training))
     final = dict(run["request"])
     found = load_finished(materials, Request(**final), distilled.path / distilled.facts["winner"], teachers)
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "recoveries": [], "quantize": {}}
+    facts["as_quantised"] = {}
     facts["costs"] = costs_of_shipped(materials, found, final["specs"])
     winner, steps = Finish(materials, found, final, run["scales"], inputs, teachers), list[dict[str, Any]]()
     for nth in range(len(section.chain)):
@@ -85,6 +74,17 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             for each in parts
         }
         tools.progress.at(tools.progress.done + 1, use.use)
+    for i, form in training.items():
+        tools.heed_stop()
+        at, name = tools.progress.done + 1, section.quantize[i].use
+        outcome, artifact = trained_as(winner, i, form, facts["quantize"], tools, work / f"as-{i}")
+        if artifact is not None:
+            facts["recoveries"].append(artifact.key)
+        if artifact is not None and outcome["folder"]:
+            shutil.copytree(artifact.path, out / f"as-{i}", ignore=shutil.ignore_patterns(ABOUT))
+            outcome["base"] = f"as-{i}"
+        facts["as_quantised"][name] = outcome
+        tools.progress.at(at, f"{form} as quantised" if artifact is not None else form)
     return facts
 
 

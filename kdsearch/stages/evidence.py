@@ -58,6 +58,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     for nth, step in enumerate(steps, 1):
         if step["history"]:
             curves[f"recovery {nth}: {step['use']}" if len(steps) > 1 else "recovery"] = step["history"]
+    for each in inputs["compress"].facts["as_quantised"].values():
+        if each["history"]:
+            curves[f"as {each['format']}"] = each["history"]
     taught = inputs["prepare"].facts["teachers"]
     teacher_curves = {
         f"teacher {name}" if len(taught) > 1 else "teacher": facts["history"]

@@ -6,7 +6,7 @@ The first stage that sees the test split: after every choice, each reported accu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import DataError, RefusedError, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
+from kdsearch.stages.as_quantised import load_as
 from kdsearch.stages.classes import classes_on_test
 from kdsearch.stages.costs import reference_samples
+from kdsearch.stages.ends import around, ends_of
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
@@ -64,11 +66,40 @@ def final_student(materials: Materials, inputs: Mapping[str, Artifact], teachers
     return Final(shipped(materials, found.setup, found.procedure), found.setup)
 
 
+def trained_students(
+    materials: Materials, inputs: Mapping[str, Artifact], teachers: Mapping[str, Any]
+) -> dict[str, tuple[Final, str]]:
+    """Format -> the students that were trained as it rounds them, and what became of them; none where the plain ones are better."""
+    compressed, found = inputs["compress"], {}
+    for each in compressed.facts["as_quantised"].values():
+        if each["folder"]:
+            base = compressed.path / each["base"]
+            loaded = load_as(materials, each["request"], base / each["folder"], base, teachers)
+            said = (
+                f"trained as quantised for {each['epochs']} epochs: on validation {each['after']:.4f} worse than the plain "
+                f"network, {each['before']:.4f} without"
+            )
+            found[each["format"]] = (Final(shipped(materials, loaded.setup, loaded.procedure), loaded.setup), said)
+    return found
+
+
+def _of(target: Target, other: tuple[Final, str] | None) -> Target:
+    """The target, of the student that was trained for this format, if any was."""
+    if other is None:
+        return target
+    final, said = other
+    part = next(each for each in final.parts if each.role == target.part.role)
+    work = target.work / "as-quantised"
+    work.mkdir(parents=True, exist_ok=True)
+    return replace(target, part=part, setup=final.setup, work=work, said=(said,))
+
+
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     config = materials.study.config
     formats = list(dict.fromkeys(config.export.formats))
     teachers = open_teachers(materials, inputs["prepare"], held_out=True)
     final = final_student(materials, inputs, teachers)
+    others = trained_students(materials, inputs, teachers)
     tools.progress.begin(NAME, len(formats) * len(final.parts) + 1)
     references = _reference_metrics(materials, inputs, teachers, tools.progress.say)
     tools.progress.at(1, "test metrics of teacher, student and controls")
@@ -96,7 +127,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         for form in _in_order(formats, bare(config.export.exporter.use)):
             tools.heed_stop()
             try:
-                row = file_row(target, form, reference)
+                row = file_row(_of(target, others.get(form)), form, reference)
             except RefusedError as error:
                 refused.append({"format": part.named(form), "reason": error.problem})
                 tools.progress.say(f"export: {part.named(form)} refused: {error.problem}")
@@ -136,11 +167,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 def _figures(target: Target, row: Mapping[str, Any], tools: Tools) -> list[dict[str, Any]]:
     """What the task shows of a file's answers on the test split. A task that fails at it costs its figures, not the study."""
     calls = {each["name"]: target.exporter.load(target.out / Path(each["path"]).name) for each in row["graphs"]}
+    materials = target.materials
+    product = around(target.part.product, ends_of(target.exporter, target.part.product, materials.data.facts))
 
     def predict(batch: Batch) -> Mapping[str, Any]:
-        return target.part.product.call(calls, batch)
+        return product.call(calls, batch)
 
-    materials = target.materials
     try:
         found = materials.task.figures(predict, materials.data, "test", target.setup)
         made = jsonable([each.as_json() for each in found])

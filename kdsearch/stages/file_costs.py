@@ -12,7 +12,7 @@ from typing import Any
 from kdsearch.deploy.capture import first_received
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Compressor, Exporter
-from kdsearch.stages.compress import calibration, feeds
+from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.costs import (
     formats_measured,
     latency_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from kdsearch.deploy.parity import Parity, compare, exact_call
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
-from kdsearch.kinds import Batch, Call, Compressor, Exporter, Graph, Plan, Product
+from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Plan, Product
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.cards import places, texts
-from kdsearch.stages.compress import calibration, feeds
 from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
+from kdsearch.stages.ends import ends_of, shipped_with
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, told
 from kdsearch.store.files import write_bytes
@@ -38,7 +39,7 @@ class Target:
         plans: quantizer -> role -> its plan. test: batches of the test split.
         made_from: the key of the artifact that the networks come from.
         work: for files that have yet to pass; `out` gets those that did.
-        watch: is told how far a quantizer is.
+        watch: is told how far a quantizer is. said: of its network, for the row's `quantization`.
     """
 
     materials: Materials
@@ -51,6 +52,7 @@ class Target:
     out: Path
     made_from: str
     watch: Callable[[float, str], None] | None = None
+    said: tuple[str, ...] = ()
 
     @property
     def graphs(self) -> Mapping[str, Graph]:
@@ -88,10 +90,15 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     """
     config, materials, part = target.materials.study.config, target.materials, target.part
     kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
-    files, notes = _written(target, kind)
-    for file in files.values():
-        target.exporter.label(file, about_of(materials, target.made_from))
-    calls = {name: _opened(target.exporter, file) for name, file in files.items()}
+    files, notes = written(target, kind)
+    ends = ends_of(target.exporter, part.product, materials.data.facts)
+    if ends:
+        files, target = _finished(target, files, ends)
+        part = target.part
+    for name, file in files.items():
+        within = texts({"inside": ends[name].about}) if name in ends else {}
+        target.exporter.label(file, {**about_of(materials, target.made_from), **within})
+    calls = {name: opened(target.exporter, file) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
     if bound is not None:
@@ -118,7 +125,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         shutil.copyfile(file, target.out / Path(path).name)
         usage = {} if target.exporter.is_onnx else {"usage": list(target.exporter.usage(Path(path).name))}
         about = {"path": path, "bytes": file.stat().st_size, **described(target.graphs[name]), **usage}
-        graphs.append({"name": name, **about})
+        inside = {"inside": dict(ends[name].about)} if name in ends else {}
+        graphs.append({"name": name, **about, **inside})
         graph = target.graphs[name]
         graphs[-1]["check"] = record(
             graph, part.calls[name], calls[name], bound=bound, exact=partial(exact_call, graph)
@@ -142,11 +150,22 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "bounds": _bounds(materials, form, reference["quality"], agreement),
         **latencies,
         "weight_share": _shares(target, files),
-        "quantization": [*_plan_of(target, kind)[1].log, *notes] if kind != "fp32" else [],
+        "quantization": [*_plan_of(target, kind)[1].log, *notes, *target.said] if kind != "fp32" else [],
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
         "threads": threads,
     }
+
+
+def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends]) -> tuple[dict[str, Path], Target]:
+    """Copies of the files with their ends, and the target as they read and answer; the networks' own files stay to be rewritten."""
+    found = {}
+    for name, file in files.items():
+        found[name] = file.with_name(f"whole-{file.name}")
+        shutil.copyfile(file, found[name])
+        if name in ends:
+            target.exporter.finish(found[name], ends[name])
+    return found, replace(target, part=shipped_with(target.part, ends))
 
 
 def _zipped(target: Target, files: Mapping[str, Path]) -> dict[str, int]:
@@ -174,7 +193,7 @@ def about_of(materials: Materials, made_from: str) -> dict[str, str]:
     return texts(told)
 
 
-def _written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
+def written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
     """Graph -> its file, and what the quantizer found out; each fp32 file is written once, and rewritten as a copy."""
     files, notes = {}, list[str]()
     for name, graph in target.graphs.items():
@@ -207,7 +226,7 @@ def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
     return index, Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
 
 
-def _opened(exporter: Exporter[Any], file: Path) -> Call:
+def opened(exporter: Exporter[Any], file: Path) -> Call:
     """What an exporter or a quantizer has just written is theirs to answer for, not the user's to delete."""
     try:
         return exporter.load(file)

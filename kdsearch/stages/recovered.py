@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
 from kdsearch.study.rules import bare
+from kdsearch.study.schema import Use
 from kdsearch.study.view import plain_json
 from kdsearch.training.finished import Finished, keep_finished, load_finished
 from kdsearch.training.grown import check_said, said, structures
 from kdsearch.training.keys import TRAINING, capabilities, declared
 from kdsearch.training.materials import Materials
-from kdsearch.training.request import Request
+from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.train import compressor_of, placing_step, plan_of
 from kdsearch.training.trainings import run_trainings
@@ -52,13 +54,29 @@ def started(request: Mapping[str, Any], folder: Path) -> Request:
 
 def recovered(before: Finish, nth: int, tools: Tools) -> Artifact:
     """The study's nth step done: other later steps, or other quantisers, do not do it anew."""
-    materials = before.materials
-    chain = materials.study.config.compress.chain[: nth + 1]
+    chain = before.materials.study.config.compress.chain[: nth + 1]
+    steps = [(path, step.kind, step.use) for path, step in chain]
+    return kept(before, steps, partial(_step, before, nth, tools), tools)
+
+
+def kept(
+    before: Finish,
+    chain: Sequence[tuple[str, str, Use]],
+    make: Callable[[Path, Path], tuple[dict[str, Any], Request]],
+    tools: Tools,
+) -> Artifact:
+    """The artifact of a training that goes on from others, made where it is not there yet.
+
+    Args:
+        chain: (key path, kind, use) of all that was done to the networks since they were distilled, in order.
+        make: from a folder to work in and one for what is kept, the facts of the step and the request.
+    """
+    materials, uses = before.materials, [plain_json(use) for _, _, use in chain]
     part = {
         **declared(materials, (*TRAINING, "constraints")),
-        "steps": [[step.kind, plain_json(step.use)] for _, step in chain],
-        "compressors": capabilities(materials, [path for path, _ in chain]),
-        "compressor_files": materials.files_key([plain_json(step.use) for _, step in chain]),
+        "steps": [[kind, use] for (_, kind, _), use in zip(chain, uses, strict=True)],
+        "compressors": capabilities(materials, [path for path, _, _ in chain]),
+        "compressor_files": materials.files_key(uses),
     }
     key = tools.store.key(RECOVERED, part, before.inputs)
     made = tools.store.get(RECOVERED, key)
@@ -66,12 +84,24 @@ def recovered(before: Finish, nth: int, tools: Tools) -> Artifact:
         work = tools.store.work(RECOVERED, key)
 
         def fill(out: Path) -> dict[str, Any]:
-            step, request = _step(before, nth, tools, work, out)
+            step, request = make(work, out)
             start = {role: Path(file).name for role, file in request.start.items()}
             return {"step": step, "request": {**request.as_json(), "start": start, "uncut": {}}}
 
         made = tools.store.put(RECOVERED, key, fill, {})
     return made
+
+
+def trained(
+    before: Finish, request: Request, work: Path, out: Path, tools: Tools, what: str
+) -> tuple[Outcome, Finished]:
+    """Train on from the networks so far, and keep in `out` what `load_finished` reads. Raise TrialError where `what` fails."""
+    materials, teachers = before.materials, before.teachers
+    outcome = run_trainings(materials, [request], work, before.inputs["prepare"], teachers, tools)[request.name]
+    if isinstance(outcome, str):
+        raise TrialError(f"{what} failed: {outcome}")
+    keep_finished(work / request.name, out / request.name)
+    return outcome, load_finished(materials, request, work / request.name, teachers)
 
 
 def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tuple[dict[str, Any], Request]:
@@ -122,11 +152,7 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         scales=before.scales,
         lr_factor=step.use.recover_lr,
     )
-    outcome = run_trainings(materials, [request], work, before.inputs["prepare"], teachers, tools)[RECOVER]
-    if isinstance(outcome, str):
-        raise TrialError(f"recovery after '{step.use.use}' failed: {outcome}")
-    keep_finished(work / RECOVER, out / RECOVER)
-    after = load_finished(materials, request, work / RECOVER, teachers)
+    outcome, after = trained(before, request, work, out, tools, f"recovery after '{step.use.use}'")
     for role, facts in roles.items():
         subject = subject_of(materials, after, role, teachers)
         facts |= {"score": subject.score(subject.model), "zeros": zeros(subject.model.module)}

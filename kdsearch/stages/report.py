@@ -94,6 +94,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
         "pruned": _pruned(materials, inputs),
+        "as_quantised": _as_quantised(inputs),
         "constraints": study.config.constraints.model_dump(mode="json", exclude_none=True),
         "provenance": provenance(materials),
     }
@@ -324,6 +325,17 @@ def _pruned(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, A
         **told(exported["shipped_quality"]),
         **({"roles": roles} if roles else {}),
     }
+
+
+def _as_quantised(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Formats that the study lets train: how much worse on validation their files are, without and with it."""
+    return [
+        {
+            **{name: each.get(name) for name in ("format", "epochs", "metric", "unit", "allowed", "before", "after")},
+            "used": bool(each["folder"]),
+        }
+        for each in inputs["compress"].facts["as_quantised"].values()
+    ]
 
 
 def _pruned_by(materials: Materials, step: Mapping[str, Any], role: str) -> dict[str, Any]:

@@ -277,6 +277,17 @@ class Sparsify(Prune):
     """Zeros instead of a cut: shapes stay, and recovery is where the zeros come in."""
 
 
+class Quantize(Use):
+    recover_epochs: int = Field(
+        0,
+        ge=0,
+        le=EPOCHS,
+        description="where the file loses more on validation than export.max_drop, the student trains so many epochs of the "
+        "winner's recipe as it will be quantised, and the file is made of it if that loses less; 0 = never",
+    )
+    recover_lr: float = Field(0.3, gt=0, description="factor on the recipe's learning rate in that training")
+
+
 class CompressStep(Section):
     """Exactly one of its keys."""
 
@@ -302,7 +313,7 @@ class Compress(Section):
         default_factory=list,
         description="`{prune: NAME}` or `{sparsify: NAME}`, one after another, each with a recovery",
     )
-    quantize: list[Use] = Field(default_factory=list)
+    quantize: list[Quantize] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

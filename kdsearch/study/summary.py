@@ -69,4 +69,8 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
     for _, step in config.compress.chain:
         found.append({"stage": "compress", "what": "recovery", "count": 1, "epochs": step.use.recover_epochs})
+    for use in config.compress.quantize:
+        if use.recover_epochs:
+            what = f"as {use.use}, where its file loses too much"
+            found.append({"stage": "compress", "what": what, "count": 1, "epochs": use.recover_epochs})
     return found

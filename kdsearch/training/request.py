@@ -12,6 +12,7 @@ from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.training.materials import Materials
 
 Kind = Literal["recipe", "baseline", "all_labels", "recover", "cost"]
+QUANTIZER = "quantizer"  # of a plan: the name of the quantizer whose it is; a step's has none
 GROWN: tuple[Kind, ...] = ("recover", "cost")  # whose students are what phases make of them
 
 
@@ -26,7 +27,7 @@ class Request:
         specs: role -> architecture spec. values: the recipe's dimensions.
         epochs: whole length; until: share of it at which to pause.
         start: role -> weights to start from. plans: role -> those of the study's steps of compression so far, in order: they
-            shape the models first, and the last one is what is recovered from.
+            shape the models first, and the last one is what is recovered from; it may be a quantizer's.
         uncut: role -> the weights before the last plan.
         scales: term -> factor on its weight, in place of measuring it anew: recovery keeps the units of the training before.
         lr_factor: on the recipe's learning rate.

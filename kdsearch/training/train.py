@@ -45,7 +45,7 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
 from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.recipe_data import control_data
-from kdsearch.training.request import GROWN, Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
+from kdsearch.training.request import GROWN, QUANTIZER, Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
 from kdsearch.training.sites import kept_in
 from kdsearch.training.text_teachers import embedders, writers
 
@@ -132,10 +132,20 @@ def plan_of(stored: Mapping[str, Any]) -> Plan:
 
 
 def pruned(materials: Materials, model: Model, plans: Sequence[Mapping[str, Any]]) -> Model:
-    """The model in the shape that the plans of the study's first steps of compression give it."""
+    """The model as the plans of the study's first steps of compression shape it, and a quantizer's lets it compute."""
     for nth, plan in enumerate(plans):
-        model = compressor_of(materials, nth).apply(model, plan_of(plan))
+        model = _planner(materials, nth, plan).apply(model, plan_of(plan))
     return model
+
+
+def _planner(materials: Materials, nth: int, plan: Mapping[str, Any]) -> Compressor[Any]:
+    """Whose plan it is: the nth step's, or that of the quantizer whose name it holds."""
+    if QUANTIZER not in plan:
+        return compressor_of(materials, nth)
+    uses = materials.study.config.compress.quantize
+    index = next(i for i, use in enumerate(uses) if use.use == plan[QUANTIZER])
+    made: Compressor[Any] = materials.make("quantizer", uses[index], f"compress.quantize[{index}]")
+    return made
 
 
 def recovering(materials: Materials, request: Request, setup: LiveSetup) -> Procedure[Any] | None:
@@ -145,8 +155,8 @@ def recovering(materials: Materials, request: Request, setup: LiveSetup) -> Proc
     """
     if request.kind != "recover":
         return None
-    nth = len(next(iter(request.plans.values()))) - 1
-    compressor = compressor_of(materials, nth)
+    stored = next(iter(request.plans.values()))
+    compressor = _planner(materials, len(stored) - 1, stored[-1])
     plans = {role: plan_of(each[-1]) for role, each in request.plans.items()}
     if compressor.side == "weights":
 

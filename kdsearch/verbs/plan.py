@@ -186,7 +186,9 @@ def _seconds(materials: Materials) -> dict[str, float]:
     if config.distill.compare is not None and not left_out(materials.study):
         compare = config.distill.compare
         seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
-    seconds["compress"] = sum(step.use.recover_epochs for _, step in config.compress.chain) * epoch
+    trained = [step.use.recover_epochs for _, step in config.compress.chain]
+    trained += [use.recover_epochs for use in config.compress.quantize]  # at most: where files lose too much
+    seconds["compress"] = sum(trained) * epoch
     seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
     return seconds
 

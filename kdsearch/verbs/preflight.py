@@ -8,6 +8,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
 from kdsearch.stages import distill, search
+from kdsearch.stages.ends import check_ends
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
@@ -47,6 +48,7 @@ def looked_at(study: Study, host: Host) -> Materials:
     search.check(seen_by(search, materials))
     distill.check(materials)
     check_recipe(materials)
+    check_ends(materials)
     return materials
 
 

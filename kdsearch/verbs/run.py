@@ -93,6 +93,7 @@ def at_work(
 ) -> Iterator[tuple[Materials, Tools]]:
     """The study opened and checked, and its folder held, for whoever makes its artifacts. Raises as `run_study` does."""
     from kdsearch.deploy.latency import check_cache
+    from kdsearch.stages.ends import check_ends
     from kdsearch.study.check import check_executor
     from kdsearch.training.materials import open_materials
     from kdsearch.training.tools import Progress, Tools
@@ -102,6 +103,7 @@ def at_work(
     materials = open_materials(study, host, folder)  # before the folder exists: wrong input leaves nothing behind
     check_cache()
     check_storage(study)
+    check_ends(materials)
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
     with _leaving_nothing(folder), held(folder), standing(folder) as intact, _stoppable() as stop:

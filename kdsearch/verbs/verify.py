@@ -121,6 +121,7 @@ def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str,
     from kdsearch.engine.setup import Evaluator
     from kdsearch.host import Host
     from kdsearch.kinds import Batch, Model
+    from kdsearch.stages.ends import around, ends_of
     from kdsearch.stages.quality import measured
     from kdsearch.study.reading import load_study
     from kdsearch.training.job import STUDY
@@ -141,6 +142,8 @@ def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str,
         raise RefusedError("this task's answers need several graphs together") from error
     if len(product.graphs) != 1:
         raise RefusedError(f"an answer takes {len(product.graphs)} graphs together")
+    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    product = around(product, ends_of(exporter, product, materials.data.facts))
     session = open_session(file, 1, read_onnx(file))
     inputs = [each.name for each in session.get_inputs()]
     outputs = [each.name for each in session.get_outputs()]

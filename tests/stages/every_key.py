@@ -235,6 +235,10 @@ CHANGES: dict[str, Change] = {
         "export.max_drop={onnx-int4: 1.0}",
     ),
     "compress.quantize[].options": change("compress", "compress.quantize[0].options.samples=32"),
+    "compress.quantize[].recover_epochs": change("compress", "compress.quantize[0].recover_epochs=1"),
+    "compress.quantize[].recover_lr": change(
+        "compress", "compress.quantize[0].recover_lr=0.5", before=("compress.quantize[0].recover_epochs=1",)
+    ),
     "export.exporter.use": change("export", "export.exporter.use=kdsearch:exporter:onnx"),
     "export.exporter.options": change("export", "export.exporter.options.engine=dynamo"),
     "export.formats": change("export", "export.formats=[onnx-fp32]", "export.max_drop={}"),

@@ -1,0 +1,127 @@
+"""Training as quantised: a format whose file loses too much on validation is taught once more, and its file keeps the bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdsearch.builtin.simulated import in_blocks, simulated
+from kdsearch.cli import main
+from kdsearch.errors import RefusedError
+from kdsearch.host import Host
+from kdsearch.kinds import Model
+from kdsearch.ops.settle import settle
+from kdsearch.stages.as_quantised import may_train, wanted
+from kdsearch.store.files import read_json
+from kdsearch.study import load_study
+from kdsearch.study.summary import trainings
+from kdsearch.training.materials import open_materials
+from tests.stages.tiny import STAGES, events, made, run_tiny, write_study
+
+# Narrow and deep, in few bits with one scale for 128 weights, rounded without data: what loses accuracy at 4 bits.
+TEXT = """\
+name: rough
+seed: 3
+data: {use: digits, options: {resize: 8}}
+teacher:
+  use: trained
+  options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [8, 16, 16]}, epochs: 6, batch_size: 64}
+student: {space: cifar_resnet, spec: {depths: {choices: [3]}, widths: {choices: [4]}}}
+recipe:
+  distillers: [{use: kd, options: {temperature: 4}}]
+  train: {lr: 0.05, batch_size: 64}
+search: {proxy: params, candidates: 1, keep: 1, probe: {batch_size: 8}}
+refine: {trials: 1, epochs: 1, stopper: {use: none}}
+distill: {epochs: 12, controls: []}
+compress:
+  quantize: [{use: int4, options: {block: 128, rounding: rtn}, recover_epochs: 4}]
+export:
+  exporter: {use: onnx, options: {engine: torchscript}}
+  formats: [onnx-fp32, onnx-int4]
+  max_drop: {onnx-int4: 0.02}
+run: {device: cpu, executor: {use: inprocess}}
+"""
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory):
+    """The folder of a finished study, and its result."""
+    home = tmp_path_factory.mktemp("rough")
+    return home, run_tiny(home, text=TEXT)
+
+
+@pytest.mark.slow
+def test_the_plain_file_breaks_its_bound_and_the_trained_one_keeps_it(rough, tmp_path):
+    home, result = rough
+    (row,) = result["as_quantised"]
+    assert row["before"] > row["allowed"] == 0.02
+    assert row["after"] <= row["allowed"]
+    assert row["used"]
+    assert result["refused"] == []
+    fp32, int4 = result["exports"]
+    drop = fp32["quality"]["value"] - int4["quality"]["value"]
+    assert drop <= 0.02, "on the test split too"
+    assert int4["weight_share"]["4"] > 0.8
+    assert "trained as quantised for 4 epochs" in int4["quantization"][-1]
+    card = read_json(home / "study" / "export" / "rough-int4.json")
+    assert card["quantization"][-1] == int4["quantization"][-1]
+    page = (home / "study" / "report" / "index.html").read_text()
+    assert "Training as quantised: what accuracy loses on validation" in page
+    assert main(["verify", str(home / "study" / "export" / "rough-int4.onnx"), "--data", str(home / "study")]) == 0
+    with pytest.raises(RefusedError, match=r"onnx-int4: accuracy .* the study allows 0\.02"):
+        run_tiny(tmp_path, "compress.quantize[0].recover_epochs=0", text=TEXT)
+
+
+@pytest.mark.slow
+def test_it_is_trained_once(rough):
+    """Another quantizer beside it, and a bound that changes the decision only, train nothing anew."""
+    home, result = rough
+    folder = home / "study"
+    trained = [each.name for each in (folder / "artifacts").glob("recovered-*")]
+    n = len(events(home))
+    more = ("compress.quantize=[{use: int8}, {use: int4, options: {block: 128, rounding: rtn}, recover_epochs: 4}]",)
+    again = run_tiny(home, *more, text=TEXT)
+    assert made(home, n) == ["compress", "export", "report"]
+    assert [each.name for each in (folder / "artifacts").glob("recovered-*")] == trained
+    assert again["as_quantised"] == result["as_quantised"]
+    assert STAGES.index("compress") == 4
+    loose = run_tiny(home, *more, "export.max_drop={onnx-int4: 0.5}", text=TEXT)
+    (row,) = loose["as_quantised"]
+    assert (row["after"], row["used"]) == (None, False), "within its bound it is left alone"
+    assert not any("trained as quantised" in line for line in loose["exports"][1]["quantization"])
+
+
+def test_who_trains(tmp_path):
+    """Only a quantizer that is asked to, whose files are exported; the plan says so."""
+    study = load_study(write_study(tmp_path, TEXT), Host.load())
+    materials = open_materials(study, Host.load())
+    assert may_train(materials)
+    assert wanted(materials) == {0: "onnx-int4"}
+    assert {
+        "stage": "compress",
+        "what": "as int4, where its file loses too much",
+        "count": 1,
+        "epochs": 4,
+    } in trainings(study)
+    fp32 = ("export.formats=[onnx-fp32]", "export.max_drop={}")
+    assert wanted(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=fp32), Host.load())) == {}
+    never = ("compress.quantize[0].recover_epochs=0",)
+    assert not may_train(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=never), Host.load()))
+
+
+def test_what_is_settled_answers_as_it_trained():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    rounded = simulated(
+        Model(net, ("x",), outputs=("y",), name="net"), in_blocks(16, 4), activations=False
+    ).module.eval()
+    x = torch.randn(5, 40)
+    with torch.no_grad():
+        expected = rounded(x)
+    settle(rounded)
+    assert set(rounded.state_dict()) == set(net.state_dict())
+    with torch.no_grad():
+        assert torch.equal(rounded(x), expected)
+    levels = rounded[0].weight.detach().view(8, -1)[:, :16]  # the first block of each row
+    steps = levels / (levels.abs().amax(1, keepdim=True) / 7)
+    assert torch.allclose(steps, steps.round(), atol=1e-4)
