@@ -1,6 +1,6 @@
 """What a plugin sees: one file a capability kind."""
 
-from kdsearch.kinds.compressor import Compressor, Plan, Subject, uncut
+from kdsearch.kinds.compressor import Compressor, Judge, Plan, Subject, uncut
 from kdsearch.kinds.controller import Ask, Controller, Stopper, Trial
 from kdsearch.kinds.data import HIDDEN, Batch, Carries, DataSource, Decodes, Encodes, Field, Measured, Split, split_of
 from kdsearch.kinds.data_recipe import DataRecipe, Record
@@ -72,6 +72,7 @@ __all__ = [
     "Figure",
     "Graph",
     "Job",
+    "Judge",
     "Measured",
     "Measurement",
     "Metric",

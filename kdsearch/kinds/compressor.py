@@ -56,6 +56,20 @@ class Subject(Services, Protocol):
     def cost(self, model: Model) -> Cost: ...
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What validation says of files that a quantizer chooses among; the test split has no say.
+
+    Args:
+        lost: file -> how much worse than the network's fp32 file it is, in the objective's own unit.
+        allowed: how much the study lets it lose. equal: a difference that decides nothing.
+    """
+
+    lost: Callable[[Path], float]
+    allowed: float
+    equal: float
+
+
 def uncut(role: str) -> str:
     """The role, in a recovery, of the network that a pruned role was before: a frozen teacher."""
     return f"uncut.{role}"
@@ -70,6 +84,7 @@ class Compressor(Capability, Generic[O]):
 
     side: Literal["model", "weights", "file"] = "model"
     watch: Callable[[float, str], None] | None = None  # the host's, where somebody looks on
+    judge: Judge | None = None  # the host's, while it has a file rewritten and has validation data
 
     def __init__(self, options: O) -> None:
         self.options = options

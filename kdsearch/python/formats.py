@@ -13,13 +13,13 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.feeds import in_order
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import IO, Batch, Call, Compressor, Model
+from kdsearch.kinds import IO, Batch, Call, Compressor, Judge, Model
 from kdsearch.ops.settle import settle
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
 from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, rewritten, verified_file
-from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told
+from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told, tolerance
 from kdsearch.store.hashing import derive
 from kdsearch.training.tools import Progress
 
@@ -100,6 +100,8 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
         least = DEFAULT_AGREEMENT if opened is not None else None
         try:
             final = source if trained is None else job.source(trained, done)
+            if quantize and opened is not None:
+                final = replace(final, judge=_judge(job, final))
             _, row = verified_file(final, target, quantize, 1e-4, least, "onnx", measured)
         except RefusedError as error:
             refused.append({"format": f"onnx-{kind}", "reason": error.problem})
@@ -112,6 +114,19 @@ def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list
     if job.is_noise and len(kinds) > 1:
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused
+
+
+def _judge(job: Job, source: Source) -> Judge:
+    """By validation, of files of the network alone."""
+    opened = job.opened
+    assert opened is not None
+    whole = opened.quality(predicting(opened, module_call(graph_of(job.model, job.io)), job.io), "val")
+
+    def lost(file: Path) -> float:
+        quality = opened.quality(predicting(opened, source.exporter.load(file), job.io), "val")
+        return goodness(whole) - goodness(quality)
+
+    return Judge(lost, allowed_drop(job.max_drop, whole), tolerance(whole))
 
 
 def _read_by(source: Source, samples: Batch) -> list[Any]:

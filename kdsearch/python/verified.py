@@ -15,7 +15,7 @@ from kdsearch.deploy.parity import Parity, compare, exact_call, module_call
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
-from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Model
+from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import card_name, texts
@@ -49,7 +49,7 @@ class Source:
         about: labels, preprocessing and the model's name, for file and card.
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
-        along: names of files beside it that belong to it.
+        judge: of candidates, by validation. along: names of files beside it that belong to it.
     """
 
     model: Model
@@ -62,6 +62,7 @@ class Source:
     watch: Callable[[float, str], None] | None = None
     notes: tuple[str, ...] = ()
     along: tuple[str, ...] = ()
+    judge: Judge | None = None
 
     @property
     def graph(self) -> Graph:
@@ -111,7 +112,7 @@ def verified_file(
             name, quantizer = capability("quantizer", quantize)
             assert isinstance(quantizer, Compressor)
             plan = quantizer.plan(_Subject(source.model, source.io))
-            log, quantizer.watch = tuple(plan.log), source.watch
+            log, quantizer.watch, quantizer.judge = tuple(plan.log), source.watch, source.judge
             quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
         ends = made.ends(graph, source.about.get("preprocessing") or {})

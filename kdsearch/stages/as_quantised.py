@@ -120,7 +120,7 @@ def _lost(before: Finish, networks: Finished, form: str, plans: Mapping[str, Any
     plain = shipped(materials, before.found.setup, before.found.procedure)
     worst: dict[str, Any] = {}
     for whole, part in zip(plain, shipped(materials, networks.setup, networks.procedure), strict=True):
-        target = Target(materials, exporter, part, networks.setup, plans, [], work, work, "")
+        target = Target(materials, exporter, part, networks.setup, plans, [], work, work, "", judges=False)
         files, _ = written(target, form.removeprefix(f"{bare(config.export.exporter.use)}-"))
         calls = {name: opened(exporter, file) for name, file in files.items()}
         fp32 = _on_validation(materials, whole.predict, before.found)

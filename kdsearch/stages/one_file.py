@@ -18,14 +18,14 @@ from kdsearch.deploy.parity import Parity, compare, exact_call
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
-from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Plan, Product
+from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Judge, Plan, Product
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.cards import places, texts
 from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
 from kdsearch.stages.ends import ends_of, shipped_with
 from kdsearch.stages.products import Shipped, described
-from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, told
+from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, quality_of, told, tolerance
 from kdsearch.store.files import write_bytes
 from kdsearch.study.rules import bare
 from kdsearch.training.materials import Materials
@@ -40,6 +40,7 @@ class Target:
         made_from: the key of the artifact that the networks come from.
         work: for files that have yet to pass; `out` gets those that did.
         watch: is told how far a quantizer is. said: of its network, for the row's `quantization`.
+        judges: whether quantizers may choose by validation; else they are as they are planned.
     """
 
     materials: Materials
@@ -53,6 +54,7 @@ class Target:
     made_from: str
     watch: Callable[[float, str], None] | None = None
     said: tuple[str, ...] = ()
+    judges: bool = True
 
     @property
     def graphs(self) -> Mapping[str, Graph]:
@@ -213,9 +215,32 @@ def _quantize(target: Target, kind: str, graph: str, file: Path) -> tuple[str, .
     use = target.materials.study.config.compress.quantize[index]
     quantizer: Compressor[Any] = target.materials.make("quantizer", use, f"compress.quantize[{index}]")
     quantizer.watch = target.watch
+    quantizer.judge = _judge(target, kind, graph) if target.judges else None
     samples = calibration(target.materials, int(plan.edits.get("samples", 128)))
     quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
     return quantizer.notes
+
+
+def _judge(target: Target, kind: str, graph: str) -> Judge:
+    """By validation, of one graph's candidates, the others in fp32, against all in fp32."""
+    materials, part = target.materials, target.part
+    fp32 = {name: opened(target.exporter, target.file(name, "fp32")) for name in target.graphs}
+
+    def quality(calls: Mapping[str, Call]) -> dict[str, Any]:
+        name, metric = materials.objective, materials.metrics[materials.objective]
+
+        def predict(batch: Batch) -> Mapping[str, Any]:
+            return part.product.call(calls, batch)
+
+        return quality_of(name, metric, metric.measure(predict, materials.data, "val", target.setup), 0).as_json()
+
+    whole = quality(fp32)
+    form = f"{bare(materials.study.config.export.exporter.use)}-{kind}"
+    return Judge(
+        lambda file: goodness(whole) - goodness(quality({**fp32, graph: opened(target.exporter, file)})),
+        allowed_drop(materials.study.config.export.max_drop.get(form), whole),
+        tolerance(whole),
+    )
 
 
 def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:

@@ -15,29 +15,26 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field as Option
 
+from kdsearch.builtin.int8.choices import Layers, Row, better, mixed, most_sensitive, read_inputs
 from kdsearch.builtin.int8.equalize import biases_corrected, equalized
 from kdsearch.builtin.int8.ranges import Method, observed, range_of
 from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.builtin.simulated import per_channel, simulated
 from kdsearch.errors import UserError
-from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
-from kdsearch.kit.latency import measure
-from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx
+from kdsearch.kinds import Compressor, Judge, Model, Options, Plan, Subject, searched
+from kdsearch.kit.onnx import anonymous, read_onnx, save_onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")  # what onnxruntime computes in INT8 with ranges taken at each call
 LIMIT = 64  # the largest integer of a weight in 7 bits
-JUDGED = 32  # samples by which static and dynamic, and layers, are compared
-LARGER = 1.15  # times the static file's bytes, above which the dynamic one is out of question
-ERROR, NEAR = 1.25, 1.05  # ratios of errors, and of bytes or latencies, below which two are equal
 
 
 class Int8Options(Options):
     mode: Literal["auto", "static", "dynamic"] = Option(
         "auto",
         description="static = activation ranges from training samples; dynamic = taken at each call, for matrix products and LSTM; "
-        "auto = of transformers and recurrent networks both are made, and the one stays that is nearer to fp32, else faster, else "
-        "smaller; static for all others",
+        "auto = of transformers and recurrent networks both are made, and the one stays that is better on validation, else faster, "
+        "else nearer to fp32, else smaller; static for all others",
     )
     calibration: Method = Option(
         "minmax",
@@ -70,11 +67,13 @@ class Int8Options(Options):
         ge=0,
         description="so many layers stay fp32: those that alone move the outputs most; a quantisation each to find them",
     )
+    mixed: bool = Option(
+        True,
+        description="of a static file that loses more on validation than the study allows, layers go back to fp32: the most "
+        "sensitive first, as few as keep the bound",
+    )
     keep_first: bool = Option(False, description="leave the first layer, and embeddings of tokens, in fp32")
     keep_last: bool = Option(False, description="leave the last layer in fp32")
-
-
-Row = Mapping[str, Any]
 
 
 class Int8(Compressor[Int8Options]):
@@ -120,17 +119,21 @@ class Int8(Compressor[Int8Options]):
                 made = _dynamic(model, asked, work, "dynamic")
             else:
                 rows = _rows(feeds, asked.samples)
-                made = _static(model, asked, rows, work, self)
+                made = _static(model, asked, rows, work, self, self.judge if mode == "static" else None)
                 if mode == "auto":
-                    made, why = _nearer(
-                        file, {"static": made, "dynamic": _dynamic(model, asked, work, "dynamic")}, rows, work
-                    )
+                    both = {"static": made, "dynamic": _dynamic(model, asked, work, "dynamic")}
+                    name, why, breaks = better(file, both, rows, work, self.judge)
                     self.note(why)
+                    made = both[name]
+                    if breaks and name == "static":
+                        made = _static(model, asked, rows, work, self, self.judge)
             save_onnx(made, file)
 
 
-def _static(model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, told: Compressor[Any]) -> Any:
-    """QDQ with the ranges that the samples had; a LSTM is quantised as it reads."""
+def _static(
+    model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, told: Compressor[Any], judge: Judge | None
+) -> Any:
+    """QDQ with the ranges that the samples had; a LSTM is quantised as it reads. `judge`: by whom layers go back to fp32."""
     model = type(model).FromString(model.SerializeToString())
     if asked.equalize and not asked.per_channel:
         told.note("nothing is equalised: equalize needs per_channel")
@@ -146,15 +149,25 @@ def _static(model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, tol
         biases_corrected(model, rows, limit, [name for name in layers if name not in kept])
     setting = _Setting(asked, layers_only, _ranges(model, rows, asked.calibration, layers_only), rows, work)
     if asked.keep_sensitive:
-        worst = _most_sensitive(model, setting, [name for name in layers if name not in kept], told)[
-            : asked.keep_sensitive
-        ]
+        free = [name for name in layers if name not in kept]
+        alone = Layers(model, free, lambda name: _quantized(model, setting, (), [name]), lambda some: model)
+        worst = most_sensitive(alone, rows, work, told)[: asked.keep_sensitive]
         kept += worst
         told.note(f"in fp32, as the most sensitive: {', '.join(worst)}")
-    made = _quantized(model, setting, kept)
-    if any(node.op_type == "LSTM" for node in made.graph.node):
-        made = _dynamic(made, asked, work, "lstm", ("LSTM",))
-    return _finished(made, asked)
+
+    def made(kept: Sequence[str]) -> Any:
+        found = _quantized(model, setting, kept)
+        if any(node.op_type == "LSTM" for node in found.graph.node):
+            found = _dynamic(found, asked, work, "lstm", ("LSTM",))
+        return _finished(found, asked)
+
+    free = [name for name in layers if name not in kept]
+    if judge is None or not asked.mixed or len(free) < 2:
+        return made(kept)
+    layered = Layers(
+        model, free, lambda name: _quantized(model, setting, (), [name]), lambda some: made([*kept, *some])
+    )
+    return mixed(layered, rows, work, told, judge)
 
 
 @dataclass(frozen=True)
@@ -242,59 +255,6 @@ def _finished(model: Any, asked: Int8Options) -> Any:
     return model
 
 
-def _nearer(file: Path, made: Mapping[str, Any], rows: Sequence[Row], work: Path) -> tuple[Any, str]:
-    """The one that stays, and why: the nearer to fp32; where both are as near, the faster, then the smaller."""
-    files = {}
-    for name, model in made.items():
-        files[name] = work / f"{name}-made.onnx"
-        save_onnx(model, files[name])
-    judged = rows[-JUDGED:]
-    errors = {name: relative_error(file, each, judged) for name, each in files.items()}
-    sizes = {name: each.stat().st_size for name, each in files.items()}
-    latency = {
-        name: measure(each, [judged[0][key] for key in read_inputs(made[name])]).median_ms
-        for name, each in files.items()
-    }
-    name = "dynamic"  # where all is equal: it needs no calibration
-    if (
-        sizes["dynamic"] > LARGER * sizes["static"]
-    ):  # its weights are of operators that stay fp32: convolutions between norms
-        return made["static"], f"static: dynamic takes {sizes['dynamic']:,} bytes, not {sizes['static']:,}"
-    for figures, equal in ((errors, ERROR), (latency, NEAR), (sizes, NEAR)):
-        if max(figures.values()) > equal * min(figures.values()):
-            name = min(figures, key=lambda each: figures[each])
-            break
-    shown = "; ".join(
-        f"{each}: error {errors[each]:.3g}, {sizes[each]:,} bytes, {latency[each]:.3g} ms" for each in made
-    )
-    return made[name], f"{name}, by {len(judged)} samples ({shown})"
-
-
-def relative_error(fp32: Path, file: Path, rows: Sequence[Row]) -> float:
-    """Of all outputs together: the norm of the difference over the norm of the fp32 answers, the worst output counts."""
-    sessions = [open_session(each) for each in (fp32, file)]
-    wrong: list[float] = []
-    whole: list[float] = []
-    for row in rows:
-        a, b = (each.run(None, dict(row)) for each in sessions)
-        wrong = [x + float(np.square(p - q).sum()) for x, p, q in zip(wrong or [0.0] * len(a), a, b, strict=True)]
-        whole = [x + float(np.square(p).sum()) for x, p in zip(whole or [0.0] * len(a), a, strict=True)]
-    return max(float(np.sqrt(x / max(y, 1e-30))) for x, y in zip(wrong, whole, strict=True))
-
-
-def _most_sensitive(model: Any, setting: _Setting, layers: Sequence[str], told: Compressor[Any]) -> list[str]:
-    """Layers by how far the outputs move when one alone is quantised, the furthest first."""
-    reference = setting.work / "reference.onnx"
-    save_onnx(model, reference)
-    errors = {}
-    for at, name in enumerate(layers):
-        told.progress(at / len(layers), f"sensitivity of {name}, {at + 1} of {len(layers)}")
-        one = setting.work / "one.onnx"
-        save_onnx(_quantized(model, setting, (), [name]), one)
-        errors[name] = relative_error(reference, one, setting.rows[-JUDGED:])
-    return sorted(layers, key=lambda name: -errors[name])
-
-
 def _is_sequential(model: Any) -> bool:
     """A transformer or a recurrent network: dynamic quantisation may be better."""
     return bool({node.op_type for node in model.graph.node} & {"LSTM", "LayerNormalization", "Softmax"})
@@ -353,12 +313,6 @@ def _rows(feeds: Iterable[Mapping[str, Any]], samples: int) -> list[dict[str, An
     if not rows:
         raise UserError("no calibration samples", expected="at least one training sample to calibrate INT8 with")
     return rows
-
-
-def read_inputs(model: Any) -> list[str]:
-    """Names of the graph's inputs that are no weights."""
-    weights = {each.name for each in model.graph.initializer}
-    return [each.name for each in model.graph.input if each.name not in weights]
 
 
 def _layers_only(model: Any, operators: str) -> bool:

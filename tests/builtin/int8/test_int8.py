@@ -10,14 +10,15 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from kdsearch.builtin.int8 import quantizer as of
-from kdsearch.builtin.int8.quantizer import Int8, Int8Options, relative_error
+from kdsearch.builtin.int8 import choices as of
+from kdsearch.builtin.int8.choices import relative_error
+from kdsearch.builtin.int8.quantizer import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.files import read_onnx
 from kdsearch.deploy.latency import Latency
 from kdsearch.errors import UserError
-from kdsearch.kinds import Field, Graph, Plan
+from kdsearch.kinds import Field, Graph, Judge, Plan
 from kdsearch.kinds.options import validate
 from tests.deploy.nets import LOGITS, NETS, Lstm, batch_of, digits, graph_of, trained
 
@@ -328,6 +329,39 @@ def test_the_most_sensitive_layers_stay(fp32, tmp_path):
     assert node.input[1] not in produced, "its weight is as it was"
 
 
+def test_layers_go_back_to_fp32_until_the_bound_holds(fp32, tmp_path):
+    """As few, by twos, as keep what may be lost; none where the file keeps it as it is, and none without a judge."""
+    source = fp32 / "depthwise.onnx"
+    rows = [{"image": FEEDS[0]["image"][i : i + 1]} for i in range(16)]
+
+    def lost(file):
+        return relative_error(source, file, rows)
+
+    def made(allowed, **options):
+        file, quantizer = tmp_path / "q.onnx", Int8(Int8Options(samples=32, **options))
+        quantizer.judge = None if allowed is None else Judge(lost, allowed, 0.0)
+        shutil.copy(source, file)
+        quantizer.rewrite(file, quantizer.plan(None), FEEDS)
+        return file.read_bytes(), lost(file), quantizer.notes
+
+    plain, whole, notes = made(None)
+    assert notes == ()
+    assert made(whole + 1e-9) == (plain, whole, ())
+    assert made(0.5 * whole, mixed=False)[0] == plain
+    _, now, (said,) = made(0.8 * whole)
+    assert now <= 0.8 * whole
+    n = int(said.partition(" ")[0])
+    assert n in (1, 2, 4, 8)
+    losses = [
+        float(each.partition(": ")[2]) for each in said.partition("so many lose ")[2].split(", and ")[0].split(", ")
+    ]
+    assert all(each > 0.8 * whole for each in losses[:-1]), "with fewer it broke"
+    assert losses[-1] == pytest.approx(now, rel=1e-3)
+    _, best, (said,) = made(0.0)
+    assert best < 0.8 * whole, "where nothing holds, what loses least"
+    assert "0 may be lost" in said
+
+
 class Words(nn.Module):
     """An LSTM over tokens, with a linear layer that takes one feature from a far larger range than the others'."""
 
@@ -347,7 +381,7 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
     EXPORTER.write(graph, batch_of(tokens=torch.arange(12).view(2, 6)), whole)
     feeds = [{"tokens": torch.randint(50, (16, 6), generator=torch.Generator().manual_seed(0)).numpy()}]
 
-    def made(errors, latencies, mode="auto"):
+    def made(errors, latencies, mode="auto", judge=None):
         file = tmp_path / "q.onnx"
         shutil.copy(whole, file)
         monkeypatch.setattr(of, "relative_error", lambda _, file, rows: errors[file.stem.partition("-")[0]])
@@ -355,8 +389,13 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
             of, "measure", lambda file, row: Latency(0.0, latencies[file.stem.partition("-")[0]], 0.0, 3)
         )
         quantizer = Int8(Int8Options(samples=16, mode=mode))
+        quantizer.judge = judge
         quantizer.rewrite(file, quantizer.plan(None), feeds)
         return file, quantizer.notes
+
+    def validation(static, dynamic):
+        losses = {"static": static, "dynamic": dynamic}
+        return Judge(lambda file: losses.get(file.stem.partition("-")[0], 0.0), 0.1, 0.005)
 
     equal = {"static": 1.0, "dynamic": 1.0}
     _, (said,) = made({"static": 0.01, "dynamic": 0.02}, equal)
@@ -365,6 +404,13 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
     assert said.startswith("dynamic")
     _, (said,) = made({"static": 0.01, "dynamic": 0.011}, {"static": 0.6, "dynamic": 1.0})
     assert said.startswith("static")
+    errors = {"static": 0.01, "dynamic": 0.5}
+    _, (said,) = made(errors, equal, judge=validation(0.03, 0.0))
+    assert said == "dynamic: on validation static loses 0.03, dynamic loses 0", "validation before training samples"
+    _, (said,) = made(errors, {"static": 1.0, "dynamic": 0.6}, judge=validation(0.002, 0.0))
+    assert said.startswith("dynamic, by latency: on validation both are as good")
+    _, (said,) = made(errors, equal, judge=validation(0.0, 0.002))
+    assert said.startswith("static, by latency"), "as good and as fast: the nearer"
     file, notes = made(equal, equal, "dynamic")
     assert notes == ()
     kinds = {node.op_type for node in read_onnx(file).graph.node}
