@@ -36,6 +36,7 @@ def new_opset(model):
     [
         (wrong_weight, "onnx-fp32: differs from torch by .* at output 'logits'"),
         (dropped_output, "onnx-fp32: the file has no output 'logits'"),
+        (None, "onnx-fp32: the file that was written is no ONNX model, or is cut off"),
         (new_opset, "onnx-fp32: the file that was written is refused by onnxruntime .*operator set 99 is newer"),
     ],
 )
@@ -44,6 +45,9 @@ def test_of_an_exporter(spoil, said, copied, monkeypatch):
 
     def write(self, graph, example, file):
         real(self, graph, example, file)
+        if spoil is None:
+            file.write_bytes(file.read_bytes()[:-40])
+            return
         model = onnx.load(file)
         spoil(model)
         file.write_bytes(model.SerializeToString())
