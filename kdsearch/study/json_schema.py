@@ -22,6 +22,7 @@ _SECTIONS = {
     "DistillerUse": "distiller",
     "Prune": "pruner",
     "Sparsify": "sparsifier",
+    "Quantize": "quantizer",
 }
 # (section, key) -> kind, where the plain `Use` stands
 _PLACES = {
@@ -33,7 +34,6 @@ _PLACES = {
     ("Search", "strategy"): "controller",
     ("Refine", "controller"): "controller",
     ("Refine", "stopper"): "stopper",
-    ("Compress", "quantize"): "quantizer",
     ("Export", "exporter"): "exporter",
     ("Run", "executor"): "executor",
 }
