@@ -1,4 +1,4 @@
-"""How slow a file is beside another one: call by call in turns, so that a busy machine slows both and their ratio stays."""
+"""How slow a file is beside another one: a few calls of each in turns, so that a busy machine slows both and their ratio stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from kdsearch.errors import ArtifactError
 from kdsearch.store.files import read_json, write_json
 
 SESSIONS = 3  # of each file, so that what one happens to get does not decide
-TURN_S = 0.004  # what the calls of one file last before it is the other's turn, at least one
+# of one file before it is the other's turn, after a call that finds the other's data in the caches
+TURN_S, LEAST_CALLS = 0.004, 3
 LEAST_TURNS, MOST_S = 8, 6.0  # of each session, a turn twice each file
 ENOUGH = 0.005  # uncertainty of the ratio below which no more turns are taken
 WARM_UP = 3  # calls
@@ -39,17 +40,18 @@ def measure_beside(
     other: Path,
     example_inputs: Sequence[Any],
     threads: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> Beside:
     """The stored ratio of these graphs on this machine, or a fresh one, taken while nothing else is being measured.
 
     Args:
         example_inputs: tensors or arrays (B, ...) in the order of both graphs' inputs; the first sample is used.
-        clock: seconds.
+        clock: seconds; None = this thread's time on a processor, where it does all the work: waiting for one counts nothing.
 
     Raises:
         ArtifactError: a file is no ONNX model that onnxruntime takes. StorageError: the cache folder is not writable.
     """
+    clock = clock or (time.thread_time if threads == 1 else time.perf_counter)
     keys = [latency_key(each, example_inputs, threads) for each in (file, other)]
     entry = entry_of(hashlib.sha256(json.dumps(["beside", FORMAT, *keys]).encode()).hexdigest())
     with alone():
@@ -93,16 +95,15 @@ def _call(file: Path, example_inputs: Sequence[Any], threads: int) -> Callable[[
 
 
 def _turn(call: Callable[[], Any], clock: Callable[[], float]) -> float:
-    """Seconds of a call, the median over one turn."""
+    """Seconds of a call, the least over one turn: what else the machine does only adds."""
+    call()
     taken: list[float] = []
     begun = clock()
-    while True:
+    while len(taken) < LEAST_CALLS or clock() - begun < TURN_S:
         start = clock()
         call()
-        end = clock()
-        taken.append(end - start)
-        if end - begun >= TURN_S:
-            return statistics.median(taken)
+        taken.append(clock() - start)
+    return min(taken)
 
 
 def _error(logs: Sequence[float]) -> float:

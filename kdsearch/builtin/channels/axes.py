@@ -103,14 +103,17 @@ class Labels:
 
     def reason(self, axis: Axis) -> str:
         """Why the axis cannot change; empty where it can."""
-        waiting, seen = [int(label) for column in axis.columns for label in np.unique(column)], set[int]()
+        roots = [np.unique(self.roots(column)) for column in axis.columns]
+        if not any((self._frozen[each] | self._refined[each]).any() for each in roots):
+            return ""
+        waiting, seen = [int(label) for each in roots for label in each], set[int]()
         while waiting:
             label = waiting.pop()
-            if label in self.reasons:
+            if self._frozen[label]:
                 return self.reasons[label]
-            if label not in seen:
-                seen.add(label)
-                waiting += [int(self._parent[label]), *self._parts.get(label, ())]
+            if label not in seen and self._refined[label]:
+                waiting += self.roots(np.array(self._parts[label])).tolist()
+            seen.add(label)
         return ""
 
     def join(self, one: Axis, other: Axis, where: str) -> None:

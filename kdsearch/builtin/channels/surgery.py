@@ -134,6 +134,9 @@ def _attributes(
     asked: dict[str, list[Axis]] = defaultdict(list)
     for path, axis in trace.sized:
         asked[path].append(axis)
+    given: dict[str, dict[tuple[str, int | None], set[int]]] = defaultdict(lambda: defaultdict(set))
+    for path, name, at, axis in trace.noted:
+        given[path][name, at].add(int(kept(axis, gone).sum()))
     own: dict[str, dict[str, Any]] = {}
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
@@ -166,7 +169,7 @@ def _attributes(
             for each, sizes in own.items()
             if each.startswith(f"{path}." if path else "") and sizes
         ]
-        found = _noted(part, inner) | _followed(part, asked[path], gone) | own[path]
+        found = _noted(part, inner) | _followed(part, asked[path], gone) | _given(part, given[path]) | own[path]
         yield path, {name: value for name, value in found.items() if _differs(getattr(part, name), value)}
 
 
@@ -183,6 +186,17 @@ def _noted(part: nn.Module, inner: Sequence[tuple[nn.Module, Mapping[str, Any]]]
         after = now.get((name.partition("_")[0], value), ()) if type(value) is int else ()
         if len(after) == 1:
             found[name] = next(iter(after))
+    return found
+
+
+def _given(part: nn.Module, sizes: Mapping[tuple[str, int | None], set[int]]) -> dict[str, Any]:
+    """Numbers that stood in a call themselves: what they are the size of is known."""
+    found: dict[str, Any] = {}
+    for (name, at), now in sizes.items():
+        if len(now) == 1 and at is None:
+            found[name] = next(iter(now))
+        elif len(now) == 1:
+            found.setdefault(name, list(getattr(part, name)))[at] = next(iter(now))
     return found
 
 

@@ -130,7 +130,7 @@ def meet_latency(
         steps = (step, *(each for each in steps if each < step))  # a line is of cuts of one kind
         tried.append((taken.ms, found))
         fit.seen.append((work_of(found.counted), taken.ms))
-        is_near = (AIM - NEAR) * target_ms <= taken.ms <= target_ms
+        is_near = (AIM - NEAR) * target_ms <= taken.ms <= (1 + OVER / 2) * target_ms
         if is_near or (taken.ms < target_ms and bound.work >= work_of(whole)):
             break
     holding = [each for each in tried if each[0] <= (1 + OVER) * target_ms]

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsearch.builtin.channels.axes import Axis, Labels, kept
 from kdsearch.builtin.channels.copies import copied
+from kdsearch.builtin.channels.noted import Noted, note, sized_by
 from kdsearch.builtin.channels.operators import RULES, Axes, pointwise
 from kdsearch.builtin.channels.recurrent import follow_recurrent
 from kdsearch.ops.cost import on_meta
@@ -33,6 +34,7 @@ class Traced:
         tensors: axes of every weight and buffer, by its (first) name.
         products: multiply-accumulates are the sum over these of the product of the axes' sizes, `times` over.
         sized: axes whose sizes were asked for, or came out, while a module ran: (its path, axis).
+        noted: axes whose size a module gave by a number of its own: (its path, the attribute, the item of it or None, axis).
         groups: of grouped convolutions, by the module's path: the axis of its groups.
         labels: joins and refinements; all axes here are resolved.
         reasons: why an axis of a tensor cannot change, by (name, dimension).
@@ -41,6 +43,7 @@ class Traced:
     tensors: dict[str, Axes]
     products: list[tuple[Axes, int]]
     sized: list[tuple[str, Axis]]
+    noted: list[tuple[str, str, int | None, Axis]]
     groups: dict[str, Axis]
     reasons: dict[tuple[str, int], str]
 
@@ -61,9 +64,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = Labels()
         self._module = module.eval()
+        note(self._module)
         self._known: dict[int, tuple[Tensor, Axes]] = {}  # the tensor is held, so that no other gets its id
         self._products: list[tuple[Axes, int]] = []
         self._sized: list[tuple[str, Axis]] = []
+        self._noted: list[tuple[str, str, int | None, Axis]] = []
         self._groups: dict[str, Axis] = {}
         self._path = [""]
         self._own = [*module.named_parameters(), *module.named_buffers()]
@@ -80,7 +85,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(plain_attention())
             stack.enter_context(self)
-            stack.enter_context(_ScaledAttention(self))
+            stack.enter_context(_Calls(self))
             out = self._module(*inputs)
         for each in tensors_of(out):
             for axis in self.axes(each):
@@ -91,6 +96,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             {name: tuple(map(resolved, axes)) for name, axes in own.items()},
             [(tuple(map(resolved, axes)), times) for axes, times in self._products],
             [(path, resolved(axis)) for path, axis in self._sized],
+            [(path, name, at, resolved(axis)) for path, name, at, axis in self._noted],
             {path: resolved(axis) for path, axis in self._groups.items()},
             {key: each for key, each in reasons.items() if each},
         )
@@ -117,6 +123,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def sized(self, axis: Axis) -> None:
         if axis.size > 1:
             self._sized.append((self._path[-1], axis))
+
+    def noted(self, number: Noted, tensor: Tensor, dim: int) -> None:
+        if id(tensor) in self._known:
+            self._noted.append((number.path, number.name, number.at, self.axes(tensor)[dim]))
 
     def convolved(self, groups: Axis) -> None:
         self._groups[self._path[-1]] = groups
@@ -199,8 +209,8 @@ _LISTS = {torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.
 _IN_PLACE = {torch.ops.aten.zero_, torch.ops.aten.fill_}
 
 
-class _ScaledAttention(TorchFunctionMode):
-    """Attention divides by the root of its heads' width, which is no operator that a cut would change."""
+class _Calls(TorchFunctionMode):
+    """What operators do not show: numbers that calls are given, and attention that divides by the root of its heads' width."""
 
     def __init__(self, tracer: _Tracer) -> None:
         super().__init__()
@@ -210,7 +220,10 @@ class _ScaledAttention(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention:
             query = args[0] if args else (kwargs or {})["query"]
             self._tracer.labels.freeze(self._tracer.axes(query)[-1], "attention is scaled by their number")
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        for number, tensor, dim in sized_by(func, args, kwargs or {}, out):
+            self._tracer.noted(number, tensor, dim)
+        return out
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""Numbers that several axes have in common: each follows the axis that it stands for in a call, and no other."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.builtin.channels.exact import difference
+from kdsearch.builtin.channels.noted import note, sized_by
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
+from kdsearch.builtin.channels.surgery import Cut
+from tests.builtin.channels.test_patterns import IMAGE, subject
+
+
+class Bias(nn.Module):
+    """A bias for each head and two places, asked for by a method: no forward pass of this module is seen."""
+
+    def __init__(self, heads, places):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, heads))
+        self.shape = (places, places, heads)
+        self.register_buffer("index", torch.arange(places * places) % 9)
+
+    def get(self):
+        return self.table[self.index].view(self.shape).permute(2, 0, 1)
+
+
+class Alike(nn.Module):
+    """Four heads of keys of four over four places; values are wider."""
+
+    def __init__(self, heads=4, key=4, value=8):
+        super().__init__()
+        self.heads, self.key_dim, self.value_dim, self.places = heads, key, value, 4
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.qkv = nn.Linear(16, heads * (2 * key + value))
+        self.bias = Bias(heads, 4)
+        self.proj, self.head = nn.Linear(heads * value, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)  # (B, 4, 16)
+        parts = self.qkv(x).view(len(x), self.places, self.heads, -1)
+        q, k, v = parts.split([self.key_dim, self.key_dim, self.value_dim], dim=3)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        mixed = (q @ k.transpose(2, 3) / 2 + self.bias.get()).softmax(-1) @ v
+        return self.head((x + self.proj(mixed.transpose(1, 2).reshape(len(x), self.places, -1))).mean(1))
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 8), (4, 4, 4), (3, 4, 4), (4, 6, 8)])
+def test_heads_keys_and_values_all_go(sizes):
+    torch.manual_seed(0)
+    net = Alike(*sizes).eval()
+    given = subject(net, IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.4, round_to=1, importance="random"))
+    plan = pruner.plan(given)
+    assert not [line for line in plan.log if line.startswith("left out")]
+    small = pruner.apply(given.model, plan).module
+    x = IMAGE.noise(3, torch.Generator().manual_seed(0))
+    assert difference(net, Cut.from_json(plan.edits["steps"][0]), (x,)) == ""
+    assert small.places == 4
+    assert small.qkv.out_features == small.heads * (2 * small.key_dim + small.value_dim)
+    assert small.proj.in_features == small.heads * small.value_dim
+    assert small.bias.shape == (4, 4, small.heads)
+    assert type(small.bias.shape) is tuple
+
+
+def test_only_what_stands_in_a_call_itself_counts():
+    net = Alike()
+    note(net)
+    x = torch.zeros(2, 64)
+    found = [
+        *sized_by(torch.Tensor.view, (x, 2, net.heads, -1), {}, x.view(2, 4, -1)),
+        *sized_by(torch.Tensor.reshape, (x, (2, 2 * net.heads, net.value_dim)), {}, x.reshape(2, 8, 8)),
+        *sized_by(torch.Tensor.split, (x, [net.key_dim, 60]), {"dim": 1}, x.split([4, 60], 1)),
+    ]
+    assert [(each.name, tensor.shape[dim]) for each, tensor, dim in found] == [
+        ("heads", 4),
+        ("value_dim", 8),
+        ("key_dim", 4),
+    ]
+    assert not hasattr(net.heads * 1, "name")
