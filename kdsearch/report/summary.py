@@ -161,7 +161,8 @@ def tiles(result: Row) -> str:
     teacher, base, best = mapping(result.get("teacher")), quality_of(result.get("baseline")), recommended(result)
     quality, network = shipped_quality(result), student_of(result, best.get("role"))
     name = quality.name
-    name = name[:1].upper() + name[1:] if name.partition(" ")[0].islower() else name  # not of nDCG, mIoU
+    word = name.partition(" ")[0]
+    name = name[:1].upper() + name[1:] if word.isalpha() and word.islower() else name  # not of nDCG, of any_subset
     latency, slow = median(best), median(teacher)
     taught = quality_of(teacher)
     than = f"teacher {taught.text}" if taught.value is not None else ""

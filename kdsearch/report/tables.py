@@ -29,7 +29,9 @@ from kdsearch.report.values import (
     esc,
     flat,
     general,
+    is_share,
     items,
+    level,
     mapping,
     metric,
     milliseconds,
@@ -48,6 +50,7 @@ from kdsearch.report.words import architecture
 Row = Mapping[str, Any]
 MANY_CLASSES = 24  # beyond it the counts fold away
 SPLITS = ("train", "labeled", "unlabeled", "val", "test")
+KEPT = "No file was refused: each keeps its bounds on quality, on decisions, and on what differs from torch."
 PLAIN = "samples"  # of which nothing else is counted: they have no labels
 LABELS = {"labeled": "with a label", "unlabeled": "without a label"}
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
@@ -151,7 +154,7 @@ def _at_least(export: Row) -> str:
 
 def refused(result: Row) -> str:
     body = [[plain(each.get("format")), plain(each.get("reason"))] for each in rows(result.get("refused"))]
-    return simple(["refused", "reason"], body) if body else "<p>No file was refused by a gate.</p>"
+    return simple(["refused", "reason"], body) if body else f"<p>{KEPT}</p>"
 
 
 def limit_of(value: object) -> float | None:
@@ -246,9 +249,15 @@ def metrics(result: Row) -> str:
         found = quality_of({"quality": {**about, "metric": name, "value": value}}) if about else None
         label = f"{role}.{found.label}" if found and role else found.label if found else path
         body.append(
-            [label, found.text if found else metric(path, value) if number(value) is not None else scalar(value)]
+            [label, found.text if found else figure(path, value) if number(value) is not None else scalar(value)]
         )
     return "<h3>Further metrics</h3>" + simple(["metric", "value"], body) if body else ""
+
+
+def figure(name: str, value: object) -> str:
+    """A value of which no unit is known, a count among them."""
+    given = number(value) or 0.0
+    return metric(name, value) if is_share(name) or given == int(given) else level(value)
 
 
 def data(result: Row) -> str:
@@ -414,5 +423,5 @@ def teacher_latency(network: Row) -> object:
 
 def outcome(result: Row) -> str:
     """The networks side by side, then how good the choice was and what else was measured."""
-    further = [block for block in (steps(result), as_quantised(result), comparison(result), metrics(result)) if block]
-    return networks(result) + (columns(*further) if further else "")
+    further = [block for block in (as_quantised(result), comparison(result), metrics(result)) if block]
+    return networks(result) + steps(result) + (columns(*further) if further else "")

@@ -33,7 +33,7 @@ def probe_teacher(
             return live.model, "", None if live.view is None else live.fed
         why = why or reason
     model = random_teacher(materials.plain_spaces[role], materials.io, seed)
-    note = f"scores are against {model.name}, the space's default teacher: {why}" if why else ""
+    note = f"Scores are against {model.name}, the space's default teacher: {why}" if why else ""
     return model, note, None
 
 
