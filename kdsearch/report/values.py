@@ -96,9 +96,9 @@ def general(value: object) -> str:
 
 
 def rough(value: object) -> str:
-    """Two significant digits: `9.5e-07`, of what matters by its size alone."""
+    """Three significant digits: `9.54e-07`, of what matters by its size alone."""
     found = number(value)
-    return MISSING if found is None else f"{found:.2g}"
+    return MISSING if found is None else f"{found:.3g}"
 
 
 def level(value: object) -> str:
