@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from kdsearch.report.compression_tables import as_quantised, steps
 from kdsearch.report.html_table import Markup, simple
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import (
@@ -208,34 +209,6 @@ def comparison(result: Row) -> str:
     return "<h3>Was the choice good?</h3>" + said + simple(["student", "parameters", label], body)
 
 
-def steps(result: Row) -> str:
-    """What each step of compression cost and how far the network recovered, on validation."""
-    found = rows(mapping(result.get("pruned")).get("steps"))
-    quality = quality_of(mapping(result.get("pruned")))
-    body = []
-    for each in found:
-        at = mapping(each.get("validation"))
-        role = f"{plain(each['role'])}: " if len({plain(one.get("role")) for one in found}) > 1 else ""
-        values = [quality.write(at.get(key)) for key in ("before", "cut", "recovered")]
-        costs = [count(each.get("params")), count(each.get("macs")), percent(each.get("zeros"))]
-        body.append([f"{role}{plain(each.get('use'))}", *costs, *values])
-    head = ["step", "parameters", "MACs", "zeros", "before", "cut", "recovered"]
-    return f"<h3>Compression: {esc(quality.label)}, on validation</h3>" + simple(head, body) if body else ""
-
-
-def as_quantised(result: Row) -> str:
-    """What training as quantised was for: how much worse each format's file is on validation without and with it."""
-    body, name = [], ""
-    for each in rows(result.get("as_quantised")):
-        name = plain(each.get("metric") or "")
-        values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
-        trained = "not needed" if each.get("after") is None else "used" if each.get("used") else "no better, not used"
-        body.append([plain(each.get("format")), *values, count(each.get("epochs")), trained])
-    head = ["file", "plain", "allowed", "trained as quantised", "epochs", ""]
-    title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"
-    return title + simple(head, body) if body else ""
-
-
 def metrics(result: Row) -> str:
     """What else was measured of the network in the files."""
     main = quality_of(mapping(result.get("pruned")) or mapping(result.get("student"))).metric
@@ -423,5 +396,5 @@ def teacher_latency(network: Row) -> object:
 
 def outcome(result: Row) -> str:
     """The networks side by side, then how good the choice was and what else was measured."""
-    further = [block for block in (as_quantised(result), comparison(result), metrics(result)) if block]
-    return networks(result) + steps(result) + (columns(*further) if further else "")
+    further = [block for block in (comparison(result), metrics(result)) if block]
+    return networks(result) + steps(result) + as_quantised(result) + (columns(*further) if further else "")

@@ -1,0 +1,40 @@
+"""The page's tables of compression: what each step cost, and what training as quantised gave back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdsearch.report.html_table import simple
+from kdsearch.report.quality import quality_of
+from kdsearch.report.values import count, esc, mapping, metric, percent, plain, rows
+
+Row = Mapping[str, Any]
+
+
+def steps(result: Row) -> str:
+    """What each step of compression cost and how far the network recovered, on validation."""
+    found = rows(mapping(result.get("pruned")).get("steps"))
+    quality = quality_of(mapping(result.get("pruned")))
+    body = []
+    for each in found:
+        at = mapping(each.get("validation"))
+        role = f"{plain(each['role'])}: " if len({plain(one.get("role")) for one in found}) > 1 else ""
+        values = [quality.write(at.get(key)) for key in ("before", "cut", "recovered")]
+        costs = [count(each.get("params")), count(each.get("macs")), percent(each.get("zeros"))]
+        body.append([f"{role}{plain(each.get('use'))}", *costs, *values])
+    head = ["step", "parameters", "MACs", "zeros", "before", "cut", "recovered"]
+    return f"<h3>Compression: {esc(quality.label)}, on validation</h3>" + simple(head, body) if body else ""
+
+
+def as_quantised(result: Row) -> str:
+    """What training as quantised was for: how much worse each format's file is on validation without and with it."""
+    body, name = [], ""
+    for each in rows(result.get("as_quantised")):
+        name = plain(each.get("metric") or "")
+        values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
+        trained = "not needed" if each.get("after") is None else "used" if each.get("used") else "no better, not used"
+        body.append([plain(each.get("format")), *values, count(each.get("epochs")), trained])
+    head = ["file", "plain", "allowed", "trained as quantised", "epochs", ""]
+    title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"
+    return title + simple(head, body) if body else ""
