@@ -194,7 +194,9 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     if result["refused"]:
         reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
         error = RefusedError(
-            f"not written: {reasons}", file=tools.folder / "export", fix="Loosen the bound in `export` or train longer."
+            f"not written: {reasons}",
+            file=tools.folder / "export",
+            fix="Loosen the bound in `export`, train longer, or let a quantizer train: `recover_epochs`.",
         )
         error.result = result  # type: ignore[attr-defined]
         raise error
