@@ -16,7 +16,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.builtin.simulated import in_8_bits, in_blocks, per_channel
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.kinds import Field, Graph, Model
-from kdsearch.python.recovery import settle
+from kdsearch.ops.settle import settle
 from tests.deploy.nets import batch_of
 
 X = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(0))

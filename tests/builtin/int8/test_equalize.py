@@ -11,8 +11,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from kdsearch.builtin.int8.equalize import biases_corrected, equalized
 from kdsearch.builtin.int8.choices import relative_error
+from kdsearch.builtin.int8.equalize import biases_corrected, equalized
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.files import read_onnx
