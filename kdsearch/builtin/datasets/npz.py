@@ -93,7 +93,7 @@ class Npz(Dataset[NpzOptions]):
                         file=file,
                         nearest=nearest(name, arrays),
                         expected=one_of(arrays),
-                        fix="Set `image` and `label` in data.options.",
+                        fix="Name the arrays so; a study may name others by `image` and `label` in data.options.",
                     )
         return named
 
