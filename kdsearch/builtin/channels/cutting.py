@@ -160,6 +160,7 @@ class Cutter:
         whole, least = self.counted, self._counted(counts_at(self.groups, scores, 1.0, self.rules.scope, round_to))
         others = f"; left out: {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
         others += f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
+        others += "".join(f"; {each}" for each in staying(self.opened, self.trace))
         return RefusedError(
             f"pruning reaches {least.macs / whole.macs:.3f} of the MACs and {least.params / whole.params:.3f} of the weights "
             f"with {round_to} channels left in each of {len(self.groups)} groups{others}",
