@@ -185,7 +185,9 @@ def test_a_target_of_one_changes_nothing():
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can():
-    with pytest.raises(RefusedError, match=r"reaches 0\.\d+ of the MACs.*; stays: .*head.*: they are outputs") as caught:
+    with pytest.raises(
+        RefusedError, match=r"reaches 0\.\d+ of the MACs.*; stays: .*head.*: they are outputs"
+    ) as caught:
         pruned("vit", macs=0.01)
     assert caught.value.exit_code == 3
     with pytest.raises(RefusedError, match="0 groups"):
