@@ -17,8 +17,8 @@ from kdsearch import limits
 from kdsearch.engine.setup import Site
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds.options import validate
-from kdsearch.kit import tables
 from kdsearch.kit.tables import Table, TableFiles, read_table, read_tables
+from kdsearch.store import table_rows
 
 CSV = 'name,age,city\nann,31,Oslo\nbob,,"Aix, France"\n\neve,7.5,\n'
 
@@ -261,7 +261,7 @@ def test_limits(tmp_path, monkeypatch):
         ("TABLE_CELL", 4, "t.txt", "1234\n12345", "t.txt:2: 5 characters. Expected at most 4"),
     ]:
         with monkeypatch.context() as patched:
-            patched.setattr(tables, name, value)
+            patched.setattr(table_rows, name, value)
             assert said in refused(tmp_path, text, file)
     was = csv.field_size_limit()
     long = "x" * (was + 1)
