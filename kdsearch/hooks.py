@@ -44,7 +44,8 @@ class Package:
 
     Args:
         install: the whole command.
-        files: those that are read, each (distribution, path inside it).
+        files: those that are always read, each (distribution, path inside it).
+        optional: those that only some options read; without them it is there in part.
         folders: where a system package puts its files; one of them will do.
     """
 
@@ -52,6 +53,7 @@ class Package:
     licence: str = ""
     size: str = ""
     files: tuple[tuple[str, str], ...] = ()
+    optional: tuple[tuple[str, str], ...] = ()
     folders: tuple[str, ...] = ()
 
 

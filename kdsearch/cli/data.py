@@ -19,12 +19,11 @@ def data(as_json: Json = False) -> None:
     if as_json:
         print_json({"data": found})
         return
-    states = {True: "present", False: "missing", None: "your files"}
     table(
         ("name", "state", "what", "size", "licence"),
-        [(each["name"], states[each["present"]], each["about"], each["size"], each["licence"]) for each in found],
+        [(each["name"], _state(each), each["about"], each["size"], each["licence"]) for each in found],
     )
-    missing = [each for each in found if not each["present"] and each["install"]]
+    missing = [each for each in found if not each["complete"] and each["install"]]
     if missing:
         print("\nTo install:")
     for each in missing:  # a line each, however long: it is there to be copied
@@ -32,15 +31,24 @@ def data(as_json: Json = False) -> None:
 
 
 def listing(host: Host) -> list[dict[str, Any]]:
-    """What comes in packages, then data sets that read files of the user's or bring their own (`present` None)."""
+    """What comes in packages, then data sets that read files of the user's or bring their own (`present` None).
+
+    `complete`: whether all that any of its options reads is here.
+    """
     rows = [_row(each) for kind in ("dataset", "teacher") for each in host.entries(kind)]
     return sorted(
         (each for each in rows if each["kind"] == "data" or each["install"]), key=lambda row: row["present"] is None
     )
 
 
+def _state(row: dict[str, Any]) -> str:
+    if row["present"] is None:
+        return "your files"
+    return ("present" if row["complete"] else "in part") if row["present"] else "missing"
+
+
 def _row(found: Found) -> dict[str, Any]:
-    from kdsearch.kit.packages import is_installed
+    from kdsearch.kit.packages import is_complete, is_installed
 
     entry, package = found.entry, found.entry.package
     is_data = found.kind == "dataset"
@@ -49,6 +57,7 @@ def _row(found: Found) -> dict[str, Any]:
         "name": found.name,
         "kind": "data" if is_data else "weights",
         "present": is_installed(package) if package else None,
+        "complete": is_complete(package) if package else None,
         "install": package.install if package else extra,
         "about": f"{'data set' if is_data else 'teacher'} {found.name}: {entry.about}" if entry.about else "",
         "size": package.size if package else "",

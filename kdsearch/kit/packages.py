@@ -8,7 +8,7 @@ from pathlib import Path
 from kdsearch.errors import DataError
 from kdsearch.hooks import Package
 
-__all__ = ["is_installed", "package_file"]
+__all__ = ["is_complete", "is_installed", "package_file"]
 
 
 def package_file(name: str, package: Package, wanted: tuple[str, str]) -> Path:
@@ -28,9 +28,14 @@ def package_file(name: str, package: Package, wanted: tuple[str, str]) -> Path:
 
 
 def is_installed(package: Package) -> bool:
-    """Whether all of its files are here and, where a system package has its own folders, one of these."""
+    """Whether all files that are always read are here and, where a system package has its own folders, one of these."""
     has_files = all(_located(wanted) is not None for wanted in package.files)
     return has_files and (not package.folders or any(Path(folder).is_dir() for folder in package.folders))
+
+
+def is_complete(package: Package) -> bool:
+    """Whether nothing of it is missing, whatever options read."""
+    return is_installed(package) and all(_located(wanted) is not None for wanted in package.optional)
 
 
 def _located(wanted: tuple[str, str]) -> Path | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from kdsearch.builtin.packages import PACKAGES
+from kdsearch.cli import main
 from kdsearch.cli.data import listing
 from kdsearch.errors import DataError
 from kdsearch.hooks import Package, hookimpl
 from kdsearch.host import Host
+from kdsearch.kit import packages
 from kdsearch.kit.files import cache_folder
 from kdsearch.kit.packages import is_installed, package_file
 
@@ -48,25 +50,46 @@ class Outside:
             "empty", "nowhere:Empty", package=Package("apt-get install empty", folders=("/nowhere/at/all",))
         )
         register.dataset("mine", "nowhere:Mine")
+        files = {"files": (("numpy", "numpy/version.py"),), "optional": (("gone-far", "b.bin"),)}
+        register.dataset("some", "nowhere:Some", package=Package("pip install rest", **files))
 
 
 def test_packages_of_any_plugin_are_listed():
     rows = listing(Host.load([("outside", Outside)], entry_points=False))
-    assert [(each["name"], each["kind"], each["present"], each["install"]) for each in rows] == [
-        ("empty", "data", False, "apt-get install empty"),
-        ("here", "data", True, "pip install numpy"),
-        ("gone", "weights", False, "pip install gone"),
-        ("mine", "data", None, ""),
+    assert [(each["name"], each["kind"], each["present"], each["complete"], each["install"]) for each in rows] == [
+        ("empty", "data", False, False, "apt-get install empty"),
+        ("here", "data", True, True, "pip install numpy"),
+        ("some", "data", True, False, "pip install rest"),
+        ("gone", "weights", False, False, "pip install gone"),
+        ("mine", "data", None, None, ""),
     ]
     assert rows[1] == {
         "name": "here",
         "kind": "data",
         "present": True,
+        "complete": True,
         "install": "pip install numpy",
         "about": "data set here: is here",
         "size": "20 MB",
         "licence": "BSD",
     }
+
+
+def test_tables_are_there_without_the_one_that_another_package_has(monkeypatch, capsys):
+    """Cells, wines and characters need nothing but scikit-learn; cars are in another package."""
+    known = packages.distribution
+
+    def without(name):
+        if name == "mlxtend":
+            raise PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(packages, "distribution", without)
+    assert main(["data"]) == 0
+    out = capsys.readouterr().out
+    (line,) = [each for each in out.splitlines() if each.startswith("bundled_table")]
+    assert line.split()[1:3] == ["in", "part"]
+    assert "  bundled_table: pip install 'kdsearch[data]'" in out.splitlines()
 
 
 def test_a_distribution_without_the_file_is_absent():
