@@ -36,14 +36,15 @@ class Procedure(nn.Module, Capability, Generic[O]):
     def adapt(self, role: str, model: Model, setup: Setup) -> Model:
         """Wide head, graft, LoRA. Default: the model.
 
-        What it gives is what trials train and, unless `grown` says another, what proxies score, constraints count and the file
-        holds. For the search it is asked with the defaults of options that are searched, and without teachers.
+        What it gives is what trials train and, unless `grown` says another, what controls train, proxies score, constraints count
+        and the file holds. For the search it is asked with the defaults of options that are searched; there and for controls
+        without teachers.
         """
         return model
 
     def grown(self, role: str, model: Model, setup: Setup) -> Model:
         """What the phases make of an adapted model where that is another network, such as one of more classes; it may be changed,
-        and its weights may be any. Default: the model.
+        and its weights may be any that a training can begin with, as controls do. Default: the model.
 
         Proxies score and constraints count this one, and pruning finds its weights again in it. Asked as `adapt` is.
         """

@@ -13,7 +13,8 @@ from kdsearch.training.materials import Materials
 
 Kind = Literal["recipe", "baseline", "all_labels", "recover", "cost"]
 QUANTIZER = "quantizer"  # of a plan: the name of the quantizer whose it is; a step's has none
-GROWN: tuple[Kind, ...] = ("recover", "cost")  # whose students are what phases make of them
+CONTROLS: tuple[Kind, ...] = ("baseline", "all_labels")
+GROWN: tuple[Kind, ...] = (*CONTROLS, "recover", "cost")  # whose students are what phases make of them
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Outcome:
 
 def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:
     recipe = materials.recipe.at(request.values)
-    if request.kind in ("baseline", "all_labels"):
+    if request.kind in CONTROLS:
         return recipe.baseline()
     if request.kind != "recover":
         return recipe

@@ -184,7 +184,7 @@ def assembled(
         device=materials.torch_device,
     )
     if not training.procedure:
-        return plain_training(materials, "train" if training.labels == "all" else "labeled"), setup
+        return plain_training(materials, split="train" if training.labels == "all" else "labeled"), setup
     cls = materials.host.load_class("procedure", training.procedure)
     with torch.random.fork_rng(devices=[]):
         seed_generators(derive(seed, "procedure"))

@@ -34,6 +34,7 @@ from kdsearch.kinds import (
     traced_taps,
     uncut,
 )
+from kdsearch.kit.distillation import DistillOptions
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.weights import load_into, read
@@ -45,7 +46,17 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
 from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.recipe_data import control_data
-from kdsearch.training.request import GROWN, QUANTIZER, Outcome, Request, lr_scale_of, owner_of, recipe_of, seed_of
+from kdsearch.training.request import (
+    CONTROLS,
+    GROWN,
+    QUANTIZER,
+    Outcome,
+    Request,
+    lr_scale_of,
+    owner_of,
+    recipe_of,
+    seed_of,
+)
 from kdsearch.training.sites import kept_in
 from kdsearch.training.text_teachers import embedders, writers
 
@@ -221,17 +232,18 @@ def staged(
     """
     recipe = recipe_of(materials, request)
     train = recipe.train
-    is_control = request.kind in ("baseline", "all_labels")
+    is_control = request.kind in CONTROLS
     aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
     procedure = _procedure(materials, recipe, request, seed)
+    shapes = _own_procedure(recipe, seed) if is_control else procedure  # a control is the network that ships
 
     def built(role: str, seed: int, cuts: int | None = None) -> Model:
         model = materials.build_student(role, request.specs[role], seed, plain=True)
-        if role in procedure.roles:
+        if role in shapes.roles:
             with torch.random.fork_rng(devices=[]):
                 seed_generators(derive(seed, "adapt"))
-                model = adapt(procedure, role, model, setup)
-                model = grow(procedure, role, model, setup) if request.kind in GROWN else model
+                model = adapt(shapes, role, model, setup)
+                model = grow(shapes, role, model, setup) if request.kind in GROWN else model
         return pruned(materials, model, request.plans.get(role, ())[:cuts])
 
     setup = LiveSetup(
@@ -295,18 +307,24 @@ def shared_setup(materials: Materials, teachers: Mapping[str, Live]) -> Evaluato
 
 
 def _procedure(materials: Materials, recipe: ResolvedRecipe, request: Request, seed: int) -> Procedure[Any]:
-    if request.kind in ("baseline", "all_labels"):
+    if request.kind in CONTROLS:
         is_other = request.kind == "baseline" or materials.made is not None
-        return plain_training(materials, split="labeled" if is_other else "train")
+        own = recipe.procedure_options
+        alike = own.model_dump(include={"ema", "keep"}) if isinstance(own, DistillOptions) else {}
+        return plain_training(materials, split="labeled" if is_other else "train", **alike)
+    return _own_procedure(recipe, seed)
+
+
+def _own_procedure(recipe: ResolvedRecipe, seed: int) -> Procedure[Any]:
     with torch.random.fork_rng(devices=[]):
         seed_generators(derive(seed, "procedure"))
         return recipe.procedure_cls(recipe.procedure_options)
 
 
-def plain_training(materials: Materials, split: str, ema: float = 0.0) -> Procedure[Any]:
-    """The built-in procedure without distillers."""
+def plain_training(materials: Materials, **options: Any) -> Procedure[Any]:
+    """The built-in procedure, of a recipe without distillers."""
     cls = materials.host.load_class("procedure", "distill")
-    made: Procedure[Any] = cls(cls.options_class(split=split, ema=ema))
+    made: Procedure[Any] = cls(cls.options_class(**options))
     return made
 
 

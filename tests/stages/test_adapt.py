@@ -14,7 +14,9 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, NoOptions, Phase, Procedure, Update
 from kdsearch.stages.run import STAGES
 from kdsearch.store.files import read_json, read_lines
+from kdsearch.store.weights import read
 from kdsearch.study import load_study
+from kdsearch.training.built import FINAL
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import open_materials
 from tests.stages.tiny import LESS, run_tiny, write_study
@@ -68,7 +70,8 @@ def plain_params(spec: Any) -> int:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folder and result; half of the candidates keep the limit only without the head."""
     folder = tmp_path_factory.mktemp("adapt")
-    return folder, run_tiny(folder, *SETS, "constraints={params: 3500}", host=host())
+    sets = (*SETS, "constraints={params: 3500}", "distill.controls=[baseline]")
+    return folder, run_tiny(folder, *sets, host=host())
 
 
 def test_candidates_are_counted_and_limited_with_what_is_added(finished):
@@ -91,6 +94,18 @@ def test_trials_report_and_file_count_the_same_network(finished):
     weights = onnx.load(folder / "study" / result["exports"][0]["path"]).graph.initializer
     assert sum(len(onnx.numpy_helper.to_array(each).ravel()) for each in weights) > HEAD
     assert any(list(each.dims) in ([10, 50], [50, 10]) for each in weights), "the head is in the file"
+
+
+def test_the_control_is_the_network_that_ships(finished):
+    folder, result = finished
+    (distill,) = (folder / "study" / "artifacts").glob("distill-*")
+    baseline, winner = (
+        {key: tuple(each.shape) for key, each in read(distill / name / FINAL).items()}
+        for name in ("baseline", "winner-0")
+    )
+    assert baseline == winner
+    assert (10, 50) in baseline.values()
+    assert 0 < result["baseline"]["accuracy"] <= 1
 
 
 def test_a_procedure_that_adapts_is_in_the_key_of_the_search(tmp_path):

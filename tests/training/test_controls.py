@@ -1,0 +1,27 @@
+"""Controls are the student without its teacher, and in all else what the student is."""
+
+from __future__ import annotations
+
+import torch
+
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.training.request import Request
+from kdsearch.training.train import staged
+from tests.stages.tiny import write_study
+
+
+def test_they_average_and_keep_weights_as_the_student_does(tmp_path):
+    """A student of its best epoch beside a control of its last one would be a comparison of the two."""
+    options = {"keep": "best", "ema": 0.9}
+    study = load_study(
+        write_study(tmp_path), Host.load(), sets=("recipe.procedure={use: distill, options: {keep: best, ema: 0.9}}",)
+    )
+    materials = open_materials(study, Host.load())
+    spec = materials.spaces["student"].sample(torch.Generator().manual_seed(0)).model_dump()
+    for kind, split in (("baseline", "labeled"), ("all_labels", "train")):
+        request = Request(kind, kind, {"student": spec}, materials.recipe.default(), 1)
+        procedure, setup = staged(materials, request, {}, tmp_path, 0)
+        assert procedure.options.model_dump() == {**options, "split": split}
+        assert setup.distillers == {}
