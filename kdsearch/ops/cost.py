@@ -23,6 +23,14 @@ def parameters(module: nn.Module) -> int:
     return sum(each.numel() for each in module.parameters())
 
 
+def stored_values(module: nn.Module) -> int:
+    """Numbers that are no integers among the buffers of its state: prototypes, a bank of features, a fitted matrix."""
+    held = {id(each): each for each in module.state_dict(keep_vars=True).values() if isinstance(each, Tensor)}
+    return sum(
+        each.numel() for each in held.values() if each.is_floating_point() and not isinstance(each, nn.Parameter)
+    )
+
+
 def multiply_accumulates(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Multiply-accumulates of convolutions, matrix products, recurrent layers and attention for `inputs`, in eval mode.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kdsearch.deploy.latency import Latency as Measured
 from kdsearch.deploy.latency import measure, measure_call
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Batch, Cost, Exporter, Model
+from kdsearch.ops.cost import stored_values
 from kdsearch.stages.products import has_own_product
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import bare
@@ -27,11 +29,15 @@ def cost_of_model(model: Model, materials: Materials) -> Cost:
 
 
 def cost_of_teacher(live: Live, materials: Materials) -> Cost:
-    """The same of a teacher, for one sample as its view feeds it."""
+    """The same of a teacher, for one sample as its view feeds it; of one without a parameter, what it knows is in its buffers."""
+    if known := live.model.cost():
+        return known
     if live.view is None:
-        return live.model.cost() or count(live.model, materials.teacher_io)
-    sample = live.fed(materials.data.split("train").load([0]).to(materials.torch_device))
-    return live.model.cost() or count_module(live.model.module, [sample[name] for name in live.model.inputs])
+        found = count(live.model, materials.teacher_io)
+    else:
+        sample = live.fed(materials.data.split("train").load([0]).to(materials.torch_device))
+        found = count_module(live.model.module, [sample[name] for name in live.model.inputs])
+    return found if found.params else replace(found, params=stored_values(live.model.module))
 
 
 def needs_file(materials: Materials) -> bool:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdsearch.host import Host
 from kdsearch.kinds import SearchSpace
 from kdsearch.ops import cost
-from kdsearch.ops.cost import multiply_accumulates
+from kdsearch.ops.cost import multiply_accumulates, stored_values
 from tests.deploy.nets import Attention, Lstm
 
 SPACES = sorted(Host.load().names("search_space"))
@@ -165,3 +165,16 @@ def test_a_count_reads_and_changes_nothing() -> None:
         assert each is state[name][0]
         assert each.requires_grad == isinstance(each, nn.Parameter)
         assert torch.equal(each, state[name][1])
+
+
+def test_values_that_a_network_keeps_beside_its_parameters():
+    class Bank(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("kept", torch.zeros(5, 7))
+            self.register_buffer("again", self.kept)
+            self.register_buffer("answers", torch.zeros(9), persistent=False)
+            self.register_buffer("digest", torch.zeros(4, dtype=torch.uint8))
+
+    assert stored_values(Bank()) == 35
+    assert stored_values(nn.Linear(3, 4)) == 0
