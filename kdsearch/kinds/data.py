@@ -43,6 +43,7 @@ class Field:
             (K,) and (T, K).
         padding: what fills a row of open length up to the batch's longest; None = 0, in targets HIDDEN (integers) or NaN.
         open_size: what a dynamic size is where one is needed, in noise, params, MACs and latency; a data set says its typical one.
+        separator: of tokens, the id between the texts of a sample; None = a sample is one text.
         mask: of an output with positions, the input that says which of them count; "" = all.
         mean, std: of numbers in units of their own, one each along the last axis, over the training samples: networks of a search
             space standardise by them (`kinds.units`), and read the mean in place of NaN.
@@ -57,6 +58,7 @@ class Field:
     classes_at: int | None = None
     padding: float | None = None
     open_size: int = OPEN_SIZE
+    separator: int | None = None
     mask: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

@@ -40,6 +40,7 @@ LESS = (
             ("student.spec.kind=bag", "student.spec.width=16", "student.spec.layers=0"),
         ),
         ("embedding", "ndcg", ("export.min_agreement={}",)),
+        ("text_pair", "accuracy", ("student.spec.width=16", "student.spec.embedding=16")),
     ],
 )
 def test_it_runs_to_verified_files(name, metric, less, tmp_path):
@@ -65,19 +66,23 @@ def test_it_runs_to_verified_files(name, metric, less, tmp_path):
     prepare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prepare)
     call = OnnxExporter(OnnxOptions()).load(tmp_path / "study" / int8["path"])
-    for text in ("Return", "Return the logger with the specified name, creating it if necessary."):
+    said = ["Return", "Return the logger with the specified name, creating it if necessary."]
+    if name == "text_pair":
+        said = [json.dumps({"text": each, "signature": "logging.getLogger(name)"}) for each in said]
+    for text in said:
         feeds = prepare.inputs(text, {"tokenizer.json": folder / f"{name}-tokenizer.json"})
         answer = call(*(torch.from_numpy(feeds[each["name"]]) for each in int8["graphs"][0]["inputs"]))
         assert all(bool(each.isfinite().all()) for each in answer.values())
     done = subprocess.run(
-        [sys.executable, "predict.py", "Return the logger.", "Parse a message."],
+        [sys.executable, "predict.py", *said],
         cwd=folder, capture_output=True, text=True, env={}, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert [line.split(": ")[0] for line in lines] == ["Return the logger.", "Parse a message."]
+    assert len(lines) == 2
+    assert all(line.startswith(f"{text}: ") for line, text in zip(lines, said, strict=True))
     if name == "embedding":
         assert len(json.loads(lines[0].partition(": ")[2])["embedding"]) == 64
     else:
-        assert lines[0].count("%") == 3
+        assert lines[0].count("%") == (2 if name == "text_pair" else 3)
     page = (tmp_path / "study" / "report" / "index.html").read_text()
     assert metric in page

@@ -1,5 +1,6 @@
 """Text encoders: the contract, costs by hand, layers against torch's own, and padding that nothing sees."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from kdsearch.deploy.parity import compare, module_call
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Batch, Cost, Field
 from kdsearch.kinds.forward import recorded
+from kdsearch.kinds.options import searchable
 from kdsearch.testing.space import SearchSpaceContract
 
 VOCABULARY = 31
@@ -36,6 +38,7 @@ def mask(length=None, dtype="int64"):
 
 
 OPEN = IO((tokens(), mask()), (LOGITS,))
+PAIR = IO((replace(tokens(), separator=2), mask()), (LOGITS,))  # two texts in a sample
 
 
 def spec_of(kind="transformer", **fields):
@@ -78,6 +81,54 @@ class TestBag(TestTextEncoder):
     samples = 2
 
 
+class TestComparedPairs(TestTextEncoder):
+    spec: ClassVar = {
+        "kind": {"choices": ["bag", "bilstm"]},
+        "pair": "compared",
+        "pooling": "max",
+        "width": SMALL,
+        "embedding": 8,
+        "layers": 1,
+    }
+    samples = 2
+
+    def io(self):
+        return PAIR
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [("transformer", "mean"), ("bilstm", "max"), ("bag", "mean")])
+def test_a_compared_pair_is_pooled_apart_and_together(kind, pooling):
+    """From the taps, with plain Python: u, v, |u - v|, u v of the tokens before and after the separator."""
+    model = built(spec_of(kind, pooling=pooling, layers=1, pair="compared"), PAIR)
+    ids = torch.tensor([[4, 5, 2, 6, 7, 8], [9, 2, 5, 0, 0, 0], [0, 3, 0, 2, 6, 7]])
+    real = (ids != 0).long()
+    tap = "stem" if kind == "bag" else "stage[0]"
+    with recorded(model, [model.tap(tap), model.tap("penultimate")]) as seen:
+        model.module(ids, real)
+    x = seen[tap] if kind != "transformer" else model.module.norm(seen[tap])
+    read = model.module.hidden[0] if kind == "bag" else nn.Identity()
+    parts = [([0, 1], [3, 4, 5]), ([0], [2]), ([0], [2, 3])]  # after the padding of the third is moved to its end
+    for row, (first, rest) in enumerate(parts):
+        u, v = ((x[row, at].mean(0) if pooling == "mean" else x[row, at].amax(0)) for at in (first, rest))
+        expected = read(torch.cat([u, v, (u - v).abs(), u * v])[None])[0]
+        assert torch.allclose(seen["penultimate"][row], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_a_pair_whose_second_text_is_cut_away_is_finite(pooling):
+    model = built(spec_of("bag", pooling=pooling, pair="compared", max_length=3), PAIR)
+    ids = torch.tensor([[4, 5, 6, 2, 7], [4, 5, 6, 2, 9], [4, 5, 6, 0, 0]])
+    out = model.module(ids, (ids != 0).long())
+    assert torch.equal(out[0], out[1])
+    assert torch.allclose(out[0], out[2])
+    assert bool(out.isfinite().all())
+
+
+def test_a_single_text_has_nothing_to_compare():
+    with pytest.raises(DataError, match="pair 'compared', and a sample of 'tokens' is one text"):
+        built(spec_of("bag", pair="compared"))
+
+
 def test_costs_by_hand():
     io = IO((tokens(5), mask(5)), (LOGITS,))
     cost = TextEncoderSpace().cost
@@ -97,6 +148,8 @@ def test_costs_by_hand():
     )
     assert cost(spec_of("bag"), io) == Cost(248 + 16 + 144 + 272 + 85, 128 + 256 + 80)
     assert cost(spec_of("bag", layers=0), io) == Cost(248 + 16 + 45, 40)
+    assert cost(spec_of("bag", layers=0, pair="compared"), io) == Cost(248 + 16 + 165, 160)
+    assert cost(spec_of("bag", layers=1, pair="compared"), io) == Cost(248 + 16 + 32 * 16 + 16 + 85, 512 + 80)
 
 
 def test_only_read_tokens_cost():
@@ -283,6 +336,16 @@ def test_fields_that_a_kind_does_not_read_change_nothing(seed, heads, ffn):
     assert all(space.key(each) != space.key(spec) for each in near)
 
 
+def test_of_a_spec_a_reader_sees_what_the_network_reads():
+    space = TextEncoderSpace()
+    every = {"kind", "layers", "width", "heads", "ffn", "embedding", "pooling", "pair", "dropout", "max_length"}
+    assert set(space.read(spec_of())) == every
+    assert set(space.read(spec_of("bilstm"))) == every - {"heads", "ffn"}
+    assert set(space.read(spec_of("bag", layers=0))) == every - {"heads", "ffn", "width"}
+    fixed = TextEncoderSpace(searchable(TextEncoderSpec, {"kind": "bag", "heads": 8, "layers": 1}, "student.spec"))
+    assert set(fixed.read(spec_of("bag", heads=8, layers=1))) == every - {"heads", "ffn"}
+
+
 def test_a_bag_without_layers_has_no_width():
     space = TextEncoderSpace()
     assert space.key(spec_of("bag", layers=0, width=16)) == space.key(spec_of("bag", layers=0, width=64))
@@ -298,6 +361,7 @@ def test_a_bag_without_layers_has_no_width():
         (spec_of(embedding=32), "embedding 32 wider than width 16"),
         (spec_of("bilstm", width=15), "width 15 in two directions"),
         (spec_of("bag", pooling="cls"), "no first token"),
+        (spec_of(pooling="cls", pair="compared"), "only the first text has a first token"),
     ],
 )
 def test_what_is_no_network_is_refused(spec, why):
@@ -334,8 +398,9 @@ def test_the_default_teacher_is_a_network_of_the_space_and_reads_what_students_r
 def test_the_file_answers_as_the_network_at_any_length(kind, tmp_path):
     """The example is longer than what is read; the io names the mask first."""
     task = Classification(ClassificationOptions())
-    io = IO((mask(), tokens()), (LOGITS,))
-    model = built(spec_of(kind, layers=1, pooling="max" if kind == "bag" else "cls", max_length=6), io)
+    io = IO((mask(), PAIR.inputs[0]), (LOGITS,))
+    pooled = {"pooling": "max", "pair": "compared"} if kind == "bag" else {"pooling": "cls"}
+    model = built(spec_of(kind, layers=1, max_length=6, **pooled), io)
     graph = task.product(model, io).graphs["model"]
     exporter, file = OnnxExporter(OnnxOptions()), tmp_path / "text.onnx"
     exporter.write(graph, task.dummy(io, 2, torch.Generator().manual_seed(0)), file)

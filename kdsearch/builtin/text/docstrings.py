@@ -9,7 +9,7 @@ import ast
 import hashlib
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,14 +34,16 @@ PACKAGES = {  # class -> files or folders of the standard library
     "unittest": ("unittest", "doctest.py"),
     "xml": ("xml", "xmlrpc"),
 }
+SHARES = {"test": 0.2, "val": 0.1}  # of what is documented; pairs that match or not are of one split
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class DocstringsOptions(TokenizerOptions):
-    pairs: Literal["none", "signature"] = Option(
+    pairs: Literal["none", "signature", "match"] = Option(
         "none",
         description="none = a docstring, and which part of the library it is from; signature = the first sentence of a docstring, "
-        "and the signature that it should find",
+        "and the signature that it should find; match = a first sentence with its own signature or another one of its part, and "
+        "whether they belong together",
     )
 
 
@@ -50,7 +52,7 @@ class Docstrings(Dataset[DocstringsOptions]):
 
     def __init__(self, options: DocstringsOptions) -> None:
         super().__init__(options)
-        self.task = "classification" if options.pairs == "none" else "embedding"
+        self.task = "embedding" if options.pairs == "signature" else "classification"
 
     def open(self, services: Services) -> TextSource:
         """Raise DataError where Python came without its sources."""
@@ -62,13 +64,56 @@ class Docstrings(Dataset[DocstringsOptions]):
             "source": f"docstrings of the standard library of Python {platform.python_version()}",
             "licence": "PSF-2.0",
         }
-        ids = tuple(hashlib.sha256(f"{each['name']}\n{each['text']}".encode()).hexdigest()[:16] for each in rows)
-        if self.options.pairs != "none":
+        if self.options.pairs == "match":
+            splits, facts["classes"] = matched(rows)
+            return TextSource(splits, ("text", "signature"), self.options, facts)
+        ids = tuple(digest(f"{each['name']}\n{each['text']}")[:16] for each in rows)
+        if self.options.pairs == "signature":
             texts = {"text": [each["first"] for each in rows], "signature": [each["signature"] for each in rows]}
             return TextSource({"train": Rows(ids, texts)}, ("text",), self.options, facts, "signature")
         facts["classes"], labels = classes_of({"train": [each["part"] for each in rows]})
         made = Rows(ids, {"text": [each["text"] for each in rows]}, labels["train"])
         return TextSource({"train": made}, ("text",), self.options, facts)
+
+
+def matched(rows: Sequence[Mapping[str, str]]) -> tuple[dict[str, Rows], list[str]]:
+    """Pairs of a first sentence and a signature by split, and the classes `no` and `yes`.
+
+    Each sentence and each signature is in one split, once with its own and once with another of its part: neither alone tells
+    the answer. Which split, and which other, their digests say.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    seen: set[str] = set()
+    for row in rows:
+        if not seen & {row["first"], row["signature"]}:
+            seen |= {row["first"], row["signature"]}
+            groups.setdefault((_split(row["name"]), row["part"]), []).append(row)
+    pairs: dict[str, list[tuple[str, str, str]]] = {name: [] for name in ("train", "val", "test")}
+    for (split, _), group in sorted(groups.items()):
+        group.sort(key=lambda row: digest(row["name"]))
+        if len(group) > 1:  # one alone has no other
+            for row, other in zip(group, [*group[1:], group[0]], strict=True):
+                pairs[split] += [(row["first"], row["signature"], "yes"), (row["first"], other["signature"], "no")]
+    classes, labels = classes_of({name: [said for *_, said in each] for name, each in pairs.items()})
+    made = {
+        name: Rows(
+            tuple(digest("\n".join(pair))[:16] for pair in each),
+            {"text": [text for text, *_ in each], "signature": [signature for _, signature, _ in each]},
+            labels[name],
+        )
+        for name, each in pairs.items()
+        if each
+    }
+    return made, classes
+
+
+def _split(name: str) -> str:
+    at = int(digest(f"split {name}")[:12], 16) / 16**12
+    return "test" if at < SHARES["test"] else "val" if at < SHARES["test"] + SHARES["val"] else "train"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdsearch.builtin.text.prepare import SEPARATOR
 from kdsearch.builtin.text.tokenizer import Tokenizer, TokenizerOptions
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Field, Split, split_of
@@ -127,12 +128,21 @@ class TextSource:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        tokens = Field("tokens", "tokens", (None,), "int64", n_values=self._tokenizer.n_values, open_size=self._typical)
+        between = SEPARATOR if len(self._columns) > 1 else None
+        tokens = Field(
+            "tokens",
+            "tokens",
+            (None,),
+            "int64",
+            n_values=self._tokenizer.n_values,
+            open_size=self._typical,
+            separator=between,
+        )
         mask = Field("mask", "mask", (None,), "int64", open_size=self._typical)
         if self._document is None:
             has_labels = self._rows["train"].labels is not None
             return tokens, mask, *([Field(LABEL, "label", (), "int64", "target")] if has_labels else [])
-        documents = tuple(replace(each, name=f"{DOCUMENT}{each.name}") for each in (tokens, mask))
+        documents = tuple(replace(each, name=f"{DOCUMENT}{each.name}", separator=None) for each in (tokens, mask))
         ids = (Field(name, "id", (), "int64", "extra") for name in (QUERY_ID, DOCUMENT_ID))
         return tokens, mask, *documents, *ids, Field(PAIRED, "paired", (), use="target")
 

@@ -126,4 +126,26 @@ class Pool(nn.Module):
         if self.pooling == "mean":
             return padded(x, real).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
         greatest = x.masked_fill(~real[..., None], torch.finfo(x.dtype).min).amax(1)
-        return greatest.masked_fill(~real[:, :1], 0.0)
+        return greatest.masked_fill(real.sum(1, keepdim=True) == 0, 0.0)
+
+
+class Compared(nn.Module):
+    """(B, N, D) -> (B, 4 D): u, v, |u - v| and u v of the pooled first text u and the pooled rest v.
+
+    InferSent's comparison (Conneau et al., EMNLP 2017, arXiv 1705.02364, section 3.1).
+
+    Args:
+        separator: the token between two texts, which is of neither.
+    """
+
+    def __init__(self, pooling: str, separator: int) -> None:
+        super().__init__()
+        self.pool = Pool(pooling)
+        self.separator = separator
+
+    def forward(self, x: Tensor, real: Tensor, tokens: Tensor) -> Tensor:
+        is_between = tokens == self.separator
+        is_rest = is_between.long().cumsum(1) > 0
+        u = self.pool(x, real & ~is_rest)
+        v = self.pool(x, real & is_rest & ~is_between)
+        return torch.cat([u, v, (u - v).abs(), u * v], 1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdsearch_spaces.text_encoder.layers import Pool, Stem
+from kdsearch_spaces.text_encoder.layers import Compared, Pool, Stem
 
 
 class TextEncoder(nn.Module):
@@ -20,6 +20,7 @@ class TextEncoder(nn.Module):
         norm: after the last layer.
         hidden: layers after the pooling, on vectors.
         width: of what the classifier reads.
+        separator: the token between two texts, which are pooled by themselves and compared; None = pooled as one.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class TextEncoder(nn.Module):
         n_outputs: int,
         dropout: float,
         max_length: int,
+        separator: int | None = None,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         self.stem = stem
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-        self.pool = Pool(pooling)
+        self.pool = Pool(pooling) if separator is None else Compared(pooling, separator)
         self.hidden = nn.Sequential(*hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, n_outputs)
@@ -52,7 +54,9 @@ class TextEncoder(nn.Module):
         x = self.stem(tokens, real)
         for layer in self.layers:
             x = layer(x, real)
-        logits: Tensor = self.classifier(self.dropout(self.hidden(self.pool(self.norm(x), real))))
+        x = self.norm(x)
+        pooled = self.pool(x, real, tokens) if isinstance(self.pool, Compared) else self.pool(x, real)
+        logits: Tensor = self.classifier(self.dropout(self.hidden(pooled)))
         return logits
 
 

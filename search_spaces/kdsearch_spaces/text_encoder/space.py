@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field as Option
 from torch import Generator, nn
@@ -15,7 +15,7 @@ from kdsearch_spaces.text_encoder.layers import BiLstmLayer, HiddenLayer, Stem, 
 from kdsearch_spaces.text_encoder.net import TextEncoder
 
 NAME = "text_encoder"
-COMMON = ("layers", "width", "embedding", "pooling", "dropout", "max_length")
+COMMON = ("layers", "width", "embedding", "pooling", "pair", "dropout", "max_length")
 OWN = {"transformer": (*COMMON, "heads", "ffn"), "bilstm": COMMON, "bag": COMMON}  # the fields that a kind reads
 LAYERS = (TransformerLayer, BiLstmLayer, HiddenLayer)
 
@@ -45,6 +45,10 @@ class TextEncoderSpec(Options):
     pooling: Annotated[Literal["cls", "mean", "max"], searched("cls", "mean", "max")] = Option(
         "mean", description="of the tokens: the first one (not of a bag), their mean or maximum"
     )
+    pair: Literal["joined", "compared"] = Option(
+        "joined",
+        description="of a sample of two texts: pooled as one, or each by itself and compared (not with cls)",
+    )
     dropout: float = Option(0.1, ge=0, lt=1, description="share of values dropped in training")
     max_length: int = Option(512, ge=1, le=65536, description="tokens that are read; longer texts are cut")
 
@@ -53,7 +57,8 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
     """Reads `tokens` (N,) and, where the task has one, their `mask`; N may be open.
 
     Taps: `stem`, `stage[i]` (tokens of a transformer, a sequence of a BiLSTM; of a bag vectors: the pooled embeddings, then
-    the hidden layers), `attention[i]` of a transformer, `penultimate` (what the classifier reads), `logits`.
+    the hidden layers), `attention[i]` of a transformer, `penultimate` (what the classifier reads), `logits`. Where a pair is
+    compared, what is pooled is four times as wide.
     """
 
     def is_valid(self, spec: TextEncoderSpec) -> bool:
@@ -64,6 +69,12 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
         return TextEncoderSpec.model_fields.keys() - (
             {*OWN[spec.kind], "kind"} - ({"width"} if not spec.layers else set())
         )
+
+    def narrowed(self, io: IO) -> Self:
+        """Where a sample is one text there is nothing to compare."""
+        if any(each.separator is not None for each in io.inputs):
+            return self
+        return self.keeping("pair", lambda pair: pair == "joined", "two texts in each sample, or `pair: joined`")
 
     def neighbours(self, spec: TextEncoderSpec, rng: Generator, n: int) -> list[TextEncoderSpec]:
         """Those of fields that the kind reads: others would be the same network."""
@@ -86,6 +97,12 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
         n_outputs = vector_output(io, NAME)
         if refused(spec):
             raise StudyError(f"search space '{NAME}': {refused(spec)}", expected="a valid spec")
+        if spec.pair == "compared" and tokens.separator is None:
+            raise DataError(
+                f"search space '{NAME}': pair 'compared', and a sample of '{tokens.name}' is one text",
+                expected="two texts in each sample, such as `text: [premise, hypothesis]` of the data set `texts`",
+                fix="Set `pair: joined`, or name both columns.",
+            )
         net = network(spec, tokens, n_outputs)
         inputs = (tokens.name,) if mask is None else (tokens.name, mask.name)
         return Model(
@@ -104,7 +121,8 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
         n = min(tokens.sizes[0], spec.max_length)
         e, d = spec.embedding, spec.width
         assert tokens.n_values is not None
-        params, macs, last = (tokens.n_values + 2) * e, 0, d
+        pooled = pooled_width(spec)
+        params, macs, last = (tokens.n_values + 2) * e, 0, pooled
         if spec.kind == "transformer":
             params += position_count(spec, tokens) * e + ((e + 1) * d if e != d else 0) + 2 * d
             params += spec.layers * ((4 + 2 * spec.ffn) * d * d + (9 + spec.ffn) * d)
@@ -116,7 +134,7 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
                 params += 2 * gates + 8 * d
                 macs += 2 * n * gates
         else:
-            widths = (e, *[d] * spec.layers)
+            widths = (pooled, *[d] * spec.layers)
             macs += sum(a * b for a, b in pairwise(widths))
             params += macs + spec.layers * d
             last = widths[-1]
@@ -126,6 +144,8 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
 
 def refused(spec: TextEncoderSpec) -> str:
     """Why it is no network; "" where it is one."""
+    if spec.pair == "compared" and spec.pooling == "cls":
+        return "pair 'compared': only the first text has a first token, pooling 'cls'"
     if spec.kind == "bag":
         return "a bag has no first token: pooling 'cls'" if spec.pooling == "cls" else ""
     if not spec.layers:
@@ -157,6 +177,12 @@ def read_length(spec: TextEncoderSpec, tokens: Field) -> int | None:
     return None if length is None else min(length, spec.max_length)
 
 
+def pooled_width(spec: TextEncoderSpec) -> int:
+    """Of the texts' vector: of a bag before its hidden layers."""
+    width = spec.embedding if spec.kind == "bag" else spec.width
+    return 4 * width if spec.pair == "compared" else width
+
+
 def position_count(spec: TextEncoderSpec, tokens: Field) -> int:
     return read_length(spec, tokens) or spec.max_length
 
@@ -167,7 +193,10 @@ def network(spec: TextEncoderSpec, tokens: Field, n_outputs: int) -> TextEncoder
     positions = position_count(spec, tokens) if is_transformer else 0
     assert tokens.n_values is not None
     stem = Stem(tokens.n_values, positions, e, d if is_transformer else e, p)
-    inner = [e, *[d] * spec.layers]  # what each layer reads, and the classifier
+    inner = [
+        pooled_width(spec) if spec.kind == "bag" else e,
+        *[d] * spec.layers,
+    ]  # what each layer reads, and the last one writes
     layers: list[nn.Module] = []
     hidden: list[nn.Module] = []
     for d_in in inner[:-1]:
@@ -178,14 +207,16 @@ def network(spec: TextEncoderSpec, tokens: Field, n_outputs: int) -> TextEncoder
         else:
             hidden.append(HiddenLayer(d_in, d, p))
     norm = nn.LayerNorm(d) if is_transformer else nn.Identity()
-    return TextEncoder(stem, layers, norm, spec.pooling, hidden, inner[-1], n_outputs, p, spec.max_length)
+    read = inner[-1] if spec.kind == "bag" else pooled_width(spec)
+    separator = tokens.separator if spec.pair == "compared" else None
+    return TextEncoder(stem, layers, norm, spec.pooling, hidden, read, n_outputs, p, spec.max_length, separator)
 
 
 def taps_of(spec: TextEncoderSpec, n: int | None, n_outputs: int) -> tuple[Tap, ...]:
     e, d = spec.embedding, spec.width
     taps: list[Tap] = []
     if spec.kind == "bag":
-        taps += [Tap("stem", "stem", "tokens", (n, e)), Tap("stage[0]", "pool", "vector", (e,))]
+        taps += [Tap("stem", "stem", "tokens", (n, e)), Tap("stage[0]", "pool", "vector", (pooled_width(spec),))]
         taps += [Tap(f"stage[{i + 1}]", f"hidden.{i}", "vector", (d,)) for i in range(spec.layers)]
     elif spec.kind == "bilstm":
         taps.append(Tap("stem", "stem", "sequence", (n, e)))
@@ -195,7 +226,7 @@ def taps_of(spec: TextEncoderSpec, n: int | None, n_outputs: int) -> tuple[Tap, 
         taps += [Tap(f"stage[{i}]", f"layers.{i}", "tokens", (n, d)) for i in range(spec.layers)]
         maps = (spec.heads, n, n)
         taps += [Tap(f"attention[{i}]", f"layers.{i}.attention.softmax", "attention", maps) for i in range(spec.layers)]
-    last = d if spec.layers else e
+    last = d if spec.kind == "bag" and spec.layers else pooled_width(spec)
     taps.append(Tap("penultimate", "classifier", "vector", (last,), side="input"))
     taps.append(Tap("logits", "classifier", "vector", (n_outputs,)))
     return tuple(taps)

@@ -1,6 +1,8 @@
 """Texts of tables keep the contract of data sets; their vocabulary is of what the study trains on."""
 
 import json
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,9 @@ def table(tmp_path):
     """A CSV with labels, a third of them missing, and JSON Lines of pairs."""
     lines = ["said,stars", *(f"{text},{label}" for text, label in ROWS)]
     (tmp_path / "reviews.csv").write_text("\n".join(lines))
-    pairs = [{"question": f"what is {i % 20} and why", "answer": f"it is number {i}"} for i in range(24)]
+    pairs = [
+        {"question": f"what is {i % 20} and why", "answer": f"it is number {i}", "number": i % 2} for i in range(24)
+    ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(each) for each in pairs))
     return tmp_path
 
@@ -45,6 +49,12 @@ class TestDocstrings(DatasetContract):
     @pytest.fixture
     def dataset(self):
         return Docstrings(DocstringsOptions(max_length=16))
+
+
+class TestMatchedDocstrings(DatasetContract):
+    @pytest.fixture
+    def dataset(self):
+        return Docstrings(DocstringsOptions(max_length=16, pairs="match"))
 
 
 def test_labels_are_the_column_s_and_an_empty_cell_is_none(table):
@@ -74,6 +84,36 @@ def test_the_vocabulary_is_of_the_samples_that_the_study_trains_on(table):
     assert int(batch["tokens"].max()) < tokens.n_values
     assert (batch["tokens"] == 1).any(), "a number that no training text has is unknown"
     assert tokens.open_size == data.facts["tokenizer"]["length"]
+
+
+def test_pairs_that_match_or_not_are_of_one_split_and_neither_half_tells():
+    """Each text and each signature is there twice, both in one split: once with its own partner, once with another of its part."""
+    source = Docstrings(DocstringsOptions(pairs="match")).open(FileServices(Path()))
+    found = documented(Path(sysconfig.get_path("stdlib")))
+    own = {(row["first"], row["signature"]) for row in found}
+    parts = {row[half]: row["part"] for row in reversed(found) for half in ("first", "signature")}
+    classes, homes, sizes = source.facts["classes"], {}, {}
+    for name in ("train", "val", "test"):
+        rows = source.split(name).rows
+        said = [classes[i] for i in rows.labels.tolist()]
+        sizes[name] = len(rows.ids)
+        for text, signature, answer in zip(rows.texts["text"], rows.texts["signature"], said, strict=True):
+            homes.setdefault(text, []).append((name, answer))
+            homes.setdefault(signature, []).append((name, answer))
+            assert ((text, signature) in own) == (answer == "yes")
+            assert parts[text] == parts[signature]
+    assert all(sorted(answer for _, answer in each) == ["no", "yes"] for each in homes.values())
+    assert all(len({name for name, _ in each}) == 1 for each in homes.values())
+    assert sum(sizes.values()) > 5000
+    assert sizes["test"] / sum(sizes.values()) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_field_of_two_texts_says_what_is_between_them(table):
+    pair = texts(path="pairs.jsonl", text=("question", "answer"), label="number").open(FileServices(table))
+    (tokens,) = [each for each in pair.fields if each.name == "tokens"]
+    assert (pair.split("train").load([0])["tokens"] == tokens.separator).sum() == 1
+    single = texts(path="reviews.csv", text="said", label="stars").open(FileServices(table))
+    assert single.fields[0].separator is None
 
 
 def test_what_is_carried_and_encoded_is_what_samples_hold(table):
