@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         part = target.part
     for name, file in files.items():
         within = texts({"inside": ends[name].about}) if name in ends else {}
-        target.exporter.label(file, {**about_of(materials, target.made_from), **within})
+        with _theirs():
+            target.exporter.label(file, {**about_of(materials, target.made_from), **within})
     calls = {name: opened(target.exporter, file) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
@@ -166,7 +168,8 @@ def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends
         found[name] = file.with_name(f"whole-{file.name}")
         shutil.copyfile(file, found[name])
         if name in ends:
-            target.exporter.finish(found[name], ends[name])
+            with _theirs():
+                target.exporter.finish(found[name], ends[name])
     return found, replace(target, part=shipped_with(target.part, ends))
 
 
@@ -252,9 +255,16 @@ def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
 
 
 def opened(exporter: Exporter[Any], file: Path) -> Call:
+    """A file that was just written. Raise RefusedError where it cannot be opened."""
+    with _theirs():
+        return exporter.load(file)
+
+
+@contextmanager
+def _theirs() -> Iterator[None]:
     """What an exporter or a quantizer has just written is theirs to answer for, not the user's to delete."""
     try:
-        return exporter.load(file)
+        yield
     except ArtifactError as error:
         raise RefusedError(f"the file that was written {error.problem}") from error
 
