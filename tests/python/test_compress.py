@@ -17,6 +17,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.kinds import Batch, Field, Graph
+from kdsearch.python.compressed import _text
 from kdsearch.python.networks import network
 from kdsearch.store import weights
 
@@ -157,8 +158,8 @@ def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch
     scores = found["pruned"]["validation"]
     assert scores["recovered"] >= scores["cut"]
     values = ", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items())
-    assert f"accuracy on validation: {values}" in found["text"].splitlines()
-    assert f"accuracy {100 * found['exports'][0]['accuracy']:.1f} %, " in found["text"]
+    assert f"accuracy on validation: {values}" in _text(found).splitlines()
+    assert f"accuracy {100 * found['exports'][0]['accuracy']:.1f} %, " in _text(found)
     assert found["exports"][0]["accuracy"] > 0.6
     assert main(["verify", found["exports"][0]["path"]]) == 0
 
