@@ -160,7 +160,7 @@ class Cutter:
         whole, least = self.counted, self._counted(counts_at(self.groups, scores, 1.0, self.rules.scope, round_to))
         others = f"; left out: {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
         others += f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
-        others += "".join(f"; {each}" for each in staying(self.opened, self.trace))
+        others += "".join(f"; {each}" for each in staying(self.opened, self.trace, shown=2))
         return RefusedError(
             f"pruning reaches {least.macs / whole.macs:.3f} of the MACs and {least.params / whole.params:.3f} of the weights "
             f"with {round_to} channels left in each of {len(self.groups)} groups{others}",
@@ -178,14 +178,14 @@ class Cutter:
         )
 
 
-def staying(module: nn.Module, trace: Traced) -> list[str]:
-    """Layers that keep their channels, by reason."""
-    by_reason: dict[str, list[str]] = {}
+def staying(module: nn.Module, trace: Traced, shown: int = SHOWN) -> list[str]:
+    """Layers that keep their channels, by reason, the first ones by name."""
+    by_reason: dict[str, dict[str, None]] = {}
     for name, parameter in module.named_parameters():
         dim = int(isinstance(module.get_submodule(layer_of(name)), nn.Embedding))
         if parameter.dim() > 1 and (name, dim) in trace.reasons and not trace.tensors[name][dim].columns:
-            by_reason.setdefault(trace.reasons[name, dim], []).append(layer_of(name) or name)
+            by_reason.setdefault(trace.reasons[name, dim], {})[layer_of(name) or name] = None
     return [
-        f"stays: {', '.join(layers[:SHOWN])}{f' and {len(layers) - SHOWN} more' if len(layers) > SHOWN else ''}: {reason}"
+        f"stays: {', '.join(list(layers)[:shown])}{f' and {len(layers) - shown} more' if len(layers) > shown else ''}: {reason}"
         for reason, layers in by_reason.items()
     ]
