@@ -63,6 +63,7 @@ def test_it_is_said_in_notes_summary_and_page():
         "prepare": {"teachers": {}},
         "search": {"roles": {}},
         "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner"},
+        "compress": {},
     }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
     config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)), export=SimpleNamespace(min_agreement={}))

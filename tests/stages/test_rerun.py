@@ -73,8 +73,11 @@ def test_changed_section(change, redone, trains, finished, copied, steps):
     if not trains and "formats" not in change:
         renamed = json.dumps(settled(result)).replace("export/other-", "export/tiny-")  # files bear the study's name
         found = {**json.loads(renamed), "study": "tiny"}
-        for row, before in zip(found["exports"], finished.settled["exports"], strict=True):
-            row["bounds"] = before["bounds"]  # what was asked of a file, which is what one of these changes
+        for row, was in zip(found["exports"], finished.settled["exports"], strict=True):
+            row["bounds"] = was["bounds"]  # what was asked of a file, which is what one of these changes
+            if change == "name=other":  # a file says which study it comes from
+                assert 0 < row["bytes"] - was["bytes"] < 8
+                row |= {name: was[name] for name in ("bytes", "graphs")}
         assert found == finished.settled
     if "formats" in change:
         assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]

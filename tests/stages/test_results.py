@@ -12,7 +12,7 @@ from torch import nn
 
 from kdsearch.builtin.classification import Classification, ClassificationOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter
-from kdsearch.kinds import IO, Batch, Field, Model
+from kdsearch.kinds import IO, Batch, Field, Model, Product
 from kdsearch.stages.export import _figures
 from kdsearch.stages.teacher_latency import teacher_latency
 from kdsearch.store.files import read_json
@@ -121,8 +121,8 @@ def test_figures_that_a_task_fails_at_cost_no_study():
             raise ValueError("no picture")
 
     target = SimpleNamespace(
-        materials=SimpleNamespace(task=Failing(), data=None),
-        part=SimpleNamespace(product=SimpleNamespace(graphs={}), named=str),
+        materials=SimpleNamespace(task=Failing(), data=SimpleNamespace(facts={})),
+        part=SimpleNamespace(product=Product({}, lambda calls, batch: {}), named=str),
         exporter=None,
         setup=None,
         out=None,
