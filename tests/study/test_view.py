@@ -91,7 +91,7 @@ def test_values_hold_what_changes_a_result(study):
     ((name, teacher),) = found["teachers"]
     assert name == "main"
     assert "cache" not in teacher
-    assert found["constraints"]["latency_ms"] == {"max": 2.0, "threads": 1}
+    assert found["constraints"]["latency_ms"] == {"max": 2.0, "threads": 1, "format": None}
     with pytest.raises(AttributeError):
         values(study, ("data.validaton",))
     assert all(path.partition(".")[0] in ("run", "data") for path in NO_RESULT)
