@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -112,7 +113,7 @@ class SequenceSource:
     @property
     def facts(self) -> Mapping[str, Any]:
         about = {"level": self._options.level, "vocabulary": len(self._tokenizer.vocabulary), "length": self._typical}
-        return {**self._facts, "content": self._content(), "tokenizer": about, "boundary": BOUNDARY}
+        return {**self._facts, "content": self._content, "tokenizer": about, "boundary": BOUNDARY}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -146,6 +147,7 @@ class SequenceSource:
         """The vocabulary, and `generate.py`, which writes with exported networks and needs no kdsearch."""
         return {**self._tokenizer.files(), "generate.py": Path(generate.__file__).read_bytes()}
 
+    @cached_property
     def _content(self) -> str:
         seen = hashlib.sha256()
         for name, rows in self._rows.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -153,7 +154,7 @@ class TextSource:
         columns = {"query": list(self._columns), "document": [self._document]} if self._document is not None else None
         return {
             **self._facts,
-            "content": self._content(),
+            "content": self._content,
             "tokenizer": about,
             **({"columns": columns} if columns is not None else {}),
         }
@@ -177,6 +178,7 @@ class TextSource:
     def files(self) -> Mapping[str, bytes]:
         return self._tokenizer.files()
 
+    @cached_property
     def _content(self) -> str:
         seen = hashlib.sha256()
         for name, rows in self._rows.items():
