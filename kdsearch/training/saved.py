@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from kdsearch.errors import ArtifactError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Compressor, Field, Model, Plan
+from kdsearch.kinds import IO, Compressor, Field, Model, Plan, named
+from kdsearch.kinds.units import in_units
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, storing, write_json
@@ -25,6 +26,7 @@ from kdsearch.study.code import load_code
 FORMAT = 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 FIX = "Save the model again."
+NEAR = 1e-4  # of answers, over the largest one: two networks of equal weights that compute the same
 
 
 def save_model(
@@ -50,7 +52,8 @@ def save_model(
         allow_code: names of code that may be run.
 
     Raises:
-        StudyError: neither a space nor code, or what they and the history build has other weights than the model.
+        StudyError: neither a space nor code, or what they and the history build has other weights than the model or, where `io`
+            says what it reads, answers otherwise.
         UnsafeCodeError: `code` is not allowed.
     """
     about: dict[str, Any] = {
@@ -59,21 +62,17 @@ def save_model(
         "history": [{"pruner": name, "plan": asdict(plan)} for name, plan in history],
         "model": {"inputs": list(model.inputs), "outputs": list(model.outputs), "name": model.name},
     }
-    built = _built(about, allow_code, Path(dir) / ABOUT)
-    own, again = (
-        {name: tuple(value.shape) for name, value in each.module.state_dict().items()} for each in (model, built)
-    )
-    if own != again:
-        differ = sorted(name for name in own.keys() | again.keys() if own.get(name) != again.get(name))
+    folder, weights = Path(dir), {name: value.detach().cpu() for name, value in model.module.state_dict().items()}
+    built = _built(about, allow_code, folder / ABOUT)
+    if differs := _difference(model, built, weights, io):
         raise StudyError(
-            f"architecture and history make another network: {', '.join(differ[:3])}",
+            f"architecture and history make another network: {differs}",
             path="save_model",
             expected="what the model was built from, and every plan that was applied since",
         )
-    folder = Path(dir)
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write(folder / WEIGHTS, {name: value.detach().cpu() for name, value in model.module.state_dict().items()})
+    write(folder / WEIGHTS, weights)
     about["sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     write_json(folder / ABOUT, sealed(about))
     return folder
@@ -100,6 +99,31 @@ def load_model(dir: Path | str, *, allow_code: Sequence[str] = ()) -> Model:
     load_into(model.module, read(weights), weights)
     model.module.eval()
     return model
+
+
+def _difference(model: Model, built: Model, weights: Mapping[str, Tensor], io: IO | None) -> str:
+    """What tells the two apart, once they have equal weights; "" where nothing does."""
+    own, again = ({name: tuple(x.shape) for name, x in each.module.state_dict().items()} for each in (model, built))
+    if own != again:
+        return ", ".join(sorted(name for name in own.keys() | again.keys() if own.get(name) != again.get(name))[:3])
+    if io is None:
+        return ""
+    load_into(built.module, weights, "save_model")
+    rng = torch.Generator().manual_seed(derive(0, "saved"))
+    inputs = [io.input(name).noise(2, rng) for name in model.inputs]
+    answers = []
+    for each in (model.copy(), built):
+        module = each.module.cpu().eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            seed_generators(0)
+            answers.append(named(module(*inputs), model.outputs))
+    one, other = answers
+    return ", ".join(name for name in one if not _are_near(one[name], other[name]))
+
+
+def _are_near(x: Tensor, y: Tensor) -> bool:
+    scale = float(x.detach().nan_to_num().abs().max()) if x.numel() else 0.0
+    return x.shape == y.shape and torch.allclose(x, y, rtol=NEAR, atol=NEAR * scale, equal_nan=True)
 
 
 def _architecture(
@@ -142,7 +166,8 @@ def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path) -> M
         made = cls()
         with torch.random.fork_rng(devices=[]):
             seed_generators(derive(0, "saved"))
-            model = made.build(made.parse(architecture["spec"]), IO(fields["inputs"], fields["outputs"]))
+            io = IO(fields["inputs"], fields["outputs"])
+            model = in_units(made.build(made.parse(architecture["spec"]), io), io)
     for step in about["history"]:
         pruner: Compressor[Any] = _pruner(host, step["pruner"])
         plan = Plan(**{**step["plan"], "log": tuple(step["plan"]["log"])})

@@ -16,6 +16,7 @@ from kdsearch.errors import ArtifactError, StudyError, UnsafeCodeError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model
 from kdsearch.testing.compressor import HandSubject
+from kdsearch.training.materials import seeded_build
 
 FIELDS = IO((Field("image", "image", (3, 16, 16)),), (Field("logits", "logits", (4,)),))
 CODE = "tests.training.test_saved:network"
@@ -74,6 +75,26 @@ def test_code_is_run_where_it_is_allowed_only(tmp_path):
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(again.module(x), small.module.eval()(x))
     assert (again.inputs, again.outputs) == (small.inputs, small.outputs)
+
+
+def test_numbers_in_their_own_units_are_read_and_answered_as_before(tmp_path):
+    read = Field("features", "vector", (4,), mean=(10.0, 20.0, 30.0, 40.0), std=(1.0, 2.0, 3.0, 4.0))
+    io = IO((read,), (Field("value", "value", (1,), mean=(100.0,), std=(7.0,)),))
+    space = Host.load().load_class("search_space", "mlp")()
+    model = seeded_build(space, space.sample(torch.Generator().manual_seed(0)), io, 0)
+    kdsearch.save_model(model, tmp_path, space="mlp", io=io)
+    x = torch.tensor([[10.0, 21.0, 33.0, 40.0]])
+    answer = kdsearch.load_model(tmp_path).module(x)
+    assert torch.equal(answer, model.module.eval()(x))
+    assert 80 < float(answer.detach()) < 120
+
+
+def test_a_network_of_equal_weights_that_answers_otherwise_is_refused(tmp_path):
+    model, spec = member()
+    model.module.register_forward_hook(lambda module, args, out: 2 * out)
+    with pytest.raises(StudyError, match="make another network: logits"):
+        kdsearch.save_model(model, tmp_path / "a", space="cifar_resnet", spec=spec, io=FIELDS)
+    assert not (tmp_path / "a").exists()
 
 
 def test_what_makes_another_network_is_refused_before_it_is_written(tmp_path):
