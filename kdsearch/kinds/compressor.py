@@ -47,7 +47,7 @@ class Subject(Services, Protocol):
 
     @property
     def budget(self) -> Mapping[str, float]:
-        """The study's constraints."""
+        """Constraint -> its limit, of those that the study sets."""
         ...
 
     def score(self, model: Model, samples: int | None = None) -> float:

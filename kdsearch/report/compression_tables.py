@@ -27,14 +27,22 @@ def steps(result: Row) -> str:
     return f"<h3>Compression: {esc(quality.label)}, on validation</h3>" + simple(head, body) if body else ""
 
 
+def _came_of(row: Row) -> str:
+    """Of training as quantised. Without a number before there was no file, or one that answers none."""
+    if row.get("used"):
+        return "used"
+    if row.get("after") is None:
+        return "no file to compare" if row.get("before") is None else "not needed"
+    return "no better, not used"
+
+
 def as_quantised(result: Row) -> str:
     """What training as quantised was for: how much worse each format's file is on validation without and with it."""
     body, name = [], ""
     for each in rows(result.get("as_quantised")):
         name = plain(each.get("metric") or "")
         values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
-        trained = "not needed" if each.get("after") is None else "used" if each.get("used") else "no better, not used"
-        body.append([plain(each.get("format")), *values, count(each.get("epochs")), trained])
+        body.append([plain(each.get("format")), *values, count(each.get("epochs")), _came_of(each)])
     head = ["file", "plain", "allowed", "trained as quantised", "epochs", ""]
     title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"
     return title + simple(head, body) if body else ""

@@ -5,6 +5,7 @@ The winner's recipe trains it, so the teacher teaches the quantised student. The
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -56,20 +57,27 @@ def trained_as(
     found: dict[str, Any] = {"format": form, "epochs": use.recover_epochs, "folder": "", "history": [], "after": None}
     try:
         found |= _lost(before, before.found, form, plans, work / "plain")
-    except RefusedError as error:  # the export stage says why
-        return {**found, "before": None, "why": error.problem}, None
-    if found["before"] <= found["allowed"] + 1e-12:
+    except RefusedError:  # the export stage says why
+        return {**found, "before": None}, None
+    plain = found["before"]
+    found["before"] = _number(plain)
+    if plain <= found["allowed"] + 1e-12:
         return found, None
-    tools.progress.say(f"compress: {form} loses {found['before']:.4g} on validation; trained as quantised")
+    tools.progress.say(f"compress: {form} loses {plain:.4g} on validation; trained as quantised")
     path = f"compress.quantize[{index}]"
     chain = [(each, step.kind, step.use) for each, step in materials.study.config.compress.chain]
     made = kept(before, [*chain, (path, "quantizer", use)], partial(_training, before, index, tools), tools)
     request = made.facts["request"]
     after = load_as(materials, request, made.path / request["name"], made.path, before.teachers)
     lost = _lost(before, after, form, plans, work / "trained")["before"]
-    is_better = lost < found["before"]
-    found |= {"after": lost, "history": made.facts["step"]["history"], "request": request}
+    is_better = lost < plain
+    found |= {"after": _number(lost), "history": made.facts["step"]["history"], "request": request}
     return {**found, "folder": request["name"] if is_better else ""}, made
+
+
+def _number(lost: float) -> float | None:
+    """For facts; None where a network has no quality, as one has that answers NaN."""
+    return lost if math.isfinite(lost) else None
 
 
 def load_as(

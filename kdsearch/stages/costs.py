@@ -62,7 +62,9 @@ def quantizer_of(materials: Materials, form: str) -> str:
     """The quantizer that makes files of a format, as the study names it; "" where none does."""
     if not form:
         return ""
-    return next((use.use for use in materials.study.config.compress.quantize if form.endswith(f"-{bare(use.use)}")), "")
+    config = materials.study.config
+    kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
+    return next((use.use for use in config.compress.quantize if bare(use.use) == kind), "")
 
 
 def fewest_params(materials: Materials) -> float | None:

@@ -75,9 +75,10 @@ def trained_students(
         if each["folder"]:
             base = compressed.path / each["base"]
             loaded = load_as(materials, each["request"], base / each["folder"], base, teachers)
+            without = "not a number" if each["before"] is None else f"{each['before']:.4f}"
             said = (
                 f"trained as quantised for {each['epochs']} epochs: on validation {each['after']:.4f} worse than the plain "
-                f"network, {each['before']:.4f} without"
+                f"network, {without} without"
             )
             found[each["format"]] = (Final(shipped(materials, loaded.setup, loaded.procedure), loaded.setup), said)
     return found

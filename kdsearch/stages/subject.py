@@ -11,6 +11,7 @@ import torch
 from kdsearch.deploy.cost import count
 from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.kinds import Cost, DataSource, Model, Procedure
+from kdsearch.stages.costs import bounds
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.store.hashing import digest
 from kdsearch.training.few_samples import FewSamples
@@ -51,11 +52,6 @@ class LiveSubject(Evaluator):
 
 
 def subject_of(materials: Materials, found: Finished, role: str, teachers: Mapping[str, Any]) -> LiveSubject:
-    limits = {
-        k: v
-        for k, v in materials.study.config.constraints.model_dump(exclude_none=True).items()
-        if not isinstance(v, dict)
-    }
     named = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
     for model in found.setup.models.values():
         model.module.cpu()
@@ -71,7 +67,7 @@ def subject_of(materials: Materials, found: Finished, role: str, teachers: Mappi
         metrics=materials.metrics,
         device=torch.device("cpu"),
         role=role,
-        budget=limits,
+        budget=bounds(materials),
         materials=materials,
         setup=found.setup,
         procedure=found.procedure,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kdsearch.kinds import Table
 from kdsearch.report.charts import PALETTE, SERIES
+from kdsearch.report.compression_tables import as_quantised
 from kdsearch.report.html_table import table
 from kdsearch.report.page import asset, themed
 from kdsearch.report.plugin_html import clean
@@ -54,6 +55,24 @@ def test_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     assert not beaten & set(chosen)
     assert {points[i] for i in range(len(points)) if i not in beaten} == {points[i] for i in chosen}
     assert len({points[i] for i in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "used", "said"),
+    [
+        (0.02, None, False, "not needed"),
+        (0.2, 0.1, True, "used"),
+        (0.2, 0.3, False, "no better, not used"),
+        (None, None, False, "no file to compare"),  # it could not be opened, or answers no number
+        (None, 0.1, True, "used"),
+    ],
+)
+def test_training_as_quantised_says_what_came_of_it(
+    before: float | None, after: float | None, used: bool, said: str
+) -> None:
+    row = {"format": "onnx-int4", "epochs": 4, "metric": "accuracy", "unit": "share", "allowed": 0.05}
+    text = as_quantised({"as_quantised": [{**row, "before": before, "after": after, "used": used}]})
+    assert f">{said}<" in text
 
 
 def test_numbers_as_people_write_them() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,7 +15,9 @@ from kdsearch.errors import RefusedError
 from kdsearch.host import Host
 from kdsearch.kinds import Model
 from kdsearch.ops.settle import settle
+from kdsearch.stages import as_quantised
 from kdsearch.stages.as_quantised import may_train, wanted
+from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
@@ -125,3 +131,32 @@ def test_what_is_settled_answers_as_it_trained():
     levels = rounded[0].weight.detach().view(8, -1)[:, :16]  # the first block of each row
     steps = levels / (levels.abs().amax(1, keepdim=True) / 7)
     assert torch.allclose(steps, steps.round(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ((math.inf, 0.1), (None, 0.1, "as-int4")),  # the plain file answers no number
+        ((math.inf, math.inf), (None, None, "")),
+        ((0.3, math.inf), (0.3, None, "")),
+        ((0.3, 0.1), (0.3, 0.1, "as-int4")),
+        ((0.3, 0.3), (0.3, 0.3, "")),
+        ((0.01,), (0.01, None, "")),
+    ],
+)
+def test_what_is_no_number_is_no_fact(lost, expected, tmp_path, monkeypatch):
+    """Facts are JSON, which has neither infinity nor NaN."""
+    found = iter(lost)
+    monkeypatch.setattr(as_quantised, "_lost", lambda *_: {"before": next(found), "allowed": 0.01})
+    made = Artifact("recovered", "key", tmp_path, {"request": {"name": "as-int4"}, "step": {"history": []}})
+    monkeypatch.setattr(as_quantised, "kept", lambda *_: made)
+    monkeypatch.setattr(as_quantised, "load_as", lambda *_: None)
+    use = SimpleNamespace(use="int4", recover_epochs=1)
+    config = SimpleNamespace(compress=SimpleNamespace(quantize=[use], chain=[]))
+    materials = SimpleNamespace(study=SimpleNamespace(config=config))
+    before = SimpleNamespace(materials=materials, found=None, teachers={})
+    tools = SimpleNamespace(progress=SimpleNamespace(say=lambda _: None))
+    facts, artifact = as_quantised.trained_as(before, 0, "onnx-int4", {}, tools, tmp_path)
+    json.dumps(facts, allow_nan=False)
+    assert (facts["before"], facts["after"], facts["folder"]) == expected
+    assert (artifact is None) == (len(lost) == 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -11,7 +12,9 @@ from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.report.tables import constraints
 from kdsearch.stages import file_costs, search
-from kdsearch.stages.costs import fewest_params
+from kdsearch.stages.costs import fewest_params, quantizer_of
+from kdsearch.stages.products import fresh_student
+from kdsearch.stages.subject import subject_of
 from kdsearch.study import load_study
 from kdsearch.training.keys import seen_by
 from kdsearch.training.materials import open_materials
@@ -61,6 +64,22 @@ def test_what_goes_on_keeps_the_limit_of_that_file(tmp_path):
     assert 0 < len(costs) < 12
     assert all(each["onnx_bytes"] <= limit for each in costs)
     assert max(4 * each["params"] for each in costs) > limit
+
+
+def test_the_quantizer_is_the_one_whose_whole_name_a_format_has():
+    names = ("int8", "lab:quantizer:my-int8")
+    compress = SimpleNamespace(quantize=[SimpleNamespace(use=each) for each in names])
+    export = SimpleNamespace(exporter=SimpleNamespace(use="onnx"))
+    materials = SimpleNamespace(study=SimpleNamespace(config=SimpleNamespace(compress=compress, export=export)))
+    found = [quantizer_of(materials, form) for form in ("onnx-int8", "onnx-my-int8", "onnx-fp32", "")]
+    assert found == [*names, "", ""]
+
+
+def test_a_compressor_is_told_every_limit_as_a_number(tmp_path):
+    limits = "constraints={params: 9000, onnx_bytes: {max: 90000, format: onnx-int8}, latency_ms: {max: 9, threads: 2}}"
+    materials = opened(tmp_path, limits)
+    subject = subject_of(materials, fresh_student(materials, "student", SPEC, tmp_path), "student", {})
+    assert subject.budget == {"params": 9000, "onnx_bytes": 90000, "latency_ms": 9}
 
 
 @pytest.mark.parametrize(
