@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.study.check import student_space
 from kdsearch.study.names import proxies
 from kdsearch.study.recipe import RecipeSpace
+from kdsearch.study.rules import bare
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -63,14 +64,15 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
     found.append({"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs})
     asked = distill.controls if alone else []
     for control in asked if controls is None else controls:
-        found.append({"stage": "distill", "what": control, "count": distill.winners, "epochs": distill.epochs})
+        found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs})  # of what ships
     if distill.compare and alone:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
     for _, step in config.compress.chain:
         found.append({"stage": "compress", "what": "recovery", "count": 1, "epochs": step.use.recover_epochs})
+    exporter = bare(config.export.exporter.use)
     for use in config.compress.quantize:
-        if use.recover_epochs:
+        if use.recover_epochs and f"{exporter}-{bare(use.use)}" in config.export.formats:
             what = f"as {use.use}, where its file loses too much"
             found.append({"stage": "compress", "what": what, "count": 1, "epochs": use.recover_epochs})
     return found

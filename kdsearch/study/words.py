@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdsearch.study.schema import Bytes, Config, DistillerUse, Latency, Student, Teacher
+from kdsearch.study.schema import Config, DistillerUse, Student, Teacher
 
 WIDTH = 100  # characters of a line
 
@@ -57,5 +57,7 @@ def _setting(value: Any) -> str:
 
 
 def _limit(value: Any) -> str:
-    found = value.max if isinstance(value, Bytes | Latency) else value["max"] if isinstance(value, Mapping) else value
-    return f"{found:,}"
+    """A number, or a section as `constraints.latency_ms` is: the number and the format that has to keep it."""
+    if not isinstance(value, Mapping):
+        return f"{value:,}"
+    return f"{value['max']:,}" + (f" ({value['format']})" if "format" in value else "")

@@ -233,7 +233,8 @@ def staged(
     recipe = recipe_of(materials, request)
     train = recipe.train
     is_control = request.kind in CONTROLS
-    aliases = {**teachers, **({"teacher": next(iter(teachers.values()))} if teachers else {})}
+    given = {} if is_control else teachers  # nor may what a procedure adapts or grows hold anything of theirs
+    aliases = {**given, **({"teacher": next(iter(given.values()))} if given else {})}
     procedure = _procedure(materials, recipe, request, seed)
     shapes = _own_procedure(recipe, seed) if is_control else procedure  # a control is the network that ships
 

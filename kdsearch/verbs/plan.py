@@ -76,9 +76,10 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
 
 
 def _training(row: Mapping[str, Any]) -> str:
-    """`12 trials, 40 epochs each`; the name of a control stands as the study has it."""
-    one, many = NOUNS.get(row["what"], (f"control '{row['what']}'", f"controls '{row['what']}'"))
-    n = row["count"]
+    """`12 trials, 40 epochs each`; the name of a control stands as the study has it, and what else there is as it says itself."""
+    n, what = row["count"], row["what"]
+    itself = f"control '{what}'" if row["stage"] == "distill" else f"training {what}"
+    one, many = NOUNS.get(what, (itself, itself))
     epochs = f"{row['epochs']:,} epoch{'s' if row['epochs'] != 1 else ''}"
     return f"{n:,} {one if n == 1 else many}, {epochs}" + (" each" if n > 1 else "")
 

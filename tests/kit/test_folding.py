@@ -108,3 +108,15 @@ def test_networks_of_timm_fold_also_when_they_are_pruned(name, tmp_path):
             module_call(graph), exporter.load(tmp_path / "net.onnx"), io.inputs, io.outputs, batch_of(image=x)
         )
         assert found.max_abs < 1e-4 * max(1.0, float(each(x).abs().max()))
+
+
+class Asking(Two):
+    """What needs an argument is no such method, and is not called."""
+
+    def reparameterize(self, scale):
+        raise AssertionError
+
+
+def test_a_method_that_needs_an_argument_is_another_one():
+    net = Asking()
+    assert folded(net, (X,)) is net

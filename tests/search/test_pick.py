@@ -35,6 +35,7 @@ def order(text, trials=TRIALS):
         ("max:accuracy,params<20", [4, 3, 0]),
         ("min:params", [4, 3, 0, 2, 1]),
         ("knee,latency_ms<=2", [1, 0]),
+        ("knee,latency_ms<=2,accuracy>=0.8", [1]),  # both
     ],
 )
 def test_by_hand(text, expected):

@@ -110,7 +110,9 @@ def test_who_trains(tmp_path):
         "epochs": 4,
     } in trainings(study)
     fp32 = ("export.formats=[onnx-fp32]", "export.max_drop={}")
-    assert wanted(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=fp32), Host.load())) == {}
+    unwritten = load_study(tmp_path / "tiny.yaml", Host.load(), sets=fp32)
+    assert wanted(open_materials(unwritten, Host.load())) == {}
+    assert not any("int4" in each["what"] for each in trainings(unwritten))
     never = ("compress.quantize[0].recover_epochs=0",)
     assert not may_train(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=never), Host.load()))
 

@@ -94,6 +94,14 @@ def test_a_study_has_its_sections_and_defaults(host):
     assert study.config.refine.generation == 4
 
 
+def test_limits_are_said_with_the_file_that_has_to_keep_them(host):
+    limits = (
+        "constraints={params: 9000, onnx_bytes: {max: 40000, format: onnx-int8}, latency_ms: {max: 1.5, threads: 2}}"
+    )
+    study = load_study(GOOD, host, sets=(limits, "compress.quantize=[int8]", "export.formats=[onnx-fp32, onnx-int8]"))
+    assert "limits   params <= 9,000, onnx_bytes <= 40,000 (onnx-int8), latency_ms <= 1.5\n" in f"{study}\n"
+
+
 def test_auto_stands_for_the_default_proxies(host):
     default = load_study(GOOD, host, sets=["search={}"])
     auto = load_study(GOOD, host, sets=["search.proxy=auto"])

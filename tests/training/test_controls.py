@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from unittest.mock import Mock
+
 import torch
 
+from kdsearch.engine.cache import Live
 from kdsearch.host import Host
+from kdsearch.kinds import Model, NoOptions, Phase, Procedure, Setup
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
 from kdsearch.training.request import Request
@@ -25,3 +30,28 @@ def test_they_average_and_keep_weights_as_the_student_does(tmp_path):
         procedure, setup = staged(materials, request, {}, tmp_path, 0)
         assert procedure.options.model_dump() == {**options, "split": split}
         assert setup.distillers == {}
+
+
+class Borrowing(Procedure[NoOptions]):
+    """Adapts its student by what a teacher is, where there is one."""
+
+    def adapt(self, role: str, model: Model, setup: Setup) -> Model:
+        model.name = ", ".join(setup.teachers) or "nobody"
+        return model
+
+    def phases(self, setup: Setup) -> Iterator[Phase]:
+        raise AssertionError
+
+
+def test_what_adapts_their_student_finds_no_teacher(tmp_path):
+    """Else the student without a teacher would begin with the teacher's classifier."""
+    host = Host.load().with_classes({("procedure", "borrowing"): Borrowing})
+    study = load_study(write_study(tmp_path), host, sets=("recipe.procedure={use: borrowing}", "recipe.distillers=[]"))
+    materials = open_materials(study, host)
+    spec = materials.spaces["student"].sample(torch.Generator().manual_seed(0)).model_dump()
+    found = {}
+    for kind in ("recipe", "baseline", "all_labels"):
+        request = Request(kind, kind, {"student": spec}, materials.recipe.default(), 1)
+        _, setup = staged(materials, request, {"large": Mock(spec=Live)}, tmp_path, 0)
+        found[kind] = setup.models["student"].name
+    assert found == {"recipe": "large, teacher", "baseline": "nobody", "all_labels": "nobody"}

@@ -15,6 +15,7 @@ from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.errors import ArtifactError, StudyError, UnsafeCodeError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model
+from kdsearch.store.artifacts import SEAL, sealed
 from kdsearch.testing.compressor import HandSubject
 from kdsearch.training.materials import seeded_build
 
@@ -119,6 +120,9 @@ def test_damage_is_named(tmp_path):
     found["history"][0]["plan"]["edits"]["steps"][0]["remove"][0]["index"] = [0]
     about.write_text(json.dumps(found))
     with pytest.raises(ArtifactError, match=r"model\.json: has changed"):
+        kdsearch.load_model(tmp_path, allow_code=[CODE])
+    about.write_text(json.dumps(sealed({**{k: v for k, v in found.items() if k != SEAL}, "format": 2})))
+    with pytest.raises(ArtifactError, match=r"model\.json: format 2"):
         kdsearch.load_model(tmp_path, allow_code=[CODE])
     weights.unlink()
     with pytest.raises(ArtifactError, match=r"weights\.safetensors: is not there"):

@@ -4,7 +4,8 @@ import pytest
 
 from kdsearch.host import Host
 from kdsearch.study import load_study
-from kdsearch.verbs.plan import plan_of
+from kdsearch.study.summary import trainings
+from kdsearch.verbs.plan import _training, plan_of
 from tests.stages.tiny import LESS, write_study
 
 
@@ -20,3 +21,21 @@ def test_the_data_are_counted(tmp_path):
     assert f"  data     {400 + val['samples'] + 359:,} samples (image 1x8x8) of 10 classes" in lines
     assert "  refine   2 trials, 2 epochs each" in lines
     assert f"    train        400  {train['labeled']} labelled, {train['unlabeled']} unlabelled" in lines
+
+
+def test_trainings_are_told_as_what_they_are(tmp_path):
+    """A control is of the one winner that ships, and training as quantised is no control."""
+    sets = (
+        "refine.trials=3",
+        "distill={winners: 3, controls: [baseline], epochs: 4}",
+        "compress.quantize=[{use: int8, recover_epochs: 2}]",
+        "export={formats: [onnx-fp32, onnx-int8]}",
+    )
+    found = trainings(load_study(write_study(tmp_path), Host.load(), sets=sets))
+    assert [_training(each) for each in found] == [
+        "3 trials, 2 epochs each",
+        "3 winners, 4 epochs each",
+        "1 control 'baseline', 4 epochs",
+        "1 recovery, 1 epoch",
+        "1 training as int8, where its file loses too much, 2 epochs",
+    ]
