@@ -243,21 +243,56 @@ def is_of_type(kind: str) -> bool:
     return kind in _TYPES
 
 
+_UNITS = {
+    "": 1,
+    "%": 1e-2,
+    "k": 1e3,
+    "m": 1e6,
+    "g": 1e9,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "ms": 1,
+}
+_WITH_UNIT = re.compile(r"([0-9][0-9.]*(?:e[+-]?[0-9]+)?)\s*([a-z%]*)")
+
+
+def plain_number(got: object, kinds: Iterable[str]) -> str:
+    """`Write 20000.` of `20k`, 2e4 and "20000", where pydantic's complaints `kinds` say that a number was expected; else ""."""
+    whole, real = {"int_type", "int_from_float", "int_parsing"}, {"float_type", "float_parsing"}
+    of_number = (whole | real) & {*kinds}
+    found = _WITH_UNIT.fullmatch(str(got).strip().lower()) if isinstance(got, str | float) else None
+    if not of_number or found is None or found[2] not in _UNITS:
+        return ""
+    try:
+        value = round(float(found[1]) * _UNITS[found[2]], 12)
+    except (ValueError, OverflowError):
+        return ""
+    if value.is_integer() and abs(value) < 2**53:
+        return f"Write {int(value)}."
+    return f"Write {value:g}." if of_number & real else ""
+
+
 def nearest_literal(got: object, complaint: Mapping[str, Any]) -> str:
     """The nearest of the literals that pydantic's complaint lists, or ""."""
     listed = re.findall(r"'([^']*)'", str(complaint.get("ctx", {}).get("expected", "")))
     return nearest(got, listed) if isinstance(got, str) else ""
 
 
-def key_path(loc: Sequence[str | int], raw: Any, path: str = "") -> str:
-    """A pydantic location as a key path below `path`: names of a union's branches, which the file does not have, left out."""
+def key_path(loc: Sequence[str | int], raw: Any, path: str = "", missing: bool = False) -> str:
+    """A pydantic location as a key path below `path`: names of a union's branches, which the file does not have, left out.
+
+    missing: the complaint is that the last key is not there.
+    """
     here = raw
     loc = loc[:-1] if loc and loc[-1] == "[key]" else loc  # a key that is no name
     for i, part in enumerate(loc):
         if isinstance(part, int) and isinstance(here, list | tuple):
             path += f"[{part}]"
             here = here[part] if part < len(here) else None
-        elif isinstance(here, Mapping) and (part in here or i == len(loc) - 1):
+        elif isinstance(here, Mapping) and (part in here or (missing and i == len(loc) - 1)):
             path += f".{part}" if path else str(part)
             here = here.get(part)
     return path

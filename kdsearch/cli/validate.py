@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
 
@@ -34,4 +35,28 @@ def validate(
         return
     with stdout_kept():
         found = look(study, host)
-    show({"file": str(file), "valid": True, **found}, as_json)
+    show({"file": str(file), "valid": True, **found, "text": _in_words(str(file), found)}, as_json)
+
+
+def _in_words(file: str, found: Mapping[str, Any]) -> str:
+    """What the study is, a line each."""
+    from kdsearch.verbs.plan import in_words
+
+    def student(role: str, each: Mapping[str, Any]) -> str:
+        size = "" if each["size"] is None else f", {each['size']:,} architecture" + ("s" if each["size"] != 1 else "")
+        return f"{'' if role == 'student' else f'{role}: '}{each['space']}{size}"
+
+    recipe = found["recipe"]
+    searched = f"searched: {', '.join(recipe['searched'])}" if recipe["searched"] else "nothing of it searched"
+    rows = [
+        ("data", found["data"]),
+        *(("teacher", use if name == "main" else f"{name}: {use}") for name, use in found["teachers"].items()),
+        *(("student", student(role, each)) for role, each in found["students"].items()),
+        ("recipe", f"{', '.join(recipe['distillers']) or 'no distillers'}; {searched}"),
+        ("search", f"{found['candidates']:,} candidates, scored by {', '.join(found['proxies'])}"),
+        *((each["stage"], in_words(each)) for each in found["trainings"]),
+        ("export", ", ".join(found["formats"])),
+    ]
+    lines = [f"{file} is valid (`--plan` adds samples, time and disk)"]
+    lines += [f"WARNING  {text}" for text in found.get("warnings", ())]
+    return "\n".join(lines + [f"  {name:8} {text}" for name, text in rows])

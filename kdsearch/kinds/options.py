@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdsearch.errors import StudyError, key_path, nearest, nearest_literal, one_of, wanted
+from kdsearch.errors import StudyError, key_path, nearest, nearest_literal, one_of, plain_number, wanted
 
 Value = Any  # a JSON value
 O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
@@ -162,7 +162,7 @@ def _json(raw: Mapping[str, Value]) -> str:
 def first_error(error: ValidationError, cls: type[BaseModel], path: str, raw: Any) -> StudyError:
     """pydantic's first complaint as a StudyError with the full key path. `raw`: what was validated."""
     first = error.errors()[0]
-    where = key_path(first["loc"], raw, path)
+    where = key_path(first["loc"], raw, path, first["type"] == "missing")
     name = str(first["loc"][-1]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         owner = _owner(cls, first["loc"])
@@ -171,16 +171,31 @@ def first_error(error: ValidationError, cls: type[BaseModel], path: str, raw: An
         what = "option" if issubclass(cls, Options) else "key"
         has = one_of(names) if names else f"no {what}s here"
         return StudyError(f"unknown {what} '{name}'", path=where, nearest=close, expected=has)
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # a list with too few
+        given, lacking = first["loc"][-1], sum(each["loc"][:-1] == first["loc"][:-1] for each in error.errors())
+        values = f"{given} value" + ("s" if given != 1 else "")
+        return StudyError(f"has {values}", path=where.rpartition("[")[0], expected=str(given + lacking))
     if first["type"] == "missing":
-        return StudyError("missing", path=where, expected="a value")
+        return StudyError("is missing", path=where, expected="a value")
     got = first["input"]
-    shown = f"'{got}'" if isinstance(got, str) else repr(got)
+    shown = f"'{got}'" if isinstance(got, str) else _json_or_repr(got)
     return StudyError(
         f"got {shown[:80]}",
         path=where,
         expected=wanted(first["type"], first["msg"]),
         nearest=nearest_literal(got, first),
+        fix=plain_number(got, (first["type"],)),
     )
+
+
+def _json_or_repr(got: object) -> str:
+    """As a study has it: null, true."""
+    import json
+
+    try:
+        return json.dumps(got, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(got)
 
 
 def _owner(cls: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:

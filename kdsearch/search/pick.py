@@ -48,11 +48,17 @@ class Pick:
     name: str = ""
     conditions: tuple[Condition, ...] = ()
 
-    def check(self, known: Collection[str]) -> None:
-        """Raise StudyError for a figure that trials do not have."""
+    def check(self, known: Collection[str], costs: Collection[str] = ()) -> None:
+        """Raise StudyError for a figure that trials do not have. `costs`: what they would have if the study spoke of it."""
         for name in [*([self.name] if self.name else []), *(each.name for each in self.conditions)]:
             if name not in known:
-                raise StudyError(f"'{name}'", path=PATH, nearest=nearest(name, known), expected=one_of(sorted(known)))
+                raise StudyError(
+                    f"no trial has a '{name}'",
+                    path=PATH,
+                    nearest=nearest(name, known),
+                    expected=one_of(known),
+                    fix="It is measured where it is a constraint or an objective." if name in costs else "",
+                )
 
 
 def parsed(text: str) -> Pick:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError, TrialError
-from kdsearch.search.pick import ordered, parsed
+from kdsearch.search.pick import PATH, ordered, parsed
 from kdsearch.stages.trial_facts import place_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
@@ -77,7 +77,11 @@ def check(materials: Materials) -> None:
         name for name in COSTS if name in ("params", "macs", *materials.objectives) or getattr(limits, name) is not None
     ]
     try:
-        parsed(materials.study.config.distill.pick).check({*materials.objectives, *costs})
+        pick = parsed(materials.study.config.distill.pick)
+        pick.check({*materials.objectives, *costs}, COSTS)
+        for each in pick.conditions:
+            if each.name in materials.metrics and (fix := materials.metrics[each.name].no_share(each.bound)):
+                raise StudyError(f"got '{each}'", path=PATH, fix=fix[:-1] + ", or with a %.")
     except StudyError as error:
         raise materials.study.place(error) from None
 

@@ -41,6 +41,14 @@ READS = (*TRAINING, "metrics", "name", "constraints", "compress", "export")
 FIGURES = "figures.json"  # file's label -> what the task shows of its answers
 
 
+def check(materials: Materials) -> None:
+    """Raise StudyError for a `max_drop` that is per cent of a metric which counts in shares: every file would pass."""
+    metric = materials.metrics[materials.objective]
+    for name, bound in materials.study.config.export.max_drop.items():
+        if isinstance(bound, float) and (fix := metric.no_share(bound)):
+            raise materials.study.error(f"got {bound:g} of {materials.objective}", f"export.max_drop.{name}", fix=fix)
+
+
 def further(materials: Materials) -> dict[str, Any]:
     """Latencies are this machine's."""
     from kdsearch.deploy.latency import machine

@@ -64,6 +64,7 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
     distill.check(materials)
+    export.check(materials)
     before = last_run(tools.folder)
     changed = tried = False
     for stage in STAGES:
@@ -90,6 +91,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             if stage is prepare:
                 check_students(materials)
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
+                for each in search.hardly_feasible(materials):
+                    tools.progress.say(each)
             if stage in (prepare, search, refine) and until == report.NAME and not tried:
                 check_where_trials_run(materials, tools)
                 tried = True

@@ -43,6 +43,7 @@ ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does no
 SHORT = 8  # candidates of the short list, where the study does not say how many go on
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
+DRAWN = 256  # architectures that say before any work whether the limits can be kept
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
     "latency_ms": "macs",
@@ -128,6 +129,28 @@ def check(materials: Materials) -> None:
             strategy.ask(space, (), [], 1, derive(materials.seed, "search", role) % 2**31)
         except UserError as error:
             raise materials.study.place(error.at(path="search.strategy")) from error.__cause__
+
+
+def hardly_feasible(materials: Materials) -> list[str]:
+    """Of each student of whose space nothing that is drawn keeps the limits on params and MACs: so. It may hold some all the same.
+
+    By formula alone: nothing is said of a space without one.
+    """
+    limits = materials.study.config.constraints
+    bounds = {name: bound for name in ("params", "macs") if (bound := getattr(limits, name)) is not None}
+    found = []
+    for role in materials.ships if bounds else ():
+        space, rng = materials.spaces[role], stream(materials.seed, "feasible", role)
+        costs = [space.cost(space.sample(rng), materials.io) for _ in range(DRAWN)]
+        known = [cost for cost in costs if cost is not None]
+        if known and not any(all(getattr(cost, name) <= bound for name, bound in bounds.items()) for cost in known):
+            least = min(known, key=lambda cost: cost.params)
+            stated = ", ".join(f"{name} <= {bound:,}" for name, bound in bounds.items())
+            found.append(
+                f"none of {len(known)} architectures drawn from '{materials.study.students[role].space}' keeps {stated}; "
+                f"the smallest of them has {least.params:,} params and {least.macs:,} MACs"
+            )
+    return found
 
 
 def _probe_batch(materials: Materials) -> Batch | None:

@@ -170,7 +170,7 @@ def shaped(value: Any, shape: Any, path: Path | str, fix: str = MADE_AGAIN, line
         return _adapter(shape).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = key_path(first["loc"], value)
+        where = key_path(first["loc"], value, missing=first["type"] == "missing")
         if first["type"] == "missing":
             problem, expected = "is missing", "a value"
         else:

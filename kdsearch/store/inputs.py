@@ -103,7 +103,9 @@ def there(path: Path, asked: str = "", *, error: type[UserError] = DataError) ->
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise error(f"'{asked or path}' does not exist", nearest=similar(path), fix=f"Looked for {path}.") from None
+        raise error(
+            f"'{asked or path}' does not exist", nearest=similar(path), fix=f"Looked for {path.absolute()}."
+        ) from None
     except (OSError, ValueError) as fault:
         raise _told(fault, path, expected, error) from None
     if not stat.S_ISDIR(found.st_mode):

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdsearch.errors import StudyError, is_of_type, key_path, nearest, nearest_literal, one_of, wanted
+from kdsearch.errors import StudyError, is_of_type, key_path, nearest, nearest_literal, one_of, plain_number, wanted
 from kdsearch.study.schema import Use
 
 Loc = Sequence[str | int]
@@ -18,7 +18,7 @@ _SECTIONS = ("model_type", "model_attributes_type")
 
 def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> StudyError:
     """The first complaint: unknown keys before all others, then the innermost of a union's, in the file's order."""
-    found = [(key_path(each["loc"], raw), each) for each in error.errors()]
+    found = [(key_path(each["loc"], raw, missing=each["type"] == "missing"), each) for each in error.errors()]
     for path, each in found:
         if each["type"] == "extra_forbidden":
             return _unknown(path, each["loc"], cls)
@@ -30,10 +30,14 @@ def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> St
     telling = [each for each in same if not _is_of_type(each["type"])] or same
     if telling[0]["type"] == "missing":
         return StudyError("is missing", path=path, expected=_section(_owner(cls, telling[0]["loc"])))
+    telling.sort(key=lambda each: each["type"] in _SECTIONS)  # `a number or a section with the keys max and format`
     expected = list(dict.fromkeys(_expected(each, cls) for each in telling))
+    if "a number" in expected and "a whole number" in expected:
+        expected.remove("a whole number")
     got = telling[0]["input"]
     close = nearest_literal(got, telling[0])
-    return StudyError(f"got {shown(got)}", path=path, expected=" or ".join(expected), nearest=close)
+    fix = plain_number(got, (each["type"] for each in telling))
+    return StudyError(f"got {shown(got)}", path=path, expected=" or ".join(expected), nearest=close, fix=fix)
 
 
 def shown(value: Any) -> str:

@@ -171,6 +171,9 @@ def check_expectable(materials: Materials, name: str) -> None:
             path = f"{study.path_of_teacher(name)}.expected.{metric}"
             why = f"'{metric}' is not measured of teachers"
             raise study.error(why, path, nearest=nearest(metric, known), expected=one_of(known))
+        value = study.teachers[name].expected[metric]
+        if fix := materials.metrics[metric].no_share(value):
+            raise study.error(f"got {value:g}", f"{study.path_of_teacher(name)}.expected.{metric}", fix=fix)
 
 
 def check_expected(

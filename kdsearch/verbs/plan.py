@@ -20,7 +20,7 @@ from kdsearch.search.candidates import REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.recipes import counted
-from kdsearch.stages.search import check, scorer_of
+from kdsearch.stages.search import check, hardly_feasible, scorer_of
 from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
@@ -47,7 +47,11 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     with cpu_threads(study.config.run.threads_per_trial):
         seconds = _seconds(materials)
     samples = _samples(materials)
-    found = {**summary(study, host, controls_of(materials)), "samples": samples}
+    found = {
+        **summary(study, host, controls_of(materials)),
+        "samples": samples,
+        "warnings": hardly_feasible(materials),
+    }
     disk = _disk(materials)
     workers = study.config.run.workers
     parallel = {
@@ -57,10 +61,11 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     lines = [
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
     ]
+    lines += [f"WARNING  {text}" for text in found["warnings"]]
     lines += _in_words(materials, samples)
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
-    lines += [f"  {each['stage']:8} {_training(each)}" for each in found["trainings"]]
+    lines += [f"  {each['stage']:8} {in_words(each)}" for each in found["trainings"]]
     lines += [f"  {name:8} {_about(value)}" for name, value in parallel.items()]
     space = f"{disk / 1e6:,.0f} MB" if disk >= 1e6 else "less than 1 MB"
     lines.append(f"in all {_about(total)} with {workers} worker{'s' if workers > 1 else ''}, {space} on disk")
@@ -75,7 +80,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     }
 
 
-def _training(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any]) -> str:
     """`12 trials, 40 epochs each`; the name of a control stands as the study has it, and what else there is as it says itself."""
     n, what = row["count"], row["what"]
     itself = f"control '{what}'" if row["stage"] == "distill" else f"training {what}"

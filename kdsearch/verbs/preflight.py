@@ -7,7 +7,7 @@ from typing import Any
 from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
-from kdsearch.stages import distill, search
+from kdsearch.stages import distill, export, search
 from kdsearch.stages.ends import check_ends
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
@@ -47,6 +47,7 @@ def looked_at(study: Study, host: Host) -> Materials:
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
     distill.check(materials)
+    export.check(materials)
     check_recipe(materials)
     check_ends(materials)
     return materials
@@ -54,7 +55,8 @@ def looked_at(study: Study, host: Host) -> Materials:
 
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
-    return summary(study, host, distill.controls_of(looked_at(study, host)))
+    materials = looked_at(study, host)
+    return {**summary(study, host, distill.controls_of(materials)), "warnings": search.hardly_feasible(materials)}
 
 
 def check_storage(study: Study) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.host import Host
+from kdsearch.study.summary import summary
 from tests import small_plugin
 
 FOLDER = Path(__file__).parents[1] / "bad_studies"
@@ -37,11 +38,15 @@ def refused(capsys, *arguments: object) -> str:
 
 
 def test_the_good_study_is_good(capsys, monkeypatch):
-    monkeypatch.setattr(
-        "kdsearch.verbs.preflight.look", lambda study, host: {}
-    )  # the small plugin's data set has no data
-    assert main(["validate", str(GOOD)]) == 0
-    assert "valid: yes" in capsys.readouterr().out
+    monkeypatch.setattr("kdsearch.verbs.preflight.look", summary)  # the small plugin's data set has no data
+    qat = "compress.quantize[0].recover_epochs=3"
+    assert main(["validate", str(GOOD), "--set", qat]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{GOOD} is valid (`--plan`")
+    assert "  student  cifar_resnet, 54 architectures\n" in said
+    assert "  search   50 candidates, scored by nwot, params\n" in said
+    assert "  distill  1 control 'baseline', " in said
+    assert "  compress 1 training as int8, where its file loses too much, 3 epochs\n" in said
 
 
 def test_there_are_many():
@@ -116,6 +121,21 @@ SETTINGS = {
     "run.store=''": "--set run.store='': run.store: got ''. Expected at least 1 character",
     "run.store=study.yaml": "--set run.store=study.yaml: run.store: 'study.yaml' is a file. Expected a folder or a URL",
     "run.store=flie://x": "--set run.store=flie://x: run.store: unknown kind of store 'flie'; did you mean 'file'?",
+    "constraints.params=20k": (
+        "--set constraints.params=20k: constraints.params: got '20k'. Expected a whole number. Write 20000."
+    ),
+    "constraints.params=2e4": (
+        "--set constraints.params=2e4: constraints.params: got 20000.0. Expected a whole number. Write 20000."
+    ),
+    "data.labeled=10%": "--set data.labeled=10%: data.labeled: got '10%'. Expected a number. Write 0.1.",
+    "constraints.onnx_bytes=1.5 MiB": (
+        "--set constraints.onnx_bytes=1.5 MiB: constraints.onnx_bytes: got '1.5 MiB'. "
+        "Expected a whole number or a section with the keys max, format. Write 1572864."
+    ),
+    "data.normalize={mean: [0.5], std: [0]}": (
+        "--set data.normalize={mean: [0.5], std: [0]}: data.normalize.std[0]: got 0. Expected greater than 0."
+    ),
+    "refine.trials=2.5k": "--set refine.trials=2.5k: refine.trials: got '2.5k'. Expected a whole number. Write 2500.",
     "search.keep": "--set: got 'search.keep'. Expected key.path=value",
     "search.kep=3": "--set search.kep=3: search.kep: unknown key 'kep'; did you mean 'keep'?",
     "refine.trials=none": "--set refine.trials=none: refine.trials: got 'none'. Expected a whole number",

@@ -44,9 +44,14 @@ def test_the_trial_that_is_picked_is_distilled(finished, copied):
 @pytest.mark.parametrize(
     ("pick", "code", "message"),
     [
-        ("min:param", 2, "distill.pick: 'param'; did you mean 'params'? Expected accuracy, macs or params"),
-        ("knee,latency_ms<1", 2, "distill.pick: 'latency_ms'"),  # the study does not speak of it
-        ("best,accuracy>100", 3, "trials has accuracy>100; accuracy reaches 0."),
+        (
+            "min:param",
+            2,
+            "distill.pick: no trial has a 'param'; did you mean 'params'? Expected accuracy, macs or params",
+        ),
+        ("knee,latency_ms<1", 2, "distill.pick: no trial has a 'latency_ms'. Expected accuracy, macs or params. It is"),
+        ("best,accuracy>90", 2, "distill.pick: got 'accuracy>90'. It is a share of 0 to 1: write 0.9, or with a %."),
+        ("best,accuracy>1", 3, "trials has accuracy>1; accuracy reaches 0."),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(pick, code, message, copied, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kdsearch.errors import StudyError
+from kdsearch.stages import export
 from kdsearch.stages.quality import Quality
 from kdsearch.stages.run import run_stages
 from kdsearch.store.artifacts import Store
@@ -79,6 +80,24 @@ def test_a_metric_that_is_not_measured_is_said_before_any_work(sets: tuple[str, 
         check_expectable(materials(*sets), "main")
     assert expected in str(caught.value)
     check_expectable(materials("teacher.expected={accuracy: 0.5, nll: 1}", "objectives={nll: min}"), "main")
+
+
+@pytest.mark.parametrize(("value", "fix"), [(85, "write 0.85"), (1.5, "write 0.015"), (850, "a share of 0 to 1.")])
+def test_per_cent_of_a_share_is_said_before_any_work(value: float, fix: str) -> None:
+    with pytest.raises(StudyError, match=f"got {value}. It is a share of 0 to 1") as caught:
+        check_expectable(materials(f"teacher.expected={{accuracy: {value}}}"), "main")
+    assert fix in str(caught.value)
+    assert caught.value.path == "teacher.expected.accuracy"
+    check_expectable(materials("teacher.expected={nll: 2.5}", "objectives={nll: min}"), "main")
+    check_expectable(materials("teacher.expected={accuracy: 1}"), "main")
+
+
+def test_a_drop_in_points_would_let_every_file_pass() -> None:
+    export.check(materials("export.max_drop={onnx-int8: 1.0}"))
+    export.check(materials("export.max_drop={onnx-int8: 2.5}", "objectives={nll: min}"))
+    export.check(materials("export.max_drop={onnx-int8: 2%}"))
+    with pytest.raises(StudyError, match=r"max_drop.onnx-int8: got 2 of accuracy. It is a share of 0 to 1: write 0.02"):
+        export.check(materials("export.max_drop={onnx-int8: 2}"))
 
 
 def test_both_are_measured(prepared_by_nll: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import pytest
 
 from kdsearch.host import Host
+from kdsearch.stages.search import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
-from kdsearch.verbs.plan import _training, plan_of
+from kdsearch.verbs.plan import in_words, plan_of
+from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
 
 
@@ -32,10 +34,29 @@ def test_trainings_are_told_as_what_they_are(tmp_path):
         "export={formats: [onnx-fp32, onnx-int8]}",
     )
     found = trainings(load_study(write_study(tmp_path), Host.load(), sets=sets))
-    assert [_training(each) for each in found] == [
+    assert [in_words(each) for each in found] == [
         "3 trials, 2 epochs each",
         "3 winners, 4 epochs each",
         "1 control 'baseline', 4 epochs",
         "1 recovery, 1 epoch",
         "1 training as int8, where its file loses too much, 2 epochs",
     ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("params=10", "keeps params <= 10, macs <= 2,000,000;"), ("macs=20", "keeps params <= 20,000, macs <= 20;")],
+)
+def test_limits_that_nothing_drawn_keeps_are_said_before_a_teacher_is_trained(tmp_path, limit, said):
+    host = Host.load()
+    materials = looked_at(load_study(write_study(tmp_path), host, sets=(*LESS, f"constraints.{limit}")), host)
+    (warning,) = hardly_feasible(materials)
+    space = materials.spaces["student"]
+    cost = space.cost(space.parse({"depths": [1, 1, 1], "widths": [4, 4, 4]}), materials.io)  # of 64
+    assert said in warning
+    assert warning.endswith(f"the smallest of them has {cost.params:,} params and {cost.macs:,} MACs")
+
+
+def test_limits_that_something_keeps_are_no_matter(tmp_path):
+    host = Host.load()
+    assert hardly_feasible(looked_at(load_study(write_study(tmp_path), host, sets=LESS), host)) == []

@@ -107,7 +107,7 @@ def told_apart(
                 f"column '{name}' has {different:,} different values in {len(table):,} rows",
                 file=table.file,
                 expected="numbers, or categories that come back",
-                fix=f"Name '{name}' in `ignore`, or in `categories` if it is one.",
+                fix=f"Name '{name}' in `ignore`, in `categories` if it is one, or as `id` if it says which row is which.",
             )
     order = [name for name in table.columns if name not in unused]
     made = Columns(
