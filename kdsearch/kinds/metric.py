@@ -40,9 +40,7 @@ class Metric(Capability, Generic[O]):
     """`predict` is the product's call: torch model and loaded file are measured by one code."""
 
     direction: ClassVar[Literal["max", "min"]] = "max"
-    unit: ClassVar[str] = (
-        ""  # "share" = in [0, 1], shown as per cent; else its unit, such as "nats" or "px"; "" = a number
-    )
+    unit: str = ""  # "share" = in [0, 1], shown as per cent; else its unit, such as "nats" or "px"; "" = a number
     title: str = ""  # what people call it, its options included, such as nDCG@10; "" = by its name
     proportion: ClassVar[bool] = False  # the share of `n` independent items that were right: its interval is Wilson's
 

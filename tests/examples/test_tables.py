@@ -54,11 +54,13 @@ def test_regression_speaks_of_its_error_in_miles_a_gallon(cars):
     folder, result = cars
     for name in ("teacher", "student"):
         quality = result[name]["quality"]
-        assert (quality["metric"], quality["direction"], quality["unit"], quality["n"]) == ("rmse", "min", "", 78)
+        assert (quality["metric"], quality["direction"], quality["unit"], quality["n"]) == ("rmse", "min", "mpg", 78)
         assert quality["interval"][0] < quality["value"] < quality["interval"][1]
     assert result["student"]["quality"]["value"] < 7.0, "7.8 is the targets' deviation"
     assert {"rmse", "mae", "r2"} <= set(result["exports"][0]["metrics"])
-    assert "accura" not in (folder / "report/index.html").read_text(encoding="utf-8").split("<script", 1)[0]
+    page = (folder / "report/index.html").read_text(encoding="utf-8").split("<script", 1)[0]
+    assert "accura" not in page
+    assert " mpg" in page
 
 
 def test_architectures_are_said_as_they_are_read(cars):

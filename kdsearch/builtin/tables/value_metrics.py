@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from kdsearch.errors import DataError
-from kdsearch.kinds import DataSource, Measurement, Metric, NoOptions, Predict, Services
+from kdsearch.kinds import DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
 
 CHUNK = 256  # samples a forward pass
 
@@ -42,11 +43,28 @@ def answers(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Ten
     return values, targets
 
 
-class Rmse(Metric[NoOptions]):
+class ErrorOptions(Options):
+    unit: str = Field(
+        "", pattern=r"^(\S(.{0,22}\S)?)?$", description="of the target, such as mpg or °C: said beside every value"
+    )
+
+    @field_validator("unit")
+    @classmethod
+    def _is_one(cls, unit: str) -> str:
+        if unit == "share":
+            raise ValueError("'share' is of values between 0 and 1; expected the target's unit, such as mpg")
+        return unit
+
+
+class Rmse(Metric[ErrorOptions]):
     """Root of the mean squared error; of several targets the mean over them."""
 
     title = "RMSE"
     direction: ClassVar[Literal["max", "min"]] = "min"
+
+    def __init__(self, options: ErrorOptions) -> None:
+        super().__init__(options)
+        self.unit = options.unit
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)
@@ -56,11 +74,15 @@ class Rmse(Metric[NoOptions]):
         return Measurement(found, squares, lambda mean: float(mean.sqrt().mean()))
 
 
-class Mae(Metric[NoOptions]):
+class Mae(Metric[ErrorOptions]):
     """Mean absolute error; of several targets the mean over them."""
 
     title = "MAE"
     direction: ClassVar[Literal["max", "min"]] = "min"
+
+    def __init__(self, options: ErrorOptions) -> None:
+        super().__init__(options)
+        self.unit = options.unit
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)

@@ -8,9 +8,10 @@ import torch
 from sklearn import metrics as theirs
 
 from kdsearch.builtin.tables.label_metrics import MacroF1, MeanAveragePrecision, MicroF1
-from kdsearch.builtin.tables.value_metrics import R2, Mae, Rmse
-from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, NoOptions
+from kdsearch.builtin.tables.value_metrics import R2, ErrorOptions, Mae, Rmse
+from kdsearch.errors import DataError, UserError
+from kdsearch.kinds import HIDDEN
+from kdsearch.kinds.options import validate
 from kdsearch.testing.training import TensorSource
 
 N = 300
@@ -22,7 +23,7 @@ def source(**targets):
 
 
 def measured(metric, answers, data):
-    return metric(NoOptions()).measure(
+    return metric(validate(metric.options_class, {})).measure(
         lambda batch: {name: each[batch["at"]] for name, each in answers.items()}, data, "val", None
     )
 
@@ -55,6 +56,15 @@ def test_of_numbers(metric, name, function):
     assert found["n"] == len(rest)
     with pytest.raises(DataError, match="300 samples and no known target"):
         measured(metric, {"value": value}, source(target=lost * torch.nan))
+
+
+def test_an_error_has_the_unit_of_its_target():
+    assert Rmse(validate(ErrorOptions, {})).unit == ""
+    for unit in ("mpg", "°C", "miles a gallon"):
+        assert Rmse(validate(ErrorOptions, {"unit": unit})).unit == Mae(validate(ErrorOptions, {"unit": unit})).unit == unit
+    for unit in ("share", " ", "mpg ", "x" * 25, "a\nb"):
+        with pytest.raises(UserError, match="unit"):
+            validate(ErrorOptions, {"unit": unit})
 
 
 def test_a_score_of_zero_says_no_and_a_label_of_nobody_counts_nothing():
