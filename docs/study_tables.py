@@ -69,7 +69,8 @@ MEANING = {
     "refine.stopper": "ends trainings that fall behind",
     "distill.winners": "how many of the best trials are trained at full length; the best of them ships",
     "distill.epochs": "full length",
-    "distill.controls": "the same student, equal steps: `baseline` on the given labels alone, `all_labels` on every label",
+    "distill.controls": "the same student, equal steps: `baseline` on the given labels alone, `all_labels` on every label; "
+    "`no_search`: see below",
     "distill.compare": "other students, distilled alike: see `distill.compare`",
     "distill.compare.largest": "the largest feasible one",
     "distill.compare.random": "so many random feasible ones",

@@ -82,7 +82,7 @@ def of_classes(each: Tensor, targets: Tensor) -> Callable[[Collection[int]], flo
 class Accuracy(Metric[NoOptions]):
     """Top-1 accuracy in [0, 1]; with hidden labels also `labeled_accuracy` and `teacher_agreement`, its two parts."""
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
     proportion: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -100,7 +100,7 @@ class Accuracy(Metric[NoOptions]):
 class Top5(Metric[NoOptions]):
     """Share of samples whose target is among the five largest logits (all K where K < 5)."""
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
     proportion: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -120,7 +120,7 @@ def _among_five(each: Answers) -> Tensor:
 class BalancedAccuracy(Metric[NoOptions]):
     """Mean recall over the classes that occur in the split."""
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         counts = sum(
@@ -140,7 +140,7 @@ class NegativeLogLikelihood(Metric[NoOptions]):
     """Mean -log p(target) in nats, lower is better."""
 
     direction: ClassVar[Literal["max", "min"]] = "min"
-    unit: ClassVar[str] = "nats"
+    unit = "nats"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = [
@@ -160,7 +160,7 @@ class CalibrationError(Metric[CalibrationOptions]):
     """Expected calibration error, L1, lower is better (Guo et al., ICML 2017, eq. 3)."""
 
     direction: ClassVar[Literal["max", "min"]] = "min"
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         every = list(answers(predict, data, split, services))

@@ -74,7 +74,7 @@ def student_of(result: Row, role: object = None) -> Row:
 
 def controls(result: Row) -> dict[str, Row]:
     """Key -> what was trained beside the student, each training once: `all_labels` is `baseline` where no label is hidden."""
-    found = {key: mapping(result.get(key)) for key in ("baseline", "all_labels")}
+    found = {key: mapping(result.get(key)) for key in ("baseline", "all_labels", "no_search")}
     return {key: row for key, row in found.items() if row and not row.get("same_as")}
 
 
@@ -112,6 +112,7 @@ def against(result: Row) -> str:
         "teacher": "the teacher",
         "baseline": "the same network trained without a teacher",
         "all_labels": "the same network trained on every label",
+        "no_search": "the largest feasible network trained for as many epochs as search and student",
     }
     compared = {"teacher": mapping(result.get("teacher")), **controls(result)}
     said = [own.against(quality_of(row), others[key]) for key, row in compared.items()]

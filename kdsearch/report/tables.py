@@ -371,7 +371,10 @@ def networks(result: Row) -> str:
         if pruned:
             lines.append((f"{plain(role or 'student')}, pruned and recovered", {**own, **pruned}, pruned))
     labels = {"baseline": "same network without a teacher", "all_labels": "same network with every label"}
-    lines += [(labels[key], student, row) for key, row in controls(result).items()]
+    labels["no_search"] = (
+        f"largest feasible network, no search, {count(mapping(result.get('no_search')).get('epochs'))} epochs"
+    )
+    lines += [(labels[key], row if key == "no_search" else student, row) for key, row in controls(result).items()]
     head = ["network", quality_of(student).label, "95 % interval", "parameters", "MACs"]
     timed = any(median(each) is not None for each in taught.values())
     head += [*(["latency (ms)"] if timed else []), "architecture"]

@@ -19,7 +19,7 @@ from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
-from kdsearch.training.request import Kind, Outcome, Request
+from kdsearch.training.request import CONTROLS, Kind, Outcome, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.trainings import run_trainings
 
@@ -140,6 +140,8 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
     asked: dict[str, Request] = {
         control: replace(winner, name=control, kind=control) for control in controls_of(materials)
     }
+    if "no_search" in section.controls:
+        asked["no_search"] = _no_search(materials, inputs, winner)
     if section.compare is not None:
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
@@ -149,11 +151,19 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
     return asked
 
 
+def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> Request:
+    """What the study's epochs give without its search: the largest feasible network and the plain recipe, for all of them."""
+    role = next(iter(winner.specs))
+    spec = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
+    epochs = inputs["refine"].facts["epochs"] + materials.study.config.distill.winners * winner.epochs
+    return replace(winner, name="no_search", specs={role: spec}, values=materials.recipe.plain(), epochs=epochs)
+
+
 def controls_of(materials: Materials) -> tuple[Kind, ...]:
-    """The controls that are trained: where the baseline sees every label, the control with every label is the baseline."""
+    """The winner's controls that are trained: where the baseline sees every label, the control with every label is the baseline."""
     asked = () if left_out(materials.study) else materials.study.config.distill.controls
     same = "baseline" in asked and not hides_labels(materials)
-    return tuple(control for control in asked if not (same and control == "all_labels"))
+    return tuple(control for control in CONTROLS if control in asked and not (same and control == "all_labels"))
 
 
 def hides_labels(materials: Materials) -> bool:
@@ -170,7 +180,7 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> 
     rows = read_lines(inputs["search"].path / f"candidates-{role}.jsonl")
     found = {}
     if compare.largest:
-        found["compare-largest"] = max(rows, key=lambda row: (row["params"], row["key"]))["spec"]
+        found["compare-largest"] = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
     import torch
 
     order = torch.randperm(len(rows), generator=stream(materials.seed, "compare")).tolist()

@@ -51,7 +51,12 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         for trial in trials
         if trial["state"] == "complete"
     ]
-    names = {distilled["winner"]: "student", "baseline": "without a teacher", "all_labels": "with every label"}
+    names = {
+        distilled["winner"]: "student",
+        "baseline": "without a teacher",
+        "all_labels": "with every label",
+        "no_search": "no search",
+    }
     curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
     pruned = inputs["compress"].facts["pruned"]
     steps = pruned["steps"] if pruned else []
@@ -112,6 +117,8 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key, name in (("baseline", "without a teacher"), ("all_labels", "with every label")):
         if result[key]:
             rows.append(rung(name, result[key], params=student["params"], macs=student["macs"], control=True))
+    if other := result["no_search"]:
+        rows.append(rung("no search", other, params=other["params"], macs=other["macs"], control=True))
     for row in result["exports"]:
         rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))
     return rows

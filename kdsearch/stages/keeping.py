@@ -19,6 +19,7 @@ from kdsearch.training.tools import Tools
 SLACK = 0.01, 0.1  # by twice the fit's error, within these, an estimate may be above the limit
 ANCHORS = (0.0, 0.25, 0.5)  # quantiles of MACs that are measured for the estimate, once a limit was broken
 ENOUGH = 4  # measurements that an estimate needs; with twice as many its error is known
+TRIES = 12  # files measured on the way down to the largest that keeps the limits
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Kept:
     """Args:
     rows: of the candidates that go on, the best first.
     broken: of those measured that do not: constraint -> (value - limit) / limit, the least broken first.
+    largest: params, macs -> the row of the candidate that has most of it and keeps the limits: what one takes without a search.
     """
 
     rows: list[dict[str, Any]]
     broken: list[dict[str, float]]
+    largest: dict[str, dict[str, Any]]
 
 
 def keep_best(
@@ -85,10 +88,31 @@ def keep_best(
         nearest = [candidates[i] for _, i in sorted(rest)[:keep]]
         if len(chosen) == keep or not nearest or not measure(nearest):
             break
+
+    def largest(name: str) -> Candidate:
+        """From the top down, the first that keeps the limits: no more measured than need be, nor than TRIES."""
+        order = sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=True)
+        for _ in range(TRIES):
+            worst = estimates(order, found, excess)
+            likely = (
+                each for each, over in zip(order, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
+            )
+            top = next(likely)
+            if not is_new(top):
+                return top
+            if not measure([top]):
+                measure([each for each in anchors(candidates) if is_new(each)])
+        return next(each for each in order if not is_new(each) and is_good(each))
+
     short = {each.scored.key for each in select(chosen, shortest, costs)}
     rows = [row_of(each, found[each.scored.key], each.scored.key in short) for each in chosen]
     over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
-    return Kept(rows, sorted((each for each in over if each), key=lambda each: max(each.values())))
+    tops = {name: largest(name) for name in ("params", "macs")} if chosen else {}
+    return Kept(
+        rows,
+        sorted((each for each in over if each), key=lambda each: max(each.values())),
+        {name: row_of(each, found[each.scored.key], each.scored.key in short) for name, each in tops.items()},
+    )
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "over": limits_met(history),
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
+        "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
             {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
@@ -229,6 +230,11 @@ def _run(
         tools.events.write("workers", stage=NAME, **figures, idle=round(idle, 4))
         if trainings.slots > 1:
             tools.progress.say(f"refine: {trainings.slots} workers, idle {idle:.1%} of the time")
+
+
+def epochs_trained(history: Sequence[Trial], epochs: int) -> int:
+    """Of all trials, as far as each of them went."""
+    return sum(_epochs_at(max(share for share, _ in trial.curve), epochs) for trial in history if trial.curve)
 
 
 def _epochs_at(rung: float, epochs: int) -> int:

@@ -82,6 +82,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         },
         "baseline": _control(exported, "baseline"),
         "all_labels": _all_labels(materials, exported),
+        "no_search": _no_search(materials, inputs),
         "exports": exports,
         "recommended": _recommended(exports),
         "refused": exported["refused"],
@@ -144,6 +145,16 @@ def _all_labels(materials: Materials, exported: Mapping[str, Any]) -> dict[str, 
         twin = _control(exported, "baseline")
         return twin and {**twin, "same_as": "baseline"}
     return _control(exported, "all_labels")
+
+
+def _no_search(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """The largest feasible network, which has the student's whole budget of epochs and not its search."""
+    known = _control(inputs["export"].facts, "no_search")
+    if known is None:
+        return None
+    request = inputs["distill"].facts["runs"]["no_search"]["request"]
+    about = {"architecture": architecture(materials, request["specs"]), **_student_cost(materials, request["specs"])}
+    return {**about, **known, "epochs": request["epochs"]}
 
 
 def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:

@@ -271,6 +271,7 @@ def _one_role(
         "message": explored.message,
         "proxies": ranked,
         "kept": kept.rows,
+        "largest": kept.largest,
         "notes": notes,
     }
     return facts, highest(each.over for each in (*rows, *(each.scored for each in explored.candidates)))

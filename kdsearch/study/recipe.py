@@ -21,6 +21,7 @@ from kdsearch.kinds.options import (
     searchable,
     searched,
 )
+from kdsearch.kit.dims import is_active
 from kdsearch.limits import BATCH
 from kdsearch.study.rules import bare
 from kdsearch.study.schema import DistillerUse, Train
@@ -301,6 +302,13 @@ class RecipeSpace:
     def default(self) -> dict[str, Value]:
         """One point: every optional distiller used, weights 1, options at their defaults, all within their ranges."""
         return {dim.path: self._default(dim) for dim in self.dims}
+
+    def plain(self) -> dict[str, Value]:
+        """The point that one takes without a search: the default without optional distillers, unless there are no others."""
+        optional = [each.used for each in self.distillers if each.use.optional]
+        spared = optional[:1] if len(optional) == len(self.distillers) else []
+        point = {**self.default(), **{path: path in spared for path in optional}}
+        return {dim.path: point[dim.path] for dim in self.dims if is_active(dim, point)}
 
     def _default(self, dim: Dim) -> Value:
         wanted: Value = self._declared(dim.path)

@@ -264,7 +264,7 @@ class Distill(Section):
         "objective or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
     )
     epochs: Epochs = 10
-    controls: tuple[Literal["baseline", "all_labels"], ...] = ("baseline", "all_labels")
+    controls: tuple[Literal["baseline", "all_labels", "no_search"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None
 
 

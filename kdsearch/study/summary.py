@@ -52,6 +52,12 @@ def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> 
     }
 
 
+def budget(study: Study) -> int:
+    """Epochs of all trials and winners together, at most."""
+    refine, distill = study.config.refine, study.config.distill
+    return refine.trials * refine.epochs + distill.winners * distill.epochs
+
+
 def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Every training after the teachers', at most: {stage, what, count, epochs}.
 
@@ -62,9 +68,11 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
     distill, found = config.distill, []
     found.append({"stage": "refine", "what": "trials", "count": config.refine.trials, "epochs": config.refine.epochs})
     found.append({"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs})
-    asked = distill.controls if alone else []
+    asked = [each for each in distill.controls if each != "no_search"] if alone else []
     for control in asked if controls is None else controls:
         found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs})  # of what ships
+    if alone and "no_search" in distill.controls:
+        found.append({"stage": "distill", "what": "no_search", "count": 1, "epochs": budget(study)})
     if distill.compare and alone:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})

@@ -12,7 +12,7 @@ def check_controls(study: Study, data: Arranged) -> None:
     if left_out(study):
         return
     seen = {"baseline": data, "all_labels": data.revealed()}
-    for control in study.config.distill.controls:
+    for control in (each for each in study.config.distill.controls if each in seen):
         if "labeled" not in seen[control].splits:
             why = "the study sees no label" if control == "baseline" else "no training sample has a label"
             raise study.error(

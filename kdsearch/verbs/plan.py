@@ -25,7 +25,7 @@ from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
-from kdsearch.study.summary import left_out, summary
+from kdsearch.study.summary import budget, left_out, summary
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.verbs.preflight import looked_at
@@ -189,6 +189,8 @@ def _seconds(materials: Materials) -> dict[str, float]:
         seconds["refine"] += worth_in_steps(materials.recipe) * step
     runs = config.distill.winners + len(controls_of(materials))
     seconds["distill"] = runs * config.distill.epochs * epoch
+    if "no_search" in config.distill.controls and not left_out(materials.study):
+        seconds["distill"] += budget(materials.study) * epoch
     if config.distill.compare is not None and not left_out(materials.study):
         compare = config.distill.compare
         seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch

@@ -47,8 +47,12 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
             lines.append(line(f"teacher {name}", each, f"{each['params']:>10,} params" if each["params"] else ""))
     for name, each in student.get("roles", {"student": student}).items():
         lines.append(line(name, each, f"{each['params']:>10,} params  {architecture(each['architecture'])}"))
-    labels = {"baseline": "no teacher", "all_labels": "all labels"}
-    lines += [line(labels[key], row, "the same student, equal steps") for key, row in controls(result).items()]
+    labels = {"baseline": "no teacher", "all_labels": "all labels", "no_search": "no search"}
+    for key, row in controls(result).items():
+        said = "the same student, equal steps"
+        if key == "no_search":
+            said = f"{row['params']:>10,} params  the largest feasible network, plain recipe, {row['epochs']} epochs"
+        lines.append(line(labels[key], row, said))
     pruned = result["pruned"] or {}
     for name, each in pruned.get("roles", {"": pruned} if pruned else {}).items():
         lines.append(line(f"{name} pruned".strip(), each, f"{each['params']:>10,} params"))

@@ -125,7 +125,7 @@ def mean_iou(sums: Tensor) -> float:
 class MeanIou(Metric[NoOptions]):
     """Mean over the classes of intersection over union, in [0, 1]; images whose mask is hidden are left out."""
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         samples, rows = data.split(split), []

@@ -12,12 +12,15 @@ from kdsearch.cli import main
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import HIDDEN
+from kdsearch.kinds import HIDDEN, Trial
+from kdsearch.stages.refine import epochs_trained
+from kdsearch.store.files import read_lines
 from kdsearch.study import load_study
 from kdsearch.study.summary import left_out
 from kdsearch.testing.training import TensorSource
 from kdsearch.training.controls import check_controls
-from tests.stages.tiny import write_study
+from kdsearch.verbs.summary import summary_of
+from tests.stages.tiny import LESS, run_tiny, write_study
 
 
 def unlabeled(n: int = 40):
@@ -67,3 +70,61 @@ def test_validate_announces_what_is_trained(tmp_path, capsys):
         assert main(["validate", str(file), "--set", f"data.labeled={labeled}", "--json"]) == 0
         rows = json.loads(capsys.readouterr().out)["trainings"]
         assert [each["what"] for each in rows if each["what"] in ("baseline", "all_labels")] == controls
+
+
+def test_trials_count_as_far_as_they_went():
+    """Of ten epochs: one through, one stopped after three, one failed after half an epoch, one that failed at once."""
+    curves = (((0.3, (1.0,)), (1.0, (0.5,))), ((0.3, (2.0,)),), ((0.01, (2.0,)),), ())
+    history = [Trial(i, {}, curve=curve) for i, curve in enumerate(curves)]
+    assert epochs_trained(history, 10) == 10 + 3 + 1
+
+
+@pytest.fixture(scope="module")
+def without_a_search(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    sets = ("distill.controls=[no_search]", "distill.winners=2")
+    return folder, run_tiny(folder, *LESS, *sets, "search.candidates=8", "search.proxy=nwot")
+
+
+def test_without_a_search_the_largest_network_has_all_epochs_and_the_plain_recipe(without_a_search):
+    folder, result = without_a_search
+    store = folder / "study/artifacts"
+    (candidates,) = store.glob("search-*/candidates-student.jsonl")
+    (trials,) = store.glob("refine-*/trials.json")
+    trained = [max(round(2 * share) for share, _ in each["curve"]) for each in json.loads(trials.read_text())]
+    control = result["no_search"]
+    assert control["params"] == max(row["params"] for row in read_lines(candidates))
+    assert control["epochs"] == sum(trained) + 2 * 2
+    (facts,) = (json.loads(each.read_text())["facts"] for each in store.glob("distill-*/artifact.json"))
+    request = facts["runs"]["no_search"]["request"]
+    assert request["values"] == {
+        "recipe.distillers[0].weight": 1.0,
+        "recipe.distillers[0].options.temperature": 4.0,
+        "recipe.train.lr": 0.002,
+    }
+    assert len(facts["runs"]["no_search"]["history"]) == control["epochs"]
+    assert "baseline" not in facts["runs"]
+
+
+def test_what_it_gives_stands_beside_the_student(without_a_search):
+    folder, result = without_a_search
+    said = summary_of(result, folder)
+    control = result["no_search"]
+    assert (
+        f"{control['params']:,} params  the largest feasible network, plain recipe, {control['epochs']} epochs" in said
+    )
+    page = (folder / "study/report/index.html").read_text(encoding="utf-8")
+    assert f"largest feasible network, no search, {control['epochs']} epochs" in page
+    assert "the largest feasible network trained for as many epochs as search and student" in page
+
+
+def test_its_cost_is_planned(tmp_path, capsys):
+    file = write_study(tmp_path)
+    assert (
+        main(["validate", str(file), "--set", "distill={epochs: 5, winners: 2, controls: [no_search]}", "--json"]) == 0
+    )
+    rows = [each for each in json.loads(capsys.readouterr().out)["trainings"] if each["stage"] == "distill"]
+    assert [(each["what"], each["count"], each["epochs"]) for each in rows] == [
+        ("winners", 2, 5),
+        ("no_search", 1, 3 * 2 + 2 * 5),
+    ]

@@ -120,6 +120,15 @@ def test_the_baseline_keeps_everything_but_the_teacher():
     assert baseline.train == recipe.train
 
 
+def test_the_plain_point_leaves_out_what_is_optional_but_not_everything():
+    found = space()
+    assert found.plain()["recipe.distillers[1].used"] is False
+    assert [each.name for each in found.at(found.plain()).distillers] == ["kd"]
+    assert set(found.plain()) < set(found.default()), "what the one left out would need is not there"
+    alone = space("recipe.distillers=[{use: fitnet, optional: true}, {use: kd, optional: true}]")
+    assert [each.name for each in alone.at(alone.plain()).distillers] == ["fitnet"]
+
+
 def test_the_default_point_is_within_every_range():
     found = space("recipe.train={lr: {low: 0.02, high: 0.1}, batch_size: {choices: [8, 16]}, optimizer: search}")
     values = found.default()

@@ -48,7 +48,7 @@ class MacroF1(Metric[NoOptions]):
     """Harmonic mean of precision and recall, of each label by itself, their mean: rare labels weigh as much as frequent ones."""
 
     title = "macro F1"
-    unit: ClassVar[str] = "share"
+    unit = "share"
     average: ClassVar[str] = "macro"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
@@ -79,7 +79,7 @@ class MeanAveragePrecision(Metric[NoOptions]):
     """Area under precision over recall of each label by itself, the mean over labels that occur: no threshold is read."""
 
     title = "mAP"
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         probs, labels = answers(predict, data, split)

@@ -90,7 +90,7 @@ def ranked(predict: Predict, data: DataSource, split: str) -> Ranking:
 class Retrieval(Metric[O], Generic[O]):
     """A mean over queries of what their documents' places are worth."""
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
     name: ClassVar[str]
 
     @abstractmethod

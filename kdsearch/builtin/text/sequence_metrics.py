@@ -70,7 +70,7 @@ class NextTokenAccuracy(Metric[NoOptions]):
     """Share of tokens whose next one has the largest logit; its interval is over samples."""
 
     title = "next-token accuracy"
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = _each(predict, data, split, "hits")
@@ -86,7 +86,7 @@ class ExactMatch(Metric[NoOptions]):
     """
 
     title = "exact match"
-    unit: ClassVar[str] = "share"
+    unit = "share"
     proportion: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:

@@ -62,7 +62,7 @@ class OfMasks(Metric[O]):
     """What images add is summed; the metric is a function of the sums, and its interval is of images drawn anew."""
 
     name: ClassVar[str]
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     @abstractmethod
     def sums(self, each: Answers) -> Tensor:

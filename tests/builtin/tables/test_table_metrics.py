@@ -61,7 +61,11 @@ def test_of_numbers(metric, name, function):
 def test_an_error_has_the_unit_of_its_target():
     assert Rmse(validate(ErrorOptions, {})).unit == ""
     for unit in ("mpg", "°C", "miles a gallon"):
-        assert Rmse(validate(ErrorOptions, {"unit": unit})).unit == Mae(validate(ErrorOptions, {"unit": unit})).unit == unit
+        assert (
+            Rmse(validate(ErrorOptions, {"unit": unit})).unit
+            == Mae(validate(ErrorOptions, {"unit": unit})).unit
+            == unit
+        )
     for unit in ("share", " ", "mpg ", "x" * 25, "a\nb"):
         with pytest.raises(UserError, match="unit"):
             validate(ErrorOptions, {"unit": unit})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import ClassVar
 
 import torch
 
@@ -19,7 +18,7 @@ class AnySubset(Metric[NoOptions]):
     label is hidden are left out.
     """
 
-    unit: ClassVar[str] = "share"
+    unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         samples, rows = data.split(split), []
