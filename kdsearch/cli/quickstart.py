@@ -16,8 +16,12 @@ def quickstart(
         "quickstart"
     ),
     seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Another seed, other numbers.")] = 0,
-    data: Annotated[str, option("--data", help="A data set; `kdsearch data` lists them.")] = "digits",
-    teacher: Annotated[str, option("--teacher", help="A teacher; `kdsearch plugins` lists them.")] = "trained",
+    data: Annotated[
+        str, option("--data", help="digits, mnist5k or earth_tiles; `kdsearch data` says whether they are there.")
+    ] = "digits",
+    teacher: Annotated[
+        str, option("--teacher", help="trained, or efficientnet-lite0, which is for earth_tiles.")
+    ] = "trained",
     as_json: Json = False,
 ) -> None:
     """Run a small study end to end: teacher, search, distillation, compression, verified ONNX files, report."""

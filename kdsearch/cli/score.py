@@ -11,7 +11,7 @@ from kdsearch.limits import CANDIDATES, SEEDS, WHOLE, WORKERS
 
 def score(
     space: Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")],
-    proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")],
+    proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")] = "auto",
     archs: Annotated[
         Path | None, option("--archs", help="A file with one architecture a line, as the space writes it or as JSON.")
     ] = None,

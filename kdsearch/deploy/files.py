@@ -9,6 +9,7 @@ from typing import Any
 
 from kdsearch.errors import ArtifactError
 
+AGAIN = "Where kdsearch wrote it: delete it, and `run` or `export` writes it again."
 INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
 
 
@@ -112,4 +113,4 @@ def _reason(said: str, model: Any) -> str:
 
 
 def _corrupt(file: Path, problem: str, expected: str = "a whole ONNX file") -> ArtifactError:
-    return ArtifactError(problem, file=file, expected=expected, fix="Delete it; `run` or `export` writes it again.")
+    return ArtifactError(problem, file=file, expected=expected, fix=AGAIN)

@@ -74,6 +74,8 @@ def compress(
     formats = list(dict.fromkeys(["onnx-fp32", *formats]))
     kinds = _kinds(formats, host)
     opened = open_data(data, normalize, seed, host) if data is not None else None
+    if opened is not None and max_drop is not None and (fix := opened.metric.no_share(max_drop)):
+        raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
     classes = classes_of(opened)
     net = model if isinstance(model, nn.Module) else network(model, allow_code, weights, seed, classes)
     called = model if isinstance(model, str) else type(model).__name__

@@ -13,7 +13,7 @@ from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.setup import Evaluator, Site
 from kdsearch.engine.splits import Arranged, arrange
-from kdsearch.errors import PluginError, StudyError, one_of
+from kdsearch.errors import DataError, PluginError, StudyError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Cost, DataSource, Graph, Metric, Model, Normalizable, Task
 from kdsearch.python.recovery import noise
@@ -76,6 +76,9 @@ def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
     try:
         host.find("dataset", use.use)
     except PluginError as error:
+        if "/" in text or place.suffix:  # no name of a data set has either
+            expected = "a data set's name, a .npz file, or a folder of images"
+            raise DataError(f"there is no folder '{text}'", path="--data", expected=expected) from None
         raise error.at(path="--data") from None
     dataset = make(host, "dataset", use, "--data")
     source = dataset.open(Site(seed, Path()))

@@ -234,6 +234,17 @@ def check_storage(url: str) -> None:
         _opened(url)
 
 
+def check_url(url: str) -> None:
+    """Raise StudyError for what is no URL of a storage, or of one whose driver is not installed. Nothing is opened."""
+    if url.startswith("grpc:"):
+        _host_and_port(url)
+        return
+    from sqlalchemy import make_url
+
+    with _as_ours(url):
+        make_url(url).get_dialect().import_dbapi()
+
+
 @contextmanager
 def _as_ours(storage: Path | str) -> Iterator[None]:
     """Optuna quiet, and what goes wrong with its storage as one of our errors."""
@@ -259,14 +270,19 @@ def _as_ours(storage: Path | str) -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def _opened(url: str) -> BaseStorage:
-    if not url.startswith("grpc:"):
-        return optuna.storages.get_storage(url)
+def _host_and_port(url: str) -> tuple[str, int]:
     found = re.fullmatch(r"grpc://([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", url)
     if found is None:
         raise StudyError(f"got '{url}'", path="run.storage", expected="grpc://HOST:PORT")
+    return found[1], int(found[2])
+
+
+def _opened(url: str) -> BaseStorage:
+    if not url.startswith("grpc:"):
+        return optuna.storages.get_storage(url)
+    host, port = _host_and_port(url)
     try:
-        proxy = optuna.storages.GrpcStorageProxy(host=found[1], port=int(found[2]))
+        proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
         proxy.wait_server_ready(timeout=WAIT_S)
     except ImportError as error:
         raise StudyError(

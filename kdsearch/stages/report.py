@@ -248,6 +248,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
     for name, each in inputs["prepare"].facts["teachers"].items():
         notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
+    notes += _not_smaller(materials, inputs)
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
@@ -271,6 +272,18 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
     return notes
+
+
+def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
+    """That the student is no smaller than its teachers, where the study asks for nothing smaller."""
+    known = {name: each["params"] for name, each in inputs["prepare"].facts["teachers"].items() if each["params"]}
+    own = sum(each["params"] for each in inputs["compress"].facts["costs"].values())
+    if not known or own < max(known.values()) or materials.study.config.constraints.model_dump(exclude_none=True):
+        return []
+    largest = max(known, key=lambda name: known[name])
+    return [
+        f"Teacher '{largest}' has {known[largest]:,} parameters, the student {own:,}: nothing in `constraints` keeps it small."
+    ]
 
 
 def not_asked(min_agreement: Mapping[str, float], exports: Iterable[Mapping[str, Any]]) -> list[str]:

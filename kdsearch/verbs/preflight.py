@@ -23,7 +23,14 @@ KINDS = ("dataset", "teacher")  # what reads files of the user's
 
 
 def preflight(study: Study, host: Host) -> None:
-    """Raise what the study's data set and teachers would raise at once when they are opened, with the line that names them."""
+    """Raise what storage, data set and teachers would raise at once when they are opened, with the line that names them."""
+    if study.config.run.storage is not None:
+        from kdsearch.search.trials import check_url
+
+        try:
+            check_url(study.config.run.storage)
+        except KdsearchError as error:
+            raise study.place(error) from error.__cause__
     host = study.host(host)
     site = Site(
         study.config.seed, study.folder, code_of=lambda target: load_code(target, study.allow_code, study.folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ def verify(*, file: Path, data: Path | None = None, allow_code: tuple[str, ...] 
     """
     if not lies(file, error=ArtifactError):
         raise ArtifactError("there is no such file", file=file, expected="an ONNX file that kdsearch exported")
+    if file.is_dir():
+        expected = "an ONNX file that kdsearch exported, such as those in the `export` folder of a study"
+        raise ArtifactError("is a folder", file=file, expected=expected)
     card = card_of(file)
     checks = verified(file, card)
     if data is not None and all(each.ok for each in checks if each.check != "sha256"):
@@ -97,6 +100,8 @@ def _of_arrays(file: Path, card: Mapping[str, Any], data: Path) -> tuple[str, fl
     missing = [name for name in (*inputs, "label") if name not in arrays]
     if missing:
         raise DataError(f"no array '{missing[0]}'", file=data, expected=one_of([*inputs, "label"]))
+    for name, each in inputs.items():
+        _check_sizes(name, arrays[name].shape, each.shape, data)
     labels = arrays["label"].reshape(-1)
     kinds = {each["name"]: each for each in (card.get("use") or {}).get("inputs") or ()}
     same = 0
@@ -111,6 +116,15 @@ def _of_arrays(file: Path, card: Mapping[str, Any], data: Path) -> tuple[str, fl
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((answer.reshape(len(answer), -1).argmax(1) == labels[at : at + 32]).sum())
     return "accuracy", same / max(len(labels), 1), len(labels)
+
+
+def _check_sizes(name: str, found: tuple[int, ...], shape: Sequence[int | str | None], data: Path) -> None:
+    """Raise DataError for an array that is not (N, ...) as the file's input is; a size that has a name there is open."""
+    wanted = [None if isinstance(each, str) else each for each in shape]
+    if len(found) != len(wanted) or any(b is not None and a != b for a, b in zip(found, wanted, strict=True)):
+        sizes = ", ".join("any" if each is None else str(each) for each in wanted[1:])
+        said = " x ".join(map(str, found)) or "one number"
+        raise DataError(f"array '{name}' is {said}", file=data, expected=f"samples of ({sizes}), as the file reads")
 
 
 def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str, float, int | None]:

@@ -117,7 +117,7 @@ def test_help_names_every_verb(capsys):
         ("nonsense", "kdsearch: no such command 'nonsense'. See `kdsearch --help`."),
         ("run", "kdsearch run: missing argument 'FILE'. See `kdsearch run --help`."),
         ("validate x --pln", "kdsearch validate: no such option: --pln"),
-        ("score --space x", "kdsearch score: missing option '--proxies'"),
+        ("score --proxies x", "kdsearch score: missing option '--space'"),
         (
             "plugins shwo",
             "kdsearch plugins: no such command 'shwo'. Did you mean 'show'? See `kdsearch plugins --help`.",
@@ -466,6 +466,21 @@ CALLS = [
     (
         ["export", "d", "--format", "onnx-int4"],
         {"dir": Path("d"), "format": "onnx-int4", "allow_code": ()},
+    ),
+    (
+        ["score", "--space", "s", "--init-seeds", "2"],
+        {
+            "space": "s",
+            "proxies": ("auto",),
+            "archs": None,
+            "sample": None,
+            "teacher": None,
+            "data": None,
+            "seed": 0,
+            "init_seeds": 2,
+            "workers": 1,
+            "allow_code": (),
+        },
     ),
     (
         ["score", "--space", "s", "--proxies", "a, b", "--sample", "9"],

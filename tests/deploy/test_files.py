@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from kdsearch.deploy.files import open_session
+from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import ArtifactError
 
 
@@ -33,3 +33,11 @@ def test_what_onnxruntime_does_not_know(made, said, tmp_path):
     assert "onnxruntime_src" not in str(caught.value)
     assert open_session(written(tmp_path / "net.onnx")).run(None, {"x": [-1.0]})[0].tolist() == [0.0]
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 21
+
+
+def test_nobody_is_told_to_delete_a_file_of_their_own(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("data: digits")
+    with pytest.raises(ArtifactError, match=r"is no ONNX model, or is cut off. Expected a whole ONNX file") as caught:
+        read_onnx(file)
+    assert caught.value.fix.startswith("Where kdsearch wrote it: delete it")

@@ -221,6 +221,15 @@ def test_names(folder, monkeypatch):
         (["net.onnx", "--prune", "latency=infms"], "latency=1.5ms"),
         (["net.onnx", "--weights", "net.safetensors"], "an ONNX file has its weights"),
         (["net.onnx", "--data", "digitz"], "digits"),
+        (
+            ["net.onnx", "--data", "./photoz"],
+            "--data: there is no folder './photoz'. Expected a data set's name, a .npz",
+        ),
+        (
+            ["net.onnx", "--data", "digits", "--max-drop", "2"],
+            "--max-drop: got 2. It is a share of 0 to 1: write 0.02.",
+        ),
+        (["net.py"], "timm:NAME, torchvision:NAME"),
         (["net.onnx", "--format", "onnx-int9"], "onnx-int8"),
         (["none.onnx"], "there is no such file"),
         (["net.onnx", "--calibration", "none"], "data or random"),

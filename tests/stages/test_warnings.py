@@ -11,7 +11,9 @@ def result(tmp_path_factory):
     slow = "teacher.options={space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}, epochs: 1, lr: 1.0e-6}"
     sets = [each for each in LESS if not each.startswith("distill.controls")]
     folder = tmp_path_factory.mktemp("lost")
-    return run_tiny(folder, *sets, slow, "distill.controls=[baseline]", "distill.epochs=6", "data.labeled=1.0"), folder
+    return run_tiny(
+        folder, *sets, slow, "distill.controls=[baseline]", "distill.epochs=6", "data.labeled=1.0", "constraints={}"
+    ), folder
 
 
 def test_terminal_json_and_page_begin_with_it(result):
@@ -22,3 +24,12 @@ def test_terminal_json_and_page_begin_with_it(result):
     assert summary_of(found, folder).splitlines()[:2] == [f"WARNING  {chance}", f"WARNING  {worse}"]
     page = (folder / "study" / "report" / "index.html").read_text(encoding="utf-8")
     assert 'role="alert"' in page[: page.index('class="verdict"')]
+
+
+def test_a_student_as_large_as_its_teacher_is_told_where_nothing_keeps_it_small(result):
+    found, folder = result
+    large, small = found["student"]["params"], found["teacher"]["params"]
+    assert large >= small
+    note = f"Teacher 'main' has {small:,} parameters, the student {large:,}: nothing in `constraints` keeps it small."
+    assert note in found["notes"]
+    assert f"note        {note}" in summary_of(found, folder).splitlines()

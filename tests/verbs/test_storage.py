@@ -10,9 +10,28 @@ import kdsearch
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.study import load_study
+from kdsearch.verbs.preflight import preflight
 from kdsearch.verbs.run import run_study
 from tests.python.tiny_live import tiny
 from tests.stages.tiny import write_study
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("grpc://nowhere", "Expected grpc://HOST:PORT"),
+        ("foo", "'foo' cannot be opened"),
+        ("foo://bar", "cannot be opened (NoSuchModuleError"),
+    ],
+)
+def test_what_is_no_url_is_known_to_validate(tmp_path: Path, url: str, said: str) -> None:
+    host = Host.load()
+    file = write_study(tmp_path)
+    with pytest.raises(StudyError, match=r"run\.storage") as caught:
+        preflight(load_study(file, host, sets=(f"run.storage={url}",)), host)
+    assert said in str(caught.value)
+    preflight(load_study(file, host, sets=(f"run.storage=sqlite:///{tmp_path}/t.db",)), host)
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize("url", ["sqlite:////no/such/folder/t.db", "grpc://nowhere", "foo"])

@@ -156,6 +156,9 @@ def test_what_cannot_be_judged(folder, capsys, tmp_path):
     assert main(["verify", str(folder / "small.onnx")]) == 2
     assert "no card beside it" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "none.onnx")]) == 2
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "is a folder. Expected an ONNX file" in capsys.readouterr().err
     (folder / "net.json").write_text('{"kind": "other"}')
     assert main(["verify", str(folder / "net.onnx")]) == 2
     assert "no card of kdsearch" in capsys.readouterr().err
@@ -183,6 +186,14 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
     np.savez(tmp_path / "own.npz", image=images)
     assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
     assert "no array 'label'" in capsys.readouterr().err
+    for other, said in (
+        (images[:, :, :4], "40 x 1 x 4 x 8"),
+        (images[0, 0, 0, 0], "one number"),
+        (images[0], "1 x 8 x 8"),
+    ):
+        np.savez(tmp_path / "own.npz", image=other, label=right)
+        assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+        assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
 
 
 def test_questions_are_the_same_everywhere():
