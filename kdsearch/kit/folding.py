@@ -28,15 +28,16 @@ def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     """
     if not any(_hook(part) for part in module.modules()):
         return module
-    whole = copy.deepcopy(module).eval()
-    small = _visited(copy.deepcopy(whole))
-    with torch.random.fork_rng([]), torch.no_grad():
+    with torch.random.fork_rng([]), torch.no_grad():  # new layers draw their weights before they get those of the branches
         try:
+            whole = copy.deepcopy(module).eval()
+            small = _visited(copy.deepcopy(whole))
             answers = list(zip(_tensors(small(*inputs)), _tensors(whole(*inputs)), strict=True))
         except Exception:  # foreign code in a state that it was not written for
             return module
     for one, other in answers:
-        if one.shape != other.shape or not bool(((one - other).abs() <= _NEAR * other.abs().max()).all()):
+        a, b = one.double(), other.double()
+        if a.shape != b.shape or not bool(((a - b).abs() <= _NEAR * b.abs().amax()).all()):
             return module
     return small
 

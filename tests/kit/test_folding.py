@@ -1,14 +1,16 @@
 """Branches become one layer, and the answers stay."""
 
 import copy
+import types
 
 import pytest
 import torch
 from torch import nn
 
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.parity import compare, module_call
-from kdsearch.kinds import Field, Graph
+from kdsearch.kinds import IO, Field, Graph, Model
 from kdsearch.kit.folding import folded
 from tests.deploy.nets import batch_of
 
@@ -68,6 +70,38 @@ def test_branches_are_folded_into_a_copy():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+class Chosen(nn.Module):
+    """Answers with which values are positive."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return self.part(x) > 0
+
+
+def test_folding_draws_nothing_from_the_stream_of_whoever_asks():
+    """Layers that a fold makes are initialised at random before they get their weights."""
+    torch.manual_seed(0)
+    net = nn.Sequential(Normed(), Two()).eval()
+    torch.manual_seed(1)
+    assert convolutions(folded(net, [X])) < convolutions(net)
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_answers_of_any_type_are_compared_and_what_cannot_be_copied_stays():
+    torch.manual_seed(0)
+    assert type(folded(Chosen(Normed()).eval(), [X]).part) is nn.Conv2d
+    wrong = Chosen(Two(wrong=True)).eval()
+    assert folded(wrong, [X]) is wrong
+    net = nn.Sequential(Normed()).eval()
+    net.kept = net[0].conv.weight * 2  # a tensor with a graph
+    assert folded(net, [X]) is net
+
+
 def test_what_folds_wrongly_or_not_at_all_stays():
     torch.manual_seed(0)
     wrong = nn.Sequential(Two(wrong=True)).eval()
@@ -79,14 +113,49 @@ def test_what_folds_wrongly_or_not_at_all_stays():
     assert type(halfway[1]) is nn.Conv2d
 
 
+class Sized(nn.Module):
+    """Branches of a convolution and a norm, or a norm alone, folded into a layer of the numbers that were kept at the start."""
+
+    def __init__(self, dim, alone):
+        super().__init__()
+        self.in_chs, self.out_chs, self.groups, self.dim = dim, dim, dim, dim
+        self.norm, self.one = nn.BatchNorm2d(dim), None
+        self.conv = None if alone else nn.Conv2d(dim, dim, 1, groups=dim, bias=False)
+
+    def forward(self, x):
+        if self.one is not None:
+            return self.one(x)
+        return self.norm(x) if self.conv is None else self.conv(x) + self.norm(x)
+
+    def reparameterize(self):
+        one = nn.Conv2d(self.in_chs, self.out_chs, 1, groups=self.groups)
+        factor = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+        shift = self.norm.bias - self.norm.running_mean * factor
+        whole = factor[:, None, None, None] + (0 if self.conv is None else self.conv.weight)
+        one.load_state_dict({"weight": whole, "bias": shift})
+        self.one, self.norm, self.conv = one, nn.Identity(), None
+
+
+def test_a_part_that_was_pruned_folds_by_the_numbers_that_it_keeps():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 12, 1), Sized(12, False), Sized(12, True), nn.Flatten(), nn.Linear(432, 3)).eval()
+    for each in (net[1].norm, net[2].norm):
+        each.running_mean.normal_(0, 0.1)
+    io = IO((Field("image", "image", (4, 6, 6)),), (Field("logits", "logits", (3,)),))
+    given = types.SimpleNamespace(model=Model(net, ("image",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    pruner = Channels(ChannelsOptions(params=0.7, round_to=1))
+    small = pruner.apply(given.model, pruner.plan(given)).module
+    left = small[0].out_channels
+    assert left < 12
+    assert {each.dim for each in (small[1], small[2])} == {left}
+    found = folded(small, [X])
+    assert all(isinstance(each.one, nn.Conv2d) and each.one.groups == left for each in (found[1], found[2]))
+    assert torch.allclose(found(X), small(X), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "fastvit_t8"])
 def test_networks_of_timm_fold_also_when_they_are_pruned(name, tmp_path):
-    import types
-
     import timm
-
-    from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-    from kdsearch.kinds import IO, Model
 
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=10).eval()

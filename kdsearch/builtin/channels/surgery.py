@@ -126,6 +126,8 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[tuple[str, str, int], ...]], ...] = (
     (nn.Embedding, (("embedding_dim", "weight", 1),)),
     (nn.RNNBase, (("input_size", "weight_ih_l0", 1), ("hidden_size", "weight_hh_l0", 1))),
 )
+# how a module's numbers begin that are a width
+_WIDTHS = ("in", "out", "groups", "dim")
 
 
 def _attributes(
@@ -174,18 +176,24 @@ def _attributes(
 
 
 def _noted(part: nn.Module, inner: Sequence[tuple[nn.Module, Mapping[str, Any]]]) -> dict[str, int]:
-    """Numbers that a module keeps of its layers for later, such as to fold them: `in_chs` is what its layers read, and so on."""
+    """Numbers that a module keeps of its layers for later, such as to fold them: `in_chs` is what its layers read, and so on.
+
+    Where no layer calls that size so, and for `dim`, any size of a layer counts; a number follows where all have one size now.
+    """
     now: dict[tuple[str, int], set[int]] = defaultdict(set)
     for layer, sizes in inner:
         for name, value in sizes.items():
             was = getattr(layer, name)
             if type(was) is int:
                 now[name.partition("_")[0], was].add(value)
+                now["", was].add(value)
     found = {}
     for name, value in vars(part).items():
-        after = now.get((name.partition("_")[0], value), ()) if type(value) is int else ()
-        if len(after) == 1:
-            found[name] = next(iter(after))
+        kind = name.partition("_")[0]
+        if type(value) is int:
+            after = now.get((kind, value)) or (now.get(("", value), ()) if kind in _WIDTHS else ())
+            if len(after) == 1:
+                found[name] = next(iter(after))
     return found
 
 
@@ -222,7 +230,7 @@ def _followed(part: nn.Module, axes: Sequence[Axis], gone: Gone) -> dict[str, An
 
     found: dict[str, Any] = {}
     for name, value in vars(part).items():
-        if type(value) is int:
+        if type(value) is int and value in now:
             found[name] = follow(name, value)
         elif isinstance(value, tuple | list) and value and all(type(each) is int for each in value):
             found[name] = [follow(name, each) for each in value]
