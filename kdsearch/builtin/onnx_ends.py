@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ends, Field, Graph, named
+from kdsearch.kit.onnx import subgraphs
 
 Input = Literal["prepared", "pixels", "any_size"]
 Layout = Literal["hwc", "chw"]
@@ -150,28 +151,44 @@ def attach(model: Any, asked: Asked, ends: Ends) -> None:
 
     whole = ends.graph.module
     assert isinstance(whole, _Whole)
-    graph = whole.graph
-    body, nodes, constants = model.graph, list[Any](), dict[str, Any]()
+    graph, body = whole.graph, model.graph
+    added = _Added(_prefix(body))
+    was_in, now_out, last = graph.inputs[0].name, ends.graph.outputs[0].name, graph.names_out[0]
+    renamed = {was_in: added.name("prepared")} if asked.input != "prepared" else {}
+    renamed |= {now_out: added.name("network")} if asked.output != "raw" else {}  # whatever of the network is called so
+    _rename(body, renamed)
     if asked.input != "prepared":
-        name, inside = graph.inputs[0].name, f"{graph.inputs[0].name}.prepared"
-        for node in body.node:
-            node.input[:] = [inside if each == name else each for each in node.input]
-        nodes = _before(name, inside, asked, graph.inputs[0].sizes, whole, constants)
-        _declare(body.input, [_typed(ends.graph.inputs[0], name)])
+        _before(added, was_in, renamed[was_in], asked, graph.inputs[0].sizes, whole)
+        _declare(body.input, [_typed(ends.graph.inputs[0], was_in)])
     copies = [type(node).FromString(node.SerializeToString()) for node in body.node]
     if asked.output != "raw":
-        (logits,) = graph.outputs
-        name, last = ends.graph.outputs[0].name, graph.names_out[0]
-        if asked.output == "probabilities":
-            copies.append(helper.make_node("Softmax", [last], [name], "answer.Softmax", axis=logits.class_axis))
-        else:
-            copies.append(
-                helper.make_node("ArgMax", [last], [name], "answer.ArgMax", axis=logits.class_axis, keepdims=0)
-            )
-        _declare(body.output, [_typed(ends.graph.outputs[0], name)])
+        kind, options = ("Softmax", {}) if asked.output == "probabilities" else ("ArgMax", {"keepdims": 0})
+        axis, name = graph.outputs[0].class_axis, added.name(kind)
+        copies.append(helper.make_node(kind, [renamed.get(last, last)], [now_out], name, axis=axis, **options))
+        _declare(body.output, [_typed(ends.graph.outputs[0], now_out)])
     del body.node[:]
-    body.node.extend([*nodes, *copies])
-    body.initializer.extend(numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items())
+    body.node.extend([*added.nodes, *copies])
+    body.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.constants.items())
+
+
+def _prefix(body: Any) -> str:
+    """How no name in the graph begins: a network may have a part of any name."""
+    names = {name for graph in subgraphs(body) for node in graph.node for name in (node.name, *node.input, *node.output)}
+    names |= {each.name for graph in subgraphs(body) for each in (*graph.initializer, *graph.input)}
+    prefix = "ends"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
+
+
+def _rename(body: Any, new: Mapping[str, str]) -> None:
+    """Values, also where a branch reads them; the graph's own inputs and outputs are declared anew by who calls."""
+    for graph in subgraphs(body):
+        for each in graph.initializer:
+            each.name = new.get(each.name, each.name)
+        for node in graph.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
 
 
 def _declare(kept: Any, values: list[Any]) -> None:
@@ -187,64 +204,70 @@ def _typed(field: Field, name: str) -> Any:
     return helper.make_tensor_value_info(name, element, ["batch", *sides])
 
 
-def _before(
-    name: str, inside: str, asked: Asked, sizes: Sequence[int], whole: Any, constants: dict[str, Any]
-) -> list[Any]:
-    """Nodes from pixels to what the network reads."""
-    from onnx import TensorProto, helper
+class _Added:
+    """Nodes and constants that come before the network's, with names of their own."""
 
-    nodes = list[Any]()
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
 
-    def add(kind: str, inputs: Sequence[str], out: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, list(inputs), [out], f"pixels.{len(nodes)}.{kind}", **attributes))
+    def name(self, of: str) -> str:
+        return f"{self.prefix}.{of}"
+
+    def node(self, kind: str, inputs: Sequence[str], out: str = "", **attributes: Any) -> str:
+        """The value that it answers with: `out`, or one of its own."""
+        from onnx import helper
+
+        name = self.name(f"{len(self.nodes)}.{kind}")
+        out = out or f"{name}.value"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name, **attributes))
         return out
 
-    def number(value: Any, dtype: Any = np.float32) -> str:
-        key = f"pixels.constant.{len(constants)}"
-        constants[key] = np.asarray(value, dtype)
-        return key
+    def number(self, value: Any, dtype: Any = np.float32) -> str:
+        name = self.name(f"constant.{len(self.constants)}")
+        self.constants[name] = np.asarray(value, dtype)
+        return name
 
-    x = add("Cast", [name], "pixels.float", to=TensorProto.FLOAT)
+
+def _before(added: _Added, name: str, inside: str, asked: Asked, sizes: Sequence[int], whole: nn.Module) -> None:
+    """From pixels to what the network reads."""
+    from onnx import TensorProto
+
+    x = added.node("Cast", [name], to=TensorProto.FLOAT)
     if asked.layout == "hwc":
-        x = add("Transpose", [x], "pixels.chw", perm=[0, 3, 1, 2])
+        x = added.node("Transpose", [x], perm=[0, 3, 1, 2])
     if asked.input == "any_size":
-        x = _fit(x, sizes[1:], add, number)
-    factor, shift = (getattr(whole, key).numpy() for key in ("factor", "shift"))
-    x = add("Mul", [x, number(factor)], "pixels.scaled")
-    add("Add", [x, number(shift)], inside)
-    return nodes
+        x = _fit(x, sizes[1:], added)
+    factor, shift = (added.number(getattr(whole, key).numpy()) for key in ("factor", "shift"))
+    added.node("Add", [added.node("Mul", [x, factor]), shift], inside)
 
 
-def _fit(x: str, size: Sequence[int], add: Any, number: Any) -> str:
+def _fit(x: str, size: Sequence[int], added: _Added) -> str:
     """As `fitted`, by a product with a matrix of weights for each axis, whose rows are the middle of the resized side.
 
     onnxruntime's Resize with antialias is up to 12 levels of 255 off (50 to 32 pixels, 1.2x).
     """
     from onnx import TensorProto
 
-    shape = add("Shape", [x], "fit.shape", start=2, end=4)
-    sides = add("Cast", [shape], "fit.sides", to=TensorProto.FLOAT)  # (2,) H, W
+    node, number = added.node, added.number
+    sides = node("Cast", [node("Shape", [x], start=2, end=4)], to=TensorProto.FLOAT)  # (2,) H, W
     target = number(size)
-    by = add("ReduceMax", [add("Div", [target, sides], "fit.ratios")], "fit.by", keepdims=1)
-    rounded = add("Round", [add("Mul", [sides, by], "fit.scaled")], "fit.rounded")
-    new = add("Max", [rounded, target], "fit.new")
-    room = add("Sub", [new, target], "fit.room")
-    offset = add("Floor", [add("Mul", [room, number(0.5)], "fit.half")], "fit.offset")
-    step = add("Div", [sides, new], "fit.step")  # pixels that one of the result stands for
-    wide = add("Max", [step, number(1.0)], "fit.wide")
+    by = node("ReduceMax", [node("Div", [target, sides])], keepdims=1)
+    new = node("Max", [node("Round", [node("Mul", [sides, by])]), target])
+    offset = node("Floor", [node("Mul", [node("Sub", [new, target]), number(0.5)])])
+    step = node("Div", [sides, new])  # pixels that one of the result stands for
+    wide = node("Max", [step, number(1.0)])
     matrices = []
     for at, side in enumerate(size):
-        own = {}
-        for key, value in (("offset", offset), ("step", step), ("wide", wide), ("side", sides)):
-            own[key] = add("Gather", [value, number(at, np.int64)], f"fit.{at}.{key}", axis=0)
-        place = add("Add", [number(np.arange(side)[:, None] + 0.5), own["offset"]], f"fit.{at}.place")
-        centre = add("Mul", [place, own["step"]], f"fit.{at}.centre")  # (side, 1)
-        pixels = add("Range", [number(0.5), own["side"], number(1.0)], f"fit.{at}.pixels")  # 0.5 .. H - 0.5
-        far = add("Abs", [add("Sub", [pixels, centre], f"fit.{at}.gap")], f"fit.{at}.far")
-        weight = add("Sub", [number(1.0), add("Div", [far, own["wide"]], f"fit.{at}.share")], f"fit.{at}.tent")
-        weight = add("Relu", [weight], f"fit.{at}.weight")  # (side, H)
-        total = add("ReduceSum", [weight, number([1], np.int64)], f"fit.{at}.total", keepdims=1)
-        matrices.append(add("Div", [weight, total], f"fit.{at}.matrix"))
-    rows = add("MatMul", [matrices[0], x], "fit.rows")
-    across = add("Transpose", [matrices[1]], "fit.across", perm=[1, 0])
-    return str(add("MatMul", [rows, across], "fit.columns"))
+        own_offset, own_step, own_wide, own_side = (
+            node("Gather", [value, number(at, np.int64)], axis=0) for value in (offset, step, wide, sides)
+        )
+        place = node("Add", [number(np.arange(side)[:, None] + 0.5), own_offset])
+        centre = node("Mul", [place, own_step])  # (side, 1)
+        pixels = node("Range", [number(0.5), own_side, number(1.0)])  # 0.5 .. H - 0.5
+        far = node("Abs", [node("Sub", [pixels, centre])])
+        weight = node("Relu", [node("Sub", [number(1.0), node("Div", [far, own_wide])])])  # (side, H), a tent
+        matrices.append(node("Div", [weight, node("ReduceSum", [weight, number([1], np.int64)], keepdims=1)]))
+    rows = node("MatMul", [matrices[0], x])
+    return node("MatMul", [rows, node("Transpose", [matrices[1]], perm=[1, 0])])

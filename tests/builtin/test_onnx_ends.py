@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -95,6 +97,60 @@ def test_probabilities_and_class(tmp_path):
     found = session.run(None, {"image": images})[0]
     assert found.tolist() == logits.argmax(1).tolist()
     assert ends.own({"class": torch.from_numpy(found)})["logits"].argmax(1).tolist() == found.tolist()
+
+
+class Called(nn.Module):
+    """Parts and answers whose names the ends could take."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends, self.image = nn.Sequential(nn.Flatten(), nn.Linear(360, 8)), nn.Identity()
+        self.probabilities = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, image):
+        return self.ends(self.image(image)).relu() @ self.probabilities
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_a_network_may_call_its_parts_as_it_likes(output, tmp_path):
+    torch.manual_seed(0)
+    graph = Graph(Called().eval(), (IMAGE,), (Field(output, "logits", (5,)),))
+    file, ends = made(tmp_path, graph, input="any_size", output="probabilities")
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    images = pixels(2, 20, 30)
+    got = open_session(file).run(["probabilities"], {"image": images})[0]
+    with torch.no_grad():
+        assert got == pytest.approx(ends.graph.module(torch.from_numpy(images))[0].numpy(), abs=1e-6)
+
+
+def test_a_branch_reads_what_is_prepared(tmp_path):
+    """An `If` of the network, in whose branches the image is named without being an input of theirs."""
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 12, 10])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
+    branches = {}
+    for name, kind in (("then_branch", "ReduceMax"), ("else_branch", "ReduceMin")):
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        node = helper.make_node(kind, ["image", "axes"], [name], keepdims=0)
+        branches[name] = helper.make_graph([node], name, [], [out])
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "limit"], ["is_bright"]),
+        helper.make_node("If", ["is_bright"], ["logits"], **branches),
+    ]
+    given = [
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+        numpy_helper.from_array(np.array(1.0, np.float32), "limit"),
+    ]
+    body = helper.make_graph(nodes, "model", [value], [logits], given)
+    file = tmp_path / "branches.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    exporter = OnnxExporter(OnnxOptions(input="pixels"))
+    graph = Graph(nn.Identity(), (IMAGE,), (Field("logits", "logits", (3,)),))
+    exporter.finish(file, exporter.ends(graph, TOLD))
+    for images, taken in ((pixels(2, 12, 10), np.max), (pixels(2, 12, 10) // 4, np.min)):
+        x = (images.astype(np.float64) / 255 - TOLD["mean"]) / TOLD["std"]
+        got = open_session(file).run(None, {"image": images})[0]
+        assert got == pytest.approx(taken(x, (1, 2)), abs=1e-5)
 
 
 @pytest.mark.parametrize(
