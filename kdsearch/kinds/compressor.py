@@ -69,6 +69,9 @@ class Judge:
     allowed: float
     equal: float
 
+    def allows(self, loss: float) -> bool:
+        return loss <= self.allowed + 1e-12
+
 
 def uncut(role: str) -> str:
     """The role, in a recovery, of the network that a pruned role was before: a frozen teacher."""

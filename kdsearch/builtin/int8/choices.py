@@ -48,16 +48,17 @@ def mixed(layers: Layers, rows: Sequence[Row], work: Path, told: Compressor[Any]
         found, file = layers.but(order[:n]), work / f"mixed-{n}.onnx"
         save_onnx(found, file)
         tried.append((judge.lost(file), n, found, file))
-        if tried[-1][0] <= judge.allowed + 1e-12:
+        if judge.allows(tried[-1][0]):
             break
     if len(tried) == 1:
         return found
-    _, n, found, file = tried[-1] if tried[-1][0] <= judge.allowed + 1e-12 else min(tried, key=lambda each: each[0])
+    _, n, found, file = tried[-1] if judge.allows(tried[-1][0]) else min(tried, key=lambda each: each[0])
     inputs = [rows[0][name] for name in read_inputs(layers.model)]
     shown = ", ".join(f"{each[1]}: {each[0]:.4g}" for each in tried)
     whole, own, fp32 = (measure(each, inputs).median_ms for each in (tried[0][3], file, work / "reference.onnx"))
+    which = f", the most sensitive ({', '.join(order[:n])})" if n else ", since more lose no less"
     told.note(
-        f"{n} of {len(layers.names)} layers in fp32, the most sensitive ({', '.join(order[:n])}): on validation so many lose "
+        f"{n} of {len(layers.names)} layers in fp32{which}: on validation so many lose "
         f"{shown}, and {judge.allowed:.4g} may be lost; {own:.3g} ms, {whole:.3g} without them, {fp32:.3g} in fp32"
     )
     return found
@@ -78,10 +79,10 @@ def most_sensitive(layers: Layers, rows: Sequence[Row], work: Path, told: Compre
 
 def better(
     file: Path, made: Mapping[str, Any], rows: Sequence[Row], work: Path, judge: Judge | None
-) -> tuple[str, str, bool]:
-    """The one that stays, why, and whether it breaks the bound: better on validation, then faster, nearer to fp32, smaller.
+) -> tuple[str, str, float]:
+    """The one that stays, why, and what it loses on validation: the better one there, then the faster, nearer to fp32, smaller.
 
-    Without validation data the nearer, by training samples, comes first.
+    Without validation data the nearer, by training samples, comes first, and what it loses is not known: 0.
     """
     files = {}
     for name, model in made.items():
@@ -98,13 +99,13 @@ def better(
     if (
         sizes["dynamic"] > LARGER * sizes["static"]
     ):  # its weights are of operators that stay fp32: convolutions between norms
-        breaks = judge is not None and judge.lost(files["static"]) > judge.allowed + 1e-12
-        return "static", f"static: dynamic takes {sizes['dynamic']:,} bytes, not {sizes['static']:,}", breaks
+        loss = 0.0 if judge is None else judge.lost(files["static"])
+        return "static", f"static: dynamic takes {sizes['dynamic']:,} bytes, not {sizes['static']:,}", loss
     lost = {} if judge is None else {each: judge.lost(files[each]) for each in files}
     if judge is not None and max(lost.values()) - min(lost.values()) > judge.equal:
         name = min(lost, key=lambda each: lost[each])
         why = f"{name}: on validation {', '.join(f'{each} loses {lost[each]:.4g}' for each in lost)}"
-        return name, why, lost[name] > judge.allowed + 1e-12
+        return name, why, lost[name]
     by_error, by_latency = (errors, ERROR), (latency, NEAR)
     for figures, equal in (*((by_error, by_latency) if judge is None else (by_latency, by_error)), (sizes, NEAR)):
         if max(figures.values()) > equal * min(figures.values()):
@@ -114,7 +115,7 @@ def better(
         f"{each}: error {errors[each]:.3g}, {sizes[each]:,} bytes, {latency[each]:.3g} ms" for each in made
     )
     by = f"{len(judged)} samples" if judge is None else "latency: on validation both are as good"
-    return name, f"{name}, by {by} ({shown})", judge is not None and lost[name] > judge.allowed + 1e-12
+    return name, f"{name}, by {by} ({shown})", lost.get(name, 0.0)
 
 
 def relative_error(fp32: Path, file: Path, rows: Sequence[Row]) -> float:

@@ -122,11 +122,16 @@ class Int8(Compressor[Int8Options]):
                 made = _static(model, asked, rows, work, self, self.judge if mode == "static" else None)
                 if mode == "auto":
                     both = {"static": made, "dynamic": _dynamic(model, asked, work, "dynamic")}
-                    name, why, breaks = better(file, both, rows, work, self.judge)
+                    name, why, lost = better(file, both, rows, work, self.judge)
                     self.note(why)
                     made = both[name]
-                    if breaks and name == "static":
-                        made = _static(model, asked, rows, work, self, self.judge)
+                    if self.judge is not None and not self.judge.allows(lost) and asked.mixed:
+                        mixed, tried = _static(model, asked, rows, work, self, self.judge), work / "mixed.onnx"
+                        save_onnx(mixed, tried)
+                        stays = name == "dynamic" and self.judge.lost(tried) >= lost
+                        if stays:
+                            self.note(f"dynamic all the same: it loses {lost:.4g}")
+                        made = made if stays else mixed
             save_onnx(made, file)
 
 
@@ -148,26 +153,24 @@ def _static(
         limit = LIMIT if asked.reduce_range else 127
         biases_corrected(model, rows, limit, [name for name in layers if name not in kept])
     setting = _Setting(asked, layers_only, _ranges(model, rows, asked.calibration, layers_only), rows, work)
-    if asked.keep_sensitive:
-        free = [name for name in layers if name not in kept]
-        alone = Layers(model, free, lambda name: _quantized(model, setting, (), [name]), lambda some: model)
-        worst = most_sensitive(alone, rows, work, told)[: asked.keep_sensitive]
-        kept += worst
-        told.note(f"in fp32, as the most sensitive: {', '.join(worst)}")
 
-    def made(kept: Sequence[str]) -> Any:
-        found = _quantized(model, setting, kept)
+    def without(some: Sequence[str]) -> Any:
+        found = _quantized(model, setting, [*kept, *some])
         if any(node.op_type == "LSTM" for node in found.graph.node):
             found = _dynamic(found, asked, work, "lstm", ("LSTM",))
         return _finished(found, asked)
 
-    free = [name for name in layers if name not in kept]
-    if judge is None or not asked.mixed or len(free) < 2:
-        return made(kept)
-    layered = Layers(
-        model, free, lambda name: _quantized(model, setting, (), [name]), lambda some: made([*kept, *some])
-    )
-    return mixed(layered, rows, work, told, judge)
+    def free() -> Layers:
+        names = [name for name in layers if name not in kept]
+        return Layers(model, names, lambda name: _quantized(model, setting, (), [name]), without)
+
+    if asked.keep_sensitive:
+        worst = most_sensitive(free(), rows, work, told)[: asked.keep_sensitive]
+        kept += worst
+        told.note(f"in fp32, as the most sensitive: {', '.join(worst)}")
+    if judge is None or not asked.mixed or len(free().names) < 2:
+        return without(())
+    return mixed(free(), rows, work, told, judge)
 
 
 @dataclass(frozen=True)

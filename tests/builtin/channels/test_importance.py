@@ -121,6 +121,28 @@ def test_activity(net, groups):
     np.testing.assert_allclose(other, np.sqrt((last**2).mean(0)) * read, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["taylor", "activation"])
+def test_a_network_that_trains_is_scored_as_it_evaluates(net, groups, kind):
+    expected, _ = scores_of(kind, net, groups, torch.Generator(), losses())
+    found, _ = scores_of(kind, net.train(), groups, torch.Generator(), losses())
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_channels_that_nothing_tells_of_compare_with_the_others():
+    """By their weights, whose mean is 1, on the scale of those that are told: what a transposed convolution reads is not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ConvTranspose2d(6, 4, 3), nn.Conv2d(4, 3, 3)).double().eval()
+    found = groups_of(traced(net, (X,)), net)
+    runs = [lambda module: module(100 * X).mean()]
+    first, second = activity(net, found, runs)
+    assert first is None
+    scores, notes = scores_of("activation", net, found, torch.Generator(), runs)
+    np.testing.assert_allclose(scores[0], magnitudes(net, found, 2)[0] * second.mean(), rtol=1e-12)
+    np.testing.assert_array_equal(scores[1], second)
+    assert notes == ["by their weights, since activation says nothing of them: 0"]
+
+
 def test_scoring_leaves_no_trace(net, groups):
     net.train()
     net.a.weight.requires_grad_(False)

@@ -374,6 +374,24 @@ class Words(nn.Module):
         return self.head(self.lstm(self.table(tokens))[0].mean(1))
 
 
+@pytest.mark.parametrize(("mixed", "losses"), [(0.2, "static"), (0.4, "dynamic"), (None, "dynamic")])
+def test_a_dynamic_file_that_loses_too_much_gives_way_to_layers_in_fp32(mixed, losses, tmp_path, monkeypatch):
+    net = Words()
+    net.head = nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 4))
+    graph, file = Graph(net.eval(), (TOKENS,), (Field("logits", "logits", (4,)),)), tmp_path / "q.onnx"
+    EXPORTER.write(graph, batch_of(tokens=torch.arange(12).view(2, 6)), file)
+    monkeypatch.setattr(of, "measure", lambda file, row: Latency(0.0, 1.0, 0.0, 3))
+    quantizer = Int8(Int8Options(samples=8, mixed=mixed is not None))
+    lost = {"dynamic": 0.3, "static": 0.5, "mixed": mixed}
+    quantizer.judge = Judge(lambda file: lost[file.stem.partition("-")[0]], 0.1, 0.005)
+    quantizer.rewrite(file, quantizer.plan(None), [{"tokens": torch.arange(48).view(8, 6).numpy()}])
+    assert quantizer.notes[0] == "dynamic: on validation static loses 0.5, dynamic loses 0.3"
+    assert len(quantizer.notes) == {0.2: 2, 0.4: 3, None: 1}[mixed]
+    assert quantizer.notes[2:] == (("dynamic all the same: it loses 0.3",) if mixed == 0.4 else ())
+    kinds = {node.op_type for node in read_onnx(file).graph.node}
+    assert ("QuantizeLinear" in kinds) == (losses == "static")
+
+
 def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
     """By error first, then latency, then bytes, of both files; and what is chosen is said."""
     graph = Graph(Words().eval(), (TOKENS,), (Field("logits", "logits", (4,)),))
