@@ -173,7 +173,9 @@ def attach(model: Any, asked: Asked, ends: Ends) -> None:
 
 def _prefix(body: Any) -> str:
     """How no name in the graph begins: a network may have a part of any name."""
-    names = {name for graph in subgraphs(body) for node in graph.node for name in (node.name, *node.input, *node.output)}
+    names = {
+        name for graph in subgraphs(body) for node in graph.node for name in (node.name, *node.input, *node.output)
+    }
     names |= {each.name for graph in subgraphs(body) for each in (*graph.initializer, *graph.input)}
     prefix = "ends"
     while any(name.startswith(prefix) for name in names):

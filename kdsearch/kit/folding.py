@@ -28,7 +28,8 @@ def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     """
     if not any(_hook(part) for part in module.modules()):
         return module
-    with torch.random.fork_rng([]), torch.no_grad():  # new layers draw their weights before they get those of the branches
+    # new layers draw their weights before they get those of the branches
+    with torch.random.fork_rng([]), torch.no_grad():
         try:
             whole = copy.deepcopy(module).eval()
             small = _visited(copy.deepcopy(whole))

@@ -42,6 +42,17 @@ def pruned(name, **options):
     return model, plan, pruner.apply(model, plan)
 
 
+@pytest.mark.parametrize(("importance", "size"), [("taylor", 32), ("hessian", 1), ("activation", 32), ("l2", None)])
+def test_importances_see_as_many_samples_as_are_asked_for(importance, size):
+    """Those of second order one at a time; those of weights none."""
+    asked, given = [], subject(Model(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 10)), ("image",)))
+    given.batches = lambda n, size: asked.append((n, size)) or [batch_of(image=digits()[0][:4])]
+    given.loss = lambda model, batch: model.module(batch["image"]).square().mean()
+    plan = Channels(ChannelsOptions(macs=0.7, round_to=1, importance=importance, samples=7)).plan(given)
+    assert plan.edits["steps"][0]["remove"]
+    assert asked == ([] if size is None else [(7, size)])
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("name", list(NETS))
 def test_the_target_holds_closely_and_shapes_of_taps_are_true(name, scope):
