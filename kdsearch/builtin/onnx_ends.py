@@ -162,9 +162,12 @@ def attach(model: Any, asked: Asked, ends: Ends) -> None:
         _declare(body.input, [_typed(ends.graph.inputs[0], was_in)])
     copies = [type(node).FromString(node.SerializeToString()) for node in body.node]
     if asked.output != "raw":
-        kind, options = ("Softmax", {}) if asked.output == "probabilities" else ("ArgMax", {"keepdims": 0})
-        axis, name = graph.outputs[0].class_axis, added.name(kind)
-        copies.append(helper.make_node(kind, [renamed.get(last, last)], [now_out], name, axis=axis, **options))
+        kind = "Softmax" if asked.output == "probabilities" else "ArgMax"
+        options: dict[str, Any] = {
+            "axis": graph.outputs[0].class_axis,
+            **({} if kind == "Softmax" else {"keepdims": 0}),
+        }
+        copies.append(helper.make_node(kind, [renamed.get(last, last)], [now_out], added.name(kind), **options))
         _declare(body.output, [_typed(ends.graph.outputs[0], now_out)])
     del body.node[:]
     body.node.extend([*added.nodes, *copies])

@@ -53,16 +53,6 @@ class Normed(nn.Module):
         return nn.utils.fuse_conv_bn_eval(self.conv, self.norm)
 
 
-class Asking(Normed):
-    """Its `fuse` is another thing, and asks for something; it is folded by the method that does not."""
-
-    def fuse(self, other):
-        raise AssertionError("nobody has what it asks for")
-
-    def reparameterize(self, bias=True):
-        return Normed.fuse(self)
-
-
 def convolutions(net):
     return sum(isinstance(each, nn.Conv2d | nn.BatchNorm2d) for each in net.modules())
 
@@ -107,7 +97,6 @@ def test_what_folds_wrongly_or_not_at_all_stays():
     assert folded(wrong, [X]) is wrong
     plain = nn.Sequential(nn.Conv2d(4, 4, 1))
     assert folded(plain, [X]) is plain
-    assert type(folded(nn.Sequential(Asking()).eval(), [X])[0]) is nn.Conv2d
     halfway = folded(nn.Sequential(Two(fails=True), Normed()).eval(), [X])
     assert halfway[0].one is None
     assert type(halfway[1]) is nn.Conv2d

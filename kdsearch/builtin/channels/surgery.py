@@ -191,7 +191,7 @@ def _noted(part: nn.Module, inner: Sequence[tuple[nn.Module, Mapping[str, Any]]]
     for name, value in vars(part).items():
         kind = name.partition("_")[0]
         if type(value) is int:
-            after = now.get((kind, value)) or (now.get(("", value), ()) if kind in _WIDTHS else ())
+            after = now.get((kind, value)) or (now.get(("", value)) if kind in _WIDTHS else None) or set[int]()
             if len(after) == 1:
                 found[name] = next(iter(after))
     return found
