@@ -43,7 +43,8 @@ def cost_of_teacher(live: Live, materials: Materials) -> Cost:
 def needs_file(materials: Materials) -> bool:
     """Whether objectives or constraints speak of the exported file."""
     limits = materials.study.config.constraints
-    return limits.onnx_bytes is not None or needs_latency(materials)
+    has_size = limits.onnx_bytes is not None or "onnx_bytes" in materials.cost_objectives
+    return has_size or needs_latency(materials)
 
 
 def formats_measured(materials: Materials) -> dict[str, str]:

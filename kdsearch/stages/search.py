@@ -14,8 +14,8 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer
-from kdsearch.stages.costs import cost_of_model, fewest_params, needs_file, needs_quantized, ships_its_own
-from kdsearch.stages.keeping import keep_best
+from kdsearch.stages.costs import bounds, cost_of_model, fewest_params, needs_file, needs_quantized, ships_its_own
+from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.recall import highest, is_outgrown
 from kdsearch.store.artifacts import Artifact
@@ -182,25 +182,61 @@ def _one_role(
 
     before: the search whose candidates are known, but for those that a lower limit ended.
     """
-    section = materials.study.config.search
-    limits = materials.study.config.constraints
-    space = materials.spaces[role]
-    is_costed = role in materials.ships  # a helper of the training may be as large as it is
-    bounds: dict[str, float] = {
-        name: v for name in ("params", "macs") if is_costed and (v := getattr(limits, name)) is not None
+    region, scorer = _region(materials, role), scorer_of(materials, role)
+    costs = search_costs(materials.cost_objectives) if role in materials.ships else []
+    explored, sample = _explored(materials, role, region, scorer, costs, before, tools, work)
+    _refuse_none(materials, role, explored)
+    _refuse_silent(materials, explored)
+    kept = _kept(materials, role, explored, costs, tools, work)
+    chosen = {each["key"] for each in kept.rows if each["short"]}
+    for each in explored.candidates:
+        row = each.scored.row()
+        append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
+    for scored in sample:
+        append_line(out / reference_name(role), scored.row())
+    notes = list(scorer.notes.values())
+    if explored.error:
+        notes.append(f"some candidates cannot be built, the first as: {explored.error}")
+    tools.progress.say(
+        f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
+    )
+    facts = {
+        "candidates": len(explored.candidates),
+        "infeasible": explored.n_infeasible,
+        "reason": explored.reason,
+        "message": explored.message,
+        "proxies": [use.use for use, _ in proxy_uses(materials.study)],
+        "kept": kept.rows,
+        "largest": kept.largest,
+        "notes": notes,
     }
-    if is_costed and (least := fewest_params(materials)) is not None:
-        bounds["params"] = min(bounds.get("params", float("inf")), least)
-    region = Region(space, materials.io, materials.task, bounds)
-    scorer = scorer_of(materials, role)
-    ranked = [use.use for use, _ in proxy_uses(materials.study)]
-    score = _backend(materials, role, scorer, region, tools)
-    key = work.name
-    seed = derive(materials.seed, "search", role) % 2**31
-    costs = search_costs(materials.cost_objectives) if is_costed else []
-    strategy = materials.make("controller", section.strategy, "search.strategy")
-    base = tools.progress.done
+    return facts, highest(each.over for each in (*sample, *(each.scored for each in explored.candidates)))
 
+
+def _region(materials: Materials, role: str) -> Region:
+    """The space within what params and MACs may be; a helper of the training may be as large as it is."""
+    limits: dict[str, float] = {}
+    if role in materials.ships:
+        limits = {name: limit for name, limit in bounds(materials).items() if name in ALWAYS}
+        if (least := fewest_params(materials)) is not None:
+            limits["params"] = min(limits.get("params", float("inf")), least)
+    return Region(materials.spaces[role], materials.io, materials.task, limits)
+
+
+def _explored(
+    materials: Materials,
+    role: str,
+    region: Region,
+    scorer: Scorer,
+    costs: Sequence[str],
+    before: Artifact | None,
+    tools: Tools,
+    work: Path,
+) -> tuple[Explored, list[Scored]]:
+    """Every candidate that the strategy asked for, scored; and the fixed sample that several proxies are ranked in."""
+    section = materials.study.config.search
+    seed = derive(materials.seed, "search", role) % 2**31
+    file, key, base = work / f"candidates-{role}.jsonl", work.name, tools.progress.done
     top: list[tuple[float, int]] = []  # best score so far and its params
 
     def seen(n: int, scored: Candidate) -> None:
@@ -214,37 +250,34 @@ def _one_role(
     def holds(scored: Scored) -> bool:
         return not is_outgrown(materials, scored.over)
 
+    score = _backend(materials, role, scorer, region, tools)
     known = [each for each in scored_before(before, role) if holds(each)]
-    file, place = work / f"candidates-{role}.jsonl", work / reference_name(role)
     tools.progress.had(rows_before(file, key))
-    rows = reference(region, score, place, key, seed, had=known, holds=holds) if len(ranked) > 1 else []
-    combine = Combined(proxy_weights(materials.study), [each.scores for each in rows])
+    sample: list[Scored] = []
+    if len(proxy_uses(materials.study)) > 1:
+        sample = reference(region, score, work / reference_name(role), key, seed, had=known, holds=holds)
     explored = explore(
         region,
-        strategy,
+        materials.make("controller", section.strategy, "search.strategy"),
         score,
-        combine,
+        Combined(proxy_weights(materials.study), [each.scores for each in sample]),
         file,
         key,
         section.candidates,
         seed,
-        had=(*known, *rows),
+        had=(*known, *sample),
         costs=costs,
         progress=seen,
         holds=holds,
     )
-    if not explored.candidates and explored.error:
-        problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
-        raise materials.study.place(PluginError(problem, path=f"{materials.study.path_of_student(role)}.space"))
-    if not explored.candidates:
-        raise RefusedError(
-            _nothing_feasible(materials, role, explored),
-            path="constraints",
-            fix="Relax a constraint or widen the space.",
-        )
-    _refuse_silent(materials, explored)
-    keep = section.keep or (MEASURED if is_costed and needs_file(materials) else MOST)
-    kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, section.keep or SHORT)
+    return explored, sample
+
+
+def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[str], tools: Tools, work: Path) -> Kept:
+    """Those that go on. Raise RefusedError where no file keeps its limits."""
+    asked = materials.study.config.search.keep
+    keep = asked or (MEASURED if role in materials.ships and needs_file(materials) else MOST)
+    kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, asked or SHORT)
     if not kept.rows:
         worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())
         raise RefusedError(
@@ -252,29 +285,7 @@ def _one_role(
             path="constraints",
             fix="Relax onnx_bytes or latency_ms, or widen the space.",
         )
-    chosen = {each["key"] for each in kept.rows if each["short"]}
-    for each in explored.candidates:
-        row = each.scored.row()
-        append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
-    for scored in rows:
-        append_line(out / reference_name(role), scored.row())
-    notes = list(scorer.notes.values())
-    if explored.error:
-        notes.append(f"some candidates cannot be built, the first as: {explored.error}")
-    tools.progress.say(
-        f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
-    )
-    facts = {
-        "candidates": len(explored.candidates),
-        "infeasible": explored.n_infeasible,
-        "reason": explored.reason,
-        "message": explored.message,
-        "proxies": ranked,
-        "kept": kept.rows,
-        "largest": kept.largest,
-        "notes": notes,
-    }
-    return facts, highest(each.over for each in (*rows, *(each.scored for each in explored.candidates)))
+    return kept
 
 
 def reference_name(role: str) -> str:
@@ -288,6 +299,20 @@ def scored_before(before: Artifact | None, role: str) -> list[Scored]:
         return []
     files = (before.path / f"candidates-{role}.jsonl", before.path / reference_name(role))
     return [scored_of(row) for file in files for row in read_lines(file)]
+
+
+def _refuse_none(materials: Materials, role: str, explored: Explored) -> None:
+    """Raise where there is no candidate: PluginError of a space that builds none, RefusedError of limits that none keeps."""
+    if explored.candidates:
+        return
+    if explored.error:
+        problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
+        raise materials.study.place(PluginError(problem, path=f"{materials.study.path_of_student(role)}.space"))
+    raise RefusedError(
+        _nothing_feasible(materials, role, explored),
+        path="constraints",
+        fix="Relax a constraint or widen the space.",
+    )
 
 
 def _refuse_silent(materials: Materials, explored: Explored) -> None:
@@ -353,13 +378,9 @@ def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> st
         )
         costs.append(cost_of_model(model, materials) if model is not None else space.cost(spec, materials.io))
     smallest = min((each for each in costs if each is not None), key=lambda cost: cost.params)
-    stated = {
-        k: v
-        for k, v in materials.study.config.constraints.model_dump(exclude_none=True).items()
-        if k in ("params", "macs", "onnx_bytes")
-    }
-    bounds = ", ".join(f"{name} <= {value:,}" for name, value in stated.items())
+    known = (*ALWAYS, "onnx_bytes") if fewest_params(materials) is not None else ALWAYS
+    stated = ", ".join(f"{name} <= {limit:,}" for name, limit in bounds(materials).items() if name in known)
     return (
-        f"no candidate of '{materials.study.students[role].space}' keeps {bounds} ({explored.n_infeasible:,} were tried); "
+        f"no candidate of '{materials.study.students[role].space}' keeps {stated} ({explored.n_infeasible:,} were tried); "
         f"the smallest of a sample has {smallest.params:,} params and {smallest.macs:,} MACs"
     )

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from kdsearch.errors import StudyError
+from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.report.tables import constraints
+from kdsearch.search.candidates import Explored
 from kdsearch.stages import file_costs, search
-from kdsearch.stages.costs import fewest_params, quantizer_of
+from kdsearch.stages.costs import fewest_params, needs_file, quantizer_of
 from kdsearch.stages.products import fresh_student
 from kdsearch.stages.subject import subject_of
 from kdsearch.study import load_study
@@ -111,3 +112,22 @@ def test_the_page_says_of_which_file():
     assert "bytes of the int8 file" in text
     assert "latency of the fp32 file, median (ms)" in text
     assert text.count(">met<") == 2
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("constraints={params: 10, onnx_bytes: {max: 9000, format: onnx-int8}}",), "keeps params <= 10 (0 "),
+        (("constraints={onnx_bytes: {max: 2000}}",), "keeps onnx_bytes <= 2,000 (0 "),
+    ],
+)
+def test_where_no_network_keeps_a_limit_it_is_named(sets, said, tmp_path):
+    """Of a quantised file's size no network is known to be too large before it is written."""
+    with pytest.raises(RefusedError) as caught:
+        search._refuse_none(opened(tmp_path, *sets), "student", Explored((), "gave_up", 0))
+    assert said in str(caught.value)
+
+
+def test_a_size_that_is_minimised_is_measured(tmp_path):
+    assert needs_file(opened(tmp_path, "objectives={accuracy: max, onnx_bytes: min}"))
+    assert not needs_file(opened(tmp_path, "objectives={accuracy: max, params: min}"))
