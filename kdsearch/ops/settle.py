@@ -1,4 +1,4 @@
-"""Weights that are computed from others (`torch.nn.utils.parametrize`) become, for good, what they compute."""
+"""Weights that are computed from others (`torch.nn.utils.parametrize`): what they compute for good, and the ones behind them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,17 @@ def settle(module: nn.Module) -> None:
         if parametrize.is_parametrized(layer):
             for name in list(layer.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+
+
+def lend(plain: nn.Module, module: nn.Module) -> None:
+    """`plain` gets the module's own parameters, of parametrised weights those behind: what changes in one changes in the other.
+
+    plain: the same network without parametrisations.
+    """
+    for path, layer in plain.named_modules():
+        own = module.get_submodule(path)
+        for name, _ in list(layer.named_parameters(recurse=False)):
+            behind = (
+                own.parametrizations[name].original if parametrize.is_parametrized(own, name) else getattr(own, name)
+            )  # type: ignore[index,union-attr]
+            setattr(layer, name, behind)

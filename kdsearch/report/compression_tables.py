@@ -7,7 +7,7 @@ from typing import Any
 
 from kdsearch.report.html_table import simple
 from kdsearch.report.quality import quality_of
-from kdsearch.report.values import count, esc, mapping, metric, percent, plain, rows
+from kdsearch.report.values import count, esc, mapping, metric, number, percent, plain, rows
 
 Row = Mapping[str, Any]
 
@@ -28,11 +28,12 @@ def steps(result: Row) -> str:
 
 
 def _came_of(row: Row) -> str:
-    """Of training as quantised. Without a number before there was no file, or one that answers none."""
+    """Of training as quantised. Without a number there was no file, or one that answers none."""
     if row.get("used"):
         return "used"
     if row.get("after") is None:
-        return "no file to compare" if row.get("before") is None else "not needed"
+        before, allowed = number(row.get("before")), number(row.get("allowed"))
+        return "not needed" if before is not None and before <= (allowed or 0.0) + 1e-12 else "no file to compare"
     return "no better, not used"
 
 

@@ -69,10 +69,12 @@ def trained_as(
     made = kept(before, [*chain, (path, "quantizer", use)], partial(_training, before, index, tools), tools)
     request = made.facts["request"]
     after = load_as(materials, request, made.path / request["name"], made.path, before.teachers)
-    lost = _lost(before, after, form, plans, work / "trained")["before"]
-    is_better = lost < plain
-    found |= {"after": _number(lost), "history": made.facts["step"]["history"], "request": request}
-    return {**found, "folder": request["name"] if is_better else ""}, made
+    found |= {"history": made.facts["step"]["history"], "request": request}
+    try:
+        lost = _lost(before, after, form, plans, work / "trained")["before"]
+    except RefusedError:  # then the plain network's file is the better one
+        lost = math.inf
+    return {**found, "after": _number(lost), "folder": request["name"] if lost < plain else ""}, made
 
 
 def _number(lost: float) -> float | None:

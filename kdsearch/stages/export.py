@@ -92,13 +92,13 @@ def trained_students(
     return found
 
 
-def _of(target: Target, other: tuple[Final, str] | None) -> Target:
-    """The target, of the student that was trained for this format, if any was."""
-    if other is None:
+def _of(target: Target, form: str, others: Mapping[str, tuple[Final, str]]) -> Target:
+    """The target, of the student that was trained for this format, if any was: its fp32 file is no other format's to rewrite."""
+    if form not in others:
         return target
-    final, said = other
+    final, said = others[form]
     part = next(each for each in final.parts if each.role == target.part.role)
-    work = target.work / "as-quantised"
+    work = target.work / f"as-{form}"
     work.mkdir(parents=True, exist_ok=True)
     return replace(target, part=part, setup=final.setup, work=work, said=(said,))
 
@@ -136,7 +136,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         for form in _in_order(formats, bare(config.export.exporter.use)):
             tools.heed_stop()
             try:
-                row = file_row(_of(target, others.get(form)), form, reference)
+                row = file_row(_of(target, form, others), form, reference)
             except RefusedError as error:
                 refused.append({"format": part.named(form), "reason": error.problem})
                 tools.progress.say(f"export: {part.named(form)} refused: {error.problem}")

@@ -36,6 +36,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.kit.distillation import DistillOptions
 from kdsearch.ops.seeding import seed_generators
+from kdsearch.ops.settle import lend
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.weights import load_into, read
 from kdsearch.study.recipe import ResolvedDistiller, ResolvedRecipe
@@ -176,6 +177,8 @@ def recovering(materials: Materials, request: Request, setup: LiveSetup) -> Proc
                 compressor.enforce(setup.models[role], plan, progress)
 
         setup.enforce = enforce
+    elif QUANTIZER in stored[-1]:
+        setup.enforce = _keeping_zeros(materials, request, setup)
     procedure = compressor.recovery(plans)
     if procedure is None:
         return None
@@ -185,6 +188,25 @@ def recovering(materials: Materials, request: Request, setup: LiveSetup) -> Proc
         load_into(whole.module, read(Path(file)), file)
         setup.freeze(uncut(role), whole)
     return procedure
+
+
+def _keeping_zeros(materials: Materials, request: Request, setup: LiveSetup) -> Callable[[float], None] | None:
+    """What the study's sparsifiers demand, of the weights behind those that a quantizer rounds; None where there are none."""
+    stored = next(iter(request.plans.values()))
+    steps = [(nth, _planner(materials, nth, plan)) for nth, plan in enumerate(stored[:-1])]
+    sparse = [(nth, each) for nth, each in steps if each.side == "weights"]
+    if not sparse:
+        return None
+    assert setup.uncut_of is not None
+    plain = {role: setup.uncut_of(role) for role in request.plans}
+
+    def enforce(_: float) -> None:
+        for role, plans in request.plans.items():
+            lend(plain[role].module, setup.models[role].module)
+            for nth, compressor in sparse:
+                compressor.enforce(plain[role], plan_of(plans[nth]), 1.0)
+
+    return enforce
 
 
 def assemble(

@@ -17,11 +17,15 @@ from kdsearch.kinds import Model
 from kdsearch.ops.settle import settle
 from kdsearch.stages import as_quantised
 from kdsearch.stages.as_quantised import may_train, wanted
+from kdsearch.stages.export import Final, _of
+from kdsearch.stages.one_file import Target
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
 from kdsearch.training.materials import open_materials
+from kdsearch.training.request import QUANTIZER, Request
+from kdsearch.training.train import recovering, staged
 from tests.stages.tiny import STAGES, events, made, run_tiny, write_study
 
 # Narrow and deep, in few bits with one scale for 128 weights, rounded without data: what loses accuracy at 4 bits.
@@ -115,6 +119,48 @@ def test_who_trains(tmp_path):
     assert not any("int4" in each["what"] for each in trainings(unwritten))
     never = ("compress.quantize[0].recover_epochs=0",)
     assert not may_train(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=never), Host.load()))
+
+
+def test_two_formats_share_no_file(tmp_path):
+    """Each is rewritten from the fp32 file of the network that was trained for it."""
+    part = SimpleNamespace(role="")
+    exporter = SimpleNamespace(suffix=".onnx")
+    target = Target(None, exporter, part, None, {}, [], tmp_path, tmp_path, "")
+    others = {form: (Final([SimpleNamespace(role="")], None), form) for form in ("onnx-int8", "onnx-int4")}
+    files = {form: _of(target, form, others).file("graph", "fp32") for form in ("onnx-fp32", "onnx-int8", "onnx-int4")}
+    assert len(set(files.values())) == 3
+    assert files["onnx-fp32"] == target.file("graph", "fp32")
+    assert _of(target, "onnx-int8", others).said == ("onnx-int8",)
+
+
+def test_a_sparse_network_stays_sparse(tmp_path):
+    """The weights behind the rounded ones keep their zeros, so that the rounded ones do."""
+    steps = "compress.steps=[{sparsify: {use: magnitude, options: {sparsity: 0.6}}}]"
+    materials = open_materials(load_study(write_study(tmp_path, TEXT), Host.load(), sets=(steps,)), Host.load())
+    spec = {"depths": [1, 1, 1], "widths": [4, 8, 8], "block": "basic"}
+    shape = ("student", spec, 0)
+    layers = [name for name, each in materials.build_student(*shape).module.named_modules() if hasattr(each, "weight")]
+    convolutions = [f"{name}.weight" for name in layers if "conv" in name]
+    plans = [
+        {"edits": {"weights": convolutions}},
+        {"edits": {"block": 128, "bits": 4, "samples": 1}, QUANTIZER: "int4"},
+    ]
+    request = Request("as-int4", "recover", {"student": spec}, materials.recipe.default(), 1, plans={"student": plans})
+    _, setup = staged(materials, request, {}, tmp_path, 0)
+    recovering(materials, request, setup)
+    module = setup.models["student"].module
+    setup.enforce(0.01)
+    found = torch.cat([module.get_submodule(name.removesuffix(".weight")).weight.flatten() for name in convolutions])
+    assert (found == 0).float().mean() > 0.59
+    settle(module)
+    settled = torch.cat([module.get_parameter(name).flatten() for name in convolutions])
+    assert torch.equal(settled, found)
+    behind = Request(
+        "as-int4", "recover", {"student": spec}, materials.recipe.default(), 1, plans={"student": plans[1:]}
+    )
+    _, dense = staged(materials, behind, {}, tmp_path, 0)
+    recovering(materials, behind, dense)
+    assert dense.enforce is None
 
 
 def test_what_is_settled_answers_as_it_trained():
