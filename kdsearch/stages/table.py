@@ -16,13 +16,15 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.errors import RefusedError, told
 from kdsearch.search.candidates import PATIENCE, Region
+from kdsearch.stages import search
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.quality import measured
-from kdsearch.store.artifacts import Artifact, sealed, unsealed
+from kdsearch.store.artifacts import Artifact, Store, sealed, unsealed
 from kdsearch.store.files import append_line, read_lines, remove
 from kdsearch.store.hashing import digest, stream
 from kdsearch.training.finished import load_finished
+from kdsearch.training.keys import TRAINING, declared, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Kind, Outcome, Request, owner_of
@@ -77,6 +79,10 @@ def students_of(materials: Materials, role: str, n: int, work: Path, tools: Tool
     limits = materials.study.config.constraints
     named = {name: float(each) for name in ("params", "macs") if (each := getattr(limits, name)) is not None}
     region = Region(materials.spaces[role], materials.io, materials.task, named)
+    files = (
+        work / f"files-{digest(part_of(search, materials))}"
+    )  # by all that they depend on, as in the stage that measures them
+    files.mkdir(parents=True, exist_ok=True)
     rng, seen, found, dry = stream(materials.seed, "table", role), set[str](), list[Student](), 0
     while len(found) < n and dry < PATIENCE:
         spec = region.space.canonical(region.space.sample(rng))
@@ -92,7 +98,7 @@ def students_of(materials: Materials, role: str, n: int, work: Path, tools: Tool
         costs = {"params": float(cost.params), "macs": float(cost.macs)}
         if needs_file(materials):
             tools.heed_stop()
-            costs |= file_costs(materials, role, shown, work)
+            costs |= file_costs(materials, role, shown, files)
             if any(each > 0 for each in violations(materials, costs).values()):
                 continue
         found.append(Student(key, region.space.encode(spec), shown, costs))
@@ -104,6 +110,11 @@ def students_of(materials: Materials, role: str, n: int, work: Path, tools: Tool
             expected="two or more",
         )
     return found
+
+
+def key_of(materials: Materials, prepared: Artifact, store: Store) -> str:
+    """Of all that its trainings are made from, but for what each is asked: rows of another objective or method are not taken."""
+    return store.key(NAME, declared(materials, TRAINING), {"prepare": prepared})
 
 
 def table_of(

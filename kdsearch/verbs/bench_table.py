@@ -11,7 +11,6 @@ from kdsearch.errors import StudyError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.search.agreement import kendall_tau
 from kdsearch.store.files import write_bytes
-from kdsearch.store.hashing import digest
 from kdsearch.study.reading import load_study
 from kdsearch.verbs.run import at_work, command
 
@@ -40,8 +39,9 @@ def bench_table(
     Raises:
         UserError: wrong input, or several students; RefusedError: fewer than two architectures that can be trained.
     """
+    from kdsearch.ops.threads import cpu_threads
     from kdsearch.stages.run import run_stages
-    from kdsearch.stages.table import KINDS, NAME, Asked, csv_of, table_of
+    from kdsearch.stages.table import KINDS, NAME, Asked, csv_of, key_of, table_of
     from kdsearch.training.recipe_data import supplied
 
     for kind in kinds:
@@ -60,9 +60,10 @@ def bench_table(
     with at_work(study, host, folder, workers, progress, again) as (materials, tools):
         prepared = run_stages(materials, tools, until="prepare")["prepare"]
         materials = supplied(materials, prepared, tools.store)
-        work = tools.store.work(NAME, digest([prepared.key])[:16])
+        work = tools.store.work(NAME, key_of(materials, prepared, tools.store))
         try:
-            students, rows = table_of(materials, prepared, tools, work, asked)
+            with cpu_threads(study.config.run.threads_per_trial):
+                students, rows = table_of(materials, prepared, tools, work, asked)
         finally:
             tools.progress.end()
             tools.close()
@@ -78,16 +79,16 @@ def bench_table(
         "architectures": len(students) - len(notes),
         "epochs": asked.epochs,
         "seeds": seeds,
-        "kinds": {kind: _agreement(rows, kind, students) for kind in asked.kinds},
+        "kinds": {kind: _agreement(rows, kind, students, metric.direction) for kind in asked.kinds},
         "again": again,
         "notes": notes,
     }
     return {**found, "text": _text(found)}
 
 
-def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[Any]) -> dict[str, Any]:
+def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[Any], direction: str) -> dict[str, Any]:
     """Kendall's tau of test figures between seeds (mean over pairs; what no score can be expected to exceed by much), of
-    validation with test, and of parameters with test.
+    validation with test, and of parameters with test; and the best architecture's mean over the seeds on test.
     """
     own: dict[int, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
@@ -107,7 +108,7 @@ def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[
         "tau_between_seeds": mean([kendall_tau(of(a, "test"), of(b, "test")) for a, b in combinations(sorted(own), 2)]),
         "tau_of_validation": mean([kendall_tau(of(seed, "val"), of(seed, "test")) for seed in own]),
         "tau_of_params": mean([kendall_tau(params, of(seed, "test")) for seed in own]),
-        "best": max(
+        "best": (max if direction == "max" else min)(
             (sum(of_) / len(of_) for of_ in zip(*(of(seed, "test") for seed in own), strict=True)), default=None
         ),
     }

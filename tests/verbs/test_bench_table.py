@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
 from kdsearch.cli import main
+from kdsearch.host import Host
 from kdsearch.kinds import IO, Field
 from kdsearch.stages import table
+from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_lines
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.verbs.bench_table import _agreement
 from tests.stages.tiny import TEXT, write_study
 
 ASKED = ("--n", "3", "--epochs", "2", "--seeds", "2", "--set", "teacher.options.epochs=1")
@@ -94,6 +100,35 @@ def test_a_longer_training_is_another_one_and_the_table_is_for_bench(whole, caps
     words = ("--space", "cifar_resnet", "--table", whole / "table.csv", "--column", "kd_test", "--proxies", "params")
     assert main(["bench", "proxies", *map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sample"] == 3
+
+
+def test_rows_and_file_costs_are_of_what_they_were_made_from(tmp_path, monkeypatch):
+    """Another objective or recipe is another table; other limits have other files, and the same trainings."""
+    folders = []
+    monkeypatch.setattr(table, "file_costs", lambda *given: folders.append(given[3]) or {"onnx_bytes": 1.0})
+    store, prepared = Store(tmp_path / "store"), SimpleNamespace(key="p")
+    limit = "constraints.onnx_bytes=100000"
+
+    def key(*sets):
+        materials = open_materials(load_study(write_study(tmp_path), Host.load(), sets=sets), Host.load())
+        table.students_of(materials, "student", 2, tmp_path, SimpleNamespace(heed_stop=lambda: None))
+        return table.key_of(materials, prepared, store), folders[-1]
+
+    rows, files = key(limit)
+    assert key(limit, "distill.epochs=3", "search.keep=2")[0] == rows
+    assert key("constraints.onnx_bytes={max: 100000, format: onnx-int4}") == (rows, folders[-1])
+    assert folders[-1] != files
+    assert key(limit, "objectives={nll: min}")[0] != rows
+    assert key(limit, "recipe.distillers[0].options.temperature=2")[0] != rows
+
+
+def test_the_best_is_the_least_where_less_is_better():
+    students = [table.Student(name, name, {}, {"params": n}) for n, name in enumerate("abc")]
+    rows = [
+        {"key": name, "kind": "kd", "seed": 0, "error": "", "val": value, "test": value}
+        for name, value in zip("abc", (0.5, 0.2, 0.9), strict=True)
+    ]
+    assert [_agreement(rows, "kd", students, way)["best"] for way in ("max", "min")] == [0.9, 0.2]
 
 
 def test_one_that_fails_is_left_out_and_said(whole):
