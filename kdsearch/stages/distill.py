@@ -9,7 +9,7 @@ from typing import Any
 
 from kdsearch.errors import StudyError, TrialError
 from kdsearch.search.pick import PATH, ordered, parsed
-from kdsearch.stages.trial_facts import place_of
+from kdsearch.stages.trial_facts import deciding
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.hashing import stream
@@ -91,7 +91,7 @@ def _picked(materials: Materials, refined: Artifact) -> list[tuple[dict[str, Any
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
     ranked = refined.facts["ranked"]
     figures = [_figures(rows[each["number"]]) for each in ranked]
-    order = ordered(parsed(materials.study.config.distill.pick), figures, materials.objectives, _first(materials))
+    order = ordered(parsed(materials.study.config.distill.pick), figures, materials.objectives, deciding(materials))
     return [(ranked[i], figures[i]) for i in order]
 
 
@@ -99,10 +99,6 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float]:
     """What can be picked by, of a trial's row."""
     costs = {name: row[{"onnx_bytes": "bytes"}.get(name, name)] for name in COSTS}
     return {**{name: value for name, value in costs.items() if value is not None}, **row["objectives"]}
-
-
-def _first(materials: Materials) -> str:
-    return list(materials.objectives)[place_of(materials)]
 
 
 def _best(
@@ -127,7 +123,7 @@ def _best(
     meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
     names = meets or list(scored)
     order = ordered(
-        replace(pick, conditions=()), [scored[name] for name in names], materials.objectives, _first(materials)
+        replace(pick, conditions=()), [scored[name] for name in names], materials.objectives, deciding(materials)
     )
     return names[order[0]]
 

@@ -23,6 +23,7 @@ from kdsearch.stages.trial_facts import (
     architecture,
     architecture_dims,
     costs_of,
+    deciding,
     losses_of,
     offered,
     place_of,
@@ -78,15 +79,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     known = recalled(materials, [each.read() for each in (*logs, *map(log_of, range(attempt)))])
     seed = derive(materials.seed, "refine") % 2**31
     tools.progress.begin(NAME, section.trials)
-    judged = list(materials.objectives)[place_of(materials)]
-    plan = {
-        "total": section.trials,
-        "metric": judged,
-        **measure(materials.metrics[judged]),
-        "direction": materials.objectives[judged],
-        "at": place_of(materials),
-    }
-    tools.events.write("trials", key=log.key, artifact=work.name, **plan)
+    tools.events.write("trials", key=log.key, artifact=work.name, **ahead(materials))
 
     def between() -> None:
         tools.heed_stop()
@@ -129,6 +122,18 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
             for trial in best
         ],
+    }
+
+
+def ahead(materials: Materials) -> dict[str, Any]:
+    """What `status` has to know of the trials to come: how many, and which loss is judged. A cost has no title or unit."""
+    name = deciding(materials)
+    return {
+        "total": materials.study.config.refine.trials,
+        "metric": name,
+        **(measure(materials.metrics[name]) if name in materials.metrics else {}),
+        "direction": materials.objectives[name],
+        "at": place_of(materials),
     }
 
 
@@ -258,4 +263,4 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
 
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
     losses = [trial.losses[place_of(materials)] for trial in history if trial.losses]
-    return f"best {materials.objective} {abs(min(losses)):.4f}" if losses else ""
+    return f"best {deciding(materials)} {abs(min(losses)):.4f}" if losses else ""

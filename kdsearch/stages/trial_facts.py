@@ -151,6 +151,11 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
 
 
 def place_of(materials: Materials) -> int:
-    """Where among the objectives the one is that validation scores."""
+    """Where among the objectives the one is that validation scores; the first one, where none is."""
     names = list(materials.objectives)
     return names.index(materials.objective) if materials.objective in names else 0
+
+
+def deciding(materials: Materials) -> str:
+    """The objective that decides within a front: the one at `place_of`."""
+    return list(materials.objectives)[place_of(materials)]

@@ -64,6 +64,7 @@ def test_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
         (0.2, 0.1, True, "used"),
         (0.2, 0.3, False, "no better, not used"),
         (None, None, False, "no file to compare"),  # it could not be opened, or answers no number
+        (0.2, None, False, "no file to compare"),  # the one of the trained network
         (None, 0.1, True, "used"),
     ],
 )

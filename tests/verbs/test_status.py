@@ -8,10 +8,15 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
+from kdsearch.host import Host
+from kdsearch.stages.refine import ahead
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import PROGRESS, Events, held, open_folder
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Progress
 from kdsearch.verbs.status import status_of
+from tests.stages.tiny import write_study
 
 
 @pytest.fixture
@@ -116,3 +121,18 @@ def test_without_a_run_it_is_said_once(folder, monkeypatch, capsys):
     monkeypatch.setattr("kdsearch.verbs.status.time.sleep", lambda _: pytest.fail("there is nothing to wait for"))
     assert main(["status", str(folder), "--follow"]) == 0
     assert capsys.readouterr().out.count("stage 3 of 7") == 1
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        ("{latency_ms: min}", {"metric": "latency_ms", "direction": "min", "at": 0, "total": 3}),
+        (
+            "{params: min, accuracy: max}",
+            {"metric": "accuracy", "title": "", "unit": "share", "direction": "max", "at": 1, "total": 3},
+        ),
+    ],
+)
+def test_trials_are_announced_also_where_no_objective_is_a_metric(objectives, expected, tmp_path):
+    study = load_study(write_study(tmp_path), Host.load(), sets=(f"objectives={objectives}",))
+    assert ahead(open_materials(study, Host.load())) == expected
