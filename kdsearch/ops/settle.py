@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -20,9 +22,7 @@ def lend(plain: nn.Module, module: nn.Module) -> None:
     plain: the same network without parametrisations.
     """
     for path, layer in plain.named_modules():
-        own = module.get_submodule(path)
+        own: Any = module.get_submodule(path)
         for name, _ in list(layer.named_parameters(recurse=False)):
-            behind = (
-                own.parametrizations[name].original if parametrize.is_parametrized(own, name) else getattr(own, name)
-            )  # type: ignore[index,union-attr]
-            setattr(layer, name, behind)
+            is_computed = parametrize.is_parametrized(own, name)
+            setattr(layer, name, own.parametrizations[name].original if is_computed else getattr(own, name))
