@@ -17,6 +17,7 @@ values as the study's data had them.
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
@@ -62,7 +63,7 @@ def pixels(file, told):
         low, high = told["range"]
         found = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255 * (high - low) + low
     if found.shape != (channels, height, width):
-        raise SystemExit(f"{file}: {found.shape}; expected {(channels, height, width)}")
+        raise ValueError(f"{found.shape}; expected {(channels, height, width)}")
     return found
 
 
@@ -77,12 +78,20 @@ def main():
     parser.add_argument("--model", default=Path(__file__).with_name(MODEL))
     parser.add_argument("--top", type=int, default=3)
     asked = parser.parse_args()
+    if not Path(asked.model).is_file():
+        parser.error(f"{asked.model}: no such file")
     session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     told, labels = json.loads(about["preprocessing"]), json.loads(about["labels"])
     inside = json.loads(about.get("inside", '{"input": "prepared", "output": "raw"}'))
+    failed = False
     for file in asked.images:
-        fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
+        try:
+            fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
+        except (OSError, ValueError) as error:  # is not there, or is no such image
+            print(f"{file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            failed = True
+            continue
         answer = session.run(None, {session.get_inputs()[0].name: fed})[0][0]
         if inside["output"] == "class":
             print(f"{file}: {labels[int(answer)]}")
@@ -93,6 +102,7 @@ def main():
             probs /= probs.sum()
         best = np.argsort(-probs, kind="stable")[: asked.top]
         print(f"{file}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
+    sys.exit(2 if failed else 0)
 
 
 if __name__ == "__main__":
@@ -113,6 +123,7 @@ import argparse
 import json
 import os
 import runpy
+import sys
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report to its maker
@@ -130,15 +141,20 @@ def main():
     parser.add_argument("--model", default=HERE / MODEL)
     parser.add_argument("--top", type=int, default=3)
     asked = parser.parse_args()
+    if not Path(asked.model).is_file():
+        parser.error(f"{asked.model}: no such file")
     prepare = runpy.run_path(str(FILES["prepare.py"]))["inputs"]
     session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
     labels = json.loads(session.get_modelmeta().custom_metadata_map.get("labels", "[]"))
     names = [each.name for each in session.get_outputs()]
+    failed = False
     for sample in asked.samples:
         try:
             fed = prepare(sample, FILES)
         except ValueError as error:
-            raise SystemExit(f"{sample}: {error}")
+            print(f"{sample}: {error}", file=sys.stderr)
+            failed = True
+            continue
         feeds = {each.name: fed[each.name] for each in session.get_inputs()}
         found = dict(zip(names, session.run(None, feeds)))
         if labels and list(found) == ["logits"] and found["logits"].shape == (1, len(labels)):
@@ -154,6 +170,7 @@ def main():
             print(f"{sample}: " + json.dumps(dict(zip(labels, given.round(4 if "scores" in found else 6).tolist()))))
         else:
             print(f"{sample}: " + json.dumps({name: value[0].tolist() for name, value in found.items()}))
+    sys.exit(2 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -57,13 +57,17 @@ def keep_best(
 
     def measure(these: Sequence[Candidate]) -> bool:
         """Whether any of them keeps the limits."""
+        is_measured = is_costed and needs_file(materials)
+        if is_measured:
+            tools.progress.more(len(these))
         for each in these:
             if tools.stop():
                 raise InterruptedRun("stopped; measured candidates are kept")
             scored = each.scored
-            is_measured = is_costed and needs_file(materials)
             measured = file_costs(materials, role, scored.spec, work) if is_measured else {}
             found[scored.key] = {"params": scored.params, "macs": scored.macs, **measured}
+            if is_measured:
+                tools.progress.at(tools.progress.done + 1, note=f"{len(found)} files measured")
             excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
         return any(is_good(each) for each in these)
 

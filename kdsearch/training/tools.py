@@ -66,6 +66,12 @@ class Progress:
         """So many of the units were done by an earlier run: they are progress, and no sign of this run's pace."""
         self._had += done
 
+    def more(self, units: float) -> None:
+        """So many more units than `begin` was told of."""
+        self.total += int(units)
+        if self._bar is not None:
+            self._bar.update(self._line, total=self.total)
+
     @property
     def rate(self) -> float:
         """Units a second since the stage was begun, or gone on with."""

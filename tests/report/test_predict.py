@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kdsearch.report.predict import prepared_text
+from kdsearch.report.predict import predict_text, prepared_text
 
 PREPARE = """import numpy as np
 def inputs(sample, files):
@@ -51,5 +52,35 @@ def test_answers_by_name(output: str, labels: list[str], line: str, tmp_path: Pa
 
 def test_what_cannot_be_prepared_is_one_line(tmp_path: Path) -> None:
     done = asked(tmp_path, "value", ["a", "b"], "1 x")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["1 x: could not convert string to float: 'x'"]
+
+
+def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answered(tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 2, 2])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])
+    graph = helper.make_graph([helper.make_node("Flatten", ["image"], ["logits"])], "g", [image], [logits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    told = {"channels": 1, "size": [2, 2], "range": [0, 1], "scale": 1, "mean": [0], "std": [1]}
+    helper.set_model_props(model, {"labels": json.dumps(list("abcd")), "preprocessing": json.dumps(told)})
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "predict.py").write_text(predict_text("m.onnx"))
+    (tmp_path / "words.png").write_text("no image")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
+    np.save(tmp_path / "right.npy", np.array([[0, 0], [9, 0]]))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "predict.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run("none.png", "words.png", "wide.npy", "right.npy", "--top", "1")
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == ["right.npy: c 100.0%"]
+    assert done.stderr.splitlines() == [
+        "none.png: No such file or directory",
+        "words.png: cannot identify image file 'words.png'",
+        "wide.npy: (1, 2, 3); expected (1, 2, 2)",
+    ]
+    assert run("right.npy").returncode == 0
+    other = run("right.npy", "--model", "other.onnx")
+    assert (other.returncode, other.stderr.splitlines()[-1]) == (2, "predict.py: error: other.onnx: no such file")

@@ -14,6 +14,7 @@ from kdsearch.search.scoring import Scored
 from kdsearch.stages import keeping
 from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.search import search_costs
+from kdsearch.training.tools import Progress
 
 
 @pytest.mark.parametrize(
@@ -46,11 +47,16 @@ def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8
     monkeypatch.setattr(keeping, "file_costs", file_costs)
     monkeypatch.setattr(keeping, "needs_file", lambda _: True)
     monkeypatch.setattr(keeping, "violations", lambda _, found: {"latency_ms": found["latency_ms"] / limit - 1})
-    tools: Any = SimpleNamespace(stop=lambda: False)
+    progress = Progress(shown=False)
+    progress.begin("search", 2000)
+    progress.at(2000)
+    tools: Any = SimpleNamespace(stop=lambda: False, progress=progress)
     materials: Any = SimpleNamespace(ships=("student",))
     candidates = [Candidate(row, float(row.params)) for row in ROWS]
     found = keep_best(materials, "student", candidates, keep, [], Path(), tools, 3)
     assert len(set(measured)) == len(measured), "nothing is measured twice"
+    assert progress.done == progress.total == 2000 + len(measured), "each file is a unit of the stage's work"
+    assert progress.note == f"{len(measured)} files measured"
     assert len(found.broken) <= len(measured) - len(found.rows)
     assert [each["short"] for each in found.rows] == [i < 3 for i in range(len(found.rows))]
     return [each["spec"]["i"] for each in found.rows], len(measured), found
