@@ -24,7 +24,7 @@ from kdsearch.store.files import read_json, write_bytes, write_json
 from kdsearch.study.summary import left_out
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
-from kdsearch.training.normalize import said, suspects
+from kdsearch.training.normalize import is_classification, said, suspects
 from kdsearch.training.tools import Tools
 from kdsearch.version import VERSION
 
@@ -309,6 +309,17 @@ def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any
         "unlabeled": unlabeled,
         "source": facts.get("source", materials.study.config.data.use),
         "recipes": inputs["prepare"].facts["recipes"],
+        **_selected_by(materials, inputs, counts.get("val", {})),
+    }
+
+
+def _selected_by(materials: Materials, inputs: Mapping[str, Artifact], val: Mapping[str, int]) -> dict[str, str]:
+    """What validation figures are of, where a teacher's class stands in for labels that are hidden (`builtin/metrics.py`)."""
+    hidden = val.get("unlabeled", 0)
+    if not hidden or not inputs["export"].facts["qualities"]["teachers"] or not is_classification(materials):
+        return {}
+    return {
+        "validation": f"{hidden:,} of {sum(val.values()):,} labels are hidden; there the teacher's class counts as right"
     }
 
 

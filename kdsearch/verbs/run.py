@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -109,8 +110,9 @@ def at_work(
     with _leaving_nothing(folder), held(folder), standing(folder) as intact, _stoppable() as stop:
         text = study.resolved_yaml().encode()
         here = folder / STUDY
-        if not lies(here) or regular(here, "a study", error=ArtifactError).read_bytes() != text:
-            write_bytes(folder / STUDY, text)
+        last = regular(here, "a study", error=ArtifactError).read_bytes() if lies(here) else None
+        if last != text:
+            write_bytes(here, text)
         write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
         store = open_store(study, folder)
         tools = Tools(
@@ -123,12 +125,20 @@ def at_work(
             checkpoint_s,
             intact,
         )
+        if other := _other_name(last, study.config.name):
+            tools.progress.say(f"{folder} was of the study '{other}' so far, and is of '{study.config.name}' now")
         try:
             yield materials, tools
         except KeyboardInterrupt:
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+
+
+def _other_name(text: bytes | None, name: str) -> str:
+    """The name in a folder's study, where it is another one; "" else."""
+    found = re.search(r"^name: (.+)$", (text or b"").decode(errors="replace"), re.MULTILINE)
+    return found[1] if found and found[1].strip("'\"") != name else ""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from urllib.parse import unquote
@@ -51,6 +52,17 @@ def test_a_real_studys_page_shows_what_the_study_did(finished: Done, tmp_path: P
     assert f"{teacher['macs']:,}" in page.text
     assert json.loads(teacher["architecture"]) == {"block": "basic", "depths": [1, 1, 1], "widths": [8, 8, 16]}
     assert "cifar_resnet: basic block, depths 1-1-1 , widths 8-8-16" in " ".join(page.text.split())
+
+
+def test_the_page_says_what_validation_figures_are_of(finished: Done) -> None:
+    """Where a label is hidden the teacher's class stands in: a trial may be right there and wrong on the test split."""
+    counts = finished.result["data"]["counts"]["val"]
+    hidden, all_ = counts["unlabeled"], sum(counts.values())
+    assert 0 < hidden < all_
+    said = f"{hidden:,} of {all_:,} labels are hidden; there the teacher's class counts as right"
+    assert finished.result["data"]["validation"] == said
+    page = (finished.folder / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    assert html.escape(said) in page or said in page.partition("<script")[0]
 
 
 def test_cards_stand_beside_the_files(finished: Done) -> None:

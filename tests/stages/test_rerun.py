@@ -111,6 +111,7 @@ def test_what_is_redone_is_said_and_files_of_others_stay(copied, capsys):
     assert main(["run", str(copied / "tiny.yaml"), "--dir", str(copied / "study"), "--set", "name=other"]) == 0
     out, err = capsys.readouterr()
     assert "the study has changed: redoing export, report; what they replace stays until `kdsearch clean`" in err
+    assert f"{copied / 'study'} was of the study 'tiny' so far, and is of 'other' now\n" in err
     assert "recommended" in out
     assert [each.read_text() for each in own] == ["mine", "mine"]
     left = [each.name for each in (copied / "study" / "export").iterdir() if each.name.startswith("tiny-")]
