@@ -42,7 +42,7 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     forms = formats_measured(materials)
     whole = _written(materials, exporter, made, folder / known.stem)
     files = {"": whole}
-    for name in {quantizer_of(materials, form) for form in forms.values()} - {""}:
+    for name in sorted({quantizer_of(materials, form) for form in forms.values()} - {""}):
         files[name] = _quantized(materials, name, role, spec, made, whole, folder)
     of = {cost: files[quantizer_of(materials, form)] for cost, form in forms.items()}
     costs: dict[str, float] = {"onnx_bytes": sum(file.stat().st_size for file in of["onnx_bytes"].values())}

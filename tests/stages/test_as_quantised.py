@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -19,13 +20,15 @@ from kdsearch.stages import as_quantised
 from kdsearch.stages.as_quantised import may_train, wanted
 from kdsearch.stages.export import Final, _of
 from kdsearch.stages.one_file import Target
+from kdsearch.stages.products import fresh_student
+from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
 from kdsearch.training.materials import open_materials
 from kdsearch.training.request import QUANTIZER, Request
-from kdsearch.training.train import recovering, staged
+from kdsearch.training.train import pruned, recovering, staged
 from tests.stages.tiny import STAGES, events, made, run_tiny, write_study
 
 # Narrow and deep, in few bits with one scale for 128 weights, rounded without data: what loses accuracy at 4 bits.
@@ -161,6 +164,27 @@ def test_a_sparse_network_stays_sparse(tmp_path):
     _, dense = staged(materials, behind, {}, tmp_path, 0)
     recovering(materials, behind, dense)
     assert dense.enforce is None
+
+
+def test_a_plan_is_carried_out_by_the_quantizer_whose_name_it_has(tmp_path):
+    """Not by a step of compression in its place, nor by another quantizer."""
+    both = ("compress.quantize=[{use: int8}, {use: int4, options: {block: 128, rounding: rtn}, recover_epochs: 4}]",)
+    materials = open_materials(load_study(write_study(tmp_path, TEXT), Host.load(), sets=both), Host.load())
+    spec = {"depths": [3, 3, 3], "widths": [4, 4, 4]}
+    found = fresh_student(materials, "student", spec, tmp_path)
+    int4 = materials.make("quantizer", materials.study.config.compress.quantize[1], "compress.quantize[1]")
+    plan = int4.plan(subject_of(materials, found, "student", {}))
+    stored = {**asdict(plan), QUANTIZER: "int4"}
+    model = found.setup.models["student"]
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        answers = [
+            each.module.eval()(x) for each in (pruned(materials, model, [stored]), int4.apply(model, plan), model)
+        ]
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.allclose(answers[0], answers[2], atol=1e-4)
+    request = Request("as-int4", "recover", {"student": spec}, {}, 4, plans={"student": [stored]})
+    assert recovering(materials, request, found.setup) is None, "the winner's recipe trains it"
 
 
 def test_what_is_settled_answers_as_it_trained():

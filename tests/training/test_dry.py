@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdsearch.cli import main
-from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError
+from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError, UserError
 from kdsearch.host import Host
 from kdsearch.study import load_study
 from kdsearch.training.dry import check_recipe
@@ -185,3 +185,14 @@ def test_validate_takes_the_step(tmp_path, capsys):
     assert main(["validate", str(file)]) == 2
     assert re.search(rf"tiny.yaml:{LINE}: recipe.distillers\[0\].options.student_tap: ", capsys.readouterr().err)
     assert main(["validate", str(file), "--plan"]) == 2
+
+
+def test_a_step_of_compression_that_names_no_layer_is_told_with_its_own_place(host, tmp_path):
+    steps = (
+        "compress.prune=null",
+        "compress.steps=[{sparsify: {use: magnitude}}, {prune: {use: channels, options: {exclude: [stm]}}}]",
+    )
+    with pytest.raises(UserError, match=r"'stm' matches no layer of this network") as caught:
+        check_recipe(opened(tmp_path, host, "{use: kd}", *steps))
+    assert caught.value.path == "compress.steps[1].prune.options.exclude[0]"
+    assert str(caught.value.file).startswith("--set compress.steps=")
