@@ -33,18 +33,22 @@ def test_they_average_and_keep_weights_as_the_student_does(tmp_path):
 
 
 class Borrowing(Procedure[NoOptions]):
-    """Adapts its student by what a teacher is, where there is one."""
+    """Adapts its student by what a teacher is, where there is one; its phases make another network of it."""
 
     def adapt(self, role: str, model: Model, setup: Setup) -> Model:
         model.name = ", ".join(setup.teachers) or "nobody"
+        return model
+
+    def grown(self, role: str, model: Model, setup: Setup) -> Model:
+        model.name = f"{model.name}, grown"
         return model
 
     def phases(self, setup: Setup) -> Iterator[Phase]:
         raise AssertionError
 
 
-def test_what_adapts_their_student_finds_no_teacher(tmp_path):
-    """Else the student without a teacher would begin with the teacher's classifier."""
+def test_they_are_the_network_that_ships_and_what_makes_it_finds_no_teacher(tmp_path):
+    """Else the student without a teacher would be a smaller one, or begin with the teacher's classifier."""
     host = Host.load().with_classes({("procedure", "borrowing"): Borrowing})
     study = load_study(write_study(tmp_path), host, sets=("recipe.procedure={use: borrowing}", "recipe.distillers=[]"))
     materials = open_materials(study, host)
@@ -54,4 +58,4 @@ def test_what_adapts_their_student_finds_no_teacher(tmp_path):
         request = Request(kind, kind, {"student": spec}, materials.recipe.default(), 1)
         _, setup = staged(materials, request, {"large": Mock(spec=Live)}, tmp_path, 0)
         found[kind] = setup.models["student"].name
-    assert found == {"recipe": "large, teacher", "baseline": "nobody", "all_labels": "nobody"}
+    assert found == {"recipe": "large, teacher", "baseline": "nobody, grown", "all_labels": "nobody, grown"}
