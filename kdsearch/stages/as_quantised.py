@@ -22,7 +22,7 @@ from kdsearch.stages.recovered import Finish, kept, started, trained
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
-from kdsearch.study.rules import bare
+from kdsearch.study.rules import bare, format_of
 from kdsearch.training.finished import Finished, load_finished
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import QUANTIZER, Request
@@ -32,11 +32,7 @@ from kdsearch.training.tools import Tools
 def wanted(materials: Materials) -> dict[int, str]:
     """Index -> format, of the quantizers that the study lets train, and whose files it exports."""
     config = materials.study.config
-    uses = {
-        i: f"{bare(config.export.exporter.use)}-{bare(use.use)}"
-        for i, use in enumerate(config.compress.quantize)
-        if use.recover_epochs
-    }
+    uses = {i: format_of(config, use) for i, use in enumerate(config.compress.quantize) if use.recover_epochs}
     return {i: form for i, form in uses.items() if form in config.export.formats}
 
 

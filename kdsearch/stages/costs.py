@@ -18,7 +18,7 @@ from kdsearch.kinds import Batch, Cost, Exporter, Model
 from kdsearch.ops.cost import stored_values
 from kdsearch.stages.products import has_own_product
 from kdsearch.store.hashing import stream
-from kdsearch.study.rules import bare
+from kdsearch.study.rules import format_of
 from kdsearch.study.schema import Bytes, Latency
 from kdsearch.training.materials import Materials
 
@@ -64,8 +64,7 @@ def quantizer_of(materials: Materials, form: str) -> str:
     if not form:
         return ""
     config = materials.study.config
-    kind = form.removeprefix(f"{bare(config.export.exporter.use)}-")
-    return next((use.use for use in config.compress.quantize if bare(use.use) == kind), "")
+    return next((use.use for use in config.compress.quantize if format_of(config, use) == form), "")
 
 
 def fewest_params(materials: Materials) -> float | None:

@@ -8,6 +8,7 @@ from kdsearch.errors import UnsafeCodeError, nearest, one_of
 from kdsearch.study.code import allow, code_in
 
 if TYPE_CHECKING:
+    from kdsearch.study.schema import Config, Use
     from kdsearch.study.study import Study
 
 COSTS = ("latency_ms", "params", "macs", "onnx_bytes")  # objectives that are no metric; less is better
@@ -123,8 +124,13 @@ def _distillers(study: Study) -> None:
 
 def formats_of(study: Study) -> list[str]:
     """The formats that the study could export: fp32, and one a quantizer."""
-    exporter = bare(study.config.export.exporter.use)
-    return [f"{exporter}-fp32", *(f"{exporter}-{bare(each.use)}" for each in study.config.compress.quantize)]
+    config = study.config
+    return [f"{bare(config.export.exporter.use)}-fp32", *(format_of(config, each) for each in config.compress.quantize)]
+
+
+def format_of(config: Config, quantizer: Use) -> str:
+    """Of the files that a quantizer of the study makes."""
+    return f"{bare(config.export.exporter.use)}-{bare(quantizer.use)}"
 
 
 def _formats(study: Study) -> None:

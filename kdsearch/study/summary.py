@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.study.check import student_space
 from kdsearch.study.names import proxies
 from kdsearch.study.recipe import RecipeSpace
-from kdsearch.study.rules import bare
+from kdsearch.study.rules import format_of
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -78,9 +78,8 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})
     for _, step in config.compress.chain:
         found.append({"stage": "compress", "what": "recovery", "count": 1, "epochs": step.use.recover_epochs})
-    exporter = bare(config.export.exporter.use)
     for use in config.compress.quantize:
-        if use.recover_epochs and f"{exporter}-{bare(use.use)}" in config.export.formats:
+        if use.recover_epochs and format_of(config, use) in config.export.formats:
             what = f"as {use.use}, where its file loses too much"
             found.append({"stage": "compress", "what": what, "count": 1, "epochs": use.recover_epochs})
     return found

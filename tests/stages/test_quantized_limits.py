@@ -94,6 +94,15 @@ def test_a_compressor_is_told_every_limit_as_a_number(tmp_path):
             ("constraints.latency_ms={max: 9, format: onnx-int8}", "export.formats=[onnx-fp32]", "export.max_drop={}"),
             "constraints.latency_ms.format: 'onnx-int8'",
         ),
+        (
+            (
+                "student=null",
+                "students={one: {space: cifar_resnet}, two: {space: cifar_resnet}}",
+                "recipe.procedure=mutual",
+                "constraints.onnx_bytes={max: 9, format: onnx-int8}",
+            ),
+            "constraints.onnx_bytes.format: a limit of 'onnx-int8', and 2 students. Expected one student",
+        ),
     ],
 )
 def test_a_file_that_is_not_made_is_refused(sets, message, tmp_path):
