@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, KdsearchError, told
 
 
 class Samples(Protocol):
@@ -29,6 +29,13 @@ class Columns:
 
     def __init__(self, split: str, columns: Mapping[str, Any]) -> None:
         self.columns = {name: _column(split, name, values) for name, values in columns.items()}
+        images = self.columns.get("image")
+        if images is not None and images.is_floating_point() and not bool(images.isfinite().all()):
+            at = tuple((~images.isfinite()).nonzero()[0])
+            raise DataError(
+                f"'image' of sample {int(at[0])} of split '{split}' holds {images[at].item()}",
+                expected="finite numbers",
+            )
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
@@ -58,7 +65,7 @@ class Items:
         with _kept_rngs():
             for i, seed in zip(index, seeds, strict=True):
                 _seed_all(seed)
-                samples.append(self._named(i, self.dataset[i]))
+                samples.append(self._named(i, self._read(i)))
         first = samples[0]
         for i, sample in zip(index, samples, strict=True):
             for name, value in sample.items():
@@ -70,6 +77,14 @@ class Items:
                         fix="Resize in the Dataset's own transform.",
                     )
         return {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
+
+    def _read(self, i: int) -> Any:
+        try:
+            return self.dataset[i]
+        except KdsearchError:
+            raise
+        except Exception as error:
+            raise DataError(f"sample {i} of split '{self.split}' cannot be read: {told(error)}") from error
 
     def _named(self, i: int, sample: Any) -> dict[str, Tensor]:
         if not isinstance(sample, Mapping):

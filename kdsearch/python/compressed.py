@@ -16,7 +16,7 @@ from kdsearch.errors import DataError, RefusedError, StudyError, UserError, near
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Job, files_of
-from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, network
+from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, is_untrained, network
 from kdsearch.python.own_data import Data, PlanSubject, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
@@ -102,6 +102,8 @@ def compress(
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
     numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+    if isinstance(model, str) and is_untrained(model, weights):
+        notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
     job = Job(

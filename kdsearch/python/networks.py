@@ -100,6 +100,14 @@ def network(
     return made.eval()
 
 
+def is_untrained(text: str, weights_file: Path | None) -> bool:
+    """Whether `text` names a network of timm or torchvision without weights of anybody's."""
+    library, _, rest = text.partition(":")
+    keys = {key: value for key, _, value in (each.partition("=") for each in rest.split(",")[1:])}
+    trained = keys.get("pretrained") == "true" or {"weights", "checkpoint_path"} & set(keys)
+    return library in ("timm", "torchvision") and weights_file is None and not trained
+
+
 def _made(text: str, allow_code: Sequence[str], classes: int | None) -> nn.Module:
     head, _, rest = text.partition(":")
     if text.lower().endswith(".onnx"):

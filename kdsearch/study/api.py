@@ -70,6 +70,8 @@ def make(
 
 def _data(train: Any, val: Any, test: Any, section: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:
     given = {name: each for name, each in (("train", train), ("val", val), ("test", test)) if each is not None}
+    if not given and "use" not in section:
+        raise StudyError("no data are given", path="train", expected="train=..., or data={'use': NAME, ...}")
     if not given:
         return section
     if "use" in section:

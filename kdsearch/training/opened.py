@@ -57,7 +57,8 @@ def loaded_teacher(materials: Materials, name: str) -> Live:
     path = materials.study.path_of_teacher(name)
     handed_over = materials.study.live_object(path)
     if handed_over is not None:
-        model = live_model(handed_over, materials)
+        with placing(materials.study, path):
+            model = live_model(handed_over, materials)
         check_module(model.module, f"teacher '{name}'")
         return Live(model, materials.task, None)
     teacher: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)

@@ -114,9 +114,14 @@ def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[
     }
 
 
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("s" if n != 1 else "")
+
+
 def _text(found: Mapping[str, Any]) -> str:
     lines = [
-        f"{found['table']}: {found['architectures']} architectures, {found['epochs']} epochs, {found['seeds']} seed(s); "
+        f"{found['table']}: {found['architectures']} architectures, {_many(found['epochs'], 'epoch')}, "
+        f"{_many(found['seeds'], 'seed')}; "
         f"{found['objective']} ({found['direction']})"
     ]
     for kind, each in found["kinds"].items():

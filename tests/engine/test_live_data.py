@@ -131,6 +131,11 @@ class Listed(TorchDataset):
         return self.samples[i]
 
 
+class Unreadable(Listed):
+    def __getitem__(self, i):
+        return {}["picture"]
+
+
 def test_global_generators_are_left_alone():
     source = from_torch(Pairs(noise=True))
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
@@ -198,6 +203,14 @@ def test_a_study_can_arrange_live_data_with_unlabeled_images():
         (lambda: (np.zeros((3, 2, 2)), np.zeros(4, int)), ["'image' 3", "'label' 4"]),
         (lambda: (np.zeros((3, 2)), np.zeros(3, int)), ["'image' of shape (2,)", "(C, H, W)"]),
         (lambda: (np.zeros((3, 2, 2)), np.array([0, -1, 1])), ["label -1 of sample 1"]),
+        (
+            lambda: (np.array([[[0.0, 1.0]], [[0.5, np.nan]]]), np.zeros(2, int)),
+            ["'image' of sample 1 of split 'train' holds nan. Expected finite numbers"],
+        ),
+        (
+            lambda: Unreadable([0, 1]),
+            ["sample 0 of split 'train' cannot be read: KeyError: 'picture' (in __getitem__, test_live_d"],
+        ),
         (lambda: Listed([]), ["split 'train' has no samples"]),
         (
             lambda: Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 5, 4), 1)]),

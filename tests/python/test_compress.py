@@ -18,7 +18,7 @@ from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.kinds import Batch, Field, Graph
 from kdsearch.python.compressed import _text
-from kdsearch.python.networks import network
+from kdsearch.python.networks import is_untrained, network
 from kdsearch.store import weights
 
 CODE = """
@@ -184,8 +184,23 @@ def test_timm_without_data(tmp_path, capsys):
     code, found, _ = run(capsys, "timm:resnet10t,num_classes=7", "--out", tmp_path, *asked)
     assert code == 0
     assert found["model"] == "timm:resnet10t,num_classes=7"
+    assert "timm:resnet10t,num_classes=7 has weights drawn at random" in " ".join(found["notes"])
     assert found["macs"]["before"] == found["macs"]["after"]
     assert json.loads((tmp_path / "resnet10t-fp32.json").read_text())["use"]["outputs"][0]["shape"] == ["batch", 7]
+
+
+def test_random_weights_are_said():
+    """Who forgets --weights compresses noise."""
+    drawn = ["timm:resnet18", "timm:resnet18,num_classes=3,pretrained=false", "torchvision:resnet18,num_classes=3"]
+    trained = [
+        "timm:resnet18,pretrained=true",
+        "torchvision:resnet18,weights=DEFAULT",
+        "net.py:Net",
+        "net.onnx",
+        "net.pt2",
+    ]
+    assert [is_untrained(each, None) for each in (*drawn, *trained)] == [True] * len(drawn) + [False] * len(trained)
+    assert not is_untrained("timm:resnet18", Path("net.safetensors"))
 
 
 def test_names(folder, monkeypatch):

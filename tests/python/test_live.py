@@ -153,8 +153,11 @@ def test_a_tap_that_is_not_there_says_what_is(tap, message, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (nn.Conv2d(3, 4, 3), "teacher Conv2d cannot read image 1x8x8"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), "teacher Sequential answers 7 a sample. Expected 10"),
+        (nn.Conv2d(3, 4, 3), r"^teacher: teacher Conv2d cannot read image 1x8x8"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 7)),
+            r"^teacher: teacher Sequential answers 7 a sample. Expected 10",
+        ),
         (3.0, r"teacher: got 3\.0\. Expected a module"),
     ],
 )

@@ -94,6 +94,11 @@ def test_what_is_wrong_is_named_by_its_key_path(arguments, message, host):
         make(nn.Linear(1, 1), SAMPLES, student="cifar_resnet", host=host, **arguments)
 
 
+def test_a_study_without_data_says_how_to_give_them(host):
+    with pytest.raises(StudyError, match=r"train: no data are given\. Expected train=\.\.\., or data=\{'use': NAME"):
+        make(nn.Linear(1, 1), student="cifar_resnet", host=host)
+
+
 def test_two_classes_of_one_name_are_refused(host):
     other = type("KD", (small_plugin.KD,), {})
     with pytest.raises(StudyError, match="two classes are called 'KD'"):
