@@ -184,6 +184,7 @@ def _cut(
     """The pruned and, with data, recovered network, and what was done."""
     options = {**({"macs": None} if "macs" not in target else {}), **target}
     made: Compressor[Any] = make(host, "pruner", Use(use=pruner, options=options), "--prune")
+    made.watch = lambda share, what: shown.at(0, f"{pruner}, {share:.0%}: {what}")
     subject = PlanSubject(seed=seed, base=Path(), model=model, io=io, opened=opened, budget={})
     began = time.perf_counter()
     plan = made.plan(subject)

@@ -115,6 +115,12 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         check_said(found.procedure, materials.recipe.procedure, structures(found.setup), wanted)
     roles: dict[str, Any] = {}
     plans, start, uncut = {}, {}, {}
+
+    def watch(share: float, what: str) -> None:
+        tools.heed_stop()
+        tools.progress.at(tools.progress.done, f"{step.use.use}, {share:.0%}: {what}")
+
+    compressor.watch = watch
     for role in shipped:
         tools.heed_stop()
         subject = subject_of(materials, found, role, teachers)

@@ -95,6 +95,16 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         assert card["latency_ms"] == row["latency_ms"]
 
 
+def test_it_says_how_far_the_pruning_is(folder, tmp_path, capsys, monkeypatch):
+    notes = []
+    monkeypatch.setattr("kdsearch.training.tools.Progress.at", lambda self, done, note="", best="": notes.append(note))
+    monkeypatch.chdir(folder)
+    asked = ("--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--prune", "macs=0.7", "--out", tmp_path)
+    assert run(capsys, "net.py:Net", *asked, "--format", "onnx-fp32")[0] == 0
+    assert "channels, 0%: following channels" in notes
+    assert any(note.startswith("channels, 20%: trying cuts of ") for note in notes)
+
+
 def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
     code, _, err = run(capsys, folder / "net.onnx", "--out", tmp_path, "--format", "onnx-int8")
     assert code == 2

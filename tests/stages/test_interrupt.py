@@ -31,26 +31,38 @@ def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):
     command = ["run", str(file), "--dir", str(study), "--set", "run.executor={use: inprocess}"]
     plan = Channels.plan
 
-    def planned(self, subject):
-        signal.raise_signal(signal.SIGINT)  # heeded by the first step of the recovery
+    def planning(self, subject):
+        signal.raise_signal(signal.SIGINT)  # heeded as soon as it says how far it is
         return plan(self, subject)
 
-    for number, stage in ((signal.SIGINT, "refine"), (signal.SIGTERM, "distill"), (signal.SIGINT, "compress")):
+    def planned(self, subject):
+        made = plan(self, subject)
+        signal.raise_signal(signal.SIGINT)  # heeded by the first step of the recovery
+        return made
+
+    at_work = {"planning": planning, "compress": planned}
+    for number, stage in (
+        (signal.SIGINT, "refine"),
+        (signal.SIGTERM, "distill"),
+        (signal.SIGINT, "planning"),
+        (signal.SIGINT, "compress"),
+    ):
         monkeypatch.setattr(Host, "load", REAL_LOAD)
         host = watching(
             lambda event, n=number, stage=stage: (
-                signal.raise_signal(n) if stage != "compress" and is_at_work(event, stage) else None
+                signal.raise_signal(n) if stage not in at_work and is_at_work(event, stage) else None
             )
         )
-        monkeypatch.setattr(Channels, "plan", planned)
+        monkeypatch.setattr(Channels, "plan", at_work.get(stage, plan))
         monkeypatch.setattr(Host, "load", classmethod(lambda cls, host=host: host))
         before = signal.getsignal(number)
         assert main([*command, "--json"]) == 130
         out, err = capsys.readouterr()
         assert json.loads(out)["exit_code"] == 130
         assert signal.getsignal(number) is before
-        place = {"compress": "recovered"}.get(stage, stage)
-        assert list((study / "work").glob(f"{place}-*/*/phase-*.safetensors")), "the step that ran is kept"
+        place = {"compress": "recovered", "planning": "recovered"}.get(stage, stage)
+        steps = list((study / "work").glob(f"{place}-*/*/phase-*.safetensors"))
+        assert bool(steps) is (stage != "planning"), "the step that ran is kept; a plan is made whole"
         assert not list((study / "artifacts").glob(".*"))
         again = re.search(r"to go on: kdsearch (.*)", err)
         assert again is not None, err
@@ -69,6 +81,7 @@ def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):
         "refine",
         "distill",
         "distill",
+        "compress",
         "compress",
         "compress",
         "export",

@@ -22,8 +22,18 @@ from kdsearch.kit.costs import count_module
 
 TRIES = 8  # cuts, where one is not exact, or the count of operators differs from the count of a pass
 SHOWN = 12  # layers named in a line of the log
+FOLLOWED, TRIED, SCORED = (
+    0.2,
+    0.6,
+    0.8,
+)  # of the planning that is done once channels are followed, cuts tried, groups scored
 
 Scorer = Callable[[nn.Module, Sequence[Group]], tuple[list[Scores], list[str]]]
+Told = Callable[[float, str], None]
+
+
+def silent(share: float, what: str) -> None:
+    """Nobody looks on."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Cutter:
         opened: the same network with attention whose heads can go.
         probes: inputs that a cut network must answer as the masked one does. one: a sample, for counting.
         groups: those that are cut exactly. left_out: the others, each with its reason.
+        told: is told the share of the planning that is done, and what comes next.
     """
 
     module: nn.Module
@@ -81,15 +92,27 @@ class Cutter:
     scores: dict[int, Scores] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ratio: float = 1.0  # of MACs counted in a pass, over those of the operators that were followed
+    told: Told = silent
 
     @classmethod
-    def of(cls, module: nn.Module, probes: Inputs, one: Inputs, rules: Rules, score: Scorer) -> Cutter:
+    def of(
+        cls, module: nn.Module, probes: Inputs, one: Inputs, rules: Rules, score: Scorer, told: Told = silent
+    ) -> Cutter:
+        told(0.0, "following channels")
         opened = open_heads(copied(module, lambda _, tensor: tensor), openable(module))
         trace = traced(opened, probes)
         asked = chosen(groups_of(trace, opened), rules.include, rules.exclude)
-        groups, left_out = exact_groups(module, opened, trace, asked, probes)
+
+        def trying(tried: int) -> None:
+            told(
+                FOLLOWED + (TRIED - FOLLOWED) * min(tried / max(len(asked), 1), 1),
+                f"trying cuts of {len(asked)} groups",
+            )
+
+        groups, left_out = exact_groups(module, opened, trace, asked, probes, told=trying)
+        told(TRIED, f"importances of {len(groups)} groups")
         scores, notes = score(opened, groups)
-        made = cls(module, opened, probes, one, rules, trace, groups, left_out, notes=notes)
+        made = cls(module, opened, probes, one, rules, trace, groups, left_out, notes=notes, told=told)
         made.scores = {id(group): each for group, each in zip(groups, scores, strict=True)}
         made.ratio = made.counted.macs / max(macs(trace, no_labels(trace)), 1)
         return made
@@ -132,7 +155,8 @@ class Cutter:
         round_to: of this cut; None = that of the rules.
         """
         round_to = round_to or self.rules.round_to
-        for _ in range(TRIES):
+        for nth in range(TRIES):
+            self.told(SCORED + (1 - SCORED) * nth / TRIES, f"cut {nth + 1}")
             counts = self._gentlest(holds, round_to)
             if counts is None:
                 raise self._short(round_to)

@@ -138,12 +138,14 @@ def exact_groups(
     groups: Sequence[Group],
     inputs: Inputs,
     gone_of: Callable[[Sequence[Group]], Gone] | None = None,
+    told: Callable[[int], None] = lambda tried: None,
 ) -> tuple[list[Group], list[tuple[Group, str]]]:
     """The groups that can be cut exactly, all at once, and the others, each with what happens when it is cut.
 
     Args:
         opened: the module as it was traced.
         gone_of: the labels that go of given groups; None = some, with weights drawn anew, so that no branch is hidden by zeros.
+        told: is told before each cut how many were tried.
     """
     left_out: list[tuple[Group, str]] = []
     tried = 0
@@ -152,6 +154,7 @@ def exact_groups(
         nonlocal tried
         if not part:
             return []
+        told(tried)
         tried += 1
         if tried > TRIES:
             left_out.extend((each, f"not looked at: {TRIES} cuts were tried") for each in part)

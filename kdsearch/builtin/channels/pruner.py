@@ -109,7 +109,11 @@ class Channels(Compressor[ChannelsOptions]):
             if limit.holds(after) and not is_timed:
                 steps.append(Cut({}))
                 continue
-            cutter = Cutter.of(module, probes, one, rules, score)
+
+            def planned(share: float, what: str, done: int = step - 1) -> None:
+                self.progress((done + share) / options.steps, what)
+
+            cutter = Cutter.of(module, probes, one, rules, score, planned)
             if is_timed:
                 assert options.latency_ms is not None
                 multiples = (options.round_to,) if options.round_to else STEPS

@@ -124,6 +124,7 @@ def meet_latency(
                 expected="a latency that pruning can reach",
                 fix="Raise latency_ms, or choose a smaller architecture.",
             ) from None
+        cutter.told(1.0, f"latency of cut {len(tried) + 1}")
         predicted, taken = fit.ms(work_of(found.counted)), measure(found.module)
         off = (predicted - taken.ms) / taken.ms
         log.append(f"latency {taken}, predicted {predicted:.3f} ({off:+.1%}), target {target_ms:g}")

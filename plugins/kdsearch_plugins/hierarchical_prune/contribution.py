@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,17 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def contributions(
-    module: nn.Module, blocks: Sequence[Block], parts: Iterable[Part], removal: Removal, evaluator: Evaluator
+    module: nn.Module,
+    blocks: Sequence[Block],
+    parts: Sequence[Part],
+    removal: Removal,
+    evaluator: Evaluator,
+    told: Callable[[float, str], None] = lambda share, what: None,
 ) -> dict[Part, float]:
-    """DeltaP of each part, removed alone. A network that does not answer, or answers with no number, has lost everything."""
+    """DeltaP of each part, removed alone. A network that does not answer, or answers with no number, has lost everything.
+
+    told: the share of them that is measured, and what comes next.
+    """
     own = fingerprint(module)
 
     def measured(part: Part | None) -> float:
@@ -60,5 +68,8 @@ def contributions(
         found = evaluator.once(key, make)
         return -math.inf if found is None else float(found)
 
-    intact = measured(None)
-    return {part: measured(part) - intact for part in parts}
+    intact, found = measured(None), dict[Part, float]()
+    for nth, part in enumerate(parts):
+        told(nth / len(parts), f"without part {nth + 1} of {len(parts)}")
+        found[part] = measured(part) - intact
+    return found

@@ -250,7 +250,7 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         evaluator = Evaluator(f"objective on {samples or 'all'} samples, without {sorted(before)}", score, subject.once)
         with surgery(costs.module, costs.blocks, before, self.options.removal):
             blocks = [block for block in costs.blocks if (block.index, ALL) not in before]
-            return contributions(costs.module, blocks, parts, self.options.removal, evaluator)
+            return contributions(costs.module, blocks, parts, self.options.removal, evaluator, self.progress)
 
     def _rates(
         self, module: nn.Module, blocks: list[Block], parts: list[Part], delta: Mapping[Part, float], r: float

@@ -53,6 +53,26 @@ def test_importances_see_as_many_samples_as_are_asked_for(importance, size):
     assert asked == ([] if size is None else [(7, size)])
 
 
+def test_it_says_how_far_the_planning_is_and_can_be_stopped_there():
+    told = []
+    pruner = Channels(ChannelsOptions(macs=0.6, steps=2))
+    pruner.watch = lambda share, what: told.append((share, what))
+    pruner.plan(subject(model_of("residual")))
+    shares, words = zip(*told, strict=True)
+    assert list(shares) == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] < 1.0
+    assert [shares[i] for i, what in enumerate(words) if what == "following channels"] == [0.0, 0.5], "a round each"
+    assert {what.split()[0] for what in words} == {"following", "trying", "importances", "cut"}
+
+    def stop(share, what):
+        raise InterruptedError(what)
+
+    pruner.watch = stop
+    with pytest.raises(InterruptedError, match="following channels"):
+        pruner.plan(subject(model_of("residual")))
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("name", list(NETS))
 def test_the_target_holds_closely_and_shapes_of_taps_are_true(name, scope):

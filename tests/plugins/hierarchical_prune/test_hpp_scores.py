@@ -237,11 +237,15 @@ def test_contributions_are_measured_once_and_leave_no_trace(net, tmp_path):
     first = contributions(net, blocks, parts, "identity", counted.evaluator())
     assert counted.calls == len(parts) + 1
     assert fingerprint(net) == before
-    again = contributions(net, blocks, reversed(parts), "identity", counted.evaluator())
+    again = contributions(net, blocks, parts[::-1], "identity", counted.evaluator())
     assert counted.calls == len(parts) + 1, "a second run asks nothing"
     assert again == first
+    told = []
+    contributions(net, blocks, parts, "identity", counted.evaluator(), lambda share, what: told.append((share, what)))
+    assert told[0] == (0.0, f"without part 1 of {len(parts)}")
+    assert told[-1] == (1 - 1 / len(parts), f"without part {len(parts)} of {len(parts)}")
     fresh = Counted(Kept(tmp_path / "other.json"))
-    assert contributions(net, blocks, reversed(parts), "identity", fresh.evaluator()) == first
+    assert contributions(net, blocks, parts[::-1], "identity", fresh.evaluator()) == first
     contributions(net, blocks, parts[:1], "zero", fresh.evaluator())
     assert fresh.calls == len(parts) + 2, "another removal is another measurement; the intact one is not"
     net.project.weight.data[0, 0] += 1
