@@ -68,6 +68,15 @@ def test_bursts_of_load_are_noise_that_is_told(monkeypatch, files):
     assert quiet.turns < found.turns, "sure of it, no more turns are taken"
 
 
+def test_a_call_that_is_held_up_counts_for_nothing(monkeypatch, files):
+    """Each file's least of a few calls is taken: what else the machine does only adds."""
+    rng = random.Random(0)
+    machine = Machine({"whole": 0.05, "cut": 0.03}, lambda now: 10 if rng.random() < 0.1 else 1)
+    found = measured(monkeypatch, files, machine)
+    assert found.ratio == pytest.approx(0.6)
+    assert found.error < 1e-9
+
+
 def test_it_is_measured_once(monkeypatch, files):
     machine = Machine({"whole": 0.02, "cut": 0.01})
     first = measured(monkeypatch, files, machine)

@@ -189,3 +189,10 @@ def test_what_is_true_or_false_is_read_as_one_and_nought():
     there = torch.tensor([[True, False], [False, True]])
     assert Join(flags=[0])(there).dtype == torch.float32
     assert Join(flags=[0])(there).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_what_is_read_of_a_spec_ends_with_its_depth():
+    space = MlpSpace()
+    spec = MlpSpec(widths=(32, 16, 8, 8), depth=2)
+    assert space.read(spec)["widths"] == [32, 16]
+    assert space.read(spec) == space.read(MlpSpec(widths=(32, 16, 64, 4), depth=2))

@@ -1,15 +1,21 @@
 """A latency is met by few measurements and a line through them. What is measured here is computed: nothing depends on time."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
 
+from kdsearch.builtin.channels import pruner, timing
 from kdsearch.builtin.channels.cutting import Cutter, Rules
 from kdsearch.builtin.channels.importance import magnitudes
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.targets import Limit, Taken, meet_latency
+from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.errors import RefusedError
+from kdsearch.kinds import Model
 from kdsearch.kit.costs import count_module
+from kdsearch.kit.latency import Beside, Latency
 from tests.builtin.channels.test_channels import model_of, subject
 from tests.deploy.nets import trained
 
@@ -82,3 +88,41 @@ def test_the_plan_measures_files(monkeypatch, tmp_path):
     assert len(list((tmp_path / "latency").glob("*.json"))) == 1
     with pytest.raises(RefusedError, match=r"latency_ms: 1e-06 ms of \d.* needs a network of 0.000 of the size"):
         Channels(ChannelsOptions(latency_ms=1e-6)).plan(subject(model_of("mlp")))
+
+
+def test_cut_networks_are_timed_in_turns_with_the_whole_one(monkeypatch):
+    """The first one's milliseconds, times the ratio of their file to its file."""
+    model, taken = model_of("mlp"), []
+
+    def beside(file, other, samples):
+        taken.append((file.exists(), other.exists(), file != other, [len(each) for each in samples]))
+        return Beside(0.5, 0.01, 24)
+
+    monkeypatch.setattr(OnnxExporter, "write", lambda self, graph, example, file: file.touch())
+    monkeypatch.setattr(timing, "measure", lambda file, samples: Latency(1.0, 2.0, 0.1, 3))
+    monkeypatch.setattr(timing, "measure_beside", beside)
+    with timing.timing(model, subject(model).io) as timed:
+        assert timed(model.module) == Taken(2.0)
+        assert taken == []
+        assert timed(model.module) == Taken(1.0, 0.01)
+    assert taken == [(True, True, True, [2])]
+
+
+@pytest.mark.parametrize(("round_to", "multiple"), [(None, 16), (5, 5)])
+def test_channels_that_stay_are_a_multiple(monkeypatch, round_to, multiple):
+    @contextmanager
+    def by_work(model, io):
+        yield lambda module: Taken(count_module(module, ONE).macs / 1e6)
+
+    monkeypatch.setattr(pruner, "timing", by_work)
+    model = wide()
+    ms = 0.68 * count_module(model.module, ONE).macs / 1e6
+    made = Channels(ChannelsOptions(latency_ms=ms, round_to=round_to))
+    small = made.apply(model, made.plan(subject(model))).module
+    assert small[1].out_features < 240
+    assert small[1].out_features % multiple == 0
+
+
+def wide():
+    torch.manual_seed(0)
+    return Model(nn.Sequential(nn.Flatten(), nn.Linear(64, 240), nn.ReLU(), nn.Linear(240, 10)), ("image",))

@@ -45,6 +45,28 @@ def test_it_computes_what_torch_does(batch_first, bias):
         torch.testing.assert_close(own(x, x, x), layer(x, x, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("needed", [True, False])
+def test_it_drops_what_torch_drops_while_it_trains(needed):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True).train()
+    x = torch.randn(2, 3, 8)
+    answers = []
+    for each in (layer, HeadAttention(layer)):
+        torch.manual_seed(1)
+        answers.append(each(x, x, x, need_weights=needed)[0])
+    torch.testing.assert_close(*answers)
+    assert not torch.equal(answers[1], HeadAttention(layer).eval()(x, x, x)[0])
+
+
+def test_what_is_opened_and_what_is_not():
+    layer = nn.MultiheadAttention(8, 2)
+    assert type(open_heads(layer, openable(layer))) is HeadAttention
+    others = {"biased": {"add_bias_kv": True}, "zero": {"add_zero_attn": True}, "other_keys": {"kdim": 4}}
+    net = nn.ModuleDict({name: nn.MultiheadAttention(8, 2, **given) for name, given in others.items()})
+    assert openable(net) == []
+    assert openable(nn.ModuleDict({"one": layer, "other": nn.MultiheadAttention(8, 2)})) == ["one", "other"]
+
+
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
@@ -56,13 +78,29 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.embed(tokens)).mean(1))
 
 
-@pytest.mark.parametrize("options", [{"include": ("*.self_attn",), "exclude": ("embed",)}, {"include": ("embed",)}])
-def test_heads_and_the_stream_of_torchs_encoder_go(options):
+def encoder():
+    """With what a plan is made from."""
     torch.manual_seed(0)
     net = Encoder().eval()
     field = Field("tokens", "tokens", (None,), "int64", n_values=20)
     io = IO((field,), (Field("logits", "logits", (10,)),))
-    given = types.SimpleNamespace(model=Model(net, ("tokens",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    return types.SimpleNamespace(model=Model(net, ("tokens",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+
+
+def test_attention_that_loses_nothing_stays_torchs():
+    given = encoder()
+    pruner = Channels(ChannelsOptions(params=0.9, round_to=1, include=("*.linear1",), exclude=("embed",)))
+    plan = pruner.plan(given)
+    assert plan.edits["steps"][0]["opened"] == []
+    small = pruner.apply(given.model, plan).module
+    assert type(small.layers.layers[0].self_attn) is nn.MultiheadAttention
+    assert small.layers.layers[0].linear1.out_features < 48
+
+
+@pytest.mark.parametrize("options", [{"include": ("*.self_attn",), "exclude": ("embed",)}, {"include": ("embed",)}])
+def test_heads_and_the_stream_of_torchs_encoder_go(options):
+    given = encoder()
+    net = given.model.module
     pruner = Channels(ChannelsOptions(macs=0.9, round_to=1, **options))
     plan = pruner.plan(given)
     small = pruner.apply(given.model, plan).module

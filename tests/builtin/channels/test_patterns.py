@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kdsearch.builtin.channels import tracing
 from kdsearch.builtin.channels.exact import difference
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.surgery import Cut, masked_copy
@@ -292,6 +293,19 @@ def test_operators_without_a_rule_and_values_that_decide():
     small = pruner.apply(given.model, plan).module
     assert (small.a.out_features, small.b.out_features < 16) == (24, True)
     assert "stays: a: 'sort' reads them" in plan.log
+
+
+def test_an_operator_that_is_called_as_no_rule_knows(monkeypatch):
+    """What it reads stays, and all else goes."""
+
+    def unknown(tracer, *args, **kwargs):
+        raise IndexError("no such form")
+
+    monkeypatch.setitem(tracing.RULES, torch.ops.aten.relu.default, unknown)
+    net = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 24), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 10)))
+    assert (
+        "stays: 2: 'relu' reads them" in Channels(ChannelsOptions(macs=0.9, round_to=1)).plan(subject(net, IMAGE)).log
+    )
 
 
 def test_a_wrong_cut_is_seen():
