@@ -108,7 +108,7 @@ def test_cut_networks_are_timed_in_turns_with_the_whole_one(monkeypatch):
     assert taken == [(True, True, True, [2])]
 
 
-@pytest.mark.parametrize(("round_to", "multiple"), [(None, 16), (5, 5)])
+@pytest.mark.parametrize(("round_to", "multiple"), [(None, 16), (7, 7)])
 def test_channels_that_stay_are_a_multiple(monkeypatch, round_to, multiple):
     @contextmanager
     def by_work(model, io):
