@@ -191,7 +191,8 @@ class SearchSpace(Capability, Generic[O]):
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise StudyError(f"'{text[:60]}' is no architecture", expected="a spec as JSON, such as {...}")
+            example = self.key(self.sample(Generator().manual_seed(0)))
+            raise StudyError(f"'{text[:60]}' is no architecture", expected=f"a spec as JSON, such as {example}")
         return self.parse(value)
 
     def example_io(self) -> IO:

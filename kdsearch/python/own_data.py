@@ -66,6 +66,9 @@ class PlanSubject(Site):
 
 def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
     """A data set by its name, a .npz file or a folder of class folders; the splits are a study's by default."""
+    if not isinstance(text, str):
+        expected = "a data set's name, a .npz file (numpy.savez(file, image=..., label=...)), or a folder of images"
+        raise StudyError(f"got a {type(text).__name__}", path="data", expected=expected)
     place = Path(text)
     if text.lower().endswith(".npz"):
         use = Use(use="npz", options={"path": text})

@@ -16,6 +16,7 @@ import kdsearch
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
+from kdsearch.errors import StudyError
 from kdsearch.kinds import Batch, Field, Graph
 from kdsearch.python.compressed import _text
 from kdsearch.python.networks import is_untrained, network
@@ -283,4 +284,6 @@ def test_a_module_from_python(folder, tmp_path, monkeypatch):
     found = kdsearch.compress(net, tmp_path, input_shape=(1, 8, 8), formats=["onnx-fp32"], progress=False)
     assert found["model"] == "Net"
     assert found["exports"][0]["accuracy"] is None
+    with pytest.raises(StudyError, match=r"data: got a tuple. Expected a data set's name, a .npz file \(numpy.savez"):
+        kdsearch.compress(net, tmp_path / "other", data=(torch.zeros(4, 1, 8, 8), torch.zeros(4)), progress=False)
     shutil.rmtree(tmp_path)

@@ -84,7 +84,10 @@ def test_several_initialisations_are_averaged_and_their_spread_is_told(archs, ca
         (["--proxies", ","], "--proxies ',' names none"),
         (["--proxies", "nwot", "--sample", 0], "--sample: got 0. Expected 1 or more"),
         (["--proxies", "nwot", "--data", "digitz"], "unknown dataset 'digitz'; did you mean 'digits'"),
-        (["--proxies", "diswot_mr", "--teacher", "large", "--sample", 1], "--teacher: 'large' is no architecture"),
+        (
+            ["--proxies", "diswot_mr", "--teacher", "large", "--sample", 1],
+            "--teacher: 'large' is no architecture. Expected a spec as JSON, such as {\"",
+        ),
         (
             ["--proxies", "diswot_mr", "--teacher", '{"depth": 3}', "--sample", 1],
             "unknown option 'depth'; did you mean",
