@@ -14,7 +14,7 @@ import pytest
 
 import kdsearch.verbs
 from kdsearch import __version__
-from kdsearch.cli import main
+from kdsearch.cli import data, main
 from kdsearch.errors import BusyError, InterruptedRun, RefusedError, StorageError, StudyError
 from kdsearch.hooks import hookimpl
 from kdsearch.host import Broken, Host
@@ -265,6 +265,19 @@ def test_data_says_what_is_there_and_how_to_get_the_rest(capsys):
         assert (each["install"] in out) or each["present"]
 
 
+@pytest.mark.parametrize(
+    ("present", "complete", "state"),
+    [(None, None, "your files"), (True, True, "present"), (True, False, "in part"), (False, False, "missing")],
+)
+def test_data_that_are_there_in_part_are_to_be_installed(present, complete, state, monkeypatch, capsys):
+    row = {"name": "earth", "about": "tiles", "size": "1 MB", "licence": "", "install": "apt-get install earth"}
+    monkeypatch.setattr(data, "listing", lambda _: [{**row, "present": present, "complete": complete}])
+    code, out, _ = run(capsys, "data")
+    assert code == 0
+    assert re.search(rf"^earth +{state} +tiles", out, re.MULTILINE)
+    assert ("apt-get install earth" in out) == (state != "present")
+
+
 def test_init_writes_a_study_that_is_valid_here_and_for_editors(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "init")
@@ -444,6 +457,17 @@ CALLS = [
             "seed": 3,
             "sets": ("a.b=1", "c=2"),
             "allow_code": ("x.py:Y",),
+        },
+    ),
+    (
+        ["run", "s.yaml", "--set", "a.b=1", "--pick", "min:params,accuracy>=0.9"],
+        {
+            "file": Path("s.yaml"),
+            "dir": None,
+            "workers": None,
+            "seed": None,
+            "sets": ("a.b=1", 'distill.pick="min:params,accuracy>=0.9"'),
+            "allow_code": (),
         },
     ),
     (

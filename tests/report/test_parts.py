@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from kdsearch.kinds import Table
 from kdsearch.report.charts import PALETTE, SERIES
 from kdsearch.report.compression_tables import as_quantised
-from kdsearch.report.html_table import table
+from kdsearch.report.html_table import bare, table
 from kdsearch.report.page import asset, themed
 from kdsearch.report.plugin_html import clean
 from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.summary import speed
 from kdsearch.report.tables import against
-from kdsearch.report.values import milliseconds, percent, seconds, short, si
+from kdsearch.report.values import milliseconds, percent, rough, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
 
 
@@ -87,6 +87,7 @@ def test_numbers_as_people_write_them() -> None:
         "100",
         "1,234",
     ]
+    assert [rough(each) for each in (9.5367e-07, 0.0, 12.3456, math.nan)] == ["9.54e-07", "0", "12.3", "\u2013"]
     assert short("cifar_resnet-d1.2.3-w16.24.32", 12) == "cifar_…24.32"
     assert len(short("x" * 99, 12)) == 12
 
@@ -220,6 +221,10 @@ def test_rows_of_texts_are_cards_on_a_narrow_screen(cell: str, columns: int, car
     """Four columns of texts side by side would be a word wide each."""
     made = Table("t", [f"c{at}" for at in range(columns)], [[cell] * columns, ["b"] * columns])
     assert ("class=cards" in table(made)) == cards
+
+
+def test_a_cell_is_as_long_as_it_reads() -> None:
+    assert bare("<b>a &lt; b</b> &amp; &quot;c&quot;<small class=wide>left out</small>") == 'a < b & "c"'
 
 
 def test_cells_stand_right_where_a_column_is_of_numbers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_lines
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
+from kdsearch.verbs import commands
 from kdsearch.verbs.bench_table import _agreement
 from tests.stages.tiny import TEXT, write_study
 
@@ -100,6 +102,36 @@ def test_a_longer_training_is_another_one_and_the_table_is_for_bench(whole, caps
     words = ("--space", "cifar_resnet", "--table", whole / "table.csv", "--column", "kd_test", "--proxies", "params")
     assert main(["bench", "proxies", *map(str, words), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sample"] == 3
+
+
+def test_the_command_hands_over_what_was_written(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(commands, "bench_table", lambda **given: seen.update(given) or {"text": ""}, raising=False)
+    words = "s.yaml --n 3 --epochs 4 --seeds 2 --kinds kd,ce --out t.csv --dir d --workers 2 --seed 5 --set a=1"
+    assert main(["bench", "table", *words.split(), "--allow-code", "x.py:Y"]) == 0, capsys.readouterr().err
+    assert seen == {
+        "file": Path("s.yaml"),
+        "n": 3,
+        "epochs": 4,
+        "seeds": 2,
+        "kinds": ("kd", "ce"),
+        "out": Path("t.csv"),
+        "dir": Path("d"),
+        "workers": 2,
+        "seed": 5,
+        "sets": ("a=1",),
+        "allow_code": ("x.py:Y",),
+    }
+
+
+def test_files_that_break_a_limit_are_none_of_the_table(tmp_path, monkeypatch):
+    """Every second file is too large."""
+    sizes = iter([9.0, 11.0] * 50)
+    monkeypatch.setattr(table, "file_costs", lambda *_: {"onnx_bytes": next(sizes)})
+    study = load_study(write_study(tmp_path), Host.load(), sets=("constraints.onnx_bytes=10",))
+    tools = SimpleNamespace(heed_stop=lambda: None)
+    found = table.students_of(open_materials(study, Host.load()), "student", 4, tmp_path, tools)
+    assert [each.costs["onnx_bytes"] for each in found] == [9.0] * 4
 
 
 def test_rows_and_file_costs_are_of_what_they_were_made_from(tmp_path, monkeypatch):
