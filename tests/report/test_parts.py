@@ -21,7 +21,7 @@ from kdsearch.report.plugin_html import clean
 from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.summary import speed
-from kdsearch.report.tables import against
+from kdsearch.report.tables import against, figure
 from kdsearch.report.values import milliseconds, percent, rough, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
 
@@ -88,6 +88,8 @@ def test_numbers_as_people_write_them() -> None:
         "1,234",
     ]
     assert [rough(each) for each in (9.5367e-07, 0.0, 12.3456, math.nan)] == ["9.54e-07", "0", "12.3", "\u2013"]
+    given = (("loss", 0.123456), ("n", 12.0), ("n", 12345.0), ("top1", 0.5))
+    assert [figure(*each) for each in given] == ["0.1235", "12", "12,345", "50.00 %"]
     assert short("cifar_resnet-d1.2.3-w16.24.32", 12) == "cifar_…24.32"
     assert len(short("x" * 99, 12)) == 12
 

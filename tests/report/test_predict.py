@@ -1,4 +1,4 @@
-"""The program beside files that have a `prepare.py`: answers by name, and errors without a traceback."""
+"""The programs beside files: of images that a file prepares itself, and of data that have a `prepare.py`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from kdsearch.report.predict import predict_text, prepared_text
 
@@ -84,3 +86,58 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
     assert run("right.npy").returncode == 0
     other = run("right.npy", "--model", "other.onnx")
     assert (other.returncode, other.stderr.splitlines()[-1]) == (2, "predict.py: error: other.onnx: no such file")
+
+
+def program() -> dict[str, Any]:
+    found: dict[str, Any] = {"__name__": "predict", "__file__": "predict.py"}
+    exec(compile(predict_text("m.onnx"), "predict.py", "exec"), found)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["hwc", "chw"])
+@pytest.mark.parametrize("reads", ["pixels", "any_size"])
+def test_what_a_file_reads_that_prepares_images_itself(reads: str, layout: str, tmp_path: Path) -> None:
+    """0..255 in the file's layout: of the data's values as an array, and of a picture, of any size where the file says so."""
+    image = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)  # (H, W, C)
+    Image.fromarray(image).save(tmp_path / "i.png")
+    np.save(tmp_path / "i.npy", image[:2].transpose(2, 0, 1) / 255 * 4 - 1)
+    told = {"channels": 3, "size": (2, 4), "range": (-1, 3)}
+    inside = {"input": reads, "layout": layout}
+    picture, array = (program()["picture"](tmp_path / f"i.{end}", told, inside) for end in ("png", "npy"))
+    rows = image if reads == "any_size" else image[2:4]  # the middle of the picture
+    for found, expected in ((picture, rows), (array, image[:2])):
+        assert found.dtype == np.uint8
+        assert np.array_equal(found[0] if layout == "hwc" else found[0].transpose(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("raw", "b 73.1%, a 26.9%"), ("probabilities", "b 100.0%, a 0.0%"), ("class", "b")]
+)
+def test_what_it_answers_is_not_computed_again(
+    output: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the pixels 0 and 1: logits, probabilities, or the class alone."""
+    last = helper.make_node("ArgMax", ["f"], ["y"], axis=1, keepdims=0)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["p"]),
+        helper.make_node("Cast", ["p"], ["f"], to=TensorProto.FLOAT),
+        last if output == "class" else helper.make_node("Identity", ["f"], ["y"]),
+    ]
+    answer = (TensorProto.INT64, ["n"]) if output == "class" else (TensorProto.FLOAT, ["n", 2])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 1, 1, 2])],
+        [helper.make_tensor_value_info("y", *answer)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    told = {"channels": 1, "size": [1, 2], "range": [0, 255]}
+    inside = {"input": "pixels", "layout": "chw", "output": output}
+    about = {"labels": ["a", "b"], "preprocessing": told, "inside": inside}
+    helper.set_model_props(model, {name: json.dumps(each) for name, each in about.items()})
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "i.npy", np.array([[0.0, 1.0]]))
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path / "i.npy"), "--model", str(tmp_path / "m.onnx")])
+    with pytest.raises(SystemExit, match="0"):
+        program()["main"]()
+    assert capsys.readouterr().out.strip() == f"{tmp_path / 'i.npy'}: {said}"

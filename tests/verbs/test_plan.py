@@ -6,7 +6,7 @@ from kdsearch.host import Host
 from kdsearch.stages.search import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
-from kdsearch.verbs.plan import in_words, plan_of
+from kdsearch.verbs.plan import _about, in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
 
@@ -60,3 +60,8 @@ def test_limits_that_nothing_drawn_keeps_are_said_before_a_teacher_is_trained(tm
 def test_limits_that_something_keeps_are_no_matter(tmp_path):
     host = Host.load()
     assert hardly_feasible(looked_at(load_study(write_study(tmp_path), host, sets=LESS), host)) == []
+
+
+def test_times_are_as_exact_as_they_are_known():
+    said = [_about(each) for each in (0.4, 40.2, 89, 240, 9000)]
+    assert said == ["less than 1 s", "about 40 s", "about 89 s", "about 4 minutes", "about 2.5 hours"]
