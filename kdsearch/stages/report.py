@@ -277,7 +277,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
 def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
     """That the student is no smaller than its teachers, where the study asks for nothing smaller."""
     known = {name: each["params"] for name, each in inputs["prepare"].facts["teachers"].items() if each["params"]}
-    own = sum(each["params"] for each in inputs["compress"].facts["costs"].values())
+    own = sum(each["params"] for each in inputs["compress"].facts.get("costs", {}).values())
     if not known or own < max(known.values()) or materials.study.config.constraints.model_dump(exclude_none=True):
         return []
     largest = max(known, key=lambda name: known[name])
