@@ -8,7 +8,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart   a whole study on handwritten digits, about a minute after the install"
+	@echo "make quickstart   a whole study on handwritten digits: a minute and a half after the install"
 	@echo "make test         the tests (about 7 and a half minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make check        ruff, mypy --strict, direction of imports"

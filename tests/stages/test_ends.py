@@ -69,9 +69,7 @@ def test_a_study_of_pixels(tmp_path, capsys):
     assert f"{own.max():.1%}" in done.stdout
     model = onnx.load(folder / "tiny-fp32.onnx")
     factor = next(
-        each
-        for each in model.graph.initializer
-        if each.name.startswith("pixels.constant") and each.dims[:] == [1, 1, 1]
+        each for each in model.graph.initializer if each.name.startswith("ends.constant") and each.dims[:] == [1, 1, 1]
     )
     factor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(factor), factor.name))
     (folder / "tiny-fp32.onnx").write_bytes(model.SerializeToString())
