@@ -275,6 +275,13 @@ def plain_number(got: object, kinds: Iterable[str]) -> str:
     return f"Write {value:g}." if of_number & real else ""
 
 
+def no_share(unit: str, value: float) -> str:
+    """What to write in place of a value that is per cent of a metric whose `unit` is a share of 1; else ""."""
+    if unit != "share" or value <= 1:
+        return ""
+    return f"It is a share of 0 to 1: write {value / 100:g}." if value <= 100 else "It is a share of 0 to 1."
+
+
 def nearest_literal(got: object, complaint: Mapping[str, Any]) -> str:
     """The nearest of the literals that pydantic's complaint lists, or ""."""
     listed = re.findall(r"'([^']*)'", str(complaint.get("ctx", {}).get("expected", "")))

@@ -47,12 +47,6 @@ class Metric(Capability, Generic[O]):
     def __init__(self, options: O) -> None:
         self.options = options
 
-    def no_share(self, value: float) -> str:
-        """What to write instead where a value that a user states is per cent of a metric that counts in shares of 1; else ""."""
-        if self.unit != "share" or value <= 1:
-            return ""
-        return f"It is a share of 0 to 1: write {value / 100:g}." if value <= 100 else "It is a share of 0 to 1."
-
     @abstractmethod
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         """Values by name, the metric's own and `n`, the number of items judged, among them; a `Measurement` where items can say

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import DataError, RefusedError, StudyError, UserError, nearest, one_of
+from kdsearch.errors import DataError, RefusedError, StudyError, UserError, nearest, no_share, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Job, files_of
@@ -74,7 +74,7 @@ def compress(
     formats = list(dict.fromkeys(["onnx-fp32", *formats]))
     kinds = _kinds(formats, host)
     opened = open_data(data, normalize, seed, host) if data is not None else None
-    if opened is not None and max_drop is not None and (fix := opened.metric.no_share(max_drop)):
+    if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
     classes = classes_of(opened)
     net = model if isinstance(model, nn.Module) else network(model, allow_code, weights, seed, classes)

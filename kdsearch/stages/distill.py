@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import StudyError, TrialError
+from kdsearch.errors import StudyError, TrialError, no_share
 from kdsearch.search.pick import PATH, ordered, parsed
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.store.artifacts import Artifact
@@ -80,7 +80,7 @@ def check(materials: Materials) -> None:
         pick = parsed(materials.study.config.distill.pick)
         pick.check({*materials.objectives, *costs}, COSTS)
         for each in pick.conditions:
-            if each.name in materials.metrics and (fix := materials.metrics[each.name].no_share(each.bound)):
+            if each.name in materials.metrics and (fix := no_share(materials.metrics[each.name].unit, each.bound)):
                 raise StudyError(f"got '{each}'", path=PATH, fix=fix[:-1] + ", or with a %.")
     except StudyError as error:
         raise materials.study.place(error) from None

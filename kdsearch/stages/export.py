@@ -12,7 +12,7 @@ from typing import Any
 
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.setup import Evaluator
-from kdsearch.errors import DataError, RefusedError, told
+from kdsearch.errors import DataError, RefusedError, no_share, told
 from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.as_quantised import load_as
@@ -45,7 +45,7 @@ def check(materials: Materials) -> None:
     """Raise StudyError for a `max_drop` that is per cent of a metric which counts in shares: every file would pass."""
     metric = materials.metrics[materials.objective]
     for name, bound in materials.study.config.export.max_drop.items():
-        if isinstance(bound, float) and (fix := metric.no_share(bound)):
+        if isinstance(bound, float) and (fix := no_share(metric.unit, bound)):
             raise materials.study.error(f"got {bound:g} of {materials.objective}", f"export.max_drop.{name}", fix=fix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kdsearch.errors import UnsafeCodeError, nearest, one_of
@@ -176,6 +177,14 @@ def _compress(study: Study) -> None:
         if (step.prune is None) == (step.sparsify is None):
             given = "both keys" if step.prune else "no key"
             raise study.error(f"a step with {given}", f"compress.steps[{i}]", expected="either prune or sparsify")
+    for (_, before), (path, step) in pairwise(compress.chain):
+        if before.kind == "sparsifier" and step.kind == "pruner":
+            raise study.error(
+                "a pruner after a sparsifier, whose zeros its recovery would fill",
+                path,
+                expected="steps that prune first",
+                fix="Move it above `sparsify`.",
+            )
 
 
 def _run(study: Study) -> None:

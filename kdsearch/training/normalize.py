@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.normalize import feed_in
-from kdsearch.errors import nearest, one_of
+from kdsearch.errors import nearest, no_share, one_of
 from kdsearch.kinds import (
     COMMON,
     HIDDEN,
@@ -172,7 +172,8 @@ def check_expectable(materials: Materials, name: str) -> None:
             why = f"'{metric}' is not measured of teachers"
             raise study.error(why, path, nearest=nearest(metric, known), expected=one_of(known))
         value = study.teachers[name].expected[metric]
-        if fix := materials.metrics[metric].no_share(value):
+        unit = materials.scoring[metric].unit if metric in materials.scoring else "share"  # of an accuracy
+        if fix := no_share(unit, value):
             raise study.error(f"got {value:g}", f"{study.path_of_teacher(name)}.expected.{metric}", fix=fix)
 
 

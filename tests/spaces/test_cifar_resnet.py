@@ -97,7 +97,7 @@ def test_a_study_fixes_widths_and_searches_depths():
     ("spec", "where"),
     [
         ({"depths": [0, 1, 1]}, r"depths\[0\]"),
-        ({"depths": [1, 1]}, r"depths\[2\]"),
+        ({"depths": [1, 1]}, "depths: has 2 values. Expected 3"),
         ({"widths": [16, 2.5, 8]}, r"widths\[1\]"),
         ({"width": [16, 16, 16]}, "did you mean 'widths'"),
     ],

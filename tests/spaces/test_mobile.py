@@ -258,7 +258,7 @@ def test_texts_are_json():
     ("spec", "expected"),
     [
         ({"kernels": [3, 4, 3, 3, 3]}, r"kernels\[1\]"),
-        ({"depths": [1, 1, 1, 1]}, r"depths\[4\]"),
+        ({"depths": [1, 1, 1, 1]}, "depths: has 4 values. Expected 5"),
         ({"expansions": [0, 1, 1, 1, 1]}, r"expansions\[0\]"),
         ({"activation": "relu7"}, "did you mean 'relu"),
         ({"width": [8] * 5}, "did you mean 'widths'"),

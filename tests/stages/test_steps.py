@@ -75,6 +75,10 @@ def test_a_list_alone_is_that_of_steps(tmp_path):
         ),
         ("compress={steps: [{}]}", r"compress.steps\[0\]: a step with no key. Expected either prune or sparsify"),
         ("compress={steps: [{prune: channels, sparsify: magnitude}]}", r"compress.steps\[0\]: a step with both keys"),
+        (
+            "compress={steps: [{sparsify: magnitude}, {prune: channels}]}",
+            r"compress.steps\[1\].prune: a pruner after a sparsifier, .*Move it above `sparsify`",
+        ),
         ("compress={steps: [{sparsify: channels}]}", r"compress.steps\[0\].sparsify.use: .*'channels'"),
         (
             "compress={steps: [{sparsify: {use: magnitude, options: {until: 2.0}}}]}",

@@ -190,7 +190,7 @@ def test_validate_takes_the_step(tmp_path, capsys):
 def test_a_step_of_compression_that_names_no_layer_is_told_with_its_own_place(host, tmp_path):
     steps = (
         "compress.prune=null",
-        "compress.steps=[{sparsify: {use: magnitude}}, {prune: {use: channels, options: {exclude: [stm]}}}]",
+        "compress.steps=[{prune: {use: channels}}, {prune: {use: channels, options: {exclude: [stm]}}}]",
     )
     with pytest.raises(UserError, match=r"'stm' matches no layer of this network") as caught:
         check_recipe(opened(tmp_path, host, "{use: kd}", *steps))

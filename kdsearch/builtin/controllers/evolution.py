@@ -144,7 +144,7 @@ def _first(space: SearchSpace[Any] | None, dims: Sequence[Dim], rng: Generator) 
         return ask_of(space, space.at({}) if space is not None else None, values)
     except StudyError as error:
         raise StudyError(
-            f"'{type(space).__name__}' has no default architecture to start from: '{error.path}' is {error.problem}",
+            f"'{type(space).__name__}' has no default architecture to start from: '{error.path}' {error.problem}",
             path="start",
             expected="start: random",
         ) from error
