@@ -2,8 +2,10 @@
 
 Trials of equal length (one architecture, no stopper; a first short run says how many epochs take so long) on digits. The results
 of all numbers of workers are compared, losses bit by bit. A worker has one thread: give the machine as many quiet cores as workers.
+Numbers of workers take turns for several rounds, since a virtual machine's cores are not equally fast at all times; the speed-up is
+of each number's fastest round, and the seconds of all rounds are there.
 
-    python benchmarks/scheduler.py [--trials 16] [--seconds 10] [--workers 1,2] [--equal 4]
+    python benchmarks/scheduler.py [--trials 16] [--seconds 10] [--workers 1,2] [--rounds 2] [--equal 4]
 
 `--equal` runs further numbers of workers for the comparison alone, with trials of one epoch, beside the others anew.
 """
@@ -61,6 +63,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a trial")
     parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--equal", default="4", help="further numbers of workers, for the comparison of results")
     asked = parser.parse_args()
     timed = [int(each) for each in asked.workers.split(",")]
@@ -68,14 +71,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kdsearch-benchmark-") as root:
         first, _ = refined(Path(root) / "first", 1, FIRST, 1)
         epochs = max(round(asked.seconds * FIRST / first["busy_s"]), 1)
-        rows, found = [], []
-        for workers in timed:
-            event, trials = refined(Path(root) / f"of-{workers}", asked.trials, epochs, workers)
+        taken: dict[int, list[dict[str, Any]]] = {workers: [] for workers in timed}
+        found = []
+        for nth, workers in ((nth, workers) for nth in range(asked.rounds) for workers in timed):
+            event, trials = refined(Path(root) / f"of-{workers}-{nth}", asked.trials, epochs, workers)
             found.append(trials)
             row = {"workers": workers, "seconds": event["seconds"], "idle": event["idle"]}
-            rows.append({**row, "seconds_a_trial": round(event["busy_s"] / asked.trials, 2)})
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            taken[workers].append({**row, "seconds_a_trial": round(event["busy_s"] / asked.trials, 2)})
+            print(json.dumps(taken[workers][-1]), file=sys.stderr, flush=True)
         short = [refined(Path(root) / f"short-{each}", asked.trials, 1, each)[1] for each in [*timed, *further]]
+    rows = []
+    for each in taken.values():
+        every = {"of_rounds": [row["seconds"] for row in each]}
+        rows.append({**min(each, key=lambda row: row["seconds"]), **every})
     for row in rows:
         row["speed_up"] = round(rows[0]["seconds"] / row["seconds"], 3)
     equal = all(each == found[0] for each in found) and all(each == short[0] for each in short)
