@@ -143,10 +143,10 @@ def measure(metric: Metric[Any]) -> dict[str, Any]:
     return {"title": metric.title, "unit": metric.unit, "direction": metric.direction}
 
 
-def shown(quality: Mapping[str, Any], name: bool = False) -> str:
+def shown(quality: Mapping[str, Any] | None, name: bool = False) -> str:
     """`98.1 %` of a share, `0.0312 nats` of anything else, `-` where there is none; with its metric's name if asked."""
-    value = quality["value"]
-    if value is None:
+    value = quality["value"] if quality else None
+    if quality is None or value is None:
         return "-"
     text = f"{100 * value:.1f} %" if quality["unit"] == SHARE else f"{level(value)} {quality['unit']}".rstrip()
     return f"{quality.get('title') or quality['metric']} {text}" if name else text

@@ -28,6 +28,12 @@ def test_a_teachers_size_is_said_where_it_is_known(params: int | None, words: li
     assert line == ["teacher", "90.0", "%", *words]
 
 
+def test_a_teacher_that_does_not_answer_the_task_has_no_quality() -> None:
+    text = summary_of({**RESULT, "teacher": {"quality": None, "params": 77_754}}, Path("study"))
+    (line,) = [each.split() for each in text.splitlines() if each.startswith("teacher")]
+    assert line == ["teacher", "-", "77,754", "params"]
+
+
 def test_a_control_that_is_the_baseline_has_no_line_of_its_own() -> None:
     row = {"quality": {**QUALITY, "value": 0.7}}
     result = {**RESULT, "teacher": None, "baseline": row}
