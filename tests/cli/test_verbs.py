@@ -297,7 +297,8 @@ def test_a_command_to_copy_is_never_cut(monkeypatch, capsys):
     from kdsearch.cli import data
 
     command = "pip install " + " ".join(f"a-package-with-a-long-name-{i}" for i in range(20))
-    row = {"name": "far", "kind": "data", "present": False, "install": command, "about": "x", "size": "", "licence": ""}
+    row = {"name": "far", "kind": "data", "present": False, "complete": False, "install": command}
+    row |= {"about": "x", "size": "", "licence": ""}
     monkeypatch.setattr(data, "listing", lambda host: [row])
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = run(capsys, "data")
@@ -384,7 +385,8 @@ def test_the_study_that_init_writes_compares_architectures_at_one_recipe(tmp_pat
     best = max(
         (each for each in trials if each["state"] == "complete"), key=lambda each: each["objectives"]["accuracy"]
     )
-    assert found["best"] == {"number": best["number"], "metric": "accuracy", "value": best["objectives"]["accuracy"]}
+    about = {"metric": "accuracy", "title": "", "unit": "share"}
+    assert found["best"] == {"number": best["number"], **about, "value": best["objectives"]["accuracy"]}
 
 
 @pytest.mark.slow
