@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
-from kdsearch.kinds import Batch, work_begins
+from kdsearch.kinds import Batch, Cost, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
@@ -141,16 +141,25 @@ def hardly_feasible(materials: Materials) -> list[str]:
     found = []
     for role in materials.ships if bounds else ():
         space, rng = materials.spaces[role], stream(materials.seed, "feasible", role)
-        costs = [space.cost(space.sample(rng), materials.io) for _ in range(DRAWN)]
-        known = [cost for cost in costs if cost is not None]
-        if known and not any(all(getattr(cost, name) <= bound for name, bound in bounds.items()) for cost in known):
-            least = min(known, key=lambda cost: cost.params)
-            stated = ", ".join(f"{name} <= {bound:,}" for name, bound in bounds.items())
-            found.append(
-                f"none of {len(known)} architectures drawn from '{materials.study.students[role].space}' keeps {stated}; "
-                f"the smallest of them has {least.params:,} params and {least.macs:,} MACs"
-            )
+        drawn = (space.cost(space.sample(rng), materials.io) for _ in range(DRAWN))
+        above: list[Cost] = []
+        for cost in filter(None, drawn):
+            if all(getattr(cost, name) <= bound for name, bound in bounds.items()):
+                break
+            above.append(cost)
+        else:
+            if above:
+                found.append(_all_above(materials, role, above, bounds))
     return found
+
+
+def _all_above(materials: Materials, role: str, costs: Sequence[Cost], bounds: Mapping[str, float]) -> str:
+    least = min(costs, key=lambda cost: cost.params)
+    stated = ", ".join(f"{name} <= {bound:,}" for name, bound in bounds.items())
+    return (
+        f"none of {len(costs)} architectures drawn from '{materials.study.students[role].space}' keeps {stated}; "
+        f"the smallest of them has {least.params:,} params and {least.macs:,} MACs"
+    )
 
 
 def _probe_batch(materials: Materials) -> Batch | None:
