@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
+import kdsearch
 from kdsearch.errors import PluginError, RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kit.onnx import read_onnx
+from kdsearch.stages.saved_networks import PRUNED
 from kdsearch.study import load_study
+from kdsearch.training.saved import ABOUT
 from tests.stages.tiny import LESS, TEXT, events, made, run_tiny, write_study
 
 TWO = (
@@ -42,6 +47,11 @@ def test_a_cut_then_zeros_to_the_file(tmp_path):
     row = result["exports"][0]
     assert row["zipped_bytes"] < 0.75 * row["bytes"]
     assert "magnitude" in (tmp_path / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    saved = json.loads((tmp_path / "study" / PRUNED / ABOUT).read_text(encoding="utf-8"))
+    assert [each["pruner"] for each in saved["history"]] == ["channels"], "zeros are weights, not a change of shape"
+    net = kdsearch.load_model(tmp_path / "study" / PRUNED).module
+    share = [(each == 0).sum().item() for each in net.parameters() if each.ndim > 1]
+    assert sum(share) == pytest.approx(0.6 * sum(each.numel() for each in net.parameters() if each.ndim > 1), rel=0.02)
 
     before, trainings = len(events(tmp_path)), len(list((tmp_path / "study" / "artifacts").glob("recovered-*")))
     run_tiny(tmp_path, *TWO, "compress.steps[1].sparsify.options.sparsity=0.5")

@@ -43,6 +43,38 @@ def test_trainings_are_told_as_what_they_are(tmp_path):
     ]
 
 
+def test_a_mask_says_no_more_than_what_it_is_of(tmp_path):
+    host = Host.load()
+    text = (
+        "data: {use: docstrings, train_samples: 300}\n"
+        "teacher: {use: trained, options: {space: text_encoder, spec: {kind: bag}, epochs: 1}}\n"
+        "student: {space: text_encoder, spec: {kind: bag, embedding: {choices: [8, 16]}}}\n"
+        "recipe: {distillers: [kd]}\nobjectives: {accuracy: max}\nsearch: {candidates: 4}\n"
+    )
+    (tmp_path / "texts.yaml").write_text(text, encoding="utf-8")
+    (line,) = [
+        each
+        for each in plan_of(load_study(tmp_path / "texts.yaml", host), host)["text"].splitlines()
+        if "data " in each
+    ]
+    assert line.endswith(" samples (tokens of any length) of 11 classes")
+
+
+def test_a_recovery_takes_its_epochs(tmp_path):
+    """In seconds of an epoch of the same plan, however fast the machine is."""
+    host = Host.load()
+    sets = (
+        *LESS[:2],
+        *LESS[4:],
+        "compress.prune=null",
+        "compress.steps=[{prune: {use: channels, recover_epochs: 3}}, {sparsify: {use: magnitude, recover_epochs: 2}}]",
+        "compress.quantize=[{use: int8, recover_epochs: 4}]",
+        "refine.epochs=5",
+    )
+    seconds = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)["seconds"]
+    assert seconds["compress"] == pytest.approx((3 + 2 + 4) * seconds["refine"] / (2 * 5))
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [("params=10", "keeps params <= 10, macs <= 2,000,000;"), ("macs=20", "keeps params <= 20,000, macs <= 20;")],
