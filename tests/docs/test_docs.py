@@ -12,12 +12,13 @@ from types import ModuleType
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch import nn
 
 import kdsearch.testing
 from kdsearch import hooks, limits
 from kdsearch.engine.splits import arrange
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Field, NoOptions
+from kdsearch.kinds import IO, Field, Model, NoOptions
 from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
@@ -75,6 +76,8 @@ KINDS = (
     "controller",
     "task",
     "teacher",
+    "pruner",
+    "sparsifier",
     "quantizer",
     "modalities",
     "text_teacher",
@@ -82,7 +85,7 @@ KINDS = (
     "executor",
 )
 DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, *REST = map(module_of, KINDS)
-METRIC, CONTROLLER, TASK, TEACHER, QUANTIZER, MODALITIES, TEXT_TEACHER, STOPPER, EXECUTOR = REST
+METRIC, CONTROLLER, TASK, TEACHER, PRUNER, SPARSIFIER, QUANTIZER, MODALITIES, TEXT_TEACHER, STOPPER, EXECUTOR = REST
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -172,6 +175,37 @@ class TestHere(ExecutorContract):
         return EXECUTOR.Here(NoOptions())
 
 
+class TestThin(CompressorContract):
+    compressor = PRUNER.Thin
+
+    def model(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 8))
+        return Model(net, ("image",))
+
+    def test_of_a_matrix_of_low_rank_nothing_is_lost(self):
+        model = self.model()
+        with torch.no_grad():
+            for at, rank in ((1, 32), (3, 4)):
+                u, s, v = torch.linalg.svd(model.module[at].weight, full_matrices=False)
+                model.module[at].weight.copy_(u[:, :rank] * s[:rank] @ v[:rank])
+        cut = self.made().apply(model, self.plan())
+        assert sum(each.numel() for each in cut.module.parameters()) == 32 * (192 + 64) + 64 + 4 * (64 + 8) + 8
+        torch.testing.assert_close(self.answer(cut), self.answer(model), rtol=1e-4, atol=1e-5)
+
+
+class TestRows(CompressorContract):
+    compressor = SPARSIFIER.Rows
+
+    def test_half_of_each_row_is_zero(self):
+        model, plan = self.model(), self.plan()
+        self.made().enforce(model, plan, 1.0)
+        for path in plan.edits["layers"]:
+            rows = model.module.get_submodule(path).weight.flatten(1)
+            assert ((rows == 0).sum(1) == rows.shape[1] // 2).all()
+
+
 class TestHalf(CompressorContract):
     compressor = QUANTIZER.Half
 
@@ -249,10 +283,9 @@ def test_snippets_make_a_study(procedure, tmp_path):
 
 
 def test_every_kind_has_an_example_that_runs():
-    """Pruners, sparsifiers and exporters are named instead: they are longer than a page."""
-    examples = {*KINDS, "text_teacher"}
-    assert examples >= set(hooks.KINDS) - {"pruner", "sparsifier", "exporter"}
-    assert set(snippets("plugins.md")) == examples
+    """An exporter is named instead: it is longer than a page."""
+    assert set(KINDS) >= set(hooks.KINDS) - {"exporter"}
+    assert set(snippets("plugins.md")) == set(KINDS)
     text = (DOCS / "plugins.md").read_text()
     named = re.findall(r"`(tests/outside/\w+(?:\.py)?)`", text)
     assert len(named) > 3
