@@ -7,20 +7,30 @@ from typing import Annotated
 
 import typer
 
-from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
-from kdsearch.limits import EPOCHS, SEEDS, TRIALS, WHOLE, WORKERS
+from kdsearch.cli.options import (
+    AllowCode,
+    InitSeeds,
+    Json,
+    OwnStudy,
+    ScoreSeed,
+    Seed,
+    Sets,
+    Space,
+    StudyFile,
+    Teacher,
+    option,
+)
+from kdsearch.limits import EPOCHS, SEEDS, TRIALS, WORKERS
 
 app = typer.Typer(
     no_args_is_help=True, help="Judge scores and strategies on tables of known accuracies, and files by their speed."
 )
 
-Space = Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")]
 Table = Annotated[
     Path, option("--table", help="CSV or CSV.GZ with a column 'arch' (or d1, d2, ...), one row an architecture.")
 ]
 Column = Annotated[str, option("--column", help="The column with the accuracy.")]
 Data = Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")]
-Teacher = Annotated[str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")]
 
 
 @app.command("onnx")
@@ -45,16 +55,17 @@ def onnx(
 
 @app.command("proxies")
 def proxies(
-    space: Space,
     table: Table,
     column: Column,
+    space: Space = None,
+    study: OwnStudy = None,
     names: Annotated[
         str,
         option("--proxies", help="Proxies, separated by commas, or all; default: auto, its terms and the baselines."),
     ] = "",
     sample: Annotated[int | None, option("--sample", help="So many rows, drawn uniformly; default: all.")] = None,
-    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of sample, initialisation and noise.")] = 0,
-    init_seeds: Annotated[int, option("--init-seeds", min=1, max=SEEDS, help="Initialisations to average over.")] = 1,
+    seed: ScoreSeed = None,
+    init_seeds: InitSeeds = None,
     data: Data = None,
     teacher: Teacher = None,
     workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,
@@ -68,6 +79,7 @@ def proxies(
     answer(
         lambda: commands.bench_proxies(
             space=space,
+            study=study,
             table=table,
             column=column,
             proxies=parts(names, "--proxies"),
@@ -85,9 +97,10 @@ def proxies(
 
 @app.command("search")
 def search(
-    space: Space,
     table: Table,
     column: Column,
+    space: Space = None,
+    study: OwnStudy = None,
     budget: Annotated[str, option("--budget", help="Numbers of trainings, separated by commas.")] = "10,25,50,100",
     repeats: Annotated[
         int, option("--repeats", min=1, max=TRIALS, help="Searches with a seed of their own each.")
@@ -104,7 +117,7 @@ def search(
     max_params: Annotated[
         float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
     ] = 1.0,
-    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of searches, initialisation and noise.")] = 0,
+    seed: ScoreSeed = None,
     data: Data = None,
     teacher: Teacher = None,
     workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no result.")] = 1,
@@ -118,6 +131,7 @@ def search(
     answer(
         lambda: commands.bench_search(
             space=space,
+            study=study,
             table=table,
             column=column,
             budgets=whole_numbers(budget, "--budget"),

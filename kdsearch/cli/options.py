@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from kdsearch.limits import WHOLE
+from kdsearch.limits import SEEDS, WHOLE
 
 T = TypeVar("T")
 
@@ -25,3 +25,21 @@ AllowCode = Annotated[
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study.", metavar="FILE")]
 Folder = Annotated[Path, typer.Argument(help="The study's folder.", metavar="DIR", file_okay=False)]
+
+# of scores outside a study's run
+Space = Annotated[str | None, option("--space", help="A search space, or file.py:Class with --allow-code.")]
+OwnStudy = Annotated[
+    Path | None,
+    option("--study", help="A study file in place of --space, --data and --teacher: scored as the study does it."),
+]
+Teacher = Annotated[str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")]
+ScoreSeed = Annotated[
+    int | None,
+    option("--seed", min=0, max=WHOLE, help="Of sample, initialisation and noise; default: 0, or the study's."),
+]
+InitSeeds = Annotated[
+    int | None,
+    option(
+        "--init-seeds", min=1, max=SEEDS, help="Initialisations to average over; rows tell the spread.  [default: 1]"
+    ),
+]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from kdsearch.cli.options import AllowCode, Json, option
-from kdsearch.limits import CANDIDATES, SEEDS, WHOLE, WORKERS
+from kdsearch.cli.options import AllowCode, InitSeeds, Json, OwnStudy, ScoreSeed, Space, Teacher, option
+from kdsearch.limits import CANDIDATES, WORKERS
 
 
 def score(
-    space: Annotated[str, option("--space", help="A search space, or file.py:Class with --allow-code.")],
+    space: Space = None,
+    study: OwnStudy = None,
     proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")] = "auto",
     archs: Annotated[
         Path | None, option("--archs", help="A file with one architecture a line, as the space writes it or as JSON.")
@@ -18,17 +19,10 @@ def score(
     sample: Annotated[
         int | None, option("--sample", max=CANDIDATES, help="Score so many specs drawn from the space; default: 10.")
     ] = None,
-    teacher: Annotated[
-        str | None, option("--teacher", help="Architecture of the random teacher; default: the space's.")
-    ] = None,
+    teacher: Teacher = None,
     data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
-    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of sample, initialisation and noise.")] = 0,
-    init_seeds: Annotated[
-        int,
-        option(
-            "--init-seeds", min=1, max=SEEDS, help="Average over so many initialisations; rows tell the spread too."
-        ),
-    ] = 1,
+    seed: ScoreSeed = None,
+    init_seeds: InitSeeds = None,
     workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,
     allow_code: AllowCode = None,
     as_json: Json = False,
@@ -46,6 +40,7 @@ def score(
     answer(
         lambda: commands.score(
             space=space,
+            study=study,
             proxies=names,
             archs=archs,
             sample=sample,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 BIN = 1.05  # nets of one bin differ by less than 5 % in parameters
 BIN_MIN = 10  # nets that a bin needs to count
@@ -20,6 +21,31 @@ def kendall_tau(scores: Sequence[float | None], values: Sequence[float]) -> floa
     from scipy.stats import kendalltau
 
     return _finite(kendalltau(_ranked(scores), values, variant="b").statistic)
+
+
+def tau_beyond(
+    scores: Sequence[float | None], others: Sequence[float | None], values: Sequence[float], seed: int, n: int = 200
+) -> tuple[float, float, float] | None:
+    """tau-b of `scores` less that of `others`, and its 95 % interval: n bootstrap samples of the networks, by percentiles.
+
+    None where one of them has no tau.
+    """
+    import numpy as np
+
+    known = np.array(values)
+    both = [np.array(_ranked(each)) for each in (scores, others)]
+
+    def difference(rows: Any) -> float | None:
+        taus = [kendall_tau(each[rows].tolist(), known[rows].tolist()) for each in both]
+        return None if taus[0] is None or taus[1] is None else taus[0] - taus[1]
+
+    whole, rng = difference(np.arange(len(known))), np.random.default_rng(seed)
+    drawn = [difference(rng.integers(0, len(known), len(known))) for _ in range(n)]
+    found = [each for each in drawn if each is not None]
+    if whole is None or not found:
+        return None
+    low, high = np.percentile(found, [2.5, 97.5])
+    return whole, float(low), float(high)
 
 
 def spearman_rho(scores: Sequence[float | None], values: Sequence[float]) -> float | None:

@@ -88,6 +88,7 @@ class Scorer:
             raise ValueError(f"proxy '{lonely[0]}' needs a teacher")
         self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
         self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
+        self.is_noise = batch is None
         self._batch = batch if batch is not None else task.dummy(io, batch_size, stream(probe_seed, "batch"))
         self._teacher, self._teacher_note, self._teacher_fed = teacher, teacher_note, teacher_fed
         self._probes: dict[str, LiveProbe] = {}

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
+from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
@@ -91,7 +92,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             if stage is prepare:
                 check_students(materials)
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
-                for each in search.hardly_feasible(materials):
+                for each in hardly_feasible(materials):
                     tools.progress.say(each)
             if stage in (prepare, search, refine) and until == report.NAME and not tried:
                 check_where_trials_run(materials, tools)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
-from kdsearch.kinds import Batch, Cost, work_begins
+from kdsearch.kinds import Batch, Proxy, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
@@ -43,7 +43,6 @@ ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does no
 SHORT = 8  # candidates of the short list, where the study does not say how many go on
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
-DRAWN = 256  # architectures that say before any work whether the limits can be kept
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
     "latency_ms": "macs",
@@ -77,24 +76,28 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 def scorer_of(materials: Materials, role: str) -> Scorer:
     """The proxies of the study on its probe; a pure function of the study, so that every process makes the same."""
-    section = materials.study.config.search
-    space = materials.spaces[role]
     made = {use.use: materials.make("proxy", use, path) for use, path in proxy_uses(materials.study)}
     for name in ALWAYS:
         if name not in made and name in materials.host.names("proxy"):
             from kdsearch.study.schema import Use
 
             made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
-    check_needs(made, materials.io, materials.host)
+    return scorer_with(materials, role, made)
+
+
+def scorer_with(materials: Materials, role: str, proxies: Mapping[str, Proxy[Any]]) -> Scorer:
+    """These proxies on the study's probe, against its teacher with fresh weights."""
+    section = materials.study.config.search
+    check_needs(proxies, materials.io, materials.host)
     seed = derive(materials.seed, "probe") % 2**31
     teacher, note, fed = None, "", None
-    if any(proxy.needs_teacher for proxy in made.values()):
-        teacher, note, fed = probe_teacher(materials, role, seed, made.values())
+    if any(proxy.needs_teacher for proxy in proxies.values()):
+        teacher, note, fed = probe_teacher(materials, role, seed, proxies.values())
     return Scorer(
-        space,
+        materials.spaces[role],
         materials.io,
         materials.task,
-        made,
+        proxies,
         batch=_probe_batch(materials),
         teacher=teacher,
         teacher_note=note,
@@ -103,6 +106,11 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
         init_seeds=range(section.probe.seeds),
         batch_size=section.probe.batch_size,
     )
+
+
+def seed_of(materials: Materials, role: str) -> int:
+    """Of the strategy, and of the architectures that several proxies are ranked among."""
+    return derive(materials.seed, "search", role) % 2**31
 
 
 def check(materials: Materials) -> None:
@@ -126,40 +134,9 @@ def check(materials: Materials) -> None:
                 raise _silent(materials, name, TRIED, why)
         strategy = materials.make("controller", materials.study.config.search.strategy, "search.strategy")
         try:
-            strategy.ask(space, (), [], 1, derive(materials.seed, "search", role) % 2**31)
+            strategy.ask(space, (), [], 1, seed_of(materials, role))
         except UserError as error:
             raise materials.study.place(error.at(path="search.strategy")) from error.__cause__
-
-
-def hardly_feasible(materials: Materials) -> list[str]:
-    """Of each student of whose space nothing that is drawn keeps the limits on params and MACs: so. It may hold some all the same.
-
-    By formula alone: nothing is said of a space without one.
-    """
-    limits = materials.study.config.constraints
-    bounds = {name: bound for name in ("params", "macs") if (bound := getattr(limits, name)) is not None}
-    found = []
-    for role in materials.ships if bounds else ():
-        space, rng = materials.spaces[role], stream(materials.seed, "feasible", role)
-        drawn = (space.cost(space.sample(rng), materials.io) for _ in range(DRAWN))
-        above: list[Cost] = []
-        for cost in filter(None, drawn):
-            if all(getattr(cost, name) <= bound for name, bound in bounds.items()):
-                break
-            above.append(cost)
-        else:
-            if above:
-                found.append(_all_above(materials, role, above, bounds))
-    return found
-
-
-def _all_above(materials: Materials, role: str, costs: Sequence[Cost], bounds: Mapping[str, float]) -> str:
-    least = min(costs, key=lambda cost: cost.params)
-    stated = ", ".join(f"{name} <= {bound:,}" for name, bound in bounds.items())
-    return (
-        f"none of {len(costs)} architectures drawn from '{materials.study.students[role].space}' keeps {stated}; "
-        f"the smallest of them has {least.params:,} params and {least.macs:,} MACs"
-    )
 
 
 def _probe_batch(materials: Materials) -> Batch | None:
@@ -244,7 +221,7 @@ def _explored(
 ) -> tuple[Explored, list[Scored]]:
     """Every candidate that the strategy asked for, scored; and the fixed sample that several proxies are ranked in."""
     section = materials.study.config.search
-    seed = derive(materials.seed, "search", role) % 2**31
+    seed = seed_of(materials, role)
     file, key, base = work / f"candidates-{role}.jsonl", work.name, tools.progress.done
     top: list[tuple[float, int]] = []  # best score so far and its params
 

@@ -20,6 +20,7 @@ from kdsearch.search.agreement import (
     pearson,
     precision_at,
     spearman_rho,
+    tau_beyond,
     tau_in_bins,
 )
 from kdsearch.search.scoring import Scored
@@ -28,9 +29,10 @@ from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
 from kdsearch.training.tools import Progress
 from kdsearch.verbs.score import scored
-from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, open_space, scoring, terms_of
+from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, space_of, terms_of
 
-USUAL = ("auto", *COMPOSITES["auto"], "diswot", "nwot", "synflow", "params", "macs")
+USUAL = ("auto", *COMPOSITES["auto"], "diswot", "nwot", "synflow", "params", "macs", "layers")
+BASELINE = "params"  # what is hard to beat
 ALL = "all"
 TIMED = 12  # architectures that a proxy's rate is measured on, alone
 SIZES = {"params": "params", "macs": "macs"}  # proxies that are a cost: every row has its own
@@ -43,32 +45,35 @@ def bench_proxies(
 
     Rows of one isomorphism class share a score and keep their own accuracy; params and MACs are the row's own network's.
     """
-    is_all = ALL in names
+    is_asked = bool(names) and ALL not in names
     names = _names(names)
-    undefined = _undefined(setting, names) if is_all else {}
+    undefined = {} if is_asked else _undefined(setting, names)
     names = tuple(name for name in names if name not in undefined)
     setting = replace(setting, proxies=terms_of(names))
-    entries = _drawn(
-        read_table(open_space(setting.space, Host.load(), setting.allow_code), table, column), sample, setting.seed
-    )
+    entries = _drawn(read_table(space_of(setting), table, column), sample, setting.seed)
     scorer = open_scorer(setting)
     specs = {each.key: each.spec for each in entries}
     asked = [spec.model_dump(mode="json") for spec in specs.values()]
     with scoring(setting, scorer, workers) as score:
-        rows = {row.key: row for row in scored(names, scorer.space, asked, score, setting.seed, Progress(progress))}
+        rows = {
+            row.key: row
+            for row in scored(names, scorer.space, asked, score, setting.reference_seed, Progress(progress))
+        }
     costs = [cost_or_error(scorer, each.spec) for each in entries]
     own = {"params": [cost.params for cost in costs], "macs": [cost.macs for cost in costs]}
-    values = [each.value for each in entries]
+    values = [setting.sign * each.value for each in entries]  # higher is better
     found = []
     for name in names:
         scores = list(own[SIZES[name]]) if name in SIZES else [rows[each.key].scores[name] for each in entries]
+        beyond = None if name == BASELINE else tau_beyond(scores, own[BASELINE], values, setting.seed)
         found.append(
             {
                 "proxy": name,
                 "kendall_tau": kendall_tau(scores, values),
+                "tau_beyond_params": beyond and {"difference": beyond[0], "interval": list(beyond[1:])},
                 "spearman_rho": spearman_rho(scores, values),
                 "tau_in_param_bins": tau_in_bins(scores, values, own["params"]),
-                "top10_best": best_of_top(scores, values),
+                "top10_best": setting.sign * best_of_top(scores, values),
                 "pearson": pearson(scores, values),
                 "p_at_top10pct": precision_at(scores, values, 0.1),
                 "minmax_at_1pct": list(minmax_at(scores, values, 0.01)),
@@ -78,6 +83,7 @@ def bench_proxies(
         )
     result = {
         "space": setting.space,
+        "study": setting.study,
         "table": str(table),
         "column": column,
         "sample": len(entries),
@@ -146,14 +152,17 @@ def _rate(setting: Setting, name: str, specs: Sequence[Any]) -> float:
 
 def _text(result: Mapping[str, Any]) -> str:
     head = f"{result['space']}, {result['column']}: {result['sample']:,} rows, {result['classes']:,} different networks"
-    lines = [head, f"{'proxy':16} {'tau':>7} {'rho':>7} {'in bins':>8} {'top 10':>8} {'archs/s':>8} {'nan':>5}"]
+    titles = f"{'proxy':16} {'tau':>7} {'rho':>7} {'in bins':>8} {'top 10':>8} {'archs/s':>8} {'nan':>5}"
+    lines = [head, f"{titles}  tau beyond {BASELINE}, 95 %"]
 
     def cell(value: float | None, width: int) -> str:
         return f"{'-':>{width}}" if value is None else f"{value:>{width}.3f}"
 
     for row in result["rows"]:
-        lines.append(
-            f"{row['proxy']:16} {cell(row['kendall_tau'], 7)} {cell(row['spearman_rho'], 7)} "
-            f"{cell(row['tau_in_param_bins'], 8)} {row['top10_best']:>8.3f} {row['archs_per_second']:>8.2f} {row['nan']:>5}"
-        )
+        cells = [cell(row["kendall_tau"], 7), cell(row["spearman_rho"], 7), cell(row["tau_in_param_bins"], 8)]
+        cells += [cell(row["top10_best"], 8), f"{row['archs_per_second']:>8.2f}", f"{row['nan']:>5}"]
+        if (beyond := row["tau_beyond_params"]) is not None:
+            low, high = beyond["interval"]
+            cells.append(f" {beyond['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(" ".join([f"{row['proxy']:16}", *cells]))
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])

@@ -1,7 +1,7 @@
 """Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice.
 
-The row `kdsearch` does what a study does by default: it scores as many candidates, hands all of them on to the same controller, and
-asks for a trial with as few others known as a study that keeps several workers busy.
+The row `kdsearch` does what the study does, or one by default: it scores as many candidates, hands all of them on to the same
+controller, and asks for a trial with as few others known as a study that keeps several workers busy.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
 from kdsearch.stages.trial_facts import facts_of
 from kdsearch.store.hashing import derive, stream
-from kdsearch.study.schema import Refine, Search, Use
+from kdsearch.study.schema import Refine, Use
 from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
 from kdsearch.verbs.score import scored
-from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, terms_of
+from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, sections_of, terms_of
 
 OWN = "kdsearch"
 TRIVIAL = "params_top_k"
@@ -45,7 +45,7 @@ STRATEGIES = (OWN, *OTHERS, TRIVIAL)
 
 @dataclass(frozen=True)
 class Lookup:
-    """What all strategies search: canonical key -> mean accuracy of its class and parameters, of the table's architectures."""
+    """What all strategies search. values: canonical key -> mean of its class, higher is better; params: of the architecture."""
 
     space: SearchSpace[Any]
     specs: Mapping[str, Any]
@@ -72,9 +72,10 @@ def bench_search(
             None = as many as a study does by default.
         max_params: share of the largest architecture's parameters that all strategies keep to.
     """
-    names, candidates = _names(strategies), candidates or Search().candidates
+    searched, refined = sections_of(setting)
+    names, candidates = _names(strategies), candidates or searched.candidates
     scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
-    lookup = _lookup(scorer, table, column, max_params)
+    lookup = _lookup(scorer, table, column, max_params, setting.sign)
     bar = Progress(progress)
     own: dict[str, Scored] = {}
     seeds = [derive(setting.seed, "bench", repeat) % 2**31 for repeat in range(repeats)]
@@ -82,24 +83,25 @@ def bench_search(
         drawn = dict.fromkeys(key for seed in seeds for key in _drawn(lookup, candidates, seed))
         asked = [lookup.specs[key].model_dump(mode="json") for key in drawn]
         with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
-            found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.seed, bar)
+            found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.reference_seed, bar)
         own = {row.key: row for row in found}
     most = max(budgets)
     curves: dict[str, list[list[float]]] = {name: [] for name in names}
     bar.begin("search", repeats * len(names))
     for seed in seeds:
         for name in names:
-            curves[name].append(_curve(name, lookup, own, candidates, most, seed))
+            curves[name].append(_curve(name, lookup, own, candidates, most, seed, refined))
             bar.at(sum(map(len, curves.values())), note=name)
     bar.end()
     optimum = max(lookup.values.values())
     rows = [
-        {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum)}
+        {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum, setting.sign)}
         for name in names
         for budget in sorted(budgets)
     ]
     result = {
         "space": setting.space,
+        "study": setting.study,
         "table": str(table),
         "column": column,
         "classes": len(lookup.specs),
@@ -107,7 +109,7 @@ def bench_search(
         "max_params": max_params,
         "repeats": repeats,
         "seed": setting.seed,
-        "optimum": optimum,
+        "optimum": setting.sign * optimum,
         "rows": rows,
     }
     return {**result, "text": _text(result)}
@@ -125,7 +127,7 @@ def _names(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked)) or STRATEGIES
 
 
-def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
+def _lookup(scorer: Any, table: Path, column: str, max_params: float, sign: int) -> Lookup:
     entries = read_table(scorer.space, table, column)
     means = class_means(entries)
     specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
@@ -137,16 +139,18 @@ def _lookup(scorer: Any, table: Path, column: str, max_params: float) -> Lookup:
     if max_params > 1 or len(kept) < 2:
         least = sorted(params.values())[1] / max(params.values())
         raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
-    return Lookup(scorer.space, {k: specs[k] for k in kept}, {k: means[k] for k in kept}, {k: params[k] for k in kept})
+    return Lookup(
+        scorer.space, {k: specs[k] for k in kept}, {k: sign * means[k] for k in kept}, {k: params[k] for k in kept}
+    )
 
 
 def _curve(
-    name: str, lookup: Lookup, own: Mapping[str, Scored], candidates: int, budget: int, seed: int
+    name: str, lookup: Lookup, own: Mapping[str, Scored], candidates: int, budget: int, seed: int, refined: Refine
 ) -> list[float]:
     if name == TRIVIAL:
         return curve_in_order(_shuffled(lookup, seed, lambda key: -lookup.params[key]), lookup.values, budget)
     if name == OWN:
-        return _as_by_default(lookup, own, _drawn(lookup, candidates, seed), budget, seed)
+        return _as_in_a_study(lookup, own, _drawn(lookup, candidates, seed), budget, seed, refined)
     controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
 
     def key_of(ask: Ask) -> str:
@@ -156,11 +160,10 @@ def _curve(
     return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
 
 
-def _as_by_default(
-    lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int
+def _as_in_a_study(
+    lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int, section: Refine
 ) -> list[float]:
-    """The best value after each trial of the default `refine`, among these architectures."""
-    section = Refine()
+    """The best value after each trial of `refine`, among these architectures."""
     keys = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))[:MOST]
     dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
     host = Host.load()
@@ -197,11 +200,11 @@ def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[
     return sorted(mixed, key=order)
 
 
-def _after(curves: Sequence[Sequence[float]], budget: int, optimum: float) -> dict[str, float]:
+def _after(curves: Sequence[Sequence[float]], budget: int, optimum: float, sign: int) -> dict[str, float]:
     """A strategy that had no more to try stays at its best."""
     best = [curve[min(budget, len(curve)) - 1] for curve in curves]
     mean = statistics.fmean(best)
-    return {"mean_best": mean, "std_best": statistics.pstdev(best), "regret": optimum - mean}
+    return {"mean_best": sign * mean, "std_best": statistics.pstdev(best), "regret": optimum - mean}
 
 
 def _text(result: Mapping[str, Any]) -> str:

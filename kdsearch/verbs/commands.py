@@ -72,55 +72,62 @@ def plan(*, study: Study, host: Host) -> dict[str, Any]:
 
 def score(
     *,
-    space: str,
+    space: str | None = None,
+    study: Path | None = None,
     proxies: tuple[str, ...],
     archs: Path | None = None,
     sample: int | None = None,
     teacher: str | None = None,
     data: str | None = None,
-    seed: int = 0,
-    init_seeds: int = 1,
+    seed: int | None = None,
+    init_seeds: int | None = None,
     workers: int = 1,
     allow_code: tuple[str, ...] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Training-free scores of architectures: those of a file (one a line), or a random sample of the space.
 
+    study: a study file in place of space, teacher, data and init_seeds: as it would score its student.
     `init_seeds`: initialisations that a score is the mean of; `spread` in a row is their standard deviation.
     """
     from kdsearch.verbs.score import scores_of
-    from kdsearch.verbs.scorers import Setting, terms_of
+    from kdsearch.verbs.scorers import setting_of, terms_of
 
-    setting = Setting(space, terms_of(proxies), teacher, data, seed, init_seeds, allow_code)
+    setting = setting_of(space, study, terms_of(proxies), teacher, data, seed, init_seeds, allow_code)
     return scores_of(setting, proxies, archs, sample, workers, progress)
 
 
 def bench_proxies(
     *,
-    space: str,
+    space: str | None = None,
+    study: Path | None = None,
     table: Path,
     column: str,
     proxies: tuple[str, ...] = (),
     sample: int | None = None,
-    seed: int = 0,
-    init_seeds: int = 1,
+    seed: int | None = None,
+    init_seeds: int | None = None,
     data: str | None = None,
     teacher: str | None = None,
     workers: int = 1,
     allow_code: tuple[str, ...] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """How well training-free scores rank the architectures of a table; no proxies: `auto`, its terms and the baselines."""
-    from kdsearch.verbs import bench
-    from kdsearch.verbs.scorers import Setting
+    """How well training-free scores rank the architectures of a table; no proxies: `auto`, its terms and the baselines.
 
-    setting = Setting(space, (), teacher, data, seed, init_seeds, allow_code)
+    study: see `score`; where its objective is minimised, less is better in the column.
+    """
+    from kdsearch.verbs import bench
+    from kdsearch.verbs.scorers import setting_of
+
+    setting = setting_of(space, study, (), teacher, data, seed, init_seeds, allow_code)
     return bench.bench_proxies(setting, proxies, table, column, sample, workers, progress)
 
 
 def bench_search(
     *,
-    space: str,
+    space: str | None = None,
+    study: Path | None = None,
     table: Path,
     column: str,
     budgets: tuple[int, ...] = (10, 25, 50, 100),
@@ -128,18 +135,18 @@ def bench_search(
     strategies: tuple[str, ...] = (),
     candidates: int | None = None,
     max_params: float = 1.0,
-    seed: int = 0,
+    seed: int | None = None,
     data: str | None = None,
     teacher: str | None = None,
     workers: int = 1,
     allow_code: tuple[str, ...] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """The best accuracy after so many looked-up trainings, by strategy."""
+    """The best accuracy after so many looked-up trainings, by strategy. study: see `bench_proxies`."""
     from kdsearch.verbs import bench_search
-    from kdsearch.verbs.scorers import Setting
+    from kdsearch.verbs.scorers import setting_of
 
-    setting = Setting(space, (), teacher, data, seed, 1, allow_code)
+    setting = setting_of(space, study, (), teacher, data, seed, None, allow_code)
     return bench_search.bench_search(
         setting, table, column, budgets, repeats, strategies, candidates, max_params, workers, progress
     )

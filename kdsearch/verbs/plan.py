@@ -19,8 +19,9 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.candidates import REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
+from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.recipes import counted
-from kdsearch.stages.search import check, hardly_feasible, scorer_of
+from kdsearch.stages.search import check, scorer_of
 from kdsearch.stages.weightings import worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies

@@ -9,6 +9,7 @@ from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
 from kdsearch.stages import distill, export, search
 from kdsearch.stages.ends import check_ends
+from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
@@ -63,7 +64,7 @@ def looked_at(study: Study, host: Host) -> Materials:
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
     materials = looked_at(study, host)
-    return {**summary(study, host, distill.controls_of(materials)), "warnings": search.hardly_feasible(materials)}
+    return {**summary(study, host, distill.controls_of(materials)), "warnings": hardly_feasible(materials)}
 
 
 def check_storage(study: Study) -> None:

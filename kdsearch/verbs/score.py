@@ -32,12 +32,12 @@ def scores_of(
     scorer = open_scorer(setting)
     specs = _asked(scorer.space, archs, sample, setting.seed)
     with scoring(setting, scorer, workers) as score:
-        rows = scored(names, scorer.space, specs, score, setting.seed, Progress(progress))
+        rows = scored(names, scorer.space, specs, score, setting.reference_seed, Progress(progress))
     noise = "noise " + ", ".join("x".join(str(size) for size in each.sizes) for each in scorer.io.inputs)
     return {
         "space": setting.space,
         "proxies": list(names),
-        "data": setting.data or noise,
+        "data": noise if scorer.is_noise else setting.data or f"training samples of {setting.study}",
         "seed": setting.seed,
         "init_seeds": setting.init_seeds,
         "notes": list(scorer.notes.values()),

@@ -13,16 +13,18 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Cost, Model, SearchSpace, Task, work_begins
+from kdsearch.kinds import IO, Batch, Cost, Model, Proxy, SearchSpace, Task, work_begins
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.needs import check_needs
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
+from kdsearch.stages.search import scorer_with, seed_of
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import COMPOSITES
-from kdsearch.study.schema import Use
-from kdsearch.training.materials import make, seeded_build
+from kdsearch.study.reading import load_study
+from kdsearch.study.schema import Refine, Search, Use
+from kdsearch.training.materials import Materials, make, open_materials, seeded_build
 
 BATCH = 32  # samples of the probe
 CHUNK = 16  # candidates a job
@@ -37,6 +39,7 @@ class Setting:
         proxies: names. teacher: text of an architecture; None = the space's own.
         data: a data set whose training samples are the probe; None = N(0, 1) noise.
         seed: of the probe, the teacher and the initialisations; init_seeds: how many of these are averaged.
+        study: a study file, which says all of that in their place. reference_seed: see `search.candidates.reference_specs`.
     """
 
     space: str
@@ -46,6 +49,9 @@ class Setting:
     seed: int = 0
     init_seeds: int = 1
     allow_code: tuple[str, ...] = ()
+    study: str | None = None
+    reference_seed: int = 0
+    sign: int = 1  # -1: less is better of what the study is for
 
 
 def terms_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -67,21 +73,96 @@ def open_space(name: str, host: Host, allow_code: Sequence[str]) -> SearchSpace[
     return cls()
 
 
+def setting_of(
+    space: str | None,
+    study: Path | None,
+    proxies: tuple[str, ...],
+    teacher: str | None,
+    data: str | None,
+    seed: int | None,
+    init_seeds: int | None,
+    allow_code: tuple[str, ...],
+) -> Setting:
+    """Of a space by name, or of a study's student, scored as that study scores it.
+
+    Raises:
+        StudyError: neither of them, both, what a study says itself, or a study of several students.
+    """
+    if study is None:
+        if space is None:
+            raise StudyError(
+                "neither a space nor a study is named", path="--space", expected="one of --space and --study"
+            )
+        own = seed or 0
+        return Setting(space, proxies, teacher, data, own, init_seeds or 1, allow_code, reference_seed=own)
+    for option, value in (("--space", space), ("--teacher", teacher), ("--data", data), ("--init-seeds", init_seeds)):
+        if value is not None:
+            raise StudyError(f"{option} beside --study, which says it itself", path=option, expected="one of both")
+    file = str(study.resolve())
+    materials = _materials(file, seed, allow_code)
+    if len(materials.spaces) > 1:
+        raise StudyError(
+            f"{len(materials.spaces)} students", file=study, path="students", expected="one, which is scored"
+        )
+    (role,) = materials.spaces
+    metric = materials.metrics[materials.objective]
+    return Setting(
+        materials.study.students[role].space,
+        proxies,
+        seed=materials.seed,
+        allow_code=allow_code,
+        study=file,
+        reference_seed=seed_of(materials, role),
+        sign=-1 if metric.direction == "min" else 1,
+    )
+
+
+@lru_cache(maxsize=1)
+def _materials(file: str, seed: int | None, allow_code: tuple[str, ...]) -> Materials:
+    """Of a study, with its data open: once for all that is asked of it."""
+    host = Host.load()
+    return open_materials(load_study(Path(file), host, allow_code, seed=seed), host)
+
+
+def sections_of(setting: Setting) -> tuple[Search, Refine]:
+    """How the study searches; a study's defaults where there is none."""
+    if setting.study is None:
+        return Search(), Refine()
+    config = _materials(setting.study, setting.seed, setting.allow_code).study.config
+    return config.search, config.refine
+
+
+def space_of(setting: Setting) -> SearchSpace[Any]:
+    """The networks that may stand in a table."""
+    if setting.study is None:
+        return open_space(setting.space, Host.load(), setting.allow_code)
+    (space,) = _materials(setting.study, setting.seed, setting.allow_code).spaces.values()
+    return space
+
+
 def open_scorer(setting: Setting) -> Scorer:
     """Everything that `setting` names, checked before any work."""
     host = Host.load()
+    if setting.study is not None:
+        materials = _materials(setting.study, setting.seed, setting.allow_code)
+        (role,) = materials.spaces
+        return scorer_with(materials, role, _proxies(host, setting.proxies))
     space = open_space(setting.space, host, setting.allow_code)
-    for name in setting.proxies:
-        try:
-            host.find("proxy", name, tuple(COMPOSITES))
-        except PluginError as error:
-            raise error.at(path="--proxies") from None
-    proxies = {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in setting.proxies}
+    proxies = _proxies(host, setting.proxies)
     task, io, batch = _input(host, space, setting)
     check_needs(proxies, io, host)
     space = space.narrowed(io)
     spec = None if setting.teacher is None else spec_of(space, setting.teacher, "--teacher", None)
     return scorer_on(space, io, task, proxies, batch, spec, setting.seed, setting.init_seeds)
+
+
+def _proxies(host: Host, names: Sequence[str]) -> dict[str, Proxy[Any]]:
+    for name in names:
+        try:
+            host.find("proxy", name, tuple(COMPOSITES))
+        except PluginError as error:
+            raise error.at(path="--proxies") from None
+    return {name: make(host, "proxy", Use(use=name, options={}), f"--proxies {name}") for name in names}
 
 
 def scorer_on(

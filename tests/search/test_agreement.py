@@ -1,6 +1,7 @@
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from kdsearch.search.agreement import (
     pearson,
     precision_at,
     spearman_rho,
+    tau_beyond,
     tau_in_bins,
 )
 
@@ -36,6 +38,26 @@ def tau_by_counting(scores, values):
 def test_tau_is_counted_over_pairs(pairs):
     scores, values = [float(s) for s, _ in pairs], [float(v) for _, v in pairs]
     assert kendall_tau(scores, values) == pytest.approx(tau_by_counting(scores, values), abs=1e-9)
+
+
+def test_how_far_a_score_is_beyond_another_with_its_spread_over_networks():
+    rng = np.random.default_rng(0)
+
+    def width(n):
+        values = rng.normal(size=n)
+        good, poor = values + rng.normal(size=n), values + 4 * rng.normal(size=n)
+        found, low, high = tau_beyond(good.tolist(), poor.tolist(), values.tolist(), 0)
+        by_hand = tau_by_counting(good.tolist(), values) - tau_by_counting(poor.tolist(), values)
+        assert found == pytest.approx(by_hand, abs=1e-9)
+        assert low < found < high
+        return high - low
+
+    few, many = width(30), width(480)
+    assert 2.5 < few / many < 6.5, "a sixteenth of the networks, four times the width"
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert tau_beyond(values, values[::-1], values, 0) == pytest.approx((2.0, 2.0, 2.0))
+    assert tau_beyond(values, values, values, 0) == (0.0, 0.0, 0.0)
+    assert tau_beyond([1.0] * 6, values, values, 0) is None
 
 
 def test_rho_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from kdsearch_spaces.cifar_resnet.resnet64 import ResNet64Space
@@ -53,7 +54,7 @@ def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
 
 
 def test_without_names_auto_its_terms_and_the_baselines():
-    usual = ("auto", "relation", "params", "synflow", "diswot", "nwot", "macs")
+    usual = ("auto", "relation", "params", "synflow", "diswot", "nwot", "macs", "layers")
     assert _names(()) == usual
     every = _names(("all",))
     assert every[: len(usual)] == usual
@@ -131,6 +132,10 @@ def test_the_table_for_people(table, capsys):
     assert code == 0
     assert out.splitlines()[0] == "resnet64, acc: 6 rows, 6 different networks"
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["proxy", "params", "synflow"]
+    shown = re.search(r" ([+-]\d\.\d{3}) \[([+-]\d\.\d{3}), ([+-]\d\.\d{3})\]$", out.splitlines()[3])
+    difference, low, high = map(float, shown.groups())
+    assert low <= difference <= high
+    assert out.splitlines()[2].endswith("    0"), "params is not held against itself"
 
 
 def test_search_strategies_on_a_table(capsys, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from kdsearch.host import Host
-from kdsearch.stages.search import hardly_feasible
+from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
 from kdsearch.verbs.plan import _about, in_words, plan_of

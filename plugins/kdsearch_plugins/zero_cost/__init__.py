@@ -8,6 +8,7 @@ def kdsearch_register(register: Register) -> None:
     here = "kdsearch_plugins.zero_cost"
     register.proxy("params", f"{here}.size:Params", about="log of the number of weights")
     register.proxy("macs", f"{here}.size:Macs", about="log of multiply-accumulates for one sample")
+    register.proxy("layers", f"{here}.size:Layers", about="number of layers with weights")
     register.proxy("l2_norm", f"{here}.size:L2Norm", about="norms of the weights")
     register.proxy("snip", f"{here}.saliency:Snip", about="sum of |w dL/dw|")
     register.proxy("plain", f"{here}.saliency:Plain", about="sum of w dL/dw")

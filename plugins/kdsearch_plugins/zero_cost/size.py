@@ -35,6 +35,15 @@ class Macs(Proxy[NoOptions]):
         return log_count(cost.macs if cost else counted_macs(student, probe))
 
 
+class Layers(Proxy[NoOptions]):
+    """Number of weight matrices and filters, each as often as the network has it: the depth with all its branches."""
+
+    needs_data = False
+
+    def score(self, student: Model, probe: Probe) -> float:
+        return float(len(weight_matrices(student.module)))
+
+
 class L2Norm(Proxy[NoOptions]):
     """Sum over layers of ||W||_2 (Abdelfattah et al., ICLR 2021, arXiv 2101.08134)."""
 

@@ -63,6 +63,6 @@ def test_no_score_depends_on_its_company_and_passes_are_shared() -> None:
 
 def test_data_are_needed_where_they_are_read() -> None:
     without = {name for name, proxy in proxies().items() if not proxy.needs_data}
-    assert without == {"params", "macs", "complexity", "l2_norm", "synflow", "synflow_bn", "zen"}
+    assert without == {"params", "macs", "complexity", "layers", "l2_norm", "synflow", "synflow_bn", "zen"}
     assert {name for name, proxy in proxies().items() if proxy.init == "gaussian"} == {"zen"}
     assert not any(proxy.needs_teacher for proxy in proxies().values())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kdsearch_plugins import zero_cost
 from kdsearch_plugins.zero_cost.activation import Nwot, Swap, SwapReg, SwapRegOptions, activation_codes
-from kdsearch_plugins.zero_cost.size import L2Norm, Macs, Params
+from kdsearch_plugins.zero_cost.size import L2Norm, Layers, Macs, Params
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zero_cost_toys import linear, token_model, token_probe, two_input_model, two_input_probe, vector_model
@@ -50,6 +50,7 @@ class TestSwapReg(ProxyContract):
 NAMES = {
     "params",
     "macs",
+    "layers",
     "l2_norm",
     "snip",
     "plain",
@@ -162,6 +163,18 @@ def test_swap_tells_patterns_apart_that_differ_in_the_last_of_many_samples() -> 
 def test_l2_norm_is_the_sum_of_the_layers_norms() -> None:
     student = vector_model(nn.Sequential(linear([[3.0, 4.0]], bias=True), nn.BatchNorm1d(1), linear([[2.0]])))
     assert L2Norm(NoOptions()).score(student, HandProbe({"x": torch.zeros(2, 2)})) == pytest.approx(7.0, abs=1e-12)
+
+
+def test_layers_are_counted_by_their_weights() -> None:
+    parts = (linear([[3.0, 4.0]], bias=True), nn.BatchNorm1d(1), nn.ReLU(), linear([[2.0]]))
+    student = vector_model(nn.Sequential(*parts))
+    assert Layers(NoOptions()).score(student, HandProbe({"x": torch.zeros(2, 2)})) == 2.0
+    recurrent = vector_model(nn.LSTM(3, 4, num_layers=2, bidirectional=True))
+    assert Layers(NoOptions()).score(recurrent, HandProbe({"x": torch.zeros(2, 3)})) == 8.0  # two a layer and direction
+
+
+class TestLayers(ProxyContract):
+    proxy = Layers
 
 
 def test_swap_reg_falls_with_the_distance_from_a_size() -> None:
