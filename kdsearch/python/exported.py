@@ -92,13 +92,15 @@ def export(
 
     Raises:
         RefusedError: the network answers NaN, or the file fails or is too far off; nothing is written.
-        StudyError, DataError: the target is a folder, or another file lies where card, program or files belong; no samples;
-            labels or mean and std that do not fit them.
+        StudyError, DataError: the target is a folder, or another file lies where card, program or files belong; no samples, or
+            such as the network does not read; labels or mean and std that do not fit them.
     """
+    if not isinstance(file, str | Path):
+        raise StudyError(f"got {type(file).__name__}", path="file", expected="a path; the order is net, samples, file")
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    if not len(samples):
+    if isinstance(samples, Tensor) and not len(samples):
         raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
     io = io_of(net, samples)
     about = _about(io, samples, labels, normalize)

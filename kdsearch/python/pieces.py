@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.step import Cast, LiveStep
-from kdsearch.errors import PluginError, StudyError
+from kdsearch.errors import DataError, PluginError, StudyError, told
 from kdsearch.host import Host
 from kdsearch.host.host import base_class
 from kdsearch.kinds import (
@@ -88,7 +88,7 @@ class Distillation(nn.Module):
                 raise StudyError(
                     "the example has names", path="example", expected="an image, or `io`, which names inputs"
                 )
-            io = io_of(teacher, example)
+            io = io_of(teacher, example, ("teacher", "example"))
         self._task = capability("task", task)[1]
         drawn = self._task.dummy(io, 1, Generator().manual_seed(0)).tensors
         self._reads = tuple(each.name for each in io.inputs)
@@ -159,11 +159,26 @@ def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
         return modelled(net, io, who, role="")
 
 
-def io_of(net: nn.Module | Model, example: Tensor) -> IO:
-    """What a network reads and answers, by one image. Raise StudyError for an answer that is no logits (B, K)."""
+def io_of(net: nn.Module | Model, example: Tensor, names: tuple[str, str] = ("net", "samples")) -> IO:
+    """What a network reads and answers, by one image. names: of both, as the caller wrote them.
+
+    Raises:
+        StudyError: no network, or an answer that is no logits (B, K). DataError: no images, or such as it does not read.
+    """
+    if not isinstance(net, nn.Module | Model):
+        got = f"the class {net.__name__}" if isinstance(net, type) else f"{type(net).__name__}"
+        raise StudyError(f"got {got}", path=names[0], expected="a torch.nn.Module")
+    if not isinstance(example, Tensor) or example.ndim < 2:
+        got = f"a tensor {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise DataError(f"got {got}", path=names[1], expected="a tensor (B, C, H, W)")
     module = net.module if isinstance(net, Model) else net
     with undisturbed(module, train=False):
-        out = module(example[:1])
+        try:
+            out = module(example[:1])
+        except Exception as error:  # code of the caller's
+            dtype = str(example.dtype).removeprefix("torch.")
+            read = f"the network does not read a sample {tuple(example.shape[1:])} of {dtype}: {told(error)}"
+            raise DataError(read, path=names[1]) from error
     if not isinstance(out, Tensor) or out.ndim != 2:
         raise StudyError(f"the network answers {getattr(out, 'shape', type(out).__name__)}", expected="logits (B, K)")
     shape = tuple(example.shape[1:])

@@ -275,6 +275,40 @@ def test_a_network_that_answers_no_number_is_not_written(quantize, tmp_path):
         kdsearch.export(teacher(0), IMAGES[:0], tmp_path / "net.onnx", quantize=quantize)
 
 
+class Broken(nn.Module):
+    def forward(self, x):
+        raise KeyError("a")
+
+
+@pytest.mark.parametrize(
+    ("net", "samples", "file", "says"),
+    [
+        (
+            teacher(0),
+            IMAGES[..., :3, :3].double(),
+            "n.onnx",
+            r"samples: the network does not read a sample \(1, 3, 3\) of float64",
+        ),
+        (Broken(), IMAGES, "n.onnx", "samples: the network does not read a sample .* KeyError: 'a'"),
+        (teacher(0), IMAGES.tolist(), "n.onnx", r"samples: got list\. Expected a tensor"),
+        (teacher(0), IMAGES[0, 0, 0], "n.onnx", r"samples: got a tensor \(8,\)"),
+        (nn.Linear, IMAGES, "n.onnx", r"net: got the class Linear\. Expected a torch\.nn\.Module"),
+        (teacher(0), "n.onnx", IMAGES, "file: got Tensor.* the order is net, samples, file"),
+    ],
+    ids=["shape", "broken", "list", "vector", "class", "order"],
+)
+def test_what_is_no_network_or_no_samples_is_said_by_its_name(net, samples, file, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says):
+        kdsearch.export(net, samples, file)
+    assert list(tmp_path.iterdir()) == []
+    if net is nn.Linear or isinstance(net, Broken):
+        with pytest.raises(
+            UserError, match="teacher: got the class" if net is nn.Linear else "example: the network does not"
+        ):
+            kdsearch.Distillation(teacher(0), net, ["kd"], samples)
+
+
 class Scores(Compressor[NoOptions]):
     side = "file"
 
