@@ -18,6 +18,7 @@ from kdsearch.search.trials import TrialLog
 from kdsearch.stages import refine, trial_facts
 from kdsearch.stages.costs import violations
 from kdsearch.stages.run import run_stages
+from kdsearch.stages.starts import starts_of
 from kdsearch.store.folder import Events, held, open_folder
 from kdsearch.store.hashing import derive, digest
 from kdsearch.study.recipe import ResolvedRecipe
@@ -102,7 +103,7 @@ class Session:
         self.materials = supplied(self.materials, made["prepare"], tools.store)
         section = self.materials.study.config.refine
         self._controller = self.materials.make("controller", section.controller, "refine.controller")
-        self.kept = trial_facts.offered(made["search"], self._controller)
+        self.kept = trial_facts.offered(made["search"], self._controller, section.first)
         self.dims = [*trial_facts.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
@@ -110,7 +111,7 @@ class Session:
         self._log = refine.open_log(self.materials, self.folder, f"session {name[: refine.KEY]}", self.kept)
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
-        self._first = refine.first_values(self.materials, self.kept, teachers, work)
+        self._starts = starts_of(self.materials, made["search"], self.kept, teachers, work)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -142,7 +143,7 @@ class Session:
         if len(history) >= self.materials.study.config.refine.trials:
             return None
         seed = derive(self.materials.seed, "refine") % 2**31
-        ask = refine.next_ask(self._controller, self.dims, self._first, history, seed)
+        ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed)
         if ask is not None:
             self._told.put(Trial(len(history), ask.values, state="running"))
             self._waiting = self._candidate(len(history), ask)

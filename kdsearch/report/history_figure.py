@@ -9,7 +9,7 @@ from kdsearch.kinds.figure import Figure
 from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
 from kdsearch.report.quality import Quality
 from kdsearch.report.trials import KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
-from kdsearch.report.values import count, number, plain, rows, short
+from kdsearch.report.values import count, items, number, plain, rows, short
 from kdsearch.report.words import architecture
 
 
@@ -110,6 +110,8 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     curves = [curves_panel(trials, goal, at) for at, goal in enumerate(wanted)][:1]
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
+    firsts = [f"{at} has {plain(what)}" for at, what in enumerate(items(evidence.get("first"))) if at < len(trials)]
+    begun += f" What was tried first: trial {', '.join(firsts)}." if len(firsts) > 1 else ""
     return Figure(
         "history",
         "The trials in order",

@@ -75,6 +75,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     return {
         "candidates": candidates,
         "trials": trials,
+        "first": inputs["refine"].facts["first"],
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
         "objectives": dict(materials.objectives),
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},

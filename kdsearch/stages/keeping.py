@@ -28,11 +28,13 @@ class Kept:
     rows: of the candidates that go on, the best first.
     broken: of those measured that do not: constraint -> (value - limit) / limit, the least broken first.
     largest: params, macs -> the row of the candidate that has most of it and keeps the limits: what one takes without a search.
+    cheapest: of `costs`, alike: the one that has least.
     """
 
     rows: list[dict[str, Any]]
     broken: list[dict[str, float]]
     largest: dict[str, dict[str, Any]]
+    cheapest: dict[str, dict[str, Any]]
 
 
 def keep_best(
@@ -93,9 +95,9 @@ def keep_best(
         if len(chosen) == keep or not nearest or not measure(nearest):
             break
 
-    def largest(name: str) -> Candidate:
-        """From the top down, the first that keeps the limits: no more measured than need be, nor than TRIES."""
-        order = sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=True)
+    def extreme(name: str, is_largest: bool) -> Candidate:
+        """From that end on, the first that keeps the limits: no more measured than need be, nor than TRIES."""
+        order = sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=is_largest)
         for _ in range(TRIES):
             worst = estimates(order, found, excess)
             likely = (
@@ -111,12 +113,13 @@ def keep_best(
     short = {each.scored.key for each in select(chosen, shortest, costs)}
     rows = [row_of(each, found[each.scored.key], each.scored.key in short) for each in chosen]
     over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
-    tops = {name: largest(name) for name in ("params", "macs")} if chosen else {}
-    return Kept(
-        rows,
-        sorted((each for each in over if each), key=lambda each: max(each.values())),
-        {name: row_of(each, found[each.scored.key], each.scored.key in short) for name, each in tops.items()},
-    )
+
+    def rows_at(names: Sequence[str], is_largest: bool) -> dict[str, dict[str, Any]]:
+        tops = {name: extreme(name, is_largest) for name in names} if chosen else {}
+        return {name: row_of(each, found[each.scored.key], each.scored.key in short) for name, each in tops.items()}
+
+    broken = sorted((each for each in over if each), key=lambda each: max(each.values()))
+    return Kept(rows, broken, rows_at(("params", "macs"), True), rows_at(costs, False))
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:

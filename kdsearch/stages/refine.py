@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
 from kdsearch.stages.quality import measure
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from kdsearch.stages.starts import Start, starts_of
 from kdsearch.stages.trial_facts import (
     architecture,
     architecture_dims,
@@ -32,7 +33,7 @@ from kdsearch.stages.trial_facts import (
     specs_of,
     winners,
 )
-from kdsearch.stages.weightings import WEIGHTINGS, scored_weightings
+from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
 from kdsearch.store.hashing import derive
@@ -57,7 +58,7 @@ def is_stale(materials: Materials, made: Artifact) -> bool:
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
     controller = materials.make("controller", section.controller, "refine.controller")
-    kept = offered(inputs["search"], controller)
+    kept = offered(inputs["search"], controller, section.first)
     dims = [*architecture_dims(materials, kept), *materials.recipe.dims]
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
     teachers = open_teachers(materials, inputs["prepare"])
@@ -90,10 +91,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
             tools.events.write("trial", key=log.key, **about)
 
-    first = first_values(materials, kept, teachers, work, between)
+    starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
     rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
     schedule = Schedule(
-        lambda history: next_ask(controller, dims, first, history, seed),
+        lambda history: next_ask(controller, dims, starts, history, seed),
         stopper,
         rungs,
         section.trials,
@@ -116,6 +117,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "over": limits_met(history),
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
+        "first": [each.what for each in starts[: len(history)]],
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
@@ -147,34 +149,12 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
     return [each for each in found if each is not None]
 
 
-def first_values(
-    materials: Materials,
-    kept: Mapping[str, Mapping[str, Any]],
-    teachers: Mapping[str, Live],
-    work: Path,
-    between: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
-    """The candidates to begin with: the best-scored architecture with the best-scored weighting, then with plain values.
-
-    `between`: see `scored_weightings`.
-    """
-    architectures = {dim.path: dim.range.choices[0] for dim in architecture_dims(materials, kept)}
-    plain = materials.recipe.default()
-    starts = [plain]
-    if materials.study.config.refine.weightings:
-        specs = specs_of(Trial(0, architectures), kept)
-        scored = scored_weightings(materials, specs, teachers, work, between)
-        best = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
-        starts = [dict(best.values), plain] if best is not None and best.values != plain else starts
-    return [{**start, **architectures} for start in starts]
-
-
 def next_ask(
-    controller: Any, dims: list[Dim], first: Sequence[Mapping[str, Any]], history: Sequence[Trial], seed: int
+    controller: Any, dims: list[Dim], starts: Sequence[Start], history: Sequence[Trial], seed: int
 ) -> Ask | None:
     """The next candidate: one to begin with, else the controller's; None where it has none."""
-    if len(history) < len(first):
-        return Ask(first[len(history)])
+    if len(history) < len(starts):
+        return Ask(starts[len(history)].values)
     return next(iter(controller.ask(None, dims, history, 1, seed)), None)
 
 

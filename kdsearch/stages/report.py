@@ -17,6 +17,7 @@ from kdsearch.stages.distill import hides_labels
 from kdsearch.stages.evidence import evidence_of
 from kdsearch.stages.quality import file_label, goodness, measure, shown, told, tolerance
 from kdsearch.stages.samples import read_samples
+from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.stages.trial_facts import architecture
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
@@ -265,6 +266,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     for role, each in inputs["compress"].facts.get("saved", {}).items():
         if each["reason"]:
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
+    notes += _best_is_no_find(inputs["refine"])
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
@@ -272,6 +274,14 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
     return notes
+
+
+def _best_is_no_find(refined: Artifact) -> list[str]:
+    """Where the best trial is one that anybody would have begun with: so."""
+    number, first = refined.facts["ranked"][0]["number"], refined.facts["first"]
+    if number < len(first) and not first[number].startswith(BEST_SCORED):
+        return [f"The best trial is number {number}, the network of {first[number]}: the search found nothing better."]
+    return []
 
 
 def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:

@@ -194,6 +194,7 @@ def _one_role(
         "proxies": [use.use for use, _ in proxy_uses(materials.study)],
         "kept": kept.rows,
         "largest": kept.largest,
+        "cheapest": kept.cheapest,
         "notes": notes,
     }
     return facts, highest(each.over for each in (*sample, *(each.scored for each in explored.candidates)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsearch.errors import RefusedError, TrialError
@@ -15,15 +15,18 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome
 
 
-def offered(searched: Artifact, controller: Controller[Any]) -> dict[str, dict[str, Any]]:
+def offered(searched: Artifact, controller: Controller[Any], first: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Role -> key -> the row of each architecture that the controller may choose, the best score first.
 
-    All that the search kept, where the controller looks at their scores; else its short list.
+    All that the search kept, where the controller looks at their scores; else its short list. Last those that are tried before it
+    is asked (`refine.first`) and are none of these.
     """
-    return {
-        role: {each["key"]: each for each in facts["kept"] if controller.reads_facts or each["short"]}
-        for role, facts in searched.facts["roles"].items()
-    }
+    found = {}
+    for role, facts in searched.facts["roles"].items():
+        rows = [each for each in facts["kept"] if controller.reads_facts or each["short"]]
+        rows += [row for name in ("largest", "cheapest") if name in first for row in facts[name].values()]
+        found[role] = {each["key"]: each for each in rows}
+    return found
 
 
 def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:

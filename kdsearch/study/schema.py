@@ -245,6 +245,12 @@ class Refine(Section):
         description="a trial is asked for when all but the last so many - 1 before it have ended; workers change no result",
     )
     stopper: Use = Use(use="halving", options={})
+    first: tuple[Literal["scored", "largest", "cheapest"], ...] = Field(
+        ("scored",),
+        description="what is tried before the controller asks: scored = the best-scored architecture with the recipe's defaults; "
+        "largest = the networks of most params and of most MACs that keep the limits, with the plain recipe; cheapest = the one "
+        "with least of each cost among the objectives, alike",
+    )
     weightings: bool = Field(False, description="score loss weightings without training; the best one is tried first")
 
 

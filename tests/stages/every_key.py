@@ -199,6 +199,7 @@ CHANGES: dict[str, Change] = {
     "refine.stopper.options": change(
         "refine", "refine.stopper.options.keep=0.7", before=("refine.stopper.use=halving",)
     ),
+    "refine.first": change("refine", "refine.first=[scored, largest]"),
     "refine.weightings": change("refine", "refine.weightings=true"),
     "distill.winners": change("distill", "distill.winners=2"),
     "distill.pick": change("distill", "distill.pick=min:params"),
