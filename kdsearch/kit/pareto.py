@@ -1,5 +1,5 @@
-"""Several objectives, to be minimised, and constraints: fronts, crowding, how much is broken."""
+"""Several objectives, to be minimised, and constraints: fronts, crowding, hypervolume, how much is broken."""
 
-from kdsearch.search.pareto import crowding, fronts, violation
+from kdsearch.search.pareto import crowding, fronts, hypervolumes, violation
 
-__all__ = ["crowding", "fronts", "violation"]
+__all__ = ["crowding", "fronts", "hypervolumes", "violation"]

@@ -124,7 +124,7 @@ class Session:
 
     def trials_dataframe(self) -> Any:
         """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
-        rows = [trial_facts.row_of(self.materials, trial, self.kept) for trial in self.trials]
+        rows = trial_facts.rows_of(self.materials, self.trials, self.kept)
         return frame(trial_rows({"trials": rows, "objectives": dict(self.materials.objectives)}))
 
     @property

@@ -16,7 +16,8 @@ Row = Mapping[str, Any]
 
 
 def trial_rows(evidence: Row) -> list[dict[str, Any]]:
-    """One row a trial: number, state, objectives by name (of a stopped one what it had reached), costs, architecture, values."""
+    """One row a trial: number, state, objectives by name (of a stopped one what it had reached) and,
+    of several, the hypervolume after it, costs, architecture, values."""
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
     return [
@@ -24,6 +25,7 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
             "number": trial.get("number"),
             "state": trial.get("state"),
             **{goal.metric: reached(trial, goal.metric, nth, goal.up) for nth, goal in enumerate(wanted)},
+            **({"hypervolume": trial.get("hypervolume")} if len(wanted) > 1 else {}),
             "feasible": trial.get("feasible"),
             **{
                 name: trial.get(name)

@@ -12,6 +12,8 @@ from kdsearch.report.trials import KINDS, Row, curve, goals, kind, objective_lab
 from kdsearch.report.values import count, items, number, plain, rows, short
 from kdsearch.report.words import architecture
 
+VOLUME = "hypervolume"
+
 
 def about(trial: Row) -> dict[str, str]:
     error = f" ({short(trial['error'], 80)})" if trial.get("error") else ""
@@ -66,6 +68,37 @@ def history_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec:
     return chart(objective_label(goal), f"{goal.name} of {len(trials)} trials in order: {said}.", found, layers)
 
 
+def volume_panel(trials: Sequence[Row], wanted: Sequence[Quality]) -> Spec | None:
+    """How much of the objectives' box is dominated after each trial; None of one objective, whose best so far says it.
+
+    The box spans all feasible trials and a tenth more: it is this study's own, and no measure between studies.
+    """
+    found: list[dict[str, Any]] = [
+        {"x": at, "y": volume, **about(trial)}
+        for at, trial in enumerate(trials)
+        if (volume := number(trial.get("hypervolume"))) is not None
+    ]
+    if len(wanted) < 2 or not found:
+        return None
+    x = axis("x", "trial", [row["x"] for row in found])
+    x["axis"] = {"format": "d", "tickMinStep": 1}
+    y = upright(axis("y", VOLUME, [row["y"] for row in found], share=True))
+    tooltip = tips(("trial", "trial"), ("y", VOLUME, ".1%"), ("name", " "))
+    names = " and ".join(goal.name for goal in wanted)
+    return chart(
+        VOLUME,
+        f"Share of the box of {names} that the trials so far dominate, after each of {len(found)} trials.",
+        found,
+        [
+            {
+                "params": [zoom("volume")],
+                "mark": {"type": "line", "interpolate": "step-after", "point": {"size": 40}},
+                "encoding": {"x": x, "y": y, "tooltip": tooltip},
+            }
+        ],
+    )
+
+
 def curves_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec | None:
     """One line a trial, from look to look; None where no trial was looked at twice."""
     seen = [(trial, curve(trial, nth, goal.up)) for trial in trials]
@@ -107,6 +140,7 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
     panels = [history_panel(trials, goal, at) for at, goal in enumerate(wanted)] if trials else []
+    panels += [each for each in [volume_panel(trials, wanted)] if each]
     curves = [curves_panel(trials, goal, at) for at, goal in enumerate(wanted)][:1]
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""

@@ -12,6 +12,8 @@ import numpy as np
 
 Losses = Sequence[Sequence[float]]
 
+BEYOND = 0.1  # of a loss's span, by which the corner of a hypervolume lies behind the worst
+
 
 def violation(violations: Sequence[float]) -> float:
     """The sum of what is broken: 0 where every constraint holds; NaN counts as infinitely broken."""
@@ -77,3 +79,29 @@ def spread(losses: Losses, keep: int) -> list[int]:
         )
         del left[at]
     return left
+
+
+def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[Sequence[float]]) -> list[float]:
+    """After each point, in order: which share of a box the feasible ones so far dominate, in [0, 1].
+
+    The box spans, in every loss, all the feasible ones of the whole sequence and BEYOND of that span more, so that the worst of one
+    loss still counts by the others. None: no losses, as of a point that failed.
+
+    Source: Zitzler and Thiele, IEEE TEC 1999 (the S metric), normalised.
+    """
+    import moocore
+
+    counts = [
+        each is not None and all(map(math.isfinite, each)) and violation(broken) == 0
+        for each, broken in zip(losses, violations, strict=True)
+    ]
+    kept = np.array([each for each, is_one in zip(losses, counts, strict=True) if is_one], dtype=np.float64)
+    if not len(kept):
+        return [0.0] * len(losses)
+    span = np.ptp(kept, axis=0)
+    unit = (kept - kept.min(0)) / np.where(span > 0, span, 1.0)
+    corner = np.full(kept.shape[1], 1 + BEYOND)
+    volumes = [0.0]
+    for n in range(1, len(unit) + 1):
+        volumes.append(float(moocore.hypervolume(unit[:n], ref=corner) / corner.prod()))
+    return [volumes[n] for n in np.cumsum(counts)]

@@ -29,7 +29,7 @@ from kdsearch.stages.trial_facts import (
     offered,
     place_of,
     recipe_values,
-    row_of,
+    rows_of,
     specs_of,
     winners,
 )
@@ -105,7 +105,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     )
     _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools)
     history = schedule.trials
-    rows = [row_of(materials, trial, kept) for trial in history]
+    rows = rows_of(materials, history, kept)
     write_json(out / "trials.json", rows)
     if (work / WEIGHTINGS).exists():
         shutil.copyfile(work / WEIGHTINGS, out / WEIGHTINGS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Controller, Dim, Range, Trial
-from kdsearch.search.pareto import fronts
+from kdsearch.search.pareto import fronts, hypervolumes
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import canonical
 from kdsearch.training.materials import Materials
@@ -128,6 +128,17 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "curve": [[share, losses[place_of(materials)]] for share, losses in trial.curve],
         "error": trial.error,
     }
+
+
+def rows_of(
+    materials: Materials, history: Sequence[Trial], kept: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row a trial; with several objectives each has the hypervolume after it."""
+    rows = [row_of(materials, trial, kept) for trial in history]
+    if len(materials.objectives) < 2:
+        return rows
+    volumes = hypervolumes([trial.losses or None for trial in history], [trial.violations for trial in history])
+    return [{**row, "hypervolume": volume} for row, volume in zip(rows, volumes, strict=True)]
 
 
 def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:

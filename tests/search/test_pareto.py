@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.search.pareto import crowding, fronts, spread, violation
+from kdsearch.search.pareto import crowding, fronts, hypervolumes, spread, violation
 
 POINT = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
 POINTS = st.lists(st.tuples(POINT, st.sampled_from([-1.0, 0.0, 1.0, 2.0])), max_size=25)
@@ -95,3 +95,36 @@ def test_losses_and_violations_that_are_no_numbers_are_the_worst_ones(points: li
 
     plain = [(tuple(map(worst, losses)), worst(broken)) for losses, broken in points]
     assert fronts([each[0] for each in points], [(each[1],) for each in points]) == peeled(plain)
+
+
+def test_hypervolume_by_hand() -> None:
+    """Losses 0..1 and 0..10: a corner at (1.1, 11). Areas by the staircase, of 1.1 x 1.1 in units of the spans."""
+    losses = [(0.0, 10.0), None, (1.0, 0.0), (0.5, 5.0), (0.9, 9.0), (0.25, 2.0)]
+    allowed = [(), (), (0.0,), (-1.0,), (0.0,), (0.5,)]
+    box = 1.1 * 1.1
+    first, both = 1.1 * 0.1, 2 * 1.1 * 0.1 - 0.1 * 0.1
+    third = both + 0.5 * 0.5  # from (.5, .5) to where the two others begin
+    expected = [first, first, both, third, third, third]  # (.9, 9) is dominated, the last one breaks a limit
+    assert hypervolumes(losses, allowed) == pytest.approx([each / box for each in expected])
+
+
+@given(POINTS)
+def test_hypervolume_never_falls_and_no_order_changes_its_end(points: list) -> None:
+    losses, violations = [each[0] for each in points], [(each[1],) for each in points]
+    found = hypervolumes(losses, violations)
+    assert all(0 <= a <= b + 1e-12 and b <= 1 + 1e-12 for a, b in zip([0.0, *found], found, strict=False))
+    if points:
+        assert hypervolumes(losses[::-1], violations[::-1])[-1] == pytest.approx(found[-1])
+    inside = [at for at, (loss, broken) in enumerate(points) if broken <= 0]
+    for at, point in enumerate(found):
+        rises = point > (found[at - 1] if at else 0.0) + 1e-12
+        earlier = [losses[i] for i in inside if i < at]
+        is_beaten = any(all(x <= y for x, y in zip(each, losses[at], strict=True)) for each in earlier)
+        assert rises == (at in inside and not is_beaten)
+
+
+def test_hypervolume_of_nothing_feasible() -> None:
+    assert hypervolumes([], []) == []
+    assert hypervolumes([(1.0, 2.0), None], [(3.0,), ()]) == [0.0, 0.0]
+    assert hypervolumes([(math.inf, 1.0), (1.0, math.nan)], [(), ()]) == [0.0, 0.0]
+    assert hypervolumes([(2.0, 3.0)], [()]) == [1.0]
