@@ -135,6 +135,7 @@ def _torch_pruned(subject: Subject, ratio: float, is_global: bool) -> nn.Module:
         if isinstance(module, Attention):
             module.num_heads = pruner.num_heads[module.qkv]
             module.head_dim = module.qkv.out_features // (3 * module.num_heads)
+            module.attn_dim = module.num_heads * module.head_dim
     with torch.no_grad():
         net(subject.one[0])
     return net
