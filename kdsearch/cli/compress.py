@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,9 @@ def compress(
     teacher_weights: Annotated[
         Path | None, option("--teacher-weights", help="FILE.safetensors for the teacher.")
     ] = None,
-    prune: Annotated[str, option("--prune", help=f"{_TARGETS}.")] = "",
+    prune: Annotated[
+        str, option("--prune", help=f"{_TARGETS}; after commas other options of the pruner, importance=taylor.")
+    ] = "",
     recover_epochs: Annotated[
         int, option("--recover-epochs", min=0, max=EPOCHS, help="Of distillation after pruning, with data.")
     ] = 5,
@@ -102,11 +104,17 @@ def _shape(text: str) -> tuple[int, ...] | None:
     return sizes
 
 
-def _target(text: str) -> dict[str, float] | None:
-    from kdsearch.errors import StudyError
-
+def _target(text: str) -> dict[str, Any] | None:
+    """What stands first, and after commas further options of the pruner, `importance=taylor`."""
     if not text:
         return None
+    first, *further = text.split(",")
+    return {**_goal(first), **dict(_option(each) for each in further)}
+
+
+def _goal(text: str) -> dict[str, float]:
+    from kdsearch.errors import StudyError
+
     name, _, asked = text.partition("=")
     number = asked.removesuffix("ms") if name == "latency" else asked
     try:
@@ -118,3 +126,19 @@ def _target(text: str) -> dict[str, float] | None:
     if name not in ("params", "macs") or not 0 < value <= 1:
         raise StudyError(f"got '{text}'", path="--prune", expected=_TARGETS)
     return {name: value}
+
+
+def _option(text: str) -> tuple[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from kdsearch.errors import StudyError
+
+    name, equals, value = (each.strip() for each in text.partition("="))
+    try:
+        read = YAML(typ="safe").load(value)
+    except YAMLError:
+        read = None
+    if not name or not equals or read is None:
+        raise StudyError(f"got '{text}'", path="--prune", expected="an option of the pruner, such as importance=taylor")
+    return name, read

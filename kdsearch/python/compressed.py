@@ -38,7 +38,7 @@ def compress(
     weights: Path | None = None,
     teacher: str | None = None,
     teacher_weights: Path | None = None,
-    prune: Mapping[str, float] | None = None,
+    prune: Mapping[str, Any] | None = None,
     pruner: str = "channels",
     recover_epochs: int = 5,
     qat_epochs: int = 0,
@@ -61,7 +61,8 @@ def compress(
         data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels; as in a study.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
-        prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}.
+        prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
+            pruner, {"macs": 0.7, "importance": "taylor"}.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
         inside: what the files do before and after the network: the exporter's options `input`, `layout` and `output`.
@@ -174,7 +175,7 @@ def _cut(
     teacher: Model,
     io: IO,
     opened: Data | None,
-    target: Mapping[str, float],
+    target: Mapping[str, Any],
     pruner: str,
     epochs: int,
     seed: int,

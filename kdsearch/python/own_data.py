@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call
@@ -16,6 +17,7 @@ from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import DataError, PluginError, StudyError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Cost, DataSource, Graph, Metric, Model, Normalizable, Task
+from kdsearch.kinds.forward import run_model
 from kdsearch.python.recovery import noise
 from kdsearch.stages.quality import goodness, quality_of
 from kdsearch.store.hashing import derive, stream
@@ -53,6 +55,22 @@ class PlanSubject(Site):
     io: IO
     opened: Data | None
     budget: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if self.opened is not None:
+            self.data = self.opened.arranged
+
+    def batches(self, n: int, size: int = 32) -> Sequence[Batch]:
+        if self.opened is None:
+            raise PluginError("this pruner looks at training samples", path="--data", expected="a data set")
+        return super().batches(n, size)
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        if self.opened is None:
+            raise PluginError("this pruner asks for the task's loss", path="--data", expected="a data set")
+        task = self.opened.task
+        prepared = task.prepare(batch, self.rng("compressor losses"))
+        return task.loss(run_model(model, task, prepared), prepared)
 
     def score(self, model: Model, samples: int | None = None) -> float:
         if self.opened is None:

@@ -175,6 +175,40 @@ def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch
     assert main(["verify", found["exports"][0]["path"]]) == 0
 
 
+@pytest.mark.parametrize("importance", ["taylor", "hessian", "activation"])
+def test_a_pruner_that_looks_at_samples_has_them(importance, folder, tmp_path, monkeypatch, capsys):
+    """Each choice is its own, and without data it is said what is missing."""
+    monkeypatch.chdir(folder)
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--weights", "net.safetensors", "--format", "onnx-fp32"]
+    asked += ["--recover-epochs", "0", "--prune", f"macs=0.6,importance={importance},samples=64"]
+    code, found, _ = run(capsys, *asked, "--data", "data.npz", "--out", tmp_path)
+    assert code == 0
+    assert found["pruned"]["target"] == {"macs": 0.6, "importance": importance, "samples": 64}
+    assert found["macs"]["after"] <= 0.6 * found["macs"]["before"]
+    assert found["pruned"]["validation"]["cut"] > 0.1
+    code, _, err = run(capsys, *asked, "--input-shape", "1,8,8", "--out", tmp_path)
+    assert code == 2
+    assert "--data: this pruner looks at training samples. Expected a data set." in err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("importanc=taylor", "unknown option 'importanc'; did you mean 'importance'?"),
+        ("importance=tylor", "importance: got 'tylor'"),
+        ("importance", "--prune: got 'importance'. Expected an option of the pruner"),
+        ("=3", "--prune: got '=3'"),
+        ("keep=[", "--prune: got 'keep=['"),
+    ],
+)
+def test_options_of_a_pruner_are_read(option, said, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]
+    code, _, err = run(capsys, *asked, "--prune", f"macs=0.6,{option}", "--out", tmp_path)
+    assert code == 2
+    assert said in err
+
+
 def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, monkeypatch, capsys):
     """A bound that nothing keeps: the network that trained as INT4 is nearer, and the result says by how much."""
     monkeypatch.chdir(folder)
