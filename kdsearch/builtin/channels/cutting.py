@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -115,6 +115,14 @@ class Cutter:
         made = cls(module, opened, probes, one, rules, trace, groups, left_out, notes=notes, told=told)
         made.scores = {id(group): each for group, each in zip(groups, scores, strict=True)}
         made.ratio = made.counted.macs / max(macs(trace, no_labels(trace)), 1)
+        return made
+
+    def again(self, score: Scorer | None = None) -> Cutter:
+        """The same network, ready to be cut anew; with `score`, its channels judged otherwise."""
+        made = replace(self, groups=[*self.groups], left_out=[*self.left_out])
+        if score is not None:
+            scores, made.notes = score(self.opened, self.groups)
+            made.scores = {id(group): each for group, each in zip(self.groups, scores, strict=True)}
         return made
 
     @cached_property

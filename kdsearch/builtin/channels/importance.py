@@ -12,11 +12,13 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.groups import Group, Place, layer_of
+from kdsearch.errors import PluginError
 from kdsearch.ops.record import See, Side, hooked
 
-Importance = Literal["l1", "l2", "bn_scale", "taylor", "hessian", "activation", "random"]
+Importance = Literal["auto", "l1", "l2", "bn_scale", "taylor", "hessian", "activation", "random"]
 Scores = NDArray[np.float64]
 FROM_DATA = ("taylor", "hessian", "activation")
+TRIED: tuple[Importance, ...] = ("l2", "taylor")  # by `auto`
 
 
 def magnitudes(module: nn.Module, groups: Sequence[Group], order: int) -> list[Scores]:
@@ -53,7 +55,10 @@ def gradient_scores(
     total = [np.zeros(len(each)) for each in groups]
     for loss in losses:
         with torch.enable_grad():
-            gradients = torch.autograd.grad(loss(module), list(own.values()), allow_unused=True)
+            value = loss(module)
+            if not torch.isfinite(value):
+                raise PluginError(f"the task's loss on training samples is {value.item()}", expected="a finite number")
+            gradients = torch.autograd.grad(value, list(own.values()), allow_unused=True)
         moved = {
             name: (weight.detach() * g).double()
             for (name, weight), g in zip(own.items(), gradients, strict=True)

@@ -17,14 +17,14 @@ import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
 
-from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules
+from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules, Scorer
 from kdsearch.builtin.channels.groups import Group
-from kdsearch.builtin.channels.importance import FROM_DATA, Importance, Scores, scores_of
+from kdsearch.builtin.channels.importance import FROM_DATA, TRIED, Importance, Scores, scores_of
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
 from kdsearch.builtin.channels.targets import STEPS, Format, Limit, bytes_of, meet_latency
 from kdsearch.builtin.channels.timing import timing
 from kdsearch.builtin.channels.tracing import Inputs
-from kdsearch.errors import UserError, nearest, one_of
+from kdsearch.errors import PluginError, RefusedError, UserError, nearest, one_of
 from kdsearch.kinds import IO, Batch, Compressor, Field, Model, Options, Plan, Subject, Tap, searched
 from kdsearch.kinds.forward import recorded
 from kdsearch.kit.costs import count_module
@@ -33,6 +33,7 @@ from kdsearch.ops.undisturbed import undisturbed
 
 DEFAULT_MACS, ROUND_TO = 0.7, 4
 PROBES = 2  # samples of the probe batch
+JUDGED = 1000  # validation samples that decide between importances
 
 
 class ChannelsOptions(Options):
@@ -50,9 +51,9 @@ class ChannelsOptions(Options):
         None, gt=0, description="milliseconds of the fp32 file in onnxruntime here, at batch 1, on one thread"
     )
     importance: Importance = Option(
-        "l2",
+        "auto",
         description="by weights: l1, l2, bn_scale; by gradients of the loss: taylor, hessian; by what layers are fed: activation; "
-        "random: the control",
+        "random: the control; auto: l2 or taylor, whichever cut network is better on validation",
     )
     samples: int = Option(128, ge=1, description="training samples that taylor, hessian and activation look at")
     scope: Literal["global", "layer"] = Option(
@@ -100,9 +101,8 @@ class Channels(Compressor[ChannelsOptions]):
         module, steps, log = model.module, list[Cut](), list[str]()
         rules = Rules(options.scope, options.round_to or ROUND_TO, options.include, options.exclude)
 
-        def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:
-            return scores_of(options.importance, module, groups, subject.rng("channels"), self._runs(subject))
-
+        kind: Importance = TRIED[0] if options.importance == "auto" else options.importance
+        is_open = options.importance == "auto"
         for step in range(1, options.steps + 1):
             limit = self._limit(before, step / options.steps)
             is_timed = options.latency_ms is not None and step == options.steps
@@ -113,7 +113,11 @@ class Channels(Compressor[ChannelsOptions]):
             def planned(share: float, what: str, done: int = step - 1) -> None:
                 self.progress((done + share) / options.steps, what)
 
-            cutter = Cutter.of(module, probes, one, rules, score, planned)
+            cutter = Cutter.of(module, probes, one, rules, self._scorer(kind, subject), planned)
+            if is_open:
+                goal = replace(limit, macs=DEFAULT_MACS * before.macs) if is_timed else limit
+                (kind, cutter), line = self._better(cutter, goal, subject)
+                is_open, log = False, [*log, line]
             if is_timed:
                 assert options.latency_ms is not None
                 multiples = (options.round_to,) if options.round_to else STEPS
@@ -134,11 +138,34 @@ class Channels(Compressor[ChannelsOptions]):
         ]
         return Plan({"inputs": described, "steps": [each.as_json() for each in steps]}, log=tuple(log))
 
-    def _runs(self, subject: Subject) -> list[Callable[[nn.Module], Tensor]]:
+    def _better(self, cutter: Cutter, limit: Limit, subject: Subject) -> tuple[tuple[Importance, Cutter], str]:
+        """Of what `auto` tries, the one whose cut network is better on validation before it recovers; and a line about it.
+
+        Gradients are far better of most networks, and say little of one that has learnt its training samples by heart.
+        """
+        found: dict[Importance, tuple[float, Cutter]] = {}
+        for kind in TRIED:
+            try:
+                tried = cutter.again(None if kind == TRIED[0] else self._scorer(kind, subject))
+                module = tried.again().meet(limit.holds).module
+                found[kind] = subject.score(replace(subject.model, module=module), JUDGED), tried
+            except (PluginError, RefusedError) as error:  # there are no data, or no such cut
+                return (TRIED[0], cutter), f"importance {TRIED[0]}: {error.problem}"
+        best = max(TRIED, key=lambda kind: found[kind][0])
+        scores = ", ".join(f"{kind} {found[kind][0]:.4g}" for kind in TRIED)
+        return (best, found[best][1]), f"importance {best}: on validation, before recovery, {scores}"
+
+    def _scorer(self, kind: Importance, subject: Subject) -> Scorer:
+        def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:
+            return scores_of(kind, module, groups, subject.rng("channels"), self._runs(kind, subject))
+
+        return score
+
+    def _runs(self, kind: Importance, subject: Subject) -> list[Callable[[nn.Module], Tensor]]:
         """The task's loss on training samples, a function of the network; one sample each for second-order scores."""
-        if self.options.importance not in FROM_DATA:
+        if kind not in FROM_DATA:
             return []
-        size = 1 if self.options.importance == "hessian" else 32
+        size = 1 if kind == "hessian" else 32
 
         def loss_on(batch: Batch) -> Callable[[nn.Module], Tensor]:
             return lambda module: subject.loss(replace(subject.model, module=module), batch)

@@ -1,6 +1,5 @@
 """Networks as they come from torchvision and timm, pruned to 70 % of their multiply-accumulates."""
 
-import types
 import warnings
 
 import pytest
@@ -12,6 +11,7 @@ from kdsearch.builtin.channels.surgery import Cut
 from kdsearch.builtin.channels.tracing import tensors_of
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kit.costs import count_module
+from tests.builtin.channels.bare import bare
 from tests.builtin.channels.zoo import ZOO
 
 
@@ -23,8 +23,7 @@ def test_a_network_of_the_zoo_is_pruned_exactly(name):
         warnings.simplefilter("ignore")
         net = make().eval()
     io = IO(fields, (Field("logits", "logits", (10,)),))
-    rng = torch.Generator().manual_seed(0)
-    given = types.SimpleNamespace(model=Model(net, tuple(each.name for each in fields)), io=io, rng=lambda _: rng)
+    given = bare(Model(net, tuple(each.name for each in fields)), io)
     pruner = Channels(ChannelsOptions(macs=0.7))
     plan = pruner.plan(given)
     small = pruner.apply(given.model, plan).module

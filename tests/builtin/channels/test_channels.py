@@ -1,7 +1,6 @@
 """Pruned networks meet the target, are what their plan replays to, and leave the original alone."""
 
 import json
-import types
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from kdsearch.deploy.parity import compare, module_call
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import IO, Field, Model, Plan, traced_taps
 from kdsearch.kinds.options import declared_range, validate
+from tests.builtin.channels.bare import bare
 from tests.deploy.nets import DIGITS, NETS, Lstm, batch_of, digits, graph_of, trained
 
 PATHS = {
@@ -31,7 +31,7 @@ def model_of(name, net=None):
 
 
 def subject(model, io=DIGITS):
-    return types.SimpleNamespace(model=model, io=io, rng=lambda name: torch.Generator().manual_seed(len(name)))
+    return bare(model, io)
 
 
 def pruned(name, **options):

@@ -1,7 +1,5 @@
 """The attention that takes torch's place computes the same, and loses whole heads."""
 
-import types
-
 import pytest
 import torch
 from torch import nn
@@ -9,6 +7,7 @@ from torch import nn
 from kdsearch.builtin.channels.heads import HeadAttention, open_heads, openable
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.kinds import IO, Field, Model
+from tests.builtin.channels.bare import bare
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -84,7 +83,7 @@ def encoder():
     net = Encoder().eval()
     field = Field("tokens", "tokens", (None,), "int64", n_values=20)
     io = IO((field,), (Field("logits", "logits", (10,)),))
-    return types.SimpleNamespace(model=Model(net, ("tokens",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    return bare(Model(net, ("tokens",)), io)
 
 
 def test_attention_that_loses_nothing_stays_torchs():

@@ -1,5 +1,7 @@
 """Importances against plain transcriptions in NumPy or by setting channels to zero."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,14 @@ from torch.nn import functional as F
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.groups import groups_of
 from kdsearch.builtin.channels.importance import activity, gradient_scores, magnitudes, norm_scales, scores_of
+from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.tracing import traced
+from kdsearch.errors import PluginError
+from kdsearch.kinds import Batch
+from kdsearch.testing.compressor import HandSubject
+from tests.builtin.channels.bare import bare
 from tests.builtin.channels.test_channels import model_of
-from tests.deploy.nets import digits
+from tests.deploy.nets import DIGITS, digits
 
 
 class Net(nn.Module):
@@ -46,6 +53,51 @@ def groups(net):
 
 X = torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 0, 1])
+
+
+@pytest.mark.parametrize(("name", "better"), [("residual", "taylor"), ("mlp", "l2")])
+def test_auto_takes_what_is_better_on_validation_before_recovery(name, better):
+    """Gradients of a residual network, weights of an MLP that knows its samples by heart; the plan is that of the better one."""
+    pixels, labels, *_ = digits()
+    batch = Batch(tuple(map(str, range(256))), {"image": pixels[:256], "label": labels[:256]})
+    model = model_of(name)
+    subject = HandSubject(0, Path(), model=model, io=DIGITS, batch=batch)
+
+    def planned(importance):
+        pruner = Channels(ChannelsOptions(macs=0.4, importance=importance))
+        plan = pruner.plan(subject)
+        return plan, subject.score(pruner.apply(model, plan))
+
+    plans = {each: planned(each) for each in ("l2", "taylor", "auto")}
+    assert max(("l2", "taylor"), key=lambda each: plans[each][1]) == better
+    assert plans["auto"][0].edits == plans[better][0].edits != plans["taylor" if better == "l2" else "l2"][0].edits
+    scores = ", ".join(f"{each} {plans[each][1]:.4g}" for each in ("l2", "taylor"))
+    assert f"importance {better}: on validation, before recovery, {scores}" in plans["auto"][0].log
+
+
+def test_auto_without_data_goes_by_weights():
+    subject = bare(model_of("residual"), DIGITS)
+    auto, l2 = (Channels(ChannelsOptions(macs=0.6, importance=each)).plan(subject) for each in ("auto", "l2"))
+    assert auto.edits == l2.edits
+    assert "importance l2: this pruner scores networks on validation data" in auto.log
+
+
+@pytest.mark.parametrize("importance", ["auto", "taylor"])
+def test_a_loss_that_is_no_number_is_no_importance(importance):
+    class Nan(HandSubject):
+        def loss(self, model, batch):
+            return super().loss(model, batch) * torch.nan
+
+    batch = Batch(("a", "b"), {"image": digits()[0][:2], "label": torch.tensor([1, 2])})
+    subject, pruner = (
+        Nan(0, Path(), model=model_of("residual"), io=DIGITS, batch=batch),
+        Channels(ChannelsOptions(macs=0.6, importance=importance)),
+    )
+    if importance == "auto":
+        assert "importance l2: the task's loss on training samples is nan" in pruner.plan(subject).log
+    else:
+        with pytest.raises(PluginError, match="the task's loss on training samples is nan"):
+            pruner.plan(subject)
 
 
 def losses(size=5):

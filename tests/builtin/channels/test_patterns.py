@@ -1,7 +1,5 @@
 """Networks that other dependency graphs break on: each is pruned, and the cut network is the network with zeros."""
 
-import types
-
 import pytest
 import torch
 from torch import nn
@@ -14,6 +12,7 @@ from kdsearch.builtin.channels.surgery import Cut, masked_copy
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kit.costs import count_module
+from tests.builtin.channels.bare import bare
 
 IMAGE = Field("image", "image", (3, 8, 8))
 TOKENS = Field("tokens", "tokens", (None,), "int64", n_values=20)
@@ -174,9 +173,7 @@ def made(kind):
 
 def subject(net, field):
     io = IO((field,), (Field("logits", "logits", (10,)),))
-    return types.SimpleNamespace(
-        model=Model(net, (field.name,)), io=io, rng=lambda name: torch.Generator().manual_seed(0)
-    )
+    return bare(Model(net, (field.name,)), io)
 
 
 def field_of(kind):
