@@ -1,9 +1,10 @@
 """The pruning half of `compress.py`: kdsearch's `channels` beside Torch-Pruning, used by hand as its own examples use it.
 
-Both take the same trained network to the same share of its multiply-accumulates, by the same importance (squared weights over
-coupled layers), kept channels a multiple of 4; then both are recovered alike: the same number of epochs, learning rate and order
-of samples, with the uncut network as teacher. Multiply-accumulates of all are counted by kdsearch. Torch-Pruning compares all
-layers with each other (`global`, as kdsearch does), or takes the same share of each (`uniform`); all else is its own default.
+Both take the same trained network to the same share of its multiply-accumulates, kept channels a multiple of 4; then both are
+recovered alike: the same number of epochs, learning rate and order of samples, with the uncut network as teacher.
+Multiply-accumulates of all are counted by kdsearch. kdsearch's importance is its default, which looks at training and validation
+samples. Torch-Pruning's is squared weights over coupled layers, its examples' choice, compared among all layers (`global`) or
+by the same share of each (`uniform`), or its Taylor importance by as many training samples (`taylor`); all else is its own default.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from small_nets import accuracy, fields, fit
 from subjects import Subject, latencies
 from torch import nn
+from torch.nn import functional as F
 
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor
@@ -29,6 +31,7 @@ from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
 
 BISECTIONS = 12
+SAMPLES = 128  # that gradients are taken of, as kdsearch does
 ROUND_TO = 4
 
 
@@ -36,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--macs", type=float, default=0.5, help="share that stays")
     parser.add_argument("--recover", type=int, default=4, help="epochs of recovery")
     parser.add_argument("--recover-lr", type=float, default=1e-3)
-    parser.add_argument("--importances", default="l2", help="of kdsearch: an arm each")
+    parser.add_argument("--importances", default="auto", help="of kdsearch: an arm each")
 
 
 def rows(subject: Subject, asked: argparse.Namespace) -> list[dict[str, Any]]:
@@ -45,8 +48,8 @@ def rows(subject: Subject, asked: argparse.Namespace) -> list[dict[str, Any]]:
     arms: dict[str, Callable[[], nn.Module]] = {}
     for importance in asked.importances.split(","):
         arms[f"kdsearch {importance}"] = lambda importance=importance: ours(subject, target / whole["macs"], importance)
-    arms["torch-pruning global"] = lambda: by_torch_pruning(subject, target, True)
-    arms["torch-pruning uniform"] = lambda: by_torch_pruning(subject, target, False)
+    for way in ("global", "uniform", "taylor"):
+        arms[f"torch-pruning {way}"] = lambda way=way: by_torch_pruning(subject, target, way)
     found = [whole]
     for name, cut in arms.items():
         began = time.process_time()
@@ -88,13 +91,13 @@ def ours(subject: Subject, share: float, importance: str) -> nn.Module:
     return pruner.apply(model, pruner.plan(site)).module
 
 
-def by_torch_pruning(subject: Subject, macs: float, is_global: bool) -> nn.Module:
+def by_torch_pruning(subject: Subject, macs: float, way: str) -> nn.Module:
     """The largest network that its pruner makes within `macs`, by bisection of its one ratio."""
     low, high, best, why = 0.0, 1.0, None, ""
     for _ in range(BISECTIONS):
         ratio = (low + high) / 2
         try:
-            net = _torch_pruned(subject, ratio, is_global)
+            net = _torch_pruned(subject, ratio, way)
         except Exception as error:  # so much was cut that nothing runs, or nothing can be cut at all
             high, why = ratio, f"{type(error).__name__}: {error}"
             continue
@@ -107,7 +110,7 @@ def by_torch_pruning(subject: Subject, macs: float, is_global: bool) -> nn.Modul
     return best
 
 
-def _torch_pruned(subject: Subject, ratio: float, is_global: bool) -> nn.Module:
+def _torch_pruned(subject: Subject, ratio: float, way: str) -> nn.Module:
     import torch_pruning as tp
     from timm.layers import Attention
 
@@ -120,11 +123,18 @@ def _torch_pruned(subject: Subject, ratio: float, is_global: bool) -> nn.Module:
         if isinstance(module, Attention):
             module.fused_attn = False
             heads[module.qkv] = module.num_heads
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    if way == "taylor":
+        importance = tp.importance.GroupTaylorImportance()
+        pixels, labels = subject.data.splits["train"]
+        chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(subject.seed))[:SAMPLES]
+        for at in chosen.split(32):
+            F.cross_entropy(net(pixels[at]), labels[at]).backward()
     pruner = tp.pruner.MagnitudePruner(
         net,
         (torch.randn(1, *subject.one[0].shape[1:], generator=torch.Generator().manual_seed(0)),),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=is_global,
+        importance=importance,
+        global_pruning=way != "uniform",
         pruning_ratio=ratio,
         ignored_layers=outputs,
         round_to=ROUND_TO,
