@@ -103,7 +103,7 @@ class Session:
         self.materials = supplied(self.materials, made["prepare"], tools.store)
         section = self.materials.study.config.refine
         self._controller = self.materials.make("controller", section.controller, "refine.controller")
-        self.kept = trial_facts.offered(made["search"], self._controller, section.first)
+        self.kept = trial_facts.offered(made["search"], self._controller, self.materials.ships, section.first)
         self.dims = [*trial_facts.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told

@@ -144,7 +144,8 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     curves = [curves_panel(trials, goal, at) for at, goal in enumerate(wanted)][:1]
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
-    firsts = [f"{at} has {plain(what)}" for at, what in enumerate(items(evidence.get("first"))) if at < len(trials)]
+    named = [" and ".join(map(plain, items(what))) for what in items(evidence.get("first"))]
+    firsts = [f"{at} has {what}" for at, what in enumerate(named) if at < len(trials)]
     begun += f" What was tried first: trial {', '.join(firsts)}." if len(firsts) > 1 else ""
     return Figure(
         "history",

@@ -67,7 +67,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "notes": list(outcome.notes),
             "error": "",
         }
-    return {"runs": runs, "winner": best, "epochs": section.epochs}
+    numbers = dict(zip(winners, (each["number"] for each, _ in chosen), strict=True))
+    return {"runs": runs, "winner": best, "trial": numbers[best], "epochs": section.epochs}
 
 
 def check(materials: Materials) -> None:

@@ -58,7 +58,7 @@ def is_stale(materials: Materials, made: Artifact) -> bool:
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
     controller = materials.make("controller", section.controller, "refine.controller")
-    kept = offered(inputs["search"], controller, section.first)
+    kept = offered(inputs["search"], controller, materials.ships, section.first)
     dims = [*architecture_dims(materials, kept), *materials.recipe.dims]
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
     teachers = open_teachers(materials, inputs["prepare"])
@@ -117,7 +117,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "over": limits_met(history),
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
-        "first": [each.what for each in starts[: len(history)]],
+        "first": [list(each.what) for each in starts[: len(history)]],
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train

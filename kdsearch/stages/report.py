@@ -266,7 +266,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     for role, each in inputs["compress"].facts.get("saved", {}).items():
         if each["reason"]:
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
-    notes += _best_is_no_find(inputs["refine"])
+    notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
@@ -276,12 +276,14 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     return notes
 
 
-def _best_is_no_find(refined: Artifact) -> list[str]:
-    """Where the best trial is one that anybody would have begun with: so."""
-    number, first = refined.facts["ranked"][0]["number"], refined.facts["first"]
-    if number < len(first) and not first[number].startswith(BEST_SCORED):
-        return [f"The best trial is number {number}, the network of {first[number]}: the search found nothing better."]
-    return []
+def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:
+    """Where what ships is a trial that anybody would have begun with: so."""
+    number, first = distilled.facts["trial"], refined.facts["first"]
+    if number >= len(first) or not (trivial := [each for each in first[number] if not each.startswith(BEST_SCORED)]):
+        return []
+    name = measure(materials.metrics[materials.objective])["title"] or materials.objective
+    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of better {name}"
+    return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
 
 
 def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:

@@ -43,6 +43,7 @@ ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does no
 SHORT = 8  # candidates of the short list, where the study does not say how many go on
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
+FACTS = 2  # what is said of candidates; a search that says less is made anew
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
     "latency_ms": "macs",
@@ -54,7 +55,7 @@ def further(materials: Materials) -> dict[str, Any]:
     """The spaces as they are narrowed to the data, and handed over from Python; and which roles ship, of several."""
     spaces = materials.spaces
     found = {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}
-    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else []}
+    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else [], "facts": FACTS}
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:

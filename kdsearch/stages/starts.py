@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
+from kdsearch.errors import StudyError
 from kdsearch.kinds import Trial
-from kdsearch.stages.trial_facts import architecture_dims, specs_of
+from kdsearch.stages.costs import violations
+from kdsearch.stages.trial_facts import architecture_dims, costs_of, specs_of
 from kdsearch.stages.weightings import scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.training.materials import Materials
@@ -21,10 +23,10 @@ WORDS = {"largest": "the most", "cheapest": "the least"}
 
 @dataclass(frozen=True)
 class Start:
-    """A trial's values, and what it is the first of, for people."""
+    """A trial's values, and what it is, for people: of one network all that it is."""
 
     values: Mapping[str, Any]
-    what: str
+    what: tuple[str, ...]
 
 
 def starts_of(
@@ -42,17 +44,44 @@ def starts_of(
     section, recipe = materials.study.config.refine, materials.recipe
     paths = dict(zip(kept, (dim.path for dim in architecture_dims(materials, kept)), strict=True))
     best = {path: next(iter(kept[role])) for role, path in paths.items()}
-    found = []
+    found: list[tuple[dict[str, Any], str]] = []
     if section.weightings:
         scored = scored_weightings(materials, specs_of(Trial(0, best), kept), teachers, work, between)
         top = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
         if top is not None:
-            found.append(Start({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
+            found.append(({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
     if "scored" in section.first:
-        found.append(Start({**recipe.default(), **best}, BEST_SCORED))
+        found.append(({**recipe.default(), **best}, BEST_SCORED))
     for kind in (each for each in WORDS if each in section.first):
         rows = {role: searched.facts["roles"][role][kind] for role in materials.ships}
         for cost in (name for name in COSTS if name in next(iter(rows.values()))):
             own = {paths[role]: by_cost[cost]["key"] for role, by_cost in rows.items()}
-            found.append(Start({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
-    return [each for at, each in enumerate(found) if each.values not in [other.values for other in found[:at]]]
+            found.append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
+    keeping = [each for each in found if _keeps(materials, each[0], kept)]
+    return [
+        Start(values, tuple(what for other, what in keeping if other == values))
+        for at, (values, _) in enumerate(keeping)
+        if values not in [other for other, _ in keeping[:at]]
+    ]
+
+
+def _keeps(materials: Materials, values: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the networks keep the limits together, where several ship; one alone was looked at in the search."""
+    if len(materials.ships) < 2:
+        return True
+    over = violations(materials, costs_of(materials, Trial(0, values), kept))
+    return all(each <= 0 for each in over.values())
+
+
+def check(materials: Materials) -> None:
+    """Raise StudyError for starts that no study of these objectives has."""
+    if "cheapest" in materials.study.config.refine.first and not materials.cost_objectives:
+        at = materials.study.config.refine.first.index("cheapest")
+        objectives = ", ".join(materials.objectives)
+        raise materials.study.place(
+            StudyError(
+                f"no objective is a cost: {objectives}",
+                path=f"refine.first[{at}]",
+                expected="`scored` and `largest` alone",
+            )
+        )

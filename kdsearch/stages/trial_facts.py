@@ -15,16 +15,19 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome
 
 
-def offered(searched: Artifact, controller: Controller[Any], first: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def offered(
+    searched: Artifact, controller: Controller[Any], ships: Sequence[str], first: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Role -> key -> the row of each architecture that the controller may choose, the best score first.
 
     All that the search kept, where the controller looks at their scores; else its short list. Last those that are tried before it
-    is asked (`refine.first`) and are none of these.
+    is asked (`refine.first`) and are none of these, of the roles that ship.
     """
     found = {}
     for role, facts in searched.facts["roles"].items():
         rows = [each for each in facts["kept"] if controller.reads_facts or each["short"]]
-        rows += [row for name in ("largest", "cheapest") if name in first for row in facts[name].values()]
+        also = [name for name in ("largest", "cheapest") if name in first and role in ships]
+        rows += [row for name in also for row in facts[name].values()]
         found[role] = {each["key"]: each for each in rows}
     return found
 

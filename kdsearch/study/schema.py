@@ -249,7 +249,7 @@ class Refine(Section):
         ("scored",),
         description="what is tried before the controller asks: scored = the best-scored architecture with the recipe's defaults; "
         "largest = the networks of most params and of most MACs that keep the limits, with the plain recipe; cheapest = the one "
-        "with least of each cost among the objectives, alike",
+        "with least of each cost among the objectives, alike (of a latency the least MACs, of bytes the least params)",
     )
     weightings: bool = Field(False, description="score loss weightings without training; the best one is tried first")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kdsearch.stages.report import _best_is_no_find
+from kdsearch.errors import StudyError
+from kdsearch.stages.starts import starts_of
+from kdsearch.stages.trial_facts import offered
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from tests.stages.tiny import LESS, run_tiny
@@ -46,14 +50,14 @@ def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller
         "the most macs": max(own, key=lambda key: own[key]["macs"]),
         "the least params": min(own, key=lambda key: own[key]["params"]),
     }
-    assert facts["first"][0] == "the best score"
-    assert set(facts["first"]) <= set(wanted)
-    assert "the least params" in facts["first"]
+    named = [what for whats in facts["first"] for what in whats]
+    assert named[0] == "the best score"
+    assert sorted(named) == sorted(wanted), "each once, of one network together"
     assert len(trials) == 5
-    for trial, what in zip(trials, facts["first"], strict=False):
-        assert trial["keys"] == [wanted[what]], what
+    for trial, whats in zip(trials, facts["first"], strict=False):
+        assert {tuple(trial["keys"])} == {(wanted[what],) for what in whats}
         assert trial["state"] == "complete"
-        is_default = what == "the best score"
+        is_default = whats == ["the best score"]
         assert trial["values"]["recipe.distillers[1].used"] is is_default
         assert ("recipe.distillers[1].weight" in trial["values"]) is is_default
         assert trial["values"]["recipe.distillers[0].weight"] == 1.0
@@ -68,7 +72,7 @@ def test_a_network_that_is_largest_both_ways_is_tried_once(tmp_path):
     candidates, facts, trials = read(tmp_path)
     top = max(candidates, key=lambda row: row["params"])
     assert top["macs"] == max(row["macs"] for row in candidates)
-    assert facts["first"] == ["the most params"]
+    assert facts["first"] == [["the most params", "the most macs"]]
     assert trials[0]["keys"] == [top["key"]]
 
 
@@ -78,14 +82,67 @@ def test_nothing_first_leaves_the_choice_to_the_controller(tmp_path):
     assert (facts["first"], len(trials)) == ([], 2)
 
 
+@pytest.mark.parametrize("pick", ["max:params", "min:params"])
+def test_a_student_that_needed_no_search_is_told(pick, tmp_path):
+    """Of the trial that ships, whichever `distill.pick` takes."""
+    sets = (
+        *SETS,
+        "refine.first=[scored, largest]",
+        "search.proxy=nwot",
+        f"distill.pick={pick}",
+        "refine.trials=2",
+        "refine.controller=random",
+    )
+    result = run_tiny(tmp_path, *sets)
+    _, facts, trials = read(tmp_path)
+    way = max if pick == "max:params" else min
+    (shipped,) = [each for each in trials if each["params"] == way(row["params"] for row in trials)][:1]
+    assert result["student"]["params"] == shipped["params"]
+    named = facts["first"][shipped["number"]] if shipped["number"] < len(facts["first"]) else []
+    said = [note for note in result["notes"] if "the search found nothing of better" in note]
+    assert bool(said) == any(what != "the best score" for what in named)
+    if pick == "max:params":
+        assert said
+        assert f"The student is that of trial {shipped['number']}, the network of the most params" in said[0]
+
+
+def test_the_cheapest_of_what_costs_nothing_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"refine.first\[1\]: no objective is a cost: accuracy"):
+        run_tiny(tmp_path, *SETS, "refine.first=[scored, cheapest]")
+    assert not list((tmp_path / "study").glob("artifacts/prepare-*"))
+
+
+class Roles:
+    """Two students that ship, and one that does not."""
+
+    ships = ("a", "b")
+
+    def __init__(self, limit):
+        limits = SimpleNamespace(params=limit, macs=None, onnx_bytes=None, latency_ms=None)
+        refine = SimpleNamespace(first=("scored", "largest"), weightings=False)
+        config = SimpleNamespace(refine=refine, constraints=limits, compress=SimpleNamespace(quantize=()))
+        self.study = SimpleNamespace(config=config, path_of_student=lambda role: f"students.{role}")
+        self.recipe = SimpleNamespace(default=lambda: {"x": 1}, plain=lambda: {"x": 0})
+
+
 @pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        (0, []),
-        (1, ["The best trial is number 1, the network of the most params: the search found nothing better."]),
-        (2, []),
-    ],
+    ("limit", "first"), [(13, [("the best score",), ("the most params",)]), (12, [("the best score",)])]
 )
-def test_a_winner_that_needed_no_search_is_told(number, said, tmp_path):
-    facts = {"first": ["the best score", "the most params"], "ranked": [{"number": number}]}
-    assert _best_is_no_find(Artifact("refine", "key", tmp_path, facts)) == said
+def test_several_students_keep_limits_together(limit, first):
+    """Each alone would; and a helper that does not ship stays the best-scored one."""
+
+    def row(key, params):
+        costs = {"params": params, "macs": 1}
+        return {"key": key, "spec": {}, "score": 1.0, "scores": {}, "short": True, "costs": costs}
+
+    facts = {
+        role: {"kept": [row("s", 2)], "largest": {"params": row("l", n)}} for role, n in (("a", 7), ("b", 6), ("c", 99))
+    }
+    searched = Artifact("search", "key", Path(), {"roles": facts})
+    kept = offered(searched, SimpleNamespace(reads_facts=True), Roles.ships, ("scored", "largest"))
+    assert {role: list(by_key) for role, by_key in kept.items()} == {"a": ["s", "l"], "b": ["s", "l"], "c": ["s"]}
+    starts = starts_of(Roles(limit), searched, kept, {}, Path())
+    assert [each.what for each in starts] == first
+    if len(starts) > 1:
+        largest = {f"students.{role}.architecture": "l" for role in "ab"}
+        assert starts[1].values == {"x": 0, **largest, "students.c.architecture": "s"}

@@ -195,7 +195,7 @@ def test_what_a_study_begins_with_is_not_asked_again(name):
     for seed in range(5):
         controller, running = cls(cls.options_class()), list[Trial]()
         for number in range(4):
-            ask = next_ask(controller, dims, [Start({"student.architecture": "a"}, "")], running, seed)
+            ask = next_ask(controller, dims, [Start({"student.architecture": "a"}, ())], running, seed)
             running.append(Trial(number, ask.values, None, "running"))
         found = [each.values["student.architecture"] for each in running]
         assert found[0] == "a"
@@ -207,7 +207,7 @@ def test_all_that_a_study_begins_with_is_tried_before_the_controller_is_asked():
         def ask(self, space, dims, history, n, seed):
             return [Ask({"other": len(history)})][: 4 - len(history)]
 
-    first = [Start({"x": 0}, ""), Start({"x": 1}, "")]
+    first = [Start({"x": 0}, ()), Start({"x": 1}, ())]
     found = [next_ask(Other(), [], first, [Trial(i, {}) for i in range(at)], 0) for at in range(5)]
     assert [each and each.values for each in found] == [{"x": 0}, {"x": 1}, {"other": 2}, {"other": 3}, None]
 

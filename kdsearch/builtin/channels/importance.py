@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.groups import Group, Place, layer_of
-from kdsearch.errors import PluginError
+from kdsearch.errors import KdsearchError, PluginError, told
 from kdsearch.ops.record import See, Side, hooked
 
 Importance = Literal["auto", "l1", "l2", "bn_scale", "taylor", "hessian", "activation", "random"]
@@ -54,11 +54,7 @@ def gradient_scores(
     own = dict(module.named_parameters())
     total = [np.zeros(len(each)) for each in groups]
     for loss in losses:
-        with torch.enable_grad():
-            value = loss(module)
-            if not torch.isfinite(value):
-                raise PluginError(f"the task's loss on training samples is {value.item()}", expected="a finite number")
-            gradients = torch.autograd.grad(value, list(own.values()), allow_unused=True)
+        gradients = _gradients(module, loss, list(own.values()))
         moved = {
             name: (weight.detach() * g).double()
             for (name, weight), g in zip(own.items(), gradients, strict=True)
@@ -74,6 +70,22 @@ def gradient_scores(
                     found += _along(each if kind == "taylor" else each**2, place, len(group))
             total[at] += found**2 if kind == "taylor" else found
     return [each / max(len(losses), 1) for each in total]
+
+
+def _gradients(
+    module: nn.Module, loss: Callable[[nn.Module], Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Raise PluginError for a loss that is no number, and for a network whose code cannot be differentiated."""
+    try:
+        with torch.enable_grad():
+            value = loss(module)
+            if torch.isfinite(value):
+                return torch.autograd.grad(value, list(weights), allow_unused=True)
+    except KdsearchError:
+        raise
+    except Exception as error:  # the network's own code
+        raise PluginError(f"the task's loss has no gradients here: {told(error)}") from error
+    raise PluginError(f"the task's loss on training samples is {value.item()}", expected="a finite number")
 
 
 def activity(

@@ -55,7 +55,9 @@ class ChannelsOptions(Options):
         description="by weights: l1, l2, bn_scale; by gradients of the loss: taylor, hessian; by what layers are fed: activation; "
         "random: the control; auto: l2 or taylor, whichever cut network is better on validation",
     )
-    samples: int = Option(128, ge=1, description="training samples that taylor, hessian and activation look at")
+    samples: int = Option(
+        128, ge=1, description="training samples that taylor (of auto, too), hessian and activation look at"
+    )
     scope: Literal["global", "layer"] = Option(
         "global", description="global: the least important channels anywhere go; layer: the same share of every layer"
     )
@@ -115,8 +117,7 @@ class Channels(Compressor[ChannelsOptions]):
 
             cutter = Cutter.of(module, probes, one, rules, self._scorer(kind, subject), planned)
             if is_open:
-                goal = replace(limit, macs=DEFAULT_MACS * before.macs) if is_timed else limit
-                (kind, cutter), line = self._better(cutter, goal, subject)
+                (kind, cutter), line = self._better(cutter, self._goal(before), subject)
                 is_open, log = False, [*log, line]
             if is_timed:
                 assert options.latency_ms is not None
@@ -139,7 +140,7 @@ class Channels(Compressor[ChannelsOptions]):
         return Plan({"inputs": described, "steps": [each.as_json() for each in steps]}, log=tuple(log))
 
     def _better(self, cutter: Cutter, limit: Limit, subject: Subject) -> tuple[tuple[Importance, Cutter], str]:
-        """Of what `auto` tries, the one whose cut network is better on validation before it recovers; and a line about it.
+        """Of what `auto` tries, the one whose network, cut to the targets at once, is better on validation; and a line about it.
 
         Gradients are far better of most networks, and say little of one that has learnt its training samples by heart.
         """
@@ -150,10 +151,16 @@ class Channels(Compressor[ChannelsOptions]):
                 module = tried.again().meet(limit.holds).module
                 found[kind] = subject.score(replace(subject.model, module=module), JUDGED), tried
             except (PluginError, RefusedError) as error:  # there are no data, or no such cut
-                return (TRIED[0], cutter), f"importance {TRIED[0]}: {error.problem}"
-        best = max(TRIED, key=lambda kind: found[kind][0])
+                return (TRIED[0], cutter), f"importance {TRIED[0]}, since taylor cannot be tried: {error.problem}"
+        best = max(TRIED, key=lambda kind: found[kind][0] if math.isfinite(found[kind][0]) else -math.inf)
         scores = ", ".join(f"{kind} {found[kind][0]:.4g}" for kind in TRIED)
-        return (best, found[best][1]), f"importance {best}: on validation, before recovery, {scores}"
+        return (best, found[best][1]), f"importance {best}: on validation before recovery, higher is better: {scores}"
+
+    def _goal(self, whole: Counted) -> Limit:
+        """What networks are cut to where importances are compared: the targets; of a latency alone the usual share of MACs."""
+        limit = self._limit(whole, 1.0)
+        is_timed = self.options.latency_ms is not None
+        return replace(limit, macs=min(limit.macs, DEFAULT_MACS * whole.macs)) if is_timed else limit
 
     def _scorer(self, kind: Importance, subject: Subject) -> Scorer:
         def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:

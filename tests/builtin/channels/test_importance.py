@@ -72,14 +72,14 @@ def test_auto_takes_what_is_better_on_validation_before_recovery(name, better):
     assert max(("l2", "taylor"), key=lambda each: plans[each][1]) == better
     assert plans["auto"][0].edits == plans[better][0].edits != plans["taylor" if better == "l2" else "l2"][0].edits
     scores = ", ".join(f"{each} {plans[each][1]:.4g}" for each in ("l2", "taylor"))
-    assert f"importance {better}: on validation, before recovery, {scores}" in plans["auto"][0].log
+    assert f"importance {better}: on validation before recovery, higher is better: {scores}" in plans["auto"][0].log
 
 
 def test_auto_without_data_goes_by_weights():
     subject = bare(model_of("residual"), DIGITS)
     auto, l2 = (Channels(ChannelsOptions(macs=0.6, importance=each)).plan(subject) for each in ("auto", "l2"))
     assert auto.edits == l2.edits
-    assert "importance l2: this pruner scores networks on validation data" in auto.log
+    assert "importance l2, since taylor cannot be tried: this pruner scores networks on validation data" in auto.log
 
 
 @pytest.mark.parametrize("importance", ["auto", "taylor"])
@@ -94,7 +94,10 @@ def test_a_loss_that_is_no_number_is_no_importance(importance):
         Channels(ChannelsOptions(macs=0.6, importance=importance)),
     )
     if importance == "auto":
-        assert "importance l2: the task's loss on training samples is nan" in pruner.plan(subject).log
+        assert (
+            "importance l2, since taylor cannot be tried: the task's loss on training samples is nan"
+            in pruner.plan(subject).log
+        )
     else:
         with pytest.raises(PluginError, match="the task's loss on training samples is nan"):
             pruner.plan(subject)
