@@ -105,14 +105,35 @@ def _shape(text: str) -> tuple[int, ...] | None:
 
 
 def _target(text: str) -> dict[str, Any] | None:
-    """What stands first, and after commas further options of the pruner, `importance=taylor`."""
+    """A target, and after commas others and further options of the pruner: `macs=0.7,importance=taylor,exclude=[head]`."""
+    from kdsearch.errors import StudyError
+
     if not text:
         return None
-    first, *further = text.split(",")
-    return {**_goal(first), **dict(_option(each) for each in further)}
+    found: dict[str, Any] = {}
+    for at, part in enumerate(_parts(text)):
+        name, _, value = (each.strip() for each in part.partition("="))
+        is_target = at == 0 or name == "latency"
+        key, read = _goal(part) if is_target else (name, _value(name, value, part))
+        if key in found:
+            raise StudyError(f"got '{key}' twice", path="--prune", expected="each once")
+        found[key] = read
+    return found
 
 
-def _goal(text: str) -> dict[str, float]:
+def _parts(text: str) -> list[str]:
+    """What commas outside of brackets part."""
+    found, depth = [""], 0
+    for each in text:
+        depth += (each in "[{") - (each in "]}")
+        if each == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += each
+    return found
+
+
+def _goal(text: str) -> tuple[str, float]:
     from kdsearch.errors import StudyError
 
     name, _, asked = text.partition("=")
@@ -122,23 +143,23 @@ def _goal(text: str) -> dict[str, float]:
     except ValueError:
         value = 0.0
     if name == "latency" and asked.endswith("ms") and 0 < value < float("inf"):
-        return {"latency_ms": value}
+        return "latency_ms", value
     if name not in ("params", "macs") or not 0 < value <= 1:
         raise StudyError(f"got '{text}'", path="--prune", expected=_TARGETS)
-    return {name: value}
+    return name, value
 
 
-def _option(text: str) -> tuple[str, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+def _value(name: str, text: str, whole: str) -> Any:
+    """As `--set` reads it."""
     from kdsearch.errors import StudyError
+    from kdsearch.store.inputs import is_text
+    from kdsearch.study.load import parse
 
-    name, equals, value = (each.strip() for each in text.partition("="))
+    if not name or not text or not is_text(text):
+        raise StudyError(
+            f"got '{whole}'", path="--prune", expected="an option of the pruner, such as importance=taylor"
+        )
     try:
-        read = YAML(typ="safe").load(value)
-    except YAMLError:
-        read = None
-    if not name or not equals or read is None:
-        raise StudyError(f"got '{text}'", path="--prune", expected="an option of the pruner, such as importance=taylor")
-    return name, read
+        return parse(f"value: {text}".encode()).raw["value"]
+    except StudyError as error:
+        raise StudyError(f"got '{whole}': {error.problem}", path="--prune", expected="a value as in YAML") from None

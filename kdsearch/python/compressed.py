@@ -188,6 +188,10 @@ def _cut(
     made.watch = lambda share, what: shown.at(0, f"{pruner}, {share:.0%}: {what}")
     subject = PlanSubject(seed=seed, base=Path(), model=model, io=io, opened=opened, budget={})
     began = time.perf_counter()
+    try:
+        made.preflight(model, io)
+    except UserError as error:
+        raise error.at(path=error.path.replace("compress.prune", "--prune", 1)) from error.__cause__
     plan = made.plan(subject)
     cut = made.apply(model, plan)
     found: dict[str, Any] = {"pruner": pruner, "target": dict(target), "log": list(plan.log)}

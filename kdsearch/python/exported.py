@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.engine.live_data import made_of_pixels, preprocessing
-from kdsearch.errors import DataError, StudyError
+from kdsearch.errors import StudyError
 from kdsearch.kinds import IO, Batch, Exporter, Graph, Model
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.python.pieces import Named, as_model, capability, io_of
@@ -100,8 +100,6 @@ def export(
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    if isinstance(samples, Tensor) and not len(samples):
-        raise DataError(f"samples are {tuple(samples.shape)}", expected="at least one row")
     io = io_of(net, samples)
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]

@@ -82,6 +82,11 @@ class Distillation(nn.Module):
         io: IO | None = None,
     ) -> None:
         super().__init__()
+        check_network(student, "student")
+        check_network(teacher, "teacher")
+        for name, each in example.items() if isinstance(example, Mapping) else [("", example)]:
+            if not isinstance(each, Tensor) or not each.ndim or not len(each):
+                check_samples(each, f"example.{name}".rstrip("."))
         device = next(iter(example.values())).device if isinstance(example, Mapping) else example.device
         if io is None:
             if isinstance(example, Mapping):
@@ -159,18 +164,30 @@ def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
         return modelled(net, io, who, role="")
 
 
+def check_network(net: object, name: str) -> None:
+    """Raise StudyError, by the argument's name, for what is no network: a class, say."""
+    if not isinstance(net, nn.Module | Model):
+        got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
+        raise StudyError(f"got {got}", path=name, expected="a torch.nn.Module")
+
+
+def check_samples(given: object, name: str) -> None:
+    """Raise DataError, by the argument's name, for what is no tensor of samples, or has none."""
+    if not isinstance(given, Tensor) or given.ndim < 2:
+        got = f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise DataError(f"got {got}", path=name, expected="a tensor (B, C, H, W)")
+    if not len(given):
+        raise DataError(f"got a tensor {tuple(given.shape)}", path=name, expected="at least one row")
+
+
 def io_of(net: nn.Module | Model, example: Tensor, names: tuple[str, str] = ("net", "samples")) -> IO:
     """What a network reads and answers, by one image. names: of both, as the caller wrote them.
 
     Raises:
         StudyError: no network, or an answer that is no logits (B, K). DataError: no images, or such as it does not read.
     """
-    if not isinstance(net, nn.Module | Model):
-        got = f"the class {net.__name__}" if isinstance(net, type) else f"{type(net).__name__}"
-        raise StudyError(f"got {got}", path=names[0], expected="a torch.nn.Module")
-    if not isinstance(example, Tensor) or example.ndim < 2:
-        got = f"a tensor {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise DataError(f"got {got}", path=names[1], expected="a tensor (B, C, H, W)")
+    check_network(net, names[0])
+    check_samples(example, names[1])
     module = net.module if isinstance(net, Model) else net
     with undisturbed(module, train=False):
         try:

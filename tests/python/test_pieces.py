@@ -309,6 +309,25 @@ def test_what_is_no_network_or_no_samples_is_said_by_its_name(net, samples, file
             kdsearch.Distillation(teacher(0), net, ["kd"], samples)
 
 
+@pytest.mark.parametrize(
+    ("student", "example", "says"),
+    [
+        (nn.Linear, IMAGES, r"student: got the class Linear\. Expected a torch\.nn\.Module"),
+        (None, IMAGES, r"student: got NoneType"),
+        (teacher(0), None, r"example: got NoneType\. Expected a tensor"),
+        (teacher(0), IMAGES[:0], r"example: got a tensor \(0, 1, 8, 8\)\. Expected at least one row"),
+        (teacher(0), torch.tensor(1.0), r"example: got a tensor \(\)"),
+        (teacher(0), {"image": 3}, r"example\.image: got int"),
+    ],
+    ids=["class", "none", "nothing", "empty", "number", "named"],
+)
+def test_what_is_distilled_from_what_is_said_by_its_name(student, example, says):
+    with pytest.raises(UserError, match=says):
+        kdsearch.Distillation(student, teacher(0), ["kd"], example)
+    with pytest.raises(UserError, match=r"samples: got a tensor \(\)"):
+        kdsearch.export(teacher(0), torch.tensor(1.0), "n.onnx")
+
+
 class Scores(Compressor[NoOptions]):
     side = "file"
 
