@@ -88,6 +88,24 @@ def _gradients(
     raise PluginError(f"the task's loss on training samples is {value.item()}", expected="a finite number")
 
 
+def with_own_statistics(module: nn.Module, runs: Sequence[Callable[[nn.Module], object]]) -> nn.Module:
+    """A copy whose batch norms have mean and variance of what they see in these runs, each run alike."""
+    made = copied(module).eval()
+    norms = [each for each in made.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    kept = [each for each in norms if each.track_running_stats]
+    momenta = [each.momentum for each in kept]
+    for each in kept:
+        each.reset_running_stats()
+        each.momentum = None  # a plain mean
+        each.train()
+    with torch.no_grad():
+        for run in runs if kept else ():
+            run(made)
+    for each, momentum in zip(kept, momenta, strict=True):
+        each.momentum = momentum
+    return made.eval()
+
+
 def activity(
     module: nn.Module, groups: Sequence[Group], runs: Sequence[Callable[[nn.Module], object]]
 ) -> list[Scores | None]:

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from kdsearch.builtin.channels.cutting import Counted, Cutter, Rules, Scorer
 from kdsearch.builtin.channels.groups import Group
-from kdsearch.builtin.channels.importance import FROM_DATA, TRIED, Importance, Scores, scores_of
+from kdsearch.builtin.channels.importance import (
+    FROM_DATA,
+    TRIED,
+    Importance,
+    Scores,
+    scores_of,
+    with_own_statistics,
+)
 from kdsearch.builtin.channels.surgery import Cut, cut_copy
 from kdsearch.builtin.channels.targets import STEPS, Format, Limit, bytes_of, meet_latency
 from kdsearch.builtin.channels.timing import timing
@@ -142,6 +149,9 @@ class Channels(Compressor[ChannelsOptions]):
     def _better(self, cutter: Cutter, limit: Limit, subject: Subject) -> tuple[tuple[Importance, Cutter], str]:
         """Of what `auto` tries, the one whose network, cut to the targets at once, is better on validation; and a line about it.
 
+        Batch norms take their statistics anew first: with those of the uncut network a deep one answers at random, however it was
+        cut (Li et al., EagleEye, ECCV 2020, arXiv 2007.02491).
+
         Gradients are far better of most networks, and say little of one that has learnt its training samples by heart.
         """
         found: dict[Importance, tuple[float, Cutter]] = {}
@@ -149,7 +159,8 @@ class Channels(Compressor[ChannelsOptions]):
             try:
                 tried = cutter.again(None if kind == TRIED[0] else self._scorer(kind, subject))
                 module = tried.again().meet(limit.holds).module
-                found[kind] = subject.score(replace(subject.model, module=module), JUDGED), tried
+                settled = with_own_statistics(module, self._runs("taylor", subject))
+                found[kind] = subject.score(replace(subject.model, module=settled), JUDGED), tried
             except (PluginError, RefusedError) as error:  # there are no data, or no such cut
                 return (TRIED[0], cutter), f"importance {TRIED[0]}, since taylor cannot be tried: {error.problem}"
         best = max(TRIED, key=lambda kind: found[kind][0] if math.isfinite(found[kind][0]) else -math.inf)

@@ -1,5 +1,7 @@
 """Importances against plain transcriptions in NumPy or by setting channels to zero."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.channels.copies import copied
+from kdsearch.builtin.channels.cutting import Counted
 from kdsearch.builtin.channels.groups import groups_of
 from kdsearch.builtin.channels.importance import activity, gradient_scores, magnitudes, norm_scales, scores_of
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
@@ -55,18 +58,30 @@ X = torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().man
 Y = torch.tensor([0, 1, 2, 0, 1])
 
 
-@pytest.mark.parametrize(("name", "better"), [("residual", "taylor"), ("mlp", "l2")])
-def test_auto_takes_what_is_better_on_validation_before_recovery(name, better):
-    """Gradients of a residual network, weights of an MLP that knows its samples by heart; the plan is that of the better one."""
-    pixels, labels, *_ = digits()
-    batch = Batch(tuple(map(str, range(256))), {"image": pixels[:256], "label": labels[:256]})
+@pytest.mark.parametrize(("name", "macs", "better"), [("depthwise", 0.8, "taylor"), ("mlp", 0.4, "l2")])
+def test_auto_takes_what_is_better_on_validation_before_recovery(name, macs, better):
+    """With batch norms that have seen what the cut network computes; the plan is that of the better one."""
+    _, _, pixels, labels = digits()
+    batch = Batch(tuple(map(str, range(512))), {"image": pixels[:512], "label": labels[:512]})
     model = model_of(name)
     subject = HandSubject(0, Path(), model=model, io=DIGITS, batch=batch)
 
+    def settled(module):
+        for norm in (made := copied(module)).modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
+        with torch.no_grad():
+            for rows in pixels[:128].split(32):
+                made(rows)
+        return made.eval()
+
     def planned(importance):
-        pruner = Channels(ChannelsOptions(macs=0.4, importance=importance))
+        pruner = Channels(ChannelsOptions(macs=macs, importance=importance))
         plan = pruner.plan(subject)
-        return plan, subject.score(pruner.apply(model, plan))
+        cut = pruner.apply(model, plan)
+        return plan, subject.score(replace(cut, module=settled(cut.module)))
 
     plans = {each: planned(each) for each in ("l2", "taylor", "auto")}
     assert max(("l2", "taylor"), key=lambda each: plans[each][1]) == better
@@ -75,32 +90,68 @@ def test_auto_takes_what_is_better_on_validation_before_recovery(name, better):
     assert f"importance {better}: on validation before recovery, higher is better: {scores}" in plans["auto"][0].log
 
 
+def test_a_score_that_is_no_number_is_worse_than_any():
+    class Exploding(HandSubject):
+        def score(self, model, samples=None):
+            self.asked = getattr(self, "asked", 0) + 1
+            return torch.nan if self.asked == 1 else 0.1
+
+    batch = Batch(tuple(map(str, range(64))), {"image": digits()[0][:64], "label": digits()[1][:64]})
+    subject = Exploding(0, Path(), model=model_of("residual"), io=DIGITS, batch=batch)
+    log = Channels(ChannelsOptions(macs=0.6)).plan(subject).log
+    assert "importance taylor: on validation before recovery, higher is better: l2 nan, taylor 0.1" in log
+
+
+def test_of_a_latency_and_of_steps_importances_are_judged_at_the_last_target():
+    whole = Counted(1000, 5000, 900)
+    for options, macs in (
+        ({"macs": 0.4, "steps": 4}, 2000),
+        ({"latency_ms": 3.0}, 3500),
+        ({"latency_ms": 3.0, "macs": 0.4}, 2000),
+        ({"latency_ms": 3.0, "macs": 0.9}, 3500),
+        ({"params": 0.5}, math.inf),
+    ):
+        assert Channels(ChannelsOptions(**options))._goal(whole).macs == pytest.approx(macs)
+    assert Channels(ChannelsOptions(params=0.5))._goal(whole).params == 500
+
+
 def test_auto_without_data_goes_by_weights():
     subject = bare(model_of("residual"), DIGITS)
     auto, l2 = (Channels(ChannelsOptions(macs=0.6, importance=each)).plan(subject) for each in ("auto", "l2"))
     assert auto.edits == l2.edits
-    assert "importance l2, since taylor cannot be tried: this pruner scores networks on validation data" in auto.log
+    assert "importance l2, since taylor cannot be tried: this pruner looks at training samples" in auto.log
 
 
-@pytest.mark.parametrize("importance", ["auto", "taylor"])
-def test_a_loss_that_is_no_number_is_no_importance(importance):
-    class Nan(HandSubject):
-        def loss(self, model, batch):
-            return super().loss(model, batch) * torch.nan
+class Nan(HandSubject):
+    def loss(self, model, batch):
+        return super().loss(model, batch) * torch.nan
 
-    batch = Batch(("a", "b"), {"image": digits()[0][:2], "label": torch.tensor([1, 2])})
-    subject, pruner = (
-        Nan(0, Path(), model=model_of("residual"), io=DIGITS, batch=batch),
-        Channels(ChannelsOptions(macs=0.6, importance=importance)),
-    )
-    if importance == "auto":
-        assert (
-            "importance l2, since taylor cannot be tried: the task's loss on training samples is nan"
-            in pruner.plan(subject).log
-        )
-    else:
-        with pytest.raises(PluginError, match="the task's loss on training samples is nan"):
-            pruner.plan(subject)
+
+class Undifferentiable(HandSubject):
+    """Code that runs, and that nobody can differentiate."""
+
+    def loss(self, model, batch):
+        with torch.no_grad():
+            return super().loss(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        (Nan, "the task's loss on training samples is nan"),
+        (
+            Undifferentiable,
+            "the task's loss has no gradients here: RuntimeError: element 0 of tensors does not require grad",
+        ),
+    ],
+)
+def test_where_there_are_no_gradients_auto_goes_by_weights(subject, said):
+    batch = Batch(tuple(map(str, range(8))), {"image": digits()[0][:8], "label": digits()[1][:8]})
+    given = subject(0, Path(), model=model_of("residual"), io=DIGITS, batch=batch)
+    log = Channels(ChannelsOptions(macs=0.6)).plan(given).log
+    assert any(line.startswith(f"importance l2, since taylor cannot be tried: {said}") for line in log)
+    with pytest.raises(PluginError, match=said):
+        Channels(ChannelsOptions(macs=0.6, importance="taylor")).plan(given)
 
 
 def losses(size=5):
