@@ -37,7 +37,9 @@ def row(study: str, seed: int, folder: Path, workers: int) -> dict[str, Any]:
             file=EXAMPLES / f"{study}.yaml", dir=folder, seed=seed, workers=workers, sets=(), progress=False
         )
     except RefusedError as error:
-        result = error.result  # type: ignore[attr-defined]
+        if not hasattr(error, "result"):  # nothing fits: there is no row
+            raise
+        result = error.result
     int8 = next((each for each in result["exports"] if each["format"].startswith("onnx-int8")), None)
     found = (result["teacher"], result["student"], result["baseline"], int8)
     qualities = [each and each["quality"] for each in found]

@@ -1,7 +1,8 @@
 """Judging search strategies on a table: the best accuracy after so many looked-up trainings, beside the trivial choice.
 
-The row `kdsearch` does what the study does, or one by default: it scores as many candidates, hands all of them on to the same
-controller, and asks for a trial with as few others known as a study that keeps several workers busy.
+The row `kdsearch` does what a study does that searches by `auto`: it scores as many candidates, hands all of them on to the same
+controller, and asks for a trial with as few others known as a study that keeps several workers busy. The number of candidates, the
+controller and `generation` are the given study's, or the defaults; limits, `keep` and `first` of a study say nothing here.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ from kdsearch.search.candidates import Region, lost
 from kdsearch.search.needs import check_needs
 from kdsearch.search.scoring import Scorer, cost_of, random_teacher
 from kdsearch.stages.search import scorer_with, seed_of
-from kdsearch.store.hashing import derive, stream
+from kdsearch.store.hashing import derive, digest, stream
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import COMPOSITES
 from kdsearch.study.reading import load_study
 from kdsearch.study.schema import Refine, Search, Use
+from kdsearch.study.study import Study
 from kdsearch.training.materials import Materials, make, open_materials, seeded_build
 
 BATCH = 32  # samples of the probe
@@ -39,7 +40,8 @@ class Setting:
         proxies: names. teacher: text of an architecture; None = the space's own.
         data: a data set whose training samples are the probe; None = N(0, 1) noise.
         seed: of the probe, the teacher and the initialisations; init_seeds: how many of these are averaged.
-        study: a study file, which says all of that in their place. reference_seed: see `search.candidates.reference_specs`.
+        study: a study file, which says all of that in their place. study_hash: of what it says.
+        reference_seed: see `search.candidates.reference_specs`.
     """
 
     space: str
@@ -50,6 +52,7 @@ class Setting:
     init_seeds: int = 1
     allow_code: tuple[str, ...] = ()
     study: str | None = None
+    study_hash: str = ""
     reference_seed: int = 0
     sign: int = 1  # -1: less is better of what the study is for
 
@@ -99,7 +102,8 @@ def setting_of(
         if value is not None:
             raise StudyError(f"{option} beside --study, which says it itself", path=option, expected="one of both")
     file = str(study.resolve())
-    materials = _materials(file, seed, allow_code)
+    said = load_study(study, Host.load(), allow_code, seed=seed)
+    materials = _materials(file, said.config.seed, allow_code, content_hash(said))
     if len(materials.spaces) > 1:
         raise StudyError(
             f"{len(materials.spaces)} students", file=study, path="students", expected="one, which is scored"
@@ -110,16 +114,23 @@ def setting_of(
         materials.study.students[role].space,
         proxies,
         seed=materials.seed,
+        init_seeds=materials.study.config.search.probe.seeds,
         allow_code=allow_code,
         study=file,
+        study_hash=content_hash(said),
         reference_seed=seed_of(materials, role),
         sign=-1 if metric.direction == "min" else 1,
     )
 
 
+def content_hash(study: Study) -> str:
+    """Of all that the study says."""
+    return digest(study.config.model_dump(mode="json"))
+
+
 @lru_cache(maxsize=1)
-def _materials(file: str, seed: int | None, allow_code: tuple[str, ...]) -> Materials:
-    """Of a study, with its data open: once for all that is asked of it."""
+def _materials(file: str, seed: int, allow_code: tuple[str, ...], content: str) -> Materials:
+    """Of a study, with its data open: once for all that is asked of it while it says the same (`content`)."""
     host = Host.load()
     return open_materials(load_study(Path(file), host, allow_code, seed=seed), host)
 
@@ -128,7 +139,7 @@ def sections_of(setting: Setting) -> tuple[Search, Refine]:
     """How the study searches; a study's defaults where there is none."""
     if setting.study is None:
         return Search(), Refine()
-    config = _materials(setting.study, setting.seed, setting.allow_code).study.config
+    config = _materials(setting.study, setting.seed, setting.allow_code, setting.study_hash).study.config
     return config.search, config.refine
 
 
@@ -136,7 +147,7 @@ def space_of(setting: Setting) -> SearchSpace[Any]:
     """The networks that may stand in a table."""
     if setting.study is None:
         return open_space(setting.space, Host.load(), setting.allow_code)
-    (space,) = _materials(setting.study, setting.seed, setting.allow_code).spaces.values()
+    (space,) = _materials(setting.study, setting.seed, setting.allow_code, setting.study_hash).spaces.values()
     return space
 
 
@@ -144,7 +155,7 @@ def open_scorer(setting: Setting) -> Scorer:
     """Everything that `setting` names, checked before any work."""
     host = Host.load()
     if setting.study is not None:
-        materials = _materials(setting.study, setting.seed, setting.allow_code)
+        materials = _materials(setting.study, setting.seed, setting.allow_code, setting.study_hash)
         (role,) = materials.spaces
         return scorer_with(materials, role, _proxies(host, setting.proxies))
     space = open_space(setting.space, host, setting.allow_code)

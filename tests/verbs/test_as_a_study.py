@@ -48,6 +48,19 @@ def test_scores_are_those_of_the_studys_search(tmp_path):
     assert own["data"] == "noise 1x8x8"
 
 
+def test_a_study_says_how_many_initialisations_and_is_read_anew(tmp_path):
+    study = tmp_path / "cars.yaml"
+    study.write_text(REGRESSION.replace("proxy: params}", "proxy: params, probe: {seeds: 3}}"))
+    found = commands.score(study=study, proxies=("synflow",), sample=3, progress=False)
+    assert found["init_seeds"] == 3
+    assert all(row["spread"]["synflow"] > 0 for row in found["rows"])
+    assert {row["spec"]["depth"] for row in found["rows"]} <= {1, 2, 3}
+    study.write_text(REGRESSION.replace("choices: [1, 2, 3]", "choices: [4]"))
+    found = commands.score(study=study, proxies=("synflow",), sample=3, progress=False)
+    assert found["init_seeds"] == 1
+    assert {row["spec"]["depth"] for row in found["rows"]} == {4}
+
+
 @pytest.fixture
 def cars(tmp_path):
     """A table in which the error falls as networks grow."""
@@ -109,6 +122,7 @@ def test_what_is_named_twice_or_not_at_all(words, says, cars, capsys, monkeypatc
 
 
 def test_a_study_of_several_students_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "two.yaml").write_text(REGRESSION)
     monkeypatch.setattr(scorers, "_materials", lambda *asked: SimpleNamespace(spaces={"a": None, "b": None}))
     with pytest.raises(StudyError, match="students: 2 students"):
         commands.score(study=tmp_path / "two.yaml", proxies=("params",), progress=False)

@@ -36,7 +36,7 @@ class Macs(Proxy[NoOptions]):
 
 
 class Layers(Proxy[NoOptions]):
-    """Number of weight matrices and filters, each as often as the network has it: the depth with all its branches."""
+    """Number of weight matrices and filters; one that a network uses twice counts once, a recurrent layer has two a direction."""
 
     needs_data = False
 
