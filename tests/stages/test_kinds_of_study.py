@@ -10,7 +10,7 @@ import torch
 
 from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
-from kdsearch.search.pareto import fronts
+from kdsearch.search.pareto import fronts, hypervolumes
 from kdsearch.store.files import read_json
 from kdsearch.verbs import commands
 from tests.stages.tiny import LESS, TEXT, is_stage, run_tiny, settled, watching
@@ -28,6 +28,15 @@ def test_accuracy_and_params(tmp_path):
     first = next(iter(fronts(losses)))
     assert winner["number"] in [trials[i]["number"] for i in first]
     assert losses[winner["number"]][0] == min(losses[i][0] for i in first)
+    volumes = hypervolumes(
+        [each if t["state"] == "complete" else None for each, t in zip(losses, trials, strict=True)], [()] * 4
+    )
+    assert [each["hypervolume"] for each in trials] == pytest.approx(volumes)
+    assert volumes[-1] > 0
+    page = (tmp_path / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    assert (
+        "Share of the box of accuracy and parameters that the trials so far dominate, after each of 4 trials." in page
+    )
 
 
 def test_latency_is_measured_once_and_then_read(tmp_path):

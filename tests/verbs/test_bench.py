@@ -49,6 +49,10 @@ def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
     assert params["kendall_tau"] == pytest.approx(kendalltau([cost.params for cost in costs], ACCURACY).statistic)
     assert macs["spearman_rho"] == pytest.approx(spearmanr([cost.macs for cost in costs], ACCURACY).statistic)
     assert synflow["top10_best"] == 60.0
+    assert params["tau_beyond_params"] is None
+    low, high = synflow["tau_beyond_params"]["interval"]
+    assert synflow["tau_beyond_params"]["difference"] == pytest.approx(synflow["kendall_tau"] - params["kendall_tau"])
+    assert low <= synflow["tau_beyond_params"]["difference"] <= high
     assert synflow["tau_in_param_bins"] is None  # no bin of ten nets
     assert all(row["archs_per_second"] > 0 and row["nan"] == 0 for row in found["rows"])
 
