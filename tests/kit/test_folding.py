@@ -1,7 +1,6 @@
 """Branches become one layer, and the answers stay."""
 
 import copy
-import types
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.kinds import IO, Field, Graph, Model
 from kdsearch.kit.folding import folded
+from tests.builtin.channels.bare import bare
 from tests.deploy.nets import batch_of
 
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -142,7 +142,7 @@ def test_a_part_that_was_pruned_folds_by_the_numbers_that_it_keeps():
     for each in (net[1].norm, net[2].norm):
         each.running_mean.normal_(0, 0.1)
     io = IO((Field("image", "image", (4, 6, 6)),), (Field("logits", "logits", (3,)),))
-    given = types.SimpleNamespace(model=Model(net, ("image",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    given = bare(Model(net, ("image",)), io)
     pruner = Channels(ChannelsOptions(params=0.7, round_to=1))
     small = pruner.apply(given.model, pruner.plan(given)).module
     left = small[0].out_channels
@@ -164,7 +164,7 @@ def test_networks_of_timm_fold_also_when_they_are_pruned(name, tmp_path):
             each.running_mean.normal_(0, 0.1)
             each.running_var.uniform_(0.5, 1.5)
     io = IO((Field("image", "image", (3, 64, 64)),), (Field("logits", "logits", (10,)),))
-    given = types.SimpleNamespace(model=Model(net, ("image",)), io=io, rng=lambda _: torch.Generator().manual_seed(0))
+    given = bare(Model(net, ("image",)), io)
     pruner = Channels(ChannelsOptions(macs=0.7))
     for each in (net, pruner.apply(given.model, pruner.plan(given)).module):
         x = torch.randn(2, 3, 64, 64)

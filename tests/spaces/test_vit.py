@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +12,7 @@ from kdsearch.kinds import IO, Field
 from kdsearch.kinds.forward import recorded
 from kdsearch.kinds.options import searchable
 from kdsearch.testing.space import SearchSpaceContract, check_taps
+from tests.builtin.channels.bare import bare
 
 
 def io(channels=3, height=32, width=32, n_classes=100):
@@ -139,7 +138,7 @@ def test_a_pruned_vit_keeps_its_places():
     torch.manual_seed(0)
     fields = io(1, 8, 8, 3)
     model = VitSpace().build(VitSpec(depth=3, width=12, heads=3, mlp_ratio=4, patch=4), fields)
-    subject = SimpleNamespace(model=model, io=fields, rng=lambda name: torch.Generator())
+    subject = bare(model, fields)
     pruner = Channels(ChannelsOptions(macs=0.7))
     small = pruner.apply(model, pruner.plan(subject))
     assert any(

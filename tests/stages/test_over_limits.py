@@ -62,7 +62,8 @@ def test_it_is_said_in_notes_summary_and_page():
     nothing: dict[str, Any] = {
         "prepare": {"teachers": {}},
         "search": {"roles": {}},
-        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner"},
+        "refine": {"first": [["the best score"]]},
+        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0},
         "compress": {},
     }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
