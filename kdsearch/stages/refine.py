@@ -86,8 +86,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         tools.heed_stop()
         tools.progress.at(0, "scoring loss weightings")
 
+    errors: set[str] = set()
+
     def told(trial: Trial) -> None:
         if log.put(trial) and trial.is_over:
+            if trial.error and trial.error not in errors:  # an equal one says nothing more
+                errors.add(trial.error)
+                tools.progress.say(f"trial {trial.number} failed: {trial.error}")
             about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
             tools.events.write("trial", key=log.key, **about)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,7 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
     for role, each in inputs["compress"].facts.get("saved", {}).items():
         if each["reason"]:
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
+    notes += _failed(inputs["refine"])
     notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
@@ -274,6 +276,16 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
     return notes
+
+
+def _failed(refined: Artifact) -> list[str]:
+    """How many trials failed, and what most of them failed of."""
+    errors = Counter(row["error"] for row in read_json(refined.path / "trials.json") if row["state"] == "failed")
+    if not errors:
+        return []
+    (error, _), *others = errors.most_common()
+    rest = f"; others of {len(others)} other errors" if others else ""
+    return [f"{errors.total():,} of {refined.facts['trials']:,} trials failed: {error}{rest}"]
 
 
 def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:

@@ -305,9 +305,13 @@ class RecipeSpace:
 
     def plain(self) -> dict[str, Value]:
         """The point that one takes without a search: the default without optional distillers, unless there are no others."""
-        optional = [each.used for each in self.distillers if each.use.optional]
-        spared = optional[:1] if len(optional) == len(self.distillers) else []
-        point = {**self.default(), **{path: path in spared for path in optional}}
+        optional = [each for each in self.distillers if each.use.optional]
+        return self.with_one(optional[0] if len(optional) == len(self.distillers) and optional else None)
+
+    def with_one(self, distiller: DistillerSpace | None) -> dict[str, Value]:
+        """The default with this optional distiller and no other, or with none."""
+        left_out = [each.used for each in self.distillers if each.use.optional and each is not distiller]
+        point = {**self.default(), **dict.fromkeys(left_out, False)}
         return {dim.path: point[dim.path] for dim in self.dims if is_active(dim, point)}
 
     def _default(self, dim: Dim) -> Value:

@@ -2,12 +2,13 @@
 
 It is the training itself, with every phase cut to an epoch of one batch: students of the search space adapted by the procedure,
 teachers as they are before they are trained, real taps, backward, optimisers, `on_step_end`. What it draws is its own, and what it
-makes goes. A fault counts where no candidate that is tried is without it: others are their trials' affair.
+makes goes. A fault counts where no candidate that is tried is without it, and an optional distiller's where none that takes it is:
+others are their trials' affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,6 +32,7 @@ from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
+from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
 from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
 from kdsearch.training.built import structure
@@ -67,19 +69,31 @@ def check_recipe(materials: Materials) -> None:
             _check_teacher(materials, name)
         for live in teachers.values():
             live.model.module.requires_grad_(False).eval()
-        first: _Fault | None = None
-        stepped = 0
-        for specs, values in islice(_candidates(materials), BUILT):
-            fault = _fault_of(materials, teachers, specs, values, SAMPLES)
-            if fault is None:
-                return
-            first = first or fault
-            stepped += fault.stepped
-            if stepped >= STEPPED or isinstance(fault.error, DataError):  # data are the same for all candidates
-                break
-        if first is None or (first.stepped and _does_with_a_batch(materials, teachers, first)):
-            return
-        raise _placed(materials, first.error) from first.error.__cause__
+        taken = _check_candidates(materials, teachers, _points(materials.recipe))
+        for each in materials.recipe.distillers:
+            if each.use.optional and not taken.get(each.used):
+                _check_candidates(materials, teachers, _points(materials.recipe, each))
+
+
+def _check_candidates(
+    materials: Materials, teachers: Mapping[str, Live], points: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Raise UserError where every candidate with a recipe of these has a fault; else the recipe of the first that has none."""
+    first: _Fault | None = None
+    stepped = 0
+    for specs, values in islice(_candidates(materials, points), BUILT):
+        fault = _fault_of(materials, teachers, specs, values, SAMPLES)
+        if fault is None:
+            return values
+        first = first or fault
+        stepped += fault.stepped
+        if stepped >= STEPPED or isinstance(fault.error, DataError):  # data are the same for all candidates
+            break
+    if first is None:
+        return {}
+    if first.stepped and _does_with_a_batch(materials, teachers, first):
+        return first.values
+    raise _placed(materials, first.error) from first.error.__cause__
 
 
 def _check_teacher(materials: Materials, name: str) -> None:
@@ -167,21 +181,24 @@ class _Fault:
     values: Mapping[str, Any]
 
 
-def _candidates(materials: Materials) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _candidates(
+    materials: Materials, points: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
     """Pairs of architectures and points of the recipe, the small and the usual ones first."""
-    points, drawn = _points(materials), list(_architectures(materials))
+    drawn = list(_architectures(materials))
     order = sorted((i + j, i, j) for i in range(len(drawn)) for j in range(len(points)))
     yield from ((drawn[i], points[j]) for _, i, j in order)
 
 
-def _points(materials: Materials) -> list[dict[str, Any]]:
-    recipe = materials.recipe
+def _points(recipe: RecipeSpace, one: DistillerSpace | None = None) -> list[dict[str, Any]]:
+    """The default, and some that differ from it in options and choices. one: each with this optional distiller and no other."""
+    first = recipe.with_one(one) if one else recipe.default()
+    given = {each.used for each in recipe.distillers} if one else set()
     options = [dim for dim in recipe.dims if dim.range.choices or ".options." in dim.path]
+    options = [dim for dim in options if dim.path not in given]
     width = max([len(dim.range.ends) for dim in options], default=0)
-    found = [recipe.default()]
-    found += [
-        {**found[0], **{dim.path: dim.range.ends[i % len(dim.range.ends)] for dim in options}} for i in range(width)
-    ]
+    found = [first]
+    found += [{**first, **{dim.path: dim.range.ends[i % len(dim.range.ends)] for dim in options}} for i in range(width)]
     active = [{dim.path: point[dim.path] for dim in recipe.dims if is_active(dim, point)} for point in found]
     return [point for i, point in enumerate(active) if point not in active[:i]][:POINTS]
 

@@ -52,7 +52,9 @@ def installed(tmp_path, monkeypatch):
         ("memory", r"^MemoryError: no more"),
     ],
 )
-def test_some_trials_fail(how, message, host, tmp_path):
+def test_some_trials_fail(how, message, host, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("kdsearch.training.tools.Progress.say", lambda _, text: said.append(text))
     result = run_tiny(
         tmp_path, *LESS, "refine.trials=6", "refine.generation=3", host=host, text=with_choices("well", how)
     )
@@ -65,6 +67,13 @@ def test_some_trials_fail(how, message, host, tmp_path):
         if each["state"] == "failed":
             assert_matches(message, each["error"])
     assert result["student"]["recipe"]["distillers"][0]["options"]["how"] == "well"
+    errors = {each["error"] for each in trials if each["state"] == "failed"}
+    (note,) = (each for each in result["notes"] if "trials failed" in each)
+    assert note.startswith(f"{states.count('failed')} of 6 trials failed: ")
+    assert note.removeprefix(f"{states.count('failed')} of 6 trials failed: ") in errors
+    assert len([text for text in said if re.match(r"trial \d failed: ", text)]) == len(
+        errors
+    )  # an equal error is said once
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,25 @@ def test_one_point_or_candidate_that_trains_is_enough(host, tmp_path):
     check_recipe(opened(tmp_path, host, f"{{use: fitnet, options: {hint}}}"))
 
 
+def test_an_optional_distiller_that_can_never_take_part_is_a_fault(host, tmp_path):
+    hopeless = "{use: fitnet, optional: true, options: {teacher_tap: penultimate}}"
+    with pytest.raises(TapShapeError, match="distiller 'fitnet': tap 'penultimate' of 'cifar_resnet' is 16") as caught:
+        check_recipe(opened(tmp_path, host, f"kd\n    - {hopeless}"))
+    assert caught.value.path == "recipe.distillers[1].options.teacher_tap"
+    assert caught.value.line == LINE + 1
+
+
+def test_optional_distillers_are_judged_one_by_one(host, tmp_path):
+    sound = "{use: sp, optional: true}"
+    check_recipe(opened(tmp_path, host, f"kd\n    - {sound}"))
+    hopeless = "{use: fitnet, optional: true, options: {teacher_tap: penultimate}}"
+    with pytest.raises(TapShapeError) as caught:
+        check_recipe(opened(tmp_path, host, f"{sound}\n    - {hopeless}"))
+    assert caught.value.path == "recipe.distillers[1].options.teacher_tap"
+    either = "{use: fitnet, optional: true, options: {teacher_tap: {choices: [penultimate, 'stage[0]']}}}"
+    check_recipe(opened(tmp_path, host, f"kd\n    - {either}"))
+
+
 def test_agreement_needs_classes(host, tmp_path, monkeypatch):
     from kdsearch.builtin.classification import Classification
     from kdsearch.kinds import IO
