@@ -40,7 +40,7 @@ from kdsearch.study.schema import Distill, Refine
 from kdsearch.verbs import commands
 
 STUDIES = Path(__file__).parent / "real"
-PARAMS = {"fashion": 30_000, "tiles": 30_000, "docstrings": 150_000}
+PARAMS = {"fashion": 30_000, "tiles": 30_000, "docstrings": 120_000}
 LATENCY_MS = {"fashion": 0.10, "tiles": 0.12, "docstrings": 0.25}
 FEW = {"fashion": 0.1, "tiles": 0.1, "docstrings": 0.3}
 RANDOM = 5

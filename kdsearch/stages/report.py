@@ -280,9 +280,9 @@ def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[d
 
 def _failed(refined: Artifact) -> list[str]:
     """How many trials failed, and what most of them failed of."""
-    errors = Counter(row["error"] for row in read_json(refined.path / "trials.json") if row["state"] == "failed")
-    if not errors:
+    if not refined.facts["states"]["failed"]:
         return []
+    errors = Counter(row["error"] for row in read_json(refined.path / "trials.json") if row["state"] == "failed")
     (error, _), *others = errors.most_common()
     rest = f"; others of {len(others)} other errors" if others else ""
     return [f"{errors.total():,} of {refined.facts['trials']:,} trials failed: {error}{rest}"]

@@ -62,7 +62,7 @@ def test_it_is_said_in_notes_summary_and_page():
     nothing: dict[str, Any] = {
         "prepare": {"teachers": {}},
         "search": {"roles": {}},
-        "refine": {"first": [["the best score"]]},
+        "refine": {"first": [["the best score"]], "states": {"failed": 0}},
         "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0},
         "compress": {},
     }
