@@ -1,4 +1,4 @@
-"""Optuna's samplers as a pure function of the history: a fresh in-memory study is filled with the finished trials and asked.
+"""Optuna's samplers as a pure function of the history: an in-memory study is filled with the finished trials and asked.
 
 Constraints are hard: TPE, NSGA-II and GP prefer what keeps them, whatever the losses. Infeasible candidates that were never
 measured enter with their violations alone.
@@ -7,7 +7,7 @@ measured enter with their violations alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -22,7 +22,10 @@ from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 if TYPE_CHECKING:
     import optuna
 
-SEEN = 256  # trials that TPE and GP learn from: the best and the youngest half of so many
+SEEN = (
+    256  # trials that TPE and GP learn from: the best and the youngest half of so many, and up to RENEWED younger ones
+)
+RENEWED = 64  # trials after which these are chosen anew: a study is filled by copies, which takes longer than asking it
 DRAWS = 2  # draws for each wanted candidate: TPE takes 5 to 30 ms for one, and repeats itself once it knows
 
 
@@ -47,6 +50,7 @@ class Optuna(Controller[OptunaOptions]):
     def __init__(self, options: OptunaOptions) -> None:
         super().__init__(options)
         self._tried = Tried()
+        self._filled = Filled()
         self._best = Survival(SEEN // 2, "best", SEEN // 4)
         self._elites = Elites(options.population)
 
@@ -73,16 +77,19 @@ class Optuna(Controller[OptunaOptions]):
         import optuna
 
         n_losses = max((len(trial.losses) for trial in told if trial.state == "complete"), default=1)
-        sampler = self._sampler(seed)
-        study = optuna.create_study(sampler=sampler, directions=["minimize"] * n_losses)
-        if self.options.sampler == "nsga2":
-            study.add_trials(self._elites.of(axes, told, n_losses))
-        elif self.options.sampler != "random":
-            shown = {trial.number: trial for trial in told[-SEEN // 2 :]}
-            if len(told) > len(shown):
-                shown |= {trial.number: trial for trial in self._best.of(told).members}
-            study.add_trials([each for _, trial in sorted(shown.items()) if (each := axes.told(trial, n_losses))])
+        if self.options.sampler in ("tpe", "gp"):
+            study = self._filled.of(axes, [trial for trial in told if trial.is_over], n_losses, self._shown)
+        else:
+            study = optuna.create_study(directions=["minimize"] * n_losses)
+            if self.options.sampler == "nsga2":
+                study.add_trials(self._elites.of(axes, told, n_losses))
+        study.sampler = self._sampler(seed)
         return study
+
+    def _shown(self, told: Sequence[Trial]) -> list[Trial]:
+        """The best and the youngest half of SEEN, by number."""
+        best = self._best.of(told).members if len(told) > SEEN // 2 else ()
+        return [trial for _, trial in sorted({each.number: each for each in (*told[-SEEN // 2 :], *best)}.items())]
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         from optuna import samplers
@@ -94,6 +101,37 @@ class Optuna(Controller[OptunaOptions]):
         if self.options.sampler == "gp":
             return samplers.GPSampler(n_startup_trials=self.options.n_startup, seed=seed)
         return samplers.RandomSampler(seed=seed)
+
+
+class Filled:
+    """A study that holds trials of the history, kept while that goes on; only a cache, so equal histories give equal answers.
+
+    What was asked of it before has failed in it: neither TPE nor GP looks at such trials.
+    """
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._told: list[Trial] = []
+        self._study: optuna.Study | None = None
+
+    def of(
+        self, axes: Axes, told: Sequence[Trial], n_losses: int, shown: Callable[[Sequence[Trial]], Sequence[Trial]]
+    ) -> optuna.Study:
+        """told: ended trials, by number. shown: of the settled ones, those that are looked at."""
+        import optuna
+
+        settled = 0 if len(told) <= SEEN else len(told) // RENEWED * RENEWED
+        key = (axes.space, axes.dims, n_losses, settled)
+        n = len(self._told)
+        study, self._study = self._study, None  # an error below leaves nothing half filled behind
+        if study is None or key != self._key or list(told[:n]) != self._told:
+            study = optuna.create_study(directions=["minimize"] * n_losses)
+            new = [*shown(told[:settled]), *told[settled:]]
+        else:
+            new = [*told[n:]]
+        study.add_trials([each for trial in new if (each := axes.told(trial, n_losses))])
+        self._key, self._told, self._study = key, [*told], study
+        return study
 
 
 def _asked(study: optuna.Study, axes: Axes, tried: Distinct, n: int) -> list[Ask]:
@@ -108,8 +146,7 @@ def _asked(study: optuna.Study, axes: Axes, tried: Distinct, n: int) -> list[Ask
         ask = axes.asked(trial)
         if ask is not None and tried.add(ask):
             found.append(ask)
-        else:
-            study.tell(trial, state=TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL)  # its outcome is told by the history
     return found
 
 

@@ -3,10 +3,12 @@
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import optuna
 import pytest
 
+from kdsearch.builtin.controllers import optuna as optuna_controller
 from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
 from kdsearch.builtin.controllers.exhaustive import Exhaustive
 from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
@@ -167,6 +169,38 @@ def test_optuna_is_quiet_and_its_log_level_stays(capfd: pytest.CaptureFixture[st
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_study_that_is_kept_answers_as_a_fresh_one(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what is looked at, too, with trials that failed, were stopped or break a limit, and where histories change."""
+    monkeypatch.setattr(optuna_controller, "SEEN", 12)
+    monkeypatch.setattr(optuna_controller, "RENEWED", 5)
+    options = OptunaOptions(sampler=sampler, n_startup=4)
+    kept, dims = Optuna(options), (DIMS[0], Dim("z", Range(low=0.0, high=1.0)))
+    history: list[Trial] = []
+    sizes = []
+    for number in range(31 if sampler == "tpe" else 19):
+        running = [replace(each, state="running", losses=(), curve=()) for each in history[-1:]]
+        told = [*history[:-1], *running] if number % 3 == 2 else history
+        asks = kept.ask(None, dims, told, 2, 7)
+        assert asks == Optuna(options).ask(None, dims, told, 2, 7), number
+        assert kept._filled._study is not None
+        states = [each.state.name for each in kept._filled._study.trials]
+        sizes.append(sum(state in ("COMPLETE", "PRUNED") for state in states))
+        assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+        loss = (asks[0].values["z"] - 0.3) ** 2
+        trial = Trial(number, asks[0].values, None, "complete", (loss,), violations=(0.5 if number % 7 == 3 else -0.5,))
+        if number % 5 == 4:
+            trial = replace(trial, state="failed", losses=())
+        if number % 4 == 1:
+            trial = replace(trial, state="pruned", losses=(), violations=(), curve=((0.5, (loss,)),))
+        history.append(trial)
+    assert max(sizes) <= 12 + 5
+    assert max(sizes) > 8
+    shorter = history[:6]
+    assert kept.ask(None, dims, shorter, 2, 7) == Optuna(options).ask(None, dims, shorter, 2, 7)
+    assert kept.ask(HillSpace(), dims, [], 2, 7) == Optuna(options).ask(HillSpace(), dims, [], 2, 7)
 
 
 def test_trials_outside_the_present_ranges_are_passed_over() -> None:
