@@ -63,21 +63,24 @@ class Schedule:
         self.trials: list[Trial] = [trial for i, trial in enumerate(known) if trial.number == i]
         self._passed = [self._passed_by(trial) for trial in self.trials]
         self._at_work: set[int] = set()
+        self._ended = 0  # all trials of a lower number have ended: they never change again
+        self._go_past_ended()
         self._judge()
 
     @property
     def is_over(self) -> bool:
-        return all(trial.is_over for trial in self.trials) and (len(self.trials) >= self._n or self._is_exhausted)
+        return self._ended == len(self.trials) and (len(self.trials) >= self._n or self._is_exhausted)
 
     @property
     def done(self) -> float:
         """Trials that ended, and the shares of those that did not."""
-        shares = (0.0, *self._rungs)
-        return sum(1.0 if t.is_over else shares[at] for t, at in zip(self.trials, self._passed, strict=True))
+        shares, at = (0.0, *self._rungs), self._ended
+        others = zip(self.trials[at:], self._passed[at:], strict=True)
+        return at + sum(1.0 if trial.is_over else shares[passed] for trial, passed in others)
 
     def next(self) -> Piece | None:
         """What a free worker begins now; None = nothing before another outcome is told."""
-        for trial in self.trials:
+        for trial in self.trials[self._ended :]:
             if trial.state == "running" and trial.number not in self._at_work:
                 return self._begun(trial)
         return self._begun(self.trials[-1]) if self._asked() else None
@@ -125,8 +128,7 @@ class Schedule:
         n = len(self.trials)
         if n >= self._n or self._is_exhausted:
             return False
-        ended = next((i for i, trial in enumerate(self.trials) if not trial.is_over), n)
-        for k in range(max(n - self._window + 1, self._empty_handed + 1, 0), ended + 1):
+        for k in range(max(n - self._window + 1, self._empty_handed + 1, 0), self._ended + 1):
             running = [Trial(each.number, each.values, each.spec, "running") for each in self.trials[k:]]
             ask = self._ask([*self.trials[:k], *running])
             if ask is not None:
@@ -139,10 +141,10 @@ class Schedule:
 
     def _judge(self) -> None:
         """Let those paused go on, or end them, whose lower numbers have all come as far."""
-        for trial in self.trials:
+        for trial in self.trials[self._ended :]:
             if trial.state == "paused":
                 at = self._passed[trial.number]
-                before = self.trials[: trial.number]
+                before = self.trials[self._ended : trial.number]
                 if all(each.is_over or self._passed[each.number] >= at for each in before):
                     goes_on = self._goes_on(trial, self._rungs[at - 1])
                     self._change(replace(trial, state="running" if goes_on else "pruned"))
@@ -164,4 +166,9 @@ class Schedule:
 
     def _change(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
+        self._go_past_ended()
         self._told(trial)
+
+    def _go_past_ended(self) -> None:
+        while self._ended < len(self.trials) and self.trials[self._ended].is_over:
+            self._ended += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from kdsearch.kinds import Trial
@@ -12,7 +13,7 @@ S = TypeVar("S")
 
 def in_order(history: Sequence[Trial]) -> list[Trial]:
     """The trials by number, however they finished."""
-    return sorted(history, key=lambda trial: trial.number)
+    return sorted(history, key=attrgetter("number"))
 
 
 class Folded(Generic[S]):

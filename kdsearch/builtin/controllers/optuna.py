@@ -76,9 +76,9 @@ class Optuna(Controller[OptunaOptions]):
     def _study(self, axes: Axes, told: Sequence[Trial], seed: int) -> optuna.Study:
         import optuna
 
-        n_losses = max((len(trial.losses) for trial in told if trial.state == "complete"), default=1)
+        n_losses = next((len(trial.losses) for trial in told if trial.state == "complete"), 1)
         if self.options.sampler in ("tpe", "gp"):
-            study = self._filled.of(axes, [trial for trial in told if trial.is_over], n_losses, self._shown)
+            study = self._filled.of(axes, told, n_losses, self._shown)
         else:
             study = optuna.create_study(directions=["minimize"] * n_losses)
             if self.options.sampler == "nsga2":
@@ -117,20 +117,22 @@ class Filled:
     def of(
         self, axes: Axes, told: Sequence[Trial], n_losses: int, shown: Callable[[Sequence[Trial]], Sequence[Trial]]
     ) -> optuna.Study:
-        """told: ended trials, by number. shown: of the settled ones, those that are looked at."""
+        """told: by number. shown: of the settled ones, those that are looked at."""
         import optuna
 
-        settled = 0 if len(told) <= SEEN else len(told) // RENEWED * RENEWED
-        key = (axes.space, axes.dims, n_losses, settled)
         n = len(self._told)
+        goes_on = list(told[:n]) == self._told
+        ended = [*(self._told if goes_on else ()), *(trial for trial in told[n if goes_on else 0 :] if trial.is_over)]
+        settled = 0 if len(ended) <= SEEN else len(ended) // RENEWED * RENEWED
+        key = (axes.space, axes.dims, n_losses, settled)
         study, self._study = self._study, None  # an error below leaves nothing half filled behind
-        if study is None or key != self._key or list(told[:n]) != self._told:
+        if study is None or key != self._key or not goes_on:
             study = optuna.create_study(directions=["minimize"] * n_losses)
-            new = [*shown(told[:settled]), *told[settled:]]
+            new = [*shown(ended[:settled]), *ended[settled:]]
         else:
-            new = [*told[n:]]
+            new = ended[n:]
         study.add_trials([each for trial in new if (each := axes.told(trial, n_losses))])
-        self._key, self._told, self._study = key, [*told], study
+        self._key, self._told, self._study = key, ended, study
         return study
 
 
