@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
+from kdsearch.deploy.peak import peak_bytes
 from kdsearch.engine.feeds import in_order
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Judge, Model
@@ -199,6 +200,7 @@ def _timed(file: Path, inputs: list[Any], reference: Mapping[str, Any]) -> dict[
         "latency_ms": plain,
         "latency_tuned_ms": tuned if helps else None,
         "session_options": entries if helps else {},
+        "peak_bytes": peak_bytes(file, inputs),
         **({"slower_than_fp32": is_slower(plain, reference["latency_ms"])} if reference else {}),
     }
 

@@ -212,7 +212,7 @@ def _card(
         "use",
         "check",
     )
-    timed = ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32")
+    timed = ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32", "peak_bytes")
     return {
         **{key: whole[key] for key in kept},
         **{key: whole[key] for key in timed if row.get(key)},

@@ -146,6 +146,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "slower_than_fp32": export.get("slower_than_fp32"),
         "costs_at": mapping(result.get("costs_at")),
         "size_bytes": export.get("bytes"),
+        "peak_bytes": export.get("peak_bytes"),
         "weight_share": export.get("weight_share"),
         "quantization": [plain(line) for line in items(export.get("quantization"))],
         "use": {

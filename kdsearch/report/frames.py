@@ -68,6 +68,7 @@ def export_rows(result: Row) -> list[dict[str, Any]]:
                 f"{quality.metric} low": low,
                 f"{quality.metric} high": high,
                 "bytes": each.get("bytes"),
+                "peak_bytes": each.get("peak_bytes"),
                 "latency_ms": latency.get("median"),
                 "latency_tuned_ms": tuned.get("median"),
                 "top1_agreement": each.get("top1_agreement"),

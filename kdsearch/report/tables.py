@@ -118,7 +118,7 @@ def files(result: Row) -> str:
         return none("No file was exported.")
     slow = median(mapping(result.get("teacher")))
     qualities = [quality_of(each) for each in exports]
-    head = ["file", "size", qualities[0].label, "latency, median (ms)"]
+    head = ["file", "size", "memory of a call", qualities[0].label, "latency, median (ms)"]
     head += ["against the teacher"] if slow is not None else []
     judged = any(number(each.get("top1_agreement")) is not None for each in exports)
     head += [*(["same decisions as torch"] if judged else []), "largest difference to torch", "written to"]
@@ -126,6 +126,7 @@ def files(result: Row) -> str:
         [
             with_small(label_of(each), "recommended" if is_recommended(result, each) else ""),
             sized(each.get("bytes")),
+            sized(each.get("peak_bytes")),
             with_small(quality.text, quality.range),
             latency_cell(each),
             *([against(mapping(result.get("teacher")), each)] if slow is not None else []),
@@ -179,6 +180,7 @@ def constraints(result: Row) -> str:
             "macs": ("MACs a sample", network.get("macs")),
             "onnx_bytes": (f"bytes {shown}", file.get("bytes")),
             "latency_ms": (f"latency {shown}, median (ms)", mapping(file.get("latency_ms")).get("median")),
+            "peak_bytes": (f"memory of one call {shown}, beside the weights (bytes)", file.get("peak_bytes")),
         }
         label, value = reached.get(name, (plain(name), mapping(result.get("metrics")).get(name)))
         found = number(value)

@@ -13,13 +13,14 @@ from kdsearch.report.words import architecture
 
 Row = Mapping[str, Any]
 STATES = ("complete", "pruned", "failed", "running", "paused")
-COSTS = ("latency_ms", "macs", "params", "bytes", "onnx_bytes")
+COSTS = ("latency_ms", "macs", "params", "bytes", "onnx_bytes", "peak_bytes")
 UNITS = {
     "latency_ms": "latency (ms)",
     "macs": "MACs",
     "params": "parameters",
     "bytes": "file size (bytes)",
     "onnx_bytes": "file size (bytes)",
+    "peak_bytes": "memory of one call (bytes)",
 }
 OUT, STOPPED = "breaks a constraint", "stopped early"
 KINDS = (

@@ -18,7 +18,7 @@ from kdsearch.kinds import Batch, Cost, Exporter, Model
 from kdsearch.ops.cost import stored_values
 from kdsearch.stages.products import has_own_product
 from kdsearch.store.hashing import stream
-from kdsearch.study.rules import format_of
+from kdsearch.study.rules import OF_FILES, format_of
 from kdsearch.study.schema import Bytes, Latency
 from kdsearch.training.materials import Materials
 
@@ -43,14 +43,13 @@ def cost_of_teacher(live: Live, materials: Materials) -> Cost:
 def needs_file(materials: Materials) -> bool:
     """Whether objectives or constraints speak of the exported file."""
     limits = materials.study.config.constraints
-    has_size = limits.onnx_bytes is not None or "onnx_bytes" in materials.cost_objectives
-    return has_size or needs_latency(materials)
+    return any(getattr(limits, name) is not None or name in materials.cost_objectives for name in OF_FILES)
 
 
 def formats_measured(materials: Materials) -> dict[str, str]:
     """Cost of a file -> the format that the study limits it of: "" = fp32."""
     limits = materials.study.config.constraints
-    forms = {name: getattr(getattr(limits, name), "format", None) or "" for name in ("onnx_bytes", "latency_ms")}
+    forms = {name: getattr(getattr(limits, name), "format", None) or "" for name in OF_FILES}
     return {name: "" if form.endswith("-fp32") else form for name, form in forms.items()}
 
 
@@ -80,6 +79,10 @@ def fewest_params(materials: Materials) -> float | None:
 def ships_its_own(materials: Materials) -> bool:
     """Whether what files cost depends on the procedure."""
     return needs_file(materials) and has_own_product(materials)
+
+
+def needs_peak(materials: Materials) -> bool:
+    return materials.study.config.constraints.peak_bytes is not None or "peak_bytes" in materials.cost_objectives
 
 
 def needs_latency(materials: Materials) -> bool:
@@ -121,8 +124,14 @@ def bounds(materials: Materials) -> dict[str, float]:
     """Constraint -> its limit, of those that the study sets."""
     limits = materials.study.config.constraints
     latency = limits.latency_ms.max if isinstance(limits.latency_ms, Latency) else limits.latency_ms
-    size = limits.onnx_bytes.max if isinstance(limits.onnx_bytes, Bytes) else limits.onnx_bytes
-    found = {"params": limits.params, "macs": limits.macs, "onnx_bytes": size, "latency_ms": latency}
+    size, peak = (each.max if isinstance(each, Bytes) else each for each in (limits.onnx_bytes, limits.peak_bytes))
+    found = {
+        "params": limits.params,
+        "macs": limits.macs,
+        "onnx_bytes": size,
+        "latency_ms": latency,
+        "peak_bytes": peak,
+    }
     return {name: bound for name, bound in found.items() if bound is not None}
 
 

@@ -17,7 +17,7 @@ from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.as_quantised import load_as
 from kdsearch.stages.classes import classes_on_test
-from kdsearch.stages.costs import reference_samples
+from kdsearch.stages.costs import needs_peak, reference_samples
 from kdsearch.stages.ends import around, ends_of
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
@@ -42,11 +42,18 @@ FIGURES = "figures.json"  # file's label -> what the task shows of its answers
 
 
 def check(materials: Materials) -> None:
-    """Raise StudyError for a `max_drop` that is per cent of a metric which counts in shares: every file would pass."""
+    """Raise StudyError for a `max_drop` that is per cent of a metric which counts in shares, as every file would pass, and for
+    memory of files that are not ONNX: it is onnxruntime's.
+    """
     metric = materials.metrics[materials.objective]
     for name, bound in materials.study.config.export.max_drop.items():
         if isinstance(bound, float) and (fix := no_share(metric.unit, bound)):
             raise materials.study.error(f"got {bound:g} of {materials.objective}", f"export.max_drop.{name}", fix=fix)
+    use = materials.study.config.export.exporter
+    if needs_peak(materials) and not materials.make("exporter", use, "export.exporter").is_onnx:
+        path = "objectives" if "peak_bytes" in materials.cost_objectives else "constraints"
+        problem, expected = f"files of exporter '{use.use}' are not ONNX", "exporter onnx: it is onnxruntime's memory"
+        raise materials.study.error(problem, f"{path}.peak_bytes", expected=expected)
 
 
 def further(materials: Materials) -> dict[str, Any]:

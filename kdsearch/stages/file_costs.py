@@ -1,15 +1,20 @@
-"""What the file of a candidate costs before it is trained: bytes, and where it matters latency, of the format that is limited."""
+"""What the file of a candidate costs before it is trained: bytes, and where they matter latency and memory, of the format that is
+limited.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kdsearch.deploy.capture import first_received
+from kdsearch.deploy.peak import peak_bytes
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Compressor, Exporter
 from kdsearch.stages.calibration import calibration, feeds
@@ -18,6 +23,7 @@ from kdsearch.stages.costs import (
     latency_of,
     latency_threads,
     needs_latency,
+    needs_peak,
     quantizer_of,
     reference_samples,
 )
@@ -32,7 +38,7 @@ SAMPLES = 16  # that a quantizer is calibrated on: bytes and latency do not depe
 
 
 def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """`onnx_bytes`, and `latency_ms` where it matters, of a fresh student's exported graphs; remembered in `folder`."""
+    """`onnx_bytes`, and `latency_ms` and `peak_bytes` where they matter, of a fresh student's graphs; remembered in `folder`."""
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
     if known.exists():
         with suppress(ArtifactError):  # damaged, or changed by hand: they are measured anew
@@ -48,6 +54,8 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     costs: dict[str, float] = {"onnx_bytes": sum(file.stat().st_size for file in of["onnx_bytes"].values())}
     if needs_latency(materials):
         costs["latency_ms"] = _latency(materials, exporter, made, of["latency_ms"])
+    if needs_peak(materials):
+        costs["peak_bytes"] = _peak(materials, made, of["peak_bytes"])
     for file in (each for group in files.values() for each in group.values()):
         file.unlink()
     write_json(known, sealed(costs))
@@ -89,9 +97,18 @@ def _quantized(
 
 
 def _latency(materials: Materials, exporter: Exporter[Any], made: Shipped, files: Mapping[str, Path]) -> float:
-    dummy, total = reference_samples(materials), 0.0
+    threads = latency_threads(materials)
+    return sum(latency_of(exporter, files[name], inputs, threads).median_ms for name, inputs in _one(materials, made))
+
+
+def _peak(materials: Materials, made: Shipped, files: Mapping[str, Path]) -> int:
+    """Of the graph that needs most: they run one after another."""
+    return max(peak_bytes(files[name], inputs) for name, inputs in _one(materials, made))
+
+
+def _one(materials: Materials, made: Shipped) -> Iterator[tuple[str, list[Tensor]]]:
+    """Each graph's name, and its inputs for one sample."""
+    dummy = reference_samples(materials)
     for name, graph in made.product.graphs.items():
         example = first_received(made.product, made.calls, name, dummy)
-        inputs = [example[each.name][:1] for each in graph.inputs]
-        total += latency_of(exporter, files[name], inputs, latency_threads(materials)).median_ms
-    return total
+        yield name, [example[each.name][:1] for each in graph.inputs]

@@ -16,6 +16,7 @@ from kdsearch.deploy.capture import first_received, received
 from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import is_slower, measure
 from kdsearch.deploy.parity import Parity, compare, exact_call
+from kdsearch.deploy.peak import peak_bytes
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
@@ -153,6 +154,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
         "bounds": _bounds(materials, form, reference["quality"], agreement),
         **latencies,
+        "peak_bytes": _peak(target, files),
         "weight_share": _shares(target, files),
         "quantization": [*_plan_of(target, kind)[1].log, *notes, *target.said] if kind != "fp32" else [],
         "slower_than_fp32": slower if kind != "fp32" else False,
@@ -315,6 +317,17 @@ def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[
         "latency_tuned_ms": tuned if helps else None,
         "session_options": options if helps else {},
     }
+
+
+def _peak(target: Target, files: Mapping[str, Path]) -> int | None:
+    """Bytes that one call needs beside the weights, of the graph that needs most; None where no file is ONNX."""
+    if not target.exporter.is_onnx:
+        return None
+    samples, most = reference_samples(target.materials), 0
+    for name, graph in target.graphs.items():
+        example = first_received(target.part.product, target.part.calls, name, samples)
+        most = max(most, peak_bytes(files[name], [example[each.name][:1] for each in graph.inputs]))
+    return most
 
 
 def _shares(target: Target, files: Mapping[str, Path]) -> dict[str, float]:

@@ -176,8 +176,9 @@ def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, i
 
 
 def _over(materials: Materials, row: Mapping[str, Any]) -> dict[str, float]:
-    """Constraint of the study that a file breaks -> (value - limit) / limit, of its bytes and its median latency."""
+    """Constraint of the study that a file breaks -> (value - limit) / limit, of its bytes, median latency and memory."""
     costs = {"onnx_bytes": row["bytes"], "latency_ms": row["latency_ms"]["median"]}
+    costs |= {} if row.get("peak_bytes") is None else {"peak_bytes": row["peak_bytes"]}
     return {name: value for name, value in violations(materials, costs).items() if value > 0}
 
 

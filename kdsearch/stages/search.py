@@ -48,6 +48,7 @@ CHUNK = 16  # candidates a job: a generation of the strategy keeps several proce
 STANDS_IN = {
     "latency_ms": "macs",
     "onnx_bytes": "params",
+    "peak_bytes": "macs",
 }  # known by formula, for what is known of an exported file alone
 
 
@@ -271,7 +272,7 @@ def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[s
         raise RefusedError(
             f"none of {len(kept.broken)} exported candidates keeps the constraints (best: {worst}), and by these no other would",
             path="constraints",
-            fix="Relax onnx_bytes or latency_ms, or widen the space.",
+            fix="Relax onnx_bytes, latency_ms or peak_bytes, or widen the space.",
         )
     return kept
 

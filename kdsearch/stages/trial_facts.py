@@ -128,6 +128,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "macs": int(costs["macs"]),
         "bytes": costs.get("onnx_bytes"),
         "latency_ms": costs.get("latency_ms"),
+        "peak_bytes": costs.get("peak_bytes"),
         "curve": [[share, losses[place_of(materials)]] for share, losses in trial.curve],
         "error": trial.error,
     }

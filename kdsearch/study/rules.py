@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from kdsearch.study.schema import Config, Use
     from kdsearch.study.study import Study
 
-COSTS = ("latency_ms", "params", "macs", "onnx_bytes")  # objectives that are no metric; less is better
+COSTS = ("latency_ms", "params", "macs", "onnx_bytes", "peak_bytes")  # objectives that are no metric; less is better
+
+OF_FILES = (
+    "onnx_bytes",
+    "latency_ms",
+    "peak_bytes",
+)  # those that an exported file has, each in its own way in every format
 
 
 def check_rules(study: Study) -> None:
@@ -151,7 +157,7 @@ def _formats(study: Study) -> None:
         if name.endswith("-fp32"):
             problem = "a drop counts from the fp32 file's own quality"
             raise study.error(problem, f"export.max_drop.{name}", fix="Remove it; `export.parity` bounds fp32 files.")
-    for name in ("onnx_bytes", "latency_ms"):
+    for name in OF_FILES:
         form = getattr(getattr(study.config.constraints, name), "format", None)
         path = f"constraints.{name}.format"
         if form is not None and form not in export.formats:

@@ -213,6 +213,11 @@ class Constraints(Section):
     latency_ms: Latency | Annotated[float, Field(gt=0)] | None = Field(
         None, description="its median on this machine, of fp32 unless it says which"
     )
+    peak_bytes: Bytes | Positive | None = Field(
+        None,
+        description="most memory that the values of one call need at once beside the weights, as onnxruntime runs the file; of "
+        "fp32 unless it says which",
+    )
 
 
 class Probe(Section):

@@ -86,6 +86,7 @@ TEXTS = (
 )  # the package of tests/outside
 COMPARE = ("distill.compare={largest: true, random: 1, epochs: 1}",)
 PRUNE = ("compress.prune={use: channels, options: {macs: 0.9, round_to: 2}, recover_epochs: 1}",)
+MEMORY = ("constraints.peak_bytes={max: 90000}",)
 SIZE = ("constraints.onnx_bytes={max: 90000}",)
 LIMIT = ("constraints.latency_ms={max: 1000.0}",)
 
@@ -172,6 +173,9 @@ CHANGES: dict[str, Change] = {
     "constraints.onnx_bytes": change("search", "constraints.onnx_bytes=60000"),
     "constraints.onnx_bytes.max": change("search", "constraints.onnx_bytes.max=60000", before=SIZE),
     "constraints.onnx_bytes.format": change("search", "constraints.onnx_bytes.format=onnx-int8", before=SIZE),
+    "constraints.peak_bytes": change("search", "constraints.peak_bytes=4000"),
+    "constraints.peak_bytes.max": change("search", "constraints.peak_bytes.max=4000", before=MEMORY),
+    "constraints.peak_bytes.format": change("search", "constraints.peak_bytes.format=onnx-int8", before=MEMORY),
     "constraints.latency_ms": change("search", "constraints.latency_ms=1000.0"),
     "constraints.latency_ms.max": change("search", "constraints.latency_ms.max=500.0", before=LIMIT),
     "constraints.latency_ms.threads": change("search", "constraints.latency_ms.threads=2", before=LIMIT),
