@@ -98,7 +98,7 @@ def _picked(materials: Materials, refined: Artifact) -> list[tuple[dict[str, Any
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:
     """What can be picked by, of a trial's row."""
-    costs = {name: row[{"onnx_bytes": "bytes"}.get(name, name)] for name in COSTS}
+    costs = {name: row.get({"onnx_bytes": "bytes"}.get(name, name)) for name in COSTS}
     return {**{name: value for name, value in costs.items() if value is not None}, **row["objectives"]}
 
 

@@ -118,7 +118,7 @@ class Roles:
     ships = ("a", "b")
 
     def __init__(self, limit):
-        limits = SimpleNamespace(params=limit, macs=None, onnx_bytes=None, latency_ms=None)
+        limits = SimpleNamespace(params=limit, macs=None, onnx_bytes=None, latency_ms=None, peak_bytes=None)
         refine = SimpleNamespace(first=("scored", "largest"), weightings=False)
         config = SimpleNamespace(refine=refine, constraints=limits, compress=SimpleNamespace(quantize=()))
         self.study = SimpleNamespace(config=config, path_of_student=lambda role: f"students.{role}")
