@@ -21,7 +21,10 @@ def run(
     seed: Seed = None,
     pick: Annotated[
         str | None,
-        option("--pick", help="Which trial wins: best, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick."),
+        option(
+            "--pick",
+            help="Which trial wins: best, largest, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick.",
+        ),
     ] = None,
     sets: Sets = None,
     allow_code: AllowCode = None,

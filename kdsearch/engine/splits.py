@@ -81,6 +81,11 @@ class Arranged:
         return self._source
 
     @property
+    def hides_targets(self) -> bool:
+        """Whether some target is hidden from the student."""
+        return any(counts.get("unlabeled", 0) > 0 for name, counts in self.counts().items() if name in ("train", "val"))
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         return self._source.fields
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
+
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """95 % score interval of a proportion seen on n samples (Wilson, 1927)."""

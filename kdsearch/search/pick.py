@@ -1,6 +1,7 @@
 """Which of several trials is the one: `distill.pick` as text, and the order that it puts trials in.
 
     best                            front by front, within a front by the first objective
+    largest                         the network of most parameters among those that validation cannot tell from the best one
     knee                            front by front, within a front by the sum of objectives scaled to [0, 1] over it
     min:latency_ms, max:accuracy    by one figure alone
     ...,accuracy>=0.9,params<20000  after any of these: of those alone for which it holds
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from kdsearch.errors import RefusedError, StudyError, nearest, one_of
 from kdsearch.search.pareto import fronts
 
-WAYS = ("best", "knee", "min", "max")
+WAYS = ("best", "largest", "knee", "min", "max")
 SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 PATH = "distill.pick"
 
@@ -65,7 +66,7 @@ def parsed(text: str) -> Pick:
     """Raise StudyError for what is no pick."""
     first, *others = [part.strip() for part in text.split(",")]
     way, colon, name = (part.strip() for part in first.partition(":"))
-    expected = "best, knee, min:NAME or max:NAME, then conditions as in min:latency_ms,accuracy>=0.9"
+    expected = "best, largest, knee, min:NAME or max:NAME, then conditions as in min:latency_ms,accuracy>=0.9"
     if way not in WAYS or bool(colon) != (way in ("min", "max")) or bool(name) != bool(colon):
         near = nearest(way, WAYS) if way not in WAYS else ""
         raise StudyError(f"got '{first}'", path=PATH, nearest=near, expected=expected)

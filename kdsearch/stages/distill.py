@@ -9,9 +9,10 @@ from typing import Any
 
 from kdsearch.errors import StudyError, TrialError, no_share
 from kdsearch.search.pick import PATH, ordered, parsed
+from kdsearch.stages.choice import chosen
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_json, read_lines
+from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import left_out
@@ -31,10 +32,11 @@ READS = (*TRAINING, "distill")
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.distill
     teachers = open_teachers(materials, inputs["prepare"])
-    chosen = _picked(materials, inputs["refine"])[: section.winners]
+    choice = chosen(materials, inputs["prepare"], inputs["refine"])
+    ranked = choice.ranked[: section.winners]
     winners = {
-        f"winner-{i}": Request(f"winner-{i}", "recipe", winner["specs"], winner["values"], section.epochs)
-        for i, (winner, _) in enumerate(chosen)
+        f"winner-{i}": Request(f"winner-{i}", "recipe", each.trial["specs"], each.trial["values"], section.epochs)
+        for i, each in enumerate(ranked)
     }
     best = next(iter(winners))
     beside = _beside(materials, inputs, winners[best])
@@ -48,7 +50,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     if len(failed) == len(winners):
         raise TrialError(f"distilling the winner failed: {failed[0]}")
     if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
-        best = _best(materials, dict(zip(winners, (each for _, each in chosen), strict=True)), outcomes)
+        best = _best(materials, dict(zip(winners, (each.figures for each in ranked), strict=True)), outcomes)
         beside = _beside(materials, inputs, winners[best])
         outcomes |= trained(beside)
     requests = {**winners, **beside}
@@ -67,8 +69,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "notes": list(outcome.notes),
             "error": "",
         }
-    numbers = dict(zip(winners, (each["number"] for each, _ in chosen), strict=True))
-    return {"runs": runs, "winner": best, "trial": numbers[best], "epochs": section.epochs}
+    numbers = dict(zip(winners, (each.trial["number"] for each in ranked), strict=True))
+    level = {"level": choice.level, "error": choice.error}
+    return {"runs": runs, "winner": best, "trial": numbers[best], "epochs": section.epochs, **level}
 
 
 def check(materials: Materials) -> None:
@@ -87,25 +90,11 @@ def check(materials: Materials) -> None:
         raise materials.study.place(error) from None
 
 
-def _picked(materials: Materials, refined: Artifact) -> list[tuple[dict[str, Any], dict[str, float]]]:
-    """The feasible trials in the order of `distill.pick`, each with its objectives and costs."""
-    rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
-    ranked = refined.facts["ranked"]
-    figures = [_figures(rows[each["number"]]) for each in ranked]
-    order = ordered(parsed(materials.study.config.distill.pick), figures, materials.objectives, deciding(materials))
-    return [(ranked[i], figures[i]) for i in order]
-
-
-def _figures(row: Mapping[str, Any]) -> dict[str, float]:
-    """What can be picked by, of a trial's row."""
-    costs = {name: row.get({"onnx_bytes": "bytes"}.get(name, name)) for name in COSTS}
-    return {**{name: value for name, value in costs.items() if value is not None}, **row["objectives"]}
-
-
 def _best(
     materials: Materials, figures: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, Outcome | str]
 ) -> str:
-    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best`.
+    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best` or
+    `largest`.
 
     Conditions that none meets any more count for nothing. The first one among equals, and where a procedure gives no score.
 
@@ -119,7 +108,7 @@ def _best(
     if not scored:
         return next(name for name in figures if not isinstance(outcomes[name], str))
     pick, direction = parsed(materials.study.config.distill.pick), materials.metrics[materials.objective].direction
-    if pick.way == "best":
+    if pick.way in ("best", "largest"):
         pick = replace(pick, way=direction, name=materials.objective)
     meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
     names = meets or list(scored)
@@ -159,15 +148,8 @@ def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Req
 def controls_of(materials: Materials) -> tuple[Kind, ...]:
     """The winner's controls that are trained: where the baseline sees every label, the control with every label is the baseline."""
     asked = () if left_out(materials.study) else materials.study.config.distill.controls
-    same = "baseline" in asked and not hides_labels(materials)
+    same = "baseline" in asked and not materials.given.hides_targets
     return tuple(control for control in CONTROLS if control in asked and not (same and control == "all_labels"))
-
-
-def hides_labels(materials: Materials) -> bool:
-    """Whether some label is hidden from the student: without any, the control with every label is the baseline."""
-    return any(
-        counts.get("unlabeled", 0) > 0 for name, counts in materials.given.counts().items() if name in ("train", "val")
-    )
 
 
 def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,17 @@ from kdsearch.report.page import render
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.cards import write_cards, write_predict
 from kdsearch.stages.costs import cost_of_model, costs_at, violations
-from kdsearch.stages.distill import hides_labels
 from kdsearch.stages.evidence import evidence_of
+from kdsearch.stages.notes import control_of, notes_of, warnings_of
 from kdsearch.stages.quality import file_label, goodness, measure, shown, told, tolerance
 from kdsearch.stages.samples import read_samples
-from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.stages.trial_facts import architecture
 from kdsearch.stages.versions import versions
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_bytes, write_json
-from kdsearch.study.summary import left_out
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
-from kdsearch.training.normalize import is_classification, said, suspects
+from kdsearch.training.normalize import is_classification
 from kdsearch.training.tools import Tools
 from kdsearch.version import VERSION
 
@@ -82,7 +78,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             **({"classes": exported["classes"]} if exported["classes"] else {}),
             **_roles(materials, inputs, request["specs"]),
         },
-        "baseline": _control(exported, "baseline"),
+        "baseline": control_of(exported, "baseline"),
         "all_labels": _all_labels(materials, exported),
         "no_search": _no_search(materials, inputs),
         "exports": exports,
@@ -92,8 +88,8 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
         "measures": {name: measure(metric) for name, metric in materials.reported.items()},
         "costs_at": costs_at(materials),
         "report": "report/index.html",
-        "warnings": _warnings(materials, inputs),
-        "notes": _notes(materials, inputs, exports),
+        "warnings": warnings_of(materials, inputs),
+        "notes": notes_of(materials, inputs, exports),
         "data": _data(materials, inputs),
         "compare": _compare(materials, inputs),
         "pruned": _pruned(materials, inputs),
@@ -143,25 +139,20 @@ def _roles(materials: Materials, inputs: Mapping[str, Artifact], specs: Mapping[
 def _all_labels(materials: Materials, exported: Mapping[str, Any]) -> dict[str, Any] | None:
     """The control with every label; where it was not trained since the baseline saw every label, that one, which it says."""
     is_asked = "all_labels" in materials.study.config.distill.controls
-    if is_asked and "all_labels" not in exported["metrics"]["runs"] and not hides_labels(materials):
-        twin = _control(exported, "baseline")
+    if is_asked and "all_labels" not in exported["metrics"]["runs"] and not materials.given.hides_targets:
+        twin = control_of(exported, "baseline")
         return twin and {**twin, "same_as": "baseline"}
-    return _control(exported, "all_labels")
+    return control_of(exported, "all_labels")
 
 
 def _no_search(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """The largest feasible network, which has the student's whole budget of epochs and not its search."""
-    known = _control(inputs["export"].facts, "no_search")
+    known = control_of(inputs["export"].facts, "no_search")
     if known is None:
         return None
     request = inputs["distill"].facts["runs"]["no_search"]["request"]
     about = {"architecture": architecture(materials, request["specs"]), **_student_cost(materials, request["specs"])}
     return {**about, **known, "epochs": request["epochs"]}
-
-
-def _control(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    quality = exported["qualities"]["runs"].get(name)
-    return None if quality is None else told(quality)
 
 
 def _student_cost(materials: Materials, specs: Mapping[str, Any]) -> dict[str, int]:
@@ -217,107 +208,6 @@ def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _about(row: Mapping[str, Any]) -> str:
     return f"{shown(row['quality'], name=True)}, {milliseconds(row['latency_ms']['median'])} ms, {row['bytes']:,} bytes"
-
-
-def _warnings(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
-    """What makes the whole result doubtful: shown before anything else."""
-    found, exported = [], inputs["export"].facts
-    baseline = (_control(exported, "baseline") or {}).get("quality")
-    for name in materials.study.teachers:
-        found += inputs["prepare"].facts["teachers"][name].get("warnings", [])
-        teacher = exported["qualities"]["teachers"].get(name)
-        if teacher and baseline and -math.inf < goodness(teacher) < goodness(baseline):
-            found.append(
-                f"Teacher '{name}' ({shown(teacher, name=True)} on the test split) is worse than the student that was trained "
-                f"on the labels alone ({shown(baseline)}): it has little to teach. Check its weights{suspects(materials)}, or "
-                "train it longer."
-            )
-    return found
-
-
-def _notes(materials: Materials, inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
-    notes = [
-        note
-        for name, facts in inputs["prepare"].facts["teachers"].items()
-        for note in said(name, facts.get("normalize"))
-    ]
-    if at := costs_at(materials):
-        masks = {each.name for each in materials.io.inputs if each.kind in ("mask", "present")}
-        sizes = " and ".join(f"{name} of {'x'.join(map(str, each))}" for name, each in at.items() if name not in masks)
-        notes.append(f"MACs and latencies are of one sample with {sizes}; the files take any size.")
-    notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
-    if materials.study.config.distill.controls and (why := left_out(materials.study)):
-        notes.append(f"{why[0].upper()}{why[1:]}.")
-    notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
-    for name, each in inputs["prepare"].facts["teachers"].items():
-        notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
-    notes += _not_smaller(materials, inputs)
-    for row in exports:
-        for name, over in row["over"].items():
-            notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
-        if row["slower_than_fp32"]:
-            notes.append(
-                f"{file_label(row)} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
-            )
-        if tuned := row["latency_tuned_ms"]:
-            options = ", ".join(f"{name}={value}" for name, value in row["session_options"].items())
-            notes.append(
-                f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
-                f"with {options}: its card shows how."
-            )
-    for role, each in inputs["compress"].facts.get("saved", {}).items():
-        if each["reason"]:
-            notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
-    notes += _failed(inputs["refine"])
-    notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
-    notes += not_asked(materials.study.config.export.min_agreement, exports)
-    distilled = inputs["distill"].facts
-    notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
-    for name, run in distilled["runs"].items():
-        if run["error"]:
-            notes.append(f"{name} failed: {run['error']}")
-    return notes
-
-
-def _failed(refined: Artifact) -> list[str]:
-    """How many trials failed, and what most of them failed of."""
-    if not refined.facts["states"]["failed"]:
-        return []
-    errors = Counter(row["error"] for row in read_json(refined.path / "trials.json") if row["state"] == "failed")
-    (error, _), *others = errors.most_common()
-    rest = f"; others of {len(others)} other errors" if others else ""
-    return [f"{errors.total():,} of {refined.facts['trials']:,} trials failed: {error}{rest}"]
-
-
-def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:
-    """Where what ships is a trial that anybody would have begun with: so."""
-    number, first = distilled.facts["trial"], refined.facts["first"]
-    if number >= len(first) or not (trivial := [each for each in first[number] if not each.startswith(BEST_SCORED)]):
-        return []
-    name = measure(materials.metrics[materials.objective])["title"] or materials.objective
-    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of better {name}"
-    return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
-
-
-def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
-    """That the student is no smaller than its teachers, where the study asks for nothing smaller."""
-    known = {name: each["params"] for name, each in inputs["prepare"].facts["teachers"].items() if each["params"]}
-    own = sum(each["params"] for each in inputs["compress"].facts.get("costs", {}).values())
-    if not known or own < max(known.values()) or materials.study.config.constraints.model_dump(exclude_none=True):
-        return []
-    largest = max(known, key=lambda name: known[name])
-    return [
-        f"Teacher '{largest}' has {known[largest]:,} parameters, the student {own:,}: nothing in `constraints` keeps it small."
-    ]
-
-
-def not_asked(min_agreement: Mapping[str, float], exports: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What is said of files whose answers have no classes to agree on, where the study states a bound for their format."""
-    files = [file_label(row) for row in exports if row["format"] in min_agreement and row["top1_agreement"] is None]
-    if not files:
-        return []
-    why = "no output is of kind 'logits', so that there are no classes to agree on"
-    return [f"export.min_agreement was not asked of {', '.join(files)}: {why}."]
 
 
 def _data(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
-from kdsearch.stages import compress, distill, export, prepare, refine, report, search, starts
+from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.saved_networks import publish_networks
@@ -64,7 +64,6 @@ def run_stages(materials: Materials, tools: Tools, until: str = report.NAME) -> 
 
 def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
-    starts.check(materials)
     distill.check(materials)
     export.check(materials)
     before = last_run(tools.folder)

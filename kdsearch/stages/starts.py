@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.errors import StudyError
 from kdsearch.kinds import Trial
 from kdsearch.stages.costs import violations
 from kdsearch.stages.trial_facts import architecture_dims, costs_of, specs_of
-from kdsearch.stages.weightings import scored_weightings
+from kdsearch.stages.weightings import are_scored, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.training.materials import Materials
 
@@ -45,7 +44,7 @@ def starts_of(
     paths = dict(zip(kept, (dim.path for dim in architecture_dims(materials, kept)), strict=True))
     best = {path: next(iter(kept[role])) for role, path in paths.items()}
     found: list[tuple[dict[str, Any], str]] = []
-    if section.weightings:
+    if are_scored(materials):
         scored = scored_weightings(materials, specs_of(Trial(0, best), kept), teachers, work, between)
         top = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
         if top is not None:
@@ -71,17 +70,3 @@ def _keeps(materials: Materials, values: Mapping[str, Any], kept: Mapping[str, M
         return True
     over = violations(materials, costs_of(materials, Trial(0, values), kept))
     return all(each <= 0 for each in over.values())
-
-
-def check(materials: Materials) -> None:
-    """Raise StudyError for starts that no study of these objectives has."""
-    if "cheapest" in materials.study.config.refine.first and not materials.cost_objectives:
-        at = materials.study.config.refine.first.index("cheapest")
-        objectives = ", ".join(materials.objectives)
-        raise materials.study.place(
-            StudyError(
-                f"no objective is a cost: {objectives}",
-                path=f"refine.first[{at}]",
-                expected="`scored` and `largest` alone",
-            )
-        )

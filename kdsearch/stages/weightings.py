@@ -119,6 +119,12 @@ def scored_weightings(
     return found
 
 
+def are_scored(materials: Materials) -> bool:
+    """Whether the study scores them: as `refine.weightings` says, and by itself where labels are hidden."""
+    asked = materials.study.config.refine.weightings
+    return materials.given.hides_targets if asked == "auto" else bool(asked)
+
+
 def worth_in_steps(recipe: RecipeSpace) -> float:
     """How many training steps take about as long as the scoring: a forward pass, and a backward pass (twice that) a term."""
     terms = 1 + len(recipe.distillers)

@@ -256,7 +256,10 @@ class Refine(Section):
         "largest = the networks of most params and of most MACs that keep the limits, with the plain recipe; cheapest = the one "
         "with least of each cost among the objectives, alike (of a latency the least MACs, of bytes the least params)",
     )
-    weightings: bool = Field(False, description="score loss weightings without training; the best one is tried first")
+    weightings: bool | Literal["auto"] = Field(
+        False,
+        description="score loss weightings without training; the best one is tried first; auto = where labels are hidden",
+    )
 
 
 class Compare(Section):
@@ -271,7 +274,8 @@ class Distill(Section):
     winners: Trials = 1
     pick: str = Field(
         "best",
-        description="which trials win: best (front by front, by the first objective), knee, or min:NAME and max:NAME of an "
+        description="which trials win: best (front by front, by the first objective), largest (the largest network of those that "
+        "validation cannot tell from the best one), knee, or min:NAME and max:NAME of an "
         "objective or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
     )
     epochs: Epochs = 10

@@ -2,7 +2,7 @@
 
 The row `kdsearch` does what a study does that searches by `auto`: it scores as many candidates, hands all of them on to the same
 controller, and asks for a trial with as few others known as a study that keeps several workers busy. The number of candidates, the
-controller and `generation` are the given study's, or the defaults; limits, `keep` and `first` of a study say nothing here.
+controller, `first` and `generation` are the given study's, or the defaults; limits and `keep` of a study say nothing here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
+from kdsearch.stages.starts import Start
 from kdsearch.stages.trial_facts import facts_of
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Refine, Use
@@ -165,12 +166,18 @@ def _as_in_a_study(
     lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int, section: Refine
 ) -> list[float]:
     """The best value after each trial of `refine`, among these architectures."""
-    keys = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))[:MOST]
+    order = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))
+    largest = [max(keys, key=lambda key: (cost(own[key]), key)) for cost in (_params, _macs)]
+    first = {"scored": order[:1], "largest": largest, "cheapest": []}  # of accuracy alone, no cost is an objective
+    starts = [
+        Start({"architecture": key}, ()) for key in dict.fromkeys(key for each in section.first for key in first[each])
+    ]
+    keys = list(dict.fromkeys([*order[:MOST], *(str(each.values["architecture"]) for each in starts)]))
     dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
     host = Host.load()
     controller = make(host, "controller", section.controller, "--strategies")
     schedule = Schedule(
-        lambda history: next_ask(controller, [dim], [], history, seed),
+        lambda history: next_ask(controller, [dim], starts, history, seed),
         make(host, "stopper", Use(use="none", options={}), "--strategies"),  # a table has no rungs
         (),
         budget,
@@ -183,6 +190,14 @@ def _as_in_a_study(
         schedule.tell(piece.number, (-value,))
         best.append(max(value, best[-1] if best else value))
     return best
+
+
+def _params(scored: Scored) -> int:
+    return scored.params
+
+
+def _macs(scored: Scored) -> int:
+    return scored.macs
 
 
 def _or_worst(score: float | None) -> float:

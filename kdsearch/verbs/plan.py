@@ -22,7 +22,7 @@ from kdsearch.stages.distill import controls_of
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.recipes import counted
 from kdsearch.stages.search import check, scorer_of
-from kdsearch.stages.weightings import worth_in_steps
+from kdsearch.stages.weightings import are_scored, worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
@@ -186,7 +186,7 @@ def _seconds(materials: Materials) -> dict[str, float]:
     step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
     epoch = n_train / size * step
     seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
-    if config.refine.weightings:
+    if are_scored(materials):
         seconds["refine"] += worth_in_steps(materials.recipe) * step
     runs = config.distill.winners + len(controls_of(materials))
     seconds["distill"] = runs * config.distill.epochs * epoch

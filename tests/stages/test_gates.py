@@ -13,9 +13,9 @@ from kdsearch.deploy.parity import Difference
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.stages import one_file
+from kdsearch.stages.notes import not_asked
 from kdsearch.stages.one_file import check_drop
 from kdsearch.stages.quality import Quality
-from kdsearch.stages.report import not_asked
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.verbs.summary import SAID, summary_of

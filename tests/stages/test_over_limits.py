@@ -10,8 +10,9 @@ import pytest
 
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report.page import render
+from kdsearch.stages.notes import notes_of
 from kdsearch.stages.quality import Quality
-from kdsearch.stages.report import _notes, _over, _recommended
+from kdsearch.stages.report import _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
 from kdsearch.verbs.summary import summary_of
 
@@ -63,7 +64,7 @@ def test_it_is_said_in_notes_summary_and_page():
         "prepare": {"teachers": {}},
         "search": {"roles": {}},
         "refine": {"first": [["the best score"]], "states": {"failed": 0}},
-        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0},
+        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0, "level": [], "error": 0.0},
         "compress": {},
     }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
@@ -71,7 +72,7 @@ def test_it_is_said_in_notes_summary_and_page():
     materials: Any = SimpleNamespace(
         study=SimpleNamespace(students={"student": None}, config=config), io=SimpleNamespace(inputs=())
     )
-    assert _notes(materials, inputs, found)[1:] == [
+    assert notes_of(materials, inputs, found)[1:] == [
         "onnx-int8 is 10.0% above the study's limit of onnx_bytes.",
         "onnx-int4 is 10.0% above the study's limit of latency_ms.",
     ]
@@ -80,7 +81,7 @@ def test_it_is_said_in_notes_summary_and_page():
     result |= dict.fromkeys(["teacher", "baseline", "all_labels", "pruned"])
     result |= {"data": {"recipes": []}, "warnings": [], "notes": []}
     assert "1.100 ms  latency_ms +10.0% above its limit" in summary_of(result, Path())
-    page = render({**result, "notes": _notes(materials, inputs, found)}, {}).replace("&#x27;", "'")
+    page = render({**result, "notes": notes_of(materials, inputs, found)}, {}).replace("&#x27;", "'")
     assert (
         page.partition('id="kdsearch-result"')[0].count("onnx-int4 is 10.0% above the study's limit of latency_ms.")
         == 1

@@ -49,6 +49,7 @@ LESS = (
     "compress.prune=null",
     "compress.quantize=[]",
     "export.max_drop={}",
+    "refine.weightings=false",
     "export.formats=[onnx-fp32]",
     "refine.trials=2",
     "refine.stopper={use: none}",

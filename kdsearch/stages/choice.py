@@ -1,0 +1,90 @@
+"""Which of the trials wins: by `distill.pick`, and where validation cannot tell the best ones apart by size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kdsearch.report.stats import NORMAL_95
+from kdsearch.search.pick import ordered, parsed
+from kdsearch.stages.quality import EQUALLY_GOOD, SHARE
+from kdsearch.stages.trial_facts import deciding
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_json
+from kdsearch.study.rules import COSTS
+from kdsearch.training.materials import Materials
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A feasible trial: what `distill` trains of it, its objectives and costs."""
+
+    trial: Mapping[str, Any]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The feasible trials, the winner first.
+
+    Args:
+        level: numbers of those that validation cannot tell from the best one, that one among them; none where it is the only one,
+            or where the pick is not `largest`.
+        error: the standard error that they lie within.
+    """
+
+    ranked: list[Ranked]
+    level: list[int] = field(default_factory=list)
+    error: float = 0.0
+
+
+def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choice:
+    """The feasible trials in the order of `distill.pick`.
+
+    With `largest` the trials within a standard error of the best one come first, the network of most parameters before the others,
+    the better one of equally large ones: what short trainings cannot tell apart is most likely to gain from a long one where it is
+    largest.
+    """
+    pick = parsed(materials.study.config.distill.pick)
+    is_by_size = pick.way == "largest"
+    if is_by_size:
+        pick = replace(pick, way=materials.metrics[materials.objective].direction, name=materials.objective)
+    rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
+    trials = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["ranked"]]
+    order = ordered(pick, [each.figures for each in trials], materials.objectives, deciding(materials))
+    ranked = [trials[i] for i in order]
+    if not is_by_size:
+        return Choice(ranked)
+    name = materials.objective
+    best = ranked[0].figures[name]
+    error = standard_error(materials, prepared, best)
+    level = [each for each in ranked if abs(each.figures[name] - best) <= error]
+    first = sorted(level, key=lambda each: -each.figures["params"])  # stable: the better one of equally large ones
+    rest = ranked[len(level) :]
+    numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
+    return Choice([*first, *rest], numbers, error)
+
+
+def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:
+    """Of the difference between two students' objective on the validation split, in its own unit.
+
+    As if they erred independently. Of a proportion by its value and how many items are judged; else by the teacher's interval;
+    where neither is known, a difference that decides nothing.
+    """
+    metric = materials.metrics[materials.objective]
+    known = [each.get("validation", {}).get(materials.objective) for each in prepared.facts["teachers"].values()]
+    quality = next((each for each in known if each), None)
+    if quality and metric.proportion and quality["n"] and 0 <= value <= 1:
+        return math.sqrt(2 * value * (1 - value) / quality["n"])
+    if quality and quality["interval"]:
+        low, high = quality["interval"]
+        return float(math.sqrt(2) * (high - low) / (2 * NORMAL_95))
+    return EQUALLY_GOOD if metric.unit == SHARE else EQUALLY_GOOD * abs(value)
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """What can be picked by, of a trial's row."""
+    costs = {name: row.get({"onnx_bytes": "bytes"}.get(name, name)) for name in COSTS}
+    return {**{name: value for name, value in costs.items() if value is not None}, **row["objectives"]}

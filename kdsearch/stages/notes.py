@@ -1,0 +1,138 @@
+"""What a person should know of a result: what makes it doubtful, and what is worth saying beside it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdsearch.report import values
+from kdsearch.stages.costs import costs_at
+from kdsearch.stages.quality import SHARE, file_label, goodness, measure, shown, told
+from kdsearch.stages.starts import BEST_SCORED
+from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import read_json
+from kdsearch.study.summary import left_out
+from kdsearch.training.materials import Materials
+from kdsearch.training.normalize import said, suspects
+
+
+def control_of(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """What the result says of a control; None where it was not trained."""
+    quality = exported["qualities"]["runs"].get(name)
+    return None if quality is None else told(quality)
+
+
+def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
+    """What makes the whole result doubtful: shown before anything else."""
+    found, exported = [], inputs["export"].facts
+    baseline = (control_of(exported, "baseline") or {}).get("quality")
+    for name in materials.study.teachers:
+        found += inputs["prepare"].facts["teachers"][name].get("warnings", [])
+        teacher = exported["qualities"]["teachers"].get(name)
+        if teacher and baseline and -math.inf < goodness(teacher) < goodness(baseline):
+            found.append(
+                f"Teacher '{name}' ({shown(teacher, name=True)} on the test split) is worse than the student that was trained "
+                f"on the labels alone ({shown(baseline)}): it has little to teach. Check its weights{suspects(materials)}, or "
+                "train it longer."
+            )
+    return found
+
+
+def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
+    notes = [
+        note
+        for name, facts in inputs["prepare"].facts["teachers"].items()
+        for note in said(name, facts.get("normalize"))
+    ]
+    if at := costs_at(materials):
+        masks = {each.name for each in materials.io.inputs if each.kind in ("mask", "present")}
+        sizes = " and ".join(f"{name} of {'x'.join(map(str, each))}" for name, each in at.items() if name not in masks)
+        notes.append(f"MACs and latencies are of one sample with {sizes}; the files take any size.")
+    notes += [note for facts in inputs["search"].facts["roles"].values() for note in facts["notes"]]
+    if materials.study.config.distill.controls and (why := left_out(materials.study)):
+        notes.append(f"{why[0].upper()}{why[1:]}.")
+    notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
+    for name, each in inputs["prepare"].facts["teachers"].items():
+        notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
+    notes += _not_smaller(materials, inputs)
+    for row in exports:
+        for name, over in row["over"].items():
+            notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
+        if row["slower_than_fp32"]:
+            notes.append(
+                f"{file_label(row)} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."
+            )
+        if tuned := row["latency_tuned_ms"]:
+            options = ", ".join(f"{name}={value}" for name, value in row["session_options"].items())
+            notes.append(
+                f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
+                f"with {options}: its card shows how."
+            )
+    for role, each in inputs["compress"].facts.get("saved", {}).items():
+        if each["reason"]:
+            notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
+    notes += _failed(inputs["refine"])
+    notes += _level(materials, inputs["distill"])
+    notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
+    notes += not_asked(materials.study.config.export.min_agreement, exports)
+    distilled = inputs["distill"].facts
+    notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
+    for name, run in distilled["runs"].items():
+        if run["error"]:
+            notes.append(f"{name} failed: {run['error']}")
+    return notes
+
+
+def _failed(refined: Artifact) -> list[str]:
+    """How many trials failed, and what most of them failed of."""
+    if not refined.facts["states"]["failed"]:
+        return []
+    errors = Counter(row["error"] for row in read_json(refined.path / "trials.json") if row["state"] == "failed")
+    (error, _), *others = errors.most_common()
+    rest = f"; others of {len(others)} other errors" if others else ""
+    return [f"{errors.total():,} of {refined.facts['trials']:,} trials failed: {error}{rest}"]
+
+
+def _level(materials: Materials, distilled: Artifact) -> list[str]:
+    """Which trials validation cannot tell from the best one, and what was made of that."""
+    level, error = distilled.facts["level"], distilled.facts["error"]
+    if not level:
+        return []
+    metric = materials.metrics[materials.objective]
+    size = f"{100 * error:.1f} points" if metric.unit == SHARE else f"{values.level(error)} {metric.unit}".rstrip()
+    *others, last = map(str, sorted(level))
+    apart = f"Validation cannot tell trials {', '.join(others)} and {last} apart (a standard error of {size})"
+    return [f"{apart}: the largest network of them is the student."]
+
+
+def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:
+    """Where what ships is a trial that anybody would have begun with: so."""
+    number, first = distilled.facts["trial"], refined.facts["first"]
+    if number >= len(first) or not (trivial := [each for each in first[number] if not each.startswith(BEST_SCORED)]):
+        return []
+    name = measure(materials.metrics[materials.objective])["title"] or materials.objective
+    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of better {name}"
+    return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
+
+
+def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
+    """That the student is no smaller than its teachers, where the study asks for nothing smaller."""
+    known = {name: each["params"] for name, each in inputs["prepare"].facts["teachers"].items() if each["params"]}
+    own = sum(each["params"] for each in inputs["compress"].facts.get("costs", {}).values())
+    if not known or own < max(known.values()) or materials.study.config.constraints.model_dump(exclude_none=True):
+        return []
+    largest = max(known, key=lambda name: known[name])
+    return [
+        f"Teacher '{largest}' has {known[largest]:,} parameters, the student {own:,}: nothing in `constraints` keeps it small."
+    ]
+
+
+def not_asked(min_agreement: Mapping[str, float], exports: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is said of files whose answers have no classes to agree on, where the study states a bound for their format."""
+    files = [file_label(row) for row in exports if row["format"] in min_agreement and row["top1_agreement"] is None]
+    if not files:
+        return []
+    why = "no output is of kind 'logits', so that there are no classes to agree on"
+    return [f"export.min_agreement was not asked of {', '.join(files)}: {why}."]
