@@ -93,8 +93,8 @@ def check(materials: Materials) -> None:
 def _best(
     materials: Materials, figures: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, Outcome | str]
 ) -> str:
-    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best` or
-    `largest`.
+    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best`
+    or `largest`.
 
     Conditions that none meets any more count for nothing. The first one among equals, and where a procedure gives no score.
 
