@@ -52,6 +52,7 @@ STUDENTS = 32  # architectures that are drawn
 POINTS = 8  # of what else is searched: every choice of an option occurs in one of them
 BUILT = 64  # pairs of these whose distillers are built
 STEPPED = 4  # failed steps after which no other pair is tried
+STEPPED_OPTIONAL = 16  # the same of an optional distiller, which the search would leave out where it cannot be
 LOOK_S = 0.5
 
 
@@ -72,11 +73,11 @@ def check_recipe(materials: Materials) -> None:
         taken = _check_candidates(materials, teachers, _points(materials.recipe))
         for each in materials.recipe.distillers:
             if each.use.optional and not taken.get(each.used):
-                _check_candidates(materials, teachers, _points(materials.recipe, each))
+                _check_candidates(materials, teachers, _points(materials.recipe, each), STEPPED_OPTIONAL)
 
 
 def _check_candidates(
-    materials: Materials, teachers: Mapping[str, Live], points: Sequence[Mapping[str, Any]]
+    materials: Materials, teachers: Mapping[str, Live], points: Sequence[Mapping[str, Any]], most: int = STEPPED
 ) -> Mapping[str, Any]:
     """Raise UserError where every candidate with a recipe of these has a fault; else the recipe of the first that has none."""
     first: _Fault | None = None
@@ -87,7 +88,7 @@ def _check_candidates(
             return values
         first = first or fault
         stepped += fault.stepped
-        if stepped >= STEPPED or isinstance(fault.error, DataError):  # data are the same for all candidates
+        if stepped >= most or isinstance(fault.error, DataError):  # data are the same for all candidates
             break
     if first is None:
         return {}
