@@ -15,6 +15,7 @@ from kdsearch.cli import main
 from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError, UserError
 from kdsearch.host import Host
 from kdsearch.study import load_study
+from kdsearch.training import dry
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.few_samples import FewSamples
 from kdsearch.training.materials import Materials, open_materials
@@ -106,6 +107,35 @@ def test_optional_distillers_are_judged_one_by_one(host, tmp_path):
     assert caught.value.path == "recipe.distillers[1].options.teacher_tap"
     either = "{use: fitnet, optional: true, options: {teacher_tap: {choices: [penultimate, 'stage[0]']}}}"
     check_recipe(opened(tmp_path, host, f"kd\n    - {either}"))
+
+
+@pytest.mark.parametrize("most", [dry.STEPPED, dry.STEPPED_OPTIONAL])
+def test_a_fault_of_so_many_networks_is_one_of_the_recipe(most, host, tmp_path, monkeypatch):
+    materials = opened(tmp_path, host, "kd", "recipe.train.lr=0.002", "student.spec={widths: {choices: [4, 8, 12]}}")
+    faults, tried = most - 1, list[object]()
+
+    def fault_of(materials, teachers, specs, values, n, every_class=False):
+        tried.append(specs)
+        return dry._Fault(StudyError("no such map"), True, specs, values) if len(tried) <= faults else None
+
+    monkeypatch.setattr(dry, "_fault_of", fault_of)
+    assert dry._check_candidates(materials, {}, [{"a": 1}], most) == {"a": 1}
+    assert len(tried) == most
+    faults = most + 1  # with a whole batch, too
+    tried.clear()
+    monkeypatch.setattr(dry, "_does_with_a_batch", lambda *_: False)
+    with pytest.raises(StudyError, match="no such map"):
+        dry._check_candidates(materials, {}, [{"a": 1}], most)
+    assert len(tried) == most
+
+
+def test_an_optional_distiller_is_tried_on_more_networks(host, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        dry, "_check_candidates", lambda materials, teachers, points, most=dry.STEPPED: asked.append(most) or {}
+    )
+    check_recipe(opened(tmp_path, host, "kd\n    - {use: sp, optional: true}"))
+    assert asked == [dry.STEPPED, dry.STEPPED_OPTIONAL]
 
 
 def test_agreement_needs_classes(host, tmp_path, monkeypatch):
