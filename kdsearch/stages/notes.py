@@ -97,9 +97,10 @@ def _failed(refined: Artifact) -> list[str]:
 
 def _level(materials: Materials, distilled: Artifact) -> list[str]:
     """Which trials validation cannot tell from the best one, and what was made of that."""
-    level, error = distilled.facts["level"], distilled.facts["error"]
+    level = distilled.facts.get("level")  # a folder of before has none
     if not level:
         return []
+    error = distilled.facts["error"]
     metric = materials.metrics[materials.objective]
     size = f"{100 * error:.1f} points" if metric.unit == SHARE else f"{values.level(error)} {metric.unit}".rstrip()
     *others, last = map(str, sorted(level))

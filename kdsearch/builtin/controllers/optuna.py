@@ -22,9 +22,8 @@ from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
 if TYPE_CHECKING:
     import optuna
 
-SEEN = (
-    256  # trials that TPE and GP learn from: the best and the youngest half of so many, and up to RENEWED younger ones
-)
+# trials that TPE and GP learn from: the best and the youngest half of so many, and up to RENEWED younger ones
+SEEN = 256
 RENEWED = 64  # trials after which these are chosen anew: a study is filled by copies, which takes longer than asking it
 DRAWS = 2  # draws for each wanted candidate: TPE takes 5 to 30 ms for one, and repeats itself once it knows
 
