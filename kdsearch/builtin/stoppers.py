@@ -1,7 +1,7 @@
 """Stoppers: whether a trial goes on at a rung. One whose objectives are not finite there never does.
 
-Trials are compared by all objectives: one is behind those of better fronts (see `search.pareto`), and behind equal ones that have
-lower numbers. Of one objective, that is its rank.
+Trials are compared by all objectives: one is behind those of better fronts, and in its own front behind those that are best in an
+objective or add more to the hypervolume, and behind equal ones of lower numbers. Of one objective, that is its rank.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from kdsearch.kinds import NoOptions, Options, Stopper, Trial
-from kdsearch.kit.pareto import fronts
+from kdsearch.kit.pareto import contributions, fronts
 
 
 class Rungs(Options):
@@ -35,8 +35,9 @@ class HalvingOptions(Rungs):
 class Halving(Stopper[HalvingOptions]):
     """Goes on in the best share of all that reached this rung before it and itself, rounded up.
 
-    Source: successive halving without waiting (Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
-    algorithm 2), the order of numbers in place of that of time.
+    Sources: successive halving without waiting (Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
+    algorithm 2), the order of numbers in place of that of time; of several objectives, fronts ordered by hypervolume
+    contribution (Emmerich, Beume and Naujoks, SMS-EMOA, EMO 2005).
     """
 
     def rungs(self) -> tuple[float, ...]:
@@ -64,7 +65,7 @@ class Median(Stopper[MedianOptions]):
         own, had = reached(rung, trial, others)
         if not all(map(math.isfinite, own)):
             return False
-        return len(had) + 1 < self.options.warmup or len(better(own, had)) <= len(had) / 2
+        return len(had) + 1 < self.options.warmup or len(better(own, had)[0]) <= len(had) / 2
 
 
 class Unstopped(Stopper[NoOptions]):
@@ -84,15 +85,20 @@ def reached(rung: float, trial: Trial, others: Sequence[Trial]) -> tuple[tuple[f
 
 
 def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
-    """How many of those that came before are of a better front, or equal."""
-    return len(better(own, had)) + sum(each == own for each in had)
+    """How many of those that came before are of a better front, or before it in its own."""
+    ahead, mates = better(own, had)
+    front = [*(had[i] for i in mates), own]
+    ends = [any(each[k] == min(losses[k] for losses in front) for k in range(len(own))) for each in front]
+    added = contributions(front, box=[*had, own])
+    places = [(not is_end, -share, i) for i, (is_end, share) in enumerate(zip(ends, added, strict=True))]
+    return len(ahead) + sum(place < places[-1] for place in places)
 
 
-def better(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> list[int]:
-    """Indices of those of a better front than the own one."""
-    found: list[int] = []
+def better(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> tuple[list[int], list[int]]:
+    """Indices of those of better fronts than the own one, and of those in its front."""
+    ahead: list[int] = []
     for members in fronts([*had, own]):
         if len(had) in members:
-            break
-        found += members
-    return found
+            return ahead, members[:-1]
+        ahead += members
+    raise AssertionError("each is in a front")

@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+Points = NDArray[np.float64]
 Losses = Sequence[Sequence[float]]
 
 BEYOND = 0.1  # of a loss's span, by which the corner of a hypervolume lies behind the worst
@@ -98,10 +100,34 @@ def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[
     kept = np.array([each for each, is_one in zip(losses, counts, strict=True) if is_one], dtype=np.float64)
     if not len(kept):
         return [0.0] * len(losses)
-    span = np.ptp(kept, axis=0)
-    unit = (kept - kept.min(0)) / np.where(span > 0, span, 1.0)
-    corner = np.full(kept.shape[1], 1 + BEYOND)
+    unit, corner = _boxed(kept, kept)
     volumes = [0.0]
     for n in range(1, len(unit) + 1):
         volumes.append(float(moocore.hypervolume(unit[:n], ref=corner) / corner.prod()))
     return [volumes[n] for n in np.cumsum(counts)]
+
+
+def contributions(losses: Losses, box: Losses) -> list[float]:
+    """What the hypervolume of these points would lose without each, as a share of the box that `box` spans (see `hypervolumes`).
+
+    A point that another dominates adds nothing; of equal points the first adds what all of them do. All losses finite.
+
+    Source: Emmerich, Beume and Naujoks, SMS-EMOA, EMO 2005.
+    """
+    if not losses:
+        return []
+    import moocore
+
+    unit, corner = _boxed(np.asarray(losses, dtype=np.float64), np.asarray(box, dtype=np.float64))
+    if unit.shape[1] == 1:  # moocore wants two losses: a second one that is worth the same to all
+        unit, corner = np.pad(unit, ((0, 0), (0, 1))), np.append(corner, 1.0)
+    points, first = np.unique(unit, axis=0, return_index=True)  # of equal points moocore says 0 for each
+    found = np.zeros(len(unit))
+    found[first] = moocore.hv_contributions(points, ref=corner) / corner.prod()
+    return [float(each) for each in found]
+
+
+def _boxed(losses: Points, box: Points) -> tuple[Points, Points]:
+    """Losses (n, k) in units of the box that the points of `box` span, and its corner, BEYOND of each span behind the worst."""
+    span = np.ptp(box, axis=0)
+    return (losses - box.min(0)) / np.where(span > 0, span, 1.0), np.full(box.shape[1], 1 + BEYOND)

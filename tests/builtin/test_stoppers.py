@@ -65,12 +65,8 @@ def test_median_of_one_objective_is_the_median(losses):
 def test_several_objectives_stop_what_is_behind_in_all():
     """A small network, worse in accuracy than all before it and better in size, goes on."""
     losses = [(0.1, 9.0), (0.2, 8.0), (0.3, 7.0), (0.4, 1.0), (0.25, 8.5), (0.3, 8.0)]
-    assert said(Halving(HalvingOptions(keep=0.2)), losses) == [
-        0,
-        1,
-        2,
-        3,
-    ]  # numbers 4 and 5 are of the second front, behind 4
+    # number 2 is an end of its front, 1 was the second of two; 4 and 5 are of the second front, behind 4
+    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 2, 3]
     assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4, 5]
     assert said(Median(MedianOptions(warmup=0)), losses) == [0, 1, 2, 3]
 
@@ -102,3 +98,16 @@ def test_rungs_that_do_not_increase_are_refused(rungs):
 
 def test_rungs_are_read_from_json():
     assert Halving(validate(HalvingOptions, {"rungs": [0.25, 0.5]})).rungs() == (0.25, 0.5)
+
+
+def test_halving_of_a_front_keeps_its_ends_and_what_adds_most():
+    """All five are one front. Number 2 is hard by number 0, number 3 lies in the middle of a gap."""
+    losses = [(0.1, 9.0), (0.9, 1.0), (0.11, 8.9), (0.4, 4.0), (0.12, 8.8)]
+    assert said(Halving(HalvingOptions(keep=0.6)), losses) == [0, 1, 3]  # 2: third of three; 3: third of four; 4: fifth
+    assert said(Halving(HalvingOptions(keep=0.2)), losses) == [0]
+    assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4]
+
+
+def test_halving_ends_the_second_of_two_alike():
+    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0)]
+    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2]

@@ -1,12 +1,13 @@
 """Dominance against the definition, pair by pair."""
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.search.pareto import crowding, fronts, hypervolumes, spread, violation
+from kdsearch.search.pareto import contributions, crowding, fronts, hypervolumes, spread, violation
 
 POINT = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
 POINTS = st.lists(st.tuples(POINT, st.sampled_from([-1.0, 0.0, 1.0, 2.0])), max_size=25)
@@ -128,3 +129,36 @@ def test_hypervolume_of_nothing_feasible() -> None:
     assert hypervolumes([(1.0, 2.0), None], [(3.0,), ()]) == [0.0, 0.0]
     assert hypervolumes([(math.inf, 1.0), (1.0, math.nan)], [(), ()]) == [0.0, 0.0]
     assert hypervolumes([(2.0, 3.0)], [()]) == [1.0]
+
+
+def test_contribution_is_what_a_box_loses_by_hand():
+    """The box is [0, 10] x [0, 10], its corner (11, 11): (0, 10) alone has the strip to x = 4 of height 1, and so on."""
+    losses = [(0.0, 10.0), (4.0, 5.0), (10.0, 0.0), (4.0, 5.0), (6.0, 6.0)]
+    found = contributions(losses, losses)
+    assert found == pytest.approx([4 / 121, 6 * 5 / 121, 5 / 121, 0, 0])
+
+
+points_of = st.integers(1, 3).flatmap(
+    lambda k: st.lists(st.tuples(*[st.integers(0, 6)] * k), min_size=1, max_size=9, unique=True)
+)
+
+
+@given(points_of)
+def test_contribution_is_the_difference_of_two_hypervolumes(points):
+    """Of a front without equals: with all points, less those without it, counted in cells of an integer grid."""
+    front = [points[i] for i in fronts(points)[0]]
+    spans = [(max(each) - min(each)) or 1 for each in zip(*points, strict=True)]
+    least = [min(each) for each in zip(*points, strict=True)]
+
+    def volume(members):
+        """By inclusion and exclusion, in units of the box."""
+        total = 0.0
+        for n in range(1, len(members) + 1):
+            for some in itertools.combinations(members, n):
+                worst = [max(each) for each in zip(*some, strict=True)]
+                edges = [1.1 - (w - low) / span for w, low, span in zip(worst, least, spans, strict=True)]
+                total += (-1) ** (n + 1) * math.prod(edges)
+        return total / 1.1 ** len(spans)
+
+    expected = [volume(front) - volume([*front[:i], *front[i + 1 :]]) for i in range(len(front))]
+    assert contributions(front, points) == pytest.approx(expected, abs=1e-9)
