@@ -4,7 +4,7 @@ All get the same fp32 file of the same trained network and the same training sam
 all defaults, after its pre-processing; and a scale a channel), its dynamic one, and the 4 bits of its MatMulNBits quantizer (by
 rounding, and HQQ). The distilled network is the same architecture from another seed, trained on labels and the first one's answers;
 `drop` is in points of accuracy against the fp32 file of the same weights. Networks that take any size are also timed at `--large`
-pixels. Olive is not compared: what it does on a CPU is these quantizers of onnxruntime.
+pixels. Olive's passes (`pip install olive-ai`) with all their defaults: static and dynamic 8 bits, 4 bits by rounding and by HQQ.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def rows(subject: Subject, asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Of the network trained on labels, the distilled one, and the first one at the large size."""
     arms = {**ours(), "ort static": static(), "ort static, per channel": static(per_channel=True), "ort dynamic": dynamic,
-            "ort MatMulNBits": four_bits(hqq=False), "ort MatMulNBits, HQQ": four_bits(hqq=True)}  # fmt: skip
+            "ort MatMulNBits": four_bits(hqq=False), "ort MatMulNBits, HQQ": four_bits(hqq=True),
+            "Olive static": olive("OnnxStaticQuantization"), "Olive dynamic": olive("OnnxDynamicQuantization"),
+            "Olive RTN": olive("OnnxBlockWiseRtnQuantization"), "Olive HQQ": olive("OnnxHqqQuantization")}  # fmt: skip
     found = of_network(subject, "", arms, asked.calibration)
     if subject.name in (asked.distilled or subject.name).split(","):
         kept = subject.folder.parents[1] / "nets"
@@ -146,6 +148,33 @@ def four_bits(hqq: bool) -> Quantize:
         made = MatMulNBitsQuantizer(onnx.load(fp32), block_size=32, is_symmetric=True, algo_config=config)
         made.process()
         made.model.save_model_to_file(str(file))
+
+    return quantize
+
+
+def olive(name: str) -> Quantize:
+    """By the pass of this name, which calibrates, where it does, with the same samples."""
+
+    def quantize(fp32: Path, file: Path, feeds: Feeds) -> None:
+        from olive.data.registry import Registry
+        from olive.model import ONNXModelHandler
+        from olive.package_config import OlivePackageConfig
+        from olive.passes.olive_pass import create_pass_from_dict
+
+        class Samples(torch.utils.data.Dataset[tuple[dict[str, np.ndarray[Any, Any]], int]]):
+            def __len__(self) -> int:
+                return sum(len(feed["image"]) for feed in feeds)
+
+            def __getitem__(self, i: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+                return {"image": feeds[i // len(feeds[0]["image"])]["image"][i % len(feeds[0]["image"])]}, 0
+
+        Registry.register_dataset("kdsearch_samples")(lambda **_: Samples())
+        options: dict[str, Any] = {}
+        if name == "OnnxStaticQuantization":
+            options["data_config"] = {"name": "samples", "load_dataset_config": {"type": "kdsearch_samples"}}
+        kind = OlivePackageConfig.load_default_config().import_pass_module(name)
+        made = create_pass_from_dict(kind, options, disable_search=True)
+        made.run(ONNXModelHandler(str(fp32)), str(file))
 
     return quantize
 
