@@ -4,7 +4,7 @@ TABLE is a CSV of `kdsearch bench table` (a curve a row). JSON, two lists:
 
 `rungs`: every rule sees the same networks in the same order. `saved`: share of their epochs that were not run. `lost`: share of
 the hypervolume of all of them that the completed ones lack. `search`, where the table holds every network of its space: what
-share of the hypervolume of the whole table a search has after 1/16, 1/8 and 1/4 of its epochs; a trial that goes on at a rung
+share of the hypervolume of the whole table a search has after 1/16 and 1/8 of its epochs; a trial that goes on at a rung
 does so from its checkpoint, and costs what is new.
 
     pip install syne-tune neural-pipeline-search
@@ -40,7 +40,7 @@ from kdsearch.search.schedule import Schedule
 
 Losses = tuple[float, ...]
 Key = tuple[Any, ...]
-SHARES = (1 / 16, 1 / 8, 1 / 4)
+SHARES = (1 / 16, 1 / 8)
 CORNER = 1.1
 WINDOW = 4  # `refine.generation` by default
 
@@ -167,7 +167,7 @@ def moasha(table: Table, keys: Sequence[Key], seed: int, mended: bool) -> Run:
 
     from syne_tune.backend.trial_status import Trial as Theirs
     from syne_tune.optimizer.scheduler import SchedulerDecision
-    from syne_tune.optimizer.schedulers.multiobjective import MOASHA
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
     from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import NonDominatedPriority
 
     class Ranks(NonDominatedPriority):
