@@ -19,20 +19,20 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from kdsearch.builtin.controllers.drawing import (
+from kdsearch.builtin.controllers.population import Population, Survival, Survivors
+from kdsearch.errors import StudyError
+from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
+from kdsearch.kinds.options import Value
+from kdsearch.kinds.space import draw
+from kdsearch.kit.candidates import (
     Tried,
     ask_of,
     drawn,
     generator,
     new_ones,
 )
-from kdsearch.builtin.controllers.folded import in_order
-from kdsearch.builtin.controllers.population import Population, Survival, Survivors
-from kdsearch.errors import StudyError
-from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
-from kdsearch.kinds.options import Value
-from kdsearch.kinds.space import draw
 from kdsearch.kit.dims import draw_values, is_active, parents_first
+from kdsearch.kit.histories import in_order
 
 CHILDREN = 10  # children bred for each wanted candidate before uniform draws stand in
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from kdsearch.builtin.controllers.drawing import Tried, ask_of
-from kdsearch.builtin.controllers.folded import Folded, in_order
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, NoOptions, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kinds.space import each_value
+from kdsearch.kit.candidates import Tried, ask_of
 from kdsearch.kit.dims import is_active, parents_first
+from kdsearch.kit.histories import Folded, in_order
 
 
 @dataclass

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from kdsearch.builtin.controllers.drawing import Distinct, Tried, drawn, generator, new_ones
-from kdsearch.builtin.controllers.folded import in_order
 from kdsearch.builtin.controllers.optuna_trials import Axes, Elites
 from kdsearch.builtin.controllers.population import Survival
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, SearchSpace, Trial
+from kdsearch.kit.candidates import Distinct, Tried, drawn, generator, new_ones
+from kdsearch.kit.histories import in_order
 
 if TYPE_CHECKING:
     import optuna

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kdsearch.builtin.controllers.drawing import ask_of
-from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
+from kdsearch.kit.candidates import ask_of
 from kdsearch.kit.dims import Axis, is_active, parents_first
+from kdsearch.kit.histories import Folded
 
 if TYPE_CHECKING:
     import optuna

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Trial
+from kdsearch.kit.histories import Folded
 from kdsearch.kit.pareto import crowding, fronts, violation
 
 Survivors = Literal["youngest", "best"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdsearch.builtin.controllers.drawing import Tried, drawn, generator, new_ones
-from kdsearch.builtin.controllers.folded import in_order
 from kdsearch.kinds import Ask, Controller, Dim, NoOptions, SearchSpace, Trial
+from kdsearch.kit.candidates import Tried, drawn, generator, new_ones
+from kdsearch.kit.histories import in_order
 
 
 class Random(Controller[NoOptions]):

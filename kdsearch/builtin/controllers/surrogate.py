@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Generator
 
-from kdsearch.builtin.controllers.drawing import (
+from kdsearch.errors import StudyError
+from kdsearch.kinds import Ask, Controller, Dim, Options, Range, SearchSpace, Trial
+from kdsearch.kinds.options import Value
+from kdsearch.kit.candidates import (
     Distinct,
     Tried,
     ask_of,
     generator,
     key_of,
 )
-from kdsearch.builtin.controllers.folded import in_order
-from kdsearch.errors import StudyError
-from kdsearch.kinds import Ask, Controller, Dim, Options, Range, SearchSpace, Trial
-from kdsearch.kinds.options import Value
 from kdsearch.kit.dims import Axis, draw_values, encode, is_active, parents_first
+from kdsearch.kit.histories import in_order
 
 Array = NDArray[np.float64]
 

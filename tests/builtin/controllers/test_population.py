@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from kdsearch.builtin.controllers.evolution import Evolution, EvolutionOptions
 from kdsearch.builtin.controllers.exhaustive import Exhaustive
-from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
 from kdsearch.builtin.controllers.population import Survival, best_first
 from kdsearch.builtin.controllers.random import Random
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Controller, NoOptions, Options, SearchSpace, Trial, searched
+from kdsearch.kit.histories import Folded
 from kdsearch.testing.controller import HillSpace, HillSpec
 
 LOSS = st.integers(0, 9).map(float)

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Generator
 
-from kdsearch.builtin.controllers.folded import Folded
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.kit.dims import draw_values, encode
+from kdsearch.kit.histories import Folded
 from kdsearch.kit.streams import stream
+
+__all__ = ["Distinct", "Tried", "ask_of", "drawn", "generator", "key_of", "new_ones"]
 
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 

@@ -8,7 +8,9 @@ from typing import Generic, TypeVar
 
 from kdsearch.kinds import Trial
 
-S = TypeVar("S")
+__all__ = ["Folded", "in_order"]
+
+_S = TypeVar("_S")
 
 
 def in_order(history: Sequence[Trial]) -> list[Trial]:
@@ -16,7 +18,7 @@ def in_order(history: Sequence[Trial]) -> list[Trial]:
     return sorted(history, key=attrgetter("number"))
 
 
-class Folded(Generic[S]):
+class Folded(Generic[_S]):
     """A state built from the first trial to the last; only a cache, so equal histories give equal states.
 
     A history that goes on where the last one ended is not gone over again (5,000 trials are compared by identity in 0.1 ms);
@@ -26,9 +28,9 @@ class Folded(Generic[S]):
     def __init__(self) -> None:
         self._key: object = None
         self._trials: list[Trial] = []
-        self._state: S | None = None
+        self._state: _S | None = None
 
-    def of(self, key: object, told: Sequence[Trial], start: Callable[[], S], step: Callable[[S, Trial], None]) -> S:
+    def of(self, key: object, told: Sequence[Trial], start: Callable[[], _S], step: Callable[[_S, Trial], None]) -> _S:
         """The state after `told` (in order). `key`: whatever else it depends on, the search space for one."""
         n, state = len(self._trials), self._state
         if state is None or key != self._key or list(told[:n]) != self._trials:
