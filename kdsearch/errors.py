@@ -210,8 +210,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The valid name that `name` was most likely meant to be, or "" when none is close."""
     if len(name) > 100:  # takes a second for a megabyte, and no name is that long
         return ""
-    found = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
-    return found[0] if found else ""
+    by_lower = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else ""
 
 
 _TYPES = {  # pydantic's names of complaints about a value's type

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from kdsearch.errors import DataError, PluginError, told
+from kdsearch.errors import DataError, PluginError, nearest, told
 
 
 def raised(error):
@@ -59,3 +59,8 @@ def test_a_line_is_of_the_file_that_is_named():
     assert str(DataError("no").at(file="study.yaml", line=3)).startswith("study.yaml:3")
     assert str(DataError("no", file="study.yaml").at(file="study.yaml", line=3)).startswith("study.yaml:3")
     assert str(DataError("no", file="w.safetensors").at(file="study.yaml", line=3)).startswith("w.safetensors: no")
+
+
+@pytest.mark.parametrize(("name", "found"), [("tpe", "TPE"), ("Evoluton", "Evolution"), ("kdd", "kd"), ("gp", "")])
+def test_the_nearest_name_in_whatever_case(name, found):
+    assert nearest(name, ["TPE", "Evolution", "kd"]) == found
