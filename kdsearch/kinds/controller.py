@@ -65,6 +65,11 @@ class Controller(Capability, Generic[O]):
     def __init__(self, options: O) -> None:
         self.options = options
 
+    def preflight(self, n_objectives: int) -> None:
+        """Before any work: raise UserError for what is not installed or does not work here, and for so many objectives if it cannot
+        search for them. `path` of the error: an option's name, or "".
+        """
+
     @abstractmethod
     def ask(
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int

@@ -102,7 +102,7 @@ class Session:
         made = run_stages(self.materials, tools, until="search")
         self.materials = supplied(self.materials, made["prepare"], tools.store)
         section = self.materials.study.config.refine
-        self._controller = self.materials.make("controller", section.controller, "refine.controller")
+        self._controller = refine.controller_of(self.materials)
         self.kept = trial_facts.offered(made["search"], self._controller, self.materials.ships, section.first)
         self.dims = [*trial_facts.architecture_dims(self.materials, self.kept), *self.materials.recipe.dims]
         part = part_of(refine, self.materials)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.kinds import Ask, Dim, Stopper, Trial
+from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.trials import Board, TrialLog
@@ -55,9 +55,15 @@ def is_stale(materials: Materials, made: Artifact) -> bool:
     return is_outgrown(materials, made.facts["over"])
 
 
+def controller_of(materials: Materials) -> Controller[Any]:
+    """What proposes trials. Raise UserError, before any work, where it cannot be asked here or for these objectives."""
+    section = materials.study.config.refine
+    return materials.controller(section.controller, "refine.controller", len(materials.objectives))
+
+
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
-    controller = materials.make("controller", section.controller, "refine.controller")
+    controller = controller_of(materials)
     kept = offered(inputs["search"], controller, materials.ships, section.first)
     dims = [*architecture_dims(materials, kept), *materials.recipe.dims]
     stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
@@ -82,6 +88,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     tools.progress.begin(NAME, section.trials)
     tools.events.write("trials", key=log.key, artifact=work.name, **ahead(materials))
 
+    def ask(history: Sequence[Trial]) -> Ask | None:
+        with materials.asking(controller, "refine.controller"):
+            return next_ask(controller, dims, starts, history, seed)
+
     def between() -> None:
         tools.heed_stop()
         tools.progress.at(0, "scoring loss weightings")
@@ -99,7 +109,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
     rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
     schedule = Schedule(
-        lambda history: next_ask(controller, dims, starts, history, seed),
+        ask,
         stopper,
         rungs,
         section.trials,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
-from kdsearch.kinds import Batch, Proxy, work_begins
+from kdsearch.kinds import Batch, Controller, Proxy, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
@@ -134,11 +134,9 @@ def check(materials: Materials) -> None:
         for name, why in scorer.silent().items():
             if f"proxy {name}" in keys:
                 raise _silent(materials, name, TRIED, why)
-        strategy = materials.make("controller", materials.study.config.search.strategy, "search.strategy")
-        try:
+        strategy = _strategy(materials, role)
+        with materials.asking(strategy, "search.strategy"):
             strategy.ask(space, (), [], 1, seed_of(materials, role))
-        except UserError as error:
-            raise materials.study.place(error.at(path="search.strategy")) from error.__cause__
 
 
 def _probe_batch(materials: Materials) -> Batch | None:
@@ -163,6 +161,16 @@ def search_costs(objectives: Iterable[str]) -> list[str]:
     return [name for name in ALWAYS if name in stated]
 
 
+def _costs_beside(materials: Materials, role: str) -> list[str]:
+    """What a search for this role minimises beside the score."""
+    return search_costs(materials.cost_objectives) if role in materials.ships else []
+
+
+def _strategy(materials: Materials, role: str) -> Controller[Any]:
+    n_objectives = 1 + len(_costs_beside(materials, role))
+    return materials.controller(materials.study.config.search.strategy, "search.strategy", n_objectives)
+
+
 def _one_role(
     materials: Materials, role: str, before: Artifact | None, tools: Tools, work: Path, out: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -171,7 +179,7 @@ def _one_role(
     before: the search whose candidates are known, but for those that a lower limit ended.
     """
     region, scorer = _region(materials, role), scorer_of(materials, role)
-    costs = search_costs(materials.cost_objectives) if role in materials.ships else []
+    costs = _costs_beside(materials, role)
     explored, sample = _explored(materials, role, region, scorer, costs, before, tools, work)
     _refuse_none(materials, role, explored)
     _refuse_silent(materials, explored)
@@ -247,7 +255,7 @@ def _explored(
         sample = reference(region, score, work / reference_name(role), key, seed, had=known, holds=holds)
     explored = explore(
         region,
-        materials.make("controller", section.strategy, "search.strategy"),
+        _strategy(materials, role),
         score,
         Combined(proxy_weights(materials.study), [each.scores for each in sample]),
         file,

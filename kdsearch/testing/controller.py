@@ -52,9 +52,14 @@ DIMS = (
 
 
 class ControllerContract:
-    """Set `controller`. `is_endless` = it wants finite dimensions only (an exhaustive one)."""
+    """Set `controller`.
+
+    wants_finite: it goes through finite dimensions, whatever the seed (an exhaustive one).
+    most_objectives: so many it can search for, as `controller` makes it.
+    """
 
     wants_finite = False
+    most_objectives = 3
 
     def controller(self) -> Controller[Any]:
         raise NotImplementedError
@@ -145,8 +150,9 @@ class ControllerContract:
 
     def test_what_it_keeps_between_asks_changes_no_answer(self) -> None:
         """One controller along a growing history, then back, to another space and forth, beside a fresh one at every ask."""
-        history, space, kept = self.history(30, n_losses=2), HillSpace(), self.controller()
-        others = [*history[:10], replace(history[10], losses=(9.0, 9.0)), *history[11:]]
+        n_losses = min(self.most_objectives, 2)
+        history, space, kept = self.history(30, n_losses=n_losses), HillSpace(), self.controller()
+        others = [*history[:10], replace(history[10], losses=(9.0,) * n_losses), *history[11:]]
         asked = ((space, history[:n]) for n in (0, 8, 9, 30, 30, 12))
         for where, told in (*asked, (HillSpace(), history[:12]), (space, history), (space, others)):
             arguments = (where, self.dims(), told, 3, 7)
@@ -194,7 +200,8 @@ class ControllerContract:
             require(ask.spec is None and "kind" in ask.values, f"{ask}: expected values alone")
 
     def test_several_objectives_with_constraints(self) -> None:
-        for n_losses in (2, 3):
+        self.controller().preflight(self.most_objectives)
+        for n_losses in range(2, self.most_objectives + 1):
             found = self.ask(self.history(n_losses=n_losses))
             require(len(found) == 8, f"with {n_losses} objectives and a constraint: {len(found)} of 8 candidates")
 

@@ -20,7 +20,7 @@ from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import TooLargeError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Capability, Metric, Model, Procedure, SearchSpace, Task
+from kdsearch.kinds import IO, Capability, Controller, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
 from kdsearch.kinds.units import in_units
 from kdsearch.ops.seeding import seed_generators
@@ -168,6 +168,23 @@ class Materials:
     def make(self, kind: str, use: Use, path: str) -> Any:
         """A capability with its validated options."""
         return make(self.host, kind, use, path)
+
+    def controller(self, use: Use, path: str, n_objectives: int) -> Controller[Any]:
+        """A controller that can be asked here, for so many objectives. Raise UserError with the key and line of what forbids it."""
+        found: Controller[Any] = self.make("controller", use, path)
+        with self.asking(found, path):
+            found.preflight(n_objectives)
+        return found
+
+    @contextmanager
+    def asking(self, capability: Capability, path: str) -> Iterator[None]:
+        """What it raises of its options, by their names, gets their key in the study, and the line; so does what names no key."""
+        try:
+            yield
+        except UserError as error:
+            if error.path.partition("[")[0] in capability.options_class.model_fields:
+                error.path = f"{path}.options.{error.path}"
+            raise self.study.place(error.at(path=path)) from error.__cause__
 
     def data_key(self) -> str:
         """The data set's identity: ids, visible labels, facts (which hold what normalisation saw)."""

@@ -7,7 +7,7 @@ from typing import Any
 from kdsearch.engine.setup import Site
 from kdsearch.errors import KdsearchError
 from kdsearch.host import Host
-from kdsearch.stages import distill, export, search
+from kdsearch.stages import distill, export, refine, search
 from kdsearch.stages.ends import check_ends
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study.code import load_code
@@ -54,6 +54,7 @@ def looked_at(study: Study, host: Host) -> Materials:
         check_expectable(materials, name)
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
+    refine.controller_of(materials)
     distill.check(materials)
     export.check(materials)
     check_recipe(materials)

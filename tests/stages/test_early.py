@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
-from kdsearch.errors import UserError
+from kdsearch.builtin.controllers.evolution import Evolution
+from kdsearch.builtin.controllers.surrogate import Surrogate
+from kdsearch.errors import StudyError, UserError
 from kdsearch.stages import prepare
 from tests.stages.tiny import LESS, run_tiny
 
@@ -32,6 +34,29 @@ def test_it_is_named_before_any_training(sets, message, tmp_path, monkeypatch):
         run_tiny(tmp_path, *LESS, *sets)
     assert message in str(caught.value)
     assert "tiny.yaml" in str(caught.value) or "--set" in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "use", "option"),
+    [
+        (Surrogate, "refine.controller={use: surrogate, options: {first: 2}}", "first"),
+        (Evolution, "search.strategy={use: evolution, options: {population: 8}}", "order"),
+    ],
+)
+def test_a_controller_is_told_how_many_objectives_there_are(cls, use, option, tmp_path, monkeypatch):
+    """Of a search the score and what is minimised beside it, of trials all that the study names."""
+    asked = []
+
+    def preflight(self, n_objectives):
+        asked.append(n_objectives)
+        raise StudyError("one objective only", path=option)
+
+    monkeypatch.setattr(cls, "preflight", preflight)
+    monkeypatch.setattr(prepare, "make", lambda *_: pytest.fail("a teacher was trained"))
+    with pytest.raises(StudyError, match=rf"{use.partition('=')[0]}.options.{option}: one objective only"):
+        run_tiny(tmp_path, *LESS, "objectives={accuracy: max, params: min, macs: min}", use)
+    assert asked == [3]
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
