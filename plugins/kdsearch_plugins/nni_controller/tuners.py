@@ -125,9 +125,8 @@ class Evolution(Learner):
                 self._tuner.trial_end(number, False)
 
     def propose(self, number: int, attempt: int) -> Json | None:
-        if (
-            len(self._tuner.running_trials) >= self._tuner.population_size
-        ):  # NNI's own rule where it hands out several at once
+        # NNI's own rule, which it keeps where it hands out several at once
+        if len(self._tuner.running_trials) >= self._tuner.population_size:
             return None
         self._before = list(self._tuner.population)
         with self._drawing(number, attempt):

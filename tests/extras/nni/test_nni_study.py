@@ -101,7 +101,7 @@ def test_several_objectives_without_weights_are_an_error_with_the_line(
 
 
 WATCHED = """
-import socket, sys, os, warnings
+import logging, socket, sys, os, warnings
 warnings.simplefilter("error")
 seen = []
 def hook(event, arguments):
@@ -120,6 +120,7 @@ for tuner in ("TPE", "Evolution", "Random", "GridSearch"):
     made = controller.Nni(controller.NniOptions(tuner=tuner))
     made.preflight(1)
     made.ask(HillSpace(), DIMS, [], 8, 0)
+assert logging.getLogger("nni").handlers == []
 print(seen)
 """
 
