@@ -11,7 +11,7 @@ KdsearchError (exit 1)
 ├── RefusedError (exit 3)       a gate refused a file, or nothing is feasible
 ├── BusyError                   another process holds the study's folder
 ├── StorageError                the disk is full or not writable
-├── UnreachableError            a teacher behind a network does not answer; run again, the study goes on
+├── UnreachableError            a teacher, or the trials' database, does not answer; run again, the study goes on
 ├── TrialError                  a trial failed (NaN, a plugin raised); the study goes on
 │   └── RankLostError           another process of the same training ended
 ├── UndeclaredReadError         a stage reads a section of the study that its key does not hold: a fault of its code
@@ -149,7 +149,7 @@ class StorageError(KdsearchError):
 
 
 class UnreachableError(KdsearchError):
-    """A teacher behind a network does not answer. What it answered is kept, so the same command goes on."""
+    """A teacher behind a network, or the trials' database, does not answer. What came is kept, so the same command goes on."""
 
 
 class TrialError(KdsearchError):

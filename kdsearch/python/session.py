@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Session:
         host = Host.load()
         self.materials: Materials = open_materials(study, host, self.folder)
         self._progress = Progress(progress)
-        self._hold: Any = None
+        self._hold = ExitStack()
         self._log: TrialLog | None = None
         self._waiting: Candidate | None = None
         self._events = Events(self.folder / "events.jsonl", host.event)
@@ -96,8 +97,13 @@ class Session:
     def __enter__(self) -> Session:
         check_storage(self.materials.study)
         open_folder(self.folder)
-        self._hold = held(self.folder)
-        self._hold.__enter__()
+        with ExitStack() as hold:  # let go again where it cannot be opened
+            self._open(hold)
+            self._hold = hold.pop_all()
+        return self
+
+    def _open(self, hold: ExitStack) -> None:
+        hold.enter_context(held(self.folder))
         tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
         made = run_stages(self.materials, tools, until="search")
         self.materials = supplied(self.materials, made["prepare"], tools.store)
@@ -109,13 +115,13 @@ class Session:
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
         self._log = refine.open_log(self.materials, self.folder, f"session {name[: refine.KEY]}", self.kept)
+        hold.enter_context(self._log.held())
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
         self._starts = starts_of(self.materials, made["search"], self.kept, teachers, work)
-        return self
 
     def __exit__(self, *error: Any) -> None:
-        self._hold.__exit__(*error)
+        self._hold.close()
 
     @property
     def trials(self) -> list[Trial]:

@@ -1,34 +1,32 @@
-"""The trials of a study in an Optuna storage, a journal file by default: `optuna-dashboard trials.journal` opens it."""
+"""The trials of a study in an Optuna storage, a journal file by default: `kdsearch dashboard` shows it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import sys
-import warnings
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyError
+from kdsearch.errors import ArtifactError, BusyError
 from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.search.axis import Axis, encode
+from kdsearch.search.claims import HOLDER, Taken, busy, claimed, me
+from kdsearch.search.storage import as_ours, journal, let_go, opened, patiently
 from kdsearch.store.artifacts import SEAL
 from kdsearch.store.files import as_storage_error, shaped
 from kdsearch.store.hashing import digest
 
+T = TypeVar("T")
 STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -36,9 +34,9 @@ STATES = {
     "running": TrialState.RUNNING,
     "paused": TrialState.RUNNING,
 }
+CURVES = "curves"  # user attribute of the Optuna study: the objective that the trials' intermediate values are of
 ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as sealed JSON: no dashboard shows it
 MEND = "Mend run.storage, or leave it out."
-WAIT_S = 10.0  # for a gRPC proxy to answer
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Board:
         dims: name -> dimension of the trials' values; others are not shown.
         constraints: names of the trials' violations, in their order.
         about: further columns of a trial that was asked for: its architecture in words, its costs.
+        judged: the place of the objective that a training changes, whose curve is shown; the others are costs.
     """
 
     objectives: Mapping[str, str]
@@ -58,6 +57,7 @@ class Board:
     dims: Mapping[str, Dim] = field(default_factory=dict)
     constraints: Sequence[str] = ()
     about: Callable[[Trial], Mapping[str, Any]] = lambda trial: {}
+    judged: int = 0
 
     def values(self, losses: Sequence[float]) -> list[float]:
         """The objectives as they are: a maximised one is not negated."""
@@ -70,30 +70,65 @@ class Board:
 class TrialLog:
     """The trials of one key (an Optuna study whose name ends with it) in a storage that several keys may share.
 
-    One process writes a key at a time. A trial is put there when it is asked for, and again whenever its state changes; each
-    costs the same after ten trials and after ten thousand.
+    One process writes a key at a time (`held`). A trial is put there when it is asked for, and again whenever its state changes;
+    each costs the same after ten trials and after ten thousand. A database that does not answer is waited for.
 
     Args:
         storage: a journal file (a torn last line is cut off), the URL of any Optuna storage, or `grpc://HOST:PORT` of a proxy.
+        pause: called with the seconds between two attempts to reach a database; what it raises ends the waiting.
 
     Raises:
         StudyError: a URL that cannot be opened, a proxy that does not answer.
         ArtifactError: it is no journal, or the key's study has another number of objectives.
         StorageError: the disk is full or not writable.
+        UnreachableError: the database did not answer for long.
     """
 
-    def __init__(self, storage: Path | str, key: str, board: Board) -> None:
-        self.place, self.key, self.board = storage, key, board
+    def __init__(
+        self, storage: Path | str, key: str, board: Board, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.place, self.key, self.board, self._pause = storage, key, board, pause
         self._n = len(board.objectives)
-        with _as_ours(storage):
-            self._storage = _journal(storage) if isinstance(storage, Path) else _opened(storage)
-            study = self._study()
+        self._check: Callable[[], None] = lambda: None
+        with as_ours(storage):
+            self._storage = self._patiently(lambda: journal(storage) if isinstance(storage, Path) else opened(storage))
+            study = self._patiently(self._study)
         if len(study.directions) != self._n:
             raise ArtifactError(f"'{key}' has {len(study.directions)} objectives", file=storage, expected=str(self._n))
         self._study_id = study._study_id
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
-        with _as_ours(storage):
-            self._look()
+        with as_ours(storage):
+            self._patiently(self._look)
+        let_go(self._storage)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(self.place, call, self._pause)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write the key's trials alone, and go on from what is there now. Raise BusyError where another process does so."""
+        try:
+            with claimed(self.place, self.key) as check:
+
+                def still_mine() -> None:
+                    try:
+                        check()
+                    except Taken:
+                        raise self._busy() from None
+
+                self._check = still_mine
+                self._patiently(lambda: self._storage.set_study_system_attr(self._study_id, HOLDER, me()))
+                self._patiently(self._look)
+                yield
+        except Taken:
+            raise self._busy() from None
+        finally:
+            self._check = lambda: None
+            let_go(self._storage)
+
+    def _busy(self) -> BusyError:
+        told = self._patiently(lambda: self._storage.get_study_system_attrs(self._study_id))
+        return busy(str(self.place), self.key, told.get(HOLDER))
 
     def _look(self) -> None:
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False):
@@ -131,6 +166,7 @@ class TrialLog:
         )
         if name not in known:
             study.set_metric_names(list(self.board.objectives))
+            study.set_user_attr(CURVES, [*self.board.objectives][self.board.judged])
         return study
 
     def read(self) -> list[Trial]:
@@ -146,18 +182,32 @@ class TrialLog:
         is_complete = trial.state == "complete"
         if is_complete and not (len(trial.losses) == self._n and all(map(math.isfinite, trial.losses))):
             raise ValueError(f"trial {trial.number} is complete with losses {trial.losses}: expected {self._n} numbers")
-        id, before = self._known.get(trial.number, (None, None))
+        _, before = self._known.get(trial.number, (None, None))
         if before is not None and (before.is_over or before == trial):
             return False
-        try:
-            if id is None:
-                id = self._storage.create_new_trial(self._study_id, self._as_frozen(trial))
-            else:
-                self._update(id, trial)
-        except OSError as error:
-            raise as_storage_error(error, self.place if isinstance(self.place, Path) else None) from error
-        self._known[trial.number] = (id, trial)
+        is_first = True
+
+        def store() -> None:
+            nonlocal is_first
+            try:
+                self._check()
+                if not is_first:  # the answer to the first attempt may be all that was lost
+                    self._look()
+                is_first = False
+                self._store(trial)
+            except OSError as error:
+                raise as_storage_error(error, self.place if isinstance(self.place, Path) else None) from error
+
+        self._patiently(store)
         return True
+
+    def _store(self, trial: Trial) -> None:
+        id, before = self._known.get(trial.number, (None, None))
+        if id is None:
+            id = self._storage.create_new_trial(self._study_id, self._as_frozen(trial))
+        elif before is not None and not before.is_over and before != trial:
+            self._update(id, trial)
+        self._known[trial.number] = (id, trial)
 
     def _update(self, id: int, trial: Trial) -> None:
         before = self._known[trial.number][1]
@@ -177,13 +227,12 @@ class TrialLog:
         return self.board.values(trial.losses) if trial.state == "complete" else None
 
     def _steps(self, trial: Trial) -> dict[int, float]:
-        """Per mille of its length -> the one objective; Optuna has no curves of several."""
-        if self._n > 1:
-            return {}
+        """Per mille of its length -> the objective that is judged. With several Optuna keeps them, and draws none by itself."""
+        at = self.board.judged
         return {
-            round(1000 * share): self.board.values(losses)[0]
+            round(1000 * share): self.board.values(losses)[at]
             for share, losses in trial.curve
-            if math.isfinite(losses[0])
+            if math.isfinite(losses[at])
         }
 
     def _as_frozen(self, trial: Trial) -> FrozenTrial:
@@ -226,105 +275,3 @@ def _param(dim: Dim, value: Value) -> tuple[Any, BaseDistribution] | None:
 def _finite(violation: float) -> float:
     """Optuna takes no NaN, and JSON no infinity."""
     return violation if math.isfinite(violation) else sys.float_info.max
-
-
-def check_storage(url: str) -> None:
-    """Raise StudyError for one that cannot be opened."""
-    with _as_ours(url):
-        _opened(url)
-
-
-def check_url(url: str) -> None:
-    """Raise StudyError for what is no URL of a storage, or of one whose driver is not installed. Nothing is opened."""
-    if url.startswith("grpc:"):
-        _host_and_port(url)
-        return
-    from sqlalchemy import make_url
-
-    with _as_ours(url):
-        make_url(url).get_dialect().import_dbapi()
-
-
-@contextmanager
-def _as_ours(storage: Path | str) -> Iterator[None]:
-    """Optuna quiet, and what goes wrong with its storage as one of our errors."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    except KdsearchError:
-        raise
-    except OSError as error:
-        raise StorageError(str(error), file=storage) from error
-    except Exception as error:
-        said = f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        if isinstance(storage, Path):
-            fix = "Delete the file; `run` tries again."
-            raise ArtifactError(f"not a journal of trials {said}", file=storage, fix=fix) from error
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)  # without the password
-        expected = "the URL of an Optuna storage, such as sqlite:///trials.db"
-        raise StudyError(f"'{shown}' cannot be opened {said}", path="run.storage", expected=expected) from error
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
-def _host_and_port(url: str) -> tuple[str, int]:
-    found = re.fullmatch(r"grpc://([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", url)
-    if found is None:
-        raise StudyError(f"got '{url}'", path="run.storage", expected="grpc://HOST:PORT")
-    return found[1], int(found[2])
-
-
-def _opened(url: str) -> BaseStorage:
-    if not url.startswith("grpc:"):
-        return optuna.storages.get_storage(url)
-    host, port = _host_and_port(url)
-    try:
-        proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
-        proxy.wait_server_ready(timeout=WAIT_S)
-    except ImportError as error:
-        raise StudyError(
-            "grpcio is not installed", path="run.storage", fix="Run: pip install 'kdsearch[grpc]'"
-        ) from error
-    except ConnectionError as error:
-        raise StudyError(
-            f"'{url}' does not answer",
-            path="run.storage",
-            expected="a server that `optuna.storages.run_grpc_proxy_server` started",
-        ) from error
-    return proxy
-
-
-def _journal(path: Path) -> JournalStorage:
-    lock = _Lock(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock.held:
-        _cut_torn_line(path)
-        backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type]  # the same two methods
-        return JournalStorage(backend)
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Drop what follows the last newline: Optuna would glue the next line to it."""
-    if not path.exists():
-        return
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole < len(raw):
-        os.truncate(path, whole)
-
-
-class _Lock:
-    """A lock that ends with its holder; Optuna's own would stay for 30 s after a SIGKILL."""
-
-    def __init__(self, path: Path) -> None:
-        self.held = FileLock(f"{path}.lock")
-
-    def acquire(self) -> bool:
-        self.held.acquire()
-        return True
-
-    def release(self) -> None:
-        self.held.release()

@@ -6,15 +6,17 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule
+from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
 from kdsearch.stages.quality import measure
@@ -72,8 +74,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     key = f"{NAME} {work.name.removeprefix(f'{NAME}-')[:KEY]}"
 
+    def pause(seconds: float) -> None:
+        tools.progress.at(tools.progress.done, "waiting for the trials' database, which does not answer")
+        tools.heed_stop()
+        sleep(seconds)
+
     def log_of(attempt: int) -> TrialLog:
-        return open_log(materials, tools.folder, f"{key}-{attempt}" if attempt else key, kept)
+        return open_log(materials, tools.folder, f"{key}-{attempt}" if attempt else key, kept, pause)
 
     log = log_of(attempt)
     if is_outgrown(materials, limits_met(log.read())):  # it was stopped, and goes on with a higher limit
@@ -108,17 +115,18 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
     rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
-    schedule = Schedule(
-        ask,
-        stopper,
-        rungs,
-        section.trials,
-        section.generation,
-        lambda trial: _ended(materials, trial, kept),
-        told,
-        log.read(),
-    )
-    _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools)
+    with log.held():
+        schedule = Schedule(
+            ask,
+            stopper,
+            rungs,
+            section.trials,
+            section.generation,
+            lambda trial: _ended(materials, trial, kept),
+            told,
+            log.read(),
+        )
+        _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools)
     history = schedule.trials
     rows = rows_of(materials, history, kept)
     write_json(out / "trials.json", rows)
@@ -173,8 +181,14 @@ def next_ask(
     return next(iter(controller.ask(None, dims, history, 1, seed)), None)
 
 
-def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Mapping[str, Any]]) -> TrialLog:
-    """The trials of a key: in the folder's journal, or where `run.storage` says."""
+def open_log(
+    materials: Materials,
+    folder: Path,
+    key: str,
+    kept: Mapping[str, Mapping[str, Any]],
+    pause: Callable[[float], None] = sleep,
+) -> TrialLog:
+    """The trials of a key: in the folder's journal, or where `run.storage` says. `pause`: see `TrialLog`."""
 
     def about(trial: Trial) -> dict[str, Any]:
         costs = costs_of(materials, trial, kept)
@@ -183,8 +197,11 @@ def open_log(materials: Materials, folder: Path, key: str, kept: Mapping[str, Ma
 
     labels = materials.recipe.labels
     dims = {labels[dim.path]: dim for dim in materials.recipe.dims}
-    board = Board(materials.objectives, folder.resolve().name, dims, tuple(bounds(materials)), about)
-    return TrialLog(materials.study.config.run.storage or folder / "trials.journal", key, board)
+    board = Board(
+        materials.objectives, folder.resolve().name, dims, tuple(bounds(materials)), about, place_of(materials)
+    )
+    storage = storage_of(materials.study.config.run.storage, materials.study.folder, folder)
+    return TrialLog(storage, key, board, pause)
 
 
 def _run(

@@ -26,7 +26,7 @@ KINDS = ("dataset", "teacher")  # what reads files of the user's
 def preflight(study: Study, host: Host) -> None:
     """Raise what storage, data set and teachers would raise at once when they are opened, with the line that names them."""
     if study.config.run.storage is not None:
-        from kdsearch.search.trials import check_url
+        from kdsearch.search.storage import check_url
 
         try:
             check_url(study.config.run.storage)
@@ -72,9 +72,11 @@ def check_storage(study: Study) -> None:
     """Raise StudyError where the trials' storage cannot be opened: before hours of work need it."""
     if study.config.run.storage is None:
         return
-    from kdsearch.search.trials import check_storage as check
+    from kdsearch.search.storage import check_storage as check
+    from kdsearch.search.storage import place_of
 
     try:
-        check(study.config.run.storage)
+        place = place_of(study.config.run.storage, study.folder, study.folder)
+        check(str(place))
     except KdsearchError as error:
         raise study.place(error) from error.__cause__

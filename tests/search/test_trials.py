@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import socket
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from kdsearch.errors import ArtifactError, StudyError
+from kdsearch.errors import ArtifactError, BusyError, StudyError, UnreachableError
 from kdsearch.kinds import Dim, Range, Trial
+from kdsearch.search.storage import place_of
 from kdsearch.search.trials import ATTRIBUTE, Board, TrialLog, sealed
 from kdsearch.store.artifacts import SEAL
 
@@ -118,6 +122,55 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"'nothing://me:\*\*\*@here' cannot be opened") as caught:
         TrialLog("nothing://me:secret@here", "k", ONE)
     assert "secret" not in str(caught.value)
+
+
+def test_one_process_writes_a_key_of_a_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    one, two, other = (TrialLog(url, key, ONE) for key in ("k", "k", "l"))
+    said = rf"run.storage: the trials of 'k' .* written by pid {os.getpid()} on "
+    with one.held():
+        one.put(GIVEN[1])
+        with pytest.raises(BusyError, match=said), two.held():
+            pytest.fail("both write")
+        with other.held():
+            other.put(GIVEN[2])
+    with two.held():
+        assert two.read() == [GIVEN[1]]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_database_that_is_locked_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool) -> None:
+    """Another connection has it for two attempts, or for longer than anybody waits."""
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    monkeypatch.setattr("kdsearch.search.storage.SQLITE_S", 0)
+    monkeypatch.setattr("kdsearch.search.storage.PATIENCE_S", 0.0 if last else 60.0)
+    waited: list[float] = []
+    with closing(sqlite3.connect(tmp_path / "trials.db", isolation_level=None)) as theirs:
+
+        def pause(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 2:
+                theirs.execute("ROLLBACK")
+
+        log = TrialLog(url, "k", ONE, pause)
+        with log.held():
+            log.put(replace(GIVEN[0], state="running", losses=(), violations=(), curve=()))
+            theirs.execute("BEGIN EXCLUSIVE")
+            if last:
+                with pytest.raises(UnreachableError, match=r"run\.storage: .*trials\.db' has not answered"):
+                    log.put(GIVEN[0])
+                theirs.execute("ROLLBACK")
+            log.put(GIVEN[0])
+    assert waited == ([] if last else [0.1, 0.2])
+    assert TrialLog(url, "k", ONE).read() == [GIVEN[0]]
+
+
+def test_a_path_in_a_url_starts_from_the_studys_file(tmp_path: Path) -> None:
+    base, folder = tmp_path / "studies", tmp_path / "studies" / "one"
+    assert place_of(None, base, folder) == folder / "trials.journal"
+    assert place_of("sqlite:///trials.db", base, folder) == f"sqlite:///{base / 'trials.db'}"
+    for url in (f"sqlite:///{tmp_path}/trials.db", "sqlite:///:memory:", "postgresql://a:b@c/d", "grpc://here:1"):
+        assert place_of(url, base, folder) == url
 
 
 def test_keys_share_a_file_and_keep_apart(tmp_path: Path) -> None:
@@ -234,10 +287,10 @@ def test_a_grpc_proxy_serves_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr("kdsearch.search.trials.WAIT_S", 0.2)
+    monkeypatch.setattr("kdsearch.search.storage.WAIT_S", 0.2)
     with pytest.raises(StudyError, match=r"run.storage: 'grpc:.*' does not answer"):
         TrialLog(f"grpc://127.0.0.1:{port}", "k", ONE)
-    monkeypatch.setattr("kdsearch.search.trials.WAIT_S", 30.0)
+    monkeypatch.setattr("kdsearch.search.storage.WAIT_S", 30.0)
     behind = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'trials.db'}")
     server = make_server(behind, "127.0.0.1", port)
     server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,26 @@ def test_what_is_no_url_is_known_to_validate(tmp_path: Path, url: str, said: str
     assert said in str(caught.value)
     preflight(load_study(file, host, sets=(f"run.storage=sqlite:///{tmp_path}/t.db",)), host)
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "fix"),
+    [
+        (
+            "postgresql+psycopg2://me:secret@here/db",
+            'Write postgresql+psycopg://..., and run: pip install "kdsearch[postgresql]"',
+        ),
+        ("postgresql+psycopg://me:secret@here/db", 'Run: pip install "kdsearch[postgresql]"'),
+    ],
+)
+def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, fix: str) -> None:
+    for each in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, each, None)
+    host = Host.load()
+    with pytest.raises(StudyError, match="which is not installed") as caught:
+        preflight(load_study(write_study(tmp_path), host, sets=(f"run.storage={url}",)), host)
+    assert str(caught.value).endswith(fix)
+    assert f"'{url.replace('secret', '***')}' needs psycopg" in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite:////no/such/folder/t.db", "grpc://nowhere", "foo"])
