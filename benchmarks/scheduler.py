@@ -22,10 +22,10 @@ from typing import Any
 from kdsearch.host import Host
 from kdsearch.stages.run import run_stages
 from kdsearch.store.files import read_json, read_lines, write_bytes
-from kdsearch.store.folder import Events, open_folder
+from kdsearch.store.folder import STUDY, Events, open_folder
 from kdsearch.study.load import parse
 from kdsearch.study.reading import make_study
-from kdsearch.training.job import STUDY, open_store
+from kdsearch.training.job import open_store
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Progress, Tools
 

@@ -8,6 +8,7 @@ from kdsearch.cli import (
     bench,
     clean,
     compress,
+    dashboard,
     data,
     export,
     init,
@@ -50,6 +51,7 @@ app.command("schema")(schema.schema)
 app.command("data")(data.data)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("dashboard")(dashboard.dashboard)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("compress")(compress.compress)

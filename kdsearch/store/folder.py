@@ -19,6 +19,8 @@ from kdsearch.store.files import append_line, read_json, read_lines, storing, wr
 from kdsearch.store.inputs import entries, lies, no_folder
 
 MARK = "kdsearch.json"
+STUDY = "study.yaml"  # with every default
+ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
 EVENTS = "events.jsonl"
 LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
@@ -28,6 +30,12 @@ GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody el
 
 
 Key = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")]
+
+
+class Origin(TypedDict):
+    """What origin.json holds."""
+
+    base: str
 
 
 class Holder(TypedDict):

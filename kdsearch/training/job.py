@@ -14,6 +14,7 @@ from kdsearch.errors import ArtifactError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import work_begins
 from kdsearch.store.artifacts import Artifact, Store
+from kdsearch.store.folder import STUDY
 from kdsearch.store.hashing import digest, file_digest
 from kdsearch.store.inputs import no_folder
 from kdsearch.study.study import Study
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from kdsearch.engine.cache import Live
     from kdsearch.engine.conduct import Report
     from kdsearch.search.scoring import Scorer
-
-STUDY = "study.yaml"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from kdsearch.verbs.summary import summary_of as summary_of
 if TYPE_CHECKING:
     from kdsearch.verbs.bench_onnx import bench_onnx as bench_onnx
     from kdsearch.verbs.bench_table import bench_table as bench_table
+    from kdsearch.verbs.dashboard import dashboard as dashboard
     from kdsearch.verbs.export import export as export
     from kdsearch.verbs.quickstart import quickstart as quickstart
     from kdsearch.verbs.run import run as run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """The verbs that train or read networks, imported when called: torch takes seconds, and `status` reads JSON."""
-    if name in ("bench_onnx", "bench_table", "export", "quickstart", "run", "verify"):
+    if name in ("bench_onnx", "bench_table", "dashboard", "export", "quickstart", "run", "verify"):
         return getattr(import_module(f"kdsearch.verbs.{name}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -10,13 +10,12 @@ from kdsearch.errors import UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_json
-from kdsearch.store.folder import held, last_run
+from kdsearch.store.folder import ORIGIN, STUDY, Origin, held, last_run
 from kdsearch.store.inputs import lies
 from kdsearch.study.reading import load_study
 from kdsearch.study.rules import bare
-from kdsearch.training.job import STUDY
 from kdsearch.verbs.finished import result_of
-from kdsearch.verbs.run import ORIGIN, Origin, run_study
+from kdsearch.verbs.run import run_study
 from kdsearch.verbs.summary import speed
 
 

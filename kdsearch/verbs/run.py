@@ -11,28 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import TypedDict
-
 from kdsearch.errors import ArtifactError, InterruptedRun, UserError
 from kdsearch.host import Host
 from kdsearch.store.files import remove, write_bytes, write_json
-from kdsearch.store.folder import EVENTS, LAST, PROGRESS, Events, held, open_folder, standing
+from kdsearch.store.folder import EVENTS, LAST, ORIGIN, PROGRESS, STUDY, Events, held, open_folder, standing
 from kdsearch.store.inputs import lies, regular
 from kdsearch.study.reading import load_study
 from kdsearch.study.study import Study
-from kdsearch.training.job import STUDY, open_store
+from kdsearch.training.job import open_store
 
 if TYPE_CHECKING:
     from kdsearch.training.materials import Materials
     from kdsearch.training.tools import Tools
-
-ORIGIN = "origin.json"  # where the study's relative paths start, for verbs that know the folder alone
-
-
-class Origin(TypedDict):
-    """What origin.json holds."""
-
-    base: str
 
 
 def run(

@@ -137,10 +137,9 @@ def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str,
     from kdsearch.kinds import Batch, Model
     from kdsearch.stages.ends import around, ends_of
     from kdsearch.stages.quality import measured
+    from kdsearch.store.folder import ORIGIN, STUDY, Origin
     from kdsearch.study.reading import load_study
-    from kdsearch.training.job import STUDY
     from kdsearch.training.materials import open_materials
-    from kdsearch.verbs.run import ORIGIN, Origin
 
     host = Host.load()
     base = None
