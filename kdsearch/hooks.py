@@ -35,6 +35,7 @@ KINDS = (
     "controller",
     "executor",
     "stopper",
+    "logger",
 )
 
 
@@ -170,6 +171,9 @@ class Register:
 
     def stopper(self, name: str, target: str, extra: str = "", about: str = "") -> None:
         self.add("stopper", name, target, extra, about)
+
+    def logger(self, name: str, target: str, extra: str = "", about: str = "") -> None:
+        self.add("logger", name, target, extra, about)
 
 
 class Hooks:

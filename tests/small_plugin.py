@@ -210,6 +210,19 @@ class Here(Processes):
     remote = False
 
 
+class Nowhere(kinds.Logger[kinds.NoOptions]):
+    """Forgets what it is told."""
+
+    def open(self, folder: Any, study: str) -> None:
+        raise NotImplementedError
+
+    def put(self, run: Any) -> None:
+        raise NotImplementedError
+
+    def knows(self, id: str) -> bool:
+        return False
+
+
 class Classification(kinds.Task[kinds.NoOptions]):
     """One label an image."""
 
@@ -236,6 +249,7 @@ NAMED = {
     "controller": {"random": "Control", "optuna": "Control", "surrogate": "Control", "evolution": "Control"},
     "executor": {"inprocess": "Here", "processes": "Processes"},
     "stopper": {"halving": "Halving", "none": "Halving"},
+    "logger": {"csv": "Nowhere"},
 }
 
 

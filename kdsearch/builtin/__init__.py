@@ -43,6 +43,14 @@ def kdsearch_register(register: Register) -> None:
     register.executor(
         "processes", f"{_AT}.processes:Processes", about="local processes, which stay warm from trial to trial"
     )
+    at = f"{_AT}.loggers"
+    register.logger("csv", f"{at}.csv_files:CsvFiles", about="CSV and JSON files in DIR/log/csv")
+    about = "event files in DIR/log/tensorboard"
+    register.logger("tensorboard", f"{at}.tensorboard:TensorBoard", extra="tensorboard", about=about)
+    about = "an SQLite store in DIR/log/mlflow, or a server"
+    register.logger("mlflow", f"{at}.mlflow:Mlflow", extra="mlflow", about=about)
+    about = "run folders in DIR/log/wandb, offline"
+    register.logger("wandb", f"{at}.wandb:Wandb", extra="wandb", about=about)
 
 
 def _datasets(register: Register) -> None:

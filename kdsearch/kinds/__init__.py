@@ -9,6 +9,7 @@ from kdsearch.kinds.distiller import Distiller, Setup
 from kdsearch.kinds.executor import Done, Executor, Job, listening, work_begins
 from kdsearch.kinds.exporter import Ends, Exporter
 from kdsearch.kinds.figure import Figure, Picture, Table, class_colour
+from kdsearch.kinds.logger import Logger, Run
 from kdsearch.kinds.metric import Measurement, Metric
 from kdsearch.kinds.model import Cost, Model, Outputs, Shapes, Tap, TapShapes, traced_taps
 from kdsearch.kinds.normalization import COMMON, IMAGENET, UNIT, Normalizable, Normalization, stated
@@ -73,6 +74,7 @@ __all__ = [
     "Graph",
     "Job",
     "Judge",
+    "Logger",
     "Measured",
     "Measurement",
     "Metric",
@@ -95,6 +97,7 @@ __all__ = [
     "Range",
     "Record",
     "Reply",
+    "Run",
     "Samples",
     "Schedule",
     "SearchSpace",

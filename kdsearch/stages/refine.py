@@ -19,6 +19,7 @@ from kdsearch.search.schedule import Piece, Schedule
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
+from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.quality import measure
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
 from kdsearch.stages.starts import Start, starts_of
@@ -31,6 +32,7 @@ from kdsearch.stages.trial_facts import (
     offered,
     place_of,
     recipe_values,
+    row_of,
     rows_of,
     specs_of,
     winners,
@@ -104,8 +106,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         tools.progress.at(0, "scoring loss weightings")
 
     errors: set[str] = set()
+    histories: dict[int, Sequence[Mapping[str, Any]]] = {}
 
     def told(trial: Trial) -> None:
+        if tools.logs:  # first: what the log has ended is not told again
+            row = row_of(materials, trial, kept)
+            history = histories.get(trial.number, ())
+            tools.logs.put(run_of_trial(materials, row, log.key, section.epochs, history))
         if log.put(trial) and trial.is_over:
             if trial.error and trial.error not in errors:  # an equal one says nothing more
                 errors.add(trial.error)
@@ -126,7 +133,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             told,
             log.read(),
         )
-        _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools)
+        _run(materials, schedule, known, kept, work, inputs["prepare"], teachers, tools, histories)
     history = schedule.trials
     rows = rows_of(materials, history, kept)
     write_json(out / "trials.json", rows)
@@ -213,8 +220,14 @@ def _run(
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
+    histories: dict[int, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """Run every trial: handed out while a worker is free, taken as they end. `known`: those of earlier attempts, not run again."""
+    """Run every trial: handed out while a worker is free, taken as they end.
+
+    Args:
+        known: those of earlier attempts, not run again.
+        histories: is given what the trials tell of their epochs, before it is told how far they are.
+    """
     trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
     numbers: dict[str, int] = {}
@@ -235,6 +248,7 @@ def _run(
                 if isinstance(outcome, str):
                     schedule.tell(number, None, outcome, trainings.over.get(name))
                 else:
+                    histories[number] = outcome.history
                     schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
             trainings.done = schedule.done
             tools.progress.at(schedule.done, best=_best_note(materials, schedule.trials))

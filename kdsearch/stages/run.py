@@ -18,6 +18,7 @@ from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageE
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
+from kdsearch.stages.mirror import mirror, mirror_result
 from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
@@ -100,6 +101,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
                 tried = True
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         made[name] = found
+        mirror(name, materials, found, tools)
         if stage is prepare:
             materials = supplied(materials, found, tools.store)
         before = {**before, name: Made(key=key, seconds=round(spent, 3))}
@@ -179,7 +181,8 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
     result: dict[str, Any] = dict(made["report"].facts["result"])
     if note := older(made):
         result["notes"] = [*result["notes"], note]
-    result["notes"] = list(dict.fromkeys([*result["notes"], *materials.host.told()]))
+    mirror_result({**result, "notes": list(result["notes"])}, made["report"].key, tools.folder, tools)
+    result["notes"] = list(dict.fromkeys([*result["notes"], *materials.host.told(), *tools.logs.notes]))
     before = _public(tools.folder)
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:

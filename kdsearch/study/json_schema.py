@@ -36,6 +36,7 @@ _PLACES = {
     ("Refine", "stopper"): "stopper",
     ("Export", "exporter"): "exporter",
     ("Run", "executor"): "executor",
+    ("Run", "log"): "logger",
 }
 _RANGE: Json = {
     "anyOf": [

@@ -46,6 +46,8 @@ def uses(study: Study) -> Iterator[tuple[str, Use, str]]:
         yield "quantizer", quantizer, f"compress.quantize[{i}]"
     yield "exporter", config.export.exporter, "export.exporter"
     yield "executor", study.executor, "run.executor"
+    for i, logger in enumerate(config.run.log):
+        yield "logger", logger, f"run.log[{i}]"
 
 
 def proxies(study: Study) -> list[tuple[Use, str]]:

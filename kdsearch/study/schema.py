@@ -388,6 +388,7 @@ class Run(Section):
         description="URL of an Optuna storage for the trials (sqlite, PostgreSQL, `grpc://HOST:PORT`); none = DIR/trials.journal",
     )
     store: str | None = Field(None, min_length=1, description="a path or fsspec URL shared by studies")
+    log: list[Use] = Field(default_factory=list, description="loggers that mirror trials and trainings, in DIR/log")
 
 
 class Config(Section):

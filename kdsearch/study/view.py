@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from kdsearch.study.study import Study
 
 # Where and how fast the work is done is open to every stage, and in no key.
-PLACE = ("run.workers", "run.executor", "run.store", "run.storage", "run.trial_timeout_s", "run.trial_memory_bytes")
+PLACE = (
+    "run.workers",
+    "run.executor",
+    "run.store",
+    "run.storage",
+    "run.trial_timeout_s",
+    "run.trial_memory_bytes",
+    "run.log",
+)
 NO_RESULT = (*PLACE, "data.workers")
 MEMBERS = {"teacher": "teachers", "student": "students"}  # written without a name, and declared as those with one
 ORDERED = ("objectives", "teachers", "students")  # the first one counts as more than the others

@@ -361,9 +361,9 @@ def _adapted_spaces(materials: Materials) -> dict[str, SearchSpace[Any]]:
 
 
 def _named(study: Study, host: Host) -> Iterator[Named]:
-    """Every capability that the study names; not of an executor, which changes no result."""
+    """Every capability that the study names; not executor and loggers, which change no result."""
     for kind, use, path in uses(study):
-        if use.use != LIVE and kind != "executor":
+        if use.use != LIVE and kind not in ("executor", "logger"):
             yield Named(kind, use.use, path)
         member = use.options.get("space")  # a teacher that is a member of a space
         if kind == "teacher" and isinstance(member, str) and not is_code(member):

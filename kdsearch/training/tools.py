@@ -15,6 +15,7 @@ from kdsearch.kinds import Executor
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import Events
+from kdsearch.training.logs import Logs
 from kdsearch.training.materials import Materials
 
 CELL_S = 0.25  # between two pictures of a notebook's bar
@@ -154,6 +155,7 @@ class Tools:
     Args:
         folder: the study's. checkpoint_s: between checkpoints of a training.
         intact: raises where the folder was taken away under the run.
+        logs: the study's mirrors, open.
     """
 
     store: Store
@@ -164,6 +166,7 @@ class Tools:
     workers: int = 1
     checkpoint_s: float = 30.0
     intact: Callable[[], None] = lambda: None
+    logs: Logs = field(default_factory=Logs)
     _executor: Executor[Any] | None = field(default=None, init=False)
 
     def executor(self, materials: Materials) -> Executor[Any]:

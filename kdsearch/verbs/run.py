@@ -86,6 +86,7 @@ def at_work(
     from kdsearch.deploy.latency import check_cache
     from kdsearch.stages.ends import check_ends
     from kdsearch.study.check import check_executor
+    from kdsearch.training.logs import Logs
     from kdsearch.training.materials import open_materials
     from kdsearch.training.tools import Progress, Tools
     from kdsearch.verbs.preflight import check_storage, preflight
@@ -97,6 +98,7 @@ def at_work(
     check_ends(materials)
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
+    logs = Logs.of(materials)
     with _leaving_nothing(folder), held(folder), standing(folder) as intact, _stoppable() as stop:
         text = study.resolved_yaml().encode()
         here = folder / STUDY
@@ -114,7 +116,9 @@ def at_work(
             count,
             checkpoint_s,
             intact,
+            logs,
         )
+        logs.open(folder, study.config.name)
         if other := _other_name(last, study.config.name):
             tools.progress.say(f"{folder} was of the study '{other}' so far, and is of '{study.config.name}' now")
         try:
@@ -123,6 +127,8 @@ def at_work(
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
+        finally:
+            logs.close()
 
 
 def _other_name(text: bytes | None, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ import kdsearch.testing
 from kdsearch import hooks, limits
 from kdsearch.engine.splits import arrange
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Field, Model, NoOptions
+from kdsearch.kinds import IO, Field, Model, NoOptions, Run
 from kdsearch.stages.quality import quality_of
 from kdsearch.stages.run import STAGES
 from kdsearch.study import load_study
@@ -29,6 +30,7 @@ from kdsearch.testing.data_recipe import site
 from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.executor import ExecutorContract
+from kdsearch.testing.logger import LoggerContract
 from kdsearch.testing.procedure import ProcedureContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
@@ -83,9 +85,11 @@ KINDS = (
     "text_teacher",
     "stopper",
     "executor",
+    "logger",
 )
 DISTILLER, PROXY, SPACE, DATASET, RECIPE, PROCEDURE, DISTILLATION, GROWING, *REST = map(module_of, KINDS)
-METRIC, CONTROLLER, TASK, TEACHER, PRUNER, SPARSIFIER, QUANTIZER, MODALITIES, TEXT_TEACHER, STOPPER, EXECUTOR = REST
+METRIC, CONTROLLER, TASK, TEACHER, PRUNER, SPARSIFIER, QUANTIZER, *REST = REST
+MODALITIES, TEXT_TEACHER, STOPPER, EXECUTOR, LOGGER = REST
 
 
 def test_the_tables_of_studies_are_those_of_the_schema():
@@ -168,6 +172,20 @@ class TestKeywords(TextTeacherContract):
 class TestBehind(StopperContract):
     def stopper(self):
         return STOPPER.Behind(NoOptions())
+
+
+class TestLines(LoggerContract):
+    def logger(self):
+        return LOGGER.Lines(NoOptions())
+
+    def read(self, folder):
+        runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+        assert len(runs) == len({run["id"] for run in runs})
+        series = [{name: [tuple(point) for point in each] for name, each in run["curves"].items()} for run in runs]
+        return {
+            run["id"]: Run(run["id"], "", run["state"], run["params"], curves, run["values"])
+            for run, curves in zip(runs, series, strict=True)
+        }
 
 
 class TestHere(ExecutorContract):

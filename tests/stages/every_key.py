@@ -259,6 +259,8 @@ CHANGES: dict[str, Change] = {
     "run.device": change("", "run.device=auto"),
     "run.devices": change("prepare", "run.devices=2", "recipe.train.accumulate=2", "teacher.options.accumulate=2"),
     "run.precision": change("prepare", "run.precision=bf16"),
+    "run.log[].use": change("", "run.log=[csv]"),
+    "run.log[].options": change("", "run.log=[{use: csv, options: {separator: tab}}]", before=("run.log=[csv]",)),
     "run.store": change("", "run.store=shared"),
     "run.storage": change("", "run.storage=sqlite:///trials.db"),
 }
