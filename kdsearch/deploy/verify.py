@@ -15,10 +15,12 @@ from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.deploy.parity import Difference
 from kdsearch.deploy.probe import differences, drawn
 from kdsearch.errors import ArtifactError, RefusedError
+from kdsearch.kinds import Exporter
 
 PARITY = 1e-4  # of an output's scale, where a card states no bound
 ROUNDED = 0.05  # of an output's scale, that INT8 may differ by on another processor, whose kernels add in another order
 COMPANY = 0.2  # the same for a sample that is asked alone: dynamic INT8 takes its ranges over all samples of a call
+Run = Callable[[Mapping[str, Any]], dict[str, Any]]
 ELEMENTS = {"float16": "tensor(float16)", "float32": "tensor(float)", "float64": "tensor(double)"}
 
 
@@ -34,9 +36,14 @@ class Check:
         return asdict(self)
 
 
-def verified(file: Path, card: Mapping[str, Any]) -> list[Check]:
-    """Every check of the file that its card allows for; a file that cannot be opened has no further ones."""
+def verified(file: Path, card: Mapping[str, Any], exporter: Exporter[Any] | None = None) -> list[Check]:
+    """Every check of the file that its card allows for; a file that cannot be opened has no further ones.
+
+    exporter: what opens a file that is no ONNX; None = onnxruntime.
+    """
     checks = [*_contents(file, card)]
+    if exporter is not None:
+        return [*checks, *_by_exporter(file, card, exporter)]
     try:
         model = read_onnx(file)
         session = open_session(file, 1, model)
@@ -46,15 +53,53 @@ def verified(file: Path, card: Mapping[str, Any]) -> list[Check]:
     checks += [*_names(session, card), *_metadata(session, card)]
     kept = card.get("check")
     if isinstance(kept, Mapping) and all(each.ok for each in checks[-3:-1]):
-        checks += _answers(session, card, kept)
+        names = [each.name for each in session.get_outputs()]
+
+        def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+            return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+        checks += _answers(run, card, kept)
     return checks
 
 
+def runner(exporter: Exporter[Any], file: Path, card: Mapping[str, Any]) -> Run:
+    """The file as its exporter opens it: arrays by the names of the card's inputs -> arrays by those of its outputs.
+
+    Raises:
+        ArtifactError: it cannot be opened.
+    """
+    import torch
+
+    call, use = exporter.load(file), card.get("use") or {}
+    inputs, outputs = ([str(each["name"]) for each in use.get(side) or ()] for side in ("inputs", "outputs"))
+    named = {name.removesuffix("_out"): name for name in outputs if name.removesuffix("_out") in inputs}
+
+    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        found = call(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in inputs))
+        return {named.get(name, name): value.detach().cpu().numpy() for name, value in found.items()}
+
+    return run
+
+
+def _by_exporter(file: Path, card: Mapping[str, Any], exporter: Exporter[Any]) -> Iterator[Check]:
+    opens = f"{exporter.runtime} opens it"
+    try:
+        run, told = runner(exporter, file, card), exporter.labels(file)
+    except ArtifactError as error:
+        yield Check(opens, False, error.problem)
+        return
+    yield Check(opens, True, f"exporter {card.get('exporter')}")
+    if told is not None:
+        yield _told_inside(told, card)
+    kept = card.get("check")
+    if isinstance(kept, Mapping):
+        yield from _answers(run, card, kept)
+
+
 def _contents(file: Path, card: Mapping[str, Any]) -> Iterator[Check]:
-    data = file.read_bytes()
-    yield Check(
-        "size", len(data) == card.get("size_bytes"), f"{len(data):,} bytes; the card says {_number(card, 'size_bytes')}"
-    )
+    data, beside = file.read_bytes(), list(card.get("companions") or ())
+    size = len(data) + sum(_size(file.with_name(str(each.get("file")))) for each in beside)
+    yield Check("size", size == card.get("size_bytes"), f"{size:,} bytes; the card says {_number(card, 'size_bytes')}")
     found = hashlib.sha256(data).hexdigest()
     same = found == card.get("sha256")
     yield Check(
@@ -65,6 +110,17 @@ def _contents(file: Path, card: Mapping[str, Any]) -> Iterator[Check]:
     named = card.get("file")
     if not same:
         yield Check("name", named == file.name, f"{file.name}; the card is of {named}")
+
+    for each in beside:
+        place = file.with_name(Path(str(each.get("file"))).name)
+        found = hashlib.sha256(place.read_bytes()).hexdigest() if place.is_file() else "is not there"
+        same = found == each.get("sha256")
+        said = found if same else f"{found}; the card is of {each.get('sha256')}"
+        yield Check(f"sha256 of {place.name}", same, said)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _number(card: Mapping[str, Any], key: str) -> str:
@@ -111,8 +167,11 @@ def _fits(node: Any, told: Mapping[str, Any], sizes: bool) -> bool:
 
 
 def _metadata(session: Any, card: Mapping[str, Any]) -> Iterator[Check]:
+    yield _told_inside(dict(session.get_modelmeta().custom_metadata_map), card)
+
+
+def _told_inside(inside: Mapping[str, str], card: Mapping[str, Any]) -> Check:
     """Labels, preprocessing and origin inside the file are the card's."""
-    inside = dict(session.get_modelmeta().custom_metadata_map)
     use, provenance = card.get("use") or {}, card.get("provenance") or {}
     told = {name: use[name] for name in ("labels", "preprocessing", "inside") if use.get(name)}
     origin = ("study", "study_hash") if provenance.get("study_hash") else ("model",)
@@ -120,7 +179,7 @@ def _metadata(session: Any, card: Mapping[str, Any]) -> Iterator[Check]:
     wrong = [name for name, value in told.items() if not _says(inside.get(name), value)]
     said = [f"{', '.join(wrong)} in the file are not the card's"] if wrong else []
     known = [f"{name} {inside[name]}" for name in ("study", "study_hash", "model") if name in inside]
-    yield Check("metadata", not wrong, "; ".join(said or [*known, ", ".join(sorted(inside)) or "none"]))
+    return Check("metadata", not wrong, "; ".join(said or [*known, ", ".join(sorted(inside)) or "none"]))
 
 
 def _says(text: str | None, value: Any) -> bool:
@@ -131,15 +190,11 @@ def _says(text: str | None, value: Any) -> bool:
         return False
 
 
-def _answers(session: Any, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[Check]:
-    names = [each.name for each in session.get_outputs()]
-
-    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
-
-    form = str(card.get("export") or "")
-    parity = card.get("parity") or {}
-    bound = (card.get("bounds") or {}).get("parity")
+def _answers(run: Run, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[Check]:
+    bounds, parity = card.get("bounds") or {}, card.get("parity") or {}
+    bound, elsewhere = bounds.get("parity"), bounds.get("elsewhere")
+    if elsewhere is None and str(card.get("export") or "").endswith("-int8"):  # a card from before this was written
+        elsewhere = ROUNDED
     own = parity.get("torch_fp32_to_fp64")
     try:
         if bound is not None:
@@ -147,10 +202,10 @@ def _answers(session: Any, card: Mapping[str, Any], kept: Mapping[str, Any]) -> 
             here = [each.get("torch_fp32_to_fp64") for each in kept["outputs"]]  # of the question itself
             most = max((float(each) for each in (own, *here) if each is not None), default=None)
             yield _near("answers as torch's", found, float(bound), most)
-        allowed = ROUNDED if form.endswith("-int8") else PARITY if bound is None else float(bound)
+        allowed = float(elsewhere) if elsewhere else PARITY if bound is None else float(bound)
         found = differences(kept, run, "file")
         yield _near("answers as when the card was written", found, allowed, float(own) if own is not None else None)
-        yield _each_alone(run, kept, COMPANY if form.endswith("-int8") else allowed, own)
+        yield _each_alone(run, kept, COMPANY if elsewhere else allowed, own)
     except RefusedError as error:
         yield Check("answers", False, error.problem)
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -166,9 +221,7 @@ def _near(check: str, found: list[tuple[str, float, float, float]], bound: float
     return Check(check, not wrong, "; ".join(said) + (f"; allowed are {bound:g}" if wrong else ""))
 
 
-def _each_alone(
-    run: Callable[[Mapping[str, Any]], dict[str, Any]], kept: Mapping[str, Any], bound: float, own: float | None
-) -> Check:
+def _each_alone(run: Run, kept: Mapping[str, Any], bound: float, own: float | None) -> Check:
     """No sample's answer depends on which others it is asked with."""
     feeds = drawn(kept["inputs"], int(kept["seed"]))
     whole = run(feeds)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol
 
 from torch import Tensor
 
@@ -82,10 +82,16 @@ class Compressor(Capability, Generic[O]):
     """Not its work: the loop of the recovery (the engine's), gating (deploy).
 
     `side`: "model" changes the torch model before export, by `apply`: a pruner. "weights" leaves its shapes, and demands zeros of
-    its weights by `enforce`: a sparsifier. "file" rewrites each exported ONNX file, by `rewrite`: a quantizer.
+    its weights by `enforce`: a sparsifier. "file" rewrites each exported file of the suffix `rewrites`, by `rewrite`: a quantizer.
+
+    Of a quantizer: `calibrates`: it needs samples. `elsewhere`: by how much of an output's scale its files may answer differently
+    on another processor, whose integer kernels round otherwise; 0 = as fp32 files.
     """
 
     side: Literal["model", "weights", "file"] = "model"
+    rewrites: ClassVar[str] = ".onnx"
+    calibrates: ClassVar[bool] = False
+    elsewhere: ClassVar[float] = 0.0
     watch: Callable[[float, str], None] | None = None  # the host's, where somebody looks on
     judge: Judge | None = None  # the host's, while it has a file rewritten and has validation data
 
@@ -140,4 +146,4 @@ class Compressor(Capability, Generic[O]):
             self.watch(share, what)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
-        """File side: rewrite the ONNX file in place. `feeds`: calibration inputs, NumPy arrays by input name."""
+        """File side: rewrite the file, and its companions, in place. `feeds`: calibration inputs, NumPy arrays by input name."""

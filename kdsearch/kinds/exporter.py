@@ -43,11 +43,16 @@ class Ends:
 class Exporter(Capability, Generic[O]):
     """Not its work: parity, size, latency; `deploy` measures what `load` returns.
 
-    A file of suffix `.onnx` is an ONNX file: onnxruntime times it, the widths of its weights are counted, quantizers rewrite it.
-    Any other is compared, judged and timed by what `load` gives, and comes in fp32 alone.
+    A file of suffix `.onnx` is an ONNX file: onnxruntime times it, and the widths of its weights are counted. Any other is
+    compared, judged, verified and timed by what `load` gives. Quantizers rewrite files of the suffix that they name.
+
+    `companions`: suffixes of what is written beside the file, each under the file's own stem; only together they are whole. The
+    host copies, counts, digests and renames them together. `runtime`: what opens the files, as pages and cards call it.
     """
 
     suffix: ClassVar[str] = ".onnx"
+    companions: ClassVar[tuple[str, ...]] = ()
+    runtime: ClassVar[str] = "onnxruntime"
 
     def __init__(self, options: O) -> None:
         self.options = options
@@ -56,9 +61,13 @@ class Exporter(Capability, Generic[O]):
     def is_onnx(self) -> bool:
         return self.suffix == ".onnx"
 
+    def parts(self, file: Path) -> tuple[Path, ...]:
+        """The file, and its companions in their order."""
+        return (file, *(file.with_suffix(each) for each in self.companions))
+
     @abstractmethod
     def write(self, graph: Graph, example: Batch, file: Path) -> None:
-        """One self-contained file, byte-equal for equal weights, without paths of this machine."""
+        """One file, whole with its companions alone, byte-equal for equal weights, without paths of this machine."""
 
     def ends(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Ends | None:
         """What the options put into the file before and after the network; None: nothing.
@@ -77,9 +86,13 @@ class Exporter(Capability, Generic[O]):
     def label(self, file: Path, about: Mapping[str, str]) -> None:
         """Write into the file what whoever finds it alone has to know: labels, preprocessing, origin. Default: nothing."""
 
+    def labels(self, file: Path) -> Mapping[str, str] | None:
+        """What `label` wrote, read from the file again. None: its files keep none of it."""
+        return None
+
     @abstractmethod
     def load(self, file: Path, threads: int = 1) -> Call:
-        """A call with the graph's inputs in order -> outputs by name."""
+        """A call with the graph's inputs in order -> outputs by name. Raise ArtifactError for what is no such file."""
 
     def usage(self, file: str) -> Sequence[str]:
         """Lines of Python without kdsearch that run the file of this name, for its card. Of ONNX files the host has its own."""

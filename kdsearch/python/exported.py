@@ -103,16 +103,20 @@ def export(
     io = io_of(net, samples)
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]
-    if quantize is not None and not made.is_onnx:
-        raise StudyError(f"rewrites ONNX files, and the file is of '{made.suffix}'", path="quantize", expected="None")
+    if not made.is_onnx and target.suffix != made.suffix:
+        raise StudyError(f"got '{target.name}'", path="file", expected=f"a name with the ending {made.suffix}")
+    if quantize is not None and (rewrites := capability("quantizer", quantize)[1].rewrites) != made.suffix:
+        problem = f"rewrites '{rewrites}' files, and the file is of '{made.suffix}'"
+        raise StudyError(problem, path="quantize", expected=f"None, or a quantizer of '{made.suffix}' files")
     beside = _beside(target, bool(labels) and made.is_onnx and io.inputs[0].sizes[0] in (1, 3))
-    along = _along(target, files or {}, [target, *beside.values()])
+    along = _along(target, files or {}, [*made.parts(target), *beside.values()])
     model = as_model(net, io, "network")
     graph = Graph(model.module, io.inputs, io.outputs)
     numbers(module_call(graph), [samples], io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
     feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
-    source = Source(model, io, made, batch, feeds, about, along=tuple(place.name for place in along))
+    beside_it = tuple(place.name for place in along)
+    source = Source(model, io, made, batch, feeds, about, along=beside_it, opened_by=_installed_as(exporter))
     form = exporter if isinstance(exporter, str) else made.suffix.strip(".")
     found, row = verified_file(source, target, quantize, parity, min_agreement, form)
     for place, content in along.items():
@@ -121,7 +125,7 @@ def export(
         write_bytes(beside["predict"], predict_text(target.name).encode())
     return Exported(
         target,
-        target.stat().st_size,
+        row["bytes"],
         found.max_abs,
         found.top1_agreement,
         row["weight_share"],
@@ -130,6 +134,16 @@ def export(
         tuple(row["quantization"]),
         tuple(along),
     )
+
+
+def _installed_as(exporter: Named) -> str:
+    """The name that opens the file later; of a class or an object where it is defined."""
+    if isinstance(exporter, str):
+        return exporter
+    if isinstance(exporter, Mapping):
+        return str(exporter["use"])
+    cls = exporter if isinstance(exporter, type) else type(exporter)
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _about(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from typing import Any
 from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import Parity, compare, exact_call, module_call
+from kdsearch.deploy.parts import bytes_of, copy_parts
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
-from kdsearch.stages.cards import card_name, texts
+from kdsearch.stages.cards import about_part, card_name, texts
 from kdsearch.stages.products import described
 from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_json
@@ -50,6 +50,7 @@ class Source:
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
+        opened_by: what the exporter is called where it is installed.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class Source:
     notes: tuple[str, ...] = ()
     along: tuple[str, ...] = ()
     judge: Judge | None = None
+    opened_by: str = "onnx"
 
     @property
     def graph(self) -> Graph:
@@ -103,14 +105,16 @@ def verified_file(
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
         if source.fp32 is not None:
-            shutil.copyfile(source.fp32, fp32)
+            copy_parts(made, source.fp32, fp32)
         else:
             made.write(graph, batch, fp32)
-        shutil.copyfile(fp32, final)
+        copy_parts(made, fp32, final)
         log: tuple[str, ...] = ()
+        elsewhere: float | None = None
         if quantize is not None:
             name, quantizer = capability("quantizer", quantize)
             assert isinstance(quantizer, Compressor)
+            elsewhere = quantizer.elsewhere
             plan = quantizer.plan(_Subject(source.model, source.io))
             log, quantizer.watch, quantizer.judge = tuple(plan.log), source.watch, source.judge
             quantizer.rewrite(final, plan, source.calibration)
@@ -137,18 +141,19 @@ def verified_file(
         row = {
             "format": f"{form}-{name}",
             "path": target.name,
-            "bytes": final.stat().st_size,
+            "bytes": bytes_of(made, final),
             "parity_max_abs": found.max_abs,
             "parity": found.worst.as_json(),
             "top1_agreement": found.top1_agreement,
             "weight_share": weight_share(final, fp32) if made.is_onnx else {},
             "quantization": list(log),
-            "bounds": {"parity": bound, "min_agreement": min_agreement},
+            "bounds": {"parity": bound, "elsewhere": elsewhere, "min_agreement": min_agreement},
             **(measure(call if ends is None else ends.within(call), final) if measure is not None else {}),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
         with storing(target):
-            final.replace(target)
+            for part, place in reversed(list(zip(made.parts(final), made.parts(target), strict=True))):
+                part.replace(place)  # companions first: the file that names them is the last to appear
     card = _card(source, graph, row, kept, target, found, inside)
     write_json(target.with_name(card_name(target.name)), card)
     return found, row
@@ -192,7 +197,8 @@ def _card(
         "sha256": file_digest(target),
         **source.about,
         "check": answers,
-        **({} if exporter.is_onnx else {"usage": exporter.usage(target.name)}),
+        "companions": [about_part(each) for each in exporter.parts(target)[1:]],
+        **({} if exporter.is_onnx else {"usage": exporter.usage(target.name), "exporter": source.opened_by}),
     }
     whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
     split = "test" if row.get("quality") else "the caller's samples"
@@ -214,7 +220,7 @@ def _card(
     )
     timed = ("latency_ms", "latency_tuned_ms", "session_options", "slower_than_fp32", "peak_bytes")
     return {
-        **{key: whole[key] for key in kept},
+        **{key: whole[key] for key in (*kept, "companions", "exporter") if key in whole},
         **{key: whole[key] for key in timed if row.get(key)},
         "model": network,
         "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},

@@ -85,8 +85,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         export: one of its `exports`.
         facts: `inputs`, `outputs` of this graph (name, shape without B, dtype, kind, ...), `product` (the files that go together),
             `preprocessing`, `labels`, `sha256`, `licence`, `study_hash` (of what the network was made from), `usage` (lines that
-            run what is no ONNX file), `inside` (what the file does before and after its network), `check` (see
-            deploy/probe.py); further keys go into `facts` as they are.
+            run what is no ONNX file) and `exporter` (who opens it), `companions` (what is a part of it), `inside` (what the file
+            does before and after its network), `check` (see deploy/probe.py); further keys go into `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
     student, network = of_role(result.get("student"), role), student_of(result, role)
@@ -103,6 +103,8 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "licence",
         "study_hash",
         "usage",
+        "exporter",
+        "companions",
         "inside",
         "check",
     }
@@ -116,7 +118,9 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
         "name": f"{plain(result.get('study'))} {label_of(export)}",
         "file": file,
         "sha256": facts.get("sha256"),
+        **({"companions": facts["companions"]} if facts.get("companions") else {}),
         "export": export.get("format"),
+        **({"exporter": facts["exporter"]} if facts.get("exporter") else {}),
         **({"role": role} if role else {}),
         "recommended": is_recommended(result, export),
         "licence": facts.get("licence"),

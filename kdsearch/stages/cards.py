@@ -38,6 +38,8 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
                 "usage": graph.get("usage"),
+                "exporter": graph.get("exporter"),
+                "companions": [about_part(inputs["export"].path / Path(each).name) for each in graph["companions"]],
                 "inside": graph.get("inside"),
                 "check": graph.get("check"),
                 "sha256": file_digest(inputs["export"].path / name),
@@ -48,7 +50,15 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                     "facts": row["facts"],
                 },
             }
-            write_json(folder / card_name(name), card(result, {**row, "path": graph["path"]}, facts_of))
+            write_json(
+                folder / card_name(name),
+                card(result, {**row, "path": graph["path"], "bytes": graph["bytes"]}, facts_of),
+            )
+
+
+def about_part(file: Path) -> dict[str, Any]:
+    """What a card keeps of a companion: its name, size and digest."""
+    return {"file": file.name, "size_bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 
 def texts(about: Mapping[str, Any]) -> dict[str, str]:

@@ -156,7 +156,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             tools.progress.at(1 + len(rows) + len(refused), part.named(form))
     spent = {
         name: teacher_latency(
-            materials, exporter, live.model, reference_samples(materials), work / f"teacher-{name}.onnx"
+            materials, exporter, live.model, reference_samples(materials), work / f"teacher-{name}{exporter.suffix}"
         )
         for name, live in teachers.items()
     }

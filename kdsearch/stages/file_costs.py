@@ -4,7 +4,6 @@ limited.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kdsearch.deploy.capture import first_received
+from kdsearch.deploy.parts import bytes_of, copy_parts
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Compressor, Exporter
@@ -49,15 +49,16 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     whole = _written(materials, exporter, made, folder / known.stem)
     files = {"": whole}
     for name in sorted({quantizer_of(materials, form) for form in forms.values()} - {""}):
-        files[name] = _quantized(materials, name, role, spec, made, whole, folder)
+        files[name] = _quantized(materials, exporter, name, role, spec, made, whole, folder)
     of = {cost: files[quantizer_of(materials, form)] for cost, form in forms.items()}
-    costs: dict[str, float] = {"onnx_bytes": sum(file.stat().st_size for file in of["onnx_bytes"].values())}
+    costs: dict[str, float] = {"onnx_bytes": sum(bytes_of(exporter, file) for file in of["onnx_bytes"].values())}
     if needs_latency(materials):
         costs["latency_ms"] = _latency(materials, exporter, made, of["latency_ms"])
     if needs_peak(materials):
         costs["peak_bytes"] = _peak(materials, made, of["peak_bytes"])
     for file in (each for group in files.values() for each in group.values()):
-        file.unlink()
+        for part in exporter.parts(file):
+            part.unlink()
     write_json(known, sealed(costs))
     return costs
 
@@ -73,6 +74,7 @@ def _written(materials: Materials, exporter: Exporter[Any], made: Shipped, stem:
 
 def _quantized(
     materials: Materials,
+    exporter: Exporter[Any],
     name: str,
     role: str,
     spec: Mapping[str, Any],
@@ -91,7 +93,7 @@ def _quantized(
     samples, files = calibration(materials, SAMPLES), {}
     for graph, file in whole.items():
         files[graph] = file.with_name(f"{file.stem}-{index}{file.suffix}")
-        shutil.copyfile(file, files[graph])
+        copy_parts(exporter, file, files[graph])
         quantizer.rewrite(files[graph], few, feeds(made, graph, samples))
     return files
 

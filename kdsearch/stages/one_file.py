@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.audit import weight_share, zipped_bytes
+from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.capture import first_received, received
 from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import is_slower, measure
 from kdsearch.deploy.parity import Parity, compare, exact_call
+from kdsearch.deploy.parts import bytes_of, copy_parts, zipped_bytes_of
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
@@ -29,7 +29,7 @@ from kdsearch.stages.ends import ends_of, shipped_with
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, quality_of, told, tolerance
 from kdsearch.store.files import write_bytes
-from kdsearch.study.rules import bare
+from kdsearch.study.rules import bare, format_of
 from kdsearch.training.materials import Materials
 
 
@@ -127,9 +127,15 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     graphs = []
     for name, file in files.items():
         path = f"export/{target.public(name, kind)}"
-        shutil.copyfile(file, target.out / Path(path).name)
-        usage = {} if target.exporter.is_onnx else {"usage": list(target.exporter.usage(Path(path).name))}
-        about = {"path": path, "bytes": file.stat().st_size, **described(target.graphs[name]), **usage}
+        shipped_as = target.out / Path(path).name
+        copy_parts(target.exporter, file, shipped_as)
+        about = {
+            "path": path,
+            "bytes": bytes_of(target.exporter, file),
+            "companions": [f"export/{each.name}" for each in target.exporter.parts(shipped_as)[1:]],
+            **described(target.graphs[name]),
+            **_opened_by(target, shipped_as.name),
+        }
         inside = {"inside": dict(ends[name].about)} if name in ends else {}
         graphs.append({"name": name, **about, **inside})
         graph = target.graphs[name]
@@ -142,7 +148,10 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "path": graphs[0]["path"],
         "paths": [each["path"] for each in graphs],
         "graphs": graphs,
-        "files": [f"export/{name}" for name in _beside(target)],
+        "files": [
+            *(path for each in graphs for path in each["companions"]),
+            *(f"export/{name}" for name in _beside(target)),
+        ],
         "facts": dict(part.product.facts),
         "bytes": sum(each["bytes"] for each in graphs),
         **_zipped(target, files),
@@ -163,12 +172,19 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     }
 
 
+def _opened_by(target: Target, file: str) -> dict[str, Any]:
+    """Who opens what is no ONNX file: for the card."""
+    if target.exporter.is_onnx:
+        return {}
+    return {"exporter": target.materials.study.config.export.exporter.use, "usage": list(target.exporter.usage(file))}
+
+
 def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends]) -> tuple[dict[str, Path], Target]:
     """Copies of the files with their ends, and the target as they read and answer; the networks' own files stay to be rewritten."""
     found = {}
     for name, file in files.items():
         found[name] = file.with_name(f"whole-{file.name}")
-        shutil.copyfile(file, found[name])
+        copy_parts(target.exporter, file, found[name])
         if name in ends:
             with _theirs():
                 target.exporter.finish(found[name], ends[name])
@@ -179,7 +195,7 @@ def _zipped(target: Target, files: Mapping[str, Path]) -> dict[str, int]:
     """What the zeros of a sparse network gain: its files' size once zipped. They gain no time: onnxruntime multiplies by zeros."""
     chain = target.materials.study.config.compress.chain
     is_sparse = any(step.kind == "sparsifier" for _, step in chain)
-    return {"zipped_bytes": sum(zipped_bytes(file) for file in files.values())} if is_sparse else {}
+    return {"zipped_bytes": sum(zipped_bytes_of(target.exporter, file) for file in files.values())} if is_sparse else {}
 
 
 def about_of(materials: Materials, made_from: str) -> dict[str, str]:
@@ -208,7 +224,7 @@ def written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
         if kind == "fp32" or not fp32.exists():
             target.exporter.write(graph, target.example(name), fp32)
         if kind != "fp32":
-            shutil.copyfile(fp32, file)
+            copy_parts(target.exporter, fp32, file)
             found = _quantize(target, kind, name, file)
             notes += [f"{name}: {each}" if len(target.graphs) > 1 else each for each in found]
         files[name] = file
@@ -246,6 +262,14 @@ def _judge(target: Target, kind: str, graph: str) -> Judge:
         allowed_drop(materials.study.config.export.max_drop.get(form), whole),
         tolerance(whole),
     )
+
+
+def quantizer_class(materials: Materials, form: str) -> type[Compressor[Any]]:
+    """Of the study's quantizer that makes a format."""
+    config = materials.study.config
+    use = next(each for each in config.compress.quantize if format_of(config, each) == form)
+    found: type[Compressor[Any]] = materials.host.load_class("quantizer", use.use)
+    return found
 
 
 def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
@@ -346,7 +370,9 @@ def _beside(target: Target) -> list[str]:
     names = []
     for name, content in target.part.product.files.items():
         public = f"{target.stem}-{name}"
-        if public.endswith((".json", target.exporter.suffix)) and _is_taken(target, public):
+        if public.endswith((".json", target.exporter.suffix, *target.exporter.companions)) and _is_taken(
+            target, public
+        ):
             raise PluginError(
                 f"the product names the file '{name}', which is a graph's or its card's", expected="another"
             )
@@ -368,6 +394,7 @@ def _bounds(
     export, is_fp32 = materials.study.config.export, form.endswith("-fp32")
     return {
         "parity": export.parity if is_fp32 else None,
+        "elsewhere": None if is_fp32 else quantizer_class(materials, form).elsewhere,
         "max_drop": None if is_fp32 or fp32["value"] is None else allowed_drop(export.max_drop.get(form), fp32),
         "min_agreement": None if agreement is None else allowed_agreement(export.min_agreement.get(form)),
     }

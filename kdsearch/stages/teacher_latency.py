@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.latency import Latency, measure, measure_call
+from kdsearch.deploy.latency import Latency, measure_call
 from kdsearch.deploy.parity import module_call
 from kdsearch.errors import StorageError
 from kdsearch.kinds import Batch, Exporter, Model
 from kdsearch.ops.threads import cpu_threads
-from kdsearch.stages.costs import latency_threads
+from kdsearch.stages.costs import latency_of, latency_threads
 from kdsearch.training.materials import Materials
 
 
 def teacher_latency(
     materials: Materials, exporter: Exporter[Any], model: Model, example: Batch, file: Path
 ) -> dict[str, Any] | None:
-    """`latency_ms` as a file's, and `latency_in`: "onnxruntime", from an fp32 file that is written here and not kept, where the
-    teacher can be one; else "torch", on the CPU with equally many threads. None for one that does not answer the task.
+    """`latency_ms` as a file's, and `latency_in`: the exporter's runtime, from an fp32 file that is written here and not kept,
+    where the teacher can be one; else "torch", on the CPU with equally many threads. None for one that does not answer the task.
 
     A teacher may be anything, and nothing of the study hangs on this figure: what it raises is not told.
     """
@@ -36,7 +36,7 @@ def teacher_latency(
         return None
     try:
         exporter.write(graph, example, file)
-        return row(measure(file, inputs, threads), "onnxruntime")
+        return row(latency_of(exporter, file, inputs, threads), exporter.runtime)
     except StorageError:
         raise
     except Exception:

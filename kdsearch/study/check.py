@@ -316,15 +316,16 @@ def _check_objectives(study: Study, host: Host) -> None:
 
 
 def _check_exporter(study: Study, host: Host) -> None:
-    """What is quantised is an ONNX file."""
-    name, suffix = (
-        study.config.export.exporter.use,
-        host.load_class("exporter", study.config.export.exporter.use).suffix,
-    )
-    if suffix != ".onnx" and study.config.compress.quantize:
-        quantizer = study.config.compress.quantize[0].use
-        problem = f"'{quantizer}' rewrites ONNX files, and exporter '{name}' writes '{suffix}' files"
-        raise study.error(problem, "compress.quantize[0]", expected="no `quantize`, or an exporter of ONNX files")
+    """Each quantizer rewrites such files as the exporter writes."""
+    name = study.config.export.exporter.use
+    suffix = host.load_class("exporter", name).suffix
+    for i, use in enumerate(study.config.compress.quantize):
+        rewrites = host.load_class("quantizer", use.use).rewrites
+        if rewrites != suffix:
+            problem = f"'{use.use}' rewrites '{rewrites}' files, and exporter '{name}' writes '{suffix}' files"
+            raise study.error(
+                problem, f"compress.quantize[{i}]", expected=f"a quantizer of '{suffix}' files, or another exporter"
+            )
 
 
 def check_executor(study: Study, host: Host, workers: int) -> None:

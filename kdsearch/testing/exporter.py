@@ -32,9 +32,9 @@ IMAGE = Field("image", "image", (3, 8, 8))
 
 @dataclass(frozen=True)
 class Written:
-    """What an exporter made in `folder`: the file's bytes, the names of other files, what of the network it changed."""
+    """What an exporter made in `folder`: the bytes of file and companions, other files, what of the network it changed."""
 
-    data: bytes
+    data: tuple[bytes, ...]
     folder: Path
     beside: tuple[str, ...]
     changed: tuple[str, ...]
@@ -94,8 +94,9 @@ class ExporterContract:
             before = trace(graph.module.train())
             with tempfile.TemporaryDirectory(prefix="kdsearch-contract-") as folder:
                 file = self.write(graph, Path(folder) / f"net{self.exporter.suffix}")
-                beside = tuple(sorted(each.name for each in Path(folder).iterdir() if each != file))
-                data = file.read_bytes() if file.is_file() else b""
+                parts = self.made().parts(file)
+                beside = tuple(sorted(each.name for each in Path(folder).iterdir() if each not in parts))
+                data = tuple(each.read_bytes() if each.is_file() else b"" for each in parts)
             _WRITTEN[cls, name] = Written(data, Path(folder), beside, tuple(changed(before, trace(graph.module))))
         return _WRITTEN[cls, name]
 
@@ -104,7 +105,8 @@ class ExporterContract:
         """A copy of what was written, alone in another folder and under another name."""
         with tempfile.TemporaryDirectory(prefix="kdsearch-contract-") as folder:
             file = Path(folder) / f"copy{self.exporter.suffix}"
-            file.write_bytes(self.written(name).data)
+            for part, data in zip(self.made().parts(file), self.written(name).data, strict=True):
+                part.write_bytes(data)
             yield file
 
     def check_answers(self, graph: Graph, file: Path, name: str) -> None:
@@ -125,8 +127,13 @@ class ExporterContract:
     def test_there_is_one_file(self) -> None:
         for name in self.graphs():
             made = self.written(name)
-            require(bool(made.data), f"{name}: nothing is written")
-            require(not made.beside, f"{name}: there is also {', '.join(made.beside)}; a file is whole alone")
+            require(bool(made.data[0]), f"{name}: nothing is written")
+            for suffix, data in zip(self.exporter.companions, made.data[1:], strict=True):
+                require(bool(data), f"{name}: the companion {suffix} is not written")
+            require(
+                not made.beside,
+                f"{name}: there is also {', '.join(made.beside)}; a file is whole alone, or with its `companions`",
+            )
 
     def test_the_file_answers_as_the_network_does(self) -> None:
         """In eval mode, though it was training when it was written; for any number of samples; from any folder."""
@@ -141,10 +148,12 @@ class ExporterContract:
                 deeper = Path(folder) / "deeper"
                 deeper.mkdir()
                 again = self.write(graph, deeper / f"other{self.exporter.suffix}")
-                require(first.data == again.read_bytes(), f"{name}: equal weights give different files")
+                same = first.data == tuple(each.read_bytes() for each in self.made().parts(again))
+                require(same, f"{name}: equal weights give different files")
             for path in (first.folder, Path.cwd(), Path.home()):
                 if len(path.parts) > 1:
-                    require(str(path).encode() not in first.data, f"{name}: the file names {path}")
+                    named = any(str(path).encode() in each for each in first.data)
+                    require(not named, f"{name}: the file names {path}")
 
     def test_the_network_is_left_as_it_was(self) -> None:
         for name in self.graphs():
@@ -155,28 +164,51 @@ class ExporterContract:
         about = {"labels": '["ä", "b"]', "licence": "none"}
         for name, graph in self.graphs().items():
             with self.file(name) as file:
+                parts = self.made().parts(file)
                 self.made().label(file, about)
-                once = file.read_bytes()
+                once = [each.read_bytes() for each in parts]
                 self.check_answers(graph, file, f"{name}, labelled")
                 self.made().label(file, dict(reversed(about.items())))
-                require(file.read_bytes() == once, f"{name}: labelled again alike, the file is another")
-                require(len(list(file.parent.iterdir())) == 1, f"{name}: labelling leaves files beside it")
+                require(
+                    [each.read_bytes() for each in parts] == once, f"{name}: labelled again alike, the file is another"
+                )
+                require(len(list(file.parent.iterdir())) == len(parts), f"{name}: labelling leaves files beside it")
+                told = self.made().labels(file)
+                require(told is None or dict(told) == about, f"{name}: labelled {about}, the file tells {told}")
 
     def test_what_is_no_file_of_its_own_is_refused(self) -> None:
+        """Cut off, foreign, gone, or with a companion that is."""
         with self.file(next(iter(self.graphs()))) as whole:
-            cut, foreign, gone = (whole.with_stem(name) for name in ("cut", "foreign", "gone"))
-            cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-            foreign.write_bytes(b"no network at all")
-            for file in (cut, foreign, gone):
-                try:
-                    self.made().load(file)
-                except ArtifactError:
-                    continue
-                except Exception as error:
-                    raise AssertionError(
-                        f"a {file.stem} file raises {type(error).__name__}; raise ArtifactError"
-                    ) from None
-                raise AssertionError(f"a {file.stem} file is loaded; raise ArtifactError")
+            held = [each.read_bytes() for each in self.made().parts(whole)]
+            for at, (data, suffix) in enumerate(
+                zip(held, (self.exporter.suffix, *self.exporter.companions), strict=True)
+            ):
+                of = f" {suffix}" if at else ""
+                for name, spoilt in {
+                    "cut": data[: len(data) // 2],
+                    "foreign": b"no network at all",
+                    "gone": None,
+                }.items():
+                    file = whole.with_stem(f"{name}-{at}")
+                    for nth, part in enumerate(self.made().parts(file)):
+                        now = spoilt if nth == at else held[nth]
+                        if now is not None:
+                            part.write_bytes(now)
+                    self.check_refused(file, f"a {name}{of} file")
+            for at in range(1, len(held)):
+                file = whole.with_stem(f"changed-{at}")
+                for nth, part in enumerate(self.made().parts(file)):
+                    part.write_bytes(held[nth] if nth != at else bytes([held[nth][0] ^ 1]) + held[nth][1:])
+                self.check_refused(file, f"a file with a changed {self.exporter.companions[at - 1]}")
+
+    def check_refused(self, file: Path, what: str) -> None:
+        try:
+            self.made().load(file)
+        except ArtifactError:
+            return
+        except Exception as error:
+            raise AssertionError(f"{what} raises {type(error).__name__}; raise ArtifactError") from None
+        raise AssertionError(f"{what} is loaded; raise ArtifactError")
 
 
 _WRITTEN: dict[tuple[type, str], Written] = {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdsearch.deploy.files import open_session, read_onnx
-from kdsearch.deploy.verify import Check, verified
+from kdsearch.deploy.verify import Check, runner, verified
 from kdsearch.errors import ArtifactError, DataError, KdsearchError, RefusedError, UserError, one_of
+from kdsearch.kinds import Call, Exporter, Product
 from kdsearch.report.card import KIND
 from kdsearch.stages.cards import card_name
 from kdsearch.store.files import read_json
@@ -30,14 +32,15 @@ def verify(*, file: Path, data: Path | None = None, allow_code: tuple[str, ...] 
         RefusedError: a check fails; `result` of the error has them all.
     """
     if not lies(file, error=ArtifactError):
-        raise ArtifactError("there is no such file", file=file, expected="an ONNX file that kdsearch exported")
+        raise ArtifactError("there is no such file", file=file, expected="a file that kdsearch exported")
     if file.is_dir():
-        expected = "an ONNX file that kdsearch exported, such as those in the `export` folder of a study"
+        expected = "a file that kdsearch exported, such as those in the `export` folder of a study"
         raise ArtifactError("is a folder", file=file, expected=expected)
     card = card_of(file)
-    checks = verified(file, card)
-    if data is not None and all(each.ok for each in checks if each.check != "sha256"):
-        checks.append(_quality(file, card, data, allow_code))
+    exporter = _exporter(card, file)
+    checks = verified(file, card, exporter)
+    if data is not None and all(each.ok for each in checks if not each.check.startswith("sha256")):
+        checks.append(_quality(file, card, data, allow_code, exporter))
     elif data is not None:
         checks.append(Check("quality", False, "not measured: the file fails before"))
     differs = [each for each in checks if not each.ok]
@@ -71,14 +74,41 @@ def card_of(file: Path) -> Mapping[str, Any]:
     return card
 
 
-def _quality(file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[str, ...]) -> Check:
+def _exporter(card: Mapping[str, Any], file: Path) -> Exporter[Any] | None:
+    """What opens a file that is no ONNX, as its card names it; None = onnxruntime.
+
+    Raises:
+        PluginError: it is not installed, or lacks its extra.
+    """
+    if not (use := card.get("exporter")):
+        return None
+    from kdsearch.host import Host
+    from kdsearch.study.schema import Use
+    from kdsearch.training.materials import make
+
+    made: Exporter[Any] = make(Host.load(), "exporter", Use(use=str(use), options={}), "exporter")
+    if file.suffix != made.suffix:
+        raise ArtifactError(
+            f"is a part of what exporter '{use}' writes",
+            file=file,
+            expected=f"{file.with_suffix(made.suffix).name}, which is verified with it",
+        )
+    return made
+
+
+def _quality(
+    file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[str, ...], exporter: Exporter[Any] | None
+) -> Check:
     told = (card.get("metrics") or {}).get("quality") or {}
+    found: tuple[str, float, int | None]
     try:
-        name, value, n = _of_arrays(file, card, data) if data.suffix == ".npz" else _of_study(file, data, allow_code)
+        is_arrays = data.suffix == ".npz"
+        found = _of_arrays(file, card, data, exporter) if is_arrays else _of_study(file, data, allow_code, exporter)
     except KdsearchError as error:
         if isinstance(error, UserError):
             raise
         return Check("quality", False, f"not measured: {error.problem}")
+    name, value, n = found
     said = f"{name} {value:.4f}" + (f" of {n:,}" if n else "")
     known = told.get("value") if told.get("metric") == name else None
     if known is None:
@@ -88,22 +118,32 @@ def _quality(file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[
     return Check("quality", gap <= allowed, f"{said}; the card says {float(known):.4f}")
 
 
-def _of_arrays(file: Path, card: Mapping[str, Any], data: Path) -> tuple[str, float, int]:
+def _of_arrays(
+    file: Path, card: Mapping[str, Any], data: Path, exporter: Exporter[Any] | None
+) -> tuple[str, float, int]:
     """Accuracy on arrays of the user's, named as the inputs are, and `label`."""
     try:
         with np.load(data, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
         raise DataError("cannot be read as arrays", file=data, expected="a .npz file") from error
-    session = open_session(file)
-    inputs = {each.name: each for each in session.get_inputs()}
+    kinds = {str(each["name"]): each for each in (card.get("use") or {}).get("inputs") or ()}
+    if exporter is None:
+        session = open_session(file)
+        inputs = {each.name: each.shape for each in session.get_inputs()}
+        first: Callable[[Mapping[str, Any]], list[Any]] = partial(session.run, None)
+    else:
+        run, inputs = runner(exporter, file, card), {name: each["shape"] for name, each in kinds.items()}
+
+        def first(feeds: Mapping[str, Any]) -> list[Any]:
+            return list(run(feeds).values())
+
     missing = [name for name in (*inputs, "label") if name not in arrays]
     if missing:
         raise DataError(f"no array '{missing[0]}'", file=data, expected=one_of([*inputs, "label"]))
-    for name, each in inputs.items():
-        _check_sizes(name, arrays[name].shape, each.shape, data)
+    for name, shape in inputs.items():
+        _check_sizes(name, arrays[name].shape, shape, data)
     labels = arrays["label"].reshape(-1)
-    kinds = {each["name"]: each for each in (card.get("use") or {}).get("inputs") or ()}
     same = 0
     for at in range(0, len(labels), 32):
         feeds = {
@@ -111,8 +151,8 @@ def _of_arrays(file: Path, card: Mapping[str, Any], data: Path) -> tuple[str, fl
             for name in inputs
         }
         try:
-            answer = session.run(None, feeds)[0]
-        except Exception as error:  # whatever onnxruntime raises at a shape
+            answer = first(feeds)[0]
+        except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((answer.reshape(len(answer), -1).argmax(1) == labels[at : at + 32]).sum())
     return "accuracy", same / max(len(labels), 1), len(labels)
@@ -127,7 +167,9 @@ def _check_sizes(name: str, found: tuple[int, ...], shape: Sequence[int | str | 
         raise DataError(f"array '{name}' is {said}", file=data, expected=f"samples of ({sizes}), as the file reads")
 
 
-def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str, float, int | None]:
+def _of_study(
+    file: Path, data: Path, allow_code: tuple[str, ...], exporter: Exporter[Any] | None
+) -> tuple[str, float, int | None]:
     """The study's objective on its test split, as its export stage measured it."""
     import torch
     from torch import nn
@@ -155,18 +197,9 @@ def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str,
         raise RefusedError("this task's answers need several graphs together") from error
     if len(product.graphs) != 1:
         raise RefusedError(f"an answer takes {len(product.graphs)} graphs together")
-    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
-    product = around(product, ends_of(exporter, product, materials.data.facts))
-    session = open_session(file, 1, read_onnx(file))
-    inputs = [each.name for each in session.get_inputs()]
-    outputs = [each.name for each in session.get_outputs()]
-    (graph,) = product.graphs.values()
-    named = dict(zip(graph.names_out, (each.name for each in graph.outputs), strict=True))
-
-    def call(*tensors: Any) -> dict[str, Any]:
-        feeds = {name: each.numpy() for name, each in zip(inputs, tensors, strict=True)}
-        found = zip(outputs, session.run(None, feeds), strict=True)
-        return {named.get(name, name): torch.from_numpy(each) for name, each in found}
+    whole = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    product = around(product, ends_of(whole, product, materials.data.facts))
+    call = _session_call(file, product) if exporter is None else exporter.load(file)
 
     def predict(batch: Batch) -> Mapping[str, Any]:
         return product.call(dict.fromkeys(product.graphs, call), batch)
@@ -182,3 +215,21 @@ def _of_study(file: Path, data: Path, allow_code: tuple[str, ...]) -> tuple[str,
     )
     _, quality = measured(materials, predict, "test", services)
     return str(quality["metric"]), float(quality["value"]), quality["n"]
+
+
+def _session_call(file: Path, product: Product) -> Call:
+    """The file in onnxruntime, answering by the names of the graph's outputs."""
+    import torch
+
+    session = open_session(file, 1, read_onnx(file))
+    inputs = [each.name for each in session.get_inputs()]
+    outputs = [each.name for each in session.get_outputs()]
+    (graph,) = product.graphs.values()
+    named = dict(zip(graph.names_out, (each.name for each in graph.outputs), strict=True))
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        feeds = {name: each.numpy() for name, each in zip(inputs, tensors, strict=True)}
+        found = zip(outputs, session.run(None, feeds), strict=True)
+        return {named.get(name, name): torch.from_numpy(each) for name, each in found}
+
+    return call

@@ -158,7 +158,7 @@ def test_what_cannot_be_judged(folder, capsys, tmp_path):
     assert main(["verify", str(tmp_path / "none.onnx")]) == 2
     capsys.readouterr()
     assert main(["verify", str(tmp_path)]) == 2
-    assert "is a folder. Expected an ONNX file" in capsys.readouterr().err
+    assert "is a folder. Expected a file that kdsearch exported" in capsys.readouterr().err
     (folder / "net.json").write_text('{"kind": "other"}')
     assert main(["verify", str(folder / "net.onnx")]) == 2
     assert "no card of kdsearch" in capsys.readouterr().err

@@ -89,6 +89,8 @@ class Int8(Compressor[Int8Options]):
     """
 
     side = "file"
+    calibrates = True
+    elsewhere = 0.05
 
     def plan(self, subject: Subject) -> Plan:
         """The settings; calibration itself runs in `rewrite`, on the feeds of a file that does not exist yet."""
