@@ -57,7 +57,8 @@ def compress(
         str, option("--output", help="What files that score classes answer: raw, probabilities or class.")
     ] = "raw",
     form: Annotated[
-        list[str] | None, option("--format", help="onnx-fp32, onnx-int8, onnx-int4; may be repeated.")
+        list[str] | None,
+        option("--format", help="onnx-fp32, onnx-int8, onnx-int4, or of another exporter; may be repeated."),
     ] = None,
     calibration: Annotated[
         str, option("--calibration", help="data, or random: noise, where there are no data.")
@@ -76,6 +77,8 @@ def compress(
     if calibration not in ("data", "random"):
         raise StudyError(f"got '{calibration}'", path="--calibration", expected="data or random")
     shape, target = _shape(input_shape), _target(prune)
+    asked = {"input": (reads, "prepared"), "output": (answers, "raw")}
+    inside = {name: value for name, (value, default) in asked.items() if value != default}
 
     def run() -> dict[str, object]:
         from kdsearch.python.compressed import compress as of
@@ -84,7 +87,7 @@ def compress(
             model, out, data=data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
             teacher_weights=teacher_weights, prune=target, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
             formats=form or ("onnx-fp32", "onnx-int8"), calibration="random" if calibration == "random" else "data",
-            inside={"input": reads, "output": answers}, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
+            inside=inside, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
         )  # fmt: skip
 
     answer(run, as_json)

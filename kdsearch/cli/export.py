@@ -9,7 +9,13 @@ from kdsearch.cli.options import AllowCode, Folder, Json, option
 
 def export(
     folder: Folder,
-    form: Annotated[str, option("--format", help="onnx-fp32, onnx-int8, onnx-int4.")],
+    form: Annotated[
+        str,
+        option(
+            "--format",
+            help="The study's exporter and fp32 or a quantizer: onnx-fp32, onnx-int8.",
+        ),
+    ],
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import DataError, RefusedError, StudyError, UserError, nearest, no_share, one_of
+from kdsearch.errors import DataError, RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
-from kdsearch.python.formats import Calibration, Job, files_of
+from kdsearch.python.formats import Calibration, Job, files_of, forms_of
 from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, is_untrained, network
 from kdsearch.python.own_data import Data, PlanSubject, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
@@ -65,15 +65,15 @@ def compress(
             pruner, {"macs": 0.7, "importance": "taylor"}.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
-        inside: what the files do before and after the network: the exporter's options `input`, `layout` and `output`.
+        inside: what the files do before and after the network: exporters' options, as `input`, `layout` and `output` of onnx.
+        formats: `onnx-int8`, an exporter and a quantizer of its files, or fp32, which every exporter asked for writes too.
         max_drop: of quality against fp32; None = a study's own.
 
     Raises:
         StudyError, DataError, UnsafeCodeError: for what is asked wrongly. RefusedError: the pruning target cannot be reached.
     """
     host, out, shown = Host.load(), Path(out), Progress(progress)
-    formats = list(dict.fromkeys(["onnx-fp32", *formats]))
-    kinds = _kinds(formats, host)
+    forms = forms_of(formats, inside or {}, host)
     opened = open_data(data, normalize, seed, host) if data is not None else None
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
@@ -82,11 +82,13 @@ def compress(
     called = model if isinstance(model, str) else type(model).__name__
     fixed = net.file if isinstance(net, OnnxNetwork) else None
     io = _io(net, called, opened, input_shape)
+    if fixed is not None and (others := [each for each in forms if not each.exporter.is_onnx]):
+        raise StudyError(f"an ONNX file is no {others[0].name}", path="--format", expected="a torch network")
     if fixed is not None and prune:
         raise StudyError("an ONNX file is quantised and verified only", path="--prune", expected="a torch network")
-    if any(kind == "int8" for kind in kinds) and opened is None and calibration != "random":
+    if opened is None and calibration != "random" and (needing := [each for each in forms if each.calibrates]):
         raise StudyError(
-            "INT8 needs data to calibrate with",
+            f"{needing[0].name} needs data to calibrate with",
             path="--calibration",
             expected="--data, or --calibration random (noise, which the card then says)",
         )
@@ -97,7 +99,7 @@ def compress(
         before = as_model(net, io, called)
     whole, notes = count(before, io), list[str]()
     after, pruned = before, None
-    shown.begin("compress", len(formats) + bool(prune) + 1)
+    shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
         learned = _teacher(teacher, teacher_weights, allow_code, seed, classes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
@@ -107,10 +109,8 @@ def compress(
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
-    job = Job(
-        after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, inside or {}, shown, notes
-    )
-    rows, refused = files_of(job, kinds)
+    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes)
+    rows, refused = files_of(job, forms)
     shown.end(is_done=True)
     cost = count(after, io)
     result = {
@@ -130,16 +130,6 @@ def compress(
         error.result = result  # type: ignore[attr-defined]
         raise error
     return result
-
-
-def _kinds(formats: Sequence[str], host: Host) -> list[str]:
-    known = [f"onnx-{each}" for each in ("fp32", *host.names("quantizer"))]
-    for form in formats:
-        if form not in known:
-            raise UserError(
-                f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
-            )
-    return [form.removeprefix("onnx-") for form in formats]
 
 
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:

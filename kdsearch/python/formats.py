@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,19 +14,83 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.engine.feeds import in_order
-from kdsearch.errors import RefusedError
-from kdsearch.kinds import IO, Batch, Call, Compressor, Judge, Model
+from kdsearch.errors import PluginError, RefusedError, UserError, nearest, one_of
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
 from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, rewritten, verified_file
+from kdsearch.stages.costs import latency_of
 from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told, tolerance
 from kdsearch.store.hashing import derive
+from kdsearch.study.schema import Use
+from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
 
+DEFAULT = "onnx"  # the exporter
 CALIBRATION, PROBE = 256, 32  # samples that quantizers see; samples that are compared where there are no data
 Calibration = Literal["data", "random"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One format: an exporter, and a quantizer of its files.
+
+    Args:
+        use: what the exporter is called. kind: the quantizer, or fp32. calibrates: whether it needs samples.
+    """
+
+    use: str
+    kind: str
+    exporter: Exporter[Any]
+    calibrates: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.use}-{self.kind}"
+
+
+def forms_of(formats: Sequence[str], inside: Mapping[str, str], host: Host) -> list[Form]:
+    """The formats by name, each exporter's fp32 before its others, which are compared with it.
+
+    Raises:
+        UserError: an unknown format. StudyError: an option that an exporter has not. PluginError: an extra that is missing.
+    """
+    uses: dict[str, list[str]] = {}
+    for name in formats:
+        use = next((each for each in host.names("exporter") if name.startswith(f"{each}-")), "")
+        kind = name.removeprefix(f"{use}-")
+        fits = kind == "fp32" or (use and kind in host.names("quantizer") and _fits(use, kind, host))
+        if not use or not fits:
+            known = _known(host)
+            raise UserError(
+                f"unknown format '{name}'", path="--format", nearest=nearest(name, known), expected=one_of(known)
+            )
+        uses.setdefault(use, ["fp32"]).append(kind)
+    found = []
+    for use, kinds in uses.items():
+        exporter = make(host, "exporter", Use(use=use, options=dict(inside)), "--format")
+        for kind in dict.fromkeys(kinds):
+            calibrates = kind != "fp32" and host.load_class("quantizer", kind).calibrates
+            found.append(Form(use, kind, exporter, calibrates))
+    return found
+
+
+def _fits(exporter: str, quantizer: str, host: Host) -> bool:
+    return bool(host.load_class("quantizer", quantizer).rewrites == host.load_class("exporter", exporter).suffix)
+
+
+def _known(host: Host) -> list[str]:
+    """Every format that can be made here."""
+    found = []
+    for use in host.names("exporter"):
+        for kind in ("fp32", *host.names("quantizer")):
+            with suppress(PluginError):  # an extra that is missing
+                if kind == "fp32" or _fits(use, kind, host):
+                    found.append(f"{use}-{kind}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,7 +107,6 @@ class Job:
     max_drop: float | None
     seed: int
     qat_epochs: int
-    inside: Mapping[str, str]
     shown: Progress
     notes: list[str]
 
@@ -50,10 +114,12 @@ class Job:
     def is_noise(self) -> bool:
         return self.calibration == "random" or self.opened is None
 
-    def target(self, kind: str) -> Path:
-        return self.out / f"{_stem(self.called)}-{kind}.onnx"
+    def target(self, form: Form) -> Path:
+        """Of two exporters' files one card each: only onnx's are named by the kind alone."""
+        named = form.kind if form.use == DEFAULT else form.name
+        return self.out / f"{_stem(self.called)}-{named}{form.exporter.suffix}"
 
-    def source(self, model: Model, done: int) -> Source:
+    def source(self, form: Form, model: Model, done: int) -> Source:
         """What a file of this network is made from and compared on; agreement is of the test split."""
         opened, io = self.opened, self.io
         n = CALIBRATION if opened is not None or self.calibration == "random" else 0
@@ -71,48 +137,52 @@ class Job:
         )
         if model is not self.model:
             notes += (f"trained as it is quantised for {self.qat_epochs} epochs",)
-        exporter = capability("exporter", {"use": "onnx", "options": dict(self.inside)})[1]
 
         def watch(share: float, what: str) -> None:
             self.shown.at(done + share, what)
 
-        return Source(model, io, exporter, samples, feeds, about, fixed, watch, notes)
+        return Source(model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use)
 
 
-def files_of(job: Job, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """A row for each format that passes, and the reasons of the others."""
     opened = job.opened
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
-    reference: dict[str, Any] = {}
-    for kind in kinds:
-        done = len(rows) + len(refused) + 1
-        target, quantize = job.target(kind), None if kind == "fp32" else kind
-        source, trained = job.source(job.model, done), None
+    references: dict[str, dict[str, Any]] = {}
+    for form in forms:
+        done, reference = len(rows) + len(refused) + 1, references.get(form.use, {})
+        target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
+        source, trained = job.source(form, job.model, done), None
         if quantize and opened is not None and job.qat_epochs and job.fixed is None:
-            trained = _trained(job, quantize, source)
+            trained = _trained(job, form, source)
         inputs = _read_by(source, source.samples)
 
         def measured(
-            call: Call, file: Path, kind: str = kind, inputs: list[Any] = inputs, reference: dict[str, Any] = reference
+            call: Call,
+            file: Path,
+            form: Form = form,
+            inputs: list[Any] = inputs,
+            reference: dict[str, Any] = reference,
         ) -> dict[str, Any]:
-            return {**_judged(call, kind, job.io, opened, reference, job.max_drop), **_timed(file, inputs, reference)}
+            judged = _judged(call, form.kind, job.io, opened, reference, job.max_drop)
+            return {**judged, **_timed(form.exporter, file, inputs, reference)}
 
         least = DEFAULT_AGREEMENT if opened is not None else None
         try:
-            final = source if trained is None else job.source(trained, done)
+            final = source if trained is None else job.source(form, trained, done)
             if quantize and opened is not None:
                 final = replace(final, judge=_judge(job, final))
-            _, row = verified_file(final, target, quantize, 1e-4, least, "onnx", measured)
+            _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured)
         except RefusedError as error:
-            refused.append({"format": f"onnx-{kind}", "reason": error.problem})
+            refused.append({"format": form.name, "reason": error.problem})
             continue
         row["path"] = str(target)
-        if kind == "fp32":
-            reference = row
+        if form.kind == "fp32":
+            references[form.use] = row
         rows.append(row)
-        job.shown.at(done, f"onnx-{kind}")
-    if job.is_noise and len(kinds) > 1:
+        job.shown.at(done, form.name)
+    if job.is_noise and any(form.kind != "fp32" for form in forms):
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused
 
@@ -137,9 +207,9 @@ def _read_by(source: Source, samples: Batch) -> list[Any]:
     return one if ends is None else [*ends.raw(*one)]
 
 
-def _trained(job: Job, kind: str, source: Source) -> Model | None:
+def _trained(job: Job, form: Form, source: Source) -> Model | None:
     """The network trained as it will be quantised, where the plain one's file loses too much on `val`, and this one's less."""
-    opened = job.opened
+    opened, kind = job.opened, form.kind
     assert opened is not None
     plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
     whole = opened.quality(plain, "val")
@@ -147,7 +217,7 @@ def _trained(job: Job, kind: str, source: Source) -> Model | None:
 
     def loss(model: Model) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            call = rewritten(replace(source, model=model), Path(folder) / "tried.onnx", kind)
+            call = rewritten(replace(source, model=model), Path(folder) / f"tried{source.exporter.suffix}", kind)
             return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
 
     before = loss(job.model)
@@ -167,7 +237,7 @@ def _trained(job: Job, kind: str, source: Source) -> Model | None:
     settle(model.module)
     after = loss(model)
     job.notes.append(
-        f"onnx-{kind}: {before:.4f} worse than fp32 on validation, {after:.4f} after training as quantised"
+        f"{form.name}: {before:.4f} worse than fp32 on validation, {after:.4f} after training as quantised"
     )
     return model if after < before else None
 
@@ -191,16 +261,17 @@ def _judged(
     return told(quality)
 
 
-def _timed(file: Path, inputs: list[Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+def _timed(exporter: Exporter[Any], file: Path, inputs: list[Any], reference: Mapping[str, Any]) -> dict[str, Any]:
     """In a session as anybody opens it; and with the session options that make it faster, if any do."""
-    plain, entries = _shown(measure(file, inputs)), tuned_options(read_onnx(file))
+    plain = _shown(latency_of(exporter, file, inputs, 1))
+    entries = tuned_options(read_onnx(file)) if exporter.is_onnx else {}
     tuned = _shown(measure(file, inputs, entries=entries)) if entries else plain
     helps = is_slower(plain, tuned)
     return {
         "latency_ms": plain,
         "latency_tuned_ms": tuned if helps else None,
         "session_options": entries if helps else {},
-        "peak_bytes": peak_bytes(file, inputs),
+        "peak_bytes": peak_bytes(file, inputs) if exporter.is_onnx else None,
         **({"slower_than_fp32": is_slower(plain, reference["latency_ms"])} if reference else {}),
     }
 

@@ -140,6 +140,6 @@ def test_what_is_no_onnx_is_not_quantised(tmp_path, outside):
     text = NO_ONNX.replace("export: {", "compress: {quantize: [{use: int8}]}\nexport: {")
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(
-        StudyError, match=r"'int8' rewrites ONNX files, and exporter 'chain' writes '.safetensors' files"
+        StudyError, match=r"'int8' rewrites '.onnx' files, and exporter 'chain' writes '.safetensors' files"
     ):
         load_study(tmp_path / "study.yaml", Host.load())

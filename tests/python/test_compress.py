@@ -126,12 +126,14 @@ def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, f
     from kdsearch.deploy.files import read_onnx, stores_int4
     from kdsearch.deploy.latency import Latency
     from kdsearch.python import formats
+    from kdsearch.stages import costs
 
-    def measure(file, inputs, entries=None):
+    def measure(file, inputs, threads=1, entries=None):
         ms = 9.0 if stores_int4(read_onnx(file)) and not entries else 1.0
         return Latency(ms, ms, 0.1, 1)
 
     monkeypatch.setattr(formats, "measure", measure)
+    monkeypatch.setattr(costs, "measure", measure)
     code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, "--format", "onnx-int4")
     assert code == 0
     plain, row = found["exports"]

@@ -14,6 +14,7 @@ from kdsearch.kit.onnx import read_onnx, save_onnx
 from kdsearch.testing.compressor import CompressorContract
 from kdsearch.testing.contract import failures
 from tests.outside.conftest import HERE
+from tests.testing.extras import installed
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(HERE))
@@ -24,7 +25,7 @@ NAMED = [(kind, name) for kind in ("pruner", "sparsifier", "quantizer") for name
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_installed_compressors_conform(kind, name):
-    compressor = Host.load().load_class(kind, name)
+    compressor = installed(kind, name)
     assert failures(type("Contract", (CompressorContract,), {"compressor": compressor})) == {}
 
 

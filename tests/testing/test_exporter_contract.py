@@ -11,6 +11,7 @@ from kdsearch.kinds import NoOptions
 from kdsearch.testing.contract import failures
 from kdsearch.testing.exporter import ExporterContract
 from tests.outside.conftest import HERE
+from tests.testing.extras import installed
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(HERE))
@@ -21,7 +22,7 @@ INSTALLED = Host.load().names("exporter")
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_installed_exporters_conform(name):
-    exporter = Host.load().load_class("exporter", name)
+    exporter = installed("exporter", name)
     assert failures(type("Contract", (ExporterContract,), {"exporter": exporter})) == {}
 
 
