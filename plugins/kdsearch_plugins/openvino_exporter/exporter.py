@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
@@ -76,7 +77,8 @@ class OpenVinoExporter(Exporter[OpenVinoOptions]):
         """Raise ArtifactError where one of both files is missing, damaged, or not the other's."""
         model = compiled(read_ir(file), threads)
         request = model.create_infer_request()
-        renamed = {f"{each.any_name}_out": each.any_name for each in model.inputs}  # see Graph.names_out
+        read = [each.get_node().get_friendly_name() for each in model.inputs]
+        renamed = {f"{name}_out": name for name in read}  # see Graph.names_out
         names = [each.get_node().get_friendly_name() for each in model.outputs]
         names = [renamed.get(name, name) for name in names]
 
@@ -180,4 +182,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in CHATTER:
             warnings.filterwarnings("ignore", message=message)
+        # torch's recurrent layers check sizes in Python while they are traced
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\..*")
         yield
