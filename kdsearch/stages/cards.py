@@ -39,7 +39,9 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                 "outputs": graph["outputs"],
                 "usage": graph.get("usage"),
                 "exporter": graph.get("exporter"),
-                "companions": [about_part(inputs["export"].path / Path(each).name) for each in graph["companions"]],
+                "companions": [
+                    about_part(inputs["export"].path / Path(each).name) for each in graph.get("companions", ())
+                ],
                 "inside": graph.get("inside"),
                 "check": graph.get("check"),
                 "sha256": file_digest(inputs["export"].path / name),
