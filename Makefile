@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-slow check setup clean
+.PHONY: quickstart test test-slow test-extras check setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   a whole study on handwritten digits: a minute and a half after the install"
 	@echo "make test         the tests (about 7 and a half minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
+	@echo "make test-extras  tests/extras: what needs Ray, NNI, OpenVINO and the like, each in an environment that has it"
 	@echo "make check        ruff, mypy --strict, direction of imports"
 
 $(BIN)/python:
@@ -48,5 +49,24 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# NNI and ExecuTorch pin versions that others do not take, so each has an environment of its own.
+test-extras: export PYTHONDONTWRITEBYTECODE =
+test-extras: export OMP_NUM_THREADS = 1
+test-extras: export KDSEARCH_STRICT_SKIPS = all
+test-extras: .venv-extras/.made .venv-nni/.made .venv-executorch/.made
+	.venv-extras/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/extras/,$(TOGETHER)) $(ARGS)
+	.venv-nni/bin/python -m pytest tests/extras/nni $(ARGS)
+	.venv-executorch/bin/python -m pytest tests/extras/executorch $(ARGS)
+
+TOGETHER := dashboard loggers openvino postgresql ray
+.venv-extras/.made: EXTRAS = dashboard,mlflow,openvino,postgresql,ray,tensorboard,wandb,data,timm
+.venv-nni/.made: EXTRAS = nni
+.venv-executorch/.made: EXTRAS = executorch,data,timm
+
+.venv-%/.made: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]" hypothesis jsonschema pandas pytest pytest-xdist
+	@touch $@
+
 clean:
-	rm -rf $(VENV) quickstart study runs
+	rm -rf $(VENV) .venv-* quickstart study runs

@@ -38,12 +38,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("KDSEARCH_STRICT_SKIPS"):
+    return unskipped((yield), item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    return unskipped((yield), collector.nodeid)
+
+
+def unskipped(report, id: str):
+    """KDSEARCH_STRICT_SKIPS: 1 = what is skipped and not listed fails; all = so does what is listed, as where extras are there."""
+    strict = os.environ.get("KDSEARCH_STRICT_SKIPS")
+    if strict and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if not any(fnmatch.fnmatchcase(item.nodeid, glob) for glob in listed(LISTED)):
+        if strict == "all" or not any(fnmatch.fnmatchcase(id, glob) for glob in listed(LISTED)):
             report.outcome = "failed"
-            report.longrepr = f"{item.nodeid} was skipped ({reason}) and is not in {LISTED.name}"
+            report.longrepr = f"{id} was skipped ({reason}) and is not in {LISTED.name}"
     return report
 
 
