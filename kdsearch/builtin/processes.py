@@ -1,36 +1,12 @@
-"""Local processes: a supervisor that keeps some warm for job after job, and keeps time-outs and memory limits.
-
-Starting one costs the import of torch (about 1.5 s of CPU on a quiet machine), so a process runs one job after another; one
-whose job failed is replaced.
-"""
+"""Local processes, the default place of trials."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import psutil
 from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
-from kdsearch.kit.scratch import Scratch
+from kdsearch.kit.jobs import JobProcesses
 from kdsearch.limits import WORKERS
-
-TICK_S = 0.25  # how often memory is looked at
-START_S = 180.0  # a process that has not taken its job by then is given up
-OPEN_S = 3600.0  # a job that says when its work begins, and has not by then, is given up
-TAIL = 2000  # characters of a dead process' stderr in its error
 
 
 class ProcessesOptions(Options):
@@ -42,245 +18,24 @@ class ProcessesOptions(Options):
 
 
 class Processes(Executor[ProcessesOptions]):
-    """Spawned processes, each with one job at a time; whatever happens to it, `wait` reports the job once.
-
-    Children end when this process ends, even by SIGKILL. POSIX only.
-    """
+    """Processes of this machine, kept warm from job to job: see `JobProcesses`."""
 
     def __init__(self, options: ProcessesOptions) -> None:
         super().__init__(options)
         self.slots = options.workers
-        self._queue: deque[Job] = deque()
-        self._running: dict[str, _Child] = {}
-        self._idle: list[_Child] = []
-        self._done: list[Done] = []
-        self._scratch: Scratch | None = None
-        self._count = 0
+        self._processes = JobProcesses(options.workers, options.grace_s, options.reuse)
 
     def submit(self, job: Job) -> None:
-        self._queue.append(job)
-        self._fill()
+        self._processes.slots = self.slots
+        self._processes.submit(job)
 
     def wait(self, timeout_s: float) -> list[Done]:
-        until = time.monotonic() + timeout_s
-        while True:
-            self._fill()
-            for child in list(self._running.values()):
-                self._look_at(child)
-            left = until - time.monotonic()
-            if self._done or not self._running or left <= 0:
-                done, self._done = self._done, []
-                self._fill()
-                return done
-            ready = [end for child in self._running.values() for end in child.ends]
-            select.select(ready, [], [], min(left, self._tick()))
+        self._processes.slots = self.slots
+        return self._processes.wait(timeout_s)
 
     def stop(self, id: str) -> None:
         """SIGTERM now, SIGKILL after `grace_s`; `wait` then reports it as "stopped" unless it ended well."""
-        for job in [job for job in self._queue if job.id == id]:
-            self._queue.remove(job)
-            self._done.append(Done(job.id, error="stopped"))
-        if id in self._running:
-            self._running[id].ask_to_end("stopped", self.options.grace_s)
+        self._processes.stop(id)
 
     def close(self) -> None:
-        self._queue.clear()
-        for id in list(self._running):
-            self.stop(id)
-        until = time.monotonic() + self.options.grace_s
-        while self._running and time.monotonic() < until:
-            self.wait(max(until - time.monotonic(), 0.0))
-        for child in [*self._running.values(), *self._idle]:
-            child.end()
-        self._running, self._idle, self._done = {}, [], []
-        if self._scratch is not None:
-            self._scratch.close()
-            self._scratch = None
-
-    def _tick(self) -> float:
-        is_watched = any(child.job and (child.job.memory_bytes or child.ends_by) for child in self._running.values())
-        return TICK_S if is_watched or not hasattr(os, "pidfd_open") else 60.0
-
-    def _fill(self) -> None:
-        while self._queue and len(self._running) < self.slots:
-            job = self._queue.popleft()
-            child = next((each for each in self._idle if each.threads == job.threads and not job.alone), None)
-            if child is not None:
-                self._idle.remove(child)
-            elif self._idle and len(self._running) + len(self._idle) >= self.slots:
-                self._idle.pop().end()
-            self._count += 1
-            if self._scratch is None:
-                self._scratch = Scratch.make("jobs")
-            child = child or _Child.spawn(self._scratch.path, job.threads)
-            self._running[job.id] = child
-            child.give(job, self._scratch.path / f"{self._count}.json")
-
-    def _look_at(self, child: _Child) -> None:
-        done = child.look(self.options.grace_s)
-        if done is None:
-            return
-        alone = self._running.pop(done.id).is_alone
-        self._done.append(done)
-        if self.options.reuse and not alone and not done.error and child.is_alive():
-            self._idle.append(child)
-        else:
-            child.end()
-
-
-@dataclass
-class _Child:
-    """One process: its pipes, its present job and why it is being ended."""
-
-    process: subprocess.Popen[bytes]
-    status: int  # read end: `t` a job was taken, `s` its work began, `d` its result is there
-    pidfd: int | None
-    log: Path
-    threads: int
-    job: Job | None = None
-    result: Path = field(default_factory=Path)
-    begun: float | None = None
-    ends_by: float | None = None
-    kill_at: float | None = None
-    why: str = ""
-    is_alone: bool = False
-
-    @classmethod
-    def spawn(cls, folder: Path, threads: int) -> _Child:
-        handle, log = tempfile.mkstemp(suffix=".log", dir=folder)
-        read, write = os.pipe()
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-        # -P: a file in the working directory never stands in for a module
-        command = [
-            sys.executable,
-            "-P",
-            "-X",
-            "faulthandler",
-            "-m",
-            "kdsearch.builtin.job_process",
-            str(write),
-            str(folder),
-        ]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=handle,
-                stderr=handle,
-                env=environment,
-                pass_fds=(write,),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone
-            )
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-            os.close(handle)
-        pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
-        return cls(process, read, pidfd, Path(log), threads)
-
-    @property
-    def ends(self) -> list[int]:
-        """What becomes readable when there is news."""
-        return [self.status] if self.pidfd is None else [self.status, self.pidfd]
-
-    def give(self, job: Job, result: Path) -> None:
-        self.job, self.result, self.begun, self.is_alone = job, result, None, job.alone
-        self.ends_by, self.kill_at, self.why = time.monotonic() + START_S, None, ""
-        self.over = ""
-        order = json.dumps({"job": vars(job), "result": str(result)}) + "\n"
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: `look` says so
-            self.process.stdin.write(order.encode())
-            self.process.stdin.flush()
-
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
-
-    def look(self, grace_s: float) -> Done | None:
-        """The job's end, if it has ended; keeps its limits otherwise."""
-        assert self.job is not None
-        news, now = self._news(), time.monotonic()
-        if self.kill_at is None:
-            if "t" in news:
-                self.ends_by = now + OPEN_S
-            if "s" in news:
-                self.begun = now
-                self.ends_by = now + self.job.timeout_s if self.job.timeout_s else None
-        if "d" in news or not self.is_alive():
-            return self._ended(now)
-        if self.kill_at is not None:
-            if now >= self.kill_at:
-                self._signal(signal.SIGKILL)
-        elif self.ends_by is not None and now >= self.ends_by:
-            self.over = "timeout_s" if self.begun else ""
-            limit = f"timed out after {self.job.timeout_s:g} s"
-            self.ask_to_end(limit if self.begun else "timed out before its work began", grace_s)
-        elif self.job.memory_bytes and (used := self._memory()) > self.job.memory_bytes:
-            self.over = "memory_bytes"
-            self.ask_to_end(f"used {used / 1e6:,.0f} MB of {self.job.memory_bytes / 1e6:,.0f} MB allowed", 0.0)
-            self._signal(signal.SIGKILL)
-        return None
-
-    def ask_to_end(self, why: str, grace_s: float) -> None:
-        if self.kill_at is None:
-            self.why, self.kill_at = why, time.monotonic() + grace_s
-            self.ends_by = self.kill_at
-            self._signal(signal.SIGTERM)
-
-    def end(self) -> None:
-        """Kill it with all it started, and let go of its pipes."""
-        self._signal(signal.SIGKILL)
-        self.process.wait()
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        for handle in self.ends:
-            os.close(handle)
-        self.log.unlink(missing_ok=True)
-
-    def _ended(self, now: float) -> Done:
-        assert self.job is not None
-        job, self.job = self.job, None
-        seconds = now - self.begun if self.begun else 0.0
-        try:
-            done = Done(**json.loads(self.result.read_text()))
-        except FileNotFoundError:
-            return Done(job.id, error=self.why or self._death(), seconds=seconds, over=self.over)
-        self.result.unlink()
-        if self.why and done.error:
-            return Done(job.id, error=self.why, seconds=seconds, over=self.over)
-        return done
-
-    def _death(self) -> str:
-        code = self.process.wait()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        tail = self.log.read_text(errors="replace")[-TAIL:].strip()
-        return f"its process was {how}" + (f":\n{tail}" if tail else "") if code < 0 else f"its process {how}:\n{tail}"
-
-    def _news(self) -> str:
-        if not select.select([self.status], [], [], 0)[0]:
-            return ""
-        return os.read(self.status, 64).decode()
-
-    def _memory(self) -> int:
-        try:
-            process = psutil.Process(self.process.pid)
-            family: list[Any] = [process, *process.children(recursive=True)]
-            return sum(each.memory_info().rss for each in family)
-        except psutil.Error:
-            return 0
-
-    def _signal(self, number: signal.Signals) -> None:
-        """To the whole session that the process leads on SIGKILL; a request to end goes to the process alone."""
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                os.kill(self.process.pid, number)
+        self._processes.close()

@@ -1,4 +1,4 @@
-"""The process that runs jobs of `Processes`: jobs come in on stdin, a line each; results go to files; fd 3 of the parent's
+"""The process that runs jobs of `JobProcesses`: jobs come in on stdin, a line each; results go to files; fd 3 of the parent's
 choice says `t` when a job was taken, `s` when its work begins and `d` when its result is there. When its parent dies it clears the
 folder of the results and dies, with all it started.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kdsearch.builtin.executors import perform
 from kdsearch.errors import InterruptedRun
+from kdsearch.jobs.perform import perform
 from kdsearch.kinds.executor import Done, Job
 
 
