@@ -16,8 +16,11 @@ from kdsearch.kinds.options import Capability, O
 class Job:
     """`function` is "module:function", called with the keyword arguments `arguments` (JSON); it returns a JSON value.
 
+    It may be begun again where it was cut off by no fault of its own, and goes on from what it has written.
+
     alone: in a process that has run nothing before, where jobs run in processes of their own.
     opens: it first opens what it works on, and calls `work_begins` then: `timeout_s` and `Done.seconds` count from there.
+    folder: that it reads and writes, as an absolute path: on whatever machine it runs, it has to be there; "" = none.
     """
 
     id: str
@@ -28,6 +31,7 @@ class Job:
     memory_bytes: int | None = None
     alone: bool = False
     opens: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,10 @@ def listening(begins: Callable[[], None]) -> Iterator[None]:
 
 
 class Executor(Capability, Generic[O]):
-    """Not its work: pickles, retries.
+    """Not its work: pickles; jobs that failed, which are never run again. One whose machine was lost has not failed: an executor
+    that can lose machines runs it again on another, so many times, and says then that it failed of that.
+
+    `submit` and `wait` raise KdsearchError where no job can run at all.
 
     remote: False = jobs run in the process that waits for them, one at a time: live objects are at hand there, and no limit
         of time or memory can be kept. A study with live objects takes such an executor, and one with several workers does not.

@@ -46,6 +46,7 @@ class Remote:
             further `arguments`; it returns one `Scored.row()` a spec, and says `work_begins` once it has its scorer.
         chunk: most candidates a job; a small generation is dealt out to all processes.
         lost: makes the row of a candidate whose job died: (spec, error, over as in `Scored`) -> Scored.
+        folder: of each job.
 
     Raises:
         UserError: a job's error is the study's.
@@ -60,6 +61,7 @@ class Remote:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     name: str = "score"
+    folder: str = ""
 
     def __call__(self, specs: Sequence[Spec], costs: Sequence[Cost] = ()) -> Iterator[list[Scored]]:
         size = min(self.chunk, max(-(-len(specs) // (JOBS * self.executor.slots)), 1))
@@ -104,7 +106,8 @@ class Remote:
         costs = [[each.params, each.macs] for each in part.costs]
         arguments = {**self.arguments, "specs": [_plain(spec) for spec in part.specs], "costs": costs}
         id = f"{self.name}-{next(_NUMBERS)}"  # never used twice: an executor may still report what an earlier call stopped
-        return Job(id, self.function, arguments, self.threads, self.timeout_s, self.memory_bytes, opens=True)
+        limits = self.timeout_s, self.memory_bytes
+        return Job(id, self.function, arguments, self.threads, *limits, opens=True, folder=self.folder)
 
 
 @dataclass(frozen=True)

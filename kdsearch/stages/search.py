@@ -336,16 +336,17 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
     executor = tools.executor(materials)
     if not executor.remote:
         return in_process(scorer)
-    limits = limits_of(materials)
+    limits, address = limits_of(materials), address_of(materials, tools)
     return Remote(
         executor,
         "kdsearch.stages.search:score_job",
-        {"address": address_of(materials, tools), "role": role},
+        {"address": address, "role": role},
         lost(region, list(scorer.proxies)),
         chunk=CHUNK,
         threads=materials.study.config.run.threads_per_trial,
         timeout_s=limits.timeout_s,
         memory_bytes=limits.memory_bytes,
+        folder=address["dir"],
     )
 
 

@@ -140,9 +140,17 @@ def check_where_trials_run(materials: Materials, tools: Tools) -> None:
         return
     from kdsearch.kinds import Job
 
-    limits, order = limits_of(materials), {"address": address_of(materials, tools)}
-    threads = materials.study.config.run.threads_per_trial
-    job = Job("dry", "kdsearch.training.dry:dry_job", order, threads, limits.timeout_s, limits.memory_bytes, opens=True)
+    limits, address = limits_of(materials), address_of(materials, tools)
+    job = Job(
+        "dry",
+        "kdsearch.training.dry:dry_job",
+        {"address": address},
+        materials.study.config.run.threads_per_trial,
+        limits.timeout_s,
+        limits.memory_bytes,
+        opens=True,
+        folder=address["dir"],
+    )
     executor.submit(job)
     while True:
         tools.heed_stop()

@@ -214,7 +214,7 @@ class Address:
     """How a job finds a study again.
 
     Args:
-        dir: the study's folder. base: where the paths in it start: the folder of the user's file.
+        dir: the study's folder, absolute. base: where the paths in it start: the folder of the user's file.
         stage, reads: whose view of the study the job gets, and what that stage declares to read; "" = everything is open.
         prepared: key of the artifact whose recipes' data students get; "" = the data set as it was given.
     """
@@ -235,7 +235,7 @@ def address_of(materials: Materials, tools: Tools) -> dict[str, Any]:
     """`Address` of the study as this stage sees it, as JSON values."""
     study = materials.study
     address = Address(
-        str(tools.folder),
+        str(tools.folder.absolute()),
         str(study.folder.resolve()),
         list(study.allow_code),
         materials.stage,

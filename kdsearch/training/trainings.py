@@ -62,13 +62,23 @@ class Trainings:
         order = {
             "address": self._address,
             "request": request.as_json(),
-            "work": str(self._work / request.name),
+            "work": str(self._work.absolute() / request.name),
             "checkpoint_s": tools.checkpoint_s,
         }
         threads = self._materials.study.config.run.threads_per_trial
         alone = limits.memory_bytes is not None  # what an earlier training left behind is not this one's
         function = "kdsearch.training.job:train_job"
-        job = Job(request.name, function, order, threads, limits.timeout_s, limits.memory_bytes, alone, opens=True)
+        job = Job(
+            request.name,
+            function,
+            order,
+            threads,
+            limits.timeout_s,
+            limits.memory_bytes,
+            alone,
+            opens=True,
+            folder=self._address["dir"],
+        )
         self._running[request.name] = (since, request.until)
         tools.progress.had(min(max(share_of(self._work / request.name) - since, 0.0), request.until - since))
         self._executor.submit(job)
