@@ -27,7 +27,9 @@ LOCAL = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials see the GPUs that trials of `processes` see
     "RAY_memory_monitor_refresh_ms": "0",  # who takes too much memory is said by the study's own limit
 }
+JOIN = {"RAY_NUM_REDIS_GET_RETRIES": "2"}  # attempts to reach the head: with Ray's own 20 one is told after 20 minutes
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+SETS = (*AUTH, "RAY_CLIENT_MODE", "PYTHONBREAKPOINT")  # what Ray itself sets
 STORE_BYTES = 80_000_000  # of Ray's object store, the least that it takes: jobs and results are small
 SOCKET_CHARACTERS = 107  # of a socket's path, the operating system's limit
 SOCKET = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
@@ -50,7 +52,7 @@ class Cluster:
         """Raise UserError where there is no such cluster, or it does not let this program in."""
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             return cls(sys.modules["ray"], is_local=False, is_ours=False)
-        before = _set({**QUIET, **({} if address else {**LOCAL, **_token()})})
+        before = _set({**QUIET, **(JOIN if address else {**LOCAL, **_token()})})
         import ray
 
         scratch = None if address else _short_folder()
@@ -106,15 +108,21 @@ def _join(ray: Any, address: str) -> None:
         with _own_signals():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if "AuthenticationError" in f"{type(error).__name__}{error.__cause__}":
+            raise _refused(address, "it wants a token, or another one", TOKEN) from error
         raise _refused(address, told(error)) from error
 
 
-def _refused(address: str, why: str) -> UserError:
+MEMBER = "`ray status` says whether one runs; `ray start --address=HOST:PORT` makes this machine part of it."
+TOKEN = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that has the cluster's."
+
+
+def _refused(address: str, why: str, fix: str = MEMBER) -> UserError:
     return UserError(
         f"cannot join the Ray cluster '{address}': {why}",
         path=PATH,
         expected="a running cluster that this machine is part of, with the same Ray and Python",
-        fix="`ray status` says whether one runs; `ray start --address=HOST:PORT` makes this machine part of it.",
+        fix=fix,
     )
 
 
@@ -145,7 +153,7 @@ def _token() -> dict[str, str]:
 
 def _set(values: Mapping[str, str]) -> dict[str, str | None]:
     """Set environment variables; returns what they were, and those that Ray sets."""
-    before = {name: os.environ.get(name) for name in (*values, *AUTH)}
+    before = {name: os.environ.get(name) for name in (*values, *SETS)}
     os.environ.update(values)
     return before
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kdsearch_plugins.ray_executor.cluster import LOCAL, QUIET
+from kdsearch_plugins.ray_executor.cluster import JOIN, LOCAL, QUIET
 
-os.environ.update({**QUIET, **LOCAL, "RAY_AUTH_MODE": "disabled"})  # read when Ray is imported
+os.environ.update({**QUIET, **LOCAL, **JOIN, "RAY_AUTH_MODE": "disabled"})  # read when Ray is imported
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 3}
 SMALL = {"object_store_memory": 80_000_000, "include_log_monitor": False}
 
