@@ -38,7 +38,7 @@ from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
 from kdsearch.training.built import structure
 from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
-from kdsearch.training.materials import Materials
+from kdsearch.training.materials import Materials, placing
 from kdsearch.training.opened import live_teacher
 from kdsearch.training.recipe_data import check_first_keys
 from kdsearch.training.request import Kind, Request, recipe_of
@@ -151,10 +151,13 @@ def check_where_trials_run(materials: Materials, tools: Tools) -> None:
         opens=True,
         folder=address["dir"],
     )
-    executor.submit(job)
+    with placing(materials.study, "run.executor"):
+        executor.submit(job)
     while True:
         tools.heed_stop()
-        for done in executor.wait(LOOK_S):
+        with placing(materials.study, "run.executor"):
+            ended = executor.wait(LOOK_S)
+        for done in ended:
             if done.id == job.id:
                 if not done.error and done.value:
                     from kdsearch.training.attempt import from_json

@@ -16,7 +16,7 @@ from kdsearch_plugins.ray_executor.executor import RayExecutor
 from kdsearch_plugins.ray_executor.options import RayOptions
 from kdsearch_plugins.ray_executor.seat import Seat
 
-from kdsearch.errors import UnreachableError, UserError
+from kdsearch.errors import PluginError, UnreachableError, UserError
 from kdsearch.kinds import Job
 from kdsearch.testing.executor import HERE, LIMIT_S, ExecutorContract, wait_for
 from tests.builtin.test_executors import checkpoint, swallow, until_exists, whoami
@@ -240,3 +240,9 @@ def test_close_ends_every_process(made, tmp_path):
     child = psutil.Process(int((tmp_path / "pid").read_text()))
     executor.close()
     assert not psutil.wait_procs([child], timeout=LIMIT_S)[1]
+
+
+def test_a_missing_ray_is_said_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(PluginError, match=r"run.executor.use: executor 'ray' needs .*pip install \"kdsearch\[ray\]\""):
+        RayExecutor(RayOptions())

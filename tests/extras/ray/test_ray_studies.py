@@ -11,9 +11,10 @@ pytest.importorskip("ray")
 
 from kdsearch_plugins.ray_executor.executor import RayExecutor
 
+from kdsearch.cli import main
 from kdsearch.store.files import read_json
 from tests.extras.ray.conftest import SMALL, SOON
-from tests.stages.tiny import LESS, run_tiny, settled
+from tests.stages.tiny import LESS, TEXT, run_tiny, settled, write_study
 
 FOUR = (*LESS, "refine.trials=4", "refine.epochs=8", "refine.generation=4", "refine.stopper={use: halving}")
 
@@ -106,3 +107,12 @@ def test_trials_whose_machine_is_lost_go_on_elsewhere(two_nodes, watched, in_pro
     assert killed[0] in lost
     assert given[killed[0][1]] != killed[0][0], "it was given to the other one"
     check(tmp_path, result, in_processes)
+
+
+def test_a_wrong_address_is_said_with_its_line_and_leaves_nothing(tmp_path, capsys):
+    text = TEXT.replace("{use: inprocess}", "{use: ray, options: {address: '127.0.0.1:1'}}")
+    line = next(i for i, each in enumerate(text.splitlines(), 1) if "127.0.0.1:1" in each)
+    assert main(["run", str(write_study(tmp_path, text))]) == 2
+    said = capsys.readouterr().err
+    assert f"tiny.yaml:{line}: run.executor.options.address: cannot join the Ray cluster '127.0.0.1:1'" in said
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny.yaml"]
