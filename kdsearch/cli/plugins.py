@@ -30,8 +30,9 @@ def plugins(context: typer.Context, as_json: Json = False) -> None:
 
 
 def listing(host: Host) -> dict[str, Any]:
-    """Capabilities, families, composites and broken plugins as JSON values; `state` is ok, conflicting, or missing where the module
-    that a plugin names is not there.
+    """Capabilities, families, composites and broken plugins as JSON values.
+
+    `state` is ok, conflicting, missing (the module that a plugin names is not there) or not installed (its extra is not).
     """
     from kdsearch.study.names import COMPOSITES
 
@@ -40,7 +41,9 @@ def listing(host: Host) -> dict[str, Any]:
     def state(found: Found) -> str:
         if (found.kind, found.name) in conflicts:
             return "conflicting"
-        return "ok" if host.has_module(found) else "missing"
+        if not host.has_module(found):
+            return "missing"
+        return "not installed" if host.lacks(found) else "ok"
 
     return {
         "capabilities": [
@@ -95,7 +98,9 @@ def _print_listing(host: Host) -> None:
             each["plugin"],
             f"{each['distribution']} {each['version']}",
             each.get("state", "ok"),
-            each["about"] or (f"needs the extra [{each['extra']}]" if each.get("extra") else ""),
+            f"pip install '{each['distribution']}[{each['extra']}]'"
+            if each.get("state") == "not installed"
+            else each["about"],
         )
         for each in sorted(every, key=lambda each: KINDS.index(each["kind"]))
     ]

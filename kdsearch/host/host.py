@@ -14,7 +14,7 @@ from typing import Any
 
 from kdsearch.errors import KdsearchError, PluginError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
-from kdsearch.host.plugins import Broken, Plugin, installed, is_module, load_installed, register
+from kdsearch.host.plugins import Broken, Plugin, installed, is_module, lacking, load_installed, register
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,10 @@ class Host:
     def has_module(self, found: Found) -> bool:
         """Whether the module that a capability names is there. Nothing is imported for it."""
         return is_module(found.entry.target.partition(":")[0])
+
+    def lacks(self, found: Found) -> list[str]:
+        """Distributions that the extra of a capability asks for and that are not installed, whatever their versions."""
+        return lacking(found.plugin.distribution, found.entry.extra) if found.entry.extra else []
 
     def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
         call: Callable[..., list[Any]] = getattr(plugin.manager.hook, hook)

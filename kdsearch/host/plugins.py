@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
 from typing import Any
 
 import pluggy
@@ -96,6 +96,25 @@ def is_module(name: str) -> bool:
             return False
         path = spec.submodule_search_locations or ()
     return True
+
+
+def lacking(distribution: str, extra: str) -> list[str]:
+    """Distributions that this extra asks for and that are not installed; versions are not compared."""
+    from packaging.requirements import Requirement
+
+    try:
+        asked = [Requirement(line) for line in requires(distribution) or ()]
+    except PackageNotFoundError:
+        return []
+    wanted = [each.name for each in asked if each.marker is not None and each.marker.evaluate({"extra": extra})]
+    return [name for name in wanted if not _is_installed(name)]
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from kdsearch.cli.plugins import listing
 from kdsearch.errors import PluginError
 from kdsearch.hooks import KINDS, Register, hookimpl
 from kdsearch.host import Host
@@ -40,10 +41,11 @@ class Installed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, distribution: str, version: str, points: str, **modules: str) -> None:
+    def add(self, distribution: str, version: str, points: str, requires: tuple[str, ...] = (), **modules: str) -> None:
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        asked = "".join(f"Requires-Dist: {each}\n" for each in requires)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{asked}")
         (info / "entry_points.txt").write_text(points)
         for name, text in modules.items():
             (self.folder / f"{name}.py").write_text(text)
@@ -208,6 +210,29 @@ def test_a_missing_extra_names_the_pip_command(installed):
         Host.load().load_class("proxy", "acme_score")
     assert caught.value.fix == 'Run: pip install "acme-kd[fast]"'
     assert "No module named 'no_such_module_at_all'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("extra", "lacks"), [("fast", ["no-such-thing"]), ("known", []), ("", [])])
+def test_what_an_extra_lacks_is_known_without_an_import(installed, extra, lacks):
+    installed.add(
+        "acme-kd",
+        "1.0",
+        "[kdsearch.v1]\nacme = acme_register\n",
+        (
+            "no-such-base",  # of the distribution itself: no extra asks for it
+            'no-such-thing>=2; extra == "fast"',
+            'numpy; extra == "fast"',
+            'numpy>=1; extra == "known"',
+            'no-such-old; extra == "fast" and python_version < "3"',
+        ),
+        acme_register=GOOD.format(name="acme_score", target="acme_needs:Acme", extra=extra),
+        acme_needs="raise AssertionError('imported')\n",
+    )
+    host = Host.load()
+    found = host.find("proxy", "acme_score")
+    assert host.lacks(found) == lacks
+    (row,) = (each for each in listing(host)["capabilities"] if each["name"] == "acme_score")
+    assert row["state"] == ("not installed" if lacks else "ok")
 
 
 @pytest.mark.parametrize(
