@@ -135,7 +135,8 @@ class CompressorContract:
     def exporter(self) -> Exporter[Any]:
         """The first installed one whose files the quantizer rewrites; kdsearch's own of ONNX files."""
         host, suffix = Host.load(), self.compressor.rewrites
-        for name in ("onnx",) if suffix == ".onnx" else host.names("exporter"):
+        usable = [each.name for each in host.entries("exporter") if not host.lacks(each)]
+        for name in ("onnx",) if suffix == ".onnx" else usable:
             cls: type[Exporter[Any]] = host.load_class("exporter", name)
             if cls.suffix == suffix:
                 return cls(cls.options_class())
