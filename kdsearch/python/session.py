@@ -83,6 +83,9 @@ class Session:
         self.folder = Path(dir)
         host = Host.load()
         self.materials: Materials = open_materials(study, host, self.folder)
+        if self.materials.study.config.run.log:
+            problem = "a session's trainings are your own, and loggers are not told of them"
+            raise self.materials.study.place(StudyError(problem, path="run.log", expected="none"))
         self._progress = Progress(progress)
         self._hold = ExitStack()
         self._log: TrialLog | None = None

@@ -75,32 +75,50 @@ def as_ours(storage: Path | str) -> Iterator[None]:
     except KdsearchError:
         raise
     except OSError as error:
-        raise StorageError(str(error), file=storage) from error
+        raise StorageError(str(error), file=printable(storage)) from error
     except Exception as error:
         said = f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         if isinstance(storage, Path):
             fix = "Delete the file; `run` tries again."
             raise ArtifactError(f"not a journal of trials {said}", file=storage, fix=fix) from error
-        shown = without_password(storage)
+        name = without_password(storage)
         if isinstance(error, ImportError):
-            raise _no_driver(shown, error) from error
+            raise _no_driver(name, error) from error
         expected = "the URL of an Optuna storage, such as sqlite:///trials.db"
-        raise StudyError(f"'{shown}' cannot be opened {said}", path="run.storage", expected=expected) from error
+        raise StudyError(f"'{name}' cannot be opened {said}", path="run.storage", expected=expected) from error
     finally:
         optuna.logging.set_verbosity(level)
 
 
 def without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", url)
 
 
-def _no_driver(shown: str, error: ImportError) -> StudyError:
+def printable(storage: Path | str) -> Path | str:
+    """As it may be printed and written."""
+    return storage if isinstance(storage, Path) else without_password(storage)
+
+
+def file_of(storage: Path | str) -> Path | None:
+    """The file that has the trials; None for what is no file's."""
+    if isinstance(storage, Path):
+        return storage
+    if not storage.startswith("sqlite"):
+        return None
+    from sqlalchemy import make_url
+
+    name = make_url(storage).database
+    return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
+
+
+def _no_driver(name: str, error: ImportError) -> StudyError:
     module = error.name or "its driver"
     fix = {
         "psycopg": 'Run: pip install "kdsearch[postgresql]"',
         "psycopg2": 'Write postgresql+psycopg://..., and run: pip install "kdsearch[postgresql]"',
     }.get(module, f"Install {module}.")
-    return StudyError(f"'{shown}' needs {module}, which is not installed", path="run.storage", fix=fix)
+    return StudyError(f"'{name}' needs {module}, which is not installed", path="run.storage", fix=fix)
 
 
 def patiently(storage: Path | str, call: Callable[[], T], pause: Callable[[float], None] = time.sleep) -> T:
@@ -117,8 +135,13 @@ def patiently(storage: Path | str, call: Callable[[], T], pause: Callable[[float
         try:
             return call()
         except Exception as error:
-            if isinstance(storage, Path) or not _is_gone(error):
+            if isinstance(storage, Path):
                 raise
+            if not _is_gone(error):
+                if (said := _refused(error)) is None:
+                    raise
+                fix = "Make room and run the same command again: it goes on."
+                raise StorageError(said, file=printable(storage), fix=fix) from error
             if time.monotonic() - began >= PATIENCE_S:
                 raise UnreachableError(
                     f"'{without_password(storage)}' has not answered for {PATIENCE_S:.0f} s",
@@ -142,17 +165,26 @@ def _is_gone(error: BaseException | None) -> bool:
     return False
 
 
+def _refused(error: BaseException | None) -> str | None:
+    """What a database said that had no room to write, or must not; None for any other trouble."""
+    sql = sys.modules.get("sqlalchemy.exc")
+    while error is not None:
+        if sql is not None and isinstance(error, sql.OperationalError):
+            said = str(error.orig).partition("\n")[0]
+            return said if re.search(r"\bfull\b|no space|read-?only", said, re.IGNORECASE) else None
+        error = error.__cause__
+    return None
+
+
 def _host_and_port(url: str) -> tuple[str, int]:
     found = re.fullmatch(r"grpc://([^/:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", url)
     if found is None:
-        raise StudyError(f"got '{url}'", path="run.storage", expected="grpc://HOST:PORT")
+        raise StudyError(f"got '{without_password(url)}'", path="run.storage", expected="grpc://HOST:PORT")
     return found[1], int(found[2])
 
 
 def opened(url: str) -> BaseStorage:
     """Raise whatever Optuna and the driver raise: call it within `as_ours`."""
-    if url.startswith("redis"):
-        return optuna.storages.get_storage(url)
     if not url.startswith("grpc:"):
         connect = {"timeout": SQLITE_S} if url.startswith("sqlite") else {}
         engine = {"pool_pre_ping": True, "connect_args": connect}  # connections of before a restart are replaced
@@ -186,7 +218,7 @@ def to_read(place: Path | str) -> BaseStorage:
     """A storage for reading alone: nothing is made, cut or migrated. Call it within `as_ours`."""
     if isinstance(place, Path):
         return JournalStorage(JournalFileBackend(str(place), lock_obj=_Lock(place)))  # type: ignore[arg-type]
-    if place.startswith(("grpc:", "redis")):
+    if place.startswith("grpc:"):
         return opened(place)
     storage = optuna.storages.RDBStorage(
         place,

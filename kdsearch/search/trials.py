@@ -21,7 +21,7 @@ from kdsearch.kinds import Dim, Trial
 from kdsearch.kinds.options import Value
 from kdsearch.search.axis import Axis, encode
 from kdsearch.search.claims import HOLDER, Taken, busy, claimed, me
-from kdsearch.search.storage import as_ours, journal, let_go, opened, patiently
+from kdsearch.search.storage import as_ours, journal, let_go, opened, patiently, printable
 from kdsearch.store.artifacts import SEAL
 from kdsearch.store.files import as_storage_error, shaped
 from kdsearch.store.hashing import digest
@@ -74,7 +74,7 @@ class TrialLog:
     each costs the same after ten trials and after ten thousand. A database that does not answer is waited for.
 
     Args:
-        storage: a journal file (a torn last line is cut off), the URL of any Optuna storage, or `grpc://HOST:PORT` of a proxy.
+        storage: a journal file (a torn last line is cut off), a database's URL, or `grpc://HOST:PORT` of a proxy.
         pause: called with the seconds between two attempts to reach a database; what it raises ends the waiting.
 
     Raises:
@@ -94,7 +94,9 @@ class TrialLog:
             self._storage = self._patiently(lambda: journal(storage) if isinstance(storage, Path) else opened(storage))
             study = self._patiently(self._study)
         if len(study.directions) != self._n:
-            raise ArtifactError(f"'{key}' has {len(study.directions)} objectives", file=storage, expected=str(self._n))
+            raise ArtifactError(
+                f"'{key}' has {len(study.directions)} objectives", file=printable(storage), expected=str(self._n)
+            )
         self._study_id = study._study_id
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
         with as_ours(storage):
@@ -145,11 +147,11 @@ class TrialLog:
         told = {name: value for name, value in raw.items() if name != SEAL}
         if raw.get(SEAL) != digest(json.dumps(told)):
             problem = f"trial {frozen.number} has changed since it was written"
-            raise ArtifactError(problem, file=self.place, expected="what its digest is of", fix=fix)
-        found: Trial = shaped(told, Trial, self.place, fix)
+            raise ArtifactError(problem, file=printable(self.place), expected="what its digest is of", fix=fix)
+        found: Trial = shaped(told, Trial, printable(self.place), fix)
         if found.state == "complete" and not all(map(math.isfinite, found.losses)):
             problem = f"trial {found.number} is complete with the losses {list(found.losses)}"
-            raise ArtifactError(problem, file=self.place, expected="finite numbers", fix=fix)
+            raise ArtifactError(problem, file=printable(self.place), expected="finite numbers", fix=fix)
         return found
 
     def _study(self) -> optuna.Study:

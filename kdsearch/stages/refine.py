@@ -39,7 +39,7 @@ from kdsearch.stages.trial_facts import (
 )
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import write_json
+from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
@@ -107,6 +107,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     errors: set[str] = set()
     histories: dict[int, Sequence[Mapping[str, Any]]] = {}
+    if tools.logs:  # of trials that go on: a mirror that is told of them keeps their curves
+        files = {trial.number: _history(work, trial.number) for trial in log.read() if not trial.is_over}
+        histories |= {number: read_json(file) for number, file in files.items() if file.exists()}
 
     def told(trial: Trial) -> None:
         if tools.logs:  # first: what the log has ended is not told again
@@ -249,6 +252,7 @@ def _run(
                     schedule.tell(number, None, outcome, trainings.over.get(name))
                 else:
                     histories[number] = outcome.history
+                    write_json(_history(work, number), outcome.history)
                     schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
             trainings.done = schedule.done
             tools.progress.at(schedule.done, best=_best_note(materials, schedule.trials))
@@ -261,6 +265,11 @@ def _run(
         tools.events.write("workers", stage=NAME, **figures, idle=round(idle, 4))
         if trainings.slots > 1:
             tools.progress.say(f"refine: {trainings.slots} workers, idle {idle:.1%} of the time")
+
+
+def _history(work: Path, number: int) -> Path:
+    """Where a trial's epochs are kept for mirrors, which may be asked for later, until the stage is done."""
+    return work / f"history-{number}.json"
 
 
 def epochs_trained(history: Sequence[Trial], epochs: int) -> int:

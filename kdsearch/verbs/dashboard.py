@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from kdsearch.errors import ArtifactError, UserError
-from kdsearch.search.storage import as_ours, place_of, to_read
+from kdsearch.search.storage import as_ours, file_of, place_of, to_read
 from kdsearch.store.files import read_json
 from kdsearch.store.folder import ORIGIN, STUDY, Origin, events_of
 from kdsearch.store.inputs import lies, regular
@@ -64,10 +64,10 @@ def app_of(folder: Path) -> tuple[WSGIApplication, str]:
 
     place = _place(opened(folder))
     keys = [each["key"] for each in events_of(folder) if each["event"] == "trials"]
-    if isinstance(place, Path) and not place.exists():
-        raise ArtifactError(NO_TRIALS, file=folder, fix=_WAIT)
-    if not isinstance(place, Path) and place.startswith("sqlite:///") and not Path(place[10:]).exists():
-        raise ArtifactError("no such database", file=place[10:], expected="that of `run.storage`", fix=_WAIT)
+    if (file := file_of(place)) is not None and not file.exists():
+        if isinstance(place, Path):
+            raise ArtifactError(NO_TRIALS, file=folder, fix=_WAIT)
+        raise ArtifactError("no such database", file=file, expected="that of `run.storage`", fix=_WAIT)
     with as_ours(place):
         shown = Watched(to_read(place))
         ids = {each.study_name: each._study_id for each in shown.get_all_studies()}
@@ -77,7 +77,10 @@ def app_of(folder: Path) -> tuple[WSGIApplication, str]:
     return guarded(wsgi(shown)), f"/dashboard/studies/{mine[0]}" if mine else "/dashboard"
 
 
-_WAIT = "A study's trials begin with its stage `refine`; `kdsearch status` says how far it is."
+_WAIT = (
+    "A study's trials begin with its stage `refine`; `kdsearch status` says how far it is. "
+    "Of a session with `run.storage`: optuna-dashboard URL."
+)
 
 
 def _place(folder: Path) -> Path | str:

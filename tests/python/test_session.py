@@ -86,3 +86,9 @@ def test_more_trials_go_on_and_another_recipe_begins(tmp_path):
         assert session.ask().number == 6
     with kdsearch.Session(study(constraints={"params": 19_999}), tmp_path) as session:
         assert session.trials == []
+
+
+def test_loggers_are_refused_as_nothing_would_be_told_to_them(tmp_path):
+    with pytest.raises(StudyError, match=r"run\.log: a session's trainings are your own"):
+        kdsearch.Session(study(run={"device": "cpu", "log": ["csv"]}), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

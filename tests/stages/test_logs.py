@@ -17,7 +17,8 @@ import kdsearch
 from kdsearch.errors import InterruptedRun, PluginError, StudyError
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
-from kdsearch.kinds import Logger, NoOptions, Run
+from kdsearch.kinds import Logger, NoOptions, Run, Trial
+from kdsearch.search.trials import TrialLog
 from tests.stages.tiny import LESS, events, made, run_tiny, settled, watching
 
 STUDY = (
@@ -152,6 +153,28 @@ def test_a_study_that_was_stopped_is_told_the_same(logged: Path, plain: dict[str
     for runs in (ours, theirs):
         del runs["result"]  # its files are each folder's own
     assert ours == theirs
+
+
+def test_a_trial_that_is_judged_after_a_stop_keeps_its_curves(
+    logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between a trial's rung and what follows from it: the next run ends the trial, and has not trained it."""
+    rows = kdsearch.Result.open(logged).evidence["trials"]
+    pruned = next(row["number"] for row in rows if row["state"] == "pruned")
+    put = TrialLog.put
+
+    def cut_off(log: TrialLog, trial: Trial) -> bool:
+        found = put(log, trial)
+        if (trial.number, trial.state) == (pruned, "paused"):
+            raise InterruptedRun("here")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialLog, "put", cut_off)
+        with pytest.raises(InterruptedRun):
+            run_tiny(tmp_path, *STUDY, CSV)
+    run_tiny(tmp_path, *STUDY, CSV)
+    assert told(tmp_path / "study")[f"trial {pruned}"] == told(logged)[f"trial {pruned}"]
 
 
 def test_a_logger_that_comes_late_is_told_what_the_artifacts_have(

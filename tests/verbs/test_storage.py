@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
 
 import kdsearch
-from kdsearch.errors import StudyError
+from kdsearch.errors import StorageError, StudyError
 from kdsearch.host import Host
+from kdsearch.kinds import Trial
+from kdsearch.search.storage import as_ours, file_of, printable
+from kdsearch.search.trials import Board, TrialLog
 from kdsearch.study import load_study
 from kdsearch.verbs.preflight import preflight
 from kdsearch.verbs.run import run_study
@@ -72,3 +76,53 @@ def test_before_a_session_opens(tmp_path: Path) -> None:
     ):
         pass
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "printed"),
+    [
+        ("postgresql+psycopg://bob:secret@host:1/db", "postgresql+psycopg://bob:***@host:1/db"),
+        ("postgresql://bob:se@cret@host/db", "postgresql://bob:***@host/db"),
+        ("postgresql://host/db?user=bob&password=secret&x=1", "postgresql://host/db?user=bob&password=***&x=1"),
+        ("grpc://bob:secret@host:1", "grpc://bob:***@host:1"),
+        ("sqlite:///a:b/trials.db", "sqlite:///a:b/trials.db"),
+    ],
+)
+def test_no_password_is_printed(url: str, printed: str) -> None:
+    assert printable(url) == printed
+    with pytest.raises(StorageError) as caught, as_ours(url):
+        raise ConnectionError("reset")
+    assert str(caught.value) == f"{printed}: reset"
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:////a/b.db", "/a/b.db"),
+        ("sqlite+pysqlite:////a/b.db?timeout=30", "/a/b.db"),
+        ("sqlite://", None),
+        ("postgresql://host/db", None),
+    ],
+)
+def test_which_file_has_the_trials(url: str, file: str | None) -> None:
+    assert file_of(url) == (file and Path(file))
+
+
+def test_a_database_that_is_full_says_so(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    TrialLog(url, "first", Board({"loss": "min"}, "s", {}))
+    with sqlite3.connect(tmp_path / "trials.db") as database:
+        (pages,) = database.execute("pragma page_count").fetchone()
+
+    def limited(*args: object, **kwargs: object) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.execute(f"pragma max_page_count={pages}")
+        return connection
+
+    connect = sqlite3.connect
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match="full. Make room and run") as caught:
+        patch.setattr(sqlite3.dbapi2, "connect", limited)
+        log = TrialLog(url, "second", Board({"loss": "min"}, "s", {}))
+        for number in range(100):
+            log.put(Trial(number, {"x": "y" * 1000}, state="running"))
+    assert str(caught.value).startswith(f"{url}: ")
