@@ -43,6 +43,7 @@ Key = tuple[Any, ...]
 SHARES = (1 / 16, 1 / 8)
 CORNER = 1.1
 WINDOW = 4  # `refine.generation` by default
+AS_MOASHA = HalvingOptions(keep=1 / 3, rungs=[0.12, 0.34])  # after epochs 1 and 3 of 9, as MOASHA's defaults are
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,11 @@ def rules(table: Table, keys: Sequence[Key], seed: int) -> dict[str, Run]:
     def ours(stopper: Stopper[Any], add: bool = False) -> Run:
         return scheduled(table, stopper, in_order(keys, table), len(keys), add)
 
-    two = HalvingOptions(rungs=[0.23, 0.56])
     return {
         "none": ours(Unstopped(NoOptions())),
         "halving": ours(Halving(HalvingOptions())),
-        "halving, two rungs": ours(Halving(two)),
+        "halving, two rungs": ours(Halving(HalvingOptions(rungs=[0.23, 0.56]))),
+        "halving, as MOASHA": ours(Halving(AS_MOASHA)),
         "median": ours(Median(MedianOptions())),
         "median of the sum": ours(Median(MedianOptions()), add=True),
         "halving of the sum": ours(Halving(HalvingOptions()), add=True),
@@ -255,6 +256,7 @@ def searches(table: Table, seed: int) -> dict[str, Run]:
         "random, halving": ours(Random(NoOptions()), Halving(HalvingOptions())),
         "optuna": ours(Optuna(OptunaOptions()), Unstopped(NoOptions())),
         "optuna, halving": ours(Optuna(OptunaOptions()), Halving(HalvingOptions())),
+        "optuna, halving as MOASHA": ours(Optuna(OptunaOptions()), Halving(AS_MOASHA)),
         "bare Optuna": bare_optuna(table, seed),
         "MOASHA as shipped": moasha(table, keys, seed, mended=False),
         "MOASHA, mended": moasha(table, keys, seed, mended=True),

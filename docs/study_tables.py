@@ -59,7 +59,7 @@ MEANING = {
     "recipe.train.momentum": "of sgd",
     "recipe.train.schedule": "of the learning rate: a kind, or see `recipe.train.schedule`",
     "constraints.onnx_bytes.max": "bytes of all its graphs",
-    "constraints.latency_ms.threads": "threads of onnxruntime",
+    "constraints.latency_ms.threads": "threads of the runtime",
     "search.strategy": "a controller: which candidates to score",
     "search.probe": "see `search.probe`",
     "search.probe.batch_size": "samples that the proxies see",

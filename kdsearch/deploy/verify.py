@@ -88,7 +88,11 @@ def _by_exporter(file: Path, card: Mapping[str, Any], exporter: Exporter[Any]) -
     except ArtifactError as error:
         yield Check(opens, False, error.problem)
         return
+    except (AttributeError, KeyError, TypeError) as error:
+        yield Check("inputs and outputs", False, f"the card cannot be read: {error!r}")
+        return
     yield Check(opens, True, f"exporter {card.get('exporter')}")
+    yield _reads_and_answers(run, card)
     if told is not None:
         yield _told_inside(told, card)
     kept = card.get("check")
@@ -96,9 +100,44 @@ def _by_exporter(file: Path, card: Mapping[str, Any], exporter: Exporter[Any]) -
         yield from _answers(run, card, kept)
 
 
+def _reads_and_answers(run: Run, card: Mapping[str, Any]) -> Check:
+    """Names, types and sizes of inputs and outputs: two samples of zeros as the card says them, and what is answered."""
+    use = card.get("use") or {}
+
+    def sizes(each: Mapping[str, Any]) -> list[int | None]:
+        return [size if isinstance(size, int) else None for size in each["shape"][1:]]
+
+    try:
+        given = {
+            str(each["name"]): np.zeros([2, *(2 if size is None else size for size in sizes(each))], str(each["dtype"]))
+            for each in use.get("inputs") or ()
+        }
+        told = {str(each["name"]): (str(each["dtype"]), sizes(each)) for each in use.get("outputs") or ()}
+        found = run(given)
+    except Exception as error:  # whatever a runtime raises at what it does not read, or a damaged card
+        return Check(
+            "inputs and outputs",
+            False,
+            f"fails at zeros as the card says: {next(iter(str(error).splitlines()), type(error).__name__)[:200]}",
+        )
+    said = "; ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in found.items())
+    wrong = [
+        name
+        for name, (dtype, shape) in told.items()
+        if name not in found
+        or str(found[name].dtype) != dtype
+        or found[name].ndim != len(shape) + 1
+        or any(want not in (None, got) for want, got in zip(shape, found[name].shape[1:], strict=True))
+    ]
+    if wrong or len(told) != len(found):
+        told_so = "; ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in told.items())
+        return Check("inputs and outputs", False, f"{said}; the card says {told_so}")
+    return Check("inputs and outputs", True, said)
+
+
 def _contents(file: Path, card: Mapping[str, Any]) -> Iterator[Check]:
-    data, beside = file.read_bytes(), list(card.get("companions") or ())
-    size = len(data) + sum(_size(file.with_name(str(each.get("file")))) for each in beside)
+    data, beside = file.read_bytes(), _companions(file, card)
+    size = len(data) + sum(_size(place) for place, _ in beside)
     yield Check("size", size == card.get("size_bytes"), f"{size:,} bytes; the card says {_number(card, 'size_bytes')}")
     found = hashlib.sha256(data).hexdigest()
     same = found == card.get("sha256")
@@ -111,12 +150,18 @@ def _contents(file: Path, card: Mapping[str, Any]) -> Iterator[Check]:
     if not same:
         yield Check("name", named == file.name, f"{file.name}; the card is of {named}")
 
-    for each in beside:
-        place = file.with_name(Path(str(each.get("file"))).name)
+    for place, told in beside:
         found = hashlib.sha256(place.read_bytes()).hexdigest() if place.is_file() else "is not there"
-        same = found == each.get("sha256")
-        said = found if same else f"{found}; the card is of {each.get('sha256')}"
+        same = found == told
+        said = found if same else f"{found}; the card is of {told}"
         yield Check(f"sha256 of {place.name}", same, said)
+
+
+def _companions(file: Path, card: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+    """Where each lies, under the file's own stem, whatever it was called when the card was written; and its digest there."""
+    told = card.get("companions")
+    kept = [each for each in told if isinstance(each, Mapping)] if isinstance(told, list) else []
+    return [(file.with_suffix(Path(str(each.get("file"))).suffix), each.get("sha256")) for each in kept]
 
 
 def _size(file: Path) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.engine.live_data import made_of_pixels, preprocessing
 from kdsearch.errors import StudyError
+from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Exporter, Graph, Model
 from kdsearch.limits import NAME, NAME_IN_WORDS
 from kdsearch.python.pieces import Named, as_model, capability, io_of
@@ -137,13 +138,14 @@ def export(
 
 
 def _installed_as(exporter: Named) -> str:
-    """The name that opens the file later; of a class or an object where it is defined."""
+    """The name that opens the file later; of what no plugin registers, where it is defined: `verify` does not import that."""
     if isinstance(exporter, str):
         return exporter
     if isinstance(exporter, Mapping):
         return str(exporter["use"])
     cls = exporter if isinstance(exporter, type) else type(exporter)
-    return f"{cls.__module__}:{cls.__qualname__}"
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    return next((each.name for each in Host.load().entries("exporter") if each.entry.target == place), place)
 
 
 def _about(

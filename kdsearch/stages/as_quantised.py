@@ -15,6 +15,7 @@ from typing import Any
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Compressor, Exporter, Predict
 from kdsearch.ops.settle import settle
+from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.one_file import Target, opened, written
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import allowed_drop, goodness, quality_of
@@ -128,7 +129,7 @@ def _lost(before: Finish, networks: Finished, form: str, plans: Mapping[str, Any
     for whole, part in zip(plain, shipped(materials, networks.setup, networks.procedure), strict=True):
         target = Target(materials, exporter, part, networks.setup, plans, [], work, work, "", judges=False)
         files, _ = written(target, form.removeprefix(f"{bare(config.export.exporter.use)}-"))
-        calls = {name: opened(exporter, file) for name, file in files.items()}
+        calls = {name: opened(exporter, file, latency_threads(materials)) for name, file in files.items()}
         fp32 = _on_validation(materials, whole.predict, before.found)
         lost = goodness(fp32) - goodness(_on_validation(materials, _answering(part, calls), networks))
         if not worst or lost > worst["before"]:

@@ -17,7 +17,7 @@ from kdsearch.kinds import Batch, Exporter, Predict, Procedure
 from kdsearch.report.page import jsonable
 from kdsearch.stages.as_quantised import load_as
 from kdsearch.stages.classes import classes_on_test
-from kdsearch.stages.costs import needs_peak, reference_samples
+from kdsearch.stages.costs import latency_threads, needs_peak, reference_samples
 from kdsearch.stages.ends import around, ends_of
 from kdsearch.stages.one_file import Target, file_row
 from kdsearch.stages.products import Shipped, shipped
@@ -182,7 +182,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 def _figures(target: Target, row: Mapping[str, Any], tools: Tools) -> list[dict[str, Any]]:
     """What the task shows of a file's answers on the test split. A task that fails at it costs its figures, not the study."""
-    calls = {each["name"]: target.exporter.load(target.out / Path(each["path"]).name) for each in row["graphs"]}
+    calls = {
+        each["name"]: target.exporter.load(target.out / Path(each["path"]).name, latency_threads(target.materials))
+        for each in row["graphs"]
+    }
     materials = target.materials
     product = around(target.part.product, ends_of(target.exporter, target.part.product, materials.data.facts))
 

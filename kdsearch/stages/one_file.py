@@ -103,7 +103,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         within = texts({"inside": ends[name].about}) if name in ends else {}
         with _theirs():
             target.exporter.label(file, {**about_of(materials, target.made_from), **within})
-    calls = {name: opened(target.exporter, file) for name, file in files.items()}
+    calls = {name: opened(target.exporter, file, latency_threads(target.materials)) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
     if bound is not None:
@@ -245,7 +245,10 @@ def _quantize(target: Target, kind: str, graph: str, file: Path) -> tuple[str, .
 def _judge(target: Target, kind: str, graph: str) -> Judge:
     """By validation, of one graph's candidates, the others in fp32, against all in fp32."""
     materials, part = target.materials, target.part
-    fp32 = {name: opened(target.exporter, target.file(name, "fp32")) for name in target.graphs}
+    fp32 = {
+        name: opened(target.exporter, target.file(name, "fp32"), latency_threads(target.materials))
+        for name in target.graphs
+    }
 
     def quality(calls: Mapping[str, Call]) -> dict[str, Any]:
         name, metric = materials.objective, materials.metrics[materials.objective]
@@ -258,7 +261,10 @@ def _judge(target: Target, kind: str, graph: str) -> Judge:
     whole = quality(fp32)
     form = f"{bare(materials.study.config.export.exporter.use)}-{kind}"
     return Judge(
-        lambda file: goodness(whole) - goodness(quality({**fp32, graph: opened(target.exporter, file)})),
+        lambda file: (
+            goodness(whole)
+            - goodness(quality({**fp32, graph: opened(target.exporter, file, latency_threads(target.materials))}))
+        ),
         allowed_drop(materials.study.config.export.max_drop.get(form), whole),
         tolerance(whole),
     )
@@ -280,10 +286,13 @@ def _plan_of(target: Target, kind: str) -> tuple[int, Plan]:
     return index, Plan(stored["edits"], stored["lr_scale"], tuple(stored["log"]))
 
 
-def opened(exporter: Exporter[Any], file: Path) -> Call:
-    """A file that was just written. Raise RefusedError where it cannot be opened."""
+def opened(exporter: Exporter[Any], file: Path, threads: int) -> Call:
+    """A file that was just written, with the threads that it is timed with: some runtimes have one number for a process.
+
+    Raise RefusedError where it cannot be opened.
+    """
     with _theirs():
-        return exporter.load(file)
+        return exporter.load(file, threads)
 
 
 @contextmanager

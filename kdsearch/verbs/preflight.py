@@ -16,6 +16,7 @@ from kdsearch.study.study import Study
 from kdsearch.study.summary import summary
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.keys import seen_by
+from kdsearch.training.logs import Logs
 from kdsearch.training.materials import Materials, make, open_materials, placing
 from kdsearch.training.normalize import check_expectable
 from kdsearch.training.teachers import stored_answers
@@ -55,6 +56,9 @@ def looked_at(study: Study, host: Host) -> Materials:
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
     refine.controller_of(materials)
+    with placing(study, "run.executor"):
+        materials.make("executor", study.executor, "run.executor")
+    Logs.of(materials)
     distill.check(materials)
     export.check(materials)
     check_recipe(materials)

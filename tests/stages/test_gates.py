@@ -70,13 +70,13 @@ def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
     assert [each["format"] for each in result["refused"]] == ["onnx-int8"]
     assert result["refused"][0]["reason"] == "83.00% of its answers are torch's; the study asks for 0.9"
     (row,) = result["exports"]
-    assert row["bounds"] == {"parity": 1e-4, "max_drop": None, "min_agreement": 0.83}
+    assert row["bounds"] == {"parity": 1e-4, "max_drop": None, "min_agreement": 0.83, "elsewhere": None}
     assert read_json(study / "export" / "tiny-fp32.json")["bounds"] == row["bounds"]
     assert not (study / "export" / "tiny-int8.onnx").exists()
     assert "bound 83 %" in (study / "report" / "index.html").read_text()
     assert main([*command, *sets, "--set", "export.min_agreement={onnx-fp32: 0.83, onnx-int8: 0.8}"]) == 0
     bounds = json.loads(capsys.readouterr().out)["exports"][1]["bounds"]
-    assert bounds == {"parity": None, "max_drop": 1.0, "min_agreement": 0.8}
+    assert bounds == {"parity": None, "max_drop": 1.0, "min_agreement": 0.8, "elsewhere": 0.05}
 
 
 def test_agreement_where_no_classes_are_scored_is_no_bound():

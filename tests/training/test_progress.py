@@ -76,7 +76,7 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
 
 
 def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "address_of", lambda *_: {})
+    monkeypatch.setattr(trainings, "address_of", lambda *_: {"dir": ""})
     study = SimpleNamespace(config=SimpleNamespace(run=SimpleNamespace(threads_per_trial=1)))
     executor = SimpleNamespace(remote=True, slots=1, submit=lambda job: None)
     tools = SimpleNamespace(

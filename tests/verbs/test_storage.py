@@ -108,7 +108,7 @@ def test_which_file_has_the_trials(url: str, file: str | None) -> None:
     assert file_of(url) == (file and Path(file))
 
 
-def test_a_database_that_is_full_says_so(tmp_path: Path) -> None:
+def test_a_database_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     TrialLog(url, "first", Board({"loss": "min"}, "s", {}))
     with sqlite3.connect(tmp_path / "trials.db") as database:
@@ -120,9 +120,13 @@ def test_a_database_that_is_full_says_so(tmp_path: Path) -> None:
         return connection
 
     connect = sqlite3.connect
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match="full. Make room and run") as caught:
-        patch.setattr(sqlite3.dbapi2, "connect", limited)
+
+    def filled() -> None:
         log = TrialLog(url, "second", Board({"loss": "min"}, "s", {}))
         for number in range(100):
             log.put(Trial(number, {"x": "y" * 1000}, state="running"))
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", limited)
+    with pytest.raises(StorageError, match=r"full\. Make room and run") as caught:
+        filled()
     assert str(caught.value).startswith(f"{url}: ")

@@ -29,12 +29,12 @@ class RayOptions(Options):
             return address
         found = ADDRESS.fullmatch(address or "")
         if found is None or not 1 <= int(found["port"]) <= 65535:
-            raise ValueError("should be 'auto' or HOST:PORT of the cluster's head; left out, a cluster is started here")
+            raise ValueError("'auto' or HOST:PORT of the cluster's head; left out, a cluster is started here")
         return address
 
     @field_validator("gpus")
     @classmethod
     def _whole_above_one(cls, gpus: float) -> float:
         if gpus > 1 and not gpus.is_integer():
-            raise ValueError("should be at most 1, or a whole number: Ray shares one GPU, not several")
+            raise ValueError("at most 1, or a whole number: Ray shares one GPU, not several")
         return gpus

@@ -97,6 +97,16 @@ def test_a_study_ends_with_a_program_that_is_the_network(made, tmp_path, capsys)
         ExecuTorchExporter(ExecuTorchOptions()).load(file)
 
 
+def test_a_limit_that_names_threads(tmp_path):
+    """A process of its own, since ExecuTorch has one number of threads for each."""
+    limited = STUDY.replace("objectives:", "constraints: {latency_ms: {max: 1000, threads: 2}}\nobjectives:")
+    (tmp_path / "tiny.yaml").write_text(limited)
+    command = [sys.executable, "-m", "kdsearch", "run", str(tmp_path / "tiny.yaml"), "--dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "export" / "tiny-fp32.pte").exists()
+
+
 def test_the_cards_code_runs_alone_and_answers_as_torch_does(made, tmp_path):
     folder = Path(shutil.copytree(made / "export", tmp_path / "export"))
     card = read_json(folder / "tiny-fp32.json")

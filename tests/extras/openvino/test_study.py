@@ -211,6 +211,39 @@ def test_a_companion_is_verified_with_its_file(export, capsys):
     assert "tiny-fp32.xml, which is verified with it" in capsys.readouterr().err
 
 
+def test_a_pair_that_was_renamed_is_still_what_its_card_says(export, tmp_path):
+    for suffix in (".xml", ".bin", ".json"):
+        shutil.copyfile(export / f"tiny-fp32{suffix}", tmp_path / f"other{suffix}")
+    assert main(["verify", str(tmp_path / "other.xml")]) == 0
+    (tmp_path / "tiny-fp32.bin").write_bytes((tmp_path / "other.bin").read_bytes())
+    (tmp_path / "other.bin").write_bytes(b"")
+    assert main(["verify", str(tmp_path / "other.xml")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("use.outputs.0.name", "zzz"),
+        ("use.outputs.0.shape", ["batch", 77]),
+        ("use.inputs.0.shape", ["batch", 3, 99, 99]),
+        ("use.inputs.0", {}),
+        ("companions", ["tiny-fp32.bin"]),
+        ("companions", 5),
+    ],
+)
+def test_a_card_that_says_something_else_is_told(export, tmp_path, path, value):
+    for suffix in (".xml", ".bin", ".json"):
+        shutil.copyfile(export / f"tiny-fp32{suffix}", tmp_path / f"tiny-fp32{suffix}")
+    card = read_json(tmp_path / "tiny-fp32.json")
+    *where, last = path.split(".")
+    at = card
+    for each in where:
+        at = at[int(each) if each.isdigit() else each]
+    at[int(last) if last.isdigit() else last] = value
+    (tmp_path / "tiny-fp32.json").write_text(json.dumps(card))
+    assert main(["verify", str(tmp_path / "tiny-fp32.xml")]) == 3
+
+
 def test_a_damaged_companion_is_put_back(made, tmp_path, capsys):
     folder = Path(shutil.copytree(made / "out", tmp_path / "out"))
     weights = folder / "export" / "tiny-fp32.bin"
