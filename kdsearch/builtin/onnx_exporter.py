@@ -19,8 +19,9 @@ from torch.jit._trace import TracerWarning
 
 from kdsearch.builtin.onnx_ends import Asked, Input, Layout, Output, attach, ends_of
 from kdsearch.errors import RefusedError, UserError
-from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options, named
+from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
+from kdsearch.kit.networks import Tupled
 from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -148,7 +149,7 @@ def _first_that_works(engines: Sequence[str], graph: Graph, inputs: tuple[Tensor
     for engine in engines:
         export = _dynamo if engine == "dynamo" else _torchscript
         try:
-            return export(_Named(module, [each.name for each in graph.outputs]).eval(), graph, inputs)
+            return export(Tupled(module, [each.name for each in graph.outputs]).eval(), graph, inputs)
         except Exception as error:  # torch's exporters raise whatever their parts do
             failed.append((engine, error))
     engine, first = failed[0]
@@ -170,17 +171,6 @@ def why_not(error: BaseException) -> tuple[str, str]:
                 return reason, fix
     lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200], ""
-
-
-class _Named(nn.Module):
-    """`module` answering with a tuple in the order of `names`, whatever it returned them in."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module, self.names = module, names
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(named(self.module(*inputs), self.names).values())
 
 
 def _examples(graph: Graph, example: Batch) -> tuple[Tensor, ...]:

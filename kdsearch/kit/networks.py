@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import DataError
-from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds import IO, Field, Model, named
 from kdsearch.kinds.found_taps import found_taps
 from kdsearch.store.program import read_program
 
-__all__ = ["check_answer", "described", "modelled", "read_program", "shown"]
+__all__ = ["Tupled", "check_answer", "described", "modelled", "read_program", "shown"]
 
 BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer that one alone
 
@@ -25,6 +25,17 @@ def described(fields: Sequence[Field]) -> str:
 def shown(shape: Sequence[object]) -> str:
     """A shape for messages: `3x32x32`, an open size as `?`."""
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+class Tupled(nn.Module):
+    """`module` answering with a tuple in the order of `names`, whatever it returned them in."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(named(self.module(*inputs), self.names).values())
 
 
 def _examples(io: IO, n: int) -> list[Tensor]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from pydantic import Field as Option
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdsearch.errors import ArtifactError, RefusedError
-from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options
 from kdsearch.kit.files import write_bytes
 from kdsearch.kit.folding import folded
+from kdsearch.kit.networks import Tupled
 from kdsearch.ops.undisturbed import undisturbed
 
 if find_spec("executorch") is None:  # said where a study is read, by the host, with what to install
@@ -59,7 +60,7 @@ class ExecuTorchExporter(Exporter[ExecuTorchOptions]):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        module = _Named(folded(graph.module, inputs), [each.name for each in graph.outputs]).eval()
+        module = Tupled(folded(graph.module, inputs), [each.name for each in graph.outputs]).eval()
         batch = torch.export.Dim("batch", min=1, max=self.options.batch)
         sizes = tuple({0: batch, **self._open(each)} for each in graph.inputs)
         # NNPACK and oneDNN have rules on the size of a batch, which would become the program's own
@@ -121,17 +122,6 @@ class ExecuTorchExporter(Exporter[ExecuTorchOptions]):
             "feeds = [torch.zeros(1, *each.sizes()[1:], dtype=dtypes[each.dtype()]) for each in asked]  # replace the zeros",
             "outputs = dict(zip(names['outputs'], method.execute(feeds)))",
         )
-
-
-class _Named(nn.Module):
-    """`module` answering with a tuple in the order of `names`, whatever it returned them in."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module, self.names = module, names
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(named(self.module(*inputs), self.names).values())
 
 
 def _two(tensor: Tensor, field: Field) -> Tensor:

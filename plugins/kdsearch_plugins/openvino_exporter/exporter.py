@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options, named
+from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
+from kdsearch.kit.networks import Tupled
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch_plugins.openvino_exporter.runtime import (
     FP32,
@@ -107,7 +108,7 @@ class OpenVinoExporter(Exporter[OpenVinoOptions]):
 def _first_that_works(engines: Sequence[str], graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
     """Raise RefusedError with the reason of the first one."""
     failed: list[tuple[str, Exception]] = []
-    module = _Named(folded(graph.module, inputs), [each.name for each in graph.outputs]).eval()
+    module = Tupled(folded(graph.module, inputs), [each.name for each in graph.outputs]).eval()
     for engine in engines:
         try:
             return (_exported if engine == "export" else _traced)(module, graph, inputs)
@@ -119,17 +120,6 @@ def _first_that_works(engines: Sequence[str], graph: Graph, inputs: tuple[Tensor
         f"OpenVINO cannot convert the network (engine {engine}): {(lines or [type(first).__name__])[0][:200]}",
         fix="Take sizes from the inputs' shapes, and write what OpenVINO lacks with other operators.",
     ) from first
-
-
-class _Named(nn.Module):
-    """`module` answering with a tuple in the order of `names`, whatever it returned them in."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module, self.names = module, names
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(named(self.module(*inputs), self.names).values())
 
 
 def _exported(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
