@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-slow test-extras check setup clean
+.PHONY: quickstart test test-slow test-extras test-ray check setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   a whole study on handwritten digits: a minute and a half after the install"
 	@echo "make test         the tests (about 7 and a half minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
-	@echo "make test-extras  tests/extras: what needs Ray, NNI, OpenVINO and the like, each in an environment that has it"
+	@echo "make test-extras  tests/extras: what needs NNI, OpenVINO, PostgreSQL and the like, in environments that have it"
+	@echo "make test-ray     tests/extras/ray, on clusters of this machine"
 	@echo "make check        ruff, mypy --strict, direction of imports"
 
 $(BIN)/python:
@@ -53,12 +54,19 @@ test-slow: $(VENV)/.dev
 test-extras: export PYTHONDONTWRITEBYTECODE =
 test-extras: export OMP_NUM_THREADS = 1
 test-extras: export KDSEARCH_STRICT_SKIPS = all
+# Not in test-extras: where its own cluster goes down under it, Ray now and then ends the process of the tests.
+test-ray: export PYTHONDONTWRITEBYTECODE =
+test-ray: export OMP_NUM_THREADS = 1
+test-ray: export KDSEARCH_STRICT_SKIPS = all
+test-ray: .venv-extras/.made
+	.venv-extras/bin/python -m pytest tests/extras/ray $(ARGS)
+
 test-extras: .venv-extras/.made .venv-nni/.made .venv-executorch/.made
 	.venv-extras/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/extras/,$(TOGETHER)) $(ARGS)
 	.venv-nni/bin/python -m pytest tests/extras/nni $(ARGS)
 	.venv-executorch/bin/python -m pytest tests/extras/executorch $(ARGS)
 
-TOGETHER := dashboard loggers openvino postgresql ray
+TOGETHER := dashboard loggers openvino postgresql
 .venv-extras/.made: EXTRAS = dashboard,mlflow,openvino,postgresql,ray,tensorboard,wandb,data,timm
 .venv-nni/.made: EXTRAS = nni
 .venv-executorch/.made: EXTRAS = executorch,data,timm
