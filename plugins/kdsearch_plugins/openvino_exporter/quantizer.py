@@ -17,7 +17,7 @@ from pydantic import Field as Option
 
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Compressor, Options, Plan, Subject
-from kdsearch_plugins.openvino_exporter.runtime import openvino, read_ir, save_ir
+from kdsearch_plugins.openvino_exporter.runtime import openvino, read_ir, save_ir, signal_stack
 
 if find_spec("nncf") is None:  # said where a study is read, by the host, with what to install
     raise ImportError("No module named 'nncf'", name="nncf")
@@ -76,7 +76,7 @@ class NncfInt8(Compressor[NncfOptions]):
             "mean_minmax": Ranges.MEAN_MINMAX,
             "quantile": Ranges.MEAN_QUANTILE,
         }[edits["calibration"]]
-        with _quiet(nncf):
+        with _quiet(nncf), signal_stack():
             try:
                 quantised = nncf.quantize(
                     model,

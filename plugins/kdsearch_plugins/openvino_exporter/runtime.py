@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,32 @@ def compiled(model: Any, threads: int) -> Any:
     ov = openvino()
     # pinned threads would all wait for one another's processor on a machine with other work
     settings = {**FP32, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-    return ov.Core().compile_model(model, "CPU", settings)
+    with signal_stack():
+        return ov.Core().compile_model(model, "CPU", settings)
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` as Linux has it."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack() -> Iterator[None]:
+    """This thread's stack for signals is again what it was.
+
+    Each `Core` that compiles sets one of its own, and puts back the one before when it goes. Where they go in another order
+    than they came, that one's memory is gone already, and the next Ctrl-C is a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    sigaltstack, before = ctypes.CDLL(None).sigaltstack, _Stack()
+    sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        sigaltstack(ctypes.byref(before), None)
 
 
 def _told(model: Any) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -180,3 +182,31 @@ def test_without_samples_it_is_refused(tmp_path):
     _, _, file = written(nn.Linear(16, 3), tmp_path)
     with pytest.raises(RefusedError, match="takes ranges from samples"):
         NncfInt8(NncfOptions()).rewrite(file, Plan(NncfOptions().model_dump()), [])
+
+
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+import numpy as np
+from kdsearch_plugins.openvino_exporter.quantizer import NncfInt8, NncfOptions
+from kdsearch_plugins.openvino_exporter.runtime import compiled, read_ir
+from kdsearch.kinds import Plan
+
+file = Path(sys.argv[1])
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+one, two = compiled(read_ir(file), 1), compiled(read_ir(file), 1)
+del one  # before the one that came after it
+del two
+signal.raise_signal(signal.SIGINT)
+made = NncfInt8(NncfOptions(samples=4))
+three = compiled(read_ir(file), 1)
+made.rewrite(file, Plan(made.options.model_dump()), [{"vector": np.zeros((4, 16), np.float32)}])
+del three
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_is_heard_after_files_were_run(tmp_path):
+    _, _, file = written(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)), tmp_path)
+    ended = subprocess.run([sys.executable, "-c", SIGNALLED, file], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["handled", "handled"]), ended.stderr
