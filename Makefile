@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-slow test-extras test-ray check setup clean
+.PHONY: quickstart test test-slow setup-extras test-extras test-ray check setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,7 +61,9 @@ test-ray: export KDSEARCH_STRICT_SKIPS = all
 test-ray: .venv-extras/.made
 	.venv-extras/bin/python -m pytest tests/extras/ray $(ARGS)
 
-test-extras: .venv-extras/.made .venv-nni/.made .venv-executorch/.made
+setup-extras: .venv-extras/.made .venv-nni/.made .venv-executorch/.made
+
+test-extras: setup-extras
 	.venv-extras/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/extras/,$(TOGETHER)) $(ARGS)
 	.venv-nni/bin/python -m pytest tests/extras/nni $(ARGS)
 	.venv-executorch/bin/python -m pytest tests/extras/executorch $(ARGS)
