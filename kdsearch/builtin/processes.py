@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from pathlib import Path
+
 from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
-from kdsearch.kit.jobs import JobProcesses
+from kdsearch.kit.jobs import JobProcesses, Joined
 from kdsearch.limits import WORKERS
+
+LOOK_S = 0.5  # how often machines that joined are listened to, while they have jobs
 
 
 class ProcessesOptions(Options):
@@ -18,24 +24,64 @@ class ProcessesOptions(Options):
 
 
 class Processes(Executor[ProcessesOptions]):
-    """Processes of this machine, kept warm from job to job: see `JobProcesses`."""
+    """Processes of this machine, kept warm from job to job (see `JobProcesses`), and of machines that join (see `Joined`)."""
+
+    joinable = True
 
     def __init__(self, options: ProcessesOptions) -> None:
         super().__init__(options)
-        self.slots = options.workers
         self._processes = JobProcesses(options.workers, options.grace_s, options.reuse)
+        self._joined = Joined(options.grace_s)
+        self._waiting: deque[Job] = deque()
+        self._stopped: list[Done] = []
+
+    @property
+    def slots(self) -> int:
+        """Of this machine, which a study sets, and of those that joined."""
+        return self._processes.slots + self._joined.slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._processes.slots = slots
 
     def submit(self, job: Job) -> None:
-        self._processes.slots = self.slots
-        self._processes.submit(job)
+        if job.folder:
+            self._joined.open(Path(job.folder))
+        self._waiting.append(job)
+        self._deal()
 
     def wait(self, timeout_s: float) -> list[Done]:
-        self._processes.slots = self.slots
-        return self._processes.wait(timeout_s)
+        until = time.monotonic() + timeout_s
+        while True:
+            done, self._stopped = [*self._stopped, *self._joined.look()], []
+            self._deal()
+            left = 0.0 if done else max(until - time.monotonic(), 0.0)
+            is_here = self._processes.busy > 0
+            done += self._processes.wait(min(left, LOOK_S) if self._joined.running else left)
+            if done or left <= 0 or not (self._processes.busy or self._joined.running or self._waiting):
+                self._deal()
+                return done
+            if not is_here:
+                time.sleep(min(left, LOOK_S))
 
     def stop(self, id: str) -> None:
         """SIGTERM now, SIGKILL after `grace_s`; `wait` then reports it as "stopped" unless it ended well."""
+        self._stopped += [Done(id, error="stopped") for job in self._waiting if job.id == id]
+        self._waiting = deque(job for job in self._waiting if job.id != id)
         self._processes.stop(id)
+        self._joined.stop(id)
 
     def close(self) -> None:
+        self._waiting.clear()
+        self._joined.close()
         self._processes.close()
+
+    def _deal(self) -> None:
+        """Jobs to whoever is free, this machine first; those that came back from elsewhere are the next."""
+        self._waiting.extendleft(self._joined.back[::-1])
+        self._joined.back.clear()
+        while self._waiting:
+            is_elsewhere = self._processes.busy >= self._processes.slots
+            if is_elsewhere and not (self._joined.is_free and self._waiting[0].folder):
+                return
+            (self._joined.give if is_elsewhere else self._processes.submit)(self._waiting.popleft())

@@ -21,6 +21,7 @@ from kdsearch.cli import (
     status,
     validate,
     verify,
+    worker,
 )
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("validate")(validate.validate)
 app.command("schema")(schema.schema)
 app.command("data")(data.data)
 app.command("run")(run.run)
+app.command("worker")(worker.worker)
 app.command("status")(status.status)
 app.command("dashboard")(dashboard.dashboard)
 app.command("report")(report.report)

@@ -51,6 +51,11 @@ class JobProcesses:
         self._scratch: Scratch | None = None
         self._count = 0
 
+    @property
+    def busy(self) -> int:
+        """Jobs that run or wait."""
+        return len(self._running) + len(self._queue)
+
     def submit(self, job: Job) -> None:
         self._queue.append(job)
         self._fill()

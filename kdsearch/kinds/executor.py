@@ -77,10 +77,12 @@ class Executor(Capability, Generic[O]):
 
     remote: False = jobs run in the process that waits for them, one at a time: live objects are at hand there, and no limit
         of time or memory can be kept. A study with live objects takes such an executor, and one with several workers does not.
+    joinable: its jobs may also be done by `kdsearch worker DIR`, wherever that runs.
     slots: how many jobs run at once; a study sets it to its workers.
     """
 
     remote: ClassVar[bool] = True
+    joinable: ClassVar[bool] = False
     slots: int = 1
 
     def __init__(self, options: O) -> None:

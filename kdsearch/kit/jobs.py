@@ -1,6 +1,8 @@
-"""Where an executor's jobs run on a machine: in processes that are watched and kept within limits, or in this one."""
+"""Where an executor's jobs run: in processes that are watched and kept within limits, in this one, or on machines that join."""
 
+from kdsearch.jobs.joined import Joined
+from kdsearch.jobs.letters import versions
 from kdsearch.jobs.perform import perform
 from kdsearch.jobs.processes import JobProcesses
 
-__all__ = ["JobProcesses", "perform"]
+__all__ = ["JobProcesses", "Joined", "perform", "versions"]

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from kdsearch.verbs.quickstart import quickstart as quickstart
     from kdsearch.verbs.run import run as run
     from kdsearch.verbs.verify import verify as verify
+    from kdsearch.verbs.worker import worker as worker
 
 
 def __getattr__(name: str) -> Any:
     """The verbs that train or read networks, imported when called: torch takes seconds, and `status` reads JSON."""
-    if name in ("bench_onnx", "bench_table", "dashboard", "export", "quickstart", "run", "verify"):
+    if name in ("bench_onnx", "bench_table", "dashboard", "export", "quickstart", "run", "verify", "worker"):
         return getattr(import_module(f"kdsearch.verbs.{name}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -99,7 +99,7 @@ def at_work(
     count = workers if workers is not None else study.config.run.workers
     check_executor(study, study.host(host), count)
     logs = Logs.of(materials)
-    with _leaving_nothing(folder), held(folder), standing(folder) as intact, _stoppable() as stop:
+    with _leaving_nothing(folder), held(folder), standing(folder) as intact, stoppable() as stop:
         text = study.resolved_yaml().encode()
         here = folder / STUDY
         last = regular(here, "a study", error=ArtifactError).read_bytes() if lies(here) else None
@@ -159,7 +159,7 @@ def _relative(base: Path, folder: Path) -> str:
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM set a flag that trainings ask for after every step; a second Ctrl-C ends at once."""
     asked = {"stop": False}
 

@@ -80,7 +80,7 @@ def test_an_interrupt_that_an_import_swallowed_still_counts(
     def work(**_: object) -> dict[str, str]:
         with contextlib.suppress(KeyboardInterrupt):  # as a library's bare `except:` does
             signal.raise_signal(signal.SIGINT)
-        with run._stoppable():
+        with run.stoppable():
             raise AssertionError("the work began")
 
     monkeypatch.setattr(commands, "status", work)

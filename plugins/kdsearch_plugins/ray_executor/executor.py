@@ -16,10 +16,10 @@ from typing import Any
 
 from kdsearch.errors import KdsearchError, PluginError, UnreachableError, UserError, told
 from kdsearch.kinds import Done, Executor, Job
+from kdsearch.kit.jobs import versions
 from kdsearch_plugins.ray_executor.actor import actor_class
 from kdsearch_plugins.ray_executor.cluster import PATH, Cluster, mark_in
 from kdsearch_plugins.ray_executor.options import RayOptions
-from kdsearch_plugins.ray_executor.seat import versions
 
 TICK_S = 1.0  # how often limits of time are looked at
 LATE_S = 10.0  # how long a seat may take, beyond the grace, to say that its job was stopped
@@ -196,8 +196,8 @@ class RayExecutor(Executor[RayOptions]):
         if problem := facts.get("problem"):
             raise PluginError(f"machine {seat.host} cannot import kdsearch: {problem}", path=PATH, fix=fix)
         seat.node, ours = facts["node"], versions()
-        if other := [name for name in ours if facts["versions"][name] != ours[name]]:
-            theirs = ", ".join(f"{name} {facts['versions'][name]}" for name in other)
+        if other := [name for name in ours if facts["versions"].get(name) != ours[name]]:
+            theirs = ", ".join(f"{name} {facts['versions'].get(name, 'missing')}" for name in other)
             here = ", ".join(f"{name} {ours[name]}" for name in other)
             raise UserError(f"machine {seat.host} has {theirs}", path=PATH, expected=f"{here}, as here", fix=fix)
 

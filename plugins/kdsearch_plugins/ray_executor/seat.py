@@ -7,22 +7,14 @@ is a machine that was lost, or a process of Ray.
 from __future__ import annotations
 
 import os
-import platform
 import socket
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from kdsearch.kinds import Job
-from kdsearch.kit.jobs import JobProcesses
+from kdsearch.kit.jobs import JobProcesses, versions
 
 LOOK_S = 0.25  # how often a seat looks whether its job is to stop
-SAME = ("kdsearch", "torch")  # distributions whose version decides what a trial gives
-
-
-def versions() -> dict[str, str]:
-    """What has to be the same on every machine."""
-    return {"python": platform.python_version(), **{name: version(name) for name in SAME}}
 
 
 class Seat:

@@ -1,0 +1,26 @@
+"""`kdsearch worker DIR`: lend this machine to a study that runs on another one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kdsearch.cli.options import AllowCode, Folder, Json, option
+from kdsearch.limits import WORKERS
+
+
+def worker(
+    folder: Folder,
+    slots: Annotated[int, option("--slots", min=1, max=WORKERS, help="Trials at once on this machine.")] = 1,
+    stays: Annotated[bool, option("--stay", help="Wait for the next run where one is over.")] = False,
+    allow_code: AllowCode = None,
+    as_json: Json = False,
+) -> None:
+    """Do trials of a study that `kdsearch run` works on elsewhere, in a folder that both machines share. Ctrl-C ends it."""
+    from kdsearch.cli import say
+    from kdsearch.cli.output import answer
+    from kdsearch.verbs import commands
+
+    answer(
+        lambda: commands.worker(dir=folder, slots=slots, stay=stays, allow_code=tuple(allow_code or ()), told=say),
+        as_json,
+    )
