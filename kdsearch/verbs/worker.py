@@ -105,7 +105,6 @@ class Worker:
         self._place = self.folder / WORKERS / uuid4().hex[:12]
         with storing(self._place):
             self._place.mkdir(parents=True)
-        self._said = {}
         self._say()
         plural = "" if self.slots == 1 else "s"
         self.told(f"joined {self.folder} with {self.slots} slot{plural}; waiting for a run to give it work")
@@ -172,8 +171,6 @@ class Worker:
             self.told("nothing was heard of the run for half a minute: what ran here is stopped")
             self._given_up |= {*self._running}
             self._drop_jobs()
-        for ticket in [each for each in self._running if each not in orders["jobs"]]:
-            self._processes.stop(ticket)
         self._done = {ticket: each for ticket, each in self._done.items() if ticket in orders["jobs"]}
         if now - self._heard[1] > LEASE_S:
             return
