@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from kdsearch.cli.options import AllowCode, Folder, Json, option
+from kdsearch.errors import printable
 from kdsearch.limits import WORKERS
 
 
@@ -16,11 +18,13 @@ def worker(
     as_json: Json = False,
 ) -> None:
     """Do trials of a study that `kdsearch run` works on elsewhere, in a folder that both machines share. Ctrl-C ends it."""
-    from kdsearch.cli import say
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 
+    def told(line: str) -> None:
+        print(printable(line), file=sys.stderr, flush=True)
+
     answer(
-        lambda: commands.worker(dir=folder, slots=slots, stay=stays, allow_code=tuple(allow_code or ()), told=say),
+        lambda: commands.worker(dir=folder, slots=slots, stay=stays, allow_code=tuple(allow_code or ()), told=told),
         as_json,
     )

@@ -15,15 +15,14 @@ from kdsearch.jobs.letters import (
     BEAT_S,
     LOST_S,
     ORDERS,
-    SAID,
     Said,
     environment,
-    places_in,
     said_by,
     versions,
 )
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import write_json
+from kdsearch.store.folder import SAID, places_of_workers
 
 LOOK_S = 0.5  # how often workers are listened to
 RETRIES = 3  # how often a job is done again whose worker was lost
@@ -131,7 +130,7 @@ class Joined:
 
     def _look(self) -> None:
         assert self._folder is not None
-        for place in places_in(self._folder):
+        for place in places_of_workers(self._folder):
             if place not in self._workers:
                 self._workers[place] = _Worker(place, time.monotonic())
         for each in [*self._workers.values()]:

@@ -20,9 +20,9 @@ from kdsearch.errors import ArtifactError
 from kdsearch.hooks import GROUP
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import read_json
+from kdsearch.store.folder import SAID, Joined
 
-WORKERS = "workers"  # in the study's folder; in it a folder a worker
-ORDERS, SAID = "orders.json", "said.json"
+ORDERS = "orders.json"
 BEAT_S = 5.0  # how often a file is written again when nothing has changed
 LEASE_S = 30.0  # a worker that has not heard from its run for so long stops its jobs ...
 LOST_S = (
@@ -50,18 +50,14 @@ class Orders(TypedDict):
     stopped: list[str]
 
 
-class Said(TypedDict):
+class Said(Joined):
     """The worker's file.
 
     run: that whose orders it follows, "" = none. running, done: of that run; `done`: ticket -> `Done`.
     """
 
-    host: str
-    pid: Count
-    slots: Annotated[int, Field(ge=1, strict=True)]
     run: str
     beat: Count
-    running: list[str]
     done: dict[str, Done]
 
 
@@ -93,11 +89,3 @@ def orders_for(place: Path) -> Orders | None:
     except (FileNotFoundError, ArtifactError):
         return None
     return found
-
-
-def places_in(folder: Path) -> list[Path]:
-    """The folders of workers in a study's folder."""
-    try:
-        return sorted(each for each in (folder / WORKERS).iterdir() if each.is_dir() and not each.is_symlink())
-    except OSError:
-        return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -26,6 +26,8 @@ LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
 LOCK = ".lock"
 PROGRESS = "progress.json"  # of the run that holds the folder
+WORKERS = "workers"  # in it a folder for each worker that joined from elsewhere
+SAID = "said.json"  # in that: what the worker says
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
@@ -44,6 +46,15 @@ class Holder(TypedDict):
     host: str
     pid: Annotated[int, Field(strict=True)]
     since: str
+
+
+class Joined(TypedDict):
+    """A worker that joined from elsewhere, and which jobs it does."""
+
+    host: str
+    pid: Annotated[int, Field(ge=0, strict=True)]
+    slots: Annotated[int, Field(ge=1, strict=True)]
+    running: list[str]
 
 
 class Made(TypedDict):
@@ -211,6 +222,23 @@ def holder_of(path: Path) -> Holder | None:
         found: Holder = read_json(path / HOLDER, Holder)
     except (FileNotFoundError, ArtifactError):
         return None
+    return found
+
+
+def places_of_workers(path: Path) -> list[Path]:
+    """The folders of workers that joined."""
+    try:
+        return sorted(each for each in (path / WORKERS).iterdir() if each.is_dir() and not each.is_symlink())
+    except OSError:
+        return []
+
+
+def workers_of(path: Path) -> list[Joined]:
+    """Who joined, as they say; those whose file is not as they wrote it are left out."""
+    found: list[Joined] = []
+    for place in places_of_workers(path):
+        with suppress(FileNotFoundError, ArtifactError):
+            found.append(read_json(place / SAID, Joined))
     return found
 
 

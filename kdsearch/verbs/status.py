@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.report.quality import quality_of
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import storing
-from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way
+from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way, workers_of
 
 LOOK_S = 2.0  # between two looks at a run that is followed
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
@@ -46,6 +46,11 @@ def status_of(folder: Path) -> dict[str, Any]:
         lines.append(_in_words(trials))
     if held_by:
         lines.append(f"running: pid {held_by['pid']} on {held_by['host']} since {held_by['since']}")
+    joined = workers_of(folder) if held_by else []
+    lines += [
+        f"worker: pid {each['pid']} on {each['host']}, {len(each['running'])} of {each['slots']} slots at work"
+        for each in joined
+    ]
     if result and result["recommended"]:
         chosen = result["recommended"]
         for role, each in chosen.get("roles", {"": chosen}).items():
@@ -59,6 +64,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         "trials_total": trials["total"],
         "best": trials["best"],
         "held_by": held_by,
+        "workers": joined,
         "last_error": error,
         "recommended": result["recommended"] if result else None,
         "text": "\n".join(lines),

@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from kdsearch.errors import InterruptedRun, UserError
 from kdsearch.host import Host
-from kdsearch.jobs.letters import BEAT_S, LEASE_S, SAID, WORKERS, Orders, orders_for, versions
+from kdsearch.jobs.letters import BEAT_S, LEASE_S, Orders, orders_for, versions
 from kdsearch.jobs.processes import JobProcesses
 from kdsearch.kinds import Done, Executor, Job
 from kdsearch.store.files import read_json, storing, write_json
-from kdsearch.store.folder import ORIGIN, STUDY, Origin
+from kdsearch.store.folder import ORIGIN, SAID, STUDY, WORKERS, Origin
 from kdsearch.study.reading import load_study
 from kdsearch.training.attempt import from_json
 from kdsearch.verbs.finished import opened

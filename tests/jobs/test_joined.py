@@ -16,9 +16,10 @@ from kdsearch.errors import StudyError, UserError
 from kdsearch.jobs import joined as run_side
 from kdsearch.jobs import letters
 from kdsearch.jobs.joined import RETRIES, Joined
-from kdsearch.jobs.letters import LEASE_S, LOST_S, ORDERS, SAID, places_in
+from kdsearch.jobs.letters import LEASE_S, LOST_S, ORDERS
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import write_json
+from kdsearch.store.folder import SAID, places_of_workers
 from kdsearch.verbs import worker as worker_side
 from kdsearch.verbs.worker import JOBS, Worker
 
@@ -158,7 +159,7 @@ def test_a_job_is_done_and_told_once(field: Field) -> None:
         field.both(4)
     assert sorted((each.id, each.value) for each in field.done) == [(f"job-{n}", n) for n in range(4)]
     assert field.joined.running == 0
-    assert all(not json.loads((place / ORDERS).read_text())["jobs"] for place in places_in(field.folder))
+    assert all(not json.loads((place / ORDERS).read_text())["jobs"] for place in places_of_workers(field.folder))
 
 
 def test_what_a_worker_did_goes_on_elsewhere_when_it_leaves(field: Field) -> None:
@@ -171,7 +172,7 @@ def test_what_a_worker_did_goes_on_elsewhere_when_it_leaves(field: Field) -> Non
     first.leave()
     field.both(3)
     assert list(field.running(second).values()) == ["job-0"]
-    assert len(places_in(field.folder)) == 1
+    assert len(places_of_workers(field.folder)) == 1
     for _ in range(2 * RETRIES):  # leaving is no loss
         field.workers.remove(second)
         second.leave()

@@ -94,6 +94,22 @@ def test_damaged_progress_is_named(folder):
         status_of(folder)
 
 
+def test_workers_that_joined_are_listed(folder):
+    for name, text in (
+        ("a", '{"host": "x", "pid": 7, "slots": 2, "running": ["t"], "more": 1}'),
+        ("b", "{"),
+        ("c", None),
+    ):
+        (folder / "workers" / name).mkdir(parents=True)
+        if text:
+            (folder / "workers" / name / "said.json").write_text(text)
+    assert status_of(folder)["workers"] == []  # nobody runs the study
+    with held(folder):
+        found = status_of(folder)
+    assert found["workers"] == [{"host": "x", "pid": 7, "slots": 2, "running": ["t"]}]
+    assert "worker: pid 7 on x, 1 of 2 slots at work" in found["text"].splitlines()
+
+
 def test_a_run_is_followed_until_it_ends(folder, monkeypatch, capsys):
     """A line an object, one for each change: a trial ends, nothing happens, the run ends."""
     running = held(folder)
