@@ -31,7 +31,7 @@ from kdsearch.training.opened import open_teachers
 from kdsearch.training.recipe_data import supplied
 from kdsearch.training.tools import Progress, Tools
 from kdsearch.verbs.preflight import check_storage
-from kdsearch.verbs.run import run_study
+from kdsearch.verbs.run import run_study, write_study
 
 
 def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> Result:
@@ -107,6 +107,7 @@ class Session:
 
     def _open(self, hold: ExitStack) -> None:
         hold.enter_context(held(self.folder))
+        write_study(self.materials.study, self.folder)
         tools = Tools(open_store(self.materials.study, self.folder), self._events, self.folder, self._progress)
         made = run_stages(self.materials, tools, until="search")
         self.materials = supplied(self.materials, made["prepare"], tools.store)

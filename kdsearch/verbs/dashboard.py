@@ -95,7 +95,7 @@ def _place(folder: Path) -> Path | str:
 def _storage_of(folder: Path) -> str | None:
     """`run.storage` of the folder's study."""
     file = folder / STUDY
-    if not lies(file):  # a session's
+    if not lies(file):
         return None
     run = parse(regular(file, "a study", error=ArtifactError).read_bytes(), file).raw.get("run")
     found = run.get("storage") if isinstance(run, dict) else None

@@ -100,12 +100,7 @@ def at_work(
     check_executor(study, study.host(host), count)
     logs = Logs.of(materials)
     with _leaving_nothing(folder), held(folder), standing(folder) as intact, stoppable() as stop:
-        text = study.resolved_yaml().encode()
-        here = folder / STUDY
-        last = regular(here, "a study", error=ArtifactError).read_bytes() if lies(here) else None
-        if last != text:
-            write_bytes(here, text)
-        write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
+        last = write_study(study, folder)
         store = open_store(study, folder)
         tools = Tools(
             store,
@@ -129,6 +124,16 @@ def at_work(
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
         finally:
             logs.close()
+
+
+def write_study(study: Study, folder: Path) -> bytes | None:
+    """The study and where its paths start, for processes and verbs that know the folder alone; returns the one that was there."""
+    text, here = study.resolved_yaml().encode(), folder / STUDY
+    last = regular(here, "a study", error=ArtifactError).read_bytes() if lies(here) else None
+    if last != text:
+        write_bytes(here, text)
+    write_json(folder / ORIGIN, {"base": _relative(study.folder, folder)})
+    return last
 
 
 def _other_name(text: bytes | None, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 
 import kdsearch
 from kdsearch.errors import StudyError
+from kdsearch.host import Host
 from kdsearch.kinds import Ask, Controller, NoOptions
 from kdsearch.kinds.space import draw
+from kdsearch.study import load_study
 from tests.python.tiny_live import tiny
+from tests.stages.tiny import LESS, write_study
 
 
 class ByHistory(Controller[NoOptions]):
@@ -92,3 +96,15 @@ def test_loggers_are_refused_as_nothing_would_be_told_to_them(tmp_path):
     with pytest.raises(StudyError, match=r"run\.log: a session's trainings are your own"):
         kdsearch.Session(study(run={"device": "cpu", "log": ["csv"]}), tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_study_without_live_objects_is_scored_in_processes(tmp_path):
+    """They open the folder, which holds the study and where its paths start."""
+    sets = (*LESS, "search.proxy=[nwot, params]", "run.executor={use: processes}")
+    declared = load_study(write_study(tmp_path / "here"), Host.load(), sets=sets)
+    with kdsearch.Session(declared, tmp_path / "there" / "study") as session:
+        candidate = session.ask()
+        session.tell(candidate, {"accuracy": 0.5})
+    assert candidate.number == 0
+    assert json.loads((tmp_path / "there" / "study" / "origin.json").read_text()) == {"base": "../../here"}
+    assert load_study(tmp_path / "there" / "study" / "study.yaml").config.name == "tiny"
