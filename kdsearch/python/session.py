@@ -18,6 +18,7 @@ from kdsearch.report.words import spec_words
 from kdsearch.search.trials import TrialLog
 from kdsearch.stages import refine, trial_facts
 from kdsearch.stages.costs import violations
+from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.run import run_stages
 from kdsearch.stages.starts import starts_of
 from kdsearch.store.folder import Events, held, open_folder
@@ -26,6 +27,7 @@ from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.study.study import Study
 from kdsearch.training.job import open_store
 from kdsearch.training.keys import part_of
+from kdsearch.training.logs import Logs
 from kdsearch.training.materials import Materials, open_materials
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.recipe_data import supplied
@@ -83,9 +85,7 @@ class Session:
         self.folder = Path(dir)
         host = Host.load()
         self.materials: Materials = open_materials(study, host, self.folder)
-        if self.materials.study.config.run.log:
-            problem = "a session's trainings are your own, and loggers are not told of them"
-            raise self.materials.study.place(StudyError(problem, path="run.log", expected="none"))
+        self._logs = Logs.of(self.materials)
         self._progress = Progress(progress)
         self._hold = ExitStack()
         self._log: TrialLog | None = None
@@ -123,6 +123,10 @@ class Session:
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)
         self._starts = starts_of(self.materials, made["search"], self.kept, teachers, work)
+        self._logs.open(self.folder, self.materials.study.config.name)
+        hold.callback(self._logs.close)
+        for trial in self._log.read():
+            self._mirror(trial, is_new=False)
 
     def __exit__(self, *error: Any) -> None:
         self._hold.close()
@@ -131,6 +135,11 @@ class Session:
     def trials(self) -> list[Trial]:
         """Everything told so far, by number."""
         return [trial for trial in self._told.read() if trial.is_over]
+
+    @property
+    def notes(self) -> list[str]:
+        """What went wrong beside the search: a logger of `run.log` that failed is told no more."""
+        return [*self._logs.notes]
 
     def trials_dataframe(self) -> Any:
         """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
@@ -155,7 +164,7 @@ class Session:
         seed = derive(self.materials.seed, "refine") % 2**31
         ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed)
         if ask is not None:
-            self._told.put(Trial(len(history), ask.values, state="running"))
+            self._put(Trial(len(history), ask.values, state="running"))
             self._waiting = self._candidate(len(history), ask)
         return self._waiting
 
@@ -190,13 +199,23 @@ class Session:
             return
         losses = tuple(-known[name] if way == "max" else known[name] for name, way in objectives.items())
         over = tuple(violations(self.materials, known).values())
-        self._told.put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
+        self._put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
         self._waiting = None
 
     def fail(self, candidate: Candidate, error: str) -> None:
         """The candidate could not be trained; the controller is told so."""
-        self._told.put(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        self._put(Trial(candidate.number, candidate.values, None, "failed", error=error))
         self._waiting = None
+
+    def _put(self, trial: Trial) -> None:
+        self._told.put(trial)
+        self._mirror(trial)
+
+    def _mirror(self, trial: Trial, is_new: bool = True) -> None:
+        if self._logs:
+            row = trial_facts.row_of(self.materials, trial, self.kept)
+            epochs = self.materials.study.config.refine.epochs
+            self._logs.put(run_of_trial(self.materials, row, self._told.key, epochs), is_new)
 
     def best(self) -> dict[str, Any]:
         """The best feasible trial told: its number, specs, values and objectives."""

@@ -14,6 +14,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import Ask, Controller, NoOptions
 from kdsearch.kinds.space import draw
 from kdsearch.study import load_study
+from tests.builtin.test_csv_logger import TestCsv as Csv
 from tests.python.tiny_live import tiny
 from tests.stages.tiny import LESS, write_study
 
@@ -92,10 +93,39 @@ def test_more_trials_go_on_and_another_recipe_begins(tmp_path):
         assert session.trials == []
 
 
-def test_loggers_are_refused_as_nothing_would_be_told_to_them(tmp_path):
-    with pytest.raises(StudyError, match=r"run\.log: a session's trainings are your own"):
-        kdsearch.Session(study(run={"device": "cpu", "log": ["csv"]}), tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
+def test_loggers_are_told_of_what_is_asked_and_told(tmp_path):
+    """Of what an earlier session told, too, where it had no logger; each once."""
+    values = dict(asked(tmp_path, 1)[0][1])
+    for _ in range(2):
+        logged = study(run={"device": "cpu", "log": ["csv"]})
+        with kdsearch.Session(logged, tmp_path) as session:
+            session.tell(session.ask(), {"accuracy": 0.25 * (1 + session.ask().number)})
+            session.fail(session.ask(), "too hot")
+            session.ask()
+            assert session.notes == []
+    rows = Csv().read(tmp_path / "log" / "csv")
+    found = {name.rpartition("/")[2]: each for name, each in rows.items()}
+    states = {name: each.state for name, each in found.items()}
+    assert states == {
+        **{f"trial-{n}": "complete" for n in (0, 1, 3)},
+        **{f"trial-{n}": "failed" for n in (2, 4)},
+        "trial-5": "running",
+    }
+    assert len(found) == len(rows)
+    assert found["trial-1"].values["accuracy"] == 0.5
+    assert found["trial-0"].params
+    assert {*found["trial-0"].params.values()} <= {*values.values()}
+    assert found["trial-0"].values["params"] > 0
+
+
+def test_a_logger_that_fails_is_noted_and_the_session_goes_on(tmp_path):
+    asked(tmp_path, 1)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "csv").write_text("in its way")
+    with kdsearch.Session(study(run={"device": "cpu", "log": ["csv"]}), tmp_path) as session:
+        session.tell(session.ask(), {"accuracy": 0.5})
+        assert "Logger 'csv' failed" in session.notes[0]
+        assert len(session.trials) == 2
 
 
 def test_a_study_without_live_objects_is_scored_in_processes(tmp_path):
