@@ -31,7 +31,7 @@ class Processes(Executor[ProcessesOptions]):
     def __init__(self, options: ProcessesOptions) -> None:
         super().__init__(options)
         self._processes = JobProcesses(options.workers, options.grace_s, options.reuse)
-        self._joined = Joined(options.grace_s)
+        self._joined = Joined(options.grace_s, options.reuse)
         self._waiting: deque[Job] = deque()
         self._stopped: list[Done] = []
 
@@ -73,14 +73,17 @@ class Processes(Executor[ProcessesOptions]):
 
     def close(self) -> None:
         self._waiting.clear()
-        self._joined.close()
-        self._processes.close()
+        try:
+            self._joined.ask_to_end()
+        finally:
+            self._processes.close()
+            self._joined.close()
 
     def _deal(self) -> None:
         """Jobs to whoever is free, this machine first; those that came back from elsewhere are the next."""
         self._waiting.extendleft(self._joined.back[::-1])
         self._joined.back.clear()
-        while self._waiting:
+        while self._waiting and not self._joined.is_settling:
             is_elsewhere = self._processes.busy >= self._processes.slots
             if is_elsewhere and not (self._joined.is_free and self._waiting[0].folder):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def worker(
     from kdsearch.verbs import commands
 
     def told(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, and the work goes on
+            print(printable(line), file=sys.stderr, flush=True)
 
     answer(
         lambda: commands.worker(dir=folder, slots=slots, stay=stays, allow_code=tuple(allow_code or ()), told=told),

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
+import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from kdsearch.jobs.letters import (
-    BEAT_S,
-    LOST_S,
-    ORDERS,
-    Said,
-    environment,
-    said_by,
-    versions,
-)
+from kdsearch.errors import StorageError
+from kdsearch.jobs.letters import BEAT_S, LOST_S, ORDERS, Said, environment, said_by, tidied, versions
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import SAID, places_of_workers
@@ -30,11 +25,14 @@ RETRIES = 3  # how often a job is done again whose worker was lost
 
 @dataclass(frozen=True)
 class _Order:
+    """A job; `lost`: the machines that were lost under it; `since`: the beat of the first orders that have it."""
+
     job: Job
-    lost: tuple[str, ...] = ()  # the machines that were lost under it
+    lost: tuple[str, ...]
+    since: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     """A worker's folder: what was given, what it said last, and when that was heard."""
 
@@ -42,21 +40,25 @@ class _Worker:
     heard: float
     said: Said | None = None
     orders: dict[str, _Order] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)  # tickets that it was heard to run
     stopped: set[str] = field(default_factory=set)
     beat: int = 0
     told: dict[str, Any] = field(default_factory=dict)
     told_at: float = 0.0
+
+    @property
+    def slots(self) -> int:
+        return self.said["slots"] if self.said is not None else 0
 
 
 class Joined:
     """`slots` jobs at once on other machines; `look` is to be called often, and does nothing where nobody has joined.
 
     A job comes back where its worker has left, or was lost: `back`. One whose workers were lost `RETRIES` + 1 times has failed.
+    A thread of its own lets workers know that the run lives, whatever that does meanwhile.
     """
 
-    def __init__(self, grace_s: float) -> None:
-        self.grace_s = grace_s
+    def __init__(self, grace_s: float, reuse: bool = True) -> None:
+        self.grace_s, self.reuse = grace_s, reuse
         self.back: list[Job] = []
         self._lost: dict[
             str, tuple[str, ...]
@@ -67,10 +69,12 @@ class Joined:
         self._tickets = count()
         self._done: list[Done] = []
         self._looked = 0.0
+        self._lock = threading.RLock()
+        self._over = threading.Event()
 
     @property
     def slots(self) -> int:
-        return sum(each.said["slots"] for each in self._ours)
+        return sum(each.slots for each in self._ours)
 
     @property
     def running(self) -> int:
@@ -78,55 +82,76 @@ class Joined:
 
     @property
     def is_free(self) -> bool:
-        return any(len(each.orders) < each.said["slots"] for each in self._ours)
+        return any(len(each.orders) < each.slots for each in self._ours)
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether a worker may still do what it was asked for by a run that was killed: nothing is to begin before."""
+        others = [each for each in self._workers.values() if each not in self._ours]
+        return any(each.said is not None and each.said["running"] for each in others)
 
     def open(self, folder: Path) -> None:
-        """Welcome workers of a study's folder, once none of them does anything any more for a run that was killed."""
+        """Welcome workers of a study's folder."""
         if self._folder is None:
             self._folder = folder
-            self._look()
-            while any(each.said and each.said["running"] for each in self._workers.values() if each not in self._ours):
-                time.sleep(LOOK_S)
+            with self._lock:
                 self._look()
+            self._over.clear()
+            threading.Thread(target=self._beat, args=(self._run,), daemon=True).start()
 
     def give(self, job: Job) -> None:
         """To the worker with the most free slots."""
-        free = max(self._ours, key=lambda each: each.said["slots"] - len(each.orders))
-        free.orders[f"{self._run}-{next(self._tickets)}"] = _Order(job, self._lost.pop(job.id, ()))
-        self._tell(free)
+        with self._lock:
+            free = max(self._ours, key=lambda each: each.slots - len(each.orders))
+            lost = self._lost.pop(job.id, ())
+            free.orders[f"{self._run}-{next(self._tickets)}"] = _Order(job, lost, free.beat + 1)
+            self._tell(free)
 
     def stop(self, id: str) -> None:
-        for each in self._workers.values():
-            if found := {ticket for ticket, order in each.orders.items() if order.job.id == id}:
-                each.stopped |= found
-                self._tell(each)
+        with self._lock:
+            for each in [*self._workers.values()]:
+                if found := {ticket for ticket, order in each.orders.items() if order.job.id == id}:
+                    each.stopped |= found
+                    self._tell(each)
 
     def look(self) -> list[Done]:
         """Jobs that ended since the last call."""
-        if self._folder is not None and time.monotonic() - self._looked >= LOOK_S:
-            self._look()
-        done, self._done = self._done, []
-        return done
+        with self._lock:
+            if self._folder is not None and time.monotonic() - self._looked >= LOOK_S:
+                self._look()
+            done, self._done = self._done, []
+            return done
+
+    def ask_to_end(self) -> None:
+        """Every job is to checkpoint and end; `close` waits for it."""
+        for id in {order.job.id for each in self._workers.values() for order in each.orders.values()}:
+            self.stop(id)
 
     def close(self) -> None:
-        """Stop every job, and send the workers away once they have."""
-        for each in self._workers.values():
-            each.stopped |= {*each.orders}
-            self._tell(each)
+        """Stop every job."""
+        self.ask_to_end()
         until = time.monotonic() + self.grace_s + BEAT_S
         while self.running and time.monotonic() < until:
             time.sleep(LOOK_S)
-            self._look()
-        for each in self._workers.values():
-            with contextlib.suppress(Exception):  # a worker that does not hear of it hears no beat
-                self._tell(each, is_over=True)
-        self.back, self._done, self._workers, self._folder = [], [], {}, None
-        self._run = uuid4().hex
+            with self._lock:
+                self._look()
+        self._over.set()
+        with self._lock:
+            self.back, self._done, self._workers, self._folder = [], [], {}, None
+            self._run = uuid4().hex
 
     @property
-    def _ours(self) -> list[Any]:
+    def _ours(self) -> list[_Worker]:
         """Workers that follow this run."""
         return [each for each in self._workers.values() if each.said is not None and each.said["run"] == self._run]
+
+    def _beat(self, run: str) -> None:
+        while not self._over.wait(BEAT_S):
+            with self._lock:
+                if self._run != run:
+                    return
+                for each in [*self._workers.values()]:
+                    self._tell(each)
 
     def _look(self) -> None:
         assert self._folder is not None
@@ -139,40 +164,36 @@ class Joined:
 
     def _listen(self, worker: _Worker) -> None:
         said, now = said_by(worker.place), time.monotonic()
-        if said is not None and (worker.said is None or said["beat"] != worker.said["beat"]):
-            worker.heard = now
         has_left = said is None and worker.said is not None and not (worker.place / SAID).exists()
-        worker.said = said or worker.said
+        if said is not None and (worker.said is None or said["beat"] > worker.said["beat"]):
+            worker.said, worker.heard = said, now
+            if said["run"] == self._run:
+                self._hear(worker, said)
         if has_left or now - worker.heard > LOST_S + self.grace_s:
             self._part(worker, has_left)
-            return
-        if said is not None and said["run"] == self._run:
-            self._hear(worker, said)
-        self._tell(worker)
+            tidied(worker.place)  # one that is still there takes it for the end of its orders
+        else:
+            self._tell(worker)
 
     def _hear(self, worker: _Worker, said: Said) -> None:
         for ticket, order in [*worker.orders.items()]:
             if ticket in said["done"]:
-                self._done.append(replace(said["done"][ticket], id=order.job.id))
-            elif ticket in said["running"]:
-                worker.taken.add(ticket)
+                self._done.append(replace(_done(said["done"][ticket]), id=order.job.id))
+            elif ticket in said["running"] or said["heard"] < order.since:
                 continue
-            elif ticket not in worker.taken:  # it has not heard of it yet
-                continue
-            else:  # it was stopped there, as it did not hear from this run
+            else:  # it gave the job up
                 self._come_back(order, ticket in worker.stopped)
             del worker.orders[ticket]
-            worker.taken.discard(ticket)
             worker.stopped.discard(ticket)
 
-    def _part(self, worker: _Worker, has_left: bool) -> None:
-        """A worker that has left, or was lost: its folder goes, which one that is still there takes for the end of its orders."""
-        del self._workers[worker.place]
-        shutil.rmtree(worker.place, ignore_errors=True)
+    def _part(self, worker: _Worker, is_no_loss: bool) -> None:
+        """Without this worker from here on."""
+        self._workers.pop(worker.place, None)
         host = worker.said["host"] if worker.said else "?"
         for ticket, order in worker.orders.items():
-            lost = order.lost if has_left else (*order.lost, host)
-            self._come_back(_Order(order.job, lost), ticket in worker.stopped)
+            lost = order.lost if is_no_loss else (*order.lost, host)
+            self._come_back(replace(order, lost=lost), ticket in worker.stopped)
+        worker.orders = {}
 
     def _come_back(self, order: _Order, is_stopped: bool) -> None:
         if is_stopped:
@@ -184,24 +205,35 @@ class Joined:
             self._lost[order.job.id] = order.lost
             self.back.append(order.job)
 
-    def _tell(self, worker: _Worker, is_over: bool = False) -> None:
+    def _tell(self, worker: _Worker) -> None:
         """Write its orders, where they have changed or a beat is due."""
-        jobs = {ticket: vars(order.job) for ticket, order in worker.orders.items()}
-        told = {"jobs": jobs, "stopped": sorted(worker.stopped), "is_over": is_over}
+        told = {
+            "jobs": {ticket: vars(order.job) for ticket, order in worker.orders.items()},
+            "stopped": sorted(worker.stopped),
+        }
         if told == worker.told and time.monotonic() - worker.told_at < BEAT_S:
             return
         worker.beat += 1
         worker.told, worker.told_at = told, time.monotonic()
-        orders = {
-            "run": self._run,
-            "beat": worker.beat,
-            "is_over": is_over,
-            "dir": str(self._folder),
-            "versions": versions(),
-            "environment": environment(),
-            "grace_s": self.grace_s,
-            "jobs": jobs,
-            "stopped": sorted(worker.stopped),
-        }
-        with contextlib.suppress(FileNotFoundError):  # it has left: the next look finds out
-            write_json(worker.place / ORDERS, orders)
+        about = {"run": self._run, "beat": worker.beat, "dir": str(self._folder)}
+        about |= {"versions": versions(), "environment": environment(), "grace_s": self.grace_s, "reuse": self.reuse}
+        with self._unheard(worker):
+            write_json(worker.place / ORDERS, {**about, **told})
+
+    @contextmanager
+    def _unheard(self, worker: _Worker) -> Iterator[None]:
+        """One that has left is found out by the next look; where nothing can be written (another user's folder), the run goes on
+        without that worker."""
+        try:
+            yield
+        except FileNotFoundError:
+            return
+        except (OSError, StorageError):
+            self._part(worker, is_no_loss=True)
+
+
+def _done(text: str) -> Done:
+    try:
+        return Done(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        return Done("", error=f"what its worker told of it cannot be read: {error}")

@@ -260,11 +260,11 @@ def _run(
         trainings.close()
     seconds = time.monotonic() - began
     if trainings.busy_s:
-        idle = max(1 - trainings.busy_s / (trainings.slots * seconds), 0.0)
-        figures = {"workers": trainings.slots, "seconds": round(seconds, 3), "busy_s": round(trainings.busy_s, 3)}
+        idle = max(1 - trainings.busy_s / trainings.slot_s, 0.0)
+        figures = {"workers": trainings.most, "seconds": round(seconds, 3), "busy_s": round(trainings.busy_s, 3)}
         tools.events.write("workers", stage=NAME, **figures, idle=round(idle, 4))
-        if trainings.slots > 1:
-            tools.progress.say(f"refine: {trainings.slots} workers, idle {idle:.1%} of the time")
+        if trainings.most > 1:
+            tools.progress.say(f"refine: {trainings.most} workers, idle {idle:.1%} of the time")
 
 
 def _history(work: Path, number: int) -> Path:

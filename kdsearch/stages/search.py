@@ -44,6 +44,7 @@ SHORT = 8  # candidates of the short list, where the study does not say how many
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
 FACTS = 2  # what is said of candidates; a search that says less is made anew
+SCORE = "kdsearch.stages.search:score_job"  # the job that does so
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
     "latency_ms": "macs",
@@ -339,7 +340,7 @@ def _backend(materials: Materials, role: str, scorer: Scorer, region: Region, to
     limits, address = limits_of(materials), address_of(materials, tools)
     return Remote(
         executor,
-        "kdsearch.stages.search:score_job",
+        SCORE,
         {"address": address, "role": role},
         lost(region, list(scorer.proxies)),
         chunk=CHUNK,

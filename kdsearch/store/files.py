@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
+from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -67,9 +68,17 @@ def is_disk_error(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in _DISK
 
 
+_HERE = uuid4().hex[:8]  # process ids are a machine's, or a container's, and folders are shared
+
+
+def _beside(path: Path) -> Path:
+    """Where this process writes what is to have that name."""
+    return path.with_name(f".{path.name}.{_HERE}-{os.getpid()}.part")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write beside and rename: a reader sees the old file or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = _beside(path)
     with storing(path):
         try:
             with beside.open("wb") as stream:
@@ -83,7 +92,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """A copy under its final name at once; nothing is left where the disk is full."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = _beside(target)
     with storing(target):
         try:
             shutil.copyfile(source, beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ LOCK = ".lock"
 PROGRESS = "progress.json"  # of the run that holds the folder
 WORKERS = "workers"  # in it a folder for each worker that joined from elsewhere
 SAID = "said.json"  # in that: what the worker says
+_ID = re.compile(r"[0-9a-f]{12}")  # such a folder's name
 GLANCE_S = 0.3  # `status` holds the lock for a moment to see whether anybody else does
 
 
@@ -48,7 +50,7 @@ class Holder(TypedDict):
     since: str
 
 
-class Joined(TypedDict):
+class Member(TypedDict):
     """A worker that joined from elsewhere, and which jobs it does."""
 
     host: str
@@ -178,8 +180,9 @@ def held(path: Path) -> Iterator[None]:
     try:
         write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": now()})
         yield
-        holder.unlink(missing_ok=True)
     finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -226,19 +229,21 @@ def holder_of(path: Path) -> Holder | None:
 
 
 def places_of_workers(path: Path) -> list[Path]:
-    """The folders of workers that joined."""
+    """The folders of workers that joined; what else lies there is nobody's."""
+    place = path / WORKERS
     try:
-        return sorted(each for each in (path / WORKERS).iterdir() if each.is_dir() and not each.is_symlink())
+        found = [] if place.is_symlink() else sorted(place.iterdir())
     except OSError:
         return []
+    return [each for each in found if _ID.fullmatch(each.name) and not each.is_symlink() and each.is_dir()]
 
 
-def workers_of(path: Path) -> list[Joined]:
+def workers_of(path: Path) -> list[Member]:
     """Who joined, as they say; those whose file is not as they wrote it are left out."""
-    found: list[Joined] = []
+    found: list[Member] = []
     for place in places_of_workers(path):
         with suppress(FileNotFoundError, ArtifactError):
-            found.append(read_json(place / SAID, Joined))
+            found.append(read_json(place / SAID, Member))
     return found
 
 

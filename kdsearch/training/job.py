@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsearch.errors import ArtifactError, UserError
+from kdsearch.errors import ArtifactError, StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import work_begins
 from kdsearch.store.artifacts import Artifact, Store
@@ -102,6 +102,13 @@ def open_job(address: Address) -> Materials:
     folder = address.folder
     study = load_study(folder / STUDY, host, tuple(address.allow_code), base=Path(address.base))
     materials = open_materials(study, host, folder)
+    here = materials.device.accelerator
+    if address.accelerator not in ("", here):
+        problem, expected = (
+            f"the machine of a trial computes on {here}",
+            f"{address.accelerator}, as where the study runs",
+        )
+        raise materials.study.place(StudyError(problem, path="run.device", expected=expected))
     if address.prepared:
         store = open_store(materials.study, folder)
         materials = supplied(materials, prepared_of(store, address.prepared), store)

@@ -217,6 +217,7 @@ class Address:
         dir: the study's folder, absolute. base: where the paths in it start: the folder of the user's file.
         stage, reads: whose view of the study the job gets, and what that stage declares to read; "" = everything is open.
         prepared: key of the artifact whose recipes' data students get; "" = the data set as it was given.
+        accelerator: what the study computes on where it runs; "" = whatever the job's machine has.
     """
 
     dir: str
@@ -225,6 +226,7 @@ class Address:
     stage: str = ""
     reads: Sequence[str] = ()
     prepared: str = ""
+    accelerator: str = ""
 
     @property
     def folder(self) -> Path:
@@ -241,5 +243,6 @@ def address_of(materials: Materials, tools: Tools) -> dict[str, Any]:
         materials.stage,
         list(materials.reads),
         materials.prepared,
+        materials.device.accelerator,
     )
     return vars(address)

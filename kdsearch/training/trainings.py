@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdsearch.training.request import Outcome, Request
 from kdsearch.training.share import share_of
 from kdsearch.training.tools import UNLIMITED, Address, Limits, Tools, address_of
 
+TRAIN = "kdsearch.training.job:train_job"  # the job that does one
 LOOK_S = 0.5  # how long an empty-handed look for ended trainings takes
 
 
@@ -44,6 +46,9 @@ class Trainings:
         self._running: dict[str, tuple[float, float]] = {}  # name -> shares of the length at its begin and end
         self.done = tools.progress.done  # trainings of the stage that are through, for the progress that is shown
         self.busy_s = 0.0  # seconds of all ended jobs
+        self.slot_s = 0.0  # seconds that there were slots for jobs, of all slots
+        self.most = self.slots
+        self._counted = time.monotonic()
         self.over: dict[str, tuple[str, float]] = {}  # name -> the key of `run` whose limit ended it, and that limit
 
     @property
@@ -54,7 +59,7 @@ class Trainings:
     @property
     def free(self) -> int:
         """How many more would begin at once."""
-        return self.slots - len(self._running)
+        return max(self.slots - len(self._running), 0)
 
     def submit(self, request: Request, since: float = 0.0) -> None:
         """since: the share of its length that it is trained already, for the progress that is shown."""
@@ -67,10 +72,9 @@ class Trainings:
         }
         threads = self._materials.study.config.run.threads_per_trial
         alone = limits.memory_bytes is not None  # what an earlier training left behind is not this one's
-        function = "kdsearch.training.job:train_job"
         job = Job(
             request.name,
-            function,
+            TRAIN,
             order,
             threads,
             limits.timeout_s,
@@ -93,6 +97,7 @@ class Trainings:
         else:
             with lent(self._here, Address(**self._address)):
                 done = self._executor.wait(LOOK_S)
+        self._count()
         found: dict[str, Outcome | str] = {}
         for each in done:
             if each.id not in self._running:
@@ -114,6 +119,12 @@ class Trainings:
         """Ask those that run to checkpoint and end."""
         for name in self._running:
             self._executor.stop(name)
+
+    def _count(self) -> None:
+        """Machines come and go, and slots with them."""
+        now, slots = time.monotonic(), self.slots
+        self.slot_s += slots * (now - self._counted)
+        self.most, self._counted = max(self.most, slots), now
 
     def _show(self) -> None:
         shares = {name: share_of(self._work / name) for name in self._running}

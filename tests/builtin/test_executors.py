@@ -16,6 +16,7 @@ from kdsearch.builtin.executors import InProcess, perform
 from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.errors import InterruptedRun
 from kdsearch.kinds import Executor, Job, NoOptions, work_begins
+from kdsearch.store.files import write_json
 from kdsearch.testing.executor import HERE, LIMIT_S, ExecutorContract, wait_for
 
 
@@ -196,3 +197,19 @@ def test_work_begins_once_and_for_jobs_that_open_when_they_say_so(opening: bool,
     assert len(began) == n
     work_begins()  # nobody listens any more
     assert len(began) == n
+
+
+def test_nothing_begins_while_a_worker_of_a_run_that_was_killed_is_at_it(tmp_path):
+    """It may be the same job."""
+    said = tmp_path / "workers" / "0123456789ab" / "said.json"
+    said.parent.mkdir(parents=True)
+    told = {"host": "a", "pid": 1, "slots": 1, "run": "before", "beat": 1, "heard": 1, "running": ["t"], "done": {}}
+    write_json(said, told)
+    executor = Processes(ProcessesOptions(grace_s=1.0))
+    try:
+        executor.submit(Job("j", f"{HERE}:echo", {"i": 1}, folder=str(tmp_path)))
+        assert executor.wait(1.5) == []
+        write_json(said, {**told, "beat": 2, "running": []})
+        assert [each.value for each in executor.wait(LIMIT_S)] == [{"i": 1}]
+    finally:
+        executor.close()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kdsearch.errors import StudyError, UserError
+from kdsearch.errors import ArtifactError, StudyError, UserError
 from kdsearch.jobs import joined as run_side
 from kdsearch.jobs import letters
 from kdsearch.jobs.joined import RETRIES, Joined
-from kdsearch.jobs.letters import LEASE_S, LOST_S, ORDERS
+from kdsearch.jobs.letters import BEAT_S, LEASE_S, LOST_S, ORDERS
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import write_json
-from kdsearch.store.folder import SAID, places_of_workers
+from kdsearch.store.folder import HOLDER, MARK, SAID, places_of_workers
 from kdsearch.verbs import worker as worker_side
 from kdsearch.verbs.worker import JOBS, Worker
 
@@ -41,7 +44,7 @@ class Clock:
 class Processes:
     """In place of a worker's processes: what was submitted runs until a test ends it."""
 
-    def __init__(self, slots: int, grace_s: float) -> None:
+    def __init__(self, slots: int, grace_s: float, reuse: bool) -> None:
         self.running: dict[str, Job] = {}
         self.ended: list[Done] = []
 
@@ -71,11 +74,13 @@ def clock() -> Iterator[Clock]:
         patch.setattr(run_side, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep))
         patch.setattr(worker_side, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=lambda _: None))
         patch.setattr(worker_side, "JobProcesses", Processes)
+        patch.setattr(Joined, "_beat", lambda self, run: None)  # by the real clock
         yield made
 
 
-def job(n: int, **given: Any) -> Job:
-    return Job(f"job-{n}", JOBS[0], {"n": n}, folder="somewhere", **given)
+def job(n: int, folder: Path, **address: Any) -> Job:
+    here = {"dir": str(folder), "base": str(folder), **address}
+    return Job(f"job-{n}", JOBS[0], {"n": n, "address": here, "work": str(folder / "work")}, folder=str(folder))
 
 
 class Field:
@@ -89,6 +94,8 @@ class Field:
         self.waiting: list[Job] = []
         self.submitted: list[Job] = []
         self.told: list[str] = []
+        for name in (MARK, HOLDER):
+            (folder / name).touch()
         clock.meanwhile = self.serve
         self.start()
 
@@ -100,11 +107,11 @@ class Field:
         self.waiting = [each for each in self.submitted if each.id not in ended]
 
     def submit(self) -> None:
-        self.submitted.append(job(len(self.submitted)))
+        self.submitted.append(job(len(self.submitted), self.folder))
         self.waiting.append(self.submitted[-1])
 
     def join(self, slots: int = 1, **given: Any) -> Worker:
-        made = Worker(self.folder, slots, given.get("allow_code", ()), self.told.append)
+        made = Worker(self.folder, self.folder, slots, given.get("allow_code", ()), self.told.append)
         made.enter()
         self.workers.append(made)
         return made
@@ -114,7 +121,7 @@ class Field:
         self.done += self.joined.look()
         self.waiting = [*self.joined.back, *self.waiting]
         self.joined.back.clear()
-        while self.waiting and self.joined.is_free:
+        while self.waiting and self.joined.is_free and not self.joined.is_settling:
             self.joined.give(self.waiting.pop(0))
 
     def serve(self) -> None:
@@ -249,17 +256,33 @@ def test_a_worker_that_was_taken_for_lost_joins_anew(field: Field) -> None:
     assert list(field.running(worker).values()) == ["job-0"]
 
 
-def test_a_run_after_one_that_was_killed_waits_until_nothing_is_done_for_that(field: Field) -> None:
+def test_a_run_after_one_that_was_killed_begins_nothing_while_something_is_done_for_that(field: Field) -> None:
     worker = field.join()
     field.submit()
     field.both(3)
     assert field.running(worker)
-    seen = []
-    field.clock.meanwhile = lambda: (field.serve(), seen.append(field.running(worker)))
     field.start()
-    assert seen[-1] == {}
+    for _ in range(3):
+        field.look()
+        assert field.joined.is_settling
+    field.both(1)
+    assert not field.running(worker)
+    field.look()
+    assert not field.joined.is_settling
     field.both(3)
     assert list(field.running(worker).values()) == ["job-0"]
+
+
+def test_nothing_is_waited_for_where_that_worker_is_lost(field: Field) -> None:
+    worker = field.join()
+    field.submit()
+    field.both(3)
+    field.kill(worker)
+    field.start()
+    assert field.joined.is_settling
+    field.clock.now += LOST_S + 2 * GRACE_S
+    field.look()
+    assert not field.joined.is_settling
 
 
 def test_a_worker_that_has_not_heard_of_a_job_is_given_time(field: Field) -> None:
@@ -268,6 +291,9 @@ def test_a_worker_that_has_not_heard_of_a_job_is_given_time(field: Field) -> Non
     field.submit()
     field.look()
     tickets = [*field.joined._ours[0].orders]
+    said = json.loads((worker._place / SAID).read_text())
+    worker._beat += 1
+    write_json(worker._place / SAID, {**said, "beat": worker._beat})  # of a look at the orders before these
     field.look()
     field.both(2)
     assert [*field.running(worker)] == tickets
@@ -298,13 +324,29 @@ def test_close_stops_what_runs_and_sends_workers_away(field: Field) -> None:
     assert worker.serve(stay=True)
     assert field.told.count("a run is there") == 1, "it waits for the next run, and does not take this one for it"
     assert field.joined.slots == 0
-    other = Worker(field.folder, 1, (), lambda line: None)
-    other.enter()
-    field.workers = [other]
-    field.start()
-    field.both(2)
-    field.joined.close()
-    assert not other.serve(stay=False)
+
+
+def test_a_worker_ends_with_the_run_whether_that_gave_it_work_or_not(field: Field) -> None:
+    (field.folder / HOLDER).unlink()
+    worker = field.join()
+    assert worker.serve(stay=False), "it waits for a run"
+    (field.folder / HOLDER).touch()
+    assert worker.serve(stay=False)
+    (field.folder / HOLDER).unlink()
+    assert worker.serve(stay=True)
+    (field.folder / HOLDER).touch()
+    assert worker.serve(stay=False)
+    (field.folder / HOLDER).unlink()
+    assert not worker.serve(stay=False)
+
+
+def test_a_worker_whose_study_was_removed_says_so_and_brings_nothing_back(field: Field) -> None:
+    worker = field.join()
+    shutil.rmtree(field.folder)
+    with pytest.raises(ArtifactError, match="the study's folder is gone"):
+        worker.serve(stay=True)
+    worker.leave()
+    assert not field.folder.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": 1, "slots": 0}', "\0" * 100])
@@ -313,7 +355,7 @@ def test_what_is_no_letter_is_nobodys(field: Field, text: str) -> None:
     field.submit()
     field.both(3)
     (worker._place / SAID).write_text(text)
-    place = field.folder / "workers" / "other"
+    place = field.folder / "workers" / "0123456789ab"
     place.mkdir()
     (place / SAID).write_text(text)
     field.look()
@@ -327,7 +369,8 @@ def test_a_machine_that_is_not_as_the_runs_says_so_and_does_nothing(field: Field
     field.submit()
     worker = field.join()
     field.look()
-    monkeypatch.setattr(worker_side, "versions", lambda: {**letters.versions(), "torch": "1.0", "mine": "2"})
+    ours = {**letters.versions(), "torch": "1.0", "mine": "2"}
+    monkeypatch.setattr(letters, "versions", lambda: ours)
     with pytest.raises(UserError, match=r"this machine has mine 2, torch 1\.0.*Expected mine missing, torch 2\."):
         worker.serve(stay=False)
     monkeypatch.undo()
@@ -337,25 +380,30 @@ def test_a_machine_that_is_not_as_the_runs_says_so_and_does_nothing(field: Field
     ("wrong", "said"),
     [
         ({"dir": "/not/here"}, "the run knows its folder as /not/here"),
-        ({"jobs": {"t": vars(Job("j", "os:system", {"command": "id"}))}}, "the run asks for 'os:system'"),
-        (
-            {"jobs": {"t": vars(Job("j", JOBS[0], {"address": {"allow_code": ["mine.py"]}}))}},
-            "the study runs code of its own: mine.py",
-        ),
+        ({"function": "os:system"}, "the run asks for os:system"),
+        ({"address": {"dir": "/"}}, "the run asks for kdsearch.training.job:train_job, dir /"),
+        ({"address": {"base": "/elsewhere"}}, "base /elsewhere"),
+        ({"address": {"base": None}}, "base None"),
+        ({"arguments": {"work": "/etc"}}, "work /etc"),
+        ({"arguments": {"address": 3}}, "dir None, base None"),
+        ({"address": {"allow_code": ["mine.py"]}}, "the study runs code of its own: mine.py"),
     ],
 )
 def test_orders_that_are_not_followed(field: Field, wrong: dict[str, Any], said: str) -> None:
     worker = field.join()
     field.look()
     orders = json.loads((worker._place / ORDERS).read_text())
-    write_json(worker._place / ORDERS, {**orders, **wrong})
+    asked = vars(job(0, field.folder, **wrong.pop("address", {})))
+    asked["arguments"] |= wrong.pop("arguments", {})
+    asked["function"] = wrong.pop("function", asked["function"])
+    write_json(worker._place / ORDERS, {**orders, "jobs": {"t": asked}, **wrong})
     with pytest.raises(UserError, match=said):
         worker.serve(stay=False)
 
 
 def test_code_that_was_allowed_runs(field: Field) -> None:
     worker = field.join(allow_code=("mine.py",))
-    field.submitted = field.waiting = [Job("job-0", JOBS[0], {"address": {"allow_code": ["mine.py"]}, "n": 0})]
+    field.submitted = field.waiting = [job(0, field.folder, allow_code=["mine.py"])]
     field.both(3)
     assert field.running(worker)
 
@@ -377,6 +425,162 @@ def test_what_would_end_the_study_ends_the_worker(field: Field, done: dict[str, 
     assert [each.id for each in field.waiting] == ["job-0"]
 
 
+def test_a_job_that_was_begun_and_given_up_before_the_run_listened_comes_back(field: Field) -> None:
+    worker = field.join()
+    field.both(3)
+    field.submit()
+    field.look()
+    field.serve()
+    assert field.running(worker)
+    field.clock.now += LEASE_S + 1
+    field.serve()
+    assert not field.running(worker)
+    field.both(4)
+    assert list(field.running(worker).values()) == ["job-0"]
+
+
+def test_a_job_that_somebody_else_ended_is_not_done(field: Field) -> None:
+    """A batch system signals every process of a worker's."""
+    worker = field.join()
+    field.submit()
+    field.both(3)
+    field.end(worker, error="stopped")
+    field.serve()
+    assert not json.loads((worker._place / SAID).read_text())["done"]
+    field.look()
+    assert not field.done
+    field.both(3)
+    field.end(worker)
+    field.both(2)
+    assert field.done == [Done("job-0", 0)]
+
+
+def test_a_ticket_that_the_run_has_no_more_is_stopped(field: Field) -> None:
+    worker = field.join()
+    field.submit()
+    field.both(3)
+    field.joined._ours[0].orders.clear()
+    field.both(3)
+    assert not field.running(worker)
+    assert not field.done
+
+
+def test_where_nothing_can_be_written_the_run_goes_on_without_that_worker(field: Field) -> None:
+    worker = field.join()
+    field.submit()
+    field.both(3)
+    (worker._place / ORDERS).unlink()
+    (worker._place / ORDERS).mkdir()
+    field.clock.now += BEAT_S
+    field.look()
+    assert [each.id for each in field.waiting] == ["job-0"]
+    assert field.joined.slots == 0
+    field.both(3)
+    assert field.joined.slots == 0
+    field.joined.close()
+
+
+def test_old_copies_are_not_read(field: Field) -> None:
+    """As a shared file system may show them."""
+    worker = field.join()
+    field.both(3)
+    said, orders = ((worker._place / name).read_text() for name in (SAID, ORDERS))
+    field.submit()
+    field.both(3)
+    (worker._place / SAID).write_text(said)
+    field.look()
+    assert not field.waiting
+    assert field.joined._ours[0].said["beat"] > json.loads(said)["beat"]
+    (worker._place / ORDERS).write_text(orders)
+    worker.serve(stay=True)
+    assert field.running(worker)
+
+
+def test_what_is_no_number_goes_its_way(field: Field) -> None:
+    worker = field.join()
+    field.submit()
+    field.both(3)
+    field.end(worker, value={"loss": math.nan})
+    field.both(2)
+    assert math.isnan(field.done[0].value["loss"])
+
+
+def test_nothing_but_what_workers_wrote_is_touched(field: Field, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    notes = field.folder / "workers" / "my notes" / "a.txt"
+    notes.parent.mkdir(parents=True)
+    own = field.join()
+    field.look()
+    assert not [*notes.parent.iterdir()]
+    (own._place / "mine.txt").write_text("b")
+    field.kill(own)
+    (field.folder / "workers" / "aaaaaaaaaaaa").symlink_to(home)
+    for file in (notes, home / "said.json"):
+        file.write_text("a")
+    for _ in range(3):
+        field.clock.now += LOST_S + 2 * GRACE_S
+        field.look()
+    assert {each.name for each in own._place.iterdir()} == {"mine.txt"}
+    assert [each.name for each in home.iterdir()] == ["said.json"]
+    assert notes.exists()
+
+
+def test_a_link_in_place_of_the_workers_is_not_followed(field: Field, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / "0123456789ab").mkdir()
+    (field.folder / "workers").symlink_to(home)
+    field.look()
+    field.clock.now += LOST_S + 2 * GRACE_S
+    field.look()
+    assert [*(home / "0123456789ab").iterdir()] == []
+    assert not field.joined._workers
+
+
+def test_variables_are_the_runs(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDSEARCH_STORE", "/the/runs")
+    worker = field.join()
+    field.look()
+    monkeypatch.delenv("KDSEARCH_STORE")
+    monkeypatch.setenv("KDSEARCH_MINE", "/my/own")
+    worker.serve(stay=True)
+    found = letters.environment()
+    assert found["KDSEARCH_STORE"] == "/the/runs"
+    assert "KDSEARCH_MINE" not in found
+
+
+def test_orders_of_another_version_are_told_by_the_version(field: Field) -> None:
+    worker = field.join()
+    (worker._place / ORDERS).write_text(json.dumps({"versions": {**letters.versions(), "kdsearch": "9.0"}, "new": 1}))
+    with pytest.raises(UserError, match=r"this machine has kdsearch 0\.1\.0\. Expected kdsearch 9\.0"):
+        worker.serve(stay=True)
+
+
+def test_the_run_beats_while_it_does_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_side, "BEAT_S", 0.02)
+    (tmp_path / MARK).touch()
+    worker = Worker(tmp_path, tmp_path, 1, (), lambda line: None)
+    worker.enter()
+    joined = Joined(GRACE_S)
+    joined.open(tmp_path)
+
+    def beat() -> int:
+        return json.loads((worker._place / ORDERS).read_text())["beat"]
+
+    first = beat()
+    while beat() <= first + 2:
+        threading.Event().wait(0.01)
+    joined.close()
+    joined.open(tmp_path)
+    former = threading.Thread(target=joined._beat, args=("the run before",), daemon=True)
+    former.start()
+    former.join(timeout=60)
+    assert not former.is_alive()
+    joined.close()
+    after = beat()
+    threading.Event().wait(0.1)
+    assert beat() == after
+
+
 HAPPENINGS = st.sampled_from(
     (
         *("look", "serve") * 3,
@@ -385,8 +589,9 @@ HAPPENINGS = st.sampled_from(
 )
 
 
+@example(what=[(each, 0) for each in ("join", "look", "serve", "look", "submit", "look", "serve", "sleep")])
 @given(what=st.lists(st.tuples(HAPPENINGS, st.integers(0, 3)), max_size=40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 def test_whatever_happens(tmp_path_factory: pytest.TempPathFactory, clock: Clock, what: list[tuple[str, int]]) -> None:
     field = Field(tmp_path_factory.mktemp("field"), clock)
     for name, which in what:

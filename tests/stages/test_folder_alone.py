@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -44,3 +45,13 @@ def test_a_format_that_was_not_asked_for_is_added(home):
 def test_a_spawned_job_finds_the_file_beside_the_study(home):
     materials = open_job(Address(str(home / "runs" / "one"), str(home), ALLOWED))
     assert type(materials.spaces["student"]).__name__ == "Plain"
+
+
+def test_a_machine_that_computes_on_something_else_is_refused(home):
+    """Its trials would be other ones than the artifact's key says."""
+    address = Address(str(home / "runs" / "one"), str(home), ALLOWED, accelerator="cpu")
+    assert open_job(address).device.accelerator == "cpu"
+    with pytest.raises(
+        UserError, match=r"run\.device: the machine of a trial computes on cpu. Expected cuda, as where the"
+    ):
+        open_job(replace(address, accelerator="cuda"))

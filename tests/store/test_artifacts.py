@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdsearch.errors import ArtifactError, BusyError, StorageError
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import append_line, read_json, read_lines, storing, write_bytes, write_json
-from kdsearch.store.folder import MARK, Events, held, open_folder
+from kdsearch.store.folder import MARK, Events, held, holder_of, open_folder
 from kdsearch.store.hashing import canonical, derive, digest, file_digest, stream
 
 JSON = st.recursive(
@@ -155,6 +155,7 @@ def test_one_holder(tmp_path):
         pass
     with pytest.raises(KeyError), held(tmp_path / "study"):
         raise KeyError
+    assert holder_of(tmp_path / "study") is None, "workers that joined see that the run is over"
     with held(tmp_path / "study"):
         pass
 

@@ -96,9 +96,9 @@ def test_damaged_progress_is_named(folder):
 
 def test_workers_that_joined_are_listed(folder):
     for name, text in (
-        ("a", '{"host": "x", "pid": 7, "slots": 2, "running": ["t"], "more": 1}'),
-        ("b", "{"),
-        ("c", None),
+        ("a" * 12, '{"host": "x", "pid": 7, "slots": 2, "running": ["t"], "more": 1}'),
+        ("b" * 12, "{"),
+        ("c" * 12, None),
     ):
         (folder / "workers" / name).mkdir(parents=True)
         if text:

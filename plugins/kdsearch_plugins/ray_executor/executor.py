@@ -196,9 +196,11 @@ class RayExecutor(Executor[RayOptions]):
         if problem := facts.get("problem"):
             raise PluginError(f"machine {seat.host} cannot import kdsearch: {problem}", path=PATH, fix=fix)
         seat.node, ours = facts["node"], versions()
-        if other := [name for name in ours if facts["versions"].get(name) != ours[name]]:
-            theirs = ", ".join(f"{name} {facts['versions'].get(name, 'missing')}" for name in other)
-            here = ", ".join(f"{name} {ours[name]}" for name in other)
+        there = facts["versions"]
+        if other := [name for name in sorted({*ours, *there}) if ours.get(name) != there.get(name)]:
+            theirs, here = (
+                ", ".join(f"{name} {each.get(name, 'missing')}" for name in other) for each in (there, ours)
+            )
             raise UserError(f"machine {seat.host} has {theirs}", path=PATH, expected=f"{here}, as here", fix=fix)
 
     def _ended(self, seat: _Seat, answer: dict[str, Any]) -> None:
