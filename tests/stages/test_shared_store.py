@@ -13,14 +13,15 @@ from kdsearch.store.files import write_json
 from tests.stages.tiny import files_of, made, run_tiny, settled
 
 
-@pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment"])
+@pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment", "elsewhere"])
 def test_second_study_makes_nothing(spelt, finished, tmp_path, monkeypatch):
-    place = tmp_path / "shared"
+    """elsewhere: a store that is no folder, by another protocol of fsspec's."""
+    place = f"memory://{tmp_path.name}" if spelt == "elsewhere" else str(tmp_path / "shared")
     for each in (finished.folder / "study" / "artifacts").iterdir():
-        leave(each, str(place))
-    name = {"path": str(place), "url": f"file://{place}", "relative": "../shared", "environment": "null"}[spelt]
+        leave(each, place)
+    name = {"url": f"file://{place}", "relative": "../shared", "environment": "null"}.get(spelt, place)
     if spelt == "environment":
-        monkeypatch.setenv("KDSEARCH_STORE", str(place))
+        monkeypatch.setenv("KDSEARCH_STORE", place)
     monkeypatch.chdir("/")
     assert settled(run_tiny(tmp_path / "second", f"run.store={name}")) == finished.settled
     assert made(tmp_path / "second") == []
