@@ -4,17 +4,14 @@ limited.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.parts import bytes_of, copy_parts
-from kdsearch.deploy.peak import peak_bytes
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Compressor, Exporter
 from kdsearch.stages.calibration import calibration, feeds
@@ -27,6 +24,7 @@ from kdsearch.stages.costs import (
     quantizer_of,
     reference_samples,
 )
+from kdsearch.stages.file_figures import one_sample, peak
 from kdsearch.stages.products import Shipped, fresh_product, fresh_student
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import sealed, unsealed
@@ -53,9 +51,11 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     of = {cost: files[quantizer_of(materials, form)] for cost, form in forms.items()}
     costs: dict[str, float] = {"onnx_bytes": sum(bytes_of(exporter, file) for file in of["onnx_bytes"].values())}
     if needs_latency(materials):
-        costs["latency_ms"] = _latency(materials, exporter, made, of["latency_ms"])
+        threads, timed = latency_threads(materials), of["latency_ms"]
+        taken = (latency_of(exporter, timed[name], given, threads) for name, given in one_sample(materials, made))
+        costs["latency_ms"] = sum(each.median_ms for each in taken)
     if needs_peak(materials):
-        costs["peak_bytes"] = _peak(materials, made, of["peak_bytes"])
+        costs["peak_bytes"] = peak(materials, made, of["peak_bytes"])
     for file in (each for group in files.values() for each in group.values()):
         for part in exporter.parts(file):
             part.unlink()
@@ -96,21 +96,3 @@ def _quantized(
         copy_parts(exporter, file, files[graph])
         quantizer.rewrite(files[graph], few, feeds(made, graph, samples))
     return files
-
-
-def _latency(materials: Materials, exporter: Exporter[Any], made: Shipped, files: Mapping[str, Path]) -> float:
-    threads = latency_threads(materials)
-    return sum(latency_of(exporter, files[name], inputs, threads).median_ms for name, inputs in _one(materials, made))
-
-
-def _peak(materials: Materials, made: Shipped, files: Mapping[str, Path]) -> int:
-    """Of the graph that needs most: they run one after another."""
-    return max(peak_bytes(files[name], inputs) for name, inputs in _one(materials, made))
-
-
-def _one(materials: Materials, made: Shipped) -> Iterator[tuple[str, list[Tensor]]]:
-    """Each graph's name, and its inputs for one sample."""
-    dummy = reference_samples(materials)
-    for name, graph in made.product.graphs.items():
-        example = first_received(made.product, made.calls, name, dummy)
-        yield name, [example[each.name][:1] for each in graph.inputs]

@@ -10,13 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.audit import weight_share
 from kdsearch.deploy.capture import first_received, received
-from kdsearch.deploy.files import read_onnx, tuned_options
-from kdsearch.deploy.latency import is_slower, measure
+from kdsearch.deploy.latency import is_slower
 from kdsearch.deploy.parity import Parity, compare, exact_call
-from kdsearch.deploy.parts import bytes_of, copy_parts, zipped_bytes_of
-from kdsearch.deploy.peak import peak_bytes
+from kdsearch.deploy.parts import bytes_of, copy_parts
 from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
@@ -24,8 +21,9 @@ from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Judge
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.cards import places, texts
-from kdsearch.stages.costs import latency_of, latency_threads, reference_samples
+from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.ends import ends_of, shipped_with
+from kdsearch.stages.file_figures import latencies, peak, shares, zipped
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, quality_of, told, tolerance
 from kdsearch.store.files import write_bytes
@@ -122,8 +120,9 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     if kind != "fp32":
         check_drop(materials, form, quality, reference["quality"])
     threads = latency_threads(materials)
-    latencies = _latencies(target, files, threads)
-    slower = "latency_ms" in reference and is_slower(latencies["latency_ms"], reference["latency_ms"])
+    taken = latencies(materials, target.exporter, part, files, threads)
+    slower = "latency_ms" in reference and is_slower(taken["latency_ms"], reference["latency_ms"])
+    wholes = {name: target.file(name, "fp32") for name in files}
     graphs = []
     for name, file in files.items():
         path = f"export/{target.public(name, kind)}"
@@ -154,7 +153,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         ],
         "facts": dict(part.product.facts),
         "bytes": sum(each["bytes"] for each in graphs),
-        **_zipped(target, files),
+        **zipped(materials, target.exporter, files),
         **told(quality),
         "validation": validation,
         "parity_max_abs": max(each.max_abs for each in parities.values()),
@@ -162,9 +161,9 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         "top1_agreement": agreement,
         "agreement_n": sum(each.judged for each in parities.values()) if _judges_samples(part.product) else None,
         "bounds": _bounds(materials, form, reference["quality"], agreement),
-        **latencies,
-        "peak_bytes": _peak(target, files),
-        "weight_share": _shares(target, files),
+        **taken,
+        "peak_bytes": peak(materials, part, files) if target.exporter.is_onnx else None,
+        "weight_share": shares(files, wholes) if target.exporter.is_onnx else {},
         "quantization": [*_plan_of(target, kind)[1].log, *notes, *target.said] if kind != "fp32" else [],
         "slower_than_fp32": slower if kind != "fp32" else False,
         "metrics": metrics,
@@ -189,13 +188,6 @@ def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends
             with _theirs():
                 target.exporter.finish(found[name], ends[name])
     return found, replace(target, part=shipped_with(target.part, ends))
-
-
-def _zipped(target: Target, files: Mapping[str, Path]) -> dict[str, int]:
-    """What the zeros of a sparse network gain: its files' size once zipped. They gain no time: onnxruntime multiplies by zeros."""
-    chain = target.materials.study.config.compress.chain
-    is_sparse = any(step.kind == "sparsifier" for _, step in chain)
-    return {"zipped_bytes": sum(zipped_bytes_of(target.exporter, file) for file in files.values())} if is_sparse else {}
 
 
 def about_of(materials: Materials, made_from: str) -> dict[str, str]:
@@ -326,52 +318,6 @@ def _judges_samples(product: Product) -> bool:
     """Whether each decision that is compared is of another sample, so that their agreement is a proportion."""
     scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind in CHOOSING]
     return len(scored) == 1 and scored[0].kind == "logits" and len(scored[0].shape) == 1
-
-
-def _latencies(target: Target, files: Mapping[str, Path], threads: int) -> dict[str, Any]:
-    """Of all graphs together, in a session as anybody opens it; and with the session options that make it faster, if any do."""
-    samples = reference_samples(target.materials)
-    plain = {"min": 0.0, "median": 0.0, "spread": 0.0}
-    tuned, options = dict(plain), dict[str, str]()
-    for name, graph in target.graphs.items():
-        example = first_received(target.part.product, target.part.calls, name, samples)
-        inputs = [example[each.name][:1] for each in graph.inputs]
-        taken = latency_of(target.exporter, files[name], inputs, threads)
-        entries = tuned_options(read_onnx(files[name])) if target.exporter.is_onnx else {}
-        faster = measure(files[name], inputs, threads, entries=entries) if entries else taken
-        options |= entries
-        for total, each in ((plain, taken), (tuned, faster)):
-            total["min"] += each.min_ms
-            total["median"] += each.median_ms
-            total["spread"] += each.spread_ms
-    helps = bool(options) and is_slower(plain, tuned)
-    return {
-        "latency_ms": plain,
-        "latency_tuned_ms": tuned if helps else None,
-        "session_options": options if helps else {},
-    }
-
-
-def _peak(target: Target, files: Mapping[str, Path]) -> int | None:
-    """Bytes that one call needs beside the weights, of the graph that needs most; None where no file is ONNX."""
-    if not target.exporter.is_onnx:
-        return None
-    samples, most = reference_samples(target.materials), 0
-    for name, graph in target.graphs.items():
-        example = first_received(target.part.product, target.part.calls, name, samples)
-        most = max(most, peak_bytes(files[name], [example[each.name][:1] for each in graph.inputs]))
-    return most
-
-
-def _shares(target: Target, files: Mapping[str, Path]) -> dict[str, float]:
-    """Share of the weights at each width, over all graphs by the size of their fp32 files; nothing where no file is ONNX."""
-    if not target.exporter.is_onnx:
-        return {}
-    wholes = {name: target.file(name, "fp32") for name in files}
-    shares = {name: weight_share(file, wholes[name]) for name, file in files.items()}
-    sizes = {name: whole.stat().st_size for name, whole in wholes.items()}
-    widths = next(iter(shares.values()))
-    return {width: sum(shares[name][width] * sizes[name] for name in files) / sum(sizes.values()) for width in widths}
 
 
 def _beside(target: Target) -> list[str]:
