@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 from platform import python_version
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -93,29 +93,27 @@ def environment() -> dict[str, str]:
 
 def said_by(place: Path) -> Said | None:
     """What the worker of the folder says; None = it has left, or its file is not as it wrote it."""
-    try:
-        found: Said = read_json(place / SAID, Said)
-    except (OSError, ArtifactError):
-        return None
+    found: Said | None = _letter(place / SAID, Said)
     return found
 
 
 def orders_for(place: Path) -> Orders | None:
     """What the run says to the worker of the folder; None = nothing that this version can read."""
-    try:
-        found: Orders = read_json(place / ORDERS, Orders)
-    except (OSError, ArtifactError):
-        return None
+    found: Orders | None = _letter(place / ORDERS, Orders)
     return found
 
 
 def head_for(place: Path) -> Head | None:
     """As much of that as every version can read."""
+    found: Head | None = _letter(place / ORDERS, Head)
+    return found
+
+
+def _letter(file: Path, shape: Any) -> Any:
     try:
-        found: Head = read_json(place / ORDERS, Head)
+        return read_json(file, shape)
     except (OSError, ArtifactError):
         return None
-    return found
 
 
 def tidied(place: Path) -> None:
