@@ -10,13 +10,11 @@ from pydantic import Field
 
 from kdsearch.kinds import Done, Executor, Job, Options
 from kdsearch.kit.jobs import JobProcesses, Joined
-from kdsearch.limits import WORKERS
 
 LOOK_S = 0.5  # how often machines that joined are listened to, while they have jobs
 
 
 class ProcessesOptions(Options):
-    workers: int = Field(1, ge=1, le=WORKERS, description="jobs at once")
     grace_s: float = Field(5.0, ge=0, description="seconds between asking a job to stop and killing it")
     reuse: bool = Field(
         True, description="let a process run one job after another; a failed one's process is never used again"
@@ -30,7 +28,7 @@ class Processes(Executor[ProcessesOptions]):
 
     def __init__(self, options: ProcessesOptions) -> None:
         super().__init__(options)
-        self._processes = JobProcesses(options.workers, options.grace_s, options.reuse)
+        self._processes = JobProcesses(1, options.grace_s, options.reuse)
         self._joined = Joined(options.grace_s, options.reuse)
         self._waiting: deque[Job] = deque()
         self._stopped: list[Done] = []

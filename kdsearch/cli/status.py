@@ -12,7 +12,11 @@ from kdsearch.cli.options import Folder, Json, option
 def status(
     folder: Folder,
     follow: Annotated[
-        bool, option("--follow", help="Say it again whenever it changes, until nobody runs the study; Ctrl-C ends it.")
+        bool,
+        option(
+            "--follow",
+            help="Say it again whenever it changes, until nobody runs the study; with --json an object a line.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

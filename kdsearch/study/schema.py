@@ -236,7 +236,8 @@ class Search(Section):
     candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(500, description="distinct candidates to score")
     keep: Annotated[int, Field(gt=0, le=KEPT)] | None = Field(
         None,
-        description="how many `refine` may choose from; none = the best 1,000, or 24 where limits need their files",
+        description="how many `refine` may choose from; none = the best 1,000, or 24 where limits need their files; 8 of them for "
+        "a controller that does not read scores, as all but `surrogate`",
     )
     probe: Probe = Probe()
 

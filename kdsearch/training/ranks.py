@@ -45,7 +45,8 @@ def ranks_of(
             yield ranks
     else:
         scratch = Scratch.make("ranks")
-        executor = materials.make("executor", Use(use="processes", options={"workers": world - 1}), "run.devices")
+        executor = materials.make("executor", Use(use="processes", options={}), "run.devices")
+        executor.slots = world - 1
         try:
             meeting = scratch.path / "meeting"
             for rank in range(1, world):

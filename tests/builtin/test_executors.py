@@ -27,13 +27,17 @@ class TestInProcess(ExecutorContract):
 
 class TestProcesses(ExecutorContract):
     def executor(self, workers: int = 1) -> Executor:
-        return Processes(ProcessesOptions(workers=workers, grace_s=1.0))
+        made = Processes(ProcessesOptions(grace_s=1.0))
+        made.slots = workers
+        return made
 
 
 @pytest.mark.slow
 class TestProcessesUsedOnce(ExecutorContract):
     def executor(self, workers: int = 1) -> Executor:
-        return Processes(ProcessesOptions(workers=workers, grace_s=1.0, reuse=False))
+        made = Processes(ProcessesOptions(grace_s=1.0, reuse=False))
+        made.slots = workers
+        return made
 
 
 def whoami() -> int:
@@ -105,7 +109,8 @@ def test_a_value_that_is_no_json_is_an_error() -> None:
 
 
 def test_the_tail_of_a_dead_process_output_is_told() -> None:
-    executor = Processes(ProcessesOptions(workers=2))
+    executor = Processes(ProcessesOptions())
+    executor.slots = 2
     executor.submit(Job("exit", f"{HERE}:die", {"how": "exit"}))
     executor.submit(Job("crash", f"{HERE}:die", {"how": "SIGSEGV"}))
     done = {each.id: each.error for each in wait_for(executor, 2)}

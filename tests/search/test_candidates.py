@@ -118,7 +118,8 @@ def test_what_the_reference_scored_is_not_scored_again(tmp_path: Path, strategy:
 
 
 def test_processes_give_the_file_of_this_process(tmp_path: Path, whole: tuple[Explored, bytes]) -> None:
-    executor = Processes(ProcessesOptions(workers=2, reuse=True))
+    executor = Processes(ProcessesOptions())
+    executor.slots = 2
     remote = Remote(executor, "search_toy:score_job", {"names": NAMES}, lost(region(), NAMES), chunk=2)
     found = search(tmp_path, remote)
     executor.close()
@@ -133,7 +134,8 @@ def test_an_in_process_executor_gives_the_same(tmp_path: Path, whole: tuple[Expl
 
 
 def test_a_candidate_that_kills_its_process_costs_only_itself() -> None:
-    executor = Processes(ProcessesOptions(workers=2))
+    executor = Processes(ProcessesOptions())
+    executor.slots = 2
     remote = Remote(
         executor, "search_toy:score_job", {"names": ["size"], "is_deadly": True}, lost(region(), ["size"]), chunk=3
     )
