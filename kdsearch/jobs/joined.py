@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -44,6 +42,7 @@ class _Worker:
     beat: int = 0
     told: dict[str, Any] = field(default_factory=dict)
     told_at: float = 0.0
+    is_shut: bool = False  # nothing can be written there
 
     @property
     def slots(self) -> int:
@@ -169,11 +168,10 @@ class Joined:
             worker.said, worker.heard = said, now
             if said["run"] == self._run:
                 self._hear(worker, said)
-        if has_left or now - worker.heard > LOST_S + self.grace_s:
-            self._part(worker, has_left)
+        self._tell(worker)
+        if has_left or worker.is_shut or now - worker.heard > LOST_S + self.grace_s:
+            self._part(worker, has_left or worker.is_shut)
             tidied(worker.place)  # one that is still there takes it for the end of its orders
-        else:
-            self._tell(worker)
 
     def _hear(self, worker: _Worker, said: Said) -> None:
         for ticket, order in [*worker.orders.items()]:
@@ -217,19 +215,12 @@ class Joined:
         worker.told, worker.told_at = told, time.monotonic()
         about = {"run": self._run, "beat": worker.beat, "dir": str(self._folder)}
         about |= {"versions": versions(), "environment": environment(), "grace_s": self.grace_s, "reuse": self.reuse}
-        with self._unheard(worker):
-            write_json(worker.place / ORDERS, {**about, **told})
-
-    @contextmanager
-    def _unheard(self, worker: _Worker) -> Iterator[None]:
-        """One that has left is found out by the next look; where nothing can be written (another user's folder), the run goes on
-        without that worker."""
         try:
-            yield
-        except FileNotFoundError:
+            write_json(worker.place / ORDERS, {**about, **told})
+        except FileNotFoundError:  # it has left: the next look finds out
             return
-        except (OSError, StorageError):
-            self._part(worker, is_no_loss=True)
+        except (OSError, StorageError):  # such as another user's folder: the run goes on without that worker
+            worker.is_shut = True
 
 
 def _done(text: str) -> Done:
