@@ -27,12 +27,15 @@ def listed(file: Path) -> dict[str, str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Whole studies first, so that no worker is left alone with a long file at the end; each glob of slow tests must find one."""
     items.sort(key=lambda item: "stages" not in item.path.parts)
-    files = {item.nodeid.partition("::")[0] for item in items}
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
     for glob in listed(SLOW):
-        found = [item for item in items if fnmatch.fnmatchcase(item.nodeid, glob)]
+        file = glob.partition("::")[0]
+        found = [item for item in files.get(file, ()) if fnmatch.fnmatchcase(item.nodeid, glob)]
         for item in found:
             item.add_marker("slow")
-        if not found and glob.partition("::")[0] in files and not any("::" in each for each in config.args):
+        if not found and file in files and not any("::" in each for each in config.args):
             raise pytest.UsageError(f"{SLOW.name}: no test is called {glob}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -52,22 +53,35 @@ with pytest.MonkeyPatch.context() as patch:
 
 STUDY = HERE / "kdsearch_origins" / "origins.yaml"
 K = len(PACKAGES)
-SOURCE = Functions(FunctionsOptions(each=20)).open(site())
-DATA = arrange(SOURCE, labeled=0.5, validation=0.3, test=0.2)
-FIELDS = Origins(NoOptions()).io(SOURCE.fields, SOURCE.facts)
 
 
+@cache
+def source() -> DataSource:
+    """The packages of this Python, read once and by the first test that needs them."""
+    return Functions(FunctionsOptions(each=20)).open(site())
+
+
+@cache
+def divided() -> DataSource:
+    return arrange(source(), labeled=0.5, validation=0.3, test=0.2)
+
+
+@cache
+def fields() -> IO:
+    return Origins(NoOptions()).io(source().fields, source().facts)
+
+
+@cache
 def network() -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return in_units(Fusion(searchable(FusionSpec, {}, "spec")).build(FusionSpec(), FIELDS), FIELDS)
+        model = in_units(Fusion(searchable(FusionSpec, {}, "spec")).build(FusionSpec(), fields()), fields())
+    model.module.eval()
+    return model
 
 
-NET = network()
-NET.module.eval()
-
-
-def answer(batch: Batch, model: Model = NET) -> dict[str, Tensor]:
+def answer(batch: Batch, model: Model | None = None) -> dict[str, Tensor]:
+    model = model or network()
     with torch.no_grad():
         return {"logits": model.module(*[batch[name] for name in model.inputs])}
 
@@ -82,7 +96,7 @@ class TestOrigins(TaskContract):
     task = Origins
 
     def source(self) -> DataSource:
-        return SOURCE
+        return source()
 
 
 class TestFusion(SearchSpaceContract):
@@ -90,18 +104,18 @@ class TestFusion(SearchSpaceContract):
     samples = 2
 
     def io(self) -> Any:
-        return FIELDS
+        return fields()
 
 
 class TestBlinded(DistillerContract):
     distiller = Blinded
 
     def models(self) -> tuple[Model, Model]:
-        return NET, NET
+        return network(), network()
 
     def labels(self, n: int) -> dict[str, Tensor]:
         rng = torch.Generator().manual_seed(7)
-        return {**super().labels(n), **{each.name: each.noise(n, rng) for each in FIELDS.inputs}}
+        return {**super().labels(n), **{each.name: each.noise(n, rng) for each in fields().inputs}}
 
 
 class TestAnySubset(MetricContract):
@@ -109,7 +123,7 @@ class TestAnySubset(MetricContract):
     name = "any_subset"
 
     def source(self) -> DataSource:
-        return Swapped(SOURCE, {"val": SOURCE.split("train")})
+        return Swapped(source(), {"val": source().split("train")})
 
     def answer(self, batch: Batch) -> Mapping[str, Tensor]:
         return answer(batch)
@@ -122,23 +136,23 @@ class TestExperts(TeacherContract):
     teacher = Experts
 
     def io(self) -> Any:
-        return FIELDS
+        return fields()
 
     def fields(self) -> Any:
-        return SOURCE.fields
+        return source().fields
 
     def services(self) -> Services:
-        return site(data=DATA)
+        return site(data=divided())
 
 
 class TestAgreed(DataRecipeContract):
     recipe = Agreed
 
     def source(self) -> DataSource:
-        return DATA
+        return divided()
 
     def services(self) -> Services:
-        experts = Experts(ExpertsOptions()).model(FIELDS, site(data=DATA))
+        experts = Experts(ExpertsOptions()).model(fields(), site(data=divided()))
         return site(networks={"main": lambda batch: answer(batch, experts)})
 
 
@@ -146,12 +160,12 @@ class TestModules(DataRecipeContract):
     recipe = Modules
 
     def source(self) -> DataSource:
-        return DATA
+        return divided()
 
     def test_new_samples_have_documentation_alone(self) -> None:
         kept = self.records()
         split = RecordSource(kept, self.offered()).split("train")
-        new = [i for i, sample in enumerate(split.ids) if sample not in DATA.split("train").ids]
+        new = [i for i, sample in enumerate(split.ids) if sample not in divided().split("train").ids]
         batch = split.load(new)
         assert len(new) > 50
         assert is_present(batch, "doc").all()
@@ -160,7 +174,7 @@ class TestModules(DataRecipeContract):
         known = {record.key: record.fields for record in kept}
         assert batch["doc"][0][batch["doc_mask"][0] > 0].tolist() == known[batch.ids[0]]["doc"]
         whole = split.load(range(len(split.ids)))  # old and new ones in one batch
-        assert set(whole.tensors) == {each.name for each in SOURCE.fields}
+        assert set(whole.tensors) == {each.name for each in source().fields}
 
 
 class TestSpare(CompressorContract):
@@ -170,17 +184,17 @@ class TestSpare(CompressorContract):
         return network()
 
     def io(self) -> Any:
-        return FIELDS
+        return fields()
 
     def batch(self) -> Batch:
-        return SOURCE.split("train").load(range(40))
+        return source().split("train").load(range(40))
 
 
 def test_the_objective_is_of_every_subset_of_what_there_is():
     """Against loops over samples, one at a time, and subsets, without kdsearch's own words for what is missing."""
-    data = Swapped(SOURCE, {"val": SOURCE.split("train")})
+    data = Swapped(source(), {"val": source().split("train")})
     found = AnySubset(NoOptions()).measure(answer, data, "val", site())
-    shares, alone, split = [], [], SOURCE.split("train")
+    shares, alone, split = [], [], source().split("train")
     for i in range(len(split.ids)):
         sample, hits = split.load([i]), {}
         has = [part for part in PARTS if sample[f"present_{part}"].item()]
@@ -198,7 +212,7 @@ def test_the_objective_is_of_every_subset_of_what_there_is():
 
 
 def test_what_a_function_lacks_is_read_from_its_source(tmp_path):
-    files = SOURCE.files()
+    files = source().files()
     (tmp_path / "inputs.json").write_bytes(files["inputs.json"])
     compile(files["prepare.py"], "prepare.py", "exec")
     fed = prepare.inputs("def f(self): pass", {"inputs.json": tmp_path / "inputs.json"})
@@ -206,7 +220,7 @@ def test_what_a_function_lacks_is_read_from_its_source(tmp_path):
     fed = prepare.inputs("def f(self, a, *, b=1):\n    return a + b", {"inputs.json": tmp_path / "inputs.json"})
     assert [fed[f"present_{part}"].item() for part in PARTS] == [0, 1, 1]
     assert fed["args"].shape == (1, 2)
-    assert {each.name for each in FIELDS.inputs} == set(fed)
+    assert {each.name for each in fields().inputs} == set(fed)
     found = prepare.parts(ast.parse('def f():\n    "Two words."\n    raise x.Y').body[0])
     assert found["doc"] == ["two", "words"]
     assert found["body"] == ["Y", "x"]

@@ -16,7 +16,8 @@ from tests.testing.open_lengths import SentenceSource, Tagged
 
 TESTS = Path(__file__).parents[1]
 OF_CLASSES = ("kdsearch.builtin.metrics", "kdsearch.builtin.torch_metrics")
-INSTALLED = {name: Host.load().load_class("metric", name) for name in Host.load().names("metric")}
+HOST = Host.load()
+INSTALLED = {name: HOST.load_class("metric", name) for name in HOST.names("metric")}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
