@@ -56,7 +56,10 @@ USES = {  # what is read: the file's name, the study's data or teacher, or a who
 }
 LOOSE = {
     "study": ("x.yaml", ("validate", "x.yaml")),
-    "table": ("x.csv", ("bench", "proxies", "--space", "nb201", "--table", "x.csv", "--column", "accuracy")),
+    "table": (
+        "x.csv",
+        ("bench", "proxies", "--space", "nb201", "--table", "x.csv", "--column", "accuracy", "--proxies", "params"),
+    ),
     "archs": ("x.txt", ("score", "--space", "nb201", "--proxies", "params", "--archs", "x.txt")),
 }
 

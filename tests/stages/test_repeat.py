@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kdsearch.store.files import read_json
-from tests.stages.tiny import LESS, TEXT, events, files_of, made, run_tiny, settled
+from tests.stages.tiny import LESS, TEXT, events, facts_of, files_of, made, run_tiny, settled
 
 
 def test_final_json_has_what_the_commands_promise(finished):
@@ -56,12 +56,7 @@ def test_workers_change_nothing(tmp_path):
     one = run_tiny(tmp_path / "one", *LESS)
     two = run_tiny(tmp_path / "two", *LESS, workers=2)
     assert settled(two) == settled(one)
-    ones, twos = (sorted(each.name for each in (tmp_path / n / "study/artifacts").iterdir()) for n in ("one", "two"))
-    assert ones == twos
-    for name in ones:
-        facts = [read_json(tmp_path / n / "study/artifacts" / name / "artifact.json")["facts"] for n in ("one", "two")]
-        if not name.startswith(("report", "export")):
-            assert facts[0] == facts[1], name
+    assert facts_of(tmp_path / "two") == facts_of(tmp_path / "one")
 
 
 @pytest.mark.slow

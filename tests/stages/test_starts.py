@@ -21,6 +21,8 @@ RECIPE = (
 SETS = (
     *LESS[:-4],
     "refine.trials=5",
+    "refine.epochs=1",
+    "distill.epochs=1",
     "refine.stopper={use: none}",
     "search.candidates=8",
     "search.proxy=params",

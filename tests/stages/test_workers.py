@@ -13,12 +13,18 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import InterruptedRun
-from tests.stages.tiny import LESS, is_stage, run_tiny, settled, watching
+from tests.stages.tiny import LESS, facts_of, is_stage, run_tiny, settled, watching
 
-STUDY = (*LESS, "refine.trials=6", "refine.epochs=3", "run.executor={use: processes}")
+STUDY = (*LESS, "refine.trials=4", "refine.epochs=1", "run.executor={use: processes}")
+LONG = (*STUDY, "refine.trials=6", "refine.epochs=3")
 
 
-def begun(folder: Path) -> None:
+def alone(folder: Path, *study: str) -> dict[str, Any]:
+    """Its result without a worker, in this process."""
+    return settled(run_tiny(folder / "alone", *study, "run.executor={use: inprocess}"))
+
+
+def begun(folder: Path, *study: str) -> None:
     """A study whose trials are to come."""
 
     def seen(event: Any) -> None:
@@ -26,7 +32,7 @@ def begun(folder: Path) -> None:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(InterruptedRun):
-        run_tiny(folder, *STUDY, host=watching(seen))
+        run_tiny(folder, *study, host=watching(seen))
 
 
 def joined(folder: Path) -> subprocess.Popen[str]:
@@ -37,16 +43,12 @@ def joined(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return settled(run_tiny(tmp_path_factory.mktemp("alone"), *STUDY))
-
-
-def test_it_does_trials_and_changes_nothing(alone: dict[str, Any], tmp_path: Path) -> None:
-    begun(tmp_path)
+def test_it_does_trials_and_changes_nothing(tmp_path: Path) -> None:
+    begun(tmp_path, *STUDY)
     worker = joined(tmp_path)
     try:
-        assert settled(run_tiny(tmp_path, *STUDY)) == alone
+        assert settled(run_tiny(tmp_path, *STUDY)) == alone(tmp_path, *STUDY)
+        assert facts_of(tmp_path) == facts_of(tmp_path / "alone")
         out, told = worker.communicate(timeout=60)
     finally:
         worker.kill()
@@ -57,8 +59,8 @@ def test_it_does_trials_and_changes_nothing(alone: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_what_it_did_goes_on_without_it(alone: dict[str, Any], tmp_path: Path, number: signal.Signals) -> None:
-    begun(tmp_path)
+def test_what_it_did_goes_on_without_it(tmp_path: Path, number: signal.Signals) -> None:
+    begun(tmp_path, *LONG)
     worker = joined(tmp_path)
     told: list[str] = []
 
@@ -72,7 +74,7 @@ def test_what_it_did_goes_on_without_it(alone: dict[str, Any], tmp_path: Path, n
             assert worker.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
 
     try:
-        assert settled(run_tiny(tmp_path, *STUDY, host=watching(end))) == alone
+        assert settled(run_tiny(tmp_path, *LONG, host=watching(end))) == alone(tmp_path, *LONG)
     finally:
         worker.kill()
         worker.communicate()

@@ -11,14 +11,14 @@ from typing import Any
 
 from kdsearch.hooks import hookimpl
 from kdsearch.host import Host
-from kdsearch.store.files import read_lines
+from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
 from kdsearch.verbs.run import run_study
 
 TEXT = """\
 name: tiny
 seed: 3
-data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 400}
+data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 240, validation: 0.1, test: 0.1}
 teacher:
   use: trained
   options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [8, 8, 16]}, epochs: 2, batch_size: 128}
@@ -139,3 +139,12 @@ def made(folder: Path, after: int = 0) -> list[str]:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Everything below the folder by relative path."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Of every artifact of a run in `folder`, by its name; the reports' and exports' hold times, so that they are `None`."""
+    found = {}
+    for each in (folder / "study" / "artifacts").iterdir():
+        facts = read_json(each / "artifact.json")["facts"]
+        found[each.name] = None if each.name.startswith(("report", "export")) else facts
+    return found

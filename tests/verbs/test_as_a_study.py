@@ -37,9 +37,7 @@ def test_scores_are_those_of_the_studys_search(tmp_path):
     study = tmp_path / "study" / "study.yaml"
     asked = ("auto", "relation", "synflow")
     own = commands.score(study=study, proxies=asked, archs=tmp_path / "archs.txt", progress=False)
-    two = commands.score(study=study, proxies=asked, archs=tmp_path / "archs.txt", workers=2, progress=False)
-    for row, again, known in zip(own["rows"], two["rows"], rows, strict=True):
-        assert row["scores"] == again["scores"]
+    for row, known in zip(own["rows"], rows, strict=True):
         assert row["scores"]["auto"] == pytest.approx(known["score"], abs=1e-12)
         assert row["scores"]["relation"] == known["scores"]["relation"]
         assert row["params"] == known["params"]

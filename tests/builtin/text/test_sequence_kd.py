@@ -43,13 +43,12 @@ def few(labeled=0.3):
 
 def backwards(batch):
     """A network that writes a text's tokens from last to first, and never ends one that has "dd" in it."""
-    rows = torch.zeros(*batch["prefix"].shape, N_VALUES)
-    for i, (tokens, mask) in enumerate(zip(batch["tokens"].tolist(), batch["mask"].tolist(), strict=True)):
+    follows, places = [], range(batch["prefix"].shape[1])
+    for tokens, mask in zip(batch["tokens"].tolist(), batch["mask"].tolist(), strict=True):
         text = [token for token, real in zip(tokens, mask, strict=True) if real][::-1]
-        for place in range(batch["prefix"].shape[1]):
-            doubled = len(text) == 4 and text[0] == text[1]
-            follows = text[0] if doubled else [*text, BOUNDARY][min(place, len(text))]
-            rows[i, place] = F.one_hot(torch.tensor(follows), N_VALUES)
+        doubled = len(text) == 4 and text[0] == text[1]
+        follows.append([text[0] if doubled else [*text, BOUNDARY][min(place, len(text))] for place in places])
+    rows = F.one_hot(torch.tensor(follows), N_VALUES).float()
     rows[..., :BOUNDARY] = 9  # padding and unknown: likelier, and never written
     return {"logits": rows}
 
