@@ -45,12 +45,12 @@ def bench_proxies(
 
     Rows of one isomorphism class share a score and keep their own accuracy; params and MACs are the row's own network's.
     """
+    entries = _drawn(read_table(space_of(setting), table, column), sample, setting.seed)
     is_asked = bool(names) and ALL not in names
     names = _names(names)
     undefined = {} if is_asked else _undefined(setting, names)
     names = tuple(name for name in names if name not in undefined)
     setting = replace(setting, proxies=terms_of(names))
-    entries = _drawn(read_table(space_of(setting), table, column), sample, setting.seed)
     scorer = open_scorer(setting)
     specs = {each.key: each.spec for each in entries}
     asked = [spec.model_dump(mode="json") for spec in specs.values()]
