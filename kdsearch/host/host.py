@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -76,9 +77,19 @@ class Host:
 
     def entries(self, kind: str | None = None) -> list[Found]:
         """Every registered capability, conflicting ones included, by kind and name."""
-        found = [Found(entry, plugin) for plugin in self.plugins for entry in plugin.entries]
-        chosen = [each for each in found if kind in (None, each.kind)]
-        return sorted(chosen, key=lambda each: (KINDS.index(each.kind), each.name, each.plugin.distribution))
+        if kind is not None:
+            return list(self._by_kind.get(kind, ()))
+        return [each for kind in KINDS for each in self._by_kind.get(kind, ())]
+
+    @cached_property
+    def _by_kind(self) -> Mapping[str, Sequence[Found]]:
+        found = defaultdict(list)
+        for plugin in self.plugins:
+            for entry in plugin.entries:
+                found[entry.kind].append(Found(entry, plugin))
+        return {
+            kind: sorted(same, key=lambda each: (each.name, each.plugin.distribution)) for kind, same in found.items()
+        }
 
     def names(self, kind: str) -> list[str]:
         """Names of a kind, each once."""
@@ -206,7 +217,8 @@ class Host:
     def event(self, event: Mapping[str, Any]) -> None:
         """Hand every plugin a copy of an event; what one raises is kept in `failures`."""
         for plugin in self.plugins:
-            self._ask(plugin, "kdsearch_event", event=copy.deepcopy(event))
+            if plugin.manager.hook.kdsearch_event.get_hookimpls():
+                self._ask(plugin, "kdsearch_event", event=copy.deepcopy(event))
 
     def report_sections(self, result: Mapping[str, Any], samples: Callable[[], Any] = lambda: None) -> list[Section]:
         """Further sections of the report, plugin by plugin, each handed a copy of the result; one that raises adds none.
@@ -216,7 +228,9 @@ class Host:
         found: list[Section] = []
         known: list[Any] = []
         for plugin in self.plugins:
-            reads = any("samples" in each.argnames for each in plugin.manager.hook.kdsearch_report.get_hookimpls())
+            if not (hooks := plugin.manager.hook.kdsearch_report.get_hookimpls()):
+                continue
+            reads = any("samples" in each.argnames for each in hooks)
             if reads and not known:
                 known.append(samples())
             given = {"study": copy.deepcopy(result), "samples": copy.deepcopy(known[0]) if reads else None}
@@ -284,12 +298,16 @@ def _check_kind(kind: str, name: str, cls: Any, where: str) -> None:
         raise PluginError(
             f"{_words(kind)} '{name}' ({where}) is {cls!r}", expected=f"a subclass of kdsearch.kinds.{base.__name__}"
         )
-    if lacks := [
-        each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False)
-    ]:
+    if lacks := _undefined(cls):
         raise PluginError(
             f"{_words(kind)} '{name}' ({where}) does not define {', '.join(lacks)}", expected="a complete class"
         )
+
+
+@lru_cache(maxsize=1024)
+def _undefined(cls: type[Any]) -> list[str]:
+    """What a class leaves abstract."""
+    return [each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False)]
 
 
 def base_class(kind: str) -> type[Any]:

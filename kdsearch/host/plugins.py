@@ -41,9 +41,13 @@ class Broken:
 
 def installed() -> tuple[list[EntryPoint], list[Broken]]:
     """Entry points of this major version, and those of others, which are never imported."""
-    every = entry_points()
+    every, known = entry_points(), dict[int, tuple[str, str]]()
     foreign = [
-        Broken(point.name, *_origin(point), f"needs another kdsearch: written for '{group}', this one offers '{GROUP}'")
+        Broken(
+            point.name,
+            *_origin(point, known),
+            f"needs another kdsearch: written for '{group}', this one offers '{GROUP}'",
+        )
         for group in sorted(every.groups)
         if group != GROUP and re.fullmatch(r"kdsearch\.v\d+", group)
         for point in every.select(group=group)
@@ -54,8 +58,9 @@ def installed() -> tuple[list[EntryPoint], list[Broken]]:
 
 def load_installed(points: Iterable[EntryPoint]) -> Iterator[Plugin | Broken]:
     """Import and register each entry point; the rest goes on when one raises."""
+    known = dict[int, tuple[str, str]]()
     for point in points:
-        distribution, version = _origin(point)
+        distribution, version = _origin(point, known)
         found = _guarded(point.load, point.name, distribution, version)
         yield found if isinstance(found, Broken) else register(point.name, found[0], distribution, version)
 
@@ -117,11 +122,14 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def _origin(point: EntryPoint) -> tuple[str, str]:
+def _origin(point: EntryPoint, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """Name and version of its distribution. `known`: by `id` of distributions, which are parsed anew whenever they are asked."""
     if point.dist is None:
         return "unknown", "?"
-    metadata: Mapping[str, Any] = point.dist.metadata  # type: ignore[assignment]
-    return str(metadata["Name"]), str(metadata["Version"])
+    if id(point.dist) not in known:
+        metadata: Mapping[str, Any] = point.dist.metadata  # type: ignore[assignment]
+        known[id(point.dist)] = str(metadata["Name"]), str(metadata["Version"])
+    return known[id(point.dist)]
 
 
 def _guarded(call: Any, name: str, distribution: str, version: str) -> tuple[Any] | Broken:
