@@ -19,6 +19,7 @@ from kdsearch.stages.refine import next_ask
 from kdsearch.stages.starts import Start
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
 from tests.stages.tiny import LESS, is_stage, run_tiny, watching, write_study
 
 NAMES = ("task", "kd.kl")
@@ -158,6 +159,13 @@ def test_without_scores_a_study_begins_with_the_plain_weighting(tmp_path):
     run_tiny(tmp_path, *LESS, RECIPE, "refine.trials=1")
     assert trials_of(tmp_path)[0]["values"] == recipe_space(tmp_path).default()
     assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
+
+
+@pytest.mark.parametrize(("labeled", "wanted"), [("0.2", True), ("1.0", False)])
+def test_by_themselves_they_are_scored_where_labels_are_hidden(labeled, wanted, tmp_path):
+    host = Host.load()
+    study = load_study(write_study(tmp_path), host, sets=(f"data.labeled={labeled}", "refine.weightings=auto"))
+    assert weightings.are_scored(open_materials(study, host)) is wanted
 
 
 @pytest.mark.parametrize(

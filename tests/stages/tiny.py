@@ -18,7 +18,7 @@ from kdsearch.verbs.run import run_study
 TEXT = """\
 name: tiny
 seed: 3
-data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 240, validation: 0.1, test: 0.1}
+data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 240, validation: 0.12, test: 0.1}
 teacher:
   use: trained
   options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [8, 8, 16]}, epochs: 2, batch_size: 128}

@@ -15,14 +15,14 @@ def test_the_data_are_counted(tmp_path):
     host = Host.load()
     found = plan_of(load_study(write_study(tmp_path), host, sets=LESS), host)
     train, val, test = (found["samples"][name] for name in ("train", "val", "test"))
-    assert (train["samples"], test) == (400, {"samples": 359, "labeled": 359, "unlabeled": 0})
+    assert (train["samples"], test) == (240, {"samples": 180, "labeled": 180, "unlabeled": 0})
     for each in (train, val):
         assert each["labeled"] + each["unlabeled"] == each["samples"]
-        assert each["labeled"] == pytest.approx(0.2 * each["samples"], abs=2)
+        assert each["labeled"] == pytest.approx(0.2 * each["samples"], abs=3)
     lines = found["text"].splitlines()
-    assert f"  data     {400 + val['samples'] + 359:,} samples (image 1x8x8) of 10 classes" in lines
+    assert f"  data     {240 + val['samples'] + 180:,} samples (image 1x8x8) of 10 classes" in lines
     assert "  refine   2 trials, 2 epochs each" in lines
-    assert f"    train        400  {train['labeled']} labelled, {train['unlabeled']} unlabelled" in lines
+    assert f"    train        240  {train['labeled']} labelled, {train['unlabeled']} unlabelled" in lines
 
 
 def test_trainings_are_told_as_what_they_are(tmp_path):
