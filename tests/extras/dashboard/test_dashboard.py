@@ -31,7 +31,7 @@ MORE = (
     "objectives={accuracy: max, params: min}",
     "refine.trials=8",
     "refine.epochs=6",
-    "refine.stopper={use: halving}",
+    "refine.stopper={use: halving, options: {keep: 0.25}}",
 )
 STATES = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail"}
 
