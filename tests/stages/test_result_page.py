@@ -9,10 +9,10 @@ from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "result.md"
 JUDGED = {"accuracy", "quality"}  # a section of its own on the page
-Path_ = tuple[str, ...]
+Keys = tuple[str, ...]
 
 
-def named() -> dict[Path_, bool]:
+def named() -> dict[Keys, bool]:
     """Path, `*` for a name in capitals -> whether it is always there."""
     found = columns(PAGE.read_text(encoding="utf-8").partition("## The whole")[2])
     return {
@@ -32,7 +32,7 @@ def test_what_a_quality_says(finished):
     assert all(columns(section).values())
 
 
-def given(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+def given(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Every key's path with its value, those of lists with `[]`, and what stands below, but for what a quality says."""
     for key, each in value.items():
         if key in JUDGED:
@@ -45,7 +45,7 @@ def given(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
                 yield from given(item, here)
 
 
-def fits(pattern: Path_, path: Path_) -> bool:
+def fits(pattern: Keys, path: Keys) -> bool:
     return len(pattern) == len(path) and all(a in ("*", b) for a, b in zip(pattern, path, strict=True))
 
 

@@ -6,6 +6,7 @@ from kdsearch.host import Host
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
+from kdsearch.training.materials import open_materials
 from kdsearch.verbs.plan import _about, in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
@@ -16,9 +17,12 @@ def test_the_data_are_counted(tmp_path):
     found = plan_of(load_study(write_study(tmp_path), host, sets=LESS), host)
     train, val, test = (found["samples"][name] for name in ("train", "val", "test"))
     assert (train["samples"], test) == (240, {"samples": 180, "labeled": 180, "unlabeled": 0})
-    for each in (train, val):
-        assert each["labeled"] + each["unlabeled"] == each["samples"]
-        assert each["labeled"] == pytest.approx(0.2 * each["samples"], abs=3)
+    given = open_materials(load_study(write_study(tmp_path), host, sets=LESS), host).given
+    for name, each in (("train", train), ("val", val)):
+        counts, truth = given.counts()[name], given.revealed().counts()[name]
+        assert each["labeled"] + each["unlabeled"] == each["samples"] == sum(truth.values())
+        assert each["unlabeled"] == counts.pop("unlabeled")
+        assert all(abs(n - 0.2 * truth[label]) < 1 for label, n in counts.items()), "a fifth of each class"
     lines = found["text"].splitlines()
     assert f"  data     {240 + val['samples'] + 180:,} samples (image 1x8x8) of 10 classes" in lines
     assert "  refine   2 trials, 2 epochs each" in lines

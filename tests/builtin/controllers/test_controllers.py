@@ -199,6 +199,7 @@ def test_a_study_that_is_kept_answers_as_a_fresh_one(sampler: str, monkeypatch: 
         history.append(trial)
     assert max(sizes) <= most + renewed
     assert max(sizes) > most - 4
+    assert sum(each.state in ("complete", "pruned") for each in history) > most, "more than is looked at"
     shorter = history[:6]
     assert kept.ask(None, dims, shorter, 2, 7) == Optuna(options).ask(None, dims, shorter, 2, 7)
     assert kept.ask(HillSpace(), dims, [], 2, 7) == Optuna(options).ask(HillSpace(), dims, [], 2, 7)
