@@ -12,6 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.search.scoring import Scored
+from kdsearch.verbs import bench as bench_module
 from kdsearch.verbs.bench import _names, _reasons, _undefined
 from kdsearch.verbs.scorers import Setting
 
@@ -37,6 +38,13 @@ def bench(capsys, table, *words):
     code, out, err = run(capsys, "--space", "resnet64", "--table", table, "--column", "acc", *words, "--json")
     assert code == 0, err
     return json.loads(out)
+
+
+def test_a_table_that_cannot_be_read_is_told_before_a_proxy_is_tried(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_module, "_undefined", lambda *_: pytest.fail("tried"))
+    code, _, err = run(capsys, "--space", "resnet64", "--table", tmp_path / "none.csv", "--column", "acc")
+    assert code == 2
+    assert "none.csv" in err
 
 
 def test_rows_tell_how_well_each_proxy_ranks(table, capsys):
