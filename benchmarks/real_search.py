@@ -70,9 +70,11 @@ class Cell:
         """A study of this cell, in a folder of its own, and the command that repeats it."""
         file, folder = STUDIES / f"{self.data}.yaml", self.folder / name
         given = (*self.sets, *sets)
+        # One teacher for all rows that have the same one; it changes no result, so that the command does without.
+        shared = as_set("run.store", str(self.folder.parent / "store"))
         try:
             result = commands.run(
-                file=file, dir=folder, seed=self.seed, workers=self.workers, sets=given, progress=False
+                file=file, dir=folder, seed=self.seed, workers=self.workers, sets=(*given, shared), progress=False
             )
         except RefusedError as error:
             if not hasattr(error, "result"):
