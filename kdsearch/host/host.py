@@ -305,9 +305,9 @@ def _check_kind(kind: str, name: str, cls: Any, where: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _undefined(cls: type[Any]) -> list[str]:
+def _undefined(cls: type[Any]) -> tuple[str, ...]:
     """What a class leaves abstract."""
-    return [each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False)]
+    return tuple(each for each in dir(cls) if getattr(inspect.getattr_static(cls, each), "__isabstractmethod__", False))
 
 
 def base_class(kind: str) -> type[Any]:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points, requires, version
 from typing import Any
 
 import pluggy
@@ -41,7 +41,7 @@ class Broken:
 
 def installed() -> tuple[list[EntryPoint], list[Broken]]:
     """Entry points of this major version, and those of others, which are never imported."""
-    every, known = entry_points(), dict[int, tuple[str, str]]()
+    every, known = entry_points(), dict[Distribution, tuple[str, str]]()
     foreign = [
         Broken(
             point.name,
@@ -58,7 +58,7 @@ def installed() -> tuple[list[EntryPoint], list[Broken]]:
 
 def load_installed(points: Iterable[EntryPoint]) -> Iterator[Plugin | Broken]:
     """Import and register each entry point; the rest goes on when one raises."""
-    known = dict[int, tuple[str, str]]()
+    known = dict[Distribution, tuple[str, str]]()
     for point in points:
         distribution, version = _origin(point, known)
         found = _guarded(point.load, point.name, distribution, version)
@@ -122,14 +122,14 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def _origin(point: EntryPoint, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
-    """Name and version of its distribution. `known`: by `id` of distributions, which are parsed anew whenever they are asked."""
+def _origin(point: EntryPoint, known: dict[Distribution, tuple[str, str]]) -> tuple[str, str]:
+    """Name and version of its distribution. `known`: those of before, since metadata are parsed anew whenever they are asked."""
     if point.dist is None:
         return "unknown", "?"
-    if id(point.dist) not in known:
+    if point.dist not in known:
         metadata: Mapping[str, Any] = point.dist.metadata  # type: ignore[assignment]
-        known[id(point.dist)] = str(metadata["Name"]), str(metadata["Version"])
-    return known[id(point.dist)]
+        known[point.dist] = str(metadata["Name"]), str(metadata["Version"])
+    return known[point.dist]
 
 
 def _guarded(call: Any, name: str, distribution: str, version: str) -> tuple[Any] | Broken:
