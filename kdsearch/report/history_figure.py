@@ -145,7 +145,7 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
     named = [" and ".join(map(plain, items(what))) for what in items(evidence.get("first"))]
-    firsts = [f"{at} has {what}" for at, what in enumerate(named) if at < len(trials)]
+    firsts = [f"{at} has {what}" for at, what in enumerate(named) if what]
     begun += f" What was tried first: trial {', '.join(firsts)}." if len(firsts) > 1 else ""
     return Figure(
         "history",

@@ -43,9 +43,9 @@ class Choice:
 def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choice:
     """The feasible trials in the order of `distill.pick`.
 
-    With `largest` the trials within a standard error of the best one come first, the network of most parameters before the others,
+    With `largest` the first one is, of the trials within a standard error of the best one, that of the network of most parameters,
     the better one of equally large ones: what short trainings cannot tell apart is most likely to gain from a long one where it is
-    largest.
+    largest. Then the best one, and so on.
     """
     pick = parsed(materials.study.config.distill.pick)
     is_by_size = pick.way == "largest"
@@ -61,26 +61,40 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
-    first = sorted(level, key=lambda each: -each.figures["params"])  # stable: the better one of equally large ones
-    rest = ranked[len(level) :]
+    first = max(level, key=lambda each: each.figures["params"])  # the better one of equally large ones
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
-    return Choice([*first, *rest], numbers, error)
+    return Choice([first, *(each for each in ranked if each is not first)], numbers, error)
+
+
+def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
+    """Those that begin at full length: the first `winners`, up to `most` the first trial of each other network, then others."""
+    found, others = choice.ranked[:winners], choice.ranked[winners:]
+    for each in others:
+        if len(found) < most and all(each.trial["specs"] != other.trial["specs"] for other in found):
+            found.append(each)
+    rest = [each for each in others if all(each is not other for other in found)]
+    return [*found, *rest][: max(most, winners)]
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:
     """Of the difference between two students' objective on the validation split, in its own unit.
 
-    As if they erred independently. Of a proportion by its value and how many items are judged; else by the teacher's interval;
-    where neither is known, a difference that decides nothing.
+    As if they erred independently. Of a proportion by its value and how many items are judged; else by the teacher's interval,
+    which is wider for students where these are judged on fewer; where neither is known, a difference that decides nothing.
     """
     metric = materials.metrics[materials.objective]
-    known = [each.get("validation", {}).get(materials.objective) for each in prepared.facts["teachers"].values()]
-    quality = next((each for each in known if each), None)
-    if quality and metric.proportion and quality["n"] and 0 <= value <= 1:
-        return math.sqrt(2 * value * (1 - value) / quality["n"])
-    if quality and quality["interval"]:
-        low, high = quality["interval"]
-        return float(math.sqrt(2) * (high - low) / (2 * NORMAL_95))
+    known = [
+        each for each in prepared.facts["teachers"].values() if each.get("validation", {}).get(materials.objective)
+    ]
+    if known:
+        quality = known[0]["validation"][materials.objective]
+        n = known[0].get("judged") or quality["n"]  # a folder of before has no `judged`
+        if metric.proportion and n and 0 <= value <= 1:
+            return math.sqrt(2 * value * (1 - value) / n)
+        if quality["interval"]:
+            low, high = quality["interval"]
+            wider = math.sqrt(quality["n"] / n) if n else 1.0
+            return float(math.sqrt(2) * wider * (high - low) / (2 * NORMAL_95))
     return EQUALLY_GOOD if metric.unit == SHARE else EQUALLY_GOOD * abs(value)
 
 

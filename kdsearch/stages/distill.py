@@ -1,21 +1,25 @@
-"""Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by."""
+"""Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by.
+
+Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
+RUNG: what the few epochs of a trial misjudge, or cannot tell apart, is seen after more of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError, TrialError, no_share
 from kdsearch.search.pick import PATH, ordered, parsed
-from kdsearch.stages.choice import chosen
+from kdsearch.stages.choice import Choice, Ranked, chosen, finalists
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_lines
+from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
-from kdsearch.study.summary import left_out
+from kdsearch.study.summary import RUNG, left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING
 from kdsearch.training.materials import Materials
@@ -27,31 +31,38 @@ from kdsearch.training.trainings import run_trainings
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
 READS = (*TRAINING, "distill")
+NONE: Mapping[str, float] = {}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.distill
     teachers = open_teachers(materials, inputs["prepare"])
     choice = chosen(materials, inputs["prepare"], inputs["refine"])
-    ranked = choice.ranked[: section.winners]
-    winners = {
-        f"winner-{i}": Request(f"winner-{i}", "recipe", each.trial["specs"], each.trial["values"], section.epochs)
-        for i, each in enumerate(ranked)
+    ranked = {f"winner-{i}": each for i, each in enumerate(_beginning(materials, choice))}
+    begun = {
+        name: Request(name, "recipe", each.trial["specs"], each.trial["values"], section.epochs)
+        for name, each in ranked.items()
     }
+    beside = _beside(materials, inputs, next(iter(begun.values())))
+    tools.progress.begin(NAME, len(begun) + len(beside))
+
+    def trained(requests: Mapping[str, Request], since: Mapping[str, float] = NONE) -> dict[str, Outcome | str]:
+        asked = list(requests.values())
+        return run_trainings(materials, asked, work, inputs["prepare"], teachers, tools, since)
+
+    rung = _at_rung(materials, begun, ranked, trained, tools, work) if len(begun) > section.winners else []
+    winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or begun
+    since = dict.fromkeys(winners, RUNG) if rung else NONE
+    dropped = sum(row["epochs"] for row in rung[section.winners :])
     best = next(iter(winners))
-    beside = _beside(materials, inputs, winners[best])
-    tools.progress.begin(NAME, len(winners) + len(beside))
-
-    def trained(requests: Mapping[str, Request]) -> dict[str, Outcome | str]:
-        return run_trainings(materials, list(requests.values()), work, inputs["prepare"], teachers, tools)
-
-    outcomes = trained(winners if len(winners) > 1 else {**winners, **beside})
+    beside = _beside(materials, inputs, winners[best], dropped)
+    outcomes = trained(winners if len(winners) > 1 else {**winners, **beside}, since)
     failed = [outcome for name in winners if isinstance(outcome := outcomes[name], str)]
     if len(failed) == len(winners):
         raise TrialError(f"distilling the winner failed: {failed[0]}")
     if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
-        best = _best(materials, dict(zip(winners, (each.figures for each in ranked), strict=True)), outcomes)
-        beside = _beside(materials, inputs, winners[best])
+        best = _order(materials, ranked, {name: outcomes[name] for name in winners})[0]
+        beside = _beside(materials, inputs, winners[best], dropped)
         outcomes |= trained(beside)
     requests = {**winners, **beside}
     runs: dict[str, Any] = {}
@@ -69,9 +80,55 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "notes": list(outcome.notes),
             "error": "",
         }
-    numbers = dict(zip(winners, (each.trial["number"] for each in ranked), strict=True))
-    level = {"level": choice.level, "error": choice.error}
-    return {"runs": runs, "winner": best, "trial": numbers[best], "epochs": section.epochs, **level}
+    level = {"level": choice.level, "error": choice.error, "rung": rung}
+    trial = ranked[best].trial["number"]
+    return {"runs": runs, "winner": best, "trial": trial, "epochs": section.epochs, **level}
+
+
+def _beginning(materials: Materials, choice: Choice) -> list[Ranked]:
+    """Those that begin at full length: the winners, and where validation alone decides as many as there are finalists."""
+    section = materials.study.config.distill
+    pick = parsed(section.pick)
+    of_validation = materials.objective in materials.objectives and (
+        pick.way in ("best", "largest") or pick.name == materials.objective
+    )
+    most = section.finalists if of_validation and section.epochs > 1 else section.winners
+    return finalists(choice, section.winners, most)
+
+
+def _at_rung(
+    materials: Materials,
+    begun: Mapping[str, Request],
+    ranked: Mapping[str, Ranked],
+    trained: Callable[[Mapping[str, Request]], dict[str, Outcome | str]],
+    tools: Tools,
+    work: Path,
+) -> list[dict[str, Any]]:
+    """What the finalists came to at RUNG, the best first; without those that failed. Kept in a file, as they go on from there."""
+    file, winners = work / "rung.json", materials.study.config.distill.winners
+    before = tools.progress.done
+    if not file.exists():
+        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items()})
+        before = tools.progress.done
+        rows = [
+            {
+                "name": name,
+                "trial": ranked[name].trial["number"],
+                "score": outcome.score,
+                "epochs": round(outcome.share * begun[name].epochs),
+                "history": outcome.history,
+            }
+            for name in _order(materials, ranked, outcomes)
+            if isinstance(outcome := outcomes[name], Outcome)
+        ]
+        if not rows:
+            raise TrialError(f"distilling the winner failed: {next(iter(outcomes.values()))}")
+        write_json(file, rows)
+    done = len(begun) * RUNG + (len(begun) - winners) * (1 - RUNG)  # those that do not go on are through
+    tools.progress.had(done - before)
+    tools.progress.at(done)
+    found: list[dict[str, Any]] = read_json(file)
+    return found
 
 
 def check(materials: Materials) -> None:
@@ -90,36 +147,38 @@ def check(materials: Materials) -> None:
         raise materials.study.place(error) from None
 
 
-def _best(
-    materials: Materials, figures: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, Outcome | str]
-) -> str:
-    """Of several winners the one that `distill.pick` picks by their last-epoch validation; by validation alone where it is `best`
-    or `largest`.
+def _order(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mapping[str, Outcome | str]) -> list[str]:
+    """Of several trainings, which did not fail, as `distill.pick` orders them by their last-epoch validation; by validation alone
+    where it is `best` or `largest`.
 
-    Conditions that none meets any more count for nothing. The first one among equals, and where a procedure gives no score.
-
-    figures: winner -> its trial's.
+    Conditions that none meets any more count for nothing, and what does not meet them comes last. Equals keep their order; so do
+    all where a procedure gives no score.
     """
+    whole = [name for name, each in outcomes.items() if isinstance(each, Outcome)]
     scored = {
-        name: {**of, materials.objective: each.score}
-        for name, of in figures.items()
+        name: {**ranked[name].figures, materials.objective: each.score}
+        for name in whole
         if isinstance(each := outcomes[name], Outcome) and each.score is not None
     }
-    if not scored:
-        return next(name for name in figures if not isinstance(outcomes[name], str))
     pick, direction = parsed(materials.study.config.distill.pick), materials.metrics[materials.objective].direction
     if pick.way in ("best", "largest"):
         pick = replace(pick, way=direction, name=materials.objective)
     meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
-    names = meets or list(scored)
-    order = ordered(
-        replace(pick, conditions=()), [scored[name] for name in names], materials.objectives, deciding(materials)
-    )
-    return names[order[0]]
+    first: list[str] = []
+    for names in filter(None, (meets, [name for name in scored if name not in meets])):
+        figures = [scored[name] for name in names]
+        order = ordered(replace(pick, conditions=()), figures, materials.objectives, deciding(materials))
+        first += [names[i] for i in order]
+    return first + [name for name in whole if name not in scored]
 
 
-def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> dict[str, Request]:
-    """The winner's controls and the students it is compared with; a study of several students has none."""
+def _beside(
+    materials: Materials, inputs: Mapping[str, Artifact], winner: Request, dropped: int = 0
+) -> dict[str, Request]:
+    """The winner's controls and the students it is compared with; a study of several students has none.
+
+    dropped: epochs of the finalists that did not go on.
+    """
     section = materials.study.config.distill
     if left_out(materials.study):
         return {}
@@ -127,7 +186,7 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
         control: replace(winner, name=control, kind=control) for control in controls_of(materials)
     }
     if "no_search" in section.controls:
-        asked["no_search"] = _no_search(materials, inputs, winner)
+        asked["no_search"] = _no_search(materials, inputs, winner, dropped)
     if section.compare is not None:
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
@@ -137,11 +196,11 @@ def _beside(materials: Materials, inputs: Mapping[str, Artifact], winner: Reques
     return asked
 
 
-def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request) -> Request:
+def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request, dropped: int) -> Request:
     """What the study's epochs give without its search: the largest feasible network and the plain recipe, for all of them."""
     role = next(iter(winner.specs))
     spec = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
-    epochs = inputs["refine"].facts["epochs"] + materials.study.config.distill.winners * winner.epochs
+    epochs = inputs["refine"].facts["epochs"] + materials.study.config.distill.winners * winner.epochs + dropped
     return replace(winner, name="no_search", specs={role: spec}, values=materials.recipe.plain(), epochs=epochs)
 
 

@@ -58,6 +58,10 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "no_search": "no search",
     }
     curves = {names.get(name, name): run["history"] for name, run in distilled["runs"].items() if run["history"]}
+    trained = {run["request"]["name"] for run in distilled["runs"].values()}
+    for row in distilled.get("rung", []):  # a folder of before has none
+        if row["name"] not in trained:
+            curves[f"finalist (trial {row['trial']})"] = row["history"]
     pruned = inputs["compress"].facts["pruned"]
     steps = pruned["steps"] if pruned else []
     for nth, step in enumerate(steps, 1):

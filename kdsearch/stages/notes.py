@@ -75,6 +75,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
     notes += _failed(inputs["refine"])
     notes += _level(materials, inputs["distill"])
+    notes += _at_rung(materials, inputs["distill"])
     notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
@@ -105,7 +106,21 @@ def _level(materials: Materials, distilled: Artifact) -> list[str]:
     size = f"{100 * error:.1f} points" if metric.unit == SHARE else f"{values.level(error)} {metric.unit}".rstrip()
     *others, last = map(str, sorted(level))
     apart = f"Validation cannot tell trials {', '.join(others)} and {last} apart (a standard error of {size})"
-    return [f"{apart}: the largest network of them is the student."]
+    is_last_word = not distilled.facts.get("rung")
+    return [f"{apart}: the largest network of them is the student." if is_last_word else f"{apart}."]
+
+
+def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
+    """What the finalists came to before one of them went on."""
+    rows = [row for row in distilled.facts.get("rung", []) if row["score"] is not None]  # a folder of before has none
+    if len(rows) < 2:
+        return []
+    about = {"metric": materials.objective, **measure(materials.metrics[materials.objective])}
+    came = [f"trial {row['trial']} {shown({**about, 'value': row['score']})}" for row in rows]
+    name, at = about["title"] or materials.objective, f"{rows[0]['epochs']} of {distilled.facts['epochs']} epochs"
+    winners = sum(row["name"] in distilled.facts["runs"] for row in rows)
+    on = "The first one" if winners == 1 else f"The first {winners}"
+    return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on."]
 
 
 def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:
@@ -114,7 +129,8 @@ def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifac
     if number >= len(first) or not (trivial := [each for each in first[number] if not each.startswith(BEST_SCORED)]):
         return []
     name = measure(materials.metrics[materials.objective])["title"] or materials.objective
-    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of better {name}"
+    surely = "surely " if distilled.facts.get("level") else ""
+    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of {surely}better {name}"
     return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from kdsearch.engine.cache import Live, write_cache
 from kdsearch.engine.setup import Evaluator
-from kdsearch.errors import TapError
-from kdsearch.kinds import Access, Model
+from kdsearch.errors import DataError, TapError
+from kdsearch.kinds import Access, DataSource, Model
 from kdsearch.kinds.forward import tap_name
 from kdsearch.report.stats import wilson
 from kdsearch.stages.costs import cost_of_teacher
@@ -170,6 +170,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
             write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES)
     cost = cost_of_teacher(live, materials)
     qualities = {materials.objective: _on_validation(materials, live)} if answers else {}
+    judged = _judged(materials, live, qualities[materials.objective].n) if answers else None
     if answers and live.view is None and materials.objective != ACCURACY:
         accuracy, n = (
             accuracy_of(materials, live.model),
@@ -187,6 +188,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         "macs": cost.macs,
         "score": known.get(materials.objective),
         "validation": {metric: quality.as_json() for metric, quality in qualities.items()},
+        "judged": judged,
         "warnings": warned(materials, name, known.get(ACCURACY)),
     }
 
@@ -222,16 +224,32 @@ def _shape(sizes: Sequence[int | None]) -> str:
 
 def _on_validation(materials: Materials, live: Live) -> Quality:
     """The objective's, with every label that exists."""
-    setup = Evaluator(
+    name, setup = materials.objective, _evaluator(materials, materials.data.revealed(), {"model": live})
+    return quality_of(name, materials.scoring[name], setup.measured(name, "model", "val"), materials.seed)
+
+
+def _judged(materials: Materials, live: Live, n: int | None) -> int | None:
+    """How many items of the validation split a student is judged on, of the n with every label; None where that is not known."""
+    if n is None or not materials.data.counts().get("val", {}).get("unlabeled"):
+        return n
+    setup = _evaluator(materials, materials.data, {"teacher": live})  # a metric may take its answers for hidden labels
+    try:
+        found = setup.measured(materials.objective, "teacher", "val").get("n")
+    except DataError:  # no label at all: trials say so
+        return None
+    return None if found is None else int(found)
+
+
+def _evaluator(materials: Materials, data: DataSource, teachers: dict[str, Live]) -> Evaluator:
+    for live in teachers.values():
+        live.model.module.to(materials.torch_device)
+    return Evaluator(
         seed=materials.seed,
         base=materials.study.folder,
         task=materials.task,
-        data=materials.data.revealed(),
+        data=data,
         io=materials.io,
-        teachers={"model": live},
+        teachers=teachers,
         metrics=materials.scoring,
         device=materials.torch_device,
     )
-    live.model.module.to(materials.torch_device)
-    name = materials.objective
-    return quality_of(name, materials.scoring[name], setup.measured(name, "model", "val"), materials.seed)

@@ -22,7 +22,7 @@ from kdsearch.stages.costs import bounds, violations
 from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.quality import measure
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
-from kdsearch.stages.starts import Start, starts_of
+from kdsearch.stages.starts import EVERY, Start, next_start, starts_of, what_was_tried
 from kdsearch.stages.trial_facts import (
     architecture,
     architecture_dims,
@@ -150,7 +150,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "over": limits_met(history),
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
-        "first": [list(each.what) for each in starts[: len(history)]],
+        "first": what_was_tried(starts, history),
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
@@ -185,10 +185,11 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
 def next_ask(
     controller: Any, dims: list[Dim], starts: Sequence[Start], history: Sequence[Trial], seed: int
 ) -> Ask | None:
-    """The next candidate: one to begin with, else the controller's; None where it has none."""
-    if len(history) < len(starts):
-        return Ask(starts[len(history)].values)
-    return next(iter(controller.ask(None, dims, history, 1, seed)), None)
+    """The next candidate, None where there is none: a start and one of the controller's in turn, while there are both."""
+    start = next_start(starts, history)
+    if start is not None and len(history) % EVERY == 0:
+        return Ask(start.values)
+    return next(iter(controller.ask(None, dims, history, 1, seed)), Ask(start.values) if start else None)
 
 
 def open_log(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Trial
+from kdsearch.kit.dims import encode
 from kdsearch.stages.costs import violations
 from kdsearch.stages.trial_facts import architecture_dims, costs_of, specs_of
 from kdsearch.stages.weightings import are_scored, scored_weightings
@@ -16,6 +17,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.training.materials import Materials
 
 COSTS = "params", "macs"
+EVERY = 3  # one in so many trials is a start: a controller that has few trials finds no recipe
 BEST_SCORED = "the best score"
 WORDS = {"largest": "the most", "cheapest": "the least"}
 
@@ -28,6 +30,20 @@ class Start:
     what: tuple[str, ...]
 
 
+def next_start(starts: Sequence[Start], history: Sequence[Trial]) -> Start | None:
+    """The first one that is no trial yet."""
+    if len(history) >= EVERY * len(starts):  # so many trials are enough for all of them
+        return None
+    tried = {encode(dict(trial.values)) for trial in history}
+    return next((each for each in starts if encode(dict(each.values)) not in tried), None)
+
+
+def what_was_tried(starts: Sequence[Start], history: Sequence[Trial]) -> list[list[str]]:
+    """Of each trial what it is, for people; nothing of what the controller thought of."""
+    known = {encode(dict(each.values)): list(each.what) for each in starts}
+    return [known.get(encode(dict(trial.values)), []) for trial in history]
+
+
 def starts_of(
     materials: Materials,
     searched: Artifact,
@@ -38,18 +54,23 @@ def starts_of(
 ) -> list[Start]:
     """By `refine.first` and `refine.weightings`, each once: the best-scored architecture comes first.
 
+    Its recipe is the best-scored weighting, where weightings are scored, else the recipe's defaults; that of the networks that
+    anybody would take is the plain one.
+
     `between`: see `scored_weightings`.
     """
     section, recipe = materials.study.config.refine, materials.recipe
     paths = dict(zip(kept, (dim.path for dim in architecture_dims(materials, kept)), strict=True))
     best = {path: next(iter(kept[role])) for role, path in paths.items()}
-    found: list[tuple[dict[str, Any], str]] = []
+    weightings = []
     if are_scored(materials):
-        scored = scored_weightings(materials, specs_of(Trial(0, best), kept), teachers, work, between)
-        top = max(scored, key=lambda each: each.score, default=None)  # the first one among equals
-        if top is not None:
-            found.append(({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
-    if "scored" in section.first:
+        weightings = scored_weightings(materials, specs_of(Trial(0, best), kept), teachers, work, between)
+    top = max(weightings, key=lambda each: each.score, default=None)  # the first one among equals
+
+    found = []
+    if top is not None:
+        found.append(({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
+    elif "scored" in section.first:
         found.append(({**recipe.default(), **best}, BEST_SCORED))
     for kind in (each for each in WORDS if each in section.first):
         rows = {role: searched.facts["roles"][role][kind] for role in materials.ships}

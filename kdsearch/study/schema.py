@@ -253,9 +253,10 @@ class Refine(Section):
     stopper: Use = Use(use="halving", options={})
     first: tuple[Literal["scored", "largest", "cheapest"], ...] = Field(
         ("scored",),
-        description="what is tried before the controller asks: scored = the best-scored architecture with the recipe's defaults; "
-        "largest = the networks of most params and of most MACs that keep the limits, with the plain recipe; cheapest = the one "
-        "with least of each cost among the objectives, alike (of a latency the least MACs, of bytes the least params)",
+        description="the first trial, the fourth and so on are these, the others the controller's: scored = the best-scored "
+        "architecture with the recipe's defaults, or with the best-scored weighting; largest = the networks of most params and of "
+        "most MACs that keep the limits, with the plain recipe; cheapest = the one with least of each cost among the objectives, "
+        "alike (of a latency the least MACs, of bytes the least params)",
     )
     weightings: bool | Literal["auto"] = Field(
         False,
@@ -273,6 +274,11 @@ class Compare(Section):
 
 class Distill(Section):
     winners: Trials = 1
+    finalists: Trials = Field(
+        1,
+        description="so many trials begin, of different networks where there are such; the `winners` that are best on validation "
+        "after a third of the epochs go on; 1 = short trainings alone decide; of a `pick` by validation",
+    )
     pick: str = Field(
         "best",
         description="which trials win: best (front by front, by the first objective), largest (the largest network of those that "

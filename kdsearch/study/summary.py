@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.study.check import student_space
 from kdsearch.study.names import proxies
 from kdsearch.study.recipe import RecipeSpace
-from kdsearch.study.rules import format_of
+from kdsearch.study.rules import COSTS, format_of
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.study.study import Study
 
 
+RUNG = 1 / 3  # share of the epochs at which the finalists of `distill` are compared
 LEFT_OUT = "no controls: they are plain trainings of one student, and this procedure trains {roles}"
 
 
@@ -53,9 +55,27 @@ def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> 
 
 
 def budget(study: Study) -> int:
-    """Epochs of all trials and winners together, at most."""
+    """Epochs of all trials, finalists and winners together, at most."""
+    return sum(each["count"] * each["epochs"] for each in _chosen_from(study))
+
+
+def _chosen_from(study: Study) -> list[dict[str, Any]]:
+    """The trainings that a student is chosen from: see `trainings`."""
     refine, distill = study.config.refine, study.config.distill
-    return refine.trials * refine.epochs + distill.winners * distill.epochs
+    found = [
+        {"stage": "refine", "what": "trials", "count": refine.trials, "epochs": refine.epochs},
+        {"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs},
+    ]
+    way, _, of = (part.strip() for part in distill.pick.partition(",")[0].partition(":"))
+    others = min(distill.finalists, refine.trials) - distill.winners
+    if (
+        others > 0
+        and distill.epochs > 1
+        and (way in ("best", "largest") or (way in ("min", "max") and of not in COSTS))
+    ):
+        epochs = math.ceil(RUNG * distill.epochs)
+        found.insert(1, {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs})
+    return found
 
 
 def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -65,9 +85,7 @@ def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[
     """
     config = study.config
     alone = not left_out(study)
-    distill, found = config.distill, []
-    found.append({"stage": "refine", "what": "trials", "count": config.refine.trials, "epochs": config.refine.epochs})
-    found.append({"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs})
+    distill, found = config.distill, _chosen_from(study)
     asked = [each for each in distill.controls if each != "no_search"] if alone else []
     for control in asked if controls is None else controls:
         found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs})  # of what ships

@@ -156,15 +156,17 @@ def run_trainings(
     prepared: Artifact,
     teachers: Mapping[str, Live],
     tools: Tools,
+    since: Mapping[str, float] | None = None,
 ) -> dict[str, Outcome | str]:
-    """All of them: name -> outcome, or the error's text of one that failed."""
+    """All of them: name -> outcome, or the error's text of one that failed. `since`: see `Trainings.submit`; 0 of what it lacks."""
     trainings = Trainings(materials, work, prepared, teachers, tools)
     found: dict[str, Outcome | str] = {}
     waiting = [*requests]
     try:
         while len(found) < len(requests):
             while waiting and trainings.free:
-                trainings.submit(waiting.pop(0))
+                request = waiting.pop(0)
+                trainings.submit(request, (since or {}).get(request.name, 0.0))
             found |= trainings.ended()
     finally:
         trainings.close()

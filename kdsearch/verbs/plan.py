@@ -35,6 +35,7 @@ DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
 NOUNS = {
     "trials": ("trial", "trials"),
+    "finalists": ("other finalist", "other finalists"),
     "winners": ("winner", "winners"),
     "compare": ("student to compare with", "students to compare with"),
     "recovery": ("recovery", "recoveries"),
@@ -185,11 +186,12 @@ def _seconds(materials: Materials) -> dict[str, float]:
     size = min(recipe.train.batch_size, n_train)
     step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
     epoch = n_train / size * step
-    seconds["refine"] = config.refine.trials * config.refine.epochs * epoch
+    trials = config.refine.trials * config.refine.epochs
+    seconds["refine"] = trials * epoch
     if are_scored(materials):
         seconds["refine"] += worth_in_steps(materials.recipe) * step
-    runs = config.distill.winners + len(controls_of(materials))
-    seconds["distill"] = runs * config.distill.epochs * epoch
+    controls = len(controls_of(materials)) * config.distill.epochs
+    seconds["distill"] = (budget(materials.study) - trials + controls) * epoch
     if "no_search" in config.distill.controls and not left_out(materials.study):
         seconds["distill"] += budget(materials.study) * epoch
     if config.distill.compare is not None and not left_out(materials.study):

@@ -165,6 +165,16 @@ def test_targets_are_written_as_measured(hangul):
         assert row["quality"]["n"] == len(split.ids)
 
 
+def test_a_student_is_judged_on_fewer_targets_than_its_teacher(hangul):
+    """Where no answer of the teacher stands in for a hidden one: what differences between students mean depends on it."""
+    folder, result = hangul
+    (facts,) = [read_json(each)["facts"] for each in (folder / "artifacts").glob("prepare-*/artifact.json")]
+    val, teacher = result["data"]["counts"]["val"], facts["teachers"]["main"]
+    assert val["unlabeled"] > val["labeled"] > 0
+    assert teacher["judged"] == val["labeled"]
+    assert teacher["validation"]["exact_match"]["n"] == val["labeled"] + val["unlabeled"]
+
+
 def test_the_program_writes_a_name(hangul):
     folder, result = hangul
     files = [Path(path).name for path in result["exports"][0]["paths"]]

@@ -206,6 +206,7 @@ CHANGES: dict[str, Change] = {
     "refine.first": change("refine", "refine.first=[scored, largest]"),
     "refine.weightings": change("refine", "refine.weightings=true"),
     "distill.winners": change("distill", "distill.winners=2"),
+    "distill.finalists": change("distill", "distill.finalists=2"),
     "distill.pick": change("distill", "distill.pick=min:params"),
     "distill.epochs": change("distill", "distill.epochs=2"),
     "distill.controls": change("distill", "distill.controls=[baseline]"),

@@ -22,9 +22,9 @@ def materials(pick: str = "largest", objectives: Any = None, proportion: bool = 
     return SimpleNamespace(study=study, objective="accuracy", objectives=objectives, metrics={"accuracy": metric})
 
 
-def prepared(n: int | None = 200, interval: Any = None, answers: bool = True) -> Artifact:
+def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, judged: int | None = None) -> Artifact:
     quality = {"value": 0.9, "n": n, "interval": interval}
-    teacher = {"validation": {"accuracy": quality} if answers else {}}
+    teacher = {"validation": {"accuracy": quality} if answers else {}, "judged": judged}
     return Artifact("prepare", "key", Path(), {"teachers": {"words": {}, "main": teacher}})
 
 
@@ -59,9 +59,9 @@ TRIALS = (
 @pytest.mark.parametrize(
     ("pick", "objectives", "order", "level"),
     [
-        ("largest", None, [1, 2, 4, 0, 3], [0, 1, 2, 4]),
+        ("largest", None, [1, 0, 2, 4, 3], [0, 1, 2, 4]),
         ("largest,params<300", None, [4, 0], [0, 4]),
-        ("largest", {"latency_ms": "min", "accuracy": "max"}, [1, 2, 4, 0, 3], [0, 1, 2, 4]),
+        ("largest", {"latency_ms": "min", "accuracy": "max"}, [1, 0, 2, 4, 3], [0, 1, 2, 4]),
         ("best", None, [0, 1, 2, 4, 3], []),
         ("max:accuracy", None, [0, 1, 2, 4, 3], []),
         ("knee", None, [0, 1, 2, 4, 3], []),
@@ -90,6 +90,8 @@ def test_what_validation_can_tell_is_not_level(tmp_path):
         (materials(proportion=False), prepared(interval=[0.5, 0.9]), 0.7, math.sqrt(2) * 0.2 / 1.96),
         (materials(proportion=False, unit="nats"), prepared(answers=False), -3.0, 0.015),
         (materials(), prepared(n=None), 0.7, 0.005),
+        (materials(), prepared(n=250, judged=50), 0.5, 0.1),
+        (materials(proportion=False), prepared(interval=[0.5, 0.9], judged=50), 0.7, math.sqrt(2) * 0.2 / 1.96 * 2),
     ],
 )
 def test_a_standard_error_by_hand(of, teacher, value, expected):
@@ -115,6 +117,10 @@ def test_a_study_says_which_trials_it_cannot_tell_apart(tmp_path):
     best = max(row["objectives"]["accuracy"] for row in own.values())
     level = [n for n, row in own.items() if best - row["objectives"]["accuracy"] <= facts["error"]]
     assert sorted(facts["level"]) == (level if len(level) > 1 else [])
+    (ready,) = (json.loads((each / "artifact.json").read_text())["facts"] for each in artifacts.glob("prepare-*"))
+    teacher = next(iter(ready["teachers"].values()))
+    assert result["data"]["counts"]["val"]["unlabeled"] > 0
+    assert teacher["judged"] == teacher["validation"]["accuracy"]["n"], "its classes stand in for hidden ones"
     assert own[facts["trial"]]["params"] == max(own[n]["params"] for n in level)
     notes = [note for note in result["notes"] if note.startswith("Validation cannot tell trials ")]
     assert len(notes) == (len(level) > 1)

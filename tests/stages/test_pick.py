@@ -9,7 +9,8 @@ import pytest
 import kdsearch
 from kdsearch.cli import main
 from kdsearch.search.pick import ordered, parsed
-from kdsearch.stages.distill import _best
+from kdsearch.stages.choice import Ranked
+from kdsearch.stages.distill import _order
 from kdsearch.store.artifacts import about_of
 from kdsearch.store.folder import last_run
 from kdsearch.training.request import Outcome
@@ -64,11 +65,11 @@ def test_what_cannot_be_is_refused_before_any_work(pick, code, message, copied, 
 @pytest.mark.parametrize(
     ("pick", "scores", "expected"),
     [
-        ("best", (0.7, 0.8, 0.8), "b"),  # by validation, the first one of equals
-        ("min:params", (0.7, 0.8, 0.8), "c"),
-        ("min:params,accuracy>=0.75", (0.7, 0.8, 0.6), "b"),
-        ("min:params,accuracy>=0.95", (0.7, 0.8, 0.6), "c"),  # none meets it any more
-        ("best", (0.7, None, 0.9), "c"),
+        ("best", (0.7, 0.8, 0.8), "bca"),  # by validation, the first one of equals
+        ("min:params", (0.7, 0.8, 0.8), "cba"),
+        ("min:params,accuracy>=0.75", (0.7, 0.8, 0.6), "bca"),
+        ("min:params,accuracy>=0.95", (0.7, 0.8, 0.6), "cba"),  # none meets it any more
+        ("best", (0.7, None, 0.9), "ca"),
     ],
 )
 def test_of_several_winners_the_last_word_is_their_own_validation(pick, scores, expected):
@@ -77,9 +78,10 @@ def test_of_several_winners_the_last_word_is_their_own_validation(pick, scores, 
     materials = SimpleNamespace(
         study=study, objective="accuracy", objectives={"params": "min", "accuracy": "max"}, metrics={"accuracy": metric}
     )
-    figures = {name: {"params": n, "accuracy": 0.1} for name, n in zip("abc", (30.0, 20.0, 10.0), strict=True)}
+    sizes = zip("abc", (30.0, 20.0, 10.0), strict=True)
+    ranked = {name: Ranked({}, {"params": params, "accuracy": 0.1}) for name, params in sizes}
     outcomes = {
         name: "failed" if score is None else Outcome([], True, score, 1.0)
         for name, score in zip("abc", scores, strict=True)
     }
-    assert _best(materials, figures, outcomes) == expected
+    assert "".join(_order(materials, ranked, outcomes)) == expected

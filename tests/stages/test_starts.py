@@ -20,7 +20,7 @@ RECIPE = (
 )
 SETS = (
     *LESS[:-4],
-    "refine.trials=5",
+    "refine.trials=10",
     "refine.epochs=1",
     "distill.epochs=1",
     "refine.stopper={use: none}",
@@ -51,11 +51,13 @@ def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller
         "the most macs": max(own, key=lambda key: own[key]["macs"]),
         "the least params": min(own, key=lambda key: own[key]["params"]),
     }
-    named = [what for whats in facts["first"] for what in whats]
+    begun = [(trial, whats) for trial, whats in zip(trials, facts["first"], strict=True) if whats]
+    assert [trial["number"] for trial, _ in begun] == [0, 3, 6, 9][: len(begun)], "one of three"
+    named = [what for _, whats in begun for what in whats]
     assert named[0] == "the best score"
     assert sorted(named) == sorted(wanted), "each once, of one network together"
-    assert len(trials) == 5
-    for trial, whats in zip(trials, facts["first"], strict=False):
+    assert len(trials) == 10
+    for trial, whats in begun:
         assert {tuple(trial["keys"])} == {(wanted[what],) for what in whats}
         assert trial["state"] == "complete"
         is_default = whats == ["the best score"]
@@ -65,7 +67,7 @@ def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller
     tried = [(trial["keys"], trial["values"]) for trial in trials]
     assert all(each not in tried[:at] for at, each in enumerate(tried)), "no candidate twice"
     page = (tmp_path / "study" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "What was tried first: trial 0 has the best score, 1 has the " in page
+    assert "What was tried first: trial 0 has the best score, 3 has the " in page
 
 
 def test_a_network_that_is_largest_both_ways_is_tried_once(tmp_path):
@@ -73,25 +75,28 @@ def test_a_network_that_is_largest_both_ways_is_tried_once(tmp_path):
     candidates, facts, trials = read(tmp_path)
     top = max(candidates, key=lambda row: row["params"])
     assert top["macs"] == max(row["macs"] for row in candidates)
-    assert facts["first"] == [["the most params", "the most macs"]]
+    assert facts["first"][0] == ["the most params", "the most macs"]
+    assert not any(facts["first"][1:])
     assert trials[0]["keys"] == [top["key"]]
 
 
 def test_nothing_first_leaves_the_choice_to_the_controller(tmp_path):
     run_tiny(tmp_path, *SETS, "refine.first=[]", "refine.controller=random", "refine.trials=2")
     _, facts, trials = read(tmp_path)
-    assert (facts["first"], len(trials)) == ([], 2)
+    assert (facts["first"], len(trials)) == ([[], []], 2)
 
 
-@pytest.mark.parametrize("pick", ["max:params", "min:params"])
-def test_a_student_that_needed_no_search_is_told(pick, tmp_path):
+@pytest.mark.parametrize(
+    ("pick", "first", "trials"), [("max:params", "[largest]", 1), ("min:params", "[scored, largest]", 4)]
+)
+def test_a_student_that_needed_no_search_is_told(pick, first, trials, tmp_path):
     """Of the trial that ships, whichever `distill.pick` takes."""
     sets = (
         *SETS,
-        "refine.first=[scored, largest]",
+        f"refine.first={first}",
         "search.proxy=nwot",
         f"distill.pick={pick}",
-        "refine.trials=2",
+        f"refine.trials={trials}",
         "refine.controller=random",
     )
     result = run_tiny(tmp_path, *sets)
@@ -99,7 +104,7 @@ def test_a_student_that_needed_no_search_is_told(pick, tmp_path):
     way = max if pick == "max:params" else min
     (shipped,) = [each for each in trials if each["params"] == way(row["params"] for row in trials)][:1]
     assert result["student"]["params"] == shipped["params"]
-    named = facts["first"][shipped["number"]] if shipped["number"] < len(facts["first"]) else []
+    named = facts["first"][shipped["number"]]
     said = [note for note in result["notes"] if "the search found nothing of better" in note]
     assert bool(said) == any(what != "the best score" for what in named)
     if pick == "max:params":
@@ -110,7 +115,7 @@ def test_a_student_that_needed_no_search_is_told(pick, tmp_path):
 def test_the_cheapest_of_what_costs_nothing_is_nothing(tmp_path):
     run_tiny(tmp_path, *SETS, "refine.first=[cheapest]", "refine.trials=1")
     _, facts, _ = read(tmp_path)
-    assert facts["first"] == []
+    assert facts["first"] == [[]]
 
 
 class Roles:

@@ -16,7 +16,7 @@ from kdsearch.kinds import Ask, Dim, Range, Trial
 from kdsearch.python.session import Session
 from kdsearch.stages import weightings
 from kdsearch.stages.refine import next_ask
-from kdsearch.stages.starts import Start
+from kdsearch.stages.starts import Start, what_was_tried
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
@@ -119,13 +119,13 @@ def scored_of(folder):
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """The folder of a study that begins with scored weightings."""
+    """The folder of a study that begins with scored weightings, since its data hide labels."""
     folder = tmp_path_factory.mktemp("begun")
-    run_tiny(folder, *LESS, *SCORED)
+    run_tiny(folder, *LESS, RECIPE, "refine.weightings=auto", "refine.first=[scored, largest]", "refine.trials=4")
     return folder
 
 
-def test_a_study_begins_with_the_best_weighting_and_then_with_the_plain_one(begun):
+def test_a_study_begins_with_the_best_weighting_and_tries_the_plain_one(begun):
     scored, trials = scored_of(begun), trials_of(begun)
     assert len(scored) == SETTINGS * DRAWS
     recipe = recipe_space(begun)
@@ -135,7 +135,8 @@ def test_a_study_begins_with_the_best_weighting_and_then_with_the_plain_one(begu
         assert -1 - 1e-6 <= each["score"] <= 1 + 1e-6
     best = max(scored, key=lambda each: each["score"])
     assert trials[0]["values"] == best["values"]
-    assert trials[1]["values"] == recipe.default()
+    assert all(trials[i]["values"] not in (best["values"], recipe.plain()) for i in (1, 2)), "the controller's"
+    assert trials[3]["values"] == recipe.plain()
     assert best["score"] > scored[0]["score"]
     left_out = [each for each in scored if not each["values"]["recipe.distillers[1].used"]]
     assert left_out
@@ -210,14 +211,40 @@ def test_what_a_study_begins_with_is_not_asked_again(name):
         assert len(set(found)) == len(found)
 
 
-def test_all_that_a_study_begins_with_is_tried_before_the_controller_is_asked():
-    class Other:
-        def ask(self, space, dims, history, n, seed):
-            return [Ask({"other": len(history)})][: 4 - len(history)]
+class Four:
+    """A controller that knows four candidates."""
 
-    first = [Start({"x": 0}, ()), Start({"x": 1}, ())]
-    found = [next_ask(Other(), [], first, [Trial(i, {}) for i in range(at)], 0) for at in range(5)]
-    assert [each and each.values for each in found] == [{"x": 0}, {"x": 1}, {"other": 2}, {"other": 3}, None]
+    def ask(self, space, dims, history, n, seed):
+        asked = sum("other" in trial.values for trial in history)
+        return [Ask({"other": asked})][: 4 - asked]
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (1, ["x0", "other0", "other1", "other2", "other3"]),
+        (2, ["x0", "other0", "other1", "x1", "other2", "other3"]),
+        (5, ["x0", "other0", "other1", "x1", "other2", "other3", "x2", "x3", "x4"]),
+    ],
+)
+def test_what_a_study_begins_with_has_one_of_three_trials(known, expected):
+    """Each once; what one of them lacks the other goes on with."""
+    starts = [Start({"x": at}, (f"the {at}th",)) for at in range(known)]
+    history, found = list[Trial](), []
+    while (ask := next_ask(Four(), [], starts, history, 0)) is not None:
+        found.append("".join(f"{name}{value}" for name, value in ask.values.items()))
+        history.append(Trial(len(history), json.loads(json.dumps(ask.values)), None, "running"))
+    assert found == expected
+    told = what_was_tried(starts, history)
+    assert told == [[f"the {each[1:]}th"] if each.startswith("x") else [] for each in found]
+
+
+def test_what_the_controller_asked_for_is_no_start_again():
+    starts = [Start({"x": at}, ()) for at in range(2)]
+    history = [Trial(0, {"x": 0}), Trial(1, {"other": 0}), Trial(2, {"x": 1}), Trial(3, {"other": 1})]
+    assert next_ask(Four(), [], starts, history[:3], 0).values == {"other": 1}
+    assert next_ask(Four(), [], starts, history[:2], 0).values == {"other": 1}
+    assert next_ask(Four(), [], [*starts, Start({"x": 2}, ())], history[:3], 0).values == {"x": 2}
 
 
 def test_options_at_which_a_loss_is_not_finite_are_left_out(tmp_path, monkeypatch):

@@ -1,0 +1,194 @@
+"""Networks that begin at full length: which they are, which of them goes on, and that it is the training that it would be alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kdsearch.errors import TrialError
+from kdsearch.host import Host
+from kdsearch.stages.choice import Choice, Ranked, finalists
+from kdsearch.stages.distill import _at_rung
+from kdsearch.study import load_study
+from kdsearch.study.summary import budget, trainings
+from kdsearch.training.request import Outcome, Request
+from kdsearch.training.tools import Progress
+from tests.stages.tiny import LESS, run_tiny, write_study
+
+NAMES = "winner-0", "winner-1", "winner-2"
+
+
+def trial(number: int, network: str) -> Ranked:
+    return Ranked({"number": number, "specs": {"student": network}, "values": {}}, {"params": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("winners", "most", "expected"),
+    [
+        (1, 1, [7]),
+        (1, 2, [7, 5]),
+        (1, 3, [7, 5, 2]),
+        (1, 4, [7, 5, 2, 6]),
+        (1, 9, [7, 5, 2, 6, 4, 3]),
+        (2, 1, [7, 6]),
+        (2, 3, [7, 6, 5]),
+    ],
+)
+def test_they_are_the_winners_and_the_best_trials_of_other_networks(winners, most, expected):
+    ranked = [trial(7, "a"), trial(6, "a"), trial(5, "b"), trial(4, "a"), trial(3, "b"), trial(2, "c")]
+    assert [each.trial["number"] for each in finalists(Choice(ranked), winners, most)] == expected
+
+
+class Rung:
+    """`_at_rung` of three finalists, with what their trainings come to."""
+
+    def __init__(self, folder: Path, *came: float | str | None, direction: str = "max", pick: str = "best") -> None:
+        distill = SimpleNamespace(pick=pick, winners=1)
+        metric = SimpleNamespace(direction=direction)
+        self.materials: Any = SimpleNamespace(
+            study=SimpleNamespace(config=SimpleNamespace(distill=distill)),
+            objective="score",
+            objectives={"score": direction},
+            metrics={"score": metric},
+        )
+        self.folder, self.came, self.asked = folder, came, list[str]()
+        self.ranked = {name: trial(10 + i, name) for i, name in enumerate(NAMES)}
+        self.begun = {name: Request(name, "recipe", {}, {}, 30) for name in NAMES}
+        self.bar = Progress(shown=False)
+
+    def trained(self, requests: Any) -> dict[str, Outcome | str]:
+        self.asked += requests
+        assert {each.until for each in requests.values()} == {1 / 3}
+        return {
+            name: each if isinstance(each, str) else Outcome([{"epoch": 10}], False, each, 1 / 3)
+            for name, each in zip(requests, self.came, strict=True)
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        self.bar.begin("distill", 5)
+        tools: Any = SimpleNamespace(progress=self.bar)
+        return _at_rung(self.materials, self.begun, self.ranked, self.trained, tools, self.folder)
+
+
+@pytest.mark.parametrize(
+    ("came", "direction", "pick", "expected"),
+    [
+        ((0.2, 0.9, 0.5), "max", "best", [11, 12, 10]),
+        ((0.2, 0.9, 0.5), "min", "best", [10, 12, 11]),
+        ((0.5, 0.5, 0.5), "max", "best", [10, 11, 12]),
+        ((0.2, "it broke", 0.5), "max", "best", [12, 10]),
+        ((None, None, None), "max", "best", [10, 11, 12]),
+        ((None, 0.1, None), "max", "best", [11, 10, 12]),
+        ((0.2, 0.9, 0.5), "max", "best,score<0.6", [12, 10, 11]),
+        ((0.2, 0.9, 0.5), "max", "min:score", [10, 12, 11]),
+    ],
+)
+def test_the_best_on_validation_comes_first(came, direction, pick, expected, tmp_path):
+    assert [row["trial"] for row in Rung(tmp_path, *came, direction=direction, pick=pick).rows()] == expected
+
+
+def test_what_they_came_to_is_kept(tmp_path):
+    """A run that is killed later does not ask those for a third of their epochs that have gone on."""
+    rung = Rung(tmp_path, 0.2, 0.9, 0.5)
+    first = rung.rows()
+    assert rung.asked == list(NAMES)
+    assert rung.rows() == first
+    assert rung.asked == list(NAMES), "not asked again"
+    assert rung.bar.done == pytest.approx(3 - 2 / 3), "all but what is left of the one that goes on"
+    assert first[0] == {"name": "winner-1", "trial": 11, "score": 0.9, "epochs": 10, "history": [{"epoch": 10}]}
+
+
+def test_where_all_of_them_fail_the_first_error_is_told(tmp_path):
+    with pytest.raises(TrialError, match="it broke"):
+        Rung(tmp_path, "it broke", "that, too", "and that").rows()
+    assert list(tmp_path.iterdir()) == [], "the next run tries anew"
+
+
+SETS = (
+    *LESS,
+    "search.proxy=nwot",
+    "refine.trials=4",
+    "refine.epochs=1",
+    "search.candidates=12",
+    "search.keep=12",
+    "distill.epochs=3",
+    "distill.finalists=2",
+)
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    (file,) = (folder / "study" / "artifacts").glob("distill-*/artifact.json")
+    found: dict[str, Any] = json.loads(file.read_text())["facts"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    result = run_tiny(folder, *SETS, "distill.finalists=1")
+    assert not [note for note in result["notes"] if note.startswith("Finalists ")]
+    return facts_of(folder)
+
+
+def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone, tmp_path):
+    result = run_tiny(tmp_path, *SETS)
+    facts = facts_of(tmp_path)
+    first, other = facts["rung"]
+    assert alone["rung"] == []
+    assert first["score"] >= other["score"]
+    assert (first["epochs"], other["epochs"]) == (1, 1)
+    assert list(facts["runs"]) == [facts["winner"]] == [first["name"]]
+    assert facts["trial"] == first["trial"] != other["trial"]
+    run = facts["runs"][first["name"]]
+    assert run["history"][:1] == first["history"]
+    assert [row["epoch"] for row in run["history"]] == [1, 2, 3]
+    by_name = {each["name"]: each for each in facts["rung"]}
+    assert by_name["winner-0"]["trial"] == alone["trial"]
+    assert by_name["winner-0"]["history"] == alone["runs"]["winner-0"]["history"][:1]
+    if first["name"] == "winner-0":
+        assert run["history"] == alone["runs"]["winner-0"]["history"]
+    (note,) = [note for note in result["notes"] if note.startswith("Finalists ")]
+    assert f"after 1 of 3 epochs: trial {first['trial']} {100 * first['score']:.1f} %, trial {other['trial']} " in note
+    page = (tmp_path / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"finalist (trial {other['trial']})" in page
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("objectives={accuracy: max, params: min}", "distill.pick=knee"),
+        ("distill.epochs=1",),
+        ("distill.pick=max:params",),
+    ],
+    ids=["a compromise", "one epoch", "a pick that is no quality"],
+)
+def test_what_validation_does_not_decide_has_no_finalists(sets, tmp_path):
+    run_tiny(tmp_path, *SETS, "refine.trials=3", *sets)
+    assert facts_of(tmp_path)["rung"] == []
+
+
+def test_of_two_objectives_there_are_finalists_of_the_first(tmp_path):
+    run_tiny(tmp_path, *SETS, "objectives={accuracy: max, params: min}")
+    facts = facts_of(tmp_path)
+    first, other = facts["rung"]
+    assert first["score"] >= other["score"]
+    assert facts["trial"] == first["trial"]
+
+
+def test_their_epochs_count(tmp_path):
+    """For the control that has as many, and for what a study says it would do."""
+    sets = (*SETS, "distill.epochs=4", "distill.controls=[no_search]")
+    run_tiny(tmp_path, *sets)
+    facts = facts_of(tmp_path)
+    assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2
+    study = load_study(write_study(tmp_path), Host.load(), sets=sets)
+    assert budget(study) == 4 * 1 + 4 + 2
+    told = {each["what"]: (each["count"], each["epochs"]) for each in trainings(study)}
+    assert told == {"trials": (4, 1), "finalists": (1, 2), "winners": (1, 4), "no_search": (1, 10)}
+    for changed in ("distill.finalists=1", "distill.winners=2", "distill.pick=knee", "distill.pick=min:params"):
+        study = load_study(write_study(tmp_path), Host.load(), sets=(*sets, changed))
+        assert "finalists" not in {each["what"] for each in trainings(study)}
