@@ -75,17 +75,44 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
     assert bar.left_s is None
 
 
-def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, monkeypatch):
+@pytest.fixture
+def tools(monkeypatch):
+    """Whose executor does each job at once."""
     monkeypatch.setattr(trainings, "address_of", lambda *_: {"dir": ""})
-    study = SimpleNamespace(config=SimpleNamespace(run=SimpleNamespace(threads_per_trial=1)))
-    executor = SimpleNamespace(remote=True, slots=1, submit=lambda job: None)
+    jobs = []
+
+    def wait(_):
+        outcome = {"history": [], "done": True, "score": None, "share": 1.0}
+        value = {"outcome": outcome}
+        return [SimpleNamespace(id=jobs.pop(0).id, error="", value=value, seconds=1.0, over="")] if jobs else []
+
+    executor = SimpleNamespace(remote=True, slots=2, submit=jobs.append, wait=wait, stop=None)
     tools = SimpleNamespace(
-        progress=Progress(False), executor=lambda _: executor, checkpoint_s=1.0, store=None, stop=None
+        progress=Progress(False), executor=lambda _: executor, checkpoint_s=1.0, store=None, stop=lambda: False
     )
-    tools.progress.begin("distill", 2)
+    tools.progress.begin("distill", 3)
+    return tools
+
+
+STUDY = SimpleNamespace(study=SimpleNamespace(config=SimpleNamespace(run=SimpleNamespace(threads_per_trial=1))))
+PREPARED = SimpleNamespace(key="k")
+
+
+def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, tools):
     tell_share(tmp_path / "winner-0", every_s=0.0).step("train", 3, 4, 0.5)
-    running = trainings.Trainings(
-        SimpleNamespace(study=study), tmp_path, SimpleNamespace(key="k"), {}, tools, trainings.UNLIMITED
-    )
+    running = trainings.Trainings(STUDY, tmp_path, PREPARED, {}, tools, trainings.UNLIMITED)
     running.submit(Request("winner-0", "recipe", {}, {}, 4, 1.0), since=0.5)
     assert tools.progress._had == pytest.approx(0.25)
+
+
+def test_what_was_trained_before_counts_once(tmp_path, tools):
+    """Two finalists to a third, then one of them to its end, beside a control."""
+
+    def run(until, *names, **changes):
+        asked = [Request(name, "recipe", {}, {}, 6, until) for name in names]
+        found = trainings.run_trainings(STUDY, asked, tmp_path, PREPARED, {}, tools, **changes)
+        assert set(found) == set(names)
+        return tools.progress.done
+
+    assert run(1 / 3, "winner-0", "winner-1") == pytest.approx(2 / 3)
+    assert run(1.0, "winner-1", "baseline", since={"winner-1": 1 / 3}) == pytest.approx(2 / 3 + 2 / 3 + 1)
