@@ -49,6 +49,10 @@ class Pick:
     name: str = ""
     conditions: tuple[Condition, ...] = ()
 
+    def goes_by(self, objective: str) -> bool:
+        """Whether that objective, the first one, puts trials in order."""
+        return self.way in ("best", "largest") or self.name == objective
+
     def check(self, known: Collection[str], costs: Collection[str] = ()) -> None:
         """Raise StudyError for a figure that trials do not have. `costs`: what they would have if the study spoke of it."""
         for name in [*([self.name] if self.name else []), *(each.name for each in self.conditions)]:

@@ -31,7 +31,6 @@ from kdsearch.training.trainings import run_trainings
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
 READS = (*TRAINING, "distill")
-NONE: Mapping[str, float] = {}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
@@ -46,13 +45,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     beside = _beside(materials, inputs, next(iter(begun.values())))
     tools.progress.begin(NAME, len(begun) + len(beside))
 
-    def trained(requests: Mapping[str, Request], since: Mapping[str, float] = NONE) -> dict[str, Outcome | str]:
+    def trained(requests: Mapping[str, Request], since: Mapping[str, float] | None = None) -> dict[str, Outcome | str]:
         asked = list(requests.values())
         return run_trainings(materials, asked, work, inputs["prepare"], teachers, tools, since)
 
     rung = _at_rung(materials, begun, ranked, trained, tools, work) if len(begun) > section.winners else []
     winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or begun
-    since = dict.fromkeys(winners, RUNG) if rung else NONE
+    since = dict.fromkeys(winners, RUNG) if rung else None
     dropped = sum(row["epochs"] for row in rung[section.winners :])
     best = next(iter(winners))
     beside = _beside(materials, inputs, winners[best], dropped)
@@ -88,11 +87,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 def _beginning(materials: Materials, choice: Choice) -> list[Ranked]:
     """Those that begin at full length: the winners, and where validation alone decides as many as there are finalists."""
     section = materials.study.config.distill
-    pick = parsed(section.pick)
-    of_validation = materials.objective in materials.objectives and (
-        pick.way in ("best", "largest") or pick.name == materials.objective
-    )
-    most = section.finalists if of_validation and section.epochs > 1 else section.winners
+    by_validation = materials.objective in materials.objectives and parsed(section.pick).goes_by(materials.objective)
+    most = section.finalists if by_validation and section.epochs > 1 else section.winners
     return finalists(choice, section.winners, most)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.engine.cache import Live, write_cache
+from kdsearch.engine.cache import Live, TeacherCache, write_cache
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import DataError, TapError
 from kdsearch.kinds import Access, DataSource, Model
@@ -170,7 +170,8 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
             write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES)
     cost = cost_of_teacher(live, materials)
     qualities = {materials.objective: _on_validation(materials, live)} if answers else {}
-    judged = _judged(materials, live, qualities[materials.objective].n) if answers else None
+    stored = Live(live.model, live.task, TeacherCache(out / cache) if cache else None, live.view)
+    judged = _judged(materials, stored, qualities[materials.objective].n) if answers else None
     if answers and live.view is None and materials.objective != ACCURACY:
         accuracy, n = (
             accuracy_of(materials, live.model),

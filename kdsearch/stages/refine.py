@@ -185,7 +185,7 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
 def next_ask(
     controller: Any, dims: list[Dim], starts: Sequence[Start], history: Sequence[Trial], seed: int
 ) -> Ask | None:
-    """The next candidate, None where there is none: a start and one of the controller's in turn, while there are both."""
+    """The next candidate, None where there is none: one in EVERY is a start, the others the controller's, while there are both."""
     start = next_start(starts, history)
     if start is not None and len(history) % EVERY == 0:
         return Ask(start.values)

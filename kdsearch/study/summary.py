@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kdsearch.search.pick import parsed
 from kdsearch.study.check import student_space
 from kdsearch.study.names import proxies
 from kdsearch.study.recipe import RecipeSpace
@@ -66,13 +67,10 @@ def _chosen_from(study: Study) -> list[dict[str, Any]]:
         {"stage": "refine", "what": "trials", "count": refine.trials, "epochs": refine.epochs},
         {"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs},
     ]
-    way, _, of = (part.strip() for part in distill.pick.partition(",")[0].partition(":"))
     others = min(distill.finalists, refine.trials) - distill.winners
-    if (
-        others > 0
-        and distill.epochs > 1
-        and (way in ("best", "largest") or (way in ("min", "max") and of not in COSTS))
-    ):
+    pick = parsed(distill.pick)
+    objective = next((name for name in (*study.config.objectives, pick.name) if name not in COSTS), "")
+    if others > 0 and distill.epochs > 1 and pick.goes_by(objective):
         epochs = math.ceil(RUNG * distill.epochs)
         found.insert(1, {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs})
     return found
