@@ -219,8 +219,8 @@ class _Child:
                 self._signal(signal.SIGKILL)
         elif self.ends_by is not None and now >= self.ends_by:
             self.over = "timeout_s" if self.begun else ""
-            limit = f"timed out after {self.job.timeout_s:g} s"
-            self.ask_to_end(limit if self.begun else "timed out before its work began", grace_s)
+            after = f"after {self.job.timeout_s:g} s" if self.job.timeout_s and self.begun else "before its work began"
+            self.ask_to_end(f"timed out {after}", grace_s)
         elif self.job.memory_bytes and (used := self._memory()) > self.job.memory_bytes:
             self.over = "memory_bytes"
             self.ask_to_end(f"used {used / 1e6:,.0f} MB of {self.job.memory_bytes / 1e6:,.0f} MB allowed", 0.0)

@@ -100,6 +100,20 @@ def test_memory_above_the_limit_ends_the_job() -> None:
     assert "of 800 MB allowed" in done.error
 
 
+@pytest.mark.parametrize("timeout_s", [None, 100.0])
+def test_a_job_whose_work_does_not_begin_is_given_up(
+    timeout_s: float | None, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    """With a limit of its own, which counts from its beginning, and without."""
+    monkeypatch.setattr("kdsearch.jobs.processes.OPEN_S", 0.0)
+    executor = Processes(ProcessesOptions(grace_s=0.3))
+    arguments = {"folder": str(tmp_path), "ends": False}
+    executor.submit(Job("j", f"{__name__}:checkpoint", arguments, timeout_s=timeout_s, opens=True))
+    (done,) = wait_for(executor, 1)
+    executor.close()
+    assert (done.value, done.error) == (None, "timed out before its work began")
+
+
 def test_a_value_that_is_no_json_is_an_error() -> None:
     executor = Processes(ProcessesOptions())
     executor.submit(Job("j", f"{__name__}:unwritable", {}))
