@@ -4,8 +4,8 @@ All get the same fp32 file of the same trained network and the same training sam
 all defaults, after its pre-processing; and a scale a channel), its dynamic one, and the 4 bits of its MatMulNBits quantizer (by
 rounding, and HQQ). The distilled network is the same architecture from another seed, trained on labels and the first one's answers;
 `drop` is in points of accuracy against the fp32 file of the same weights. Networks that take any size are also timed at `--large`
-pixels. Olive's passes (`pip install olive-ai requests`) with all their defaults: static and dynamic 8 bits, 4 bits by rounding and by
-HQQ. It reports to its maker by default, which is turned off.
+pixels. Olive's passes (`pip install olive-ai requests`) with all their defaults: static and dynamic 8 bits, 4 bits by rounding and
+by HQQ. It reports to its maker by default, which is turned off.
 """
 
 from __future__ import annotations

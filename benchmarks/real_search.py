@@ -11,10 +11,10 @@ Each row is an ordinary study of `benchmarks/real/`, so that `kdsearch run` repe
     staged   half the trials over networks with that recipe, half over recipes with the network that won
     single   the largest network with one other method of the study's, weight 1: each of them
 
-A rival trains for refine.trials x refine.epochs + distill.epochs epochs, all that the study may take; a `random` row five times
-as many. Few labels: a tenth, those for selection included; docstrings three tenths. JSON on stdout: a row a data set, budget,
-labels and seed with accuracies on the test split after the last epoch; of each setting the means, and the study's paired
-difference to each rival with its 95 % interval (t of the seeds). With `--dir` the same command goes on where it was stopped.
+A rival trains for as many epochs as the study's trials, finalists and winner may take together; a `random` row five times as
+many. Few labels: a tenth, those for selection included; docstrings three tenths. JSON on stdout: a row a data set, budget, labels
+and seed with accuracies on the test split after the last epoch; of each setting the means, and the study's paired difference to
+each rival with its 95 % interval (t of the seeds). With `--dir` the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ from quickstart import spread
 from scipy import stats
 
 from kdsearch.errors import RefusedError
+from kdsearch.host import Host
 from kdsearch.store.hashing import stream
-from kdsearch.study.schema import Distill, Refine
+from kdsearch.study.reading import load_study
+from kdsearch.study.schema import Refine
+from kdsearch.study.summary import budget
 from kdsearch.verbs import commands
 
 STUDIES = Path(__file__).parent / "real"
@@ -120,11 +123,12 @@ def batch_of(cell: Cell) -> int:
 
 
 def row(cell: Cell, wanted: set[str]) -> dict[str, Any]:
-    refine, distill = Refine(), Distill()
-    epochs = refine.trials * refine.epochs + distill.epochs
+    refine = Refine()
+    epochs = budget(load_study(STUDIES / f"{cell.data}.yaml", Host.load()))
     study = cell.run("study", NO_CONTROLS)
     searched = facts(study, "search")["roles"]["student"]
-    refined = facts(study, "refine")
+    refined, distilled = facts(study, "refine"), facts(study, "distill")
+    dropped = sum(each["epochs"] for each in distilled["rung"][1:])  # the other finalist
     found: dict[str, Any] = {
         "data": cell.data,
         "budget": cell.budget,
@@ -132,7 +136,7 @@ def row(cell: Cell, wanted: set[str]) -> dict[str, Any]:
         "seed": cell.seed,
         "teacher": study["result"]["teacher"]["quality"]["value"],
         "epochs": epochs,
-        "study_epochs": refined["epochs"] + distill.epochs,
+        "study_epochs": refined["epochs"] + distilled["epochs"] + dropped,
         "study": accuracy(study),
         "architecture": study["result"]["student"]["architecture"],
         "recipe": study["result"]["student"]["recipe"],
@@ -161,7 +165,7 @@ def row(cell: Cell, wanted: set[str]) -> dict[str, Any]:
         spec = facts(first, "refine")["ranked"][0]["specs"]["student"]
         spent = facts(first, "refine")["epochs"]
         left = epochs - spent - (refine.trials // 2) * refine.epochs
-        second = ("search.candidates=1", half, f"distill.epochs={left}", NO_CONTROLS)
+        second = ("search.candidates=1", half, "distill.finalists=1", f"distill.epochs={left}", NO_CONTROLS)
         add("staged", cell.run("staged-recipes", as_set("student.spec", spec), *second))
     return found
 
