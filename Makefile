@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: quickstart test test-slow setup-extras test-extras test-ray check setup clean
+.PHONY: quickstart test test-slow setup-extras test-extras test-ray test-nni test-executorch check setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,13 +51,10 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # NNI and ExecuTorch pin versions that others do not take, so each has an environment of its own.
-test-extras: export PYTHONDONTWRITEBYTECODE =
-test-extras: export OMP_NUM_THREADS = 1
-test-extras: export KDSEARCH_STRICT_SKIPS = all
+test-extras test-nni test-executorch test-ray: export PYTHONDONTWRITEBYTECODE =
+test-extras test-nni test-executorch test-ray: export OMP_NUM_THREADS = 1
+test-extras test-nni test-executorch test-ray: export KDSEARCH_STRICT_SKIPS = all
 # Not in test-extras: where its own cluster goes down under it, Ray now and then ends the process of the tests.
-test-ray: export PYTHONDONTWRITEBYTECODE =
-test-ray: export OMP_NUM_THREADS = 1
-test-ray: export KDSEARCH_STRICT_SKIPS = all
 test-ray: .venv-extras/.made
 	.venv-extras/bin/python -m pytest tests/extras/ray $(ARGS)
 
@@ -65,8 +62,10 @@ setup-extras: .venv-extras/.made .venv-nni/.made .venv-executorch/.made
 
 test-extras: setup-extras
 	.venv-extras/bin/python -m pytest -n 2 --dist loadfile $(addprefix tests/extras/,$(TOGETHER)) $(ARGS)
-	.venv-nni/bin/python -m pytest tests/extras/nni $(ARGS)
-	.venv-executorch/bin/python -m pytest tests/extras/executorch $(ARGS)
+	$(MAKE) -j 2 -O test-nni test-executorch
+
+test-nni test-executorch: test-%: .venv-%/.made
+	.venv-$*/bin/python -m pytest tests/extras/$* $(ARGS)
 
 TOGETHER := dashboard loggers openvino postgresql
 .venv-extras/.made: EXTRAS = dashboard,mlflow,openvino,postgresql,ray,tensorboard,wandb,data,timm
