@@ -169,7 +169,7 @@ class Training:
                 restore(tensors, held, {} if at.done else optims, file, start)
                 for text in at.notes:
                     self.setup.note(text)
-                self.conduct.precision.load({} if at.done else at.scaler)
+                self.conduct.precision.load(at.scaler)  # of a phase that is done, too: the next one goes on with it
             if at.done:
                 for module in held.values():
                     module.eval()

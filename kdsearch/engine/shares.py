@@ -13,7 +13,10 @@ from kdsearch.kinds import HIDDEN
 
 
 def carved(read: Mapping[str, Samples], n_strata: int, validation: float, test: float, seed: int) -> dict[str, Samples]:
-    """`train`, `val` and `test`, the last two carved from `train` by these shares where the source has none."""
+    """`train`, `val` and `test`, the last two carved from `train` by these shares where the source has none.
+
+    A test split is of samples that have a target, where any have one: all that is judged on it is judged on the same.
+    """
     shares = {"test": test, "val": validation}
     carve = {name: share for name, share in shares.items() if name not in read}
     if sum(carve.values()) >= 1:
@@ -28,9 +31,12 @@ def carved(read: Mapping[str, Samples], n_strata: int, validation: float, test: 
     groups = by_class(pool, n_strata)
     for name, share in carve.items():
         left = [[i for i in group if not taken[i]] for group in groups]
+        known = sum(map(len, groups[:-1]))
+        if name == "test" and known:
+            left[-1] = []
         # every class that can spare one is held out too: one stays for training
         least = [min(1, max(0, len(group) - 1)) if len(group) else 0 for group in left]
-        total = max(round(share * n), 0)
+        total = max(round(share * (known if name == "test" and known else n)), 0)
         sizes = apportion(total, [len(group) for group in left], [min(m, total) for m in least])
         chosen = [
             i for group, size in zip(left, sizes, strict=True) for i in first_by_hash(pool, group, size, seed, name)

@@ -31,6 +31,7 @@ from kdsearch.kinds import (
     Step,
     Update,
 )
+from kdsearch.ops.batches import batch_ends
 
 __all__ = ["DistillOptions", "Distillation"]
 
@@ -109,7 +110,8 @@ class Distillation(Procedure[_D], Generic[_D]):
             index: list[int] = []
             while len(index) < n_samples:
                 index += torch.randperm(len(one.ids), generator=one.rng).tolist()
-            return [index[at : min(at + one.batch_size, n_samples)] for at in range(0, n_samples, one.batch_size)]
+            ends = batch_ends(n_samples, one.batch_size)
+            return [index[at:end] for at, end in zip([0, *ends], ends, strict=False)]
 
         return {"train": setup.feed("labeled", order=order)}
 

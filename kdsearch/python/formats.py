@@ -153,9 +153,7 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
     for form in forms:
         done, reference = len(rows) + len(refused) + 1, references.get(form.use, {})
         target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
-        source, trained = job.source(form, job.model, done), None
-        if quantize and opened is not None and job.qat_epochs and job.fixed is None:
-            trained = _trained(job, form, source)
+        source = job.source(form, job.model, done)
         inputs = _read_by(source, source.samples)
 
         def measured(
@@ -170,6 +168,9 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
 
         least = DEFAULT_AGREEMENT if opened is not None else None
         try:
+            trained = None
+            if quantize and opened is not None and job.qat_epochs and job.fixed is None:
+                trained = _trained(job, form, source)
             final = source if trained is None else job.source(form, trained, done)
             if quantize and opened is not None:
                 final = replace(final, judge=_judge(job, final))

@@ -183,7 +183,7 @@ class Session:
 
         Raises StudyError for a missing or unknown objective.
         """
-        known = {**candidate.costs, **values}
+        known = {**candidate.costs, **{name: float(value) for name, value in values.items()}}  # of numpy or torch, too
         objectives = self.materials.objectives
         for name in values:
             if name not in objectives:

@@ -88,6 +88,8 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     single = [row["graphs"][0] for row in result["exports"] if len(row["graphs"]) == 1]
     kinds = {tuple(each["kind"] for side in ("inputs", "outputs") for each in graph[side]) for graph in single}
     pictures = {("image", "logits"), ("pixels", "logits"), ("pixels", "class"), ("image", "class")}
+    one_each = {"logits": 1, "class": 0}  # axes of an answer that is one class
+    is_one = all(len(each["shape"]) == one_each.get(each["kind"]) for graph in single for each in graph["outputs"])
     if not single or len(single) < len(result["exports"]) or any("role" in row for row in result["exports"]):
         return
     if any("usage" in graph for graph in single):  # no file that onnxruntime runs
@@ -96,7 +98,7 @@ def write_predict(materials: Materials, result: Mapping[str, Any], folder: Path)
     source = materials.data.source
     carried = source.files() if isinstance(source, Carries) else {}
     has_size = all(None not in each["shape"] for graph in single for each in graph["outputs"])
-    if is_plain and len(kinds) == 1 and kinds <= pictures:
+    if is_plain and len(kinds) == 1 and kinds <= pictures and is_one:
         write_bytes(folder / PREDICT, predict_text(model).encode())
     elif b"def inputs(" in carried.get("prepare.py", b"") and has_size:
         beside = {name: f"{materials.study.config.name}-{name}" for name in carried}

@@ -210,16 +210,16 @@ def about_of(materials: Materials, made_from: str) -> dict[str, str]:
 
 def written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
     """Graph -> its file, and what the quantizer found out; each fp32 file is written once, and rewritten as a copy."""
-    files, notes = {}, list[str]()
+    notes = list[str]()
     for name, graph in target.graphs.items():
-        fp32, file = target.file(name, "fp32"), target.file(name, kind)
+        fp32 = target.file(name, "fp32")
         if kind == "fp32" or not fp32.exists():
             target.exporter.write(graph, target.example(name), fp32)
-        if kind != "fp32":
-            copy_parts(target.exporter, fp32, file)
-            found = _quantize(target, kind, name, file)
-            notes += [f"{name}: {each}" if len(target.graphs) > 1 else each for each in found]
-        files[name] = file
+    files = {name: target.file(name, kind) for name in target.graphs}
+    for name, file in files.items() if kind != "fp32" else ():  # judged with the fp32 files of all
+        copy_parts(target.exporter, target.file(name, "fp32"), file)
+        found = _quantize(target, kind, name, file)
+        notes += [f"{name}: {each}" if len(target.graphs) > 1 else each for each in found]
     return files, notes
 
 

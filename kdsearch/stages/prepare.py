@@ -169,9 +169,10 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
             held_out = out / f"cache-{name}-test"
             write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES)
     cost = cost_of_teacher(live, materials)
-    qualities = {materials.objective: _on_validation(materials, live)} if answers else {}
+    quality = _on_validation(materials, live) if answers else None
+    qualities = {materials.objective: quality} if quality else {}
     stored = Live(live.model, live.task, TeacherCache(out / cache) if cache else None, live.view)
-    judged = _judged(materials, stored, qualities[materials.objective].n) if answers else None
+    judged = _judged(materials, stored, quality.n) if quality else None
     if answers and live.view is None and materials.objective != ACCURACY:
         accuracy, n = (
             accuracy_of(materials, live.model),
@@ -223,10 +224,14 @@ def _shape(sizes: Sequence[int | None]) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in sizes)})"
 
 
-def _on_validation(materials: Materials, live: Live) -> Quality:
-    """The objective's, with every label that exists."""
+def _on_validation(materials: Materials, live: Live) -> Quality | None:
+    """The objective's, with every label that exists; None where none does."""
     name, setup = materials.objective, _evaluator(materials, materials.data.revealed(), {"model": live})
-    return quality_of(name, materials.scoring[name], setup.measured(name, "model", "val"), materials.seed)
+    try:
+        found = setup.measured(name, "model", "val")
+    except DataError:
+        return None
+    return quality_of(name, materials.scoring[name], found, materials.seed)
 
 
 def _judged(materials: Materials, live: Live, n: int | None) -> int | None:

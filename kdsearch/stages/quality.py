@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,7 +51,7 @@ def measured(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Every value of the study's metrics on a split, and the objective's quality.
 
-    `n` among the values is the objective's: other metrics may judge other items.
+    `n` among the values is the objective's: other metrics may judge other items. What is no number on these is left out.
     """
     found: dict[str, float] = {}
     quality = _unknown(materials.objective, materials.reported[materials.objective])
@@ -58,7 +59,7 @@ def measured(
         values = metric.measure(predict, materials.data, split, services)
         if name == materials.objective:
             quality = quality_of(name, metric, values, materials.seed)
-        found |= {key: float(value) for key, value in values.items() if key != "n"}
+        found |= {key: float(value) for key, value in values.items() if key != "n" and math.isfinite(value)}
     return {**found, **({"n": float(quality.n)} if quality.n is not None else {})}, quality.as_json()
 
 

@@ -299,4 +299,5 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
 
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
     losses = [trial.losses[place_of(materials)] for trial in history if trial.losses]
-    return f"best {deciding(materials)} {abs(min(losses)):.4f}" if losses else ""
+    sign = -1 if materials.objectives[deciding(materials)] == "max" else 1
+    return f"best {deciding(materials)} {sign * min(losses):.4f}" if losses else ""

@@ -195,7 +195,11 @@ class Materials:
         found: dict[str, str] = {}
         for text in _strings(value):
             path = text.rpartition(":")[0] if is_code(text) and ":" in text else text  # `file.py:Name`
-            file = Path(path) if Path(path).is_absolute() else self.study.folder / path
+            try:
+                asked = Path(path).expanduser()
+            except RuntimeError:  # `~nobody`
+                continue
+            file = asked if asked.is_absolute() else self.study.folder / asked
             if len(text) < 500 and "\0" not in text and file.is_file():
                 found[text] = _digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)
         return found

@@ -75,7 +75,8 @@ def choose(materials: Materials, name: str, model: Model) -> dict[str, Any] | No
     only where it is better by more than both 95 % intervals. `model` is the teacher as it was loaded, and is left so.
 
     Returns:
-        {"name", "mean", "std", "tried": {name: accuracy}, "by": "weights" | "data" | "validation"}; None: nothing was left open.
+        {"name", "mean", "std", "tried": {name: accuracy}, "by": "weights" | "data" | "validation"}; None: nothing was left open,
+            or no sample has a label.
     """
     given = stated(materials.data.facts)
     if given is None or materials.study.teachers[name].normalize != "auto" or not is_classification(materials):
@@ -88,6 +89,8 @@ def choose(materials: Materials, name: str, model: Model) -> dict[str, Any] | No
             different[label] = each
     first = next((label for label, each in different.items() if each == own), "data")
     rows = _spaced(materials)
+    if not rows:
+        return None
     tried = {}
     for label, each in different.items():
         fed = feed_in(model, materials.teacher_io, given, each)

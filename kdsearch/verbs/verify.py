@@ -186,7 +186,7 @@ def _of_study(
     host = Host.load()
     base = None
     if data.is_dir():
-        base = Path(read_json(data / ORIGIN, Origin)["base"]) if lies(data / ORIGIN) else None
+        base = data / read_json(data / ORIGIN, Origin)["base"] if lies(data / ORIGIN) else None
         data = data / STUDY
     materials = open_materials(load_study(data, host, allow_code, base=base), host)
     role = next(iter(materials.study.students))

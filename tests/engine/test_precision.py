@@ -12,6 +12,7 @@ from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.kinds import Update
 from kdsearch.testing.training import training
 from tests.engine.little import Plain, Queue, differing, mlp, resnet, same, source, state
+from tests.engine.test_resume import stops_at, two_phases
 
 START = 2.0**19  # overflows at first, and no longer after a few halvings
 HOPELESS = 2.0**40
@@ -115,6 +116,17 @@ def test_the_loss_scale_backs_off_and_is_checkpointed(scaled_on_cpu, tmp_path):
         fresh(tmp_path / "peek", Device(), stop=lambda: True).run()
     _, at = read_checkpoint(tmp_path / "peek" / "phase-0-distill.safetensors")
     assert at.scaler["scale"] == START / 2
+
+
+@pytest.mark.parametrize("scaled_on_cpu", [HOPELESS], indirect=True)
+def test_a_later_phase_goes_on_with_the_scale_of_the_one_before(scaled_on_cpu, tmp_path):
+    """Stopped in the second phase, too: the first is loaded then."""
+    two_phases(tmp_path / "whole", device=Device()).run()
+    with pytest.raises(InterruptedRun):
+        two_phases(tmp_path / "work", device=Device(checkpoint_s=0.0), stop=stops_at(5)).run()
+    two_phases(tmp_path / "work", device=Device()).run()
+    assert scaled_on_cpu[0].get_scale() < HOPELESS / 8
+    assert scaled_on_cpu[-1].state_dict() == scaled_on_cpu[0].state_dict()
 
 
 @pytest.mark.parametrize("scaled_on_cpu", [HOPELESS], indirect=True)

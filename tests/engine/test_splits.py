@@ -178,6 +178,16 @@ def test_labels_missing_in_the_source_stay_missing():
     assert len(a.split("unlabeled").ids) == a.counts()["train"]["unlabeled"]
 
 
+def test_a_carved_test_split_has_every_label():
+    """Else a student would be judged by its teacher's answers there, and what has no teacher by the labels that are left."""
+    labels = [i // 10 % 2 if i % 10 == 0 else HIDDEN for i in range(1000)]
+    a = make(Tables(["a", "b"], train=Table([f"s{i}" for i in range(1000)], labels)), labeled=1.0, test=0.2)
+    assert a.counts()["test"] == {"a": 10, "b": 10, "unlabeled": 0}
+    assert a.counts()["val"]["unlabeled"] > 0, "there a teacher may stand in"
+    none = make(Tables(["a", "b"], train=Table([f"s{i}" for i in range(50)], [HIDDEN] * 50)), labeled=1.0, test=0.2)
+    assert len(none.split("test").ids) == 10, "where none is known all are alike"
+
+
 def test_revealed_keeps_the_samples_and_shows_every_label():
     a = make(tables(200, 4), labeled=0.1)
     shown = a.revealed()

@@ -8,13 +8,14 @@ import torch
 from kdsearch_plugins.auto_kd.composed import Composed, ComposedOptions
 from kdsearch_plugins.classics.dkd import Dkd, DkdOptions
 from kdsearch_plugins.classics.kd import Kd, KdOptions
+from kdsearch_plugins.classics.match import Match, MatchOptions
 from torch import Generator, nn
 
 from kdsearch.builtin.distiller_proxy import proxy_of
 from kdsearch.engine.cache import Live
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.errors import TapShapeError
-from kdsearch.kinds import HIDDEN, IO, Batch, Clock, Field, Model, NoOptions, Task
+from kdsearch.kinds import HIDDEN, IO, Batch, Clock, Field, Model, NoOptions, Shapes, TapShapes, Task
 from kdsearch.search.probe import LiveProbe
 
 B, K, T = 3, 5, 2.0
@@ -80,6 +81,24 @@ class Wave(nn.Module):
 
     def forward(self, x):
         return 2 * torch.sin(self.k * x)
+
+
+@EVERY
+@pytest.mark.parametrize("distance", ["mse", "huber", "cosine", "binary_kl"])
+def test_match_compares_what_stands_at_each_position(what, distance):
+    if what == "points":
+        pytest.skip("shapes alone do not say that its classes come first")
+    step, z_s, z_t, y, counts = step_of(what, padded=what != "vector")
+    shapes = Shapes(Model(nn.Identity(), ("x",)), {"logits": SHAPES[what][0].shape})
+    match = Match(MatchOptions(distance=distance))
+    match.build(TapShapes(shapes, shapes))
+    match.double()
+    assert match.terms(step)["match"].isfinite()
+    match.on_step_end(step)
+    if distance == "mse":
+        rows = np.array([t for _, t, _ in places(what, z_s, z_t, y, counts)])
+        far = np.array([s - t for s, t, _ in places(what, z_s, z_t, y, counts)])
+        assert match.terms(step)["match"].item() == pytest.approx(((far / rows.std(0)) ** 2).mean(), rel=1e-6)
 
 
 def places(

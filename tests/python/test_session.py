@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,8 +59,8 @@ def test_what_is_told_counts(tmp_path):
             session.tell(first, {"acuracy": 0.5})
         with pytest.raises(StudyError, match="objective 'accuracy' was not told"):
             session.tell(first, {})
-        session.tell(first, {"accuracy": 0.5})
-        session.tell(session.ask(), {"accuracy": math.nan})
+        session.tell(first, {"accuracy": np.float32(0.5)})
+        session.tell(session.ask(), {"accuracy": torch.tensor(math.nan)})
         session.fail(session.ask(), "too hot")
         assert [trial.state for trial in session.trials] == ["complete", "failed", "failed"]
         assert session.trials[2].error == "too hot"

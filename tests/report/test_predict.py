@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from kdsearch.report.predict import predict_text, prepared_text
+from kdsearch.stages.cards import write_predict
 
 PREPARE = """import numpy as np
 def inputs(sample, files):
@@ -141,3 +143,21 @@ def test_what_it_answers_is_not_computed_again(
     with pytest.raises(SystemExit, match="0"):
         program()["main"]()
     assert capsys.readouterr().out.strip() == f"{tmp_path / 'i.npy'}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "written"),
+    [("logits", [3], True), ("class", [], True), ("logits", [3, 8, 8], False), ("class", [8, 8], False)],
+)
+def test_a_file_that_answers_a_class_a_pixel_has_none(
+    kind: str, shape: list[int], written: bool, tmp_path: Path
+) -> None:
+    graph = {
+        "inputs": [{"name": "image", "kind": "image", "shape": [1, 8, 8]}],
+        "outputs": [{"name": "logits", "kind": kind, "shape": shape}],
+    }
+    facts = {"classes": ["a", "b", "c"], "preprocessing": {"mean": [0.5], "std": [0.5]}}
+    materials: Any = SimpleNamespace(data=SimpleNamespace(facts=facts, source=None))
+    result = {"exports": [{"path": "export/m.onnx", "graphs": [graph]}], "recommended": None}
+    write_predict(materials, result, tmp_path)
+    assert (tmp_path / "predict.py").exists() is written

@@ -21,7 +21,7 @@ from search_toy import (
 )
 from torch import nn
 
-from kdsearch.errors import PluginError, TapError
+from kdsearch.errors import InterruptedRun, PluginError, TapError
 from kdsearch.kinds import Cost, Model, NoOptions, Probe, Proxy
 from kdsearch.search.probe import LiveProbe
 from kdsearch.search.scoring import Scored, Scorer, built, cost_of, random_teacher
@@ -410,3 +410,24 @@ def test_what_is_wrong_of_a_proxy_is_named_before_any_candidate() -> None:
     for _ in range(2):
         with pytest.raises(TapError, match=r"^proxy refuses: no such tap"):
             scorer.check()
+
+
+class Asked(Proxy[NoOptions]):
+    """Is asked to stop while it scores."""
+
+    def score(self, student: Model, probe: Probe) -> float:
+        raise InterruptedRun("stopped")
+
+
+def test_being_asked_to_stop_says_nothing_of_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = toy_scorer(["size"])
+    scorer.proxies["asked"] = Asked(NoOptions())
+    with pytest.raises(InterruptedRun):
+        scorer.score(SPECS[0])
+
+    def build(*_: Any) -> Any:
+        raise InterruptedRun("stopped")
+
+    monkeypatch.setattr(ToySpace, "build", build)
+    with pytest.raises(InterruptedRun):
+        toy_scorer(["energy"]).score(SPECS[0])

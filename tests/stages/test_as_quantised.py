@@ -16,7 +16,7 @@ from kdsearch.errors import RefusedError
 from kdsearch.host import Host
 from kdsearch.kinds import Model
 from kdsearch.ops.settle import settle
-from kdsearch.stages import as_quantised
+from kdsearch.stages import as_quantised, one_file
 from kdsearch.stages.as_quantised import may_train, wanted
 from kdsearch.stages.export import Final, _of
 from kdsearch.stages.one_file import Target
@@ -134,6 +134,32 @@ def test_two_formats_share_no_file(tmp_path):
     assert len(set(files.values())) == 3
     assert files["onnx-fp32"] == target.file("graph", "fp32")
     assert _of(target, "onnx-int8", others).said == ("onnx-int8",)
+
+
+def test_of_several_graphs_all_are_there_in_fp32_before_one_is_quantised(tmp_path, monkeypatch):
+    """As the file of each is judged with the others in fp32."""
+
+    class Writer:
+        suffix = ".onnx"
+
+        def write(self, graph, example, file):
+            file.write_text(graph)
+
+    def quantize(target, kind, name, file):
+        assert all(target.file(each, "fp32").exists() for each in target.graphs)
+        file.write_text(kind)
+        return (name,)
+
+    monkeypatch.setattr(one_file, "_quantize", quantize)
+    monkeypatch.setattr(one_file, "copy_parts", lambda exporter, one, other: other.write_bytes(one.read_bytes()))
+    monkeypatch.setattr(Target, "example", lambda self, name: None)
+    graphs = {"encoder": "first", "decoder": "second"}
+    part = SimpleNamespace(role="", product=SimpleNamespace(graphs=graphs))
+    target = Target(None, Writer(), part, None, {}, [], tmp_path, tmp_path, "")
+    files, notes = one_file.written(target, "int4")
+    assert {name: file.read_text() for name, file in files.items()} == dict.fromkeys(graphs, "int4")
+    assert notes == ["encoder: encoder", "decoder: decoder"]
+    assert {name: target.file(name, "fp32").read_text() for name in graphs} == graphs
 
 
 def test_a_sparse_network_stays_sparse(tmp_path):

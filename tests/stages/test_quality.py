@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
-from kdsearch.kinds import Measurement, Metric, NoOptions
-from kdsearch.stages.quality import bootstrap, quality_of, shown
+from kdsearch.kinds import Measurement, Metric, NoOptions, Trial
+from kdsearch.stages.quality import bootstrap, measured, quality_of, shown
+from kdsearch.stages.refine import _best_note
 
 NONE = NoOptions()
 
@@ -34,6 +37,21 @@ def test_a_proportion_has_wilsons_interval_on_its_own_n():
     assert found.n == 230
     assert found.interval == pytest.approx((theirs.low, theirs.high))
     assert quality_of("accuracy", Accuracy(NONE), {"accuracy": 0.9}, 0).interval is None, "n is not known"
+
+
+def test_a_figure_that_is_no_number_is_left_out():
+    """Of one sample there is no r2, and JSON has no NaN."""
+
+    class Some(Metric[NoOptions]):
+        unit = ""
+
+        def measure(self, predict, data, split, services):
+            return Measurement({"rmse": 1.0, "r2": float("nan"), "far": float("inf"), "n": 1.0})
+
+    materials = SimpleNamespace(objective="rmse", reported={"rmse": Some(NONE)}, seed=0, data=None)
+    values, quality = measured(materials, None, "test", None)
+    assert values == {"rmse": 1.0, "n": 1.0}
+    assert quality["value"] == 1.0
 
 
 def test_means_are_resampled():
@@ -82,3 +100,11 @@ def test_where_items_say_nothing_there_is_no_interval():
 )
 def test_values_are_shown_in_their_unit(quality, text):
     assert shown(quality, name=True) == text
+
+
+@pytest.mark.parametrize(
+    ("direction", "loss", "said"), [("max", 0.3, "best r2 -0.3000"), ("min", 0.3, "best r2 0.3000")]
+)
+def test_the_best_so_far_has_its_sign(direction, loss, said):
+    trials = [Trial(0, {}, None, "complete", (0.9,)), Trial(1, {}, None, "complete", (loss,))]
+    assert _best_note(SimpleNamespace(objective="r2", objectives={"r2": direction}), trials) == said

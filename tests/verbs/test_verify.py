@@ -19,6 +19,7 @@ from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.deploy.probe import drawn
 from kdsearch.store.hashing import file_digest
+from tests.stages.tiny import LESS, run_tiny
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,24 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         np.savez(tmp_path / "own.npz", image=other, label=right)
         assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
         assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
+
+
+def test_a_study_s_own_paths_are_beside_it(tmp_path, capsys, monkeypatch):
+    """From whatever folder it is asked."""
+    rng = np.random.default_rng(0)
+    images, labels = (rng.random((200, 8, 8, 1)) * 255).astype("u1"), np.arange(200) % 3
+    np.savez(tmp_path / "own.npz", image=images, label=labels)
+    data = "data={use: npz, options: {path: own.npz}}"
+    teacher = "teacher.options={space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 8]}, epochs: 1}"
+    run_tiny(tmp_path, *LESS, data, teacher, "refine.trials=1", "refine.epochs=1", "distill.epochs=1")
+    file = tmp_path / "study" / "export" / "tiny-fp32.onnx"
+    for folder in (tmp_path, tmp_path / "study", Path("/")):
+        monkeypatch.chdir(folder)
+        code, found = verify(file, capsys, "--data", tmp_path / "study")
+        assert code == 0, found
+        assert found["checks"][-1]["check"] == "quality"
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "study/export/tiny-fp32.onnx", "--data", "study", "--json"]) == 0
 
 
 def test_questions_are_the_same_everywhere():

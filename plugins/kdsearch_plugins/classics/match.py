@@ -63,14 +63,14 @@ class Match(Distiller[MatchOptions]):
             )
         shape_s, shape_t = tuple(shapes.student.of(self.field)), tuple(shapes.teacher.of(self.field))
         self.widen: nn.Module = nn.Identity()
-        d_s, d_t = (each[-1] if each else None for each in (shape_s, shape_t))
+        d_s, d_t = (each[_components(each)] if each else None for each in (shape_s, shape_t))
         if self.options.distance == "cosine" and shape_s[:-1] == shape_t[:-1] and d_s != d_t and d_s and d_t:
             self.widen = nn.Linear(d_s, d_t, bias=False)
         elif shape_s != shape_t:
             raise TapShapeError(
                 f"'match': the student's '{self.field}' is {shape_s}", expected=f"the teacher's {shape_t}"
             )
-        size = shape_s[-1:] or (1,)
+        size = (shape_s[_components(shape_s)],) if shape_s else (1,)
         self.register_buffer("count", torch.zeros(()))
         for name in ("mean", "square"):  # of the teacher's answers so far
             self.register_buffer(name, torch.zeros(size[0] or 1))
@@ -115,3 +115,8 @@ def binary_kl(z_s: Tensor, z_t: Tensor) -> Tensor:
     """KL of two Bernoulli distributions, elementwise, from their logits."""
     p = z_t.sigmoid()
     return p * (F.logsigmoid(z_t) - F.logsigmoid(z_s)) + (1 - p) * (F.logsigmoid(-z_t) - F.logsigmoid(-z_s))
+
+
+def _components(shape: tuple[int | None, ...]) -> int:
+    """Which axis of a sample's answer has the components: the first one of a map (D, H, W), else the last."""
+    return 0 if len(shape) == 3 else -1
