@@ -135,7 +135,15 @@ def bench(
             for file in order:
                 taken[file].append(_round(*calls[file], clock))
             said((at + 1) / rounds, f"round {at + 1} of {rounds}")
-        return [_timed(file, taken[file], batch, _memory(file, calls[file][1], threads)) for file in calls]
+        return [
+            _timed(file, taken[file], _samples(feeds, batch), _memory(file, feeds, threads))
+            for file, (_, feeds) in calls.items()
+        ]
+
+
+def _samples(feeds: Mapping[str, Any], batch: int) -> int:
+    """How many a call answers: a file may have a batch of its own."""
+    return next((len(each) for each in feeds.values() if each.ndim), batch)
 
 
 def _answer(file: Path, session: Any, feeds: Mapping[str, Any]) -> None:

@@ -270,15 +270,20 @@ def _each_alone(run: Run, kept: Mapping[str, Any], bound: float, own: float | No
     """No sample's answer depends on which others it is asked with."""
     feeds = drawn(kept["inputs"], int(kept["seed"]))
     whole = run(feeds)
-    alone = [
-        run({name: value[at : at + 1] for name, value in feeds.items()})
-        for at in range(len(next(iter(feeds.values()))))
-    ]
+    try:
+        alone = [
+            run({name: value[at : at + 1] for name, value in feeds.items()})
+            for at in range(len(next(iter(feeds.values()))))
+        ]
+    except Exception as error:  # whatever the runtime raises
+        why = str(error).splitlines()[0][:200]
+        return Check("one sample at a time", False, f"the file fails where a sample is asked alone: {why}")
     found = []
     for each in kept["outputs"]:
         name = str(each["name"])
         together = whole[name].astype(np.float64)
         one = np.concatenate([row[name] for row in alone]).astype(np.float64)
-        far = float(np.abs(together - one).max()) if together.shape == one.shape else float("inf")
+        comparable = together.shape == one.shape and np.isfinite(together).all() and np.isfinite(one).all()
+        far = float(np.abs(together - one).max()) if comparable else float("inf")
         found.append((name, far, float(each["scale"]), float(np.abs(together).max())))
     return _near("one sample at a time", found, bound, own)

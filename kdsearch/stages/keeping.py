@@ -19,6 +19,7 @@ from kdsearch.training.tools import Tools
 SLACK = 0.01, 0.1  # by twice the fit's error, within these, an estimate may be above the limit
 ANCHORS = (0.0, 0.25, 0.5)  # quantiles of MACs that are measured for the estimate, once a limit was broken
 ENOUGH = 4  # measurements that an estimate needs; with twice as many its error is known
+UNBUILT = {"build", "process"}  # errors of a candidate that were none of a proxy
 TRIES = 12  # files measured on the way down to the largest that keeps the limits
 
 
@@ -51,8 +52,9 @@ def keep_best(
 
     Once one breaks a limit, estimates from what was measured say who is worth measuring. Where those are too few, the nearest
     others are tried too, until none of a round keeps the limits. The `shortest` best of them are the short list. A role that does
-    not ship has no limits to keep.
+    not ship has no limits to keep. What could not be built, or was lost with its process, is nothing to go on with, unless all are.
     """
+    candidates = [each for each in candidates if not UNBUILT & each.scored.errors.keys()] or candidates
     is_costed = role in materials.ships
     found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
     excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit

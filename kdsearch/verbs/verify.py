@@ -154,8 +154,22 @@ def _of_arrays(
             answer = first(feeds)[0]
         except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
-        same += int((answer.reshape(len(answer), -1).argmax(1) == labels[at : at + 32]).sum())
+        same += int((_classes(answer, data) == labels[at : at + 32]).sum())
     return "accuracy", same / max(len(labels), 1), len(labels)
+
+
+def _classes(answer: np.ndarray[Any, Any], data: Path) -> np.ndarray[Any, Any]:
+    """(N,) of what a file answers: classes, or one logit a class. Raise DataError for anything else."""
+    if answer.ndim == 1 and answer.dtype.kind in "iu":
+        return answer
+    if answer.ndim == 2 and answer.dtype.kind == "f" and answer.shape[1] > 1:
+        return np.asarray(answer.argmax(1))
+    shape = " x ".join(map(str, ("N", *answer.shape[1:])))
+    raise DataError(
+        f"the file answers {answer.dtype} of {shape}, and arrays are judged by one class a sample",
+        file=data,
+        expected="a file that answers logits of N x classes or a class; for others --data takes the study's folder",
+    )
 
 
 def _check_sizes(name: str, found: tuple[int, ...], shape: Sequence[int | str | None], data: Path) -> None:

@@ -54,6 +54,13 @@ def test_rounds_interleave_and_figures_are_of_the_calls(tmp_path, monkeypatch):
     )
 
 
+def test_a_file_with_a_batch_of_its_own_answers_as_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(of, "_round", lambda *_: [5.0])
+    monkeypatch.setattr(of, "_memory", lambda *_: 7)
+    (found,) = bench([written(tmp_path / "a.onnx", [64, 3])], batch=1, rounds=2)
+    assert found.samples_per_s == pytest.approx(1e3 * 64 / 5)
+
+
 def test_inputs_are_what_the_file_takes(tmp_path):
     session = open_session(written(tmp_path / "open.onnx", ["batch", "length", 3], TensorProto.INT64))
     assert feeds_of(session, 5, {})["x"].shape == (5, of.OPEN, 3)

@@ -1,5 +1,6 @@
 """What a search minimises beside the score, and which candidates go on where files have limits."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,3 +140,20 @@ def test_without_limits_the_best_go_on_unmeasured(monkeypatch: pytest.MonkeyPatc
     assert [each["spec"]["i"] for each in found.rows] == [4, 3, 2, 1, 0]
     assert found.largest["params"]["spec"]["i"] == 4
     assert found.largest["macs"]["spec"]["i"] == max(range(5), key=lambda i: ROWS[i].macs)
+
+
+@pytest.mark.parametrize(("broken", "expected"), [((4, 1), [3, 2, 0]), ((0, 1, 2, 3, 4), [4, 3, 2, 1, 0])])
+@pytest.mark.parametrize("error", ["build", "process"])
+def test_what_could_not_be_built_does_not_go_on(
+    broken: tuple[int, ...], expected: list[int], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it the largest that keeps the limits; where none could be, the trials say so."""
+    monkeypatch.setattr(keeping, "violations", lambda _, found: {})
+    monkeypatch.setattr(keeping, "needs_file", lambda _: False)
+    rows = [replace(row, errors={error: "no"}) if i in broken else row for i, row in enumerate(ROWS[:5])]
+    candidates = [Candidate(row, float(row.params)) for row in rows]
+    materials: Any = SimpleNamespace(ships=("student",))
+    arguments: Any = (materials, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
+    found = keep_best(*arguments)
+    assert [each["spec"]["i"] for each in found.rows] == expected
+    assert found.largest["params"]["spec"]["i"] == expected[0]

@@ -18,7 +18,10 @@ import kdsearch
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.deploy.probe import drawn
+from kdsearch.deploy.verify import _each_alone
+from kdsearch.errors import DataError
 from kdsearch.store.hashing import file_digest
+from kdsearch.verbs.verify import _classes
 from tests.stages.tiny import LESS, run_tiny
 
 
@@ -195,6 +198,55 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         np.savez(tmp_path / "own.npz", image=other, label=right)
         assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
         assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (np.array([[0.1, 0.9], [2.0, 1.0]], "f4"), [1, 0]),
+        (np.array([1, 0]), [1, 0]),
+        (np.zeros((2, 3, 4, 4), "f4"), "the file answers float32 of N x 3 x 4 x 4"),
+        (np.zeros((2, 1), "f4"), "the file answers float32 of N x 1,"),
+        (np.zeros((2, 5), "i8"), "the file answers int64 of N x 5,"),
+        (np.zeros(2, "f4"), "the file answers float32 of N,"),
+    ],
+)
+def test_arrays_are_judged_by_one_class_a_sample_alone(answer, expected, tmp_path):
+    if isinstance(expected, list):
+        assert _classes(answer, tmp_path).tolist() == expected
+        return
+    with pytest.raises(DataError, match=expected):
+        _classes(answer, tmp_path)
+
+
+def told(answers):
+    """What `_each_alone` says of a file that answers so, by how many it is asked."""
+    kept = {
+        "seed": 0,
+        "inputs": [{"name": "x", "shape": [3, 2], "dtype": "float32", "values": "ones"}],
+        "outputs": [{"name": "y", "scale": 1.0}],
+    }
+
+    def run(feeds):
+        return {"y": answers(len(feeds["x"]))}
+
+    return _each_alone(run, kept, 1e-3, None)
+
+
+def test_what_is_no_number_is_no_equal_answer():
+    assert told(lambda n: np.ones((n, 2))).ok
+    assert not told(lambda n: np.full((n, 2), np.nan)).ok
+    assert not told(lambda n: np.full((n, 2), np.nan if n == 1 else 1.0)).ok
+
+
+def test_a_file_that_fails_where_a_sample_is_alone_differs():
+    def answers(n):
+        if n == 1:
+            raise RuntimeError("Got invalid dimensions")
+        return np.ones((n, 2))
+
+    found = told(answers)
+    assert (found.ok, found.said) == (False, "the file fails where a sample is asked alone: Got invalid dimensions")
 
 
 def test_a_study_s_own_paths_are_beside_it(tmp_path, capsys, monkeypatch):
