@@ -12,20 +12,19 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import Batch, Feed, Pass, Split
-from kdsearch.ops.batches import batch_ends
+from kdsearch.ops.batches import in_batches
 from kdsearch.store.hashing import derive, stream
 
 
 def order_of(feed: Feed, name: str, ids: Sequence[str], epoch: int, seed: int) -> list[list[int]]:
-    """Index lists of one pass, one a batch (`batch_ends`). Raise DataError when the split is empty."""
+    """Index lists of one pass, one a batch (`in_batches`). Raise DataError when the split is empty."""
     if not ids:
         raise DataError(f"split '{feed.split}' is empty", expected="at least one sample")
     rng = stream(seed, "order", name, epoch)
     if feed.order is not None:
         return [list(batch) for batch in feed.order(Pass(epoch, ids, feed.batch_size, rng))]
     shuffled = torch.randperm(len(ids), generator=rng).tolist()
-    ends = batch_ends(len(shuffled), feed.batch_size)
-    return [shuffled[at:end] for at, end in zip([0, *ends], ends, strict=False)]
+    return in_batches(shuffled, feed.batch_size)
 
 
 def lengths_of(feed: Feed, name: str, ids: Sequence[str], epochs: int, seed: int) -> list[int]:

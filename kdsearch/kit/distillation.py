@@ -31,7 +31,7 @@ from kdsearch.kinds import (
     Step,
     Update,
 )
-from kdsearch.ops.batches import batch_ends
+from kdsearch.ops.batches import in_batches
 
 __all__ = ["DistillOptions", "Distillation"]
 
@@ -110,8 +110,7 @@ class Distillation(Procedure[_D], Generic[_D]):
             index: list[int] = []
             while len(index) < n_samples:
                 index += torch.randperm(len(one.ids), generator=one.rng).tolist()
-            ends = batch_ends(n_samples, one.batch_size)
-            return [index[at:end] for at, end in zip([0, *ends], ends, strict=False)]
+            return in_batches(index[:n_samples], one.batch_size)
 
         return {"train": setup.feed("labeled", order=order)}
 

@@ -1,14 +1,15 @@
-"""Where the batches of a pass end."""
+"""A pass cut into batches."""
 
 from __future__ import annotations
 
 
-def batch_ends(n: int, size: int) -> list[int]:
-    """Of n samples in batches of `size`: after which sample each ends, the last one with what is left.
+def in_batches(index: list[int], size: int) -> list[list[int]]:
+    """Batches of `size`, the last one with what is left.
 
     One sample that would be alone joins the batch before it: of one value a channel a norm knows no spread.
     """
-    ends = [*range(size, n, size), n]
-    if size > 1 and len(ends) > 1 and ends[-1] - ends[-2] == 1:
-        del ends[-2]
-    return ends
+    found = [index[at : at + size] for at in range(0, len(index), size)]
+    if size > 1 and len(found) > 1 and len(found[-1]) == 1:
+        last = found.pop()
+        found[-1] += last
+    return found
