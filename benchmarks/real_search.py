@@ -162,7 +162,8 @@ def row(cell: Cell, wanted: set[str]) -> dict[str, Any]:
         half = f"refine.trials={refine.trials // 2}"
         plain = (as_set("recipe.distillers", ["kd"]), as_set("recipe.train", {"batch_size": batch_of(cell)}))
         first = cell.run("staged-networks", *plain, half, "distill.epochs=1", NO_CONTROLS)
-        spec = facts(first, "refine")["ranked"][0]["specs"]["student"]
+        won = facts(first, "distill")["trial"]
+        spec = next(each for each in facts(first, "refine")["ranked"] if each["number"] == won)["specs"]["student"]
         spent = facts(first, "refine")["epochs"]
         left = epochs - spent - (refine.trials // 2) * refine.epochs
         second = ("search.candidates=1", half, "distill.finalists=1", f"distill.epochs={left}", NO_CONTROLS)

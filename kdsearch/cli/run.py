@@ -23,7 +23,7 @@ def run(
         str | None,
         option(
             "--pick",
-            help="Which trial wins: best, largest, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick.",
+            help="Which trial wins: best, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick.",
         ),
     ] = None,
     sets: Sets = None,

@@ -78,7 +78,8 @@ class Session:
                 session.tell(candidate, {"accuracy": accuracy})
         best = session.best()
 
-    The stages prepare and search run, or are read, when it opens. Asked and not told: asked again by the next session.
+    The stages prepare and search run, or are read, when it opens, and weightings are scored where the study has that done.
+    Asked and not told: asked again by the next session.
     """
 
     def __init__(self, study: Study, dir: Path | str, *, progress: bool = False) -> None:

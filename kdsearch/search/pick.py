@@ -1,7 +1,8 @@
 """Which of several trials is the one: `distill.pick` as text, and the order that it puts trials in.
 
-    best                            front by front, within a front by the first objective
-    largest                         the network of most parameters among those that validation cannot tell from the best one
+    best                            front by front, within a front by the first objective that is a metric; of one objective that
+                                    one, and first the best-scored network of those that validation cannot tell from the best
+                                    (`stages/choice.py`)
     knee                            front by front, within a front by the sum of objectives scaled to [0, 1] over it
     min:latency_ms, max:accuracy    by one figure alone
     ...,accuracy>=0.9,params<20000  after any of these: of those alone for which it holds
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from kdsearch.errors import RefusedError, StudyError, nearest, one_of
 from kdsearch.search.pareto import fronts
 
-WAYS = ("best", "largest", "knee", "min", "max")
+WAYS = ("best", "knee", "min", "max")
 SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 PATH = "distill.pick"
 
@@ -51,7 +52,7 @@ class Pick:
 
     def goes_by(self, objective: str) -> bool:
         """Whether that objective, the first one, puts trials in order."""
-        return self.way in ("best", "largest") or self.name == objective
+        return self.way == "best" or (bool(self.name) and self.name == objective)
 
     def check(self, known: Collection[str], costs: Collection[str] = ()) -> None:
         """Raise StudyError for a figure that trials do not have. `costs`: what they would have if the study spoke of it."""
@@ -70,7 +71,7 @@ def parsed(text: str) -> Pick:
     """Raise StudyError for what is no pick."""
     first, *others = [part.strip() for part in text.split(",")]
     way, colon, name = (part.strip() for part in first.partition(":"))
-    expected = "best, largest, knee, min:NAME or max:NAME, then conditions as in min:latency_ms,accuracy>=0.9"
+    expected = "best, knee, min:NAME or max:NAME, then conditions as in min:latency_ms,accuracy>=0.9"
     if way not in WAYS or bool(colon) != (way in ("min", "max")) or bool(name) != bool(colon):
         near = nearest(way, WAYS) if way not in WAYS else ""
         raise StudyError(f"got '{first}'", path=PATH, nearest=near, expected=expected)

@@ -1,10 +1,10 @@
-"""Which of the trials wins: by `distill.pick`, and where validation cannot tell the best ones apart by size."""
+"""Which of the trials wins: by `distill.pick`, and where validation cannot tell the best ones apart by their network's score."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from kdsearch.report.stats import NORMAL_95
@@ -31,7 +31,7 @@ class Choice:
 
     Args:
         level: numbers of those that validation cannot tell from the best one, that one among them; none where it is the only one,
-            or where the pick is not `largest`.
+            or where the pick is not `best`, of one objective.
         error: the standard error that they lie within.
     """
 
@@ -43,37 +43,24 @@ class Choice:
 def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choice:
     """The feasible trials in the order of `distill.pick`.
 
-    With `largest` the first one is, of the trials within a standard error of the best one, that of the network of most parameters,
-    the better one of equally large ones: what short trainings cannot tell apart is most likely to gain from a long one where it is
-    largest. Then the best one, and so on.
+    By one objective the first one is, of the trials within a standard error of the best one, that of the best-scored network
+    (`search.proxy`): where short trainings say nothing, what was known without training does. Then the best one, and so on.
     """
     pick = parsed(materials.study.config.distill.pick)
-    is_by_size = pick.way == "largest"
-    if is_by_size:
-        pick = replace(pick, way=materials.metrics[materials.objective].direction, name=materials.objective)
+    is_by_score = pick.way == "best" and list(materials.objectives) == [materials.objective]  # not where that is a cost
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
     trials = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["ranked"]]
     order = ordered(pick, [each.figures for each in trials], materials.objectives, deciding(materials))
     ranked = [trials[i] for i in order]
-    if not is_by_size:
+    if not is_by_score:
         return Choice(ranked)
     name = materials.objective
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
-    first = max(level, key=lambda each: each.figures["params"])  # the better one of equally large ones
+    first = max(level, key=_prior)  # of one network the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
     return Choice([first, *(each for each in ranked if each is not first)], numbers, error)
-
-
-def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
-    """Those that begin at full length: the first `winners`, up to `most` the first trial of each other network, then others."""
-    found, others = choice.ranked[:winners], choice.ranked[winners:]
-    for each in others:
-        if len(found) < most and all(each.trial["specs"] != other.trial["specs"] for other in found):
-            found.append(each)
-    rest = [each for each in others if all(each is not other for other in found)]
-    return [*found, *rest][: max(most, winners)]
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:
@@ -90,12 +77,19 @@ def standard_error(materials: Materials, prepared: Artifact, value: float) -> fl
         quality = known[0]["validation"][materials.objective]
         n = known[0].get("judged") or quality["n"]  # a folder of before has no `judged`
         if metric.proportion and n and 0 <= value <= 1:
-            return math.sqrt(2 * value * (1 - value) / n)
+            within = min(max(value, 0.5 / n), 1 - 0.5 / n)  # all right of a few is no certainty
+            return math.sqrt(2 * within * (1 - within) / n)
         if quality["interval"]:
             low, high = quality["interval"]
             wider = math.sqrt(quality["n"] / n) if n else 1.0
             return float(math.sqrt(2) * wider * (high - low) / (2 * NORMAL_95))
     return EQUALLY_GOOD if metric.unit == SHARE else EQUALLY_GOOD * abs(value)
+
+
+def _prior(ranked: Ranked) -> tuple[float, float]:
+    """What was known of its network before any training; of networks without a score the size, as bigger ones are mostly better."""
+    score = ranked.trial.get("score")  # a folder of before has none
+    return -math.inf if score is None else score, ranked.figures["params"]
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

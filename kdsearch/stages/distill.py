@@ -1,22 +1,22 @@
 """Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by.
 
-Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
-RUNG: what the few epochs of a trial misjudge, or cannot tell apart, is seen after more of them.
+More may begin than win: see `finalists.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError, TrialError, no_share
-from kdsearch.search.pick import PATH, ordered, parsed
-from kdsearch.stages.choice import Choice, Ranked, chosen, finalists
-from kdsearch.stages.trial_facts import deciding
+from kdsearch.search.pick import PATH, parsed
+from kdsearch.stages.choice import chosen, standard_error
+from kdsearch.stages.finalists import at_rung, beginning, order_of
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_json, read_lines, write_json
+from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import RUNG, left_out
@@ -31,13 +31,19 @@ from kdsearch.training.trainings import run_trainings
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
 READS = (*TRAINING, "distill")
+RULE = 2  # by which the winner is chosen; one of another rule is made anew
+
+
+def further(materials: Materials) -> dict[str, Any]:
+    """What its key holds beside what it reads."""
+    return {"rule": RULE}
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.distill
     teachers = open_teachers(materials, inputs["prepare"])
     choice = chosen(materials, inputs["prepare"], inputs["refine"])
-    ranked = {f"winner-{i}": each for i, each in enumerate(_beginning(materials, choice))}
+    ranked = {f"winner-{i}": each for i, each in enumerate(beginning(materials, choice))}
     begun = {
         name: Request(name, "recipe", each.trial["specs"], each.trial["values"], section.epochs)
         for name, each in ranked.items()
@@ -49,7 +55,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         asked = list(requests.values())
         return run_trainings(materials, asked, work, inputs["prepare"], teachers, tools, since)
 
-    rung = _at_rung(materials, begun, ranked, trained, tools, work) if len(begun) > section.winners else []
+    error = partial(standard_error, materials, inputs["prepare"])
+    rung = at_rung(materials, begun, ranked, trained, error, tools, work) if len(begun) > section.winners else []
     winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or begun
     since = dict.fromkeys(winners, RUNG) if rung else None
     dropped = sum(row["epochs"] for row in rung[section.winners :])
@@ -60,7 +67,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     if len(failed) == len(winners):
         raise TrialError(f"distilling the winner failed: {failed[0]}")
     if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
-        best = _order(materials, ranked, {name: outcomes[name] for name in winners})[0]
+        best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
         beside = _beside(materials, inputs, winners[best], dropped)
         outcomes |= trained(beside)
     requests = {**winners, **beside}
@@ -84,49 +91,6 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     return {"runs": runs, "winner": best, "trial": trial, "epochs": section.epochs, **level}
 
 
-def _beginning(materials: Materials, choice: Choice) -> list[Ranked]:
-    """Those that begin at full length: the winners, and where validation alone decides as many as there are finalists."""
-    section = materials.study.config.distill
-    by_validation = materials.objective in materials.objectives and parsed(section.pick).goes_by(materials.objective)
-    most = section.finalists if by_validation and section.epochs > 1 else section.winners
-    return finalists(choice, section.winners, most)
-
-
-def _at_rung(
-    materials: Materials,
-    begun: Mapping[str, Request],
-    ranked: Mapping[str, Ranked],
-    trained: Callable[[Mapping[str, Request]], dict[str, Outcome | str]],
-    tools: Tools,
-    work: Path,
-) -> list[dict[str, Any]]:
-    """What the finalists came to at RUNG, the best first; without those that failed. Kept in a file, as they go on from there."""
-    file, winners = work / "rung.json", materials.study.config.distill.winners
-    before = tools.progress.done
-    if not file.exists():
-        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items()})
-        before = tools.progress.done
-        rows = [
-            {
-                "name": name,
-                "trial": ranked[name].trial["number"],
-                "score": outcome.score,
-                "epochs": round(outcome.share * begun[name].epochs),
-                "history": outcome.history,
-            }
-            for name in _order(materials, ranked, outcomes)
-            if isinstance(outcome := outcomes[name], Outcome)
-        ]
-        if not rows:
-            raise TrialError(f"distilling the winner failed: {next(iter(outcomes.values()))}")
-        write_json(file, rows)
-    done = len(begun) * RUNG + (len(begun) - winners) * (1 - RUNG)  # those that do not go on are through
-    tools.progress.had(done - before)
-    tools.progress.at(done)
-    found: list[dict[str, Any]] = read_json(file)
-    return found
-
-
 def check(materials: Materials) -> None:
     """Raise StudyError for a `distill.pick` that is none, or speaks of other figures than objectives and costs of this study."""
     limits = materials.study.config.constraints
@@ -141,31 +105,6 @@ def check(materials: Materials) -> None:
                 raise StudyError(f"got '{each}'", path=PATH, fix=fix[:-1] + ", or with a %.")
     except StudyError as error:
         raise materials.study.place(error) from None
-
-
-def _order(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mapping[str, Outcome | str]) -> list[str]:
-    """Of several trainings, which did not fail, as `distill.pick` orders them by their last-epoch validation; by validation alone
-    where it is `best` or `largest`.
-
-    Conditions that none meets any more count for nothing, and what does not meet them comes last. Equals keep their order; so do
-    all where a procedure gives no score.
-    """
-    whole = [name for name, each in outcomes.items() if isinstance(each, Outcome)]
-    scored = {
-        name: {**ranked[name].figures, materials.objective: each.score}
-        for name in whole
-        if isinstance(each := outcomes[name], Outcome) and each.score is not None
-    }
-    pick, direction = parsed(materials.study.config.distill.pick), materials.metrics[materials.objective].direction
-    if pick.way in ("best", "largest"):
-        pick = replace(pick, way=direction, name=materials.objective)
-    meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
-    first: list[str] = []
-    for names in filter(None, (meets, [name for name in scored if name not in meets])):
-        figures = [scored[name] for name in names]
-        order = ordered(replace(pick, conditions=()), figures, materials.objectives, deciding(materials))
-        first += [names[i] for i in order]
-    return first + [name for name in whole if name not in scored]
 
 
 def _beside(

@@ -76,7 +76,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     notes += _failed(inputs["refine"])
     notes += _level(materials, inputs["distill"])
     notes += _at_rung(materials, inputs["distill"])
-    notes += _best_is_no_find(materials, inputs["refine"], inputs["distill"])
+    notes += _best_is_no_find(materials, inputs)
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
@@ -106,8 +106,9 @@ def _level(materials: Materials, distilled: Artifact) -> list[str]:
     size = f"{100 * error:.1f} points" if metric.unit == SHARE else f"{values.level(error)} {metric.unit}".rstrip()
     *others, last = map(str, sorted(level))
     apart = f"Validation cannot tell trials {', '.join(others)} and {last} apart (a standard error of {size})"
-    is_last_word = not distilled.facts.get("rung")
-    return [f"{apart}: the largest network of them is the student." if is_last_word else f"{apart}."]
+    trained = [name for name in distilled.facts["runs"] if name.startswith("winner-")]
+    is_last_word = not distilled.facts.get("rung") and len(trained) == 1
+    return [f"{apart}: trial {distilled.facts['trial']} was taken." if is_last_word else f"{apart}."]
 
 
 def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
@@ -120,13 +121,18 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
     name, at = about["title"] or materials.objective, f"{rows[0]['epochs']} of {distilled.facts['epochs']} epochs"
     winners = sum(row["name"] in distilled.facts["runs"] for row in rows)
     on = "The first one" if winners == 1 else f"The first {winners}"
-    return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on."]
+    level = [str(row["trial"]) for row in rows if row.get("level")]  # as before
+    cannot = f", the trials' own choice: validation cannot tell {' and '.join(level)} apart" if level else ""
+    return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on{cannot}."]
 
 
-def _best_is_no_find(materials: Materials, refined: Artifact, distilled: Artifact) -> list[str]:
-    """Where what ships is a trial that anybody would have begun with: so."""
+def _best_is_no_find(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
+    """Where what ships is a trial that anybody would have begun with: so. Of one network nothing could be found."""
+    searched, refined, distilled = inputs["search"], inputs["refine"], inputs["distill"]
     number, first = distilled.facts["trial"], refined.facts["first"]
     if number >= len(first) or not (trivial := [each for each in first[number] if not each.startswith(BEST_SCORED)]):
+        return []
+    if all(searched.facts["roles"][role]["candidates"] < 2 for role in materials.ships):
         return []
     name = measure(materials.metrics[materials.objective])["title"] or materials.objective
     surely = "surely " if distilled.facts.get("level") else ""

@@ -34,6 +34,7 @@ from kdsearch.stages.trial_facts import (
     recipe_values,
     row_of,
     rows_of,
+    score_of,
     specs_of,
     winners,
 )
@@ -51,7 +52,13 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
+RULE = 2  # by which trials begin and are told of; those of another one are made anew
 KEY = 12  # characters of a key that a dashboard shows
+
+
+def further(materials: Materials) -> dict[str, Any]:
+    """What its key holds beside what it reads."""
+    return {"rule": RULE}
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:
@@ -154,7 +161,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
-            {"number": trial.number, "specs": specs_of(trial, kept), "values": recipe_values(materials, trial)}
+            {
+                "number": trial.number,
+                "specs": specs_of(trial, kept),
+                "values": recipe_values(materials, trial),
+                "score": score_of(materials, trial, kept),
+            }
             for trial in best
         ],
     }

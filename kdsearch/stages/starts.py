@@ -1,9 +1,10 @@
-"""What `refine` tries before its controller is asked: the best by scores, and what anybody would take without a search."""
+"""What `refine` tries beside its controller's trials: the best by scores, and what anybody would take without a search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,15 @@ def starts_of(
         found.append(({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
     elif "scored" in section.first:
         found.append(({**recipe.default(), **best}, BEST_SCORED))
+    anybodys: list[list[tuple[dict[str, Any], str]]] = []
     for kind in (each for each in WORDS if each in section.first):
         rows = {role: searched.facts["roles"][role][kind] for role in materials.ships}
+        anybodys.append([])
         for cost in (name for name in COSTS if name in next(iter(rows.values()))):
             own = {paths[role]: by_cost[cost]["key"] for role, by_cost in rows.items()}
-            found.append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
+            anybodys[-1].append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
+    # In turns: eight trials have room for three.
+    found += [each for turn in zip_longest(*anybodys) for each in turn if each is not None]
     keeping = [each for each in found if _keeps(materials, each[0], kept)]
     return [
         Start(values, tuple(what for other, what in keeping if other == values))

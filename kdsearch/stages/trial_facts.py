@@ -20,8 +20,8 @@ def offered(
 ) -> dict[str, dict[str, Any]]:
     """Role -> key -> the row of each architecture that the controller may choose, the best score first.
 
-    All that the search kept, where the controller looks at their scores; else its short list. Last those that are tried before it
-    is asked (`refine.first`) and are none of these, of the roles that ship.
+    All that the search kept, where the controller looks at their scores; else its short list. Last those of `refine.first` that
+    are none of these, of the roles that ship.
     """
     found = {}
     for role, facts in searched.facts["roles"].items():
@@ -53,13 +53,7 @@ def facts_of(scores: Mapping[str, float | None]) -> tuple[float, ...]:
 
 def specs_of(trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """role -> architecture spec."""
-    found = {}
-    for role, by_key in kept.items():
-        key = next(
-            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
-        )
-        found[role] = by_key[key]["spec"]
-    return found
+    return {role: _row(trial, role, by_key)["spec"] for role, by_key in kept.items()}
 
 
 def architecture(materials: Materials, specs: Mapping[str, Any]) -> str:
@@ -74,6 +68,12 @@ def keys_of(trial: Trial) -> list[str]:
     return [str(value) for path, value in trial.values.items() if path.endswith(".architecture")]
 
 
+def _row(trial: Trial, role: str, by_key: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the search knows of its architecture of that role."""
+    paths = (path for path in trial.values if path.endswith(".architecture") and _role(path) == role)
+    return by_key[str(trial.values[next(paths)])]
+
+
 def _role(path: str) -> str:
     parts = path.split(".")
     return parts[1] if parts[0] == "students" else parts[0]
@@ -84,15 +84,17 @@ def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:
     return {path: value for path, value in trial.values.items() if path in known}
 
 
+def score_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The training-free score of the trial's shipped architectures, summed over their roles; None where one has none."""
+    scores = [_row(trial, role, kept[role])["score"] for role in materials.ships]
+    return None if None in scores else float(sum(scores))
+
+
 def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Costs of the trial's shipped architectures, summed over their roles."""
     total: dict[str, float] = {}
     for role in materials.ships:
-        by_key = kept[role]
-        key = next(
-            value for path, value in trial.values.items() if path.endswith(".architecture") and _role(path) == role
-        )
-        for name, value in by_key[key]["costs"].items():
+        for name, value in _row(trial, role, kept[role])["costs"].items():
             total[name] = total.get(name, 0.0) + value
     return total
 
@@ -146,7 +148,7 @@ def rows_of(
 
 
 def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
-    """The n best of the Pareto fronts of feasible trials, within a front by the first objective.
+    """The n best of the Pareto fronts of feasible trials, within a front by the objective that validation scores.
 
     Raises TrialError when every trial failed, RefusedError when none is feasible.
     """

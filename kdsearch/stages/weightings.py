@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,14 +27,13 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.gradients import TermGradients
 from kdsearch.engine.loop import Training
 from kdsearch.engine.terms import weight_of
-from kdsearch.errors import TrialError
 from kdsearch.kinds import Clock
 from kdsearch.kit.dims import draw_values, is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.recipe import RecipeSpace
-from kdsearch.training.attempt import at_one_point
+from kdsearch.training.attempt import at_one_point, attempt
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Request
 from kdsearch.training.train import assemble
@@ -101,28 +101,27 @@ def scored_weightings(
         for setting in range(_settings(recipe)):
             between()
             options = draw_values(recipe.option_dims, rng, used) if setting else {}
-            try:
-                with at_one_point():
-                    gradients = _gradients(materials, specs, teachers, {**default, **options, **used}, work)
-            except (
-                TrialError
-            ):  # a loss that is not finite at these options, or options that cannot be: nothing to score
+            values = {**default, **options, **used}
+            gradients = attempt(partial(_gradients, materials, specs, teachers, values, work), work)
+            if isinstance(gradients, str):  # a loss that is not finite, or what a trial at this point would fail of
                 continue
             if gradients is None or "task" not in gradients.names:
                 return []
             for nth in range(DRAWS):
                 drawn = draw_values(recipe.weight_dims, rng) if setting or nth else {}
                 point = {**default, **options, **drawn}
-                values = {dim.path: point[dim.path] for dim in recipe.dims if is_active(dim, point)}
-                found.append(Weighting(values, descent(gradients, _weights(materials, values, gradients))))
+                active = {dim.path: point[dim.path] for dim in recipe.dims if is_active(dim, point)}
+                found.append(Weighting(active, descent(gradients, _weights(materials, active, gradients))))
     write_json(file, [asdict(each) for each in found])
     return found
 
 
 def are_scored(materials: Materials) -> bool:
-    """Whether the study scores them: as `refine.weightings` says, and by itself where labels are hidden."""
-    asked = materials.study.config.refine.weightings
-    return materials.given.hides_targets if asked == "auto" else bool(asked)
+    """Whether the study scores them: as `refine.weightings` says, by itself where labels are hidden and a start has them."""
+    section = materials.study.config.refine
+    if section.weightings == "auto":
+        return materials.given.hides_targets and "scored" in section.first
+    return section.weightings
 
 
 def worth_in_steps(recipe: RecipeSpace) -> float:
@@ -144,8 +143,9 @@ def _gradients(
 ) -> TermGradients | None:
     request = Request("weightings", "recipe", specs, values, materials.study.config.refine.epochs)
     seed = derive(materials.seed, "weightings")
-    procedure, setup = assemble(materials, request, teachers, work / request.name, seed)
-    return Training(procedure, setup, work / request.name, "", materials.device).gradients_at_start(BATCHES)
+    with at_one_point():
+        procedure, setup = assemble(materials, request, teachers, work / request.name, seed)
+        return Training(procedure, setup, work / request.name, "", materials.device).gradients_at_start(BATCHES)
 
 
 def _weights(materials: Materials, values: Mapping[str, Any], found: TermGradients) -> Tensor:

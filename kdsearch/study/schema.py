@@ -236,8 +236,8 @@ class Search(Section):
     candidates: Annotated[int, Field(gt=0, le=CANDIDATES)] = Field(500, description="distinct candidates to score")
     keep: Annotated[int, Field(gt=0, le=KEPT)] | None = Field(
         None,
-        description="how many `refine` may choose from; none = the best 1,000, or 24 where limits need their files; 8 of them for "
-        "a controller that does not read scores, as all but `surrogate`",
+        description="how many `refine` may choose from, beside those of `refine.first`; none = the best 1,000, or 24 where limits "
+        "need their files; 8 of them for a controller that does not read scores, as all but `surrogate`",
     )
     probe: Probe = Probe()
 
@@ -252,15 +252,16 @@ class Refine(Section):
     )
     stopper: Use = Use(use="halving", options={})
     first: tuple[Literal["scored", "largest", "cheapest"], ...] = Field(
-        ("scored",),
+        ("scored", "largest", "cheapest"),
         description="the first trial, the fourth and so on are these, the others the controller's: scored = the best-scored "
         "architecture with the recipe's defaults, or with the best-scored weighting; largest = the networks of most params and of "
         "most MACs that keep the limits, with the plain recipe; cheapest = the one with least of each cost among the objectives, "
         "alike (of a latency the least MACs, of bytes the least params)",
     )
     weightings: bool | Literal["auto"] = Field(
-        False,
-        description="score loss weightings without training; the best one is tried first; auto = where labels are hidden",
+        "auto",
+        description="score loss weightings without training; the best one is tried first; auto = where labels are hidden and "
+        "`first` has scored",
     )
 
 
@@ -275,17 +276,17 @@ class Compare(Section):
 class Distill(Section):
     winners: Trials = 1
     finalists: Trials = Field(
-        1,
-        description="so many trials begin, of different networks where there are such; the `winners` that are best on validation "
-        "after a third of the epochs go on; 1 = short trainings alone decide; of a `pick` by validation",
+        2,
+        description="so many trials begin, of different networks where there are such; after a third of the epochs the `winners` "
+        "that are best on validation go on, by more than a standard error; 1 = the trials alone decide; of a `pick` by validation",
     )
     pick: str = Field(
         "best",
-        description="which trials win: best (front by front, by the first objective), largest (the largest network of those that "
-        "validation cannot tell from the best one), knee, or min:NAME and max:NAME of an "
-        "objective or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
+        description="which trials win: best (of one objective the best-scored network of those that validation cannot tell from "
+        "the best one; of several front by front, by the first that is a metric), knee, or min:NAME and max:NAME of an objective "
+        "or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
     )
-    epochs: Epochs = 10
+    epochs: Epochs = 30
     controls: tuple[Literal["baseline", "all_labels", "no_search"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None
 

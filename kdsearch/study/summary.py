@@ -69,8 +69,8 @@ def _chosen_from(study: Study) -> list[dict[str, Any]]:
     ]
     others = min(distill.finalists, refine.trials) - distill.winners
     pick = parsed(distill.pick)
-    objective = next((name for name in (*study.config.objectives, pick.name) if name not in COSTS), "")
-    if others > 0 and distill.epochs > 1 and pick.goes_by(objective):
+    objective = next((name for name in study.config.objectives or (pick.name,) if name not in COSTS), None)
+    if others > 0 and distill.epochs > 1 and objective is not None and pick.goes_by(objective):
         epochs = math.ceil(RUNG * distill.epochs)
         found.insert(1, {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs})
     return found

@@ -26,7 +26,7 @@ from kdsearch.stages.weightings import are_scored, worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.study import Study
-from kdsearch.study.summary import budget, left_out, summary
+from kdsearch.study.summary import budget, left_out, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.verbs.preflight import looked_at
@@ -230,4 +230,5 @@ def _disk(materials: Materials) -> int:
     outputs = sum(4 * math.prod(each.sizes) for each in materials.task.answers(materials.io))
     cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
     params = config.constraints.params or 1_000_000
-    return cached + 3 * 4 * params * (config.refine.trials + config.distill.winners + len(controls_of(materials)))
+    count: int = sum(each["count"] for each in trainings(materials.study, controls_of(materials)))
+    return cached + 3 * 4 * params * count

@@ -1,4 +1,4 @@
-"""The winner among trials that validation cannot tell apart is the largest network; where it can, the best one."""
+"""The winner among trials that validation cannot tell apart is the best-scored network; where it can, the best one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdsearch.store.artifacts import Artifact
 from tests.stages.tiny import LESS, run_tiny
 
 
-def materials(pick: str = "largest", objectives: Any = None, proportion: bool = True, unit: str = "share") -> Any:
+def materials(pick: str = "best", objectives: Any = None, proportion: bool = True, unit: str = "share") -> Any:
     metric = SimpleNamespace(direction="max", proportion=proportion, unit=unit)
     study = SimpleNamespace(config=SimpleNamespace(distill=SimpleNamespace(pick=pick)))
     objectives = objectives or {"accuracy": "max"}
@@ -28,8 +28,8 @@ def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, ju
     return Artifact("prepare", "key", Path(), {"teachers": {"words": {}, "main": teacher}})
 
 
-def refined(folder: Path, *trials: tuple[float, int]) -> Artifact:
-    """(accuracy, params) of trials 0, 1, ...; `refine` ranks them by the objective."""
+def refined(folder: Path, *trials: tuple[float, float | None, int]) -> Artifact:
+    """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective."""
     rows = [
         {
             "number": i,
@@ -39,41 +39,62 @@ def refined(folder: Path, *trials: tuple[float, int]) -> Artifact:
             "bytes": None,
             "latency_ms": 1.0,
         }
-        for i, (accuracy, params) in enumerate(trials)
+        for i, (accuracy, _, params) in enumerate(trials)
     ]
     (folder / "trials.json").write_text(json.dumps(rows))
     best_first = sorted(rows, key=lambda row: -row["objectives"]["accuracy"])
-    ranked = [{"number": row["number"], "specs": {}, "values": {}} for row in best_first]
+    scores = {i: score for i, (_, score, _) in enumerate(trials)}
+    ranked = [{"number": i, "specs": {}, "values": {}, "score": scores[i]} for i in (r["number"] for r in best_first)]
     return Artifact("refine", "key", folder, {"ranked": ranked})
 
 
 TRIALS = (
-    (0.80, 100),
-    (0.79, 300),
-    (0.78, 300),
-    (0.70, 900),
-    (0.765, 200),
+    (0.80, -1.0, 400),
+    (0.79, 0.7, 200),
+    (0.78, 0.7, 200),
+    (0.70, 0.9, 900),
+    (0.765, 0.1, 250),
 )  # a standard error of .8 on 200 samples is .04
 
 
 @pytest.mark.parametrize(
     ("pick", "objectives", "order", "level"),
     [
-        ("largest", None, [1, 0, 2, 4, 3], [0, 1, 2, 4]),
-        ("largest,params<300", None, [4, 0], [0, 4]),
-        ("largest", {"latency_ms": "min", "accuracy": "max"}, [1, 0, 2, 4, 3], [0, 1, 2, 4]),
-        ("best", None, [0, 1, 2, 4, 3], []),
+        ("best", None, [1, 0, 2, 4, 3], [0, 1, 2, 4]),
+        ("best,params>200", None, [4, 0, 3], [0, 4]),
+        ("best", {"latency_ms": "min", "accuracy": "max"}, [0, 1, 2, 4, 3], []),
         ("max:accuracy", None, [0, 1, 2, 4, 3], []),
         ("knee", None, [0, 1, 2, 4, 3], []),
     ],
 )
-def test_the_largest_of_those_within_a_standard_error(pick, objectives, order, level, tmp_path):
+def test_the_best_scored_of_those_within_a_standard_error(pick, objectives, order, level, tmp_path):
     choice = chosen(materials(pick, objectives), prepared(), refined(tmp_path, *TRIALS))
     assert [each.trial["number"] for each in choice.ranked] == order
     assert sorted(choice.level) == level
     if level:
         assert choice.error == pytest.approx(math.sqrt(2 * 0.8 * 0.2 / 200))
     assert choice.ranked[0].figures["accuracy"] == TRIALS[order[0]][0]
+
+
+def test_of_networks_without_a_score_the_largest(tmp_path):
+    trials = [(accuracy, None, {200: 200, 250: 500}.get(params, params)) for accuracy, _, params in TRIALS]
+    choice = chosen(materials(), prepared(), refined(tmp_path, *trials))
+    assert [each.trial["number"] for each in choice.ranked] == [4, 0, 1, 2, 3]
+
+
+def test_a_score_comes_before_none(tmp_path):
+    choice = chosen(materials(), prepared(), refined(tmp_path, (0.8, None, 900), (0.79, -2.0, 1)))
+    assert [each.trial["number"] for each in choice.ranked] == [1, 0]
+
+
+def test_of_costs_alone_the_least(tmp_path):
+    rows = [{"number": i, "objectives": {"params": n}, "params": n, "macs": 1} for i, n in enumerate((3, 1, 2))]
+    (tmp_path / "trials.json").write_text(json.dumps(rows))
+    ranked = [{"number": i, "specs": {}, "values": {}, "score": float(i)} for i in (1, 2, 0)]
+    choice = chosen(
+        materials(objectives={"params": "min"}), prepared(), Artifact("r", "k", tmp_path, {"ranked": ranked})
+    )
+    assert ([each.trial["number"] for each in choice.ranked], choice.level) == ([1, 2, 0], [])
 
 
 def test_what_validation_can_tell_is_not_level(tmp_path):
@@ -87,6 +108,8 @@ def test_what_validation_can_tell_is_not_level(tmp_path):
     [
         (materials(), prepared(n=50), 0.5, 0.1),
         (materials(), prepared(n=50, interval=[0.0, 1.0]), 0.5, 0.1),
+        (materials(), prepared(n=50), 1.0, math.sqrt(2 * 0.99 * 0.01 / 50)),
+        (materials(), prepared(n=50), 0.0, math.sqrt(2 * 0.99 * 0.01 / 50)),
         (materials(proportion=False), prepared(interval=[0.5, 0.9]), 0.7, math.sqrt(2) * 0.2 / 1.96),
         (materials(proportion=False, unit="nats"), prepared(answers=False), -3.0, 0.015),
         (materials(), prepared(n=None), 0.7, 0.005),
@@ -103,11 +126,11 @@ def test_a_study_says_which_trials_it_cannot_tell_apart(tmp_path):
     recipe = "recipe={distillers: [kd], train: {lr: 1.0e-5}}"
     sets = (
         recipe,
-        "distill.pick=largest",
         "refine.trials=4",
         "refine.epochs=1",
         "search.candidates=12",
         "search.keep=12",
+        "distill.finalists=1",
     )
     result = run_tiny(tmp_path, *LESS, *sets)
     artifacts = tmp_path / "study" / "artifacts"
@@ -121,7 +144,9 @@ def test_a_study_says_which_trials_it_cannot_tell_apart(tmp_path):
     teacher = next(iter(ready["teachers"].values()))
     assert result["data"]["counts"]["val"]["unlabeled"] > 0
     assert teacher["judged"] == teacher["validation"]["accuracy"]["n"], "its classes stand in for hidden ones"
-    assert own[facts["trial"]]["params"] == max(own[n]["params"] for n in level)
+    (searched,) = (json.loads((each / "artifact.json").read_text())["facts"] for each in artifacts.glob("search-*"))
+    scores = {each["key"]: each["score"] for each in searched["roles"]["student"]["kept"]}
+    assert scores[own[facts["trial"]]["keys"][0]] == max(scores[own[n]["keys"][0]] for n in level)
     notes = [note for note in result["notes"] if note.startswith("Validation cannot tell trials ")]
     assert len(notes) == (len(level) > 1)
     assert len(level) > 1, "else this study shows nothing"

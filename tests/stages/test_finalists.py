@@ -11,8 +11,8 @@ import pytest
 
 from kdsearch.errors import TrialError
 from kdsearch.host import Host
-from kdsearch.stages.choice import Choice, Ranked, finalists
-from kdsearch.stages.distill import _at_rung
+from kdsearch.stages.choice import Choice, Ranked
+from kdsearch.stages.finalists import at_rung, finalists
 from kdsearch.study import load_study
 from kdsearch.study.summary import budget, trainings
 from kdsearch.training.request import Outcome, Request
@@ -44,9 +44,11 @@ def test_they_are_the_winners_and_the_best_trials_of_other_networks(winners, mos
 
 
 class Rung:
-    """`_at_rung` of three finalists, with what their trainings come to."""
+    """`at_rung` of three finalists, with what their trainings come to."""
 
-    def __init__(self, folder: Path, *came: float | str | None, direction: str = "max", pick: str = "best") -> None:
+    def __init__(
+        self, folder: Path, *came: float | str | None, direction: str = "max", pick: str = "best", error: float = 0.0
+    ) -> None:
         distill = SimpleNamespace(pick=pick, winners=1)
         metric = SimpleNamespace(direction=direction)
         self.materials: Any = SimpleNamespace(
@@ -55,7 +57,7 @@ class Rung:
             objectives={"score": direction},
             metrics={"score": metric},
         )
-        self.folder, self.came, self.asked = folder, came, list[str]()
+        self.folder, self.came, self.asked, self.error = folder, came, list[str](), error
         self.ranked = {name: trial(10 + i, name) for i, name in enumerate(NAMES)}
         self.begun = {name: Request(name, "recipe", {}, {}, 30) for name in NAMES}
         self.bar = Progress(shown=False)
@@ -71,7 +73,7 @@ class Rung:
     def rows(self) -> list[dict[str, Any]]:
         self.bar.begin("distill", 5)
         tools: Any = SimpleNamespace(progress=self.bar)
-        return _at_rung(self.materials, self.begun, self.ranked, self.trained, tools, self.folder)
+        return at_rung(self.materials, self.begun, self.ranked, self.trained, lambda _: self.error, tools, self.folder)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,24 @@ def test_the_best_on_validation_comes_first(came, direction, pick, expected, tmp
     assert [row["trial"] for row in Rung(tmp_path, *came, direction=direction, pick=pick).rows()] == expected
 
 
+@pytest.mark.parametrize(
+    ("came", "error", "pick", "expected", "level"),
+    [
+        ((0.7, 0.9, 0.8), 0.1, "best", [11, 12, 10], [11, 12]),
+        ((0.8, 0.9, 0.7), 0.1, "best", [10, 11, 12], [10, 11]),
+        ((0.7, 0.9, 0.8), 0.05, "best", [11, 12, 10], []),
+        ((0.8, "it broke", 0.9), 0.2, "best", [10, 12], [10, 12]),
+        ((None, 0.9, 0.8), 0.2, "best", [11, 12, 10], [11, 12]),
+        ((None, None, None), 0.2, "best", [10, 11, 12], []),
+        ((0.4, 0.9, 0.8), 0.6, "best,score>=0.5", [11, 12, 10], [11, 12]),
+    ],
+)
+def test_what_validation_cannot_tell_apart_keeps_the_order_of_trials(came, error, pick, expected, level, tmp_path):
+    rows = Rung(tmp_path, *came, pick=pick, error=error + 1e-9).rows()
+    assert [row["trial"] for row in rows] == expected
+    assert [row["trial"] for row in rows if row["level"]] == level
+
+
 def test_what_they_came_to_is_kept(tmp_path):
     """A run that is killed later does not ask those for a third of their epochs that have gone on."""
     rung = Rung(tmp_path, 0.2, 0.9, 0.5)
@@ -99,7 +119,8 @@ def test_what_they_came_to_is_kept(tmp_path):
     assert rung.rows() == first
     assert rung.asked == list(NAMES), "not asked again"
     assert rung.bar.done == pytest.approx(3 - 2 / 3), "all but what is left of the one that goes on"
-    assert first[0] == {"name": "winner-1", "trial": 11, "score": 0.9, "epochs": 10, "history": [{"epoch": 10}]}
+    about = {"name": "winner-1", "trial": 11, "score": 0.9, "level": False, "epochs": 10, "history": [{"epoch": 10}]}
+    assert first[0] == about
 
 
 def test_where_all_of_them_fail_the_first_error_is_told(tmp_path):
@@ -116,7 +137,6 @@ SETS = (
     "search.candidates=12",
     "search.keep=12",
     "distill.epochs=3",
-    "distill.finalists=2",
 )
 
 
@@ -163,8 +183,9 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone, tmp_path):
         ("objectives={accuracy: max, params: min}", "distill.pick=knee"),
         ("distill.epochs=1",),
         ("distill.pick=max:params",),
+        ("objectives={params: min}",),
     ],
-    ids=["a compromise", "one epoch", "a pick that is no quality"],
+    ids=["a compromise", "one epoch", "a pick that is no quality", "an objective that is none"],
 )
 def test_what_validation_does_not_decide_has_no_finalists(sets, tmp_path):
     run_tiny(tmp_path, *SETS, "refine.trials=3", *sets)
@@ -189,6 +210,13 @@ def test_their_epochs_count(tmp_path):
     assert budget(study) == 4 * 1 + 4 + 2
     told = {each["what"]: (each["count"], each["epochs"]) for each in trainings(study)}
     assert told == {"trials": (4, 1), "finalists": (1, 2), "winners": (1, 4), "no_search": (1, 10)}
-    for changed in ("distill.finalists=1", "distill.winners=2", "distill.pick=knee", "distill.pick=min:params"):
-        study = load_study(write_study(tmp_path), Host.load(), sets=(*sets, changed))
+    for changed in (
+        ("distill.finalists=1",),
+        ("distill.winners=2",),
+        ("distill.pick=knee",),
+        ("distill.pick=knee", "objectives={}"),
+        ("distill.pick=min:params",),
+        ("objectives={params: min}",),
+    ):
+        study = load_study(write_study(tmp_path), Host.load(), sets=(*sets, *changed))
         assert "finalists" not in {each["what"] for each in trainings(study)}

@@ -10,7 +10,7 @@ import kdsearch
 from kdsearch.cli import main
 from kdsearch.search.pick import ordered, parsed
 from kdsearch.stages.choice import Ranked
-from kdsearch.stages.distill import _order
+from kdsearch.stages.finalists import order_of
 from kdsearch.store.artifacts import about_of
 from kdsearch.store.folder import last_run
 from kdsearch.training.request import Outcome
@@ -84,4 +84,4 @@ def test_of_several_winners_the_last_word_is_their_own_validation(pick, scores, 
         name: "failed" if score is None else Outcome([], True, score, 1.0)
         for name, score in zip("abc", scores, strict=True)
     }
-    assert "".join(_order(materials, ranked, outcomes)) == expected
+    assert "".join(order_of(materials, ranked, outcomes)) == expected

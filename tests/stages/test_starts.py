@@ -1,4 +1,4 @@
-"""What `refine` tries before its controller is asked: the best by scores, the largest, the cheapest."""
+"""What `refine` tries beside its controller's trials: the best by scores, the largest, the cheapest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read(folder):
 def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller, tmp_path):
     """By a score that likes the middle, so that all of them are different networks."""
     sets = (*SETS, "objectives={accuracy: max, params: min}", "search.proxy=nwot", f"refine.controller={controller}")
-    run_tiny(tmp_path, *sets, "refine.first=[scored, largest, cheapest]", "search.keep=2")
+    run_tiny(tmp_path, *sets, "search.keep=2")
     candidates, facts, trials = read(tmp_path)
     own = {row["key"]: row for row in candidates}
     wanted = {
@@ -57,6 +57,9 @@ def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller
     assert named[0] == "the best score"
     assert sorted(named) == sorted(wanted), "each once, of one network together"
     assert len(trials) == 10
+    at = {what: place for place, (_, whats) in enumerate(begun) for what in whats}
+    assert at["the most params"] < at["the least params"]
+    assert at["the least params"] < at["the most macs"] or at["the most params"] == at["the most macs"]
     for trial, whats in begun:
         assert {tuple(trial["keys"])} == {(wanted[what],) for what in whats}
         assert trial["state"] == "complete"
@@ -110,6 +113,14 @@ def test_a_student_that_needed_no_search_is_told(pick, first, trials, tmp_path):
     if pick == "max:params":
         assert said
         assert f"The student is that of trial {shipped['number']}, the network of the most params" in said[0]
+
+
+def test_of_one_network_nobody_says_that_nothing_was_found(tmp_path):
+    one = "student.spec={depths: [1, 1, 1], widths: [4, 4, 8]}"
+    result = run_tiny(tmp_path, *SETS, one, "refine.first=[largest]", "refine.trials=1")
+    _, facts, _ = read(tmp_path)
+    assert "the most params" in facts["first"][0]
+    assert not [note for note in result["notes"] if "the search found nothing" in note]
 
 
 def test_the_cheapest_of_what_costs_nothing_is_nothing(tmp_path):

@@ -121,7 +121,8 @@ def scored_of(folder):
 def begun(tmp_path_factory):
     """The folder of a study that begins with scored weightings, since its data hide labels."""
     folder = tmp_path_factory.mktemp("begun")
-    run_tiny(folder, *LESS, RECIPE, "refine.weightings=auto", "refine.first=[scored, largest]", "refine.trials=4")
+    defaults = [each for each in LESS if not each.startswith("refine.weightings")]
+    run_tiny(folder, *defaults, RECIPE, "refine.first=[scored, largest]", "refine.trials=4")
     return folder
 
 
@@ -162,10 +163,19 @@ def test_without_scores_a_study_begins_with_the_plain_weighting(tmp_path):
     assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
 
 
-@pytest.mark.parametrize(("labeled", "wanted"), [("0.2", True), ("1.0", False)])
-def test_by_themselves_they_are_scored_where_labels_are_hidden(labeled, wanted, tmp_path):
+@pytest.mark.parametrize(
+    ("sets", "wanted"),
+    [
+        (("data.labeled=0.2",), True),
+        (("data.labeled=1.0",), False),
+        (("data.labeled=0.2", "refine.first=[largest]"), False),
+        (("data.labeled=1.0", "refine.first=[]", "refine.weightings=true"), True),
+        (("data.labeled=0.2", "refine.weightings=false"), False),
+    ],
+)
+def test_by_themselves_they_are_scored_where_labels_are_hidden(sets, wanted, tmp_path):
     host = Host.load()
-    study = load_study(write_study(tmp_path), host, sets=(f"data.labeled={labeled}", "refine.weightings=auto"))
+    study = load_study(write_study(tmp_path), host, sets=sets)
     assert weightings.are_scored(open_materials(study, host)) is wanted
 
 
@@ -247,13 +257,14 @@ def test_what_the_controller_asked_for_is_no_start_again():
     assert next_ask(Four(), [], [*starts, Start({"x": 2}, ())], history[:3], 0).values == {"x": 2}
 
 
-def test_options_at_which_a_loss_is_not_finite_are_left_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [TrialError("term 'kd.kl' is nan"), RuntimeError("1x3 and 4x5"), SystemExit(1)])
+def test_options_at_which_a_trial_would_fail_are_left_out(error, tmp_path, monkeypatch):
     measured_there, count = weightings._gradients, []
 
     def sometimes(*given):
         count.append(1)
         if len(count) % 2 == 0:
-            raise TrialError("term 'kd.kl' is nan")
+            raise error
         return measured_there(*given)
 
     monkeypatch.setattr(weightings, "_gradients", sometimes)

@@ -1,0 +1,135 @@
+"""Which trainings at full length go on after a third of it, and in which order those stand that end: by validation.
+
+Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
+RUNG, or where it cannot tell them from the best one come first by their trials: what the few epochs of a trial misjudge is seen
+after more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdsearch.errors import TrialError
+from kdsearch.search.pick import ordered, parsed
+from kdsearch.stages.choice import Choice, Ranked
+from kdsearch.stages.trial_facts import deciding
+from kdsearch.store.files import read_json, write_json
+from kdsearch.study.summary import RUNG
+from kdsearch.training.materials import Materials
+from kdsearch.training.request import Outcome, Request
+from kdsearch.training.tools import Tools
+
+
+def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
+    """Those that begin at full length: the winners, and where validation alone decides as many as there are finalists."""
+    section = materials.study.config.distill
+    by_validation = materials.objective in materials.objectives and parsed(section.pick).goes_by(materials.objective)
+    most = section.finalists if by_validation and section.epochs > 1 else section.winners
+    return finalists(choice, section.winners, most)
+
+
+def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
+    """Those that begin at full length: the first `winners`, up to `most` the first trial of each other network, then others."""
+    found, others = choice.ranked[:winners], choice.ranked[winners:]
+    for each in others:
+        if len(found) < most and all(each.trial["specs"] != other.trial["specs"] for other in found):
+            found.append(each)
+    rest = [each for each in others if all(each is not other for other in found)]
+    return [*found, *rest][: max(most, winners)]
+
+
+def at_rung(
+    materials: Materials,
+    begun: Mapping[str, Request],
+    ranked: Mapping[str, Ranked],
+    trained: Callable[[Mapping[str, Request]], dict[str, Outcome | str]],
+    error: Callable[[float], float],
+    tools: Tools,
+    work: Path,
+) -> list[dict[str, Any]]:
+    """What the finalists came to at RUNG, without those that failed. Kept in a file, as they go on from there.
+
+    The best one is first, or the first trial of those within the standard `error` of it: a third of a schedule is hard on high
+    learning rates, so that a small difference there says nothing.
+    """
+    file, winners = work / "rung.json", materials.study.config.distill.winners
+    before = tools.progress.done
+    if not file.exists():
+        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items()})
+        before = tools.progress.done
+        order, level = _level_first(materials, ranked, outcomes, error)
+        rows = [
+            {
+                "name": name,
+                "trial": ranked[name].trial["number"],
+                "score": outcome.score,
+                "level": name in level and len(level) > 1,
+                "epochs": round(outcome.share * begun[name].epochs),
+                "history": outcome.history,
+            }
+            for name in order
+            if isinstance(outcome := outcomes[name], Outcome)
+        ]
+        if not rows:
+            raise TrialError(f"distilling the winner failed: {next(iter(outcomes.values()))}")
+        write_json(file, rows)
+    done = len(begun) * RUNG + (len(begun) - winners) * (1 - RUNG)  # those that do not go on are through
+    tools.progress.had(done - before)
+    tools.progress.at(done)
+    found: list[dict[str, Any]] = read_json(file)
+    return found
+
+
+def order_of(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mapping[str, Outcome | str]) -> list[str]:
+    """Of several trainings, which did not fail, as `distill.pick` orders them by their last-epoch validation; by validation alone
+    where it is `best`.
+
+    Conditions that none meets any more count for nothing, and what does not meet them comes last. Equals keep their order; so do
+    all where a procedure gives no score.
+    """
+    whole = [name for name, each in outcomes.items() if isinstance(each, Outcome)]
+    scored = {
+        name: {**ranked[name].figures, materials.objective: each.score}
+        for name in whole
+        if isinstance(each := outcomes[name], Outcome) and each.score is not None
+    }
+    pick, direction = parsed(materials.study.config.distill.pick), materials.metrics[materials.objective].direction
+    if pick.way == "best":
+        pick = replace(pick, way=direction, name=materials.objective)
+    meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
+    first: list[str] = []
+    for names in filter(None, (meets, [name for name in scored if name not in meets])):
+        figures = [scored[name] for name in names]
+        order = ordered(replace(pick, conditions=()), figures, materials.objectives, deciding(materials))
+        first += [names[i] for i in order]
+    return first + [name for name in whole if name not in scored]
+
+
+def _level_first(
+    materials: Materials,
+    ranked: Mapping[str, Ranked],
+    outcomes: Mapping[str, Outcome | str],
+    error: Callable[[float], float],
+) -> tuple[list[str], list[str]]:
+    """As `order_of`, but first, in the order of their trials, those that validation cannot tell from the best one; and these."""
+    order = order_of(materials, ranked, outcomes)
+    scores = {
+        name: each.score for name in order if isinstance(each := outcomes[name], Outcome) and each.score is not None
+    }
+    if not scores:
+        return order, []
+    best, conditions = scores[order[0]], parsed(materials.study.config.distill.pick).conditions
+
+    def held(name: str) -> list[bool]:
+        return [each.holds({**ranked[name].figures, materials.objective: scores[name]}) for each in conditions]
+
+    within = error(best)
+    level = [
+        name
+        for name in ranked
+        if name in scores and abs(scores[name] - best) <= within and held(name) == held(order[0])
+    ]
+    return [*level, *(name for name in order if name not in level)], level
