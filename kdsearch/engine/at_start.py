@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from kdsearch.engine.checkpoint import collect, restore
-from kdsearch.engine.gradients import TermGradients, gradients_of, measured, scales_of
+from kdsearch.engine.gradients import TermGradients, gradients_of, means_of, measured, scales_of
 from kdsearch.engine.step import LiveStep
 from kdsearch.engine.steps import Steps
 
 NORMALIZE_BATCHES = 8
+SEEKING_BATCHES = 10 * NORMALIZE_BATCHES
 
 
 def scales(steps: Steps, held: Mapping[str, nn.Module]) -> dict[str, float]:
-    """|task| / |term| over the first batches, everything restored afterwards; a term that is 0 keeps scale 1."""
-    batches = 0
-    sums: dict[str, float] = {}
-    for step in _first_steps(steps, held, NORMALIZE_BATCHES):
-        batches += 1
-        for _, turn in steps.turns(step, {}):
-            for name, number in turn.terms:
-                sums[name] = sums.get(name, 0.0) + number
-    return scales_of({name: total / batches for name, total in sums.items()})
+    """|task| / |term| over the first batches, everything restored afterwards; a term that is 0 keeps scale 1.
+
+    Where labels are so few that none of them shows one, the batches until the first that does count, too.
+    """
+    batches: list[dict[str, float]] = []
+    most = SEEKING_BATCHES if "labeled" in steps.setup.data.splits else NORMALIZE_BATCHES
+    with closing(_first_steps(steps, held, most)) as first:
+        for step in first:
+            batches.append({})
+            for _, turn in steps.turns(step, {}):
+                for name, number in turn.terms:
+                    batches[-1][name] = batches[-1].get(name, 0.0) + number
+            if len(batches) >= NORMALIZE_BATCHES and any(batch.get("task", 1.0) for batch in batches):
+                break
+    return scales_of(means_of(batches))
 
 
 def gradients(
@@ -42,9 +50,11 @@ def gradients(
     return measured(terms(step) for step in _first_steps(steps, held, batches))
 
 
-def _first_steps(steps: Steps, held: Mapping[str, nn.Module], batches: int) -> Iterator[LiveStep]:
-    """Steps on the first batches of the phase; once they are taken, everything is as it was before."""
+def _first_steps(steps: Steps, held: Mapping[str, nn.Module], batches: int) -> Generator[LiveStep]:
+    """Steps on the first batches of the phase; once it is closed, everything is as it was before."""
     before = collect(held, {})
-    for index, batch in enumerate(steps.batches(0, steps.order(0)[:batches])):
-        yield steps.live(0, index, batch)
-    restore(before, held, {}, Path(steps.phase.name))
+    try:
+        for index, batch in enumerate(steps.batches(0, steps.order(0)[:batches])):
+            yield steps.live(0, index, batch)
+    finally:
+        restore(before, held, {}, Path(steps.phase.name))

@@ -16,7 +16,7 @@ class TermGradients:
 
     Args:
         names: of the terms, `task` and `<distiller>.<term>`.
-        values: [T] means over the batches, unweighted.
+        values: [T] means over the batches (`means_of`), unweighted.
         within: [L, T, T] inner products of two terms' gradients on the same batch, mean over batches.
         across: [L, T, T] the same on two different batches, mean over pairs; 0 where there is one batch only.
     """
@@ -37,33 +37,42 @@ def measured(batches: Iterable[Mapping[str, tuple[float, Sequence[Tensor]]]]) ->
 
     Batches are taken one by one: what is kept is one sum of gradients a term.
     """
-    values: dict[str, float] = {}
+    values: list[dict[str, float]] = []
     sums: dict[str, list[Tensor]] = {}
     same: dict[tuple[str, str], Tensor] = {}
-    count = 0
     for terms in batches:
-        count += 1
-        for name, (value, gradients) in terms.items():
-            values[name] = values.get(name, 0.0) + value
+        values.append({name: value for name, (value, _) in terms.items()})
+        for name, (_, gradients) in terms.items():
             before = sums.get(name) or [torch.zeros_like(each, dtype=torch.float64) for each in gradients]
             sums[name] = [total.add_(each) for total, each in zip(before, gradients, strict=True)]
         for one, other in product(terms, terms):
             found = _inner(terms[one][1], terms[other][1])
             same[one, other] = same[one, other] + found if (one, other) in same else found
-    names = tuple(sums)
+    names, count, mean = tuple(sums), len(values), means_of(values)
     size = len(next(iter(sums.values())))
     nothing = torch.zeros(size, dtype=torch.float64)
     table = (size, len(names), len(names))
     within = torch.stack([same.get(pair, nothing) for pair in product(names, names)], 1).view(table)
     whole = torch.stack([_inner(sums[a], sums[b]) for a, b in product(names, names)], 1).view(table)
     across = (whole - within) / max(count * (count - 1), 1) if count > 1 else torch.zeros(table, dtype=torch.float64)
-    means = torch.tensor([values[name] / count for name in names], dtype=torch.float64)
+    means = torch.tensor([mean[name] for name in names], dtype=torch.float64)
     return TermGradients(names, means, within / count, across)
 
 
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """[L]"""
     return torch.stack([torch.sum(a.double() * b.double()) for a, b in zip(one, other, strict=True)])
+
+
+def means_of(batches: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each term over the batches, 0 where a batch lacks it; the task's over those that show a target, as it is 0 elsewhere."""
+    names = dict.fromkeys(name for batch in batches for name in batch)
+    found = {}
+    for name in names:
+        values = [batch.get(name, 0.0) for batch in batches]
+        count = sum(value != 0 for value in values) if name == "task" else len(values)
+        found[name] = sum(values) / max(count, 1)
+    return found
 
 
 def scales_of(values: Mapping[str, float]) -> dict[str, float]:

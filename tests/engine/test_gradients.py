@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.feeds import order_of
-from kdsearch.engine.gradients import gradients_of, measured
+from kdsearch.engine.gradients import gradients_of, means_of, measured
 from kdsearch.errors import TrialError
 from kdsearch.kinds import Feed, Update
 from kdsearch.store.hashing import derive
@@ -54,6 +54,14 @@ def test_inner_products_are_those_of_plain_pytorch(tmp_path):
     assert found.values.tolist() == pytest.approx([sum(values[0::2]) / 3, sum(values[1::2]) / 3], rel=1e-6)
     task, first = found.values.tolist()
     assert found.scales == {"task": 1.0, "d.first": pytest.approx(task / abs(first))}
+
+
+def test_the_task_s_mean_is_of_the_batches_that_show_a_target():
+    batches = [{"task": 0.0, "kd": 1.0}, {"task": 3.0, "kd": 0.0}, {"task": 1.0}]
+    assert means_of(batches) == {"task": 2.0, "kd": pytest.approx(1 / 3)}
+    assert means_of([{"task": 0.0}]) == {"task": 0.0}
+    found = measured({name: (value, [torch.zeros(1)]) for name, value in batch.items()} for batch in batches)
+    assert dict(zip(found.names, found.values.tolist(), strict=True)) == means_of(batches)
 
 
 def test_nothing_is_moved_or_written(tmp_path):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
-from kdsearch.kinds import Ema, Feed, Optim, Update
+from kdsearch.kinds import HIDDEN, Ema, Feed, Optim, Update
 from kdsearch.store.hashing import derive
-from kdsearch.testing.training import training
+from kdsearch.testing.training import TensorSource, training
 from tests.engine.little import (
     CLASSES,
     Phases,
@@ -189,6 +189,31 @@ def test_a_weight_moves_the_gradient(tmp_path):
         ).run()  # fmt: skip
         moved = (student.module[4].bias - before).detach()
         assert torch.allclose(moved, torch.tensor([-weight, 0.0, 0.0]), atol=1e-6)
+
+
+def test_labels_so_few_that_the_first_batches_have_none_are_waited_for(tmp_path):
+    """Of 20 batches the twelfth has the one label: the task's size is what it is there, the term's the mean up to it."""
+    heard = []
+
+    class Heard(Queue):
+        def terms(self, step):
+            found = super().terms(step)
+            heard.append(found["near"].item())
+            return found
+
+    data, order = images(40), orders("distill", 40, 2, 0)
+    one = order[11]
+    label = torch.full((40,), HIDDEN)
+    label[one] = data["label"][one]
+    parts = {"train": {**data, "label": label}, "labeled": {name: each[one] for name, each in data.items()}}
+    run = training(
+        Distill(DistillOptions()), {"student": mlp()}, TensorSource({**parts, "val": images(12, 1)}, None, CLASSES), tmp_path,
+        teachers={"teacher": resnet(1)}, distillers={"q": Heard()}, normalize=True, batch_size=2, epochs=1, seed=SEED,
+    )  # fmt: skip
+    scales = run.run().scales
+    task = F.cross_entropy(mlp().module(data["image"][one]), data["label"][one]).item()
+    assert scales == {"task": 1.0, "q.near": pytest.approx(task / (sum(heard[:12]) / 12), rel=1e-5)}
+    assert len(heard) == 12 + 20, "then the training begins"
 
 
 def test_normalize_scales_terms_to_the_task(tmp_path):
