@@ -251,7 +251,8 @@ def arrange(
     else:
         samples = {"train": samples["train"], "labeled": samples["train"], **samples}
     if isinstance(source, Measured):
-        source = source.measured_on(samples["train"].ids)
+        seen = samples["labeled"].ids if "labeled" in samples else ()
+        source = source.measured_on(samples["train"].ids, seen)
         natives = [source.split(name) for name in named]
     return Arranged(source, natives, samples, targets, asked)
 

@@ -224,7 +224,11 @@ class Measured(Protocol):
     The host asks for it after the splits are made, so that nothing held out is measured.
     """
 
-    def measured_on(self, ids: Collection[str]) -> DataSource: ...
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> DataSource:
+        """The same samples by what those of `train` with these `ids` hold; of targets, by those of `labeled` alone.
+
+        `labeled` are the ones of `ids` whose targets the study sees: it hides the others'.
+        """
 
 
 @runtime_checkable

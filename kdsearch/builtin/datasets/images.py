@@ -121,7 +121,7 @@ class ImageSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
-    def measured_on(self, ids: Collection[str]) -> ImageSource:
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> ImageSource:
         """The same images, standardised by what these samples of `train` measure, unless mean and std were given."""
         return self._reopened(ids, self._wanted)
 

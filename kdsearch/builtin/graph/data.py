@@ -137,7 +137,7 @@ class GraphSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
-    def measured_on(self, ids: Collection[str]) -> GraphSource:
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> GraphSource:
         """The same graph, with means and deviations of these training nodes."""
         return GraphSource(self._nodes, self._options, ids)
 

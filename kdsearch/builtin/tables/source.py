@@ -55,14 +55,13 @@ class TableSource:
     such columns; and the target: `label`, `target` (K,) or `labels` (K,).
     """
 
-    def __init__(self, read: Read, ids: Collection[str] | None = None) -> None:
-        """`ids`: of the training rows that means and categories are taken from; None = all."""
+    def __init__(self, read: Read, ids: Collection[str] | None = None, labeled: Collection[str] | None = None) -> None:
+        """`ids`: of the training rows that means and categories are taken from, `labeled` those of targets; None = all."""
         self._read = read
         train = read.tables["train"]
-        wanted = None if ids is None else set(ids)
-        rows = [i for i, sample in enumerate(train.ids) if wanted is None or sample in wanted]
+        rows = _at(train.ids, ids)
         self._known = known(train.at(rows), read.columns, read.rare)
-        self._target = read.target.described(read.target.values["train"][rows])
+        self._target = read.target.described(read.target.values["train"][_at(train.ids, labeled)])
         self._splits: dict[str, Split] = {
             name: Rows(table.ids, {**self._known.tensors(table), self._target.name: read.target.values[name]})
             for name, table in read.tables.items()
@@ -100,9 +99,9 @@ class TableSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
-    def measured_on(self, ids: Collection[str]) -> TableSource:
-        """The same rows, with means, deviations and categories of these training rows."""
-        return TableSource(self._read, ids)
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> TableSource:
+        """The same rows, with means, deviations and categories of these training rows, and of the labeled ones' targets."""
+        return TableSource(self._read, ids, labeled)
 
     def files(self) -> dict[str, bytes]:
         """`table.json`, what columns become; and `prepare.py`, which reads a row by it."""
@@ -112,6 +111,12 @@ class TableSource:
             ).encode(),
             "prepare.py": inspect.getsource(prepare).encode(),
         }
+
+
+def _at(ids: Sequence[str], wanted: Collection[str] | None) -> list[int]:
+    """Where the wanted ones stand; None = everywhere."""
+    among = ids if wanted is None else set(wanted)
+    return [i for i, sample in enumerate(ids) if wanted is None or sample in among]
 
 
 def described(found: Known, read: Read) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from kdsearch.ops.padding import stacked
 NEXT, PREFIX, PREFIX_MASK = "next", "prefix", "prefix_mask"
 Piece = str | None  # None = the boundary
 Pieces = tuple[Piece, ...]
+UNTOLD: Pieces = (None,)  # a target that nobody knows: its boundary, and nothing that follows
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class SequenceSplit:
         at, rows = list(index), self.rows
         written = [self._numbered(rows.target[i]) for i in at]
         names = ("tokens", "mask") if rows.text is None else (PREFIX, PREFIX_MASK)
-        tensors = dict(zip(names, _padded([each[:-1] for each in written]), strict=True))
-        tensors[NEXT] = _padded([each[1:] for each in written], HIDDEN)[0]
+        nobody = torch.tensor([HIDDEN])
+        tensors = dict(zip(names, _padded([each[: max(1, len(each) - 1)] for each in written]), strict=True))
+        tensors[NEXT] = _padded([each[1:] if len(each) > 1 else nobody for each in written], HIDDEN)[0]
         if rows.text is not None:
             read = [self._numbered(rows.text[i]) for i in at]
             tensors |= dict(zip(("tokens", "mask"), _padded(read), strict=True))
@@ -87,15 +89,22 @@ class SequenceSource:
         options: TokenizerOptions,
         facts: Mapping[str, Any],
         learned: Collection[str] | None = None,
+        labeled: Collection[str] | None = None,
     ) -> None:
-        """`learned`: ids of the samples whose tokens are the vocabulary; None = all of `train`."""
+        """`learned`: ids of the samples whose tokens are the vocabulary, `labeled`: of those whose targets' are, too; None = all.
+
+        A text that has no target is its own: it is read as any input is.
+        """
         self._rows, self._options, self._facts = dict(splits), options, dict(facts)
         train = self._rows["train"]
         kept = [i for i, sample in enumerate(train.ids) if learned is None or sample in learned]
+        told = kept if labeled is None or train.text is None else [i for i in kept if train.ids[i] in labeled]
+        told = [i for i in told if len(train.target[i]) > 1]
         self._columns = ("text",) if train.text is None else ("text", "target")
-        self._tokenizer = _tokenizer(options, self._columns, train, kept)
-        self._typical = int(median(len(train.target[i]) - 1 for i in kept))
         self._typical_text = int(median(len(train.text[i]) for i in kept)) if train.text is not None else 0
+        self._typical = int(median(len(train.target[i]) - 1 for i in told)) if told else self._typical_text
+        read = [train.text[i] for i in kept] if train.text is not None else []
+        self._tokenizer = _tokenizer(options, self._columns, [*(train.target[i] for i in told), *read])
         self._splits = {name: SequenceSplit(rows, self._tokenizer.ids) for name, rows in self._rows.items()}
 
     @property
@@ -122,9 +131,9 @@ class SequenceSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
-    def measured_on(self, ids: Collection[str]) -> SequenceSource:
-        """With the vocabulary of these samples of `train`."""
-        return SequenceSource(self._rows, self._options, self._facts, frozenset(ids))
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> SequenceSource:
+        """With the vocabulary of these samples of `train`, and of the labeled ones' targets."""
+        return SequenceSource(self._rows, self._options, self._facts, frozenset(ids), frozenset(labeled))
 
     def encode(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Tensor]:
         """What a teacher writes becomes samples too: `text`, and `target` where samples have one."""
@@ -205,10 +214,9 @@ def _joined(pieces: Pieces) -> str:
     return "\1".join("\2" if piece is None else piece for piece in pieces) + "\0"
 
 
-def _tokenizer(options: TokenizerOptions, columns: tuple[str, ...], rows: Written, kept: Sequence[int]) -> Tokenizer:
+def _tokenizer(options: TokenizerOptions, columns: tuple[str, ...], texts: Iterable[Pieces]) -> Tokenizer:
     """Raise DataError where no token is frequent enough."""
-    parts = [rows.target, *([rows.text] if rows.text is not None else [])]
-    counts = Counter(piece for part in parts for i in kept for piece in part[i] if piece is not None)
+    counts = Counter(piece for each in texts for piece in each if piece is not None)
     often = sorted((piece for piece, n in counts.items() if n >= options.min_count), key=lambda p: (-counts[p], p))
     if not often:
         raise DataError(

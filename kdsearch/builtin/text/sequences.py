@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field as Option
 
 from kdsearch.builtin.text.sequence_options import SequenceOptions, pieces_of
-from kdsearch.builtin.text.sequence_source import SequenceSource, Written, bounded, windows
+from kdsearch.builtin.text.sequence_source import UNTOLD, Pieces, SequenceSource, Written, bounded, windows
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, Services
 from kdsearch.kit.tables import Table, TableFiles, read_tables
@@ -46,16 +46,22 @@ class Sequences(Dataset[SequencesOptions]):
 
     def _written(self, name: str, table: Table) -> Written:
         options = self.options
-        texts = table.texts(options.text)
         if options.target is None:
+            texts = table.texts(options.text)
             pieces = {sample: pieces_of(options, text) for sample, text in zip(table.ids, texts, strict=True)}
             return windows(pieces, options.max_length, options.packed, name)
-        pairs: dict[str, list[list[str]]] = {}
-        for column, values in ((options.text, texts), (options.target, table.texts(options.target))):
-            pairs[column] = [pieces_of(options, value) for value in values]
-            for row, each in enumerate(pairs[column]):
-                if len(each) >= options.max_length:
-                    expected = f"fewer than {options.max_length}"
-                    raise table.fault(row, column, f"{len(each)} tokens", expected, "Set `max_length` to more.")
-        read = [tuple(each) for each in pairs[options.text]]
-        return Written(table.ids, [bounded(each) for each in pairs[options.target]], read)
+        read = self._pieces(table, options.text)
+        told = [i for i, value in enumerate(table.column(options.target)) if value is not None]
+        target: list[Pieces] = [UNTOLD] * len(table)
+        for i, each in zip(told, self._pieces(table.at(told), options.target), strict=True):
+            target[i] = bounded(each)
+        return Written(table.ids, target, read)
+
+    def _pieces(self, table: Table, column: str) -> list[tuple[str, ...]]:
+        """Each text of a column in pieces. Raise DataError for a missing text, and for one that is too long."""
+        found = [tuple(pieces_of(self.options, text)) for text in table.texts(column)]
+        for row, each in enumerate(found):
+            if len(each) >= self.options.max_length:
+                expected = f"fewer than {self.options.max_length}"
+                raise table.fault(row, column, f"{len(each)} tokens", expected, "Set `max_length` to more.")
+        return found

@@ -166,7 +166,7 @@ class TextSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
-    def measured_on(self, ids: Collection[str]) -> TextSource:
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> TextSource:
         """With the vocabulary of these samples of `train`."""
         return TextSource(self._rows, self._columns, self._options, self._facts, self._document, frozenset(ids))
 

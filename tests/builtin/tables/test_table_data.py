@@ -103,6 +103,20 @@ def test_only_training_rows_are_measured(tmp_path):
     assert bool((ids == 0).all()) != seen
 
 
+def test_targets_that_the_study_hides_are_not_measured(tmp_path):
+    rows = "\n".join(f"{i},{i * i}" for i in range(60))
+    source = opened(tmp_path, f"x,y\n{rows}\n", target="y", kind="number")
+    data = arrange(source, labeled=0.2, validation=0.2, test=0.2, seed=3)
+    shown, train = data.split("labeled"), data.split("train")
+    assert len(shown.ids) < len(train.ids) / 2
+    target, numbers = (next(each for each in data.fields if each.name == name) for name in ("target", "numbers"))
+    seen = shown.load(range(len(shown.ids)))["target"].double()
+    read = train.load(range(len(train.ids)))["numbers"].double()
+    for field, each in ((target, seen), (numbers, read)):
+        found = [field.mean[0], field.std[0]]
+        np.testing.assert_allclose(found, [float(each.mean()), float(each.std(unbiased=False))], rtol=1e-6)
+
+
 def test_categories_that_are_rare_are_read_as_unknown(tmp_path):
     source = opened(tmp_path, target="kind", rare=2, ignore=("mpg",))
     assert source.split("train").load(range(6))["categories"][:, 0].tolist() == [1, 2, 1, 0, 2, 0]

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.builtin.text.prose import Prose, ProseOptions, paragraphs
+from kdsearch.builtin.text.seq2seq import Seq2Seq
 from kdsearch.builtin.text.sequence_options import pieces_of
 from kdsearch.builtin.text.sequence_source import BOUNDARY, SequenceSource, windows
 from kdsearch.builtin.text.sequences import Sequences, SequencesOptions
+from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN
+from kdsearch.kinds import HIDDEN, NoOptions
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
 LINES = ["the cat sat", "a dog ran away", "", "the end of it", "so it goes", "cats and dogs", "more of it", "it rains"]
@@ -117,7 +119,7 @@ def test_the_vocabulary_is_of_the_training_texts_and_of_a_studys_own(tmp_path):
     assert written(source, "test") == [("|a?c", "a?c|")]
     assert source.fields[0].n_values == 3 + 3
     first = source.split("train").ids[0]
-    study = source.measured_on([first])
+    study = source.measured_on([first], [first])
     assert json.loads(study.files()["tokenizer.json"])["vocabulary"] == ["a", "b"]
     assert written(study, "test") == [("|a??", "a??|")]
 
@@ -148,6 +150,35 @@ def test_pairs_show_what_has_been_written_so_far(tmp_path):
     assert batch["prefix_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
+def test_a_pair_whose_target_nobody_knows_has_no_label(tmp_path):
+    rows = [{"q": "ab", "a": "ba"}, {"q": "ab", "a": None}, {"q": "b", "a": "bb"}, {"q": "a", "a": "a"}]
+    jsonl(tmp_path, "a.jsonl", rows)
+    source = opened(tmp_path, path="a.jsonl", text="q", target="a")
+    batch = source.split("train").load([0, 1])
+    assert batch["prefix"][1].tolist() == [BOUNDARY, 0, 0]
+    assert batch["prefix_mask"][1].tolist() == [1, 0, 0]
+    assert batch["next"][1].tolist() == [HIDDEN] * 3
+    assert batch["tokens"][1].tolist() == batch["tokens"][0].tolist()
+    alone = source.split("train").load([1])
+    assert alone["prefix"].tolist() == [[BOUNDARY]]
+    assert alone["next"].tolist() == [[HIDDEN]]
+    data = arrange(source, labeled=1.0, validation=0.25, test=0.25, seed=0, task=Seq2Seq(NoOptions()))
+    assert data.split("unlabeled").ids == (source.split("train").ids[1],)
+
+
+def test_hidden_targets_are_not_in_the_vocabulary(tmp_path):
+    """Pair i reads a letter of its own and writes another: what only hidden targets hold is not known."""
+    jsonl(tmp_path, "a.jsonl", [{"q": chr(0x4E00 + i), "a": chr(0x5E00 + i) * 2} for i in range(40)])
+    source = opened(tmp_path, path="a.jsonl", text="q", target="a")
+    data = arrange(source, labeled=0.3, validation=0.2, test=0.2, seed=1, task=Seq2Seq(NoOptions()))
+    known = set(json.loads(data.source.files()["tokenizer.json"])["vocabulary"])
+    train, labeled = data.split("train").ids, data.split("labeled").ids
+    numbers = {sample: i for i, sample in enumerate(source.split("train").ids)}
+    assert 0 < len(labeled) < len(train)
+    read, written = ({chr(start + numbers[i]) for i in ids} for start, ids in ((0x4E00, train), (0x5E00, labeled)))
+    assert known == read | written
+
+
 @pytest.mark.parametrize(
     ("name", "text", "options", "says"),
     [
@@ -158,7 +189,7 @@ def test_pairs_show_what_has_been_written_so_far(tmp_path):
         ("a.csv", "text,reply\nab,c\n", {"target": "reply", "packed": True}, "pairs: packed"),
         ("a.csv", "text,reply\nab,c\n", {"target": "text"}, "is text and target"),
         ("a.csv", "text,reply\nab,c\nabcdef,c\n", {"target": "reply", "max_length": 4}, "a.csv:3"),
-        ("a.csv", "text,reply\nab,\n", {"target": "reply"}, "column 'reply'"),
+        ("a.jsonl", '{"text": "ab", "reply": 1}', {"target": "reply"}, "column 'reply'"),
     ],
 )
 def test_files_are_told_what_they_lack(tmp_path, name, text, options, says):
