@@ -43,8 +43,8 @@ from kdsearch.study.summary import budget
 from kdsearch.verbs import commands
 
 STUDIES = Path(__file__).parent / "real"
-PARAMS = {"fashion": 30_000, "tiles": 30_000, "docstrings": 120_000}
-LATENCY_MS = {"fashion": 0.10, "tiles": 0.12, "docstrings": 0.25}
+PARAMS = {"fashion": 15_000, "tiles": 15_000, "docstrings": 80_000}
+LATENCY_MS = {"fashion": 0.05, "tiles": 0.06, "docstrings": 0.15}
 FEW = {"fashion": 0.1, "tiles": 0.1, "docstrings": 0.3}
 RANDOM = 5
 ROWS = ("study", "largest", "random", "staged", "single")
