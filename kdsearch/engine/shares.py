@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from kdsearch.engine.groups import Groups
 from kdsearch.engine.strata import Samples, Strata, apportion, by_class, first_by_hash
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN
 
 
-def carved(read: Mapping[str, Samples], n_strata: int, validation: float, test: float, seed: int) -> dict[str, Samples]:
+def carved(
+    read: Mapping[str, Samples], names: Sequence[str], strata: Strata, validation: float, test: float, seed: int
+) -> dict[str, Samples]:
     """`train`, `val` and `test`, the last two carved from `train` by these shares where the source has none.
 
     A test split is of samples that have a target, where any have one: all that is judged on it is judged on the same.
+
+    Args:
+        names: of the group of each sample of `train`; a group goes whole.
     """
     shares = {"test": test, "val": validation}
     carve = {name: share for name, share in shares.items() if name not in read}
@@ -28,19 +34,17 @@ def carved(read: Mapping[str, Samples], n_strata: int, validation: float, test: 
     pool, n = read["train"], len(read["train"])
     taken = np.zeros(n, dtype=np.bool_)
     held: dict[str, Samples] = {}
-    groups = by_class(pool, n_strata)
+    groups = Groups(pool, names, strata)
+    known = sum(len(group) for each in groups.by_stratum[:-1] for group in each)
     for name, share in carve.items():
-        left = [[i for i in group if not taken[i]] for group in groups]
-        known = sum(map(len, groups[:-1]))
+        left = [[group for group in each if not taken[group[0]]] for each in groups.by_stratum]
         if name == "test" and known:
             left[-1] = []
         # every class that can spare one is held out too: one stays for training
-        least = [min(1, max(0, len(group) - 1)) if len(group) else 0 for group in left]
+        least = [min(1, max(0, len(each) - 1)) for each in left]
         total = max(round(share * (known if name == "test" and known else n)), 0)
-        sizes = apportion(total, [len(group) for group in left], [min(m, total) for m in least])
-        chosen = [
-            i for group, size in zip(left, sizes, strict=True) for i in first_by_hash(pool, group, size, seed, name)
-        ]
+        sizes = apportion(total, [sum(map(len, each)) for each in left], [min(m, total) for m in least])
+        chosen = groups.first(left, sizes, seed, name)
         taken[chosen] = True
         held[name] = pool.at(chosen)
     rest = pool.at(np.flatnonzero(~taken).tolist())

@@ -1,7 +1,7 @@
 """The splits of a study: train, validation and test of any source, stratified, with targets for only some of them.
 
 Which samples go where is a function of the seed and of the samples' ids alone: within a class they are ordered by
-hash(seed, purpose, id) and the first ones are taken, so that more samples move few others.
+hash(seed, purpose, id) and the first ones are taken, so that more samples move few others. Samples of a group go by its name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdsearch.engine.groups import groups_in
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.shares import budgeted, carved, cut, joined, with_parts
 from kdsearch.engine.strata import Samples, Strata
@@ -229,14 +230,15 @@ def arrange(
 
     n_strata = len(targets.classes) or max([0, *(1 + int(each.label.max()) for each in read.values() if len(each))])
     strata = Strata(n_strata, targets.is_class, targets.known)
-    samples = carved(read, n_strata, validation, test, seed)
+    names = groups_in(natives[named["train"]])
+    samples = carved(read, names, strata, validation, test, seed)
     if "unlabeled" in read:
         samples["train"] = joined(samples["train"], read["unlabeled"])
     if train_samples is not None:
         samples["train"] = cut(samples["train"], train_samples, strata, seed)
     for name, each in samples.items():
         if not len(each):
-            raise _emptied(name, len(read["train"]))
+            raise _emptied(name, len(names), len(set(names)))
     asked = {
         "labeled": labeled,
         "validation": validation,
@@ -308,11 +310,12 @@ def _check_labels(name: str, each: Samples, classes: Sequence[str]) -> None:
         )
 
 
-def _emptied(name: str, n_train: int) -> DataError:
+def _emptied(name: str, n_train: int, n_groups: int) -> DataError:
     key = {"val": "data.validation", "test": "data.test", "train": "data.train_samples"}[name]
+    together = f", {n_groups} groups that stay together" if n_groups < n_train else ""
     return DataError(
         f"split '{name}' is empty",
         path=key,
         expected="at least one sample",
-        fix=f"The data set's own 'train' has {n_train} samples; change `{key.partition('.')[2]}` or give more.",
+        fix=f"The data set's own 'train' has {n_train} samples{together}; change `{key.partition('.')[2]}` or give more.",
     )

@@ -64,11 +64,12 @@ def by_class(samples: Samples, n_classes: int) -> list[list[int]]:
 
 def first_by_hash(samples: Samples, rows: Sequence[int], n: int, seed: int, purpose: str) -> list[int]:
     """The n of `rows` that come first in the order of hash(seed, purpose, id)."""
+    return sorted(rows, key=lambda row: order_by_hash(samples.ids[row], seed, purpose))[:n]
 
-    def order(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}\0{purpose}\0{samples.ids[row]}".encode(), digest_size=16).digest()
 
-    return sorted(rows, key=order)[:n]
+def order_by_hash(name: str, seed: int, purpose: str) -> bytes:
+    """hash(seed, purpose, name), 16 bytes."""
+    return hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=16).digest()
 
 
 def apportion(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int]:

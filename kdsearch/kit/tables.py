@@ -2,9 +2,9 @@
 Plain text is one too: a row a line that is not blank, in one column `text`.
 
 A row is known by a named column, or else by a digest of what it holds: neither depends on the order of rows or columns, so a
-file that is sorted anew has the same splits. Equal rows of a split are told apart by a number; a row that stands in two splits
-is refused, unless the user says what to do with it. A cell that is empty, absent or null is missing: None in texts and
-categories, NaN in numbers.
+file that is sorted anew has the same splits. Equal rows of a split are told apart by a number and stay together; a row that stands
+in two splits is refused, unless the user says what to do with it. A cell that is empty, absent or null is missing: None in texts
+and categories, NaN in numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import codecs
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import Options, Services
 from kdsearch.store.table_rows import rows_of, shown
 
-__all__ = ["Table", "TableFiles", "identified", "no_number", "read_table", "read_tables", "shown"]
+__all__ = ["Table", "TableFiles", "identified", "no_number", "read_table", "read_tables", "shown", "unrepeated"]
 
 SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
@@ -48,7 +49,7 @@ class TableFiles(Options):
     copies: Literal["refuse", "drop", "keep"] = Option(
         "refuse",
         description="rows that stand in two splits: an error; left out of training (of validation, where the test has them); "
-        "or kept, where equal rows are different samples",
+        "or kept, where equal rows are different samples and may be carved apart",
     )
     encoding: str = Option(
         "utf-8", description="of the text, such as utf-8, latin-1 or utf-16; a byte order mark is skipped"
@@ -94,12 +95,14 @@ class Table:
         values: column -> one value a row: text in a CSV, any JSON value in JSON Lines; None = missing.
         lines: the line that each row begins at, from 1.
         ids: of each row, unique in the table.
+        groups: of each row, what equal rows have in common; () = there are none, or they are different samples.
     """
 
     file: Path
     values: Mapping[str, list[Any]]
     lines: Sequence[int]
     ids: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -175,7 +178,8 @@ class Table:
     def at(self, rows: Sequence[int]) -> Table:
         """The rows at these places, in that order."""
         values = {name: [each[i] for i in rows] for name, each in self.values.items()}
-        return Table(self.file, values, [self.lines[i] for i in rows], tuple(self.ids[i] for i in rows))
+        ids, groups = (tuple(each[i] for i in rows) if each else () for each in (self.ids, self.groups))
+        return Table(self.file, values, [self.lines[i] for i in rows], ids, groups)
 
     def without(self, marks: Sequence[str]) -> Table:
         """The table with None in place of these texts: what its author wrote for values that nobody knows."""
@@ -184,7 +188,7 @@ class Table:
             name: [None if isinstance(each, str) and each.strip() in marked else each for each in values]
             for name, values in self.values.items()
         }
-        return Table(self.file, changed, self.lines, self.ids) if marked else self
+        return replace(self, values=changed) if marked else self
 
 
 def read_tables(options: TableFiles, services: Services) -> dict[str, Table]:
@@ -270,8 +274,19 @@ def _rows(file: Path, options: TableFiles) -> Table:
 
 def identified(table: Table, options: TableFiles) -> Table:
     """The table with ids, of the options' column or by what its rows hold. Raise DataError for ids missing or not unique."""
-    ids = _digests(table, options.split) if options.id is None else _named_ids(table, options.id)
-    return replace(table, ids=ids)
+    if options.id is not None:
+        return replace(table, ids=_named_ids(table, options.id))
+    held = _digests(table, options.split)
+    groups = held if len(set(held)) < len(held) and options.copies != "keep" else ()
+    return replace(table, ids=tuple(unrepeated(held)), groups=groups)
+
+
+def unrepeated(ids: Iterable[str]) -> Iterator[str]:
+    """Equal ones get -2, -3, ..."""
+    counts: Counter[str] = Counter()
+    for each in ids:
+        counts[each] += 1
+        yield each if counts[each] == 1 else f"{each}-{counts[each]}"
 
 
 def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
@@ -286,16 +301,13 @@ def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
 
 
 def _digests(table: Table, split: str | None) -> tuple[str, ...]:
-    """16 hexadecimal digits of what each row holds beside its split, in any order of columns; equal rows get -2, -3, ..."""
+    """16 hexadecimal digits of what each row holds beside its split, in any order of columns."""
     names = sorted(name for name in table.columns if name != split)
-    counts: dict[str, int] = {}
     made = []
     for row in range(len(table)):
         held = {name: table.values[name][row] for name in names if table.values[name][row] is not None}
         text = json.dumps(held, sort_keys=True, separators=(",", ":")).encode()
-        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
-        counts[digest] = counts.get(digest, 0) + 1
-        made.append(digest if counts[digest] == 1 else f"{digest}-{counts[digest]}")
+        made.append(hashlib.blake2b(text, digest_size=8).hexdigest())
     return tuple(made)
 
 

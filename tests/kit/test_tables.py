@@ -198,6 +198,16 @@ def test_ids_of_different_rows_differ_and_survive_a_further_row(tmp_path):
     assert read(tmp_path, "a,b\n0,0\n1,2\n12,\n").ids[1:] == before
 
 
+def test_equal_rows_are_a_group_unless_they_are_said_to_differ(tmp_path):
+    text = "k,a,b\n1,u,v\n2,u,w\n3,u,v\n4,u,v\n"
+    assert read(tmp_path, text).groups == read(tmp_path, text, id="k").groups == ()
+    equal = "a,b\nu,v\nu,w\nu,v\nu,v\n"
+    found = read(tmp_path, equal)
+    assert found.groups == (found.ids[0], found.ids[1], found.ids[0], found.ids[0])
+    assert found.at([1, 2]).without(["u"]).groups == (found.ids[1], found.ids[0])
+    assert read(tmp_path, equal, copies="keep").groups == ()
+
+
 def test_splits_by_column(tmp_path):
     written(tmp_path, "t.csv", "x,part\n1,train\n2,test\n3,Validation\n4,train\n")
     found = read_tables(TableFiles(path="t.csv", split="part"), Site(0, tmp_path))

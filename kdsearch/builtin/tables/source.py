@@ -20,10 +20,13 @@ from kdsearch.kit.tables import Table
 
 
 class Rows:
-    """Samples held in memory, a tensor (N, ...) a field. `labels` (N,), where rows have a class, are there without loading."""
+    """Samples held in memory, a tensor (N, ...) a field. `labels` (N,), where rows have a class, are there without loading.
 
-    def __init__(self, ids: tuple[str, ...], tensors: Mapping[str, Tensor]) -> None:
-        self.ids, self.tensors = ids, dict(tensors)
+    `groups`: of each sample, where there are equal ones.
+    """
+
+    def __init__(self, ids: tuple[str, ...], tensors: Mapping[str, Tensor], groups: tuple[str, ...] = ()) -> None:
+        self.ids, self.tensors, self.groups = ids, dict(tensors), groups
         if "label" in tensors:
             self.labels = tensors["label"]
 
@@ -63,7 +66,9 @@ class TableSource:
         self._known = known(train.at(rows), read.columns, read.rare)
         self._target = read.target.described(read.target.values["train"][_at(train.ids, labeled)])
         self._splits: dict[str, Split] = {
-            name: Rows(table.ids, {**self._known.tensors(table), self._target.name: read.target.values[name]})
+            name: Rows(
+                table.ids, {**self._known.tensors(table), self._target.name: read.target.values[name]}, table.groups
+            )
             for name, table in read.tables.items()
         }
         self._facts = {
@@ -72,7 +77,6 @@ class TableSource:
             "samples": {name: len(table) for name, table in read.tables.items()},
             "columns": {"numbers": list(read.columns.numbers), "categories": list(read.columns.categories)},
             "measured_on": len(rows),
-            "copies": sum("-" in sample for table in read.tables.values() for sample in table.ids),
             "content": _content(read),
         }
 

@@ -24,6 +24,7 @@ from kdsearch.builtin.text.prepare import UNKNOWN
 from kdsearch.builtin.text.tokenizer import Tokenizer, TokenizerOptions
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Field, Split, split_of
+from kdsearch.kit.tables import unrepeated
 from kdsearch.ops.padding import stacked
 
 NEXT, PREFIX, PREFIX_MASK = "next", "prefix", "prefix_mask"
@@ -34,11 +35,15 @@ UNTOLD: Pieces = (None,)  # a target that nobody knows: its boundary, and nothin
 
 @dataclass(frozen=True)
 class Written:
-    """The samples of one split, in pieces: each of `target` is written, after `text` has been read where there is one."""
+    """The samples of one split, in pieces: each of `target` is written, after `text` has been read where there is one.
+
+    `groups`: of each sample, where there are equal ones.
+    """
 
     ids: tuple[str, ...]
     target: Sequence[Pieces]
     text: Sequence[Pieces] | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class SequenceSplit:
     @property
     def ids(self) -> tuple[str, ...]:
         return self.rows.ids
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.rows.groups
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
         at, rows = list(index), self.rows
@@ -171,39 +180,36 @@ def bounded(pieces: Sequence[str]) -> Pieces:
     return None, *pieces, None
 
 
-def windows(texts: Mapping[str, Sequence[str]], length: int, packed: bool, split: str = "train") -> Written:
+def windows(
+    texts: Mapping[str, Sequence[str]], length: int, packed: bool, split: str = "train", equal: Sequence[str] = ()
+) -> Written:
     """Texts, in pieces, by id, as samples of at most `length` tokens that are read: every piece is to be foretold once.
 
     Args:
         packed: texts one after the other, a boundary between them, in windows of `length`; else each text begins a sample,
             of which a long one has several.
+        equal: of each text, what equal ones have in common; () = there are none.
     """
     if packed:
         stream: list[Piece] = [None]
         for pieces in texts.values():
             stream += [*pieces, None]
         cut = list(_windows(stream, length))
-        return Written(tuple(_unrepeated(f"{split}-{_digest(each)}" for each in cut)), cut)
-    ids, found = [], []
-    for sample, pieces in texts.items():
+        held = tuple(f"{split}-{_digest(each)}" for each in cut)
+        return Written(tuple(unrepeated(held)), cut, groups=held)
+    ids, found, groups = [], [], []
+    for (sample, pieces), group in zip(texts.items(), equal or texts, strict=True):
         for i, each in enumerate(_windows(bounded(pieces), length)):
             ids.append(sample if i == 0 else f"{sample}+{i}")
+            groups.append(group if i == 0 else f"{group}+{i}")
             found.append(each)
-    return Written(tuple(ids), found)
+    return Written(tuple(ids), found, groups=tuple(groups))
 
 
 def _windows(pieces: Sequence[Piece], length: int) -> Iterator[Pieces]:
     """The last piece of each is the first of the next one."""
     for start in range(0, len(pieces) - 1, length):
         yield tuple(pieces[start : start + length + 1])
-
-
-def _unrepeated(ids: Iterator[str]) -> Iterator[str]:
-    """Equal ones get -2, -3, ..."""
-    counts: Counter[str] = Counter()
-    for each in ids:
-        counts[each] += 1
-        yield each if counts[each] == 1 else f"{each}-{counts[each]}"
 
 
 def _digest(pieces: Pieces) -> str:

@@ -49,13 +49,13 @@ class Sequences(Dataset[SequencesOptions]):
         if options.target is None:
             texts = table.texts(options.text)
             pieces = {sample: pieces_of(options, text) for sample, text in zip(table.ids, texts, strict=True)}
-            return windows(pieces, options.max_length, options.packed, name)
+            return windows(pieces, options.max_length, options.packed, name, table.groups)
         read = self._pieces(table, options.text)
         told = [i for i, value in enumerate(table.column(options.target)) if value is not None]
         target: list[Pieces] = [UNTOLD] * len(table)
         for i, each in zip(told, self._pieces(table.at(told), options.target), strict=True):
             target[i] = bounded(each)
-        return Written(table.ids, target, read)
+        return Written(table.ids, target, read, table.groups)
 
     def _pieces(self, table: Table, column: str) -> list[tuple[str, ...]]:
         """Each text of a column in pieces. Raise DataError for a missing text, and for one that is too long."""

@@ -30,11 +30,13 @@ class Rows:
     Args:
         texts: column -> a text a sample; a document's column too.
         labels: (N,) classes, HIDDEN where there is none; None = samples have none.
+        groups: of each sample, where there are equal ones.
     """
 
     ids: tuple[str, ...]
     texts: Mapping[str, Sequence[str]]
     labels: Tensor | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class TextSplit:
     @property
     def labels(self) -> Tensor | None:
         return self.rows.labels
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.rows.groups
 
     def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Batch:
         at = list(index)

@@ -75,7 +75,7 @@ class Texts(Dataset[TextsOptions]):
                 expected="documents that differ, of which a query finds its own",
             )
         rows = {
-            name: Rows(each.ids, {column: each.texts(column) for column in texts}, labels.get(name))
+            name: Rows(each.ids, {column: each.texts(column) for column in texts}, labels.get(name), each.groups)
             for name, each in tables.items()
         }
         return TextSource(rows, options.columns, options, facts, options.document)

@@ -103,6 +103,19 @@ def test_only_training_rows_are_measured(tmp_path):
     assert bool((ids == 0).all()) != seen
 
 
+def test_equal_rows_are_not_carved_apart(tmp_path):
+    rows = [f"{i % 20},{'ab'[i % 2]}" for i in range(60)]
+    source = opened(tmp_path, "x,kind\n" + "\n".join(rows), target="kind")
+    assert "copies" not in source.facts
+    parts = arrange(source, labeled=1.0, validation=0.2, test=0.2, seed=1)
+    x = {
+        name: parts.split(name).load(range(len(parts.split(name).ids)))["numbers"] for name in ("train", "val", "test")
+    }
+    assert {name: len(each) for name, each in x.items()} == {"train": 36, "val": 12, "test": 12}
+    held = [set(each[:, 0].tolist()) for each in x.values()]
+    assert sum(map(len, held)) == 20
+
+
 def test_targets_that_the_study_hides_are_not_measured(tmp_path):
     rows = "\n".join(f"{i},{i * i}" for i in range(60))
     source = opened(tmp_path, f"x,y\n{rows}\n", target="y", kind="number")

@@ -104,6 +104,24 @@ def test_windows_hold_every_token_once(texts, length, packed):
     assert len(set(rows.ids)) == len(rows.ids)
 
 
+@pytest.mark.parametrize("how", ["texts", "packed", "pairs"])
+def test_equal_samples_are_a_group(tmp_path, how):
+    (tmp_path / "a.txt").write_text("abcde\nxyz\nabcde\n", encoding="utf-8")
+    jsonl(tmp_path, "a.jsonl", [{"text": text, "reply": "r"} for text in ("abcde", "xyz", "abcde")])
+    options = {
+        "texts": {"path": "a.txt", "max_length": 4},  # abcde is two samples
+        "packed": {"path": "a.txt", "max_length": 5, "packed": True},
+        "pairs": {"path": "a.jsonl", "target": "reply"},
+    }[how]
+    split = opened(tmp_path, **options).split("train")
+    batch = split.load(range(len(split.ids)))
+    held = [(tuple(t.tolist()), tuple(n.tolist())) for t, n in zip(batch["tokens"], batch["next"], strict=True)]
+    same = [[one == other for other in held] for one in held]
+    assert [[one == other for other in split.groups] for one in split.groups] == same
+    assert sum(map(sum, same)) > len(held)
+    assert all(group == sample for group, sample in zip(split.groups, split.ids, strict=True) if "-2" not in sample)
+
+
 def test_padding_is_nothing_to_foretell(tmp_path):
     (tmp_path / "a.txt").write_text("abc\na\n", encoding="utf-8")
     batch = opened(tmp_path, path="a.txt").split("train").load([0, 1])

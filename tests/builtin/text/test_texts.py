@@ -65,6 +65,17 @@ def test_labels_are_the_column_s_and_an_empty_cell_is_none(table):
     assert source.split("train").load([3]).texts["said"] == [ROWS[3][0]]
 
 
+def test_equal_texts_of_a_class_are_not_carved_apart(tmp_path):
+    rows = [f"text {i % 20},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    source = texts(path="t.csv", label="label").open(FileServices(tmp_path))
+    parts = arrange(source, labeled=1.0, validation=0.2, test=0.2)
+    held = [set(parts.split(name).load(range(12)).texts["text"]) for name in ("val", "test")]
+    assert [len(each) for each in held] == [4, 4]
+    train = parts.split("train")
+    assert not set(train.load(range(len(train.ids))).texts["text"]) & (held[0] | held[1])
+
+
 def test_the_vocabulary_is_of_the_samples_that_the_study_trains_on(table):
     source = texts(path="reviews.csv", text="said", label="stars").open(FileServices(table))
     assert isinstance(source, Measured)
