@@ -205,6 +205,10 @@ class ProbeStep:
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
         return self._probe.io.output(field).rows(tensor, self._probe.task.counted(self.batch))
 
+    def truth(self) -> Tensor | None:
+        found = self._probe.task.truth(self.batch)
+        return None if found is None else self.rows(found)
+
     def rng_of(self, sample: str) -> Generator:
         return stream(self._seed, sample)
 

@@ -133,6 +133,10 @@ class LiveStep:
         answers = replace(self.cast.io, outputs=self.cast.task.answers(self.cast.io))
         return answers.output(field).rows(tensor, self.cast.task.counted(self.batch))
 
+    def truth(self) -> Tensor | None:
+        found = self.cast.task.truth(self.batch)
+        return None if found is None else self.rows(found)
+
     def rng_of(self, sample: str) -> Generator:
         return stream(self.by_sample, sample)
 

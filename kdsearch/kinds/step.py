@@ -86,6 +86,9 @@ class Step(Protocol):
         The task says where the classes are (`Field.classes_at`) and which positions count (`Task.counted`).
         """
 
+    def truth(self) -> Tensor | None:
+        """(N,) the class of each of the rows of `logits`, HIDDEN where nobody knows it; None where the batch has no such target."""
+
     def log(self, name: str, value: Tensor | float) -> None:
         """A diagnostic that is no loss, a scalar: its mean over an epoch stands beside the losses, in JSON and page."""
 

@@ -135,6 +135,13 @@ class Task(Capability, Generic[O]):
     def loss(self, out: Outputs, batch: Batch) -> Tensor:
         """Scalar, mean over the samples with a known target; 0 (with graph) when there is none."""
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        """The class at each position of `logits`, (B, ...) integers, HIDDEN where nobody knows it; None: it has none.
+
+        Default: `label`, where there is one. Distillers that read the truth beside the teacher's word ask for it.
+        """
+        return batch.tensors.get("label")
+
     def counted(self, batch: Batch) -> Tensor | None:
         """Positions of the outputs that the teacher's word counts at, (B, ...) bool: not the padding. Default None: all.
 

@@ -37,6 +37,7 @@ class HandStep:
         fields: output fields, for `rows`, where the classes are not where a `Field` of that shape expects them.
         counted: (B, ...) positions that count; None = all.
         loss: `task()`; default: cross-entropy of the student's `logits`, mean over the samples whose `label` is known.
+        truth: the batch's field of the class at each position of `logits`, where there is one.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class HandStep:
         loss: Loss | None = None,
         fields: Sequence[Field] = (),
         counted: Tensor | None = None,
+        truth: str = "label",
     ) -> None:
         self.student = outputs(student, "the student")
         self.teacher = outputs(teacher or {}, "the teacher").detach()
@@ -59,7 +61,7 @@ class HandStep:
         self.clock, self.rng = clock, Generator().manual_seed(seed)
         self.logs: dict[str, list[float]] = {}
         self._seed, self._roles, self._runs, self._loss = seed, dict(roles or {}), dict(runs or {}), loss
-        self._fields, self._counted = {each.name: each for each in fields}, counted
+        self._fields, self._counted, self._truth = {each.name: each for each in fields}, counted, truth
 
     @property
     def batches(self) -> Mapping[str, Batch]:
@@ -100,6 +102,7 @@ class HandStep:
             self._loss,
             tuple(self._fields.values()),
             self._counted,
+            self._truth,
         )
 
     def task(self) -> Tensor:
@@ -112,6 +115,10 @@ class HandStep:
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
         found = self._fields.get(field) or Field(field, "logits", tuple(self.student[field].shape[1:]))
         return found.rows(tensor, self._counted)
+
+    def truth(self) -> Tensor | None:
+        found = self.batch.tensors.get(self._truth)
+        return None if found is None else self.rows(found)
 
     def rng_of(self, sample: str) -> Generator:
         return stream(self._seed, sample)

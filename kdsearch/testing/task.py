@@ -237,6 +237,24 @@ class TaskContract:
             none = task.strata(task.hide(batch, torch.ones(SAMPLES, dtype=torch.bool), targets), targets)
             require(bool((none == HIDDEN).all()), f"without a target the strata are {none.tolist()}, expected {HIDDEN}")
 
+    def test_truth_is_a_class_at_each_position_of_logits(self) -> None:
+        task, batch = self.made(), self.batch()
+        fields = {each.name: each for each in task.answers(self.io())}
+        truth, logits = task.truth(batch), fields.get("logits")
+        if truth is None or logits is None:
+            return
+        n = logits.sizes[logits.class_axis - 1]
+        positions = tuple(size for axis, size in enumerate(logits.shape, 1) if axis != logits.class_axis)
+        fits = truth.ndim == len(logits.shape) and all(
+            want in (None, got) for want, got in zip((SAMPLES, *positions), truth.shape, strict=True)
+        )
+        require(fits, f"the truth is {tuple(truth.shape)}, expected {SAMPLES} samples of {positions}")
+        is_class = not truth.is_floating_point() and bool((((truth >= 0) & (truth < n)) | (truth == HIDDEN)).all())
+        require(is_class, f"the truth is of {truth.dtype}, or none of {n} classes, nor HIDDEN ({HIDDEN})")
+        everything = torch.ones(SAMPLES, dtype=torch.bool)
+        hidden = task.truth(task.hide(batch, everything, task.targets(self.source().fields)))
+        require(hidden is None or bool((hidden == HIDDEN).all()), "the truth still tells what is hidden")
+
     def test_dummies_are_samples(self) -> None:
         task, io = self.made(), self.io()
         before = torch.get_rng_state()

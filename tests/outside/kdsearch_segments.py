@@ -81,6 +81,9 @@ class Segmentation(Task[NoOptions]):
         known = super().strata(batch, targets)
         return torch.where(known == HIDDEN, known, over.to(torch.int64))
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        return batch.tensors.get("mask")
+
     def call(self, model: Model, batch: Batch) -> Mapping[str, Tensor]:
         (image,) = (batch[name] for name in model.inputs)
         return {"logits": model.module(image)}

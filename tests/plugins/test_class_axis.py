@@ -12,6 +12,9 @@ from kdsearch_plugins.classics.match import Match, MatchOptions
 from torch import Generator, nn
 
 from kdsearch.builtin.distiller_proxy import proxy_of
+from kdsearch.builtin.text.causal_lm import CausalLm
+from kdsearch.builtin.text.seq2seq import Seq2Seq
+from kdsearch.builtin.vision.segmentation import Segmentation
 from kdsearch.engine.cache import Live
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.errors import TapShapeError
@@ -175,6 +178,52 @@ def test_a_hidden_label_takes_the_teachers_class_there() -> None:
     one, other = (dkd.terms(step.on(step.batch.having(label=torch.tensor(each)))) for each in (hidden, guessed))
     assert torch.equal(one["tckd"], other["tckd"])
     assert not torch.equal(one["tckd"], dkd.terms(step)["tckd"])
+
+
+TASKS = {
+    "segmentation": (Segmentation, MAP, "mask"),
+    "causal_lm": (CausalLm, SEQUENCE, "next"),
+    "seq2seq": (Seq2Seq, SEQUENCE, "next"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_truth_is_read_where_the_task_has_it(name: str) -> None:
+    """A third of the positions have another class than the teacher's likeliest one, a third the same, a third none."""
+    cls, field, target = TASKS[name]
+    task = cls(cls.options_class())
+    shape = (B, K, 2, 4) if field is MAP else (B, 7, K)
+    x = torch.randn(shape, generator=Generator().manual_seed(0), dtype=torch.float64)
+    student, teacher = (Model(Wave(k), ("x",), name=name) for k, name in ((3.0, "student"), (5.0, "teacher")))
+    z_s, z_t = (each.module(x).movedim(field.class_axis, -1) for each in (student, teacher))  # (B, ..., K)
+    likeliest = z_t.argmax(-1)
+    third = torch.arange(likeliest.numel()).reshape(likeliest.shape) % 3
+    truth = torch.where(third == 0, (likeliest + 1) % K, likeliest)
+    tensors = {"x": x, target: truth.masked_fill(third == 2, HIDDEN)}
+    counts = torch.ones_like(truth, dtype=torch.bool)
+    if field is SEQUENCE:
+        counts[1, 4:] = False
+        tensors["prefix_mask" if name == "seq2seq" else "mask"] = counts.long()
+    batch, io = Batch(tuple("abc"), tensors), IO((Field("x", "vector", field.shape),), (field,))
+    cast = Cast(task, io, {"student": student}, {"teacher": Live(teacher, task, None)}, {}, torch.device("cpu"))
+    step = LiveStep(cast, {"train": batch}, batch, Generator(), Clock(0, 0, 0.0, 1))
+
+    target_kl, rest_kl = [], []
+    for s, t, k in zip(z_s[counts].numpy(), z_t[counts].numpy(), truth[counts].tolist(), strict=True):
+        p_s, p_t = softmax(s / T), softmax(t / T)
+        target_kl.append(kl(np.array([p_t[k], 1 - p_t[k]]), np.array([p_s[k], 1 - p_s[k]])))
+        rest_kl.append(kl(np.delete(p_t, k) / (1 - p_t[k]), np.delete(p_s, k) / (1 - p_s[k])))
+    expected = {"target": T**2 * np.mean(target_kl), "non_target": T**2 * np.mean(rest_kl)}
+    terms = Dkd(DkdOptions(alpha=1.0, beta=1.0, temperature=T)).terms(step)
+    assert float(terms["tckd"]) == pytest.approx(expected["target"], abs=1e-12)
+    assert float(terms["nckd"]) == pytest.approx(expected["non_target"], abs=1e-12)
+    for part, value in expected.items():
+        options = ComposedOptions(on="logits", part=part, distance="kl", temperature=T)
+        assert float(Composed(options).terms(step)["logits"]) == pytest.approx(value, abs=1e-12)
+    score = proxy_of("dkd", Dkd)(DkdOptions(alpha=1.0, beta=1.0, temperature=T)).score(
+        student, LiveProbe(batch, io, task, teacher)
+    )
+    assert score == pytest.approx(-sum(expected.values()), abs=1e-12)
 
 
 def test_a_batch_of_padding_alone_is_zero() -> None:

@@ -66,6 +66,9 @@ class Tagging(Task[NoOptions]):
             F.cross_entropy(out["logits"].transpose(1, 2), batch["tags"], ignore_index=HIDDEN, reduction="sum") / known
         )
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        return batch.tensors.get("tags")
+
     def counted(self, batch: Batch) -> Tensor:
         return batch["mask"] != 0
 

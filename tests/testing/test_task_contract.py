@@ -174,6 +174,18 @@ def nan_figure(self, predict, data, split, services):
     return [Figure("a", "A", "a", [{"data": {"values": [{"x": float("nan")}]}}])]
 
 
+def of_a_sample(self, batch):
+    return batch["tags"][:, 0]
+
+
+def one_more_class(self, batch):
+    return batch["label"] + 1
+
+
+def told_anyway(self, batch):
+    return torch.zeros(len(batch), dtype=torch.int64)
+
+
 def over_padding(task, out, batch):
     tags = batch["tags"].clamp(min=0)  # what nobody knows is tag 0
     return F.cross_entropy(out["logits"].transpose(1, 2), tags)
@@ -194,6 +206,9 @@ FAULTS = [
     ({"io": answers_nothing}, "test_io_is_of_the_data_and_has_an_answer", "answer nothing"),
     ({"io": takes_anything}, "test_data_that_it_cannot_use_are_refused", "without any field are taken"),
     ({"objective": Task.objective, "metrics": ()}, "test_objective_is_named", "`objective` is not set"),
+    ({**OPEN, "truth": of_a_sample}, "test_truth_is_a_class_at_each_position_of_logits", "expected 8 samples of"),
+    ({"truth": one_more_class}, "test_truth_is_a_class_at_each_position_of_logits", "none of 4 classes"),
+    ({"truth": told_anyway}, "test_truth_is_a_class_at_each_position_of_logits", "still tells what is hidden"),
     ({"loss": each_sample}, "test_loss_is_a_finite_scalar_with_a_gradient", "expected a scalar"),
     ({"loss": no_graph}, "test_loss_is_a_finite_scalar_with_a_gradient", "no graph"),
     ({"loss": summed}, "test_loss_is_a_mean_in_any_order", "of twice the samples"),

@@ -56,6 +56,9 @@ class CausalLm(Task[NoOptions]):
         """Cross entropy of the next token in nats, mean over all tokens of the batch whose next one is known."""
         return next_token_loss(out["logits"], batch)
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        return batch.tensors.get(NEXT)
+
     def counted(self, batch: Batch) -> Tensor:
         return batch["mask"] != 0
 

@@ -65,6 +65,9 @@ class Seq2Seq(Task[NoOptions]):
         later = hidden[:, None] & (torch.arange(batch[PREFIX].shape[1]) > 0)
         return made.having(**{name: batch[name].masked_fill(later, 0) for name in (PREFIX, PREFIX_MASK)})
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        return batch.tensors.get(NEXT)
+
     def counted(self, batch: Batch) -> Tensor:
         return batch[PREFIX_MASK] != 0
 

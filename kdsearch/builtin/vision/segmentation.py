@@ -69,6 +69,9 @@ class Segmentation(Task[SegmentationOptions]):
         total = F.cross_entropy(out["logits"], mask, ignore_index=HIDDEN, reduction="sum", label_smoothing=smoothing)
         return total / known
 
+    def truth(self, batch: Batch) -> Tensor | None:
+        return batch.tensors.get(MASK)
+
     def dummy(self, io: IO, n: int, rng: Generator) -> Batch:
         """Noise with classes drawn uniformly, pixel by pixel."""
         n_classes, height, width = io.output("logits").sizes

@@ -65,7 +65,7 @@ class ComposedOptions(Options):
 class Composed(Distiller[ComposedOptions]):
     """Term `maps` or `logits`. Several of them in a recipe, each with a `name`, make a loss of several branches.
 
-    A sample without label takes the teacher's likeliest class for its target. Where the channels differ and the transform compares
+    Where nobody knows the class the target is the teacher's likeliest one. Where the channels differ and the transform compares
     them, a 1x1 projection of the student's map is trained with it and never exported.
     """
 
@@ -118,7 +118,7 @@ class Composed(Distiller[ComposedOptions]):
         """`kl` times T^2, of the rows' softmax; the other distances compare the probabilities themselves."""
         o = self.options
         z_s, z_t = (step.rows(each["logits"]) / o.temperature for each in (step.student, step.teacher))  # (N, K)
-        target = likely(step.rows(step.batch["label"]) if "label" in step.batch else None, z_t)
+        target = likely(step.truth(), z_t)
         a_s, a_t = parts(o.part, z_s, target), parts(o.part, z_t, target)
         if o.distance == "kl":
             return distance("kl", a_s, a_t, 1.0) * o.temperature**2

@@ -36,7 +36,7 @@ class DkdOptions(Options):
 
 
 class Dkd(Distiller[DkdOptions]):
-    """Terms `tckd` and `nckd`, each times T^2. Target of a sample without label: the teacher's likeliest class.
+    """Terms `tckd` and `nckd`, each times T^2. Target where nobody knows the class: the teacher's likeliest class.
 
     alpha and beta are the paper's constants. A recipe that normalises reads none, so they declare no search range: the terms'
     weights in the recipe take their place.
@@ -54,7 +54,7 @@ class Dkd(Distiller[DkdOptions]):
     def terms(self, step: Step) -> dict[str, Tensor]:
         o = self.options
         z_s, z_t = step.rows(step.student["logits"]), step.rows(step.teacher["logits"])  # (N, K)
-        target = likely(step.rows(step.batch["label"]) if "label" in step.batch else None, z_t)
+        target = likely(step.truth(), z_t)
         is_target = F.one_hot(target, z_t.shape[1]).bool()
         log_s, log_t = log_softened(z_s, o.temperature), log_softened(z_t, o.temperature)
         (b_s, rest_s), (b_t, rest_t) = split(log_s, is_target), split(log_t, is_target)
