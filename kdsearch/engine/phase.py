@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdsearch.engine import at_start
+from kdsearch.engine.averages import as_shipped, follow
 from kdsearch.engine.checkpoint import Position, collect, read_checkpoint, rest_of, restore, write_checkpoint
 from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Micro, micro_batches
@@ -25,7 +25,7 @@ from kdsearch.engine.step import LiveStep
 from kdsearch.engine.steps import Steps
 from kdsearch.engine.terms import Turn, logged
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
-from kdsearch.kinds import Clock, Ema, Phase, Update
+from kdsearch.kinds import Clock, Phase, Update
 from kdsearch.kinds.data import Batch
 
 # Of a micro-batch: its terms' values by name, their weighted sum, and what was logged by name.
@@ -192,13 +192,16 @@ class PhaseRun:
         return named
 
     def _end_step(self, step: LiveStep) -> None:
-        if self.setup.enforce is not None:
-            done = self.past + (step.clock.step + 1) / self.steps.steps_before[-1] * self.phase.epochs
-            self.setup.enforce(min(1.0, done / max(self.setup.epochs, 1)))
+        self._enforce((step.clock.step + 1) / self.steps.steps_before[-1] * self.phase.epochs)
         for ema in self.phase.ema:
             follow(ema, factor_at(ema.decay, step.clock.progress))
         for distiller in self.setup.distillers.values():
             distiller.on_step_end(step)
+
+    def _enforce(self, epochs: float) -> None:
+        """What a compressor demands of the weights after so many epochs of this phase."""
+        if self.setup.enforce is not None:
+            self.setup.enforce(min(1.0, (self.past + epochs) / max(self.setup.epochs, 1)))
 
     def _end_epoch(self, epoch: int) -> None:
         at, phase = self.at, self.phase
@@ -219,12 +222,13 @@ class PhaseRun:
     def _row(self, epoch: int) -> dict[str, Any]:
         """What the first rank records of an epoch; it keeps the weights of the best one."""
         at = self.at
-        row = row_of(self.conduct, self.phase, self.past + epoch + 1, at.sums)
-        if self.phase.keep == "best":
-            row["validation"] = validation(self.steps, self.held, epoch, at.scales)
-            if at.best is None or row["validation"] < at.best:
-                position = Position(owner=at.owner, epoch=epoch + 1)
-                write_checkpoint(self._best_file(), collect(self.held, {}), position)
+        with as_shipped(self.phase.ema, lambda: self._enforce(epoch + 1)):
+            row = row_of(self.conduct, self.phase, self.past + epoch + 1, at.sums)
+            if self.phase.keep == "best":
+                row["validation"] = validation(self.steps, self.held, epoch, at.scales)
+        if "validation" in row and (at.best is None or row["validation"] < at.best):
+            position = Position(owner=at.owner, epoch=epoch + 1)
+            write_checkpoint(self._best_file(), collect(self.held, {}), position)
         return row
 
     def _judge_classes(self) -> None:
@@ -232,7 +236,8 @@ class PhaseRun:
         if self.phase.classes is None or not self.at.history:
             return
         learnt = {**self.learnt, self.phase.name: self.phase.classes}
-        found = self.ranks.first(lambda: groups_of(self.conduct, self.phase, learnt, self.before))
+        with as_shipped(self.phase.ema, lambda: self._enforce(self.phase.epochs)):
+            found = self.ranks.first(lambda: groups_of(self.conduct, self.phase, learnt, self.before))
         if found is not None:
             self.at.history[-1]["classes"] = found
 
@@ -275,14 +280,3 @@ class PhaseRun:
             self.at.rest = rest_of(tensors, self.start)
             write_checkpoint(self.file, tensors, self.at)
         self.written = time.monotonic()
-
-
-@torch.no_grad()
-def follow(ema: Ema, decay: float) -> None:
-    """One step of the average: weights and floating buffers; counters are copied."""
-    source, target = ema.source.state_dict(), ema.target.state_dict()
-    names = [name for name, tensor in target.items() if tensor.dtype.is_floating_point]
-    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own lacks types
-    move([target[name] for name in names], [source[name].to(target[name]) for name in names], 1)
-    for name in target.keys() - set(names):
-        target[name].copy_(source[name])

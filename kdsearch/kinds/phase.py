@@ -71,11 +71,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Ema:
-    """`target`'s weights follow `source`'s: target = decay * target + (1 - decay) * source after each optimiser step."""
+    """`target`'s weights follow `source`'s: target = decay * target + (1 - decay) * source after each optimiser step.
+
+    ships: they become the source's in the end, so that on validation, for `score` and `keep`, these are judged in its place.
+    """
 
     source: nn.Module
     target: nn.Module
     decay: Factor = 0.999
+    ships: bool = False
 
 
 StepFunction = Callable[[Step], Iterable[Update | tuple[Update, ...]]]

@@ -42,7 +42,12 @@ class DistillOptions(Options):
     split: Literal["train", "labeled"] = Field(
         "train", description="samples to pass over; the baseline takes `labeled`"
     )
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged student weights, which are what ships; 0 = none")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of averaged student weights, which validation judges and which ship; 0 = none",
+    )
     keep: Literal["last", "best"] = Field("last", description="last epoch's weights, or those of least validation loss")
 
 
@@ -72,7 +77,7 @@ class Distillation(Procedure[_D], Generic[_D]):
             yield Update(self._checked(self.terms(s, setup), names))
 
         usual: dict[str, Any] = {
-            "ema": [Ema(student, self.average, self.options.ema)] if self.average is not None else [],
+            "ema": [Ema(student, self.average, self.options.ema, ships=True)] if self.average is not None else [],
             "weights": self.weights(setup),
             "normalize": setup.normalize and bool(setup.distillers),
             "keep": self.options.keep,

@@ -31,7 +31,7 @@ from kdsearch.training.trainings import run_trainings
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
 READS = (*TRAINING, "distill")
-RULE = 2  # by which the winner is chosen; one of another rule is made anew
+RULE = 3  # by which the winner is chosen; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:

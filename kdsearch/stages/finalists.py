@@ -84,7 +84,7 @@ def at_rung(
 
 
 def order_of(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mapping[str, Outcome | str]) -> list[str]:
-    """Of several trainings, which did not fail, as `distill.pick` orders them by their last-epoch validation; by validation alone
+    """Of several trainings, which did not fail, as `distill.pick` orders them by their validation; by validation alone
     where it is `best`.
 
     Conditions that none meets any more count for nothing, and what does not meet them comes last. Equals keep their order; so do

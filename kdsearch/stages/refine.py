@@ -52,7 +52,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 2  # by which trials begin and are told of; those of another one are made anew
+RULE = 3  # by which trials begin and are told of; those of another one are made anew
 KEY = 12  # characters of a key that a dashboard shows
 
 

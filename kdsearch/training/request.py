@@ -57,7 +57,7 @@ class Outcome:
     Args:
         history: rows of epochs.
         done: through; False: it waits at a rung.
-        score: last objective on validation, if any.
+        score: objective on validation of the weights that it leaves, if any.
         share: of its epochs that are trained.
         scales: term -> the factor on its weight that was measured at the start; none where the recipe does not normalise.
         notes: what the method said of it.

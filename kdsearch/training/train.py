@@ -100,10 +100,21 @@ def train(
         setup.enforce(1.0)
     if ended.done and ranks.is_first:
         built.keep(setup, folder, training.owner)
-    scores = [row["score"] for row in ended.history if "score" in row]
+    score = score_of(ended.history, setup.enforce is None)
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
-    outcome = Outcome(ended.history, ended.done, scores[-1] if scores else None, share, ended.scales, ended.notes)
-    return outcome, setup, procedure
+    return Outcome(ended.history, ended.done, score, share, ended.scales, ended.notes), setup, procedure
+
+
+def score_of(history: Sequence[Mapping[str, Any]], keeps_best: bool) -> float | None:
+    """The objective on validation of the weights that a training leaves; None where no epoch has any.
+
+    Those are the last epoch's, or, of a phase that keeps its best one, of the epoch of least validation loss.
+    """
+    rows = [row for row in history if "score" in row]
+    last = [row for row in rows if row["phase"] == rows[-1]["phase"]]
+    if keeps_best and last and "validation" in last[-1]:
+        return float(min(last, key=lambda row: row["validation"])["score"])
+    return float(last[-1]["score"]) if last else None
 
 
 def train_shared(

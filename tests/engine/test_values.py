@@ -1,5 +1,6 @@
 """What the loop computes, against plain PyTorch and hand computation."""
 
+import copy
 import math
 
 import pytest
@@ -342,6 +343,91 @@ def test_distill_ships_the_average(tmp_path):
     procedure = Distill(DistillOptions(ema=0.9))
     training(procedure, {"student": student}, source(), tmp_path, epochs=1, batch_size=12).run()
     assert same(state(student.module), state(procedure.average))
+
+
+def judged(module):
+    """Accuracy and cross entropy on the validation split of `source(40, 24)`."""
+    data = images(24, 1)
+    with torch.no_grad():
+        logits = copy.deepcopy(module).eval()(data["image"])
+    return (logits.argmax(1) == data["label"]).double().mean().item(), F.cross_entropy(logits, data["label"]).item()
+
+
+def averaging(tmp_path, ships=True, **changes):
+    """Four epochs, the last one too fast for the student, not for its average: rows, and at each end what both come to."""
+    student, seen = resnet(), []
+
+    def ema(setup):
+        procedure.average = resnet().module.requires_grad_(False)
+        return [Ema(setup.models["student"].module, procedure.average, 0.8, ships)]
+
+    procedure = Plain(ema=ema, score="student", **changes)
+    history = training(
+        procedure, {"student": student}, source(40, 24), tmp_path, epochs=4, batch_size=12, objective="accuracy",
+        optim={"kind": "sgd", "lr": 0.5, "momentum": 0.0, "schedule": lambda p: 1.0 if p < 0.75 else 6.0},
+        report=Report(epoch=lambda row: seen.append((judged(student.module), judged(procedure.average)))),
+    ).run().history  # fmt: skip
+    return history, [each for each, _ in seen], [each for _, each in seen], student, procedure
+
+
+def test_an_average_that_ships_is_what_validation_judges(tmp_path):
+    rows, own, averaged, student, procedure = averaging(tmp_path / "ships", keep="best")
+    assert [row["score"] for row in rows] == pytest.approx([accuracy for accuracy, _ in averaged])
+    losses = [row["validation"] for row in rows]
+    assert losses == pytest.approx([loss for _, loss in averaged], abs=1e-6)
+    best = losses.index(min(losses))
+    assert best != min(range(4), key=lambda i: own[i][1]), "another epoch than that of the student's own weights"
+    assert judged(procedure.average) == averaged[best]
+    assert judged(student.module) == own[best], "the student has its own weights, until the procedure ends"
+
+
+def test_an_average_that_does_not_ship_judges_nothing(tmp_path):
+    rows, own, averaged, *_ = averaging(tmp_path, ships=False, keep="best")
+    assert [row["validation"] for row in rows] == pytest.approx([loss for _, loss in own], abs=1e-6)
+    assert [row["score"] for row in rows] == pytest.approx([accuracy for accuracy, _ in own])
+    assert own != averaged
+
+
+def test_looking_at_the_average_changes_no_weight(tmp_path):
+    ends = []
+    for ships in (True, False):
+        *_, student, procedure = averaging(tmp_path / str(ships), ships)
+        ends.append(state(student.module, procedure.average))
+    assert same(*ends)
+
+
+def test_the_average_is_judged_with_the_zeros_that_it_ships_with(tmp_path):
+    student, progress, expected = resnet(), [], []
+    procedure = Distill(DistillOptions(ema=0.5))
+    name = list(student.module.state_dict())[-2]
+
+    def enforce(at):
+        progress.append(at)
+        student.module.state_dict()[name].zero_()
+
+    def ended(row):
+        sparse = copy.deepcopy(procedure.average)
+        assert sparse.state_dict()[name].any(), "the average itself has none yet"
+        sparse.state_dict()[name].zero_()
+        expected.append(judged(sparse)[0])
+
+    run = training(
+        procedure, {"student": student}, source(40, 24), tmp_path, epochs=2, batch_size=20, objective="accuracy",
+        report=Report(epoch=ended),
+    )  # fmt: skip
+    run.setup.enforce = enforce
+    assert [row["score"] for row in run.run().history] == expected
+    assert progress == [0.25, 0.5, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_distill_judges_the_average(tmp_path):
+    student = resnet()
+    made = training(
+        Distill(DistillOptions(ema=0.9)), {"student": student}, source(40, 24), tmp_path, epochs=2, objective="accuracy",
+        optim={"kind": "sgd", "lr": 0.5, "momentum": 0.0, "schedule": "constant"},
+    )  # fmt: skip
+    rows = made.run().history
+    assert rows[-1]["score"] == pytest.approx(judged(student.module)[0]), "what ships is what was judged last"
 
 
 def test_keep_best_takes_the_epoch_of_least_validation_loss(tmp_path):
