@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kdsearch.engine.members import Members, Piece
 from kdsearch.errors import DataError, PluginError, nearest, one_of
-from kdsearch.kinds import Batch, DataSource, Encodes, Field, Record, Split
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Encodes, Field, Record, Split
+from kdsearch.kinds.targets import targets_of, without_targets
 from kdsearch.ops.padding import stacked
 
 
@@ -96,15 +97,36 @@ def _samples(records: Sequence[Record], source: DataSource) -> Split:
     known = [i for i, record in enumerate(records) if record.key in place]
     fresh = [i for i, record in enumerate(records) if record.key not in place]
     pieces = []
-    for rows, split in ((known, own), (fresh, None)):
-        if rows:
-            mine = [records[i] for i in rows]
-            at = None if split is None else [place[record.key] for record in mine]
-            columns = _columns(mine, source)
-            columns = columns if split is not None else _with_what_is_missing(columns, len(mine), source)
-            made = _Described([record.key for record in mine], columns, source, split, at)
+    for mine, split in ((known, own), (fresh, None)):
+        for rows in _alike(mine, records, source, split is not None):
+            found = [records[i] for i in rows]
+            at = None if split is None else [place[record.key] for record in found]
+            columns = _columns(found, source)
+            columns = columns if split is not None else _with_what_is_missing(columns, found, source)
+            made = _Described([record.key for record in found], columns, source, split, at)
             pieces.append(Piece(made, np.asarray(rows, dtype=np.int64), np.arange(len(rows), dtype=np.int64)))
     return Members([record.key for record in records], pieces, fields=source.fields)
+
+
+def _alike(rows: Sequence[int], records: Sequence[Record], source: DataSource, known: bool) -> list[list[int]]:
+    """These rows of the records by the fields that they have.
+
+    A record may leave out what a sample has without it: a known one any field of its sample, a new one a target, which nobody
+    knows then, and what samples may lack. Raise PluginError, which names two, where they differ in more.
+    """
+    optional = {each.name for each in (source.fields if known else targets_of(source.fields))}
+    for gate in (each.name for each in source.fields if each.kind == "present"):
+        of = gate.removeprefix("present_")
+        optional |= {gate, of, f"{of}_mask"}
+    groups: dict[frozenset[str], list[int]] = {}
+    for row in rows:
+        groups.setdefault(frozenset(records[row].fields), []).append(row)
+    first = next(iter(groups), frozenset())
+    for names, group in groups.items():
+        if other := (names ^ first) - optional:
+            one, two = records[groups[first][0]].key, records[group[0]].key
+            raise PluginError(f"records '{one}' and '{two}' have other fields: {', '.join(sorted(other))}")
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -146,10 +168,6 @@ class _Described:
 def _columns(records: Sequence[Record], source: DataSource) -> _Columns:
     """Of records that all have the same fields."""
     first = records[0]
-    for record in records:
-        if record.fields.keys() != first.fields.keys():
-            other = sorted(record.fields.keys() ^ first.fields.keys())
-            raise PluginError(f"records '{first.key}' and '{record.key}' have other fields: {', '.join(other)}")
     fields = {each.name: each for each in source.fields}
     tensors: dict[str, Tensor] = {}
     rows: dict[str, list[Tensor]] = {}
@@ -167,8 +185,11 @@ def _columns(records: Sequence[Record], source: DataSource) -> _Columns:
     return _Columns(tensors, rows, texts)
 
 
-def _with_what_is_missing(columns: _Columns, n: int, source: DataSource) -> _Columns:
-    """With what says which fields n new samples have, and zeros for those that they lack: see `kdsearch.kit.modalities`."""
+def _with_what_is_missing(columns: _Columns, records: Sequence[Record], source: DataSource) -> _Columns:
+    """With what says which fields new samples have, and zeros for those that they lack (see `kdsearch.kit.modalities`); targets
+    that they lack are not known. Raise PluginError for one of open length, as nobody can tell how long it would be.
+    """
+    n = len(records)
     fields = {each.name: each for each in source.fields}
     tensors, rows = dict(columns.tensors), dict(columns.rows)
     encoded: Collection[str] = ()
@@ -184,6 +205,13 @@ def _with_what_is_missing(columns: _Columns, n: int, source: DataSource) -> _Col
                 rows[name] = [blank] * n
             else:
                 tensors[name] = blank.expand(n, *blank.shape)
+    untold = [each for each in targets_of(source.fields) if each.name not in {*given, *tensors, *rows}]
+    if long := next((each for each in untold if None in each.shape), None):
+        raise PluginError(
+            f"record '{records[0].key}' has no '{long.name}'", expected=f"the target, or as many {HIDDEN} or NaN"
+        )
+    nothing = Batch(tuple(record.key for record in records), {})
+    tensors |= without_targets(nothing, torch.ones(n, dtype=torch.bool), untold).tensors
     return replace(columns, tensors=tensors, rows=rows)
 
 

@@ -46,7 +46,7 @@ class DataRecipe(Capability, Generic[O]):
         """What the kept records are as data, with a split `train`. Default: None, the samples that they describe.
 
         A record whose key is the id of a sample in the source's `train` is that sample, with the record's fields in place of its
-        own; any other one is a new sample. A number is a field's value, a list of numbers a vector's; a text becomes what
-        the source's `encode` gives for it (see `Encodes`).
+        own; any other one is a new sample, whose target nobody knows where the record has none. A number is a field's value, a
+        list of numbers a vector's; a text becomes what the source's `encode` gives for it (see `Encodes`).
         """
         return None

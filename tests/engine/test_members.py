@@ -1,19 +1,38 @@
 """Samples of several splits in one batch: padded to the longest, each field by its own."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.recipe_source import RecordSource
+from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import HIDDEN, Batch, Field, Record
 from kdsearch.ops.padding import stacked
-from tests.engine.test_cache import LABEL, MASK, Texts
+from tests.engine.test_cache import LABEL, MASK, TOKENS, Texts
 
 TAGS = Field("tags", "tags", (None,), "int64", use="target")
 SCORES = Field("scores", "vector", (None,), use="target")
 UNK = Field("tokens", "tokens", (None,), "int64", n_values=9, padding=8)
+
+
+class Labelled:
+    """Twenty numbers of two classes."""
+
+    splits = ("train",)
+    fields = (Field("x", "vector", ()), LABEL)
+    facts: ClassVar = {"classes": ["a", "b"]}
+    ids = tuple(f"s{i}" for i in range(20))
+
+    def split(self, name):
+        return self
+
+    def load(self, index, augment=False, seed=0):
+        at = torch.as_tensor(list(index))
+        return Batch(tuple(self.ids[i] for i in index), {"x": at.float(), "label": at % 2})
 
 
 def two(fields):
@@ -139,6 +158,54 @@ def test_records_beside_samples_of_the_source_are_padded_together():
     batch = RecordSource([made, known], source).split("train").load([0, 1])
     assert batch["tokens"].tolist() == [[1, 0, 0, 0, 0], source.rows[0].tolist()]
     assert batch["label"].tolist() == [0, 2]
+
+
+def test_a_record_without_a_target_is_the_sample_as_it_is_or_a_new_one_that_nobody_knows():
+    """Beside one that has it, it was refused; where no new one had it the batch had none."""
+    source = Texts([5, 2, 3])
+    own = source.load([0, 1, 2])["label"].tolist()
+    given = [
+        Record("new", {"tokens": [1], "mask": [1]}),
+        Record("t-0", {}),
+        Record("told", {"tokens": [2, 2], "mask": [1, 1], "label": 1}),
+        Record("t-1", {"label": (own[1] + 1) % 3}),
+    ]
+    split = RecordSource(given, source).split("train")
+    batch = split.load([0, 1, 2, 3])
+    assert batch.ids == ("new", "t-0", "told", "t-1")
+    assert batch["label"].tolist() == [HIDDEN, own[0], 1, (own[1] + 1) % 3]
+    assert batch["tokens"][:3].tolist() == [[1, 0, 0, 0, 0], source.rows[0].tolist(), [2, 2, 0, 0, 0]]
+    alone = RecordSource(given[:1], source).split("train").load([0])
+    assert alone["label"].tolist() == [HIDDEN]
+    assert alone["label"].dtype == torch.int64
+
+
+def test_records_may_not_differ_in_what_no_sample_lacks():
+    source = Texts([5, 2])
+    with pytest.raises(PluginError, match=r"records 't-0' and 't-1' have other fields: weight"):
+        RecordSource([Record("t-0", {}), Record("t-1", {"weight": 1.0})], source)
+    with pytest.raises(PluginError, match=r"records 'a' and 'b' have other fields: mask"):
+        RecordSource([Record("a", {"tokens": [1], "mask": [1]}), Record("b", {"tokens": [1]})], source)
+
+
+def test_a_new_record_without_a_target_of_open_length_is_named():
+    class Tagged(Texts):
+        fields = (TOKENS, MASK, TAGS)
+
+    with pytest.raises(PluginError, match=r"record 'a' has no 'tags'\. Expected the target, or as many -100"):
+        RecordSource([Record("a", {"tokens": [1, 2], "mask": [1, 1]})], Tagged([3]))
+    given = {"tokens": [1, 2], "mask": [1, 1], "tags": [HIDDEN, HIDDEN]}
+    assert RecordSource([Record("a", given)], Tagged([3])).split("train").load([0])["tags"].tolist() == [[HIDDEN] * 2]
+
+
+def test_arranged_records_without_a_label_are_unlabeled():
+    source = arrange(Labelled(), labeled=1.0, validation=0.2, test=0.2)
+    train = source.split("train").ids
+    given = [Record("new", {"x": 0.5}), Record(train[0], {"label": 1}), Record("told", {"x": 1.5, "label": 0})]
+    made = source.trained_on(RecordSource(given, source))
+    assert made.split("unlabeled").ids == ("new",)
+    assert made.split("labeled").ids == (train[0], "told")
+    assert made.split("labeled").load([0, 1])["label"].tolist() == [1, 0]
 
 
 def test_a_record_with_other_axes_or_fractions_is_named():
