@@ -188,24 +188,36 @@ def classes_told(tables: Mapping[str, Table], found: Mapping[str, Sequence[str |
     Raises:
         DataError: names that hardly come back, and so are no classes; one that no training row has.
     """
-    taught = [name for split in ("train", "unlabeled") for name in found.get(split, ()) if name is not None]
-    if not taught:  # the teacher alone speaks of training rows
-        return class_names({name for names in found.values() for name in names if name is not None})
-    different = set(taught)
-    if len(different) > MANY_CLASSES and 2 * len(different) > len(taught):
+    told = [name for split in ("train", "unlabeled") for name in found.get(split, ()) if name is not None]
+    different = set(told)
+    if len(different) > MANY_CLASSES and 2 * len(different) > len(told):
         raise DataError(
-            f"{len(different):,} different values in {len(taught):,} rows",
+            f"{len(different):,} different values in {len(told):,} rows",
             file=tables["train"].file,
             path=f"column '{column}'",
             expected="classes, which come back",
             fix="Name the column of the classes; a table of numbers to be told has `kind: number`.",
         )
-    made = class_names(different)
-    for split, names in found.items():
-        row = next((at for at, name in enumerate(names) if name is not None and name not in different), None)
-        if row is not None:
-            told = f"{', '.join(made[:30])}{', ...' if len(made) > 30 else ''}"
-            raise tables[split].fault(row, column, shown(names[row]), f"a class of the training rows ({told})")
+    each = {split: [() if name is None else (name,) for name in names] for split, names in found.items()}
+    return taught(tables, each, column, "a class")
+
+
+def taught(
+    tables: Mapping[str, Table], found: Mapping[str, Sequence[Collection[str]]], column: str, what: str, fix: str = ""
+) -> list[str]:
+    """The names that training rows have, `class_names` of them; all, where these have none and the teacher alone speaks of them.
+
+    `found`: split -> names a row. Raise DataError for one that no training row has.
+    """
+    known = {name for split in ("train", "unlabeled") for names in found.get(split, ()) for name in names}
+    if not known:
+        return class_names({name for rows in found.values() for names in rows for name in names})
+    made = class_names(known)
+    told = f"{', '.join(made[:30])}{', ...' if len(made) > 30 else ''}"
+    for split, rows in found.items():
+        for row, names in enumerate(rows):
+            if other := next((name for name in names if name not in known), None):
+                raise tables[split].fault(row, column, shown(other), f"{what} of the training rows ({told})", fix)
     return made
 
 

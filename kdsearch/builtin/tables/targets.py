@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.builtin.tables.columns import check_named, class_names, classes_told, moments, numbers
+from kdsearch.builtin.tables.columns import check_named, classes_told, moments, numbers, taught
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Field
 from kdsearch.kit.tables import Table
@@ -106,8 +106,14 @@ def _lists(tables: Mapping[str, Table], column: str, names: Sequence[str] | None
             "holds 0 and 1 alone", file=file, path=f"column '{column}'", expected="lists of labels", fix=fix
         )
     found = {split: table.lists(column, separator) for split, table in tables.items()}
-    every = {name for rows in found.values() for row in rows if row is not None for name in row}
-    made = list(names) if names is not None else class_names(every)
+    fix = "List it in `names` if it is one that training rows need not have."
+    made = (
+        list(names)
+        if names is not None
+        else taught(
+            tables, {split: [row or () for row in rows] for split, rows in found.items()}, column, "a label", fix
+        )
+    )
     for split, table in tables.items():
         check_named(made, [name for row in found[split] if row is not None for name in row], table, column)
     if len(made) < 2:

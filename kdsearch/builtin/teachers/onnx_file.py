@@ -20,6 +20,9 @@ from kdsearch.kit.files import content, regular
 from kdsearch.kit.networks import described, modelled, shown
 from kdsearch.limits import ONNX_BYTES
 
+FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
+
 
 class OnnxOptions(Options):
     path: str = Field(description="an .onnx file that answers logits, relative to the study")
@@ -90,14 +93,18 @@ class OnnxModule(nn.Module):
                     file=self.file,
                     expected=f"{shown(field.shape)}, the data set's '{field.name}'",
                 )
-            if entry.type != "tensor(float)":
-                raise DataError(f"input '{entry.name}' is {entry.type}", file=self.file, expected="tensor(float)")
+            kinds = FLOATS if field.torch_dtype.is_floating_point else INTEGERS | FLOATS
+            if entry.type not in kinds:
+                expected = f"{next(iter(kinds))}, the data set's '{field.name}'"
+                raise DataError(f"input '{entry.name}' is {entry.type}", file=self.file, expected=expected)
         if self.output is not None and self.output not in outputs:
             raise DataError(f"no output '{self.output}'", file=self.file, expected=", ".join(outputs))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         entries = self.session.get_inputs()
-        arrays = [np.ascontiguousarray(tensor.detach().cpu().float().numpy()) for tensor in inputs]
+        kinds = [(FLOATS | INTEGERS)[entry.type] for entry in entries]
+        cast = [tensor.detach().cpu().to(kind) for tensor, kind in zip(inputs, kinds, strict=True)]
+        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in cast]
         n, fixed = len(inputs[0]), entries[0].shape[0] if entries[0].shape else None
         step = fixed if isinstance(fixed, int) else max(n, 1)
         wanted = [self.output or self.session.get_outputs()[0].name]

@@ -153,6 +153,24 @@ def test_labels_are_columns_of_yes_and_no_or_a_list(tmp_path):
     assert lists.split("train").load(range(4))["labels"].tolist() == [[1, 1], [HIDDEN, HIDDEN], [0, 1], [0, 0]]
 
 
+LISTS = "x,t,part\n1,a;b,train\n2,b,train\n3,c;a,val\n4,b,test\n"
+
+
+def test_a_label_that_no_training_row_has_is_refused_unless_it_is_named(tmp_path):
+    options = {"target": "t", "kind": "labels", "separator": ";", "split": "part"}
+    with pytest.raises(
+        DataError, match=r"cars.csv:4: column 't': got 'c'. Expected a label of the training rows \(a, b\)"
+    ) as e:
+        opened(tmp_path, LISTS, **options)
+    assert "`names`" in str(e.value)
+    named = opened(tmp_path, LISTS, **options, names=("a", "b", "c"))
+    assert named.split("val").load([0])["labels"].tolist() == [[1, 0, 1]]
+    unlabeled = opened(tmp_path, LISTS.replace("c;a,val", "c;a,unlabeled"), **options)
+    assert unlabeled.facts["labels"] == ["a", "b", "c"]
+    silent = opened(tmp_path, LISTS.replace("a;b,train", ";,train").replace("b,train", ";,train"), **options)
+    assert silent.facts["labels"] == ["a", "b", "c"], "no training row has any"
+
+
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import numpy as np
+import onnx
 import pytest
 import timm
 import torch
@@ -180,6 +181,63 @@ def test_several_inputs_are_read_in_order(folder):
     linear_onnx(folder / "net.onnx", inputs=2)
     fields = IO((*FIELDS.inputs, Field("relief", "image", (3, 16, 16))), FIELDS.outputs)
     assert onnx_teacher(folder, fields).inputs == ("image", "relief")
+
+
+def of_table(path, kind=TensorProto.INT64, numbers=TensorProto.FLOAT):
+    """Logits = numbers times a matrix, and a row of a table for each category; returns both."""
+    rng = np.random.default_rng(1)
+    matrix, rows = (rng.normal(size=size).astype("f4") for size in ((3, 5), (7, 5)))
+    entries = [
+        helper.make_tensor_value_info("n", numbers, ["N", 3]),
+        helper.make_tensor_value_info("c", kind, ["N", 2]),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["n"], ["n32"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["c"], ["c64"], to=TensorProto.INT64),
+        helper.make_node("MatMul", ["n32", "matrix"], ["a"]),
+        helper.make_node("Gather", ["rows", "c64"], ["each"]),
+        helper.make_node("ReduceSum", ["each", "axis"], ["b"], keepdims=0),
+        helper.make_node("Add", ["a", "b"], ["logits"]),
+    ]
+    given = [("matrix", matrix), ("rows", rows), ("axis", np.array([1]))]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])]
+    graph = helper.make_graph(nodes, "g", entries, outputs, [numpy_helper.from_array(a, n) for n, a in given])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return matrix, rows
+
+
+OF_TABLE = IO(
+    (Field("numbers", "vector", (3,)), Field("categories", "categories", (2,), "int64", n_values=7)), FIELDS.outputs
+)
+
+
+@pytest.mark.parametrize("kind", ["INT64", "INT32", "FLOAT"])
+@pytest.mark.parametrize("numbers", ["FLOAT", "DOUBLE", "FLOAT16"])
+def test_categories_are_read_as_the_file_has_them(folder, kind, numbers):
+    matrix, rows = of_table(folder / "net.onnx", *(TensorProto.DataType.Value(each) for each in (kind, numbers)))
+    module = onnx_teacher(folder, OF_TABLE).module
+    n, c = torch.tensor([[1.0, 2.0, -0.5], [0.25, 0.0, 3.0]]), torch.tensor([[0, 6], [3, 3]])
+    expected = n.numpy() @ matrix + rows[c.numpy()].sum(1)
+    np.testing.assert_allclose(module(n, c).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"numbers": TensorProto.INT64},
+            r"'n' is tensor\(int64\)\. Expected tensor\(float\), the data set's 'numbers'",
+        ),
+        (
+            {"kind": TensorProto.STRING},
+            r"'c' is tensor\(string\)\. Expected tensor\(int64\), the data set's 'categories'",
+        ),
+    ],
+)
+def test_an_input_of_another_type_is_named(folder, made, said):
+    of_table(folder / "net.onnx", **made)
+    with pytest.raises(DataError, match=said):
+        onnx_teacher(folder, OF_TABLE)
 
 
 def test_a_batch_that_is_fixed_behind_a_dynamic_input_is_found_at_once(folder):
