@@ -41,6 +41,7 @@ from kdsearch.training.tools import Tools
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
 READS = (*SOURCE, "teachers", "objective", "taps")
+RULE = 2  # by which a teacher's normalisation is chosen; one of another rule is made anew
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed
 
 
@@ -48,6 +49,7 @@ def further(materials: Materials) -> dict[str, Any]:
     """The data and live teachers by content, and which teachers' outputs are cached."""
     teachers = materials.study.teachers
     return {
+        "rule": RULE,
         "content": materials.data_key(),
         "live": {name: live_key(materials, name) for name in teachers},
         "cached": {name: is_cached(materials, name) and (teachers[name].cache == "all" or "seen") for name in teachers},

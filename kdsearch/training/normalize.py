@@ -16,6 +16,7 @@ from kdsearch.kinds import (
     COMMON,
     HIDDEN,
     Access,
+    DataSource,
     Model,
     Normalization,
     Teacher,
@@ -28,7 +29,7 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.normalized import NAMED, asked
 
 ACCURACY = "accuracy"
-TRIED, CHUNK = 1000, 256  # validation samples that normalisations are tried on; at once
+TRIED, CHUNK = 1000, 256  # validation samples that normalisations are tried on at most; at once
 
 
 def feed(materials: Materials, name: str, model: Model, found: Mapping[str, Any] | None = None) -> Model:
@@ -71,12 +72,13 @@ def told_by_weights(materials: Materials, name: str) -> Normalization | None:
 def choose(materials: Materials, name: str, model: Model) -> dict[str, Any] | None:
     """The normalisation that a teacher from elsewhere gives its best answers in, where the study leaves it open.
 
-    Common ones are tried on up to TRIED validation samples. Another than what its weights say (or else the data's) is taken
-    only where it is better by more than both 95 % intervals. `model` is the teacher as it was loaded, and is left so.
+    Common ones are tried on up to TRIED validation samples whose labels the study sees. Another than what its weights say (or else
+    the data's) is taken only where it is better by more than both 95 % intervals, so of a few samples mostly none. `model` is the
+    teacher as it was loaded, and is left so.
 
     Returns:
         {"name", "mean", "std", "tried": {name: accuracy}, "by": "weights" | "data" | "validation"}; None: nothing was left open,
-            or no sample has a label.
+            or the study sees no label.
     """
     given = stated(materials.data.facts)
     if given is None or materials.study.teachers[name].normalize != "auto" or not is_classification(materials):
@@ -125,14 +127,13 @@ def accuracy_of(materials: Materials, model: Model) -> float | None:
     """On the validation split, with every label that exists; None where the task has no such thing."""
     if not is_classification(materials):
         return None
-    known = (_labels(materials) != HIDDEN).nonzero()[:, 0].tolist()
+    known = (_labels(materials.data.revealed()) != HIDDEN).nonzero()[:, 0].tolist()
     return _accuracy(materials, model, known) if known else None
 
 
 def _spaced(materials: Materials) -> list[int]:
-    """Rows of the validation split that have a label: all, or TRIED of them, evenly spaced."""
-    labels = _labels(materials)
-    known = (labels != HIDDEN).nonzero()[:, 0].tolist()
+    """Rows of the validation split whose label the study sees: all, or TRIED of them, evenly spaced."""
+    known = (_labels(materials.data) != HIDDEN).nonzero()[:, 0].tolist()
     return [known[i * len(known) // TRIED] for i in range(TRIED)] if len(known) > TRIED else known
 
 
@@ -147,14 +148,14 @@ def _accuracy(materials: Materials, model: Model, rows: Sequence[int]) -> float:
     return hits / len(rows)
 
 
-def _labels(materials: Materials) -> Tensor:
-    found: Tensor = materials.data.revealed().split("val").labels  # type: ignore[attr-defined]
+def _labels(data: DataSource) -> Tensor:
+    found: Tensor = data.split("val").labels  # type: ignore[attr-defined]
     return found
 
 
 def known_labels(materials: Materials) -> Tensor:
     """(N,) the labels of the validation split, those that the study hides included."""
-    labels = _labels(materials)
+    labels = _labels(materials.data.revealed())
     return labels[labels != HIDDEN]
 
 

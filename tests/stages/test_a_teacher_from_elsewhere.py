@@ -88,7 +88,7 @@ def outside(tmp_path_factory):
     return folder, net, live, float(hits.float().mean())
 
 
-def study_of(outside, form: str, data: str, teacher=None, normalize=None, **changes):
+def study_of(outside, form: str, data: str, teacher=None, normalize=None, labeled=1.0, **changes):
     folder, net, live, _ = outside
     named = {
         "safetensors": {"use": "safetensors", "options": {"path": str(folder / "teacher.safetensors"), "timm": NAME}},
@@ -97,10 +97,10 @@ def study_of(outside, form: str, data: str, teacher=None, normalize=None, **chan
         "python": {"use": net},
     }
     mean, std = (MEAN, STD) if data == "normalised" else (0.0, 1 / 255 if data == "bytes" else 1.0)
-    given = {"data": {"normalize": normalize}} if normalize else {}
+    given = {"data": {"labeled": labeled, **({"normalize": normalize} if normalize else {})}}
     if data in ("folder", "npz"):
         name, path = ("image_folder", "own") if data == "folder" else ("npz", "own.npz")
-        given = {"data": {"use": name, "options": {"path": str(folder / path)}, **given.get("data", {})}}
+        given = {"data": {"use": name, "options": {"path": str(folder / path)}, **given["data"]}}
     else:
         given |= {name: Samples(*each, mean, std) for name, each in live.items()}
     return kdsearch.Study(
@@ -147,6 +147,25 @@ def test_what_validation_chose_is_said(outside, tmp_path):
     _, made = prepared(study_of(outside, "timm", "npz"), tmp_path / "timm")
     found = made.facts["teachers"]["main"]["normalize"]
     assert (found["name"], found["by"]) == ("imagenet", "weights")
+
+
+@pytest.mark.parametrize(("labeled", "by"), [(200, "validation"), (20, "data")])
+def test_labels_that_the_study_hides_choose_nothing(outside, tmp_path, labeled, by):
+    """Of 340 labels 200 show some 80 of 140 validation samples, which tell; 20 show eight, which do not."""
+    materials, made = prepared(study_of(outside, "onnx", "npz", labeled=labeled), tmp_path)
+    split = materials.data.split("val")
+    seen = (split.labels >= 0).nonzero()[:, 0].tolist()
+    assert 0 < len(seen) < 140
+    batch, (pixels, labels) = materials.data.revealed().split("val").load(seen), outside[2]["val"]
+    found = made.facts["teachers"]["main"]["normalize"]
+    rows = [int(each.rpartition("-")[2]) for each in batch.ids]
+    with torch.no_grad():
+        hits = outside[1]((pixels[rows].float() / 255 - MEAN) / STD).argmax(1) == labels[rows]
+    assert found["tried"]["imagenet"] == pytest.approx(float(hits.float().mean()))
+    assert found["by"] == by
+    assert made.facts["teachers"]["main"]["validation"]["accuracy"]["n"] == 140, (
+        "what it is worth is told by every label"
+    )
 
 
 def test_as_the_data_are_it_is_a_poor_teacher_and_what_is_expected_refuses_it(outside, tmp_path):
