@@ -93,6 +93,88 @@ def test_key_sees_shapes_attributes_and_reshapes(write, tmp_path):
     assert len(keys) == 7
 
 
+def graph_of(tmp_path, nodes, tensors, opset=21):
+    """The key of a graph of images x (1, 1, 8, 8) and their weights."""
+    made = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x], [y], made)
+    save_onnx(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), tmp_path / "g.onnx"
+    )
+    return graph_key(tmp_path / "g.onnx")
+
+
+def resized(scales, bias=0.0, as_node=False):
+    """Resize by constant scales, then a sum with a constant: nodes and tensors."""
+    scales = np.asarray([1, 1, *scales], np.float32)
+    made = [helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(scales, "s"))] if as_node else []
+    nodes = [helper.make_node("Resize", ["x", "", "s"], ["z"]), helper.make_node("Add", ["z", "b"], ["y"])]
+    return [*made, *nodes], {"b": np.float32([bias]), **({} if as_node else {"s": scales})}
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+def test_key_sees_the_scales_of_a_resize_and_no_other_small_constant(tmp_path, as_node):
+    keys = {scale: graph_of(tmp_path, *resized((scale, scale), as_node=as_node)) for scale in (2, 4)}
+    assert keys[2] != keys[4]
+    assert graph_of(tmp_path, *resized((2, 2), bias=1.0, as_node=as_node)) == keys[2]
+
+
+def test_key_sees_what_shapes_are_computed_from(tmp_path):
+    """As older exporters write interpolation: a size is the input's, times a constant of floats."""
+    nodes = [
+        helper.make_node("Shape", ["bent"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "s"], ["times"]),
+        helper.make_node("Cast", ["times"], ["sizes"], to=TensorProto.INT64),
+        helper.make_node("Resize", ["bent", "", "", "sizes"], ["y"]),
+    ]
+    bent = helper.make_node("Mul", ["x", "w"], ["bent"])
+
+    def key(scale, weight):
+        return graph_of(tmp_path, [bent, *nodes], {"s": np.float32([1, 1, scale, scale]), "w": np.float32([weight])})
+
+    assert key(2, 1) != key(3, 1)
+    assert key(2, 1) == key(2, 5)  # what a shape is taken of does not matter
+
+
+def test_key_sees_what_decides_in_nested_graphs(tmp_path):
+    """A branch whose scales are of the graph around it, and of its own; a constant condition."""
+
+    def key(outside, inside, taken, weight=1.0):
+        scales = {"s": np.float32([1, 1, outside, outside]), "c": np.asarray(taken), "w": np.float32([weight])}
+        own = numpy_helper.from_array(np.float32([1, 1, inside, inside]), "t")
+        found = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+        then = helper.make_graph([helper.make_node("Resize", ["x", "", "s"], ["z"])], "then", [], [found])
+        other = helper.make_graph([helper.make_node("Resize", ["x", "", "t"], ["z"])], "else", [], [found], [own])
+        nodes = [
+            helper.make_node("If", ["c"], ["chosen"], then_branch=then, else_branch=other),
+            helper.make_node("Mul", ["chosen", "w"], ["y"]),
+        ]
+        return graph_of(tmp_path, nodes, scales)
+
+    assert len({key(2, 2, True), key(3, 2, True), key(2, 3, True), key(2, 2, False)}) == 4
+    assert key(2, 2, True) == key(2, 2, True, weight=5.0)
+
+
+def test_key_sees_no_weights_that_a_condition_is_computed_from(tmp_path):
+    """A slice that goes by the network's own answer: its end counts, the weights behind the answer are too many for that."""
+
+    def key(weights, last):
+        nodes = [
+            helper.make_node("Reshape", ["x", "flat"], ["row"]),
+            helper.make_node("MatMul", ["row", "w"], ["answer"]),
+            helper.make_node("ArgMax", ["answer"], ["at"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["at"], ["start"], to=TensorProto.INT32),
+            helper.make_node("Slice", ["row", "start", "end", "axis"], ["y"]),
+        ]
+        tensors = {"flat": np.int64([1, 64]), "w": np.full((64, 3), weights, np.float32)}
+        return graph_of(tmp_path, nodes, {**tensors, "end": np.int32([last]), "axis": np.int32([1])})
+
+    assert key(1, 9) == key(2, 9)
+    assert key(1, 9) != key(1, 10)
+
+
 def test_key_sees_equal_work_done_twice(tmp_path):
     once, twice = mlp(), mlp()
     for model in (once, twice):
