@@ -223,7 +223,9 @@ def _rounded(
         return blocks
     inputs = seen[weight.name]
     bias = _bias(graph, [each for each in reads if each.weight == weight.name], len(rows))
-    blocks = calibrate(rows, blocks, inputs.centred() if bias else inputs.second, bits, CALIBRATING[edits["rounding"]])
+    blocks = calibrate(
+        rows, blocks, inputs.covariance if bias else inputs.second(), bits, CALIBRATING[edits["rounding"]]
+    )
     if bias:
         tensor, gain = bias
         values = numpy_helper.to_array(tensor)

@@ -16,6 +16,7 @@ from kdsearch.builtin.int4.blocks import Array, Blocks, limits
 from kdsearch.kit.onnx import open_model
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
+LEAST = float(np.finfo(np.float32).tiny)  # of a mean diagonal: below it the inputs do not vary
 ROWS = 4096  # of inputs seen for a layer: its moments are an average, which more rows hardly change
 SWEEPS = 4
 CHUNK = 128  # columns whose errors reach the columns behind them as one product
@@ -47,16 +48,16 @@ class Moments:
     """What is kept of a layer's input rows x (K,), for each of its G groups.
 
     Args:
-        second: (G, K, K) mean of x x^T.
         mean: (G, K) mean of x.
+        covariance: (G, K, K) of x: what is left of the error when a bias takes its mean.
     """
 
-    second: Array
     mean: Array
+    covariance: Array
 
-    def centred(self) -> Array:
-        """(G, K, K) covariance: what is left of the error when a bias takes its mean."""
-        return np.asarray(self.second - self.mean[:, :, None] * self.mean[:, None, :])
+    def second(self) -> Array:
+        """(G, K, K) mean of x x^T."""
+        return np.asarray(self.covariance + self.mean[:, :, None] * self.mean[:, None, :])
 
 
 def unfold(
@@ -136,6 +137,8 @@ def _pads(
 def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]]) -> dict[str, Moments]:
     """Run the fp32 model on `feeds` and average what each weight is multiplied with. Weight's name -> moments; no feeds: {}.
 
+    Nothing of a weight whose inputs are not finite, or too large to be squared.
+
     Args:
         reads: a weight with several is averaged over all of them.
     """
@@ -148,16 +151,34 @@ def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]
     session = open_model(model, wanted)
     rng = np.random.default_rng(0)
     most = -(-ROWS // len(batches))
-    sums: dict[str, tuple[Array, Array, int]] = {}
+    sums: dict[str, _Sums] = {}
     for batch in batches:
         names = [name for name in wanted if name not in batch]
         values = {**batch, **dict(zip(names, session.run(names, dict(batch)) if names else [], strict=True))}
         for read in reads:
             rows = input_rows(read, np.asarray(values[read.activation]), most, rng)
-            second, mean, n = sums.get(read.weight, (0.0, 0.0, 0))
-            product = (rows.swapaxes(1, 2) @ rows).astype(np.float64)  # of one batch, in the file's own precision
-            sums[read.weight] = (second + product, mean + rows.sum(1, dtype=np.float64), n + rows.shape[1])
-    return {name: Moments(second / n, mean / n) for name, (second, mean, n) in sums.items() if n}
+            if rows.shape[1]:
+                sums.setdefault(read.weight, _Sums()).add(rows)
+    found = {name: Moments(each.mean, each.scatter / each.n) for name, each in sums.items()}
+    return {name: each for name, each in found.items() if np.isfinite(each.covariance).all()}
+
+
+class _Sums:
+    """Mean and scatter about it of all rows so far. About the mean, since mean x x^T less the square of a large mean is noise."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.scatter = 0, np.zeros(()), np.zeros(())
+
+    @np.errstate(over="ignore", invalid="ignore")  # inputs that are not finite show in the scatter
+    def add(self, rows: Array) -> None:
+        """Of (G, rows, K) more (Chan, Golub and LeVeque, 1979)."""
+        n, mean = rows.shape[1], rows.mean(1, dtype=np.float64)
+        around = (rows - mean[:, None]).astype(rows.dtype)
+        apart = mean - self.mean
+        within = (around.swapaxes(1, 2) @ around).astype(np.float64)  # of one batch, in the file's own precision
+        between = apart[:, :, None] * apart[:, None, :] * (self.n * n / (self.n + n))
+        self.scatter = self.scatter + within + between
+        self.mean, self.n = self.mean + apart * (n / (self.n + n)), self.n + n
 
 
 def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4, sweeps: int = SWEEPS) -> Blocks:
@@ -167,7 +188,7 @@ def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4, sweeps: i
 
     Args:
         w: (R, K) rows; group g of G owns rows g R / G on.
-        second: (G, K, K) mean of x x^T over the layer's inputs, or their covariance.
+        second: (G, K, K) mean of x x^T over the layer's inputs, or their covariance; finite.
         sweeps: after GPTQ, over all scales and levels.
     """
     groups, length = second.shape[:2]
@@ -182,11 +203,9 @@ def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4, sweeps: i
 
     exact, scale = across(w), across(nearest.scale)
     zero = np.zeros_like(scale) if nearest.zero is None else across(nearest.zero)
-    diagonal = np.einsum("gkk->gk", second).mean(1)
-    damped = second + (DAMPING * diagonal + (diagonal <= 0))[:, None, None] * np.eye(length)
     low, high = limits(bits, nearest.zero is None)
     grid = _Grid(np.arange(length) // block, zero, low, high, exact != 0)
-    level = _spread(exact, scale, grid, damped)
+    damped, level = _damped_spread(exact, scale, grid, second)
     for _ in range(sweeps):
         _sweep(exact, level, scale, grid, damped)
     zeros = None if nearest.zero is None else nearest.zero
@@ -237,10 +256,22 @@ class _Grid:
         return np.where(self.free[:, j], level, 0)
 
 
+def _damped_spread(w: Array, scale: Array, grid: _Grid, second: Array) -> tuple[Array, Array]:
+    """What was damped as little as it takes to factor, and GPTQ's levels by it: rounding may leave `second` indefinite."""
+    diagonal, damping = np.einsum("gkk->gk", second).mean(1), DAMPING
+    size = np.where(diagonal > LEAST, diagonal, 1.0)
+    while True:
+        damped = second + (damping * size)[:, None, None] * np.eye(second.shape[1])
+        try:
+            return damped, _spread(w, scale, grid, damped)
+        except np.linalg.LinAlgError:
+            damping *= 10
+
+
 def _spread(w: Array, scale: Array, grid: _Grid, h: Array) -> Array:
     """GPTQ: levels (G, K, R). Columns with the largest inputs, by the mean of all groups, go first: most others can still help.
 
-    Scales are fixed, so the order is free.
+    Scales are fixed, so the order is free. Raise LinAlgError where h (G, K, K) is not positive definite.
     """
     order = np.argsort(-np.einsum("gkk->k", h), kind="stable")
     upper = _inverse_factor(h[:, order][:, :, order])

@@ -303,6 +303,49 @@ def test_the_bias_takes_the_mean_error(kind, tmp_path):
     assert got.mean(0) == pytest.approx(exact.mean(0), abs=2e-5)
 
 
+RNG = np.random.default_rng(7)
+AT_EDGES = {
+    "one sample": RNG.normal(size=(1, 48)),
+    "equal samples": np.repeat(RNG.normal(size=(1, 48)), 64, 0),
+    "equal and large": np.repeat(RNG.normal(size=(1, 48)) + 1e4, 64, 0),
+    "large mean": RNG.normal(size=(64, 48)) + 1e4,
+}
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("case", list(AT_EDGES))
+def test_samples_that_hardly_vary_calibrate_too(case, has_bias, tmp_path):
+    """A hundredth of the squared error of the nearest values at most, on the samples themselves."""
+    rng, x = np.random.default_rng(0), AT_EDGES[case].astype(np.float32)
+    w, b = rng.normal(size=(16, 48)).astype(np.float32), rng.normal(size=16).astype(np.float32) if has_bias else None
+    node = onnx.helper.make_node("Gemm", ["x", "w", *(["b"] if has_bias else [])], ["y"], transB=1)
+    file, error = tmp_path / "f.onnx", {}
+    for rounding in ("nearest", "calibrated"):
+        onnx.save(one_layer(node, w, b, k=48), file)
+        exact = run(file, x)
+        quantizer = Int4(Int4Options(rounding=rounding))
+        quantizer.rewrite(file, quantizer.plan(None), [{"x": each} for each in np.array_split(x, -(-len(x) // 32))])
+        error[rounding] = float(np.square(run(file, x) - exact).mean())
+    assert error["calibrated"] < 0.01 * error["nearest"]
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e30])
+def test_a_layer_whose_inputs_have_no_squares_is_rounded_to_the_nearest(value, tmp_path):
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(16, 12)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    onnx.save(
+        one_layer(onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1), w, b), file := tmp_path / "f.onnx"
+    )
+    x = rng.normal(size=(8, 12)).astype(np.float32)
+    x[3, 4] = value
+    quantizer = Int4(Int4Options())
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    model = read_onnx(file)
+    stored = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    assert np.array_equal(stored["b"], b)
+    assert np.array_equal(unpacked(model)["w"].astype(np.float32), fit(w, 32).values())
+
+
 @pytest.mark.parametrize("reader", ["two_adds", "bias_is_output", "weight_read_elsewhere"])
 def test_what_others_read_too_is_left_alone(reader, tmp_path):
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from kdsearch.builtin.int4.blocks import fit
-from kdsearch.builtin.int4.rounding import Read, calibrate, input_rows, mean_error, output_error, unfold
+from kdsearch.builtin.int4.rounding import Read, calibrate, input_rows, mean_error, moments, output_error, unfold
 
 
 def second_of(x):
@@ -150,6 +151,33 @@ def test_blocks_of_columns_give_what_one_number_at_a_time_gives(rows, length, bl
     zero = 0 if made.zero is None else made.zero[:, np.arange(length) // block]
     assert ((made.q - zero) == level).all()
     assert np.allclose(made.scale, scale, rtol=1e-6)
+
+
+def test_moments_of_a_large_mean_are_exact():
+    """Taken batch by batch, in fp32: against numpy's covariance of all rows at once."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 1e4).astype(np.float32)
+    tensor = onnx.numpy_helper.from_array(np.eye(6, dtype=np.float32), "w")
+    infos = [helper.make_tensor_value_info(name, 1, ["n", 6]) for name in "xy"]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:], [tensor]), ir_version=10)
+    feeds = [{"x": part} for part in np.split(x, [7, 8, 200])]
+    found = moments(model, [Read("w", node, 1, (6, 6))], feeds)["w"]
+    wide = x.astype(np.float64)
+    assert found.mean[0] == pytest.approx(wide.mean(0), rel=1e-12)
+    assert found.covariance[0] == pytest.approx(np.cov(wide.T, ddof=0), rel=1e-5, abs=1e-6)
+    assert found.second()[0] == pytest.approx(wide.T @ wide / 300, rel=1e-12)
+
+
+def test_moments_that_rounding_left_indefinite_are_damped_until_they_factor():
+    """One direction has a variance of minus the mean of all: a hundredth of that is not enough, ten times it is."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    second = (turn * np.r_[-1.0, np.full(15, 17 / 15)]) @ turn.T
+    w = rng.normal(size=(4, 16))
+    made = calibrate(w, fit(w.astype(np.float32), 16), second[None])
+    assert np.isfinite(made.values()).all()
+    assert np.abs(made.values() - w).max() < np.abs(w).max()
 
 
 def test_far_better_where_inputs_are_correlated():
