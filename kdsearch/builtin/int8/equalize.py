@@ -1,6 +1,7 @@
 """Before a network is quantised: channels brought to one range, and biases that take what rounded weights get wrong on average.
 
-Both leave the fp32 network's answers as they are, or make up for the quantised one's, and cost nothing later.
+The first leaves the fp32 network's answers as they are, the second is for layers that are quantised and no others; neither costs
+anything later.
 """
 
 from __future__ import annotations
@@ -119,13 +120,16 @@ def _largest(model: Any, names: list[str], rows: Iterable[Mapping[str, Array]]) 
     return found
 
 
-def biases_corrected(model: Any, rows: Iterable[Mapping[str, Array]], limit: int, names: Iterable[str]) -> int:
-    """Add to each convolution's bias what its rounded weights lack on average, in place; returns how many.
+def bias_shifts(
+    model: Any, rows: Iterable[Mapping[str, Array]], limit: int, names: Iterable[str], per_channel: bool
+) -> dict[str, Array]:
+    """Convolution's name -> (C,) what its rounded weights lack on average, for its bias: none where that has other readers.
 
     (W - W_q) E[x], by the mean of each input channel over the samples (Nagel et al. 2019, section 4.2, with data).
 
     Args:
-        limit: the largest integer of a weight. names: of the nodes that will be quantised.
+        limit: the largest integer of a weight. names: of the nodes that may be quantised. per_channel: a scale for each output
+            channel of a weight, not one for all.
     """
     from onnx import numpy_helper
 
@@ -141,19 +145,34 @@ def biases_corrected(model: Any, rows: Iterable[Mapping[str, Array]], limit: int
         and uses[node.input[2]] == 1
     ]  # fmt: skip
     if not nodes:
-        return 0
+        return {}
+    found: dict[str, Array] = {}
     means = _means(model, sorted({node.input[0] for node in nodes}), rows)
     for node in nodes:
-        weight, bias = (numpy_helper.to_array(tensors[name]).astype(np.float64) for name in node.input[1:3])
+        weight = numpy_helper.to_array(tensors[node.input[1]]).astype(np.float64)
         flat = weight.reshape(len(weight), -1)
-        scale = np.maximum(np.abs(flat).max(1, keepdims=True) / limit, 1e-30)
+        scale = np.maximum(np.abs(flat).max(1 if per_channel else None, keepdims=True) / limit, 1e-30)
         error = (flat - np.clip(np.rint(flat / scale), -limit, limit) * scale).reshape(*weight.shape[:2], -1).sum(2)
         groups = _group(node)
         mean = means[node.input[0]].reshape(groups, 1, -1)  # (G, 1, C / G)
         shift = (error.reshape(groups, -1, error.shape[1]) * mean).sum(2).ravel()
         if math.isfinite(float(np.abs(shift).max())):
-            tensors[node.input[2]].CopyFrom(numpy_helper.from_array((bias + shift).astype(np.float32), node.input[2]))
-    return len(nodes)
+            found[node.name] = shift
+    return found
+
+
+def shifted(model: Any, shifts: Mapping[str, Array]) -> Any:
+    """A copy whose convolutions of these names have them added to their biases."""
+    from onnx import numpy_helper
+
+    model = type(model).FromString(model.SerializeToString())
+    tensors = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.name in shifts:
+            tensor = tensors[node.input[2]]
+            bias = numpy_helper.to_array(tensor).astype(np.float64) + shifts[node.name]
+            tensor.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), tensor.name))
+    return model
 
 
 def _means(model: Any, names: list[str], rows: Iterable[Mapping[str, Array]]) -> dict[str, Array]:

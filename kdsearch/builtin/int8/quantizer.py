@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field as Option
 
 from kdsearch.builtin.int8.choices import Layers, Row, better, mixed, most_sensitive, read_inputs
-from kdsearch.builtin.int8.equalize import biases_corrected, equalized
+from kdsearch.builtin.int8.equalize import bias_shifts, equalized, shifted
 from kdsearch.builtin.int8.ranges import Method, observed, range_of
 from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.builtin.simulated import per_channel, simulated
@@ -151,10 +151,11 @@ def _static(
     weights = {each.name for each in model.graph.initializer}
     tables = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in weights]
     kept = tables + layers[:1] * asked.keep_first + layers[-1:] * asked.keep_last
+    shifts: Mapping[str, Any] = {}
     if asked.correct_bias:
         limit = LIMIT if asked.reduce_range else 127
-        biases_corrected(model, rows, limit, [name for name in layers if name not in kept])
-    setting = _Setting(asked, layers_only, _ranges(model, rows, asked.calibration, layers_only), rows, work)
+        shifts = bias_shifts(model, rows, limit, [name for name in layers if name not in kept], asked.per_channel)
+    setting = _Setting(asked, layers_only, _ranges(model, rows, asked.calibration, layers_only), rows, work, shifts)
 
     def without(some: Sequence[str]) -> Any:
         found = _quantized(model, setting, [*kept, *some])
@@ -177,13 +178,18 @@ def _static(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What every static quantisation of one model has in common."""
+    """What every static quantisation of one model has in common.
+
+    Args:
+        shifts: node -> what is added to its bias where it is quantised: one that stays fp32 lacks nothing.
+    """
 
     asked: Int8Options
     layers_only: bool
     ranges: Mapping[str, tuple[float, float]]
     rows: Sequence[Row]
     work: Path
+    shifts: Mapping[str, Any]
 
 
 def _ranges(model: Any, rows: Sequence[Row], method: Method, layers_only: bool) -> dict[str, tuple[float, float]]:
@@ -205,7 +211,8 @@ def _quantized(model: Any, setting: _Setting, kept: Sequence[str], alone: Sequen
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     asked, work = setting.asked, setting.work
-    save_onnx(model, work / "static.onnx")
+    chosen = {name: shift for name, shift in setting.shifts.items() if name not in kept and name in (alone or [name])}
+    save_onnx(shifted(model, chosen), work / "static.onnx")
     rows = setting.rows[:1] if setting.ranges else setting.rows
     overrides = {
         name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]

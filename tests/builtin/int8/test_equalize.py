@@ -12,11 +12,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from kdsearch.builtin.int8.choices import relative_error
-from kdsearch.builtin.int8.equalize import biases_corrected, equalized
+from kdsearch.builtin.int8.equalize import bias_shifts, equalized, shifted
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.files import read_onnx
-from kdsearch.kinds import Field, Graph
+from kdsearch.kinds import Field, Graph, Judge
 from kdsearch.kit.onnx import open_model, save_onnx
 from tests.deploy.nets import batch_of
 
@@ -98,10 +98,54 @@ def test_biases_take_the_mean_error(tmp_path):
 
     out = conv[0].output[0]
     exact, plain = run(model, [out])[0].mean((0, 2, 3)), run(rounded(model), [out])[0].mean((0, 2, 3))
-    assert biases_corrected(model, ROWS, 3, ["a", "c"]) == 2
-    better = run(rounded(model), [out])[0].mean((0, 2, 3))
+    shifts = bias_shifts(model, ROWS, 3, ["a", "c"], per_channel=True)
+    assert {*shifts} == {"a", "c"}
+    better = run(rounded(shifted(model, shifts)), [out])[0].mean((0, 2, 3))
     assert np.abs(better - exact).sum() < 0.35 * np.abs(plain - exact).sum()
-    save_onnx(model, tmp_path / "corrected.onnx")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_what_weights_lack_is_by_the_scales_that_they_get(per_channel, tmp_path):
+    """Against the weights that onnxruntime's own quantisation has written: (W - W_q) E[x] of a 1x1 convolution of the input."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        net[0].weight.mul_(torch.logspace(-1.5, 1, 8)[:, None, None, None])
+    model = model_of(net, tmp_path)
+    model.graph.node[0].name = "first"
+    [shift] = bias_shifts(model, ROWS, 64, ["first"], per_channel).values()
+    error_of(tmp_path, per_channel=per_channel)
+    tensors = {
+        each.name: numpy_helper.to_array(each) for each in read_onnx(tmp_path / "quantised.onnx").graph.initializer
+    }
+    whole = next(value for value in tensors.values() if value.dtype == np.int8 and value.shape == (8, 3, 1, 1))
+    assert all(np.abs(each).max() == 64 for each in whole) == per_channel
+    weight = net[0].weight.detach().double().numpy()
+    scale = np.abs(weight).max((1, 2, 3) if per_channel else None, keepdims=True) / 64
+    lacking = (weight - whole * scale)[:, :, 0, 0] @ X.double().mean((0, 2, 3)).numpy()
+    assert shift == pytest.approx(lacking, rel=1e-4, abs=1e-7)
+
+
+def kept_biases(file, model):
+    """Of the convolutions whose weights a file holds as floats: their biases there, and in the network's own file."""
+    made, own = (
+        {t.name: numpy_helper.to_array(t) for t in each.graph.initializer} for each in (read_onnx(file), model)
+    )
+    nodes = [node for node in read_onnx(file).graph.node if node.op_type == "Conv" and node.input[1] in made]
+    return [(made[node.input[2]], own[node.input[2]]) for node in nodes]
+
+
+@pytest.mark.parametrize("by", ["keep_sensitive", "mixed"])
+def test_a_layer_that_stays_fp32_has_its_own_bias(by, tmp_path):
+    """Whichever way a layer is left out: what rounded weights lack is no business of one whose weights are not rounded."""
+    model, file = model_of(Uneven(), tmp_path), tmp_path / "quantised.onnx"
+    shutil.copy(tmp_path / "net.onnx", file)
+    quantizer = Int8(Int8Options(samples=16, correct_bias=True, keep_sensitive=int(by == "keep_sensitive")))
+    losses = iter([0.9, 0.0])
+    quantizer.judge = Judge(lambda _: next(losses), 0.1, 0.0) if by == "mixed" else None
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": X.numpy()}])
+    [(bias, own)] = kept_biases(file, model)
+    assert np.array_equal(bias, own)
 
 
 def error_of(folder, **options):
@@ -126,3 +170,19 @@ def test_int8_of_uneven_channels_is_nearer(tmp_path):
     same, notes = error_of(tmp_path, equalize=True, per_channel=False)
     assert same == error_of(tmp_path, per_channel=False)[0], "weights of one scale have no channel to scale freely"
     assert "equalize needs per_channel" in notes[0]
+
+
+def test_the_sensitivity_of_a_layer_is_its_own(tmp_path, monkeypatch):
+    """Where one alone is quantised, the others have the biases that they had."""
+    model, found = model_of(Uneven(), tmp_path), []
+
+    def looked_at(layers, rows, work, told):
+        for name in layers.names:
+            save_onnx(layers.alone(name), tmp_path / "one.onnx")
+            found.append(kept_biases(tmp_path / "one.onnx", model))
+        return list(layers.names)
+
+    monkeypatch.setattr("kdsearch.builtin.int8.quantizer.most_sensitive", looked_at)
+    error_of(tmp_path, correct_bias=True, keep_sensitive=1)
+    assert [len(each) for each in found] == [2, 2, 2]
+    assert all(np.array_equal(bias, own) for each in found for bias, own in each)
