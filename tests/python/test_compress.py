@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,37 @@ def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
     assert "worse than fp32's" in err
     assert not (tmp_path / "net-int8.onnx").exists()
     assert (tmp_path / "net-fp32.onnx").exists()
+
+
+class Off(nn.Module):
+    """What answers one more at every class: another answer, and the same decisions."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x) + 1
+
+
+@pytest.mark.parametrize(("max_drop", "said"), [("0.05", ""), ("-1", "onnx-int8: accuracy ")])
+def test_where_fp32_is_refused_the_others_are_still_judged(max_drop, said, folder, tmp_path, monkeypatch, capsys):
+    """Against the network itself."""
+    write = OnnxExporter.write
+
+    def off(self, graph, example, file):
+        write(self, replace(graph, module=Off(graph.module).eval()), example, file)
+
+    monkeypatch.setattr(OnnxExporter, "write", off)
+    monkeypatch.chdir(folder)
+    asked = ["--allow-code", "net.py:Net", "--weights", "net.safetensors", "--data", "data.npz"]
+    code, found, err = run(capsys, "net.py:Net", *asked, "--out", tmp_path, "--max-drop", max_drop)
+    assert code == 3
+    assert "onnx-fp32: differs from torch" in err
+    assert [each["format"] for each in found["refused"]] == ["onnx-fp32", *(["onnx-int8"] if said else [])]
+    assert [each["format"] for each in found["exports"]] == ([] if said else ["onnx-int8"])
+    assert said in err
+    assert ("worse than fp32's" in err) == bool(said)
 
 
 def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch, capsys):
