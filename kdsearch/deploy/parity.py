@@ -30,10 +30,11 @@ class Difference:
     """How far one output is from the network's, over all probes.
 
     Args:
-        max_abs: largest absolute difference of any element; inf where one side alone is not finite.
+        max_abs: largest absolute difference of any element; inf where one side alone is not finite. Of classes, whose numbers
+            mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1.
         scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square.
         largest: largest absolute value of the network's answers.
-        own: largest difference of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
+        own: the same of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
     """
 
     output: str
@@ -41,6 +42,7 @@ class Difference:
     scale: float
     largest: float
     own: float | None = None
+    is_share: bool = False
 
     @property
     def relative(self) -> float:
@@ -67,6 +69,11 @@ class Difference:
         if self.max_abs <= self.allowed(bound):
             return
         own = "" if self.own is None else f"; torch's own fp32 is {self.own:.3g} from its fp64"
+        if self.is_share:
+            raise RefusedError(
+                f"{self.max_abs:.2%} of the answers at output '{self.output}' are not torch's{own}; allowed is a share of "
+                f"{bound:g}, or {OWN} times torch's own"
+            )
         raise RefusedError(
             f"differs from torch by {self.max_abs:.3g} at output '{self.output}', {self.relative:.3g} of its scale "
             f"{self.scale:.3g}{own}; allowed are {bound:g} of the scale, or {OWN} times torch's own error"
@@ -77,8 +84,8 @@ class Difference:
 class Parity:
     """max_abs: largest absolute difference of any output element; inf where one side alone is not finite.
 
-    top1_agreement: share of equal decisions, of `judged` of them: the class scored highest of logits, above 0 or not of each of the
-    scores. None where no output is of these kinds. differences: of each output.
+    top1_agreement: share of equal decisions, of `judged` of them: the class, or that scored highest of logits, above 0 or not of
+    each of the scores. None where no output is of these kinds. differences: of each output.
     """
 
     max_abs: float
@@ -136,7 +143,8 @@ def compare(
     Args:
         samples: real or random inputs, at least one row.
         sizes: batch sizes; at least three, 1 among them.
-        batches: what the agreement is taken over; the compared samples themselves when there is none.
+        batches: what the agreement is taken over, and classes are compared on, too: a few samples say little of their share. The
+            compared samples themselves when there is none.
         bound: of differences relative to the outputs' scale, beyond which torch's own error is measured.
         exact: makes the network in fp64, for that.
 
@@ -148,38 +156,52 @@ def compare(
     same, judged = 0, 0
     lengths = (1, 2, 3) if any(None in each.shape for each in inputs) else (1,)
     probes = [_resized(samples, inputs, n, shorter) for n in sizes for shorter in lengths]
-    seen: dict[str, _Seen] = {each.name: _Seen() for each in outputs}
+    seen = {each.name: _Seen(each) for each in outputs}
     for probe in probes:
         expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs)
         for each in outputs:
-            seen[each.name].add(each, expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
-    found = {name: each.difference(name) for name, each in seen.items()}
-    far = [name for name, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
-    if far and exact is not None:
-        own = own_errors(torch_call, exact, inputs, [each for each in outputs if each.name in far], probes)
-        found |= {name: replace(found[name], own=own[name]) for name in far}
+            seen[each.name].add(expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
     deciding = [each for each in outputs if each.kind in CHOOSING]
+    chosen = {each.name: _Seen(each) for each in deciding if each.is_class}
     scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
     for rows in scored if deciding else ():
         expected, got = torch_call(*rows), _answer(file_call, rows, outputs)
         for each in deciding:
+            counts = _counted(each, inputs, rows)
             equal = _decided(each, expected[each.name]) == _decided(each, got[each.name])
-            equal = equal[_over(each, equal, _counted(each, inputs, rows))]
+            equal = equal[_over(each, equal, counts)]
             same, judged = same + int(equal.sum()), judged + equal.numel()
+            if each.name in chosen:
+                chosen[each.name].add(expected[each.name], got[each.name], rows, counts)
+    found = {name: each.difference() for name, each in seen.items()}
+    found |= {name: max(found[name], each.difference(), key=lambda one: one.max_abs) for name, each in chosen.items()}
+    far = [name for name, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
+    if far and exact is not None:
+        asked = [each for each in outputs if each.name in far]
+        own = own_errors(torch_call, exact, inputs, asked, probes, *([scored] if {*far} & {*chosen} else []))
+        found |= {name: replace(found[name], own=own[name]) for name in far}
     differences = tuple(found.values())
     most = max((each.max_abs for each in differences), default=0.0)
     return Parity(most, same / judged if judged else None, judged, differences)
 
 
 class _Seen:
-    """What the probes say of one output: the largest difference, and moments of the network's answers."""
+    """What probes say of one output: the largest difference and moments of the network's answers; of classes, how many differ."""
 
-    def __init__(self) -> None:
-        self.far, self.largest, self.n, self.total, self.squares = 0.0, 0.0, 0, 0.0, 0.0
+    def __init__(self, field: Field) -> None:
+        self.field, self.far, self.largest = field, 0.0, 0.0
+        self.n, self.total, self.squares = 0, 0.0, 0.0
 
-    def add(self, field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> None:
-        self.far = max(self.far, _distance(field, expected, got, probe, counts))
-        values = expected.detach().cpu().double()[_over(field, expected, counts)]
+    def add(self, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> None:
+        far = _distance(self.field, expected, got, probe, counts)
+        over = _over(self.field, expected, counts)
+        if self.field.is_class:
+            self.n += int(over.sum())
+            self.total += int((expected.cpu() != got.cpu())[over].sum())
+            self.far = self.total / self.n if self.n else 0.0
+            return
+        self.far = max(self.far, far)
+        values = expected.detach().cpu().double()[over]
         values = values[values.isfinite()]
         if values.numel():
             self.largest = max(self.largest, float(values.abs().max()))
@@ -187,7 +209,10 @@ class _Seen:
             self.total += float(values.sum())
             self.squares += float(values.square().sum())
 
-    def difference(self, name: str) -> Difference:
+    def difference(self) -> Difference:
+        name = self.field.name
+        if self.field.is_class:
+            return Difference(name, self.far, scale=1.0, largest=0.0, is_share=True)
         mean, square = (self.total / self.n, self.squares / self.n) if self.n else (0.0, 0.0)
         scale = max(math.sqrt(max(square - mean * mean, 0.0)), math.sqrt(square) / 100)
         return Difference(name, self.far, scale, self.largest)
@@ -198,22 +223,26 @@ def own_errors(
     exact: Callable[[], Call],
     inputs: Sequence[Field],
     outputs: Sequence[Field],
-    probes: Sequence[Sequence[Tensor]],
+    *groups: Sequence[Sequence[Tensor]],
 ) -> dict[str, float | None]:
-    """Output -> how far torch's fp32 is from its fp64. None where the network does not run in fp64, or is not finite there."""
-    found: dict[str, float | None] = {each.name: 0.0 for each in outputs}
+    """Output -> how far torch's fp32 is from its fp64 over the probes of the group where it is furthest.
+
+    None where the network does not run in fp64, or is not finite there.
+    """
+    found = {each.name: 0.0 for each in outputs}
     try:
         call = exact()
-        for probe in probes:
-            plain, fine = torch_call(*probe), call(*probe)
-            for each in outputs:
-                counts = _counted(each, inputs, probe)
-                found[each.name] = max(
-                    found[each.name] or 0.0, _distance(each, fine[each.name], plain[each.name], probe, counts)
-                )
+        for probes in groups:
+            seen = {each.name: _Seen(each) for each in outputs}
+            for probe in probes:
+                plain, fine = torch_call(*probe), call(*probe)
+                for each in outputs:
+                    counts = _counted(each, inputs, probe)
+                    seen[each.name].add(fine[each.name], plain[each.name], probe, counts)
+            found = {name: max(far, seen[name].far) for name, far in found.items()}
     except Exception:  # a network may hold tensors of its own in fp32, or need a type that has no fp64 form
         return dict.fromkeys(found)
-    return {name: far if far is not None and math.isfinite(far) else None for name, far in found.items()}
+    return {name: far if math.isfinite(far) else None for name, far in found.items()}
 
 
 def numbers(
@@ -230,6 +259,8 @@ def numbers(
 
 def _decided(field: Field, answer: Tensor) -> Tensor:
     """The class a position, or whether each score is above 0."""
+    if field.is_class:
+        return answer.cpu()
     return answer.argmax(field.class_axis).cpu() if field.kind == "logits" else answer.cpu() > 0
 
 

@@ -23,6 +23,12 @@ KEPT = 48  # numbers kept of an output, evenly spaced over it
 DIGITS = 9  # significant, which name a float32 exactly
 
 
+def rows_of(outputs: Sequence[Field]) -> int:
+    """How many samples are asked at once: of classes so many that each number that is kept is another answer."""
+    most = max((-(-KEPT // math.prod(each.sizes)) for each in outputs if each.is_class), default=ROWS)
+    return max(most, ROWS)
+
+
 def question(inputs: Sequence[Field], rows: int = ROWS) -> list[dict[str, Any]]:
     """How each input is drawn, as JSON: `values` is normal (`mean`, `std`), integers below `below`, or ones."""
     return [
@@ -72,7 +78,7 @@ def record(
 
     `bound` and `exact`: as of `parity.compare`; an output that is further off here has torch's own error beside its answers.
     """
-    asked = question(graph.inputs)
+    asked = question(graph.inputs, rows_of(graph.outputs))
     tensors = [torch.from_numpy(each) for each in drawn(asked, seed).values()]
     try:
         expected = numbers(torch_call, tensors, graph.inputs, graph.outputs)
@@ -86,7 +92,7 @@ def record(
             return None
         at = places(whole.size)
         scale = max(float(whole.std()), math.sqrt(float(np.square(whole).mean())) / 100)
-        far = Difference(name, float(np.abs(own - whole).max()), scale, float(np.abs(whole).max()))
+        far = apart({"name": name, "scale": scale, "is_class": each.is_class}, whole, own)
         torchs = dict[str, float | None]()
         if bound is not None and exact is not None and far.max_abs > far.allowed(bound):
             torchs = own_errors(torch_call, exact, graph.inputs, [each], [tensors])
@@ -95,7 +101,8 @@ def record(
                 **({"torch_fp32_to_fp64": torchs[each.name]} if torchs else {}),
                 "name": name,
                 "shape": list(whole.shape),
-                "scale": _short(scale),
+                "scale": _short(far.scale),
+                "is_class": each.is_class,
                 "at": at,
                 "torch": [_short(value) for value in whole.flat[at].tolist()],
                 "file": [_short(value) for value in own.flat[at].tolist()],
@@ -113,10 +120,27 @@ def _short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+def apart(output: Mapping[str, Any], then: Array, now: Array, own: float | None = None) -> Difference:
+    """How far two answers of an output are: what a card keeps of it, the former answer, the one of now, torch's own error.
+
+    Infinitely where the one of now has another shape, or either is not finite.
+    """
+    name, largest = str(output["name"]), float(np.abs(then).max(initial=0))
+    if output.get("is_class"):
+        unequal = float((now != then).mean()) if now.shape == then.shape else math.inf
+        return Difference(name, unequal, 1.0, 0.0, own, is_share=True)
+    comparable = now.shape == then.shape and np.isfinite(now).all() and np.isfinite(then).all()
+    far = float(np.abs(now - then).max(initial=0)) if comparable else math.inf
+    return Difference(name, far, float(output["scale"]), largest, own)
+
+
 def differences(
-    kept: Mapping[str, Any], run: Callable[[Mapping[str, Array]], Mapping[str, Array]], against: str
-) -> list[tuple[str, float, float, float]]:
-    """(output, largest difference, its scale, largest value) of what a file answers now to what was kept of `torch` or `file`.
+    kept: Mapping[str, Any],
+    run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    against: str,
+    own: float | None = None,
+) -> list[Difference]:
+    """What a file answers now against what was kept of `torch` or `file`, output by output. own: torch's own error.
 
     Raises:
         RefusedError: the file fails, or an output is missing or has another shape.
@@ -136,7 +160,5 @@ def differences(
                 f"output '{name}' is {list(got[name].shape)}", expected=f"{each['shape']}, as its card says"
             )
         now = got[name].astype(np.float64).flat[list(each["at"])]
-        kept_values = np.asarray(each[against], np.float64)
-        far = float(np.abs(now - kept_values).max()) if np.isfinite(now).all() else math.inf
-        found.append((name, far, float(each["scale"]), float(np.abs(kept_values).max())))
+        found.append(apart(each, np.asarray(each[against], np.float64), now, own))
     return found

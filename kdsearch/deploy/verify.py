@@ -13,7 +13,7 @@ import numpy as np
 
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.deploy.parity import Difference
-from kdsearch.deploy.probe import differences, drawn
+from kdsearch.deploy.probe import apart, differences, drawn
 from kdsearch.errors import ArtifactError, RefusedError
 from kdsearch.kinds import Exporter
 
@@ -240,16 +240,15 @@ def _answers(run: Run, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iter
     bound, elsewhere = bounds.get("parity"), bounds.get("elsewhere")
     if elsewhere is None and str(card.get("export") or "").endswith("-int8"):  # a card from before this was written
         elsewhere = ROUNDED
-    own = parity.get("torch_fp32_to_fp64")
+    told = parity.get("torch_fp32_to_fp64")
+    own = None if told is None else float(told)
     try:
         if bound is not None:
-            found = differences(kept, run, "torch")
             here = [each.get("torch_fp32_to_fp64") for each in kept["outputs"]]  # of the question itself
             most = max((float(each) for each in (own, *here) if each is not None), default=None)
-            yield _near("answers as torch's", found, float(bound), most)
+            yield _near("answers as torch's", differences(kept, run, "torch", most), float(bound))
         allowed = float(elsewhere) if elsewhere else PARITY if bound is None else float(bound)
-        found = differences(kept, run, "file")
-        yield _near("answers as when the card was written", found, allowed, float(own) if own is not None else None)
+        yield _near("answers as when the card was written", differences(kept, run, "file", own), allowed)
         yield _each_alone(run, kept, COMPANY if elsewhere else allowed, own)
     except RefusedError as error:
         yield Check("answers", False, error.problem)
@@ -257,12 +256,14 @@ def _answers(run: Run, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iter
         yield Check("answers", False, f"the card's questions cannot be read ({type(error).__name__}: {error})")
 
 
-def _near(check: str, found: list[tuple[str, float, float, float]], bound: float, own: float | None) -> Check:
-    wrong, said = [], []
-    for name, far, scale, largest in found:
-        each = Difference(name, far, scale, largest, own)
-        wrong += [name] if far > each.allowed(bound) else []
-        said.append(f"{name} differs by {far:.3g}, {each.relative:.2g} of its scale")
+def _near(check: str, found: list[Difference], bound: float) -> Check:
+    wrong = [each for each in found if each.max_abs > each.allowed(bound)]
+    said = [
+        f"{each.max_abs:.3g} of the answers of {each.output} differ"
+        if each.is_share
+        else f"{each.output} differs by {each.max_abs:.3g}, {each.relative:.2g} of its scale"
+        for each in found
+    ]
     return Check(check, not wrong, "; ".join(said) + (f"; allowed are {bound:g}" if wrong else ""))
 
 
@@ -281,9 +282,6 @@ def _each_alone(run: Run, kept: Mapping[str, Any], bound: float, own: float | No
     found = []
     for each in kept["outputs"]:
         name = str(each["name"])
-        together = whole[name].astype(np.float64)
         one = np.concatenate([row[name] for row in alone]).astype(np.float64)
-        comparable = together.shape == one.shape and np.isfinite(together).all() and np.isfinite(one).all()
-        far = float(np.abs(together - one).max()) if comparable else float("inf")
-        found.append((name, far, float(each["scale"]), float(np.abs(together).max())))
-    return _near("one sample at a time", found, bound, own)
+        found.append(apart(each, whole[name].astype(np.float64), one, own))
+    return _near("one sample at a time", found, bound)

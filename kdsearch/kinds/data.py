@@ -14,7 +14,7 @@ from kdsearch.errors import DataError, TapShapeError, nearest, one_of
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
 OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs where a field says no other
-CHOOSING = ("logits", "scores")  # kinds of outputs that decide: one class, or yes or no a label
+CHOOSING = ("logits", "scores", "class")  # kinds of outputs that decide: one class, or yes or no a label
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Field:
         labels    (K,) 1 or 0 for each label by itself; HIDDEN among integers and NaN among floats where nobody knows it
         logits    one class a position, the largest: files are compared by the share of equal classes
         scores    K answers that are decided one by one, as in sigmoid(score) > 0.5: by the share of equal decisions at 0
+        class     a class index a position, as an output: by the share of equal ones
         value     real numbers in the target's own unit, both the target and the answer
         vector, map, sequence    numbers that decide nothing
         categories    (C,) ids of categories, which mean nothing by their size
@@ -71,6 +72,11 @@ class Field:
         if self.use != "target" and self.kind != "label":
             return 0
         return math.nan if self.torch_dtype.is_floating_point else HIDDEN
+
+    @property
+    def is_class(self) -> bool:
+        """Whether an output's numbers are classes, of which two are equal or not, and never near."""
+        return self.kind == "class"
 
     @property
     def class_axis(self) -> int:

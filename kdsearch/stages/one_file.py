@@ -317,7 +317,8 @@ def _parity(target: Target, name: str, call: Call, bound: float | None) -> Parit
 def _judges_samples(product: Product) -> bool:
     """Whether each decision that is compared is of another sample, so that their agreement is a proportion."""
     scored = [each for graph in product.graphs.values() for each in graph.outputs if each.kind in CHOOSING]
-    return len(scored) == 1 and scored[0].kind == "logits" and len(scored[0].shape) == 1
+    axes = {"logits": 1, "class": 0}  # of an answer that is one class
+    return len(scored) == 1 and len(scored[0].shape) == axes.get(scored[0].kind)
 
 
 def _beside(target: Target) -> list[str]:

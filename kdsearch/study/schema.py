@@ -365,13 +365,14 @@ class Export(Section):
     min_agreement: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
         description="format -> least share of the test split's answers that are torch's (the same class scored highest, the same "
-        "labels above 0.5); where not given, 0.9; for networks that score classes or labels",
+        "labels above 0.5); where not given, 0.9; for networks that score classes or labels, and files that answer a class",
     )
     parity: float = Field(
         1e-4,
         gt=0,
         description="largest difference of the fp32 file to torch, as a share of the output's own standard deviation; a file "
-        "no further off than 4 times what torch's own fp32 is from its fp64 passes all the same",
+        "no further off than 4 times what torch's own fp32 is from its fp64 passes all the same; of a file that answers a class, "
+        "the share of answers that are not torch's",
     )
 
 

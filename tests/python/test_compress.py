@@ -190,6 +190,31 @@ def test_where_fp32_is_refused_the_others_are_still_judged(max_drop, said, folde
     assert ("worse than fp32's" in err) == bool(said)
 
 
+@pytest.mark.parametrize("form", ["onnx-fp32", "onnx-int8"])
+def test_a_class_that_is_another_is_refused(form, folder, tmp_path, monkeypatch, capsys):
+    """Weights of the file alone are others, so that it answers another class at every sample."""
+    import onnx
+
+    finish = OnnxExporter.finish
+
+    def other(self, file, ends):
+        model = onnx.load(file)
+        tensor = next(each for each in model.graph.initializer if len(each.dims) == 1 and each.dims[0] == 3)
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[0] = np.iinfo(values.dtype).max // 2 if values.dtype.kind == "i" else 1e4
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, file)
+        finish(self, file, ends)
+
+    monkeypatch.setattr(OnnxExporter, "finish", other)
+    asked = ["--data", folder / "data.npz", "--format", form, "--output", "class", "--max-drop", "1"]
+    code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 3
+    reasons = {each["format"]: each["reason"] for each in found["refused"]}
+    assert "of the answers at output 'class' are not torch's" in reasons["onnx-fp32"]
+    assert form == "onnx-fp32" or "of its answers are the network's" in reasons[form]
+
+
 def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch, capsys):
     """From code and weights: pruned, recovered on data, exported."""
     monkeypatch.chdir(folder)

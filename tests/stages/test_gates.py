@@ -12,6 +12,7 @@ from kdsearch.cli import main
 from kdsearch.deploy.parity import Difference
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
+from kdsearch.kinds import Field
 from kdsearch.stages import one_file
 from kdsearch.stages.notes import not_asked
 from kdsearch.stages.one_file import check_drop
@@ -84,6 +85,23 @@ def test_agreement_where_no_classes_are_scored_is_no_bound():
     one_file.check_agreement(_materials(min_agreement={}), "onnx-int8", 0.9)
     with pytest.raises(RefusedError, match=r"asks for 0\.9$"):
         one_file.check_agreement(_materials(min_agreement={}), "onnx-int4", 0.899)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "expected"),
+    [
+        ("logits", (3,), True),
+        ("logits", (5, 3), False),
+        ("class", (), True),
+        ("class", (4, 4), False),
+        ("scores", (3,), False),
+    ],
+)
+def test_one_decision_a_sample_makes_the_agreement_a_proportion(kind, shape, expected):
+    """Of samples, whose interval a card states: many decisions of one sample are not independent."""
+    outputs = (Field("y", kind, shape), Field("z", "vector", (2,)))
+    product = SimpleNamespace(graphs={"student": SimpleNamespace(outputs=outputs)})
+    assert one_file._judges_samples(product) == expected
 
 
 def test_a_bound_on_agreement_that_no_file_can_be_held_against_is_said():

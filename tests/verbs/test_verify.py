@@ -37,6 +37,9 @@ def made(tmp_path_factory):
     asked = {"exporter": {"use": "onnx", "options": {"engine": "torchscript"}}, "labels": ["a", "b", "c"]}
     kdsearch.export(net, images, folder / "net.onnx", **asked)
     kdsearch.export(net, images, folder / "small.onnx", quantize="int8", **asked)
+    decides = {**asked, "exporter": {"use": "onnx", "options": {"engine": "torchscript", "output": "class"}}}
+    kdsearch.export(net, images, folder / "class.onnx", **decides)
+    kdsearch.export(net, images, folder / "small_class.onnx", quantize="int8", **decides)
     return folder
 
 
@@ -67,13 +70,13 @@ def test_what_torch_itself_rounded_at_the_question_is_allowed(own, code, folder,
     )
 
 
-@pytest.mark.parametrize("name", ["net.onnx", "small.onnx"])
+@pytest.mark.parametrize("name", ["net.onnx", "small.onnx", "class.onnx", "small_class.onnx"])
 def test_a_file_as_it_was_exported(name, folder, capsys):
     code, found = verify(folder / name, capsys)
     assert (code, found["verified"], found["differs"]) == (0, True, [])
     checks = {each["check"] for each in found["checks"]}
     assert {"sha256", "inputs", "outputs", "metadata", "answers as when the card was written"} <= checks
-    assert ("answers as torch's" in checks) == (name == "net.onnx")
+    assert ("answers as torch's" in checks) == (name in ("net.onnx", "class.onnx"))
     assert main(["verify", str(folder / name)]) == 0
     assert "ok" in capsys.readouterr().out
 
@@ -137,6 +140,31 @@ def test_a_changed_weight_of_int8(folder, capsys):
     changed(folder / "small.onnx", scale, True)
     code, found = verify(folder / "small.onnx", capsys)
     assert (code, "answers as when the card was written" in found["differs"]) == (3, True)
+
+
+def answers_of(name):
+    return {"class.onnx": "answers as torch's", "small_class.onnx": "answers as when the card was written"}[name]
+
+
+@pytest.mark.parametrize("name", ["class.onnx", "small_class.onnx"])
+def test_a_changed_weight_of_a_file_that_answers_a_class(name, folder, capsys):
+    """By the share of answers that are others now."""
+
+    def other(model):
+        biases = [each for each in model.graph.initializer if list(each.dims) == [3]]
+        tensor = max(biases, key=lambda each: each.data_type == onnx.TensorProto.INT32)  # no scales
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1), tensor.name))
+
+    file, x = folder / name, np.random.RandomState(0).standard_normal((48, 1, 8, 8)).astype(np.float32)
+    before = open_session(file).run(None, {"image": x})[0]
+    changed(file, other, True)
+    share = float((open_session(file).run(None, {"image": x})[0] != before).mean())
+    assert share > 0.05
+    code, found = verify(file, capsys)
+    assert (code, answers_of(name) in found["differs"]) == (3, True)
+    said = next(each["said"] for each in found["checks"] if each["check"] == "answers as when the card was written")
+    assert said.startswith(f"{share:.3g} of the answers of class differ; allowed are ")
 
 
 def test_a_truncated_file(folder, capsys):
