@@ -112,7 +112,7 @@ class Job:
 
     @property
     def is_noise(self) -> bool:
-        return self.calibration == "random" or self.opened is None
+        return self.calibration == "random"
 
     def target(self, form: Form) -> Path:
         """Of two exporters' files one card each: only onnx's are named by the kind alone."""
@@ -122,7 +122,7 @@ class Job:
     def source(self, form: Form, model: Model, done: int) -> Source:
         """What a file of this network is made from and compared on; agreement is of the test split."""
         opened, io = self.opened, self.io
-        n = CALIBRATION if opened is not None or self.calibration == "random" else 0
+        n = CALIBRATION if opened is not None or self.is_noise else 0
         seen = samples_of(None if self.is_noise else opened, io, n, self.seed)
         feeds = [
             {name: each[at : at + 32].numpy() for name, each in seen.tensors.items()} for at in range(0, len(seen), 32)

@@ -87,6 +87,7 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     assert fp32["accuracy"] > 0.6
     assert int8["weight_share"]["8"] > 0.9
     assert int4["weight_share"]["4"] > 0.5
+    assert int4["quantization"][-1] == "calibrated on 128 samples", "as many as a study's, of more that there are"
     for row in found["exports"]:
         assert main(["verify", row["path"]]) == 0
         card = json.loads((tmp_path / row["path"]).with_suffix(".json").read_text())
@@ -120,6 +121,21 @@ def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
     assert "quantised files were calibrated on noise" in found["notes"]
     card = json.loads((tmp_path / "net-int8.json").read_text())
     assert "calibrated on noise" in card["quantization"][-1]
+
+
+@pytest.mark.parametrize("calibration", ["data", "random"])
+def test_int4_without_data_says_how_it_was_rounded(calibration, folder, tmp_path, capsys):
+    asked = ["--format", "onnx-int4", "--calibration", calibration]
+    code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 0
+    said = json.loads((tmp_path / "net-int4.json").read_text())["quantization"]
+    is_noise = calibration == "random"
+    assert ("calibrated on 128 samples" in said, "rounded to the nearest: there are no samples" in said) == (
+        is_noise,
+        not is_noise,
+    )
+    assert any("calibrated on noise" in each for each in said) == is_noise
+    assert ("quantised files were calibrated on noise" in found["notes"]) == is_noise
 
 
 def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, folder, tmp_path, capsys):

@@ -78,8 +78,7 @@ class Int4(Compressor[Int4Options]):
         """The settings; which weights they mean shows when the file is there."""
         options = self.options
         how = "symmetric" if options.symmetric else "with zero points"
-        seen = f" on {options.samples} samples" if options.rounding in CALIBRATING else ""
-        log = f"INT4 weights in blocks of {options.block}, {how}, rounding {options.rounding}{seen}"
+        log = f"INT4 weights in blocks of {options.block}, {how}, rounding {options.rounding}"
         return Plan(options.model_dump(mode="json"), log=(log,))
 
     def apply(self, model: Model, plan: Plan) -> Model:
@@ -95,7 +94,11 @@ class Int4(Compressor[Int4Options]):
         edges = {weights[at].name for at in (0, -1)} if weights and plan.edits["edges"] == 8 else set()
         reads = _reads(model.graph, weights)
         calibrated = plan.edits.get("rounding") in CALIBRATING  # a plan from before the option existed has none
-        seen = moments(model, reads, feeds) if calibrated and reads else {}
+        seen: Mapping[str, Moments] = {}
+        if calibrated:
+            n, given = _first(feeds, plan.edits["samples"])
+            seen = moments(model, reads, given)
+            self.note(f"calibrated on {n} samples" if n else "rounded to the nearest: there are no samples")
         unpacking: list[Any] = []
         sizes = [math.prod(each.flat) for each in weights]
         for at, weight in enumerate(weights):
@@ -107,6 +110,19 @@ class Int4(Compressor[Int4Options]):
             unpacking += _store(model.graph, weight, blocks, bits)
         _set_nodes(model.graph, [*unpacking, *model.graph.node])
         save_onnx(model, file)
+
+
+def _first(feeds: Iterable[Mapping[str, Any]], most: int) -> tuple[int, list[Mapping[str, Any]]]:
+    """At most so many samples, and how many there are."""
+    found, n = list[Mapping[str, Any]](), 0
+    for feed in feeds:
+        size = min(len(next(iter(feed.values()), ())), most - n)
+        if size:
+            found.append({name: value[:size] for name, value in feed.items()})
+        n += size
+        if n == most:
+            break
+    return n, found
 
 
 def _raise_opset(model: Any) -> None:

@@ -303,6 +303,35 @@ def test_the_bias_takes_the_mean_error(kind, tmp_path):
     assert got.mean(0) == pytest.approx(exact.mean(0), abs=2e-5)
 
 
+def gemm(file):
+    """A file of one matrix product of x (N, 48)."""
+    rng = np.random.default_rng(0)
+    node = onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
+    w, b = rng.normal(size=(16, 48)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    onnx.save(one_layer(node, w, b, k=48), file)
+    return file
+
+
+@pytest.mark.parametrize(("asked", "given", "used"), [(40, 128, 40), (64, 64, 64), (128, 50, 50), (5, 128, 5)])
+def test_so_many_samples_as_are_asked_for_calibrate(asked, given, used, tmp_path):
+    """The first ones, however they come; the file is that of a caller who has no others."""
+    x, files = np.random.default_rng(1).normal(size=(given, 48)).astype(np.float32), []
+    for label, rows in (("all", x), ("used", x[:used])):
+        files.append(gemm(tmp_path / f"{label}.onnx"))
+        quantizer = Int4(Int4Options(samples=asked))
+        feeds = ({"x": rows[at : at + 32]} for at in range(0, len(rows), 32))
+        quantizer.rewrite(files[-1], quantizer.plan(None), feeds)
+        assert quantizer.notes == (f"calibrated on {used} samples",)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_without_samples_nothing_is_said_to_be_calibrated(tmp_path):
+    for rounding, said in (("calibrated", ("rounded to the nearest: there are no samples",)), ("nearest", ())):
+        quantizer = Int4(Int4Options(rounding=rounding))
+        quantizer.rewrite(gemm(tmp_path / "q.onnx"), quantizer.plan(None), [])
+        assert quantizer.notes == said
+
+
 RNG = np.random.default_rng(7)
 AT_EDGES = {
     "one sample": RNG.normal(size=(1, 48)),
