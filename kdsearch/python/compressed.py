@@ -15,9 +15,9 @@ from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import DataError, RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
-from kdsearch.python.formats import Calibration, Job, files_of, forms_of
+from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
 from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, is_untrained, network
-from kdsearch.python.own_data import Data, PlanSubject, classes_of, graph_of, open_data, samples_of
+from kdsearch.python.own_data import Data, PlanSubject, about_of, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
 from kdsearch.report.values import milliseconds
@@ -97,6 +97,7 @@ def compress(
     )
     if fixed is None:
         before = as_model(net, io, called)
+    _check_ends(forms, before, io, opened)
     whole, notes = count(before, io), list[str]()
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
@@ -143,8 +144,13 @@ def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] |
                     file=net.file,
                     expected=f"{len(opened.io.inputs)} and {len(opened.io.outputs)}, as the data",
                 )
+            read = zip(io.inputs, opened.io.inputs, strict=True)
             pairs = zip(io.outputs, opened.io.outputs, strict=True)
-            io = replace(io, outputs=tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in pairs))
+            io = replace(
+                io,
+                inputs=tuple(replace(a, kind=b.kind) for a, b in read),
+                outputs=tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in pairs),
+            )
         return io
     if opened is not None:
         return opened.io
@@ -152,6 +158,16 @@ def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] |
     if shape is None:
         raise StudyError("nobody knows what the network reads", path="--input-shape", expected="such as 3,224,224")
     return io_without_data(net, shape)
+
+
+def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None) -> None:
+    """Raise StudyError where a file cannot read or answer what is asked of it: before any work, not after it."""
+    for form in forms:
+        try:
+            form.exporter.ends(graph_of(model, io), about_of(opened).get("preprocessing") or {})
+        except UserError as error:
+            error.path = error.path.replace("export.exporter.options.", "--", 1)
+            raise
 
 
 def _teacher(
@@ -181,7 +197,8 @@ def _cut(
     try:
         made.preflight(model, io)
     except UserError as error:
-        raise error.at(path=error.path.replace("compress.prune", "--prune", 1)) from error.__cause__
+        error.path = error.path.replace("compress.prune", "--prune", 1)
+        raise
     plan = made.plan(subject)
     cut = made.apply(model, plan)
     found: dict[str, Any] = {"pruner": pruner, "target": dict(target), "log": list(plan.log)}

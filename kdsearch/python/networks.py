@@ -61,7 +61,8 @@ class OnnxNetwork(nn.Module):
         dtype = ELEMENTS.get(node.type)
         if dtype is None:
             raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
-        return Field(node.name, kind_of(shape), shape, dtype)
+        is_image = side == "input" and len(shape) == 3
+        return Field(node.name, "image" if is_image else kind_of(shape), shape, dtype)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         names = [each.name for each in self.session.get_inputs()]

@@ -98,6 +98,47 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         assert card["latency_ms"] == row["latency_ms"]
 
 
+@pytest.mark.parametrize("layout", ["pixels", "any_size"])
+def test_an_onnx_file_that_reads_pixels(layout, folder, tmp_path, capsys):
+    """What prepares them stands before the network of the file; its answers are those of the file that was given."""
+    forms = ["onnx-fp32", "onnx-int8", "onnx-int4"] if layout == "pixels" else ["onnx-fp32"]
+    asked = ["--data", folder / "data.npz", *(word for form in forms for word in ("--format", form))]
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked, "--input", layout)
+    assert code == 0, err
+    assert [each["format"] for each in found["exports"]] == forms
+    pixels = (255 * images(6, 1)[0]).astype(np.uint8)[..., None]
+    told = json.loads((tmp_path / "net-fp32.json").read_text())["use"]["preprocessing"]
+    prepared = ((pixels / 255 - told["mean"]) / told["std"]).astype(np.float32).transpose(0, 3, 1, 2)
+    expected = open_session(folder / "net.onnx").run(None, {"x": prepared})[0]
+    for row in found["exports"]:
+        session = open_session(Path(row["path"]))
+        assert session.get_inputs()[0].type == "tensor(uint8)"
+        got = session.run(None, {"x": pixels})[0]
+        near = {"onnx-fp32": 1e-5, "onnx-int8": 0.1, "onnx-int4": 0.2}[row["format"]]
+        assert np.abs(got - expected).max() < near * expected.std()
+        assert main(["verify", row["path"]]) == 0
+
+
+@pytest.mark.parametrize("model", [["net.onnx"], ["net.py:Net", "--allow-code", "net.py:Net", "--prune", "macs=0.5"]])
+def test_pixels_that_nobody_can_prepare_are_refused_before_any_work(model, folder, tmp_path, monkeypatch, capsys):
+    """By the command's own option; nothing is pruned or written first."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("kdsearch.python.compressed.files_of", None)
+    monkeypatch.setattr("kdsearch.python.compressed._cut", None)
+    shape = [] if "net.onnx" in model else ["--input-shape", "1,8,8"]
+    code, _, err = run(capsys, *model, *shape, "--input", "pixels", "--format", "onnx-fp32", "--out", tmp_path)
+    assert code == 2
+    assert err.startswith("--input: nobody knows how images become what the network reads. Expected data whose")
+
+
+def test_an_option_of_the_pruner_is_called_as_it_was_typed(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]
+    code, _, err = run(capsys, *asked, "--prune", "macs=0.6,exclude=['nothing']", "--out", tmp_path)
+    assert code == 2
+    assert err.startswith("--prune.options.exclude")
+
+
 def test_it_says_how_far_the_pruning_is(folder, tmp_path, capsys, monkeypatch):
     notes = []
     monkeypatch.setattr("kdsearch.training.tools.Progress.at", lambda self, done, note="", best="": notes.append(note))
