@@ -223,7 +223,7 @@ CASES = [
     texts("an empty document", "t.csv:5: column 'answer': is missing", reviews(put(3, 2, "")), FOUND, "relevance"),
     Case("lines that are blank", "t.txt: has no row", "sequences", "path: t.txt", {"t.txt": "\n\n  \n"}, "decoder"),
     Case("bytes for lines", "t.txt:2: byte 0x80", "sequences", "path: t.txt", {"t.txt": bytes(range(256))}, "decoder"),
-    Case("an empty target", "t.csv:5: column 'answer': is missing", "sequences", WRITTEN, {"t.csv": reviews(put(3, 2, ""))}, "seq2seq"),
+    Case("an empty text of a pair", "t.csv:5: column 'text': is missing", "sequences", WRITTEN, {"t.csv": reviews(put(3, 0, ""))}, "seq2seq"),
     Case("a target too long", "t.csv:2: column 'text': .* tokens. Expected fewer than 8. Set `max_length`", "sequences", f"{WRITTEN}, max_length: 8", {"t.csv": reviews()}, "seq2seq"),
     Case("a text as its target", "column 'text' is text and target", "sequences", "path: t.csv, text: text, target: text", {"t.csv": reviews()}, "seq2seq"),
     # masks
