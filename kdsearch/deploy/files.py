@@ -87,7 +87,8 @@ def open_session(file: Path, threads: int = 1, model: Any = None, entries: Mappi
     for name, value in (entries or {}).items():
         options.add_session_config_entry(name, value)
     try:
-        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        # without the fallback, which prints and tries the same again
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
         raise _corrupt(file, f"is refused by onnxruntime {ort.__version__}: {_reason(str(error), model)}") from error
 

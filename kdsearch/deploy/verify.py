@@ -50,7 +50,10 @@ def verified(file: Path, card: Mapping[str, Any], exporter: Exporter[Any] | None
     except ArtifactError as error:
         return [*checks, Check("onnxruntime opens it", False, error.problem)]
     checks.append(Check("onnxruntime opens it", True, f"opset {_opset(model)}, IR version {model.ir_version}"))
-    checks += [*_names(session, card), *_metadata(session, card)]
+    try:
+        checks += [*_names(session, card), *_metadata(session, card)]
+    except UnicodeDecodeError as error:
+        return [*checks, Check("names and metadata", False, f"are no text ({error})")]
     kept = card.get("check")
     if isinstance(kept, Mapping) and all(each.ok for each in checks[-3:-1]):
         names = [each.name for each in session.get_outputs()]
@@ -183,7 +186,7 @@ def _names(session: Any, card: Mapping[str, Any]) -> Iterator[Check]:
     for side, nodes in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
         found = {each.name: _shown(each.type, each.shape) for each in nodes}
         told = {str(each["name"]): each for each in use.get(side) or ()}
-        wrong = [name for name in told if name not in found]
+        wrong = [*({*told} ^ {*found})]
         wrong += [
             each.name
             for each in nodes

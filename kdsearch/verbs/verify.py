@@ -5,18 +5,51 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.deploy.verify import Check, runner, verified
 from kdsearch.errors import ArtifactError, DataError, KdsearchError, RefusedError, UserError, one_of
 from kdsearch.kinds import Call, Exporter, Product
+from kdsearch.limits import ARRAYS_BYTES
 from kdsearch.report.card import KIND
 from kdsearch.stages.cards import card_name
 from kdsearch.store.files import read_json
-from kdsearch.store.inputs import lies
+from kdsearch.store.inputs import lies, opened
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Tensor(TypedDict):
+    name: str
+    shape: list[int | str]
+    dtype: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Use(TypedDict, total=False):
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Parity(TypedDict, total=False):
+    torch_fp32_to_fp64: float | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Card(TypedDict, total=False):
+    """What of a card is looked at, where it is there."""
+
+    use: _Use | None
+    bounds: dict[str, float | None] | None
+    parity: _Parity | None
+    metrics: dict[str, Any] | None
+    provenance: dict[str, Any] | None
+
 
 SLACK = 0.005  # of a share, that a quality may be off on another processor
 
@@ -68,7 +101,7 @@ def card_of(file: Path) -> Mapping[str, Any]:
     place = file.with_name(card_name(file.name))
     if not lies(place):
         raise ArtifactError("there is no card beside it", file=file, expected=f"{place.name}, as kdsearch wrote it")
-    card: Mapping[str, Any] = read_json(place, dict[str, Any], "Export the file again.")
+    card: Mapping[str, Any] = read_json(place, _Card, "Export the file again.")
     if card.get("kind") != KIND:
         raise ArtifactError("is no card of kdsearch", file=place, path="kind", expected=KIND)
     return card
@@ -122,11 +155,7 @@ def _of_arrays(
     file: Path, card: Mapping[str, Any], data: Path, exporter: Exporter[Any] | None
 ) -> tuple[str, float, int]:
     """Accuracy on arrays of the user's, named as the inputs are, and `label`."""
-    try:
-        with np.load(data, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise DataError("cannot be read as arrays", file=data, expected="a .npz file") from error
+    arrays = _arrays(data)
     kinds = {str(each["name"]): each for each in (card.get("use") or {}).get("inputs") or ()}
     if exporter is None:
         session = open_session(file)
@@ -143,7 +172,7 @@ def _of_arrays(
         raise DataError(f"no array '{missing[0]}'", file=data, expected=one_of([*inputs, "label"]))
     for name, shape in inputs.items():
         _check_sizes(name, arrays[name].shape, shape, data)
-    labels = arrays["label"].reshape(-1)
+    labels = _labels(arrays["label"], {name: arrays[name] for name in inputs}, data)
     same = 0
     for at in range(0, len(labels), 32):
         feeds = {
@@ -155,7 +184,36 @@ def _of_arrays(
         except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((_classes(answer, data) == labels[at : at + 32]).sum())
-    return "accuracy", same / max(len(labels), 1), len(labels)
+    return "accuracy", same / len(labels), len(labels)
+
+
+def _arrays(data: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Every array of a .npz. Raise DataError for any other file, and a damaged one."""
+    with opened(data, "a .npz file", most=ARRAYS_BYTES) as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # a damaged archive fails anywhere in its reader, with any type
+            raise DataError("cannot be read as arrays", file=data, expected="a .npz file") from error
+
+
+def _labels(
+    label: np.ndarray[Any, Any], inputs: Mapping[str, np.ndarray[Any, Any]], data: Path
+) -> np.ndarray[Any, Any]:
+    """(N,) class indices. Raise DataError for what is none, and for inputs of another number of samples, or of no numbers."""
+    labels = label.reshape(-1)
+    if labels.dtype.kind not in "iu" or len(labels) != len(label) or not len(labels):
+        shape = " x ".join(map(str, label.shape))
+        raise DataError(
+            f"array 'label' is {label.dtype} of {shape}", file=data, expected="a class index for each sample"
+        )
+    for name, array in inputs.items():
+        if len(array) != len(labels):
+            problem = f"array '{name}' has {len(array):,} samples, 'label' {len(labels):,}"
+            raise DataError(problem, file=data, expected="a label for each sample")
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"array '{name}' is {array.dtype}", file=data, expected="numbers")
+    return labels
 
 
 def _classes(answer: np.ndarray[Any, Any], data: Path) -> np.ndarray[Any, Any]:

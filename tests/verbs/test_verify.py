@@ -176,6 +176,60 @@ def test_a_truncated_file(folder, capsys):
     assert "onnxruntime opens it" in found["differs"]
 
 
+@pytest.mark.parametrize("text", [b'"c"]', b"logits"])
+def test_texts_of_a_file_that_are_damaged(text, folder, capsys):
+    """Metadata, and the name of an output with all that reads it: onnxruntime opens the file, and cannot say what they are."""
+    file = folder / "net.onnx"
+    data = file.read_bytes()
+    assert text in data
+    file.write_bytes(data.replace(text, text[:-1] + b"\xff"))
+    code, found = verify(file, capsys)
+    assert code == 3
+    assert found["differs"] == ["sha256", "names and metadata"]
+
+
+def test_what_onnxruntime_refuses_is_said_once(folder, capsys):
+    """Without the second try of its own, of which it prints."""
+    file = folder / "net.onnx"
+    data = file.read_bytes()
+    name = onnx.load(file).graph.node[0].output[0].encode()
+    end = data.rindex(name) + len(name)  # where the next node reads it
+    file.write_bytes(data[: end - 1] + b"\xff" + data[end:])
+    assert main(["verify", str(file), "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert "onnxruntime opens it" in json.loads(out)["differs"]
+    assert "EP Error" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"use": []}, "use"),
+        ({"use": {"inputs": ["image"]}}, "use.inputs[0]"),
+        ({"use": {"inputs": [{"shape": [1]}]}}, "use.inputs[0].name"),
+        ({"bounds": "x"}, "bounds"),
+        ({"bounds": {"parity": "x"}}, "bounds.parity"),
+        ({"parity": {"torch_fp32_to_fp64": []}}, "parity.torch_fp32_to_fp64"),
+        ({"provenance": 3}, "provenance"),
+        ({"metrics": [1]}, "metrics"),
+    ],
+)
+def test_a_card_that_is_damaged(change, place, folder, capsys):
+    card = json.loads((folder / "net.json").read_text())
+    (folder / "net.json").write_text(json.dumps({**card, **change}))
+    assert main(["verify", str(folder / "net.onnx")]) == 2
+    assert f"net.json: {place}: " in capsys.readouterr().err
+
+
+def test_an_output_that_the_card_does_not_know_is_another_file(folder, capsys):
+    def more(model):
+        model.graph.output.add().name = model.graph.node[0].output[0]
+
+    changed(folder / "net.onnx", more, True)
+    code, found = verify(folder / "net.onnx", capsys)
+    assert (code, found["differs"]) == (3, ["outputs"])
+
+
 def test_another_files_card(folder, capsys):
     shutil.copy(folder / "small.json", folder / "net.json")
     code, found = verify(folder / "net.onnx", capsys)
@@ -215,6 +269,17 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
     code, found = verify(folder / "net.onnx", capsys, "--data", tmp_path / "own.npz")
     assert (code, found["differs"]) == (3, ["quality"])
     assert found["checks"][-1]["said"] == "accuracy 0.8000 of 40; the card says 0.9000"
+    for array, said in (
+        (right[:30], "array 'image' has 40 samples, 'label' 30. Expected a label for each sample."),
+        (np.eye(3)[right], "array 'label' is float64 of 40 x 3. Expected a class index for each sample."),
+        (right.astype(str), "array 'label' is <U"),
+    ):
+        np.savez(tmp_path / "own.npz", image=images, label=array)
+        assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+        assert said in capsys.readouterr().err
+    np.savez(tmp_path / "own.npz", image=images.astype(str), label=right)
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+    assert "array 'image' is <U" in capsys.readouterr().err
     np.savez(tmp_path / "own.npz", image=images)
     assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
     assert "no array 'label'" in capsys.readouterr().err
@@ -226,6 +291,21 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         np.savez(tmp_path / "own.npz", image=other, label=right)
         assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
         assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "one array", "text"])
+def test_arrays_that_cannot_be_read(damage, folder, capsys, tmp_path):
+    file = tmp_path / "own.npz"
+    np.savez(file, image=np.zeros((4, 1, 8, 8), np.float32), label=np.zeros(4, int))
+    data = bytearray(file.read_bytes())
+    if damage == "flipped":
+        data[300:310] = b"x" * 10
+    file.write_bytes(data[:-100] if damage == "cut" else b"text" if damage == "text" else bytes(data))
+    if damage == "one array":
+        with file.open("wb") as stream:
+            np.save(stream, np.zeros(4))
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(file)]) == 2
+    assert "own.npz: cannot be read as arrays. Expected a .npz file." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def opened(file: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ArtifactError(
