@@ -14,8 +14,9 @@ KdsearchError (exit 1)
 ├── UnreachableError            a teacher, or the trials' database, does not answer; run again, the study goes on
 ├── TrialError                  a trial failed (NaN, a plugin raised); the study goes on
 │   └── RankLostError           another process of the same training ended
-├── UndeclaredReadError         a stage reads a section of the study that its key does not hold: a fault of its code
-└── InterruptedRun (exit 130)   Ctrl-C or SIGTERM, after a checkpoint
+└── UndeclaredReadError         a stage reads a section of the study that its key does not hold: a fault of its code
+
+InterruptedRun (exit 130)       Ctrl-C or SIGTERM, after a checkpoint: no Exception, as KeyboardInterrupt is none
 
 This file imports the standard library only: it is on the path of `kdsearch --help`.
 """
@@ -168,11 +169,22 @@ class UndeclaredReadError(KdsearchError):
     """A fault of a stage's code: see study/view.py."""
 
 
-class InterruptedRun(KdsearchError):  # noqa: N818 - the user asked for it, it is no error of anyone
+class InterruptedRun(BaseException):
+    """Whoever's code it goes through, an `except Exception` there does not take it for a failure."""
+
     exit_code = 130
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values: `type` and `problem`."""
+        return {"type": type(self).__name__, "problem": self.problem}
 
 
 FOREIGN = (Exception, SystemExit)  # what somebody else's code may raise that is that code's fault alone
+INTERRUPTS = (KeyboardInterrupt, InterruptedRun)  # what goes through even where whatever else is raised is caught
 
 
 def exited(who: str, error: SystemExit) -> TrialError:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdsearch.errors import KdsearchError, UserError, printable
+from kdsearch.errors import InterruptedRun, KdsearchError, UserError, printable
 
 ENDED = "a plugin, or code that the study names, ended the program"
 
@@ -41,7 +41,7 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
             if came():  # a library that was being imported swallowed it, and is torn since
                 raise KeyboardInterrupt from error
             raise
-    except KdsearchError as error:
+    except (KdsearchError, InterruptedRun) as error:
         say(str(error))
         return _ended(error.facts(), error.exit_code, as_json and not hasattr(error, "result"))
     except KeyboardInterrupt:

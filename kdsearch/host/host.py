@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
-from kdsearch.errors import KdsearchError, PluginError, nearest, one_of, told
+from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
 from kdsearch.host.plugins import Broken, Plugin, installed, is_module, lacking, load_installed, register
 
@@ -204,7 +204,7 @@ class Host:
             for part in attribute.split("."):
                 cls = getattr(cls, part)
             cls = cls if base is None else cls(*base)
-        except (KeyboardInterrupt, KdsearchError):
+        except (*INTERRUPTS, KdsearchError):
             raise
         except BaseException as error:
             fix = ""
@@ -261,7 +261,7 @@ class Host:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 return call(**arguments)
-        except KeyboardInterrupt:
+        except INTERRUPTS:
             raise
         except BaseException as error:
             self._fail(plugin, hook, error)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from kdsearch.errors import told
+from kdsearch.errors import INTERRUPTS, told
 from kdsearch.hooks import GROUP, Entry, Family, Hooks, Register
 
 
@@ -136,7 +136,7 @@ def _guarded(call: Any, name: str, distribution: str, version: str) -> tuple[Any
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a plugin that prints must not spoil --json
             return (call(),)
-    except KeyboardInterrupt:
+    except INTERRUPTS:
         raise
     except BaseException as error:  # SystemExit too: a plugin must not end the program
         return Broken(name, distribution, version, told(error))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kdsearch.errors import FOREIGN, InterruptedRun, UserError, told
+from kdsearch.errors import FOREIGN, UserError, told
 from kdsearch.kinds import Done, Job, listening
 
 
@@ -34,8 +34,6 @@ def perform(job: Job, begins: Callable[[], object] = lambda: None) -> Done:
                 begin()
             value = resolve(job.function)(**job.arguments)
         return Done(job.id, value, seconds=seconds())
-    except InterruptedRun:
-        raise
     except FOREIGN as error:
         is_fatal = isinstance(error, UserError)
         return Done(job.id, error=told(error), seconds=seconds(), fatal=is_fatal)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import FOREIGN, InterruptedRun, PluginError, TooLargeError, TrialError, UserError, exited, told
+from kdsearch.errors import FOREIGN, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.kinds.units import in_units
@@ -116,8 +116,6 @@ class Scorer:
         key, shown = self.space.key(canonical), canonical.model_dump(mode="json")
         try:
             cost = cost or cost_of(self.space, canonical, self.io, self.task)
-        except InterruptedRun:  # asked to stop: it says nothing of the candidate
-            raise
         except FOREIGN as error:
             if raises:
                 self._is_the_spaces(error)
@@ -169,16 +167,12 @@ class Scorer:
                     seed_generators(seed)
                     try:
                         values[name].append(float(proxy.score(student, probe)))
-                    except InterruptedRun:
-                        raise
                     except FOREIGN as error:
                         if raises and isinstance(error, UserError):
                             raise error.at(path=f"proxy {name}") from error.__cause__
                         if raises and isinstance(error, SystemExit):
                             raise exited(f"proxy '{name}'", error) from error
                         errors.setdefault(name, told(error))
-            except InterruptedRun:
-                raise
             except FOREIGN as error:
                 if raises:
                     self._is_the_spaces(error)
@@ -260,7 +254,7 @@ class Scorer:
         for spec in specs:
             try:
                 found.append(self._fresh(spec, derive(self.probe_seed, "fit", self.space.key(spec)), init))
-            except (UserError, InterruptedRun):
+            except UserError:
                 raise
             except FOREIGN as error:  # the space's own code
                 failed = error
@@ -295,15 +289,11 @@ def random_teacher(space: SearchSpace[Any], io: IO, probe_seed: int, sample: int
     for key, each in sorted(specs.items()):
         try:
             sizes[key] = _params(space, each, io)
-        except InterruptedRun:
-            raise
         except FOREIGN as error:
             failed = error
     for key in sorted(sizes, key=lambda each: -sizes[each]):
         try:
             return built(space, specs[key], io, derive(probe_seed, "teacher"))
-        except InterruptedRun:
-            raise
         except FOREIGN as error:
             failed = error
     assert failed is not None

@@ -14,7 +14,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from kdsearch.errors import ArtifactError, KdsearchError, RefusedError, StorageError
+from kdsearch.errors import ArtifactError, InterruptedRun, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
@@ -128,7 +128,7 @@ def _make(
             report.provenance(materials),
         )
         tools.progress.end(is_done=True)
-    except (KdsearchError, OSError) as caught:
+    except (KdsearchError, InterruptedRun, OSError) as caught:
         error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught
         with contextlib.suppress(StorageError):  # the disk may be what stopped the stage
             tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
-from kdsearch.errors import ArtifactError, BusyError, InterruptedRun, StorageError
+from kdsearch.errors import ArtifactError, BusyError, StorageError
 from kdsearch.store.artifacts import FORMAT, check_format
 from kdsearch.store.files import append_line, read_json, read_lines, storing, write_json
 from kdsearch.store.inputs import entries, lies, no_folder
@@ -204,8 +204,6 @@ def standing(path: Path) -> Iterator[Callable[[], None]]:
 
     try:
         yield check
-    except InterruptedRun:
-        raise
     except Exception:
         check()
         raise

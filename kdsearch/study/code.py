@@ -12,7 +12,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import DataError, KdsearchError, StudyError, UnsafeCodeError, nearest, told
+from kdsearch.errors import INTERRUPTS, DataError, KdsearchError, StudyError, UnsafeCodeError, nearest, told
 from kdsearch.store.inputs import lies, regular
 
 _PYTHON = re.compile(r".+\.py:[A-Za-z_][\w.]*")
@@ -60,7 +60,7 @@ def load_code(target: str, allow_code: Sequence[str], folder: Path, path: str = 
         raise StudyError(f"got '{target}'", path=path, expected="file.py:Name or package.module:Name")
     try:
         found: Any = _module(folder / where) if where.endswith(".py") else import_module(where)
-    except (KeyboardInterrupt, KdsearchError):
+    except (*INTERRUPTS, KdsearchError):
         raise
     except BaseException as error:
         raise StudyError(f"'{target}' raised {told(error)}", path=path) from error

@@ -193,13 +193,11 @@ def _asked_to_stop() -> Callable[[], bool]:
 
 
 def _answer(call: Callable[[], dict[str, Any]], work: Path) -> dict[str, Any]:
-    from kdsearch.errors import InterruptedRun, KdsearchError, TrialError
+    from kdsearch.errors import KdsearchError, TrialError
     from kdsearch.training.attempt import attempt
 
     try:
         found = attempt(call, work)
-    except InterruptedRun:
-        raise
     except KdsearchError as error:
         return {"ends": error.facts()}
     if isinstance(found, str):

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdsearch.cli.plugins import listing
-from kdsearch.errors import PluginError
+from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.hooks import KINDS, Register, hookimpl
 from kdsearch.host import Host
 from tests import small_plugin
@@ -124,11 +124,12 @@ def test_a_broken_plugin_is_listed_and_hurts_nothing_else(installed, text, error
     assert "x" not in host.names("proxy"), "a broken plugin's names do not count"
 
 
-def test_an_interrupt_is_not_a_broken_plugin():
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), InterruptedRun("stopped")])
+def test_an_interrupt_is_not_a_broken_plugin(interrupt):
     def kdsearch_register(register: Register) -> None:
-        raise KeyboardInterrupt
+        raise interrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(interrupt)):
         only(("x", plugin(kdsearch_register)))
 
 

@@ -2,8 +2,9 @@
 
 import gc
 import math
+import signal
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -412,16 +413,30 @@ def test_what_is_wrong_of_a_proxy_is_named_before_any_candidate() -> None:
             scorer.check()
 
 
-class Asked(Proxy[NoOptions]):
-    """Is asked to stop while it scores."""
+class Careless(Proxy[NoOptions]):
+    """Is asked to stop while it scores, as a process of jobs is, and takes whatever is raised for a bad network."""
 
     def score(self, student: Model, probe: Probe) -> float:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            return 0.0
+        return 1.0
+
+
+@pytest.fixture
+def stoppable() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
         raise InterruptedRun("stopped")
 
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
-def test_being_asked_to_stop_says_nothing_of_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_being_asked_to_stop_says_nothing_of_a_candidate(monkeypatch: pytest.MonkeyPatch, stoppable: None) -> None:
     scorer = toy_scorer(["size"])
-    scorer.proxies["asked"] = Asked(NoOptions())
+    scorer.proxies["careless"] = Careless(NoOptions())
     with pytest.raises(InterruptedRun):
         scorer.score(SPECS[0])
 

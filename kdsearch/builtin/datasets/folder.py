@@ -159,7 +159,7 @@ def header(file: Path) -> Head:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below, for one message
             with opened(file, "an image") as stream, Image.open(stream) as image:
                 head = Head(image.width, image.height, image.mode)
-    except (KeyboardInterrupt, DataError):
+    except DataError:
         raise
     except Exception as error:  # a damaged file fails anywhere in its reader
         raise unreadable(file, error) from error
@@ -180,7 +180,7 @@ def decode(file: Path, channels: int, resize: int | None) -> Tensor:
         with opened(file, "an image") as stream, Image.open(stream) as image:
             upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
             pixels = np.array(upright, dtype=np.uint8)
-    except (KeyboardInterrupt, DataError):
+    except DataError:
         raise
     except Exception as error:
         raise unreadable(file, error) from error

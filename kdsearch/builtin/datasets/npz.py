@@ -199,7 +199,7 @@ def read_arrays(file: Path) -> dict[str, Array]:
                         raise DataError(f"'{name}' is not an array", file=file, expected="arrays only")
                     arrays[name] = array
                 return arrays
-        except (KeyboardInterrupt, DataError):
+        except DataError:
             raise
         except Exception as error:  # a damaged archive fails anywhere in its reader, with any type
             raise _broken(name, error, file) from error

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from kdsearch.errors import KdsearchError, PluginError, told
+from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, told
 from kdsearch.kinds import IO, Model, Options, Services, Teacher
 from kdsearch.kit.networks import modelled
 
@@ -32,7 +32,7 @@ class Python(Teacher[PythonOptions]):
             )
         try:
             made = function(**self.options.arguments)
-        except (KeyboardInterrupt, KdsearchError):
+        except (*INTERRUPTS, KdsearchError):
             raise
         except BaseException as error:
             raise PluginError(f"'{target}' raised {told(error)}") from error

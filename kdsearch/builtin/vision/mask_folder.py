@@ -205,7 +205,7 @@ def read_mask(file: Path, size: Sequence[int] | None = None) -> Tensor:
     try:
         with opened(file, "a mask") as stream, Image.open(stream) as image:
             pixels = np.array(image, dtype=np.uint8)
-    except (KeyboardInterrupt, DataError):
+    except DataError:
         raise
     except Exception as error:  # a damaged file fails anywhere in its reader
         raise unreadable(file, error) from error
