@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["folded"]
+__all__ = ["folded", "folds"]
 
 _HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
 _NEAR = 1e-4  # largest difference of answers over their largest value: folding only orders sums anew
+
+
+def folds(module: nn.Module) -> bool:
+    """Whether any part of it says how it is folded."""
+    return any(_hook(part) for part in module.modules())
 
 
 def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
@@ -26,7 +31,7 @@ def folded(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     Args:
         inputs: what both are compared on.
     """
-    if not any(_hook(part) for part in module.modules()):
+    if not folds(module):
         return module
     # new layers draw their weights before they get those of the branches
     with torch.random.fork_rng([]), torch.no_grad():

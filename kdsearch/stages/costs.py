@@ -14,13 +14,20 @@ from kdsearch.deploy.cost import count, count_module
 from kdsearch.deploy.latency import Latency as Measured
 from kdsearch.deploy.latency import measure, measure_call
 from kdsearch.engine.cache import Live
-from kdsearch.kinds import Batch, Cost, Exporter, Model
+from kdsearch.errors import FOREIGN
+from kdsearch.kinds import Batch, Cost, Exporter, Model, Task
+from kdsearch.kit.folding import folds
 from kdsearch.ops.cost import stored_values
 from kdsearch.stages.products import has_own_product
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import OF_FILES, format_of
 from kdsearch.study.schema import Bytes, Latency
 from kdsearch.training.materials import Materials
+
+# Bytes of an fp32 file that a weight takes at least, on the whole. A norm has its scale in the layer before it, its shift in that
+# one's bias: of k >= 2 weights an output and the norm's two numbers, four bytes each, k + 1 are left.
+KEPT_BYTES = 3
+DRAWN = 4  # networks that are looked at for branches
 
 
 def cost_of_model(model: Model, materials: Materials) -> Cost:
@@ -66,14 +73,31 @@ def quantizer_of(materials: Materials, form: str) -> str:
     return next((use.use for use in config.compress.quantize if format_of(config, use) == form), "")
 
 
-def fewest_params(materials: Materials) -> float | None:
-    """What a limit of the fp32 file's bytes leaves of weights, four bytes each: a file cannot be smaller. None = no such limit."""
+def most_params(materials: Materials, role: str) -> float | None:
+    """Of how many weights no fp32 file keeps the study's limit of its bytes. None = no such limit, or weights say nothing of the
+    file: the product or the exporter is somebody's own, or branches of the role's networks are folded for it.
+    """
     limit = materials.study.config.constraints.onnx_bytes
-    return (
-        bounds(materials)["onnx_bytes"] / 4
-        if limit and not quantizer_of(materials, formats_measured(materials)["onnx_bytes"])
-        else None
-    )
+    if not limit or quantizer_of(materials, formats_measured(materials)["onnx_bytes"]):
+        return None
+    exporter: Exporter[Any] = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    is_own = type(materials.task).product is not Task.product or has_own_product(materials)
+    if is_own or not exporter.is_onnx or _has_branches(materials, role):
+        return None
+    return bounds(materials)["onnx_bytes"] / KEPT_BYTES
+
+
+def _has_branches(materials: Materials, role: str) -> bool:
+    """Whether one of the networks drawn from the role's space is folded for a file."""
+    space, rng = materials.spaces[role], stream(materials.seed, "branches", role)
+    for _ in range(DRAWN):
+        try:
+            model = materials.build_student(role, space.sample(rng).model_dump(mode="json"), 0)
+        except FOREIGN:  # the search tells what cannot be built
+            continue
+        if folds(model.module):
+            return True
+    return False
 
 
 def ships_its_own(materials: Materials) -> bool:

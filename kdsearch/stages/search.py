@@ -14,7 +14,7 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer
-from kdsearch.stages.costs import bounds, cost_of_model, fewest_params, needs_file, needs_quantized, ships_its_own
+from kdsearch.stages.costs import bounds, cost_of_model, most_params, needs_file, needs_quantized, ships_its_own
 from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.recall import highest, is_outgrown
@@ -43,6 +43,7 @@ ALWAYS = ("params", "macs")  # reported beside every proxy: a score that does no
 SHORT = 8  # candidates of the short list, where the study does not say how many go on
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
+RULE = 2  # by which candidates are refused unscored; those of another one are searched anew
 FACTS = 2  # what is said of candidates; a search that says less is made anew
 SCORE = "kdsearch.stages.search:score_job"  # the job that does so
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
@@ -57,7 +58,7 @@ def further(materials: Materials) -> dict[str, Any]:
     """The spaces as they are narrowed to the data, and handed over from Python; and which roles ship, of several."""
     spaces = materials.spaces
     found = {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}
-    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else [], "facts": FACTS}
+    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else [], "facts": FACTS, "rule": RULE}
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:
@@ -216,8 +217,8 @@ def _region(materials: Materials, role: str) -> Region:
     limits: dict[str, float] = {}
     if role in materials.ships:
         limits = {name: limit for name, limit in bounds(materials).items() if name in ALWAYS}
-        if (least := fewest_params(materials)) is not None:
-            limits["params"] = min(limits.get("params", float("inf")), least)
+        if (most := most_params(materials, role)) is not None:
+            limits["params"] = min(limits.get("params", float("inf")), most)
     return Region(materials.spaces[role], materials.io, materials.task, limits)
 
 
@@ -377,7 +378,7 @@ def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> st
         )
         costs.append(cost_of_model(model, materials) if model is not None else space.cost(spec, materials.io))
     smallest = min((each for each in costs if each is not None), key=lambda cost: cost.params)
-    known = (*ALWAYS, "onnx_bytes") if fewest_params(materials) is not None else ALWAYS
+    known = (*ALWAYS, "onnx_bytes") if most_params(materials, role) is not None else ALWAYS
     stated = ", ".join(f"{name} <= {limit:,}" for name, limit in bounds(materials).items() if name in known)
     return (
         f"no candidate of '{materials.study.students[role].space}' keeps {stated} ({explored.n_infeasible:,} were tried); "

@@ -13,7 +13,7 @@ from kdsearch.host import Host
 from kdsearch.report.tables import constraints
 from kdsearch.search.candidates import Explored
 from kdsearch.stages import file_costs, search
-from kdsearch.stages.costs import fewest_params, needs_file, quantizer_of
+from kdsearch.stages.costs import most_params, needs_file, quantizer_of
 from kdsearch.stages.products import fresh_student
 from kdsearch.stages.subject import subject_of
 from kdsearch.study import load_study
@@ -51,7 +51,7 @@ def test_it_is_the_file_of_that_format_that_is_measured(form, tmp_path, monkeypa
         "onnx-int8": onnx.TensorProto.INT8,
     }
     assert stored[form] in seen[-1][1]
-    assert fewest_params(materials) == (None if "int" in form else 90000 / 4)
+    assert most_params(materials, "student") == (None if "int" in form else 30000)
     monkeypatch.setattr(file_costs, "fresh_product", lambda *_: pytest.fail("it is remembered"))
     assert file_costs.file_costs(materials, "student", SPEC, tmp_path) == costs
 
