@@ -36,14 +36,14 @@ from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
 from kdsearch.builtin.controllers.random import Random
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Median, MedianOptions, Unstopped
 from kdsearch.kinds import Ask, Dim, NoOptions, Range, Stopper, Trial
-from kdsearch.search.schedule import Schedule
+from kdsearch.search.schedule import Schedule, epochs_at
 
 Losses = tuple[float, ...]
 Key = tuple[Any, ...]
 SHARES = (1 / 16, 1 / 8)
 CORNER = 1.1
 WINDOW = 4  # `refine.generation` by default
-AS_MOASHA = HalvingOptions(keep=1 / 3, rungs=[0.12, 0.34])  # after epochs 1 and 3 of 9, as MOASHA's defaults are
+AS_MOASHA = HalvingOptions(keep=1 / 3, rungs=[1 / 9, 1 / 3])  # after epochs 1 and 3 of 9, as MOASHA's defaults are
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def scheduled(
     def finish(trial: Trial) -> Trial:
         return replace(trial, state="complete", losses=table.curves[_key(table, trial.values)][-1])
 
-    at = {rung: round(rung * table.epochs) for rung in stopper.rungs()}
+    at = {rung: epochs_at(rung, table.epochs) for rung in stopper.rungs()}
     schedule = Schedule(ask, stopper, stopper.rungs(), n, WINDOW, finish)
     while (piece := schedule.next()) is not None:
         key = _key(table, piece.values)
@@ -235,7 +235,8 @@ def rules(table: Table, keys: Sequence[Key], seed: int) -> dict[str, Run]:
     return {
         "none": ours(Unstopped(NoOptions())),
         "halving": ours(Halving(HalvingOptions())),
-        "halving, two rungs": ours(Halving(HalvingOptions(rungs=[0.23, 0.56]))),
+        "halving at a third": ours(Halving(HalvingOptions(rungs=[1 / 3]))),
+        "halving, two rungs": ours(Halving(HalvingOptions(rungs=[2 / 9, 5 / 9]))),
         "halving, as MOASHA": ours(Halving(AS_MOASHA)),
         "median": ours(Median(MedianOptions())),
         "median of the sum": ours(Median(MedianOptions()), add=True),
@@ -254,8 +255,10 @@ def searches(table: Table, seed: int) -> dict[str, Run]:
     return {
         "random": ours(Random(NoOptions()), Unstopped(NoOptions())),
         "random, halving": ours(Random(NoOptions()), Halving(HalvingOptions())),
+        "random, halving at a third": ours(Random(NoOptions()), Halving(HalvingOptions(rungs=[1 / 3]))),
         "optuna": ours(Optuna(OptunaOptions()), Unstopped(NoOptions())),
         "optuna, halving": ours(Optuna(OptunaOptions()), Halving(HalvingOptions())),
+        "optuna, halving at a third": ours(Optuna(OptunaOptions()), Halving(HalvingOptions(rungs=[1 / 3]))),
         "optuna, halving as MOASHA": ours(Optuna(OptunaOptions()), Halving(AS_MOASHA)),
         "bare Optuna": bare_optuna(table, seed),
         "MOASHA as shipped": moasha(table, keys, seed, mended=False),

@@ -15,12 +15,18 @@ goes by who came first; here numbers stand in for the clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kdsearch.kinds import Ask, Stopper, Trial
 from kdsearch.kinds.options import Value
+
+
+def epochs_at(rung: float, epochs: int) -> int:
+    """After how many of a trial's epochs it is at a rung: with the epoch that reaches this share of its length."""
+    return max(1, math.ceil(rung * epochs))
 
 
 @dataclass(frozen=True)

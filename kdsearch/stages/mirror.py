@@ -9,6 +9,7 @@ from typing import Any
 
 from kdsearch.kinds import Run
 from kdsearch.report.words import architecture as words_of
+from kdsearch.search.schedule import epochs_at
 from kdsearch.stages.trial_facts import architecture
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
@@ -27,7 +28,7 @@ def run_of_trial(
         key: of its trials. history: epoch by epoch; where it is not at hand, the curve has the rungs alone.
     """
     sign = -1 if materials.objectives.get(materials.objective) == "max" else 1
-    rungs = [(max(1, math.ceil(share * epochs)), sign * loss) for share, loss in row["curve"] if math.isfinite(loss)]
+    rungs = [(epochs_at(share, epochs), sign * loss) for share, loss in row["curve"] if math.isfinite(loss)]
     costs = {
         name: row[name] for name in ("params", "macs", "bytes", "latency_ms", "peak_bytes") if row[name] is not None
     }

@@ -15,7 +15,7 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
-from kdsearch.search.schedule import Piece, Schedule
+from kdsearch.search.schedule import Piece, Schedule, epochs_at
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds, violations
@@ -131,7 +131,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             tools.events.write("trial", key=log.key, **about)
 
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
-    rungs = [rung for rung in stopper.rungs() if _epochs_at(rung, section.epochs) < section.epochs]
+    rungs = [rung for rung in stopper.rungs() if epochs_at(rung, section.epochs) < section.epochs]
     with log.held():
         schedule = Schedule(
             ask,
@@ -287,11 +287,7 @@ def _history(work: Path, number: int) -> Path:
 
 def epochs_trained(history: Sequence[Trial], epochs: int) -> int:
     """Of all trials, as far as each of them went."""
-    return sum(_epochs_at(max(share for share, _ in trial.curve), epochs) for trial in history if trial.curve)
-
-
-def _epochs_at(rung: float, epochs: int) -> int:
-    return max(1, math.ceil(rung * epochs))
+    return sum(epochs_at(max(share for share, _ in trial.curve), epochs) for trial in history if trial.curve)
 
 
 def _request(materials: Materials, piece: Piece, kept: Mapping[str, Mapping[str, Any]], epochs: int) -> Request:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import multi_fidelity
 from kdsearch.builtin.controllers.random import Random
 from kdsearch.builtin.controllers.surrogate import Surrogate, SurrogateOptions
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Unstopped
 from kdsearch.kinds import Dim, NoOptions, Range, Trial
-from kdsearch.search.schedule import Schedule
+from kdsearch.search.schedule import Schedule, epochs_at
 from kdsearch.search.trials import Board, TrialLog
 
 DIMS = (Dim("x", Range(low=0.0, high=1.0)), Dim("kind", Range(choices=("a", "b", "c"))))
@@ -205,3 +206,21 @@ def test_asks_begin_nothing_twice():
     pieces = [world.schedule.next() for _ in range(4)]
     assert [each.number for each in pieces[:3]] == [0, 1, 2]
     assert pieces[3] is None
+
+
+@pytest.mark.parametrize(
+    ("rung", "epochs", "expected"),
+    [(0.34, 3, 2), (0.34, 9, 4), (1 / 3, 9, 3), (0.34, 12, 5), (0.34, 30, 11), (0.1, 1, 1)],
+)
+def test_a_rung_is_after_the_epoch_that_reaches_it(rung, epochs, expected):
+    assert epochs_at(rung, epochs) == expected
+
+
+def test_the_benchmark_of_rungs_judges_where_trials_are_judged():
+    """By default after four of nine epochs."""
+    curves = {(x,): [(0.5, 1.0)] * 9 for x in (0, 1)}
+    table = multi_fidelity.Table("table", {"x": (0, 1)}, curves)
+    run = multi_fidelity.scheduled(
+        table, Halving(HalvingOptions()), multi_fidelity.in_order([(0,)], table), 1, add=False
+    )
+    assert [(each.epochs, each.complete) for each in run] == [(4, False), (5, True)]
