@@ -171,18 +171,18 @@ def values_of(
 
 
 def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
-    """Index in `told` -> one loss; what failed has the worst, what says nothing is left out."""
+    """Index in `told` -> one loss; what failed has the worst, and never the best one's, what says nothing is left out."""
     measured = {i: trial.losses or trial.curve[-1][1] for i, trial in enumerate(told) if trial.losses or trial.curve}
     width = max((len(losses) for losses in measured.values()), default=1)
     rows = {i: losses for i, losses in measured.items() if len(losses) == width and all(map(math.isfinite, losses))}
     if not rows:
         return {}
     one = dict(zip(rows, _scalar(np.array(list(rows.values())), rng).tolist(), strict=True))
+    bad = {i for i, each in enumerate(told) if each.state == "failed" or any(value > 0 for value in each.violations)}
     worst = max(one.values())
-    for i, trial in enumerate(told):
-        if trial.state == "failed" or any(each > 0 for each in trial.violations):
-            one[i] = worst
-    return dict(sorted(one.items()))
+    if worst == min((loss for i, loss in one.items() if i not in bad), default=math.inf):
+        worst += abs(worst) or 1.0
+    return dict(sorted({**one, **dict.fromkeys(bad, worst)}.items()))
 
 
 def _scalar(losses: Array, rng: Generator) -> Array:
@@ -222,8 +222,10 @@ def largest_improvements(x: Array, y: Array, pool: Array, n: int, running: Seque
     The points that are `running`, and each pick, are taken to be as predicted.
     """
     picks: list[int] = []
-    worst = np.median(y) + 3 * (np.median(y) - y.min())  # the bad ones need no telling apart
-    y = np.minimum(y, worst)
+    usual = np.median(y)
+    if usual == y.min():  # more than half of them are as good as the best
+        usual = min(y[y > y.min()], default=usual)
+    y = np.minimum(y, usual + 3 * (usual - y.min()))  # the bad ones need no telling apart
     scale = y.std() or 1.0
     x, y = x.copy(), (y - y.mean()) / scale
     model = None

@@ -127,6 +127,37 @@ def test_a_batch_spreads():
     assert sorted(largest_improvements(x, y, grid[:3], 5)) == [0, 1, 2]
 
 
+def test_a_bad_trial_is_not_taken_for_the_best_where_many_are_equal():
+    """The best loss at 0, .1 and .2, a bad one at 1: the median is the best."""
+    x, y = np.array([[0.0], [0.1], [0.2], [1.0]]), np.array([0.1, 0.1, 0.1, 0.9])
+    picks = largest_improvements(x, y, np.array([[0.97], [0.15]]), 1)
+    assert picks == [1]
+    # equal ones alone tell nothing apart
+    assert sorted(largest_improvements(x, np.full(4, 0.1), np.array([[0.97], [0.15]]), 2)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ([(0.3, ()), (None, ()), (None, ())], {0: 0.3, 1: 0.6, 2: 0.6}),
+        ([(0.0, ()), (None, ())], {0: 0.0, 1: 1.0}),
+        ([(-2.0, ()), (-2.0, ()), (None, ())], {0: -2.0, 1: -2.0, 2: 0.0}),
+        ([(0.9, ()), (0.1, (0.5,))], {0: 0.9, 1: 1.8}),
+        ([(0.2, ()), (0.3, ()), (None, ())], {0: 0.2, 1: 0.3, 2: 0.3}),
+        ([(0.2, (0.5,)), (None, ())], {0: 0.2, 1: 0.2}),
+    ],
+    ids=["one success", "of loss 0", "equal ones", "the worst is the one that is allowed", "two", "none"],
+)
+def test_what_failed_is_worse_than_the_best(trials, expected):
+    told = [
+        Trial(i, {"x": i / 9}, losses=(loss,), violations=over)
+        if loss is not None
+        else Trial(i, {"x": i / 9}, state="failed", error="NaN")
+        for i, (loss, over) in enumerate(trials)
+    ]
+    assert _losses(told, stream(0, "weights")) == pytest.approx(expected)
+
+
 def test_stopped_failed_and_broken_trials():
     """A stopped trial counts with its last loss, a failed or infeasible one as the worst; one that says nothing not at all."""
     dim = Dim("x", Range(low=0.0, high=1.0))
