@@ -83,6 +83,9 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             changed = True
             later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
             tools.events.write("changed", redo=later)
+            there = {each: before[each] for each in later if each in before}
+            before |= {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
+            write_json(tools.folder / LAST, before)
             tools.progress.say(
                 f"the study has changed: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`"
             )

@@ -60,10 +60,11 @@ class Member(TypedDict):
 
 
 class Made(TypedDict):
-    """A stage of the last run."""
+    """A stage of the last run. `stale`: the study has changed since, and what takes its place is not made yet."""
 
     key: Key
     seconds: Annotated[float, Field(ge=0, strict=True)]
+    stale: NotRequired[bool]
 
 
 class Under(TypedDict):

@@ -23,16 +23,21 @@ def status_of(folder: Path) -> dict[str, Any]:
     held_by = holder_of(folder) if _is_held(folder) else None
     stages = {}
     for name in ORDER:
-        done = name in last and (folder / "artifacts" / f"{name}-{last[name]['key']}").exists()
-        state = "done" if done else begun.get(name, {}).get("state", "not begun")
-        state = "stopped" if state == "begun" and held_by is None else state  # it was killed
-        stages[name] = {"state": state, "seconds": last[name]["seconds"] if name in last else None}
+        made = last[name] if name in last and not last[name].get("stale") else None
+        if made is not None and (folder / "artifacts" / f"{name}-{made['key']}").exists():
+            state = "done"
+        else:
+            state = begun.get(name, {}).get("state", "not begun")
+            state = "not begun" if state == "done" else state  # it was once, for what the study was then
+            state = "stopped" if state == "begun" and held_by is None else state  # it was killed
+        stages[name] = {"state": state, "seconds": made["seconds"] if made is not None else None}
     latest = next((each["stage"] for each in reversed(events) if each["event"] == "stage"), "")
     now = latest if latest in stages and stages[latest]["state"] in ("begun", "stopped") else ""
     told = under_way(folder)
     running = told if told is not None and told["stage"] == now else None
-    trials = _trials(events, f"refine-{last['refine']['key']}" if stages["refine"]["state"] == "done" else "")
-    reported = folder / "artifacts" / f"report-{last['report']['key']}" if "report" in last else None
+    of = f"refine-{last['refine']['key']}" if stages["refine"]["state"] == "done" else ""
+    trials = _trials(events if stages["refine"]["state"] != "not begun" else (), of)
+    reported = folder / "artifacts" / f"report-{last['report']['key']}" if stages["report"]["state"] == "done" else None
     is_finished = reported is not None and (reported / ABOUT).exists() and (folder / "result.json").exists()
     result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None
     error = next((each["error"] for each in reversed(events) if each.get("error")), "")

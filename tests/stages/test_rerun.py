@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
 
 from kdsearch.cli import main
-from kdsearch.errors import ArtifactError
+from kdsearch.errors import ArtifactError, InterruptedRun
 from kdsearch.training import teachers, train, trainings
 from kdsearch.verbs import commands
-from tests.stages.tiny import events, files_of, made, run_tiny, settled
+from kdsearch.verbs.status import status_of
+from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, settled, watching
 
 FEWER_ANSWERS = "export.min_agreement={onnx-int4: 0.5}"  # two epochs make unsure networks
 
@@ -85,6 +87,45 @@ def test_changed_section(change, redone, trains, finished, copied, steps):
             "tiny-fp32.onnx",
             "tiny-int8.onnx",
         ]
+
+
+def test_what_is_being_redone_is_not_said_to_be_done(finished, copied):
+    """In the middle of it and after a kill; a study that is changed back is as it was."""
+    folder, seen = copied / "study", []
+    whole = status_of(folder)
+
+    def states(found):
+        return [each["state"] for each in found["stages"].values()]
+
+    def looked(event):
+        if is_stage(event, "distill"):
+            seen.append(status_of(folder))
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedRun):
+        run_tiny(copied, "distill.epochs=3", host=watching(looked))
+    after = status_of(folder)
+    assert states(seen[0]) == [*["done"] * 3, "begun", *["not begun"] * 3]
+    assert states(after) == [*["done"] * 3, "stopped", *["not begun"] * 3]
+    for each in (seen[0], after):
+        assert each["stage"]["name"] == "distill"
+        assert each["recommended"] is None
+        assert each["stages"]["report"]["seconds"] is None
+        assert each["trials"] == whole["trials"]
+    run_tiny(copied)
+    assert {**status_of(folder), "last_error": ""} == {**whole, "last_error": ""}
+
+
+def test_trials_of_a_study_as_it_was_are_not_those_of_what_is_redone(copied):
+    with pytest.raises(InterruptedRun):
+        run_tiny(
+            copied,
+            "search.candidates=5",
+            host=watching(lambda each: is_stage(each, "search") and signal.raise_signal(signal.SIGTERM)),
+        )
+    found = status_of(copied / "study")
+    assert found["stages"]["refine"]["state"] == "not begun"
+    assert (found["trials"], found["trials_total"], found["best"]) == (0, None, None)
 
 
 def test_another_quantizer_recovers_nothing_anew(finished, copied, steps):
