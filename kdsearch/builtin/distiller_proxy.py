@@ -188,6 +188,7 @@ class ProbeStep:
         names = [model.tap(tap).name for tap in self._taps.get(role, ()) if tap not in model.outputs]
         if role == "student" and self._graph:
             return run_model(model, self._probe.task, batch, names, writes)
+        batch = self._probe.fed(batch) if role == "teacher" else batch
         with undisturbed(model.module):
             return run_model(model, self._probe.task, batch, names, writes).detach()
 

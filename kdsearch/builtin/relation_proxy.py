@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from kdsearch.errors import TapError
-from kdsearch.kinds import Model, NoOptions, Probe, Proxy, Tap
+from kdsearch.kinds import Batch, Model, NoOptions, Probe, Proxy, Tap, Task
 from kdsearch.kinds.proxy import Taps
 from kdsearch.ops.record import passing
 from kdsearch.ops.relation import cosines, gram, normalised_rows, scale_of
@@ -40,8 +41,8 @@ class Relation(Proxy[NoOptions]):
         """-inf where a feature is not finite. Raise TapError for a student or teacher without stages."""
         teacher = probe.teacher_model
         assert teacher is not None
-        theirs = probe.once("relation", lambda: relations_of(teacher, probe))
-        own = probe.shared(student, "relation", lambda: relations_of(student, probe))
+        theirs = probe.once("relation", lambda: relations_of(teacher, probe.task, probe.fed(probe.batch)))
+        own = probe.shared(student, "relation", lambda: relations_of(student, probe.task, probe.batch))
         apart = [distance(each, theirs[counterpart(k, len(own), len(theirs))]) for k, each in enumerate(own)]
         score = -sum(apart) / len(apart)
         return score if math.isfinite(score) else -math.inf
@@ -58,7 +59,7 @@ def counterpart(k: int, n: int, m: int) -> int:
     return -(-(k + 1) * m // n) - 1
 
 
-def relations_of(model: Model, probe: Probe) -> list[Relations]:
+def relations_of(model: Model, task: Task[Any], batch: Batch) -> list[Relations]:
     """(R, C) of each stage, from input to output."""
     stages = stages_of(model)
     found: dict[str, Relations] = {}
@@ -73,7 +74,7 @@ def relations_of(model: Model, probe: Probe) -> list[Relations]:
         passing(model.module, sorted({tap.path for tap in stages if tap.side == "input"}), keep, "input"),
         passing(model.module, sorted({tap.path for tap in stages if tap.side == "output"}), keep),
     ):
-        probe.task.call(model, probe.batch)
+        task.call(model, batch)
     return [found[tap.name] for tap in stages]
 
 

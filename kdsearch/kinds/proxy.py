@@ -46,6 +46,10 @@ class Probe(Protocol):
         """The randomly initialised teacher's outputs and taps on `batch`, as constants, computed once."""
         ...
 
+    def fed(self, batch: Batch) -> Batch:
+        """What the teacher is fed of a batch, for a pass of a proxy's own: its view (`Teacher.view`), or the batch."""
+        ...
+
     def run(self, student: Model) -> Outputs:
         """One train-mode forward pass without graph a candidate, shared by all proxies; taps as the proxies asked."""
 

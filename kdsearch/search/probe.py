@@ -64,6 +64,9 @@ class LiveProbe:
             self._teacher = self._forward(self.teacher_model, derive(self._seed, "teacher"), "teacher")
         return self._teacher
 
+    def fed(self, batch: Batch) -> Batch:
+        return batch if self._teacher_fed is None else self._teacher_fed(batch)
+
     def once(self, key: str, make: Callable[[], V]) -> V:
         if key not in self._made:
             candidates = self.rng  # what all share is no function of the candidate that came first
@@ -126,7 +129,7 @@ class LiveProbe:
 
     def _forward(self, model: Model, seed: int, role: str = "student") -> Outputs:
         names = dict.fromkeys(tap_name(model, name) for name in self._taps[role])
-        batch = self._teacher_fed(self.batch) if role == "teacher" and self._teacher_fed is not None else self.batch
+        batch = self.fed(self.batch) if role == "teacher" else self.batch
         with undisturbed(model.module):
             seed_generators(seed)
             return run_model(model, self.task, batch, names, copies=True).detach()

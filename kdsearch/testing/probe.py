@@ -39,6 +39,7 @@ class HandProbe:
         batch: the batch's tensors (B, ...), or a Batch.
         teacher: the random teacher of proxies that need one, initialised already.
         task, io: default: classification, with every floating-point tensor of the batch as an input.
+        teacher_fed: what the teacher is fed of a batch; None = the batch.
         seed: of `rng`, the candidate's stream, which starts anew at every access.
     """
 
@@ -49,7 +50,9 @@ class HandProbe:
         task: Task[Any] | None = None,
         io: IO | None = None,
         seed: int = 0,
+        teacher_fed: Callable[[Batch], Batch] | None = None,
     ) -> None:
+        self._teacher_fed = teacher_fed
         tensors = batch.tensors if isinstance(batch, Batch) else batch
         self.batch = as_batch(batch, len(next(iter(tensors.values()))))
         self.task: Task[Any] = task or HandTask(NoOptions())
@@ -65,11 +68,18 @@ class HandProbe:
     @property
     def teacher(self) -> Outputs | None:
         teacher = self.teacher_model
-        return None if teacher is None else self.once("teacher's outputs", lambda: seen(teacher, self))
+        return (
+            None
+            if teacher is None
+            else self.once("teacher's outputs", lambda: seen(teacher, self, self.fed(self.batch)))
+        )
+
+    def fed(self, batch: Batch) -> Batch:
+        return batch if self._teacher_fed is None else self._teacher_fed(batch)
 
     def run(self, student: Model) -> Outputs:
         """All output fields and taps; a second call runs the student again only where its weights have changed."""
-        return self.shared(student, "outputs", lambda: seen(student, self))
+        return self.shared(student, "outputs", lambda: seen(student, self, self.batch))
 
     def shared(self, student: Model, key: str, make: Callable[[], V]) -> V:
         """Made anew where it is another student or its weights have changed."""
@@ -89,10 +99,10 @@ class HandProbe:
         return found
 
 
-def seen(model: Model, probe: HandProbe) -> Outputs:
+def seen(model: Model, probe: HandProbe, batch: Batch) -> Outputs:
     """One train-mode pass without graph; buffers, flags, hooks and RNG are as before."""
     with undisturbed(model.module), recorded(model, model.taps) as tensors:
-        fields = probe.task.call(model, probe.batch)
+        fields = probe.task.call(model, batch)
     return Outputs({**tensors, **fields}, lambda name: model.tap(name).name, model.name)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch.builtin.distiller_proxy import proxy_of
+from kdsearch.builtin.distiller_proxy import ProbeStep, proxy_of
 from kdsearch.cli import main
 from kdsearch.errors import KdsearchError, PluginError, TapShapeError
 from kdsearch.host import Host
@@ -196,6 +196,17 @@ def test_a_loss_may_run_the_networks_on_other_batches(probe: HandProbe) -> None:
         F.cross_entropy(net(image), label).detach()
     )  # all zeros after the first stage: every sample's logits are the same
     assert found == pytest.approx(-wanted, rel=1e-5)
+
+
+def test_on_another_batch_a_teacher_is_fed_its_view_of_that(probe: HandProbe) -> None:
+    fed = HandProbe(
+        probe.batch, probe.teacher_model, teacher_fed=lambda given: given.having(image=given["image"].flip(-1))
+    )
+    net, image = probe.teacher_model.copy().module.train(), probe.batch["image"]
+    step = ProbeStep(small_resnet(), fed, {}, 0)
+    with torch.no_grad():
+        for found, given in ((step.teacher, image), (step.on(probe.batch.rows(torch.arange(4))).teacher, image[:4])):
+            torch.testing.assert_close(found["logits"], net(given.flip(-1)))
 
 
 class Reads(Distiller[NoOptions]):
