@@ -22,6 +22,7 @@ from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.quality import measured
 from kdsearch.store.artifacts import Artifact, Store, sealed, unsealed
 from kdsearch.store.files import append_line, read_lines, remove
+from kdsearch.store.folder import TABLE
 from kdsearch.store.hashing import digest, stream
 from kdsearch.training.finished import load_finished
 from kdsearch.training.keys import TRAINING, declared, part_of
@@ -31,7 +32,7 @@ from kdsearch.training.request import Kind, Outcome, Request, owner_of
 from kdsearch.training.tools import Tools
 from kdsearch.training.trainings import Trainings
 
-NAME = "table"
+NAME = TABLE
 ROWS = "rows.jsonl"
 KINDS: Mapping[str, Kind] = {"kd": "recipe", "ce": "baseline"}  # column -> what is trained
 

@@ -27,6 +27,7 @@ LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
 LOCK = ".lock"
 PROGRESS = "progress.json"  # of the run that holds the folder
+TABLE = "table"  # `bench table` works in a folder of this name and a key, as a stage does
 WORKERS = "workers"  # in it a folder for each worker that joined from elsewhere
 SAID = "said.json"  # in that: what the worker says
 _ID = re.compile(r"[0-9a-f]{12}")  # such a folder's name
@@ -43,11 +44,12 @@ class Origin(TypedDict):
 
 
 class Holder(TypedDict):
-    """Who holds the folder."""
+    """Who holds the folder. `briefly`: to look after what is there; it is no run."""
 
     host: str
     pid: Annotated[int, Field(strict=True)]
     since: str
+    briefly: NotRequired[bool]
 
 
 class Member(TypedDict):
@@ -162,10 +164,13 @@ def _was_study(path: Path) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, briefly: bool = False) -> Iterator[None]:
     """Hold the folder for this process. Raise BusyError naming host, pid and since when, if another one does.
 
     The lock is the operating system's: it ends with the process, however that ends.
+
+    Args:
+        briefly: no run is begun. What a killed run has left of itself is there afterwards: workers wait for who goes on with it.
     """
     from filelock import FileLock, Timeout
 
@@ -178,12 +183,17 @@ def held(path: Path) -> Iterator[None]:
         who = holder_of(path)
         problem = f"in use by pid {who['pid']} on {who['host']} since {who['since']}" if who else "in use"
         raise BusyError(problem, file=path, fix="Wait for it, end it, or choose another folder with --dir.") from None
+    left = holder_of(path) if briefly else None
     try:
-        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": now()})
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
+        write_json(holder, {**me, "briefly": True} if briefly else me)
         yield
     finally:
-        with suppress(OSError):
-            holder.unlink(missing_ok=True)
+        with suppress(OSError, StorageError):
+            if left is None or left.get("briefly"):
+                holder.unlink(missing_ok=True)
+            else:
+                write_json(holder, left)
         lock.release()
 
 

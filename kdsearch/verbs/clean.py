@@ -9,7 +9,7 @@ from typing import Any
 
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import remove
-from kdsearch.store.folder import events_of, held, last_run
+from kdsearch.store.folder import TABLE, WORKERS, events_of, held, last_run
 
 OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and the same while it is written
 
@@ -17,19 +17,20 @@ OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and
 def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
     """Remove what the last run does not use; `removed` names each with its bytes.
 
-    What has another name than kdsearch gives is left alone, and nothing is looked for behind a symbolic link.
+    What has another name than kdsearch gives is left alone, and nothing is looked for behind a symbolic link. So are the rows of
+    `bench table`, which are hours of trainings, and what workers write who wait for a run.
 
     Raises:
         BusyError: a process holds the folder.
         ArtifactError: the record of the last run is damaged.
     """
-    with held(folder):
+    with held(folder, briefly=True):
         used = _used(folder)
         stale = [
             *(each for each in _own(folder / "artifacts") if each.name not in used),
-            *(each for each in _own(folder / "work") if each.name not in _unfinished(folder)),
+            *(each for each in _own(folder / "work") if each.name not in _unfinished(folder) and not _is_table(each)),
         ]
-        gone = set(stale)
+        gone = {*stale, folder / WORKERS}
         torn = [each for each in sorted(folder.rglob(".*.part")) if gone.isdisjoint((each, *each.parents))]
         removed: list[dict[str, Any]] = [
             {"path": str(each.relative_to(folder)), "bytes": _size(each)} for each in (*stale, *torn)
@@ -76,6 +77,10 @@ def _unfinished(folder: Path) -> set[str]:
     for stage in begun.keys() & inner.keys():
         names |= {each.name for each in _own(folder / "work") if each.name.startswith(inner[stage])}
     return names
+
+
+def _is_table(work: Path) -> bool:
+    return work.name.startswith(f"{TABLE}-")
 
 
 def _own(folder: Path) -> Iterator[Path]:

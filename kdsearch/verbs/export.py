@@ -33,7 +33,7 @@ def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress
     if exported is not None and reported is not None:
         rows = [each for each in reported.facts["result"]["exports"] if each["format"] == format]
         if rows:
-            with held(dir):
+            with held(dir, briefly=True):
                 changed = sum(put_back(dir, row, exported, reported) for row in rows) > 0  # of every row
             return _exported(rows, dir, "  (was damaged; put back)" if changed else "")
     return _exported(_export_again(dir, format, allow_code, progress), dir)

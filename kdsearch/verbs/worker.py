@@ -29,7 +29,7 @@ from kdsearch.jobs.processes import JobProcesses
 from kdsearch.kinds import Done, Executor, Job
 from kdsearch.stages.search import SCORE
 from kdsearch.store.files import read_json, storing, write_json
-from kdsearch.store.folder import HOLDER, MARK, ORIGIN, SAID, STUDY, WORKERS, Origin
+from kdsearch.store.folder import HOLDER, MARK, ORIGIN, SAID, STUDY, WORKERS, Origin, holder_of
 from kdsearch.store.inputs import lies
 from kdsearch.study.reading import load_study
 from kdsearch.training.attempt import from_json
@@ -176,6 +176,9 @@ class Worker:
 
     def _is_over(self) -> bool:
         """Whether a run held the folder, and no longer does; one that was killed leaves the sign of it there."""
+        who = holder_of(self.folder)
+        if who is not None and who.get("briefly"):
+            return False
         is_held = (self.folder / HOLDER).exists()
         was_held, self._was_held = self._was_held, is_held
         return was_held and not is_held

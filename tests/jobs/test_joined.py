@@ -22,7 +22,7 @@ from kdsearch.jobs.joined import RETRIES, Joined
 from kdsearch.jobs.letters import BEAT_S, LEASE_S, LOST_S, ORDERS
 from kdsearch.kinds import Done, Job
 from kdsearch.store.files import write_json
-from kdsearch.store.folder import HOLDER, MARK, SAID, places_of_workers
+from kdsearch.store.folder import HOLDER, MARK, SAID, held, places_of_workers
 from kdsearch.verbs import worker as worker_side
 from kdsearch.verbs.worker import JOBS, Worker
 
@@ -337,6 +337,27 @@ def test_a_worker_ends_with_the_run_whether_that_gave_it_work_or_not(field: Fiel
     (field.folder / HOLDER).touch()
     assert worker.serve(stay=False)
     (field.folder / HOLDER).unlink()
+    assert not worker.serve(stay=False)
+
+
+def test_a_worker_waits_on_where_a_folder_is_cleaned(field: Field) -> None:
+    (field.folder / HOLDER).unlink()
+    worker = field.join()
+    with held(field.folder, briefly=True):
+        assert worker.serve(stay=False)
+    assert worker.serve(stay=False), "it waits for a run"
+    with held(field.folder):
+        assert worker.serve(stay=False)
+        sign = (field.folder / HOLDER).read_bytes()
+    (field.folder / HOLDER).write_bytes(sign)  # the run was killed
+    with held(field.folder, briefly=True):
+        assert worker.serve(stay=False)
+    assert (field.folder / HOLDER).read_bytes() == sign
+    assert worker.serve(stay=False), "it waits for who goes on"
+    with held(field.folder):
+        assert worker.serve(stay=False)
+    with held(field.folder, briefly=True):
+        worker.serve(stay=False)
     assert not worker.serve(stay=False)
 
 

@@ -46,6 +46,20 @@ def test_what_is_not_used_goes_and_what_others_put_there_stays(study: Path) -> N
     assert files(study / "work") == ["my notes.txt"]
 
 
+def test_rows_of_a_table_stay_and_so_does_what_workers_write(study: Path) -> None:
+    kept = (
+        "work/table-0123abcd/rows.jsonl",
+        "work/table-0123abcd/kd-1-0/phase.pt",
+        "workers/0123456789ab/.said.json.7.part",
+    )
+    for name in kept:
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text("12345")
+    removed = {each["path"] for each in clean_of(study)["removed"]}
+    assert removed == {"artifacts/search-0123abcd", "work/refine-0123abcd", "artifacts/.distill-0123abcd.77.part"}
+    assert all((study / name).exists() for name in kept)
+
+
 @pytest.mark.parametrize("name", ["artifacts", "work"])
 def test_a_folder_that_is_a_link_is_left_alone(name: str, study: Path, foreign: Path) -> None:
     before = files(foreign)
