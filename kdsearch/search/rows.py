@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from kdsearch.errors import ArtifactError, StorageError
 from kdsearch.limits import JSON_BYTES
 from kdsearch.store.artifacts import SEAL, sealed, unsealed
 from kdsearch.store.files import parsed_json, shaped
-from kdsearch.store.inputs import content
+from kdsearch.store.inputs import lines
 
 FORMAT = 1
 AGAIN = "Delete the file; `run` scores again."
@@ -46,15 +46,11 @@ class Rows:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._begin()
             return []
-        raw = content(self.path, "scored candidates", most=JSON_BYTES, error=ArtifactError)
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            os.truncate(self.path, len(whole))
-        if not whole:
+        whole = self._whole()
+        header = next(whole, None)
+        if header is None:
             self._begin()
             return []
-        lines = [self._parse(number, line) for number, line in enumerate(whole.splitlines(), 1)]
-        header = lines[0]
         if header.get("format") != FORMAT:
             raise ArtifactError(
                 f"format {header.get('format')!r}",
@@ -68,13 +64,23 @@ class Rows:
             self._begin()
             return []
         rows = []
-        for number, line in enumerate(lines[1:], 2):
+        for number, line in enumerate(whole, 2):
             if self.shape is not None:
                 shaped(
                     {name: each for name, each in line.items() if name != SEAL}, self.shape, self.path, AGAIN, number
                 )
             rows.append(unsealed(line, self.path, AGAIN, number))
         return rows
+
+    def _whole(self) -> Iterator[dict[str, Any]]:
+        """The lines, one at a time; what a kill tore of the last one is cut off."""
+        size = 0
+        for number, line in enumerate(lines(self.path, "scored candidates", most=JSON_BYTES, error=ArtifactError), 1):
+            if not line.endswith(b"\n"):
+                os.truncate(self.path, size)
+                return
+            size += len(line)
+            yield self._parse(number, line)
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:

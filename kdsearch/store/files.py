@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdsearch.errors import ArtifactError, StorageError, key_path, wanted
 from kdsearch.limits import JSON_BYTES, JSON_DEPTH
-from kdsearch.store.inputs import content
+from kdsearch.store.inputs import content, lines
 
 _DISK = {
     errno.ENOSPC: "no space left on the disk",
@@ -209,16 +209,16 @@ def _ends_line(path: Path) -> bool:
 
 
 def read_lines(path: Path, shape: Any = None) -> list[Any]:
-    """The file's JSON lines; lines that a kill tore are left out.
+    """The file's JSON lines, however many; lines that a kill tore are left out.
 
     Raises:
-        ArtifactError: no regular file; with `shape`, a line of another shape, naming it.
+        ArtifactError: no regular file, or a line that is too large; with `shape`, a line of another shape, naming it.
     """
     if not os.path.lexists(path):
         return []
     rows = []
     fix = "Delete the line, or the file."
-    for number, line in enumerate(content(path, "JSON lines", most=JSON_BYTES, error=ArtifactError).splitlines(), 1):
+    for number, line in enumerate(lines(path, "JSON lines", most=JSON_BYTES, error=ArtifactError), 1):
         try:
             found = parsed_json(line)
         except ValueError:

@@ -76,6 +76,26 @@ def content(path: Path, expected: str, *, most: int, error: type[UserError] = Da
     raise error(f"more than {most:,} bytes" if data else "cannot be read", file=path, expected=expected)
 
 
+def lines(path: Path, expected: str, *, most: int, error: type[UserError] = DataError) -> Iterator[bytes]:
+    """The lines of a regular file, with their ends, one at a time: a file may be larger than memory.
+
+    Arguments and errors as of `regular`, but that `most` is of each line.
+    """
+    with opened(path, expected, error=error) as stream:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = stream.readline(most + 1)
+            except OSError as fault:
+                raise _told(fault, path, expected, error) from None
+            if not line:
+                return
+            if len(line) > most:
+                raise error(f"more than {most:,} bytes", file=path, line=number, expected=expected)
+            yield line
+
+
 def entries(folder: Path, expected: str = "a folder", *, error: type[UserError] = DataError) -> list[Path]:
     """What is in a folder, sorted. Raise `error` where it is none, may not be read, or holds a name that is no UTF-8."""
     try:

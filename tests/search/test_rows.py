@@ -8,6 +8,7 @@ import pytest
 
 from kdsearch.errors import ArtifactError, StorageError
 from kdsearch.search.rows import Rows
+from kdsearch.store.files import read_lines
 
 
 def test_rows_are_there_again(tmp_path: Path) -> None:
@@ -30,6 +31,25 @@ def test_a_file_cut_anywhere_opens_with_the_whole_rows_and_goes_on(tmp_path: Pat
         assert again.rows == [{"a": 1}, {"b": "ü"}][:n_whole]
         again.append([{"c": 3}])
         assert Rows(path, "k").rows == [*[{"a": 1}, {"b": "ü"}][:n_whole], {"c": 3}]
+
+
+def test_a_file_may_be_larger_than_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of more candidates than a limit of the whole file would let be read again; one line is as large as allowed, one larger."""
+    rows, plain = Rows(tmp_path / "c.jsonl", "k"), tmp_path / "plain.jsonl"
+    rows.append([{"a": each} for each in range(40)])
+    plain.write_text("".join(f'{{"a": "{"x" * 91}"}}\n' for _ in range(40)))
+    monkeypatch.setattr("kdsearch.search.rows.JSON_BYTES", max(map(len, rows.path.read_bytes().splitlines(True))))
+    monkeypatch.setattr("kdsearch.store.files.JSON_BYTES", 101)
+    assert Rows(rows.path, "k").rows == [{"a": each} for each in range(40)]
+    assert len(read_lines(plain)) == 40
+    rows.append([{"a": "x" * 99}])
+    with plain.open("a") as file:
+        file.write("1" * 102)
+    for place, read in ((rows.path, lambda path: Rows(path, "k")), (plain, read_lines)):
+        with pytest.raises(ArtifactError, match=r"more than \d+ bytes") as caught:
+            read(place)
+        assert caught.value.file == place
+        assert caught.value.line == (42 if place == rows.path else 41)
 
 
 def test_another_studys_rows_are_put_aside(tmp_path: Path) -> None:
