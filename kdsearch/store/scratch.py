@@ -35,12 +35,15 @@ class Scratch:
             raise StorageError(f"no place for temporary files: {error.strerror}", fix="Set TMPDIR.") from None
         clear_abandoned(root)
         with storing(root):
-            path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
-            try:
-                return cls(path, _locked(os.open(path / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)))
-            except BaseException:
-                shutil.rmtree(path, ignore_errors=True)
-                raise
+            while True:
+                path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
+                try:
+                    lock = _owned(path)
+                except BaseException:
+                    shutil.rmtree(path, ignore_errors=True)
+                    raise
+                if lock is not None:
+                    return cls(path, lock)
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -67,6 +70,19 @@ def clear_abandoned(root: Path) -> None:
             continue
         shutil.rmtree(each.path, ignore_errors=True)
         os.close(lock)
+
+
+def _owned(path: Path) -> int | None:
+    """A locked handle of a new folder's file; None where another process took the folder for abandoned before it was locked."""
+    handle = os.open(path / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _locked(handle)
+        if os.path.samestat(os.fstat(handle), os.stat(path / OWNER)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):  # it is being cleared, or has been
+        pass
+    os.close(handle)
+    return None
 
 
 def _locked(handle: int) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,34 @@ def test_a_killed_owners_folder_goes_and_a_living_ones_stays(temporary: Path) ->
         living.communicate()
     clear_abandoned(temporary)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_through", [True, False])
+def test_a_folder_that_is_cleared_before_it_is_locked_is_made_anew(
+    is_through: bool, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process comes between opening and locking: it has cleared the folder by then, or has locked it for that."""
+    opened, lost, cleaners = os.open, list[Path](), list[int]()
+
+    def open_(path: Any, flags: int, *mode: int, **given: Any) -> int:
+        handle = opened(path, flags, *mode, **given)
+        if flags & os.O_CREAT and Path(path).name == OWNER and not lost:
+            lost.append(Path(path).parent)
+            if is_through:
+                clear_abandoned(temporary)
+                assert not lost[0].exists()
+            else:
+                cleaners.append(scratch._locked(opened(path, os.O_RDWR)))
+        return handle
+
+    monkeypatch.setattr(scratch.os, "open", open_)
+    made = Scratch.make("jobs")
+    for each in cleaners:
+        os.close(each)
+    assert made.path != lost[0]
+    clear_abandoned(temporary)
+    assert list(temporary.iterdir()) == [made.path]
+    made.close()
 
 
 def test_what_is_not_of_this_kind_is_left_alone(
