@@ -24,6 +24,7 @@ from kdsearch.store.hashing import derive, stream
 SWEEP = 200_000  # a finite space of at most so many specs is enumerated when drawing finds nothing new
 PATIENCE = 3_200  # candidates drawn without a new feasible one before drawing gives up
 REFERENCE = 128  # distinct candidates that scores are ranked against
+GENERATION = 64  # candidates asked at once, at most
 REDRAWS = 20  # for each of them, before a small space has no more
 
 Reason = Literal["complete", "exhausted", "gave_up"]
@@ -131,7 +132,7 @@ def explore(
     *,
     had: Iterable[Scored] = (),
     costs: Sequence[str] = (),
-    generation: int = 64,
+    generation: int = GENERATION,
     progress: Callable[[int, Candidate], None] | None = None,
     holds: Callable[[Scored], bool] = lambda _: True,
 ) -> Explored:

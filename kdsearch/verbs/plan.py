@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.ops.threads import cpu_threads
-from kdsearch.search.candidates import REFERENCE
+from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.feasible import hardly_feasible
@@ -56,9 +56,8 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     }
     disk = _disk(materials)
     workers = study.config.run.workers
-    parallel = {
-        name: value / workers if name in ("search", "refine", "distill") else value for name, value in seconds.items()
-    }
+    most = _at_once(study, found["trainings"])
+    parallel = {name: value / min(workers, most.get(name, 1)) for name, value in seconds.items()}
     total = sum(parallel.values())
     lines = [
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
@@ -80,6 +79,13 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         "disk_bytes": disk,
         "text": "\n".join(lines),
     }
+
+
+def _at_once(study: Study, trainings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Stage -> how many of its pieces run at once where there are workers for all; of the others one after another."""
+    refine = study.config.refine
+    distilled = sum(each["count"] for each in trainings if each["stage"] == "distill")
+    return {"search": GENERATION, "refine": min(refine.generation, refine.trials), "distill": distilled}
 
 
 def in_words(row: Mapping[str, Any]) -> str:

@@ -64,6 +64,21 @@ def test_a_mask_says_no_more_than_what_it_is_of(tmp_path):
     assert line.endswith(" samples (tokens of any length) of 11 classes")
 
 
+def test_more_workers_than_trainings_at_once_save_nothing(tmp_path):
+    """Of three trials two are asked for before the first has ended; two winners are trained at once, recoveries one by one."""
+    host = Host.load()
+    sets = (
+        *LESS,
+        "compress.steps=[{prune: {use: channels, recover_epochs: 7}}]",
+        "refine={trials: 3, epochs: 5, generation: 2, weightings: false}",
+        "distill={winners: 2, epochs: 3}",
+        "run={workers: 9, executor: {use: processes}}",
+    )
+    seconds = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)["seconds"]
+    assert seconds["refine"] == pytest.approx(3 * 5 / 2 * seconds["compress"] / 7)
+    assert seconds["distill"] == pytest.approx(2 * 3 / 2 * seconds["compress"] / 7)
+
+
 def test_a_recovery_takes_its_epochs(tmp_path):
     """In seconds of an epoch of the same plan, however fast the machine is."""
     host = Host.load()
