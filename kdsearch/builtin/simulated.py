@@ -5,8 +5,8 @@ Straight-through estimation (Bengio et al., 2013; Jacob et al., CVPR 2018). What
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,28 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
 LEVELS = 255  # of an activation in 8 bits
 
 Round = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a weight, by its path in the network."""
+
+    path: str
+    module: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        found: Tensor = self.module.weight  # type: ignore[assignment]
+        return found
+
+    @property
+    def is_table(self) -> bool:
+        return isinstance(self.module, nn.Embedding)
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether its outputs are the second axis of its weight."""
+        return isinstance(self.module, nn.modules.conv._ConvTransposeNd)
 
 
 class Rounded(nn.Module):
@@ -34,19 +56,27 @@ class Rounded(nn.Module):
         return weight + moved
 
 
-def simulated(model: Model, rounded: Round, activations: bool) -> Model:
-    """A copy whose convolutions, matrices and tables of two axes or more are rounded, and in training what convolutions and
-    matrices read, in 8 bits over the range of the batch.
+def simulated(model: Model, how: Callable[[Sequence[Layer]], Sequence[Round | None]], activations: bool) -> Model:
+    """A copy whose convolutions, matrices and tables are rounded, and in training what rounded convolutions and matrices read,
+    in 8 bits over the range of the batch.
 
     `torch.nn.utils.parametrize.remove_parametrizations` leaves the rounded weights behind.
+
+    Args:
+        how: of every layer, in the order that the network declares them in; None = it stays as it is.
     """
     made = model.copy()
-    for layer in made.module.modules():
-        if not isinstance(layer, LAYERS) or parametrize.is_parametrized(layer):
+    layers = [
+        Layer(name, each)
+        for name, each in made.module.named_modules()
+        if isinstance(each, LAYERS) and not parametrize.is_parametrized(each)
+    ]
+    for layer, rounded in zip(layers, how(layers), strict=True):
+        if rounded is None:
             continue
-        parametrize.register_parametrization(layer, "weight", Rounded(rounded))
-        if activations and not isinstance(layer, nn.Embedding):
-            layer.register_forward_pre_hook(_read)
+        parametrize.register_parametrization(layer.module, "weight", Rounded(rounded))
+        if activations and not layer.is_table:
+            layer.module.register_forward_pre_hook(_read)
     return replace(made)
 
 
@@ -66,27 +96,33 @@ def in_8_bits(x: Tensor) -> Tensor:
     return x + moved
 
 
-def per_channel(limit: int) -> Round:
-    """Symmetric, a scale for each output channel, integers up to `limit`."""
+def to_limit(limit: int, axis: int | None) -> Round:
+    """Symmetric, integers up to `limit`; a scale for each place along `axis`, None = one for all."""
 
     def rounded(weight: Tensor) -> Tensor:
-        rows = weight.flatten(1)
-        scale = (rows.abs().amax(1, keepdim=True) / limit).clamp_min(1e-12)
-        return ((rows / scale).round().clamp(-limit, limit) * scale).view_as(weight)
+        others = [each for each in range(weight.dim()) if each != axis]
+        scale = (weight.abs().amax(others, keepdim=True) / limit).clamp_min(1e-12)
+        return (weight / scale).round().clamp(-limit, limit) * scale
 
     return rounded
 
 
-def in_blocks(block: int, bits: int) -> Round:
-    """Symmetric, a scale for each `block` of neighbours along a row."""
-    limit = 2 ** (bits - 1) - 1
+def in_blocks(block: int, bits: int, symmetric: bool = True, axis: int = 1) -> Round:
+    """A scale for each `block` of neighbours along `axis` of (rows, all that is beside), and a zero point unless symmetric."""
+    limit = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
 
     def rounded(weight: Tensor) -> Tensor:
-        rows = weight.flatten(1)
+        rows = weight.flatten(1).movedim(axis, -1)
         lacking = -rows.shape[1] % block
-        parts = nn.functional.pad(rows, (0, lacking)).view(len(rows), -1, block)
-        scale = (parts.abs().amax(2, keepdim=True) / limit).clamp_min(1e-12)
-        levels: Tensor = (parts / scale).round().clamp(-limit, limit) * scale
-        return levels.flatten(1)[:, : rows.shape[1]].reshape_as(weight)
+        parts = nn.functional.pad(rows, (0, lacking)).reshape(len(rows), -1, block)
+        if symmetric:
+            scale = (parts.abs().amax(2, keepdim=True) / limit).clamp_min(1e-12)
+            levels: Tensor = (parts / scale).round().clamp(-limit, limit) * scale
+        else:
+            low, high = parts.amin(2, keepdim=True).clamp_max(0), parts.amax(2, keepdim=True).clamp_min(0)
+            scale = ((high - low) / limit).clamp_min(1e-12)
+            zero = (-low / scale).round()
+            levels = ((parts / scale).round() + zero).clamp(0, limit).sub(zero) * scale
+        return levels.flatten(1)[:, : rows.shape[1]].movedim(-1, axis).reshape_as(weight)
 
     return rounded

@@ -13,7 +13,7 @@ from torch import nn
 from kdsearch.builtin.int4.quantizer import Int4, Int4Options
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
-from kdsearch.builtin.simulated import in_8_bits, in_blocks, per_channel
+from kdsearch.builtin.simulated import in_8_bits, in_blocks, to_limit
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.kinds import Field, Graph, Model
 from kdsearch.ops.settle import settle
@@ -80,10 +80,136 @@ def test_int4_files_store_what_was_trained(tmp_path):
     assert np.allclose(before, after, atol=1e-4 * np.abs(before).max())
 
 
+def image_net():
+    torch.manual_seed(1)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(54, 4)).eval()
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.table, self.head = nn.Embedding(50, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.table.weight *= torch.linspace(0.2, 3.0, 16)  # columns of several ranges
+
+    def forward(self, ids):
+        return self.head(self.table(ids).mean(1))
+
+
+IDS = torch.randint(0, 50, (32, 7), generator=torch.Generator().manual_seed(0))
+TEXT = (Field("x", "tokens", (7,), "int64", n_values=50),), (Field("y", "logits", (4,)),)
+NETS = {"image": (image_net, X, FIELDS), "text": (Bag, IDS, TEXT)}
+
+
+def settled(quantizer, name, tmp_path):
+    """The weights before and after training as quantised (of no step), and the rewritten file's answers before and after it."""
+    make, x, fields = NETS[name]
+    module, file = make().eval(), tmp_path / "net.onnx"
+    whole = {key: value.clone() for key, value in module.state_dict().items()}
+    made = quantizer.apply(Model(module, ("x",)), quantizer.plan(None))
+    settle(made.module)
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(Graph(made.module.eval(), *fields), batch_of(x=x[:2]), file)
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x[:8].numpy()}])
+    return whole, made.module.state_dict(), file
+
+
+def stored(file):
+    """What the file's integers mean, by shape; of a matrix (in, out) also as (out, in)."""
+    model = read_onnx(file)
+    tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+
+    def keep(q, scale, axis):
+        places = [1] * q.ndim
+        places[axis] = -1
+        value = q * (scale.reshape(places) if scale.size > 1 else scale)
+        found[value.shape] = value
+        found.setdefault(value.T.shape, value.T)
+
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            name = node.input[0] if node.input[0] in tensors else (made_by[node.input[0]].input or [""])[0]
+            if name in tensors and tensors[name].dtype == np.int8:  # else an activation
+                keep(
+                    tensors[name],
+                    tensors[node.input[1]],
+                    next((each.i for each in node.attribute if each.name == "axis"), 1),
+                )
+        elif node.op_type == "MatMulInteger":
+            keep(tensors[node.input[1]], tensors[node.input[1].replace("_quantized", "_scale")], 1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fp32"),
+    [
+        ("image", {}, ()),
+        ("image", {"per_channel": False}, ()),
+        ("image", {"reduce_range": False}, ()),
+        ("image", {"keep_first": True}, ("0",)),
+        ("image", {"keep_last": True}, ("5",)),
+        ("image", {"mode": "dynamic"}, ("0", "2", "3")),
+        ("text", {"mode": "static"}, ()),
+        ("text", {"mode": "static", "per_channel": False}, ()),
+        ("text", {"mode": "static", "keep_first": True}, ("table", "head")),
+    ],
+    ids=str,
+)
+def test_int8_trains_what_its_options_store(name, options, fp32, tmp_path):
+    whole, made, file = settled(Int8(Int8Options(samples=8, **options)), name, tmp_path)
+    integers = stored(file)
+    for key, weight in made.items():
+        layer = key.removesuffix(".weight")
+        if not key.endswith("weight"):
+            continue
+        assert torch.equal(weight, whole[key]) == (layer in fp32), key
+        if layer not in fp32:
+            assert np.allclose(integers[tuple(weight.shape)], weight.numpy(), atol=1e-6), key
+        else:
+            assert tuple(weight.shape) not in integers
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "bits"),
+    [
+        ("image", {}, {"0": 4, "2": 4, "3": 0, "5": 4}),
+        ("image", {"symmetric": False}, {"0": 4, "2": 4, "3": 0, "5": 4}),
+        ("image", {"edges": 8}, {"0": 8, "2": 4, "3": 0, "5": 8}),
+        ("image", {"min_elements": 200}, {"0": 4, "2": 0, "3": 0, "5": 4}),
+        ("image", {"min_elements": 200, "edges": 8, "skip": ("0.weight",)}, {"0": 0, "2": 0, "3": 0, "5": 8}),
+        ("text", {"min_elements": 2}, {"table": 4, "head": 4}),
+        ("text", {"min_elements": 2, "edges": 8, "symmetric": False}, {"table": 8, "head": 8}),
+        ("text", {"min_elements": 2, "skip": ("ta*",)}, {"table": 0, "head": 4}),
+    ],
+    ids=str,
+)
+def test_int4_trains_what_its_options_store(name, options, bits, tmp_path):
+    """The file answers as the network that trained: blocks of equal bits lie along the same axis."""
+    quantizer = Int4(Int4Options(rounding="nearest", block=16, **options))
+    whole, made, file = settled(quantizer, name, tmp_path)
+    for layer, n in bits.items():
+        weight, before = made[f"{layer}.weight"], whole[f"{layer}.weight"]
+        assert torch.equal(weight, before) == (n == 0), layer
+        moved = float((weight - before).abs().max() / before.abs().max())
+        assert n == 0 or (moved <= 1 / 254 + 1e-6) == (n == 8), layer
+    make, x, _ = NETS[name]
+    plain = make().eval()
+    plain.load_state_dict(made)
+    with torch.no_grad():
+        expected = plain(x).numpy()
+    near = 0.01 if options.get("edges") == 8 else 2e-4  # the file's 8 bits reach from -128 to 127
+    assert np.allclose(open_session(file).run(None, {"x": x.numpy()})[0], expected, atol=near * np.abs(expected).max())
+
+
 def test_rounding_is_its_formula():
     w = torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     scale = w.flatten(1).abs().amax(1).view(3, 1, 1) / 64
-    assert torch.allclose(per_channel(64)(w), (w / scale).round() * scale)
+    assert torch.allclose(to_limit(64, 0)(w), (w / scale).round() * scale)
+    assert torch.allclose(to_limit(64, 1)(w), to_limit(64, 0)(w.movedim(1, 0)).movedim(0, 1))
+    assert torch.allclose(to_limit(64, None)(w), (w / (w.abs().max() / 64)).round() * w.abs().max() / 64)
     blocks = in_blocks(4, 4)(w).flatten(1)
     for r, row in enumerate(w.flatten(1)):
         for start in range(0, 10, 4):
@@ -91,6 +217,9 @@ def test_rounding_is_its_formula():
             assert torch.allclose(
                 blocks[r, start : start + 4], (part / (part.abs().max() / 7)).round() * part.abs().max() / 7
             )
+    assert torch.equal(in_blocks(2, 4, axis=0)(w), in_blocks(2, 4)(w.flatten(1).T).T.reshape(w.shape))
+    row = torch.tensor([[-1.0, 0.1, 2.0, 0.4]])  # 15 steps of .2, zero at 5
+    assert torch.allclose(in_blocks(4, 4, symmetric=False)(row), torch.tensor([[-1.0, 0.0, 2.0, 0.4]]), atol=1e-6)
     x = torch.tensor([-1.0, 0.0, 0.3, 3.0], requires_grad=True)
     step = 4 / 255
     assert bool(((in_8_bits(x) - x).abs() <= step / 2 + 1e-6).all())

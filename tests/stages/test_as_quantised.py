@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kdsearch.builtin.int4.quantizer import Int4Options
 from kdsearch.builtin.simulated import in_blocks, simulated
 from kdsearch.cli import main
 from kdsearch.errors import RefusedError
@@ -172,7 +173,7 @@ def test_a_sparse_network_stays_sparse(tmp_path):
     convolutions = [f"{name}.weight" for name in layers if "conv" in name]
     plans = [
         {"edits": {"weights": convolutions}},
-        {"edits": {"block": 128, "bits": 4, "samples": 1}, QUANTIZER: "int4"},
+        {"edits": Int4Options(block=128, min_elements=2).model_dump(mode="json"), QUANTIZER: "int4"},
     ]
     request = Request("as-int4", "recover", {"student": spec}, materials.recipe.default(), 1, plans={"student": plans})
     _, setup = staged(materials, request, {}, tmp_path, 0)
@@ -217,7 +218,9 @@ def test_what_is_settled_answers_as_it_trained():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(40, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     rounded = simulated(
-        Model(net, ("x",), outputs=("y",), name="net"), in_blocks(16, 4), activations=False
+        Model(net, ("x",), outputs=("y",), name="net"),
+        lambda layers: [in_blocks(16, 4)] * len(layers),
+        activations=False,
     ).module.eval()
     x = torch.randn(5, 40)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from pydantic import Field as Option
 from kdsearch.builtin.int4.blocks import Array, Blocks, fit, half_quadratic, plain
 from kdsearch.builtin.int4.packed import pack
 from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate, mean_error, moments
-from kdsearch.builtin.simulated import in_blocks, simulated
+from kdsearch.builtin.simulated import Layer, Round, in_blocks, simulated
 from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
 from kdsearch.kit.onnx import read_onnx, save_onnx, subgraphs
 
@@ -53,13 +53,14 @@ class _Weight:
     """One weight to store in few bits.
 
     Args:
+        names: its own, and those of the nodes that read it.
         shape: as the operator reads it.
         flat: as it is stored.
         axis: of `flat`, along which blocks lie: the one the operator sums over.
     """
 
     name: str
-    node: str
+    names: tuple[str, ...]
     shape: tuple[int, ...]
     flat: tuple[int, ...]
     axis: int
@@ -82,16 +83,30 @@ class Int4(Compressor[Int4Options]):
         return Plan(options.model_dump(mode="json"), log=(log,))
 
     def apply(self, model: Model, plan: Plan) -> Model:
-        """A copy that trains with the weights that it will have: blocks along a row, symmetric, the range that each spans."""
-        return simulated(model, in_blocks(plan.edits["block"], 4), activations=False)
+        """A copy that trains with the weights that it will have, by the range that each block spans.
+
+        Layers are known by their paths here (`head`, `head.weight`), their order is that in which the network declares them.
+        """
+        edits = plan.edits
+
+        def how(layers: Sequence[Layer]) -> list[Round | None]:
+            bits = bits_of([((each.path, f"{each.path}.weight"), each.weight.numel()) for each in layers], edits)
+            return [
+                in_blocks(edits["block"], n, edits["symmetric"], 0 if each.is_transposed else 1) if n else None
+                for each, n in zip(layers, bits, strict=True)
+            ]
+
+        return simulated(model, how, activations=False)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest."""
         model = read_onnx(file)
         _raise_opset(model)
         _lift_constants(model.graph)
-        weights = list(_weights(model.graph, plan.edits))
-        edges = {weights[at].name for at in (0, -1)} if weights and plan.edits["edges"] == 8 else set()
+        every = list(_weights(model.graph))
+        widths = bits_of([(each.names, math.prod(each.flat)) for each in every], plan.edits)
+        weights = [each for each, bits in zip(every, widths, strict=True) if bits]
+        bits_by_name = {each.name: bits for each, bits in zip(every, widths, strict=True)}
         reads = _reads(model.graph, weights)
         calibrated = plan.edits.get("rounding") in CALIBRATING  # a plan from before the option existed has none
         seen: Mapping[str, Moments] = {}
@@ -103,7 +118,7 @@ class Int4(Compressor[Int4Options]):
         sizes = [math.prod(each.flat) for each in weights]
         for at, weight in enumerate(weights):
             self.progress(sum(sizes[:at]) / sum(sizes), f"{weight.name}, {at + 1} of {len(weights)}")
-            bits = 8 if weight.name in edges else 4
+            bits = bits_by_name[weight.name]
             blocks = _rounded(model.graph, weight, plan.edits, bits, seen, reads)
             if bits == 4 and plan.edits.get("linear") == "packed" and pack(model, weight.name, blocks):
                 continue
@@ -156,19 +171,34 @@ def _set_nodes(graph: Any, nodes: list[Any]) -> None:
     graph.node.extend(copies)
 
 
-def _weights(graph: Any, edits: Mapping[str, Any]) -> Iterator[_Weight]:
-    """Weights to quantise in the order they are used, each once."""
+def bits_of(weights: Sequence[tuple[Collection[str], int]], edits: Mapping[str, Any]) -> list[int]:
+    """Bits of each weight, 0 = it stays fp32: what the file has, and what trains as quantised.
+
+    Args:
+        weights: names by which each may be skipped, and how many numbers it has, in the order in which they are used.
+    """
+    found = [
+        0
+        if n < edits["min_elements"] or any(fnmatch.fnmatchcase(each, glob) for each in names for glob in edits["skip"])
+        else 4
+        for names, n in weights
+    ]
+    stored = [at for at, bits in enumerate(found) if bits]
+    for at in (*stored[:1], *stored[-1:]):
+        found[at] = edits["edges"]
+    return found
+
+
+def _weights(graph: Any) -> Iterator[_Weight]:
+    """Weights that could be quantised in the order they are used, each once."""
     from onnx import TensorProto
 
-    found = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT}
-    seen: set[str] = set()
-    for node in graph.node:
-        for name, flat, axis in _layouts(node, {name: tuple(each.dims) for name, each in found.items()}):
-            names = (node.name, name)
-            skipped = any(fnmatch.fnmatchcase(each, glob) for each in names for glob in edits["skip"])
-            if name not in seen and not skipped and math.prod(flat) >= edits["min_elements"]:
-                seen.add(name)
-                yield _Weight(name, node.name, tuple(found[name].dims), flat, axis)
+    shapes = {each.name: tuple(each.dims) for each in graph.initializer if each.data_type == TensorProto.FLOAT}
+    reads = [(node, each) for node in graph.node for each in _layouts(node, shapes)]
+    for name in dict.fromkeys(name for _, (name, _, _) in reads):
+        nodes = [node.name for node, (read, _, _) in reads if read == name]
+        flat, axis = next((flat, axis) for _, (read, flat, axis) in reads if read == name)
+        yield _Weight(name, (name, *nodes), shapes[name], flat, axis)
 
 
 def _layouts(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...], int]]:

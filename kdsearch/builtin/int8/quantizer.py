@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field as Option
+from torch import nn
 
 from kdsearch.builtin.int8.choices import Layers, Row, better, mixed, most_sensitive, read_inputs
 from kdsearch.builtin.int8.equalize import bias_shifts, equalized, shifted
 from kdsearch.builtin.int8.ranges import Method, observed, range_of
 from kdsearch.builtin.int8.tables import quantize_embeddings
-from kdsearch.builtin.simulated import per_channel, simulated
+from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
 from kdsearch.errors import UserError
 from kdsearch.kinds import Compressor, Judge, Model, Options, Plan, Subject, searched
 from kdsearch.kit.onnx import anonymous, read_onnx, save_onnx
@@ -104,8 +105,16 @@ class Int8(Compressor[Int8Options]):
         return Plan(options.model_dump(), log=(log, safe if options.reduce_range else bold))
 
     def apply(self, model: Model, plan: Plan) -> Model:
-        """A copy that trains as it will be quantised: weights a channel, activations over a batch's range."""
-        return simulated(model, per_channel(LIMIT if plan.edits["reduce_range"] else 127), activations=True)
+        """A copy that trains as it will be quantised, activations over a batch's range. Which layers stay fp32 for what validation
+        says of a file is not known yet, nor whether `auto` is dynamic; their order is that in which the network declares them.
+        """
+        asked = self.options.model_copy(update=dict(plan.edits))
+
+        def how(layers: Sequence[Layer]) -> list[Round | None]:
+            fp32 = {*_kept([each.path for each in layers if not each.is_table], asked)}
+            return [None if each.path in fp32 else _round_of(each, asked) for each in layers]
+
+        return simulated(model, how, activations=True)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """Raise UserError when there is nothing to calibrate with."""
@@ -137,6 +146,25 @@ class Int8(Compressor[Int8Options]):
             save_onnx(made, file)
 
 
+def _kept(layers: Sequence[str], asked: Int8Options) -> list[str]:
+    """Those that stay fp32 at both ends, of all in order: in the file, and where it trains as quantised."""
+    return [*(layers[:1] if asked.keep_first else ()), *(layers[-1:] if asked.keep_last else ())]
+
+
+def _limit(asked: Int8Options) -> int:
+    """The largest integer of a layer's weight."""
+    return LIMIT if asked.reduce_range else 127
+
+
+def _round_of(layer: Layer, asked: Int8Options) -> Round | None:
+    """As the file stores the weight: a scale for each output, of a table for each column; None = in fp32."""
+    if layer.is_table:
+        return None if asked.keep_first else to_limit(127, 1 if asked.per_channel else None)
+    if asked.mode == "dynamic" and not isinstance(layer.module, nn.Linear):
+        return None
+    return to_limit(_limit(asked), int(layer.is_transposed) if asked.per_channel else None)
+
+
 def _static(
     model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, told: Compressor[Any], judge: Judge | None
 ) -> Any:
@@ -150,10 +178,10 @@ def _static(
     layers_only = _layers_only(model, asked.operators)
     weights = {each.name for each in model.graph.initializer}
     tables = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in weights]
-    kept = tables + layers[:1] * asked.keep_first + layers[-1:] * asked.keep_last
+    kept = tables + _kept(layers, asked)
     shifts: Mapping[str, Any] = {}
     if asked.correct_bias:
-        limit = LIMIT if asked.reduce_range else 127
+        limit = _limit(asked)
         shifts = bias_shifts(model, rows, limit, [name for name in layers if name not in kept], asked.per_channel)
     setting = _Setting(asked, layers_only, _ranges(model, rows, asked.calibration, layers_only), rows, work, shifts)
 
@@ -244,7 +272,6 @@ def _dynamic(model: Any, asked: Int8Options, work: Path, name: str, operators: S
     source, made = work / f"{name}-in.onnx", work / f"{name}.onnx"
     save_onnx(model, source)
     layers = [node.name for node in model.graph.node if _is_layer(node, model)]
-    kept = layers[:1] * asked.keep_first + layers[-1:] * asked.keep_last
     quantize_dynamic(
         str(source),
         str(made),
@@ -252,7 +279,7 @@ def _dynamic(model: Any, asked: Int8Options, work: Path, name: str, operators: S
         per_channel=asked.per_channel,
         reduce_range=asked.reduce_range,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=kept,
+        nodes_to_exclude=_kept(layers, asked),
         extra_options={"MatMulConstBOnly": True},
     )
     found = read_onnx(made)
