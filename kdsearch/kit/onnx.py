@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.deploy.files import open_session, read_onnx, subgraphs
+from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
 
-__all__ = ["anonymous", "open_model", "open_session", "read_onnx", "save_onnx", "subgraphs"]
+__all__ = ["anonymous", "open_model", "open_session", "raise_opset", "read_onnx", "save_onnx", "subgraphs"]
 
 
 def open_model(model: Any, outputs: Sequence[str] = ()) -> Any:
@@ -23,6 +24,31 @@ def open_model(model: Any, outputs: Sequence[str] = ()) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def raise_opset(model: Any, least: int) -> None:
+    """Convert in place to the operator set that is needed, where the model's is older; weights are no inputs afterwards.
+
+    Raises:
+        RefusedError: an operator has no newer form.
+    """
+    from onnx import version_converter
+
+    version = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), least)
+    if version < least:
+        try:
+            model.CopyFrom(version_converter.convert_version(model, least))
+        except Exception as error:  # of onnx's C++, which has no type for it
+            reason = str(error).splitlines()[0][-200:]
+            raise RefusedError(
+                f"operator set {version} cannot be raised to {least}, which it takes: {reason}"
+            ) from error
+    weights = {each.name for each in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in weights]  # older files list weights there, too
+    if len(inputs) < len(model.graph.input):
+        copies = [type(each).FromString(each.SerializeToString()) for each in inputs]
+        del model.graph.input[:]
+        model.graph.input.extend(copies)
 
 
 def save_onnx(model: Any, file: Path) -> None:

@@ -18,9 +18,9 @@ from kdsearch.builtin.int4.packed import pack
 from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate, mean_error, moments
 from kdsearch.builtin.simulated import Layer, Round, in_blocks, simulated
 from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import raise_opset, read_onnx, save_onnx, subgraphs
 
-OPSET = 21
+OPSET, IR = 21, 10  # the first ones that have 4-bit integers in blocks
 CALIBRATED = ("Conv", "Gemm", "MatMul")
 CALIBRATING = {"calibrated": SWEEPS, "gptq": 0}  # rounding -> sweeps after GPTQ
 WITHOUT_DATA = {"hqq": half_quadratic, "rtn": plain}
@@ -101,7 +101,8 @@ class Int4(Compressor[Int4Options]):
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
         """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest."""
         model = read_onnx(file)
-        _raise_opset(model)
+        raise_opset(model, OPSET)
+        model.ir_version = max(model.ir_version, IR)
         _lift_constants(model.graph)
         every = list(_weights(model.graph))
         widths = bits_of([(each.names, math.prod(each.flat)) for each in every], plan.edits)
@@ -138,15 +139,6 @@ def _first(feeds: Iterable[Mapping[str, Any]], most: int) -> tuple[int, list[Map
         if n == most:
             break
     return n, found
-
-
-def _raise_opset(model: Any) -> None:
-    from onnx import version_converter
-
-    version = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if version < OPSET:
-        model.CopyFrom(version_converter.convert_version(model, OPSET))
-    model.ir_version = max(model.ir_version, 10)
 
 
 def _lift_constants(graph: Any) -> None:

@@ -23,10 +23,11 @@ from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
 from kdsearch.errors import UserError
 from kdsearch.kinds import Compressor, Judge, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import anonymous, read_onnx, save_onnx
+from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")  # what onnxruntime computes in INT8 with ranges taken at each call
+OPSET = 13  # the first one that has a scale for each channel
 LIMIT = 64  # the largest integer of a weight in 7 bits
 
 
@@ -303,8 +304,10 @@ def _prepared(file: Path, made: Path) -> Any:
     """The model with batch norms folded and every shape known that can be: a tensor of unknown type stays float."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    read_onnx(file)  # names what is wrong with it
-    source, target = str(file.resolve()), str(made.resolve())
+    model, raised = read_onnx(file), made.with_name("raised.onnx")
+    raise_opset(model, OPSET)
+    save_onnx(model, raised)
+    source, target = str(raised.resolve()), str(made.resolve())
     with contextlib.chdir(made.parent):  # where it gives up it leaves what it has in the folder that the process is in
         try:
             quant_pre_process(source, target)
