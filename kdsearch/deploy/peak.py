@@ -63,9 +63,9 @@ def _sizes(model: Any, inner: Sequence[str], inputs: Sequence[Tensor]) -> dict[s
     import onnx
     import onnxruntime as ort
 
-    fed = dict(
-        zip((each.name for each in model.graph.input), (each.detach().cpu().numpy() for each in inputs), strict=True)
-    )
+    weights = {each.name for each in model.graph.initializer}  # which older files list among the inputs
+    read = [each.name for each in model.graph.input if each.name not in weights]
+    fed = dict(zip(read, (each.detach().cpu().numpy() for each in inputs), strict=True))
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from torch import nn
 
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import DataError, RefusedError, StudyError, UserError, no_share
+from kdsearch.errors import RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
-from kdsearch.python.networks import OnnxNetwork, input_shape_of, io_without_data, is_untrained, network
+from kdsearch.python.networks import OnnxNetwork, as_data, input_shape_of, io_without_data, is_untrained, network
 from kdsearch.python.own_data import Data, PlanSubject, about_of, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
@@ -136,22 +135,7 @@ def compress(
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
     """What the network reads and answers: the data's, a file's own, or what a pass of zeros shows."""
     if isinstance(net, OnnxNetwork):
-        io = net.io
-        if opened is not None:
-            if len(io.inputs) != len(opened.io.inputs) or len(io.outputs) != len(opened.io.outputs):
-                raise DataError(
-                    f"the file has {len(io.inputs)} inputs and {len(io.outputs)} outputs",
-                    file=net.file,
-                    expected=f"{len(opened.io.inputs)} and {len(opened.io.outputs)}, as the data",
-                )
-            read = zip(io.inputs, opened.io.inputs, strict=True)
-            pairs = zip(io.outputs, opened.io.outputs, strict=True)
-            io = replace(
-                io,
-                inputs=tuple(replace(a, kind=b.kind) for a, b in read),
-                outputs=tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in pairs),
-            )
-        return io
+        return net.io if opened is None else as_data(net.io, opened.io, net.file)
     if opened is not None:
         return opened.io
     shape = shape or input_shape_of(net, called)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.deploy.files import open_session, read_onnx
-from kdsearch.errors import ArtifactError, PluginError, StudyError, UserError, nearest, told
+from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
@@ -45,8 +46,8 @@ class OnnxNetwork(nn.Module):
             tuple(self._field(each, side) for each in nodes)
             for side, nodes in (("input", self.session.get_inputs()), ("output", self.session.get_outputs()))
         )
-        if len(outputs) == 1 and outputs[0].kind == "vector":
-            outputs = (Field(outputs[0].name, "logits", outputs[0].shape, use="target"),)
+        if len(outputs) == 1 and outputs[0].kind == "vector" and len(outputs[0].shape) == 1:
+            outputs = (replace(outputs[0], kind="logits", use="target"),)
         return IO(inputs, outputs)
 
     def _field(self, node: Any, side: str) -> Field:
@@ -61,13 +62,46 @@ class OnnxNetwork(nn.Module):
         dtype = ELEMENTS.get(node.type)
         if dtype is None:
             raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
-        is_image = side == "input" and len(shape) == 3
-        return Field(node.name, "image" if is_image else kind_of(shape), shape, dtype)
+        is_image, is_class = side == "input" and len(shape) == 3, side == "output" and "int" in dtype
+        return Field(node.name, "image" if is_image else "class" if is_class else kind_of(shape), shape, dtype)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Raise ArtifactError where onnxruntime does not run the file on these."""
         names = [each.name for each in self.session.get_inputs()]
         feeds = {name: each.detach().cpu().contiguous().numpy() for name, each in zip(names, inputs, strict=True)}
-        return tuple(torch.from_numpy(each) for each in self.session.run(None, feeds))
+        try:
+            found = self.session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            asked = ", ".join(f"{name} {value.dtype} {_sizes(value.shape)}" for name, value in feeds.items())
+            raise ArtifactError(f"fails at {asked}: {str(error).splitlines()[0][:200]}", file=self.file) from error
+        return tuple(torch.from_numpy(each) for each in found)
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "one number"
+
+
+def as_data(io: IO, data: IO, file: Path) -> IO:
+    """What a file reads and answers, in the kinds of the data's fields. Raise DataError where the data have not such numbers."""
+    if len(io.inputs) != len(data.inputs) or len(io.outputs) != len(data.outputs):
+        raise DataError(
+            f"the file has {len(io.inputs)} inputs and {len(io.outputs)} outputs",
+            file=file,
+            expected=f"{len(data.inputs)} and {len(data.outputs)}, as the data",
+        )
+    pairs = zip((*io.inputs, *io.outputs), (*data.inputs, *data.outputs), strict=True)
+    for own, given in pairs:
+        sizes = len(own.shape) == len(given.shape) and zip(own.shape, given.shape, strict=True)
+        if own.dtype != given.dtype or not sizes or any(a != b for a, b in sizes if None not in (a, b)):
+            raise DataError(
+                f"'{own.name}' is {own.dtype} {_sizes(own.shape)} for each sample",
+                file=file,
+                expected=f"{given.dtype} {_sizes(given.shape)}, as the data's '{given.name}'",
+            )
+    return IO(
+        tuple(replace(a, kind=b.kind) for a, b in zip(io.inputs, data.inputs, strict=True)),
+        tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in zip(io.outputs, data.outputs, strict=True)),
+    )
 
 
 def kind_of(shape: Sequence[int | None]) -> str:

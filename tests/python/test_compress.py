@@ -423,6 +423,97 @@ def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+def file_of(file, shape, classes=3, dtype=np.float32, answers="logits"):
+    """An ONNX file of one matrix product of what it reads, (N, *shape), or the class that is the largest of it."""
+    import onnx
+    from onnx import helper
+
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    size = int(np.prod([each if isinstance(each, int) else 8 for each in shape]))
+    w = np.random.default_rng(0).normal(size=(size, classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["floats"], to=1),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["class"], axis=1, keepdims=0),
+    ]
+    out = [helper.make_tensor_value_info("logits", 1, ["n", classes]), helper.make_tensor_value_info("class", 7, ["n"])]
+    graph = helper.make_graph(
+        nodes[: 4 if answers == "class" else 3], "g", [helper.make_tensor_value_info("x", kind, ["n", *shape])],
+        [each for each in out if each.name == answers], [onnx.numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"shape": (3, 8, 8)}, "'x' is float32 3x8x8 for each sample. Expected float32 1x8x8, as the data's 'image'."),
+        ({"shape": (1, 16, 16)}, "'x' is float32 1x16x16 for each sample."),
+        ({"shape": (64,)}, "'x' is float32 64 for each sample."),
+        ({"shape": (1, 8, 8), "dtype": np.uint8}, "'x' is uint8 1x8x8 for each sample."),
+        (
+            {"shape": (1, 8, 8), "classes": 5},
+            "'logits' is float32 5 for each sample. Expected float32 3, as the data's",
+        ),
+        (
+            {"shape": (1, 8, 8), "answers": "class"},
+            "'class' is int64 one number for each sample. Expected float32 3, as",
+        ),
+        ({"shape": ("c", 4, 4)}, "file.onnx: fails at x float32 1x8x4x4: "),
+    ],
+)
+def test_a_file_and_data_that_do_not_fit(given, said, folder, tmp_path, capsys):
+    data = folder / "data.npz"
+    if given["shape"] == ("c", 4, 4):  # what it reads is open, and it fails at all sizes but one
+        np.savez(tmp_path / "small.npz", image=np.zeros((60, 4, 4), np.uint8), label=np.arange(60) % 3)
+        data, file = tmp_path / "small.npz", file_of(tmp_path / "file.onnx", ("c", 4, 4))
+        import onnx
+
+        model = onnx.load(file)
+        tensor = model.graph.initializer[0]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[:16], "w"))
+        onnx.save(model, file)
+    else:
+        file = file_of(tmp_path / "file.onnx", **given)
+    code, _, err = run(capsys, file, "--data", data, "--out", tmp_path / "out", "--format", "onnx-int8")
+    assert code == 2
+    assert said in err
+
+
+def test_a_file_that_answers_a_class(tmp_path, capsys):
+    """Classes are equal or not; nobody takes their numbers for logits."""
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), classes=40, answers="class")
+    asked = ("--format", "onnx-int4", "--calibration", "random")
+    code, found, err = run(capsys, file, "--out", tmp_path / "out", *asked)
+    assert code == 0, err
+    fp32, int4 = found["exports"]
+    assert (fp32["parity"]["relative"], fp32["top1_agreement"]) == (0.0, 1.0)
+    assert int4["parity_max_abs"] <= 1
+    assert 0.2 < int4["top1_agreement"] <= 1
+    for row in found["exports"]:
+        card = json.loads(Path(row["path"]).with_suffix(".json").read_text())
+        assert (
+            card["use"]["outputs"][0] | {"shape": ["batch"], "dtype": "int64", "kind": "class"}
+            == card["use"]["outputs"][0]
+        )
+        assert main(["verify", row["path"]]) == 0
+
+
+def test_a_file_that_lists_its_weights_as_inputs(tmp_path, capsys):
+    """As all did before IR version 4."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(file_of(tmp_path / "file.onnx", (1, 8, 8)))
+    model.graph.input.append(helper.make_tensor_value_info("w", 1, [64, 3]))
+    onnx.save(model, tmp_path / "file.onnx")
+    code, found, err = run(capsys, tmp_path / "file.onnx", "--out", tmp_path / "out", "--format", "onnx-int4")
+    assert code == 0, err
+    assert [each["peak_bytes"] > 0 for each in found["exports"]] == [True, True]
+
+
 def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):
     import onnx
 
