@@ -222,9 +222,9 @@ class _Setting:
 
 
 def _ranges(model: Any, rows: Sequence[Row], method: Method, layers_only: bool) -> dict[str, tuple[float, float]]:
-    """Of every activation that may be quantised. minmax is onnxruntime's own business."""
+    """Of every activation that may be quantised. minmax is onnxruntime's own business, but for what it takes the wrong range of."""
     if method == "minmax":
-        return {}
+        return {name: range_of(values, method) for name, values in observed(model, rows, _cut_off(model)).items()}
     from onnx import TensorProto
 
     typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
@@ -235,6 +235,16 @@ def _ranges(model: Any, rows: Sequence[Row], method: Method, layers_only: bool) 
     return {name: range_of(values, method) for name, values in observed(model, rows, list(names)).items()}
 
 
+def _cut_off(model: Any) -> list[str]:
+    """Outputs that a Relu or Clip reads: where nothing else in the graph does, onnxruntime takes the range behind it for theirs."""
+    answers = {each.name for each in model.graph.output}
+    return list(
+        dict.fromkeys(
+            node.input[0] for node in model.graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in answers
+        )
+    )
+
+
 def _quantized(model: Any, setting: _Setting, kept: Sequence[str], alone: Sequence[str] = ()) -> Any:
     """Quantised without the nodes in `kept`; with `alone`, nothing but those."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -242,7 +252,7 @@ def _quantized(model: Any, setting: _Setting, kept: Sequence[str], alone: Sequen
     asked, work = setting.asked, setting.work
     chosen = {name: shift for name, shift in setting.shifts.items() if name not in kept and name in (alone or [name])}
     save_onnx(shifted(model, chosen), work / "static.onnx")
-    rows = setting.rows[:1] if setting.ranges else setting.rows
+    rows = setting.rows[:1] if setting.ranges and asked.calibration != "minmax" else setting.rows
     overrides = {
         name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
         for name, (low, high) in setting.ranges.items()

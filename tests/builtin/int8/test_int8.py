@@ -5,9 +5,10 @@ import math
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from kdsearch.builtin.int8 import choices as of
@@ -15,7 +16,7 @@ from kdsearch.builtin.int8.choices import relative_error
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
-from kdsearch.deploy.files import read_onnx
+from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.deploy.latency import Latency
 from kdsearch.errors import UserError
 from kdsearch.kinds import Field, Graph, Judge, Plan
@@ -212,6 +213,31 @@ def test_a_recurrent_network_still_runs(tmp_path):
     got = EXPORTER.load(file)(x)["logits"]
     assert (got - expected).abs().max() < 0.1 * expected.abs().max()
     assert EXPORTER.load(file)(x[:1, :3])["logits"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("op", ["Relu", "Clip"])
+@pytest.mark.parametrize("calibration", ["minmax", "percentile"])
+def test_an_output_that_a_relu_reads_keeps_its_negative_values(calibration, op, tmp_path):
+    """An answer before the activation, and one behind it: each by its own range."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(32, 12)).astype(np.float32), rng.normal(size=(64, 12)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1),
+        helper.make_node(op, ["y"] if op == "Relu" else ["y", "zero"], ["z"]),
+    ]
+    sizes = {"x": 12, "y": 32, "z": 32}
+    infos = [helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in sizes.items()]
+    tensors = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.zeros(32, np.float32), "b")]
+    tensors += [numpy_helper.from_array(np.float32(0), "zero")] if op == "Clip" else []
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, file := tmp_path / "f.onnx")
+    quantizer = Int8(Int8Options(samples=64, calibration=calibration))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    before, behind = open_session(file).run(["y", "z"], {"x": x})
+    exact = x @ w.T
+    assert np.linalg.norm(before - exact) < 0.03 * np.linalg.norm(exact)
+    assert np.linalg.norm(behind - np.maximum(exact, 0)) < 0.03 * np.linalg.norm(exact)
 
 
 def test_options_are_checked():
