@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from kdsearch.builtin.int8.equalize import bias_shifts, equalized, shifted
 from kdsearch.builtin.int8.ranges import Method, observed, range_of
 from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
-from kdsearch.errors import UserError
+from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Compressor, Judge, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx
+from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx, subgraphs
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")  # what onnxruntime computes in INT8 with ranges taken at each call
@@ -118,13 +119,14 @@ class Int8(Compressor[Int8Options]):
         return simulated(model, how, activations=True)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
-        """Raise UserError when there is nothing to calibrate with."""
+        """Raise UserError when there is nothing to calibrate with, RefusedError where onnxruntime has no INT8 form of the file."""
         asked = self.options.model_copy(update=dict(plan.edits))
         mode = asked.mode
         with quiet(), tempfile.TemporaryDirectory(prefix=f".{file.stem}-", dir=file.parent) as folder:
             work = Path(folder)
             model = _prepared(file, work / "ready.onnx")
             _name_nodes(model)
+            _fold_beta(model)
             if mode == "auto" and not _is_sequential(model):
                 mode = "static"
             if mode == "dynamic":
@@ -258,21 +260,22 @@ def _quantized(model: Any, setting: _Setting, kept: Sequence[str], alone: Sequen
         for name, (low, high) in setting.ranges.items()
         if high > low
     }
-    quantize_static(
-        str(work / "static.onnx"),
-        str(work / "made.onnx"),
-        _Reader(rows, read_inputs(model)),
-        quant_format=QuantFormat.QDQ,
-        per_channel=asked.per_channel,
-        reduce_range=asked.reduce_range,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=list(WEIGHTED) if setting.layers_only else None,
-        nodes_to_quantize=list(alone) or None,
-        nodes_to_exclude=list(kept),
-        extra_options={"TensorQuantOverrides": overrides} if overrides else {},
-    )
+    with _theirs():
+        quantize_static(
+            str(work / "static.onnx"),
+            str(work / "made.onnx"),
+            _Reader(rows, read_inputs(model)),
+            quant_format=QuantFormat.QDQ,
+            per_channel=asked.per_channel,
+            reduce_range=asked.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=list(WEIGHTED) if setting.layers_only else None,
+            nodes_to_quantize=list(alone) or None,
+            nodes_to_exclude=list(kept),
+            extra_options={"TensorQuantOverrides": overrides} if overrides else {},
+        )
     return read_onnx(work / "made.onnx")
 
 
@@ -283,18 +286,35 @@ def _dynamic(model: Any, asked: Int8Options, work: Path, name: str, operators: S
     source, made = work / f"{name}-in.onnx", work / f"{name}.onnx"
     save_onnx(model, source)
     layers = [node.name for node in model.graph.node if _is_layer(node, model)]
-    quantize_dynamic(
-        str(source),
-        str(made),
-        op_types_to_quantize=list(operators),
-        per_channel=asked.per_channel,
-        reduce_range=asked.reduce_range,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_kept(layers, asked),
-        extra_options={"MatMulConstBOnly": True},
-    )
+    with _theirs():
+        quantize_dynamic(
+            str(source),
+            str(made),
+            op_types_to_quantize=list(operators),
+            per_channel=asked.per_channel,
+            reduce_range=asked.reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[*_kept(layers, asked), *_stacked(model)],
+            extra_options={"MatMulConstBOnly": True},
+        )
     found = read_onnx(made)
     return found if operators is not DYNAMIC else _finished(found, asked)
+
+
+def _stacked(model: Any) -> list[str]:
+    """Products with several matrices at once, which onnxruntime writes no dynamic form of that runs."""
+    many = {each.name for each in model.graph.initializer if len(each.dims) > 2}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and many & {*node.input}]
+
+
+@contextmanager
+def _theirs() -> Iterator[None]:
+    """Raise RefusedError for what onnxruntime's quantiser cannot write."""
+    try:
+        yield
+    except Exception as error:  # it raises whatever its parts do
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise RefusedError(f"onnxruntime's quantiser fails: {reason}") from error
 
 
 def _finished(model: Any, asked: Int8Options) -> Any:
@@ -382,6 +402,25 @@ def _name_nodes(model: Any) -> None:
     """Every node gets a name: the ones to leave out are named to onnxruntime."""
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
+
+
+def _fold_beta(model: Any) -> None:
+    """A bias that a Gemm scales takes the factor in: onnxruntime's quantisation gets such a sum wrong."""
+    from onnx import numpy_helper
+
+    tensors = {each.name: each for each in model.graph.initializer}
+    readers = Counter(name for graph in subgraphs(model.graph) for node in graph.node for name in node.input)
+    for node in model.graph.node:
+        beta = next((each for each in node.attribute if each.name == "beta" and node.op_type == "Gemm"), None)
+        if beta is None or beta.f == 1 or len(node.input) < 3 or node.input[2] not in tensors:
+            continue
+        tensor = tensors[node.input[2]]
+        if readers[tensor.name] > 1:
+            tensor = model.graph.initializer.add()
+            tensor.name = f"{node.name}.bias"
+        values = numpy_helper.to_array(tensors[node.input[2]])
+        tensor.CopyFrom(numpy_helper.from_array((beta.f * values).astype(values.dtype), tensor.name))
+        node.input[2], beta.f = tensor.name, 1.0
 
 
 @contextmanager

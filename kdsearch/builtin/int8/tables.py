@@ -37,7 +37,7 @@ def quantize_embeddings(model: Any, per_channel: bool) -> None:
         table.CopyFrom(numpy_helper.from_array(whole, name))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         for node in nodes:
-            taken = f"{node.output[0]}_quantized"
+            taken = f"{node.output[0]}_in_8_bits"  # `_quantized` may be what onnxruntime made of it
             made = helper.make_node(
                 "DequantizeLinear", [taken, f"{name}_scale"], [node.output[0]], f"{node.name}_dequantize"
             )

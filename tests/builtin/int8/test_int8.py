@@ -18,7 +18,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.deploy.latency import Latency
-from kdsearch.errors import UserError
+from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Field, Graph, Judge, Plan
 from kdsearch.kinds.options import validate
 from tests.deploy.nets import LOGITS, NETS, Lstm, batch_of, digits, graph_of, trained
@@ -213,6 +213,69 @@ def test_a_recurrent_network_still_runs(tmp_path):
     got = EXPORTER.load(file)(x)["logits"]
     assert (got - expected).abs().max() < 0.1 * expected.abs().max()
     assert EXPORTER.load(file)(x[:1, :3])["logits"].shape == (1, 10)
+
+
+def file_of(file, nodes, shape, out, tensors, kind=1):
+    """Nodes from x (N, *shape) to y (N, *out)."""
+    infos = [
+        helper.make_tensor_value_info("x", kind, ["n", *shape]),
+        helper.make_tensor_value_info("y", 1, ["n", *out]),
+    ]
+    kept = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], kept)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    return file
+
+
+def answers(file, x, **options):
+    """What the quantised file says of the samples that it was calibrated on."""
+    quantizer = Int8(Int8Options(samples=len(x), **options))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    return open_session(file).run(None, {"x": x})[0]
+
+
+def drawn(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_sum_that_is_scaled_is_no_other(shared, tmp_path):
+    """alpha x w + beta b; b may be added as it is elsewhere."""
+    w, b, x = drawn(64, 24), drawn(24), drawn(32, 64)
+    gemm = helper.make_node("Gemm", ["x", "w", "b"], ["g"], alpha=0.5, beta=3.0)
+    last = helper.make_node("Add", ["g", "b"], ["y"]) if shared else helper.make_node("Identity", ["g"], ["y"])
+    got = answers(file_of(tmp_path / "f.onnx", [gemm, last], [64], [24], {"w": w, "b": b}), x)
+    exact = 0.5 * x @ w + (4 if shared else 3) * b
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_products_with_several_matrices_run(mode, tmp_path):
+    w, x = drawn(4, 64, 24), drawn(32, 4, 5, 64)
+    file = file_of(
+        tmp_path / "f.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [4, 5, 64], [4, 5, 24], {"w": w}
+    )
+    got, exact = answers(file, x, mode=mode), x @ w
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_table_whose_rows_a_product_reads(mode, tmp_path):
+    """Both are quantised, and each calls what it makes by a name of its own."""
+    table, w = drawn(50, 32), drawn(32, 16)
+    x = np.random.default_rng(0).integers(0, 50, (32, 5))
+    nodes = [helper.make_node("Gather", ["t", "x"], ["e"]), helper.make_node("MatMul", ["e", "w"], ["y"])]
+    file = file_of(tmp_path / "f.onnx", nodes, [5], [5, 16], {"t": table, "w": w}, kind=7)
+    got, exact = answers(file, x, mode=mode), table[x] @ w
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def test_what_onnxruntime_cannot_quantise_is_refused(tmp_path):
+    """A bias of one number for all outputs, with a scale for each of them."""
+    nodes, tensors = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": drawn(64, 24), "b": drawn(1)}
+    file = file_of(tmp_path / "f.onnx", nodes, [64], [24], tensors)
+    with pytest.raises(RefusedError, match="onnxruntime's quantiser fails: "):
+        answers(file, drawn(32, 64))
 
 
 @pytest.mark.parametrize("op", ["Relu", "Clip"])
