@@ -8,8 +8,8 @@ ARGS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart   a whole study on handwritten digits: a minute and a half after the install"
-	@echo "make test         the tests (about 7 and a half minutes on 2 cores)"
+	@echo "make quickstart   a whole study on handwritten digits: two minutes after the install"
+	@echo "make test         the tests (about 10 minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make test-extras  tests/extras: what needs NNI, OpenVINO, PostgreSQL and the like, in environments that have it"
 	@echo "make test-ray     tests/extras/ray, on clusters of this machine"

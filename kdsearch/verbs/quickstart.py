@@ -29,7 +29,7 @@ recipe:
   distillers:
     - {use: kd, weight: search, options: {temperature: search}}
     - {use: fitnet, weight: search, optional: true}
-  train: {optimizer: adamw, lr: search, batch_size: 64}
+  train: {optimizer: adamw, lr: 0.005, batch_size: 64}
 
 objectives: {accuracy: max}
 constraints: CONSTRAINTS
