@@ -31,6 +31,7 @@ MORE = (
     "objectives={accuracy: max, params: min}",
     "refine.trials=8",
     "refine.epochs=6",
+    "refine.first=[]",
     "refine.stopper={use: halving, options: {keep: 0.25}}",
 )
 STATES = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail"}
