@@ -47,7 +47,7 @@ def test_a_study_runs_to_its_end_and_a_second_run_has_nothing_to_do(
     assert [each["format"] for each in found["exports"]] == ["onnx-fp32"]
     told = [each for each in events(tmp_path, "trial") if each["state"] == "complete"]
     assert sorted(each["number"] for each in told) == [0, 1, 2, 3]
-    assert len({json.dumps(each["values"], sort_keys=True) for each in trials}) == 4
+    assert len({json.dumps([each["keys"], each["values"]], sort_keys=True) for each in trials}) == 4
     n = len(events(tmp_path, "stage"))
     assert run(tmp_path, *sets) == 0
     assert len(events(tmp_path, "stage")) == n
