@@ -247,6 +247,8 @@ def test_every_installed_capability_can_be_shown(capsys):
         code, out, _ = run(capsys, "plugins", "show", f"{each.plugin.distribution}:{each.kind}:{each.name}", "--json")
         (found,) = json.loads(out)["capabilities"]
         assert code == 0
+        if "pip install" in found.get("error", ""):  # of an extra that is not here
+            continue
         assert found["state"] == "ok", found
         assert found["about"]
         assert all(option["description"] for option in found["options"]), found

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import KdsearchError
+from kdsearch.errors import InterruptedRun, KdsearchError
 from kdsearch.jobs import joined
 from kdsearch.store.folder import workers_of
 from tests.stages.tiny import run_tiny, watching
@@ -71,7 +71,7 @@ def main() -> int:
     sys.addaudithook(counted)
     try:
         result = run_tiny(asked.folder, *asked.sets, workers=asked.workers, host=watching(counted.seen), checkpoint_s=0)
-    except KdsearchError as error:
+    except (KdsearchError, InterruptedRun) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     (asked.folder / "counts.json").write_text(json.dumps(counted.counts))

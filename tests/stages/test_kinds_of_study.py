@@ -87,7 +87,7 @@ def test_augmented_images_run_and_go_on(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "images").symlink_to(tmp_path / "images")
-    text = TEXT.replace("data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 400", FOLDER)
+    text = TEXT.replace("data: {use: digits, options: {resize: 8}, labeled: 0.2, train_samples: 240", FOLDER)
     assert text != TEXT
     sets = (*LESS, "distill.epochs=3")
     whole = run_tiny(tmp_path / "one", *sets, text=text)
