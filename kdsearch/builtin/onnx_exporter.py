@@ -35,6 +35,7 @@ CHATTER = (
     r"You are using the legacy TorchScript-based ONNX export.*",
     r"The feature will be removed\. Please remove usage of this function",
     r"Exporting a model to ONNX with a batch_size other than 1.*",  # parity is checked at other batch sizes
+    r"_check_is_size will be removed.*",  # of torch's own recurrent layers
     r"# The axis name: .* will not be used, since it shares the same shape constraints.*",
     r"The tensor attributes? .* (was|were) assigned during export",  # a cache: what the file answers is compared
 )
@@ -168,7 +169,8 @@ def why_not(error: BaseException) -> tuple[str, str]:
     for text in texts:
         for words, reason, fix in REASONS:
             if re.search(words, text, re.IGNORECASE):
-                return reason, fix
+                named = re.search(r"(?:operator |OpOverload\(op=)'([\w:.]+)'", text)
+                return (f"{reason}, {named[1]}" if named else reason), fix
     lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200], ""
 
@@ -305,7 +307,7 @@ def _quiet() -> Iterator[None]:
     """What the exporters log and warn of on every call, and the pages that they log of a network that they cannot write."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _without_graphs():
         for message in CHATTER:
             warnings.filterwarnings("ignore", message=message)
         # torch's recurrent layers check sizes in Python while they are traced; a network's own branches still warn
@@ -314,3 +316,20 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _without_graphs() -> Iterator[None]:
+    """No graph of a network that torchscript cannot write on the process's own stdout, where a result may be read as JSON.
+
+    torch's switch for this log does not turn it off: its exporter tests the function that tells, not what it answers.
+    """
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    if log is None:  # a torch without this exporter
+        yield
+        return
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log

@@ -308,6 +308,20 @@ def test_what_torch_cannot_export_is_said_with_what_to_do(module, said, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+class Unwritten(nn.Module):
+    """An operator that torchscript's exporter does not know."""
+
+    def forward(self, x):
+        return x[:, None].mT.flatten(1)
+
+
+def test_an_operator_that_onnx_lacks_is_named_and_nothing_else_is_printed(tmp_path, capfd):
+    graph = Graph(Unwritten(), (Field("x", "vector", (3,)),), (Field("y", "vector", (3,)),))
+    with pytest.raises(RefusedError, match="ONNX has no form of, aten::mT"):
+        OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, batch_of(x=torch.rand(2, 3)), tmp_path / "a.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_other_engine_is_tried_where_one_fails(tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("Could not guard on data-dependent expression u0 > 0")

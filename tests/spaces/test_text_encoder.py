@@ -394,15 +394,17 @@ def test_the_default_teacher_is_a_network_of_the_space_and_reads_what_students_r
     assert space.cost(teacher, OPEN).params > max(costs)
 
 
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.parametrize("engine", ["auto", "torchscript"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_file_answers_as_the_network_at_any_length(kind, tmp_path):
+def test_the_file_answers_as_the_network_at_any_length(kind, engine, tmp_path):
     """The example is longer than what is read; the io names the mask first."""
     task = Classification(ClassificationOptions())
     io = IO((mask(), PAIR.inputs[0]), (LOGITS,))
     pooled = {"pooling": "max", "pair": "compared"} if kind == "bag" else {"pooling": "cls"}
     model = built(spec_of(kind, layers=1, max_length=6, **pooled), io)
     graph = task.product(model, io).graphs["model"]
-    exporter, file = OnnxExporter(OnnxOptions()), tmp_path / "text.onnx"
+    exporter, file = OnnxExporter(OnnxOptions(engine=engine)), tmp_path / "text.onnx"
     exporter.write(graph, task.dummy(io, 2, torch.Generator().manual_seed(0)), file)
     call = exporter.load(file)
     for length in (1, 2, 6, 11):

@@ -58,8 +58,8 @@ class Gat(nn.Module):
     def forward(self, h: Tensor, a: Tensor) -> Tensor:
         x = self.linear(h)  # (B, N, W)
         towards, of = (
-            self.attends(x).mT.unsqueeze(3),
-            self.attended(x).mT.unsqueeze(2),
+            self.attends(x).transpose(1, 2).unsqueeze(3),
+            self.attended(x).transpose(1, 2).unsqueeze(2),
         )  # (B, heads, N, 1) and (B, heads, 1, N)
         reach = (a + torch.eye(a.shape[1], dtype=a.dtype, device=a.device)).unsqueeze(1)
         scores = F.leaky_relu(towards + of, 0.2) - 1e4 * (1 - reach)
@@ -88,7 +88,7 @@ class Gnn(nn.Module):
         there = mask.to(nodes.dtype).unsqueeze(2)  # (B, N, 1)
         n = nodes.shape[1]
         loops = torch.eye(n, dtype=nodes.dtype, device=nodes.device)
-        a = adjacency.to(nodes.dtype) * there * there.mT * (1 - loops)
+        a = adjacency.to(nodes.dtype) * there * there.transpose(1, 2) * (1 - loops)
         h = nodes * there
         for layer in self.layers:
             h = self.dropout(layer(h, a)) * there
