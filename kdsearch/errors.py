@@ -324,3 +324,9 @@ def one_of(names: Iterable[str]) -> str:
     if len(every) <= 1:
         return "".join(every) or "nothing (none is installed)"
     return ", ".join(every[:-1]) + " or " + every[-1]
+
+
+def without_password(text: str) -> str:
+    """As it may be printed and written: `user:***@` and `password=***` in every URL of it."""
+    text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
+    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", text)

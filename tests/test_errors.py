@@ -1,10 +1,13 @@
 """One way to tell what foreign code raised."""
 
 import importlib
+import shlex
+from pathlib import Path
 
 import pytest
 
-from kdsearch.errors import DataError, PluginError, nearest, told
+from kdsearch.errors import DataError, PluginError, nearest, told, without_password
+from kdsearch.verbs.run import command
 
 
 def raised(error):
@@ -64,3 +67,19 @@ def test_a_line_is_of_the_file_that_is_named():
 @pytest.mark.parametrize(("name", "found"), [("tpe", "TPE"), ("Evoluton", "Evolution"), ("kdd", "kd"), ("gp", "")])
 def test_the_nearest_name_in_whatever_case(name, found):
     assert nearest(name, ["TPE", "Evolution", "kd"]) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:p:@ss@host/db", "postgresql://me:***@host/db"),
+        (
+            "run.storage=mysql+pymysql://me@host/db?charset=utf8&ssl_password=a",
+            "run.storage=mysql+pymysql://me@host/db?charset=utf8&ssl_password=***",
+        ),
+        ("refine.trials=8", "refine.trials=8"),
+    ],
+)
+def test_a_command_that_is_told_again_holds_no_password(text, shown):
+    assert without_password(text) == shown
+    assert command("run", Path("a.yaml"), {}, (text,), ()) == shlex.join(["kdsearch", "run", "a.yaml", "--set", shown])

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import BusyError
-from kdsearch.search.storage import without_password
+from kdsearch.errors import BusyError, without_password
 from kdsearch.store.folder import now
 from kdsearch.store.hashing import digest
 

@@ -18,7 +18,14 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from kdsearch.errors import ArtifactError, KdsearchError, StorageError, StudyError, UnreachableError
+from kdsearch.errors import (
+    ArtifactError,
+    KdsearchError,
+    StorageError,
+    StudyError,
+    UnreachableError,
+    without_password,
+)
 
 T = TypeVar("T")
 WAIT_S = 10.0  # for a gRPC proxy to answer
@@ -88,11 +95,6 @@ def as_ours(storage: Path | str) -> Iterator[None]:
         raise StudyError(f"'{name}' cannot be opened {said}", path="run.storage", expected=expected) from error
     finally:
         optuna.logging.set_verbosity(level)
-
-
-def without_password(url: str) -> str:
-    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", url)
 
 
 def printable(storage: Path | str) -> Path | str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsearch.errors import ArtifactError, InterruptedRun, UserError
+from kdsearch.errors import ArtifactError, InterruptedRun, UserError, without_password
 from kdsearch.host import Host
 from kdsearch.store.files import remove, write_bytes, write_json
 from kdsearch.store.folder import EVENTS, LAST, ORIGIN, PROGRESS, STUDY, Events, held, open_folder, standing
@@ -200,14 +200,14 @@ def _again(
 def command(
     verb: str, file: Path, options: Mapping[str, Any], sets: tuple[str, ...], allow_code: tuple[str, ...]
 ) -> str:
-    """A command line that does the same again; options that are None are left out."""
+    """A command line that does the same again, passwords apart; options that are None are left out."""
     import shlex
 
     words = ["kdsearch", *verb.split(), str(file)]
     for name, value in options.items():
         words += [name, str(value)] if value is not None else []
     for each in sets:
-        words += ["--set", each]
+        words += ["--set", without_password(each)]
     for each in allow_code:
         words += ["--allow-code", each]
     return shlex.join(words)

@@ -99,7 +99,7 @@ class Int8(Compressor[Int8Options]):
         """The settings; calibration itself runs in `rewrite`, on the feeds of a file that does not exist yet."""
         options = self.options
         how = "per channel" if options.per_channel else "per tensor"
-        log = f"INT8 {how}, U8 activations by {options.calibration} over {options.samples} samples"
+        log = f"INT8 {how}, U8 activations by {options.calibration} over up to {options.samples} samples"
         if options.mode == "dynamic":
             log = f"INT8 {how}, activations quantised as they come"
         safe = "weights in 7 bits: no sum overflows 16 bits, so that every processor gives the same answers"

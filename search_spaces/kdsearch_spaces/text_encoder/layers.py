@@ -53,7 +53,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, d)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )  # each (B, heads, N, d)
         d = self.qkv.out_features // (3 * self.heads)  # of the layer, which may have been pruned
         scores = q @ k.transpose(-2, -1) / math.sqrt(d)
         # the least finite number, not -inf: a text without a token attends evenly to its padding instead of becoming NaN
