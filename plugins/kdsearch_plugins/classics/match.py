@@ -44,7 +44,7 @@ class Match(Distiller[MatchOptions]):
     paper_weights: ClassVar[Mapping[str, float]] = {"match": 1.0}
     count: Tensor
     mean: Tensor
-    square: Tensor
+    variance: Tensor
 
     def build(self, shapes: TapShapes) -> None:
         """Raise TapShapeError for an output that is not there, several of which none is named, or unequal shapes.
@@ -72,7 +72,7 @@ class Match(Distiller[MatchOptions]):
             )
         size = (shape_s[_components(shape_s)],) if shape_s else (1,)
         self.register_buffer("count", torch.zeros(()))
-        for name in ("mean", "square"):  # of the teacher's answers so far
+        for name in ("mean", "variance"):  # of the teacher's answers so far
             self.register_buffer(name, torch.zeros(size[0] or 1))
 
     def terms(self, step: Step) -> dict[str, Tensor]:
@@ -94,21 +94,34 @@ class Match(Distiller[MatchOptions]):
 
     def spread(self, z_t: Tensor) -> Tensor:
         """(D,) the standard deviation of the teacher's answers so far, this batch's before the first; 1 of a constant."""
-        seen = bool(self.count > 0)
-        mean = self.mean if seen else z_t.mean(0)
-        square = self.square if seen else z_t.square().mean(0)
-        if not seen and len(z_t) < 2:
-            return torch.ones_like(mean)
-        variance = (square - mean.square()).to(z_t)
-        return torch.where(variance > 1e-12 * square.clamp(min=1e-30).to(z_t), variance, 1.0).clamp(min=0).sqrt()
+        if not self.count > 0 and len(z_t) < 2:
+            return torch.ones_like(z_t[:1].sum(0))
+        mean, variance = (self.mean, self.variance) if self.count > 0 else _moments(z_t)
+        of_rounding = (1e-7 * mean).square().clamp(min=1e-38)
+        return torch.where(variance > of_rounding, variance, 1.0).sqrt().to(z_t)
 
     def on_step_end(self, step: Step) -> None:
+        """Chan, Golub and LeVeque (1983), eq. 2.1: no large squares are subtracted, so that float32 does, far from 0 too."""
         if self.options.distance in ("mse", "huber"):
-            rows = step.gather(self._rows(step, step.teacher[self.field]).float())
+            rows = step.gather(self._rows(step, step.teacher[self.field])).to(self.mean)
+            if not len(rows):
+                return
+            far, variance = _moments(rows - self.mean if self.count > 0 else rows)
             n = self.count + len(rows)
-            for had, now in ((self.mean, rows.mean(0)), (self.square, rows.square().mean(0))):
-                had += (now - had) * (len(rows) / n)
+            share = len(rows) / n
+            if self.count > 0:
+                self.variance += share * (variance - self.variance + (1 - share) * far.square())
+                self.mean += share * far
+            else:
+                self.mean.copy_(far)
+                self.variance.copy_(variance)
             self.count.copy_(n)
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(D,) mean and variance, by differences from the first of N >= 1 rows."""
+    far = rows - rows[0]
+    return rows[0] + far.mean(0), far.var(0, unbiased=False)
 
 
 def binary_kl(z_s: Tensor, z_t: Tensor) -> Tensor:

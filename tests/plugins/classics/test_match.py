@@ -97,6 +97,29 @@ def test_the_spread_is_of_all_that_the_teacher_answered():
     assert term == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(-122.41, 0.02), (-406757.0, 6.0), (1.6e9, 1e6), (0.0, 1e-12)])
+def test_the_spread_survives_float32_far_from_zero(mean, std):
+    """Degrees of longitude: a mean of squares less a square of the mean has nothing left of .02^2."""
+    found = Match(MatchOptions())
+    found.build(TapShapes(*[Shapes(MODEL, {"value": (1,)})] * 2))
+    rng = torch.Generator().manual_seed(0)
+    batches = [(mean + std * torch.randn(64, 1, generator=rng, dtype=torch.float64)).float() for _ in range(50)]
+    first = found.spread(batches[0])
+    assert float(first) == pytest.approx(batches[0].double().numpy().std(), rel=1e-3)
+    for z in batches:
+        found.on_step_end(HandStep({"value": z}, {"value": z}))
+    assert float(found.spread(z)) == pytest.approx(torch.cat(batches).double().numpy().std(), rel=1e-3)
+
+
+def test_a_constant_has_a_spread_of_one():
+    found = Match(MatchOptions())
+    found.build(TapShapes(*[Shapes(MODEL, {"value": (2,)})] * 2))
+    z = torch.tensor([[-122.41, 0.0]]).expand(7, 2)
+    for _ in range(3):
+        assert found.spread(z).tolist() == [1.0, 1.0]
+        found.on_step_end(HandStep({"value": z}, {"value": z}))
+
+
 def test_the_output_is_the_task_s_or_the_one_that_is_named():
     many = {"value": (2,), "scores": (3,)}
     assert made(many, options=MatchOptions(field="scores")).field == "scores"
