@@ -39,7 +39,8 @@ class Scale:
         return torch.where(z.isnan(), torch.zeros_like(z), z)
 
     def restored(self, z: Tensor) -> Tensor:
-        """z std + mean, as a division and a subtraction."""
+        """z std + mean, as a division and a subtraction; in float32 at least, of which bfloat16 would keep three digits."""
+        z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
         return z / self.std.reciprocal().to(z) - (-self.mean).to(z)
 
 

@@ -22,9 +22,14 @@ def softened_kl(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
 
 
 def log_softened(z: Tensor, temperature: float) -> Tensor:
-    """log softmax(z / T) of rows (N, K)."""
+    """log softmax(z / T) of rows (N, K), in float32 at least: under autocast a CPU keeps bfloat16, which ends near the teacher."""
     _check(z)
-    return F.log_softmax(z / temperature, dim=1)
+    return F.log_softmax(full(z) / temperature, dim=1)
+
+
+def full(z: Tensor) -> Tensor:
+    """In float32, or float64 where it is that."""
+    return z if z.dtype == torch.float64 else z.float()
 
 
 def divergence(log_p_s: Tensor, log_p_t: Tensor) -> Tensor:

@@ -72,6 +72,17 @@ def test_noise_is_spread_as_the_data_are():
     np.testing.assert_allclose(drawn.std(0) / torch.tensor(X.std), 1, atol=0.06)
 
 
+def test_under_autocast_answers_keep_the_digits_of_their_units():
+    """In bfloat16, of 8 bits, the years 1990 +- 10 are 1992, 1984 and the like."""
+    z = torch.linspace(-2, 2, 50).reshape(25, 2)
+    net = in_units(Model(nn.Identity(), ("numbers",), outputs=("value",)), IO((replace(X, mean=(), std=()),), (Y,)))
+    rounded = z.bfloat16()
+    found = net.module(rounded)
+    expected = rounded.double().numpy() * np.array(Y.std) + np.array(Y.mean)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
+    assert net.module(rounded.double()).dtype == torch.float64
+
+
 @pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
 def test_a_file_reads_and_answers_in_the_same_units(tmp_path, engine):
     numbers, ids = batch()

@@ -48,3 +48,15 @@ def test_certain_logits_stay_finite() -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.03])
+def test_under_autocast_it_is_that_of_the_same_logits(eps: float) -> None:
+    """A CPU computed in bfloat16: near the teacher a divergence below 0."""
+    rng = np.random.default_rng(0)
+    z_t = rng.normal(size=(64, 100)) * 2
+    given = [torch.tensor(z, dtype=torch.bfloat16) for z in (z_t + eps * rng.normal(size=z_t.shape), z_t)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = softened_kl(given[0], given[1], 4.0)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(by_hand(*(z.double().numpy() for z in given), 4.0), rel=1e-3)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from kdsearch.builtin.text.source import EMBEDDING, is_pair
 from kdsearch.errors import TapShapeError
 from kdsearch.kinds import Distiller, Options, Step, TapShapes, TeacherTap, searched
+from kdsearch.ops.softened import full
 
 UNSEEN = -1e4  # finite: one sample alone that is no pair has nothing to be compared with
 
@@ -56,5 +57,5 @@ class Relevance(Distiller[RelevanceOptions]):
 
 
 def _kl(scores_t: Tensor, scores_s: Tensor, seen: Tensor) -> Tensor:
-    log_p_t, log_p_s = (each.masked_fill(~seen, UNSEEN).log_softmax(1) for each in (scores_t, scores_s))
+    log_p_t, log_p_s = (full(each).masked_fill(~seen, UNSEEN).log_softmax(1) for each in (scores_t, scores_s))
     return torch.sum(log_p_t.exp() * (log_p_t - log_p_s)) / len(scores_t)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from kdsearch.errors import TapShapeError
 from kdsearch.kinds import Distiller, Options, Step, StudentTap, TapShapes, TeacherTap, searched
-from kdsearch.ops.softened import likely
+from kdsearch.ops.softened import full, likely
 from kdsearch_plugins.auto_kd.distances import Distance, distance
 from kdsearch_plugins.auto_kd.transforms import (
     Over,
@@ -117,7 +117,7 @@ class Composed(Distiller[ComposedOptions]):
     def of_logits(self, step: Step) -> Tensor:
         """`kl` times T^2, of the rows' softmax; the other distances compare the probabilities themselves."""
         o = self.options
-        z_s, z_t = (step.rows(each["logits"]) / o.temperature for each in (step.student, step.teacher))  # (N, K)
+        z_s, z_t = (full(step.rows(each["logits"])) / o.temperature for each in (step.student, step.teacher))  # (N, K)
         target = likely(step.truth(), z_t)
         a_s, a_t = parts(o.part, z_s, target), parts(o.part, z_t, target)
         if o.distance == "kl":

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdsearch.ops.relation import channel_relation, relation_matrix, scale_of
+from kdsearch.ops.softened import full
 
 Transform = Literal["identity", "attention", "batch_gram", "channel_gram"]
 Over = Literal["space", "batch"]
@@ -67,7 +68,7 @@ def parts(name: Part, z: Tensor, target: Tensor) -> Tensor:
     all: over the classes of a sample. transposed: over the samples for a class, (K, N), the intra-class relation of DIST. target:
     (p_target, 1 - p_target); non_target: over the other classes; both as in DKD (Zhao et al., CVPR 2022, arXiv 2203.08679).
     """
-    log_p = F.log_softmax(z, 1)
+    log_p = F.log_softmax(full(z), 1)
     if name == "all":
         return log_p
     if name == "transposed":

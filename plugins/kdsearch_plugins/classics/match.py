@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from kdsearch.errors import TapShapeError, nearest, one_of
 from kdsearch.kinds import Distiller, Options, Step, TapShapes, searched
+from kdsearch.ops.softened import full
 
 
 class MatchOptions(Options):
@@ -81,7 +82,7 @@ class Match(Distiller[MatchOptions]):
         if o.distance == "cosine":
             each = 1 - F.cosine_similarity(self.widen(z_s), z_t, dim=1)
         elif o.distance == "binary_kl":
-            each = binary_kl(z_s / o.temperature, z_t / o.temperature) * o.temperature**2
+            each = binary_kl(full(z_s) / o.temperature, full(z_t) / o.temperature) * o.temperature**2
         else:
             far = (z_s - z_t) / self.spread(z_t)
             zero = torch.zeros_like(far)
