@@ -2,8 +2,8 @@
 
 Removing says what stays, by `removal` (HierarchicalPrune, arXiv 2508.04663; its released code has "identity"):
 
-- "identity": the component answers with what it is handed, so that the residual addition still adds that. A norm becomes the plain
-  norm without weights.
+- "identity": the component answers with what it is handed, so that the residual addition still adds that. A layer, RMS or group
+  norm becomes the same one without weights; a batch norm passes its input.
 - "zero": the component's branch adds nothing.
 
 A block without any component left is one that answers with what it is handed, and leaves no node in an exported file.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -112,14 +113,47 @@ class _Nothing(nn.Module):
 
 
 class _PlainNorm(nn.Module):
-    """Layer norm without weights: mean 0 and variance 1 over the last sizes, which are `shape`: exporters want numbers."""
+    """The norm without weights.
 
-    def __init__(self, shape: tuple[int, ...], eps: float) -> None:
+    Args:
+        norm: over the last sizes, which are `shape` (exporters want numbers), of mean 0 and variance 1, or of mean square 1 (rms);
+            or over channels of a group.
+        first: the normalised axis is that of the channels of (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        norm: Literal["layer", "rms", "group"],
+        shape: tuple[int, ...],
+        eps: float | None,
+        groups: int = 1,
+        first: bool = False,
+    ) -> None:
         super().__init__()
-        self.shape, self.eps = shape, eps
+        self.norm, self.shape, self.groups, self.first = norm, shape, groups, first
+        self.eps = torch.finfo(torch.float32).eps if eps is None else eps
+
+    @classmethod
+    def of(cls, part: nn.Module) -> _PlainNorm | None:
+        """None of what has statistics of its own, or is not known."""
+        if isinstance(part, nn.GroupNorm):
+            return cls("group", (part.num_channels,), part.eps, part.num_groups)
+        name, shape = type(part).__name__.lower(), getattr(part, "normalized_shape", None)
+        if shape is None or not (isinstance(part, nn.LayerNorm) or "rms" in name):
+            return None
+        first = name.endswith("2d")  # timm's and torchvision's, of maps
+        return cls("rms" if "rms" in name else "layer", tuple(shape), getattr(part, "eps", None), first=first)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.shape, eps=self.eps)
+        if self.norm == "group":
+            return F.group_norm(x, self.groups, eps=self.eps)
+        x = x.movedim(1, -1) if self.first else x
+        if self.norm == "layer":
+            x = F.layer_norm(x, self.shape, eps=self.eps)
+        else:
+            axes = tuple(range(-len(self.shape), 0))
+            x = x * (x.square().mean(axes, keepdim=True) + self.eps).rsqrt()
+        return x.movedim(-1, 1) if self.first else x
 
 
 def is_norm(part: nn.Module) -> bool:
@@ -173,9 +207,7 @@ def _plain_identity(module: nn.Module, block: Block, component: str, removal: Re
         answers = 2 if isinstance(module.get_submodule(last), nn.MultiheadAttention) else 0
         return {**{each: _Passed() for each in own}, last: _Nothing(answers)}
     if is_norm(part):
-        return {
-            path: _PlainNorm(tuple(part.normalized_shape), part.eps) if isinstance(part, nn.LayerNorm) else _Passed()
-        }
+        return {path: _PlainNorm.of(part) or _Passed()}
     return {path: _Passed(answers)}
 
 
@@ -193,13 +225,40 @@ def _is_shared(block: Block, path: str) -> bool:
     return len(mains) > 1
 
 
-def _swap(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
-    """Put `part` in the place of a submodule, in its mode; returns what was there."""
+def _swap(module: nn.Module, path: str, part: nn.Module) -> Callable[[], None]:
+    """Put `part` in the place of a submodule, in its mode; returns what undoes it."""
     owner, _, name = path.rpartition(".")
     parent = module.get_submodule(owner)
     before = module.get_submodule(path)
     parent._modules[name] = part.train(before.training)
-    return before
+    undo = _unfused(module, path)
+    attention: Any = before if isinstance(before, nn.MultiheadAttention) else getattr(before, "self_attn", None)
+    if hasattr(attention, "batch_first"):  # what torch's layers and encoders ask of an attention, be it gone
+        asked = {"batch_first": attention.batch_first, "in_proj_bias": None}
+        vars(part).update(asked if attention is before else {"self_attn": SimpleNamespace(**asked)})
+
+    def back() -> None:
+        parent._modules[name] = before
+        undo()
+
+    return back
+
+
+def _unfused(module: nn.Module, path: str) -> Callable[[], None]:
+    """Keep torch's transformer layers around a path from computing all at once, past their parts; returns what undoes it."""
+    names = path.split(".")
+    around = [module.get_submodule(".".join(names[:n])) for n in range(len(names))]
+    switches = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
+    off = [(each, name) for each in around for kind, name in switches.items() if isinstance(each, kind)]
+    before = [(each, name, getattr(each, name)) for each, name in off if hasattr(each, name)]
+    for each, name, value in before:
+        setattr(each, name, type(value)(0))
+
+    def back() -> None:
+        for each, name, value in before:
+            setattr(each, name, value)
+
+    return back
 
 
 @contextmanager
@@ -207,15 +266,14 @@ def surgery(
     module: nn.Module, blocks: Sequence[Block], parts: Sequence[Part], removal: Removal = "identity"
 ) -> Iterator[nn.Module]:
     """Within, the network without these parts; afterwards, whatever happens, it is the very same as before."""
-    before: list[tuple[str, nn.Module]] = []
+    undo: list[Callable[[], None]] = []
     try:
         for path, part in replacements(module, blocks, parts, removal).items():
-            before.append((path, _swap(module, path, part)))
+            undo.append(_swap(module, path, part))
         yield module
     finally:
-        for path, part in reversed(before):
-            owner, _, name = path.rpartition(".")
-            module.get_submodule(owner)._modules[name] = part
+        for back in reversed(undo):
+            back()
 
 
 def removed(module: nn.Module, edits: Mapping[str, Any]) -> nn.Module:

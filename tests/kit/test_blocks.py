@@ -12,6 +12,7 @@ from kdsearch_spaces.decoder.layers import TransformerLayer as DecoderLayer
 from kdsearch_spaces.text_encoder.layers import TransformerLayer
 from kdsearch_spaces.tiny_mit.net import Block as MitBlock
 from kdsearch_spaces.vit.net import Vit
+from timm.layers import LayerNorm2d, RmsNorm
 from torch import nn
 
 from kdsearch.errors import PluginError
@@ -70,6 +71,72 @@ def test_blocks_are_found(make, shape, n, names):
             given = torch.randn(shape)
             assert net.get_submodule(block.path)(given) is given
     assert torch.equal(net(x), before)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(("norm_first", "padded"), [(True, False), (False, False), (False, True)])
+def test_torch_s_own_encoder_runs_without_each_part(norm_first, padded):
+    """In eval mode it computes a layer at once from the weights of all parts, or all layers on nested tensors."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
+    net, x = randomised(Encoded(encoder, padded)), torch.randn(2, 5, 8)
+    counted = torch.ones(2, 5, dtype=torch.bool) if net.mask is None else ~net.mask
+    blocks = blocks_of(net, [x])
+    with torch.no_grad():
+        before = net(x)
+        for block in blocks:
+            for component in (*block.components, ALL):
+                for removal in ("identity", "zero"):
+                    with surgery(net, blocks, [(block.index, component)], removal):
+                        found = net.eval()(x)[counted]
+                        assert torch.allclose(found, net.train()(x)[counted], atol=1e-5)
+                        assert not torch.allclose(found, before[counted], atol=1e-4)
+                    net.eval()
+                    assert torch.equal(net(x), before)
+        with surgery(net, blocks, [(0, ALL)]):
+            second = encoder.layers[1].train()(x, src_key_padding_mask=net.mask)
+            assert torch.allclose(net.eval()(x)[counted], second[counted], atol=1e-5)
+
+
+class Encoded(nn.Module):
+    def __init__(self, encoder, padded):
+        super().__init__()
+        self.encoder = encoder
+        self.mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if padded else None
+
+    def forward(self, x):
+        return self.encoder(x, src_key_padding_mask=self.mask)
+
+
+class Mapped(nn.Module):
+    def __init__(self, norm, part):
+        super().__init__()
+        self.norm, self.mlp = norm, part
+
+    def forward(self, x):
+        return x + self.mlp(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (lambda: LayerNorm2d(6), (2, 6, 6, 6)),
+        (lambda: LayerNorm2d(6), (2, 6, 5, 7)),
+        (lambda: RmsNorm(6), (2, 5, 6)),
+        (lambda: nn.RMSNorm(6), (2, 5, 6)),
+        (lambda: nn.GroupNorm(3, 6), (2, 6, 4, 4)),
+        (lambda: nn.LayerNorm(6, eps=1e-2), (2, 5, 6)),
+    ],
+)
+def test_a_norm_that_is_gone_is_the_same_without_weights(norm, shape):
+    torch.manual_seed(0)
+    part = nn.Conv2d(6, 6, 1) if len(shape) == 4 else nn.Linear(6, 6)
+    net, x, fresh = randomised(Layers([Mapped(norm(), part)])), 3 + 2 * torch.randn(shape), norm()
+    blocks = blocks_of(net, [x])
+    with surgery(net, blocks, [(0, "norm")]):
+        assert not list(net.layers[0].norm.parameters())
+        assert torch.allclose(net.layers[0].norm(x), fresh(x), atol=1e-5)
 
 
 def test_a_branch_of_zero_is_the_network_without_it():

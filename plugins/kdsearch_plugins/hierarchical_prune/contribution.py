@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdsearch.kit.blocks import Block, Part, Removal, surgery
 
+FAILS = (RuntimeError, ValueError, TypeError, AttributeError)
 Once = Callable[[str, Callable[[], Any]], Any]  # `Services.once`
 
 
@@ -49,27 +51,47 @@ def contributions(
     removal: Removal,
     evaluator: Evaluator,
     told: Callable[[float, str], None] = lambda share, what: None,
+    lost: Callable[[Part, str], None] = lambda part, why: None,
 ) -> dict[Part, float]:
     """DeltaP of each part, removed alone. A network that does not answer, or answers with no number, has lost everything.
 
-    told: the share of them that is measured, and what comes next.
+    Args:
+        told: the share of them that is measured, and what comes next.
+        lost: a part without which all is lost, and why.
+
+    Raises:
+        Exception: what the intact network raises, and what memory that is short does: nothing of the kind is kept.
     """
     own = fingerprint(module)
 
     def measured(part: Part | None) -> float:
         where = "intact" if part is None else f"{part[0]}\t{part[1]}\t{removal}"
-        key = f"hierarchical_prune {own} {where} {evaluator.name} seed {evaluator.seed}"
+        key = f"hierarchical_prune 2 {own} {where} {evaluator.name} seed {evaluator.seed}"
 
-        def make() -> float | None:
-            with surgery(module, blocks, [] if part is None else [part], removal):
-                value = evaluator.score(module)
-            return value if math.isfinite(value) else None
+        def make() -> float | str:
+            try:
+                with surgery(module, blocks, [] if part is None else [part], removal):
+                    value = evaluator.score(module)
+            except FAILS as error:  # a network that reads what a part was for
+                if part is None or is_short_of_memory(error):
+                    raise
+                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+            return value if math.isfinite(value) else f"a score of {value}"
 
         found = evaluator.once(key, make)
-        return -math.inf if found is None else float(found)
+        if part is not None and isinstance(found, str):
+            lost(part, found)
+        return -math.inf if isinstance(found, str) else float(found)
 
     intact, found = measured(None), dict[Part, float]()
     for nth, part in enumerate(parts):
         told(nth / len(parts), f"without part {nth + 1} of {len(parts)}")
         found[part] = measured(part) - intact
     return found
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Allocators of the CPU, and libraries on a GPU, say so in words alone."""
+    said = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)

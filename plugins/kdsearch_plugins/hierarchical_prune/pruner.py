@@ -149,10 +149,10 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         options, model = self.options, subject.model
         module, blocks = self._blocks(model, subject.io)
         costs = _Costs(options, module, blocks, subject, replace(subject.cost(model), params=count(module)))
-        cut, delta, log = Cut(), dict[Part, float](), list[str]()
+        cut, delta, lost, log = Cut(), dict[Part, float](), dict[Part, str](), list[str]()
         if targets(options):
             for nth in range(1, options.rounds + 1):
-                self._round(costs, cut, delta, nth / options.rounds)
+                self._round(costs, cut, delta, lost, nth / options.rounds)
         else:
             cut.parts = [(index, ALL) for index in sorted(eligible(blocks, options.blocks, f"{OPTIONS}.blocks"))]
         after = costs.ratios(cut.parts)
@@ -172,7 +172,10 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
             for name, value in after.items()
             if name in {"params", *targets(options)}
         ]
-        log += [f"P without {_shown(part)}: {drop:+.4g}" for part, drop in delta.items()]
+        log += [
+            f"Delta P without {_shown(part)}: {drop:+.4g}" + (f" ({lost[part]})" if part in lost else "")
+            for part, drop in delta.items()
+        ]
         edits = {
             "model": fingerprint(module),
             "ratios": [costs.params(cut.parts[: nth + 1]) for nth in range(len(cut.parts))],
@@ -205,7 +208,7 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         if (before := self.options.freeze_before) is not None and before >= len(blocks):
             raise UserError(f"block {before}", path=f"{OPTIONS}.freeze_before", expected=f"0 to {len(blocks) - 1}")
 
-    def _round(self, costs: _Costs, cut: Cut, delta: dict[Part, float], progress: float) -> None:
+    def _round(self, costs: _Costs, cut: Cut, delta: dict[Part, float], lost: dict[Part, str], progress: float) -> None:
         """Measure what is left, and cut to the share of the way that this round goes."""
         options, blocks = self.options, costs.blocks
         start = costs.worst([])
@@ -232,25 +235,36 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         for parts, goal in goals:
             before = list(cut.parts)
             left = [part for part in parts if not any(at == part[0] and name in (ALL, part[1]) for at, name in before)]
-            measured = self._measured(costs.subject, costs, before, left)
+            measured, why = self._measured(costs.subject, costs, before, left)
             delta.update(measured)
+            lost.update(why)
             order = ordered(measured, len(blocks), options.position, options.temperature)
             cut_to(order, blocks, costs.worst, goal, cut)
 
-    def _measured(self, subject: Subject, costs: _Costs, before: list[Part], parts: list[Part]) -> dict[Part, float]:
-        """DeltaP of each part, of the network without those before."""
+    def _measured(
+        self, subject: Subject, costs: _Costs, before: list[Part], parts: list[Part]
+    ) -> tuple[dict[Part, float], dict[Part, str]]:
+        """DeltaP of each part, of the network without those before; why it is -inf. Raise RefusedError where all are."""
         samples = self.options.samples
 
         def score(module: nn.Module) -> float:
-            try:
-                return subject.score(replace(subject.model, module=module, cost_of=None), samples=samples)
-            except (RuntimeError, ValueError, TypeError, AttributeError):  # a network that reads what a part was for
-                return float("nan")
+            return subject.score(replace(subject.model, module=module, cost_of=None), samples=samples)
 
         evaluator = Evaluator(f"objective on {samples or 'all'} samples, without {sorted(before)}", score, subject.once)
+        why = dict[Part, str]()
         with surgery(costs.module, costs.blocks, before, self.options.removal):
             blocks = [block for block in costs.blocks if (block.index, ALL) not in before]
-            return contributions(costs.module, blocks, parts, self.options.removal, evaluator, self.progress)
+            found = contributions(
+                costs.module, blocks, parts, self.options.removal, evaluator, self.progress, why.__setitem__
+            )
+        if why and len(why) == len(parts):
+            part, said = next(iter(why.items()))
+            raise RefusedError(
+                f"without any one of {len(parts)} parts the network does not answer; without {_shown(part)}: {said}",
+                path=OPTIONS,
+                expected="blocks that it runs without",
+            )
+        return found, why
 
     def _rates(
         self, module: nn.Module, blocks: list[Block], parts: list[Part], delta: Mapping[Part, float], r: float

@@ -209,6 +209,50 @@ def test_all_names_and_numbers_of_blocks_are_looked_at(options, said):
     HierarchicalPrune(HierarchicalPruneOptions(blocks="1-4", exclude=("norm1",))).preflight(vit(), ONE[0])
 
 
+class Failing(HandSubject):
+    """Which measurements fail, and how: `errors` by their number, "all" for each but the first."""
+
+    errors: ClassVar = {}
+    calls: ClassVar = []
+
+    def score(self, model, samples=None):
+        self.calls.append(len(self.calls))
+        error = self.errors.get(self.calls[-1], self.errors.get("all") if self.calls[-1] else None)
+        if error is not None:
+            raise error
+        return super().score(model, samples)
+
+
+def failing(folder, errors):
+    Failing.errors, Failing.calls = errors, []
+    subject = Failing(0, Path(), folder, model=vit(), io=ONE[0], batch=batch())
+    return HierarchicalPrune(HierarchicalPruneOptions(params=0.8)).plan(subject)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_is_short_for_once_is_no_measurement(tmp_path, error):
+    with pytest.raises(type(error), match=str(error)):
+        failing(tmp_path, {4: error})
+    plan = failing(tmp_path, {})
+    assert len(Failing.calls) == 17 - 4, "those before it are kept, its own is made"
+    assert not any("inf" in line for line in plan.log)
+
+
+def test_why_all_is_lost_without_a_part_is_said(tmp_path):
+    for errors in ({4: AttributeError("no attribute 'weight'")}, {}):  # as it is kept, too
+        lost = [line for line in failing(tmp_path, errors).log if "inf" in line]
+        assert len(lost) == 1
+        assert lost[0].endswith("-inf (AttributeError: no attribute 'weight')")
+        assert lost[0].startswith("Delta P without 0.")
+
+
+def test_a_network_that_answers_without_no_part_is_refused(tmp_path):
+    with pytest.raises(RefusedError, match=r"without any one of 16 parts.*AttributeError: no attribute 'batch_first'"):
+        failing(tmp_path, {"all": AttributeError("no attribute 'batch_first'")})
+
+
 def test_recovery_freezes_by_position_and_slows_by_sensitivity():
     made, plan, cut = planned(params=0.7, granularity="block", blocks="1-3", r_thres=0.2, sgdistill="inverse")
     names = [name for name, _ in cut.module.named_parameters()]

@@ -50,7 +50,7 @@ def test_blocks_go_and_their_files_are_verified(tmp_path):
     assert step["validation"]["recovered"] >= step["validation"]["cut"]
     assert step["validation"]["recovered"] > 0.85
     assert any("SGDistill (inverse)" in line for line in pruned["log"])
-    assert sum(line.startswith("P without") for line in pruned["log"]) == 4
+    assert sum(line.startswith("Delta P without") for line in pruned["log"]) == 4
     assert {row["format"] for row in result["exports"]} == {"onnx-fp32", "onnx-int8", "onnx-int4"}
     plain = read_onnx(tmp_path / "study" / result["exports"][0]["path"])
     n_softmax = sum(node.op_type == "Softmax" for node in plain.graph.node)
