@@ -3,8 +3,9 @@
 PWP freezes everything before the first part that is gone, in the order in which modules are defined: embedders and early blocks
 stay as they are. SGDistill, where the cut is at least r_thres, moves part (i, c) in inverse proportion to its sensitivity:
 
-    s(i, c) = min(1, tau / (|DeltaP(i, c)| + eps)),    tau a quantile of |DeltaP| over what is trained
+    s(i, c) = min(1, (tau + eps) / (|DeltaP(i, c)| + eps)),    tau a quantile of |DeltaP| > 0 over what is trained
 
+Ours: an accuracy often does not move at all, and a tau of 0 would freeze all else; eps on both sides keeps 1 where drops are equal.
 s is a factor on the learning rate: a factor on gradients does nothing under Adam, which divides by their size.
 """
 
@@ -67,12 +68,12 @@ def multipliers(
     if not drops:
         return {}
     finite = [each for each in drops.values() if each < float("inf")] or [1.0]
-    tau = _quantile(finite, tau_quantile)
+    tau = _quantile([each for each in finite if each > 0] or [0.0], tau_quantile)
     limit = _quantile(finite, zero_above) if zero_above is not None else float("inf")
     found = {}
     for name, path in of.items():
         drop = drops[path]
-        factor = 0.0 if drop > limit else 1.0 if mode == "binary" else min(1.0, tau / (drop + EPS))
+        factor = 0.0 if drop > limit else 1.0 if mode == "binary" else min(1.0, (tau + EPS) / (drop + EPS))
         if factor < 1.0 - 1e-6:
             found[name] = factor
     return found

@@ -78,7 +78,7 @@ class HierarchicalPruneOptions(Options):
         0.25, ge=0, le=1, description="share of weights cut from which on `sgdistill` is used"
     )
     tau_quantile: Annotated[float, searched(low=0.25, high=0.9)] = Field(
-        0.5, ge=0, le=1, description="of the drops of trained parts: up to it the learning rate is whole"
+        0.5, ge=0, le=1, description="of the drops above 0 of trained parts: up to it the learning rate is whole"
     )
     zero_above: float | None = Field(None, ge=0, le=1, description="parts above this quantile of the drops are frozen")
     recovery: Literal["own", "recipe"] = Field(

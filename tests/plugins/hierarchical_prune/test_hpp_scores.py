@@ -170,6 +170,18 @@ def test_sensitive_parts_move_less(net):
     assert set(hard.values()) == {0.0}
 
 
+def test_drops_of_0_do_not_freeze_the_rest(net):
+    """Of six blocks four do not move an accuracy: the median of all is 0, that of the others .03."""
+    blocks = net.block_list()
+    delta = dict(zip([(i, ALL) for i in range(6)], [0.0, 0.0, -0.02, 0.0, -0.04, 0.0], strict=True))
+    names = [name for name, _ in net.named_parameters()]
+    found = multipliers(names, sensitivity_of(blocks, delta), "inverse")
+    assert {name.split(".")[1] for name in found} == {"4"}
+    assert list(found.values()) == pytest.approx([0.75] * len(found))
+    assert multipliers(names, sensitivity_of(blocks, dict.fromkeys(delta, 0.0)), "inverse") == {}
+    assert multipliers(names, sensitivity_of(blocks, dict.fromkeys(delta, 1e-12)), "inverse") == {}
+
+
 def test_a_factor_is_one_on_the_learning_rate():
     """Check 7: on gradients it would do nothing, Adam divides by their size."""
     from kdsearch.engine.optim import bind
