@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from kdsearch_plugins.hierarchical_prune.freezing import multipliers, preserved,
 from kdsearch_plugins.hierarchical_prune.losses import flow_task, kd_feat, kd_out
 from kdsearch_plugins.hierarchical_prune.mmdit import TinyMmdit
 from kdsearch_plugins.hierarchical_prune.proof import Kept, tapped
+from kdsearch_plugins.hierarchical_prune.recovery import SelfRecovery, units_of
 from kdsearch_plugins.hierarchical_prune.scores import Cut, cut_to, eligible, ordered, parse_range, w_pos
 from torch import nn
 
 from kdsearch.errors import UserError
+from kdsearch.kinds import IO, Field, Model
 from kdsearch.kit.blocks import ALL, edits_of, removed, surgery
+from kdsearch.testing.step import HandStep
 
 
 @pytest.fixture
@@ -228,6 +232,46 @@ def test_losses_are_means_that_are_summed():
     x0, eps, level = torch.randn(5, 1, 8, 8), torch.randn(5, 1, 8, 8), torch.rand(5)
     x_t = (1 - level.view(-1, 1, 1, 1)) * x0 + level.view(-1, 1, 1, 1) * eps
     assert flow_task(x_t, level, eps - x0, x0).item() == pytest.approx(0, abs=1e-10)
+
+
+def recovered(student, teacher, field, mask=None):
+    """Terms of the recovery of one network, as its phase's step makes them."""
+    n = len(teacher[field.name])
+    setup = SimpleNamespace(
+        task=SimpleNamespace(answers=lambda io: io.outputs, counted=lambda _: mask),
+        io=IO((), (field,)),
+        models={"student": Model(nn.Identity(), (), outputs=(field.name,))},
+        data=SimpleNamespace(split=lambda _: SimpleNamespace(ids=range(n), load=lambda at: at)),
+        rng=lambda _: torch.Generator().manual_seed(0),
+        predict=lambda role, at: {field.name: teacher[field.name][at]},
+    )
+    step = HandStep(student, roles={"uncut.student": teacher}, fields=[field], counted=mask)
+    made = SelfRecovery({"student": ["b"]}, {"kd_out": 1.0, "kd_feat": 1.0})
+    return made._terms(step, "student", setup, units_of(setup, "student"))
+
+
+@pytest.mark.parametrize("std", [(80000.0, 0.5), ()])
+def test_values_of_any_unit_recover_alike(std):
+    rng = torch.Generator().manual_seed(0)
+    z_s, z_t = torch.randn(2, 60, 2, generator=rng)
+    z_t = (z_t - z_t.mean(0)) / z_t.std(0, unbiased=False)  # the deviations of answers are those of the data
+    unit = torch.tensor([80000.0, 0.5])
+    field = Field("value", "value", (2,), mean=(0.0, 0.0) if std else (), std=std)
+    student, teacher = ({"value": z * unit + 7, "module:b": torch.zeros(60, 3)} for z in (z_s, z_t))
+    found = recovered(student, teacher, field)["kd_out"]
+    assert found.item() == pytest.approx(((z_s - z_t) ** 2).mean().item(), rel=1e-4)
+
+
+def test_padding_recovers_nothing():
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    rng = torch.Generator().manual_seed(0)
+    z, h = torch.randn(2, 2, 4, 5, generator=rng), torch.randn(2, 2, 4, 3, generator=rng)
+    student, teacher = ({"logits": z[i], "module:b": h[i]} for i in (0, 1))
+    found = recovered(student, teacher, Field("logits", "logits", (None, 5)), mask)
+    at = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    for term, x in (("kd_out", z), ("kd_feat", h)):
+        expected = np.mean([((x[0, i, j] - x[1, i, j]) ** 2).mean().item() for i, j in at])
+        assert found[term].item() == pytest.approx(expected, rel=1e-5), term
 
 
 class Counted:
