@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from kdsearch.errors import RefusedError, UserError, nearest
@@ -33,7 +33,7 @@ class HierarchicalPruneOptions(Options):
         0.8,
         gt=0,
         le=1,
-        description="share of the weights below which the cut ends; null = another target, or all of `blocks`",
+        description="share of the weights below which the cut ends; null = all of `blocks`, and the default beside another target",
     )
     macs: float | None = Field(
         None, gt=0, le=1, description="the same of multiply-accumulates, beside or instead of `params`"
@@ -69,7 +69,9 @@ class HierarchicalPruneOptions(Options):
     )
     rounds: int = Field(1, ge=1, description="rounds on the way to the target, each measured anew: drops do not add up")
     pwp: bool = Field(True, description="recovery freezes what is defined before the first part that is gone")
-    freeze_before: int | None = Field(None, ge=0, description="freeze what is defined before this block instead")
+    freeze_before: int | None = Field(
+        None, ge=0, description="freeze what is defined before this block instead, without `pwp` too"
+    )
     sgdistill: Annotated[Literal["binary", "inverse", "off"], searched("binary", "inverse")] = Field(
         "binary",
         description="learning rates by sensitivity: 0 or 1 (see `zero_above`), in inverse proportion, or all the same",
@@ -95,6 +97,13 @@ class HierarchicalPruneOptions(Options):
         strict=False,
         description="what is compared: block (LFImg and LFCond), and components by name (SA: attn)",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _another_target(cls, given: Any) -> Any:
+        """Of params only where nothing else is a target."""
+        others = isinstance(given, Mapping) and any(given.get(name) is not None for name in ("macs", "bytes"))
+        return {"params": None, **given} if others else given
 
 
 @dataclass(frozen=True)
@@ -272,22 +281,26 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         """Factors on learning rates by weight name, and what is said of them."""
         options = self.options
         removed_names = _gone(module, blocks, parts, options)
-        left = [name for name, _ in module.named_parameters() if name not in removed_names]
-        frozen = preserved(module, blocks, parts, options.removal, options.freeze_before) if options.pwp else set()
+        left = {name: each.numel() for name, each in module.named_parameters() if name not in removed_names}
+        is_frozen = options.pwp or options.freeze_before is not None
+        frozen = preserved(module, blocks, parts, options.removal, options.freeze_before) if is_frozen else set()
         scale = {name: 0.0 for name in left if name in frozen}
-        said = [f"PWP: {len(scale)} of {len(left)} weights are frozen"] if options.pwp else []
+        by = "PWP" if options.freeze_before is None else f"before block {options.freeze_before}"
+        n_frozen = sum(left[name] for name in scale)
+        said = [f"{by}: {n_frozen:,} of {sum(left.values()):,} weights are frozen"] if is_frozen else []
         if options.sgdistill != "off" and r >= options.r_thres:
             trained = [name for name in left if name not in scale]
             factors = multipliers(
                 trained, sensitivity_of(blocks, delta), options.sgdistill, options.tau_quantile, options.zero_above
             )
             scale |= factors
-            said.append(
-                f"SGDistill ({options.sgdistill}): r = {r:.3f} >= {options.r_thres}; {len(factors)} weights slowed"
-            )
+            slowed = f"{sum(left[name] for name in factors):,} weights slowed"
+            if options.sgdistill == "binary" and options.zero_above is None:
+                slowed = "nothing is slowed, as `zero_above` is null"
+            said.append(f"SGDistill ({options.sgdistill}): r = {r:.3f} >= {options.r_thres}; {slowed}")
         elif options.sgdistill != "off":
             said.append(f"no SGDistill: r = {r:.3f} < {options.r_thres}")
-        if left and len([name for name in left if scale.get(name) == 0.0]) == len(left):
+        if left and all(scale.get(name) == 0.0 for name in left):
             raise RefusedError(
                 "nothing would be left to train",
                 path=f"{OPTIONS}.pwp",

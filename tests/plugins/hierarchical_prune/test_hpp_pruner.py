@@ -13,6 +13,7 @@ from kdsearch_spaces.vit.space import VitSpace
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Plan
+from kdsearch.kit.residual import blocks_of
 from kdsearch.study import load_study
 from kdsearch.testing.compressor import CompressorContract, HandSubject
 from kdsearch.training.dry import check_recipe
@@ -270,6 +271,34 @@ def test_recovery_freezes_by_position_and_slows_by_sensitivity():
     assert HierarchicalPrune(HierarchicalPruneOptions(recovery="recipe")).recovery({"student": plan}) is None
     with pytest.raises(UserError, match="every lambda is 0"):
         HierarchicalPrune(HierarchicalPruneOptions(lambda_kd_out=0, lambda_kd_feat=0)).recovery({"student": plan})
+
+
+def test_what_is_frozen_before_a_block_is_so_without_pwp():
+    _, plan, cut = planned(params=0.9, pwp=False, freeze_before=2)
+    frozen = {name for name, factor in plan.lr_scale.items() if factor == 0}
+    places = [name for name, _ in cut.module.named_parameters()]
+    third = blocks_of(vit().module, [batch()["image"][:1]])[2].path
+    first = next(i for i, (name, _) in enumerate(vit().module.named_parameters()) if name.startswith(f"{third}."))
+    before = {name for name, _ in list(vit().module.named_parameters())[:first]}
+    assert frozen == before & set(places)
+    sizes = {name: each.numel() for name, each in cut.module.named_parameters()}
+    said = f"before block 2: {sum(sizes[name] for name in frozen):,} of {sum(sizes.values()):,} weights are frozen"
+    assert said in plan.log
+
+
+def test_another_target_takes_the_default_s_place():
+    options = HierarchicalPruneOptions(macs=0.95)
+    assert (options.params, HierarchicalPruneOptions().params) == (None, 0.8)
+    assert HierarchicalPruneOptions(**options.model_dump()) == options
+    assert HierarchicalPruneOptions(macs=0.95, params=0.7).params == 0.7
+    model = vit()
+    _, _, cut = planned(macs=0.95)
+    assert n_params(cut) > 0.8 * n_params(model)
+
+
+def test_that_nothing_is_slowed_is_said():
+    _, plan, _ = planned(params=0.7, r_thres=0.2)
+    assert any(line.startswith("SGDistill (binary)") and "nothing is slowed" in line for line in plan.log)
 
 
 def test_features_are_of_kept_and_trained_blocks():
