@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -204,7 +205,8 @@ class ProbeStep:
         return self._probe.task.loss(self.student, self.batch)
 
     def rows(self, tensor: Tensor, field: str = "logits") -> Tensor:
-        return self._probe.io.output(field).rows(tensor, self._probe.task.counted(self.batch))
+        answers = replace(self._probe.io, outputs=self._probe.task.answers(self._probe.io))
+        return answers.output(field).rows(tensor, self._probe.task.counted(self.batch))
 
     def truth(self) -> Tensor | None:
         found = self._probe.task.truth(self.batch)

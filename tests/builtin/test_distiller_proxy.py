@@ -16,7 +16,20 @@ from kdsearch.builtin.distiller_proxy import ProbeStep, proxy_of
 from kdsearch.cli import main
 from kdsearch.errors import KdsearchError, PluginError, TapShapeError
 from kdsearch.host import Host
-from kdsearch.kinds import HIDDEN, Distiller, Model, NoOptions, Options, Probe, Step, StudentTap, TapShapes, TextTeacher
+from kdsearch.kinds import (
+    HIDDEN,
+    IO,
+    Distiller,
+    Model,
+    NoOptions,
+    Options,
+    Probe,
+    Step,
+    StudentTap,
+    TapShapes,
+    TextTeacher,
+)
+from kdsearch.kinds import Field as DataField
 from kdsearch.kinds.options import TeacherNamed, validate
 from kdsearch.python.scorer import scorer
 from kdsearch.stages import search
@@ -361,3 +374,32 @@ def test_changed_code_of_a_live_distiller_is_another_search() -> None:
     assert "live" in found["proxy:kd.Weighted"]
     plain = make(data={"use": "digits"}, student={"space": "cifar_resnet"}, recipe=[Weighted], host=HOST)
     assert "live" not in str(part_of(search, open_materials(plain, HOST))["capabilities"])
+
+
+@pytest.mark.parametrize("options", [{"distance": "cosine"}, {"distance": "mse"}])
+def test_answers_of_a_task_that_calls_twice_a_sample_are_rows_too(options):
+    """An embedding's network answers (B, D), its task two vectors a sample: (B, 2, D)."""
+    task_of, space = HOST.load_class("task", "embedding"), HOST.load_class("search_space", "text_encoder")()
+    task = task_of(task_of.options_class(width=6))
+    tokens, mask = (
+        DataField("tokens", "tokens", (None,), "int64", n_values=9),
+        DataField("mask", "mask", (None,), "int64"),
+    )
+    io = IO((tokens, mask), (DataField("embedding", "vector", (6,)),))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        few, many = (
+            space.build(space.options_class(kind="transformer", layers=n, width=8, embedding=6, heads=2), io)
+            for n in (1, 2)
+        )
+    probe = HandProbe(task.dummy(io, 8, torch.Generator().manual_seed(0)), teacher=many, task=task, io=io)
+    cls = HOST.load_class("proxy", "kd.match")
+    found = cls(cls.options_class(**options)).score(few, probe)
+    z_s, z_t = (
+        probe_run.double().flatten(0, 1) for probe_run in (probe.run(few)["embedding"], probe.teacher["embedding"])
+    )
+    expected = {
+        "cosine": (1 - F.cosine_similarity(z_s, z_t)).mean(),
+        "mse": ((z_s - z_t) / z_t.std(0, unbiased=False)).square().mean(),
+    }[options["distance"]]
+    assert found == pytest.approx(-float(expected), rel=1e-4)
