@@ -54,6 +54,17 @@ class ActivationCodes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
         return func(*args, **(kwargs or {}))
 
 
+def of_samples(layers: list[Tensor], n: int) -> list[Tensor]:
+    """Codes of n samples, (n, units) each: of k n rows, as frames and patches that are folded into the batch, k are a sample's.
+
+    Layers whose rows are no samples are left out, such as those of an MLP of positions. Layers of equally many rows are as they are,
+    be they of nodes or of pairs.
+    """
+    if len({len(layer) for layer in layers}) < 2:
+        return layers
+    return [layer.reshape(n, -1) for layer in layers if len(layer) and len(layer) % n == 0]
+
+
 def hamming_kernel(layers: list[Tensor]) -> Tensor:
     """K = sum over units of c c^T + (1 - c)(1 - c)^T: how many units agree for two samples. (B, B), float64.
 

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from kdsearch.errors import PluginError
 from kdsearch.kinds import Model, NoOptions, Options, Probe, Proxy
-from kdsearch.ops.activation_codes import ActivationCodes, distinct_patterns, hamming_kernel, log_determinant
+from kdsearch.ops.activation_codes import (
+    ActivationCodes,
+    distinct_patterns,
+    hamming_kernel,
+    log_determinant,
+    of_samples,
+)
 from kdsearch.ops.cost import parameters
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -23,7 +29,7 @@ def activation_codes(student: Model, probe: Probe) -> list[Tensor]:
         codes = ActivationCodes()
         with undisturbed(student.module), codes:
             probe.task.call(student, probe.batch)
-        return codes.layers
+        return of_samples(codes.layers, len(probe.batch))
 
     return probe.shared(student, "zero_cost.codes", make)
 

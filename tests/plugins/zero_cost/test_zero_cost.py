@@ -153,6 +153,27 @@ def test_swap_counts_distinct_patterns_of_units_over_samples() -> None:
     assert Swap(NoOptions()).score(student, probe) == len(patterns)
 
 
+class Folded(nn.Module):
+    """Two frames a sample by one layer, an MLP of positions, and a head: rows are 2 B, 3 and B."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.ones(3, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = x.reshape(-1, 2).relu()
+        return (frames.reshape(len(x), 4) - 0.5).relu().sum(1, keepdim=True) + self.places.relu().sum()
+
+
+def test_rows_that_are_frames_or_positions_are_read_as_samples_or_not_at_all() -> None:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    student, probe = vector_model(Folded()), HandProbe({"x": x})
+    codes = np.concatenate([x.numpy() > 0, np.maximum(x.numpy(), 0) - 0.5 > 0], 1)
+    kernel = (codes[:, None] == codes[None]).sum(-1)
+    assert Nwot(NoOptions()).score(student, probe) == pytest.approx(np.linalg.slogdet(kernel)[1])
+    assert Swap(NoOptions()).score(student, probe) == len({tuple(unit) for unit in codes.T.tolist()})
+
+
 def test_swap_tells_patterns_apart_that_differ_in_the_last_of_many_samples() -> None:
     inputs = torch.ones(70, 3)
     inputs[69, 0] = -1.0
