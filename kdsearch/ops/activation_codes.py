@@ -57,8 +57,8 @@ class ActivationCodes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
 def of_samples(layers: list[Tensor], n: int) -> list[Tensor]:
     """Codes of n samples, (n, units) each: of k n rows, as frames and patches that are folded into the batch, k are a sample's.
 
-    Layers whose rows are no samples are left out, such as those of an MLP of positions. Layers of equally many rows are as they are,
-    be they of nodes or of pairs.
+    Layers whose rows are no samples are left out, such as those of an MLP of positions. Where all layers have equally many rows
+    they are as they are, be they of nodes or of pairs.
     """
     if len({len(layer) for layer in layers}) < 2:
         return layers

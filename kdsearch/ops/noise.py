@@ -79,7 +79,7 @@ class Diffusion:
 
     Args:
         predicts: eps, x0, or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho, ICLR 2022, arXiv 2202.00512).
-        gamma: min-SNR weights min(SNR, gamma) / SNR, for v over SNR + 1 (Hang et al., ICCV 2023, arXiv 2303.09556); 0 = 1.
+        gamma: min-SNR weights min(SNR, gamma) of x0's error, so over SNR for eps and over SNR + 1 for v (Hang et al., ICCV 2023, arXiv 2303.09556); 0 = 1.
     """
 
     predicts: Literal["eps", "x0", "v"] = "eps"
@@ -90,9 +90,14 @@ class Diffusion:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
         object.__setattr__(self, "alphas", (1 - betas).cumprod(0))
 
+    def _alpha(self, level: Tensor) -> Tensor:
+        """(B,) float64, or float32 where a device has no other."""
+        known = self.alphas.float() if level.device.type == "mps" else self.alphas
+        return known.to(level.device)[level.long().clamp(min=0)]
+
     def _roots(self, level: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(a) and sqrt(1 - a); level -1 is clean."""
-        a = torch.where(level < 0, 1.0, self.alphas[level.long().clamp(min=0)])
+        a = torch.where(level < 0, 1.0, self._alpha(level))
         return _wide(a.sqrt(), x), _wide((1 - a).sqrt(), x)
 
     def sample_level(self, n: int, generator: Generator) -> Tensor:
@@ -117,9 +122,9 @@ class Diffusion:
     def weight(self, level: Tensor) -> Tensor:
         if not self.gamma:
             return torch.ones_like(level)
-        a = self.alphas[level.long()].to(level)
+        a = self._alpha(level).to(level)
         snr = a / (1 - a)
-        return snr.clamp(max=self.gamma) / (snr + 1 if self.predicts == "v" else snr)
+        return snr.clamp(max=self.gamma) / {"eps": snr, "x0": 1.0, "v": snr + 1}[self.predicts]
 
     def levels(self, n_steps: int) -> Tensor:
         return torch.cat([torch.linspace(999, 0, n_steps).round(), torch.tensor([-1.0])])

@@ -16,7 +16,11 @@ def undisturbed(module: nn.Module, train: bool = True) -> Iterator[None]:
     For forward passes only: weights and gradients are not saved, as a pass without graph cannot change them.
     """
     flags = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    buffers = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
     devices = sorted({each.get_device() for each in module.parameters() if each.is_cuda})
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
@@ -25,5 +29,6 @@ def undisturbed(module: nn.Module, train: bool = True) -> Iterator[None]:
     finally:
         for part, flag in flags:
             part.training = flag
-        for buffer, saved in buffers:
+        for part, name, buffer, saved in buffers:
             buffer.detach().copy_(saved)
+            part._buffers[name] = buffer  # a pass may have put another one there

@@ -57,6 +57,17 @@ def test_min_snr_weights():
     snr = (Diffusion().alphas / (1 - Diffusion().alphas))[[10, 500]].numpy()
     assert np.allclose(Diffusion(gamma=5.0).weight(level), np.minimum(snr, 5) / snr)
     assert np.allclose(Diffusion("v", 5.0).weight(level), np.minimum(snr, 5) / (snr + 1))
+    assert np.allclose(Diffusion("x0", 5.0).weight(level), np.minimum(snr, 5))
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+def test_levels_are_where_the_samples_are(predicts):
+    """`meta` stands for any device that is not the schedule's."""
+    schedule, level = Diffusion(predicts, 5.0), torch.tensor([10.0, 500.0], device="meta")
+    x0, eps = (each[:2].to("meta") for each in draws())
+    x = schedule.add_noise(x0, eps, level)
+    made = [x, schedule.target(x0, eps, level), schedule.to_x0(x, eps, level), schedule.to_eps(x, eps, level)]
+    assert all(each.device.type == "meta" for each in [*made, schedule.weight(level)])
 
 
 class Exact(nn.Module):

@@ -98,3 +98,24 @@ def test_undisturbed_restores_also_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), rng)
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+class Running(nn.Module):
+    """Keeps a mean by another tensor, not in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return x - self.mean
+
+
+def test_undisturbed_restores_a_buffer_that_is_replaced() -> None:
+    module = Running()
+    before = module.mean
+    with undisturbed(module):
+        module(torch.ones(4, 3))
+    assert module.mean is before
+    assert module.mean.tolist() == [0.0, 0.0, 0.0]
