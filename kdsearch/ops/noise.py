@@ -79,7 +79,8 @@ class Diffusion:
 
     Args:
         predicts: eps, x0, or v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho, ICLR 2022, arXiv 2202.00512).
-        gamma: min-SNR weights min(SNR, gamma) of x0's error, so over SNR for eps and over SNR + 1 for v (Hang et al., ICCV 2023, arXiv 2303.09556); 0 = 1.
+        gamma: min-SNR weights min(SNR, gamma), for eps over SNR, for v over SNR + 1 (Hang et al., ICCV 2023, arXiv 2303.09556);
+            0 = 1.
     """
 
     predicts: Literal["eps", "x0", "v"] = "eps"
@@ -124,7 +125,7 @@ class Diffusion:
             return torch.ones_like(level)
         a = self._alpha(level).to(level)
         snr = a / (1 - a)
-        return snr.clamp(max=self.gamma) / {"eps": snr, "x0": 1.0, "v": snr + 1}[self.predicts]
+        return snr.clamp(max=self.gamma) / {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.predicts]
 
     def levels(self, n_steps: int) -> Tensor:
         return torch.cat([torch.linspace(999, 0, n_steps).round(), torch.tensor([-1.0])])
