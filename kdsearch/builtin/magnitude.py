@@ -10,10 +10,10 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdsearch.errors import RefusedError
@@ -39,22 +39,36 @@ class MagnitudeOptions(Options):
     )
     keep: tuple[str, ...] = Field((), strict=False, description="globs on paths of layers that stay dense")
 
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        end = ZEROS / ROW if self.pattern == "2:4" else self.sparsity
+        if self.start > end:
+            raise ValueError(f"start {self.start:g} is above the {end:g} that is zero at the end")
+        return self
+
 
 class Magnitude(Compressor[MagnitudeOptions]):
-    """Linear layers and convolutions; embeddings, norms and biases stay dense."""
+    """Linear layers and convolutions; embeddings, layers that share an embedding's weight, norms and biases stay dense."""
 
     side = "weights"
 
     def plan(self, subject: Subject) -> Plan:
         """Names of the weights. Raise RefusedError where none is left."""
         options, found, left = self.options, list[str](), list[str]()
+        embedded = {
+            id(each.weight)
+            for each in subject.model.module.modules()
+            if isinstance(each, nn.Embedding | nn.EmbeddingBag)
+        }
         for path, layer in subject.model.module.named_modules():
             if not isinstance(layer, LAYERS):
                 continue
             if any(fnmatch.fnmatchcase(path, glob) for glob in options.keep):
                 left.append(f"{path}: stays dense, as asked")
-            elif options.pattern == "2:4" and layer.weight.shape[1] % ROW:
-                left.append(f"{path}: stays dense, its {layer.weight.shape[1]} inputs are no multiple of {ROW}")
+            elif id(layer.weight) in embedded:
+                left.append(f"{path}: stays dense, as the embedding whose weight it has")
+            elif options.pattern == "2:4" and (n := layer.weight.shape[inputs_at(layer)]) % ROW:
+                left.append(f"{path}: stays dense, its {n} inputs are no multiple of {ROW}")
             else:
                 found.append(f"{path}.weight" if path else "weight")
         if not found:
@@ -73,7 +87,10 @@ class Magnitude(Compressor[MagnitudeOptions]):
         weights = [model.module.get_parameter(name) for name in plan.edits["weights"]]
         options = self.options
         if options.pattern == "2:4":
-            _rows(weights, cubic(options.start, 1.0, progress / options.until))
+            layers = [model.module.get_submodule(name.rpartition(".")[0]) for name in plan.edits["weights"]]
+            along = [each.movedim(inputs_at(layer), -1) for each, layer in zip(weights, layers, strict=True)]
+            half = ZEROS / ROW  # of the weights, where all rows of four have their zeros
+            _rows(along, cubic(options.start, half, progress / options.until) / half)
             return
         share = cubic(options.start, options.sparsity, progress / options.until)
         for group in [weights] if options.scope == "global" else [[each] for each in weights]:
@@ -99,9 +116,14 @@ def _smallest(weights: Sequence[Tensor], share: float) -> None:
         weight.masked_fill_(mask.view_as(weight), 0)
 
 
+def inputs_at(layer: nn.Module) -> int:
+    """The axis of a weight that its inputs lie along: of a transposed convolution (in, out / groups, ...) the first."""
+    return 0 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 1
+
+
 def _rows(weights: Sequence[Tensor], share: float) -> None:
-    """In this share of all rows of four the two smallest become zero: first where these are smallest."""
-    views = [weight.movedim(1, -1).reshape(-1, ROW) for weight in weights]  # copies where there is a kernel
+    """In this share of all rows of four, along the last axis, the two smallest become zero: first where these are smallest."""
+    views = [weight.reshape(-1, ROW) for weight in weights]  # copies where there is a kernel
     every = torch.cat([each.abs() for each in views])
     least, at = every.topk(ZEROS, dim=1, largest=False)
     n = math.floor(share * len(every))
@@ -109,5 +131,4 @@ def _rows(weights: Sequence[Tensor], share: float) -> None:
     mask = torch.zeros_like(every, dtype=torch.bool)
     mask[chosen.unsqueeze(1), at[chosen]] = True
     for weight, rows in zip(weights, torch.split(mask, [len(each) for each in views]), strict=True):
-        moved = weight.movedim(1, -1)
-        moved.masked_fill_(rows.view(moved.shape), 0)
+        weight.masked_fill_(rows.view(weight.shape), 0)

@@ -88,6 +88,35 @@ def test_a_gradual_pattern_is_on_the_way_there():
     assert zeros[0] == pytest.approx(0.875 * zeros[1], abs=2)
 
 
+def test_a_pattern_begins_with_the_share_that_is_asked_for():
+    net = nn.Linear(400, 10)
+    enforced(Model(net, ("image",)), 0.0, pattern="2:4", start=0.4)
+    assert float((net.weight == 0).float().mean()) == pytest.approx(0.4, abs=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"start": 0.9, "sparsity": 0.5}, {"start": 0.6, "pattern": "2:4"}])
+def test_a_start_above_the_end_is_refused(options):
+    with pytest.raises(ValueError, match=r"start 0\.[96] is above the 0\.5"):
+        MagnitudeOptions(**options)
+
+
+def test_two_of_four_of_a_transposed_convolution_are_along_its_inputs():
+    torch.manual_seed(0)
+    net = nn.ConvTranspose2d(8, 6, 2, bias=False)  # 6 outputs are no multiple of four
+    enforced(Model(net, ("image",)), pattern="2:4")
+    of_inputs = net.weight.detach().permute(1, 2, 3, 0).reshape(-1, 4)
+    assert ((of_inputs == 0).sum(1) == 2).all()
+
+
+def test_what_is_tied_to_an_embedding_stays_dense():
+    net = nn.ModuleDict({"words": nn.Embedding(9, 4), "inner": nn.Linear(4, 4), "head": nn.Linear(4, 9, bias=False)})
+    net["head"].weight = net["words"].weight
+    plan = enforced(Model(net, ("image",)))
+    assert plan.edits["weights"] == ["inner.weight"]
+    assert (net["words"].weight != 0).all()
+    assert any(line.startswith("head: stays dense, as the embedding") for line in plan.log)
+
+
 def test_what_stays_dense_is_said():
     model = small_resnet((8, 16), classes=5)
     first = next(path for path, layer in model.module.named_modules() if isinstance(layer, nn.Conv2d))
