@@ -75,13 +75,27 @@ class Composed(Distiller[ComposedOptions]):
         return super().taps() if self.options.on == "maps" else {}
 
     def build(self, shapes: TapShapes) -> None:
-        """Raise TapShapeError, naming tap and shape, unless both taps are (C, H, W) maps; logits of other numbers of classes."""
+        """Raise TapShapeError, naming tap and shape, unless both taps are (C, H, W) maps; logits of other numbers of classes.
+
+        Of logits, too, for a design without a gradient: one class of two is left, or a correlation of two numbers that sum to 1.
+        """
         o = self.options
         self.projector: nn.Module = nn.Identity()
         if o.on == "logits":
             z_s, z_t = shapes.student.of("logits"), shapes.teacher.of("logits")
             if z_s != z_t:
                 raise TapShapeError(f"the student's logits are {z_s}, the teacher's {z_t}", expected="equal classes")
+            n_classes = z_s[0 if len(z_s) == 3 else -1]
+            n = (
+                {"all": n_classes, "transposed": 0, "target": 2, "non_target": n_classes - 1}[o.part]
+                if n_classes
+                else 0
+            )
+            if n == 1 or (n == 2 and o.distance == "pearson"):
+                raise TapShapeError(
+                    f"'{o.distance}' of '{o.part}' compares {n} numbers of a sample, and has no gradient",
+                    expected="another `part`" if n == 1 else "a `distance` other than pearson, or another `part`",
+                )
             return
         c_s, c_t = shapes.student.map(o.student_tap)[0], shapes.teacher.map(o.teacher_tap)[0]
         if c_s != c_t and o.transform in ("identity", "channel_gram"):
