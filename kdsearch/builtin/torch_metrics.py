@@ -10,8 +10,10 @@ import warnings
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from kdsearch.builtin.metrics import answers, functional
+from kdsearch.errors import DataError
 from kdsearch.kinds import DataSource, Metric, NoOptions, Predict, Services
 
 
@@ -27,8 +29,11 @@ class OfTorchmetrics(Metric[NoOptions]):
         targets = torch.cat([each.targets for each in every])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that the split does not have, which count nothing or 0
-            value = getattr(functional(), self.function)(probs, targets, probs.shape[1])
+            value = self.of(getattr(functional(), self.function), probs, targets)
         return {self.name: float(value), "n": float(len(targets))}
+
+    def of(self, function: Any, probs: Tensor, targets: Tensor) -> Tensor:
+        return function(probs, targets, probs.shape[1])  # type: ignore[no-any-return]
 
 
 def _of(name: str, function: str, unit: str, about: str, title: str = "") -> type[OfTorchmetrics]:
@@ -48,13 +53,28 @@ Precision = _of(
     "precision", "multiclass_precision", "share", "Share of a class's answers that are right, mean over classes."
 )
 Recall = _of("recall", "multiclass_recall", "share", "Share of a class's samples that are found, mean over classes.")
-Auroc = _of(
-    "auroc",
-    "multiclass_auroc",
-    "share",
-    "Area under the ROC curve, one class against the rest, mean over classes.",
-    "AUROC",
-)
+
+
+class Auroc(OfTorchmetrics):
+    """Area under the ROC curve, one class against the rest, mean over the classes that the split has."""
+
+    name = "auroc"
+    function = "multiclass_auroc"
+    unit = "share"
+    title = "AUROC"
+
+    def of(self, function: Any, probs: Tensor, targets: Tensor) -> Tensor:
+        """Raise DataError for a split of one class, which has nothing to be told from."""
+        each = function(probs, targets, probs.shape[1], average="none")  # 0 of a class that the split lacks
+        counts = targets.bincount(minlength=probs.shape[1])
+        has_both = (counts > 0) & (counts < len(targets))
+        if not bool(has_both.any()):
+            problem = f"auroc: all {len(targets)} samples that are judged are of class {int(targets[0])}"
+            raise DataError(problem, expected="samples of two classes or more")
+        found: Tensor = each[has_both].mean()
+        return found
+
+
 AveragePrecision = _of(
     "average_precision", "multiclass_average_precision", "share", "Area under precision over recall, of classes."
 )

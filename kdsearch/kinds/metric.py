@@ -50,4 +50,5 @@ class Metric(Capability, Generic[O]):
     @abstractmethod
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         """Values by name, the metric's own and `n`, the number of items judged, among them; a `Measurement` where items can say
-        what each of them adds, so that the value gets an interval. Where labels are hidden, say what stands in for them."""
+        what each of them adds, so that the value gets an interval. Where labels are hidden, say what stands in for them. Raise
+        DataError for a split that has nothing to judge: the metric is then left out, unless it is the objective."""

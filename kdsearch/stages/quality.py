@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdsearch.errors import DataError
 from kdsearch.kinds import Measurement, Metric, Predict, Services
 from kdsearch.report.stats import wilson
 from kdsearch.report.values import level
@@ -51,12 +52,18 @@ def measured(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Every value of the study's metrics on a split, and the objective's quality.
 
-    `n` among the values is the objective's: other metrics may judge other items. What is no number on these is left out.
+    `n` among the values is the objective's: other metrics may judge other items. What is no number on these is left out, and
+    so is a metric that finds nothing to judge there, unless it is the objective.
     """
     found: dict[str, float] = {}
     quality = _unknown(materials.objective, materials.reported[materials.objective])
     for name, metric in materials.reported.items():
-        values = metric.measure(predict, materials.data, split, services)
+        try:
+            values = metric.measure(predict, materials.data, split, services)
+        except DataError:
+            if name == materials.objective:
+                raise
+            continue
         if name == materials.objective:
             quality = quality_of(name, metric, values, materials.seed)
         found |= {key: float(value) for key, value in values.items() if key != "n" and math.isfinite(value)}

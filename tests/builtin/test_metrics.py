@@ -115,6 +115,13 @@ def test_calibration_error_is_the_gap_by_bin(case, bins):
     assert found["ece"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_answers_that_are_sure_share_the_last_bin_with_nearly_sure_ones():
+    """500 of confidence 1, 480 of them right, and 500 of 0.96, all right: 980 of 1,000 are right of a mean confidence of 0.98."""
+    logits, labels = torch.zeros(1000, 2), torch.zeros(1000, dtype=torch.long)
+    logits[:500, 0], logits[500:, 0], labels[:20] = 40.0, math.log(24), 1
+    assert measure(metrics.CalibrationError, logits, labels)["ece"] == pytest.approx(0, abs=1e-7)
+
+
 def test_the_teacher_stands_in_for_hidden_labels(case):
     logits, labels, teacher = case
     hidden = torch.arange(N) % 3 == 0
@@ -182,6 +189,15 @@ def test_metrics_of_torchmetrics_agree_with_scikit_learn(name, theirs, case):
     found = measure(cls, logits, labels)
     expected = theirs(labels.numpy(), logits.double().softmax(1).numpy())
     assert found == {cls.name: pytest.approx(float(expected), abs=1e-6), "n": N}
+
+
+def test_auroc_is_of_the_classes_that_the_split_has(case):
+    logits, labels, _ = case
+    found = measure(torch_metrics.Auroc, logits, labels)  # class 0 never occurs
+    each = [roc_auc_score(labels.numpy() == k, logits.double().softmax(1)[:, k].numpy()) for k in range(1, K)]
+    assert found["auroc"] == pytest.approx(np.mean(each), abs=1e-6)
+    with pytest.raises(DataError, match="auroc: all 600 samples that are judged are of class 2"):
+        measure(torch_metrics.Auroc, logits, torch.full_like(labels, 2))
 
 
 def test_every_metric_is_registered_under_its_own_name():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
+from kdsearch.errors import DataError
 from kdsearch.kinds import Measurement, Metric, NoOptions, Trial
 from kdsearch.stages.quality import bootstrap, measured, quality_of, shown
 from kdsearch.stages.refine import _best_note
@@ -52,6 +53,23 @@ def test_a_figure_that_is_no_number_is_left_out():
     values, quality = measured(materials, None, "test", None)
     assert values == {"rmse": 1.0, "n": 1.0}
     assert quality["value"] == 1.0
+
+
+def test_a_metric_that_finds_nothing_to_judge_is_left_out_unless_it_is_the_objective():
+    class Some(Metric[NoOptions]):
+        def measure(self, predict, data, split, services):
+            return {"macro_f1": 0.5, "n": 4.0}
+
+    class Nothing(Metric[NoOptions]):
+        def measure(self, predict, data, split, services):
+            raise DataError("no label occurs")
+
+    reported = {"macro_f1": Some(NONE), "map": Nothing(NONE)}
+    materials = SimpleNamespace(objective="macro_f1", reported=reported, seed=0, data=None)
+    assert measured(materials, None, "test", None)[0] == {"macro_f1": 0.5, "n": 4.0}
+    materials.objective = "map"
+    with pytest.raises(DataError, match="no label occurs"):
+        measured(materials, None, "test", None)
 
 
 def test_means_are_resampled():

@@ -76,17 +76,23 @@ class MicroF1(MacroF1):
 
 
 class MeanAveragePrecision(Metric[NoOptions]):
-    """Area under precision over recall of each label by itself, the mean over labels that occur: no threshold is read."""
+    """Area under precision over recall of each label by itself, the mean over labels that occur: no threshold is read.
+
+    Raises DataError where none occurs.
+    """
 
     title = "mAP"
     unit = "share"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         probs, labels = answers(predict, data, split)
+        occurs = (labels == 1).any(0)
+        if not bool(occurs.any()):
+            problem = f"map: none of the {len(occurs)} labels occurs in the {len(labels)} samples of split '{split}'"
+            raise DataError(problem, expected="a label that some sample has")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of labels that no sample of the split has, which are left out
             found = functional().multilabel_average_precision(
                 probs, labels, probs.shape[1], average="none", ignore_index=HIDDEN
             )
-        occurs = (labels == 1).any(0)
         return {"map": float(found[occurs].mean()), "n": float(len(labels))}

@@ -20,17 +20,20 @@ SHARES = (0.5, 0.9)  # of the samples, whose error is at most what the table say
 def value_figures(predict: Predict, data: DataSource, split: str) -> Sequence[Figure]:
     """`answers`: a panel a target, with a line where answer and truth are equal; every target's errors in a table."""
     values, targets = answers(predict, data, split)
+    found = [
+        (value[~target.isnan()], target[~target.isnan()]) for value, target in zip(values.T, targets.T, strict=True)
+    ]
     names = [str(each) for each in data.facts.get("targets", ())]
     if len(names) != targets.shape[1]:
         names = ["value"] if targets.shape[1] == 1 else [f"value {k + 1}" for k in range(targets.shape[1])]
-    shown = names[:TARGETS]
-    panels = [_panel(name, values[:, k], targets[:, k]) for k, name in enumerate(shown)]
-    body = [_errors(name, values[:, k], targets[:, k]) for k, name in enumerate(names)]
+    told = [(name, *each) for name, each in zip(names, found, strict=True) if len(each[0])]
+    panels = [_panel(*each) for each in told[:TARGETS]]
+    body = [_errors(*each) for each in told]
     says = "Each point is a sample of the split, those on the line are answered exactly."
     if len(targets) > DRAWN:
         says += f" {DRAWN} of {len(targets):,} are drawn."
-    if len(names) > TARGETS:
-        says += f" The first {TARGETS} of {len(names)} targets."
+    if len(told) > TARGETS:
+        says += f" The first {TARGETS} of {len(told)} targets."
     head = [
         "target",
         "lowest truth",

@@ -1,11 +1,13 @@
-"""Metrics of regression: rmse, mae, r2, by torchmetrics; in the target's units, the mean over several targets.
+"""Metrics of regression: rmse, mae, r2; in the target's units, the mean over several targets.
 
-All read a split in its order. Numbers that are not known are left out; the teacher's word does not stand in for them.
+All read a split in its order. A number that is not known is left out of its own target's mean; the teacher's word does not stand in
+for it, and a target of which nothing is known counts nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -15,23 +17,20 @@ from kdsearch.errors import DataError
 from kdsearch.kinds import DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
 
 CHUNK = 256  # samples a forward pass
-
-
-def functional() -> Any:
-    """torchmetrics, imported where it is used: it takes seconds."""
-    import torchmetrics.functional.regression as found
-
-    return found
+NO_VARIANCE = 1e-15  # of numbers whose largest is 1: what rounding leaves of equal ones
 
 
 def answers(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Tensor]:
-    """(values, targets), (N, K) float64, of the samples of which every target is known. Raise DataError when there is none."""
+    """(values, targets), (N, K) float64, of the samples with a target that is known; others of theirs are NaN.
+
+    Raise DataError when there is none.
+    """
     samples = data.split(split)
     rows = []
     for start in range(0, len(samples.ids), CHUNK):
         batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
         target = batch["target"].double().cpu()
-        known = ~target.isnan().any(1)
+        known = ~target.isnan().all(1)
         rows.append((predict(batch)["value"].detach().double().cpu()[known], target[known]))
     values, targets = (
         (torch.cat(each) for each in zip(*rows, strict=True)) if rows else (torch.zeros(0), torch.zeros(0))
@@ -41,6 +40,20 @@ def answers(predict: Predict, data: DataSource, split: str) -> tuple[Tensor, Ten
             f"split '{split}' has {len(samples.ids)} samples and no known target", expected="numbers to compare with"
         )
     return values, targets
+
+
+def over_known(name: str, known: Tensor, each: Sequence[Tensor], of_target: Callable[..., Tensor]) -> Measurement:
+    """The mean over targets of `of_target`, which makes (K,) of (K,) means of `each`.
+
+    known: (N, K) bool; a target of which nothing is known is left out. each: numbers (N, K), read where they are known.
+    """
+    rows = torch.stack([known.double(), *(torch.where(known, one, 0.0) for one in each)], 1)
+
+    def of(mean: Tensor) -> float:
+        share, *sums = mean
+        return float(of_target(*(one / share for one in sums))[share > 0].mean())
+
+    return Measurement({name: of(rows.mean(0)), "n": float(len(rows))}, rows, of)
 
 
 class ErrorOptions(Options):
@@ -68,10 +81,7 @@ class Rmse(Metric[ErrorOptions]):
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)
-        each = functional().mean_squared_error(values, targets, squared=False, num_outputs=values.shape[1])
-        squares = (values - targets).square()
-        found = {"rmse": float(each.mean()), "n": float(len(targets))}
-        return Measurement(found, squares, lambda mean: float(mean.sqrt().mean()))
+        return over_known("rmse", ~targets.isnan(), [(values - targets).square()], torch.sqrt)
 
 
 class Mae(Metric[ErrorOptions]):
@@ -86,25 +96,35 @@ class Mae(Metric[ErrorOptions]):
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)
-        found = functional().mean_absolute_error(values.flatten(), targets.flatten())
-        return Measurement({"mae": float(found), "n": float(len(targets))}, (values - targets).abs().mean(1))
+        return over_known("mae", ~targets.isnan(), [(values - targets).abs()], lambda mean: mean)
 
 
 class R2(Metric[NoOptions]):
-    """Share of the targets' variance that the answers explain, at most 1; of several targets the mean over them."""
+    """Share of the targets' variance that the answers explain, at most 1; of several targets the mean over them.
+
+    Of a target that does not vary it is 1 where every answer is right, else 0, as scikit-learn says.
+    """
 
     title = "R²"
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         values, targets = answers(predict, data, split)
-        if len(targets) < 2:
-            return {"r2": float("nan"), "n": float(len(targets))}
-        found = functional().r2_score(values, targets)
-        centred = targets - targets.mean(0)  # so that variances lose no digits
-        rows = torch.stack([(values - targets).square(), centred.square(), centred], 1)  # (N, 3, K)
+        known = ~targets.isnan()
+        centred = torch.where(known, targets - targets.nanmean(0), 0.0)  # so that variances lose no digits
+        centred = torch.where(highest(targets) == -highest(-targets), 0.0, centred)
+        scale = centred.abs().amax(0)
+        scale = torch.where(scale > 0, scale, 1.0)  # so that what is no variance does not depend on units
+        error, centred = (values - targets) / scale, centred / scale
+        return over_known("r2", known & (known.sum(0) > 1), [error.square(), centred.square(), centred], explained)
 
-        def r2(mean: Tensor) -> float:
-            error, square, level = mean
-            return float((1 - error / (square - level.square())).mean())
 
-        return Measurement({"r2": float(found), "n": float(len(targets))}, rows, r2)
+def highest(targets: Tensor) -> Tensor:
+    """(K,) of (N, K) with NaN."""
+    return targets.nan_to_num(-torch.inf).amax(0)
+
+
+def explained(error: Tensor, square: Tensor, level: Tensor) -> Tensor:
+    """(K,) from means of squared errors, of squared targets and of targets whose largest is about 1."""
+    variance = square - level.square()
+    whole = torch.where(error == 0, 1.0, 0 * error)
+    return torch.where(variance > NO_VARIANCE, 1 - error / variance.clamp(min=NO_VARIANCE), whole)

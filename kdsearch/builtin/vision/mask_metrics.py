@@ -6,6 +6,7 @@ image without any known pixel the teacher's likeliest classes stand in for them;
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class TrimapOptions(Options):
 class TrimapMeanIou(OfMasks[TrimapOptions]):
     """`miou` of the pixels near boundaries: those with a second class within a square of 2 radius + 1 pixels, in the truth.
 
-    Kohli, Ladicky and Torr, IJCV 2009, judge a band around boundaries this way.
+    Kohli, Ladicky and Torr, IJCV 2009, judge a band around boundaries this way. Raises DataError where no image has a boundary.
     """
 
     name = "trimap_miou"
@@ -133,7 +134,14 @@ class TrimapMeanIou(OfMasks[TrimapOptions]):
         return overlaps(each.found, near_boundaries(each.truth, self.options.radius), each.n_classes)
 
     def of(self, sums: Tensor) -> float:
-        return float(ious(sums).nanmean()) if bool((sums > 0).any()) else 0.0
+        return float(ious(sums).nanmean())
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        found = super().measure(predict, data, split, services)
+        if math.isnan(found[self.name]):
+            problem = f"trimap_miou: no image of split '{split}' has a pixel near another class"
+            raise DataError(problem, expected="masks of more than one class")
+        return found
 
     def of_classes(self, sums: Tensor) -> Callable[[Collection[int]], float]:
         return mean_of_classes(sums)

@@ -38,6 +38,18 @@ def test_answers_and_errors(n: int) -> None:
     assert figure.as_json()["panels"]
 
 
+def test_errors_of_a_target_are_of_the_samples_that_know_it() -> None:
+    truth, said = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
+    truth[:4, 0] = truth[4:, 1] = truth[:, 2] = np.nan
+    rows = Rows(tuple("abcdef"), {"target": torch.from_numpy(truth), "said": torch.from_numpy(said)})
+    (figure,) = value_figures(lambda batch: {"value": batch["said"]}, source(rows, targets=["a", "b", "c"]), "test")
+    assert [len(panel["data"]["values"]) for panel in figure.panels] == [2, 4]
+    table = {row[0]: row[1:] for row in figure.tables[0].rows}
+    assert list(table) == ["a", "b"]
+    assert table["a"][2] == f"{(said[4:, 0] - truth[4:, 0]).mean():.4g}"
+    assert table["b"][2] == f"{(said[:4, 1] - truth[:4, 1]).mean():.4g}"
+
+
 def test_labels_one_by_one() -> None:
     truth, scores = rng.integers(0, 2, (200, 3)), rng.normal(size=(200, 3))
     truth[:50, 0] = HIDDEN

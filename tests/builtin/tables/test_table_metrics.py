@@ -34,28 +34,56 @@ def numbers(seed=0):
     return target + torch.randn(N, 2, generator=rng) * torch.tensor([30.0, 0.05]), target
 
 
-@pytest.mark.parametrize(
-    ("metric", "name", "function"),
-    [
-        (Rmse, "rmse", theirs.root_mean_squared_error),
-        (Mae, "mae", theirs.mean_absolute_error),
-        (R2, "r2", theirs.r2_score),
-    ],
-)
+OF_NUMBERS = [
+    (Rmse, "rmse", theirs.root_mean_squared_error),
+    (Mae, "mae", theirs.mean_absolute_error),
+    (R2, "r2", theirs.r2_score),
+]
+
+
+@pytest.mark.parametrize(("metric", "name", "function"), OF_NUMBERS)
 def test_of_numbers(metric, name, function):
     value, target = numbers()
     found = measured(metric, {"value": value}, source(target=target))
     assert found[name] == pytest.approx(function(target.double().numpy(), value.double().numpy()), rel=1e-9)
     assert found["n"] == N
     assert (found.of or float)(found.rows.double().mean(0)) == pytest.approx(found[name], rel=1e-6)
-    lost = target.clone()
-    lost[::3, 1] = torch.nan
-    rest = [i for i in range(N) if i % 3]
-    found = measured(metric, {"value": value}, source(target=lost))
-    assert found[name] == pytest.approx(function(target[rest].double().numpy(), value[rest].double().numpy()), rel=1e-9)
-    assert found["n"] == len(rest)
     with pytest.raises(DataError, match="300 samples and no known target"):
-        measured(metric, {"value": value}, source(target=lost * torch.nan))
+        measured(metric, {"value": value}, source(target=target * torch.nan))
+
+
+@pytest.mark.parametrize(("metric", "name", "function"), OF_NUMBERS)
+def test_each_target_is_judged_on_the_samples_that_know_it(metric, name, function):
+    """No sample knows both; of a third target nothing is known, and two samples know none."""
+    value, target = numbers()
+    value, target = torch.cat([value, value[:, :1]], 1), torch.cat([target, target[:, :1]], 1)
+    target[:200, 1] = target[200:, 0] = target[:, 2] = torch.nan
+    target[[0, 299]] = torch.nan
+    found = measured(metric, {"value": value}, source(target=target))
+    y, z = target.double().numpy(), value.double().numpy()
+    assert found[name] == pytest.approx(
+        np.mean([function(y[rows, k], z[rows, k]) for k, rows in enumerate((slice(1, 200), slice(200, 299)))]), rel=1e-9
+    )
+    assert found["n"] == 298
+    assert found.of(found.rows.mean(0)) == found[name]
+    value[5, 0] = torch.nan
+    assert np.isnan(measured(metric, {"value": value}, source(target=target))[name]), "an answer that is no number"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 1e12])
+def test_r2_does_not_depend_on_units(scale):
+    value, target = (each.double() * scale for each in numbers())
+    for answer in (value, torch.ones_like(target) * target.mean(0) + 5 * target.std(0)):
+        found = measured(R2, {"value": answer}, source(target=target))
+        assert found["r2"] == pytest.approx(theirs.r2_score(target.numpy(), answer.numpy()), rel=1e-9)
+
+
+def test_r2_of_a_target_that_does_not_vary():
+    target = torch.full((N, 1), 0.1, dtype=torch.float64)
+    assert measured(R2, {"value": target}, source(target=target))["r2"] == 1
+    assert measured(R2, {"value": target + 1e-9}, source(target=target))["r2"] == 0
+    assert np.isnan(measured(R2, {"value": target * torch.nan}, source(target=target))["r2"])
+    assert np.isnan(measured(R2, {"value": target}, source(target=target[:1]))["r2"]), "one number has no variance"
 
 
 def test_an_error_has_the_unit_of_its_target():
@@ -125,3 +153,5 @@ def test_a_label_that_does_not_occur_counts_nothing_of_the_mean_precision():
     assert found["map"] == pytest.approx(
         theirs.average_precision_score(truth[:, others].numpy(), scores[:, others].numpy()), abs=1e-6
     )
+    with pytest.raises(DataError, match="map: none of the 5 labels occurs in the 300 samples of split 'val'"):
+        measured(MeanAveragePrecision, {"scores": scores}, source(labels=truth * 0))

@@ -145,7 +145,10 @@ def test_the_trimap_is_of_pixels_near_another_class(radius):
 
 def test_images_of_one_class_have_no_trimap():
     same = torch.ones(3, 5, 5, dtype=torch.long)
-    assert value(TrimapMeanIou(TrimapOptions()), same, same)["trimap_miou"] == 0
+    with pytest.raises(DataError, match="no image of split 'val' has a pixel near another class"):
+        value(TrimapMeanIou(TrimapOptions()), same, same)
+    same[0, 2] = 2
+    assert value(TrimapMeanIou(TrimapOptions()), same, same)["trimap_miou"] == 1
 
 
 def square(top, left):
