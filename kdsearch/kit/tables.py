@@ -1,10 +1,10 @@
 """Tables that a user brings, CSV and JSON Lines: named columns, their values checked by file and line, rows with ids of their own.
 Plain text is one too: a row a line that is not blank, in one column `text`.
 
-A row is known by a named column, or else by a digest of what it holds: neither depends on the order of rows or columns, so a
-file that is sorted anew has the same splits. Equal rows of a split are told apart by a number and stay together; a row that stands
-in two splits is refused, unless the user says what to do with it. A cell that is empty, absent or null is missing: None in texts
-and categories, NaN in numbers.
+A row is known by a named column, or else by a digest of what it holds in the columns that are read: neither depends on the order
+of rows or columns, so a file that is sorted anew has the same splits. Equal rows of a split are told apart by a number and stay
+together; a row that stands in two splits is refused, unless the user says what to do with it. A cell that is empty, absent or
+null is missing: None in texts and categories, NaN in numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,9 @@ class TableFiles(Options):
     split: str | None = Option(
         None, description="column of `path` that says train, val, test or unlabeled; instead of `val` and `test`"
     )
-    id: str | None = Option(None, description="column of ids that differ; null = a digest of what a row holds")
+    id: str | None = Option(
+        None, description="column of ids that differ; null = a digest of what a row holds in the columns that are read"
+    )
     copies: Literal["refuse", "drop", "keep"] = Option(
         "refuse",
         description="rows that stand in two splits: an error; left out of training (of validation, where the test has them); "
@@ -191,8 +193,12 @@ class Table:
         return replace(self, values=changed) if marked else self
 
 
-def read_tables(options: TableFiles, services: Services) -> dict[str, Table]:
+def read_tables(
+    options: TableFiles, services: Services, reads: Callable[[str], bool] | None = None
+) -> dict[str, Table]:
     """The splits that the options name, `train` first, with ids that are unique in each.
+
+    reads: whether a data set reads a column; rows that differ in others alone are equal. None = it reads all.
 
     Raises:
         DataError: a file that is no table, a column that is not there, another word than a split's in the split column, an id
@@ -210,7 +216,7 @@ def read_tables(options: TableFiles, services: Services) -> dict[str, Table]:
     tables = {name: _rows(services.file(path), options) for name, path in given.items()}
     if options.split is not None:
         tables = _parted(tables["train"], options.split)
-    return _apart({name: identified(each, options) for name, each in tables.items()}, options)
+    return _apart({name: identified(each, options, reads) for name, each in tables.items()}, options)
 
 
 def _parted(table: Table, column: str) -> dict[str, Table]:
@@ -272,11 +278,14 @@ def _rows(file: Path, options: TableFiles) -> Table:
     return Table(file, values, lines, ("",) * len(lines))
 
 
-def identified(table: Table, options: TableFiles) -> Table:
-    """The table with ids, of the options' column or by what its rows hold. Raise DataError for ids missing or not unique."""
+def identified(table: Table, options: TableFiles, reads: Callable[[str], bool] | None = None) -> Table:
+    """The table with ids, of the options' column or by what its rows hold in columns that are read (None = in all).
+
+    Raise DataError for ids missing or not unique.
+    """
     if options.id is not None:
         return replace(table, ids=_named_ids(table, options.id))
-    held = _digests(table, options.split)
+    held = _digests(table, [name for name in table.columns if name != options.split and (reads is None or reads(name))])
     groups = held if len(set(held)) < len(held) and options.copies != "keep" else ()
     return replace(table, ids=tuple(unrepeated(held)), groups=groups)
 
@@ -300,9 +309,8 @@ def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
     )
 
 
-def _digests(table: Table, split: str | None) -> tuple[str, ...]:
-    """16 hexadecimal digits of what each row holds beside its split, in any order of columns."""
-    names = sorted(name for name in table.columns if name != split)
+def _digests(table: Table, names: Sequence[str]) -> tuple[str, ...]:
+    """16 hexadecimal digits of what each row holds in these columns, in any order."""
     made = []
     for row in range(len(table)):
         held = {name: table.values[name][row] for name in names if table.values[name][row] is not None}

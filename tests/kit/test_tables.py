@@ -208,6 +208,18 @@ def test_equal_rows_are_a_group_unless_they_are_said_to_differ(tmp_path):
     assert read(tmp_path, equal, copies="keep").groups == ()
 
 
+def test_what_is_not_read_tells_no_rows_apart(tmp_path):
+    written(tmp_path, "t.csv", "n,a,b\n1,u,v\n2,u,w\n3,u,v\n")
+    written(tmp_path, "u.csv", "n,a,b\n9,u,w\n")
+    apart = read_tables(TableFiles(path="t.csv", test="u.csv"), Site(0, tmp_path))
+    assert apart["train"].groups == ()
+    with pytest.raises(DataError, match=r"t\.csv:3: this row of 'train' is in 'test' too \(u\.csv:2\)"):
+        read_tables(TableFiles(path="t.csv", test="u.csv"), Site(0, tmp_path), "ab".__contains__)
+    found = read_tables(TableFiles(path="t.csv"), Site(0, tmp_path), "ab".__contains__)["train"]
+    assert found.groups == (found.ids[0], found.ids[1], found.ids[0])
+    assert found.column("n") == ["1", "2", "3"]
+
+
 def test_splits_by_column(tmp_path):
     written(tmp_path, "t.csv", "x,part\n1,train\n2,test\n3,Validation\n4,train\n")
     found = read_tables(TableFiles(path="t.csv", split="part"), Site(0, tmp_path))

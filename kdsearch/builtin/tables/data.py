@@ -66,7 +66,7 @@ class TableData(Dataset[TableOptions]):
     def open(self, services: Services) -> DataSource:
         o = self.options
         beside = [name for name in (o.split, o.id) if name is not None]
-        tables = without_marks(read_tables(o, services), o.missing)
+        tables = without_marks(read_tables(o, services, lambda name: name not in o.ignore), o.missing)
         facts = {"name": "table", **self.origin}
         return opened(tables, o, [*o.ignore, *beside], facts)
 

@@ -40,7 +40,7 @@ class Sequences(Dataset[SequencesOptions]):
             raise DataError(
                 f"pairs: {problem}", path="data.options.target", expected="a target of its own for each text"
             )
-        splits = read_tables(options, services)
+        splits = read_tables(options, services, (options.text, options.target).__contains__)
         facts = {"source": options.path, "licence": "the user's"}
         return SequenceSource({name: self._written(name, table) for name, table in splits.items()}, options, facts)
 

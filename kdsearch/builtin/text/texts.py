@@ -53,7 +53,7 @@ class Texts(Dataset[TextsOptions]):
                 path="data.options.label",
                 expected="`label` to tell classes, or `document` to find texts by",
             )
-        tables = read_tables(options, services)
+        tables = read_tables(options, services, used.__contains__)
         texts = [*options.columns, *([options.document] if options.document is not None else [])]
         labels: dict[str, Any] = {}
         facts: dict[str, Any] = {"source": options.path, "licence": "the user's"}

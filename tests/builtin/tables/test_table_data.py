@@ -269,3 +269,19 @@ def test_nan_in_a_row_is_missing_as_it_is_in_training(tmp_path):
     for wrong in ("junk", "[1]"):
         with pytest.raises(ValueError, match=r"a row is a JSON object.* of a, b"):
             prepare.inputs(wrong, {"table.json": tmp_path / "table.json"})
+
+
+def test_equal_rows_stay_together_whatever_an_ignored_column_counts(tmp_path):
+    """A file of pandas: the first column has no name and counts the rows, of which each is there four times."""
+    text = ",x,c,y\n" + "".join(f"{i},{i % 10},{'uv'[i % 2]},{i % 2}\n" for i in range(40))
+    source = opened(tmp_path, text, target="y", ignore=("",))
+    split = arrange(source, labeled=1.0, validation=0.2, test=0.2)
+    held = {
+        name: set(part.load(range(len(part.ids)))["numbers"][:, 0].tolist())
+        for name in ("train", "val", "test")
+        for part in [split.split(name)]
+    }
+    assert sum(map(len, held.values())) == 10
+    (tmp_path / "test.csv").write_text(text.replace("\n0,", "\n99,"))
+    with pytest.raises(DataError, match=r"cars\.csv:2: this row of 'train' is in 'test' too"):
+        opened(tmp_path, text, target="y", ignore=("",), test="test.csv")

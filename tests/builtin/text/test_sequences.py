@@ -122,6 +122,13 @@ def test_equal_samples_are_a_group(tmp_path, how):
     assert all(group == sample for group, sample in zip(split.groups, split.ids, strict=True) if "-2" not in sample)
 
 
+@pytest.mark.parametrize("target", [None, "target"])
+def test_equal_samples_are_a_group_whatever_nobody_reads(tmp_path, target):
+    jsonl(tmp_path, "a.jsonl", [{"text": f"a {i % 2}", "target": f"b {i % 2}", "n": i} for i in range(4)])
+    groups = opened(tmp_path, path="a.jsonl", target=target).split("train").groups
+    assert groups[0] == groups[2] != groups[1] == groups[3]
+
+
 def test_padding_is_nothing_to_foretell(tmp_path):
     (tmp_path / "a.txt").write_text("abc\na\n", encoding="utf-8")
     batch = opened(tmp_path, path="a.txt").split("train").load([0, 1])

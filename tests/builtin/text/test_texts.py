@@ -177,3 +177,11 @@ def test_docstrings_are_parsed_and_not_run(tmp_path):
         "first": "What it is, in a few words",
     }
     assert second["signature"] == "logging.a.A.f(self, x, y)"
+
+
+def test_a_copy_across_splits_is_refused_whatever_stands_in_columns_that_nobody_reads(table):
+    lines = [f"{text},{label}" for text, label in ROWS]
+    for name, rows in (("a", lines), ("b", lines[::-1])):
+        (table / f"{name}.csv").write_text("\n".join([",said,stars", *(f"{i},{row}" for i, row in enumerate(rows))]))
+    with pytest.raises(DataError, match="this row of 'train' is in 'test' too"):
+        texts(path="a.csv", test="b.csv", text="said", label="stars").open(FileServices(table))
