@@ -25,20 +25,31 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would report 
 import numpy as np
 import onnxruntime
 
+BILINEAR = 2  # of pillow
+
 
 def picture(file, told, inside):
     \"\"\"(1, H, W, C) or (1, C, H, W), 0..255: what a file reads that prepares images itself.\"\"\"
     channels, (height, width) = told["channels"], told["size"]
     low, high = told["range"]
     if inside["input"] == "any_size" and Path(file).suffix != ".npy":
-        from PIL import Image
-
-        image = Image.open(file).convert("L" if channels == 1 else "RGB")
+        image = upright(file, channels)
         found = np.asarray(image, np.float32).reshape(image.height, image.width, channels).transpose(2, 0, 1)
     else:
         found = (pixels(file, told) - low) / (high - low) * 255
     found = found.round().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(found.transpose(1, 2, 0) if inside["layout"] == "hwc" else found)[None]
+
+
+def upright(file, channels):
+    \"\"\"The picture as its EXIF turns it, grey or RGB, on white where it is transparent.\"\"\"
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def pixels(file, told):
@@ -51,14 +62,14 @@ def pixels(file, told):
         elif found.shape[0] != channels and found.shape[-1] == channels:
             found = found.transpose(2, 0, 1)
     else:
-        from PIL import Image
-
-        image = Image.open(file).convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):  # the shorter side to the network's, then the middle
-            scale = max(width / image.width, height / image.height)
-            size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-            image = image.resize(size, Image.Resampling.BILINEAR)
-            left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        image = upright(file, channels)
+        if image.size != (width, height):  # the shorter side to the network's, then the middle, rounded as torchvision does
+            if image.width * height <= image.height * width:
+                size = width, max(height, int(width * image.height / image.width))
+            else:
+                size = max(width, int(height * image.width / image.height)), height
+            image = image.resize(size, BILINEAR)
+            left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
         low, high = told["range"]
         found = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255 * (high - low) + low

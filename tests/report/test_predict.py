@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from kdsearch.builtin.datasets.folder import decode
 from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.stages.cards import write_predict
 
@@ -110,6 +111,54 @@ def test_what_a_file_reads_that_prepares_images_itself(reads: str, layout: str, 
     for found, expected in ((picture, rows), (array, image[:2])):
         assert found.dtype == np.uint8
         assert np.array_equal(found[0] if layout == "hwc" else found[0].transpose(1, 2, 0), expected)
+
+
+SIZES = [(100, 155), (155, 100), (101, 131), (64, 96), (97, 200), (40, 31), (13, 17), (64, 64), (32, 33)]
+
+
+def smooth(width: int, height: int, channels: int = 3) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, C): waves, steep enough that a shift by a pixel of the file is seen in one of the network's."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin((k + 3) * x / width * 4 + k) * np.cos((5 - k) * y / height * 3) for k in range(channels)]
+    return (127.5 + 127 * np.stack(waves, -1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_picture_becomes_what_training_reads_of_it(width: int, height: int, channels: int, tmp_path: Path) -> None:
+    file = tmp_path / "i.png"
+    told = {"channels": channels, "size": [32, 32], "range": [0, 255]}
+    for turn in (1, 6, 3):
+        exif = Image.Exif()
+        exif[0x0112] = turn  # upright, by 90 degrees, by 180
+        Image.fromarray(smooth(width, height)).save(file, exif=exif)
+        found, trained = program()["pixels"](file, told), decode(file, channels, 32).numpy()
+        assert np.abs(found - trained).max() <= 1, "both round to whole values"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "L", "RGB"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_is_white(mode: str, channels: int, tmp_path: Path) -> None:
+    """The left half is black; the right half nobody sees, whatever it holds, but where an alpha of 128 shows half of its black."""
+    file = tmp_path / "i.png"
+    drawn = np.zeros((8, 8, 4), np.uint8)
+    drawn[:, :4, 3] = 255
+    seen = np.full((8, 8), 255)
+    seen[:, :4] = 0
+    if mode in ("RGBA", "LA"):
+        drawn[:2, 4:, 3], seen[:2, 4:] = 128, 127  # 255 - 128
+        Image.fromarray(drawn).convert(mode).save(file)
+    else:
+        at = (drawn[:, :, 3] == 0).astype(np.uint8) * 3  # a colour by itself: transparent where it stands
+        image = Image.fromarray(at)
+        made = {"L": image, "1": Image.fromarray(at > 0), "RGB": Image.merge("RGB", [image] * 3)}.get(mode)
+        if made is None:
+            made = image.copy()
+            made.putpalette([0, 0, 0] * 256)
+        made.save(file, transparency=(3, 3, 3) if mode == "RGB" else 1 if mode == "1" else 3)
+    told = {"channels": channels, "size": [8, 8], "range": [0, 255]}
+    for found in (program()["pixels"](file, told), decode(file, channels, None).numpy()):
+        assert np.array_equal(found, np.broadcast_to(seen, (channels, 8, 8))), mode
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Images in folders named after their classes: folder/cat/1.png, or folder/train/cat/1.png with val and test beside it.
 
+They are turned as their EXIF says, and lie on white where they are transparent, as in the `predict.py` beside exported files.
 `unlabeled` beside the class folders, or beside train, is no class: its images have no label.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from pydantic import Field as Option
 from torch import Tensor
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
-from kdsearch.builtin.datasets.pixels import Stored, fitted
+from kdsearch.builtin.datasets.pixels import Pixels, Stored, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 from kdsearch.kit.files import below, entries, opened
@@ -34,6 +35,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 UNLABELED = ("unlabeled", "unlabelled")
 GREY = ("1", "L", "LA")
+ALPHA = ("LA", "PA", "RGBA")
 READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
 
 
@@ -72,11 +74,16 @@ class Decoded:
         if not len(index):
             side = self.resize or 1
             return torch.zeros(0, self.channels, side, side, dtype=torch.uint8)
-        images = [decode(self.files[i], self.channels, self.resize) for i in index]
-        for i, image in zip(index, images, strict=True):
-            if image.shape != images[0].shape:
-                raise _mixed(self.files[index[0]], images[0].shape, self.files[i], image.shape)
-        return torch.stack(images)
+        return stacked(
+            [self.files[i] for i in index], [decode(self.files[i], self.channels, self.resize) for i in index]
+        )
+
+
+class OfFiles(Pixels, Protocol):
+    """Pixels of a file each."""
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
 
 
 class ImageFolder(Dataset[FolderOptions]):
@@ -117,7 +124,7 @@ class ImageFolder(Dataset[FolderOptions]):
             pixels = Decoded(paths, self.options.resize, channels, ends(paths))
             parts[name] = Part(
                 tuple(file.relative_to(root).as_posix() for file in paths),
-                Stored(_all(pixels)) if stored else pixels,
+                Stored(every(pixels)) if stored else pixels,
                 torch.tensor([label for _, label in each], dtype=torch.int64),
                 folders[name],
             )
@@ -133,14 +140,26 @@ class ImageFolder(Dataset[FolderOptions]):
         """Size of all images decoded. Raise DataError when their sizes differ and nothing makes them equal."""
         if self.options.resize is not None:
             return len(heads) * channels * self.options.resize**2
-        first, expected = next(iter(heads.items()))
-        for file, head in heads.items():
-            # a rotation noted in the file swaps the sides, so only their set is known yet
-            if {head.width, head.height} != {expected.width, expected.height}:
-                raise _mixed(
-                    first, (channels, expected.height, expected.width), file, (channels, head.height, head.width)
-                )
-        return len(heads) * channels * expected.width * expected.height
+        check_sizes(heads)
+        head = next(iter(heads.values()))
+        return len(heads) * channels * head.width * head.height
+
+
+def check_sizes(heads: Mapping[Path, Head]) -> None:
+    """Raise DataError where images are plainly not of one size, naming a file and both sizes."""
+    first, expected = next(iter(heads.items()))
+    for file, head in heads.items():
+        # a rotation noted in the file swaps the sides, so only their set is known yet
+        if {head.width, head.height} != {expected.width, expected.height}:
+            raise _mixed(first, (1, expected.height, expected.width), file, (1, head.height, head.width))
+
+
+def stacked(files: Sequence[Path], images: Sequence[Tensor]) -> Tensor:
+    """(B, C, H, W) of one image (C, H, W) a file. Raise DataError naming one of another size than the first."""
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise _mixed(files[0], images[0].shape, file, image.shape)
+    return torch.stack(list(images))
 
 
 def _mixed(first: Path, one: Sequence[int], file: Path, other: Sequence[int]) -> DataError:
@@ -174,11 +193,14 @@ def header(file: Path) -> Head:
 
 
 def decode(file: Path, channels: int, resize: int | None) -> Tensor:
-    """(C, H, W) uint8, upright as its EXIF says, scaled and cropped. Raise DataError naming a corrupt file."""
+    """(C, H, W) uint8, upright as its EXIF says, on white where it is transparent, scaled and cropped.
+
+    Raise DataError naming a corrupt file.
+    """
     header(file)
     try:
         with opened(file, "an image") as stream, Image.open(stream) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            upright = opaque(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
             pixels = np.array(upright, dtype=np.uint8)
     except DataError:
         raise
@@ -186,6 +208,14 @@ def decode(file: Path, channels: int, resize: int | None) -> Tensor:
         raise unreadable(file, error) from error
     image_tensor = torch.from_numpy(pixels)[None] if channels == 1 else torch.from_numpy(pixels).permute(2, 0, 1)
     return fitted(image_tensor.contiguous()[None], resize, None)[0]
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The image on white: what a transparent pixel holds beside its alpha is nothing that anyone sees."""
+    if image.mode not in ALPHA and "transparency" not in image.info:
+        return image
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
 
 
 def unreadable(file: Path, error: Exception) -> DataError:
@@ -197,8 +227,8 @@ def unreadable(file: Path, error: Exception) -> DataError:
     )
 
 
-def _all(pixels: Decoded) -> Tensor:
-    """Every image, in order; threads decode (Pillow and torch leave the interpreter's lock)."""
+def every(pixels: OfFiles) -> Tensor:
+    """All of them, in order; threads decode (Pillow and torch leave the interpreter's lock). Raise DataError as `stacked`."""
     step = 64
     with ThreadPoolExecutor(4) as pool:
         starts = range(0, len(pixels), step)
@@ -211,27 +241,41 @@ def _all(pixels: Decoded) -> Tensor:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Split -> its folder; `unlabeled` where there are images without labels, beside the classes or beside train."""
-    below = {folder.name: folder for folder in _subfolders(root)}
+    named = split_folders(root, "class folders") or {"train": root}
+    unlabeled = [
+        place
+        for folder in dict.fromkeys((root, named["train"]))
+        for place in _subfolders(folder)
+        if place.name.lower() in UNLABELED
+    ]
+    if len(unlabeled) > 1:
+        both = " and ".join(place.relative_to(root).as_posix() for place in unlabeled[:2])
+        raise DataError(f"has both {both}", file=root, expected="one folder of images without labels")
+    return {**named, **({"unlabeled": unlabeled[0]} if unlabeled else {})}
+
+
+def split_folders(root: Path, alone: str) -> dict[str, Path]:
+    """Split -> the folder that is named after it, in upper or lower case; {} where there is none, `alone` being what is there then.
+
+    Raise DataError for two of a split, or none of train.
+    """
     named: dict[str, Path] = {}
+    folders = _subfolders(root)
     for split, names in SPLITS.items():
-        there = [name for name in names if name in below]
+        # a class may be called Train: its images are in no folders
+        there = [each for each in folders if each.name in names or (each.name.lower() in names and _subfolders(each))]
         if len(there) > 1:
-            raise DataError(f"has both {there[0]} and {there[1]}", file=root, expected=f"one folder for {split}")
+            both = " and ".join(each.name for each in there[:2])
+            raise DataError(f"has both {both}", file=root, expected=f"one folder for {split}")
         if there:
-            named[split] = below[there[0]]
+            named[split] = there[0]
     if named and "train" not in named:
         raise DataError(
             f"has {', '.join(folder.name for folder in named.values())} but no train",
             file=root,
-            expected="train beside them, or class folders alone",
+            expected=f"train beside them, or {alone} alone",
         )
-    named = named or {"train": root}
-    places = dict.fromkeys(folder / name for folder in (root, named["train"]) for name in UNLABELED)
-    unlabeled = [place for place in places if place.is_dir()]
-    if len(unlabeled) > 1:
-        both = " and ".join(place.relative_to(root).as_posix() for place in unlabeled)
-        raise DataError(f"has both {both}", file=root, expected="one folder of images without labels")
-    return {**named, **({"unlabeled": unlabeled[0]} if unlabeled else {})}
+    return named
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -239,9 +283,12 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _class_names(train: Path) -> tuple[str, ...]:
-    names = tuple(folder.name for folder in _subfolders(train) if folder.name not in UNLABELED)
+    names = tuple(folder.name for folder in _subfolders(train) if folder.name.lower() not in UNLABELED)
     if not names:
         raise DataError("no class folders", file=train, expected="one folder a class with its images in it")
+    if names == ("images", "masks"):
+        fix = "Images with masks, a class for each pixel, are the data set `mask_folder`."
+        raise DataError("holds images and masks", file=train, expected="one folder a class", fix=fix)
     return names
 
 
@@ -251,7 +298,7 @@ def _files(folder: Path, classes: Sequence[str], is_train: bool) -> list[tuple[P
     for each in _subfolders(folder):
         if each.name in classes:
             found += _images(each, classes.index(each.name))
-        elif not (is_train and each.name in UNLABELED):
+        elif not (is_train and each.name.lower() in UNLABELED):
             raise DataError(
                 f"class '{each.name}' is not among the {len(classes)} classes of train",
                 file=each,

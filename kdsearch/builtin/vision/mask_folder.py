@@ -20,13 +20,16 @@ from torch import Tensor
 from kdsearch.builtin.datasets.folder import (
     ENDINGS,
     GREY,
-    SPLITS,
     UNLABELED,
     Decoded,
     FolderOptions,
     Head,
+    check_sizes,
     ends,
+    every,
     header,
+    split_folders,
+    stacked,
     unreadable,
 )
 from kdsearch.builtin.datasets.images import Part
@@ -34,13 +37,12 @@ from kdsearch.builtin.datasets.pixels import Pixels, Stored
 from kdsearch.builtin.vision.masks import CLASSES, VOID, MaskPart, main_classes, mask_source, without_labels
 from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import Dataset, DataSource, Services
-from kdsearch.kit.files import below, content, opened
+from kdsearch.kit.files import below, content, entries, opened
 
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20
 ORIENTATION = 0x0112  # of EXIF
 BINARY = f"In masks of 0 and {VOID}, {VOID} says that nobody knows the class: write 1 in its place."
-STEP = 64  # files decoded at once
 
 
 class MaskFolderOptions(FolderOptions):
@@ -66,9 +68,11 @@ class Masks:
         return len(self.files)
 
     def __call__(self, index: Sequence[int]) -> Tensor:
-        """Raise DataError for a mask of another size than its image, or a value that is no class."""
+        """Raise DataError for a mask of another size than its image or the first one, or a value that is no class."""
+        if not len(index):
+            return torch.zeros(0, 1, self.resize or 1, self.resize or 1, dtype=torch.uint8)
         found = [self._one(read_mask(self.files[i], upright_size(self.images[i])), self.files[i]) for i in index]
-        return torch.stack(found) if found else torch.zeros(0, 1, self.resize or 1, self.resize or 1, dtype=torch.uint8)
+        return stacked([self.files[i] for i in index], found)
 
     def _one(self, mask: Tensor, file: Path) -> Tensor:
         if self.ignore is not None:
@@ -126,21 +130,23 @@ class MaskFolder(Dataset[MaskFolderOptions]):
         files = [file for each in images.values() for file in each]
         with ThreadPoolExecutor(4) as pool:
             heads = dict(zip(files, pool.map(header, files), strict=True))
+        if o.resize is None:
+            check_sizes(heads)
         channels = o.channels or (1 if all(head.mode in GREY for head in heads.values()) else 3)
         names = self._names(root)
         n_classes = len(names) if names else 1 + _largest(pairs, o.ignore_index)
         is_stored = _decoded_bytes(heads, channels, o.resize) <= o.memory_mb << 20
         parts: dict[str, MaskPart] = {}
         for name, paths in images.items():
-            pixels: Pixels = Decoded(paths, o.resize, channels, ends(paths))
+            decoded = Decoded(paths, o.resize, channels, ends(paths))
+            pixels: Pixels = Stored(every(decoded)) if is_stored else decoded
             if name == "unlabeled":
                 size = tuple(pixels([0]).shape[-2:])
                 masks: Pixels = Unknown(len(paths), (size[0], size[1]))
             else:
                 drawn = tuple(mask for _, mask in pairs[name])
-                masks = Masks(drawn, paths, n_classes, o.ignore_index, o.resize, ends(drawn))
-            if is_stored:
-                pixels, masks = Stored(every(pixels)), Stored(every(masks))
+                drawings = Masks(drawn, paths, n_classes, o.ignore_index, o.resize, ends(drawn))
+                masks = Stored(every(drawings)) if is_stored else drawings
             ids = tuple(file.relative_to(root).as_posix() for file in paths)
             labels = torch.zeros(0, dtype=torch.int64)
             part = Part(ids, pixels, labels, paths[0].parent)
@@ -226,25 +232,9 @@ def sized(mask: Tensor, resize: int | None) -> Tensor:
     return torch.as_tensor(V.center_crop(scaled, [resize]))
 
 
-def every(pixels: Pixels) -> Tensor:
-    """All of them, in order; threads decode."""
-    starts = range(0, len(pixels), STEP)
-    with ThreadPoolExecutor(4) as pool:
-        return torch.cat(list(pool.map(lambda at: pixels(range(at, min(at + STEP, len(pixels)))), starts)))
-
-
 def _splits(root: Path) -> dict[str, Path]:
     """Split -> its folder of `images` and `masks`."""
-    named: dict[str, Path] = {}
-    for split, names in SPLITS.items():
-        there = [name for name in names if (root / name).is_dir()]
-        if len(there) > 1:
-            raise DataError(f"has both {there[0]} and {there[1]}", file=root, expected=f"one folder for {split}")
-        if there:
-            named[split] = root / there[0]
-    if named and "train" not in named:
-        raise DataError(f"has {', '.join(each.name for each in named.values())} but no train", file=root)
-    return named or {"train": root}
+    return split_folders(root, "images and masks") or {"train": root}
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -285,7 +275,7 @@ def _files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
 
 
 def _unlabeled(root: Path) -> tuple[Path, ...]:
-    folder = next((root / name for name in UNLABELED if (root / name).is_dir()), None)
+    folder = next((each for each in entries(root) if each.is_dir() and each.name.lower() in UNLABELED), None)
     return () if folder is None else tuple(_files(folder, ENDINGS))
 
 

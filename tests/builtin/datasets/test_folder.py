@@ -174,6 +174,25 @@ def test_wrong_layouts(tmp_path, layout, words):
         assert word in str(error.value)
 
 
+def test_splits_are_named_in_any_case_and_a_class_may_be_called_train(tmp_path):
+    write(tmp_path / "photos", ("Train", "VAL", "Testing"))
+    (tmp_path / "photos" / "Unlabeled").mkdir()
+    picture(3).save(tmp_path / "photos" / "Unlabeled" / "0.png")
+    source = opened(tmp_path / "photos")
+    assert source.splits == ("train", "val", "test", "unlabeled")
+    assert source.facts["classes"] == ["cat", "dog"]
+    assert source.split("val").ids[0] == "VAL/cat/0.png"
+    write(tmp_path / "vehicles", classes=("Bus", "Train"))
+    assert opened(tmp_path / "vehicles").facts["classes"] == ["Bus", "Train"]
+
+
+def test_images_and_masks_are_no_classes(tmp_path):
+    for split in ("", "Train"):
+        write(tmp_path / split, classes=("images", "masks"))
+        with pytest.raises(DataError, match=r"holds images and masks.*`mask_folder`"):
+            opened(tmp_path)
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(DataError, match="not a folder"):

@@ -137,6 +137,28 @@ def test_an_image_that_its_exif_turns_has_a_mask_of_the_turned_size(tmp_path):
     assert opened(tmp_path).split("train").load([0])["image"].shape[-2:] == (16, 20)
 
 
+@pytest.mark.parametrize("memory_mb", [0, 64])
+@pytest.mark.parametrize(("size", "said"), [((24, 16), "24x16 pixels, only-0"), ((16, 20), "16x20 pixels, only-")])
+@pytest.mark.parametrize("n", [3, 66])  # more than are decoded at once
+def test_images_of_several_sizes_are_named(tmp_path, memory_mb, size, said, n):
+    """Of other sides by their header, before anything is decoded; of turned ones, which EXIF may turn back, as they are."""
+    write(tmp_path / "data", n=n)
+    w, h = size
+    Image.fromarray(np.zeros((h, w, 3), np.uint8)).save(tmp_path / "data" / "images" / f"only-{n - 1}.png")
+    save(np.zeros((h, w), np.uint8), tmp_path / "data" / "masks" / f"only-{n - 1}.png")
+    with pytest.raises(DataError, match=rf"(?s){said}.*is 20x16.*`resize`") as error:
+        opened(tmp_path, memory_mb=memory_mb).split("train").load(range(n))
+    assert f"only-{n - 1}.png" in str(error.value)
+    assert opened(tmp_path, memory_mb=memory_mb, resize=8).fields[0].shape == (3, 8, 8)
+
+
+def test_splits_are_named_in_any_case(tmp_path):
+    write(tmp_path / "data", splits=("Train", "TEST"))
+    (tmp_path / "data" / "Unlabeled").mkdir()
+    Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save(tmp_path / "data" / "Unlabeled" / "u.png")
+    assert set(opened(tmp_path).splits) == {"train", "test", "unlabeled"}
+
+
 def spoil(folder, what):
     file = folder / "masks" / "only-3.png"
     mask = np.zeros((16, 20), np.uint8)
