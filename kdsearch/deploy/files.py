@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,48 @@ def read_onnx(file: Path) -> Any:
                     file, f"keeps the weight '{tensor.name}' in another file", "one self-contained ONNX file"
                 )
     return model
+
+
+def external_files(file: Path) -> tuple[Path, ...]:
+    """The further files that hold weights of an ONNX file, each once; () where it is no ONNX model, which whoever opens it says.
+
+    Raises:
+        ArtifactError: one of them is named outside the file's own folder.
+    """
+    found = file.stat()
+    return _external_files(file, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _external_files(file: Path, size: int, changed_ns: int) -> tuple[Path, ...]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(file.read_bytes())
+    except DecodeError:
+        return ()
+    made: dict[Path, None] = {}
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            name = next((each.value for each in tensor.external_data if each.key == "location"), "")
+            inside = Path(os.path.normpath(name))
+            if not name or inside.is_absolute() or ".." in inside.parts:
+                problem = f"keeps the weight '{tensor.name}' in '{name}'"
+                raise ArtifactError(problem, file=file, expected="a file in the same folder or below it")
+            made[file.parent / inside] = None
+    return tuple(made)
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every constant tensor of a model."""
+    graphs = list(subgraphs(model.graph))
+    for graph in graphs:
+        yield from graph.initializer
+        yield from (part for each in graph.sparse_initializer for part in (each.values, each.indices))
+    nodes = [node for part in (*graphs, *model.functions) for node in part.node]
+    for attribute in (each for node in nodes for each in node.attribute):
+        yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
 
 
 def subgraphs(graph: Any) -> Iterator[Any]:

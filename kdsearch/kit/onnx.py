@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.files import open_session, read_onnx, subgraphs
+from kdsearch.deploy.files import external_files, open_session, read_onnx, subgraphs
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
 
-__all__ = ["anonymous", "open_model", "open_session", "raise_opset", "read_onnx", "save_onnx", "subgraphs"]
+__all__ = [
+    "anonymous",
+    "external_files",
+    "open_model",
+    "open_session",
+    "raise_opset",
+    "read_onnx",
+    "save_onnx",
+    "subgraphs",
+]
 
 
 def open_model(model: Any, outputs: Sequence[str] = ()) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from kdsearch.deploy.files import external_files
 from kdsearch.engine.conduct import Device, resolve_device
 from kdsearch.engine.live_data import from_torch
 from kdsearch.engine.setup import LiveSetup, Site
@@ -191,7 +192,7 @@ class Materials:
         return digest({"digest": self.given.digest(), "facts": _jsonable(dict(self.given.facts))})
 
     def files_key(self, value: Any) -> dict[str, str]:
-        """Content hashes of files that options name, so that a changed file is a changed study."""
+        """Content hashes of files that options name, so that a changed file is a changed study; of an ONNX file's weights, too."""
         found: dict[str, str] = {}
         for text in _strings(value):
             path = text.rpartition(":")[0] if is_code(text) and ":" in text else text  # `file.py:Name`
@@ -201,12 +202,19 @@ class Materials:
                 continue
             file = asked if asked.is_absolute() else self.study.folder / asked
             if len(text) < 500 and "\0" not in text and file.is_file():
-                found[text] = _digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)
+                found[text] = _digest_of(file)
+                for each in external_files(file) if file.suffix == ".onnx" else ():
+                    if each.is_file():
+                        found[f"{text} {each.relative_to(file.parent).as_posix()}"] = _digest_of(each)
         return found
 
 
+def _digest_of(file: Path) -> str:
+    return _digest_at(file, file.stat().st_size, file.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=1024)
-def _digest_of(file: Path, size: int, changed_ns: int) -> str:
+def _digest_at(file: Path, size: int, changed_ns: int) -> str:
     return file_digest(file)
 
 

@@ -17,7 +17,9 @@ from kdsearch.builtin.teachers.onnx_cost import cost_of_file
 from kdsearch.errors import ArtifactError, DataError
 from kdsearch.kinds import IO, Access, Model, Options, Services, Teacher
 from kdsearch.kit.files import content, regular
+from kdsearch.kit.files import opened as open_file
 from kdsearch.kit.networks import described, modelled, shown
+from kdsearch.kit.onnx import external_files
 from kdsearch.limits import ONNX_BYTES
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
@@ -25,7 +27,9 @@ INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
 
 
 class OnnxOptions(Options):
-    path: str = Field(description="an .onnx file that answers logits, relative to the study")
+    path: str = Field(
+        description="an .onnx file that answers logits, relative to the study; weights in further files lie beside it"
+    )
     output: str | None = Field(None, description="name of the output with the logits; left out: the first")
 
 
@@ -48,7 +52,8 @@ class Onnx(Teacher[OnnxOptions]):
 
 
 class OnnxModule(nn.Module):
-    """Tensors in, tensor out. `digest`, the file's SHA-256, stands for the weights where modules are compared by state.
+    """Tensors in, tensor out. `digest`, the SHA-256 of the file and of those that hold its weights, stands for the weights where
+    modules are compared by state.
 
     The session is opened again after copying or on another process; a file with a fixed batch size is fed in such batches,
     the last one filled up.
@@ -59,8 +64,11 @@ class OnnxModule(nn.Module):
     def __init__(self, file: Path, output: str | None = None) -> None:
         super().__init__()
         self.file, self.output = file, output
-        found = hashlib.sha256(content(file, "an ONNX file", most=ONNX_BYTES, error=ArtifactError)).digest()
-        self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
+        found = hashlib.sha256(content(file, "an ONNX file", most=ONNX_BYTES, error=ArtifactError))
+        for each in external_files(file):
+            with open_file(each, "weights of an ONNX file", error=ArtifactError) as stream:
+                hashlib.file_digest(stream, lambda: found)  # goes on with it
+        self.register_buffer("digest", torch.tensor(list(found.digest()), dtype=torch.uint8))
         self._session: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,15 +134,16 @@ def check_initializers(file: Path) -> None:
 
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
-        arrays = {
-            each.name: onnx.numpy_helper.to_array(each)
-            for each in graph.initializer
-            if each.data_location != onnx.TensorProto.EXTERNAL
+        variances = {
+            node.input[4] for node in graph.node if node.op_type == "BatchNormalization" and len(node.input) > 4
         }
     except Exception:  # what is no model onnxruntime says better
         return
-    variances = {node.input[4] for node in graph.node if node.op_type == "BatchNormalization" and len(node.input) > 4}
-    for name, array in arrays.items():
+    for each in graph.initializer:
+        try:
+            name, array = each.name, onnx.numpy_helper.to_array(each, str(file.parent))
+        except Exception:  # as above
+            return
         if not np.issubdtype(array.dtype, np.floating):
             continue
         if not np.isfinite(array).all():
@@ -146,10 +155,15 @@ def check_initializers(file: Path) -> None:
 
 
 def opened(file: Path) -> Any:
-    """An onnxruntime session on the CPU with torch's number of threads. Raise ArtifactError for a file that is none."""
+    """An onnxruntime session on the CPU with torch's number of threads.
+
+    Raise ArtifactError for a file that is none, or whose weights lie elsewhere than in its folder.
+    """
     import onnxruntime as ort
 
     regular(file, "an ONNX file", most=ONNX_BYTES, error=ArtifactError)
+    for each in external_files(file):
+        regular(each, "weights of an ONNX file", error=ArtifactError)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

@@ -1,5 +1,6 @@
 """Teachers that come from files and functions: each answers as the network that was saved, and says what does not fit."""
 
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -175,6 +176,48 @@ def test_another_onnx_file_has_another_state(folder):
     first = onnx_teacher(folder).module.state_dict()["digest"]
     linear_onnx(folder / "net.onnx", batch=3)
     assert not torch.equal(first, onnx_teacher(folder).module.state_dict()["digest"])
+
+
+def keep_outside(folder, location="net.bin"):
+    """The file's weights in another one, wherever the file says that is."""
+    linear_onnx(folder / "net.onnx")
+    model = onnx.load(str(folder / "net.onnx"))
+    onnx.save(model, str(folder / "net.onnx"), save_as_external_data=True, location="net.bin", size_threshold=0)
+    raw = (folder / "net.onnx").read_bytes()
+    model = onnx.load_model_from_string(raw)
+    for entry in (each for tensor in model.graph.initializer for each in tensor.external_data):
+        entry.value = location if entry.key == "location" else entry.value
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+
+
+def test_weights_beside_the_file_are_part_of_its_state(folder):
+    keep_outside(folder)
+    before = (folder / "net.onnx").read_bytes()
+    first = onnx_teacher(folder)
+    weights = np.fromfile(folder / "net.bin", np.float32)
+    (2 * weights).tofile(folder / "net.bin")
+    second = onnx_teacher(folder)
+    assert (folder / "net.onnx").read_bytes() == before
+    assert not torch.equal(first.module.state_dict()["digest"], second.module.state_dict()["digest"])
+    weights[7] = np.nan
+    weights.tofile(folder / "net.bin")
+    with pytest.raises(ArtifactError, match="tensor 'w' is not finite"):
+        onnx_teacher(folder)
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("../net.bin", "keeps the weight 'w' in '../net.bin'. Expected a file in the same folder or below it"),
+        ("a/../../net.bin", "keeps the weight 'w'"),
+        ("/tmp/net.bin", "keeps the weight 'w'"),
+        ("none.bin", "none.bin: no such file; did you mean 'net.bin'?"),
+    ],
+)
+def test_weights_that_lie_elsewhere_are_refused(folder, location, said):
+    keep_outside(folder, location)
+    with pytest.raises(ArtifactError, match=re.escape(said)):
+        Onnx(OnnxOptions(path="net.onnx")).preflight(site(folder))
 
 
 def test_several_inputs_are_read_in_order(folder):
