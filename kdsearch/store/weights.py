@@ -78,13 +78,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     write_bytes(path, save(held, {METADATA: text}))
 
 
+def alone(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors of a network by its own names, without the prefix `module.` of parallel training."""
+    if not tensors or not all(name.startswith("module.") for name in tensors):
+        return tensors
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], file: object) -> None:
     """Copy `tensors` into the module. Raise ArtifactError naming the first missing, unexpected or misshapen ones.
 
     The prefix `module.` of parallel training is dropped, and counters of batch norms may be missing.
     """
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = alone(tensors)
     own = module.state_dict()
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in own]

@@ -94,7 +94,7 @@ def digest_of(tables: Mapping[str, Tensor]) -> Tensor:
 
 
 def _read(file: Path, answer: str) -> tuple[list[str], dict[str, Tensor]]:
-    """Ids, and tables (N, ...) by field; `answer`: the field that an array a sample is of."""
+    """Ids, and tables (N, ...) by field, floats as float32; `answer`: the field that an array a sample is of."""
     if file.suffix == ".safetensors":
         tensors, ids = weights.read(file), _ids_in(file)
     elif file.suffix == ".npz":
@@ -103,6 +103,7 @@ def _read(file: Path, answer: str) -> tuple[list[str], dict[str, Tensor]]:
         tensors = {name: _tensor(array, name, file) for name, array in arrays.items()}
     else:
         raise DataError(f"'{file.suffix}' is no table", file=file, expected="an .npz or .safetensors file")
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if not tensors:
         raise DataError("holds no answers", file=file, expected="arrays (N, ...) by output field, or an array a sample")
     for name, tensor in tensors.items():
@@ -147,7 +148,7 @@ def _tensor(array: np.ndarray[Any, Any], name: str, file: Path) -> Tensor:
         raise DataError(
             f"array '{name}' is {array.dtype}", file=file, expected=f"numbers, and the samples' ids as '{IDS}'"
         )
-    if np.issubdtype(array.dtype, np.floating):
+    if np.issubdtype(array.dtype, np.floating):  # torch knows no wider ones
         array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array))
 

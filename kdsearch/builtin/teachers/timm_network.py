@@ -141,8 +141,7 @@ def known(name: str) -> None:
 def check_fits(name: str, tensors: Mapping[str, Tensor], file: object) -> None:
     """Raise ArtifactError for weights of another network, whatever their classes; no numbers are made."""
     with torch.device("meta"):
-        path = classifier_path(_made(name))
-        told = next((tensors[each] for each in (f"{path}.weight", f"module.{path}.weight") if each in tensors), None)
+        told = weights.alone(tensors).get(f"{classifier_path(_made(name))}.weight")
         net = _made(name) if told is None else _made(name, num_classes=len(told))
     weights.load_into(net, tensors, file)
 
@@ -198,7 +197,7 @@ def _has_fixed_size(name: str) -> bool:
 
 def load_all_but_other_classes(net: nn.Module, tensors: Mapping[str, Tensor], file: object) -> int:
     """Load weights; a classifier of another number of classes stays as it was made. Returns the weights' number of classes."""
-    path = classifier_path(net)
+    tensors, path = weights.alone(tensors), classifier_path(net)
     own = net.state_dict()
     told = tensors.get(f"{path}.weight")
     if told is None or told.shape[1:] != own[f"{path}.weight"].shape[1:] or len(told) == len(own[f"{path}.weight"]):

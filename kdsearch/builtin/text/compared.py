@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from kdsearch.errors import PluginError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import Batch, Predict, Services
 
+T = TypeVar("T")
 COLOURS = {"teacher": "#b8560f", "student": "#22609f"}
 
 
@@ -18,10 +19,22 @@ def compared(predict: Predict, services: Services, batch: Batch, field: str) -> 
     def teacher(given: Batch) -> Mapping[str, Any]:
         return services.predict("teacher", given)
 
-    with suppress(PluginError, KeyError):
+    with suppress(PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
         if teacher(batch)[field].shape[1:-1] == predict(batch)[field].shape[1:-1]:
             return {"teacher": teacher, "student": predict}
     return {"student": predict}
+
+
+def of_each(who: Mapping[str, Predict], of: Callable[[Predict], T]) -> dict[str, T]:
+    """`of` of each that answers, without a teacher that has no answer stored to what it is asked."""
+    made: dict[str, T] = {}
+    for name, predict in who.items():
+        try:
+            made[name] = of(predict)
+        except DataError:
+            if name != "teacher":
+                raise
+    return made
 
 
 def lines(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from kdsearch.builtin.text.compared import compared, lines
+from kdsearch.builtin.text.compared import compared, lines, of_each
 from kdsearch.builtin.text.retrieval import CHUNK, Ranking, ranked
 from kdsearch.builtin.text.source import DOCUMENT_ID, EMBEDDING, QUERY_ID
 from kdsearch.kinds import DataSource, Figure, Predict, Services, Table
@@ -20,7 +20,7 @@ LONGEST = 160  # characters of a text in a table
 def retrieval_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
     """`recall-at-k`, and `queries` where the data set says which of its texts are queries and documents."""
     who = compared(predict, services, data.split(split).load([0]), EMBEDDING)
-    found = {name: ranked(each, data, split) for name, each in who.items()}
+    found = of_each(who, lambda each: ranked(each, data, split))
     texts = texts_of(data, split)
     return [recalls(found), *([examples(found, *texts)] if texts is not None else [])]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdsearch.builtin.text.compared import compared, lines
+from kdsearch.builtin.text.compared import compared, lines, of_each
 from kdsearch.builtin.text.greedy import greedy
 from kdsearch.builtin.text.prepare import SEPARATOR as BOUNDARY
 from kdsearch.builtin.text.sequence_metrics import CHUNK
@@ -64,7 +64,7 @@ def foretold(predict: Predict, data: DataSource, split: str) -> Foretold:
 def continuation_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
     """Of `causal_lm`: `places`, and `texts` where the data set says what tokens stand for (`kinds.Decodes`)."""
     who = compared(predict, services, data.split(split).load([0]), "logits")
-    found = {name: foretold(each, data, split) for name, each in who.items()}
+    found = of_each(who, lambda each: foretold(each, data, split))
     source = getattr(data, "source", data)
     samples = continuations(found, who, data, split, source) if isinstance(source, Decodes) else None
     return [places(found), *([samples] if samples is not None else [])]
@@ -73,7 +73,7 @@ def continuation_figures(predict: Predict, data: DataSource, split: str, service
 def target_figures(predict: Predict, data: DataSource, split: str, services: Services) -> Sequence[Figure]:
     """Of `seq2seq`: `lengths`, and `texts` where the data set says what tokens stand for (`kinds.Decodes`)."""
     who = compared(predict, services, data.split(split).load([0]), "logits")
-    found = {name: foretold(each, data, split) for name, each in who.items()}
+    found = of_each(who, lambda each: foretold(each, data, split))
     source = getattr(data, "source", data)
     return [lengths(found), *([targets(found, who, data, split, source)] if isinstance(source, Decodes) else [])]
 
@@ -148,7 +148,7 @@ def continuations(
     chosen = _spread((n >= 2 * begun).nonzero()[:, 0].tolist(), SAMPLES)
     batch = data.split(split).load(chosen)
     given = batch["tokens"][:, :begun]
-    said = {name: greedy(each, Batch((), {}), given, ("tokens", "mask"), WRITTEN) for name, each in who.items()}
+    said = of_each(who, lambda each: greedy(each, Batch((), {}), given, ("tokens", "mask"), WRITTEN))
     body: list[list[Cell]] = []
     for row in range(len(chosen)):
         truth = batch[NEXT][row][begun - 1 : begun - 1 + WRITTEN].tolist()
@@ -173,7 +173,7 @@ def targets(
     batch = data.split(split).load(chosen)
     most = int(found["student"].lengths.max()) + 8  # a target too long is seen to be
     begun = torch.full((len(chosen), 1), BOUNDARY)
-    said = {name: greedy(each, batch, begun, (PREFIX, PREFIX_MASK), most) for name, each in who.items()}
+    said = of_each(who, lambda each: greedy(each, batch, begun, (PREFIX, PREFIX_MASK), most))
     body: list[list[Cell]] = []
     for row in range(len(chosen)):
         truth = batch[NEXT][row][batch[NEXT][row] != HIDDEN].tolist()

@@ -67,6 +67,16 @@ def test_the_answer_is_the_samples_own_in_any_batch(name, tmp_path):
         assert found["words"].dtype == torch.int64
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_floats_of_any_width_are_read_as_float32(kind, tmp_path):
+    save_file({"logits": LOGITS.to(kind)}, tmp_path / "two.safetensors", {"ids": json.dumps(IDS)})
+    teacher, model = opened(tmp_path, "two.safetensors")
+    seen = teacher.view(Batch(("c", "a"), {"image": torch.zeros(2, 3, 16, 16)}), None)
+    (found,) = model.module(seen["table_row"])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, LOGITS.to(kind).float()[[2, 0]])
+
+
 def test_answers_of_open_length_are_padded_together(tmp_path):
     np.savez(tmp_path / "open.npz", **{sample: np.ones((1 + i, 2)) for i, sample in enumerate(IDS)})
     teacher, model = opened(tmp_path, "open.npz")

@@ -100,6 +100,16 @@ def test_what_does_not_fit_is_named(saved, options, error, expected):
         teacher(saved[0], **options)
 
 
+def test_weights_of_parallel_training_and_other_classes_are_loaded_but_for_the_classifier(saved):
+    own = timm.create_model(NAME, num_classes=7).state_dict()
+    torch.save({f"module.{name}": tensor for name, tensor in own.items()}, saved[0] / "parallel.pth")
+    found = teacher(saved[0], weights="parallel.pth", epochs=1).module.net.state_dict()
+    assert found["fc.weight"].shape[0] == 5
+    assert all(torch.equal(found[name], tensor) for name, tensor in own.items() if not name.startswith("fc."))
+    with pytest.raises(StudyError, match="know 7 classes"):
+        teacher(saved[0], weights="parallel.pth")
+
+
 def test_other_channels_are_named():
     four = IO((Field("image", "image", (4, 16, 16)),), FIELDS.outputs)
     with pytest.raises(StudyError, match="reads 3 channels, the data set has 4"):

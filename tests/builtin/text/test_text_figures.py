@@ -15,7 +15,7 @@ from kdsearch.builtin.text.sequence_options import SequenceOptions
 from kdsearch.builtin.text.sequence_source import SequenceSource, Written, bounded, windows
 from kdsearch.builtin.text.source import Rows, TextSource
 from kdsearch.builtin.text.tokenizer import Tokenizer, TokenizerOptions
-from kdsearch.errors import PluginError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import NoOptions
 
 
@@ -31,6 +31,19 @@ class WithTeacher:
     def predict(self, model, batch, taps=()):
         assert model == "teacher"
         return self.answer(batch)
+
+
+class Stored(WithTeacher):
+    """A teacher that answers these samples alone."""
+
+    def __init__(self, answer, ids):
+        super().__init__(answer)
+        self.ids = ids
+
+    def predict(self, model, batch, taps=()):
+        if lacking := [each for each in batch.ids if each not in self.ids]:
+            raise DataError(f"no answers to {lacking}")
+        return super().predict(model, batch, taps)
 
 
 def shown(task, answer, data, services):
@@ -153,6 +166,30 @@ def test_targets_by_length_and_text_by_text():
     assert all(row[1] == row[3] and row[4] == "yes" for row in table.rows[2:])
     assert len(table.rows) == 6
     assert "2 of 6" in found["texts"].says
+
+
+@pytest.mark.parametrize("stored", ["none", "one", "all"])
+@pytest.mark.parametrize("task", ["embedding", "causal_lm", "seq2seq"])
+def test_a_teacher_without_answers_to_some_samples_is_left_out_of_what_it_lacks(task, stored):
+    """Its answers to what is written by itself are stored by nobody."""
+    if task == "embedding":
+        data, made, answer = pairs(), Embedding(EmbeddingOptions()), at_angles([0] * 6)
+    elif task == "causal_lm":
+        data, made = letters(["aaaabbbb", "bbbbbbbb", "aab"]), CausalLm(NoOptions())
+        answer = sure(data.fields[0].n_values, 0.5)
+    else:
+        data, made = written(["ab", "abc", "bca"]), Seq2Seq(NoOptions())
+        answer = reversing(data.fields[0].n_values)
+    ids = data.split("train").ids
+    services = Stored(answer, {"none": (), "one": ids[:1], "all": ids}[stored])
+    found = shown(made, answer, data, services)
+    alone = shown(made, answer, data, NoTeacher())
+    assert list(found) == list(alone)
+    first, second = (each.tables[0] for each in found.values())
+    assert ("teacher" in first.head) == (stored == "all")
+    assert any("teacher" in head for head in second.head) == (stored == "all" and task == "embedding")
+    if stored != "all":
+        assert [each.tables for each in found.values()] == [each.tables for each in alone.values()]
 
 
 def test_tokens_that_nobody_can_read_are_not_shown():
