@@ -37,15 +37,30 @@ def numbered(about: Mapping[str, Any]) -> dict[str, int]:
 
 
 def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, "np.ndarray[Any, np.dtype[np.int64]]"]:
-    """`tokens` and `mask`, (1, N) each. Where a sample is several texts, `sample` is a JSON object of them by column."""
+    """`tokens` and `mask`, (1, N) each. Where a sample is several texts, `sample` is a JSON object of them by column.
+
+    A text that is written a token after another begins with a boundary; one that is written for another text is `prefix` and
+    `prefix_mask` (1, M) beside that, as far as it is there.
+    """
     about = json.loads(Path(files["tokenizer.json"]).read_text(encoding="utf-8"))
-    columns = about["columns"]
+    columns, written = about["columns"], about["written"]
     texts = [sample]
     if len(columns) > 1:
         try:
             row = json.loads(sample)
-            texts = [row[column] for column in columns]
-        except (ValueError, KeyError, TypeError):
+            texts = [row.get(column, "") if column == written else row[column] for column in columns]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise SystemExit(f"{sample!r}: expected a JSON object with {', '.join(columns)}") from None
-    tokens = np.asarray([encoded(texts, about, numbered(about))], np.int64)
-    return {"tokens": tokens, "mask": np.ones_like(tokens)}
+    numbers = numbered(about)
+    if not written:
+        return fed("tokens", "mask", encoded(texts, about, numbers))
+    begun = [SEPARATOR, *(numbers.get(piece, UNKNOWN) for piece in pieces(texts[-1], about))][: about["max_length"]]
+    if len(texts) == 1:
+        return fed("tokens", "mask", begun)
+    return {**fed("tokens", "mask", encoded(texts[:1], about, numbers)), **fed("prefix", "prefix_mask", begun)}
+
+
+def fed(name: str, mask: str, ids: Sequence[int]) -> dict[str, "np.ndarray[Any, np.dtype[np.int64]]"]:
+    """Both (1, N)."""
+    tokens = np.asarray([ids], np.int64)
+    return {name: tokens, mask: np.ones_like(tokens)}

@@ -162,7 +162,7 @@ class SequenceSource:
         return self._tokenizer.decode(ids)
 
     def files(self) -> Mapping[str, bytes]:
-        """The vocabulary, and `generate.py`, which writes with exported networks and needs no kdsearch."""
+        """The vocabulary, `prepare.py`, and `generate.py`, which writes with exported networks and needs no kdsearch."""
         return {**self._tokenizer.files(), "generate.py": Path(generate.__file__).read_bytes()}
 
     @cached_property
@@ -231,4 +231,4 @@ def _tokenizer(options: TokenizerOptions, columns: tuple[str, ...], texts: Itera
             expected="texts with tokens in common, or a lower number",
         )
     vocabulary = tuple(often[: options.vocabulary])
-    return Tokenizer(options.level, options.lowercase, options.max_length, columns, vocabulary)
+    return Tokenizer(options.level, options.lowercase, options.max_length, columns, vocabulary, columns[-1])

@@ -36,6 +36,7 @@ class Tokenizer:
 
     Args:
         columns: names of the texts that make a sample.
+        written: the last of them, where that is written a token after another, from a boundary on; "" = none is.
     """
 
     level: str
@@ -43,6 +44,7 @@ class Tokenizer:
     max_length: int
     columns: tuple[str, ...]
     vocabulary: tuple[str, ...]
+    written: str = ""
 
     @classmethod
     def of(cls, options: TokenizerOptions, columns: Sequence[str], texts: Iterable[str]) -> Tokenizer:

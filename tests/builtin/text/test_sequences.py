@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pytest
 import torch
@@ -220,6 +221,30 @@ def test_hidden_targets_are_not_in_the_vocabulary(tmp_path):
 def test_files_are_told_what_they_lack(tmp_path, name, text, options, says):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert says in told(tmp_path, path=name, **options)
+
+
+@pytest.mark.parametrize("target", [None, "target"])
+def test_what_goes_along_makes_inputs_as_a_batch_has_them(tmp_path, target):
+    rows = [{"text": f"abc {i}", "target": f"cba {i} it is"} for i in range(20)]
+    jsonl(tmp_path, "a.jsonl", rows)
+    source = opened(tmp_path, path="a.jsonl", target=target, max_length=16)
+    place = {name: tmp_path / name for name in source.files()}
+    for name, content in source.files().items():
+        place[name].write_bytes(content)
+    inputs = runpy.run_path(str(place["prepare.py"]))["inputs"]
+    batch = source.split("train").load([7])
+    found = inputs(rows[7]["text"] if target is None else json.dumps(rows[7]), place)
+    assert {name: each.tolist() for name, each in found.items()} == {
+        name: tensor.tolist() for name, tensor in batch.tensors.items() if name != "next"
+    }
+    if target is None:
+        assert inputs("", place)["tokens"].tolist() == [[2]]
+        assert inputs("a" * 99, place)["tokens"].shape == (1, 16)
+    else:
+        begun = inputs('{"text": "abc 7"}', place)
+        assert (begun["prefix"].tolist(), begun["prefix_mask"].tolist()) == ([[2]], [[1]])
+        with pytest.raises(SystemExit, match="expected a JSON object with text, target"):
+            inputs("abc 7", place)
 
 
 def test_rare_tokens_alone_are_refused(tmp_path):
