@@ -223,8 +223,8 @@ def taught(
 
 def class_names(values: Collection[str]) -> list[str]:
     """Sorted: as numbers where all are whole ones, else as text."""
-    if all(value.lstrip("-").isdecimal() for value in values):
-        return sorted(values, key=int)
+    if all(value.removeprefix("-").isdecimal() for value in values):
+        return sorted(values, key=lambda value: (int(value), value))
     return sorted(values)
 
 

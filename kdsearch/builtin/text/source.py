@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdsearch.builtin.tables.columns import class_names
 from kdsearch.builtin.text.prepare import SEPARATOR
 from kdsearch.builtin.text.tokenizer import Tokenizer, TokenizerOptions
 from kdsearch.errors import DataError
@@ -196,8 +197,8 @@ class TextSource:
 
 
 def classes_of(names: Mapping[str, Sequence[str | None]]) -> tuple[list[str], dict[str, Tensor]]:
-    """The classes in alphabetical order, and of each split (N,) the index of every name, HIDDEN where there is none."""
-    classes = sorted({name for each in names.values() for name in each if name is not None})
+    """The classes as `class_names` orders them, and of each split (N,) the index of every name, HIDDEN where there is none."""
+    classes = class_names({name for each in names.values() for name in each if name is not None})
     index = {name: i for i, name in enumerate(classes)}
     return classes, {
         split: torch.tensor([HIDDEN if name is None else index[name] for name in each], dtype=torch.int64)

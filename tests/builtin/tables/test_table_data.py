@@ -10,7 +10,7 @@ import torch
 
 from kdsearch.builtin.tables import prepare
 from kdsearch.builtin.tables.bundled import BundledOptions, BundledTable
-from kdsearch.builtin.tables.columns import moments
+from kdsearch.builtin.tables.columns import class_names, moments
 from kdsearch.builtin.tables.data import TableData, TableOptions
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
@@ -143,6 +143,20 @@ def test_a_row_without_a_class_is_a_sample_without_a_label(tmp_path):
 
 def test_whole_numbers_are_classes_in_their_order(tmp_path):
     assert opened(tmp_path, "x,y\n1,10\n2,9\n3,10\n", target="y").facts["classes"] == ["9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ({"10", "9", "-1", "-10"}, ["-10", "-1", "9", "10"]),
+        ({"1", "01", "2", "001"}, ["001", "01", "1", "2"]),
+        ({"--1", "2", "10"}, ["--1", "10", "2"]),
+        ({"-", "2"}, ["-", "2"]),
+        ({"\u00b2", "2"}, ["2", "\u00b2"]),
+    ],
+)
+def test_names_are_ordered_as_numbers_where_all_are_whole_ones(names, order):
+    assert class_names(names) == order
 
 
 def test_labels_are_columns_of_yes_and_no_or_a_list(tmp_path):

@@ -185,3 +185,11 @@ def test_a_copy_across_splits_is_refused_whatever_stands_in_columns_that_nobody_
         (table / f"{name}.csv").write_text("\n".join([",said,stars", *(f"{i},{row}" for i, row in enumerate(rows))]))
     with pytest.raises(DataError, match="this row of 'train' is in 'test' too"):
         texts(path="a.csv", test="b.csv", text="said", label="stars").open(FileServices(table))
+
+
+def test_classes_that_are_numbers_are_in_their_order(table):
+    rows = [f"some words number {i},{i % 12}" for i in range(48)]
+    (table / "twelve.csv").write_text("\n".join(["said,stars", *rows]))
+    source = texts(path="twelve.csv", text="said", label="stars").open(FileServices(table))
+    assert source.facts["classes"] == [str(k) for k in range(12)]
+    assert source.split("train").labels.tolist() == [i % 12 for i in range(48)]
