@@ -184,12 +184,16 @@ class Table:
         return Table(self.file, values, [self.lines[i] for i in rows], ids, groups)
 
     def without(self, marks: Sequence[str]) -> Table:
-        """The table with None in place of these texts: what its author wrote for values that nobody knows."""
-        marked = set(marks)
-        changed = {
-            name: [None if isinstance(each, str) and each.strip() in marked else each for each in values]
-            for name, values in self.values.items()
-        }
+        """The table with None in place of these texts, and of JSON's numbers that they are: what its author wrote for values that
+        nobody knows."""
+        marked, numbers = set(marks), {_number(mark) for mark in marks} - {None}
+
+        def is_marked(value: Any) -> bool:
+            if isinstance(value, str):
+                return value.strip() in marked
+            return isinstance(value, int | float) and not isinstance(value, bool) and value in numbers
+
+        changed = {name: [None if is_marked(each) else each for each in values] for name, values in self.values.items()}
         return replace(self, values=changed) if marked else self
 
 

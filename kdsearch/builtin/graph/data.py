@@ -44,7 +44,9 @@ class GraphOptions(TableFiles, EgoOptions):
     )
     categories: tuple[str, ...] = Option((), description="columns that are categories, one value of a node each")
     ignore: tuple[str, ...] = Option((), description="columns that are not read")
-    missing: tuple[str, ...] = Option((), description="texts that mean that nobody knows, beside empty cells and null")
+    missing: tuple[str, ...] = Option(
+        (), description="texts or numbers that mean that nobody knows, beside empty cells and null"
+    )
 
 
 @dataclass(frozen=True)

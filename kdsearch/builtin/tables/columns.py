@@ -17,6 +17,7 @@ from kdsearch.kit.tables import Table, no_number, shown
 from kdsearch.limits import CLASSES
 
 MANY = 100  # different texts in a column that are in no two rows alike, on average: names and remarks, not categories
+LOST = 0.01  # of a deviation: numbers that are rounded by more on average tell networks little
 MANY_CLASSES = 20  # the same of a column of classes
 
 
@@ -116,7 +117,31 @@ def told_apart(
     )
     if not (made.numbers or made.categories):
         raise DataError("no column is left to read", file=table.file, expected="columns beside the target")
+    for name in made.numbers:
+        check_told(table, name, "or name it in `ignore`")
     return made
+
+
+def check_told(table: Table, name: str, instead: str) -> None:
+    """Raise DataError for training numbers that float32 rounds by more than a hundredth of their deviation; constants are allowed.
+
+    instead: what else may be done than to subtract a constant.
+    """
+    found = numbers(table, name)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return
+    mean, std = found.mean(), found.std()
+    lost = np.sqrt(np.mean((found.astype(np.float32) - found) ** 2))
+    if std > 1e-12 * abs(mean) and lost > LOST * std:  # below it is float64's own rounding
+        raise DataError(
+            f"its values differ by {std:.3g} around {mean:.10g}, where float32, which networks read, has steps of "
+            f"{np.spacing(np.float32(abs(mean))):.3g}",
+            file=table.file,
+            path=f"column '{name}'",
+            expected="numbers that float32 tells apart",
+            fix=f"Subtract a constant first, such as {found.min():.10g}, {instead}.",
+        )
 
 
 def _all_or_none(table: Table, name: str) -> None:

@@ -39,7 +39,8 @@ class TableOptions(TableFiles):
     )
     ignore: tuple[str, ...] = Option((), description="columns that are not read")
     missing: tuple[str, ...] = Option(
-        (), description="texts that mean that nobody knows, such as ? or NA, beside empty cells and null"
+        (),
+        description="texts or numbers that mean that nobody knows, such as ?, NA or -999, beside empty cells and null",
     )
     rare: int = Option(1, ge=1, description="a category with fewer training rows is read as an unknown one")
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 1e37  # that training takes
+
 
 def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, Any]]:
     """`numbers` (1, D) float32, `missing` (1, M) float32 and `categories` (1, C) int64, those that the network has.
@@ -18,8 +20,11 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
         sample: a row as JSON, such as {"age": 31, "city": "Oslo"}; what it lacks is missing.
         files: `table.json` among them.
 
+    A number or a boolean is the category that says it, however that is written: 4 is `4` or `4.0`, true is `True` or `TRUE`. A
+    category that training did not have is the column's unknown one.
+
     Raises:
-        ValueError: no JSON object, or a number that is none; names the column.
+        ValueError: no JSON object, a number that is none, or a value in no form that the column has; names the column.
     """
     known = json.loads(Path(files["table.json"]).read_text(encoding="utf-8"))
     columns = [*known["numbers"], *(each["name"] for each in known["categories"])]
@@ -42,27 +47,52 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
             unknown = {name for name, value in zip(known["numbers"], values, strict=True) if math.isnan(value)}
             made["missing"] = np.array([[name in unknown for name in known["missing"]]], np.float32)
     if known["categories"]:
-        names = {name: _name(value) for name, value in given.items() if value is not None}
-        ids = [each["values"].get(names.get(each["name"]), each["unknown"]) for each in known["categories"]]
-        made["categories"] = np.array([ids], np.int64)
+        made["categories"] = np.array([[_id(each, given.get(each["name"])) for each in known["categories"]]], np.int64)
     return made
 
 
 def _is_missing(value: Any, marks: list[str]) -> bool:
-    return value is None or (isinstance(value, str) and (not value.strip() or value.strip() in marks))
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in marks
+    return value is None or value != value or (_is_number(value) and any(_reads(mark) == value for mark in marks))
 
 
 def _number(name: str, value: Any) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"column '{name}': {value!r} is no number")
+    found = float(value) if _is_number(value) and abs(value) <= LARGEST else _reads(value)
+    if found is None or abs(found) > LARGEST:
+        raise ValueError(f"column '{name}': {value!r} is no number" + ("" if found is None else f" within {LARGEST:g}"))
+    return found
+
+
+def _id(column: Mapping[str, Any], value: Any) -> int:
+    """Of a category, by the forms that it may have in a CSV file or JSON Lines."""
+    values, unknown = column["values"], int(column["unknown"])
+    if value is None:
+        return unknown
+    said = value.strip() if isinstance(value, str) else json.dumps(value)
+    if said in values or isinstance(value, str) or not values:
+        return int(values.get(said, unknown))
+    if isinstance(value, bool):
+        alike = [each for each in values if each.lower() in ("true", "false")]
+        same = [each for each in alike if each.lower() == said]
+    else:
+        alike = [each for each in values if _is_number(value) and _reads(each) is not None]
+        same = [each for each in alike if _reads(each) == value]
+    if len(same) > 1 or not alike:
+        some = ", ".join(f'"{each}"' for each in (same or list(values))[:10])
+        raise ValueError(f"column '{column['name']}': {said} is none of its values; write one as text, such as {some}")
+    return int(values[same[0]]) if same else unknown
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _reads(text: Any) -> float | None:
+    """The number that a text is, None where it is none."""
     try:
-        return float(value)
+        return float(text) if isinstance(text, str) and "_" not in text else None
     except ValueError:
-        raise ValueError(f"column '{name}': {value!r} is no number") from None
-
-
-def _name(value: Any) -> str:
-    """A category as a CSV file would have it."""
-    return value.strip() if isinstance(value, str) else json.dumps(value)
+        return None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.builtin.tables.columns import check_named, classes_told, moments, numbers, taught
+from kdsearch.builtin.tables.columns import check_named, check_told, classes_told, moments, numbers, taught
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Field
 from kdsearch.kit.tables import Table
@@ -53,6 +53,7 @@ def read_target(
             for split, table in tables.items()
         }
         for i, name in enumerate(columns):
+            check_told(tables["train"], name, "and add it to the answers")
             _differ(torch.cat([each[:, i] for each in values.values()]), tables["train"], name)
         return Target(kind, "target", tuple(columns), values)
     if kind == "class":

@@ -229,6 +229,28 @@ def test_small_numbers_keep_their_deviation_and_constants_have_none():
     assert std == pytest.approx((1e-12, 1.0, 1.0, 1.0))
 
 
+def test_numbers_that_float32_cannot_tell_apart_are_refused(tmp_path):
+    """Seconds of ten minutes since 1970: float32 has steps of 128 there. Of ten years, and of a day, they are far enough apart."""
+
+    def table(span, start=1_760_000_000):
+        return "t,y\n" + "".join(f"{start + span * i / 50:.3f},{i % 2}\n" for i in range(50))
+
+    for span in (86_400, 3e8):
+        assert (
+            opened(tmp_path, table(span), target="y").split("train").load(range(50))["numbers"].unique().numel() == 50
+        )
+    said = r"column 't': its values differ by 173 around 1760000294.* steps of 128\..*such as 1760000000, "
+    with pytest.raises(DataError, match=said + "or name it in `ignore`"):
+        opened(tmp_path, table(600), target="y")
+    with pytest.raises(DataError, match=said + "and add it to the answers"):
+        opened(tmp_path, table(600), target="t", kind="number")
+    assert opened(tmp_path, table(600, 0), target="y").fields[0].name == "numbers"
+    constant = "t,x,y\n" + "".join(f"1760000000.1,{i},{i % 2}\n" for i in range(8))
+    assert opened(tmp_path, constant, target="y").fields[0].std[0] == 1
+    kept = table(600).replace("t,y", "t,x,y").replace(",", ",7,").replace("t,7,x,7,y", "t,x,y")
+    assert opened(tmp_path, kept, target="y", ignore=("t",)).fields[0].shape == (1,)
+
+
 def test_a_column_of_another_split_is_missed(tmp_path):
     (tmp_path / "u.csv").write_text("make,y\nfiat,1\n")
     with pytest.raises(DataError, match=r"u\.csv: no column 'x'"):
@@ -268,6 +290,62 @@ def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
         ]:
             with pytest.raises(ValueError, match=said):
                 read(wrong, paths)
+
+
+def test_a_row_of_json_is_read_as_the_csv_that_another_program_wrote(tmp_path):
+    """pandas writes True, and 4.0 for whole numbers beside empty cells; -999 is what its author wrote for nobody knows."""
+    rows = [
+        ("True", "31", "4.0", "01"),
+        ("False", "-999", "2.0", "1"),
+        ("True", "45", "", "2"),
+        ("True", "28", "3.0", "01"),
+    ]
+    text = "member,age,grade,code,y\n" + "".join(f"{','.join(row)},{i % 2}\n" for i, row in enumerate(rows))
+    source = opened(tmp_path, text, target="y", missing=("-999",), categories=("grade", "code"))
+    for name, content in source.files().items():
+        (tmp_path / name).write_bytes(content)
+    place = {"table.json": tmp_path / "table.json"}
+    batch = source.split("train").load(range(4))
+    wanted = {name: batch[name] for name in ("numbers", "missing", "categories")}
+    for i, (member, age, grade, code) in enumerate(rows):
+        for given in (
+            {"member": member, "age": age, "grade": grade, "code": code},
+            {"member": member == "True", "age": int(age), "grade": float(grade) if grade else None, "code": code},
+            {
+                "member": member == "True",
+                "age": float(age),
+                "grade": int(float(grade)) if grade else None,
+                "code": code,
+            },
+        ):
+            made = prepare.inputs(json.dumps(given), place)
+            for name, tensor in wanted.items():
+                assert made[name].tolist() == tensor[i : i + 1].tolist(), (given, name)
+
+    def ids(**row):
+        return prepare.inputs(json.dumps(row), place)["categories"].tolist()[0]
+
+    assert ids(grade=7, code=5, member="maybe") == ids(), "a number that training did not have, as text that it did not"
+    for row, said in (
+        ({"member": 1}, 'column \'member\': 1 is none of its values; write one as text, such as "False", "True"'),
+        ({"grade": True}, "column 'grade': true is none of its values"),
+        ({"grade": [4]}, "column 'grade'"),
+        ({"age": "1_000"}, "column 'age': '1_000' is no number"),
+        ({"age": "inf"}, "column 'age': 'inf' is no number within"),
+        ({"age": True}, "column 'age': True is no number"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            prepare.inputs(json.dumps(row), place)
+    assert ids(code=1)[2] == ids(code="1")[2], "written as JSON would"
+    (tmp_path / "table.json").write_text((tmp_path / "table.json").read_text().replace('"1":', '"001":'))
+    with pytest.raises(ValueError, match=r'such as "01", "001"'):
+        prepare.inputs('{"code": 1}', place)
+
+
+def test_a_mark_is_a_number_of_json_lines_too(tmp_path):
+    rows = [{"x": x, "y": i % 2} for i, x in enumerate([1, -999, -999.0, "-999", 2.5, 3])]
+    source = opened(tmp_path, "\n".join(map(json.dumps, rows)), "t.jsonl", target="y", missing=("-999",))
+    assert source.split("train").load(range(6))["missing"][:, 0].tolist() == [0, 1, 1, 1, 0, 0]
 
 
 def test_nan_in_a_row_is_missing_as_it_is_in_training(tmp_path):
