@@ -13,11 +13,13 @@ from pydantic import Field as Option
 from torch import Tensor
 
 from kdsearch.builtin.datasets.augment import Augmentation, augmented, id_hash
-from kdsearch.builtin.datasets.pixels import CHUNK, Chosen, Pixels, Stored, check_memory, chunks, fitted
+from kdsearch.builtin.datasets.pixels import CHUNK, Pixels, Stored, check_memory, chunks, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, IMAGENET, Batch, Field, Normalization, Options, Split, split_of
 from kdsearch.limits import RESIZE
 
+LOOKED_AT = 2048  # decoding is what costs; so many images of 1,000 pixels give the mean to 1e-3
+COPIED = 1 << 26  # bytes of stored images at once
 WHOLE = 255.0  # the greatest pixel of eight bits
 
 
@@ -172,7 +174,7 @@ def _opened(
 ) -> ImageSource:
     """Mean and std as `wanted`, else from the samples `ids` of `train`; None = all of them."""
     train = parts["train"]
-    standard = measured(train if ids is None else some(train, ids))
+    standard = measured(train, ids)
     if wanted is not None:
         check_wanted(wanted, standard, train.file)
         standard = standard.given(wanted)
@@ -231,14 +233,6 @@ def check_wanted(wanted: Normalization, standard: Standard, file: object) -> Non
         )
 
 
-def some(part: Part, ids: Collection[str]) -> Part:
-    """The samples of a split that are among `ids`."""
-    wanted = set(ids)
-    rows = [i for i, id in enumerate(part.ids) if id in wanted]
-    pixels: Pixels = Stored(part.pixels.images[rows]) if isinstance(part.pixels, Stored) else Chosen(part.pixels, rows)
-    return Part(tuple(part.ids[i] for i in rows), pixels, part.labels[rows], part.file)
-
-
 def _shape(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
 
@@ -255,20 +249,22 @@ def check_labels(labels: Tensor, n_classes: int, file: object, split: str) -> No
         )
 
 
-def measured(part: Part, most: int = 1 << 62) -> Standard:
-    """Mean and std per channel over the pixels of a split, exact for uint8; at most `most` images, chosen by id."""
-    lazy = not isinstance(part.pixels, Stored)
-    rows = list(range(len(part.ids)))
-    if lazy:
-        most = min(most, 2048)  # decoding is what costs; 2,048 images of 1,000 pixels give the mean to 1e-3
-    if len(rows) > most:
-        rows = sorted(sorted(rows, key=lambda i: id_hash(part.ids[i]))[:most])
+def measured(part: Part, ids: Collection[str] | None = None) -> Standard:
+    """Mean and std per channel over the pixels of a split, exact for uint8. `ids`: of the samples that are looked at; None = all.
+
+    Of images that are decoded on demand at most LOOKED_AT, chosen by id.
+    """
+    lazy, wanted = not isinstance(part.pixels, Stored), None if ids is None else set(ids)
+    rows = [i for i, id in enumerate(part.ids) if wanted is None or id in wanted]
+    if lazy and len(rows) > LOOKED_AT:
+        rows = sorted(sorted(rows, key=lambda i: id_hash(part.ids[i]))[:LOOKED_AT])
     first = part.pixels(rows[:1])
     whole, n_channels = first.dtype == torch.uint8, first.shape[1]
     counts = torch.zeros(n_channels, 256, dtype=torch.int64)
     sums = torch.zeros(3, n_channels, dtype=torch.float64)  # n, sum, sum of squares
     low, high = (0.0, WHOLE) if whole else (math.inf, -math.inf)
-    step = 64 if lazy else CHUNK
+    each_bytes = math.prod(first.shape[1:]) * first.element_size()
+    step = 64 if lazy else max(1, min(CHUNK, COPIED // each_bytes))
     for start in range(0, len(rows), step):
         images = part.pixels(rows[start : start + step])
         for c in range(n_channels):

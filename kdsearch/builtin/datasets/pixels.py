@@ -1,4 +1,4 @@
-"""Pixels of a split: in memory or decoded on demand, some of them, and all at one size and number of channels."""
+"""Pixels of a split: in memory or decoded on demand, and all at one size and number of channels."""
 
 from __future__ import annotations
 
@@ -37,20 +37,6 @@ class Stored:
 
     def __call__(self, index: Sequence[int]) -> Tensor:
         return self.images[torch.as_tensor(index, dtype=torch.long)]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some rows of other pixels, decoded when they are asked for."""
-
-    pixels: Pixels
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __call__(self, index: Sequence[int]) -> Tensor:
-        return self.pixels([self.rows[i] for i in index])
 
 
 def chunks(images: Tensor, most: int = CHUNK) -> Iterator[Tensor]:

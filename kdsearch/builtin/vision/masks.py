@@ -20,7 +20,6 @@ from kdsearch.builtin.datasets.images import (
     content,
     measured,
     preprocessing,
-    some,
 )
 from kdsearch.builtin.datasets.pixels import Pixels
 from kdsearch.builtin.vision.segmentation import MASK, main_class
@@ -123,7 +122,7 @@ def _opened(
 ) -> ImageSource:
     """Mean and std as `wanted`, else from the samples `ids` of `train`; None = all of them."""
     train = parts["train"].images
-    standard = measured(train if ids is None else some(train, ids))
+    standard = measured(train, ids)
     if wanted is not None:
         check_wanted(wanted, standard, train.file)
         standard = standard.given(wanted)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kdsearch.builtin.datasets import images as module
 from kdsearch.builtin.datasets.augment import augmented
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source, measured
 from kdsearch.builtin.datasets.pixels import Stored, as_images, fitted
@@ -45,6 +46,36 @@ def test_many_images_are_measured_exactly():
     standard = measured(part(train, ids=tuple(str(i) for i in range(5000))))
     np.testing.assert_allclose(standard.mean, train.numpy().mean() / 255, rtol=1e-12)
     assert standard.counted == 5000
+
+
+class Watched:
+    """Images in memory that say how many bytes were copied of them at once."""
+
+    def __init__(self, images):
+        self.images, self.copied, self.shape = images, [], images.shape
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        found = self.images[index]
+        self.copied.append(found.numel() * found.element_size())
+        return found
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_some_images_are_measured_without_a_copy_of_them_all(floats, monkeypatch):
+    train = pixels(400).float() if floats else pixels(400)
+    ids = tuple(f"s{i}" for i in range(400))
+    images, chosen = Watched(train), ids[7:390:2]
+    monkeypatch.setattr(module, "COPIED", 10 * train[0].numel() * train.element_size())
+    standard = measured(part(images, torch.zeros(400), ids), chosen)
+    rows = train[7:390:2].double() / 255
+    np.testing.assert_allclose(standard.mean, rows.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(standard.std, rows.std((0, 2, 3), correction=0), rtol=1e-9)
+    assert standard.counted == len(chosen)
+    assert max(images.copied) == module.COPIED
+    assert sum(images.copied[1:]) == len(chosen) * module.COPIED // 10
 
 
 def test_a_constant_channel_stays_finite():
