@@ -1,6 +1,7 @@
 """What does a trial cost beside its training, and what in bare Optuna? JSON: a row a sampler and number of trials.
 
-Trials of six floats whose loss is their distance from a point, one after another. Ours: the schedule asks the controller `optuna`
+Trials of six floats whose loss is their distance from a point, one after another, of which the controller sees the last ones as
+running, as `refine.generation` says by default. Ours: the schedule asks the controller `optuna`
 and each trial is put into the journal when it is asked for, when it is told, and where it stands between, as `refine` does.
 Bare: `study.ask`, six suggestions, `study.tell` with the same sampler of Optuna's and a journal of its own. Both take turns in
 rounds of as many trials, so that a busy machine slows both; CPU time, so that waiting counts nothing.
@@ -34,6 +35,7 @@ from kdsearch.builtin.stoppers import Unstopped
 from kdsearch.kinds import Dim, NoOptions, Range
 from kdsearch.search.schedule import Schedule
 from kdsearch.search.trials import Board, TrialLog
+from kdsearch.study.schema import Refine
 
 NAMES = [f"x{i}" for i in range(6)]
 DIMS = [Dim(name, Range(low=0.0, high=1.0)) for name in NAMES]
@@ -58,7 +60,7 @@ def ours(sampler: str, n: int, seed: int, file: Path) -> Iterator[None]:
         Unstopped(NoOptions()),
         (),
         n,
-        1,
+        Refine().generation,
         lambda trial: replace(trial, state="complete", losses=trial.at(1.0) or ()),
         log.put,
     )

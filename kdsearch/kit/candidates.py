@@ -35,23 +35,32 @@ class Tried:
         def add(keys: set[str], trial: Trial) -> None:
             keys.add(key_of(space, trial.spec, trial.values))
 
-        return Distinct(space, self._keys.of(space, told, set, add))
+        ended, others = self._keys.of(space, told, set, add)
+        return Distinct(space, ended, {key_of(space, trial.spec, trial.values) for trial in others})
 
 
 class Distinct:
-    """The candidates tried before or asked since, by canonical form and values."""
+    """The candidates tried before or asked since, by canonical form and values.
 
-    def __init__(self, space: SearchSpace[Any] | None, tried: Set[str]) -> None:
-        self._space, self._tried = space, tried
+    `others`: keys of the trials from the first on that runs.
+    """
+
+    def __init__(self, space: SearchSpace[Any] | None, ended: Set[str], others: Set[str] = frozenset()) -> None:
+        self._space, self._ended, self._others = space, ended, others
         self._asked: set[str] = set()
 
+    def has_ended(self, ask: Ask) -> bool:
+        """Whether it is one of the trials before the first that runs: no history that goes on asks for it again."""
+        return key_of(self._space, ask.spec, ask.values) in self._ended
+
     def is_tried(self, ask: Ask) -> bool:
-        return key_of(self._space, ask.spec, ask.values) in self._tried
+        key = key_of(self._space, ask.spec, ask.values)
+        return key in self._ended or key in self._others
 
     def add(self, ask: Ask) -> bool:
         """Whether this one is new; from now on it is not."""
         key = key_of(self._space, ask.spec, ask.values)
-        is_new = key not in self._tried and key not in self._asked
+        is_new = key not in self._ended and key not in self._others and key not in self._asked
         self._asked.add(key)
         return is_new
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from kdsearch.errors import StudyError
@@ -18,7 +18,7 @@ from kdsearch.kit.histories import Folded, in_order
 
 @dataclass
 class _Place:
-    """Where the enumeration stands, and what it gave that was not tried then."""
+    """Where the enumeration stands, and what it gave that has not ended."""
 
     rest: Iterator[Ask]
     given: list[Ask] = field(default_factory=list)
@@ -39,14 +39,15 @@ class Exhaustive(Controller[NoOptions]):
         told = in_order(history)
         tried = self._tried.of(space, told)
         key = (space, tuple(dims))
-        # the enumeration goes on where it stood: all before was tried, or is among those given and still waits for its trial
-        place = self._places.of(key, told, lambda: _Place(_every(space, parents_first(dims))), lambda *_: None)
-        place.given = [ask for ask in place.given if not tried.is_tried(ask)]
-        found = [ask for ask in place.given[:n] if tried.add(ask)]
+        # the enumeration goes on where it stood: all before has ended, or is among those given, and runs or waits for its trial
+        place, _ = self._places.of(key, told, lambda: _Place(_every(space, parents_first(dims))), lambda *_: None)
+        place.given = [ask for ask in place.given if not tried.has_ended(ask)]
+        found = list(islice((ask for ask in place.given if tried.add(ask)), n))
         for ask in place.rest if len(found) < n else ():
+            if not tried.has_ended(ask):
+                place.given.append(ask)
             if tried.add(ask):
                 found.append(ask)
-                place.given.append(ask)
             if len(found) == n:
                 break
         return found

@@ -108,7 +108,11 @@ class Elites:
             if len(found.present) == self._size:
                 found.parents, found.present = self._selected(found.parents + found.present, n_losses), []
 
-        found = self._folded.of((axes.space, axes.dims, n_losses), told, _Generations, add)
+        found, others = self._folded.of((axes.space, axes.dims, n_losses), told, _Generations, add)
+        if others:
+            found = _Generations([*found.parents], [*found.present])
+            for trial in others:
+                add(found, trial)
         return found.parents or found.present
 
     def _selected(self, trials: Sequence[FrozenTrial], n_losses: int) -> list[FrozenTrial]:

@@ -45,8 +45,8 @@ class Survival:
         self._kept: Folded[_Kept] = Folded()
 
     def of(self, told: Sequence[Trial], key: Any = None) -> Population:
-        """`told` in order of number; `key`: what else trials belong to."""
-        kept = self._kept.of(key, told, _Kept, self._add)
+        """`told` in order of number, all of them ended; `key`: what else trials belong to."""
+        kept, _ = self._kept.of(key, told, _Kept, self._add)
         members = best_first(kept.scored)[: self.size]
         standing_in = best_first(kept.broken)[: max(self.least - len(members), 0)]
         return Population((*members, *standing_in), kept.n_scored)

@@ -10,6 +10,7 @@ import pickle
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import itemgetter
 from typing import Annotated, Any, Literal
 
@@ -121,7 +122,7 @@ class Nni(Controller[NniOptions]):
                 tuner.tell(trial.number, parameters, self._loss(trial), trial.is_over)
 
         seen = [*self._shown(told[:settled]), *told[settled:n_over]]
-        tuner: Learner = pickle.loads(pickle.dumps(self._learners.of((*key, settled), seen, start, tell)))
+        tuner: Learner = pickle.loads(pickle.dumps(self._learners.of((*key, settled), seen, start, tell)[0]))
         for trial in told[n_over:]:
             tell(tuner, trial)
         return tuner
@@ -134,7 +135,7 @@ class Nni(Controller[NniOptions]):
                 insort(best, (loss, trial.number, trial), key=itemgetter(0, 1))
                 del best[SEEN // 2 :]
 
-        best = self._best.of(None, settled, list, add) if settled else []
+        best = self._best.of(None, settled, list, add)[0] if settled else []
         return in_order(
             list({each.number: each for each in (*settled[-SEEN // 2 :], *(each for *_, each in best))}.values())
         )
@@ -165,13 +166,14 @@ class Nni(Controller[NniOptions]):
     def _next_of(self, axes: Axes, told: Sequence[Trial], tried: Distinct, n: int) -> list[Ask]:
         """The next candidates of an enumeration that were not tried: it goes on where it stood."""
         key = (axes.space, axes.dims)
-        place = self._places.of(key, told, lambda: _Place(self._every(axes)), lambda *_: None)
-        place.given = [ask for ask in place.given if not tried.is_tried(ask)]
-        found = [ask for ask in place.given[:n] if tried.add(ask)]
+        place, _ = self._places.of(key, told, lambda: _Place(self._every(axes)), lambda *_: None)
+        place.given = [ask for ask in place.given if not tried.has_ended(ask)]
+        found = list(islice((ask for ask in place.given if tried.add(ask)), n))
         while len(found) < n and (ask := next(place.rest, None)) is not None:
+            if not tried.has_ended(ask):
+                place.given.append(ask)
             if tried.add(ask):
                 found.append(ask)
-                place.given.append(ask)
         return found
 
     def _every(self, axes: Axes) -> Iterator[Ask]:
@@ -195,7 +197,7 @@ class Nni(Controller[NniOptions]):
 
 @dataclass
 class _Place:
-    """Where an enumeration stands, and what it gave that was not tried then."""
+    """Where an enumeration stands, and what it gave that has not ended."""
 
     rest: Iterator[Ask]
     given: list[Ask] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Annotated, Any
 
@@ -163,12 +163,25 @@ def test_a_fold_goes_over_a_history_once() -> None:
         state.append(trial.number)
 
     told = [trial(i, 0.0) for i in range(6)]
-    assert folded.of("a", told[:3], list, step) == [0, 1, 2]
-    assert folded.of("a", told, list, step) == [0, 1, 2, 3, 4, 5]
+    assert folded.of("a", told[:3], list, step) == ([0, 1, 2], [])
+    assert folded.of("a", told, list, step) == ([0, 1, 2, 3, 4, 5], [])
     assert seen == [0, 1, 2, 3, 4, 5]
-    assert folded.of("b", told[:2], list, step) == [0, 1]
-    assert folded.of("b", [told[0], trial(1, 5.0), told[2]], list, step) == [0, 1, 2]
+    assert folded.of("b", told[:2], list, step) == ([0, 1], [])
+    assert folded.of("b", [told[0], trial(1, 5.0), told[2]], list, step) == ([0, 1, 2], [])
     assert seen[6:] == [0, 1, 0, 1, 2]
+
+
+def test_a_fold_ends_before_what_runs() -> None:
+    """A trial that runs is another one when it has ended: the history before it is not gone over again."""
+    seen: list[int] = []
+    folded: Folded[list[int]] = Folded()
+    ended = [trial(i, 0.0) for i in range(6)]
+    running = [trial(i, state="running") for i in range(6)]
+    for n in range(6):
+        told = [*ended[:n], *running[n : n + 2], *ended[n + 2 : n + 3]]
+        found = folded.of("a", told, list, lambda _, each: seen.append(each.number))
+        assert found == ([], told[n:])
+    assert seen == [0, 1, 2, 3, 4]
 
 
 class CountedSpace(HillSpace):
@@ -207,3 +220,32 @@ def test_an_ask_does_not_go_over_the_history_again(controller: Controller) -> No
         work.append(space.work - before)
     # 8 new identities, 8 of the last ask's, and draws that were tried before; over the whole history it were 256 more
     assert max(work) <= 160
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Random(NoOptions()),
+        lambda: Exhaustive(NoOptions()),
+        lambda: Evolution(EvolutionOptions(population=8, sample=4)),
+        lambda: Optuna(OptunaOptions(sampler="nsga2", population=8)),
+    ],
+    ids=["random", "exhaustive", "aging", "nsga2"],
+)
+def test_an_ask_beside_trials_that_run_does_not_go_over_the_history_again(made: Callable[[], Controller]) -> None:
+    """As `refine` asks: one at a time, the last three running; and as one that was not asked before. One that ran may be gone."""
+    space, history, work, kept = CountedSpace(), [], [], made()
+
+    def shown(told: Sequence[Trial]) -> list[Trial]:
+        return [*told[:-3], *(Trial(each.number, each.values, each.spec, "running") for each in told[-3:])]
+
+    while len(history) < 256:
+        before = space.work
+        ask = kept.ask(space, (), shown(history), 1, 0)[0]
+        work.append(space.work - before)
+        if len(history) % 32 == 0:
+            assert [ask] == made().ask(space, (), shown(history), 1, 0)
+            for told in (history[:-1], shown(history)[:-2]):
+                assert kept.ask(space, (), told, 2, 0) == made().ask(space, (), told, 2, 0)
+        history.append(trial(len(history), ask.spec["x"] / 16, spec=ask.spec))
+    assert sorted(work)[-20] <= 100  # after the asks of shorter histories all is gone over
