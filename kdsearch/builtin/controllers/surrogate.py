@@ -48,8 +48,8 @@ class SurrogateOptions(Options):
 
 
 class Surrogate(Controller[SurrogateOptions]):
-    """Trials that were stopped count with their last losses; what breaks a constraint, or failed, with the worst; what runs is
-    taken to end as the model predicts, so that its neighbours are not asked beside it.
+    """Trials that were stopped count with their last losses; what breaks a constraint, failed, or was stopped without a finite
+    loss, with the worst; what runs is taken to end as the model predicts, so that its neighbours are not asked beside it.
 
     Raises:
         StudyError: the space has no dimensions to search.
@@ -171,7 +171,9 @@ def values_of(
 
 
 def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
-    """Index in `told` -> one loss; what failed has the worst, and never the best one's, what says nothing is left out."""
+    """Index in `told` -> one loss; what failed, or was stopped without a finite one, has the worst, and never the best one's; what
+    says nothing is left out.
+    """
     measured = {i: trial.losses or trial.curve[-1][1] for i, trial in enumerate(told) if trial.losses or trial.curve}
     width = max((len(losses) for losses in measured.values()), default=1)
     rows = {i: losses for i, losses in measured.items() if len(losses) == width and all(map(math.isfinite, losses))}
@@ -179,6 +181,7 @@ def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
         return {}
     one = dict(zip(rows, _scalar(np.array(list(rows.values())), rng).tolist(), strict=True))
     bad = {i for i, each in enumerate(told) if each.state == "failed" or any(value > 0 for value in each.violations)}
+    bad |= {i for i, losses in measured.items() if told[i].is_over and not all(map(math.isfinite, losses))}
     worst = max(one.values())
     if worst == min((loss for i, loss in one.items() if i not in bad), default=math.inf):
         worst += abs(worst) or 1.0

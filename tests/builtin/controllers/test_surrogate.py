@@ -1,5 +1,7 @@
 """The model-based controller: its formula, its features, and what it makes of facts that help or mislead."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -173,3 +175,16 @@ def test_stopped_failed_and_broken_trials():
     asks = Surrogate(SurrogateOptions(first=2)).ask(None, [dim], [*good, *bad], 4, 0)
     assert len(asks) == 4
     assert all(0 <= ask.values["x"] <= 1 for ask in asks)
+
+
+def test_what_was_stopped_without_a_finite_loss_is_the_worst():
+    """`halving` ends as pruned what is NaN at a rung; what runs may still come to a number."""
+    curve = ((0.3, (math.nan,)),)
+    told = [
+        Trial(0, {"x": 0.1}, losses=(0.3,)),
+        Trial(1, {"x": 0.2}, losses=(0.4,)),
+        Trial(2, {"x": 0.7}, state="pruned", curve=curve),
+        Trial(3, {"x": 0.8}, state="pruned", curve=((0.3, (math.inf,)),)),
+        Trial(4, {"x": 0.9}, state="running", curve=curve),
+    ]
+    assert _losses(told, stream(0, "weights")) == {0: 0.3, 1: 0.4, 2: 0.4, 3: 0.4}
