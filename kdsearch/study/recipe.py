@@ -300,8 +300,11 @@ class RecipeSpace:
         )
 
     def default(self) -> dict[str, Value]:
-        """One point: every optional distiller used, weights 1, options at their defaults, all within their ranges."""
-        return {dim.path: self._default(dim) for dim in self.dims}
+        """One point: every optional distiller used, weights 1, options at their defaults, all within their ranges.
+
+        Of the dimensions that count there.
+        """
+        return self._counting({dim.path: self._default(dim) for dim in self.dims})
 
     def plain(self) -> dict[str, Value]:
         """The point that one takes without a search: the default without optional distillers, unless there are no others."""
@@ -312,6 +315,9 @@ class RecipeSpace:
         """The default with this optional distiller and no other, or with none."""
         left_out = [each.used for each in self.distillers if each.use.optional and each is not distiller]
         point = {**self.default(), **dict.fromkeys(left_out, False)}
+        return self._counting(point)
+
+    def _counting(self, point: Mapping[str, Value]) -> dict[str, Value]:
         return {dim.path: point[dim.path] for dim in self.dims if is_active(dim, point)}
 
     def _default(self, dim: Dim) -> Value:

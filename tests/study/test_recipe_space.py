@@ -129,6 +129,23 @@ def test_the_plain_point_leaves_out_what_is_optional_but_not_everything():
     assert [each.name for each in alone.at(alone.plain()).distillers] == ["fitnet"]
 
 
+def test_the_default_point_has_no_value_of_what_does_not_count_there():
+    """Of `composed`, `part` counts where logits are compared, and `softmax` where maps are by kl; the default is maps by mse."""
+    host = Host.load()
+    names = ("on", "multi_scale", "part", "distance", "softmax")
+    searched = ", ".join(f"{name}: search" for name in names)
+    sets = (
+        "student={space: cifar_resnet}",
+        "recipe.train={}",
+        f"recipe.distillers=[{{use: composed, weight: 1, options: {{{searched}}}}}]",
+    )
+    found = RecipeSpace.from_study(load_study(GOOD, host, sets=sets), host)
+    prefix = "recipe.distillers[0].options"
+    assert {dim.path for dim in found.dims} == {f"{prefix}.{name}" for name in names}
+    point = {f"{prefix}.on": "maps", f"{prefix}.multi_scale": False, f"{prefix}.distance": "mse"}
+    assert found.default() == found.plain() == point
+
+
 def test_the_default_point_is_within_every_range():
     found = space("recipe.train={lr: {low: 0.02, high: 0.1}, batch_size: {choices: [8, 16]}, optimizer: search}")
     values = found.default()
