@@ -251,7 +251,7 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
             names = list(cls.model_fields)
             has = one_of(names) if names else "no options here"
             raise StudyError(f"unknown option '{name}'", path=path, nearest=nearest(name, names), expected=has)
-        found = read_range(value, declared_range(cls, name), path)
+        found = read_range(value, declared_range(cls, name), path, cls.model_fields[name].annotation)
         if found is None:
             fixed[name] = value
         else:
@@ -285,8 +285,11 @@ def _example(found: Range, end: Value) -> Value:
     return [value] * found.each if found.each else value
 
 
-def read_range(value: Value, declared: Range | None, path: str) -> Range | None:
-    """The range a study's value stands for, or None when it is a fixed value. Raise StudyError for a malformed range."""
+def read_range(value: Value, declared: Range | None, path: str, of: Any = None) -> Range | None:
+    """The range a study's value stands for, or None when it is a fixed value. Raise StudyError for a malformed range.
+
+    of: the field's annotation. Between whole numbers a float's range is continuous.
+    """
     if value == "search":
         if declared is None:
             raise StudyError(
@@ -326,8 +329,21 @@ def read_range(value: Value, declared: Range | None, path: str) -> Range | None:
         isinstance(low, int)
         and isinstance(high, int)
         and (declared is None or declared.integer or bool(declared.choices))
+        and not _is_float(of)
     )
     return Range(low=low, high=high, log=log, integer=integer, each=declared.each if declared else 0, when=when)
+
+
+def _is_float(annotation: Any) -> bool:
+    """Whether its numbers, or those of its elements, are floats."""
+    found = set(_types(annotation))
+    return float in found and int not in found
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
 
 
 def _freeze(value: Value) -> Value:

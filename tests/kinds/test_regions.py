@@ -4,10 +4,13 @@ from typing import Annotated
 
 import pytest
 import torch
+from pydantic import Field
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Options, SearchSpace, searched
 from kdsearch.kinds.options import searchable
+from kdsearch.kinds.space import draw
+from kdsearch.store.hashing import stream
 
 
 class Spec(Options):
@@ -24,6 +27,25 @@ class Space(SearchSpace[Spec]):
 def paths(**written):
     raw = {**dict.fromkeys(Spec.model_fields, "search"), **written}
     return [dim.path for dim in searchable(Spec, raw, "spec").dims]
+
+
+class Numbers(Options):
+    plain: float = 1.0
+    bounded: Annotated[float, Field(ge=0)] = 1.0
+    maybe: float | None = None
+    several: Annotated[tuple[float, float], searched(low=0, high=1, each=2)] = (0.0, 0.0)
+    chosen: Annotated[float, searched(1.0, 2.0)] = 1.0
+    whole: int = 1
+    either: int | float = 1
+
+
+def test_a_range_of_whole_numbers_is_as_continuous_as_its_field():
+    region = searchable(Numbers, {name: {"low": 0, "high": 2} for name in Numbers.model_fields}, "")
+    names = ["whole", "either"]
+    assert [dim.path for dim in region.dims if dim.range.integer] == names
+    assert [dim.path for dim in region.dims if dim.range.size is not None] == names
+    drawn = [draw(dim, stream(0, dim.path)) for dim in region.dims if not dim.range.integer]
+    assert not any(float(value).is_integer() for value in drawn)
 
 
 def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():
