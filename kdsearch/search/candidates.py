@@ -205,8 +205,7 @@ class _Walk:
         fresh = self._fresh(specs)
         scored = dict(self.had)
         at = self._flush(fresh, 0, scored)
-        there = self.known.keys() | scored.keys()
-        new = [row for row in fresh if row["feasible"] and row["key"] not in there]
+        new = [row for row in fresh if row["feasible"] and row["key"] not in self.known and row["key"] not in scored]
         for chunk in self.score([row["spec"] for row in new], [Cost(row["params"], row["macs"]) for row in new]):
             scored.update((each.key, each) for each in chunk)
             at = self._flush(fresh, at, scored)

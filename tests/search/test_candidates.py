@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from kdsearch.errors import UserError
 from kdsearch.kinds import Ask, Controller, Cost, NoOptions, Trial
 from kdsearch.search import scoring
 from kdsearch.search.backend import Remote, Score, Spec, in_process
-from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, select
+from kdsearch.search.candidates import Candidate, Explored, Region, _Walk, explore, lost, reference, select
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import Scored, Scorer
 
@@ -178,6 +179,23 @@ def test_drawing_gives_up_where_the_space_is_too_large_to_enumerate(
     assert found.reason == "gave_up"
     assert len(found.candidates) >= 14
     assert "3,200 draws" in found.message
+
+
+def test_a_generation_does_not_go_over_all_known_rows() -> None:
+    class Known(dict[str, Any]):
+        """Rows that are only looked up."""
+
+        def __iter__(self) -> Any:
+            raise AssertionError("gone over")
+
+        keys = values = items = __iter__
+
+    def none(_: Any) -> None:
+        return None
+
+    rows: Any = SimpleNamespace(append=list)
+    walk = _Walk(region(), in_process(toy_scorer(NAMES)), none, rows, Known(), {}, 3, (), None)
+    assert walk.add([]) == 0
 
 
 def test_progress_counts_feasible_candidates(tmp_path: Path) -> None:
