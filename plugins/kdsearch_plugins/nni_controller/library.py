@@ -19,7 +19,7 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("nni")
     level = logger.level
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"nni(\\.|$)")
+        warnings.filterwarnings("ignore", module=r"nni(\.|$)")
         logger.setLevel(logging.CRITICAL + 1)
         try:
             yield

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from kdsearch_plugins.nni_controller.axes import Axes, Axis
+from kdsearch_plugins.nni_controller.library import quiet
 
 from kdsearch.cli import main
 from kdsearch.kinds import Dim, Range, Trial
@@ -25,6 +27,15 @@ def test_a_study_that_needs_it_says_how_to_get_it_before_any_work(
     said = capsys.readouterr().err
     assert f"tiny.yaml:{line}: refine.controller: NNI cannot be imported" in said
     assert 'pip install "kdsearch[nni]"' in said
+
+
+def test_warnings_of_its_own_modules_alone_are_not_shown() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with quiet():
+            for module in ("nni", "nni.common.hpo_utils", "nnumpy", "nnix"):
+                warnings.warn_explicit(module, UserWarning, "a.py", 1, module=module)
+    assert [str(each.message) for each in seen] == ["nnumpy", "nnix"]
 
 
 def test_its_options_are_shown_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
