@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -186,7 +187,7 @@ def _timm(name: str, given: Mapping[str, Any]) -> nn.Module:
         raise PluginError("timm is not installed", fix="Run: pip install 'kdsearch[timm]'") from error
     if not timm.is_model(name):
         raise StudyError(f"timm has no '{name}'", path="MODEL", nearest=nearest(name, timm.list_models()))
-    return _built(lambda: timm.create_model(name, pretrained=False, **given), f"timm:{name}")
+    return _built(lambda: timm.create_model(name, **{"pretrained": False, **given}), f"timm:{name}")
 
 
 def _torchvision(name: str, given: Mapping[str, Any]) -> nn.Module:
@@ -197,6 +198,8 @@ def _torchvision(name: str, given: Mapping[str, Any]) -> nn.Module:
     if name not in models.list_models():
         raise StudyError(f"torchvision has no '{name}'", path="MODEL", nearest=nearest(name, models.list_models()))
     given = {"weights": None, **given}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        given = {"weights_backbone": None, **given}  # or a download begins
     if name.startswith(("googlenet", "inception")):
         given = {"aux_logits": False, "init_weights": False, **given}  # the helper heads are for training alone
     return _built(lambda: models.get_model(name, **given), f"torchvision:{name}")

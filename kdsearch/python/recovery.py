@@ -27,7 +27,7 @@ def recover(
     seed: int,
     said: Callable[[float, str], None],
 ) -> float:
-    """Train the student in place on `train`; the last epoch's mean loss.
+    """Train all of the student in place on `train`, what came frozen, too; the last epoch's mean loss.
 
     The loss is the task's own plus what the teacher says: T^2 KL of the softened classes (Hinton et al., 2015) where an output is
     logits, else the mean squared difference in units of the teacher's spread.
@@ -37,6 +37,8 @@ def recover(
     """
     split, module = data.split("train"), student.module
     rng = torch.Generator().manual_seed(seed)
+    for each in module.parameters():
+        each.requires_grad_(each.is_floating_point())
     optimizer = torch.optim.AdamW(module.parameters(), LR, weight_decay=0.01)
     n = len(split.ids)
     total, step, last = epochs * math.ceil(n / BATCH), 0, 0.0

@@ -18,9 +18,13 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import StudyError
+from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph
 from kdsearch.python.compressed import _text
 from kdsearch.python.networks import is_untrained, network
+from kdsearch.python.own_data import open_data
+from kdsearch.python.pieces import as_model
+from kdsearch.python.recovery import recover
 from kdsearch.store import weights
 
 CODE = """
@@ -291,6 +295,21 @@ def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch
     assert main(["verify", found["exports"][0]["path"]]) == 0
 
 
+def test_what_came_frozen_recovers_too(folder):
+    """All of the network that was cut, of which only the last layer was open; the whole one is as it was."""
+    opened = open_data(str(folder / "data.npz"), "auto", 0, Host.load())
+    made: dict[str, object] = {}
+    exec(CODE, made)
+    net = made["Net"]().requires_grad_(False)  # type: ignore[operator]
+    net[6].requires_grad_(True)
+    whole = as_model(net, opened.io, "net")
+    student = whole.copy()
+    recover(student, whole, opened.task, opened.io, opened.arranged, 1, 0, lambda share, what: None)
+    before, after = net.state_dict(), student.module.state_dict()
+    assert not [name for name in before if torch.equal(before[name], after[name])]
+    assert [each.requires_grad for each in net.parameters()] == [False] * 4 + [True] * 2
+
+
 @pytest.mark.parametrize("importance", ["taylor", "hessian", "activation"])
 def test_a_pruner_that_looks_at_samples_has_them(importance, folder, tmp_path, monkeypatch, capsys):
     """Each choice is its own, and without data it is said what is missing."""
@@ -380,6 +399,22 @@ def test_names(folder, monkeypatch):
     own = network("net.py:Net", ("net.py:Net",), folder / "net.safetensors")
     read = weights.read(folder / "net.safetensors")
     assert all(torch.equal(value, read[name]) for name, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize(("text", "expected"), [(",pretrained=true", True), ("", False)])
+def test_trained_weights_of_timm_are_asked_for(text, expected, monkeypatch):
+    """By the text alone; what timm would fetch is none of this test."""
+    asked = []
+    monkeypatch.setattr("timm.create_model", lambda name, **given: asked.append(given) or nn.Linear(1, 1))
+    network(f"timm:resnet18{text},num_classes=3")
+    assert asked == [{"pretrained": expected, "num_classes": 3}]
+
+
+def test_a_backbone_is_not_fetched(monkeypatch):
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", None)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+    net = network("torchvision:lraspp_mobilenet_v3_large,num_classes=4")
+    assert net(torch.zeros(1, 3, 32, 32))["out"].shape == (1, 4, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,13 @@ def _gradients(
 
 
 def with_own_statistics(module: nn.Module, runs: Sequence[Callable[[nn.Module], object]]) -> nn.Module:
-    """A copy whose batch norms have mean and variance of what they see in these runs, each run alike."""
+    """A copy whose batch norms have mean and variance of what they see in these runs, each run alike; their own without runs.
+
+    No run may be of a single sample, which has no variance.
+    """
     made = copied(module).eval()
     norms = [each for each in made.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    kept = [each for each in norms if each.track_running_stats]
+    kept = [each for each in norms if each.track_running_stats and runs]
     momenta = [each.momentum for each in kept]
     for each in kept:
         each.reset_running_stats()

@@ -159,7 +159,7 @@ class Channels(Compressor[ChannelsOptions]):
             try:
                 tried = cutter.again(None if kind == TRIED[0] else self._scorer(kind, subject))
                 module = tried.again().meet(limit.holds).module
-                settled = with_own_statistics(module, self._runs("taylor", subject))
+                settled = with_own_statistics(module, self._runs("taylor", subject, least=2))
                 found[kind] = subject.score(replace(subject.model, module=settled), JUDGED), tried
             except (PluginError, RefusedError) as error:  # there are no data, or no such cut
                 return (TRIED[0], cutter), f"importance {TRIED[0]}, since taylor cannot be tried: {error.problem}"
@@ -179,8 +179,11 @@ class Channels(Compressor[ChannelsOptions]):
 
         return score
 
-    def _runs(self, kind: Importance, subject: Subject) -> list[Callable[[nn.Module], Tensor]]:
-        """The task's loss on training samples, a function of the network; one sample each for second-order scores."""
+    def _runs(self, kind: Importance, subject: Subject, least: int = 1) -> list[Callable[[nn.Module], Tensor]]:
+        """The task's loss on training samples, a function of the network; one sample each for second-order scores.
+
+        least: samples of a run; fewer that are left over at the end are none.
+        """
         if kind not in FROM_DATA:
             return []
         size = 1 if kind == "hessian" else 32
@@ -188,7 +191,8 @@ class Channels(Compressor[ChannelsOptions]):
         def loss_on(batch: Batch) -> Callable[[nn.Module], Tensor]:
             return lambda module: subject.loss(replace(subject.model, module=module), batch)
 
-        return [loss_on(batch) for batch in subject.batches(self.options.samples, size=size)]
+        batches = subject.batches(self.options.samples, size=size)
+        return [loss_on(batch) for batch in batches if len(batch) >= least]
 
     def _limit(self, whole: Counted, progress: float) -> Limit:
         """The targets, or what is on the way to them; a latency is met in the last step alone."""

@@ -14,11 +14,19 @@ from torch.nn import functional as F
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.cutting import Counted
 from kdsearch.builtin.channels.groups import groups_of
-from kdsearch.builtin.channels.importance import activity, gradient_scores, magnitudes, norm_scales, scores_of
+from kdsearch.builtin.channels.importance import (
+    activity,
+    gradient_scores,
+    magnitudes,
+    norm_scales,
+    scores_of,
+    with_own_statistics,
+)
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.tracing import traced
 from kdsearch.errors import PluginError
 from kdsearch.kinds import Batch
+from kdsearch.python.pieces import as_model
 from kdsearch.testing.compressor import HandSubject
 from tests.builtin.channels.bare import bare
 from tests.builtin.channels.test_channels import model_of
@@ -88,6 +96,22 @@ def test_auto_takes_what_is_better_on_validation_before_recovery(name, macs, bet
     assert plans["auto"][0].edits == plans[better][0].edits != plans["taylor" if better == "l2" else "l2"][0].edits
     scores = ", ".join(f"{each} {plans[each][1]:.4g}" for each in ("l2", "taylor"))
     assert f"importance {better}: on validation before recovery, higher is better: {scores}" in plans["auto"][0].log
+
+
+def test_a_sample_that_is_left_over_is_nothing_to_norms():
+    """Of 33 samples a batch norm of vectors takes the statistics of 32; of a single one there are none, and it keeps its own."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    model, (_, _, pixels, labels) = as_model(net, DIGITS, "net"), digits()
+    fed = []
+    net[2].register_forward_hook(lambda norm, given, _: fed.append(len(given[0])) if norm.training else None)
+    for n, expected in ((33, {32}), (1, set())):
+        batch = Batch(tuple(map(str, range(n))), {"image": pixels[:n], "label": labels[:n]})
+        log = Channels(ChannelsOptions(macs=0.6)).plan(HandSubject(0, Path(), model=model, io=DIGITS, batch=batch)).log
+        assert any("on validation before recovery" in line for line in log)
+        assert set(fed) == expected
+        fed.clear()
+    assert torch.equal(with_own_statistics(net, [])[2].running_var, net[2].running_var)
 
 
 def test_a_score_that_is_no_number_is_worse_than_any():
