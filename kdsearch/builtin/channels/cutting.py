@@ -10,12 +10,12 @@ from typing import Literal
 from torch import nn
 
 from kdsearch.builtin.channels.copies import copied
-from kdsearch.builtin.channels.exact import difference
+from kdsearch.builtin.channels.exact import exact_cut
 from kdsearch.builtin.channels.groups import Group, chosen, exact_groups, groups_of, layer_of, no_labels
 from kdsearch.builtin.channels.heads import open_heads, openable
 from kdsearch.builtin.channels.importance import Scores
 from kdsearch.builtin.channels.levels import Counts, counts_at, gentlest, least_of
-from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of
+from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy
 from kdsearch.builtin.channels.tracing import Inputs, Traced, macs, traced, weights
 from kdsearch.errors import RefusedError
 from kdsearch.kit.costs import count_module
@@ -76,14 +76,15 @@ class Cutter:
 
     Args:
         opened: the same network with attention whose heads can go.
-        probes: inputs that a cut network must answer as the masked one does. one: a sample, for counting.
+        probes: inputs that a cut network must answer as the masked one does, of one size or two; the first are followed.
+        one: a sample, for counting.
         groups: those that are cut exactly. left_out: the others, each with its reason.
         told: is told the share of the planning that is done, and what comes next.
     """
 
     module: nn.Module
     opened: nn.Module
-    probes: Inputs
+    probes: Sequence[Inputs]
     one: Inputs
     rules: Rules
     trace: Traced
@@ -96,11 +97,11 @@ class Cutter:
 
     @classmethod
     def of(
-        cls, module: nn.Module, probes: Inputs, one: Inputs, rules: Rules, score: Scorer, told: Told = silent
+        cls, module: nn.Module, probes: Sequence[Inputs], one: Inputs, rules: Rules, score: Scorer, told: Told = silent
     ) -> Cutter:
         told(0.0, "following channels")
         opened = open_heads(copied(module, lambda _, tensor: tensor), openable(module))
-        trace = traced(opened, probes)
+        trace = traced(opened, probes[0])
         asked = chosen(groups_of(trace, opened), rules.include, rules.exclude)
 
         def trying(tried: int) -> None:
@@ -169,11 +170,12 @@ class Cutter:
             if counts is None:
                 raise self._short(round_to)
             stay = self._stay(counts)
-            cut = cut_of(self.opened, self.trace, self.gone(stay, self.groups))
-            if difference(self.module, cut, self.probes):  # what was exact for some channels is not for these
+            lost = self.gone(stay, self.groups)
+            cut, wrong = exact_cut(self.module, self.opened, self.trace, lost, self.probes, is_final=True)
+            if wrong:  # what was exact for some channels is not for these
                 gone = partial(self.gone, stay)
-                self.groups, wrong = exact_groups(self.module, self.opened, self.trace, self.groups, self.probes, gone)
-                self.left_out += wrong
+                self.groups, left = exact_groups(self.module, self.opened, self.trace, self.groups, self.probes, gone)
+                self.left_out += left
                 continue
             small = cut_copy(self.module, cut)
             found = Found(cut, small, Counted.of(small, self.one), self._log(counts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,67 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdsearch.builtin.channels.surgery import Cut, cut_copy, masked_copy
-from kdsearch.builtin.channels.tracing import Inputs, plain_attention, tensors_of
+from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of, guesses_of, masked_copy
+from kdsearch.builtin.channels.tracing import Inputs, Traced, plain_attention, tensors_of
 from kdsearch.kit.streams import stream
 
 aten = torch.ops.aten
+DOUBTED = 4  # guesses of which each is left out once, where a cut that is not the last one fails with all of them
 DOUBLE, SINGLE = (
     1e-9,
     1e-4,
 )  # allowed difference over the outputs' largest value; another order of sums gives about 1e-14 and 1e-6
+
+
+def exact_cut(
+    module: nn.Module,
+    opened: nn.Module,
+    trace: Traced,
+    gone: Gone,
+    probes: Sequence[Inputs],
+    redrawn: bool = False,
+    is_final: bool = False,
+) -> tuple[Cut, str]:
+    """What is to be cut where `gone` goes, and what is wrong with it: empty where the cut is exact and trains.
+
+    Numbers of modules that are guessed follow only where it is not exact otherwise.
+
+    Args:
+        opened: the module as it was traced.
+        redrawn: see `difference`.
+        is_final: of the guesses only those follow without which the cut is not exact, a check each.
+    """
+
+    def wrong_of(cut: Cut) -> str:
+        differs = next((each for inputs in probes if (each := difference(module, cut, inputs, redrawn))), "")
+        return differs or untrained(module, cut, probes[0])
+
+    cut = cut_of(opened, trace, gone)
+    wrong = wrong_of(cut)
+    guesses = guesses_of(opened, trace, gone) if wrong else []
+    if not guesses:
+        return cut, wrong
+    cut = cut_of(opened, trace, gone, guesses)
+    wrong = wrong_of(cut)
+    for each in guesses if len(guesses) > 1 and (is_final or (wrong and len(guesses) <= DOUBTED)) else ():
+        fewer = [one for one in guesses if one != each]
+        if not wrong_of(tried := cut_of(opened, trace, gone, fewer)):
+            cut, guesses, wrong = tried, fewer, ""
+    return cut, wrong
+
+
+def untrained(module: nn.Module, cut: Cut, inputs: Inputs) -> str:
+    """Why the cut network cannot run in training mode where the whole one can, by a branch that runs in training alone."""
+    with torch.random.fork_rng([]), torch.no_grad():
+        try:
+            cut_copy(module, cut).train()(*inputs)
+        except Exception as error:
+            try:
+                masked_copy(module, cut).train()(*inputs)
+            except Exception:  # nor does the whole one, for a reason of its own
+                return ""
+            return f"the cut network does not run in training: {_said(error)}"[:200]
+    return ""
 
 
 def difference(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool = False) -> str:
@@ -37,9 +89,11 @@ def difference(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool = Fals
         try:
             return _compared(module, cut, inputs, redrawn, torch.float32, SINGLE)
         except Exception as error:  # a network may fail in any way when its widths no longer fit
-            return f"the cut network does not run: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
-                :200
-            ]
+            return f"the cut network does not run: {_said(error)}"[:200]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _compared(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool, dtype: torch.dtype, allowed: float) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.builtin.channels.exact import difference
-from kdsearch.builtin.channels.surgery import Gone, cut_of
+from kdsearch.builtin.channels.exact import exact_cut
+from kdsearch.builtin.channels.surgery import Gone
 from kdsearch.builtin.channels.tracing import Inputs, Traced
 from kdsearch.kit.streams import stream
 
@@ -136,7 +136,7 @@ def exact_groups(
     opened: nn.Module,
     trace: Traced,
     groups: Sequence[Group],
-    inputs: Inputs,
+    probes: Sequence[Inputs],
     gone_of: Callable[[Sequence[Group]], Gone] | None = None,
     told: Callable[[int], None] = lambda tried: None,
 ) -> tuple[list[Group], list[tuple[Group, str]]]:
@@ -161,7 +161,7 @@ def exact_groups(
             return []
         these = [*beside, *part]
         gone = gone_of(these) if gone_of else some_of(these, trace)
-        wrong = difference(module, cut_of(opened, trace, gone), inputs, redrawn=gone_of is None)
+        _, wrong = exact_cut(module, opened, trace, gone, probes, redrawn=gone_of is None)
         if not wrong:
             return part
         if len(part) == 1:

@@ -105,7 +105,7 @@ class Channels(Compressor[ChannelsOptions]):
         options, model = self.options, subject.model
         fields = [subject.io.input(name) for name in model.inputs]
         described = _described(fields)
-        one, probes = _inputs(described), tuple(each.noise(PROBES, stream(0, "probe", each.name)) for each in fields)
+        one, probes = _inputs(described), _probes(model.module, fields)
         before = after = Counted.of(model.module, one)
         module, steps, log = model.module, list[Cut](), list[str]()
         rules = Rules(options.scope, options.round_to or ROUND_TO, options.include, options.exclude)
@@ -227,6 +227,24 @@ def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
     return [
         {"shape": list(each.sizes), "dtype": each.dtype, "fill": fill} for each, fill in zip(fields, fills, strict=True)
     ]
+
+
+def _probes(module: nn.Module, fields: Sequence[Field]) -> list[Inputs]:
+    """Noise; where sizes are open, also of twice the size, unless the network does not take it."""
+
+    def noise(times: int) -> Inputs:
+        sized = [replace(each, open_size=times * each.open_size) for each in fields]
+        return tuple(each.noise(PROBES, stream(0, "probe", each.name)) for each in sized)
+
+    found = [noise(1)]
+    if any(None in each.shape for each in fields):
+        try:
+            with undisturbed(module, train=False):
+                module(*(each.to(_device(module)) for each in noise(2)))
+        except Exception:  # it has positions for so many, say
+            return found
+        found.append(noise(2))
+    return found
 
 
 def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:

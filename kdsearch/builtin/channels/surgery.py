@@ -6,7 +6,7 @@ So a plan replays on any weights of its architecture, without a trace, a data se
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from kdsearch.builtin.channels.heads import HeadAttention, open_heads
 from kdsearch.builtin.channels.tracing import Traced
 
 Gone = np.ndarray[Any, np.dtype[np.bool_]]
+Guess = tuple[type[nn.Module], str]
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,10 @@ def _by_tensor(cut: Cut) -> dict[str, list[tuple[int, list[int]]]]:
     return found
 
 
-def cut_of(module: nn.Module, trace: Traced, gone: Gone) -> Cut:
+def cut_of(module: nn.Module, trace: Traced, gone: Gone, guessed: Container[Guess] = ()) -> Cut:
     """Args:
     module: with every attention opened that can be, as it was traced.
+    guessed: attributes of those in `guesses_of` that follow, too.
     """
     slices = slices_of(trace, gone)
     cut = {name.rpartition(".")[0] for name, _ in slices}
@@ -114,8 +116,23 @@ def cut_of(module: nn.Module, trace: Traced, gone: Gone) -> Cut:
         for path, part in module.named_modules()
         if isinstance(part, HeadAttention) and cut & {path, f"{path}.out_proj"}
     ]
-    attributes = {path: found for path, found in _attributes(module, trace, slices, gone) if found}
+    attributes: dict[str, dict[str, Any]] = {}
+    for path, part, known, followed in _attributes(module, trace, slices, gone):
+        found = {name: value for name, value in followed.items() if (type(part), name) in guessed} | known
+        changed = {name: value for name, value in found.items() if _differs(getattr(part, name), value)}
+        if changed:
+            attributes[path] = changed
     return Cut(slices, attributes, tuple(opened))
+
+
+def guesses_of(module: nn.Module, trace: Traced, gone: Gone) -> list[Guess]:
+    """Attributes that may be the size of an axis that has become smaller, or only equal to it: a class and a name."""
+    found: dict[Guess, None] = {}
+    for _, part, known, followed in _attributes(module, trace, slices_of(trace, gone), gone):
+        for name, value in followed.items():
+            if name not in known and _differs(getattr(part, name), value):
+                found[type(part), name] = None
+    return list(found)
 
 
 # attributes of torch's own layers: (attribute, tensor, its dimension)
@@ -132,7 +149,8 @@ _WIDTHS = ("in", "out", "groups", "dim")
 
 def _attributes(
     module: nn.Module, trace: Traced, slices: Mapping[tuple[str, int], list[int]], gone: Gone
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, nn.Module, dict[str, Any], dict[str, Any]]]:
+    """(path, module, its attributes of which the new value is known, those that are guessed)."""
     asked: dict[str, list[Axis]] = defaultdict(list)
     for path, axis in trace.sized:
         asked[path].append(axis)
@@ -171,8 +189,8 @@ def _attributes(
             for each, sizes in own.items()
             if each.startswith(f"{path}." if path else "") and sizes
         ]
-        found = _noted(part, inner) | _followed(part, asked[path], gone) | _given(part, given[path]) | own[path]
-        yield path, {name: value for name, value in found.items() if _differs(getattr(part, name), value)}
+        known = _noted(part, inner) | _given(part, given[path]) | own[path]
+        yield path, part, known, _followed(part, asked[path], gone)
 
 
 def _noted(part: nn.Module, inner: Sequence[tuple[nn.Module, Mapping[str, Any]]]) -> dict[str, int]:
@@ -215,8 +233,8 @@ def _differs(was: Any, now: Any) -> bool:
 def _followed(part: nn.Module, axes: Sequence[Axis], gone: Gone) -> dict[str, Any]:
     """Numbers that a module's own code reshapes by: those that equal the size of an axis there that has become smaller.
 
-    Where a number equals several axes of which only some change, it follows if it is called a number of heads. A wrong guess is
-    found by the check that follows every cut.
+    Where a number equals several axes of which only some change, it follows if it is called a number of heads. Guesses count where
+    a cut is not exact without them.
     """
     now: dict[int, set[int]] = defaultdict(set)
     for axis in axes:

@@ -26,7 +26,7 @@ def cutter():
     def score(module, groups):
         return magnitudes(module, groups, 2), []
 
-    return Cutter.of(trained("residual"), (torch.randn(2, 1, 8, 8),), ONE, Rules("global", 1, ("*",), ()), score)
+    return Cutter.of(trained("residual"), [(torch.randn(2, 1, 8, 8),)], ONE, Rules("global", 1, ("*",), ()), score)
 
 
 class Clock:

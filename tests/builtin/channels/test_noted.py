@@ -1,5 +1,7 @@
 """Numbers that several axes have in common: each follows the axis that it stands for in a call, and no other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,9 @@ from torch import nn
 from kdsearch.builtin.channels.exact import difference
 from kdsearch.builtin.channels.noted import note, sized_by
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-from kdsearch.builtin.channels.surgery import Cut
-from tests.builtin.channels.test_patterns import IMAGE, subject
+from kdsearch.builtin.channels.surgery import Cut, masked_copy
+from kdsearch.errors import RefusedError
+from tests.builtin.channels.test_patterns import IMAGE, TOKENS, subject
 
 
 class Bias(nn.Module):
@@ -60,6 +63,44 @@ def test_heads_keys_and_values_all_go(sizes):
     assert small.proj.in_features == small.heads * small.value_dim
     assert small.bias.shape == (4, 4, small.heads)
     assert type(small.bias.shape) is tuple
+
+
+class Limited(nn.Module):
+    """Reads at most `most` tokens; its width happens to be as many, and its code reshapes by a number computed from `wide`."""
+
+    def __init__(self, wide="wide"):
+        super().__init__()
+        self.most = self.wide = 16
+        self.key = wide
+        self.embedding, self.inner, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, tokens):
+        x = self.inner(self.embedding(tokens[:, : self.most])).relu().mean(1, keepdim=True)
+        return self.head(x.view(-1, 1 * getattr(self, self.key)))
+
+
+def planned(net):
+    given = subject(net, replace(TOKENS, open_size=8))
+    pruner = Channels(ChannelsOptions(macs=0.6, round_to=1, importance="random", exclude=("embedding",)))
+    plan = pruner.plan(given)
+    return plan, pruner.apply(given.model, plan).module
+
+
+def test_a_number_that_only_equals_a_width_stays():
+    """What the check needs follows and nothing beside it, so that the cut network answers at lengths that no probe has."""
+    net = Limited().eval()
+    plan, small = planned(net)
+    assert small.inner.out_features == small.wide < small.most == 16
+    whole = masked_copy(net, Cut.from_json(plan.edits["steps"][0]))
+    for n in (8, 15, 16, 30):
+        x = torch.randint(20, (3, n), generator=torch.Generator().manual_seed(n))
+        torch.testing.assert_close(small(x), whole(x))
+
+
+def test_a_number_with_two_meanings_keeps_its_layer():
+    """At the length of the first probe the cut one answers alike; at twice the length it reads fewer tokens."""
+    with pytest.raises(RefusedError, match=r"left out: inner .*differs from the masked one"):
+        planned(Limited("most").eval())
 
 
 def test_only_what_stands_in_a_call_itself_counts():

@@ -332,3 +332,32 @@ def test_a_branch_that_zeros_hide_is_looked_at_with_other_weights():
     right = {place: [2] for place in places} | {("scale", 0): [7]}
     assert difference(net, Cut(right), (test_inputs(Branches),)) == ""
     assert difference(net, Cut(right), (test_inputs(Branches),), redrawn=True)
+
+
+class Helped(nn.Module):
+    """A second head on an inner layer helps in training, and runs there alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3)
+        self.help, self.head = nn.Linear(16, 10), nn.Linear(24, 10)
+
+    def forward(self, x):
+        inner = self.first(x).relu()
+        answer = self.head(self.second(inner).relu().mean((2, 3)))
+        return answer + self.help(inner.mean((2, 3))) if self.training else answer
+
+
+def test_what_a_branch_of_training_reads_stays():
+    net = Helped()
+    given = subject(net, IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.7, importance="random"))
+    plan = pruner.plan(given)
+    small = pruner.apply(given.model, plan).module
+    assert small.second.out_channels < 24
+    assert small.first.out_channels == 16
+    assert any(
+        line.startswith("left out: first (16): the cut network does not run in training: RuntimeError")
+        for line in plan.log
+    )
+    assert small.train()(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
