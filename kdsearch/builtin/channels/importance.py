@@ -62,12 +62,9 @@ def gradient_scores(
         }
         for at, group in enumerate(groups):
             found = np.zeros(len(group))
-            for place in {
-                each.name: each for each in reversed(group.places)
-            }.values():  # made and read by one weight: once
-                if place.name in moved:
-                    each = moved[place.name]
-                    found += _along(each if kind == "taylor" else each**2, place, len(group))
+            for name in dict.fromkeys(each.name for each in group.places if each.name in moved):
+                each = moved[name] if kind == "taylor" else moved[name] ** 2
+                found += _once(each, [place for place in group.places if place.name == name], len(group))
             total[at] += found**2 if kind == "taylor" else found
     return [each / max(len(losses), 1) for each in total]
 
@@ -186,6 +183,26 @@ def _along(values: Tensor, place: Place, n: int) -> Scores:
     found = np.zeros(n)
     owned = place.owner >= 0
     np.add.at(found, place.owner[owned], rows.cpu().numpy()[owned])
+    return found
+
+
+def _once(values: Tensor, places: Sequence[Place], n: int) -> Scores:
+    """(n,) sum of the values that belong to each channel in any of these places of one tensor, each value once."""
+    if len(places) == 1:
+        return _along(values, places[0], n)
+    found = np.zeros(n)
+    if len(places) == 2 and places[0].dim != places[1].dim:  # rows and columns, less where they meet
+        one, other = places
+        grid = values.movedim((one.dim, other.dim), (0, 1)).flatten(2).sum(2) if values.dim() > 2 else values
+        grid = grid.T if values.dim() == 2 and one.dim > other.dim else grid
+        i, j = np.nonzero((one.owner[:, None] == other.owner) & (one.owner[:, None] >= 0))
+        np.add.at(found, one.owner[i], grid.cpu().numpy()[i, j])
+        return _along(values, one, n) + _along(values, other, n) - found
+    for channel in range(n):
+        own = torch.zeros_like(values, dtype=torch.bool)
+        for place in places:
+            own.index_fill_(place.dim, torch.from_numpy(np.flatnonzero(place.owner == channel)).to(values.device), True)
+        found[channel] = float(values[own].sum())
     return found
 
 

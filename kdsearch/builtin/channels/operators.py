@@ -464,6 +464,18 @@ def _index_select(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, out: Te
     return tuple(axes)
 
 
+@rule("gather")
+def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, out: Tensor, sparse_grad: bool = False) -> Axes:
+    axes, picked = tracer.axes(x), list(tracer.axes(index))
+    at = _at(axes, dim)
+    for i, axis in enumerate(axes):
+        if i != at and axis.size == out.shape[i]:
+            tracer.labels.join(axis, picked[i], "it meets an axis of fixed size")
+        else:
+            tracer.labels.freeze(axis, "they are read by number")
+    return tuple(picked)
+
+
 @rule("copy_", "copy", "_to_copy", "clone", "hardswish", "hardswish_", "lift_fresh", "detach", "alias", "floor_divide")
 def _pointwise(tracer: Tracer, *args: Any, out: Tensor, **_: Any) -> Axes:
     return pointwise(tracer, out, [each for each in args if isinstance(each, Tensor)])

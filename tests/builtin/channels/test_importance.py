@@ -241,6 +241,38 @@ def test_hessian_is_the_sum_of_squares_a_sample(net, groups):
         np.testing.assert_allclose(one, other, rtol=1e-10)
 
 
+class Square(nn.Module):
+    """A matrix from the stream into the stream: a channel has a row and a column of it, that meet in one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.a(x[:, 0, 0])
+        return self.head(x + self.b(x))
+
+
+def test_of_a_square_matrix_rows_and_columns_count():
+    torch.manual_seed(0)
+    net = Square().double()
+    (group,) = groups_of(traced(net, (X,)), net)
+    losses()[0](net).backward()
+    a, a_bias, b, b_bias, head = (
+        (each * each.grad).detach().numpy()
+        for each in (net.a.weight, net.a.bias, net.b.weight, net.b.bias, net.head.weight)
+    )
+
+    def expected(power):
+        square = b**power
+        both = square.sum(1) + square.sum(0) - np.diag(square)
+        return both + (a**power).sum(1) + a_bias**power + b_bias**power + (head**power).sum(0)
+
+    (taylor,), (hessian,) = (gradient_scores(net, [group], losses(), kind) for kind in ("taylor", "hessian"))
+    np.testing.assert_allclose(taylor, expected(1) ** 2, rtol=1e-10)
+    np.testing.assert_allclose(hessian, expected(2), rtol=1e-10)
+
+
 def test_activity(net, groups):
     one, other = activity(net, groups, losses())
     fed = torch.relu(net.norm(net.a(X))).detach().numpy()

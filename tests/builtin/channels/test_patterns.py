@@ -361,3 +361,28 @@ def test_what_a_branch_of_training_reads_stays():
         for line in plan.log
     )
     assert small.train()(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+class Reversed(nn.Module):
+    """Places are turned round by number, as `gather` does it for a recurrent layer of two directions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 24, 1), nn.Linear(24, 10)
+
+    def forward(self, x):
+        x = self.first(x.flatten(2))
+        order = torch.arange(x.shape[2] - 1, -1, -1, device=x.device).view(1, 1, -1).expand(x.shape)
+        return self.head(self.second(x.gather(2, order)).relu().mean(2))
+
+
+def test_channels_pass_what_reads_places_by_number():
+    net = Reversed().eval()
+    given = subject(net, IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.4, scope="layer", importance="random"))
+    plan = pruner.plan(given)
+    small = pruner.apply(given.model, plan).module
+    assert small.first.out_channels < 16
+    assert small.second.out_channels < 24
+    whole, x = masked_copy(net, Cut.from_json(plan.edits["steps"][0])), IMAGE.noise(3, torch.Generator())
+    torch.testing.assert_close(small(x), whole(x))
