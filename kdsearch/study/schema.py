@@ -413,7 +413,9 @@ class Config(Section):
     student: Student | None = None
     students: dict[Name, Student] = Field(default_factory=dict)
     recipe: Recipe
-    objectives: dict[str, Literal["max", "min"]] = Field(default_factory=dict, description="on the validation split")
+    objectives: dict[str, Literal["max", "min"]] = Field(
+        default_factory=dict, description="on the validation split: one metric, and costs beside it"
+    )
     metrics: list[Use] = Field(
         default_factory=list,
         description="measured beside the task's own on every file; also where options of the task's or of an objective are given",
