@@ -8,29 +8,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import StudyError, TrialError, no_share
 from kdsearch.search.pick import PATH, parsed
 from kdsearch.stages.choice import chosen, standard_error
+from kdsearch.stages.costs import needs_file, violations
+from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.finalists import at_rung, beginning, order_of
+from kdsearch.stages.keeping import UNBUILT
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import RUNG, left_out
 from kdsearch.training.finished import keep_finished
-from kdsearch.training.keys import TRAINING
+from kdsearch.training.keys import TRAINING, Where
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import CONTROLS, Kind, Outcome, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.trainings import run_trainings
 
+
+def measures_files(materials: Materials) -> bool:
+    """Whether files of networks that are drawn to compare with are measured."""
+    compare = materials.study.config.distill.compare
+    return compare is not None and compare.random > 0 and needs_file(materials)
+
+
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
-READS = (*TRAINING, "distill")
+READS = (
+    *(*TRAINING, "distill"),
+    *(
+        Where(measures_files, path)
+        for path in ("constraints", "cost_objectives", "export.exporter", "compress.quantize")
+    ),
+)
+DRAWS = 12  # files measured for each network that is drawn to compare with
 RULE = 3  # by which the winner is chosen; one of another rule is made anew
 
 
@@ -48,7 +66,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         name: Request(name, "recipe", each.trial["specs"], each.trial["values"], section.epochs)
         for name, each in ranked.items()
     }
-    beside = _beside(materials, inputs, next(iter(begun.values())))
+    beside = _beside(materials, inputs, work, next(iter(begun.values())))
     tools.progress.begin(NAME, len(begun) + len(beside))
 
     def trained(requests: Mapping[str, Request], since: Mapping[str, float] | None = None) -> dict[str, Outcome | str]:
@@ -61,14 +79,14 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     since = dict.fromkeys(winners, RUNG) if rung else None
     dropped = sum(row["epochs"] for row in rung[section.winners :])
     best = next(iter(winners))
-    beside = _beside(materials, inputs, winners[best], dropped)
+    beside = _beside(materials, inputs, work, winners[best], dropped)
     outcomes = trained(winners if len(winners) > 1 else {**winners, **beside}, since)
     failed = [outcome for name in winners if isinstance(outcome := outcomes[name], str)]
     if len(failed) == len(winners):
         raise TrialError(f"distilling the winner failed: {failed[0]}")
     if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
         best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
-        beside = _beside(materials, inputs, winners[best], dropped)
+        beside = _beside(materials, inputs, work, winners[best], dropped)
         outcomes |= trained(beside)
     requests = {**winners, **beside}
     runs: dict[str, Any] = {}
@@ -108,7 +126,7 @@ def check(materials: Materials) -> None:
 
 
 def _beside(
-    materials: Materials, inputs: Mapping[str, Artifact], winner: Request, dropped: int = 0
+    materials: Materials, inputs: Mapping[str, Artifact], work: Path, winner: Request, dropped: int = 0
 ) -> dict[str, Request]:
     """The winner's controls and the students it is compared with; a study of several students has none.
 
@@ -126,7 +144,7 @@ def _beside(
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
         asked["compare-winner"] = replace(short, name="compare-winner")
-        for name, spec in _others(materials, inputs, role).items():
+        for name, spec in _others(materials, inputs, role, work).items():
             asked[name] = replace(short, name=name, specs={role: spec})
     return asked
 
@@ -146,8 +164,11 @@ def controls_of(materials: Materials) -> tuple[Kind, ...]:
     return tuple(control for control in CONTROLS if control in asked and not (same and control == "all_labels"))
 
 
-def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> dict[str, Any]:
-    """The largest feasible candidate, and some drawn at random from those that were scored."""
+def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str, work: Path) -> dict[str, Any]:
+    """The largest feasible candidate, and some drawn at random from those that were scored and keep the limits.
+
+    Where limits are of files, those drawn are measured, `DRAWS` for each at most: they may be fewer than the study asks for.
+    """
     compare = materials.study.config.distill.compare
     assert compare is not None
     rows = read_lines(inputs["search"].path / f"candidates-{role}.jsonl")
@@ -157,6 +178,19 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str) -> 
     import torch
 
     order = torch.randperm(len(rows), generator=stream(materials.seed, "compare")).tolist()
-    for i, index in enumerate(order[: compare.random]):
-        found[f"compare-random-{i}"] = rows[index]["spec"]
+    if not compare.random:
+        return found
+    is_measured = "onnx_bytes" in inputs["search"].facts["roles"][role]["kept"][0]["costs"]
+    drawn = (rows[index] for index in order[: (DRAWS if is_measured else 1) * compare.random])
+    for i, row in enumerate(
+        islice((each for each in drawn if not is_measured or _keeps(materials, role, each, work)), compare.random)
+    ):
+        found[f"compare-random-{i}"] = row["spec"]
     return found
+
+
+def _keeps(materials: Materials, role: str, row: Mapping[str, Any], work: Path) -> bool:
+    """Whether a candidate's file keeps the limits; those of params and MACs hold for all that were scored."""
+    if UNBUILT & row["errors"].keys():
+        return False
+    return all(over <= 0 for over in violations(materials, file_costs(materials, role, row["spec"], work)).values())

@@ -30,8 +30,15 @@ def read(folder):
 def test_what_goes_on_keeps_a_limit_of_memory(tmp_path):
     """A block of the first stage holds three maps at once (input, both convolutions): of 4 channels they fit, of 8 they do not."""
     limit = 3 * 4 * MAP + MAP
-    result = run_tiny(tmp_path, *LESS, "search.candidates=12", "search.keep=8", f"constraints.peak_bytes={limit}")
+    drawn = "distill.compare={largest: false, random: 3, epochs: 1}"
+    result = run_tiny(
+        tmp_path, *LESS, drawn, "search.candidates=12", "search.keep=8", f"constraints.peak_bytes={limit}"
+    )
     kept, trials = read(tmp_path)
+    (distilled,) = (tmp_path / "study" / "artifacts").glob("distill-*/artifact.json")
+    runs = read_json(distilled)["facts"]["runs"]
+    beside = [run["request"]["specs"]["student"] for name, run in runs.items() if name.startswith("compare-random")]
+    assert [spec["widths"][0] for spec in beside] == [4, 4, 4], "what is drawn to compare with keeps it, too"
     assert {row["spec"]["widths"][0] for row in kept} == {4}
     assert {row["costs"]["peak_bytes"] for row in kept} == {3 * 4 * MAP}
     assert {row["peak_bytes"] for row in trials} == {3 * 4 * MAP}
