@@ -73,6 +73,7 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
         return _ended({"type": "UsageError", "problem": problem}, int(getattr(error, "exit_code", 2)), as_json)
     if code == 130:  # the parser turns Ctrl-C into its exit code
         say("Interrupted.")
+        return _ended(InterruptedRun("interrupted").facts(), 130, as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -89,7 +90,7 @@ def _ended(error: Mapping[str, object], code: int, as_json: bool) -> int:
     """Tell programs of an error, where they asked for JSON; returns the exit code."""
     if as_json:
         with contextlib.suppress(OSError):
-            print(json.dumps({"error": error, "exit_code": code}), flush=True)
+            print(json.dumps({"error": {**KdsearchError("").facts(), **error}, "exit_code": code}), flush=True)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from kdsearch.cli.options import AllowCode, Folder, Json, option
@@ -26,4 +27,5 @@ def export(
     answer(
         lambda: commands.export(dir=folder, format=form, allow_code=tuple(allow_code or ())),
         as_json,
+        lambda result: commands.summary_of(result, Path(str(result["dir"]))),
     )

@@ -17,6 +17,7 @@ app = typer.Typer(help="List what is installed.", add_completion=False, rich_mar
 @app.callback(invoke_without_command=True)
 def plugins(context: typer.Context, as_json: Json = False) -> None:
     """List every capability with the plugin that brings it. None of them is imported."""
+    context.obj = as_json
     if context.invoked_subcommand is not None:
         return
     from kdsearch.cli.output import print_json
@@ -113,6 +114,7 @@ def _print_listing(host: Host) -> None:
 
 @app.command("show")
 def show(
+    context: typer.Context,
     name: str = typer.Argument(help="A plugin, else every capability of that name.", metavar="NAME"),
     recipe: Annotated[
         bool, option("--recipe", help="Instead its paper's whole recipe, as a study's `recipe:`.")
@@ -124,6 +126,7 @@ def show(
     from kdsearch.cli.show import describe, print_described, print_recipe
     from kdsearch.host import Host
 
+    as_json = as_json or context.obj  # `plugins --json show NAME`
     if recipe:
         from kdsearch.study.paper import paper_recipe
 

@@ -28,4 +28,8 @@ def quickstart(
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 
-    answer(lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher), as_json)
+    answer(
+        lambda: commands.quickstart(dir=folder, seed=seed, data=data, teacher=teacher),
+        as_json,
+        lambda result: commands.summary_of(result, Path(str(result["dir"]))),
+    )

@@ -9,8 +9,9 @@ from typing import Any
 from kdsearch.errors import UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.store.files import write_bytes
+from kdsearch.store.inputs import regular
 from kdsearch.study.reading import load_study
-from kdsearch.verbs.run import run_study
+from kdsearch.verbs.run import command, run_study
 from kdsearch.verbs.summary import summary_of
 
 TEXT = """\
@@ -90,6 +91,18 @@ def study_text(data: str, teacher: str, seed: int) -> str:
     return text
 
 
+def _read(file: Path) -> str:
+    return regular(file, "a study").read_bytes().decode(errors="replace")
+
+
+def _is_own(text: str) -> bool:
+    """Whether the quickstart writes such a file, for data, a teacher and a seed."""
+    seed = re.search(r"^seed: ([0-9]+)$", text, re.MULTILINE)
+    return seed is not None and any(
+        study_text(data, teacher, int(seed[1])) == text for data in DATA for teacher in TEACHERS
+    )
+
+
 def quickstart(
     *, dir: Path, seed: int = 0, data: str = "digits", teacher: str = "trained", progress: bool = True
 ) -> dict[str, Any]:
@@ -100,6 +113,9 @@ def quickstart(
     file = dir / "quickstart.yaml"
     if dir.exists() and not file.exists() and any(dir.iterdir()):
         raise UserError("the folder has other files in it", file=dir, expected="a new or empty folder")
+    if file.exists() and not _is_own(_read(file)):
+        again = command("run", file, {"--dir": dir / "study"}, (), ())
+        raise UserError("was changed since quickstart wrote it", file=file, fix=f"Run what it says now: {again}")
     host = Host.load()
     from kdsearch.study.load import parse
     from kdsearch.study.reading import make_study
@@ -107,10 +123,11 @@ def quickstart(
     make_study(parse(text.encode()), host)  # nothing is written for what cannot run
     with storing(dir):
         dir.mkdir(parents=True, exist_ok=True)
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or _read(file) != text:
         write_bytes(file, text.encode())
     study = load_study(file, host)
-    options = f" --seed {seed}" * (seed != 0) + f" --data {data}" * (data != "digits")
-    options += f" --teacher {teacher}" * (teacher != "trained")
-    result = run_study(study, host, dir / "study", progress=progress, again=f"kdsearch quickstart {dir}{options}")
+    given = {"--seed": (seed, 0), "--data": (data, "digits"), "--teacher": (teacher, "trained")}
+    options = {name: value for name, (value, usual) in given.items() if value != usual}
+    again = command("quickstart", dir, options, (), ())
+    result = run_study(study, host, dir / "study", progress=progress, again=again)
     return {**result, "text": summary_of(result, dir / "study")}

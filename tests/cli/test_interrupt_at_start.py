@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -56,6 +57,13 @@ def test_an_interrupt_while_a_light_command_starts(tmp_path: Path) -> None:
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[0] == "Interrupted."
+    assert done.stdout == ""
+
+
+def test_an_interrupt_is_told_to_programs(tmp_path: Path) -> None:
+    done = start(30, "status", str(tmp_path), "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["exit_code"], found["error"]["type"]) == (130, 130, "InterruptedRun")
 
 
 def test_an_error_of_a_library_that_an_interrupt_tore_is_the_interrupt(monkeypatch, capsys) -> None:

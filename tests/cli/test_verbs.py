@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from kdsearch.study import load_study
 from kdsearch.study.load import read
 from kdsearch.study.names import COMPOSITES
 from kdsearch.study.summary import summary
+from kdsearch.verbs import quickstart
 from tests import small_plugin
 from tests.stages.tiny import write_study
 
@@ -356,6 +358,33 @@ def test_init_that_ran_out_of_room_can_be_repeated(tmp_path, monkeypatch, capsys
     assert run(capsys, "init")[0] == 0
 
 
+def test_quickstart_leaves_a_study_that_was_changed(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(quickstart, "run_study", lambda *args, **given: asked.append(given["again"]) or {})
+    monkeypatch.setattr(quickstart, "summary_of", lambda *args: "")
+    folder = tmp_path / "my dir; x"
+    for more in ((), ("--data", "mnist5k"), ("--seed", 3)):  # what it wrote itself it may write anew
+        assert run(capsys, "quickstart", folder, *more)[0] == 0
+    words = ["kdsearch", "quickstart", str(folder)]
+    assert [shlex.split(each) for each in asked] == [words, [*words, "--data", "mnist5k"], [*words, "--seed", "3"]]
+    file = folder / "quickstart.yaml"
+    file.write_text(changed := file.read_text().replace("trials: 6", "trials: 7"))
+    code, _, err = run(capsys, "quickstart", folder)
+    assert (code, file.read_text()) == (2, changed)
+    assert f"kdsearch run '{file}' --dir '{folder / 'study'}'" in err
+
+
+def test_json_before_a_subcommand_is_its_own(capsys):
+    assert json.loads(run(capsys, "plugins", "--json", "show", "kd")[1])
+
+
+def test_every_error_has_every_field(capsys):
+    code, out, _ = run(capsys, "status", "--jsno", "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["type"]) == (2, "UsageError")
+    assert set(error) == {"type", "problem", "file", "line", "path", "expected", "nearest", "fix"}
+
+
 @pytest.mark.parametrize("verb", ["run", "quickstart"])
 def test_a_cache_that_cannot_be_written_is_known_before_any_work(verb, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
@@ -545,7 +574,7 @@ def test_a_verb_hands_over_what_was_written(line, expected, commands, capsys):
     assert seen == expected
     if "--json" in line:
         assert json.loads(out) == {"accuracy": 0.5, "lost": None, "dir": "d"}
-    elif line[0] == "run":
+    elif line[0] in ("run", "quickstart", "export"):
         assert out == "0.5 in d\n"
     else:
         assert out == "accuracy: 0.5\nlost: nan\ndir: d\n"
