@@ -159,6 +159,8 @@ def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported:
     for source, place in pairs:
         if not place.is_file() or file_digest(place) != file_digest(source):
             changed = True
+            with storing(place):
+                place.parent.mkdir(exist_ok=True)
             copy_file(source, place)
     return changed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.host import Host
-from kdsearch.store.files import write_bytes
+from kdsearch.store.files import storing, write_bytes
 from kdsearch.study.study import Study
 from kdsearch.verbs.finished import evidence_of_last, opened, result_of
 from kdsearch.verbs.summary import summary_of as summary_of
@@ -61,6 +61,8 @@ def report(*, dir: Path) -> dict[str, Any]:
     sections = [(each.title, each.html) for each in host.report_sections(result)]
     notes = list(dict.fromkeys([*result["notes"], *host.told()]))
     shown = {**result, "notes": notes, "dir": dir.resolve().name}
+    with storing(page):
+        page.parent.mkdir(exist_ok=True)
     write_bytes(page, render(shown, evidence, sections).encode())
     return {"report": str(page), "notes": host.told(), "text": "\n".join([str(page), *host.told()])}
 

@@ -38,8 +38,7 @@ OUTSIDE = {  # what none of our plugins asks for, with the methods that need it;
     **dict.fromkeys(
         ["Setup.study", "Setup.part", "Services.predict(taps=)"], COUNCILS
     ),  # what depends on teachers alone
-    **dict.fromkeys(["Setup.task", "Setup.weights"], SEGMENTS),  # procedures with a step of their own
-    **dict.fromkeys(["Setup.io"], SEGMENTS),  # products of several graphs
+    **dict.fromkeys(["Setup.weights"], SEGMENTS),  # procedures with a step of their own
     **dict.fromkeys(["Step.on", "Step.batches"], SEGMENTS),  # mixed, generated and several streams of data
     **dict.fromkeys(["Step.run(batch=)", "Step.run(writes=)"], SEGMENTS),  # peers, masks
     **dict.fromkeys(

@@ -222,6 +222,17 @@ def test_an_exported_file_is_called_verified_only_after_it_was_read(name, damage
     assert "damaged" not in commands.export(dir=folder, format="onnx-int8")["text"]
 
 
+def test_public_folders_that_are_gone_are_made_again(finished, copied):
+    folder = copied / "study"
+    for name in ("export", "report"):
+        shutil.rmtree(folder / name)
+    commands.export(dir=folder, format="onnx-int8")
+    commands.report(dir=folder)
+    name = "export/tiny-int8.onnx"
+    assert (folder / name).read_bytes() == (finished.folder / "study" / name).read_bytes()
+    assert (folder / "report" / "index.html").is_file()
+
+
 def test_a_row_of_the_result_changed_by_hand_is_not_believed(finished, copied):
     file = copied / "study" / "result.json"
     result = read_json(file)

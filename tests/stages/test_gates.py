@@ -57,6 +57,23 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     assert (study / "export" / "tiny-int4.onnx").exists()
 
 
+def test_a_format_that_is_asked_for_is_there_though_another_was_refused(copied, capsys, monkeypatch):
+    real = one_file.check_drop
+
+    def strict(materials, form, quality, reference):
+        if form == "onnx-int8":
+            raise RefusedError(f"{form} is bad")
+        real(materials, form, quality, reference)
+
+    monkeypatch.setattr(one_file, "check_drop", strict)
+    study = copied / "study"
+    sets = ["--set", "export.formats=[onnx-fp32, onnx-int8]", "--set", "export.max_drop={onnx-int8: 1.0}"]
+    assert main(["run", str(write_study(copied)), "--dir", str(study), *sets]) == 3
+    capsys.readouterr()
+    assert main(["export", str(study), "--format", "onnx-int4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "onnx-int4"
+
+
 def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
     """A file whose quality is within its bound, but which answers otherwise in 17 of 100 samples."""
     real = one_file.compare
