@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,7 +72,10 @@ def listing(host: Host) -> dict[str, Any]:
             }
             for family, plugin in host.families()
         ],
-        "composites": [{"kind": "proxy", "name": name, "terms": dict(terms)} for name, terms in COMPOSITES.items()],
+        "composites": [
+            {"kind": "proxy", "name": name, "terms": {term: asdict(each) for term, each in terms.items()}}
+            for name, terms in COMPOSITES.items()
+        ],
         "broken": [vars(each) for each in host.broken],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError, PluginError, nearest
@@ -57,7 +58,8 @@ def describe(host: Host, name: str) -> dict[str, Any]:
     families = [(family, plugin) for family, plugin in host.families() if family.name == name]
     if name in COMPOSITES and not found:
         exponent = str(Fraction(EXPONENT).limit_denominator(100))
-        return {"composites": [{"kind": "proxy", "name": name, "exponent": exponent, "terms": dict(COMPOSITES[name])}]}
+        terms = {term: asdict(weight) for term, weight in COMPOSITES[name].items()}
+        return {"composites": [{"kind": "proxy", "name": name, "exponent": exponent, "terms": terms}]}
     if families and not found:
         return {"families": [_family(host, *each) for each in families]}
     if not found and of_plugin:
@@ -140,6 +142,10 @@ def print_recipe(found: dict[str, Any]) -> None:
     yaml.dump(found, sys.stdout)
 
 
+def _weight(base: float, own: float) -> str:
+    return f"weight {base:g}" + (f" to {base + own:g}, the fewer have equal ones the more" if own else "")
+
+
 def print_described(found: dict[str, Any]) -> None:
     for each in found.get("plugins", []):
         print(f"{each['plugin']}: plugin of {each['distribution']} {each['version']} ({each['state']})")
@@ -149,7 +155,7 @@ def print_described(found: dict[str, Any]) -> None:
     if found.get("plugins") and found.get("capabilities"):
         print()
     for each in found.get("composites", []):
-        terms = ", ".join(f"{term} (weight {weight:g})" for term, weight in each["terms"].items())
+        terms = ", ".join(f"{term} ({_weight(**weight)})" for term, weight in each["terms"].items())
         print(f"{each['kind']} {each['name']}: power mean, exponent {each['exponent']}, of the ranks of {terms}")
         print("  ranks in a fixed random sample of the search space, so that no score depends on its company")
     for each in found.get("families", []):

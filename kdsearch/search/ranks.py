@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from kdsearch.ops.ranks import Rank, Score
 
-__all__ = ["Combined", "Rank", "Score"]
+__all__ = ["Combined", "Rank", "Score", "Weight"]
 
 EXPONENT = 1 / 3  # of the power mean: 0 would be the geometric mean, as the sum of log ranks orders; see docs/scores.md
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a proxy's rank counts for: `base`, and `own` times the share of the reference sample whose score no other of it has."""
+
+    base: float = 1.0
+    own: float = 0.0
+
+    def __add__(self, other: Weight) -> Weight:
+        return Weight(self.base + other.base, self.own + other.own)
+
+    def on(self, reference: Sequence[Score]) -> float:
+        counts = Counter(reference)
+        alone = sum(1 for score, n in counts.items() if n == 1 and score is not None)
+        return self.base + self.own * alone / max(len(reference), 1)
 
 
 class Combined:
@@ -23,13 +41,14 @@ class Combined:
     """
 
     def __init__(
-        self, proxies: Sequence[str] | Mapping[str, float], reference: Sequence[Mapping[str, Score]] = ()
+        self, proxies: Sequence[str] | Mapping[str, Weight], reference: Sequence[Mapping[str, Score]] = ()
     ) -> None:
-        self.weights = dict(proxies) if isinstance(proxies, Mapping) else dict.fromkeys(proxies, 1.0)
-        if len(self.weights) > 1 and not reference:
+        asked = proxies if isinstance(proxies, Mapping) else dict.fromkeys(proxies, Weight())
+        if len(asked) > 1 and not reference:
             raise ValueError("several proxies are combined by rank: a reference sample is needed")
-        ranked = self.weights if len(self.weights) > 1 else ()
-        self.ranks = {name: Rank([row.get(name) for row in reference]) for name in ranked}
+        scores = {name: [row.get(name) for row in reference] for name in asked}
+        self.weights = {name: weight.on(scores[name]) for name, weight in asked.items()}
+        self.ranks = {name: Rank(scores[name]) for name in asked if len(asked) > 1}
 
     def __call__(self, scores: Mapping[str, Score]) -> Score:
         """None where no proxy has a score: ranked last."""

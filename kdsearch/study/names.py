@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kdsearch.errors import KdsearchError, nearest, one_of
+from kdsearch.search.ranks import Weight
 from kdsearch.study.code import is_code
 from kdsearch.study.rules import COSTS, bare, formats_of
 from kdsearch.study.schema import Use
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from kdsearch.study.study import Study
 
 # composite -> the proxies whose ranks it is a mean of (search/ranks.py), with their weights. `auto`: see docs/scores.md
-COMPOSITES: Mapping[str, Mapping[str, float]] = {"auto": {"relation": 1.0, "params": 1.0, "synflow": 0.125}}
+COMPOSITES: Mapping[str, Mapping[str, Weight]] = {
+    "auto": {"relation": Weight(), "params": Weight(own=1.0), "synflow": Weight(0.125)}
+}
 SEARCHED = ("distiller", "procedure")  # kinds whose options may be ranges; a student's spec is the third place
 LIVE = "live"  # `use: live`: an object handed over from Python
 
@@ -63,12 +66,12 @@ def proxies(study: Study) -> list[tuple[Use, str]]:
     return list(found.values())
 
 
-def proxy_weights(study: Study) -> dict[str, float]:
+def proxy_weights(study: Study) -> dict[str, Weight]:
     """Proxy -> the weight of its rank in the combined score: 1 each, for a composite's terms theirs."""
-    weights: dict[str, float] = {}
+    weights: dict[str, Weight] = {}
     for use, _ in _asked(study):
-        for name, weight in COMPOSITES.get(use.use, {use.use: 1.0}).items():
-            weights[name] = weights.get(name, 0.0) + weight
+        for name, weight in COMPOSITES.get(use.use, {use.use: Weight()}).items():
+            weights[name] = weights[name] + weight if name in weights else weight
     return weights
 
 

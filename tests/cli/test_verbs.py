@@ -21,7 +21,6 @@ from kdsearch.hooks import hookimpl
 from kdsearch.host import Broken, Host
 from kdsearch.study import load_study
 from kdsearch.study.load import read
-from kdsearch.study.names import COMPOSITES
 from kdsearch.study.summary import summary
 from kdsearch.verbs import quickstart
 from tests import small_plugin
@@ -204,21 +203,29 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
     assert "did you mean 'kd'?" in err
 
 
+TERMS = {
+    "relation": {"base": 1.0, "own": 0.0},
+    "params": {"base": 1.0, "own": 1.0},
+    "synflow": {"base": 0.125, "own": 0.0},
+}
+
+
 def test_the_list_has_the_composites_too(capsys):
     _, out, _ = run(capsys, "plugins")
     assert "a mean of the ranks of relation, params, synflow" in out
     found = json.loads(run(capsys, "plugins", "--json")[1])
-    assert found["composites"] == [{"kind": "proxy", "name": "auto", "terms": COMPOSITES["auto"]}]
+    assert found["composites"] == [{"kind": "proxy", "name": "auto", "terms": TERMS}]
 
 
 def test_show_says_what_a_composite_is_the_mean_of(capsys):
     code, out, _ = run(capsys, "plugins", "show", "auto")
     assert code == 0
     assert out.splitlines()[0] == (
-        "proxy auto: power mean, exponent 1/3, of the ranks of relation (weight 1), params (weight 1), synflow (weight 0.125)"
+        "proxy auto: power mean, exponent 1/3, of the ranks of relation (weight 1), "
+        "params (weight 1 to 2, the fewer have equal ones the more), synflow (weight 0.125)"
     )
     (shown,) = json.loads(run(capsys, "plugins", "show", "auto", "--json")[1])["composites"]
-    assert shown == {"kind": "proxy", "name": "auto", "exponent": "1/3", "terms": COMPOSITES["auto"]}
+    assert shown == {"kind": "proxy", "name": "auto", "exponent": "1/3", "terms": TERMS}
     assert "did you mean 'auto'" in run(capsys, "plugins", "show", "auot")[2]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsearch.search.ranks import Combined, Rank
+from kdsearch.search.ranks import Combined, Rank, Weight
 
 VALUES = st.integers(-20, 20).map(lambda each: each / 4)
 
@@ -59,17 +59,24 @@ def test_several_are_a_power_mean_of_ranks() -> None:
     assert both({"a": 1.0, "b": 5.0}) == pytest.approx(((0.5 ** (1 / 3) + 0.75 ** (1 / 3)) / 2) ** 3)
     assert both({"a": None, "b": 5.0}) == pytest.approx(((1 / 16) ** (1 / 3) + 0.75 ** (1 / 3)) ** 3 / 8)
     assert both({"a": None, "b": None}) is None
-    weighed = Combined({"a": 2.0, "b": 0.5}, reference)
+    weighed = Combined({"a": Weight(2.0), "b": Weight(0.5)}, reference)
     assert weighed({"a": 1.0, "b": 5.0}) == pytest.approx(((2 * 0.5 ** (1 / 3) + 0.5 * 0.75 ** (1 / 3)) / 2.5) ** 3)
     with pytest.raises(ValueError, match="reference"):
         Combined(["a", "b"])
+
+
+def test_a_weight_grows_with_the_share_of_scores_that_are_there_once() -> None:
+    reference = [{"a": float(i), "b": b} for i, b in enumerate((1.0, 1.0, 2.0, 3.0, None, None))]
+    found = Combined({"a": Weight(), "b": Weight(0.5, own=3.0)}, reference).weights
+    assert found == {"a": 1.0, "b": 0.5 + 3 * 2 / 6}
+    assert Weight(1, 2) + Weight(0.5, 3) == Weight(1.5, 5)
 
 
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=20), VALUES, VALUES, st.floats(0.1, 10))
 def test_a_mean_lies_between_its_ranks_and_grows_with_each(
     reference: list[tuple[float, float]], a: float, b: float, weight: float
 ) -> None:
-    combined = Combined({"a": 1.0, "b": weight}, [{"a": x, "b": y} for x, y in reference])
+    combined = Combined({"a": Weight(), "b": Weight(weight)}, [{"a": x, "b": y} for x, y in reference])
     ranks = [Rank([x for x, _ in reference])(a), Rank([y for _, y in reference])(b)]
     found = combined({"a": a, "b": b})
     assert found is not None
