@@ -27,6 +27,11 @@ FIT_SAMPLE = 16  # models that a proxy's `fit` sees
 TRIED = 8  # candidates that a proxy is tried on which scores nothing
 
 
+def inits_of(seed: int, n: int) -> tuple[int, ...]:
+    """Of the initialisations that a score is the mean of: no two seeds share one."""
+    return tuple(derive(seed, "init", i) % 2**31 for i in range(n))
+
+
 @dataclass(frozen=True)
 class Scored:
     """One candidate's row.

@@ -13,7 +13,7 @@ from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import TRIED, Scored, Scorer
+from kdsearch.search.scoring import TRIED, Scored, Scorer, inits_of
 from kdsearch.stages.costs import bounds, cost_of_model, most_params, needs_file, needs_quantized, ships_its_own
 from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
@@ -107,7 +107,7 @@ def scorer_with(materials: Materials, role: str, proxies: Mapping[str, Proxy[Any
         teacher_note=note,
         teacher_fed=fed,
         probe_seed=seed,
-        init_seeds=range(section.probe.seeds),
+        init_seeds=inits_of(seed, section.probe.seeds),
         batch_size=section.probe.batch_size,
     )
 

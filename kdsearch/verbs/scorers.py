@@ -17,7 +17,7 @@ from kdsearch.kinds import IO, Batch, Cost, Model, Proxy, SearchSpace, Task, wor
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.needs import check_needs
-from kdsearch.search.scoring import Scorer, cost_of, random_teacher
+from kdsearch.search.scoring import Scorer, cost_of, inits_of, random_teacher
 from kdsearch.stages.search import scorer_with, seed_of
 from kdsearch.store.hashing import derive, digest, stream
 from kdsearch.study.code import is_code, load_code
@@ -191,7 +191,7 @@ def scorer_on(
     if model is None and any(proxy.needs_teacher for proxy in proxies.values()):
         own = teacher is None
         model = random_teacher(space, io, seed) if own else seeded_build(space, teacher, io, derive(seed, "teacher"))
-    seeds = range(seed, seed + init_seeds)
+    seeds = inits_of(seed, init_seeds)
     return Scorer(
         space, io, task, proxies, batch=batch, teacher=model, probe_seed=seed, init_seeds=seeds, batch_size=BATCH
     )

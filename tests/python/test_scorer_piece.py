@@ -12,7 +12,7 @@ import kdsearch
 from kdsearch.errors import DataError, PluginError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, NoOptions, Proxy, Task
-from kdsearch.search.scoring import Scorer
+from kdsearch.search.scoring import Scorer, inits_of
 from kdsearch.verbs import commands
 from tests.python.tiny_live import teacher
 
@@ -30,7 +30,7 @@ def test_scores_are_those_of_a_scorer_built_by_hand():
     io = IO((Field("image", "image", (1, 16, 16)),), (Field("logits", "logits", (4,)),))
     proxies = {name: (cls := host.load_class("proxy", name))(cls.options_class()) for name in ("nwot", "synflow")}
     task = (cls := host.load_class("task", "classification"))(cls.options_class())
-    own = Scorer(space, io, task, proxies, probe_seed=3, init_seeds=(3,))
+    own = Scorer(space, io, task, proxies, probe_seed=3, init_seeds=inits_of(3, 1))
     assert made.score(SMALL) == own.score(SMALL)
     assert kdsearch.scorer("cifar_resnet", ["nwot", "synflow"], io=io, seed=3).score(SMALL) == own.score(SMALL)
 

@@ -25,7 +25,7 @@ from torch import nn
 from kdsearch.errors import InterruptedRun, PluginError, TapError
 from kdsearch.kinds import Cost, Model, NoOptions, Probe, Proxy
 from kdsearch.search.probe import LiveProbe
-from kdsearch.search.scoring import Scored, Scorer, built, cost_of, random_teacher
+from kdsearch.search.scoring import Scored, Scorer, built, cost_of, inits_of, random_teacher
 from kdsearch.search.trace import Trace
 
 SPECS: list[dict[str, Any]] = [
@@ -61,6 +61,11 @@ def test_global_streams_stay() -> None:
     before = torch.get_rng_state()
     toy_scorer().score(SPECS[0])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_two_seeds_share_an_initialisation() -> None:
+    assert len({init for seed in range(20) for init in inits_of(seed, 5)}) == 100
+    assert inits_of(4, 5)[:2] == inits_of(4, 2)
 
 
 def test_init_seeds_and_probe_seed_count_and_are_averaged() -> None:
