@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kdsearch.errors import StudyError, UnsafeCodeError, UserError
 from kdsearch.host import Host
+from kdsearch.search.ranks import Weight
 from kdsearch.study import load_study
 from kdsearch.study.check import student_space
 from kdsearch.study.code import load_code
@@ -128,7 +129,12 @@ def test_a_composite_in_a_list_adds_its_terms_each_once(host):
         ("params", "search.proxy[3]"),
         ("synflow", "search.proxy[2]"),
     ]
-    assert proxy_weights(study) == {"nwot": 1.0, "relation": 1.0, "params": 2.0, "synflow": 1.125}
+    assert proxy_weights(study) == {
+        "nwot": Weight(),
+        "relation": Weight(),
+        "params": Weight(2.0, own=1.0),
+        "synflow": Weight(1.125),
+    }
 
 
 @pytest.mark.parametrize(
