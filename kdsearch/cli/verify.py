@@ -15,7 +15,8 @@ def verify(
     data: Annotated[
         Path | None,
         option(
-            "--data", help="Measure quality too: the study's folder or file, or a .npz with the inputs and 'label'."
+            "--data",
+            help="Measure quality too: the study's folder or file, or a .npz with the inputs as the file reads them and 'label'.",
         ),
     ] = None,
     allow_code: AllowCode = None,

@@ -23,6 +23,7 @@ from kdsearch.stages.run import run_stages
 from kdsearch.stages.starts import starts_of
 from kdsearch.store.folder import Events, held, open_folder
 from kdsearch.store.hashing import derive, digest
+from kdsearch.study.reading import load_study
 from kdsearch.study.recipe import ResolvedRecipe
 from kdsearch.study.study import Study
 from kdsearch.training.job import open_store
@@ -35,14 +36,26 @@ from kdsearch.training.tools import Progress, Tools
 from kdsearch.verbs.preflight import check_storage
 from kdsearch.verbs.run import run_study, write_study
 
+OPEN = "Use it as `with kdsearch.Session(study, folder) as session:`."
 
-def run(study: Study, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> Result:
-    """Run a study built with `kdsearch.Study(...)` in a folder; the final JSON, which in a notebook also shows its figures and
-    tables. Killed, the same call goes on.
+
+def run(study: Study | Path | str, dir: Path | str, *, workers: int | None = None, progress: bool = True) -> Result:
+    """Run a study in a folder; the final JSON, which in a notebook also shows its figures and tables.
+
+    Killed, the same call goes on.
+
+    Args:
+        study: of `kdsearch.Study(...)` or `kdsearch.load_study(...)`, or a study file.
 
     Raises what `kdsearch run` reports: UserError, RefusedError (its result in `.result`), BusyError, StorageError.
     """
-    return Result(run_study(study, Host.load(), Path(dir), workers=workers, progress=progress, again="call it again"))
+    host = Host.load()
+    made = _study_of(study, host)
+    return Result(run_study(made, host, Path(dir), workers=workers, progress=progress, again="call it again"))
+
+
+def _study_of(study: Study | Path | str, host: Host) -> Study:
+    return study if isinstance(study, Study) else load_study(study, host)
 
 
 @dataclass(frozen=True)
@@ -82,15 +95,16 @@ class Session:
     Asked and not told: asked again by the next session.
     """
 
-    def __init__(self, study: Study, dir: Path | str, *, progress: bool = False) -> None:
+    def __init__(self, study: Study | Path | str, dir: Path | str, *, progress: bool = False) -> None:
         self.folder = Path(dir)
         host = Host.load()
-        self.materials: Materials = open_materials(study, host, self.folder)
+        self.materials: Materials = open_materials(_study_of(study, host), host, self.folder)
         self._logs = Logs.of(self.materials)
         self._progress = Progress(progress)
         self._hold = ExitStack()
         self._log: TrialLog | None = None
         self._waiting: Candidate | None = None
+        self._is_open = False
         self._events = Events(self.folder / "events.jsonl", host.event)
 
     def __repr__(self) -> str:
@@ -104,6 +118,7 @@ class Session:
         with ExitStack() as hold:  # let go again where it cannot be opened
             self._open(hold)
             self._hold = hold.pop_all()
+        self._is_open = True
         return self
 
     def _open(self, hold: ExitStack) -> None:
@@ -130,6 +145,7 @@ class Session:
             self._mirror(trial, is_new=False)
 
     def __exit__(self, *error: Any) -> None:
+        self._is_open, self._waiting = False, None  # asked again by the next session
         self._hold.close()
 
     @property
@@ -150,13 +166,13 @@ class Session:
     @property
     def _told(self) -> TrialLog:
         if self._log is None:
-            raise UserError(
-                "the session is not open", fix="Use it as `with kdsearch.Session(study, folder) as session:`."
-            )
+            raise UserError("the session is not open", fix=OPEN)
         return self._log
 
     def ask(self) -> Candidate | None:
-        """The next candidate, or None when the study's number of trials is told."""
+        """The next candidate, or None when the study's number of trials is told. Raise UserError where the session is not open."""
+        if not self._is_open:
+            raise UserError("the session is not open", fix=OPEN)
         if self._waiting is not None:
             return self._waiting
         history = self.trials
@@ -182,8 +198,11 @@ class Session:
     def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:
         """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.
 
-        Raises StudyError for a missing or unknown objective.
+        Raises:
+            StudyError: a missing or unknown objective.
+            UserError: the candidate is not the one that was asked last and not told, or the session is not open.
         """
+        self._check_asked(candidate)
         known = {**candidate.costs, **{name: float(value) for name, value in values.items()}}  # of numpy or torch, too
         objectives = self.materials.objectives
         for name in values:
@@ -204,9 +223,20 @@ class Session:
         self._waiting = None
 
     def fail(self, candidate: Candidate, error: str) -> None:
-        """The candidate could not be trained; the controller is told so."""
+        """The candidate could not be trained; the controller is told so. Raise UserError as `tell` does."""
+        self._check_asked(candidate)
         self._put(Trial(candidate.number, candidate.values, None, "failed", error=error))
         self._waiting = None
+
+    def _check_asked(self, candidate: Candidate) -> None:
+        if not self._is_open:
+            raise UserError("the session is not open", fix=OPEN)
+        if candidate is not self._waiting:
+            waits = "none" if self._waiting is None else f"candidate {self._waiting.number}"
+            problem = (
+                f"candidate {candidate.number} was told already, or asked of another session: {waits} is waited for"
+            )
+            raise UserError(problem, expected="each candidate of `ask` told once")
 
     def _put(self, trial: Trial) -> None:
         self._told.put(trial)
@@ -219,6 +249,8 @@ class Session:
             self._logs.put(run_of_trial(self.materials, row, self._told.key, epochs), is_new)
 
     def best(self) -> dict[str, Any]:
-        """The best feasible trial told: its number, specs, values and objectives."""
+        """The best feasible trial told: its number, specs, values and objectives. Raise UserError where none has ended."""
+        if not any(trial.state == "complete" for trial in self.trials):
+            raise UserError("no trial was told with its objectives", fix="Tell `session.tell(candidate, {...})` first.")
         found = trial_facts.winners(self.materials, self.trials, 1)[0]
         return trial_facts.row_of(self.materials, found, self.kept) | {"specs": trial_facts.specs_of(found, self.kept)}

@@ -133,6 +133,12 @@ def _quality(
     file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[str, ...], exporter: Exporter[Any] | None
 ) -> Check:
     told = (card.get("metrics") or {}).get("quality") or {}
+    parts = _parts(card)
+    if len(parts) > 1:
+        problem = f"an answer takes {' and '.join(parts)} together, and one file alone is verified"
+        raise UserError(
+            problem, path="--data", expected="a file that answers by itself; without --data all but quality is checked"
+        )
     found: tuple[str, float, int | None]
     try:
         is_arrays = data.suffix == ".npz"
@@ -149,6 +155,14 @@ def _quality(
     gap = (float(known) - value) * (1 if told.get("direction", "max") == "max" else -1)
     allowed = SLACK if told.get("unit") == "share" else SLACK * abs(float(known))
     return Check("quality", gap <= allowed, f"{said}; the card says {float(known):.4f}")
+
+
+def _parts(card: Mapping[str, Any]) -> list[str]:
+    """The files whose graphs give an answer together, as the card names them; empty where it names none."""
+    facts = card.get("facts")
+    product = facts.get("product") if isinstance(facts, Mapping) else None
+    graphs = product.get("graphs") if isinstance(product, Mapping) else None
+    return [str(each) for each in graphs.values()] if isinstance(graphs, Mapping) else []
 
 
 def _of_arrays(

@@ -96,6 +96,17 @@ def test_both_graphs_are_quantised_on_what_they_receive(chained, outside):
     assert 0 < scale <= 2 * float(fine.max()) / 255
 
 
+def test_one_file_of_several_is_verified_but_for_its_quality(chained, outside, capsys):
+    folder, result = chained
+    encoder, head = (str(folder / path) for path in result["exports"][0]["paths"])
+    assert main(["verify", encoder, "--json"]) == 0
+    capsys.readouterr()
+    assert main(["verify", head, "--data", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"an answer takes {Path(encoder).name} and {Path(head).name} together" in said
+    assert "--data" in said
+
+
 def test_cards_are_of_their_graph_and_their_lines_run(chained, monkeypatch):
     folder, result = chained
     monkeypatch.chdir(folder / "export")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kdsearch
-from kdsearch.errors import StudyError
+from kdsearch.errors import StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Controller, NoOptions
 from kdsearch.kinds.space import draw
@@ -72,6 +72,23 @@ def test_what_is_told_counts(tmp_path):
         assert session.ask() is None
 
 
+def test_a_candidate_is_told_once_while_the_session_is_open(tmp_path):
+    with kdsearch.Session(study(), tmp_path) as session:
+        with pytest.raises(UserError, match="no trial was told"):
+            session.best()
+        first = session.ask()
+        session.tell(first, {"accuracy": 0.5})
+        for again in (lambda: session.tell(first, {"accuracy": 0.9}), lambda: session.fail(first, "late")):
+            with pytest.raises(UserError, match=r"candidate 0 was told already.*none is waited for"):
+                again()
+        second = session.ask()
+    for late in (session.ask, lambda: session.tell(second, {"accuracy": 0.9})):
+        with pytest.raises(UserError, match="the session is not open"):
+            late()
+    assert session.best()["objectives"] == {"accuracy": 0.5}
+    assert [trial.number for trial in session.trials] == [0]
+
+
 def test_models_are_fresh_and_a_function_of_number_and_seed(tmp_path):
     with kdsearch.Session(study(), tmp_path / "a") as session:
         one = session.ask()
@@ -127,6 +144,15 @@ def test_a_logger_that_fails_is_noted_and_the_session_goes_on(tmp_path):
         session.tell(session.ask(), {"accuracy": 0.5})
         assert "Logger 'csv' failed" in session.notes[0]
         assert len(session.trials) == 2
+
+
+def test_a_file_is_a_study_too(tmp_path):
+    file = write_study(tmp_path / "here")
+    with kdsearch.Session(str(file), tmp_path / "study") as session:
+        assert session.ask().number == 0
+    with pytest.raises(StudyError, match="there is no such file"):
+        kdsearch.run(tmp_path / "none.yaml", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_study_without_live_objects_is_scored_in_processes(tmp_path):
