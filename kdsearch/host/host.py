@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
-from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, nearest, one_of, told
+from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, UserError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
 from kdsearch.host.plugins import Broken, Plugin, installed, is_module, lacking, load_installed, register
 
@@ -232,7 +232,11 @@ class Host:
                 continue
             reads = any("samples" in each.argnames for each in hooks)
             if reads and not known:
-                known.append(samples())
+                try:
+                    known.append(samples())
+                except UserError as error:  # the data are gone, or need code that is not allowed
+                    self._fail(plugin, "kdsearch_report", error)
+                    continue
             given = {"study": copy.deepcopy(result), "samples": copy.deepcopy(known[0]) if reads else None}
             for answer in self._ask(plugin, "kdsearch_report", **given):
                 try:

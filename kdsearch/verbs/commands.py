@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,15 @@ def clean(*, dir: Path, dry_run: bool = False) -> dict[str, Any]:
     return clean_of(opened(dir), dry_run)
 
 
-def report(*, dir: Path) -> dict[str, Any]:
-    """Write the page anew from the last run's result and evidence."""
+def report(*, dir: Path, allow_code: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Write the page anew from the last run's result and evidence; the data are opened where a plugin's section shows samples."""
     from kdsearch.report.page import render
+    from kdsearch.verbs.finished import samples_of_last
 
     result, evidence = result_of(dir), evidence_of_last(dir)
     host, page = Host.load(), dir / "report" / "index.html"
-    sections = [(each.title, each.html) for each in host.report_sections(result)]
+    samples = partial(samples_of_last, dir, host, allow_code)
+    sections = [(each.title, each.html) for each in host.report_sections(result, samples)]
     notes = list(dict.fromkeys([*result["notes"], *host.told()]))
     shown = {**result, "notes": notes, "dir": dir.resolve().name}
     with storing(page):

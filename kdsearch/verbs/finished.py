@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import ArtifactError, nearest
 from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.files import read_json
-from kdsearch.store.folder import MARK, last_run, open_folder
+from kdsearch.store.folder import MARK, ORIGIN, STUDY, Origin, last_run, open_folder
 from kdsearch.store.inputs import lies, names
+
+if TYPE_CHECKING:
+    from kdsearch.host import Host
+    from kdsearch.kinds import Samples
 
 
 def opened(folder: Path) -> Path:
@@ -50,3 +54,18 @@ def evidence_of_last(folder: Path) -> Mapping[str, Any]:
     """What the last run's figures draw. Raise ArtifactError where it is gone."""
     found: Mapping[str, Any] = read_json(_reported(opened(folder)).path / "evidence.json")
     return found
+
+
+def samples_of_last(folder: Path, host: Host, allow_code: tuple[str, ...] = ()) -> Samples:
+    """What the last run's student and teachers answered to the first test samples. Raise UserError where these cannot be had."""
+    from kdsearch.stages.samples import read_samples
+    from kdsearch.study.reading import load_study
+    from kdsearch.training.materials import open_materials
+
+    base = folder / read_json(folder / ORIGIN, Origin)["base"] if lies(folder / ORIGIN) else None
+    materials = open_materials(load_study(folder / STUDY, host, allow_code, base=base), host)
+    last = last_run(folder)
+    exported = Store(folder).get("export", last["export"]["key"]) if "export" in last else None
+    if exported is None:
+        raise ArtifactError("the export's artifact is gone", file=folder, fix="`kdsearch run` makes it again.")
+    return read_samples(materials, exported.path)

@@ -73,6 +73,10 @@ def test_ok_is_said_where_the_module_is_there(monkeypatch, capsys):
     assert states["distiller", "gone"] == "missing"
 
 
+def host_with(plugin):
+    return Host.load(extra=[("looking", plugin)])
+
+
 class Looking:
     """Shows what it is handed of samples."""
 
@@ -86,12 +90,12 @@ class Looking:
         return [("First samples", f"<p>{int(right.sum())} of {len(samples.batch)} are right</p>")]
 
 
-def test_a_section_is_handed_samples_with_what_student_and_teacher_answer(tmp_path):
-    """Against the file's answers, by hand."""
+def test_a_section_is_handed_samples_with_what_student_and_teacher_answer(tmp_path, monkeypatch):
+    """Against the file's answers, by hand; when the page is written anew, too."""
     import onnxruntime
 
     looking = Looking()
-    result = run_tiny(tmp_path, *LESS, "refine.trials=1", host=Host.load(extra=[("looking", looking)]))
+    result = run_tiny(tmp_path, *LESS, "refine.trials=1", host=host_with(looking))
     (samples,) = looking.seen
     assert set(samples.answers) == {"student", "teacher", "main"}
     assert len(samples.batch) == 64
@@ -101,6 +105,15 @@ def test_a_section_is_handed_samples_with_what_student_and_teacher_answer(tmp_pa
     assert samples.answers["student"]["logits"].numpy() == pytest.approx(logits, abs=1e-4)
     right = int((logits.argmax(1) == samples.batch["label"].numpy()).sum())
     assert f"<p>{right} of 64 are right</p>" in (tmp_path / "study" / "report" / "index.html").read_text()
+    page = tmp_path / "study" / "report" / "index.html"
+    page.unlink()
+    again = Looking()
+    host = host_with(again)
+    monkeypatch.setattr(Host, "load", classmethod(lambda cls: host))
+    assert main(["report", str(tmp_path / "study")]) == 0
+    assert again.seen[0].answers["student"]["logits"].equal(samples.answers["student"]["logits"])
+    assert f"<p>{right} of 64 are right</p>" in page.read_text()
+    monkeypatch.undo()
     materials = open_materials(load_study(tmp_path / "study" / "study.yaml", Host.load()), Host.load())
     (prepared,) = (tmp_path / "study" / "artifacts").glob("prepare-*")
     live = live_teacher(materials, "main")
