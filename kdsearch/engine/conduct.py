@@ -62,6 +62,7 @@ class Conduct:
     precision: Precision
     ranks: Ranks
     objective: str
+    beside: tuple[str, ...]
     until: float
     stop: Callable[[], bool]
     report: Report

@@ -52,6 +52,7 @@ class Training:
         until: pause at the end of the epoch at which this share of the recipe's length is reached.
         stop: asked after every step; True = checkpoint and raise InterruptedRun.
         objective: metric recorded each epoch on validation for a phase with `score`; "" = none.
+        beside: further metrics, recorded of the same role.
         ranks: the processes that share it, each with such a Training on the same folder; the first one writes.
         recovers: the phases are those after pruning.
         most_epochs: of each phase, to see whether it trains at all; None = all.
@@ -66,6 +67,7 @@ class Training:
     stop: Callable[[], bool] = lambda: False
     report: Report = field(default_factory=Report)
     objective: str = ""
+    beside: tuple[str, ...] = ()
     ranks: Ranks = ALONE
     recovers: bool = False
     most_epochs: int | None = None
@@ -122,8 +124,9 @@ class Training:
 
     def _begin(self) -> None:
         precision = Precision(self.device.precision, self.device.accelerator)
+        asked = (self.objective, self.beside)
         self.conduct = Conduct(
-            self.setup, self.device, precision, self.ranks, self.objective, self.until, self.stop, self.report
+            self.setup, self.device, precision, self.ranks, *asked, self.until, self.stop, self.report
         )
         self.setup.device = self.device.torch
         for live in self.setup.teachers.values():

@@ -29,8 +29,12 @@ def row_of(conduct: Conduct, phase: Phase, epoch: int, sums: Mapping[str, float]
         row["logs"] = logs
     if phase.score and conduct.objective:
         scores = {role: conduct.setup.score(conduct.objective, role) for role in scored(phase)}
-        row["score"] = scores[scored(phase)[0]]
+        first = scored(phase)[0]
+        row["score"] = scores[first]
         row |= {"scores": scores} if len(scores) > 1 else {}
+        row |= (
+            {"beside": found} if (found := {name: conduct.setup.score(name, first) for name in conduct.beside}) else {}
+        )
     return row
 
 

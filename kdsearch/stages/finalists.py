@@ -92,7 +92,7 @@ def order_of(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mappi
     """
     whole = [name for name, each in outcomes.items() if isinstance(each, Outcome)]
     scored = {
-        name: {**ranked[name].figures, materials.objective: each.score}
+        name: {**ranked[name].figures, **each.measured(materials.objective)}
         for name in whole
         if isinstance(each := outcomes[name], Outcome) and each.score is not None
     }
@@ -116,15 +116,15 @@ def _level_first(
 ) -> tuple[list[str], list[str]]:
     """As `order_of`, but first, in the order of their trials, those that validation cannot tell from the best one; and these."""
     order = order_of(materials, ranked, outcomes)
-    scores = {
-        name: each.score for name in order if isinstance(each := outcomes[name], Outcome) and each.score is not None
-    }
+    known = {name: each for name in order if isinstance(each := outcomes[name], Outcome)}
+    scores = {name: each.score for name, each in known.items() if each.score is not None}
     if not scores:
         return order, []
     best, conditions = scores[order[0]], parsed(materials.study.config.distill.pick).conditions
 
     def held(name: str) -> list[bool]:
-        return [each.holds({**ranked[name].figures, materials.objective: scores[name]}) for each in conditions]
+        figures = {**ranked[name].figures, **known[name].measured(materials.objective)}
+        return [each.holds(figures) for each in conditions]
 
     within = error(best)
     level = [

@@ -105,7 +105,7 @@ def losses_of(
     """The objectives, all to be minimised; None where the procedure gives no score before its end."""
     if outcome.score is None:
         return None
-    values = {**costs_of(materials, trial, kept), materials.objective: outcome.score}
+    values = {**costs_of(materials, trial, kept), **outcome.measured(materials.objective)}
     return tuple(
         -values[name] if direction == "max" else values[name] for name, direction in materials.objectives.items()
     )

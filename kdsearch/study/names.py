@@ -154,14 +154,6 @@ def _objectives(study: Study, host: Host) -> None:
                 nearest=nearest(name, known),
                 expected=f"a metric or a cost: {one_of(known)}",
             )
-    first, *others = [name for name in study.config.objectives if name not in COSTS] or [""]
-    if others:
-        raise study.error(
-            f"a second metric, '{others[0]}'; a training is judged by one, '{first}'",
-            f"objectives.{others[0]}",
-            expected=f"one metric, and costs beside it: {one_of(COSTS)}",
-            fix=f"Measure it on every file: metrics: [{others[0]}].",
-        )
 
 
 def _formats(study: Study, host: Host) -> None:

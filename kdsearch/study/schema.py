@@ -278,7 +278,8 @@ class Distill(Section):
     finalists: Trials = Field(
         2,
         description="so many trials begin, of different networks where there are such; after a third of the epochs the `winners` "
-        "that are best on validation go on, by more than a standard error; 1 = the trials alone decide; of a `pick` by validation",
+        "that are best on validation go on, by more than a standard error; 1 = the trials alone decide; of a `pick` by the first "
+        "metric",
     )
     pick: str = Field(
         "best",
@@ -414,7 +415,8 @@ class Config(Section):
     students: dict[Name, Student] = Field(default_factory=dict)
     recipe: Recipe
     objectives: dict[str, Literal["max", "min"]] = Field(
-        default_factory=dict, description="on the validation split: one metric, and costs beside it"
+        default_factory=dict,
+        description="on the validation split: metrics and costs; the first metric is what curves and gates go by",
     )
     metrics: list[Use] = Field(
         default_factory=list,

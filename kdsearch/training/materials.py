@@ -140,6 +140,11 @@ class Materials:
         return replace(self.io, inputs=(*self.io.inputs, *others))
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The other metrics among the objectives."""
+        return tuple(name for name in self.objectives if name in self.metrics and name != self.objective)
+
+    @property
     def torch_device(self) -> torch.device:
         return self.device.torch
 

@@ -61,6 +61,7 @@ class Outcome:
         share: of its epochs that are trained.
         scales: term -> the factor on its weight that was measured at the start; none where the recipe does not normalise.
         notes: what the method said of it.
+        beside: the other metrics among the objectives, of the same weights.
     """
 
     history: list[dict[str, Any]]
@@ -69,6 +70,11 @@ class Outcome:
     share: float
     scales: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+    def measured(self, objective: str) -> dict[str, float]:
+        """Every metric among the objectives, the first of them called so; none where the training has no score."""
+        return {} if self.score is None else {objective: self.score, **self.beside}
 
 
 def recipe_of(materials: Materials, request: Request) -> ResolvedRecipe:

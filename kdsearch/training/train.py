@@ -92,6 +92,7 @@ def train(
         stop,
         report or Report(),
         objective=materials.objective,
+        beside=materials.beside,
         ranks=ranks,
         recovers=request.kind == "recover",
     )
@@ -100,21 +101,22 @@ def train(
         setup.enforce(1.0)
     if ended.done and ranks.is_first:
         built.keep(setup, folder, training.owner)
-    score = score_of(ended.history, setup.enforce is None)
+    left = left_by(ended.history, setup.enforce is None)
+    score, beside = left.get("score"), left.get("beside", {})
     share = min(1.0, max((row["epoch"] for row in ended.history), default=0) / max(request.epochs, 1))
-    return Outcome(ended.history, ended.done, score, share, ended.scales, ended.notes), setup, procedure
+    return Outcome(ended.history, ended.done, score, share, ended.scales, ended.notes, beside), setup, procedure
 
 
-def score_of(history: Sequence[Mapping[str, Any]], keeps_best: bool) -> float | None:
-    """The objective on validation of the weights that a training leaves; None where no epoch has any.
+def left_by(history: Sequence[Mapping[str, Any]], keeps_best: bool) -> Mapping[str, Any]:
+    """The row of the weights that a training leaves, with the objective on validation; empty where no epoch has any.
 
     Those are the last epoch's, or, of a phase that keeps its best one, of the epoch of least validation loss.
     """
     rows = [row for row in history if "score" in row]
     last = [row for row in rows if row["phase"] == rows[-1]["phase"]]
     if keeps_best and last and "validation" in last[-1]:
-        return float(min(last, key=lambda row: row["validation"])["score"])
-    return float(last[-1]["score"]) if last else None
+        return min(last, key=lambda row: row["validation"])
+    return last[-1] if last else {}
 
 
 def train_shared(

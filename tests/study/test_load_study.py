@@ -13,15 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.errors import StudyError, UnsafeCodeError, UserError
-from kdsearch.host import Host
 from kdsearch.search.ranks import Weight
 from kdsearch.study import load_study
 from kdsearch.study.check import student_space
 from kdsearch.study.code import load_code
 from kdsearch.study.load import parse, place
-from kdsearch.study.names import check_names, proxies, proxy_weights
+from kdsearch.study.names import proxies, proxy_weights
 from kdsearch.study.view import values as sections
-from tests.stages.tiny import write_study
 
 GOOD = Path(__file__).parent / "good.yaml"
 
@@ -251,11 +249,3 @@ def test_code_is_what_the_file_holds_now(tmp_path, monkeypatch):
 def test_without_a_host_the_schema_alone_is_checked():
     study = load_study(GOOD, sets=["data.use=elsewhere"])
     assert study.config.data.use == "elsewhere"
-
-
-def test_one_metric_and_costs_are_objectives(tmp_path):
-    """A training is judged by one metric on validation: a second one is refused before a teacher is trained."""
-    host, file = Host.load(), write_study(tmp_path)
-    check_names(load_study(file, host, sets=["objectives={accuracy: max, params: min, macs: min}"]), host)
-    with pytest.raises(StudyError, match=r"objectives\.nll: a second metric, 'nll'; .* by one, 'accuracy'"):
-        check_names(load_study(file, host, sets=["objectives={accuracy: max, params: min, nll: min}"]), host)

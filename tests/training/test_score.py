@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdsearch.training.train import score_of
+from kdsearch.training.train import left_by
 
 
 def row(phase: str, score: float | None, validation: float | None = None) -> dict[str, float | str]:
@@ -25,4 +25,4 @@ BEST = [row("a", 0.9, 0.1), row("b", 0.5, 0.8), row("b", 0.7, 0.4), row("b", 0.8
     ],
 )
 def test_it_is_of_the_last_epoch_or_of_the_one_that_is_kept(history, keeps_best, expected):
-    assert score_of(history, keeps_best) == expected
+    assert left_by(history, keeps_best).get("score") == expected
