@@ -95,10 +95,23 @@ class SearchSpace(Capability, Generic[O]):
     def _field(self, dim: Dim) -> str:
         return dim.path[len(self._prefix) :].lstrip(".").partition("[")[0]
 
+    def _values_here(self, spec: O) -> dict[str, Value]:
+        """As `values`, of this region: the canonical form of one of its networks may have a value that it lacks.
+
+        In its place one that makes the same network, else the first one.
+        """
+        values = self.values(spec)
+        for dim in self.dims:
+            if (near := _within(dim.range, values[dim.path])) != values[dim.path]:
+                choices = ({**values, dim.path: value} for value in dim.range.choices)
+                same = (each[dim.path] for each in choices if self.key(self.at(each)) == self.key(spec))
+                values[dim.path] = next(same, near)
+        return values
+
     def neighbours(self, spec: O, rng: Generator, n: int) -> list[O]:
-        """n valid specs that differ from `spec` in one dimension (fewer when there are none)."""
+        """n valid specs of the region that differ from `spec` in one dimension (fewer when there are none)."""
         found: list[O] = []
-        current = self.values(spec)
+        current = self._values_here(spec)
         dims = [dim for dim in self.dims if dim.range.size != 1]
         for _ in range(50 * n):
             if len(found) == n or not dims:
@@ -116,7 +129,7 @@ class SearchSpace(Capability, Generic[O]):
         """Every dimension from one of the two parents; the first where the child is not valid or there are no dimensions."""
         if not self.dims:
             return a
-        left, right = self.values(a), self.values(b)
+        left, right = self._values_here(a), self._values_here(b)
         child = self.at({path: (left if _int(rng, 2) else right)[path] for path in left})
         return child if self.is_valid(child) else a
 

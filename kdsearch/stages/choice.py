@@ -1,4 +1,4 @@
-"""Which of the trials wins: by `distill.pick`, and where validation cannot tell the best ones apart by their network's score."""
+"""Which of the trials wins: by `distill.pick`, and where validation cannot tell the best ones apart by what was known before."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study.rules import COSTS
 from kdsearch.training.materials import Materials
+
+NEAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,24 @@ class Choice:
         level: numbers of those that validation cannot tell from the best one, that one among them; none where it is the only one,
             or where the pick is not `best`, of one objective.
         error: the standard error that they lie within.
+        near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
     """
 
     ranked: list[Ranked]
     level: list[int] = field(default_factory=list)
     error: float = 0.0
+    near: list[int] | None = None
+
+    def is_near(self, ranked: Ranked) -> bool:
+        return self.near is None or ranked.trial["number"] in self.near
 
 
 def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choice:
     """The feasible trials in the order of `distill.pick`.
 
     By one objective the first one is, of the trials within a standard error of the best one, that of the best-scored network
-    (`search.proxy`): where short trainings say nothing, what was known without training does. Then the best one, and so on.
+    (`search.proxy`), and of that network's trials one of `refine.first`, whose recipe is the best-scored or the plain one: where
+    short trainings say nothing, what was known without training does. Then the best one, and so on.
     """
     pick = parsed(materials.study.config.distill.pick)
     is_by_score = pick.way == "best" and list(materials.objectives) == [materials.objective]  # not where that is a cost
@@ -58,9 +66,13 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
-    first = max(level, key=_prior)  # of one network the better trial
+    starts = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
+    first = max(
+        level, key=lambda each: (*_prior(each), each.trial["number"] in starts)
+    )  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
-    return Choice([first, *(each for each in ranked if each is not first)], numbers, error)
+    near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
+    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near)
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:

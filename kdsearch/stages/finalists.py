@@ -32,8 +32,9 @@ def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
 
 
 def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
-    """Those that begin at full length: the first `winners`, up to `most` the first trial of each other network, then others."""
-    found, others = choice.ranked[:winners], choice.ranked[winners:]
+    """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one: the first trial
+    of each other network, then others."""
+    found, others = choice.ranked[:winners], [each for each in choice.ranked[winners:] if choice.is_near(each)]
     for each in others:
         if len(found) < most and all(each.trial["specs"] != other.trial["specs"] for other in found):
             found.append(each)

@@ -277,7 +277,8 @@ class Distill(Section):
     winners: Trials = 1
     finalists: Trials = Field(
         2,
-        description="so many trials begin, of different networks where there are such; after a third of the epochs the `winners` "
+        description="so many trials begin that are near the best one, of different networks where there are such; "
+        "after a third of the epochs the `winners` "
         "that are best on validation go on, by more than a standard error; 1 = the trials alone decide; of a `pick` by the first "
         "metric",
     )

@@ -28,8 +28,8 @@ def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, ju
     return Artifact("prepare", "key", Path(), {"teachers": {"words": {}, "main": teacher}})
 
 
-def refined(folder: Path, *trials: tuple[float, float | None, int]) -> Artifact:
-    """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective."""
+def refined(folder: Path, *trials: tuple[float, float | None, int], first: Any = ()) -> Artifact:
+    """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective. first: why each was tried."""
     rows = [
         {
             "number": i,
@@ -45,7 +45,7 @@ def refined(folder: Path, *trials: tuple[float, float | None, int]) -> Artifact:
     best_first = sorted(rows, key=lambda row: -row["objectives"]["accuracy"])
     scores = {i: score for i, (_, score, _) in enumerate(trials)}
     ranked = [{"number": i, "specs": {}, "values": {}, "score": scores[i]} for i in (r["number"] for r in best_first)]
-    return Artifact("refine", "key", folder, {"ranked": ranked})
+    return Artifact("refine", "key", folder, {"ranked": ranked, "first": first})
 
 
 TRIALS = (
@@ -74,6 +74,27 @@ def test_the_best_scored_of_those_within_a_standard_error(pick, objectives, orde
     if level:
         assert choice.error == pytest.approx(math.sqrt(2 * 0.8 * 0.2 / 200))
     assert choice.ranked[0].figures["accuracy"] == TRIALS[order[0]][0]
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ([[], [], ["the best score"]], 2),
+        ([["most params"], [], []], 1),
+        ([[], [], [], [], ["least params"]], 1),
+        ([], 1),
+    ],
+)
+def test_of_one_networks_trials_one_that_was_tried_first_for_a_reason(first, expected, tmp_path):
+    """Of trials 1 and 2, of one score, not the better one; one that validation can tell from the best is none of them."""
+    choice = chosen(materials(), prepared(), refined(tmp_path, *TRIALS, first=first))
+    assert choice.ranked[0].trial["number"] == expected
+
+
+def test_near_is_what_lies_within_two_standard_errors(tmp_path):
+    choice = chosen(materials(), prepared(), refined(tmp_path, *TRIALS, (0.721, 0.0, 1), (0.719, 0.0, 1)))
+    assert sorted(choice.near) == [0, 1, 2, 4, 5]
+    assert chosen(materials("knee"), prepared(), refined(tmp_path, *TRIALS)).near is None
 
 
 def test_of_networks_without_a_score_the_largest(tmp_path):

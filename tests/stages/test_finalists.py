@@ -43,6 +43,14 @@ def test_they_are_the_winners_and_the_best_trials_of_other_networks(winners, mos
     assert [each.trial["number"] for each in finalists(Choice(ranked), winners, most)] == expected
 
 
+@pytest.mark.parametrize(
+    ("near", "expected"), [([7, 6], [7, 6]), ([7], [7]), ([7, 4, 3], [7, 3, 4]), (None, [7, 5, 2])]
+)
+def test_what_is_far_behind_the_best_one_does_not_begin(near, expected):
+    ranked = [trial(7, "a"), trial(6, "a"), trial(5, "b"), trial(4, "a"), trial(3, "b"), trial(2, "c")]
+    assert [each.trial["number"] for each in finalists(Choice(ranked, near=near), 1, 3)] == expected
+
+
 class Rung:
     """`at_rung` of three finalists, with what their trainings come to."""
 
