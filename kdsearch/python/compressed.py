@@ -9,13 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
-from kdsearch.python.networks import OnnxNetwork, as_data, input_shape_of, io_without_data, is_untrained, network
+from kdsearch.python.networks import (
+    OnnxNetwork,
+    as_data,
+    counted,
+    input_shape_of,
+    io_without_data,
+    is_untrained,
+    network,
+)
 from kdsearch.python.own_data import Data, PlanSubject, about_of, classes_of, graph_of, open_data, samples_of
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
@@ -97,7 +104,7 @@ def compress(
     if fixed is None:
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened)
-    whole, notes = count(before, io), list[str]()
+    whole, notes = counted(before, io), list[str]()
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
@@ -112,11 +119,10 @@ def compress(
     job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes)
     rows, refused = files_of(job, forms)
     shown.end(is_done=True)
-    cost = count(after, io)
+    cost = counted(after, io)
     result = {
         "model": called,
-        "params": {"before": whole.params, "after": cost.params},
-        "macs": {"before": whole.macs, "after": cost.macs},
+        **{name: {"before": whole[name], "after": cost[name]} for name in ("params", "macs")},
         "pruned": pruned,
         "exports": rows,
         "refused": refused,
@@ -201,9 +207,8 @@ def _cut(
 
 def _text(result: Mapping[str, Any]) -> str:
     params, macs = result["params"], result["macs"]
-    lines = [
-        f"{result['model']}: {params['before']:,} -> {params['after']:,} params, {macs['before']:,} -> {macs['after']:,} MACs"
-    ]
+    known = "" if macs["before"] is None else f", {macs['before']:,} -> {macs['after']:,} MACs"
+    lines = [f"{result['model']}: {params['before']:,} -> {params['after']:,} params{known}"]
     if (pruned := result["pruned"]) and "validation" in pruned:
         about = pruned["objective"]
         sign = -1 if about["direction"] == "min" else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdsearch.deploy.cost import count
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
-from kdsearch.kinds import IO, Field
+from kdsearch.kinds import IO, Field, Model
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.store import weights
@@ -51,6 +53,14 @@ class OnnxNetwork(nn.Module):
             outputs = (replace(outputs[0], kind="logits", use="target"),)
         return IO(inputs, outputs)
 
+    def weights(self) -> int:
+        """How many numbers with a fraction the file holds."""
+        import onnx
+
+        graph = read_onnx(self.file).graph
+        kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+        return sum(math.prod(each.dims) for each in graph.initializer if each.data_type in kinds)
+
     def _field(self, node: Any, side: str) -> Field:
         if not node.shape or isinstance(node.shape[0], int):
             raise ArtifactError(
@@ -76,6 +86,15 @@ class OnnxNetwork(nn.Module):
             asked = ", ".join(f"{name} {value.dtype} {_sizes(value.shape)}" for name, value in feeds.items())
             raise ArtifactError(f"fails at {asked}: {str(error).splitlines()[0][:200]}", file=self.file) from error
         return tuple(torch.from_numpy(each) for each in found)
+
+
+def counted(model: Model, io: IO) -> dict[str, int | None]:
+    """params, and macs of one sample; these are not known of an ONNX file. Raise ArtifactError for a file that does not run."""
+    if isinstance(model.module, OnnxNetwork):
+        model.module(*(io.input(name).blank() for name in model.inputs))
+        return {"params": model.module.weights(), "macs": None}
+    cost = count(model, io)
+    return {"params": cost.params, "macs": cost.macs}
 
 
 def _sizes(shape: Sequence[int | None]) -> str:

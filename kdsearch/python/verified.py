@@ -16,6 +16,7 @@ from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
+from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import about_part, card_name, texts
@@ -189,8 +190,7 @@ def _card(
 ) -> dict[str, Any]:
     """A study's card without what only a study knows."""
     model, exporter = source.model, source.exporter
-    cost = count(model, source.io)
-    network = {"architecture": type(model.module).__name__, "params": cost.params, "macs": cost.macs}
+    network = {"architecture": type(model.module).__name__, **counted(model, source.io)}
     facts = {
         **described(graph),
         "inside": inside,

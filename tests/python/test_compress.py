@@ -87,6 +87,8 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     assert code == 0
     assert [each["format"] for each in found["exports"]] == ["onnx-fp32", "onnx-int8", "onnx-int4"]
     assert set(found) >= {"model", "params", "macs", "exports", "refused", "data", "notes"}
+    assert found["params"] == dict.fromkeys(("before", "after"), 80 + 584 + 387)
+    assert found["macs"] == {"before": None, "after": None}
     fp32, int8, int4 = found["exports"]
     assert fp32["accuracy"] > 0.6
     assert int8["weight_share"]["8"] > 0.9
