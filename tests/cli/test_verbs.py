@@ -526,7 +526,7 @@ CALLS = [
         {"dir": Path("q"), "seed": 5, "data": "mnist5k", "teacher": "t"},
     ),
     (["status", "d"], {"dir": Path("d")}),
-    (["report", "d"], {"dir": Path("d")}),
+    (["report", "d", "--allow-code", "x.py:f"], {"dir": Path("d"), "allow_code": ("x.py:f",)}),
     (
         ["export", "d", "--format", "onnx-int4"],
         {"dir": Path("d"), "format": "onnx-int4", "allow_code": ()},
