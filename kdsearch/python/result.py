@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdsearch.errors import ArtifactError
 from kdsearch.report.figures import figures
 from kdsearch.report.frames import candidate_rows, export_rows, frame, trial_rows
 from kdsearch.report.notebook import Figures
 from kdsearch.verbs.finished import evidence_of_last, result_of
 from kdsearch.verbs.summary import summary_of
+
+
+def _told(result: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> what a result says, as JSON; without what a run is told of its place and time."""
+    return {name: json.dumps(value, sort_keys=True) for name, value in result.items() if name not in ("dir", "seconds")}
 
 
 class Result(dict[str, Any]):
@@ -30,8 +37,17 @@ class Result(dict[str, Any]):
 
     @cached_property
     def evidence(self) -> Mapping[str, Any]:
-        """What the page's figures draw: candidates, trials, objectives, curves, ladder, finals and the task's figures."""
-        return evidence_of_last(Path(self["dir"]))
+        """What the page's figures draw: candidates, trials, objectives, curves, ladder, finals and the task's figures.
+
+        Raise ArtifactError where the folder holds another result by now.
+        """
+        folder = Path(self["dir"])
+        mine, now = _told(self), _told(result_of(folder))
+        if changed := [name for name in now if name in mine and mine[name] != now[name]]:
+            raise ArtifactError(
+                "the folder holds the result of a later run", file=folder, path=changed[0], fix="Open it again."
+            )
+        return evidence_of_last(folder)
 
     @property
     def figures(self) -> Figures:

@@ -52,6 +52,15 @@ def test_tables_hold_every_trial_candidate_and_file(finished: Done, result: Resu
     assert list(exports["format"][exports["recommended"]]) == [result["recommended"]["format"]]
 
 
+def test_a_result_does_not_show_a_later_runs_trials(finished: Done, result: Result) -> None:
+    """As what `kdsearch.run` gave, not only as the file has it; what a user adds is the user's."""
+    own = Result({**finished.result, "mine": 1, "dir": str(finished.folder / "study"), "seconds": {}})
+    assert own.evidence["trials"] == result.evidence["trials"]
+    before = Result({**result, "student": {**result["student"], "accuracy": 0.0}})
+    with pytest.raises(ArtifactError, match=r"student: the folder holds the result of a later run. Open it again"):
+        before.trials_dataframe()
+
+
 def test_tables_without_pandas_say_what_to_install(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     for table in (result.trials_dataframe, result.candidates_dataframe, result.exports_dataframe):
