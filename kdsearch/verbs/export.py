@@ -9,12 +9,9 @@ from typing import Any
 from kdsearch.errors import RefusedError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.store.artifacts import Store
-from kdsearch.store.files import read_json
-from kdsearch.store.folder import ORIGIN, STUDY, Origin, held, last_run
-from kdsearch.store.inputs import lies
-from kdsearch.study.reading import load_study
+from kdsearch.store.folder import held, last_run
 from kdsearch.study.rules import bare
-from kdsearch.verbs.finished import result_of
+from kdsearch.verbs.finished import result_of, study_of
 from kdsearch.verbs.run import command, run_study
 from kdsearch.verbs.summary import speed
 
@@ -53,8 +50,7 @@ def _exported(rows: Sequence[Mapping[str, Any]], dir: Path, note: str = "") -> d
 
 def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> list[Mapping[str, Any]]:
     host = Host.load()
-    base = dir / read_json(dir / ORIGIN, Origin)["base"] if lies(dir / ORIGIN) else None
-    study = load_study(dir / STUDY, host, allow_code, base=base)
+    study = study_of(dir, host, allow_code)
     section = study.config.export
     kind = form.partition("-")[2]
     known = [f"{bare(section.exporter.use)}-{each}" for each in ("fp32", *host.names("quantizer"))]
@@ -69,7 +65,7 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
     import json
 
     sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
-    study = load_study(dir / STUDY, host, allow_code, sets, base=base)
+    study = study_of(dir, host, allow_code, sets)
     again = command("export", dir, {"--format": form}, (), allow_code)
     result: Mapping[str, Any]
     try:

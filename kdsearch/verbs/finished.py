@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from kdsearch.store.inputs import lies, names
 if TYPE_CHECKING:
     from kdsearch.host import Host
     from kdsearch.kinds import Samples
+    from kdsearch.study.study import Study
 
 
 def opened(folder: Path) -> Path:
@@ -56,14 +57,20 @@ def evidence_of_last(folder: Path) -> Mapping[str, Any]:
     return found
 
 
+def study_of(folder: Path, host: Host, allow_code: tuple[str, ...] = (), sets: Iterable[str] = ()) -> Study:
+    """The study that a folder is of, its paths starting where they did. Arguments and errors as of `load_study`."""
+    from kdsearch.study.reading import load_study
+
+    base = folder / read_json(folder / ORIGIN, Origin)["base"] if lies(folder / ORIGIN) else None
+    return load_study(folder / STUDY, host, allow_code, sets, base=base)
+
+
 def samples_of_last(folder: Path, host: Host, allow_code: tuple[str, ...] = ()) -> Samples:
     """What the last run's student and teachers answered to the first test samples. Raise UserError where these cannot be had."""
     from kdsearch.stages.samples import read_samples
-    from kdsearch.study.reading import load_study
     from kdsearch.training.materials import open_materials
 
-    base = folder / read_json(folder / ORIGIN, Origin)["base"] if lies(folder / ORIGIN) else None
-    materials = open_materials(load_study(folder / STUDY, host, allow_code, base=base), host)
+    materials = open_materials(study_of(folder, host, allow_code), host)
     last = last_run(folder)
     exported = Store(folder).get("export", last["export"]["key"]) if "export" in last else None
     if exported is None:

@@ -265,16 +265,13 @@ def _of_study(
     from kdsearch.kinds import Batch, Model
     from kdsearch.stages.ends import around, ends_of
     from kdsearch.stages.quality import measured
-    from kdsearch.store.folder import ORIGIN, STUDY, Origin
     from kdsearch.study.reading import load_study
     from kdsearch.training.materials import open_materials
+    from kdsearch.verbs.finished import study_of
 
     host = Host.load()
-    base = None
-    if data.is_dir():
-        base = data / read_json(data / ORIGIN, Origin)["base"] if lies(data / ORIGIN) else None
-        data = data / STUDY
-    materials = open_materials(load_study(data, host, allow_code, base=base), host)
+    study = study_of(data, host, allow_code) if data.is_dir() else load_study(data, host, allow_code)
+    materials = open_materials(study, host)
     role = next(iter(materials.study.students))
     names = tuple(each.name for each in materials.io.inputs)
     try:
