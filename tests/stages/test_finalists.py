@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from kdsearch.errors import TrialError
 from kdsearch.host import Host
 from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.finalists import at_rung, finalists
+from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import budget, trainings
 from kdsearch.training.request import Outcome, Request
@@ -149,22 +150,29 @@ SETS = (
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    (file,) = (folder / "study" / "artifacts").glob("distill-*/artifact.json")
-    found: dict[str, Any] = json.loads(file.read_text())["facts"]
+    key = read_json(folder / "study" / "last.json")["distill"]["key"]
+    found: dict[str, Any] = read_json(folder / "study" / "artifacts" / f"distill-{key}" / "artifact.json")["facts"]
     return found
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def alone_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     result = run_tiny(folder, *SETS, "distill.finalists=1")
     assert not [note for note in result["notes"] if note.startswith("Finalists ")]
-    return facts_of(folder)
+    return folder
 
 
-def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone, tmp_path):
-    result = run_tiny(tmp_path, *SETS)
-    facts = facts_of(tmp_path)
+@pytest.fixture
+def after(alone_in: Path, tmp_path: Path) -> Path:
+    """Where it was distilled alone: the teacher, the search and, unless they are changed, the trials are there."""
+    return Path(shutil.copytree(alone_in, tmp_path / "after"))
+
+
+def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone_in, after):
+    alone = facts_of(alone_in)
+    result = run_tiny(after, *SETS)
+    facts = facts_of(after)
     first, other = facts["rung"]
     assert alone["rung"] == []
     assert first["score"] >= other["score"]
@@ -181,7 +189,7 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone, tmp_path):
         assert run["history"] == alone["runs"]["winner-0"]["history"]
     (note,) = [note for note in result["notes"] if note.startswith("Finalists ")]
     assert f"after 1 of 3 epochs: trial {first['trial']} {100 * first['score']:.1f} %, trial {other['trial']} " in note
-    page = (tmp_path / "study" / "report" / "index.html").read_text(encoding="utf-8")
+    page = (after / "study" / "report" / "index.html").read_text(encoding="utf-8")
     assert f"finalist (trial {other['trial']})" in page
 
 
@@ -195,26 +203,26 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone, tmp_path):
     ],
     ids=["a compromise", "one epoch", "a pick that is no quality", "an objective that is none"],
 )
-def test_what_validation_does_not_decide_has_no_finalists(sets, tmp_path):
-    run_tiny(tmp_path, *SETS, "refine.trials=3", *sets)
-    assert facts_of(tmp_path)["rung"] == []
+def test_what_validation_does_not_decide_has_no_finalists(sets, after):
+    run_tiny(after, *SETS, *sets)
+    assert facts_of(after)["rung"] == []
 
 
-def test_of_two_objectives_there_are_finalists_of_the_first(tmp_path):
-    run_tiny(tmp_path, *SETS, "objectives={accuracy: max, params: min}")
-    facts = facts_of(tmp_path)
+def test_of_two_objectives_there_are_finalists_of_the_first(after):
+    run_tiny(after, *SETS, "objectives={accuracy: max, params: min}")
+    facts = facts_of(after)
     first, other = facts["rung"]
     assert first["score"] >= other["score"]
     assert facts["trial"] == first["trial"]
 
 
-def test_their_epochs_count(tmp_path):
+def test_their_epochs_count(after):
     """For the control that has as many, and for what a study says it would do."""
     sets = (*SETS, "distill.epochs=4", "distill.controls=[no_search]")
-    run_tiny(tmp_path, *sets)
-    facts = facts_of(tmp_path)
+    run_tiny(after, *sets)
+    facts = facts_of(after)
     assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2
-    study = load_study(write_study(tmp_path), Host.load(), sets=sets)
+    study = load_study(write_study(after), Host.load(), sets=sets)
     assert budget(study) == 4 * 1 + 4 + 2
     told = {each["what"]: (each["count"], each["epochs"]) for each in trainings(study)}
     assert told == {"trials": (4, 1), "finalists": (1, 2), "winners": (1, 4), "no_search": (1, 10)}
@@ -226,5 +234,5 @@ def test_their_epochs_count(tmp_path):
         ("distill.pick=min:params",),
         ("objectives={params: min}",),
     ):
-        study = load_study(write_study(tmp_path), Host.load(), sets=(*sets, *changed))
+        study = load_study(write_study(after), Host.load(), sets=(*sets, *changed))
         assert "finalists" not in {each["what"] for each in trainings(study)}
