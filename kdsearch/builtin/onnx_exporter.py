@@ -310,8 +310,9 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _without_graphs():
         for message in CHATTER:
             warnings.filterwarnings("ignore", message=message)
-        # torch's recurrent layers check sizes in Python while they are traced; a network's own branches still warn
-        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\..*")
+        # torch's recurrent layers, assertions and texts read sizes in Python while they are traced, which changes no answer; a
+        # network's own branches still warn
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch(\.(?!jit)|\Z)")
         try:
             yield
         finally:

@@ -67,7 +67,7 @@ class SearchSpace(Capability, Generic[O]):
         """The values of the dimensions in `spec`: the inverse of `at`."""
         found: dict[str, Value] = {}
         for dim in self.dims:
-            name = dim.path[len(self._prefix) :].lstrip(".")
+            name = self._place(dim)
             base, bracket, index = name.partition("[")
             value = getattr(spec, base)
             found[dim.path] = value[int(index.rstrip("]"))] if bracket else value
@@ -92,8 +92,11 @@ class SearchSpace(Capability, Generic[O]):
             found[name] = tuple(value) if isinstance(value, list) else value
         return found
 
+    def _place(self, dim: Dim) -> str:
+        return dim.path[len(self._prefix) :].lstrip(".")
+
     def _field(self, dim: Dim) -> str:
-        return dim.path[len(self._prefix) :].lstrip(".").partition("[")[0]
+        return self._place(dim).partition("[")[0]
 
     def _values_here(self, spec: O) -> dict[str, Value]:
         """As `values`, of this region: the canonical form of one of its networks may have a value that it lacks.
@@ -157,11 +160,13 @@ class SearchSpace(Capability, Generic[O]):
     def keeping(self, name: str, keep: Callable[[Value], bool], expected: str) -> Self:
         """This space with those values of the field `name` alone that pass `keep`; a fixed value stays, for `build` to judge.
 
+        `name` may be one place of a field of several, `widths[2]`; a study that chooses such a field whole has no such place.
+
         Raise StudyError, naming the field's path and what was `expected`, where none passes.
         """
         dims = []
         for dim in self.dims:
-            if self._field(dim) == name:
+            if name in (self._field(dim), self._place(dim)):
                 choices = tuple(value for value in each_value(dim) if keep(value))
                 if not choices:
                     shown = ", ".join(str(value) for value in each_value(dim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import RefusedError, StudyError, UserError, no_share
+from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
@@ -29,6 +30,7 @@ from kdsearch.python.recovery import recover
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.quality import measure, shown
 from kdsearch.store.hashing import derive
+from kdsearch.store.inputs import no_folder
 from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
@@ -80,6 +82,7 @@ def compress(
     """
     host, out, shown = Host.load(), Path(out), Progress(progress)
     forms = forms_of(formats, inside or {}, host)
+    _check_folder(out)
     opened = open_data(data, normalize, seed, host) if data is not None else None
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
@@ -150,6 +153,15 @@ def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] |
     return io_without_data(net, shape)
 
 
+def _check_folder(out: Path) -> None:
+    """Raise StudyError where no folder can be `out`: before any work. Nothing is made."""
+    lowest = next(each for each in (out, *out.absolute().parents) if os.path.lexists(each))
+    if problem := no_folder(out):
+        raise StudyError(f"'{out}' {problem}", path="--out", expected="a folder, or none")
+    if not os.access(lowest, os.W_OK | os.X_OK):
+        raise StudyError(f"'{lowest}' is not writable", path="--out", fix="Choose another folder.")
+
+
 def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None) -> None:
     """Raise StudyError where a file cannot read or answer what is asked of it: before any work, not after it."""
     for form in forms:
@@ -163,7 +175,11 @@ def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None
 def _teacher(
     text: str, weights: Path | None, allow_code: Sequence[str], seed: int, classes: int | None, io: IO
 ) -> Model:
-    return as_model(network(text, allow_code, weights, seed, classes), io, f"teacher {text}")
+    try:
+        return as_model(network(text, allow_code, weights, seed, classes), io, f"teacher {text}")
+    except UserError as error:
+        error.path = {"MODEL": "--teacher", "--weights": "--teacher-weights"}.get(error.path, error.path)
+        raise
 
 
 def _cut(
@@ -186,11 +202,11 @@ def _cut(
     began = time.perf_counter()
     try:
         made.preflight(model, io)
-    except UserError as error:
+        plan = made.plan(subject)
+        cut = made.apply(model, plan)
+    except KdsearchError as error:
         error.path = error.path.replace("compress.prune", "--prune", 1)
         raise
-    plan = made.plan(subject)
-    cut = made.apply(model, plan)
     found: dict[str, Any] = {"pruner": pruner, "target": dict(target), "log": list(plan.log)}
     if opened is not None:
         score = {"before": subject.score(model), "cut": subject.score(cut)}

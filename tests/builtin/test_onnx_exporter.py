@@ -5,13 +5,16 @@ import logging
 import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.jit import TracerWarning
 
 from kdsearch.builtin import onnx_exporter
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
@@ -306,6 +309,39 @@ def test_what_torch_cannot_export_is_said_with_what_to_do(module, said, tmp_path
         OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), tmp_path / "net.onnx")
     assert caught.value.fix
     assert not list(tmp_path.iterdir())
+
+
+class Asserting(nn.Module):
+    """Says which size it wants, as patch embeddings of timm do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, image):
+        height = image.shape[2]
+        torch._assert(height == 8, f"8 pixels, not {height}")
+        return self.head(image.flatten(1))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["asserting", "timm"])
+def test_an_assertion_on_sizes_is_nothing_to_say(name, folder):
+    torch.manual_seed(0)
+    vit = partial(timm.create_model, "vit_tiny_patch16_224", img_size=8, patch_size=4, in_chans=1, num_classes=10)
+    module = Asserting() if name == "asserting" else vit(depth=1, embed_dim=24)
+    graph = Graph(module.eval(), (Field("image", "image", (1, 8, 8)),), (Field("logits", "logits", (10,)),))
+    sample, file = batch_of(image=torch.randn(7, 1, 8, 8)), folder / f"{name}.onnx"
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, sample, file)
+    found = compare(module_call(graph), EXPORTER.load(file), graph.inputs, graph.outputs, sample, (1, 2, 3, 7))
+    assert found.max_abs < 1e-5
+
+
+def test_a_branch_on_a_value_is_said(folder):
+    """torchscript writes the branch that the example takes."""
+    graph = Graph(Branches(), (Field("x", "vector", (3,)),), (Field("y", "vector", (3,)),))
+    with pytest.warns(TracerWarning, match="Python boolean"):
+        OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, batch_of(x=torch.rand(2, 3)), folder / "if.onnx")
 
 
 class Unwritten(nn.Module):

@@ -94,6 +94,8 @@ def test_a_space_keeps_the_values_that_pass():
     rng = torch.Generator().manual_seed(0)
     assert {narrow.sample(rng).size for _ in range(30)} == {1, 3}
     assert Space(region).size() == 3 * 4 * 4  # the space itself is as it was
+    assert {spec.sides[0] for spec in Space(region).keeping("sides[1]", (3).__eq__, "3").every()} == {1, 2, 3, 4}
+    assert {spec.sides[1] for spec in Space(region).keeping("sides[1]", (3).__eq__, "3").every()} == {3}
     with pytest.raises(StudyError, match=r"student\.spec\.sides\[0\]: none of 1, 2, 3, 4 can be built. Expected odd"):
         Space(region).keeping("sides", lambda side: side > 4, "odd")
 

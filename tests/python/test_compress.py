@@ -137,6 +137,40 @@ def test_pixels_that_nobody_can_prepare_are_refused_before_any_work(model, folde
     assert err.startswith("--input: nobody knows how images become what the network reads. Expected data whose")
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--out", "net.py"], 2, "--out: 'net.py' is a file. Expected a folder, or none"),
+        (["--out", "net.py/deep/er"], 2, "--out: 'net.py/deep/er' is below a file, net.py."),
+        (["--out", "new", "--teacher", "timm:resnet19"], 2, "--teacher: timm has no 'resnet19'"),
+        (
+            ["--out", "new", "--teacher", "net.onnx", "--teacher-weights", "net.safetensors"],
+            2,
+            "--teacher-weights: an ONNX",
+        ),
+        (["--out", "new", "--prune", "macs=0.001"], 3, "--prune.options: pruning reaches"),
+    ],
+)
+def test_what_cannot_be_done_is_said_of_the_option_it_was_asked_by(words, code, said, folder, monkeypatch, capsys):
+    """Before anything is recovered or written."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("kdsearch.python.compressed.recover", None)
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]
+    asked += [] if code == 3 else ["--prune", "macs=0.6"]
+    found, _, err = run(capsys, *asked, *words)
+    assert (found, err[: len(said)]) == (code, said)
+    assert not (folder / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(folder, tmp_path, monkeypatch, capsys):
+    """As on a disk that is read-only, for root, too."""
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+    monkeypatch.setattr("kdsearch.python.compressed.files_of", None)
+    asked = (folder / "net.onnx", "--format", "onnx-fp32", "--out", tmp_path / "new" / "er")
+    assert run(capsys, *asked)[::2] == (2, f"--out: '{tmp_path}' is not writable. Choose another folder.\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_option_of_the_pruner_is_called_as_it_was_typed(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]

@@ -114,6 +114,15 @@ def test_a_convolution_sees_its_kernel_apart():
     assert (x.grad[0].abs().sum(1) > 0).nonzero()[:, 0].tolist() == [5, 7, 9]
 
 
+def test_distances_of_many_convolutions_begin_again():
+    """van den Oord et al. 2016, section 2.1: doubled up to 512, then repeated. 48 doublings would pad by petabytes."""
+    net = built("conv", layers=48, width=2, kernel=2, ffn=1).module.eval()
+    assert [layer.conv.dilation[0] for layer in net.layers[:12]] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1, 2]
+    tokens = torch.ones(1, 5, dtype=torch.int64)
+    with torch.no_grad():
+        assert net(tokens, tokens).isfinite().all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_of_open_lengths_are_of_the_stated_one(kind):
     tokens = Field("tokens", "tokens", (None,), "int64", n_values=V, open_size=21)

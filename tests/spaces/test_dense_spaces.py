@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kdsearch_spaces.seg.space import SegSpace, SegSpec
 from kdsearch_spaces.tiny_mit.net import Attention
 from kdsearch_spaces.tiny_mit.space import TinyMitSpace, TinyMitSpec
@@ -14,6 +16,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.cost import count
 from kdsearch.errors import DataError, StudyError
 from kdsearch.kinds import IO, Batch, Field, Graph
+from kdsearch.kinds.options import searchable
 from kdsearch.testing.space import SearchSpaceContract
 
 TINY_SEG = SegSpec(widths=(4, 6, 8), depth=2, dec=5)
@@ -65,19 +68,59 @@ def test_the_cost_formula_is_the_built_network_s_at_any_size(space, spec, size):
 
 
 @BOTH
-@pytest.mark.parametrize("engine", ["torchscript", "dynamo"])
-def test_files_answer_for_any_number_of_samples(space, spec, engine, tmp_path):
-    fields, file = io(), tmp_path / "model.onnx"
+@settings(max_examples=15, deadline=None)
+@given(size=st.tuples(st.integers(8, 36), st.integers(8, 36)), seed=st.integers(0, 1000))
+def test_what_is_drawn_for_an_image_can_be_built(space, spec, size, seed):
+    fields = io(1, *size)
+    drawn = space.narrowed(fields).sample(torch.Generator().manual_seed(seed))
+    model = space.build(drawn, fields)
+    assert model.module.eval()(torch.zeros(1, 1, *size)).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((8, 40), [(1, 2, 4), (1, 2), (1,)]),  # maps of 4x20, 2x10, 1x5
+        ((20, 30), [(1, 2, 4), (1, 2, 4), (1, 2)]),  # 10x15, 5x8, 3x4
+        ((28, 28), [(1, 2, 4)] * 3),  # 14, 7, 4
+    ],
+)
+def test_reductions_are_those_that_the_smaller_side_of_a_map_allows(size, expected):
+    dims = {dim.path: dim.range.choices for dim in TinyMitSpace().narrowed(io(3, *size)).dims}
+    assert [dims[f"reductions[{i}]"] for i in range(3)] == expected
+
+
+def test_reductions_that_a_study_chooses_whole_or_that_none_of_fits():
+    lists = {"reductions": {"choices": [[4, 2, 1], [4, 4, 1], [1, 1, 2]]}}
+    (dim,) = TinyMitSpace(searchable(TinyMitSpec, lists, "")).narrowed(io(3, 8, 8)).dims
+    assert dim.range.choices == ((4, 2, 1),)
+    with pytest.raises(StudyError, match=r"spec\.reductions\[2\]: none of 2, 4 can be built.*at most 1"):
+        TinyMitSpace(searchable(TinyMitSpec, {"reductions": {"choices": [2, 4]}}, "spec")).narrowed(io(3, 8, 8))
+
+
+def check_file(space, spec, engine, size, file):
+    fields = io(3, *size)
     torch.manual_seed(0)
     net = space.build(spec, fields).module.eval()
-    example = Batch(("a", "b"), {"image": torch.randn(2, 3, 16, 24)})
+    example = Batch(("a", "b"), {"image": torch.randn(2, 3, *size)})
     exporter = OnnxExporter(OnnxOptions(engine=engine))
     exporter.write(Graph(net, fields.inputs, fields.outputs), example, file)
     call = exporter.load(file)
     for n in (1, 2, 5):
-        image = torch.randn(n, 3, 16, 24)
+        image = torch.randn(n, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(call(image)["logits"], net(image), rtol=1e-3, atol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("engine", ["torchscript", "dynamo"])
+def test_files_answer_for_any_number_of_samples(space, spec, engine, tmp_path):
+    check_file(space, spec, engine, (16, 24), tmp_path / "model.onnx")
+
+
+@BOTH
+def test_files_answer_for_images_that_no_stride_divides(space, spec, tmp_path):
+    check_file(space, spec, "torchscript", (17, 30), tmp_path / "model.onnx")
 
 
 def test_attention_of_all_places_is_torchs():

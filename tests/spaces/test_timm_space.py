@@ -338,12 +338,17 @@ class TestMobileNetV3(SearchSpaceContract):
     samples = 2
 
 
-def test_grids_of_equal_patches_are_one_network():
-    space, vit = TimmSpace().narrowed(io(height=32, width=32)), TimmSpec(family="vit", dim=48, depth=2)
+@pytest.mark.parametrize(
+    ("family", "height"), [({"family": "vit"}, 32), ({"family": "named", "name": "deit_tiny_patch16_224"}, 48)]
+)
+def test_grids_of_equal_patches_are_one_network(family, height):
+    """Patches of a network by name are squares of the shorter side over the grid."""
+    fields = io(height=height, width=32)
+    space, vit = TimmSpace().narrowed(fields), TimmSpec(**family, dim=48, depth=2)
     seven, eight, four = (vit.model_copy(update={"grid": grid}) for grid in (7, 8, 4))
-    nets = [space.build(each, io(height=32, width=32)).module.eval() for each in (seven, eight)]
+    nets = [space.build(each, fields).module.eval() for each in (seven, eight)]
     nets[1].load_state_dict(nets[0].state_dict())
-    x = torch.randn(2, 3, 32, 32)
+    x = torch.randn(2, 3, height, 32)
     assert torch.equal(nets[0](x), nets[1](x))
     assert space.key(seven) == space.key(eight) != space.key(four)
     large = TimmSpace().narrowed(io(height=56, width=56))

@@ -161,8 +161,9 @@ def test_stages_share_the_blocks_evenly(depth):
 def test_narrowed_spaces_hold_only_what_can_be_built(height, width):
     fields = io(1, height, width, 2)
     patches = next(dim for dim in VitSpace().dims if dim.path == "patch").range.choices
-    fitting = [p for p in patches if height % p == 0 == width % p and min(height, width) >= 2 * p]
-    few = [p for p in fitting if height * width <= 576 * p * p]
+    fitting = [p for p in range(1, 33) if height % p == 0 == width % p and min(height, width) >= 2 * p]
+    others = [p for p in fitting if height * width <= 576 * p * p]
+    few = [p for p in others if p in patches] or others
     if not few:
         with pytest.raises(StudyError, match=r"patch: none of .* can be built"):
             VitSpace().narrowed(fields)
@@ -203,3 +204,27 @@ def test_what_does_not_fit_is_named(spec, fields, error, expected):
     for act in (VitSpace().build, VitSpace().cost):
         with pytest.raises(error, match=expected):
             act(spec, fields)
+
+
+@pytest.mark.parametrize(
+    ("size", "patches"),
+    [
+        ((100, 100), (5, 10, 20, 25)),  # of the declared ones 4 makes 625 tokens, 8 and more do not divide
+        ((90, 50), (5, 10)),
+        ((100, 60), (4,)),  # 375 tokens
+        ((28, 28), (2, 4, 7, 14)),
+    ],
+)
+def test_an_image_that_declared_patches_do_not_suit_has_others(size, patches):
+    image = IO((Field("image", "image", (3, *size)),), (Field("logits", "logits", (10,)),))
+    space = VitSpace().narrowed(image)
+    assert next(dim.range.choices for dim in space.dims if dim.path.endswith("patch")) == patches
+    spec = space.sample(torch.Generator().manual_seed(0))
+    assert spec.patch in patches
+    assert space.build(spec, image).module(torch.zeros(1, 3, *size)).shape == (1, 10)
+
+
+def test_of_an_image_that_no_patch_cuts_into_few_it_is_said_which_divide_it():
+    image = IO((Field("image", "image", (3, 101, 101)),), (Field("logits", "logits", (10,)),))
+    with pytest.raises(StudyError, match=r"none of 1, 2, .* can be built. Expected a patch of 1\."):
+        VitSpace().narrowed(image)

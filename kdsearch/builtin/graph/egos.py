@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,22 +41,33 @@ class Graph:
         """
         found, seen, ring = [node], {node}, [node]
         for _ in range(hops):
-            reached = sorted({int(each) for at in ring for each in self.neighbours[at]} - seen)
-            reached.sort(key=lambda at: self._order(node, at))
-            ring = reached[: size - len(found)]
+            if not ring or len(found) == size:
+                break
+            reached = set(np.concatenate([self.neighbours[at] for at in ring]).tolist()) - seen
+            ring = heapq.nsmallest(size - len(found), sorted(reached), key=self._order_from(node))
             found += ring
             seen.update(ring)
         return found
 
-    def _order(self, node: int, other: int) -> bytes:
-        return hashlib.blake2b(f"{self.ids[node]}\0{self.ids[other]}".encode(), digest_size=8).digest()
+    def _order_from(self, node: int) -> Callable[[int], bytes]:
+        begun = hashlib.blake2b(f"{self.ids[node]}\0".encode(), digest_size=8)
+
+        def digest(other: int) -> bytes:
+            both = begun.copy()
+            both.update(self.ids[other].encode())
+            return both.digest()
+
+        return digest
 
     def adjacency(self, nodes: Sequence[int], size: int) -> Ints:
         """(size, size) of 0 and 1: which of these nodes are neighbours; padding has none."""
         made = np.zeros((size, size), np.int64)
-        places = {node: i for i, node in enumerate(nodes)}
+        places, at = {node: i for i, node in enumerate(nodes)}, np.array(nodes)
         for i, node in enumerate(nodes):
-            for other in self.neighbours[node].tolist():
+            others = self.neighbours[node]
+            if len(others) > len(nodes):  # the few are looked up among the many, which are sorted
+                others = at[others[np.searchsorted(others, at) % len(others)] == at]
+            for other in others.tolist():
                 if other in places:
                     made[i, places[other]] = 1
         return made

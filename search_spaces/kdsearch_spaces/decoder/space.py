@@ -15,6 +15,7 @@ from kdsearch_spaces.decoder.layers import ConvLayer, RecurrentLayer, Stem, Tran
 NAME = "decoder"
 COMMON = ("layers", "width", "dropout")
 OWN = {"transformer": ("heads", "ffn"), "conv": ("kernel", "ffn"), "lstm": (), "gru": ()}  # fields that one kind reads
+CYCLE = 10  # convolutions, after which the distances begin again: WaveNet's limit of 512
 WITH_FFN, WITH_HEADS, WITH_KERNEL = ("transformer", "conv"), ("transformer",), ("conv",)
 
 
@@ -30,7 +31,10 @@ class DecoderSpec(Options):
         4, ge=1, le=64, description="attention heads of a transformer"
     )
     kernel: Annotated[int, searched(3, 5, 7, 9, when={"kind": WITH_KERNEL})] = Option(
-        5, ge=2, le=63, description="places that a convolution sees, 1, 2, 4, ... apart from layer to layer"
+        5,
+        ge=2,
+        le=63,
+        description="places that a convolution sees, 1, 2, 4, ..., 512 apart from layer to layer, then 1 again",
     )
     ffn: Annotated[int, searched(1, 2, 4, when={"kind": WITH_FFN})] = Option(
         2,
@@ -155,7 +159,7 @@ def layer_of(spec: DecoderSpec, i: int) -> nn.Module:
     if spec.kind == "transformer":
         return TransformerLayer(spec.width, spec.heads, spec.ffn, spec.dropout)
     if spec.kind == "conv":
-        return ConvLayer(spec.width, spec.kernel, 2**i, spec.ffn, spec.dropout)
+        return ConvLayer(spec.width, spec.kernel, 2 ** (i % CYCLE), spec.ffn, spec.dropout)
     return RecurrentLayer(spec.kind, spec.width, spec.width, spec.dropout)
 
 

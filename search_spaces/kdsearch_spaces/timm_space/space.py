@@ -109,22 +109,23 @@ class TimmSpace(SearchSpace[TimmSpec]):
 
     def canonical(self, spec: TimmSpec) -> TimmSpec:
         """Of grids that make equal patches, the largest."""
-        own = {"grid": self._largest_grid(spec.grid)} if spec.family in ("vit", "mixer") else {}
+        own = {"grid": self._largest_grid(spec)} if "grid" in _read(spec) else {}
         return super().canonical(spec).model_copy(update=own)
 
     def ignores(self, spec: TimmSpec) -> Collection[str]:
         """What other families read."""
         return TimmSpec.model_fields.keys() - {"family", *_read(spec)}
 
-    def _largest_grid(self, grid: int) -> int:
+    def _largest_grid(self, spec: TimmSpec) -> int:
         """Patches are the image's sides over the grid, rounded down: 7 and 8 are one network on 32 pixels."""
         from kdsearch_spaces.timm_space.families import patch_of
 
-        _, _, *size = image_input(self._io, "timm", MIN_SIZE)
+        _, _, height, width = image_input(self._io, "timm", MIN_SIZE)
+        size = (min(height, width),) * 2 if spec.family == "named" else (height, width)
         dims = [dim for dim in self.dims if self._field(dim) == "grid"]
-        grids = each_value(dims[0]) if dims else [grid]
-        patch = patch_of((size[0], size[1]), grid)
-        return max((each for each in grids if patch_of((size[0], size[1]), each) == patch), default=grid)
+        grids = each_value(dims[0]) if dims else [spec.grid]
+        patch = patch_of(size, spec.grid)
+        return max((each for each in grids if patch_of(size, each) == patch), default=spec.grid)
 
     def key(self, spec: TimmSpec) -> str:
         """The fields that the family reads."""

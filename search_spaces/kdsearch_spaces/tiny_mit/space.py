@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from functools import partial
+from operator import ge
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, map_output, searched
 from kdsearch.kinds import Field as DataField
+from kdsearch.kinds.options import Value
 from kdsearch_spaces.tiny_mit.net import KERNELS, Block, TinyMit
 
 NAME = "tiny_mit"
@@ -46,6 +49,18 @@ class TinyMitSpace(SearchSpace[TinyMitSpec]):
     """
 
     task: ClassVar[str] = "segmentation"
+
+    def narrowed(self, io: IO) -> Self:
+        """Reductions that the stages' maps are large enough for: below 28 pixels not every one."""
+        _, _, height, width = image_input(io, NAME, MIN_SIZE)
+        most, space = [min(size) for size in _maps(height, width)], self
+        for i, side in enumerate(most):
+            space = space.keeping(f"reductions[{i}]", partial(ge, side), f"a reduction of at most {side}")
+
+        def keep(value: Value) -> bool:
+            return not isinstance(value, list | tuple) or all(map(ge, most, value))
+
+        return space.keeping("reductions", keep, f"reductions of at most {most}")
 
     def example_io(self) -> IO:
         """Colour images of 64x64, 11 classes."""
@@ -120,8 +135,13 @@ class TinyMitSpace(SearchSpace[TinyMitSpec]):
         return TinyMitSpec(widths=(32, 64, 128), depths=(2, 2, 2), mlp_ratio=4, dec=64)
 
 
+def _maps(height: int, width: int) -> list[tuple[int, int]]:
+    """(H, W) of each stage."""
+    return [(-(-height // stride), -(-width // stride)) for stride in (2, 4, 8)]
+
+
 def _sizes(spec: TinyMitSpec, height: int, width: int) -> list[tuple[int, int]]:
-    sizes = [(-(-height // stride), -(-width // stride)) for stride in (2, 4, 8)]
+    sizes = _maps(height, width)
     for reduction, size in zip(spec.reductions, sizes, strict=True):
         if min(size) < reduction:
             shown = "x".join(map(str, size))

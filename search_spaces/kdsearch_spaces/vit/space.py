@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from kdsearch.errors import DataError, StudyError
-from kdsearch.kinds import IO, Cost, Model, Options, SearchSpace, Tap, image_input, searched, vector_output
+from kdsearch.kinds import IO, Cost, Model, Options, Range, SearchSpace, Tap, image_input, searched, vector_output
 from kdsearch.kinds.space import each_value
 from kdsearch_spaces.vit.net import Block, Pooling, Vit
 
@@ -44,7 +45,8 @@ class VitSpace(SearchSpace[VitSpec]):
     """
 
     def narrowed(self, io: IO) -> VitSpace:
-        """Patches that divide the image into 2x2 or more; of the declared range those that make at most 576 tokens."""
+        """Patches that divide the image into 2x2 or more; of the declared range those that make at most 576 tokens,
+        where it has none any up to its largest (100x100: 5, 10, 20, 25)."""
         _, _, height, width = image_input(io, "vit")
         choices = next((dim.range.choices for dim in self.dims if dim.path.endswith("patch")), ())
         most = MAX_TOKENS if choices == PATCHES else height * width
@@ -52,6 +54,10 @@ class VitSpace(SearchSpace[VitSpec]):
         def keep(patch: int) -> bool:
             return not _misfit(patch, height, width) and height * width <= most * patch**2
 
+        others = tuple(filter(keep, range(1, PATCHES[-1] + 1))) if choices == PATCHES else ()
+        if others and not any(map(keep, PATCHES)):
+            dims = (replace(dim, range=Range(others)) if dim.path.endswith("patch") else dim for dim in self.dims)
+            return type(self)(replace(self.region, dims=tuple(dims)))
         return self.keeping("patch", keep, _fitting(height, width))
 
     def is_valid(self, spec: VitSpec) -> bool:

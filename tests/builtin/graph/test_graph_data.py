@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,30 @@ def test_which_neighbours_fit_is_told_by_a_digest_of_both_names():
     graph = Graph.of([f"n{i}" for i in range(9)], np.array([[0, i] for i in range(1, 9)]))
     digests = {i: hashlib.blake2b(f"n0\0n{i}".encode(), digest_size=8).digest() for i in range(1, 9)}
     assert graph.around(0, 4, 2) == [0, *sorted(digests, key=digests.__getitem__)[:3]]
+
+
+class Few(np.ndarray):
+    """Neighbours that are listed where they are few."""
+
+    def tolist(self):
+        assert len(self) <= 5
+        return super().tolist()
+
+
+def test_the_neighbours_of_a_hub_are_not_gone_through():
+    """Node 0 is tied to all 299 others, each of which is tied to the next one."""
+    ring = np.stack([np.arange(1, 300), np.roll(np.arange(1, 300), -1)], 1)
+    edges = np.concatenate([np.stack([np.zeros(299, np.int64), np.arange(1, 300)], 1), ring])
+    graph = Graph.of([f"n{i}" for i in range(300)], edges)
+    whole = np.zeros((300, 300), np.int64)
+    whole[edges[:, 0], edges[:, 1]] = whole[edges[:, 1], edges[:, 0]] = 1
+    guarded = replace(graph, neighbours=tuple(each.view(Few) for each in graph.neighbours))
+    for few in ([7, 0, 299, 8, 1], [299, 0, 1], [0, 5, 9], [5, 0, 9, 100]):
+        expected = np.zeros((5, 5), np.int64)
+        expected[: len(few), : len(few)] = whole[np.ix_(few, few)]
+        np.testing.assert_array_equal(guarded.adjacency(few, 5), expected)
+    own = {7: graph.neighbours[7]}
+    assert len(replace(graph, neighbours=own).around(7, 4, 8)) == 4, "with its own three it is full"
 
 
 def test_samples_do_not_depend_on_the_order_of_rows(tmp_path):
