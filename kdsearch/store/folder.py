@@ -278,6 +278,15 @@ def events_of(path: Path) -> list[dict[str, Any]]:
     return read_lines(path / EVENTS, _Line)
 
 
+def seconds_of(path: Path, stage: str, key: str) -> float:
+    """What an artifact of the folder took when it was made, which was not in its last run; 0 where its events do not say."""
+    with suppress(ArtifactError):
+        for each in reversed(events_of(path)):
+            if each["event"] == "stage" and (each["stage"], each["key"], each["state"]) == (stage, key, "done"):
+                return float(each.get("seconds", 0.0))
+    return 0.0
+
+
 class Events:
     """events.jsonl: what happened, one line each; every line is also handed to the plugins."""
 
