@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -186,7 +186,8 @@ def held(path: Path, briefly: bool = False) -> Iterator[None]:
     left = holder_of(path) if briefly else None
     try:
         me = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
-        write_json(holder, {**me, "briefly": True} if briefly else me)
+        with suppress(StorageError) if briefly else nullcontext():  # `clean` is to make room where the disk is full
+            write_json(holder, {**me, "briefly": True} if briefly else me)
         yield
     finally:
         with suppress(OSError, StorageError):
