@@ -134,14 +134,16 @@ class _Whole(nn.Module):
 
 
 def fitted(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, H, W) with the shorter side made that of `size` (h, w), bilinear and antialiased, and the middle cut out."""
+    """(B, C, H, W) with the shorter side made that of `size` (h, w), bilinear and antialiased, and the middle cut out.
+
+    Sides are cut to whole pixels and the middle is rounded to even as torchvision does, which prepares the training's images.
+    """
     (h, w), (rows, columns) = size, x.shape[-2:]
-    by = max(np.float32(h) / np.float32(rows), np.float32(w) / np.float32(columns))
-    whole = [max(side, int(np.rint(np.float32(n) * by))) for side, n in ((h, rows), (w, columns))]
     if (rows, columns) == (h, w):
         return x
+    whole = [max(h, w * rows // columns), max(w, h * columns // rows)]
     x = F.interpolate(x, whole, mode="bilinear", antialias=True, align_corners=False)
-    top, left = (whole[0] - h) // 2, (whole[1] - w) // 2
+    top, left = round((whole[0] - h) / 2), round((whole[1] - w) / 2)
     return x[..., top : top + h, left : left + w]
 
 
@@ -256,11 +258,12 @@ def _fit(x: str, size: Sequence[int], added: _Added) -> str:
     from onnx import TensorProto
 
     node, number = added.node, added.number
-    sides = node("Cast", [node("Shape", [x], start=2, end=4)], to=TensorProto.FLOAT)  # (2,) H, W
-    target = number(size)
-    by = node("ReduceMax", [node("Div", [target, sides])], keepdims=1)
-    new = node("Max", [node("Round", [node("Mul", [sides, by])]), target])
-    offset = node("Floor", [node("Mul", [node("Sub", [new, target]), number(0.5)])])
+    whole = node("Shape", [x], start=2, end=4)  # (2,) H, W
+    other = node("Gather", [whole, number([1, 0], np.int64)])
+    longer = node("Div", [node("Mul", [whole, number(size[::-1], np.int64)]), other])  # of integers: cut
+    new = node("Cast", [node("Max", [longer, number(size, np.int64)])], to=TensorProto.FLOAT)
+    sides, target = node("Cast", [whole], to=TensorProto.FLOAT), number(size)
+    offset = node("Round", [node("Mul", [node("Sub", [new, target]), number(0.5)])])  # to even
     step = node("Div", [sides, new])  # pixels that one of the result stands for
     wide = node("Max", [step, number(1.0)])
     matrices = []

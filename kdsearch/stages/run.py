@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from kdsearch.errors import ArtifactError, InterruptedRun, KdsearchError, RefusedError, StorageError
 from kdsearch.stages import compress, distill, export, prepare, refine, report, search
+from kdsearch.stages.by_hand import Files, asked_before, asked_now, keep, public, student_of, told_of
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.mirror import mirror, mirror_result
@@ -23,7 +24,7 @@ from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
-from kdsearch.store.folder import LAST, Made, last_run
+from kdsearch.store.folder import LAST, Made, last_run, seconds_of
 from kdsearch.store.hashing import file_digest
 from kdsearch.training.dry import check_where_trials_run
 from kdsearch.training.keys import part_of, seen_by
@@ -35,17 +36,10 @@ from kdsearch.training.tools import Tools
 RESULT = "result.json"
 
 
-class File(TypedDict):
-    """A row of `exports`, as far as it says what was written."""
-
-    paths: list[str]
-    files: list[str]
-
-
 class Published(TypedDict):
     """What the result of an earlier run says of its files."""
 
-    exports: list[File]
+    exports: list[Files]
 
 
 STAGES: tuple[ModuleType, ...] = (prepare, search, refine, distill, compress, export, report)
@@ -91,6 +85,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             )
         last = before.get(name)
         spent = last["seconds"] if last and last["key"] == key else 0.0
+        if found is not None and last and last["key"] != key:  # of an earlier run, or of another verb's
+            spent = seconds_of(tools.folder, name, key)
         if found is None:
             tools.heed_stop()
             if stage is prepare:
@@ -170,25 +166,33 @@ def _public(folder: Path) -> set[str]:
     if not (folder / RESULT).is_file():
         return set()
     try:
-        rows = read_json(folder / RESULT, Published)["exports"]
+        return public(read_json(folder / RESULT, Published)["exports"])
     except ArtifactError:
         return set()
-    files = {Path(path).name for row in rows for path in (*row["paths"], *row["files"])}
-    return files | {card_name(Path(path).name) for row in rows for path in row["paths"]}
 
 
-def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) -> dict[str, Any]:
+def publish(
+    materials: Materials, made: Mapping[str, Artifact], tools: Tools, by_hand: Collection[str] = ()
+) -> dict[str, Any]:
     """Files under their public names, and the final JSON.
+
+    Args:
+        by_hand: formats that `kdsearch export` asks for beyond the study's own.
 
     Raises RefusedError with the JSON in `result` when a gate refused a file.
     """
+    folder, formats = tools.folder, materials.study.config.export.formats
+    hand = asked_before(folder)
     seconds = {name: each["seconds"] for name, each in last_run(tools.folder).items() if name in made}
     result: dict[str, Any] = dict(made["report"].facts["result"])
     if note := older(made):
         result["notes"] = [*result["notes"], note]
+    kept, gone = asked_now(hand, result["exports"], formats, student_of(made), by_hand)
+    result["notes"] = [*result["notes"], *told_of(kept, gone, formats, folder)]
     mirror_result({**result, "notes": list(result["notes"])}, made["report"].key, tools.folder, tools)
     result["notes"] = list(dict.fromkeys([*result["notes"], *materials.host.told(), *tools.logs.notes]))
-    before = _public(tools.folder)
+    before = _public(tools.folder) | public(hand)
+    keep(folder, [*kept, *gone])
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:
         put_back(tools.folder, row, made["export"], made["report"])
@@ -202,8 +206,10 @@ def publish(materials: Materials, made: Mapping[str, Artifact], tools: Tools) ->
         copy_file(made["search"].path / f"candidates-{role}.jsonl", tools.folder / target)
     result = {**result, "dir": str(tools.folder), "seconds": seconds}
     write_json(tools.folder / RESULT, result)
-    for name in before - _public(tools.folder):  # an earlier study's
-        (tools.folder / "export" / name).unlink(missing_ok=True)
+    for name in before - _public(folder) - public(kept):  # an earlier study's
+        (folder / "export" / name).unlink(missing_ok=True)
+    if gone:
+        keep(folder, kept)
     if result["refused"]:
         reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
         error = RefusedError(

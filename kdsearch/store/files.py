@@ -26,6 +26,7 @@ _DISK = {
     errno.EROFS: "the disk is read-only",
     errno.EFBIG: "the file would exceed the size limit",
 }
+_WRITABLE = "Make it writable, or choose another folder."
 _PLACE = {  # where nothing can be written, whoever writes
     errno.EEXIST: "is no folder",
     errno.ENOTDIR: "is no folder, or below a file",
@@ -41,7 +42,7 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise StorageError("not writable", file=_named(error, path), fix="Choose another folder.") from error
+        raise StorageError("not writable", file=_named(error, path), fix=_WRITABLE) from error
     except OSError as error:
         if error.errno in _DISK:
             raise as_storage_error(error, path) from error
@@ -59,9 +60,8 @@ def _named(error: OSError, path: Path) -> Path:
 def as_storage_error(error: OSError, path: Path | None = None) -> StorageError:
     """The message for a disk that is full or read-only; what was written whole stays valid."""
     problem = _DISK.get(error.errno or 0, str(error))
-    return StorageError(
-        problem, file=path or error.filename, fix="Make room and run the same command again: it goes on."
-    )
+    fix = _WRITABLE if error.errno == errno.EROFS else "Make room and run the same command again: it goes on."
+    return StorageError(problem, file=path or error.filename, fix=fix)
 
 
 def is_disk_error(error: BaseException) -> TypeGuard[OSError]:

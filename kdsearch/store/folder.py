@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -186,7 +186,8 @@ def held(path: Path, briefly: bool = False) -> Iterator[None]:
     left = holder_of(path) if briefly else None
     try:
         me = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
-        write_json(holder, {**me, "briefly": True} if briefly else me)
+        with suppress(StorageError) if briefly else nullcontext():  # `clean` is to make room where the disk is full
+            write_json(holder, {**me, "briefly": True} if briefly else me)
         yield
     finally:
         with suppress(OSError, StorageError):
@@ -276,6 +277,15 @@ def under_way(path: Path) -> Under | None:
 def events_of(path: Path) -> list[dict[str, Any]]:
     """What happened in the folder. Raise ArtifactError for a line that is no event."""
     return read_lines(path / EVENTS, _Line)
+
+
+def seconds_of(path: Path, stage: str, key: str) -> float:
+    """What an artifact of the folder took when it was made, which was not in its last run; 0 where its events do not say."""
+    with suppress(ArtifactError):
+        for each in reversed(events_of(path)):
+            if each["event"] == "stage" and (each["stage"], each["key"], each["state"]) == (stage, key, "done"):
+                return float(each.get("seconds", 0.0))
+    return 0.0
 
 
 class Events:

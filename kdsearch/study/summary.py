@@ -48,11 +48,16 @@ def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> 
             "distillers": [each.name for each in recipe.distillers],
             "searched": [dim.path for dim in recipe.dims],
         },
-        "candidates": config.search.candidates,
+        "candidates": sum(scored(config.search.candidates, each.size()) for each in spaces.values()),
         "proxies": [use.use for use, _ in proxies(study)],
         "trainings": trainings(study, controls),
         "formats": config.export.formats,
     }
+
+
+def scored(candidates: int, size: int | None) -> int:
+    """How many of so many candidates a space has: a finite one may hold fewer."""
+    return candidates if size is None else min(candidates, size)
 
 
 def budget(study: Study) -> int:

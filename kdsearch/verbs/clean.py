@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdsearch.errors import StorageError
 from kdsearch.store.artifacts import ABOUT, about_of
-from kdsearch.store.files import remove
+from kdsearch.store.files import remove, storing
 from kdsearch.store.folder import TABLE, WORKERS, events_of, held, last_run
 
 OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and the same while it is written
@@ -23,6 +25,7 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
     Raises:
         BusyError: a process holds the folder.
         ArtifactError: the record of the last run is damaged.
+        StorageError: something may not be removed.
     """
     with held(folder, briefly=True):
         used = _used(folder)
@@ -37,7 +40,10 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
         ]
         if not dry_run:
             for each in (*stale, *torn):
-                remove(each)
+                with storing(each):
+                    remove(each)
+                if os.path.lexists(each):  # a folder of somebody else, or on a disk that is read-only
+                    raise StorageError("cannot be removed", file=each, fix="Make it writable, with all that is in it.")
     total = sum(each["bytes"] for each in removed)
     lines = [f"{each['bytes']:>14,} bytes  {each['path']}" for each in removed]
     lines.append(f"{total:>14,} bytes  {'would be removed' if dry_run else 'removed'}")

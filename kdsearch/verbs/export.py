@@ -19,7 +19,7 @@ from kdsearch.verbs.summary import speed
 def export(*, dir: Path, format: str, allow_code: tuple[str, ...] = (), progress: bool = True) -> dict[str, Any]:
     """The row of one format, its file and card as they were verified: what was damaged since is put back from the artifacts.
 
-    A format that the study did not ask for is made, checked and added to its export.
+    A format that the study did not ask for is made, checked and added to its export, where it stays as long as the student does.
     """
     from kdsearch.stages.run import put_back
 
@@ -49,6 +49,8 @@ def _exported(rows: Sequence[Mapping[str, Any]], dir: Path, note: str = "") -> d
 
 
 def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: bool) -> list[Mapping[str, Any]]:
+    from kdsearch.stages.by_hand import asked_before
+
     host = Host.load()
     study = study_of(dir, host, allow_code)
     section = study.config.export
@@ -66,10 +68,11 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
 
     sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
     study = study_of(dir, host, allow_code, sets)
+    by_hand = {each["format"] for each in asked_before(dir)} | {form} - {*section.formats}
     again = command("export", dir, {"--format": form}, (), allow_code)
     result: Mapping[str, Any]
     try:
-        result = run_study(study, host, dir, progress=progress, again=again)
+        result = run_study(study, host, dir, progress=progress, again=again, by_hand=by_hand)
     except RefusedError as error:  # of another format, which is not asked for here
         result = getattr(error, "result", {"exports": ()})
         if all(row["format"] != form for row in result["exports"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,15 +19,19 @@ from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.feasible import hardly_feasible
+from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
+from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
 from kdsearch.stages.search import check, scorer_of
 from kdsearch.stages.weightings import are_scored, worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
+from kdsearch.study.rules import bare
 from kdsearch.study.study import Study
-from kdsearch.study.summary import budget, left_out, summary, trainings
+from kdsearch.study.summary import scored, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
+from kdsearch.training.text_teachers import has_network
 from kdsearch.verbs.preflight import looked_at
 
 DRAWN = 200  # candidates that the middling one is chosen from
@@ -41,20 +44,26 @@ NOUNS = {
     "recovery": ("recovery", "recoveries"),
 }
 EXPORT_S = 3.0  # of one graph; it hardly depends on the network
+TRAINED = 2  # copies of its weights that a training leaves: of its last phase, and of the end
+RECOVERED = 4  # of a step of compression: what it started from and what came of it, in its own artifact and the stage's
+PAGE_BYTES = 900_000  # mostly what draws the figures; the artifact's and `report/`
 
 
 def plan_of(study: Study, host: Host) -> dict[str, Any]:
     """The summary with `seconds` per stage and `disk_bytes`; the text says how they were measured."""
     materials = looked_at(study, host)
+    rng = stream(materials.seed, "plan")
+    specs = {role: _middling(materials, space, rng) for role, space in materials.spaces.items()}
+    students = {role: materials.build_student(role, each.model_dump(mode="json"), 0) for role, each in specs.items()}
     with cpu_threads(study.config.run.threads_per_trial):
-        seconds = _seconds(materials)
+        seconds = _seconds(materials, specs, students)
     samples = _samples(materials)
     found = {
         **summary(study, host, controls_of(materials)),
         "samples": samples,
         "warnings": hardly_feasible(materials),
     }
-    disk = _disk(materials)
+    disk = _disk(materials, students)
     workers = study.config.run.workers
     most = _at_once(study, found["trainings"])
     parallel = {name: value / min(workers, most.get(name, 1)) for name, value in seconds.items()}
@@ -164,7 +173,7 @@ def _step_seconds(materials: Materials, model: Model, batch_size: int, teacher: 
     return min(times[1:])
 
 
-def _seconds(materials: Materials) -> dict[str, float]:
+def _seconds(materials: Materials, specs: Mapping[str, Any], students: Mapping[str, Model]) -> dict[str, float]:
     check(materials)
     config = materials.study.config
     n_train = len(materials.data.split("train").ids)
@@ -179,41 +188,41 @@ def _seconds(materials: Materials) -> dict[str, float]:
             with cpu_threads(training.threads or config.run.threads_per_trial):
                 step = _step_seconds(materials, opened.model, size, opened)
             seconds["prepare"] += training.epochs * n_train / size * step
-    role, space = next(iter(materials.spaces.items()))
-    rng = stream(materials.seed, "plan")
-    spec = _middling(materials, space, rng)
+    role, spec = next(iter(specs.items()))
     scorer = scorer_of(materials, role)
     scorer.score(spec)
     began = time.perf_counter()
     scorer.score(spec)
     reference = REFERENCE if len(proxies(materials.study)) > 1 else 0
-    seconds["search"] = (time.perf_counter() - began) * _scored(materials, config.search.candidates, reference)
+    seconds["search"] = (time.perf_counter() - began) * _scored(materials, reference)
     recipe = materials.recipe.at(materials.recipe.default())
     size = min(recipe.train.batch_size, n_train)
-    step = _step_seconds(materials, materials.build_student(role, spec.model_dump(mode="json"), 0), size)
+    step = _step_seconds(materials, students[role], size)
     epoch = n_train / size * step
-    trials = config.refine.trials * config.refine.epochs
-    seconds["refine"] = trials * epoch
+    rows = trainings(materials.study, controls_of(materials))
+    for stage in ("refine", "distill", "compress"):
+        seconds[stage] = sum(each["count"] * each["epochs"] for each in rows if each["stage"] == stage) * epoch
     if are_scored(materials):
         seconds["refine"] += worth_in_steps(materials.recipe) * step
-    controls = len(controls_of(materials)) * config.distill.epochs
-    seconds["distill"] = (budget(materials.study) - trials + controls) * epoch
-    if "no_search" in config.distill.controls and not left_out(materials.study):
-        seconds["distill"] += budget(materials.study) * epoch
-    if config.distill.compare is not None and not left_out(materials.study):
-        compare = config.distill.compare
-        seconds["distill"] += (1 + compare.largest + compare.random) * compare.epochs * epoch
-    trained = [step.use.recover_epochs for _, step in config.compress.chain]
-    trained += [use.recover_epochs for use in config.compress.quantize]  # at most: where files lose too much
-    seconds["compress"] = sum(trained) * epoch
-    seconds["export"] = EXPORT_S * (1 + len(config.export.formats))
+    seconds["export"] = EXPORT_S * _written(materials, students)
     return seconds
 
 
-def _scored(materials: Materials, candidates: int, reference: int) -> int:
-    """How many architectures the search scores, of all roles: a finite space has no more than it holds."""
-    sizes = [space.size() or math.inf for space in materials.spaces.values()]
-    return int(sum(min(candidates, size) + min(reference, size) for size in sizes))
+def _written(materials: Materials, students: Mapping[str, Model]) -> int:
+    """Graphs that the export stage writes: of each student that ships in fp32 and each format, of each teacher for its latency."""
+    section = materials.study.config.export
+    graphs = len(materials.ships)  # where the procedure makes the product, a graph of each
+    if not has_own_product(materials):
+        graphs = sum(len(materials.task.product(students[role], materials.io).graphs) for role in materials.ships)
+    teachers = sum(has_network(materials, name) for name in materials.study.teachers)
+    return graphs * len({f"{bare(section.exporter.use)}-fp32", *section.formats}) + teachers
+
+
+def _scored(materials: Materials, reference: int) -> int:
+    """How many architectures the search scores, of all roles."""
+    n = materials.study.config.search.candidates
+    sizes = [space.size() for space in materials.spaces.values()]
+    return sum(scored(n, size) + scored(reference, size) for size in sizes)
 
 
 def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:
@@ -229,12 +238,43 @@ def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> 
     return drawn[ordered[len(ordered) // 2][1]]
 
 
-def _disk(materials: Materials) -> int:
-    """Bytes of the teachers' cached outputs and of the checkpoints of every training."""
-    config = materials.study.config
-    rows = sum(len(materials.data.split(name).ids) for name in ("train", "val") if name in materials.data.splits)
-    outputs = sum(4 * math.prod(each.sizes) for each in materials.task.answers(materials.io))
-    cached = 0 if materials.augments else rows * outputs * len(materials.study.teachers)
-    params = config.constraints.params or 1_000_000
-    count: int = sum(each["count"] for each in trainings(materials.study, controls_of(materials)))
-    return cached + 3 * 4 * params * count
+def _disk(materials: Materials, students: Mapping[str, Model]) -> int:
+    """Bytes of all that is kept in the end, and of what the stage that takes most works on."""
+    weights = sum(_bytes(each) for each in students.values())
+    rows = trainings(materials.study, controls_of(materials))
+    stages = ("refine", "distill", "compress")
+    n = {stage: sum(int(each["count"]) for each in rows if each["stage"] == stage) for stage in stages}
+    dropped = sum(int(each["count"]) for each in rows if each["what"] == "finalists")
+    files = 2 * len(materials.study.config.export.formats)  # the artifact's and `export/`
+    kept = n["distill"] - dropped + RECOVERED * n["compress"] + files
+    return (
+        sum(_of_teacher(materials, name) for name in materials.study.teachers)
+        + weights * (kept + TRAINED * max(n.values()))
+        + 2 * PAGE_BYTES
+    )
+
+
+def _bytes(model: Model) -> int:
+    return sum(int(each.numel() * each.element_size()) for each in model.module.state_dict().values())
+
+
+def _of_teacher(materials: Materials, name: str) -> int:
+    """Bytes of a teacher's weights, where the study trains it, and of its rows: as `prepare` stores them."""
+    if not has_network(materials, name):
+        return 0
+    path, use = materials.study.path_of_teacher(name), materials.study.teachers[name]
+    live = live_teacher(materials, name)
+    capability = None if materials.study.live_object(path) is not None else materials.make("teacher", use, path)
+    is_trained = capability is not None and capability.training is not None
+    total = 2 * _bytes(live.model) if is_trained else 0
+    if not is_cached(materials, name):
+        return total
+    batch = materials.data.split("train").load([0]).to(materials.torch_device)
+    live.model.module.to(materials.torch_device)
+    taps = [tap for tap in materials.taps[name] if has_tap(live.model, tap)]
+    row = live.outputs(batch, live.names(taps), materials.torch_device, cached=False)
+    sizes: dict[str, int] = {tap: row[tap].numel() * row[tap].element_size() for tap in row}
+    for splits in (("train", "val"), ("test",)) if use.cache == "all" else (("train", "val"),):
+        n = sum(len(materials.data.split(each).ids) for each in splits if each in materials.data.splits)
+        total += sum(n * size for tap, size in sizes.items() if tap in live.model.outputs or n * size <= CACHE_BYTES)
+    return total

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,9 @@ def run_study(
     progress: bool = True,
     again: str = "run the same command again",
     checkpoint_s: float = 30.0,
+    by_hand: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Run a checked study in a folder, held for this process.
+    """Run a checked study in a folder, held for this process. `by_hand`: see `publish`.
 
     Raises:
         UserError (2), RefusedError (3), BusyError and StorageError (1), InterruptedRun (130) after a checkpoint.
@@ -69,7 +70,7 @@ def run_study(
     with at_work(study, host, folder, workers, progress, again, checkpoint_s) as (materials, tools):
         made = run_stages(materials, tools)
         tools.intact()
-        return publish(materials, made, tools)
+        return publish(materials, made, tools, by_hand)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdsearch.errors import StorageError
 from kdsearch.report.quality import quality_of
 from kdsearch.store.artifacts import ABOUT, about_of
-from kdsearch.store.files import storing
+from kdsearch.store.files import is_disk_error, storing
 from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way, workers_of
 
 LOOK_S = 2.0  # between two looks at a run that is followed
@@ -137,5 +139,28 @@ def _is_held(folder: Path) -> bool:
             lock.acquire(timeout=0)
     except Timeout:
         return True
+    except StorageError as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, PermissionError) and not is_disk_error(cause):
+            raise
+        return _is_locked(folder)
     lock.release()
+    return False
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a run holds a folder that may be read alone."""
+    if sys.platform == "win32":
+        return holder_of(folder) is not None
+    import fcntl
+
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return holder_of(folder) is not None
     return False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
+from kdsearch.builtin.datasets import pixels as pixels_of
 from kdsearch.builtin.onnx_ends import fitted
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.files import open_session
@@ -73,13 +78,40 @@ def test_any_size_is_resized_as_torch_and_pillow_do(size, tmp_path):
     with torch.no_grad():
         expected = ends.graph.module(torch.from_numpy(images))[0].numpy()
     assert got == pytest.approx(expected, abs=1e-4)
-    by = max(12 / size[0], 10 / size[1])
-    whole = max(12, round(size[0] * by)), max(10, round(size[1] * by))
+    by = max(Fraction(12, size[0]), Fraction(10, size[1]))
+    whole = int(size[0] * by), int(size[1] * by)
     resized = Image.fromarray(images[0]).resize(whole[::-1], Image.Resampling.BILINEAR)
-    top, left = (whole[0] - 12) // 2, (whole[1] - 10) // 2
+    top, left = round((whole[0] - 12) / 2), round((whole[1] - 10) / 2)
     cut = np.asarray(resized.crop((left, top, left + 10, top + 12)), np.float64)
     ours = fitted(torch.from_numpy(images[:1]).float().movedim(-1, 1), (12, 10))[0].movedim(0, -1).numpy()
     assert np.abs(ours - cut).max() <= 1.01
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """Side of a square -> a file that answers what its network would read, in levels of 0..255."""
+    told = {**TOLD, "mean": [0.0] * 3, "std": [1 / 255] * 3}
+    sessions = {}
+    for side in (8, 13):
+        image, answer = Field("image", "image", (3, side, side)), Field("levels", "vector", (3 * side * side,))
+        exporter = OnnxExporter(OnnxOptions(engine="torchscript", input="any_size", layout="chw"))
+        graph, file = Graph(nn.Flatten(), (image,), (answer,)), tmp_path_factory.mktemp("levels") / "net.onnx"
+        exporter.write(graph, Batch(("a", "b"), {"image": torch.zeros(2, 3, side, side)}), file)
+        exporter.finish(file, exporter.ends(graph, told))
+        sessions[side] = open_session(file)
+    return sessions
+
+
+@given(st.sampled_from((8, 13)), st.integers(1, 130), st.integers(1, 130))
+@example(8, 65, 100)  # 12.3 pixels
+@example(8, 62, 100)  # 12.9: cut, not rounded
+@example(8, 8, 19)  # the middle of 19 pixels begins at 5.5
+@example(13, 1, 130)
+def test_pictures_of_any_size_are_prepared_as_the_training_prepares_them(levels, side, height, width):
+    images = torch.from_numpy(pixels(1, height, width, "chw"))
+    prepared = pixels_of.fitted(images, side, None)
+    found = levels[side].run(None, {"image": images.numpy()})[0].reshape(prepared.shape)
+    assert np.abs(found - prepared.numpy()).max() <= 1.01, "a level, by which torchvision's integers are off"
 
 
 def test_probabilities_and_class(tmp_path):

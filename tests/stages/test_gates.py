@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,6 +53,20 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     ]
     assert read_json(study / "result.json") == result
     assert main([*command, *sets]) == 3, "a refusal stays one"
+    for text in ("", "anew"):  # as the run wrote the page, and as `report` does
+        page = (study / "report" / "index.html").read_text(encoding="utf-8")
+        page = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+        assert html.escape(result["refused"][0]["reason"]) in page, text
+        (study / "report" / "index.html").unlink()
+        assert main(["report", str(study)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(study / "export" / "tiny-int8.onnx")]) == 0
+    assert main(["verify", str(study / "export" / "tiny-int4.onnx")]) == 2
+    assert "tiny-int4.onnx: there is no such file" in capsys.readouterr().err
+    assert main(["export", str(study), "--format", "onnx-int4"]) == 3
+    assert "0.2500 worse than fp32's" in capsys.readouterr().err
+    assert main(["export", str(study), "--format", "onnx-int8"]) == 0
+    assert not (study / "export" / "tiny-int4.onnx").exists()
     monkeypatch.setattr(one_file, "check_drop", real)
     capsys.readouterr()
     assert main([*command, "--set", "export.max_drop={onnx-int8: 1.0, onnx-int4: 0.999}"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError, InterruptedRun
+from kdsearch.stages import one_file, report, run
+from kdsearch.store.files import read_json, write_json
 from kdsearch.training import teachers, train, trainings
 from kdsearch.verbs import commands
 from kdsearch.verbs.status import status_of
@@ -87,6 +90,61 @@ def test_changed_section(change, redone, trains, finished, copied, steps):
             "tiny-fp32.onnx",
             "tiny-int8.onnx",
         ]
+
+
+ONE_FORMAT = ("export.formats=[onnx-fp32]", "compress.quantize=[]", "export.max_drop={}")
+TWO_FORMATS = ("export.formats=[onnx-fp32, onnx-int8]", "compress.quantize=[{use: int8}]", "export.max_drop={}")
+
+
+def in_export(folder):
+    return sorted(each.name for each in (folder / "study" / "export").iterdir())
+
+
+def test_a_file_made_by_hand_stays_with_its_student(copied, monkeypatch):
+    """What the text asked for once goes; so does a file by hand with another student, and that is said once."""
+    monkeypatch.setattr(one_file, "check_drop", lambda *_: None)
+    monkeypatch.setattr(one_file, "check_agreement", lambda *_: None)
+    study, own, by_hand = copied / "study", ["predict.py", "tiny-fp32.json", "tiny-fp32.onnx"], "export/tiny-int8.onnx"
+    first = run_tiny(copied, *ONE_FORMAT)
+    assert in_export(copied) == own
+    commands.export(dir=study, format="onnx-int8", progress=False)
+    file = (study / by_hand).read_bytes()
+    again = run_tiny(copied, *ONE_FORMAT)
+    kept = f"{by_hand}: no part of this result; `kdsearch export` made it, of the same student."
+    assert kept in again["notes"]
+    assert f"note        {kept}" in commands.summary_of(again, study)
+    assert again["exports"] == first["exports"]
+    assert again["seconds"] == first["seconds"], "of when each stage was made, whatever was made since"
+    assert in_export(copied) == [*own, "tiny-int8.json", "tiny-int8.onnx"]
+    assert (study / by_hand).read_bytes() == file
+    assert main(["report", str(study)]) == 0
+    assert "made it, of the same student" in (study / "report" / "index.html").read_text()
+
+    assert not [each for each in run_tiny(copied, *TWO_FORMATS)["notes"] if "export/" in each]
+    run_tiny(copied, *ONE_FORMAT)
+    assert in_export(copied) == own, "the text had asked for it since, so that it was not by hand any more"
+
+    commands.export(dir=study, format="onnx-int8", progress=False)
+    other = run_tiny(copied, *ONE_FORMAT, "compress.prune=null")
+    assert in_export(copied) == own
+    told = f"`kdsearch export {study} --format onnx-int8` makes it of this one."
+    assert f"{by_hand}: was of another student, and is gone; {told}" in other["notes"]
+    assert not [each for each in run_tiny(copied, *ONE_FORMAT)["notes"] if "export/" in each]
+
+
+def test_what_a_run_adds_to_the_notes_is_no_change_by_hand(copied, monkeypatch):
+    """Of artifacts that other versions made, for one."""
+    monkeypatch.setattr(run, "older", lambda made: "Made by other versions, and kept: all")
+    monkeypatch.setattr(report, "notes_of", lambda *_: ["one", "two"])
+    shutil.rmtree(next((copied / "study" / "artifacts").glob("report-*")))
+    told = run_tiny(copied)["notes"]
+    assert told == ["one", "two", "Made by other versions, and kept: all"]
+    assert commands.export(dir=copied / "study", format="onnx-int8")["format"] == "onnx-int8"
+    file = copied / "study" / "result.json"
+    for changed in (["one"], ["one", "2", "three"]):
+        write_json(file, {**read_json(file), "notes": changed})
+        with pytest.raises(ArtifactError, match=r"result.json: notes: has changed"):
+            commands.export(dir=copied / "study", format="onnx-int8")
 
 
 def test_what_is_being_redone_is_not_said_to_be_done(finished, copied):
@@ -218,8 +276,6 @@ def test_another_seed_keeps_the_old_until_clean(finished, copied, capsys, steps)
 
 
 def test_clean_keeps_the_work_of_a_run_that_was_stopped(stopped, tmp_path, finished):
-    import shutil
-
     folder = shutil.copytree(stopped["refine"], tmp_path / "it")
     before = files_of(folder / "study")
     assert any(name.startswith("work/refine-") for name in before)

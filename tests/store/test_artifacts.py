@@ -136,7 +136,7 @@ def test_json_that_is_none(tmp_path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     with (
-        pytest.raises(StorageError, match=r"x: not writable. Choose another folder"),
+        pytest.raises(StorageError, match=r"x: not writable. Make it writable, or choose another folder"),
         storing(tmp_path / "x"),
     ):
         raise PermissionError(13, "Permission denied", str(tmp_path / "x"))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 
-from kdsearch.store.files import remove
+from kdsearch.cli import main
+from kdsearch.errors import StorageError
+from kdsearch.store.artifacts import FORMAT
+from kdsearch.store.files import remove, write_json
+from kdsearch.store.folder import MARK
 from kdsearch.verbs.clean import clean_of
+from tests.hostile.permissions import obeyed
 
 
 @pytest.fixture
@@ -84,3 +90,41 @@ def test_of_a_link_the_link_is_removed(tmp_path: Path, foreign: Path) -> None:
     remove(tmp_path / "link")
     assert files(foreign) == before
     assert not (tmp_path / "link").is_symlink()
+
+
+def test_what_may_not_be_removed_is_not_said_to_be(study: Path) -> None:
+    torn = study / "pruned" / ".it.77.part"
+    torn.parent.mkdir()
+    torn.write_text("12345")
+    for place, name in (
+        (study / "artifacts" / "search-0123abcd", "search-0123abcd: cannot be removed"),
+        (torn.parent, ""),
+    ):
+        place.chmod(0o555)
+        with obeyed(), pytest.raises(StorageError, match=name or r"part: not writable\. Make it writable"):
+            clean_of(study)
+        place.chmod(0o755)
+    assert torn.exists()
+    assert {each["path"] for each in clean_of(study)["removed"]} == {"pruned/.it.77.part"}
+
+
+def test_a_folder_that_may_only_be_read_is_one_message(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(study / MARK, {"format": FORMAT})
+    study.chmod(0o555)
+    with obeyed():
+        assert main(["clean", str(study)]) == 1
+    study.chmod(0o755)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{study / '.lock'}: not writable. Make it writable, or choose another folder."]
+
+
+def test_room_is_made_on_a_full_disk(study: Path) -> None:
+    """Nothing can be written there, not even who holds the folder."""
+    (study / ".lock").touch()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        assert clean_of(study)["bytes"] == 15
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(study) == [".lock", "artifacts", "work"]

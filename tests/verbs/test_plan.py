@@ -2,11 +2,13 @@
 
 import pytest
 
+from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import trainings
 from kdsearch.training.materials import open_materials
+from kdsearch.verbs import plan
 from kdsearch.verbs.plan import _about, in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
@@ -87,11 +89,67 @@ def test_a_recovery_takes_its_epochs(tmp_path):
         *LESS[4:],
         "compress.prune=null",
         "compress.steps=[{prune: {use: channels, recover_epochs: 3}}, {sparsify: {use: magnitude, recover_epochs: 2}}]",
-        "compress.quantize=[{use: int8, recover_epochs: 4}]",
+        "compress.quantize=[{use: int8, recover_epochs: 4}, {use: int4, recover_epochs: 8}]",
+        "export.formats=[onnx-fp32, onnx-int8]",  # no file is made of int4, so that nothing is trained for it
         "refine.epochs=5",
     )
     seconds = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)["seconds"]
     assert seconds["compress"] == pytest.approx((3 + 2 + 4) * seconds["refine"] / (2 * 5))
+    assert seconds["export"] == 3.0 * (2 + 1), "two formats, and the teacher's file for its latency"
+
+
+def test_fp32_is_measured_once_whether_it_is_asked_for_or_not(tmp_path):
+    host = Host.load()
+    for formats in ("[onnx-int8]", "[onnx-int8, onnx-fp32]"):
+        sets = (*LESS, "compress.quantize=[int8]", f"export.formats={formats}")
+        assert plan_of(load_study(write_study(tmp_path), host, sets=sets), host)["seconds"]["export"] == 3.0 * (2 + 1)
+
+
+def test_no_more_candidates_are_counted_than_the_space_has(tmp_path, capsys):
+    """Two widths in each of three stages."""
+    sets = (*LESS, "search.candidates=100", "student.spec={depths: [1, 1, 1], widths: {choices: [4, 8]}}")
+    host = Host.load()
+    found = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)
+    assert found["candidates"] == 8
+    assert found["text"].startswith("tiny: 8 candidates scored, ")
+    assert main(["validate", str(tmp_path / "tiny.yaml"), *(word for each in sets for word in ("--set", each))]) == 0
+    assert "search   8 candidates, scored by params" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sets", "networks", "floats"),
+    [
+        ((), 2 + 1 + 2 * 1 + 2 * 2, 10),
+        (("teacher.cache=off",), 2 + 1 + 2 * 1 + 2 * 2, 0),
+        (("recipe.distillers=[fitnet]",), 2 + 1 + 2 * 1 + 2 * 2, 10 + 8 * 4 * 4),
+        (("refine.trials=6", "distill.winners=2", "distill.finalists=3"), 2 + 2 + 2 * 1 + 2 * 6, 10),
+        (("distill.controls=[baseline, all_labels]", "refine.trials=1"), 2 + 3 + 2 * 1 + 2 * 3, 10),
+        (("compress.prune={use: channels}", "refine.trials=1"), 2 + 1 + 4 * 1 + 2 * 1 + 2 * 1, 10),
+        (("compress.quantize=[int8]", "export.formats=[onnx-fp32, onnx-int8]"), 2 + 1 + 2 * 2 + 2 * 2, 10),
+    ],
+)
+def test_disk_is_what_is_kept_and_worked_on(sets, networks, floats, tmp_path, monkeypatch):
+    """Each network as 1,000 bytes: twice the teacher, what `distill` and `compress` keep, files twice, trainings twice.
+
+    And the page twice. Rows are a teacher's logits and, for fitnet, its map stage[-2], 8x4x4, of train and val.
+    """
+    monkeypatch.setattr(plan, "_bytes", lambda model: 1000)
+    host = Host.load()
+    found = plan_of(load_study(write_study(tmp_path), host, sets=(*LESS, *sets)), host)
+    rows = found["samples"]["train"]["samples"] + found["samples"]["val"]["samples"]
+    assert found["disk_bytes"] == 1000 * networks + 4 * floats * rows + 1_800_000
+
+
+def test_disk_counts_what_a_teacher_s_cache_leaves_out(tmp_path, monkeypatch):
+    """A tap beyond the limit, and the test split, whose 180 rows are below it."""
+    monkeypatch.setattr(plan, "_bytes", lambda model: 0)
+    monkeypatch.setattr(plan, "CACHE_BYTES", 4 * 8 * 4 * 4 * 200)
+    host = Host.load()
+    sets = (*LESS, "recipe.distillers=[fitnet]", "teacher.cache=all")
+    found = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)
+    train, val, test = (found["samples"][name]["samples"] for name in ("train", "val", "test"))
+    assert test == 180
+    assert found["disk_bytes"] == 4 * 10 * (train + val) + 4 * (10 + 8 * 4 * 4) * test + 1_800_000
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
 from kdsearch.stages.refine import ahead
 from kdsearch.store.files import write_json
-from kdsearch.store.folder import PROGRESS, Events, held, open_folder
+from kdsearch.store.folder import LOCK, PROGRESS, Events, held, holder_of, open_folder
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Progress
 from kdsearch.verbs.status import status_of
+from tests.hostile.permissions import obeyed
 from tests.stages.tiny import write_study
 
 
@@ -80,6 +81,30 @@ def test_progress_of_another_stage_is_not_this_ones(folder):
     write_json(folder / PROGRESS, {"stage": "search", "done": 4, "total": 8, "left_s": 6.0, "note": "", "best": ""})
     with held(folder):
         assert status_of(folder)["progress"] is None
+
+
+def test_a_folder_that_may_only_be_read_is_looked_at(folder, capsys):
+    """Also while a run holds it, which is known without writing; and where its lock is gone."""
+    before = status_of(folder)
+    folder.chmod(0o555)
+    (folder / LOCK).chmod(0o444)
+    with obeyed():
+        assert status_of(folder) == before
+    folder.chmod(0o755)
+    (folder / LOCK).chmod(0o644)
+    with held(folder):
+        folder.chmod(0o555)
+        (folder / LOCK).chmod(0o444)
+        with obeyed():
+            assert status_of(folder)["held_by"] == holder_of(folder) is not None
+        folder.chmod(0o755)
+    (folder / LOCK).unlink()
+    folder.chmod(0o555)
+    with obeyed():
+        assert main(["status", str(folder)]) == 0
+        assert not (folder / LOCK).exists()
+    folder.chmod(0o755)
+    assert "trials: 4 of 8" in capsys.readouterr().out
 
 
 def test_nothing_has_run(tmp_path):

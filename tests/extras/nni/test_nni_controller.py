@@ -267,6 +267,8 @@ def test_what_is_kept_answers_as_a_fresh_one_and_is_told_each_trial_once(
     most = {"TPE": 12 + 5 + 1, "Evolution": 2}[tuner]  # at most: all that is looked at, when that is chosen anew
     assert max(sizes) <= most
     assert statistics.median(sizes) <= 2
+    other = [each.ask(None, PLANE, history, 2, 8) for each in (kept, made(tuner, n_startup=4, population=8))]
+    assert other[0] == other[1] != kept.ask(None, PLANE, history, 2, 7), "another seed has another population"
     shorter = history[:6]
     fresh = made(tuner, n_startup=4, population=8)
     assert kept.ask(None, PLANE, shorter, 2, 7) == fresh.ask(None, PLANE, shorter, 2, 7)
