@@ -15,7 +15,7 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.int4.blocks import Array, Blocks, fit, half_quadratic, plain
 from kdsearch.builtin.int4.packed import pack
-from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate, mean_error, moments
+from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate_all, mean_error, moments
 from kdsearch.builtin.simulated import Layer, Round, in_blocks, simulated
 from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
 from kdsearch.kit.onnx import raise_opset, read_onnx, save_onnx, subgraphs
@@ -113,7 +113,7 @@ class Int4(Compressor[Int4Options]):
         seen: Mapping[str, Moments] = {}
         if calibrated:
             n, given = _first(feeds, plan.edits["samples"])
-            seen = moments(model, reads, given)
+            seen = moments(model, reads, given, plan.edits["block"])
             self.note(f"calibrated on {n} samples" if n else "rounded to the nearest: there are no samples")
         unpacking: list[Any] = []
         sizes = [math.prod(each.flat) for each in weights]
@@ -261,7 +261,7 @@ def _rounded(
         return blocks
     inputs = seen[weight.name]
     bias = _bias(graph, [each for each in reads if each.weight == weight.name], len(rows))
-    blocks = calibrate(
+    blocks = calibrate_all(
         rows, blocks, inputs.covariance if bias else inputs.second(), bits, CALIBRATING[edits["rounding"]]
     )
     if bias:

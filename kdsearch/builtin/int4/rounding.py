@@ -1,7 +1,9 @@
 """Rounding that knows a layer's inputs: each weight's error is made up for by the weights not rounded yet.
 
 GPTQ (Frantar et al. 2023, algorithm 1) on blocks whose scales are fixed beforehand, then sweeps that move one integer or
-one scale at a time to its best value, which can only lower the error of the outputs. All in float64.
+one scale at a time to its best value, which can only lower the error of the outputs. All in float64. A row of more than WIDTH
+weights is cut into stretches, each rounded as if its inputs did not vary with the others': what is kept of inputs grows with
+their number squared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ DAMPING = 0.01  # of the mean diagonal, as in the paper
 LEAST = float(np.finfo(np.float32).tiny)  # of a mean diagonal: below it the inputs do not vary
 ROWS = 4096  # of inputs seen for a layer: its moments are an average, which more rows hardly change
 SWEEPS = 4
+WIDTH = 4608  # 512 channels of a 3x3 convolution
 CHUNK = 128  # columns whose errors reach the columns behind them as one product
 
 
@@ -49,15 +52,28 @@ class Moments:
 
     Args:
         mean: (G, K) mean of x.
-        covariance: (G, K, K) of x: what is left of the error when a bias takes its mean.
+        covariance: of each stretch of x, k long, (G, k, k): what is left of the error when a bias takes its mean.
     """
 
     mean: Array
-    covariance: Array
+    covariance: list[Array]
 
-    def second(self) -> Array:
-        """(G, K, K) mean of x x^T."""
-        return np.asarray(self.covariance + self.mean[:, :, None] * self.mean[:, None, :])
+    def second(self) -> list[Array]:
+        """Of each stretch (G, k, k), the mean of x x^T."""
+        means = _cut(self.mean, [each.shape[-1] for each in self.covariance])
+        return [c + m[:, :, None] * m[:, None, :] for c, m in zip(self.covariance, means, strict=True)]
+
+
+def stretches(length: int, block: int) -> list[int]:
+    """Lengths of the stretches of a row, of whole blocks, the last one with what is left."""
+    n = -(-length // WIDTH)
+    size = -(-length // (n * block)) * block
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
+def _cut(values: Array, lengths: Sequence[int]) -> list[Array]:
+    """Along the last axis."""
+    return np.split(values, np.cumsum(lengths)[:-1], axis=-1)
 
 
 def unfold(
@@ -134,13 +150,14 @@ def _pads(
     return less + more if kind == b"SAME_UPPER" else more + less
 
 
-def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]]) -> dict[str, Moments]:
+def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]], block: int) -> dict[str, Moments]:
     """Run the fp32 model on `feeds` and average what each weight is multiplied with. Weight's name -> moments; no feeds: {}.
 
     Nothing of a weight whose inputs are not finite, or too large to be squared.
 
     Args:
         reads: a weight with several is averaged over all of them.
+        block: no stretch ends inside one.
     """
     batches = list(feeds)
     if not batches or not reads:
@@ -158,16 +175,17 @@ def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]
         for read in reads:
             rows = input_rows(read, np.asarray(values[read.activation]), most, rng)
             if rows.shape[1]:
-                sums.setdefault(read.weight, _Sums()).add(rows)
-    found = {name: Moments(each.mean, each.scatter / each.n) for name, each in sums.items()}
-    return {name: each for name, each in found.items() if np.isfinite(each.covariance).all()}
+                sums.setdefault(read.weight, _Sums(stretches(rows.shape[2], block))).add(rows)
+    found = {name: Moments(each.mean, [part / each.n for part in each.scatter]) for name, each in sums.items()}
+    return {name: each for name, each in found.items() if all(np.isfinite(part).all() for part in each.covariance)}
 
 
 class _Sums:
     """Mean and scatter about it of all rows so far. About the mean, since mean x x^T less the square of a large mean is noise."""
 
-    def __init__(self) -> None:
-        self.n, self.mean, self.scatter = 0, np.zeros(()), np.zeros(())
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths, self.n, self.mean = lengths, 0, np.zeros(())
+        self.scatter: list[Array] = [np.zeros(()) for _ in lengths]
 
     @np.errstate(over="ignore", invalid="ignore")  # inputs that are not finite show in the scatter
     def add(self, rows: Array) -> None:
@@ -175,10 +193,25 @@ class _Sums:
         n, mean = rows.shape[1], rows.mean(1, dtype=np.float64)
         around = (rows - mean[:, None]).astype(rows.dtype)
         apart = mean - self.mean
-        within = (around.swapaxes(1, 2) @ around).astype(np.float64)  # of one batch, in the file's own precision
-        between = apart[:, :, None] * apart[:, None, :] * (self.n * n / (self.n + n))
-        self.scatter = self.scatter + within + between
+        parts = zip(_cut(around, self.lengths), _cut(apart, self.lengths), strict=True)
+        for i, (part, gap) in enumerate(parts):
+            within = (part.swapaxes(1, 2) @ part).astype(np.float64)  # of one batch, in the file's own precision
+            between = gap[:, :, None] * gap[:, None, :] * (self.n * n / (self.n + n))
+            self.scatter[i] = self.scatter[i] + within + between
         self.mean, self.n = self.mean + apart * (n / (self.n + n)), self.n + n
+
+
+def calibrate_all(w: Array, nearest: Blocks, second: Sequence[Array], bits: int = 4, sweeps: int = SWEEPS) -> Blocks:
+    """As `calibrate`, stretch by stretch; `second`: of each."""
+    lengths, block = [each.shape[-1] for each in second], nearest.block
+    if len(lengths) == 1:
+        return calibrate(w, nearest, second[0], bits, sweeps)
+    blocks = [-(-length // block) for length in lengths]
+    zeros = [None] * len(lengths) if nearest.zero is None else _cut(nearest.zero, blocks)
+    parts = zip(_cut(w, lengths), _cut(nearest.q, lengths), _cut(nearest.scale, blocks), zeros, second, strict=True)
+    made = [calibrate(rows, Blocks(q, scale, zero, block), each, bits, sweeps) for rows, q, scale, zero, each in parts]
+    q, scale = (np.concatenate([getattr(each, name) for each in made], axis=1) for name in ("q", "scale"))
+    return Blocks(q, scale, nearest.zero, block)
 
 
 def calibrate(w: Array, nearest: Blocks, second: Array, bits: int = 4, sweeps: int = SWEEPS) -> Blocks:

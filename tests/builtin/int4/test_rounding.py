@@ -10,8 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from kdsearch.builtin.int4.blocks import fit
-from kdsearch.builtin.int4.rounding import Read, calibrate, input_rows, mean_error, moments, output_error, unfold
+from kdsearch.builtin.int4 import rounding
+from kdsearch.builtin.int4.blocks import Blocks, fit
+from kdsearch.builtin.int4.rounding import (
+    Read,
+    calibrate,
+    calibrate_all,
+    input_rows,
+    mean_error,
+    moments,
+    output_error,
+    stretches,
+    unfold,
+)
 
 
 def second_of(x):
@@ -153,7 +164,8 @@ def test_blocks_of_columns_give_what_one_number_at_a_time_gives(rows, length, bl
     assert np.allclose(made.scale, scale, rtol=1e-6)
 
 
-def test_moments_of_a_large_mean_are_exact():
+@pytest.mark.parametrize(("width", "lengths"), [(6, [6]), (5, [4, 2]), (2, [2, 2, 2])])
+def test_moments_of_a_large_mean_are_exact(width, lengths, monkeypatch):
     """Taken batch by batch, in fp32: against numpy's covariance of all rows at once."""
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 1e4).astype(np.float32)
@@ -162,11 +174,51 @@ def test_moments_of_a_large_mean_are_exact():
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:], [tensor]), ir_version=10)
     feeds = [{"x": part} for part in np.split(x, [7, 8, 200])]
-    found = moments(model, [Read("w", node, 1, (6, 6))], feeds)["w"]
+    monkeypatch.setattr(rounding, "WIDTH", width)
+    found = moments(model, [Read("w", node, 1, (6, 6))], feeds, block=2)["w"]
     wide = x.astype(np.float64)
     assert found.mean[0] == pytest.approx(wide.mean(0), rel=1e-12)
-    assert found.covariance[0] == pytest.approx(np.cov(wide.T, ddof=0), rel=1e-5, abs=1e-6)
-    assert found.second()[0] == pytest.approx(wide.T @ wide / 300, rel=1e-12)
+    assert [each.shape for each in found.covariance] == [(1, each, each) for each in lengths]
+    start = 0
+    for covariance, second, length in zip(found.covariance, found.second(), lengths, strict=True):
+        part = wide[:, start : start + length]
+        assert covariance[0] == pytest.approx(np.cov(part.T, ddof=0), rel=1e-5, abs=1e-6)
+        assert second[0] == pytest.approx(part.T @ part / 300, rel=1e-12)
+        start += length
+
+
+@given(length=st.integers(1, 3000), block=st.integers(1, 128), width=st.integers(1, 500))
+def test_stretches_are_whole_blocks_of_a_row_and_about_equal(length, block, width):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "WIDTH", width)
+        found = stretches(length, block)
+    assert sum(found) == length
+    assert all(each == found[0] and each % block == 0 for each in found[:-1])
+    assert 0 < found[-1] <= found[0] < width + block
+    assert found == [length] or length > width
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_long_row_is_rounded_stretch_by_stretch(symmetric):
+    """Of 48, 48 and 24 weights, blocks of 16, in two groups of rows."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(6, 120))
+    rows = [rng.normal(size=(200, 5)) @ rng.normal(size=(5, 120)) + 0.1 * rng.normal(size=(200, 120)) for _ in "ab"]
+    second = [
+        np.stack([each[:, a:b].T @ each[:, a:b] / 200 for each in rows]) for a, b in ((0, 48), (48, 96), (96, 120))
+    ]
+    nearest = fit(w.astype(np.float32), 16, 4, symmetric)
+    made = calibrate_all(w, nearest, second)
+    assert (made.q.shape, made.q.dtype, made.scale.shape) == (nearest.q.shape, nearest.q.dtype, nearest.scale.shape)
+    for (a, b), each in zip(((0, 48), (48, 96), (96, 120)), second, strict=True):
+        blocks = slice(a // 16, -(-b // 16))
+        zero = None if nearest.zero is None else nearest.zero[:, blocks]
+        alone = calibrate(w[:, a:b], Blocks(nearest.q[:, a:b], nearest.scale[:, blocks], zero, 16), each)
+        assert (made.q[:, a:b] == alone.q).all()
+        assert (made.scale[:, blocks] == alone.scale).all()
+    for group, inputs in zip((slice(0, 3), slice(3, 6)), rows, strict=True):
+        error = [((inputs @ (w - each.values())[group].T) ** 2).mean() for each in (made, nearest)]
+        assert error[0] < 0.5 * error[1]
 
 
 def test_moments_that_rounding_left_indefinite_are_damped_until_they_factor():
