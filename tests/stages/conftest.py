@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from kdsearch.engine import phase
 from kdsearch.engine.checkpoint import write_checkpoint
@@ -42,9 +44,14 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """Not to be written to: see `copied`."""
-    folder = tmp_path_factory.mktemp("finished")
-    return Done(folder, run_tiny(folder))
+    """Not to be written to: see `copied`. One for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, told = shared / "finished", shared / "finished.json"
+    with FileLock(shared / "finished.lock"):
+        if not told.exists():
+            told.write_text(json.dumps(run_tiny(folder)))
+    return Done(folder, json.loads(told.read_text()))
 
 
 @pytest.fixture
