@@ -23,7 +23,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
-from kdsearch.study.summary import RUNG, left_out
+from kdsearch.study.summary import RUNG, final_epochs, left_out
 from kdsearch.training.finished import keep_finished
 from kdsearch.training.keys import TRAINING, Where
 from kdsearch.training.materials import Materials
@@ -42,14 +42,14 @@ def measures_files(materials: Materials) -> bool:
 NAME = "distill"
 NEEDS = ("prepare", "search", "refine")
 READS = (
-    *(*TRAINING, "distill"),
+    *(*TRAINING, "distill", "refine.trials", "refine.epochs"),
     *(
         Where(measures_files, path)
         for path in ("constraints", "cost_objectives", "export.exporter", "compress.quantize")
     ),
 )
 DRAWS = 12  # files measured for each network that is drawn to compare with
-RULE = 4  # by which the winner is chosen; one of another rule is made anew
+RULE = 5  # by which the winner is chosen and how long it trains; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -62,8 +62,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = open_teachers(materials, inputs["prepare"])
     choice = chosen(materials, inputs["prepare"], inputs["refine"])
     ranked = {f"winner-{i}": each for i, each in enumerate(beginning(materials, choice))}
+    n = min(section.winners, len(ranked))
+    epochs = final_epochs(materials.study, inputs["refine"].facts["epochs"], n, len(ranked) - n)
     begun = {
-        name: Request(name, "recipe", each.trial["specs"], each.trial["values"], section.epochs)
+        name: Request(name, "recipe", each.trial["specs"], each.trial["values"], epochs)
         for name, each in ranked.items()
     }
     beside = _beside(materials, inputs, work, next(iter(begun.values())))
@@ -104,9 +106,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "notes": list(outcome.notes),
             "error": "",
         }
+    length = {"epochs": epochs, "leftover": epochs - section.epochs}
     level = {"level": choice.level, "error": choice.error, "rung": rung}
     trial = ranked[best].trial["number"]
-    return {"runs": runs, "winner": best, "trial": trial, "epochs": section.epochs, **level}
+    return {"runs": runs, "winner": best, "trial": trial, **length, **level}
 
 
 def check(materials: Materials) -> None:

@@ -76,6 +76,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     notes += _failed(inputs["refine"])
     notes += _level(materials, inputs["distill"])
     notes += _at_rung(materials, inputs["distill"])
+    notes += _leftover(inputs["distill"])
     notes += _best_is_no_find(materials, inputs)
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
@@ -124,6 +125,13 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
     level = [str(row["trial"]) for row in rows if row.get("level")]  # as before
     cannot = f", the trials' own choice: validation cannot tell {' and '.join(level)} apart" if level else ""
     return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on{cannot}."]
+
+
+def _leftover(distilled: Artifact) -> list[str]:
+    """That the winner trained for longer than the study's text says."""
+    epochs, more = distilled.facts["epochs"], distilled.facts["leftover"]
+    said = f"The student trained for {epochs} epochs: {epochs - more}, and {more} that the trials left."
+    return [said] if more else []
 
 
 def _best_is_no_find(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:

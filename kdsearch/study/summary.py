@@ -65,6 +65,18 @@ def budget(study: Study) -> int:
     return sum(each["count"] * each["epochs"] for each in _chosen_from(study))
 
 
+def final_epochs(study: Study, spent: int, winners: int, others: int) -> int:
+    """Of each winner's training: `distill.epochs`, and what is left of the budget, up to half as many.
+
+    spent: epochs of all trials. others: finalists that begin beside the winners, and stop at RUNG.
+    """
+    distill = study.config.distill
+    if not distill.leftover:
+        return distill.epochs
+    each = math.floor((budget(study) - spent) / (winners + others * RUNG))
+    return max(distill.epochs, min(each, distill.epochs + distill.epochs // 2))
+
+
 def _chosen_from(study: Study) -> list[dict[str, Any]]:
     """The trainings that a student is chosen from: see `trainings`."""
     refine, distill = study.config.refine, study.config.distill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.finalists import at_rung, finalists
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
-from kdsearch.study.summary import budget, trainings
+from kdsearch.study.summary import budget, final_epochs, trainings
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Progress
 from tests.stages.tiny import LESS, run_tiny, write_study
@@ -236,3 +237,49 @@ def test_their_epochs_count(after):
     ):
         study = load_study(write_study(after), Host.load(), sets=(*sets, *changed))
         assert "finalists" not in {each["what"] for each in trainings(study)}
+
+
+@pytest.mark.parametrize(
+    ("sets", "spent", "others", "expected"),
+    [
+        ((), 16, 1, 30),  # of 8 trials of 2 epochs, a finalist's 10 and a winner's 30
+        ((), 13, 1, 32),  # 32 and 11 of a finalist
+        ((), 12, 1, 33),
+        ((), 13, 0, 43),
+        ((), 16, 0, 40),
+        ((), 8, 0, 45),  # half as many again
+        ((), 0, 1, 42),
+        (("distill.leftover=false",), 8, 0, 30),
+        (("distill.epochs=1",), 8, 0, 1),
+        (("distill.winners=2",), 12, 0, 32),  # there are no other finalists
+        (("distill.finalists=4",), 16, 3, 30),
+        (("distill.finalists=4",), 16, 0, 45),
+        (("distill.finalists=1", "refine.trials=20"), 30, 0, 40),
+    ],
+)
+def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others, expected, tmp_path):
+    sets = ("refine.trials=8", "refine.epochs=2", "distill.epochs=30", *sets)
+    study = load_study(write_study(tmp_path), Host.load(), sets=sets)
+    winners = study.config.distill.winners
+    epochs = final_epochs(study, spent, winners, others)
+    assert epochs == expected
+    assert expected == study.config.distill.epochs or spent + winners * epochs + others * math.ceil(
+        epochs / 3
+    ) <= budget(study)
+
+
+def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):
+    """6 trials of 2 epochs, half of them stopped after one, leave 15 of 24 to finalist and winner: 4 and 11, not 3 and 9."""
+    stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=9")
+    sets = (*SETS, "search.proxy=params", *stopped, "distill.controls=[baseline, no_search]")
+    result = run_tiny(tmp_path, *sets)
+    facts = facts_of(tmp_path)
+    assert [row["epochs"] for row in facts["rung"]] == [4, 4]
+    assert {name: len(run["history"]) for name, run in facts["runs"].items()} == {
+        facts["winner"]: 11,
+        "baseline": 11,
+        "no_search": 9 + 11 + 4,
+    }
+    assert "The student trained for 11 epochs: 9, and 2 that the trials left." in result["notes"]
+    run_tiny(tmp_path, *sets, "distill.leftover=false")
+    assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [9, 0]
