@@ -130,8 +130,8 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
 def _leftover(distilled: Artifact) -> list[str]:
     """That the winner trained for longer than the study's text says."""
     epochs, more = distilled.facts["epochs"], distilled.facts["leftover"]
-    said = f"The student trained for {epochs} epochs: {epochs - more}, and {more} that the trials left."
-    return [said] if more else []
+    text = f"The student trained for {epochs} epochs: {epochs - more}, and {more} that the trials left."
+    return [text] if more else []
 
 
 def _best_is_no_find(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
