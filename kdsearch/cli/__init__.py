@@ -48,7 +48,9 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
         code = 130
     except SystemExit as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        if {"click", "typer"} & set(Path(where.filename).parts):  # shell completion ends so
+        if {"click", "typer", "rich"} & set(
+            Path(where.filename).parts
+        ):  # shell completion ends so, and a table nobody reads
             return error.code if isinstance(error.code, int) else 0
         problem = f"{ENDED}: sys.exit({error.code!r}) in {where.name}, {where.filename}:{where.lineno}"
         say(problem)

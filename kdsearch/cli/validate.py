@@ -11,7 +11,7 @@ from kdsearch.cli.options import AllowCode, Json, Seed, Sets, StudyFile, option
 def validate(
     file: StudyFile,
     plan: Annotated[
-        bool, option("--plan", help="Also say what it would do: candidates, trainings, time, disk.")
+        bool, option("--plan", help="Also say how many samples there are, and what it would take of time and disk.")
     ] = False,
     seed: Seed = None,
     sets: Sets = None,

@@ -237,7 +237,7 @@ class Search(Section):
     keep: Annotated[int, Field(gt=0, le=KEPT)] | None = Field(
         None,
         description="how many `refine` may choose from, beside those of `refine.first`; none = the best 1,000, or 24 where limits "
-        "need their files; 8 of them for a controller that does not read scores, as all but `surrogate`",
+        "or objectives need their files; 8 of them for a controller that does not read scores, as all but `surrogate`",
     )
     probe: Probe = Probe()
 

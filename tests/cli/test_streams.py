@@ -47,6 +47,17 @@ def test_a_full_stdout_is_one_message() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_table_that_nobody_reads_on_is_nobodys_fault() -> None:
+    """As in `kdsearch plugins | true`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "kdsearch", "plugins"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+    done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -58,6 +58,24 @@ def test_a_change_redoes_from_the_first_stage_that_reads_it(key):
     assert first_changed(parts(*change.before), parts(*change.before, *change.sets)) == change.stage
 
 
+BINS = "metrics=[{use: ece, options: {bins: 5}}]"
+
+
+@pytest.mark.parametrize(
+    ("before", "sets", "stage"),
+    [
+        ((), "objectives={f1: max}", "prepare"),
+        ((), "objectives={accuracy: max, f1: max}", "refine"),
+        (("objectives={accuracy: max, params: min}",), "objectives={accuracy: max, params: min, f1: max}", "refine"),
+        (("objectives={accuracy: max, ece: min}",), BINS, "refine"),
+        (("objectives={ece: min}",), BINS, "prepare"),
+    ],
+)
+def test_objectives_and_their_options_redo_from_what_reads_them(before, sets, stage):
+    """The first one that is a metric judges teachers, all of them trainings, and costs the search."""
+    assert first_changed(parts(*before), parts(*before, sets)) == stage
+
+
 @pytest.mark.parametrize(
     ("setting", "is_another"),
     [
