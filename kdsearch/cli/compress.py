@@ -17,8 +17,8 @@ def compress(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME[,key=value], torchvision:NAME, package.module:callable, FILE.pt2 (these two with --allow-code) "
-            "or FILE.onnx.",
+            help="timm:NAME[,key=value], torchvision:NAME, package.module:callable, file.py:callable, FILE.pt2 (these three with "
+            "--allow-code) or FILE.onnx.",
             metavar="MODEL",
         ),
     ],
