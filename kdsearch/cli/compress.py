@@ -64,7 +64,7 @@ def compress(
         str, option("--calibration", help="data, or random: noise, where there are no data.")
     ] = "data",
     max_drop: Annotated[
-        float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share.")
+        float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share, 1 % of others.")
     ] = None,
     seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of splits, noise and recovery.")] = 0,
     allow_code: AllowCode = None,
