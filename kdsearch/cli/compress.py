@@ -17,8 +17,8 @@ def compress(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME[,key=value], torchvision:NAME, package.module:callable, FILE.pt2 (these two with --allow-code) "
-            "or FILE.onnx.",
+            help="timm:NAME[,key=value], torchvision:NAME, package.module:callable, file.py:callable, FILE.pt2 (these three with "
+            "--allow-code) or FILE.onnx.",
             metavar="MODEL",
         ),
     ],
@@ -64,7 +64,7 @@ def compress(
         str, option("--calibration", help="data, or random: noise, where there are no data.")
     ] = "data",
     max_drop: Annotated[
-        float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share.")
+        float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share, 1 % of others.")
     ] = None,
     seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of splits, noise and recovery.")] = 0,
     allow_code: AllowCode = None,

@@ -21,7 +21,7 @@ Seed = Annotated[int | None, option("--seed", min=0, max=WHOLE, help="Instead of
 Sets = Annotated[list[str] | None, option("--set", help="key.path=value, as if written in the study; may be repeated.")]
 AllowCode = Annotated[
     list[str] | None,
-    option("--allow-code", help="Let this code run, exactly as the study names it; may be repeated."),
+    option("--allow-code", help="Let this code run, named exactly as the study or command does; may be repeated."),
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study.", metavar="FILE")]
 Folder = Annotated[Path, typer.Argument(help="The study's folder.", metavar="DIR", file_okay=False)]

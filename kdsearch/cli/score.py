@@ -20,7 +20,7 @@ def score(
         int | None, option("--sample", max=CANDIDATES, help="Score so many specs drawn from the space; default: 10.")
     ] = None,
     teacher: Teacher = None,
-    data: Annotated[str | None, option("--data", help="A data set; default: noise of 3x32x32.")] = None,
+    data: Annotated[str | None, option("--data", help="A data set; default: noise, such as the space reads.")] = None,
     seed: ScoreSeed = None,
     init_seeds: InitSeeds = None,
     workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,

@@ -116,7 +116,7 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
         )
 
     def cost(self, spec: TextEncoderSpec, io: IO) -> Cost:
-        """params with embeddings, norms and biases; MACs of matrix products for one text (open lengths: of 8 tokens)."""
+        """params with embeddings, norms and biases; MACs of matrix products for one text (of an open length: `Field.open_size`)."""
         tokens, _ = text_fields(io)
         n = min(tokens.sizes[0], spec.max_length)
         e, d = spec.embedding, spec.width
