@@ -207,6 +207,7 @@ CHANGES: dict[str, Change] = {
     "refine.weightings": change("refine", "refine.weightings=true"),
     "distill.winners": change("distill", "distill.winners=2"),
     "distill.finalists": change("distill", "distill.finalists=1"),
+    "distill.leftover": change("distill", "distill.leftover=false"),
     "distill.pick": change("distill", "distill.pick=min:params"),
     "distill.epochs": change("distill", "distill.epochs=2"),
     "distill.controls": change("distill", "distill.controls=[baseline]"),

@@ -64,7 +64,7 @@ def test_it_is_said_in_notes_summary_and_page():
         "prepare": {"teachers": {}},
         "search": {"roles": {}},
         "refine": {"first": [["the best score"]], "states": {"failed": 0}},
-        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0},
+        "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0, "epochs": 3, "leftover": 0},
         "compress": {},
     }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
