@@ -290,9 +290,9 @@ class Distill(Section):
     )
     epochs: Epochs = 30
     leftover: bool = Field(
-        True,
-        description="the epochs that stopped trials and finalists that did not begin leave go to the winners, up to half as many "
-        "as `epochs`; the controls train as long",
+        False,
+        description="whether the epochs that stopped trials and finalists that did not begin leave go to the winners, up to half "
+        "as many as `epochs`; the controls train as long",
     )
     controls: tuple[Literal["baseline", "all_labels", "no_search"], ...] = ("baseline", "all_labels")
     compare: Compare | None = None

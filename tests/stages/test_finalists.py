@@ -249,7 +249,7 @@ def test_their_epochs_count(after):
         ((), 16, 0, 40),
         ((), 8, 0, 45),  # half as many again
         ((), 0, 1, 42),
-        (("distill.leftover=false",), 8, 0, 30),
+        (("distill.leftover=false",), 8, 0, 30),  # as by default
         (("distill.epochs=1",), 8, 0, 1),
         (("distill.winners=2",), 12, 0, 32),  # there are no other finalists
         (("distill.finalists=4",), 16, 3, 30),
@@ -258,7 +258,7 @@ def test_their_epochs_count(after):
     ],
 )
 def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others, expected, tmp_path):
-    sets = ("refine.trials=8", "refine.epochs=2", "distill.epochs=30", *sets)
+    sets = ("distill.leftover=true", "refine.trials=8", "refine.epochs=2", "distill.epochs=30", *sets)
     study = load_study(write_study(tmp_path), Host.load(), sets=sets)
     winners = study.config.distill.winners
     epochs = final_epochs(study, spent, winners, others)
@@ -272,7 +272,7 @@ def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path
     """6 trials of 2 epochs, half of them stopped after one, leave 15 of 24 to finalist and winner: 4 and 11, not 3 and 9."""
     stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=9")
     sets = (*SETS, "search.proxy=params", *stopped, "distill.controls=[baseline, no_search]")
-    result = run_tiny(tmp_path, *sets)
+    result = run_tiny(tmp_path, *sets, "distill.leftover=true")
     facts = facts_of(tmp_path)
     assert [row["epochs"] for row in facts["rung"]] == [4, 4]
     assert {name: len(run["history"]) for name, run in facts["runs"].items()} == {
@@ -281,5 +281,5 @@ def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path
         "no_search": 9 + 11 + 4,
     }
     assert "The student trained for 11 epochs: 9, and 2 that the trials left." in result["notes"]
-    run_tiny(tmp_path, *sets, "distill.leftover=false")
+    run_tiny(tmp_path, *sets)
     assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [9, 0]
