@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
+NORMAL_95 = 1.959963984540054  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """95 % score interval of a proportion seen on n samples (Wilson, 1927)."""
     if n < 1 or not 0 <= share <= 1:
         raise ValueError(f"a share in [0, 1] of n >= 1 samples is needed, not {share} of {n}")
-    from scipy.stats import binomtest
-
-    found = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    z2 = NORMAL_95**2  # by hand: scipy.stats takes a second to import, in every process that trains
+    p = round(share * n) / n
+    middle, half = p + z2 / (2 * n), NORMAL_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
 
 
 def tau_noise(n: int) -> float:
