@@ -28,6 +28,7 @@ class SearchSpace(Capability, Generic[O]):
     """
 
     task: ClassVar[str] = "classification"  # whose inputs and outputs `example_io` gives
+    family_fields: ClassVar[tuple[str, ...]] = ()  # of a spec, that say its family, such as transformer or GRU
 
     def __init__(self, region: Searchable | None = None) -> None:
         if region is None:
@@ -182,6 +183,10 @@ class SearchSpace(Capability, Generic[O]):
     def ignores(self, spec: O) -> Collection[str]:
         """The fields that this spec's network does not read, such as `heads` where nothing attends. Default: none."""
         return ()
+
+    def family(self, spec: O) -> str:
+        """Its values of `family_fields`. Scores say little across families, so that a search tries the best-scored of each."""
+        return " ".join(str(getattr(spec, name)) for name in self.family_fields)
 
     def canonical(self, spec: O) -> O:
         """The representative of all isomorphic specs: equal canonical form, equal network.

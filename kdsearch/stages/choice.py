@@ -36,12 +36,14 @@ class Choice:
             or where the pick is not `best`, of one objective.
         error: the standard error that they lie within.
         near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
+        stopped: trials that were stopped at a rung where they were as near to the best one there.
     """
 
     ranked: list[Ranked]
     level: list[int] = field(default_factory=list)
     error: float = 0.0
     near: list[int] | None = None
+    stopped: list[Ranked] = field(default_factory=list)
 
     def is_near(self, ranked: Ranked) -> bool:
         return self.near is None or ranked.trial["number"] in self.near
@@ -72,7 +74,20 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     )  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
     near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
-    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near)
+    stopped = [
+        Ranked(each, _figures(rows[each["number"]]))
+        for each in refined.facts["stopped"]
+        if _was_near(materials, prepared, each["number"], rows)
+    ]
+    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped)
+
+
+def _was_near(materials: Materials, prepared: Artifact, number: int, rows: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether a trial was within NEAR standard errors of the best one at the rung that stopped it."""
+    share, loss = rows[number]["curve"][-1]
+    best = min(each for row in rows.values() for at, each in row["curve"] if at == share and math.isfinite(each))
+    value = -best if materials.objectives[materials.objective] == "max" else best
+    return bool(abs(loss - best) <= NEAR * standard_error(materials, prepared, value))
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:

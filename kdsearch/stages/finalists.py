@@ -32,12 +32,15 @@ def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
 
 
 def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
-    """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one: the first trial
-    of each other network, then others."""
+    """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one.
+
+    First the first trial of each other family, though a rung stopped it; then that of each other network, then others.
+    """
     found, others = choice.ranked[:winners], [each for each in choice.ranked[winners:] if choice.is_near(each)]
-    for each in others:
-        if len(found) < most and all(each.trial["specs"] != other.trial["specs"] for other in found):
-            found.append(each)
+    for name, these in (("family", [*others, *choice.stopped]), ("specs", others)):
+        for each in these:
+            if len(found) < most and all(each.trial[name] != other.trial[name] for other in found):
+                found.append(each)
     rest = [each for each in others if all(each is not other for other in found)]
     return [*found, *rest][: max(most, winners)]
 

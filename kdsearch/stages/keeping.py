@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import InterruptedRun
+from kdsearch.kinds import SearchSpace
 from kdsearch.search.candidates import Candidate, select
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
@@ -30,12 +31,14 @@ class Kept:
     broken: of those measured that do not: constraint -> (value - limit) / limit, the least broken first.
     largest: params, macs -> the row of the candidate that has most of it and keeps the limits: what one takes without a search.
     cheapest: of `costs`, alike: the one that has least.
+    families: family -> the row of its best-scored candidate that keeps the limits, the best first; without that of `rows[0]`.
     """
 
     rows: list[dict[str, Any]]
     broken: list[dict[str, float]]
     largest: dict[str, dict[str, Any]]
     cheapest: dict[str, dict[str, Any]]
+    families: dict[str, dict[str, Any]]
 
 
 def keep_best(
@@ -97,31 +100,53 @@ def keep_best(
         if len(chosen) == keep or not nearest or not measure(nearest):
             break
 
-    def extreme(name: str, is_largest: bool) -> Candidate:
-        """From that end on, the first that keeps the limits: no more measured than need be, nor than TRIES."""
-        order = sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=is_largest)
+    def first_of(order: Sequence[Candidate]) -> Candidate | None:
+        """The first that keeps the limits: no more measured than need be, nor than TRIES."""
         for _ in range(TRIES):
             worst = estimates(order, found, excess)
             likely = (
                 each for each, over in zip(order, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
             )
-            top = next(likely)
-            if not is_new(top):
+            top = next(likely, None)
+            if top is None or not is_new(top):
                 return top
             if not measure([top]):
                 measure([each for each in anchors(candidates) if is_new(each)])
-        return next(each for each in order if not is_new(each) and is_good(each))
+        return next((each for each in order if not is_new(each) and is_good(each)), None)
 
     short = {each.scored.key for each in select(chosen, shortest, costs)}
     rows = [row_of(each, found[each.scored.key], each.scored.key in short) for each in chosen]
     over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
 
-    def rows_at(names: Sequence[str], is_largest: bool) -> dict[str, dict[str, Any]]:
-        tops = {name: extreme(name, is_largest) for name in names} if chosen else {}
-        return {name: row_of(each, found[each.scored.key], each.scored.key in short) for name, each in tops.items()}
+    def first_rows(orders: Mapping[str, Sequence[Candidate]]) -> dict[str, dict[str, Any]]:
+        firsts = {name: first_of(order) for name, order in orders.items()} if chosen else {}
+        return {
+            name: row_of(each, found[each.scored.key], each.scored.key in short)
+            for name, each in firsts.items()
+            if each is not None
+        }
 
+    def by(name: str, is_largest: bool) -> list[Candidate]:
+        return sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=is_largest)
+
+    largest = first_rows({name: by(name, True) for name in ("params", "macs")})
+    cheapest = first_rows({name: by(name, False) for name in costs})
+    families = first_rows(_by_family(materials.spaces[role], candidates, chosen))
     broken = sorted((each for each in over if each), key=lambda each: max(each.values()))
-    return Kept(rows, broken, rows_at(("params", "macs"), True), rows_at(costs, False))
+    return Kept(rows, broken, largest, cheapest, families)
+
+
+def _by_family(
+    space: SearchSpace[Any], candidates: Sequence[Candidate], chosen: Sequence[Candidate]
+) -> dict[str, list[Candidate]]:
+    """Family -> its candidates, the best score first: of all families but that of the best one that was chosen."""
+    if not space.family_fields or not chosen:
+        return {}
+    found: dict[str, list[Candidate]] = {}
+    for each in select(candidates, len(candidates)):
+        found.setdefault(space.family(space.parse(each.scored.spec)), []).append(each)
+    found.pop(space.family(space.parse(chosen[0].scored.spec)))
+    return found
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:

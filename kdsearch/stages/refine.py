@@ -28,6 +28,7 @@ from kdsearch.stages.trial_facts import (
     architecture_dims,
     costs_of,
     deciding,
+    family_of,
     losses_of,
     offered,
     place_of,
@@ -52,7 +53,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 3  # by which trials begin and are told of; those of another one are made anew
+RULE = 4  # by which trials begin and are told of; those of another one are made anew
 KEY = 12  # characters of a key that a dashboard shows
 
 
@@ -160,15 +161,21 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "first": what_was_tried(starts, history),
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
-        "ranked": [  # the feasible ones, the best first: `distill` takes as many as it is to train
-            {
-                "number": trial.number,
-                "specs": specs_of(trial, kept),
-                "values": recipe_values(materials, trial),
-                "score": score_of(materials, trial, kept),
-            }
-            for trial in best
-        ],
+        # The feasible ones, the best first: `distill` takes as many as it is to train.
+        "ranked": [_to_train(materials, trial, kept) for trial in best],
+        "stopped": [_to_train(materials, trial, kept) for trial in history if trial.state == "pruned"],
+    }
+
+
+def _to_train(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `distill` trains of a trial, and what was known of it before."""
+    specs = specs_of(trial, kept)
+    return {
+        "number": trial.number,
+        "specs": specs,
+        "values": recipe_values(materials, trial),
+        "score": score_of(materials, trial, kept),
+        "family": family_of(materials, specs),
     }
 
 

@@ -44,7 +44,7 @@ SHORT = 8  # candidates of the short list, where the study does not say how many
 MOST = 1000  # candidates that go on where the study does not say how many: their scores are known, so they cost nothing
 MEASURED = 24  # of them where each has to be exported and measured
 RULE = 3  # by which candidates are refused unscored and combined to one score; those of another one are searched anew
-FACTS = 2  # what is said of candidates; a search that says less is made anew
+FACTS = 3  # what is said of candidates; a search that says less is made anew
 SCORE = "kdsearch.stages.search:score_job"  # the job that does so
 CHUNK = 16  # candidates a job: a generation of the strategy keeps several processes busy
 STANDS_IN = {
@@ -207,6 +207,7 @@ def _one_role(
         "kept": kept.rows,
         "largest": kept.largest,
         "cheapest": kept.cheapest,
+        "families": kept.families,
         "notes": notes,
     }
     return facts, highest(each.over for each in (*sample, *(each.scored for each in explored.candidates)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdsearch.engine.cache import Live
 from kdsearch.kinds import Trial
@@ -17,6 +17,7 @@ from kdsearch.stages.weightings import are_scored, scored_weightings
 from kdsearch.store.artifacts import Artifact
 from kdsearch.training.materials import Materials
 
+T = TypeVar("T")
 COSTS = "params", "macs"
 EVERY = 3  # one in so many trials is a start: a controller that has few trials finds no recipe
 BEST_SCORED = "the best score"
@@ -29,6 +30,11 @@ class Start:
 
     values: Mapping[str, Any]
     what: tuple[str, ...]
+
+
+def in_turns(lists: Sequence[Sequence[T]]) -> list[T]:
+    """The first of each list, then the second of each, and so on: eight trials have room for three starts."""
+    return [each for turn in zip_longest(*lists) for each in turn if each is not None]
 
 
 def next_start(starts: Sequence[Start], history: Sequence[Trial]) -> Start | None:
@@ -55,8 +61,8 @@ def starts_of(
 ) -> list[Start]:
     """By `refine.first` and `refine.weightings`, each once: the best-scored architecture comes first.
 
-    Its recipe is the best-scored weighting, where weightings are scored, else the recipe's defaults; that of the networks that
-    anybody would take is the plain one.
+    Its recipe is the best-scored weighting, where weightings are scored, else the recipe's defaults, and so is that of the other
+    families' best; that of the networks that anybody would take is the plain one.
 
     `between`: see `scored_weightings`.
     """
@@ -73,15 +79,24 @@ def starts_of(
         found.append(({**top.values, **best}, f"{BEST_SCORED}, with the best-scored weighting"))
     elif "scored" in section.first:
         found.append(({**recipe.default(), **best}, BEST_SCORED))
-    anybodys: list[list[tuple[dict[str, Any], str]]] = []
+    first = found[0][0] if found else {**recipe.default(), **best}
+    others: list[list[tuple[dict[str, Any], str]]] = []
+    if "families" in section.first:
+        families = [(paths[role], searched.facts["roles"][role]["families"]) for role in materials.ships]
+        others.append(
+            [
+                ({**first, path: row["key"]}, f"{BEST_SCORED} of {name}")
+                for path, rows in families
+                for name, row in rows.items()
+            ]
+        )
     for kind in (each for each in WORDS if each in section.first):
         rows = {role: searched.facts["roles"][role][kind] for role in materials.ships}
-        anybodys.append([])
+        others.append([])
         for cost in (name for name in COSTS if name in next(iter(rows.values()))):
             own = {paths[role]: by_cost[cost]["key"] for role, by_cost in rows.items()}
-            anybodys[-1].append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
-    # In turns: eight trials have room for three.
-    found += [each for turn in zip_longest(*anybodys) for each in turn if each is not None]
+            others[-1].append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
+    found += in_turns(others)
     keeping = [each for each in found if _keeps(materials, each[0], kept)]
     return [
         Start(values, tuple(what for other, what in keeping if other == values))

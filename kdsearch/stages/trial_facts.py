@@ -26,7 +26,7 @@ def offered(
     found = {}
     for role, facts in searched.facts["roles"].items():
         rows = [each for each in facts["kept"] if controller.reads_facts or each["short"]]
-        also = [name for name in ("largest", "cheapest") if name in first and role in ships]
+        also = [name for name in ("families", "largest", "cheapest") if name in first and role in ships]
         rows += [row for name in also for row in facts[name].values()]
         found[role] = {each["key"]: each for each in rows}
     return found
@@ -82,6 +82,12 @@ def _role(path: str) -> str:
 def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:
     known = {dim.path for dim in materials.recipe.dims}
     return {path: value for path, value in trial.values.items() if path in known}
+
+
+def family_of(materials: Materials, specs: Mapping[str, Any]) -> str:
+    """Of the networks that ship; "" where their spaces have no families."""
+    spaces = materials.spaces
+    return " ".join(spaces[role].family(spaces[role].parse(dict(specs[role]))) for role in materials.ships).strip()
 
 
 def score_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> float | None:

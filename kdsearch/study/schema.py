@@ -251,10 +251,11 @@ class Refine(Section):
         description="a trial is asked for when all but the last so many - 1 before it have ended; workers change no result",
     )
     stopper: Use = Use(use="halving", options={})
-    first: tuple[Literal["scored", "largest", "cheapest"], ...] = Field(
-        ("scored", "largest", "cheapest"),
+    first: tuple[Literal["scored", "families", "largest", "cheapest"], ...] = Field(
+        ("scored", "families", "largest", "cheapest"),
         description="the first trial, the fourth and so on are these, the others the controller's: scored = the best-scored "
-        "architecture with the recipe's defaults, or with the best-scored weighting; largest = the networks of most params and of "
+        "architecture with the recipe's defaults, or with the best-scored weighting; families = that of each other family of its "
+        "space, such as GRU beside transformer, with the same recipe; largest = the networks of most params and of "
         "most MACs that keep the limits, with the plain recipe; cheapest = the one with least of each cost among the objectives, "
         "alike (of a latency the least MACs, of bytes the least params)",
     )
@@ -277,10 +278,9 @@ class Distill(Section):
     winners: Trials = 1
     finalists: Trials = Field(
         2,
-        description="so many trials begin that are near the best one, of different networks where there are such; "
-        "after a third of the epochs the `winners` "
-        "that are best on validation go on, by more than a standard error; 1 = the trials alone decide; of a `pick` by the first "
-        "metric",
+        description="so many trials begin that are near the best one, of different families of their space and of different "
+        "networks where there are such; after a third of the epochs the `winners` that are best on validation go on, by more "
+        "than a standard error; 1 = the trials alone decide; of a `pick` by the first metric",
     )
     pick: str = Field(
         "best",

@@ -28,8 +28,13 @@ def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, ju
     return Artifact("prepare", "key", Path(), {"teachers": {"words": {}, "main": teacher}})
 
 
-def refined(folder: Path, *trials: tuple[float, float | None, int], first: Any = ()) -> Artifact:
-    """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective. first: why each was tried."""
+def refined(
+    folder: Path, *trials: tuple[float, float | None, int], first: Any = (), curves: Any = None, stopped: Any = ()
+) -> Artifact:
+    """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective.
+
+    first: why each was tried. curves: share -> loss, of each. stopped: those that a rung stopped.
+    """
     rows = [
         {
             "number": i,
@@ -38,14 +43,17 @@ def refined(folder: Path, *trials: tuple[float, float | None, int], first: Any =
             "macs": 1,
             "bytes": None,
             "latency_ms": 1.0,
+            "curve": curves[i] if curves else [],
         }
         for i, (accuracy, _, params) in enumerate(trials)
     ]
     (folder / "trials.json").write_text(json.dumps(rows))
-    best_first = sorted(rows, key=lambda row: -row["objectives"]["accuracy"])
+    through = [row for row in rows if row["number"] not in stopped]
+    best_first = sorted(through, key=lambda row: -row["objectives"]["accuracy"])
     scores = {i: score for i, (_, score, _) in enumerate(trials)}
-    ranked = [{"number": i, "specs": {}, "values": {}, "score": scores[i]} for i in (r["number"] for r in best_first)]
-    return Artifact("refine", "key", folder, {"ranked": ranked, "first": first})
+    about = {i: {"number": i, "specs": {}, "values": {}, "score": scores[i]} for i in scores}
+    ranked = [about[row["number"]] for row in best_first]
+    return Artifact("refine", "key", folder, {"ranked": ranked, "first": first, "stopped": [about[i] for i in stopped]})
 
 
 TRIALS = (
@@ -74,6 +82,25 @@ def test_the_best_scored_of_those_within_a_standard_error(pick, objectives, orde
     if level:
         assert choice.error == pytest.approx(math.sqrt(2 * 0.8 * 0.2 / 200))
     assert choice.ranked[0].figures["accuracy"] == TRIALS[order[0]][0]
+
+
+@pytest.mark.parametrize(
+    ("direction", "sign"),
+    [("max", -1), ("min", 1)],
+)
+def test_what_a_rung_stopped_near_the_best_one_there_is_kept_in_mind(direction, sign, tmp_path):
+    """At its rung: two standard errors of .5 on 200 samples are .1, of .8 they are .08."""
+    came = ((0.5, 0.8), (0.45, 0.7), (0.41,), (0.39,), (0.61, 0.5), (0.49, 0.73), (0.49, 0.71))
+    if direction == "min":
+        came = tuple(tuple(1 - each for each in one) for one in came)
+    shares = (0.34, 0.67)
+    curves = [[[at, sign * each] for at, each in zip(shares, one, strict=False)] for one in came]
+    curves[0].append([1.0, sign * came[0][-1]])
+    curves[4] = [[0.5, curves[4][0][1]]]  # of another rung: not theirs
+    rows = [(0.8, 0.7, 200)] * 7
+    made = refined(tmp_path, *rows, curves=curves, stopped=(2, 3, 4, 5, 6))
+    study = materials(objectives={"accuracy": direction})
+    assert [each.trial["number"] for each in chosen(study, prepared(), made).stopped] == [2, 4, 5]
 
 
 @pytest.mark.parametrize(

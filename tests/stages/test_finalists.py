@@ -24,8 +24,9 @@ from tests.stages.tiny import LESS, run_tiny, write_study
 NAMES = "winner-0", "winner-1", "winner-2"
 
 
-def trial(number: int, network: str) -> Ranked:
-    return Ranked({"number": number, "specs": {"student": network}, "values": {}}, {"params": 1.0})
+def trial(number: int, network: str, family: str = "") -> Ranked:
+    about = {"number": number, "specs": {"student": network}, "values": {}, "family": family}
+    return Ranked(about, {"params": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,30 @@ def test_they_are_the_winners_and_the_best_trials_of_other_networks(winners, mos
 def test_what_is_far_behind_the_best_one_does_not_begin(near, expected):
     ranked = [trial(7, "a"), trial(6, "a"), trial(5, "b"), trial(4, "a"), trial(3, "b"), trial(2, "c")]
     assert [each.trial["number"] for each in finalists(Choice(ranked, near=near), 1, 3)] == expected
+
+
+@pytest.mark.parametrize(
+    ("winners", "most", "expected"),
+    [
+        (1, 1, [7]),
+        (1, 2, [7, 4]),
+        (1, 3, [7, 4, 1]),
+        (1, 4, [7, 4, 1, 5]),
+        (1, 9, [7, 4, 1, 5, 3, 6]),
+        (2, 3, [7, 6, 4]),
+    ],
+)
+def test_other_families_come_before_other_networks_though_a_rung_stopped_them(winners, most, expected):
+    ranked = [
+        trial(7, "a", "gru"),
+        trial(6, "a", "gru"),
+        trial(5, "b", "gru"),
+        trial(4, "c", "conv"),
+        trial(3, "d", "conv"),
+    ]
+    stopped = [trial(2, "e", "conv"), trial(1, "f", "lstm"), trial(0, "g", "lstm")]
+    found = finalists(Choice(ranked, stopped=stopped), winners, most)
+    assert [each.trial["number"] for each in found] == expected
 
 
 class Rung:

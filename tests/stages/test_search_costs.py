@@ -37,7 +37,17 @@ def test_costs_are_those_a_formula_knows_or_what_stands_in(objectives: list[str]
 ROWS = [Scored(f"{i:04}", {"i": i}, 1000 + 10 * i, 50_000 + (7919 * i) % 30_000 + 40 * i, {}, {}) for i in range(2000)]
 
 
-def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8) -> tuple[list[int], int, Kept]:
+def materials_of(families: int = 0) -> Any:
+    """Of so many families, which take turns."""
+    space = SimpleNamespace(
+        family_fields=("i",) if families else (), parse=dict, family=lambda spec: f"f{spec['i'] % families}"
+    )
+    return SimpleNamespace(ships=("student",), spaces={"student": space})
+
+
+def kept(
+    monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8, families: int = 0
+) -> tuple[list[int], int, Kept]:
     """Of 2,000 candidates whose score is their size: who goes on, and how many were measured. `cost`: (params, macs) -> ms."""
     measured: list[int] = []
 
@@ -52,7 +62,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, cost: Any, limit: float, keep: int = 8
     progress.begin("search", 2000)
     progress.at(2000)
     tools: Any = SimpleNamespace(stop=lambda: False, progress=progress)
-    materials: Any = SimpleNamespace(ships=("student",))
+    materials = materials_of(families)
     candidates = [Candidate(row, float(row.params)) for row in ROWS]
     found = keep_best(materials, "student", candidates, keep, [], Path(), tools, 3)
     assert len(set(measured)) == len(measured), "nothing is measured twice"
@@ -104,6 +114,18 @@ def test_the_largest_is_looked_for_by_a_dozen_of_files(monkeypatch: pytest.Monke
     assert found.largest["params"]["spec"]["i"] >= max(chosen)
 
 
+@pytest.mark.parametrize("limit", [5.0, 1.2, 0.8])
+def test_the_best_of_each_other_family_that_keeps_the_limits_is_there(
+    monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    chosen, _, found = kept(monkeypatch, linear, limit, families=3)
+    fits = [row for row in ROWS[::-1] if linear(row.params, row.macs) <= limit]
+    best = {f: next(row.spec["i"] for row in fits if row.spec["i"] % 3 == f) for f in range(3) if f != chosen[0] % 3}
+    order = sorted(best, key=lambda f: -best[f])
+    assert [(name, each["spec"]["i"]) for name, each in found.families.items()] == [(f"f{f}", best[f]) for f in order]
+    assert kept(monkeypatch, linear, limit)[2].families == {}, "a space without families has none"
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0.75, 1.8), st.integers(0, 2**31))
 def test_where_cost_is_no_line_good_ones_are_found_too(
@@ -134,7 +156,7 @@ def test_without_limits_the_best_go_on_unmeasured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(keeping, "violations", lambda _, found: {})
     monkeypatch.setattr(keeping, "needs_file", lambda _: False)
     candidates = [Candidate(row, float(row.params)) for row in ROWS[:5]]
-    materials: Any = SimpleNamespace(ships=("student",))
+    materials = materials_of()
     arguments: Any = (materials, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
     found = keep_best(*arguments)
     assert [each["spec"]["i"] for each in found.rows] == [4, 3, 2, 1, 0]
@@ -152,7 +174,7 @@ def test_what_could_not_be_built_does_not_go_on(
     monkeypatch.setattr(keeping, "needs_file", lambda _: False)
     rows = [replace(row, errors={error: "no"}) if i in broken else row for i, row in enumerate(ROWS[:5])]
     candidates = [Candidate(row, float(row.params)) for row in rows]
-    materials: Any = SimpleNamespace(ships=("student",))
+    materials = materials_of()
     arguments: Any = (materials, "student", candidates, 8, [], Path(), SimpleNamespace(stop=lambda: False), 8)
     found = keep_best(*arguments)
     assert [each["spec"]["i"] for each in found.rows] == expected

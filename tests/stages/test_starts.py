@@ -129,6 +129,34 @@ def test_the_cheapest_of_what_costs_nothing_is_nothing(tmp_path):
     assert facts["first"] == [[]]
 
 
+def test_the_best_of_each_other_family_is_tried_with_the_recipe_of_the_best(tmp_path):
+    """Of a space of texts, whose families are bag, bilstm and transformer; the largest comes between them."""
+    sets = (
+        "data={use: docstrings, options: {max_length: 16, vocabulary: 200}, labeled: 0.2, train_samples: 120}",
+        "teacher.options={space: text_encoder, spec: {kind: bag, width: 32, embedding: 32}, epochs: 1}",
+        "student.space=text_encoder",
+        "student.spec={layers: 1, width: {choices: [16, 32]}, heads: 2, ffn: 1, embedding: 16, pooling: mean}",
+        "constraints={}",
+        "search.candidates=6",
+    )
+    run_tiny(tmp_path, *SETS, *sets)
+    candidates, facts, trials = read(tmp_path)
+    own = {row["key"]: row for row in candidates}
+    begun = [(trial, whats) for trial, whats in zip(trials, facts["first"], strict=True) if whats]
+    top = max(own.values(), key=lambda row: row["score"])
+    kinds = {row["spec"]["kind"] for row in candidates} - {top["spec"]["kind"]}
+    assert len(kinds) == 2
+    of = {what: trial for trial, whats in begun for what in whats}
+    for kind in kinds:
+        best = max((row for row in candidates if row["spec"]["kind"] == kind), key=lambda row: row["score"])
+        trial = of[f"the best score of {kind}"]
+        assert trial["keys"] == [best["key"]]
+        assert trial["values"] == of["the best score"]["values"]
+    places = [next((i for i, (_, whats) in enumerate(begun) if what in whats)) for what in of]
+    assert places == sorted(places)
+    assert begun[1][1][0].startswith("the best score of "), "before the largest ones"
+
+
 class Roles:
     """Two students that ship, and one that does not."""
 

@@ -88,6 +88,7 @@ class Seq2SeqSpace(SearchSpace[Seq2SeqSpec]):
     """
 
     task: ClassVar[str] = "seq2seq"
+    family_fields: ClassVar[tuple[str, ...]] = ("kind",)
 
     def is_valid(self, spec: Seq2SeqSpec) -> bool:
         return not refused(spec)

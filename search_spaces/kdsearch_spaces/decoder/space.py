@@ -72,6 +72,7 @@ class DecoderSpace(SearchSpace[DecoderSpec]):
     """
 
     task: ClassVar[str] = "causal_lm"
+    family_fields: ClassVar[tuple[str, ...]] = ("kind",)
 
     def is_valid(self, spec: DecoderSpec) -> bool:
         return not refused(spec)

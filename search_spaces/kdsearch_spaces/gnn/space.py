@@ -32,6 +32,7 @@ class GnnSpace(SearchSpace[GnnSpec]):
     """
 
     task: ClassVar[str] = "node_classification"
+    family_fields: ClassVar[tuple[str, ...]] = ("kind",)
 
     def is_valid(self, spec: GnnSpec) -> bool:
         return spec.kind != "gat" or spec.width % spec.heads == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field as Option
 from torch import Generator, nn
@@ -60,6 +60,8 @@ class TextEncoderSpace(SearchSpace[TextEncoderSpec]):
     the hidden layers), `attention[i]` of a transformer, `penultimate` (what the classifier reads), `logits`. Where a pair is
     compared, what is pooled is four times as wide.
     """
+
+    family_fields: ClassVar[tuple[str, ...]] = ("kind",)
 
     def is_valid(self, spec: TextEncoderSpec) -> bool:
         return not refused(spec)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,6 +35,8 @@ BLOCKS = {
 class TimmSpace(SearchSpace[TimmSpec]):
     """Taps: `stem` where there is one, `stage[i]` (maps; of each block of vit and mixer, with `tokens[i]`), `penultimate`,
     `logits`."""
+
+    family_fields: ClassVar[tuple[str, ...]] = ("family",)
 
     def __init__(self, region: Searchable | None = None) -> None:
         """Raise StudyError for a name that is none of timm's, for a family `named` that takes no depths and widths, and for fields
