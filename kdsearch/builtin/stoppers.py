@@ -1,7 +1,8 @@
 """Stoppers: whether a trial goes on at a rung. One whose objectives are not finite there never does.
 
 Trials are compared by all objectives: one is behind those of better fronts, and in its own front behind those that are best in an
-objective or add more to the hypervolume, and behind equal ones of lower numbers. Of one objective, that is its rank.
+objective or add more to the hypervolume, and behind equal ones of lower numbers. Of one objective it is behind better ones alone:
+of equal ones, as few samples give them, none is stopped for another.
 """
 
 from __future__ import annotations
@@ -85,8 +86,10 @@ def reached(rung: float, trial: Trial, others: Sequence[Trial]) -> tuple[tuple[f
 
 
 def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
-    """How many of those that came before are of a better front, or before it in its own."""
+    """How many of those that came before are of a better front, or, of several objectives, before it in its own."""
     ahead, mates = better(own, had)
+    if len(own) < 2:
+        return len(ahead)
     front = [*(had[i] for i in mates), own]
     ends = [any(each[k] == min(losses[k] for losses in front) for k in range(len(own))) for each in front]
     added = contributions(front, box=[*had, own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from kdsearch.engine.forgetting import Classes, by_classes
 from kdsearch.engine.of_classes import split_of
 from kdsearch.engine.steps import Steps
 from kdsearch.engine.terms import with_prefix
-from kdsearch.errors import PluginError
+from kdsearch.errors import PluginError, TrialError
 from kdsearch.kinds import Phase
 
 
@@ -22,20 +23,29 @@ def row_of(conduct: Conduct, phase: Phase, epoch: int, sums: Mapping[str, float]
     """Of one epoch, from its sums (`Position.sums`): means of loss, terms and what was logged, and the scores now.
 
     epoch: of the whole training, from 1.
+
+    Raises:
+        TrialError: a score is no finite number.
     """
     terms = {name: value / sums["batches"] for name, value in with_prefix(sums, "term:")}
     row: dict[str, Any] = {"phase": phase.name, "epoch": epoch, "loss": sums["loss"] / sums["batches"], "terms": terms}
     if logs := {name: total / sums[f"times:{name}"] for name, total in with_prefix(sums, "log:")}:
         row["logs"] = logs
     if phase.score and conduct.objective:
-        scores = {role: conduct.setup.score(conduct.objective, role) for role in scored(phase)}
+        scores = {role: _score(conduct, conduct.objective, role, epoch) for role in scored(phase)}
         first = scored(phase)[0]
         row["score"] = scores[first]
         row |= {"scores": scores} if len(scores) > 1 else {}
-        row |= (
-            {"beside": found} if (found := {name: conduct.setup.score(name, first) for name in conduct.beside}) else {}
-        )
+        beside = {name: _score(conduct, name, first, epoch) for name in conduct.beside}
+        row |= {"beside": beside} if beside else {}
     return row
+
+
+def _score(conduct: Conduct, metric: str, role: str, epoch: int) -> float:
+    value = conduct.setup.score(metric, role)
+    if not math.isfinite(value):
+        raise TrialError(f"{metric} of '{role}' on validation is {value} after epoch {epoch}")
+    return value
 
 
 def scored(phase: Phase) -> list[str]:

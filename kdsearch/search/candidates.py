@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -81,6 +82,7 @@ class Explored:
     reason: Reason
     n_infeasible: int
     error: str = ""  # of the first candidate whose cost could not be told
+    n_broken: int = 0  # of the infeasible ones, those whose cost could not be told
 
     @property
     def message(self) -> str:
@@ -182,7 +184,7 @@ class _Walk:
         combine: Callable[[Mapping[str, float | None]], float | None],
         rows: Rows,
         known: Mapping[str, dict[str, Any]],
-        had: Mapping[str, Scored],
+        had: dict[str, Scored],
         n: int,
         costs: tuple[str, ...],
         progress: Callable[[int, Candidate], None] | None,
@@ -194,7 +196,7 @@ class _Walk:
         self.history: list[Trial] = []
         self.candidates: list[Candidate] = []
         self.generation, self.n_infeasible, self.is_sweeping = 0, 0, False
-        self.error = ""
+        self.error, self.n_broken = "", 0
 
     @property
     def n_feasible(self) -> int:
@@ -203,7 +205,7 @@ class _Walk:
     def add(self, specs: Iterable[Options]) -> int:
         """Score the specs that are new, in order, until there are n feasible; returns how many were new."""
         fresh = self._fresh(specs)
-        scored = dict(self.had)
+        scored: ChainMap[str, Scored] = ChainMap({}, self.had)
         at = self._flush(fresh, 0, scored)
         new = [row for row in fresh if row["feasible"] and row["key"] not in self.known and row["key"] not in scored]
         for chunk in self.score([row["spec"] for row in new], [Cost(row["params"], row["macs"]) for row in new]):
@@ -270,6 +272,7 @@ class _Walk:
         number = len(self.history)
         if row.get("error"):
             self.n_infeasible += 1
+            self.n_broken += 1
             self.error = self.error or row["error"]
             self.history.append(Trial(number, {}, row["spec"], "failed", error=row["error"]))
             return
@@ -289,7 +292,7 @@ class _Walk:
             self.progress(self.n_feasible, candidate)
 
     def result(self, reason: Reason) -> Explored:
-        return Explored(tuple(self.candidates), reason, self.n_infeasible, self.error)
+        return Explored(tuple(self.candidates), reason, self.n_infeasible, self.error, self.n_broken)
 
 
 def scored_of(row: Mapping[str, Any]) -> Scored:

@@ -138,6 +138,7 @@ class Schedule:
             running = [Trial(each.number, each.values, each.spec, "running") for each in self.trials[k:]]
             ask = self._ask([*self.trials[:k], *running])
             if ask is not None:
+                self._empty_handed = -1
                 self.trials.append(Trial(n, ask.values, ask.spec, "running"))
                 self._passed.append(0)
                 self._told(self.trials[-1])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdsearch.report.stats import NORMAL_95
-from kdsearch.search.pick import ordered, parsed
+from kdsearch.search.pick import Pick, ordered, parsed
 from kdsearch.stages.quality import EQUALLY_GOOD, SHARE
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.store.artifacts import Artifact
@@ -52,42 +52,53 @@ class Choice:
 def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choice:
     """The feasible trials in the order of `distill.pick`.
 
-    By one objective the first one is, of the trials within a standard error of the best one, that of the best-scored network
-    (`search.proxy`), and of that network's trials one of `refine.first`, whose recipe is the best-scored or the plain one: where
-    short trainings say nothing, what was known without training does. Then the best one, and so on.
+    By one objective the first one is, of the trials within a standard error of the best one and of its family, that of the
+    best-scored network (`search.proxy`), and of that network's trials one of `refine.first`, whose recipe is the best-scored or the
+    plain one: where short trainings say nothing, what was known without training does. Then the best one, and so on.
     """
     pick = parsed(materials.study.config.distill.pick)
-    is_by_score = pick.way == "best" and list(materials.objectives) == [materials.objective]  # not where that is a cost
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
     trials = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["ranked"]]
     order = ordered(pick, [each.figures for each in trials], materials.objectives, deciding(materials))
     ranked = [trials[i] for i in order]
-    if not is_by_score:
-        return Choice(ranked)
     name = materials.objective
+    if list(materials.objectives) != [name] or not pick.goes_by(name):  # several objectives, or one that is a cost
+        return Choice(ranked)
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
+    near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
+    stopped = _stopped(materials, prepared, refined, rows, pick)
+    if pick.way != "best":
+        return Choice(ranked, error=error, near=near, stopped=stopped)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
     starts = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
+    family = ranked[0].trial["family"]  # scores say little across families
     first = max(
-        level, key=lambda each: (*_prior(each), each.trial["number"] in starts)
+        (each for each in level if each.trial["family"] == family),
+        key=lambda each: (*_prior(each), each.trial["number"] in starts),
     )  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
-    near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
-    stopped = [
-        Ranked(each, _figures(rows[each["number"]]))
-        for each in refined.facts["stopped"]
-        if _was_near(materials, prepared, each["number"], rows)
-    ]
     return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped)
 
 
-def _was_near(materials: Materials, prepared: Artifact, number: int, rows: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Whether a trial was within NEAR standard errors of the best one at the rung that stopped it."""
-    share, loss = rows[number]["curve"][-1]
-    best = min(each for row in rows.values() for at, each in row["curve"] if at == share and math.isfinite(each))
-    value = -best if materials.objectives[materials.objective] == "max" else best
-    return bool(abs(loss - best) <= NEAR * standard_error(materials, prepared, value))
+def _stopped(
+    materials: Materials, prepared: Artifact, refined: Artifact, rows: Mapping[int, Mapping[str, Any]], pick: Pick
+) -> list[Ranked]:
+    """Those within NEAR standard errors of the best one at the rung that stopped them, the nearest first; costs keep the pick's
+    conditions."""
+    bests: dict[float, float] = {}
+    for share, loss in (point for row in rows.values() for point in row["curve"] if math.isfinite(point[1])):
+        bests[share] = min(loss, bests.get(share, math.inf))
+    found = []
+    for each in refined.facts["stopped"]:
+        share, loss = rows[each["number"]]["curve"][-1]
+        ranked = Ranked(each, _figures(rows[each["number"]]))
+        held = all(one.holds(ranked.figures) for one in pick.conditions if one.name in ranked.figures)
+        best = -bests[share] if materials.objectives[materials.objective] == "max" else bests[share]
+        behind = (loss - bests[share]) / standard_error(materials, prepared, best) if math.isfinite(loss) else math.inf
+        if held and behind <= NEAR:
+            found.append((behind, each["number"], ranked))
+    return [ranked for _, _, ranked in sorted(found, key=lambda each: each[:2])]
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:

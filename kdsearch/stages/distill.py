@@ -1,10 +1,11 @@
 """Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by.
 
-More may begin than win: see `finalists.py`.
+More may begin than win: see `finalists.py`. Where every winner fails, the next one takes their place.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.finalists import at_rung, beginning, order_of
 from kdsearch.stages.keeping import UNBUILT
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_lines
+from kdsearch.store.files import read_json, read_lines, write_json
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import RUNG, final_epochs, left_out
@@ -49,7 +50,7 @@ READS = (
     ),
 )
 DRAWS = 12  # files measured for each network that is drawn to compare with
-RULE = 5  # by which the winner is chosen; one of another rule is made anew
+RULE = 6  # by which the winner is chosen; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         name: Request(name, "recipe", each.trial["specs"], each.trial["values"], epochs)
         for name, each in ranked.items()
     }
-    beside = _beside(materials, inputs, work, next(iter(begun.values())))
+    beside = _beside(materials, inputs, work, next(iter(begun.values())), n)
     tools.progress.begin(NAME, len(begun) + len(beside))
 
     def trained(requests: Mapping[str, Request], since: Mapping[str, float] | None = None) -> dict[str, Outcome | str]:
@@ -77,18 +78,41 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     error = partial(standard_error, materials, inputs["prepare"])
     rung = at_rung(materials, begun, ranked, trained, error, tools, work) if len(begun) > section.winners else []
-    winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or begun
-    since = dict.fromkeys(winners, RUNG) if rung else None
+    winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or dict(begun)
+    since = {row["name"]: RUNG for row in rung}
     dropped = sum(row["epochs"] for row in rung[section.winners :])
+    spare = [row["name"] for row in rung[section.winners :]]
+    for each in islice((each for each in choice.ranked if not any(each is other for other in ranked.values())), 1):
+        name = f"winner-{len(ranked)}"
+        ranked[name] = each
+        begun[name] = replace(begun["winner-0"], name=name, specs=each.trial["specs"], values=each.trial["values"])
+        spare.append(name)
     best = next(iter(winners))
-    beside = _beside(materials, inputs, work, winners[best], dropped)
-    outcomes = trained(winners if len(winners) > 1 else {**winners, **beside}, since)
-    failed = [outcome for name in winners if isinstance(outcome := outcomes[name], str)]
-    if len(failed) == len(winners):
-        raise TrialError(f"distilling the winner failed: {failed[0]}")
-    if len(winners) > 1:  # the controls are those of the one that ships, so it has to be known first
+    beside = _beside(materials, inputs, work, winners[best], n, dropped)
+    file = work / "failed.json"  # what a run that was stopped has seen fail is not trained again
+    failed: list[dict[str, Any]] = read_json(file) if file.exists() else []
+    outcomes: dict[str, Outcome | str] = {each["name"]: each["error"] for each in failed}
+    while True:
+        asked = {name: each for name, each in winners.items() if name not in outcomes}
+        is_known = len(winners) == 1 and not failed  # the controls are those of the one that ships
+        outcomes |= trained({**asked, **(beside if is_known else {})}, since) if asked else {}
+        if any(isinstance(outcomes[name], Outcome) for name in winners):
+            break
+        for name in beside:
+            shutil.rmtree(work / name, ignore_errors=True)
+        ended = [(name, each) for name, each in outcomes.items() if name in ranked and isinstance(each, str)]
+        failed = [{"name": name, "trial": ranked[name].trial["number"], "error": each} for name, each in ended]
+        write_json(file, failed)
+        if (taken := next((name for name in spare if name not in outcomes), None)) is None:
+            file.unlink()  # the next run tries anew
+            raise TrialError(f"distilling the winner failed: {failed[0]['error']}")
+        tools.progress.say(
+            f"distill: trial {failed[-1]['trial']} failed ({failed[-1]['error']}), the next best takes its place"
+        )
+        winners = {taken: begun[taken]}
+    if failed or len(winners) > 1:
         best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
-        beside = _beside(materials, inputs, work, winners[best], dropped)
+        beside = _beside(materials, inputs, work, winners[best], n, dropped)
         outcomes |= trained(beside)
     requests = {**winners, **beside}
     runs: dict[str, Any] = {}
@@ -107,7 +131,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             "error": "",
         }
     length = {"epochs": epochs, "leftover": epochs - section.epochs}
-    level = {"level": choice.level, "error": choice.error, "rung": rung}
+    level = {"level": choice.level, "error": choice.error, "rung": rung, "failed": failed}
     trial = ranked[best].trial["number"]
     return {"runs": runs, "winner": best, "trial": trial, **length, **level}
 
@@ -129,11 +153,11 @@ def check(materials: Materials) -> None:
 
 
 def _beside(
-    materials: Materials, inputs: Mapping[str, Artifact], work: Path, winner: Request, dropped: int = 0
+    materials: Materials, inputs: Mapping[str, Artifact], work: Path, winner: Request, n: int, dropped: int = 0
 ) -> dict[str, Request]:
     """The winner's controls and the students it is compared with; a study of several students has none.
 
-    dropped: epochs of the finalists that did not go on.
+    n: winners that are trained. dropped: epochs of the finalists that did not go on.
     """
     section = materials.study.config.distill
     if left_out(materials.study):
@@ -142,7 +166,7 @@ def _beside(
         control: replace(winner, name=control, kind=control) for control in controls_of(materials)
     }
     if "no_search" in section.controls:
-        asked["no_search"] = _no_search(materials, inputs, winner, dropped)
+        asked["no_search"] = _no_search(materials, inputs, winner, n, dropped)
     if section.compare is not None:
         role = next(iter(winner.specs))
         short = replace(winner, epochs=section.compare.epochs)
@@ -152,11 +176,11 @@ def _beside(
     return asked
 
 
-def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request, dropped: int) -> Request:
+def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request, n: int, dropped: int) -> Request:
     """What the study's epochs give without its search: the largest feasible network and the plain recipe, for all of them."""
     role = next(iter(winner.specs))
     spec = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
-    epochs = inputs["refine"].facts["epochs"] + materials.study.config.distill.winners * winner.epochs + dropped
+    epochs = inputs["refine"].facts["epochs"] + n * winner.epochs + dropped
     return replace(winner, name="no_search", specs={role: spec}, values=materials.recipe.plain(), epochs=epochs)
 
 
@@ -175,6 +199,7 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str, wor
     compare = materials.study.config.distill.compare
     assert compare is not None
     rows = read_lines(inputs["search"].path / f"candidates-{role}.jsonl")
+    rows = [each for each in rows if not UNBUILT & each["errors"].keys()] or rows
     found = {}
     if compare.largest:
         found["compare-largest"] = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
@@ -194,6 +219,4 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str, wor
 
 def _keeps(materials: Materials, role: str, row: Mapping[str, Any], work: Path) -> bool:
     """Whether a candidate's file keeps the limits; those of params and MACs hold for all that were scored."""
-    if UNBUILT & row["errors"].keys():
-        return False
     return all(over <= 0 for over in violations(materials, file_costs(materials, role, row["spec"], work)).values())

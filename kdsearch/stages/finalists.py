@@ -56,8 +56,8 @@ def at_rung(
 ) -> list[dict[str, Any]]:
     """What the finalists came to at RUNG, without those that failed. Kept in a file, as they go on from there.
 
-    The best one is first, or the first trial of those within the standard `error` of it: a third of a schedule is hard on high
-    learning rates, so that a small difference there says nothing.
+    The best one is first, or the first trial of those of its family within the standard `error` of it: a third of a schedule is
+    hard on high learning rates, so that a small difference there says nothing.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
@@ -131,9 +131,13 @@ def _level_first(
         return [each.holds(figures) for each in conditions]
 
     within = error(best)
+    family = ranked[order[0]].trial["family"]
     level = [
         name
         for name in ranked
-        if name in scores and abs(scores[name] - best) <= within and held(name) == held(order[0])
+        if name in scores
+        and ranked[name].trial["family"] == family
+        and abs(scores[name] - best) <= within
+        and held(name) == held(order[0])
     ]
     return [*level, *(name for name in order if name not in level)], level

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import InterruptedRun
-from kdsearch.kinds import SearchSpace
 from kdsearch.search.candidates import Candidate, select
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
@@ -58,7 +57,11 @@ def keep_best(
     not ship has no limits to keep. What could not be built, or was lost with its process, is nothing to go on with, unless all are.
     """
     candidates = [each for each in candidates if not UNBUILT & each.scored.errors.keys()] or candidates
-    is_costed = role in materials.ships
+    is_costed, space = role in materials.ships, materials.spaces[role]
+    family = {
+        each.scored.key: space.family(space.parse(each.scored.spec)) if space.family_fields else ""
+        for each in candidates
+    }
     found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
     excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
 
@@ -78,6 +81,16 @@ def keep_best(
             excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
         return any(is_good(each) for each in these)
 
+    def worst_of(these: Sequence[Candidate]) -> list[float]:
+        """By what was measured of its own family: a recurrent layer takes another time than its sizes would elsewhere."""
+        worst = [0.0] * len(these)
+        for name in dict.fromkeys(family[each.scored.key] for each in these):
+            at = [i for i, each in enumerate(these) if family[each.scored.key] == name]
+            own = {key: each for key, each in excess.items() if family[key] == name}
+            for i, value in zip(at, estimates([these[i] for i in at], found, own), strict=True):
+                worst[i] = value
+        return worst
+
     def is_new(candidate: Candidate) -> bool:
         return candidate.scored.key not in found
 
@@ -85,7 +98,7 @@ def keep_best(
         return max(excess[candidate.scored.key].values(), default=0.0) <= 0
 
     while True:
-        worst = estimates(candidates, found, excess)
+        worst = worst_of(candidates)
         pool = [
             each for each, over in zip(candidates, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
         ]
@@ -103,7 +116,7 @@ def keep_best(
     def first_of(order: Sequence[Candidate]) -> Candidate | None:
         """The first that keeps the limits: no more measured than need be, nor than TRIES."""
         for _ in range(TRIES):
-            worst = estimates(order, found, excess)
+            worst = worst_of(order)
             likely = (
                 each for each, over in zip(order, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
             )
@@ -111,7 +124,7 @@ def keep_best(
             if top is None or not is_new(top):
                 return top
             if not measure([top]):
-                measure([each for each in anchors(candidates) if is_new(each)])
+                measure([each for each in anchors(order) if is_new(each)])
         return next((each for each in order if not is_new(each) and is_good(each)), None)
 
     short = {each.scored.key for each in select(chosen, shortest, costs)}
@@ -131,22 +144,13 @@ def keep_best(
 
     largest = first_rows({name: by(name, True) for name in ("params", "macs")})
     cheapest = first_rows({name: by(name, False) for name in costs})
-    families = first_rows(_by_family(materials.spaces[role], candidates, chosen))
+    by_family: dict[str, list[Candidate]] = {}
+    for each in select(candidates, len(candidates)) if chosen else ():
+        by_family.setdefault(family[each.scored.key], []).append(each)
+    others = {name: order for name, order in by_family.items() if name != family[chosen[0].scored.key]}
+    families = first_rows(others)
     broken = sorted((each for each in over if each), key=lambda each: max(each.values()))
     return Kept(rows, broken, largest, cheapest, families)
-
-
-def _by_family(
-    space: SearchSpace[Any], candidates: Sequence[Candidate], chosen: Sequence[Candidate]
-) -> dict[str, list[Candidate]]:
-    """Family -> its candidates, the best score first: of all families but that of the best one that was chosen."""
-    if not space.family_fields or not chosen:
-        return {}
-    found: dict[str, list[Candidate]] = {}
-    for each in select(candidates, len(candidates)):
-        found.setdefault(space.family(space.parse(each.scored.spec)), []).append(each)
-    found.pop(space.family(space.parse(chosen[0].scored.spec)))
-    return found
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:
@@ -170,10 +174,10 @@ def estimates(
     0 for all before there are enough measurements, or while none breaks a limit.
     """
     broken = {name for each in excess.values() for name, value in each.items() if value > 0}
-    if not broken or len(found) < ENOUGH:
+    if not broken or len(excess) < ENOUGH:
         return [0.0] * len(candidates)
     sizes = np.array([[1.0, each.scored.params, each.scored.macs] for each in candidates])
-    scale = sizes.max(0)
+    scale = np.maximum(sizes.max(0), 1.0)
     known = np.array([[1.0, found[key]["params"], found[key]["macs"]] for key in excess]) / scale
     worst = np.full(len(candidates), -1.0)
     for name in sorted(broken):

@@ -81,6 +81,8 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
+    for each in distilled["failed"]:
+        notes.append(f"Trial {each['trial']} was to be the student, and failed at full length: {each['error']}.")
     for name, run in distilled["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
@@ -143,8 +145,8 @@ def _best_is_no_find(materials: Materials, inputs: Mapping[str, Artifact]) -> li
     if all(searched.facts["roles"][role]["candidates"] < 2 for role in materials.ships):
         return []
     name = measure(materials.metrics[materials.objective])["title"] or materials.objective
-    surely = "surely " if distilled.facts.get("level") else ""
-    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of {surely}better {name}"
+    clearly = "clearly " if distilled.facts.get("level") else ""
+    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of {clearly}better {name}"
     return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from kdsearch.kinds import Trial
+from kdsearch.kit.dims import encode
 from kdsearch.search.schedule import Piece
 from kdsearch.training.materials import Materials
 
@@ -30,10 +31,10 @@ def is_outgrown(materials: Materials, limits: Mapping[str, float]) -> bool:
 
 
 def recalled(materials: Materials, attempts: Iterable[Sequence[Trial]]) -> dict[int, Trial]:
-    """Number -> trial of these earlier attempts whose end still holds. Where all of one failed there is nothing to build on."""
+    """Number -> trial of these earlier attempts whose end still holds; none of one in which no trial came through."""
     found: dict[int, Trial] = {}
     for trials in attempts:
-        if any(trial.state != "failed" for trial in trials):
+        if any(trial.state == "complete" or not trial.is_over for trial in trials):
             ended = (trial for trial in trials if trial.is_over)
             found |= {each.number: each for each in ended if not is_outgrown(materials, limits_met([each]))}
     return found
@@ -42,6 +43,6 @@ def recalled(materials: Materials, attempts: Iterable[Sequence[Trial]]) -> dict[
 def repeated(known: Mapping[int, Trial], piece: Piece) -> Trial | None:
     """The trial that this piece would repeat, where what came of it is known."""
     trial = known.get(piece.number)
-    if trial is None or trial.values != piece.values:
+    if trial is None or encode(dict(trial.values)) != encode(dict(piece.values)):  # a journal gives lists for tuples
         return None
     return trial if trial.at(piece.until) is not None or trial.state == "failed" else None

@@ -53,7 +53,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 4  # by which trials begin and are told of; those of another one are made anew
+RULE = 5  # by which trials begin and are told of; those of another one are made anew
 KEY = 12  # characters of a key that a dashboard shows
 
 
@@ -132,7 +132,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             tools.events.write("trial", key=log.key, **about)
 
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
-    rungs = [rung for rung in stopper.rungs() if epochs_at(rung, section.epochs) < section.epochs]
+    at = {
+        epochs_at(rung, section.epochs): rung for rung in stopper.rungs()
+    }  # of one epoch the last one: it is judged once
+    rungs = [rung for epochs, rung in at.items() if epochs < section.epochs]
     with log.held():
         schedule = Schedule(
             ask,
@@ -150,7 +153,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     write_json(out / "trials.json", rows)
     if (work / WEIGHTINGS).exists():
         shutil.copyfile(work / WEIGHTINGS, out / WEIGHTINGS)
-    if history and all(trial.state == "failed" for trial in history):
+    if history and not any(trial.state == "complete" for trial in history):
         write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
     best = winners(materials, history, len(history))
     return {
@@ -163,8 +166,14 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         # The feasible ones, the best first: `distill` takes as many as it is to train.
         "ranked": [_to_train(materials, trial, kept) for trial in best],
-        "stopped": [_to_train(materials, trial, kept) for trial in history if trial.state == "pruned"],
+        "stopped": [_to_train(materials, trial, kept) for trial in history if _is_stopped(materials, trial, kept)],
     }
+
+
+def _is_stopped(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a rung stopped it, and nothing else is against it."""
+    over = violations(materials, costs_of(materials, trial, kept))
+    return trial.state == "pruned" and all(each <= 0 for each in over.values())
 
 
 def _to_train(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -204,9 +213,10 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
 def next_ask(
     controller: Any, dims: list[Dim], starts: Sequence[Start], history: Sequence[Trial], seed: int
 ) -> Ask | None:
-    """The next candidate, None where there is none: one in EVERY is a start, the others the controller's, while there are both."""
+    """The next candidate, None where there is none: a start that is early, or one in EVERY; the others are the controller's, while
+    there are both."""
     start = next_start(starts, history)
-    if start is not None and len(history) % EVERY == 0:
+    if start is not None and (start.is_early or len(history) % EVERY == 0):
         return Ask(start.values)
     return next(iter(controller.ask(None, dims, history, 1, seed)), Ask(start.values) if start else None)
 

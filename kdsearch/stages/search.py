@@ -305,7 +305,7 @@ def _refuse_none(materials: Materials, role: str, explored: Explored) -> None:
     """Raise where there is no candidate: PluginError of a space that builds none, RefusedError of limits that none keeps."""
     if explored.candidates:
         return
-    if explored.error:
+    if explored.n_broken == explored.n_infeasible and explored.error:
         problem = f"no candidate is left: networks of '{materials.study.students[role].space}' cannot be built: {explored.error}"
         raise materials.study.place(PluginError(problem, path=f"{materials.study.path_of_student(role)}.space"))
     raise RefusedError(

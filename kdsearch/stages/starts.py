@@ -26,10 +26,16 @@ WORDS = {"largest": "the most", "cheapest": "the least"}
 
 @dataclass(frozen=True)
 class Start:
-    """A trial's values, and what it is, for people: of one network all that it is."""
+    """A trial's values, and what it is, for people: of one network all that it is. is_early: it does not wait for its turn."""
 
     values: Mapping[str, Any]
     what: tuple[str, ...]
+    is_early: bool = False
+
+
+def early(trials: int) -> int:
+    """How many other families are tried right after the best-scored network."""
+    return trials // EVERY
 
 
 def in_turns(lists: Sequence[Sequence[T]]) -> list[T]:
@@ -80,27 +86,25 @@ def starts_of(
     elif "scored" in section.first:
         found.append(({**recipe.default(), **best}, BEST_SCORED))
     first = found[0][0] if found else {**recipe.default(), **best}
-    others: list[list[tuple[dict[str, Any], str]]] = []
+    families = []
     if "families" in section.first:
-        families = [(paths[role], searched.facts["roles"][role]["families"]) for role in materials.ships]
-        others.append(
-            [
-                ({**first, path: row["key"]}, f"{BEST_SCORED} of {name}")
-                for path, rows in families
-                for name, row in rows.items()
-            ]
-        )
+        rows = [(paths[role], searched.facts["roles"][role]["families"]) for role in materials.ships]
+        others = [(path, name, row["key"]) for path, by_name in rows for name, row in by_name.items()]
+        families = [
+            ({**first, path: key}, f"{BEST_SCORED} of {name}") for path, name, key in others[: early(section.trials)]
+        ]
+    anybodys: list[list[tuple[dict[str, Any], str]]] = []
     for kind in (each for each in WORDS if each in section.first):
-        rows = {role: searched.facts["roles"][role][kind] for role in materials.ships}
-        others.append([])
-        for cost in (name for name in COSTS if name in next(iter(rows.values()))):
-            own = {paths[role]: by_cost[cost]["key"] for role, by_cost in rows.items()}
-            others[-1].append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
-    found += in_turns(others)
+        tops = {role: searched.facts["roles"][role][kind] for role in materials.ships}
+        anybodys.append([])
+        for cost in (name for name in COSTS if name in next(iter(tops.values()))):
+            own = {paths[role]: by_cost[cost]["key"] for role, by_cost in tops.items()}
+            anybodys[-1].append(({**recipe.plain(), **best, **own}, f"{WORDS[kind]} {cost}"))
+    found += [*families, *in_turns(anybodys)]
     keeping = [each for each in found if _keeps(materials, each[0], kept)]
     return [
-        Start(values, tuple(what for other, what in keeping if other == values))
-        for at, (values, _) in enumerate(keeping)
+        Start(values, tuple(what for other, what in keeping if other == values), (values, what) in families)
+        for at, (values, what) in enumerate(keeping)
         if values not in [other for other, _ in keeping[:at]]
     ]
 

@@ -161,7 +161,9 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
     complete = [trial for trial in history if trial.state == "complete"]
     if not complete:
         first_error = next((trial.error for trial in history if trial.error), "no result")
-        raise TrialError(f"all {len(history)} trials failed; the first: {first_error}")
+        failed = sum(trial.state == "failed" for trial in history)
+        stopped = f", {len(history) - failed} were stopped" if failed < len(history) else ""
+        raise TrialError(f"{'all ' if not stopped else ''}{failed} trials failed{stopped}; the first: {first_error}")
     feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
     if not feasible:
         raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")

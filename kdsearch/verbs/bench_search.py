@@ -25,7 +25,7 @@ from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
-from kdsearch.stages.starts import Start, in_turns
+from kdsearch.stages.starts import Start, early
 from kdsearch.stages.trial_facts import facts_of
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Refine, Use
@@ -170,10 +170,10 @@ def _as_in_a_study(
     largest = [max(keys, key=lambda key: (cost(own[key]), key)) for cost in (_params, _macs)]
     tops = {lookup.space.family(lookup.specs[key]): key for key in reversed(order)}
     families = [key for key in order[1:] if tops[lookup.space.family(lookup.specs[key])] == key]
-    others = {"families": families, "largest": largest}  # of accuracy alone, no cost is an objective
     first = order[:1] if "scored" in section.first else []
-    first += in_turns([keys for name, keys in others.items() if name in section.first])
-    starts = [Start({"architecture": key}, ()) for key in dict.fromkeys(first)]
+    others = families[: early(budget)] if "families" in section.first else []
+    first += [*others, *(largest if "largest" in section.first else [])]  # of accuracy alone, no cost is an objective
+    starts = [Start({"architecture": key}, (), key in others) for key in dict.fromkeys(first)]
     keys = list(dict.fromkeys([*order[:MOST], *(str(each.values["architecture"]) for each in starts)]))
     dim = Dim("architecture", Range(choices=tuple(keys), facts=tuple(facts_of(own[key].scores) for key in keys)))
     host = Host.load()

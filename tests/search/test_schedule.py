@@ -174,6 +174,26 @@ def test_a_controller_that_wants_to_be_told_first_is_asked_again():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_controller_that_answered_nothing_is_asked_alike_after_a_stop(cut):
+    """It waits until four have ended, and then says how many it knew."""
+
+    class Late(Random):
+        def ask(self, space, dims, history, n, seed):
+            ended = sum(trial.is_over for trial in history)
+            if len(history) == 5 and ended < 4:
+                return []
+            found = super().ask(space, dims, history, n, seed)
+            return [replace(each, values={**each.values, "x": ended / 100}) for each in found]
+
+    whole, cut_off = (World(n=10, rungs=(), controller=Late(NoOptions())) for _ in range(2))
+    whole.run()
+    cut_off.run(at_most=cut)
+    again = World(n=10, rungs=(), controller=Late(NoOptions()), known=cut_off.schedule.trials)
+    again.run()
+    assert again.schedule.trials == whole.schedule.trials
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_cut_off_anywhere_it_goes_on_to_the_same_end(workers, tmp_path: Path):
     """What the log holds after each outcome is enough, paused trials included."""

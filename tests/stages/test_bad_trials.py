@@ -178,6 +178,21 @@ def test_all_trials_fail_and_the_next_run_tries_anew(host, tmp_path, monkeypatch
     assert [each["state"] for each in events(tmp_path, "trial")] == ["failed"] * 2 + ["complete"] * 2
 
 
+def test_a_metric_that_is_no_number_fails_its_trial_alone(tmp_path, monkeypatch):
+    from kdsearch.engine.setup import LiveSetup
+
+    real, n = LiveSetup.score, [0]
+
+    def score(self, metric, role, split="val"):
+        n[0] += 1
+        return float("nan") if n[0] == 4 else real(self, metric, role, split)
+
+    monkeypatch.setattr(LiveSetup, "score", score)
+    run_tiny(tmp_path, *LESS, "refine.epochs=1", "refine.trials=3")
+    errors = [each["error"] for each in events(tmp_path, "trial")]
+    assert sorted(errors) == ["", "", "accuracy of 'student' on validation is nan after epoch 1"]
+
+
 def test_failed_control_is_said_not_fatal(host, tmp_path, monkeypatch):
     from kdsearch.training.train import train_shared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +29,16 @@ def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, ju
 
 
 def refined(
-    folder: Path, *trials: tuple[float, float | None, int], first: Any = (), curves: Any = None, stopped: Any = ()
+    folder: Path,
+    *trials: tuple[float, float | None, int],
+    first: Any = (),
+    curves: Any = None,
+    stopped: Any = (),
+    families: Any = MappingProxyType({}),
 ) -> Artifact:
     """(accuracy, score, params) of trials 0, 1, ...; `refine` ranks them by the objective.
 
-    first: why each was tried. curves: share -> loss, of each. stopped: those that a rung stopped.
+    first: why each was tried. curves: share -> loss, of each. stopped: those that a rung stopped. families: of those that have one.
     """
     rows = [
         {
@@ -51,7 +56,9 @@ def refined(
     through = [row for row in rows if row["number"] not in stopped]
     best_first = sorted(through, key=lambda row: -row["objectives"]["accuracy"])
     scores = {i: score for i, (_, score, _) in enumerate(trials)}
-    about = {i: {"number": i, "specs": {}, "values": {}, "score": scores[i]} for i in scores}
+    about = {
+        i: {"number": i, "specs": {}, "values": {}, "score": scores[i], "family": families.get(i, "")} for i in scores
+    }
     ranked = [about[row["number"]] for row in best_first]
     return Artifact("refine", "key", folder, {"ranked": ranked, "first": first, "stopped": [about[i] for i in stopped]})
 
@@ -85,6 +92,20 @@ def test_the_best_scored_of_those_within_a_standard_error(pick, objectives, orde
 
 
 @pytest.mark.parametrize(
+    ("families", "order"),
+    [
+        ({}, [1, 0, 2, 4, 3]),
+        ({0: "gru", 1: "bag", 2: "gru", 4: "bag"}, [2, 0, 1, 4, 3]),
+        ({0: "gru"}, [0, 1, 2, 4, 3]),
+    ],
+)
+def test_across_families_the_better_one_comes_first_not_the_better_scored(families, order, tmp_path):
+    choice = chosen(materials(), prepared(), refined(tmp_path, *TRIALS, families=families))
+    assert [each.trial["number"] for each in choice.ranked] == order
+    assert sorted(choice.level) == [0, 1, 2, 4], "they cannot be told apart all the same"
+
+
+@pytest.mark.parametrize(
     ("direction", "sign"),
     [("max", -1), ("min", 1)],
 )
@@ -100,7 +121,11 @@ def test_what_a_rung_stopped_near_the_best_one_there_is_kept_in_mind(direction, 
     rows = [(0.8, 0.7, 200)] * 7
     made = refined(tmp_path, *rows, curves=curves, stopped=(2, 3, 4, 5, 6))
     study = materials(objectives={"accuracy": direction})
-    assert [each.trial["number"] for each in chosen(study, prepared(), made).stopped] == [2, 4, 5]
+    assert [each.trial["number"] for each in chosen(study, prepared(), made).stopped] == [4, 5, 2], "the nearest first"
+    small = materials("best,params<250", {"accuracy": direction})
+    rows[5] = (0.8, 0.7, 300)
+    made = refined(tmp_path, *rows, curves=curves, stopped=(2, 3, 4, 5, 6))
+    assert [each.trial["number"] for each in chosen(small, prepared(), made).stopped] == [4, 2], "costs are known"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +146,10 @@ def test_of_one_networks_trials_one_that_was_tried_first_for_a_reason(first, exp
 def test_near_is_what_lies_within_two_standard_errors(tmp_path):
     choice = chosen(materials(), prepared(), refined(tmp_path, *TRIALS, (0.721, 0.0, 1), (0.719, 0.0, 1)))
     assert sorted(choice.near) == [0, 1, 2, 4, 5]
+    assert sorted(chosen(materials("max:accuracy"), prepared(), refined(tmp_path, *TRIALS)).near) == [0, 1, 2, 4]
     assert chosen(materials("knee"), prepared(), refined(tmp_path, *TRIALS)).near is None
+    two = {"latency_ms": "min", "accuracy": "max"}
+    assert chosen(materials("max:accuracy", two), prepared(), refined(tmp_path, *TRIALS)).near is None
 
 
 def test_of_networks_without_a_score_the_largest(tmp_path):

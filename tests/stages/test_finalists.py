@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kdsearch.errors import TrialError
+from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
 from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.finalists import at_rung, finalists
@@ -76,6 +76,18 @@ def test_other_families_come_before_other_networks_though_a_rung_stopped_them(wi
     stopped = [trial(2, "e", "conv"), trial(1, "f", "lstm"), trial(0, "g", "lstm")]
     found = finalists(Choice(ranked, stopped=stopped), winners, most)
     assert [each.trial["number"] for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("families", "expected"), [("aaa", [10, 11, 12]), ("aba", [11, 12, 10]), ("abb", [11, 12, 10])]
+)
+def test_at_the_rung_another_family_that_is_better_goes_on(families, expected, tmp_path):
+    """Within the error: of one family the trials' order decides, across families validation."""
+    rung = Rung(tmp_path, 0.8, 0.9, 0.85, error=0.15)
+    rung.ranked = {
+        name: trial(10 + i, name, family) for i, (name, family) in enumerate(zip(NAMES, families, strict=True))
+    }
+    assert [row["trial"] for row in rung.rows()] == expected
 
 
 class Rung:
@@ -175,9 +187,9 @@ SETS = (
 )
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    key = read_json(folder / "study" / "last.json")["distill"]["key"]
-    found: dict[str, Any] = read_json(folder / "study" / "artifacts" / f"distill-{key}" / "artifact.json")["facts"]
+def facts_of(folder: Path, stage: str = "distill") -> dict[str, Any]:
+    key = read_json(folder / "study" / "last.json")[stage]["key"]
+    found: dict[str, Any] = read_json(folder / "study" / "artifacts" / f"{stage}-{key}" / "artifact.json")["facts"]
     return found
 
 
@@ -294,17 +306,69 @@ def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others
 
 
 def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):
-    """6 trials of 2 epochs, half of them stopped after one, leave 15 of 24 to finalist and winner: 4 and 11, not 3 and 9."""
+    """6 trials of 2 epochs, two of them stopped after one, leave 14 of 24 to finalist and winner: 4 and 10, not 3 and 9."""
     stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=9")
     sets = (*SETS, "search.proxy=params", *stopped, "distill.controls=[baseline, no_search]")
     result = run_tiny(tmp_path, *sets, "distill.leftover=true")
     facts = facts_of(tmp_path)
     assert [row["epochs"] for row in facts["rung"]] == [4, 4]
     assert {name: len(run["history"]) for name, run in facts["runs"].items()} == {
-        facts["winner"]: 11,
-        "baseline": 11,
-        "no_search": 9 + 11 + 4,
+        facts["winner"]: 10,
+        "baseline": 10,
+        "no_search": 10 + 10 + 4,
     }
-    assert "The student trained for 11 epochs: 9, and 2 that the trials left." in result["notes"]
+    assert "The student trained for 10 epochs: 9, and 1 that the trials left." in result["notes"]
     run_tiny(tmp_path, *sets)
     assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [9, 0]
+
+
+@pytest.mark.parametrize("finalists", [1, 2])
+def test_where_the_winner_fails_the_next_one_takes_its_place(finalists, after, monkeypatch):
+    """With the controls of its own, whenever the run was stopped; where that fails too, the study ends, and may be tried anew."""
+    from kdsearch.training.train import train_shared
+
+    asked, bad, stop = list[str](), set[str](), [False]
+
+    def failing(materials, request, *arguments, **named):
+        asked.append(request.name)
+        if request.name.startswith("winner") and request.until == 1.0:
+            if not bad or "all" in bad:
+                bad.add(request.name)
+            if request.name in bad:
+                raise ValueError("no such student")
+        if request.name == "baseline" and asked[-2] not in bad and stop[0]:
+            stop[0] = False
+            raise InterruptedRun("stopped")
+        return train_shared(materials, request, *arguments, **named)
+
+    monkeypatch.setattr("kdsearch.training.train.train_shared", failing)
+    own = "refine.weightings=false"  # a key that others do not have, so that it is distilled anew
+    sets = (*SETS, own, f"distill.finalists={finalists}", "distill.controls=[baseline]", "distill.pick=max:accuracy")
+    bad.add("all")
+    with pytest.raises(TrialError, match="distilling the winner failed: ValueError: no such student"):
+        run_tiny(after, *sets)
+    bad.clear()
+    stop[0] = True
+    with pytest.raises(InterruptedRun):
+        run_tiny(after, *sets)
+    asked.clear()
+    result = run_tiny(after, *sets)
+    assert not bad & set(asked), "it is known to fail"
+    facts = facts_of(after)
+    (winner,) = facts["runs"].keys() - {"baseline"}
+    assert facts["winner"] == winner
+    assert winner not in bad
+    assert facts["runs"]["baseline"]["request"]["specs"] == facts["runs"][winner]["request"]["specs"]
+    (lost,) = facts["failed"]
+    assert lost["trial"] != facts["trial"]
+    note = f"Trial {lost['trial']} was to be the student, and failed at full length: ValueError: no such student"
+    assert any(each.startswith(note) for each in result["notes"])
+
+
+def test_the_control_without_a_search_counts_the_winners_that_there_are(after):
+    stopped = ("refine.epochs=2", "refine.stopper={use: halving}", "search.proxy=params")
+    run_tiny(after, *SETS, *stopped, "distill.winners=4", "distill.controls=[no_search]")
+    facts = facts_of(after)
+    winners = sum(name.startswith("winner") for name in facts["runs"])
+    assert winners < 4, "else this study shows nothing"
+    assert facts["runs"]["no_search"]["request"]["epochs"] == facts_of(after, "refine")["epochs"] + winners * 3

@@ -206,3 +206,16 @@ def test_what_is_known_of_earlier_attempts():
     assert repeated(known, Piece(1, {"a": 2}, None, 0.5, 0.75)) is None, "it was not judged there"
     assert repeated(known, Piece(1, {"a": 9}, None, 0.0, 0.5)) is None
     assert repeated(known, Piece(7, {"a": 2}, None, 0.0, 0.5)) is None
+
+
+def test_of_an_attempt_in_which_no_trial_came_through_nothing_is_known():
+    failed, stopped = Trial(0, {"a": 1}, state="failed", error="nan"), Trial(1, {"a": 2}, state="pruned")
+    assert recalled(materials(), [[failed, stopped]]) == {}
+    going = Trial(2, {"a": 3}, state="running")
+    assert recalled(materials(), [[failed, stopped, going]]) == {0: failed, 1: stopped}, "it was stopped, not over"
+
+
+def test_a_value_that_is_a_sequence_is_known_again():
+    """A journal gives a list where an option's choices are tuples."""
+    had = Trial(0, {"a": [1, 2]}, state="complete", losses=(0.5,), curve=((1.0, (0.5,)),))
+    assert repeated({0: had}, Piece(0, {"a": (1, 2)}, None, 0.0, 1.0)) is had

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdsearch.search.candidates import Candidate
 from kdsearch.search.scoring import Scored
 from kdsearch.stages import keeping
-from kdsearch.stages.keeping import Kept, keep_best
+from kdsearch.stages.keeping import Kept, estimates, keep_best
 from kdsearch.stages.search import search_costs
 from kdsearch.training.tools import Progress
 
@@ -112,6 +112,35 @@ def test_the_largest_is_looked_for_by_a_dozen_of_files(monkeypatch: pytest.Monke
     chosen, _, found = kept(monkeypatch, cost, 0.6)
     assert found.largest["params"]["costs"]["latency_ms"] <= 0.6
     assert found.largest["params"]["spec"]["i"] >= max(chosen)
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_families_that_take_other_times_are_told_apart(monkeypatch: pytest.MonkeyPatch, slow: int) -> None:
+    """Five times the time of the other one at equal sizes: a common line would say of the other that nothing fits, or too much."""
+
+    def cost(params: int, macs: int) -> float:
+        return linear(params, macs) * (5 if (params - 1000) // 10 % 2 == slow else 1)
+
+    for limit in (0.9, 2.0):
+        _, n, found = kept(monkeypatch, cost, limit, families=2)
+        fits = [row for row in ROWS if cost(row.params, row.macs) <= limit]
+        own = {f: [row.spec["i"] for row in fits if row.spec["i"] % 2 == f] for f in (0, 1)}
+        assert found.largest["params"]["spec"]["i"] == max(row.spec["i"] for row in fits)
+        best = found.rows[0]["spec"]["i"] % 2
+        assert {name: row["spec"]["i"] for name, row in found.families.items()} == (
+            {f"f{1 - best}": max(own[1 - best])} if own[1 - best] else {}
+        )
+        assert n <= 100
+
+
+def test_networks_without_macs_have_limits_too() -> None:
+    """An embedding that is looked up multiplies nothing."""
+    rows = [Candidate(Scored(f"{i}", {"i": i}, 1000 + 10 * i, 0, {}, {}), float(i)) for i in range(20)]
+    found = {f"{i}": {"params": 1000.0 + 10 * i, "macs": 0.0} for i in range(8)}
+    excess = {key: {"onnx_bytes": each["params"] / 1035 - 1} for key, each in found.items()}
+    assert [each <= 0 for each in estimates(rows, found, excess)][:8] == [True] * 5 + [False] * 3, (
+        "one per cent of slack"
+    )
 
 
 @pytest.mark.parametrize("limit", [5.0, 1.2, 0.8])

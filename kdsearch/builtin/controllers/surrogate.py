@@ -44,7 +44,7 @@ DRAWN = 16  # equally promising candidates that a start without a model takes th
 class SurrogateOptions(Options):
     first: int = Field(3, ge=1, description="trials before the model is asked: by the first fact, or at random")
     pool: int = Field(512, ge=1, description="candidates that the model looks at, and each choice that has facts")
-    seen: int = Field(256, ge=2, description="youngest trials that the model learns from")
+    seen: int = Field(256, ge=2, description="trials that the model learns from: the youngest, and a quarter the best")
 
 
 class Surrogate(Controller[SurrogateOptions]):
@@ -79,9 +79,9 @@ class Surrogate(Controller[SurrogateOptions]):
             guesses = [features.guess(each.values) for each in pool]
             chosen = start(guesses, [features.of(each.values) for each in pool], told_points, n)
         else:
-            youngest = list(losses)[-self.options.seen :]
-            x = np.array([features.of(values_of(space, told[i].spec, told[i].values)) for i in youngest])
-            y = np.array([losses[i] for i in youngest])
+            seen = _seen(losses, self.options.seen)
+            x = np.array([features.of(values_of(space, told[i].spec, told[i].values)) for i in seen])
+            y = np.array([losses[i] for i in seen])
             running = [features.of(values_of(space, trial.spec, trial.values)) for trial in told if not trial.is_over]
             chosen = largest_improvements(x, y, np.array([features.of(each.values) for each in pool]), n, running)
         for i in chosen:
@@ -186,6 +186,14 @@ def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
     if worst == min((loss for i, loss in one.items() if i not in bad), default=math.inf):
         worst += abs(worst) or 1.0
     return dict(sorted({**one, **dict.fromkeys(bad, worst)}.items()))
+
+
+def _seen(losses: Mapping[int, float], n: int) -> list[int]:
+    """Of more than n trials the n / 4 of least loss and the youngest others, in order."""
+    if len(losses) <= n:
+        return list(losses)
+    best = set(sorted(losses, key=lambda i: (losses[i], i))[: n // 4])
+    return sorted({*best, *[i for i in losses if i not in best][len(best) - n :]})
 
 
 def _scalar(losses: Array, rng: Generator) -> Array:

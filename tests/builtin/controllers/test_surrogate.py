@@ -15,6 +15,7 @@ from kdsearch.builtin.controllers.surrogate import (
     _expected_improvement,
     _losses,
     _scalar,
+    _seen,
     largest_improvements,
     start,
 )
@@ -188,3 +189,10 @@ def test_what_was_stopped_without_a_finite_loss_is_the_worst():
         Trial(4, {"x": 0.9}, state="running", curve=curve),
     ]
     assert _losses(told, stream(0, "weights")) == {0: 0.3, 1: 0.4, 2: 0.4, 3: 0.4}
+
+
+def test_of_many_trials_the_best_stay_known():
+    losses = {i: float(abs(i - 3)) for i in range(20)}
+    assert _seen(losses, 20) == list(range(20))
+    assert _seen(losses, 8) == [2, 3, *range(14, 20)]
+    assert _seen({i: float(-i) for i in range(20)}, 8) == list(range(12, 20)), "the youngest are the best"
