@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import settings
 
 settings.register_profile("kdsearch", deadline=None, max_examples=30)  # a busy machine is no fault of the code
 settings.load_profile("kdsearch")
+
+gc.disable()  # until all tests are there: they and what they import are millions of objects that stay
 
 LISTED = Path(__file__).with_name("allowed_skips.txt")
 SLOW = Path(__file__).with_name("slow_tests.txt")
@@ -37,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("slow")
         if not found and file in files and not any("::" in each for each in config.args):
             raise pytest.UsageError(f"{SLOW.name}: no test is called {glob}")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now is not gone through again and again: a twentieth of the time of all tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
