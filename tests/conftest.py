@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Stored latencies and prepared data of the tests stay out of the user's cache."""
     if "KDSEARCH_CACHE" not in os.environ:
         monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _brief_latencies() -> Iterator[None]:
+    """Files are timed for a tenth of a second, not for half of one: what is measured is looked at in tests/deploy alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdsearch.deploy.latency.WARM_UP_S", 0.01)
+        patch.setattr("kdsearch.deploy.latency.LEAST_S", 0.02)
+        yield
 
 
 @pytest.fixture
