@@ -294,17 +294,17 @@ def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others
 
 
 def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):
-    """6 trials of 2 epochs, half of them stopped after one, leave 15 of 24 to finalist and winner: 4 and 11, not 3 and 9."""
-    stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=9")
-    sets = (*SETS, "search.proxy=params", *stopped, "distill.controls=[baseline, no_search]")
-    result = run_tiny(tmp_path, *sets, "distill.leftover=true")
+    """6 trials of 2 epochs, half of them stopped after one, leave 11 of 20 to finalist and winner: 3 and 8, not 2 and 6."""
+    stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=6")
+    sets = (*SETS, "search.proxy=params", *stopped)
+    result = run_tiny(tmp_path, *sets, "distill.leftover=true", "distill.controls=[baseline, no_search]")
     facts = facts_of(tmp_path)
-    assert [row["epochs"] for row in facts["rung"]] == [4, 4]
+    assert [row["epochs"] for row in facts["rung"]] == [3, 3]
     assert {name: len(run["history"]) for name, run in facts["runs"].items()} == {
-        facts["winner"]: 11,
-        "baseline": 11,
-        "no_search": 9 + 11 + 4,
+        facts["winner"]: 8,
+        "baseline": 8,
+        "no_search": 9 + 8 + 3,
     }
-    assert "The student trained for 11 epochs: 9, and 2 that the trials left." in result["notes"]
+    assert "The student trained for 8 epochs: 6, and 2 that the trials left." in result["notes"]
     run_tiny(tmp_path, *sets)
-    assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [9, 0]
+    assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [6, 0]

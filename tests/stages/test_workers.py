@@ -32,9 +32,10 @@ def begun(folder: Path, *study: str) -> None:
         if is_stage(event, "refine"):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedRun):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Processes, "remote", False)
-        run_tiny(folder, *study, host=watching(seen))
+        with pytest.raises(InterruptedRun):
+            run_tiny(folder, *study, host=watching(seen))
 
 
 def joined(folder: Path) -> subprocess.Popen[str]:
