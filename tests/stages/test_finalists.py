@@ -19,7 +19,7 @@ from kdsearch.study import load_study
 from kdsearch.study.summary import budget, final_epochs, trainings
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Progress
-from tests.stages.tiny import LESS, run_tiny, write_study
+from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
 
 NAMES = "winner-0", "winner-1", "winner-2"
 
@@ -230,12 +230,12 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone_in, after):
     ids=["a compromise", "one epoch", "a pick that is no quality", "an objective that is none"],
 )
 def test_what_validation_does_not_decide_has_no_finalists(sets, after):
-    run_tiny(after, *SETS, *sets)
+    run_up_to(after, "distill", *SETS, *sets)
     assert facts_of(after)["rung"] == []
 
 
 def test_of_two_objectives_there_are_finalists_of_the_first(after):
-    run_tiny(after, *SETS, "objectives={accuracy: max, params: min}")
+    run_up_to(after, "distill", *SETS, "objectives={accuracy: max, params: min}")
     facts = facts_of(after)
     first, other = facts["rung"]
     assert first["score"] >= other["score"]
@@ -245,7 +245,7 @@ def test_of_two_objectives_there_are_finalists_of_the_first(after):
 def test_their_epochs_count(after):
     """For the control that has as many, and for what a study says it would do."""
     sets = (*SETS, "distill.epochs=4", "distill.controls=[no_search]")
-    run_tiny(after, *sets)
+    run_up_to(after, "distill", *sets)
     facts = facts_of(after)
     assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2
     study = load_study(write_study(after), Host.load(), sets=sets)
@@ -306,5 +306,5 @@ def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path
         "no_search": 9 + 8 + 3,
     }
     assert "The student trained for 8 epochs: 6, and 2 that the trials left." in result["notes"]
-    run_tiny(tmp_path, *sets)
+    run_up_to(tmp_path, "distill", *sets)
     assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [6, 0]
