@@ -21,7 +21,7 @@ from kdsearch.deploy.latency import Latency
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Field, Graph, Judge, Plan
 from kdsearch.kinds.options import validate
-from tests.deploy.nets import LOGITS, NETS, Lstm, batch_of, digits, graph_of, trained
+from tests.deploy.nets import LOGITS, NETS, Lstm, batch_of, digits
 
 EXPORTER = OnnxExporter(OnnxOptions())
 FEEDS = [{"image": digits()[0][at : at + 30].numpy()} for at in range(0, 250, 30)]  # the last one is shorter
@@ -30,14 +30,6 @@ FEEDS = [{"image": digits()[0][at : at + 30].numpy()} for at in range(0, 250, 30
 def accuracy(file):
     _, _, x, y = digits()
     return float((EXPORTER.load(file)(x)["logits"].argmax(1) == y).float().mean())
-
-
-@pytest.fixture(scope="module")
-def fp32(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fp32")
-    for name in NETS:
-        EXPORTER.write(graph_of(trained(name)), batch_of(image=digits()[0][:2]), folder / f"{name}.onnx")
-    return folder
 
 
 def quantised(fp32, tmp_path, name, label="q", feeds=FEEDS, **options):
