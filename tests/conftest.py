@@ -45,6 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """What is there by now is not gone through again and again: a twentieth of the time of all tests."""
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # what stays grows slowly, so that the usual ones would be met often
     gc.enable()
 
 
