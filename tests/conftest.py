@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import settings
 
 settings.register_profile("kdsearch", deadline=None, max_examples=30)  # a busy machine is no fault of the code
 settings.load_profile("kdsearch")
+
+gc.disable()  # until all tests are there: they and what they import are millions of objects that stay
 
 LISTED = Path(__file__).with_name("allowed_skips.txt")
 SLOW = Path(__file__).with_name("slow_tests.txt")
@@ -37,6 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("slow")
         if not found and file in files and not any("::" in each for each in config.args):
             raise pytest.UsageError(f"{SLOW.name}: no test is called {glob}")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now is not gone through again and again: a twentieth of the time of all tests."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # what stays grows slowly, so that the usual ones would be met often
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -65,6 +75,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Stored latencies and prepared data of the tests stay out of the user's cache."""
     if "KDSEARCH_CACHE" not in os.environ:
         monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _brief_latencies() -> Iterator[None]:
+    """Files are timed for a tenth of a second, not for half of one: what is measured is looked at in tests/deploy alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdsearch.deploy.latency.WARM_UP_S", 0.01)
+        patch.setattr("kdsearch.deploy.latency.LEAST_S", 0.02)
+        yield
 
 
 @pytest.fixture

@@ -80,10 +80,10 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
 
 
 def _called(arguments: Sequence[str] | None) -> object:
-    from kdsearch.cli.app import app
+    from kdsearch.cli.app import command
 
     _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
-    code = app(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
+    code = command()(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
     sys.stdout.flush()
     return code
 

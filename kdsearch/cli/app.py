@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import typer
+from typer.main import get_command
 
 from kdsearch.cli import (
     bench,
@@ -62,3 +66,9 @@ app.command("clean")(clean.clean)
 app.command("score")(score.score)
 app.add_typer(bench.app, name="bench")
 app.add_typer(plugins.app, name="plugins")
+
+
+@cache
+def command() -> Callable[..., object]:
+    """What the table makes of a command line. Reading the verbs' signatures takes longer than most of them: once a process."""
+    return get_command(app)

@@ -15,6 +15,7 @@ from kdsearch.limits import STUDY_BYTES, STUDY_DEPTH, STUDY_TEXT, STUDY_VALUES, 
 from kdsearch.store.inputs import content
 
 MERGE = "tag:yaml.org,2002:merge"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # what no text has: it may have tabs and ends of lines
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ def _decode(data: bytes, file: Path | None) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise StudyError("not a text file (bytes that are no UTF-8)", file=file, line=line, expected="YAML") from None
     for number, each in enumerate(text.split("\n"), 1):
-        bad = next((c for c in each if (ord(c) < 32 and c not in "\t\r") or ord(c) == 127), None)
+        bad = CONTROL.search(each)
         if bad is not None:
-            raise StudyError(f"not a text file (byte {ord(bad):#04x})", file=file, line=number, expected="YAML")
+            raise StudyError(f"not a text file (byte {ord(bad[0]):#04x})", file=file, line=number, expected="YAML")
     return text
 
 

@@ -167,17 +167,20 @@ def test_a_failed_export_leaves_the_old_file(folder):
     assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "flipped", "folder"])
-def test_a_corrupt_or_foreign_file_is_named(kind, tmp_path, folder):
-    file = tmp_path / "model.onnx"
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A file's bytes."""
+    file = folder / "whole.onnx"
     EXPORTER.write(graph_of(trained("mlp")), batch_of(image=digits()[0][:2]), file)
-    whole = file.read_bytes()
-    if kind == "missing":
-        file.unlink()
-    elif kind == "folder":
-        file.unlink()
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "flipped", "folder"])
+def test_a_corrupt_or_foreign_file_is_named(kind, tmp_path, whole):
+    file = tmp_path / "model.onnx"
+    if kind == "folder":
         file.mkdir()
-    else:
+    elif kind != "missing":
         bad = {"empty": b"", "text": b"not a model at all", "cut": whole[: len(whole) // 2]}
         file.write_bytes(bad.get(kind, whole.replace(b"Gemm", b"Germ")))
     with pytest.raises(ArtifactError) as caught:

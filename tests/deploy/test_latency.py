@@ -11,7 +11,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdsearch.deploy import latency
 from kdsearch.deploy.canonical import graph_key
-from kdsearch.deploy.latency import LEAST_RUNS, REPEATS, Latency, latency_key, measure, measure_call, stored
+from kdsearch.deploy.latency import (
+    LEAST_RUNS,
+    LEAST_S,
+    REPEATS,
+    WARM_UP_S,
+    Latency,
+    latency_key,
+    measure,
+    measure_call,
+    stored,
+)
 from kdsearch.errors import ArtifactError
 from kdsearch.kit.onnx import save_onnx
 from kdsearch.store.cache import cache_folder
@@ -56,6 +66,13 @@ def mlp(seed=0, width=6, prefix="", swapped=False, shape=(-1, 2, 3), alpha=0.1):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _not_brief(monkeypatch):
+    """Timed as users' files are, unlike those of other tests."""
+    monkeypatch.setattr(latency, "WARM_UP_S", WARM_UP_S)
+    monkeypatch.setattr(latency, "LEAST_S", LEAST_S)
 
 
 @pytest.fixture

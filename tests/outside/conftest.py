@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdsearch.cli import main
 from kdsearch.store.files import read_lines
 
 HERE = Path(__file__).parent
@@ -36,6 +39,8 @@ def killed_in(study: Path, folder: Path, stage: str, begin: Run = start) -> None
         if any(each["event"] == "stage" and each["stage"] == stage for each in begun):
             process.kill()
             break
+        with suppress(subprocess.TimeoutExpired):  # without, reading takes a core from what it waits for
+            process.wait(0.1)
     _, err = process.communicate()
     assert process.returncode == -signal.SIGKILL, err
 
@@ -44,6 +49,16 @@ def ended(study: Path, folder: Path, begin: Run = start, **environment: str) -> 
     out, err = begin(study, folder, **environment).communicate()
     assert "Traceback" not in err, err
     found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def ended_here(study: Path, folder: Path) -> dict[str, Any]:
+    """What `ended` gives, by the command line in this process, which has imported torch already."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.syspath_prepend(str(HERE))
+        patch.setenv("KDSEARCH_CACHE", str(folder.parent / "cache"))
+        assert main(["run", str(study), "--dir", str(folder), "--json"]) == 0
+    found: dict[str, Any] = json.loads(out.getvalue())
     return found
 
 

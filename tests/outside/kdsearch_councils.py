@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field as Option
-from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +56,8 @@ class CaptionedSplit:
     """Digits of 8x8 with a caption each: the number's name among letters that say nothing."""
 
     def __init__(self, n: int) -> None:
+        from sklearn.datasets import load_digits  # two seconds, in every process that only looks at what is installed
+
         digits, rng = load_digits(), Generator().manual_seed(5)
         self.ids = tuple(f"digit-{i:04d}" for i in range(n))
         self.labels = torch.tensor(digits.target[:n])

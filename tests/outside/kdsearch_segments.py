@@ -121,8 +121,7 @@ class Segmentation(Task[NoOptions]):
 
 def mean_iou(sums: Tensor) -> float:
     """(K, 2) intersections and unions -> mean over the classes that occur."""
-    inside, union = sums[:, 0], sums[:, 1]
-    return float((inside[union > 0] / union[union > 0]).mean())
+    return float((sums[:, 0] / sums[:, 1]).nanmean())  # 0 / 0 is none
 
 
 class MeanIou(Metric[NoOptions]):

@@ -16,7 +16,7 @@ from kdsearch.host import Host
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
-from tests.outside.conftest import HERE, ended, killed_in
+from tests.outside.conftest import HERE, ended_here, killed_in
 
 SHAPE = (1, 16, 16)
 
@@ -47,13 +47,13 @@ def chained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The study's folder and result, after a SIGKILL in `export`."""
     folder = tmp_path_factory.mktemp("chained") / "study"
     killed_in(HERE / "chained.yaml", folder, "export")
-    return folder, ended(HERE / "chained.yaml", folder)
+    return folder, ended_here(HERE / "chained.yaml", folder)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("pair") / "study"
-    return folder, ended(HERE / "pair.yaml", folder)
+    return folder, ended_here(HERE / "pair.yaml", folder)
 
 
 def test_the_chain_goes_on_after_a_kill(chained):

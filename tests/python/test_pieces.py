@@ -26,6 +26,7 @@ from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 10
+TRACED = {"use": "onnx", "options": {"engine": "torchscript"}}  # a tenth of dynamo's time
 
 
 def test_terms_and_gradients_are_those_of_the_formula():
@@ -167,7 +168,9 @@ def test_the_program_beside_a_file_answers_as_the_network(tmp_path):
     pixels = (IMAGES * 255).round()
     given = {"mean": 0.5, "std": 0.25}
     for name in ("first.onnx", "net.onnx"):  # the second one takes the program over
-        found = kdsearch.export(net, (pixels / 255 - 0.5) / 0.25, tmp_path / name, labels=labels, normalize=given)
+        found = kdsearch.export(
+            net, (pixels / 255 - 0.5) / 0.25, tmp_path / name, exporter=TRACED, labels=labels, normalize=given
+        )
     Image.fromarray(pixels[0, 0].numpy().astype(np.uint8)).save(tmp_path / "image.png")
     words = [sys.executable, str(found.predict), str(tmp_path / "image.png"), "--top", "1"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
@@ -213,7 +216,7 @@ def test_files_that_go_along_lie_beside_it_and_in_its_card(tmp_path):
         assert made.files[0].read_bytes() == words
         named = json.loads(made.card.read_text())["facts"]["product"]["files"]
         assert named == ["net-names.txt", "net-scale.bin"]
-    alone = kdsearch.export(teacher(0), IMAGES, tmp_path / "alone.onnx")
+    alone = kdsearch.export(teacher(0), IMAGES, tmp_path / "alone.onnx", exporter=TRACED)
     assert alone.files == ()
     assert "facts" not in json.loads(alone.card.read_text())
     (tmp_path / "alone-names.txt").write_bytes(b"mine")
@@ -224,9 +227,11 @@ def test_files_that_go_along_lie_beside_it_and_in_its_card(tmp_path):
         ("names.txt", "cats", r"files: 'names.txt' is str. Expected bytes by name"),
     ):
         with pytest.raises(StudyError, match=message):
-            kdsearch.export(teacher(1), IMAGES, tmp_path / "alone.onnx", files={name: content})
+            kdsearch.export(teacher(1), IMAGES, tmp_path / "alone.onnx", exporter=TRACED, files={name: content})
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert kdsearch.export(teacher(1), IMAGES, tmp_path / "alone.onnx", files={"names.txt": b"mine"}).files
+    assert kdsearch.export(
+        teacher(1), IMAGES, tmp_path / "alone.onnx", exporter=TRACED, files={"names.txt": b"mine"}
+    ).files
 
 
 def test_a_file_that_answers_otherwise_is_not_written(tmp_path):
@@ -236,9 +241,12 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path):
     images = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     asked = {"quantize": {"use": "int4", "options": {"block": 64}}}
     with pytest.raises(RefusedError, match=r"% of its answers are the network's\. Expected at least 0\.999"):
-        kdsearch.export(net, images, tmp_path / "net.onnx", **asked, min_agreement=0.999)
+        kdsearch.export(net, images, tmp_path / "net.onnx", exporter=TRACED, **asked, min_agreement=0.999)
     assert list(tmp_path.iterdir()) == []
-    assert kdsearch.export(net, images, tmp_path / "net.onnx", **asked, min_agreement=0.1).top1_agreement < 0.999
+    assert (
+        kdsearch.export(net, images, tmp_path / "net.onnx", exporter=TRACED, **asked, min_agreement=0.1).top1_agreement
+        < 0.999
+    )
 
 
 class Shifted(OnnxExporter):

@@ -107,13 +107,13 @@ def finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(result=RESULTS, evidence=of("candidates", "trials", "objectives", "curves", "ladder", "finals", "weightings"))
 def test_any_json_renders(result: dict[str, Any], evidence: dict[str, Any]) -> None:
     checked(result, evidence)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     candidates=st.lists(CANDIDATE, max_size=6),
     trials=st.lists(TRIAL | of("objectives", values=of("accuracy", "latency_ms")), max_size=6),

@@ -19,7 +19,7 @@ from kdsearch.study import load_study
 from kdsearch.study.summary import budget, final_epochs, trainings
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Progress
-from tests.stages.tiny import LESS, run_tiny, write_study
+from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
 
 NAMES = "winner-0", "winner-1", "winner-2"
 
@@ -242,12 +242,12 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone_in, after):
     ids=["a compromise", "one epoch", "a pick that is no quality", "an objective that is none"],
 )
 def test_what_validation_does_not_decide_has_no_finalists(sets, after):
-    run_tiny(after, *SETS, *sets)
+    run_up_to(after, "distill", *SETS, *sets)
     assert facts_of(after)["rung"] == []
 
 
 def test_of_two_objectives_there_are_finalists_of_the_first(after):
-    run_tiny(after, *SETS, "objectives={accuracy: max, params: min}")
+    run_up_to(after, "distill", *SETS, "objectives={accuracy: max, params: min}")
     facts = facts_of(after)
     first, other = facts["rung"]
     assert first["score"] >= other["score"]
@@ -257,7 +257,7 @@ def test_of_two_objectives_there_are_finalists_of_the_first(after):
 def test_their_epochs_count(after):
     """For the control that has as many, and for what a study says it would do."""
     sets = (*SETS, "distill.epochs=4", "distill.controls=[no_search]")
-    run_tiny(after, *sets)
+    run_up_to(after, "distill", *sets)
     facts = facts_of(after)
     assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2
     study = load_study(write_study(after), Host.load(), sets=sets)
@@ -306,20 +306,20 @@ def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others
 
 
 def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):
-    """6 trials of 2 epochs, two of them stopped after one, leave 14 of 24 to finalist and winner: 4 and 10, not 3 and 9."""
-    stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=9")
-    sets = (*SETS, "search.proxy=params", *stopped, "distill.controls=[baseline, no_search]")
-    result = run_tiny(tmp_path, *sets, "distill.leftover=true")
+    """6 trials of 2 epochs, two of them stopped after one, leave 10 of 20 to finalist and winner: 3 and 7, not 2 and 6."""
+    stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=6")
+    sets = (*SETS, "search.proxy=params", *stopped)
+    result = run_tiny(tmp_path, *sets, "distill.leftover=true", "distill.controls=[baseline, no_search]")
     facts = facts_of(tmp_path)
-    assert [row["epochs"] for row in facts["rung"]] == [4, 4]
+    assert [row["epochs"] for row in facts["rung"]] == [3, 3]
     assert {name: len(run["history"]) for name, run in facts["runs"].items()} == {
-        facts["winner"]: 10,
-        "baseline": 10,
-        "no_search": 10 + 10 + 4,
+        facts["winner"]: 7,
+        "baseline": 7,
+        "no_search": 10 + 7 + 3,
     }
-    assert "The student trained for 10 epochs: 9, and 1 that the trials left." in result["notes"]
-    run_tiny(tmp_path, *sets)
-    assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [9, 0]
+    assert "The student trained for 7 epochs: 6, and 1 that the trials left." in result["notes"]
+    run_up_to(tmp_path, "distill", *sets)
+    assert [facts_of(tmp_path)["epochs"], facts_of(tmp_path)["leftover"]] == [6, 0]
 
 
 @pytest.mark.parametrize("finalists", [1, 2])

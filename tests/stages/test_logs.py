@@ -20,7 +20,7 @@ from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
 from kdsearch.kinds import Logger, NoOptions, Run, Trial
 from kdsearch.search.trials import TrialLog
-from tests.stages.tiny import LESS, events, made, run_tiny, settled, watching
+from tests.stages.tiny import LESS, events, made, run_tiny, run_up_to, settled, watching
 
 STUDY = (
     *LESS,
@@ -181,7 +181,7 @@ def test_a_trial_that_is_judged_after_a_stop_keeps_its_curves(
         patch.setattr(TrialLog, "put", cut_off)
         with pytest.raises(InterruptedRun):
             run_tiny(tmp_path, *STUDY, CSV)
-    run_tiny(tmp_path, *STUDY, CSV)
+    run_up_to(tmp_path, "refine", *STUDY, CSV)
     assert told(tmp_path / "study")[f"trial {pruned}"] == told(logged)[f"trial {pruned}"]
 
 
@@ -220,7 +220,7 @@ def test_loggers_that_fail_change_nothing(
 
 
 def test_runs_are_told_as_they_go(plain: dict[str, Any], tmp_path: Path) -> None:
-    run_tiny(tmp_path, *STUDY, "run.log=[kept]", host=host())
+    run_up_to(tmp_path, "refine", *STUDY, "run.log=[kept]", host=host())
     first = [run for run in SEEN if run.name == "trial 0"]
     assert [run.state for run in first] == ["running", "paused", "running", "complete"]
     lengths = [len(run.curves.get("loss", ())) for run in first]

@@ -12,7 +12,7 @@ from kdsearch.stages.starts import starts_of
 from kdsearch.stages.trial_facts import offered
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
-from tests.stages.tiny import LESS, run_tiny
+from tests.stages.tiny import LESS, run_tiny, run_up_to
 
 RECIPE = (
     "recipe={distillers: [{use: kd, weight: search, options: {temperature: search}}, {use: sp, weight: search, optional: true}],"
@@ -74,7 +74,8 @@ def test_the_largest_and_the_cheapest_are_tried_with_the_plain_recipe(controller
 
 
 def test_a_network_that_is_largest_both_ways_is_tried_once(tmp_path):
-    run_tiny(tmp_path, *SETS, "refine.first=[largest]", "student.spec={depths: [1, 1, 1], widths: {choices: [4, 8]}}")
+    widths = "student.spec={depths: [1, 1, 1], widths: {choices: [4, 8]}}"
+    run_up_to(tmp_path, "refine", *SETS, "refine.first=[largest]", "refine.trials=4", widths)
     candidates, facts, trials = read(tmp_path)
     top = max(candidates, key=lambda row: row["params"])
     assert top["macs"] == max(row["macs"] for row in candidates)
@@ -84,7 +85,7 @@ def test_a_network_that_is_largest_both_ways_is_tried_once(tmp_path):
 
 
 def test_nothing_first_leaves_the_choice_to_the_controller(tmp_path):
-    run_tiny(tmp_path, *SETS, "refine.first=[]", "refine.controller=random", "refine.trials=2")
+    run_up_to(tmp_path, "refine", *SETS, "refine.first=[]", "refine.controller=random", "refine.trials=2")
     _, facts, trials = read(tmp_path)
     assert (facts["first"], len(trials)) == ([[], []], 2)
 
@@ -124,7 +125,7 @@ def test_of_one_network_nobody_says_that_nothing_was_found(tmp_path):
 
 
 def test_the_cheapest_of_what_costs_nothing_is_nothing(tmp_path):
-    run_tiny(tmp_path, *SETS, "refine.first=[cheapest]", "refine.trials=1")
+    run_up_to(tmp_path, "refine", *SETS, "refine.first=[cheapest]", "refine.trials=1")
     _, facts, _ = read(tmp_path)
     assert facts["first"] == [[]]
 
@@ -139,7 +140,7 @@ def test_the_best_of_each_other_family_is_tried_with_the_recipe_of_the_best(tmp_
         "constraints={}",
         "search.candidates=6",
     )
-    run_tiny(tmp_path, *SETS, *sets)
+    run_up_to(tmp_path, "refine", *SETS, *sets)
     candidates, facts, trials = read(tmp_path)
     own = {row["key"]: row for row in candidates}
     begun = [(trial, whats) for trial, whats in zip(trials, facts["first"], strict=True) if whats]

@@ -20,7 +20,7 @@ from kdsearch.stages.starts import Start, what_was_tried
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
-from tests.stages.tiny import LESS, is_stage, run_tiny, watching, write_study
+from tests.stages.tiny import LESS, is_stage, run_up_to, watching, write_study
 
 NAMES = ("task", "kd.kl")
 
@@ -122,7 +122,7 @@ def begun(tmp_path_factory):
     """The folder of a study that begins with scored weightings, since its data hide labels."""
     folder = tmp_path_factory.mktemp("begun")
     defaults = [each for each in LESS if not each.startswith("refine.weightings")]
-    run_tiny(folder, *defaults, RECIPE, "refine.first=[scored, largest]", "refine.trials=4")
+    run_up_to(folder, "refine", *defaults, RECIPE, "refine.first=[scored, largest]", "refine.trials=4")
     return folder
 
 
@@ -153,12 +153,12 @@ def recipe_space(folder):
 
 
 def test_the_same_again(begun, tmp_path):
-    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
+    run_up_to(tmp_path, "refine", *LESS, *SCORED, "refine.trials=1")
     assert scored_of(tmp_path) == scored_of(begun)
 
 
 def test_without_scores_a_study_begins_with_the_plain_weighting(tmp_path):
-    run_tiny(tmp_path, *LESS, RECIPE, "refine.trials=1")
+    run_up_to(tmp_path, "refine", *LESS, RECIPE, "refine.trials=1")
     assert trials_of(tmp_path)[0]["values"] == recipe_space(tmp_path).default()
     assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
 
@@ -185,7 +185,7 @@ def test_by_themselves_they_are_scored_where_labels_are_hidden(sets, wanted, tmp
     ids=["fixed", "no teacher"],
 )
 def test_nothing_is_scored_where_no_weight_is_open(recipe, tmp_path):
-    run_tiny(tmp_path, *LESS, f"recipe={recipe}", "refine.trials=1", "refine.weightings=true")
+    run_up_to(tmp_path, "refine", *LESS, f"recipe={recipe}", "refine.trials=1", "refine.weightings=true")
     assert not list((tmp_path / "study" / "artifacts").glob("refine-*/weightings.json"))
 
 
@@ -200,9 +200,9 @@ def test_ctrl_c_is_heeded_between_settings_and_the_study_goes_on(tmp_path):
     sets = (*LESS, *SCORED, "refine.trials=1")
     host = watching(lambda event: signal.raise_signal(signal.SIGINT) if is_stage(event, "refine") else None)
     with pytest.raises(InterruptedRun):
-        run_tiny(tmp_path, *sets, host=host)
+        run_up_to(tmp_path, "refine", *sets, host=host)
     assert not list((tmp_path / "study").glob("**/weightings.json"))
-    run_tiny(tmp_path, *sets)
+    run_up_to(tmp_path, "refine", *sets)
     best = max(scored_of(tmp_path), key=lambda each: each["score"])
     assert trials_of(tmp_path)[0]["values"] == best["values"]
 
@@ -268,5 +268,5 @@ def test_options_at_which_a_trial_would_fail_are_left_out(error, tmp_path, monke
         return measured_there(*given)
 
     monkeypatch.setattr(weightings, "_gradients", sometimes)
-    run_tiny(tmp_path, *LESS, *SCORED, "refine.trials=1")
+    run_up_to(tmp_path, "refine", *LESS, *SCORED, "refine.trials=1")
     assert len(scored_of(tmp_path)) == SETTINGS // 2 * DRAWS

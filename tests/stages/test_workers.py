@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kdsearch.builtin.processes import Processes
 from kdsearch.cli import main
 from kdsearch.errors import InterruptedRun
 from tests.stages.tiny import LESS, facts_of, is_stage, run_tiny, settled, watching
@@ -25,14 +26,16 @@ def alone(folder: Path, *study: str) -> dict[str, Any]:
 
 
 def begun(folder: Path, *study: str) -> None:
-    """A study whose trials are to come."""
+    """A study whose trials are to come. What comes before them is done in this process: another one takes seconds to start."""
 
     def seen(event: Any) -> None:
         if is_stage(event, "refine"):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(InterruptedRun):
-        run_tiny(folder, *study, host=watching(seen))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Processes, "remote", False)
+        with pytest.raises(InterruptedRun):
+            run_tiny(folder, *study, host=watching(seen))
 
 
 def joined(folder: Path) -> subprocess.Popen[str]:
@@ -82,7 +85,7 @@ def test_what_it_did_goes_on_without_it(tmp_path: Path, number: signal.Signals) 
 
 
 def test_a_study_that_takes_no_workers_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_tiny(tmp_path, *LESS)
+    begun(tmp_path, *LESS)
     assert main(["worker", str(tmp_path / "study")]) == 2
     assert "executor 'inprocess', which takes no workers" in capsys.readouterr().err
     assert not (tmp_path / "study" / "workers").exists()

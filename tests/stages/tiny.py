@@ -11,9 +11,10 @@ from typing import Any
 
 from kdsearch.hooks import hookimpl
 from kdsearch.host import Host
+from kdsearch.stages.run import run_stages
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.study import load_study
-from kdsearch.verbs.run import run_study
+from kdsearch.verbs.run import at_work, run_study
 
 TEXT = """\
 name: tiny
@@ -81,6 +82,14 @@ def run_tiny(
     host = host or Host.load()
     study = load_study(write_study(folder, text), host, sets=sets, seed=seed)
     return run_study(study, host, folder / "study", workers=workers, progress=False, checkpoint_s=checkpoint_s)
+
+
+def run_up_to(folder: Path, stage: str, *sets: str, host: Host | None = None) -> None:
+    """The study in `folder`/study as far as a stage, in this process: what comes after it takes half of the time."""
+    host = host or Host.load()
+    study = load_study(write_study(folder), host, sets=sets)
+    with at_work(study, host, folder / "study", progress=False) as (materials, tools):
+        run_stages(materials, tools, stage)
 
 
 def settled(result: Mapping[str, Any]) -> dict[str, Any]:

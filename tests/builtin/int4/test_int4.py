@@ -19,7 +19,7 @@ from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.files import open_session, read_onnx, tuned_options
 from kdsearch.kinds import Field, Graph
 from kdsearch.kinds.options import declared_range, validate
-from tests.deploy.nets import LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
+from tests.deploy.nets import LOGITS, NETS, Lstm, Tokens, batch_of, digits
 
 EXPORTER = OnnxExporter(OnnxOptions())
 
@@ -27,14 +27,6 @@ EXPORTER = OnnxExporter(OnnxOptions())
 def accuracy(file):
     _, _, x, y = digits()
     return float((EXPORTER.load(file)(x)["logits"].argmax(1) == y).float().mean())
-
-
-@pytest.fixture(scope="module")
-def fp32(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fp32")
-    for name in NETS:
-        EXPORTER.write(graph_of(trained(name)), batch_of(image=digits()[0][:2]), folder / f"{name}.onnx")
-    return folder
 
 
 def quantise(file, **options):
