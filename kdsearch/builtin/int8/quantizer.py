@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ from torch import nn
 from kdsearch.builtin.int8.choices import Layers, Row, better, mixed, most_sensitive, read_inputs
 from kdsearch.builtin.int8.equalize import bias_shifts, equalized, shifted
 from kdsearch.builtin.int8.ranges import Method, observed, range_of
+from kdsearch.builtin.int8.ready import WEIGHTED, ready
 from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Compressor, Judge, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import anonymous, read_onnx, save_onnx
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")  # what onnxruntime computes in INT8 with ranges taken at each call
-OPSET = 13  # the first one that has a scale for each channel
 LIMIT = 64  # the largest integer of a weight in 7 bits
 
 
@@ -124,9 +122,7 @@ class Int8(Compressor[Int8Options]):
         mode = asked.mode
         with quiet(), tempfile.TemporaryDirectory(prefix=f".{file.stem}-", dir=file.parent) as folder:
             work = Path(folder)
-            model = _prepared(file, work / "ready.onnx")
-            _name_nodes(model)
-            _fold_beta(model)
+            model = ready(file, work / "ready.onnx", asked.per_channel)
             if mode == "auto" and not _is_sequential(model):
                 mode = "static"
             if mode == "dynamic":
@@ -330,22 +326,6 @@ def _is_sequential(model: Any) -> bool:
     return bool({node.op_type for node in model.graph.node} & {"LSTM", "LayerNormalization", "Softmax"})
 
 
-def _prepared(file: Path, made: Path) -> Any:
-    """The model with batch norms folded and every shape known that can be: a tensor of unknown type stays float."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    model, raised = read_onnx(file), made.with_name("raised.onnx")
-    raise_opset(model, OPSET)
-    save_onnx(model, raised)
-    source, target = str(raised.resolve()), str(made.resolve())
-    with contextlib.chdir(made.parent):  # where it gives up it leaves what it has in the folder that the process is in
-        try:
-            quant_pre_process(source, target)
-        except Exception:  # the symbolic inference raises bare Exceptions at operators it has no rule for
-            quant_pre_process(source, target, skip_symbolic_shape=True)
-    return read_onnx(made)
-
-
 class _Reader:
     """What onnxruntime pulls calibration samples from; `rewind` because a reader ends after one pass.
 
@@ -396,31 +376,6 @@ def _layers_only(model: Any, operators: str) -> bool:
 def _is_layer(node: Any, model: Any) -> bool:
     weights = {each.name for each in model.graph.initializer}
     return node.op_type in WEIGHTED and any(name in weights for name in node.input)
-
-
-def _name_nodes(model: Any) -> None:
-    """Every node gets a name: the ones to leave out are named to onnxruntime."""
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-
-
-def _fold_beta(model: Any) -> None:
-    """A bias that a Gemm scales takes the factor in: onnxruntime's quantisation gets such a sum wrong."""
-    from onnx import numpy_helper
-
-    tensors = {each.name: each for each in model.graph.initializer}
-    readers = Counter(name for graph in subgraphs(model.graph) for node in graph.node for name in node.input)
-    for node in model.graph.node:
-        beta = next((each for each in node.attribute if each.name == "beta" and node.op_type == "Gemm"), None)
-        if beta is None or beta.f == 1 or len(node.input) < 3 or node.input[2] not in tensors:
-            continue
-        tensor = tensors[node.input[2]]
-        if readers[tensor.name] > 1:
-            tensor = model.graph.initializer.add()
-            tensor.name = f"{node.name}.bias"
-        values = numpy_helper.to_array(tensors[node.input[2]])
-        tensor.CopyFrom(numpy_helper.from_array((beta.f * values).astype(values.dtype), tensor.name))
-        node.input[2], beta.f = tensor.name, 1.0
 
 
 @contextmanager

@@ -270,9 +270,71 @@ def test_a_table_whose_rows_a_product_reads(mode, tmp_path):
     assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("shape", [(1, 24), (1,), ()])
+def test_a_bias_may_have_any_shape_that_is_added_to_each_sample(shape, tmp_path):
+    w, b, x = drawn(64, 24), drawn(*shape), drawn(32, 64)
+    file = file_of(
+        tmp_path / "f.onnx", [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], [64], [24], {"w": w, "b": b}
+    )
+    got, exact = answers(file, x), x @ w + b
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def conv(kind, name, x, y):
+    return helper.make_node(kind, [x, name], [y], pads=[1, 1, 1, 1])
+
+
+READ_TWICE = {
+    "as it is and transposed": ((16, 64), [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
+                                           helper.make_node("MatMul", ["h", "w"], ["y"])], (64, 64)),
+    "forward and back": ((4, 8, 9, 9), [conv("Conv", "w", "x", "h"), conv("ConvTranspose", "w", "h", "y")], (8, 8, 3, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("how", list(READ_TWICE))
+def test_a_weight_whose_outputs_lie_along_two_axes(how, per_channel, tmp_path):
+    """Rows of very different sizes: scales along the other axis would be far off. Beside torch's answers in float."""
+    shape, nodes, weight = READ_TWICE[how]
+    x, w = drawn(*shape), drawn(*weight) * np.exp(0.5 * drawn(weight[0], *[1] * (len(weight) - 1)))
+    file = file_of(tmp_path / "f.onnx", nodes, shape[1:], shape[1:], {"w": w.astype(np.float32)})
+    a, b = torch.from_numpy(x), torch.from_numpy(w)
+    if len(weight) == 2:
+        exact = (a @ b.T @ b).numpy()
+    else:
+        exact = torch.conv_transpose2d(torch.conv2d(a, b, padding=1), b, padding=1).numpy()
+    got = answers(file, x, per_channel=per_channel)
+    assert np.linalg.norm(got - exact) < (0.03 if per_channel else 0.08) * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("by", ["a product", "a branch"])
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_table_that_others_read_too(mode, by, tmp_path):
+    table, x = drawn(32, 32), np.arange(32)
+    nodes = [helper.make_node("Gather", ["t", "x"], ["e"]), helper.make_node("MatMul", ["e", "t"], ["y"])]
+    if by == "a branch":
+        branches = {
+            which: helper.make_graph(
+                [helper.make_node("MatMul", ["e", "t"], [which])],
+                "g",
+                [],
+                [helper.make_tensor_value_info(which, 1, None)],
+            )
+            for which in ("then_branch", "else_branch")
+        }
+        nodes[1:] = [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Greater", ["most", "two"], ["yes"]),
+            helper.make_node("If", ["yes"], ["y"], **branches),
+        ]
+    file = file_of(tmp_path / "f.onnx", nodes, [], [32], {"t": table, "two": np.asarray(2)}, kind=7)
+    got, exact = answers(file, x, mode=mode), table[x] @ table
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
 def test_what_onnxruntime_cannot_quantise_is_refused(tmp_path):
-    """A bias of one number for all outputs, with a scale for each of them."""
-    nodes, tensors = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": drawn(64, 24), "b": drawn(1)}
+    """A bias of another row for each sample of two."""
+    nodes, tensors = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": drawn(64, 24), "b": drawn(2, 24)}
     file = file_of(tmp_path / "f.onnx", nodes, [64], [24], tensors)
     with pytest.raises(RefusedError, match="onnxruntime's quantiser fails: "):
         answers(file, drawn(32, 64))
