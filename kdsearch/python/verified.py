@@ -20,6 +20,7 @@ from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import about_part, card_name, texts
+from kdsearch.stages.one_file import theirs
 from kdsearch.stages.products import described
 from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_json
@@ -73,11 +74,12 @@ class Source:
 
 
 def rewritten(source: Source, file: Path, quantize: Named) -> Call:
-    """The quantised file of a network, opened; nothing is compared."""
+    """The quantised file of a network, opened; nothing is compared. Raise RefusedError for a file that cannot be opened."""
     source.exporter.write(source.graph, source.samples, file)
     _, quantizer = capability("quantizer", quantize)
-    quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
-    return source.exporter.load(file)
+    with theirs():
+        quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
+        return source.exporter.load(file)
 
 
 def verified_file(
@@ -118,15 +120,18 @@ def verified_file(
             elsewhere = quantizer.elsewhere
             plan = quantizer.plan(_Subject(source.model, source.io))
             log, quantizer.watch, quantizer.judge = tuple(plan.log), source.watch, source.judge
-            quantizer.rewrite(final, plan, source.calibration)
+            with theirs():
+                quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
         ends = made.ends(graph, source.about.get("preprocessing") or {})
         inside = dict(ends.about) if ends is not None else {}
+        with theirs():
+            if ends is not None:
+                made.finish(final, ends)
+            made.label(final, texts({**source.about, "inside": inside}))
+            call = made.load(final)
         if ends is not None:
-            made.finish(final, ends)
             graph, batch = ends.graph, _as_read(ends, graph, batch)
-        made.label(final, texts({**source.about, "inside": inside}))
-        call = made.load(final)
         found = compare(
             module_call(graph),
             call,

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import kdsearch
+from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
@@ -254,6 +255,29 @@ def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
     assert "worse than fp32's" in err
     assert not (tmp_path / "net-int8.onnx").exists()
     assert (tmp_path / "net-fp32.onnx").exists()
+
+
+@pytest.mark.parametrize("fails", ["the file", "a candidate"])
+def test_a_file_that_onnxruntime_does_not_take_is_refused_and_the_others_are_made(
+    fails, folder, tmp_path, monkeypatch, capsys
+):
+    import onnx
+
+    def rewrite(self, file, plan, feeds):
+        model = onnx.load(file)
+        model.opset_import[0].version = 99
+        onnx.save(model, file)
+        if fails == "a candidate":
+            open_session(file)
+
+    monkeypatch.setattr(Int8, "rewrite", rewrite)
+    asked = ["--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random"]
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 3
+    assert [each["format"] for each in found["exports"]] == ["onnx-fp32", "onnx-int4"]
+    (refused,) = found["refused"]
+    assert refused["reason"].startswith("the file that was written is refused by onnxruntime")
+    assert str(tmp_path) not in err
 
 
 class Off(nn.Module):
