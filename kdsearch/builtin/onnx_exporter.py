@@ -22,12 +22,11 @@ from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
-from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import LARGEST, anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
 LEGACY_OPSET = 20  # the last that the TorchScript exporter knows
-LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 
 # What the exporters say on every call and nobody can act on. Everything else still comes through.
 CHATTER = (

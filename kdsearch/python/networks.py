@@ -37,7 +37,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.file = file
-        self.session = open_session(file, 1, read_onnx(file))
+        self.session = open_session(file, 1, read_onnx(file, beside=True))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         return OnnxNetwork(self.file)
@@ -57,7 +57,7 @@ class OnnxNetwork(nn.Module):
         """How many numbers with a fraction the file holds."""
         import onnx
 
-        graph = read_onnx(self.file).graph
+        graph = read_onnx(self.file, beside=True).graph
         kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
         return sum(math.prod(each.dims) for each in graph.initializer if each.data_type in kinds)
 

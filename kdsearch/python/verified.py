@@ -16,6 +16,7 @@ from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
+from kdsearch.kit.onnx import external_files, read_onnx, save_onnx
 from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
@@ -107,7 +108,9 @@ def verified_file(
         target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
-        if source.fp32 is not None:
+        if source.fp32 is not None and external_files(source.fp32):
+            save_onnx(read_onnx(source.fp32, beside=True), fp32)
+        elif source.fp32 is not None:
             copy_parts(made, source.fp32, fp32)
         else:
             made.write(graph, batch, fp32)

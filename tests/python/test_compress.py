@@ -609,6 +609,56 @@ def test_a_file_that_lists_its_weights_as_inputs(tmp_path, capsys):
     assert [each["peak_bytes"] > 0 for each in found["exports"]] == [True, True]
 
 
+def in_two_files(source, target, location="net.onnx.data"):
+    """As torch.onnx.export writes it unless told otherwise."""
+    import onnx
+
+    onnx.save(onnx.load(source), target, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    model = onnx.load(target, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    onnx.save(model, target)
+    return target
+
+
+def test_a_file_whose_weights_lie_beside_it(folder, tmp_path, capsys):
+    """What is made of it is what is made of the file in one piece; measured, it is as large."""
+    file = in_two_files(folder / "net.onnx", tmp_path / "net.onnx")
+    asked = ["--format", "onnx-int8", "--calibration", "random"]
+    for source in (folder / "net.onnx", file):
+        code, _, err = run(capsys, source, "--out", tmp_path / source.parent.name, *asked)
+        assert code == 0, err
+    whole, own = (tmp_path / each.name for each in (folder, tmp_path))
+    assert (own / "net-int8.onnx").read_bytes() == (whole / "net-int8.onnx").read_bytes()
+    x = {"x": np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)}
+    answers = [open_session(each / "net-fp32.onnx").run(None, x)[0] for each in (whole, own)]
+    assert np.array_equal(*answers)
+    assert main(["bench", "onnx", str(file), "--rounds", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["bytes"] == file.stat().st_size + (tmp_path / "net.onnx.data").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("../net.onnx.data", "in '../net.onnx.data'. Expected a file in the same folder or below it."),
+        ("/etc/passwd", "in '/etc/passwd'. Expected a file in the same folder or below it."),
+        ("none.data", "its weights in 'none.data' are not there. Expected that file beside it."),
+        ("short.data", "its weights in another file cannot be read: "),
+    ],
+)
+def test_weights_that_cannot_be_taken_from_beside_a_file(location, said, folder, tmp_path, capsys):
+    (tmp_path / "short.data").write_bytes(b"123")
+    file = in_two_files(folder / "net.onnx", tmp_path / "net.onnx", location)
+    for asked in (
+        ["compress", str(file), "--out", str(tmp_path / "out"), "--format", "onnx-fp32"],
+        ["bench", "onnx", str(file)],
+    ):
+        assert main(asked) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):
     import onnx
 
