@@ -74,7 +74,8 @@ class OnnxNetwork(nn.Module):
         if dtype is None:
             raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
         is_image, is_class = side == "input" and len(shape) == 3, side == "output" and "int" in dtype
-        return Field(node.name, "image" if is_image else "class" if is_class else kind_of(shape), shape, dtype)
+        kind = "image" if is_image else "class" if is_class else kind_of(shape)
+        return Field(node.name, kind, shape, dtype, n_values=256 if dtype == "uint8" else None)  # pixels, most likely
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Raise ArtifactError where onnxruntime does not run the file on these."""

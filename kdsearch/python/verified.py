@@ -92,7 +92,7 @@ def verified_file(
     form: str,
     measure: Callable[[Call, Path], Mapping[str, Any]] | None = None,
 ) -> tuple[Parity, dict[str, Any]]:
-    """Write one format with its card; what the gates refuse leaves nothing behind.
+    """Write one format with its card; what the gates refuse leaves nothing behind, of an earlier call neither.
 
     Args:
         parity: of an fp32 file, see `export`. min_agreement: None = not asked.
@@ -102,6 +102,23 @@ def verified_file(
     Raises:
         RefusedError: the file fails or is too far off.
     """
+    try:
+        return _verified(source, target, quantize, parity, min_agreement, form, measure)
+    except RefusedError:
+        for each in (*source.exporter.parts(target), target.with_name(card_name(target.name))):
+            each.unlink(missing_ok=True)
+        raise
+
+
+def _verified(
+    source: Source,
+    target: Path,
+    quantize: Named | None,
+    parity: float,
+    min_agreement: float | None,
+    form: str,
+    measure: Callable[[Call, Path], Mapping[str, Any]] | None,
+) -> tuple[Parity, dict[str, Any]]:
     graph, made, batch = source.graph, source.exporter, source.samples
     name, bound = "fp32", parity if quantize is None else None
     with storing(target):

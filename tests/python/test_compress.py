@@ -248,13 +248,15 @@ def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, f
 
 
 def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
-    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop", "-1"]
-    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    """Nor is that of a run before, which kept its bound."""
+    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop"]
+    assert run(capsys, folder / "net.onnx", "--out", tmp_path, *asked, "1")[0] == 0
+    assert (tmp_path / "net-int8.onnx").exists()
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked, "-1")
     assert code == 3
     assert found["refused"][0]["format"] == "onnx-int8"
     assert "worse than fp32's" in err
-    assert not (tmp_path / "net-int8.onnx").exists()
-    assert (tmp_path / "net-fp32.onnx").exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["net-fp32.json", "net-fp32.onnx"]
 
 
 @pytest.mark.parametrize("fails", ["the file", "a candidate"])
@@ -518,7 +520,7 @@ def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
-def file_of(file, shape, classes=3, dtype=np.float32, answers="logits"):
+def file_of(file, shape, classes=3, dtype=np.float32, answers="logits", opset=21):
     """An ONNX file of one matrix product of what it reads, (N, *shape), or the class that is the largest of it."""
     import onnx
     from onnx import helper
@@ -537,8 +539,30 @@ def file_of(file, shape, classes=3, dtype=np.float32, answers="logits"):
         nodes[: 4 if answers == "class" else 3], "g", [helper.make_tensor_value_info("x", kind, ["n", *shape])],
         [each for each in out if each.name == answers], [onnx.numpy_helper.from_array(w, "w")],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), file)
     return file
+
+
+def test_an_older_file_that_reads_any_size(folder, tmp_path, capsys):
+    """Its operator set has no Shape of some axes; the finished file is compared with torch at three sizes."""
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), opset=11)
+    asked = ("--data", folder / "data.npz", "--format", "onnx-fp32", "--out", tmp_path / "out")
+    code, found, err = run(capsys, file, *asked, "--input", "any_size")
+    assert code == 0, err
+    assert found["exports"][0]["parity"]["relative"] < 1e-5
+
+
+def test_noise_for_a_file_that_reads_pixels_is_of_all_their_values(tmp_path, capsys):
+    """The range of what INT8 sees is that of 0..255."""
+    import onnx
+
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), dtype=np.uint8)
+    asked = ("--format", "onnx-int8", "--calibration", "random", "--out", tmp_path)
+    assert run(capsys, file, *asked)[0] == 0
+    model = onnx.load(tmp_path / "file-int8.onnx")
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    scale = next(tensors[node.input[1]] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    assert float(scale) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
