@@ -156,7 +156,8 @@ def test_what_cannot_be_done_is_said_of_the_option_it_was_asked_by(words, code, 
     """Before anything is recovered or written."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("kdsearch.python.compressed.recover", None)
-    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--format", "onnx-fp32"]
+    asked += ["--data", "data.npz"] if "--teacher" in words else ["--input-shape", "1,8,8"]
     asked += [] if code == 3 else ["--prune", "macs=0.6"]
     found, _, err = run(capsys, *asked, *words)
     assert (found, err[: len(said)]) == (code, said)
@@ -510,6 +511,28 @@ def test_a_backbone_is_not_fetched(monkeypatch):
         (["net.py"], "timm:NAME, torchvision:NAME"),
         (["net.onnx", "--format", "onnx-int9"], "onnx-int8"),
         (["none.onnx"], "there is no such file"),
+        (
+            ["net.onnx", "--data", "data.npz", "--teacher", "timm:resnet18"],
+            "--teacher: nothing here heeds it. Expected a",
+        ),
+        (["net.py:Net", "--prune", "macs=0.5", "--teacher", "timm:resnet18"], "--teacher: nothing here heeds it"),
+        (["net.py:Net", "--data", "data.npz", "--teacher", "timm:resnet18"], "--teacher: nothing here heeds it"),
+        (
+            ["net.py:Net", "--teacher-weights", "net.safetensors"],
+            "--teacher-weights: nothing here heeds it. Expected --teacher",
+        ),
+        (
+            ["net.onnx", "--data", "data.npz", "--qat-epochs", "4"],
+            "--qat-epochs: nothing here heeds it. Expected a torch network",
+        ),
+        (["net.py:Net", "--qat-epochs", "4"], "--qat-epochs: nothing here heeds it"),
+        (["net.onnx", "--max-drop", "0.0001"], "--max-drop: nothing here heeds it. Expected --data, by which"),
+        (["net.onnx", "--normalize", "foo"], "--normalize: nothing here heeds it. Expected --data"),
+        (
+            ["net.onnx", "--input-shape", "9,9,9"],
+            "--input-shape: nothing here heeds it. Expected none: the file or the data",
+        ),
+        (["net.py:Net", "--data", "data.npz", "--input-shape", "1,8,8"], "--input-shape: nothing here heeds it"),
         (["net.onnx", "--calibration", "none"], "data or random"),
     ],
 )
