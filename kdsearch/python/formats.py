@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,9 +127,8 @@ class Job:
         feeds = [
             {name: each[at : at + 32].numpy() for name, each in seen.tensors.items()} for at in range(0, len(seen), 32)
         ]
-        samples = samples_of(None, io, PROBE, self.seed)
-        if opened is not None:
-            samples = renamed(opened, io, next(iter(in_order(opened.arranged.split("test")))))
+        test = None if opened is None else lambda: _test_batches(opened, io)
+        samples = samples_of(None, io, PROBE, self.seed) if test is None else next(iter(test()))
         about = {"model": Path(self.called).name, **about_of(opened)}  # no path of this machine
         fixed = self.fixed if model is self.model else None
         notes: tuple[str, ...] = (
@@ -141,7 +140,14 @@ class Job:
         def watch(share: float, what: str) -> None:
             self.shown.at(done + share, what)
 
-        return Source(model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use)
+        return Source(
+            model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test
+        )
+
+
+def _test_batches(opened: Data, io: IO) -> Iterator[Batch]:
+    """All of the test split, by the graph's own names."""
+    return (renamed(opened, io, batch) for batch in in_order(opened.arranged.split("test")))
 
 
 def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:

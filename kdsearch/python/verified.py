@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Source:
     """What files are made from.
 
     Args:
-        samples: for comparison. calibration: inputs by name, for quantizers.
+        samples: for comparison. test: batches that agreement is taken over; None = `samples` alone.
+        calibration: inputs by name, for quantizers.
         about: labels, preprocessing and the model's name, for file and card.
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
@@ -68,6 +70,7 @@ class Source:
     along: tuple[str, ...] = ()
     judge: Judge | None = None
     opened_by: str = "onnx"
+    test: Callable[[], Iterable[Batch]] | None = None
 
     @property
     def graph(self) -> Graph:
@@ -150,7 +153,9 @@ def _verified(
                 made.finish(final, ends)
             made.label(final, texts({**source.about, "inside": inside}))
             call = made.load(final)
+        every: Iterable[Batch] = [batch] if source.test is None else source.test()
         if ends is not None:
+            every = map(partial(_as_read, ends, graph), every)
             graph, batch = ends.graph, _as_read(ends, graph, batch)
         found = compare(
             module_call(graph),
@@ -159,7 +164,7 @@ def _verified(
             graph.outputs,
             batch,
             sorted({1, 2, 5, len(batch)}),
-            [batch],
+            every,
             bound,
             lambda: exact_call(graph),
         )

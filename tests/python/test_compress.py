@@ -105,6 +105,18 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         assert card["latency_ms"] == row["latency_ms"]
 
 
+@pytest.mark.parametrize("reads", ["prepared", "pixels"])
+def test_agreement_is_of_the_whole_test_split(reads, folder, tmp_path, capsys):
+    """More than one batch of it."""
+    x, label = images(1500, 0)
+    np.savez(tmp_path / "more.npz", image=(255 * x).astype(np.uint8), label=label)
+    asked = ["--data", tmp_path / "more.npz", "--format", "onnx-int4", "--input", reads, "--out", tmp_path]
+    assert run(capsys, folder / "net.onnx", *asked)[0] == 0
+    metrics = json.loads((tmp_path / "net-int4.json").read_text())["metrics"]
+    assert metrics["top1_agreement_with_torch"]["n"] == metrics["quality"]["n"] == 300
+    assert metrics["top1_agreement_with_torch"]["value"] > 0.9
+
+
 @pytest.mark.parametrize("layout", ["pixels", "any_size"])
 def test_an_onnx_file_that_reads_pixels(layout, folder, tmp_path, capsys):
     """What prepares them stands before the network of the file; its answers are those of the file that was given."""
