@@ -1,15 +1,19 @@
-"""A network as onnxruntime's quantiser takes it: without batch norms, in names, biases and weights of each node's own kind."""
+"""A network before and after onnxruntime's quantisers: as they take it, and as what they made of it ships."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdsearch.kit.onnx import raise_opset, read_onnx, save_onnx, subgraphs
+from kdsearch.builtin.int8.tables import quantize_embeddings
+from kdsearch.errors import RefusedError
+from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx, subgraphs
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPSET = 13  # the first one that has a scale for each channel
@@ -104,3 +108,27 @@ def _channels_at(node: Any, at: int) -> int:
         return int(node.op_type == "ConvTranspose")
     transposed = any(each.name == ("transA", "transB")[at] and each.i for each in node.attribute)
     return -1 - int(transposed) if at else -2 + int(transposed)
+
+
+def is_layer(node: Any, model: Any) -> bool:
+    weights = {each.name for each in model.graph.initializer}
+    return node.op_type in WEIGHTED and any(name in weights for name in node.input)
+
+
+@contextmanager
+def theirs() -> Iterator[None]:
+    """Raise RefusedError for what onnxruntime's quantiser cannot write."""
+    try:
+        yield
+    except Exception as error:  # it raises whatever its parts do
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise RefusedError(f"onnxruntime's quantiser fails: {reason}") from error
+
+
+def finished(model: Any, per_channel: bool, keep_tables: bool) -> Any:
+    """What was quantised as it ships: with its embeddings in 8 bits, without what tells about the run."""
+    if not keep_tables:
+        quantize_embeddings(model, per_channel)
+    anonymous(model)
+    del model.graph.value_info[:]
+    return model
