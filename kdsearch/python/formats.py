@@ -14,7 +14,7 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.engine.feeds import in_order
-from kdsearch.errors import PluginError, RefusedError, UserError, nearest, one_of
+from kdsearch.errors import PluginError, RefusedError, TrialError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
@@ -230,7 +230,10 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
             call = rewritten(replace(source, model=model), Path(folder) / f"tried{source.exporter.suffix}", kind)
             return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
 
-    before = loss(job.model)
+    try:
+        before = loss(job.model)
+    except RefusedError:  # whoever writes the file says why
+        return None
     if before <= allowed + 1e-12:
         return None
     quantizer: Compressor[Any] = capability("quantizer", kind)[1]
@@ -240,12 +243,16 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
     )
     if model is job.model:
         return None
-    recover(
-        model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
-        lambda share, what: job.shown.at(job.shown.done, what),
-    )  # fmt: skip
-    settle(model.module)
-    after = loss(model)
+    try:
+        recover(
+            model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
+            lambda share, what: job.shown.at(job.shown.done, what),
+        )  # fmt: skip
+        settle(model.module)
+        after = loss(model)
+    except (RefusedError, TrialError) as error:  # the plain file may pass all the same
+        job.notes.append(f"{form.name}: training as quantised failed: {error.problem}")
+        return None
     job.notes.append(
         f"{form.name}: {before:.4f} worse than fp32 on validation, {after:.4f} after training as quantised"
     )

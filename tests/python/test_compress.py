@@ -18,15 +18,17 @@ from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
-from kdsearch.errors import StudyError
+from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph
+from kdsearch.python import formats
 from kdsearch.python.compressed import _text
 from kdsearch.python.networks import is_untrained, network
 from kdsearch.python.own_data import open_data
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
 from kdsearch.store import weights
+from kdsearch.training.tools import Progress
 
 CODE = """
 from torch import nn
@@ -237,7 +239,6 @@ def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, f
     """INT4 weights are unpacked at every call in a session as anybody opens it."""
     from kdsearch.deploy.files import read_onnx, stores_int4
     from kdsearch.deploy.latency import Latency
-    from kdsearch.python import formats
     from kdsearch.stages import costs
 
     def measure(file, inputs, threads=1, entries=None):
@@ -437,6 +438,33 @@ def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, mon
     code, found, _ = run(capsys, "net.py:Net", *asked, "--out", tmp_path, "--format", "onnx-int4")
     assert code == 0
     assert not [each for each in found["notes"] if "training as quantised" in each], "within its bound it is left alone"
+
+
+@pytest.mark.parametrize("fails", ["the plain file", "the training", "its file"])
+def test_where_training_as_quantised_fails_the_plain_file_is_taken(fails, folder, tmp_path, monkeypatch):
+    """It may pass all the same; if not, whoever writes it says why."""
+    opened = open_data(str(folder / "data.npz"), "auto", 0, Host.load())
+    made: dict[str, object] = {}
+    exec(CODE, made)
+    model = as_model(made["Net"](), opened.io, "net")  # type: ignore[operator]
+    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", "data", None, 0, 1, Progress(False), [])
+    form = formats.forms_of(["onnx-int4"], {}, Host.load())[-1]
+
+    def raising(what, result=None):
+        if fails == what:
+            raise RefusedError("the loss is nan")
+        return result
+
+    def rewritten(source, file, kind):
+        is_plain = source.model is model
+        return raising("the plain file" if is_plain else "its file", lambda x: {"logits": torch.zeros(len(x), 3)})
+
+    monkeypatch.setattr(formats, "rewritten", rewritten)
+    monkeypatch.setattr(formats, "allowed_drop", lambda stated, fp32: -2.0)
+    monkeypatch.setattr(formats, "recover", lambda *given: raising("the training"))
+    assert formats._trained(job, form, job.source(form, model, 1)) is None
+    said = ["onnx-int4: training as quantised failed: the loss is nan"]
+    assert job.notes == (said if fails != "the plain file" else [])
 
 
 def test_timm_without_data(tmp_path, capsys):
