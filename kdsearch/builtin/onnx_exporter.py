@@ -117,10 +117,11 @@ class OnnxExporter(Exporter[OnnxOptions]):
         return Asked(self.options.input, self.options.layout, self.options.output)
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:
-        """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back."""
+        """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back; what else is there stays."""
         model = read_onnx(file)
+        told = {**{each.key: each.value for each in model.metadata_props}, **about}
         del model.metadata_props[:]
-        for name, text in sorted(about.items()):
+        for name, text in sorted(told.items()):
             entry = model.metadata_props.add()
             entry.key, entry.value = name, text
         save_onnx(model, file)

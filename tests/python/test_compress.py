@@ -746,6 +746,21 @@ def test_weights_that_cannot_be_taken_from_beside_a_file(location, said, folder,
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_file_says_of_itself_stays(folder, tmp_path, capsys):
+    """Beside what the command says, whose keys it takes."""
+    import onnx
+
+    model, own = onnx.load(folder / "net.onnx"), {"names": "{0: 'cat'}", "stride": "32", "model": "another"}
+    onnx.helper.set_model_props(model, own)
+    onnx.save(model, tmp_path / "own.onnx")
+    asked = ["--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random", "--out", tmp_path]
+    assert run(capsys, tmp_path / "own.onnx", *asked)[0] == 0
+    for kind in ("fp32", "int8", "int4"):
+        found = open_session(tmp_path / f"own-{kind}.onnx").get_modelmeta().custom_metadata_map
+        assert found == {**own, "model": "own.onnx"}
+        assert main(["verify", str(tmp_path / f"own-{kind}.onnx")]) == 0
+
+
 def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):
     import onnx
 

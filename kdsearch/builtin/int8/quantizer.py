@@ -22,7 +22,7 @@ from kdsearch.builtin.int8.static import Setting, calibrated, layers_of
 from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
 from kdsearch.errors import UserError
 from kdsearch.kinds import Compressor, Model, Plan, Subject
-from kdsearch.kit.onnx import save_onnx
+from kdsearch.kit.onnx import read_onnx, save_onnx
 
 __all__ = ["Int8", "Int8Options"]
 
@@ -88,6 +88,7 @@ class Int8(Compressor[Int8Options]):
                     made = self._static(setting)
                 else:
                     made = self._better(setting, model, file)
+            made.metadata_props.extend(read_onnx(file).metadata_props)  # what its owner wrote there
             save_onnx(made, file)
 
     def _static(self, setting: Setting) -> Any:
