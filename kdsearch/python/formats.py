@@ -141,8 +141,9 @@ class Job:
             self.shown.at(done + share, what)
 
         return Source(
-            model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test
-        )
+            model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test,
+            split="noise" if opened is None else "test",
+        )  # fmt: skip
 
 
 def _test_batches(opened: Data, io: IO) -> Iterator[Batch]:
@@ -161,6 +162,8 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
         target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
         source = job.source(form, job.model, done)
         inputs = _read_by(source, source.samples)
+        against = reference.get("quality") if quantize else None
+        allowed = allowed_drop(job.max_drop, against) if against else None
 
         def measured(
             call: Call,
@@ -168,8 +171,9 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
             form: Form = form,
             inputs: list[Any] = inputs,
             reference: dict[str, Any] = reference,
+            allowed: float | None = allowed,
         ) -> dict[str, Any]:
-            judged = _judged(call, form.kind, job.io, opened, reference, job.max_drop)
+            judged = _judged(call, job.io, opened, reference, allowed)
             return {**judged, **_timed(form.exporter, file, inputs, reference)}
 
         least = DEFAULT_AGREEMENT if opened is not None else None
@@ -180,14 +184,15 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
             final = source if trained is None else job.source(form, trained, done)
             if quantize and opened is not None:
                 final = replace(final, judge=_judge(job, final))
-            _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured)
+            _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured, allowed)
         except RefusedError as error:
             refused.append({"format": form.name, "reason": error.problem})
             if form.kind == "fp32" and opened is not None:  # then drops count against the network itself
                 plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
                 references[form.use] = {"quality": opened.quality(plain, "test")}
             continue
-        row["path"] = str(target)
+        row["path"], row["paths"] = str(target), [str(target)]
+        row["files"] = [str(each) for each in form.exporter.parts(target)[1:]]
         if form.kind == "fp32":
             references[form.use] = row
         rows.append(row)
@@ -260,16 +265,15 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
 
 
 def _judged(
-    call: Call, kind: str, io: IO, opened: Data | None, reference: Mapping[str, Any], max_drop: float | None
+    call: Call, io: IO, opened: Data | None, reference: Mapping[str, Any], allowed: float | None
 ) -> dict[str, Any]:
-    """Quality on the test split, held against fp32's."""
+    """Quality on the test split. Raise RefusedError where it is further below fp32's than allowed; None = nobody asks."""
     if opened is None:
         return {"accuracy": None, "quality": None}
-    predict = predicting(opened, call, io)
-    quality = opened.quality(predict, "test")
-    against = reference.get("quality")
-    if kind != "fp32" and against:
-        drop, allowed = goodness(against) - goodness(quality), allowed_drop(max_drop, against)
+    quality = opened.quality(predicting(opened, call, io), "test")
+    if allowed is not None:
+        against = reference["quality"]
+        drop = goodness(against) - goodness(quality)
         if drop > allowed + 1e-12:
             raise RefusedError(
                 f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {against['value']:.4f}; "
@@ -289,7 +293,8 @@ def _timed(exporter: Exporter[Any], file: Path, inputs: list[Any], reference: Ma
         "latency_tuned_ms": tuned if helps else None,
         "session_options": entries if helps else {},
         "peak_bytes": peak_bytes(file, inputs) if exporter.is_onnx else None,
-        **({"slower_than_fp32": is_slower(plain, reference["latency_ms"])} if "latency_ms" in reference else {}),
+        "threads": 1,
+        "slower_than_fp32": "latency_ms" in reference and is_slower(plain, reference["latency_ms"]),
     }
 
 

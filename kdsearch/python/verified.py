@@ -55,7 +55,7 @@ class Source:
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
-        opened_by: what the exporter is called where it is installed.
+        opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
     """
 
     model: Model
@@ -71,6 +71,7 @@ class Source:
     judge: Judge | None = None
     opened_by: str = "onnx"
     test: Callable[[], Iterable[Batch]] | None = None
+    split: str = "the caller's samples"
 
     @property
     def graph(self) -> Graph:
@@ -94,6 +95,7 @@ def verified_file(
     min_agreement: float | None,
     form: str,
     measure: Callable[[Call, Path], Mapping[str, Any]] | None = None,
+    max_drop: float | None = None,
 ) -> tuple[Parity, dict[str, Any]]:
     """Write one format with its card; what the gates refuse leaves nothing behind, of an earlier call neither.
 
@@ -101,12 +103,13 @@ def verified_file(
         parity: of an fp32 file, see `export`. min_agreement: None = not asked.
         form: what the exporter is called in the format's name.
         measure: further facts for row and card, of the loaded file and where it lies; may raise RefusedError.
+        max_drop: how much worse than fp32's the quality may be that `measure` judges; None = not asked.
 
     Raises:
         RefusedError: the file fails or is too far off.
     """
     try:
-        return _verified(source, target, quantize, parity, min_agreement, form, measure)
+        return _verified(source, target, quantize, parity, min_agreement, form, measure, max_drop)
     except RefusedError:
         for each in (*source.exporter.parts(target), target.with_name(card_name(target.name))):
             each.unlink(missing_ok=True)
@@ -121,6 +124,7 @@ def _verified(
     min_agreement: float | None,
     form: str,
     measure: Callable[[Call, Path], Mapping[str, Any]] | None,
+    max_drop: float | None,
 ) -> tuple[Parity, dict[str, Any]]:
     graph, made, batch = source.graph, source.exporter, source.samples
     name, bound = "fp32", parity if quantize is None else None
@@ -178,7 +182,13 @@ def _verified(
             "top1_agreement": found.top1_agreement,
             "weight_share": weight_share(final, fp32) if made.is_onnx else {},
             "quantization": list(log),
-            "bounds": {"parity": bound, "elsewhere": elsewhere, "min_agreement": min_agreement},
+            "agreement_n": None if found.top1_agreement is None else found.judged,
+            "bounds": {
+                "parity": bound,
+                "elsewhere": elsewhere,
+                "max_drop": max_drop,
+                "min_agreement": None if found.top1_agreement is None else min_agreement,
+            },
             **(measure(call if ends is None else ends.within(call), final) if measure is not None else {}),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
@@ -231,7 +241,6 @@ def _card(
         **({} if exporter.is_onnx else {"usage": exporter.usage(target.name), "exporter": source.opened_by}),
     }
     whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
-    split = "test" if row.get("quality") else "the caller's samples"
     agreement = measured(found.top1_agreement, found.judged)
     kept = (
         "format",
@@ -253,7 +262,7 @@ def _card(
         **{key: whole[key] for key in (*kept, "companions", "exporter") if key in whole},
         **{key: whole[key] for key in timed if row.get(key)},
         "model": network,
-        "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
+        "metrics": {"split": source.split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
         "provenance": {**({"model": source.about["model"]} if "model" in source.about else {}), **made_with()},
         **({"facts": {"product": {"files": list(source.along)}}} if source.along else {}),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from kdsearch.python.recovery import recover
 from kdsearch.store import weights
 from kdsearch.training.tools import Progress
 
+ROOT = Path(__file__).parents[2]
 CODE = """
 from torch import nn
 
@@ -107,16 +109,30 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         assert card["latency_ms"] == row["latency_ms"]
 
 
+def documented():
+    """Fields of an export's row, as docs/result.md names them."""
+    return set(re.findall(r"`exports\[\]\.(\w+)", (ROOT / "docs" / "result.md").read_text()))
+
+
 @pytest.mark.parametrize("reads", ["prepared", "pixels"])
 def test_agreement_is_of_the_whole_test_split(reads, folder, tmp_path, capsys):
     """More than one batch of it."""
     x, label = images(1500, 0)
     np.savez(tmp_path / "more.npz", image=(255 * x).astype(np.uint8), label=label)
     asked = ["--data", tmp_path / "more.npz", "--format", "onnx-int4", "--input", reads, "--out", tmp_path]
-    assert run(capsys, folder / "net.onnx", *asked)[0] == 0
-    metrics = json.loads((tmp_path / "net-int4.json").read_text())["metrics"]
+    code, found, err = run(capsys, folder / "net.onnx", *asked)
+    assert code == 0, err
+    card = json.loads((tmp_path / "net-int4.json").read_text())
+    metrics = card["metrics"]
     assert metrics["top1_agreement_with_torch"]["n"] == metrics["quality"]["n"] == 300
     assert metrics["top1_agreement_with_torch"]["value"] > 0.9
+    assert metrics["split"] == "test"
+    a_study_s = {"graphs", "facts", "validation", "metrics", "over", "zipped_bytes", "role"}
+    for row in found["exports"]:
+        assert documented() - a_study_s == {*row} & documented(), "as docs/result.md and docs/export.md say"
+        assert (row["paths"], row["files"], row["agreement_n"]) == ([row["path"]], [], 300)
+        assert row["bounds"]["max_drop"] == (None if row["format"] == "onnx-fp32" else 0.01)
+    assert card["bounds"] == found["exports"][1]["bounds"]
 
 
 @pytest.mark.parametrize("layout", ["pixels", "any_size"])
@@ -218,6 +234,7 @@ def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
     assert "quantised files were calibrated on noise" in found["notes"]
     card = json.loads((tmp_path / "net-int8.json").read_text())
     assert "calibrated on noise" in card["quantization"][-1]
+    assert card["metrics"]["split"] == "noise"
 
 
 @pytest.mark.parametrize("calibration", ["data", "random"])
