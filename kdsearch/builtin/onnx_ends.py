@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ends, Field, Graph, named
-from kdsearch.kit.onnx import subgraphs
+from kdsearch.kit.onnx import raise_opset, subgraphs
 
 Input = Literal["prepared", "pixels", "any_size"]
 Layout = Literal["hwc", "chw"]
@@ -36,6 +36,11 @@ class Asked:
     @property
     def is_plain(self) -> bool:
         return self.input == "prepared" and self.output == "raw"
+
+    @property
+    def opset(self) -> int:
+        """The first one that has what is written: of any size a Shape of some axes."""
+        return 15 if self.input == "any_size" else 1
 
 
 def ends_of(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> Ends | None:
@@ -148,11 +153,12 @@ def fitted(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def attach(model: Any, asked: Asked, ends: Ends) -> None:
-    """Write the ends into the model of the network alone, in place."""
+    """Write the ends into the model of the network alone, in place. Raise RefusedError where its operator set cannot be raised."""
     from onnx import helper, numpy_helper
 
     whole = ends.graph.module
     assert isinstance(whole, _Whole)
+    raise_opset(model, asked.opset)
     graph, body = whole.graph, model.graph
     added = _Added(_prefix(body))
     was_in, now_out, last = graph.inputs[0].name, ends.graph.outputs[0].name, graph.names_out[0]

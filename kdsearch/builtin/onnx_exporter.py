@@ -22,12 +22,11 @@ from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
-from kdsearch.kit.onnx import anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import LARGEST, anonymous, open_session, read_onnx, save_onnx, subgraphs
 from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
 LEGACY_OPSET = 20  # the last that the TorchScript exporter knows
-LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 
 # What the exporters say on every call and nobody can act on. Everything else still comes through.
 CHATTER = (
@@ -118,10 +117,11 @@ class OnnxExporter(Exporter[OnnxOptions]):
         return Asked(self.options.input, self.options.layout, self.options.output)
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:
-        """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back."""
+        """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back; what else is there stays."""
         model = read_onnx(file)
+        told = {**{each.key: each.value for each in model.metadata_props}, **about}
         del model.metadata_props[:]
-        for name, text in sorted(about.items()):
+        for name, text in sorted(told.items()):
             entry = model.metadata_props.add()
             entry.key, entry.value = name, text
         save_onnx(model, file)

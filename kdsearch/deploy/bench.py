@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.files import external_files, open_session, read_onnx
 from kdsearch.deploy.latency import alone
 from kdsearch.errors import StudyError, one_of
 
@@ -124,7 +124,7 @@ def bench(
     with alone(), pinned(threads):
         calls = {}
         for file in files:
-            session = open_session(file, threads, read_onnx(file))
+            session = open_session(file, threads, read_onnx(file, beside=True))
             calls[file] = (session, feeds_of(session, batch, sizes or {}))
             for _ in range(WARM_UP):
                 _answer(file, *calls[file])
@@ -175,7 +175,7 @@ def _timed(file: Path, rounds: Sequence[Sequence[float]], batch: int, memory: in
     median = statistics.median(every)
     return Timed(
         file=str(file),
-        bytes=file.stat().st_size,
+        bytes=sum(each.stat().st_size for each in (file, *external_files(file))),
         min_ms=every[0],
         median_ms=median,
         p95_ms=every[min(len(every) - 1, int(0.95 * len(every)))],

@@ -12,6 +12,7 @@ from typing import Any
 from kdsearch.errors import ArtifactError
 
 AGAIN = "Where kdsearch wrote it: delete it, and `run` or `export` writes it again."
+LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
 
 
@@ -20,11 +21,15 @@ def size_bytes(file: Path) -> int:
     return file.stat().st_size
 
 
-def read_onnx(file: Path) -> Any:
+def read_onnx(file: Path, beside: bool = False) -> Any:
     """The `onnx.ModelProto` in `file`.
 
+    Args:
+        beside: with the weights that it keeps in further files, of the same folder or below it.
+
     Raises:
-        ArtifactError: the file is missing, no ONNX model, or keeps weights in further files (which it could point anywhere).
+        ArtifactError: the file is missing, no ONNX model, or keeps weights in further files (which it could point anywhere) that
+            are not asked for, or are not there, or are more than one file holds.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -37,13 +42,32 @@ def read_onnx(file: Path) -> Any:
         raise _corrupt(file, "is no ONNX model, or is cut off") from error
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise _corrupt(file, "holds no graph")
-    for graph in subgraphs(model.graph):
-        for tensor in graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise _corrupt(
-                    file, f"keeps the weight '{tensor.name}' in another file", "one self-contained ONNX file"
-                )
+    if elsewhere := [each.name for each in _tensors(model) if each.data_location == each.EXTERNAL]:
+        if not beside:
+            raise ArtifactError(
+                f"keeps the weight '{elsewhere[0]}' in another file",
+                file=file,
+                expected="one self-contained ONNX file",
+                fix="Whoever wrote it can write it in one piece: torch.onnx.export(..., external_data=False), or onnx.save.",
+            )
+        _take_in(model, file)
     return model
+
+
+def _take_in(model: Any, file: Path) -> None:
+    """Weights of further files into the model, in place."""
+    from onnx.external_data_helper import load_external_data_for_model
+
+    parts = external_files(file)
+    if missing := [each.name for each in parts if not each.is_file()]:
+        raise ArtifactError(f"its weights in '{missing[0]}' are not there", file=file, expected="that file beside it")
+    if (size := sum(each.stat().st_size for each in parts)) > LARGEST:
+        raise ArtifactError(f"holds {size:,} bytes of weights", file=file, expected="less than 2 GiB for one ONNX file")
+    try:
+        load_external_data_for_model(model, str(file.parent))
+    except Exception as error:  # of onnx's C++, and whatever a wrong offset or length gives
+        reason = str(error).splitlines()[0][:200]
+        raise ArtifactError(f"its weights in another file cannot be read: {reason}", file=file) from error
 
 
 def external_files(file: Path) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -163,7 +164,11 @@ def compare(
             seen[each.name].add(expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
     deciding = [each for each in outputs if each.kind in CHOOSING]
     chosen = {each.name: _Seen(each) for each in deciding if each.is_class}
-    scored = [[batch[each.name] for each in inputs] for batch in batches] or probes
+    given = ([batch[each.name] for each in inputs] for batch in batches)
+    first = next(given, None)
+    scored: Iterable[list[Tensor]] = probes if first is None else chain([first], given)
+    if chosen:
+        scored = [*scored]  # torch's fp64 may be asked them, too
     for rows in scored if deciding else ():
         expected, got = torch_call(*rows), _answer(file_call, rows, outputs)
         for each in deciding:
@@ -223,7 +228,7 @@ def own_errors(
     exact: Callable[[], Call],
     inputs: Sequence[Field],
     outputs: Sequence[Field],
-    *groups: Sequence[Sequence[Tensor]],
+    *groups: Iterable[Sequence[Tensor]],
 ) -> dict[str, float | None]:
     """Output -> how far torch's fp32 is from its fp64 over the probes of the group where it is furthest.
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.files import external_files, open_session, read_onnx, subgraphs
+from kdsearch.deploy.files import LARGEST, external_files, open_session, read_onnx, subgraphs
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
 
 __all__ = [
+    "LARGEST",
     "anonymous",
     "external_files",
     "open_model",

@@ -82,6 +82,18 @@ def compress(
     """
     host, out, shown = Host.load(), Path(out), Progress(progress)
     forms = forms_of(formats, inside or {}, host)
+    is_file = isinstance(model, OnnxNetwork) or (isinstance(model, str) and model.lower().endswith(".onnx"))
+    trains = data is not None and not is_file
+    _check_heeded(
+        {
+            "--teacher": (teacher is None or (trains and prune and recover_epochs), "a network, --prune and --data"),
+            "--teacher-weights": (teacher_weights is None or teacher is not None, "--teacher"),
+            "--qat-epochs": (not qat_epochs or trains, "a torch network, and --data"),
+            "--max-drop": (max_drop is None or data is not None, "--data, by which files are judged"),
+            "--normalize": (normalize == "auto" or data is not None, "--data, whose images it is of"),
+            "--input-shape": (not input_shape or (data is None and not is_file), "none: the file or the data say it"),
+        }
+    )
     _check_folder(out)
     opened = open_data(data, normalize, seed, host) if data is not None else None
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
@@ -139,6 +151,13 @@ def compress(
         error.result = result  # type: ignore[attr-defined]
         raise error
     return result
+
+
+def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:
+    """Raise StudyError for an option that would do nothing. option -> whether it does or is not asked for, and what it takes."""
+    for name, (is_heeded, takes) in options.items():
+        if not is_heeded:
+            raise StudyError("nothing here heeds it", path=name, expected=takes)
 
 
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:

@@ -92,7 +92,7 @@ def export(
             it as `<file's stem>-<name>`, and the card says which they are.
 
     Raises:
-        RefusedError: the network answers NaN, or the file fails or is too far off; nothing is written.
+        RefusedError: the network answers NaN, or the file fails or is too far off; nothing is written, and an older file goes.
         StudyError, DataError: the target is a folder, or another file lies where card, program or files belong; no samples, or
             such as the network does not read; labels or mean and std that do not fit them.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.engine.feeds import in_order
-from kdsearch.errors import PluginError, RefusedError, UserError, nearest, one_of
+from kdsearch.errors import PluginError, RefusedError, TrialError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
@@ -127,9 +127,8 @@ class Job:
         feeds = [
             {name: each[at : at + 32].numpy() for name, each in seen.tensors.items()} for at in range(0, len(seen), 32)
         ]
-        samples = samples_of(None, io, PROBE, self.seed)
-        if opened is not None:
-            samples = renamed(opened, io, next(iter(in_order(opened.arranged.split("test")))))
+        test = None if opened is None else lambda: _test_batches(opened, io)
+        samples = samples_of(None, io, PROBE, self.seed) if test is None else next(iter(test()))
         about = {"model": Path(self.called).name, **about_of(opened)}  # no path of this machine
         fixed = self.fixed if model is self.model else None
         notes: tuple[str, ...] = (
@@ -141,7 +140,15 @@ class Job:
         def watch(share: float, what: str) -> None:
             self.shown.at(done + share, what)
 
-        return Source(model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use)
+        return Source(
+            model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test,
+            split="noise" if opened is None else "test",
+        )  # fmt: skip
+
+
+def _test_batches(opened: Data, io: IO) -> Iterator[Batch]:
+    """All of the test split, by the graph's own names."""
+    return (renamed(opened, io, batch) for batch in in_order(opened.arranged.split("test")))
 
 
 def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -155,6 +162,8 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
         target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
         source = job.source(form, job.model, done)
         inputs = _read_by(source, source.samples)
+        against = reference.get("quality") if quantize else None
+        allowed = allowed_drop(job.max_drop, against) if against else None
 
         def measured(
             call: Call,
@@ -162,8 +171,9 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
             form: Form = form,
             inputs: list[Any] = inputs,
             reference: dict[str, Any] = reference,
+            allowed: float | None = allowed,
         ) -> dict[str, Any]:
-            judged = _judged(call, form.kind, job.io, opened, reference, job.max_drop)
+            judged = _judged(call, job.io, opened, reference, allowed)
             return {**judged, **_timed(form.exporter, file, inputs, reference)}
 
         least = DEFAULT_AGREEMENT if opened is not None else None
@@ -174,14 +184,15 @@ def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], lis
             final = source if trained is None else job.source(form, trained, done)
             if quantize and opened is not None:
                 final = replace(final, judge=_judge(job, final))
-            _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured)
+            _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured, allowed)
         except RefusedError as error:
             refused.append({"format": form.name, "reason": error.problem})
             if form.kind == "fp32" and opened is not None:  # then drops count against the network itself
                 plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
                 references[form.use] = {"quality": opened.quality(plain, "test")}
             continue
-        row["path"] = str(target)
+        row["path"], row["paths"] = str(target), [str(target)]
+        row["files"] = [str(each) for each in form.exporter.parts(target)[1:]]
         if form.kind == "fp32":
             references[form.use] = row
         rows.append(row)
@@ -224,7 +235,10 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
             call = rewritten(replace(source, model=model), Path(folder) / f"tried{source.exporter.suffix}", kind)
             return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
 
-    before = loss(job.model)
+    try:
+        before = loss(job.model)
+    except RefusedError:  # whoever writes the file says why
+        return None
     if before <= allowed + 1e-12:
         return None
     quantizer: Compressor[Any] = capability("quantizer", kind)[1]
@@ -234,12 +248,16 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
     )
     if model is job.model:
         return None
-    recover(
-        model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
-        lambda share, what: job.shown.at(job.shown.done, what),
-    )  # fmt: skip
-    settle(model.module)
-    after = loss(model)
+    try:
+        recover(
+            model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
+            lambda share, what: job.shown.at(job.shown.done, what),
+        )  # fmt: skip
+        settle(model.module)
+        after = loss(model)
+    except (RefusedError, TrialError) as error:  # the plain file may pass all the same
+        job.notes.append(f"{form.name}: training as quantised failed: {error.problem}")
+        return None
     job.notes.append(
         f"{form.name}: {before:.4f} worse than fp32 on validation, {after:.4f} after training as quantised"
     )
@@ -247,16 +265,15 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
 
 
 def _judged(
-    call: Call, kind: str, io: IO, opened: Data | None, reference: Mapping[str, Any], max_drop: float | None
+    call: Call, io: IO, opened: Data | None, reference: Mapping[str, Any], allowed: float | None
 ) -> dict[str, Any]:
-    """Quality on the test split, held against fp32's."""
+    """Quality on the test split. Raise RefusedError where it is further below fp32's than allowed; None = nobody asks."""
     if opened is None:
         return {"accuracy": None, "quality": None}
-    predict = predicting(opened, call, io)
-    quality = opened.quality(predict, "test")
-    against = reference.get("quality")
-    if kind != "fp32" and against:
-        drop, allowed = goodness(against) - goodness(quality), allowed_drop(max_drop, against)
+    quality = opened.quality(predicting(opened, call, io), "test")
+    if allowed is not None:
+        against = reference["quality"]
+        drop = goodness(against) - goodness(quality)
         if drop > allowed + 1e-12:
             raise RefusedError(
                 f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {against['value']:.4f}; "
@@ -276,7 +293,8 @@ def _timed(exporter: Exporter[Any], file: Path, inputs: list[Any], reference: Ma
         "latency_tuned_ms": tuned if helps else None,
         "session_options": entries if helps else {},
         "peak_bytes": peak_bytes(file, inputs) if exporter.is_onnx else None,
-        **({"slower_than_fp32": is_slower(plain, reference["latency_ms"])} if "latency_ms" in reference else {}),
+        "threads": 1,
+        "slower_than_fp32": "latency_ms" in reference and is_slower(plain, reference["latency_ms"]),
     }
 
 

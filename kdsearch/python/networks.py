@@ -37,7 +37,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.file = file
-        self.session = open_session(file, 1, read_onnx(file))
+        self.session = open_session(file, 1, read_onnx(file, beside=True))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         return OnnxNetwork(self.file)
@@ -57,7 +57,7 @@ class OnnxNetwork(nn.Module):
         """How many numbers with a fraction the file holds."""
         import onnx
 
-        graph = read_onnx(self.file).graph
+        graph = read_onnx(self.file, beside=True).graph
         kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
         return sum(math.prod(each.dims) for each in graph.initializer if each.data_type in kinds)
 
@@ -74,7 +74,8 @@ class OnnxNetwork(nn.Module):
         if dtype is None:
             raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
         is_image, is_class = side == "input" and len(shape) == 3, side == "output" and "int" in dtype
-        return Field(node.name, "image" if is_image else "class" if is_class else kind_of(shape), shape, dtype)
+        kind = "image" if is_image else "class" if is_class else kind_of(shape)
+        return Field(node.name, kind, shape, dtype, n_values=256 if dtype == "uint8" else None)  # pixels, most likely
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Raise ArtifactError where onnxruntime does not run the file on these."""

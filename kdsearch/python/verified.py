@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
+from kdsearch.kit.onnx import external_files, read_onnx, save_onnx
 from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import about_part, card_name, texts
+from kdsearch.stages.one_file import theirs
 from kdsearch.stages.products import described
 from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_json
@@ -46,12 +49,13 @@ class Source:
     """What files are made from.
 
     Args:
-        samples: for comparison. calibration: inputs by name, for quantizers.
+        samples: for comparison. test: batches that agreement is taken over; None = `samples` alone.
+        calibration: inputs by name, for quantizers.
         about: labels, preprocessing and the model's name, for file and card.
         fp32: a file that is there already, instead of what the exporter would write.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
-        opened_by: what the exporter is called where it is installed.
+        opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
     """
 
     model: Model
@@ -66,6 +70,8 @@ class Source:
     along: tuple[str, ...] = ()
     judge: Judge | None = None
     opened_by: str = "onnx"
+    test: Callable[[], Iterable[Batch]] | None = None
+    split: str = "the caller's samples"
 
     @property
     def graph(self) -> Graph:
@@ -73,11 +79,12 @@ class Source:
 
 
 def rewritten(source: Source, file: Path, quantize: Named) -> Call:
-    """The quantised file of a network, opened; nothing is compared."""
+    """The quantised file of a network, opened; nothing is compared. Raise RefusedError for a file that cannot be opened."""
     source.exporter.write(source.graph, source.samples, file)
     _, quantizer = capability("quantizer", quantize)
-    quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
-    return source.exporter.load(file)
+    with theirs():
+        quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
+        return source.exporter.load(file)
 
 
 def verified_file(
@@ -88,24 +95,46 @@ def verified_file(
     min_agreement: float | None,
     form: str,
     measure: Callable[[Call, Path], Mapping[str, Any]] | None = None,
+    max_drop: float | None = None,
 ) -> tuple[Parity, dict[str, Any]]:
-    """Write one format with its card; what the gates refuse leaves nothing behind.
+    """Write one format with its card; what the gates refuse leaves nothing behind, of an earlier call neither.
 
     Args:
         parity: of an fp32 file, see `export`. min_agreement: None = not asked.
         form: what the exporter is called in the format's name.
         measure: further facts for row and card, of the loaded file and where it lies; may raise RefusedError.
+        max_drop: how much worse than fp32's the quality may be that `measure` judges; None = not asked.
 
     Raises:
         RefusedError: the file fails or is too far off.
     """
+    try:
+        return _verified(source, target, quantize, parity, min_agreement, form, measure, max_drop)
+    except RefusedError:
+        for each in (*source.exporter.parts(target), target.with_name(card_name(target.name))):
+            each.unlink(missing_ok=True)
+        raise
+
+
+def _verified(
+    source: Source,
+    target: Path,
+    quantize: Named | None,
+    parity: float,
+    min_agreement: float | None,
+    form: str,
+    measure: Callable[[Call, Path], Mapping[str, Any]] | None,
+    max_drop: float | None,
+) -> tuple[Parity, dict[str, Any]]:
     graph, made, batch = source.graph, source.exporter, source.samples
     name, bound = "fp32", parity if quantize is None else None
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
-        if source.fp32 is not None:
+        if source.fp32 is not None and external_files(source.fp32):
+            save_onnx(read_onnx(source.fp32, beside=True), fp32)
+        elif source.fp32 is not None:
             copy_parts(made, source.fp32, fp32)
         else:
             made.write(graph, batch, fp32)
@@ -118,15 +147,20 @@ def verified_file(
             elsewhere = quantizer.elsewhere
             plan = quantizer.plan(_Subject(source.model, source.io))
             log, quantizer.watch, quantizer.judge = tuple(plan.log), source.watch, source.judge
-            quantizer.rewrite(final, plan, source.calibration)
+            with theirs():
+                quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
         ends = made.ends(graph, source.about.get("preprocessing") or {})
         inside = dict(ends.about) if ends is not None else {}
+        with theirs():
+            if ends is not None:
+                made.finish(final, ends)
+            made.label(final, texts({**source.about, "inside": inside}))
+            call = made.load(final)
+        every: Iterable[Batch] = [batch] if source.test is None else source.test()
         if ends is not None:
-            made.finish(final, ends)
+            every = map(partial(_as_read, ends, graph), every)
             graph, batch = ends.graph, _as_read(ends, graph, batch)
-        made.label(final, texts({**source.about, "inside": inside}))
-        call = made.load(final)
         found = compare(
             module_call(graph),
             call,
@@ -134,7 +168,7 @@ def verified_file(
             graph.outputs,
             batch,
             sorted({1, 2, 5, len(batch)}),
-            [batch],
+            every,
             bound,
             lambda: exact_call(graph),
         )
@@ -148,7 +182,13 @@ def verified_file(
             "top1_agreement": found.top1_agreement,
             "weight_share": weight_share(final, fp32) if made.is_onnx else {},
             "quantization": list(log),
-            "bounds": {"parity": bound, "elsewhere": elsewhere, "min_agreement": min_agreement},
+            "agreement_n": None if found.top1_agreement is None else found.judged,
+            "bounds": {
+                "parity": bound,
+                "elsewhere": elsewhere,
+                "max_drop": max_drop,
+                "min_agreement": None if found.top1_agreement is None else min_agreement,
+            },
             **(measure(call if ends is None else ends.within(call), final) if measure is not None else {}),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
@@ -201,7 +241,6 @@ def _card(
         **({} if exporter.is_onnx else {"usage": exporter.usage(target.name), "exporter": source.opened_by}),
     }
     whole = card({"study": target.stem, "student": network, "provenance": made_with()}, row, facts)
-    split = "test" if row.get("quality") else "the caller's samples"
     agreement = measured(found.top1_agreement, found.judged)
     kept = (
         "format",
@@ -223,7 +262,7 @@ def _card(
         **{key: whole[key] for key in (*kept, "companions", "exporter") if key in whole},
         **{key: whole[key] for key in timed if row.get(key)},
         "model": network,
-        "metrics": {"split": split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
+        "metrics": {"split": source.split, **(judged(row) or {}), "top1_agreement_with_torch": agreement},
         "provenance": {**({"model": source.about["model"]} if "model" in source.about else {}), **made_with()},
         **({"facts": {"product": {"files": list(source.along)}}} if source.along else {}),
     }

@@ -99,7 +99,7 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         part = target.part
     for name, file in files.items():
         within = texts({"inside": ends[name].about}) if name in ends else {}
-        with _theirs():
+        with theirs():
             target.exporter.label(file, {**about_of(materials, target.made_from), **within})
     calls = {name: opened(target.exporter, file, latency_threads(target.materials)) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
@@ -185,7 +185,7 @@ def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends
         found[name] = file.with_name(f"whole-{file.name}")
         copy_parts(target.exporter, file, found[name])
         if name in ends:
-            with _theirs():
+            with theirs():
                 target.exporter.finish(found[name], ends[name])
     return found, replace(target, part=shipped_with(target.part, ends))
 
@@ -230,7 +230,8 @@ def _quantize(target: Target, kind: str, graph: str, file: Path) -> tuple[str, .
     quantizer.watch = target.watch
     quantizer.judge = _judge(target, kind, graph) if target.judges else None
     samples = calibration(target.materials, int(plan.edits.get("samples", 128)))
-    quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
+    with theirs():
+        quantizer.rewrite(file, plan, feeds(target.part, graph, samples))
     return quantizer.notes
 
 
@@ -283,13 +284,16 @@ def opened(exporter: Exporter[Any], file: Path, threads: int) -> Call:
 
     Raise RefusedError where it cannot be opened.
     """
-    with _theirs():
+    with theirs():
         return exporter.load(file, threads)
 
 
 @contextmanager
-def _theirs() -> Iterator[None]:
-    """What an exporter or a quantizer has just written is theirs to answer for, not the user's to delete."""
+def theirs() -> Iterator[None]:
+    """What an exporter or a quantizer has just written is theirs to answer for, not the user's to delete.
+
+    Raise RefusedError in place of ArtifactError.
+    """
     try:
         yield
     except ArtifactError as error:

@@ -10,7 +10,8 @@ from kdsearch.errors import RefusedError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import held, last_run
-from kdsearch.study.rules import bare
+from kdsearch.study.rules import bare, formats_of
+from kdsearch.study.study import Study
 from kdsearch.verbs.finished import result_of, study_of
 from kdsearch.verbs.run import command, run_study
 from kdsearch.verbs.summary import speed
@@ -53,17 +54,8 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
 
     host = Host.load()
     study = study_of(dir, host, allow_code)
-    section = study.config.export
-    kind = form.partition("-")[2]
-    known = [f"{bare(section.exporter.use)}-{each}" for each in ("fp32", *host.names("quantizer"))]
-    if form not in known:
-        raise UserError(
-            f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
-        )
+    section, quantize = study.config.export, _quantizers(study, host, form)
     formats = list(dict.fromkeys([*section.formats, form]))
-    quantize = [use.model_dump(mode="json") for use in study.config.compress.quantize]
-    if kind != "fp32" and all(each["use"] != kind for each in quantize):
-        quantize.append({"use": kind, "options": {}})
     import json
 
     sets = (f"export.formats={json.dumps(formats)}", f"compress.quantize={json.dumps(quantize)}")
@@ -78,3 +70,19 @@ def _export_again(dir: Path, form: str, allow_code: tuple[str, ...], progress: b
         if all(row["format"] != form for row in result["exports"]):
             raise
     return [row for row in result["exports"] if row["format"] == form]
+
+
+def _quantizers(study: Study, host: Host, form: str) -> list[dict[str, Any]]:
+    """The study's `compress.quantize` with the one of the format: its own by that name, else the installed one.
+
+    Raise UserError for a format that nothing here makes.
+    """
+    prefix = f"{bare(study.config.export.exporter.use)}-"
+    own = formats_of(study)
+    known = list(dict.fromkeys([*own, *(f"{prefix}{each}" for each in host.names("quantizer"))]))
+    if form not in known:
+        raise UserError(
+            f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
+        )
+    found = [use.model_dump(mode="json") for use in study.config.compress.quantize]
+    return found if form in own else [*found, {"use": form.removeprefix(prefix), "options": {}}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +15,23 @@ from torch import nn
 from torch.nn import functional as F
 
 import kdsearch
+from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
-from kdsearch.errors import StudyError
+from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph
+from kdsearch.python import formats
 from kdsearch.python.compressed import _text
 from kdsearch.python.networks import is_untrained, network
 from kdsearch.python.own_data import open_data
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
 from kdsearch.store import weights
+from kdsearch.training.tools import Progress
 
+ROOT = Path(__file__).parents[2]
 CODE = """
 from torch import nn
 
@@ -104,6 +109,32 @@ def test_an_onnx_file_with_data(folder, tmp_path, capsys):
         assert card["latency_ms"] == row["latency_ms"]
 
 
+def documented():
+    """Fields of an export's row, as docs/result.md names them."""
+    return set(re.findall(r"`exports\[\]\.(\w+)", (ROOT / "docs" / "result.md").read_text()))
+
+
+@pytest.mark.parametrize("reads", ["prepared", "pixels"])
+def test_agreement_is_of_the_whole_test_split(reads, folder, tmp_path, capsys):
+    """More than one batch of it."""
+    x, label = images(1500, 0)
+    np.savez(tmp_path / "more.npz", image=(255 * x).astype(np.uint8), label=label)
+    asked = ["--data", tmp_path / "more.npz", "--format", "onnx-int4", "--input", reads, "--out", tmp_path]
+    code, found, err = run(capsys, folder / "net.onnx", *asked)
+    assert code == 0, err
+    card = json.loads((tmp_path / "net-int4.json").read_text())
+    metrics = card["metrics"]
+    assert metrics["top1_agreement_with_torch"]["n"] == metrics["quality"]["n"] == 300
+    assert metrics["top1_agreement_with_torch"]["value"] > 0.9
+    assert metrics["split"] == "test"
+    a_study_s = {"graphs", "facts", "validation", "metrics", "over", "zipped_bytes", "role"}
+    for row in found["exports"]:
+        assert documented() - a_study_s == {*row} & documented(), "as docs/result.md and docs/export.md say"
+        assert (row["paths"], row["files"], row["agreement_n"]) == ([row["path"]], [], 300)
+        assert row["bounds"]["max_drop"] == (None if row["format"] == "onnx-fp32" else 0.01)
+    assert card["bounds"] == found["exports"][1]["bounds"]
+
+
 @pytest.mark.parametrize("layout", ["pixels", "any_size"])
 def test_an_onnx_file_that_reads_pixels(layout, folder, tmp_path, capsys):
     """What prepares them stands before the network of the file; its answers are those of the file that was given."""
@@ -155,7 +186,8 @@ def test_what_cannot_be_done_is_said_of_the_option_it_was_asked_by(words, code, 
     """Before anything is recovered or written."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("kdsearch.python.compressed.recover", None)
-    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--input-shape", "1,8,8", "--format", "onnx-fp32"]
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--format", "onnx-fp32"]
+    asked += ["--data", "data.npz"] if "--teacher" in words else ["--input-shape", "1,8,8"]
     asked += [] if code == 3 else ["--prune", "macs=0.6"]
     found, _, err = run(capsys, *asked, *words)
     assert (found, err[: len(said)]) == (code, said)
@@ -202,6 +234,7 @@ def test_without_data_nothing_is_claimed(folder, tmp_path, capsys):
     assert "quantised files were calibrated on noise" in found["notes"]
     card = json.loads((tmp_path / "net-int8.json").read_text())
     assert "calibrated on noise" in card["quantization"][-1]
+    assert card["metrics"]["split"] == "noise"
 
 
 @pytest.mark.parametrize("calibration", ["data", "random"])
@@ -223,7 +256,6 @@ def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, f
     """INT4 weights are unpacked at every call in a session as anybody opens it."""
     from kdsearch.deploy.files import read_onnx, stores_int4
     from kdsearch.deploy.latency import Latency
-    from kdsearch.python import formats
     from kdsearch.stages import costs
 
     def measure(file, inputs, threads=1, entries=None):
@@ -247,13 +279,38 @@ def test_a_session_option_that_makes_a_file_faster_is_in_its_card(monkeypatch, f
 
 
 def test_a_refused_file_is_not_left(folder, tmp_path, capsys):
-    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop", "-1"]
-    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    """Nor is that of a run before, which kept its bound."""
+    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop"]
+    assert run(capsys, folder / "net.onnx", "--out", tmp_path, *asked, "1")[0] == 0
+    assert (tmp_path / "net-int8.onnx").exists()
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked, "-1")
     assert code == 3
     assert found["refused"][0]["format"] == "onnx-int8"
     assert "worse than fp32's" in err
-    assert not (tmp_path / "net-int8.onnx").exists()
-    assert (tmp_path / "net-fp32.onnx").exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["net-fp32.json", "net-fp32.onnx"]
+
+
+@pytest.mark.parametrize("fails", ["the file", "a candidate"])
+def test_a_file_that_onnxruntime_does_not_take_is_refused_and_the_others_are_made(
+    fails, folder, tmp_path, monkeypatch, capsys
+):
+    import onnx
+
+    def rewrite(self, file, plan, feeds):
+        model = onnx.load(file)
+        model.opset_import[0].version = 99
+        onnx.save(model, file)
+        if fails == "a candidate":
+            open_session(file)
+
+    monkeypatch.setattr(Int8, "rewrite", rewrite)
+    asked = ["--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random"]
+    code, found, err = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
+    assert code == 3
+    assert [each["format"] for each in found["exports"]] == ["onnx-fp32", "onnx-int4"]
+    (refused,) = found["refused"]
+    assert refused["reason"].startswith("the file that was written is refused by onnxruntime")
+    assert str(tmp_path) not in err
 
 
 class Off(nn.Module):
@@ -400,6 +457,33 @@ def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, mon
     assert not [each for each in found["notes"] if "training as quantised" in each], "within its bound it is left alone"
 
 
+@pytest.mark.parametrize("fails", ["the plain file", "the training", "its file"])
+def test_where_training_as_quantised_fails_the_plain_file_is_taken(fails, folder, tmp_path, monkeypatch):
+    """It may pass all the same; if not, whoever writes it says why."""
+    opened = open_data(str(folder / "data.npz"), "auto", 0, Host.load())
+    made: dict[str, object] = {}
+    exec(CODE, made)
+    model = as_model(made["Net"](), opened.io, "net")  # type: ignore[operator]
+    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", "data", None, 0, 1, Progress(False), [])
+    form = formats.forms_of(["onnx-int4"], {}, Host.load())[-1]
+
+    def raising(what, result=None):
+        if fails == what:
+            raise RefusedError("the loss is nan")
+        return result
+
+    def rewritten(source, file, kind):
+        is_plain = source.model is model
+        return raising("the plain file" if is_plain else "its file", lambda x: {"logits": torch.zeros(len(x), 3)})
+
+    monkeypatch.setattr(formats, "rewritten", rewritten)
+    monkeypatch.setattr(formats, "allowed_drop", lambda stated, fp32: -2.0)
+    monkeypatch.setattr(formats, "recover", lambda *given: raising("the training"))
+    assert formats._trained(job, form, job.source(form, model, 1)) is None
+    said = ["onnx-int4: training as quantised failed: the loss is nan"]
+    assert job.notes == (said if fails != "the plain file" else [])
+
+
 def test_timm_without_data(tmp_path, capsys):
     asked = ["--input-shape", "3,32,32", "--format", "onnx-fp32", "--format", "onnx-int4"]
     code, found, _ = run(capsys, "timm:resnet10t,num_classes=7", "--out", tmp_path, *asked)
@@ -484,6 +568,28 @@ def test_a_backbone_is_not_fetched(monkeypatch):
         (["net.py"], "timm:NAME, torchvision:NAME"),
         (["net.onnx", "--format", "onnx-int9"], "onnx-int8"),
         (["none.onnx"], "there is no such file"),
+        (
+            ["net.onnx", "--data", "data.npz", "--teacher", "timm:resnet18"],
+            "--teacher: nothing here heeds it. Expected a",
+        ),
+        (["net.py:Net", "--prune", "macs=0.5", "--teacher", "timm:resnet18"], "--teacher: nothing here heeds it"),
+        (["net.py:Net", "--data", "data.npz", "--teacher", "timm:resnet18"], "--teacher: nothing here heeds it"),
+        (
+            ["net.py:Net", "--teacher-weights", "net.safetensors"],
+            "--teacher-weights: nothing here heeds it. Expected --teacher",
+        ),
+        (
+            ["net.onnx", "--data", "data.npz", "--qat-epochs", "4"],
+            "--qat-epochs: nothing here heeds it. Expected a torch network",
+        ),
+        (["net.py:Net", "--qat-epochs", "4"], "--qat-epochs: nothing here heeds it"),
+        (["net.onnx", "--max-drop", "0.0001"], "--max-drop: nothing here heeds it. Expected --data, by which"),
+        (["net.onnx", "--normalize", "foo"], "--normalize: nothing here heeds it. Expected --data"),
+        (
+            ["net.onnx", "--input-shape", "9,9,9"],
+            "--input-shape: nothing here heeds it. Expected none: the file or the data",
+        ),
+        (["net.py:Net", "--data", "data.npz", "--input-shape", "1,8,8"], "--input-shape: nothing here heeds it"),
         (["net.onnx", "--calibration", "none"], "data or random"),
     ],
 )
@@ -494,7 +600,7 @@ def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
-def file_of(file, shape, classes=3, dtype=np.float32, answers="logits"):
+def file_of(file, shape, classes=3, dtype=np.float32, answers="logits", opset=21):
     """An ONNX file of one matrix product of what it reads, (N, *shape), or the class that is the largest of it."""
     import onnx
     from onnx import helper
@@ -513,8 +619,30 @@ def file_of(file, shape, classes=3, dtype=np.float32, answers="logits"):
         nodes[: 4 if answers == "class" else 3], "g", [helper.make_tensor_value_info("x", kind, ["n", *shape])],
         [each for each in out if each.name == answers], [onnx.numpy_helper.from_array(w, "w")],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), file)
     return file
+
+
+def test_an_older_file_that_reads_any_size(folder, tmp_path, capsys):
+    """Its operator set has no Shape of some axes; the finished file is compared with torch at three sizes."""
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), opset=11)
+    asked = ("--data", folder / "data.npz", "--format", "onnx-fp32", "--out", tmp_path / "out")
+    code, found, err = run(capsys, file, *asked, "--input", "any_size")
+    assert code == 0, err
+    assert found["exports"][0]["parity"]["relative"] < 1e-5
+
+
+def test_noise_for_a_file_that_reads_pixels_is_of_all_their_values(tmp_path, capsys):
+    """The range of what INT8 sees is that of 0..255."""
+    import onnx
+
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), dtype=np.uint8)
+    asked = ("--format", "onnx-int8", "--calibration", "random", "--out", tmp_path)
+    assert run(capsys, file, *asked)[0] == 0
+    model = onnx.load(tmp_path / "file-int8.onnx")
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    scale = next(tensors[node.input[1]] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    assert float(scale) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -583,6 +711,71 @@ def test_a_file_that_lists_its_weights_as_inputs(tmp_path, capsys):
     code, found, err = run(capsys, tmp_path / "file.onnx", "--out", tmp_path / "out", "--format", "onnx-int4")
     assert code == 0, err
     assert [each["peak_bytes"] > 0 for each in found["exports"]] == [True, True]
+
+
+def in_two_files(source, target, location="net.onnx.data"):
+    """As torch.onnx.export writes it unless told otherwise."""
+    import onnx
+
+    onnx.save(onnx.load(source), target, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    model = onnx.load(target, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    onnx.save(model, target)
+    return target
+
+
+def test_a_file_whose_weights_lie_beside_it(folder, tmp_path, capsys):
+    """What is made of it is what is made of the file in one piece; measured, it is as large."""
+    file = in_two_files(folder / "net.onnx", tmp_path / "net.onnx")
+    asked = ["--format", "onnx-int8", "--calibration", "random"]
+    for source in (folder / "net.onnx", file):
+        code, _, err = run(capsys, source, "--out", tmp_path / source.parent.name, *asked)
+        assert code == 0, err
+    whole, own = (tmp_path / each.name for each in (folder, tmp_path))
+    assert (own / "net-int8.onnx").read_bytes() == (whole / "net-int8.onnx").read_bytes()
+    x = {"x": np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)}
+    answers = [open_session(each / "net-fp32.onnx").run(None, x)[0] for each in (whole, own)]
+    assert np.array_equal(*answers)
+    assert main(["bench", "onnx", str(file), "--rounds", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["bytes"] == file.stat().st_size + (tmp_path / "net.onnx.data").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("../net.onnx.data", "in '../net.onnx.data'. Expected a file in the same folder or below it."),
+        ("/etc/passwd", "in '/etc/passwd'. Expected a file in the same folder or below it."),
+        ("none.data", "its weights in 'none.data' are not there. Expected that file beside it."),
+        ("short.data", "its weights in another file cannot be read: "),
+    ],
+)
+def test_weights_that_cannot_be_taken_from_beside_a_file(location, said, folder, tmp_path, capsys):
+    (tmp_path / "short.data").write_bytes(b"123")
+    file = in_two_files(folder / "net.onnx", tmp_path / "net.onnx", location)
+    for asked in (
+        ["compress", str(file), "--out", str(tmp_path / "out"), "--format", "onnx-fp32"],
+        ["bench", "onnx", str(file)],
+    ):
+        assert main(asked) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_file_says_of_itself_stays(folder, tmp_path, capsys):
+    """Beside what the command says, whose keys it takes."""
+    import onnx
+
+    model, own = onnx.load(folder / "net.onnx"), {"names": "{0: 'cat'}", "stride": "32", "model": "another"}
+    onnx.helper.set_model_props(model, own)
+    onnx.save(model, tmp_path / "own.onnx")
+    asked = ["--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random", "--out", tmp_path]
+    assert run(capsys, tmp_path / "own.onnx", *asked)[0] == 0
+    for kind in ("fp32", "int8", "int4"):
+        found = open_session(tmp_path / f"own-{kind}.onnx").get_modelmeta().custom_metadata_map
+        assert found == {**own, "model": "own.onnx"}
+        assert main(["verify", str(tmp_path / f"own-{kind}.onnx")]) == 0
 
 
 def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):

@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from kdsearch.builtin.int4.quantizer import Int4
 from kdsearch.builtin.onnx_exporter import OnnxExporter
+from kdsearch.deploy.files import read_onnx
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import read_json
 from tests.stages.tiny import run_tiny
@@ -59,3 +61,15 @@ def test_of_an_exporter(spoil, said, copied, monkeypatch):
     assert [each["format"] for each in caught.value.result["refused"]] == ["onnx-fp32"]
     assert not (copied / "study" / "export" / "tiny-fp32.onnx").exists()
     assert read_json(copied / "study" / "result.json")["exports"] == []
+
+
+def test_of_a_quantizer_that_opens_what_it_wrote(copied, monkeypatch):
+    def rewrite(self, file, plan, feeds):
+        file.write_bytes(file.read_bytes()[:-40])
+        read_onnx(file)
+
+    monkeypatch.setattr(Int4, "rewrite", rewrite)
+    said = "onnx-int4: the file that was written is no ONNX model, or is cut off"
+    with pytest.raises(RefusedError, match=said) as caught:
+        run_tiny(copied, "export.formats=[onnx-fp32, onnx-int4]", "export.max_drop={}", "compress.quantize=[int4]")
+    assert [each["format"] for each in caught.value.result["exports"]] == ["onnx-fp32"]

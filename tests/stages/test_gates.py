@@ -12,7 +12,7 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.deploy.parity import Difference
-from kdsearch.errors import RefusedError, StudyError
+from kdsearch.errors import RefusedError, StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Field
 from kdsearch.stages import one_file
@@ -21,6 +21,7 @@ from kdsearch.stages.one_file import check_drop
 from kdsearch.stages.quality import Quality
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
+from kdsearch.verbs.export import _quantizers
 from kdsearch.verbs.summary import SAID, summary_of
 from tests.stages.tiny import run_tiny, write_study
 
@@ -88,6 +89,23 @@ def test_a_format_that_is_asked_for_is_there_though_another_was_refused(copied, 
     capsys.readouterr()
     assert main(["export", str(study), "--format", "onnx-int4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "onnx-int4"
+
+
+def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path):
+    """By a name that says whose it is, too; else an installed one; and an exporter's name may hold a hyphen."""
+    uses = ["kdsearch:quantizer:int8"]
+    sets = [f"compress.quantize={uses}", "export.formats=[onnx-fp32]", "export.max_drop={}"]
+    host = Host.load()
+    study = load_study(write_study(tmp_path), host, sets=sets)
+    for form in ("onnx-int8", "onnx-fp32"):
+        assert [each["use"] for each in _quantizers(study, host, form)] == uses
+    assert [each["use"] for each in _quantizers(study, host, "onnx-int4")] == [*uses, "int4"]
+    with pytest.raises(UserError, match="unknown format 'onnx-int5'; did you mean"):
+        _quantizers(study, host, "onnx-int5")
+    hyphen = study.config.export.exporter.model_copy(update={"use": "on-nx"})
+    export = study.config.export.model_copy(update={"exporter": hyphen})
+    other = replace(study, config=study.config.model_copy(update={"export": export}))
+    assert [each["use"] for each in _quantizers(other, host, "on-nx-int4")] == [*uses, "int4"]
 
 
 def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):

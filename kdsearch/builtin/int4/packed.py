@@ -16,7 +16,8 @@ MIDDLE = 8  # the zero point of a block that names none
 def pack(model: Any, name: str, blocks: Blocks) -> bool:
     """Replace in place every product with the weight, (K, N) or (N, K), whose rows (N, K) are given; False where one cannot be.
 
-    Of MatMul its second input, of Gemm without a transposed activation; nothing else may read the weight.
+    Of MatMul its second input, of Gemm without a transposed activation; no other node of the graph may read the weight. That no
+    nested graph does, and that all read the same rows, is the caller's business.
     """
     from onnx import helper, numpy_helper
 
@@ -34,17 +35,17 @@ def pack(model: Any, name: str, blocks: Blocks) -> bool:
     graph.initializer.remove(next(each for each in graph.initializer if each.name == name))
     graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in parts.items())
     for node in nodes:
-        at = list(graph.node).index(node)
+        at, called = list(graph.node).index(node), node.name or node.output[0]
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
         product = f"{node.output[0]}.product" if bias else node.output[0]
         made = [
             helper.make_node(
-                "MatMulNBits", [node.input[0], *parts], [product], f"{node.name}.packed", domain=DOMAIN,
+                "MatMulNBits", [node.input[0], *parts], [product], f"{called}.packed", domain=DOMAIN,
                 K=k, N=n, bits=4, block_size=blocks.block, accuracy_level=FP32,
             )
         ]  # fmt: skip
         if bias:
-            made.append(helper.make_node("Add", [product, bias], [node.output[0]], f"{node.name}.bias"))
+            made.append(helper.make_node("Add", [product, bias], [node.output[0]], f"{called}.bias"))
         graph.node.remove(node)
         for back, each in enumerate(made):
             graph.node.insert(at + back, each)

@@ -109,6 +109,7 @@ class Int4(Compressor[Int4Options]):
         weights = [each for each, bits in zip(every, widths, strict=True) if bits]
         bits_by_name = {each.name: bits for each, bits in zip(every, widths, strict=True)}
         reads = _reads(model.graph, weights)
+        alike = {each.weight for each in reads}  # whose rows are those of every node that reads them
         calibrated = plan.edits.get("rounding") in CALIBRATING  # a plan from before the option existed has none
         seen: Mapping[str, Moments] = {}
         if calibrated:
@@ -121,7 +122,8 @@ class Int4(Compressor[Int4Options]):
             self.progress(sum(sizes[:at]) / sum(sizes), f"{weight.name}, {at + 1} of {len(weights)}")
             bits = bits_by_name[weight.name]
             blocks = _rounded(model.graph, weight, plan.edits, bits, seen, reads)
-            if bits == 4 and plan.edits.get("linear") == "packed" and pack(model, weight.name, blocks):
+            may_pack = bits == 4 and plan.edits.get("linear") == "packed" and weight.name in alike
+            if may_pack and pack(model, weight.name, blocks):
                 continue
             unpacking += _store(model.graph, weight, blocks, bits)
         _set_nodes(model.graph, [*unpacking, *model.graph.node])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdsearch.errors import RefusedError
 from kdsearch.kinds import Compressor, Judge
 from kdsearch.kit.latency import measure
 from kdsearch.kit.onnx import open_session, save_onnx
@@ -119,15 +120,28 @@ def better(
 
 
 def relative_error(fp32: Path, file: Path, rows: Sequence[Row]) -> float:
-    """Of all outputs together: the norm of the difference over the norm of the fp32 answers, the worst output counts."""
+    """Of all outputs together: the norm of the difference over the norm of the fp32 answers, the worst output counts.
+
+    Truth values are 0 and 1; where fp32 is not finite, nothing counts.
+
+    Raises:
+        RefusedError: one of the files fails at a sample.
+    """
     sessions = [open_session(each) for each in (fp32, file)]
-    wrong: list[float] = []
-    whole: list[float] = []
+    sums: dict[int, tuple[float, float]] = {}
     for row in rows:
-        a, b = (each.run(None, dict(row)) for each in sessions)
-        wrong = [x + float(np.square(p - q).sum()) for x, p, q in zip(wrong or [0.0] * len(a), a, b, strict=True)]
-        whole = [x + float(np.square(p).sum()) for x, p in zip(whole or [0.0] * len(a), a, strict=True)]
-    return max(float(np.sqrt(x / max(y, 1e-30))) for x, y in zip(wrong, whole, strict=True))
+        try:
+            found = [each.run(None, dict(row)) for each in sessions]
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise RefusedError(f"what was quantised fails at a sample: {reason}") from error
+        for at, pair in enumerate(zip(*found, strict=True)):
+            whole, other = (np.asarray(each, np.float64) for each in pair)
+            counts = np.isfinite(whole)
+            wrong, size = sums.get(at, (0.0, 0.0))
+            apart = np.nan_to_num(whole[counts] - other[counts], nan=np.inf)
+            sums[at] = wrong + float(np.square(apart).sum()), size + float(np.square(whole[counts]).sum())
+    return max(float(np.sqrt(wrong / max(size, 1e-30))) for wrong, size in sums.values())
 
 
 def read_inputs(model: Any) -> list[str]:

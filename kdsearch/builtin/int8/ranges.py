@@ -41,7 +41,10 @@ def observed(model: Any, rows: Iterable[Mapping[str, Array]], names: Sequence[st
 
 
 def range_of(values: Array, method: Method) -> tuple[float, float]:
-    """(least, largest) that 8 bits should span, 0 within. Values beyond are clipped to it."""
+    """(least, largest) of finite values that 8 bits should span, 0 within. Values beyond are clipped to it."""
+    values = values[np.isfinite(values)] if values.size else values
+    if not values.size:
+        return 0.0, 0.0
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     if method == "minmax" or low == high:
         return low, high

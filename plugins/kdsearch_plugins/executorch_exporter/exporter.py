@@ -118,7 +118,8 @@ class ExecuTorchExporter(Exporter[ExecuTorchOptions]):
             f"names = json.loads(program.load_method({NAMES!r}).execute([])[0])",
             "method = program.load_method('forward')",
             "asked = [method.metadata.input_tensor_meta(at) for at in range(len(names['inputs']))]",
-            "dtypes = {4: torch.int64, 6: torch.float32, 11: torch.bool}",
+            "dtypes = {0: torch.uint8, 1: torch.int8, 3: torch.int32, 4: torch.int64}",
+            "dtypes |= {6: torch.float32, 7: torch.float64, 11: torch.bool}",
             "feeds = [torch.zeros(1, *each.sizes()[1:], dtype=dtypes[each.dtype()]) for each in asked]  # replace the zeros",
             "outputs = dict(zip(names['outputs'], method.execute(feeds)))",
         )

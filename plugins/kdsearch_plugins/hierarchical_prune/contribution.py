@@ -16,7 +16,7 @@ from torch import nn
 
 from kdsearch.kit.blocks import Block, Part, Removal, surgery
 
-FAILS = (RuntimeError, ValueError, TypeError, AttributeError)
+FAILS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError)
 Once = Callable[[str, Callable[[], Any]], Any]  # `Services.once`
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 from torch import nn
 
 from kdsearch.builtin.int4.blocks import fit, half_quadratic, plain
@@ -71,6 +73,52 @@ def test_packed_products_are_the_unpacked_ones(symmetric, block, fp32, tmp_path)
     assert weight_share(packed, fp32)["4"] == pytest.approx(weight_share(plainly, fp32)["4"])
     assert packed.stat().st_size < 1.2 * plainly.stat().st_size  # whole blocks: 40 is stored as 64
     assert made(fp32, tmp_path, linear="packed", **asked).read_bytes() == packed.read_bytes()
+
+
+def branch(weight, out):
+    """h times the weight."""
+    made = helper.make_tensor_value_info(out, 1, None)
+    return helper.make_graph([helper.make_node("MatMul", ["h", weight], [out])], out, [], [made])
+
+
+TRANSPOSED = helper.make_node("Gemm", ["x", "v"], ["h"], transB=1)
+HARD = {
+    "read as it is and transposed": ([TRANSPOSED, helper.make_node("MatMul", ["h", "v"], ["y"])], 0),
+    "read in a branch, too": (
+        [TRANSPOSED, helper.make_node("Gemm", ["h", "w"], ["k"]),
+         helper.make_node("If", ["yes"], ["z"], then_branch=branch("w", "a"), else_branch=branch("v", "b")),
+         helper.make_node("Add", ["k", "z"], ["y"])], 0),
+    "nodes without names": ([TRANSPOSED, helper.make_node("Gemm", ["h", "w", "c"], ["y"])], 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(HARD))
+def test_a_weight_is_packed_where_all_read_the_same_rows(case, tmp_path):
+    """Answers are those of the same rounding unpacked by standard operators, and near the network's."""
+    nodes, n = HARD[case]
+    rng = np.random.default_rng(0)
+    x, v, w = (rng.normal(size=(rows, 64)).astype(np.float32) for rows in (16, 64, 64))
+    tensors = {"v": v, "w": w, "c": np.ones(64, np.float32), "yes": np.asarray(True)}
+    kept = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    infos = [helper.make_tensor_value_info(name, 1, ["n", 64]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], kept)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "f.onnx")
+    found = {}
+    for linear in ("dequantize", "packed"):
+        shutil.copy(tmp_path / "f.onnx", file := tmp_path / f"{linear}.onnx")
+        quantizer = Int4(Int4Options(rounding="nearest", linear=linear))
+        quantizer.rewrite(file, quantizer.plan(None), [])
+        found[linear] = open_session(file).run(None, {"x": x})[0]
+    h = x @ v.T
+    exact = {
+        "read as it is and transposed": h @ v,
+        "read in a branch, too": 2 * h @ w,
+        "nodes without names": h @ w + 1,
+    }
+    assert np.abs(found["packed"] - found["dequantize"]).max() < 1e-4 * np.abs(found["dequantize"]).max()
+    assert np.linalg.norm(found["packed"] - exact[case]) < 0.2 * np.linalg.norm(exact[case])
+    names = [node.name for node in read_onnx(tmp_path / "packed.onnx").graph.node if node.op_type == "MatMulNBits"]
+    assert len(names) == len({*names}) == n
 
 
 def test_errors_fall_with_what_the_rounding_knows(fp32, tmp_path):

@@ -182,7 +182,7 @@ def test_the_sensitivity_of_a_layer_is_its_own(tmp_path, monkeypatch):
             found.append(kept_biases(tmp_path / "one.onnx", model))
         return list(layers.names)
 
-    monkeypatch.setattr("kdsearch.builtin.int8.quantizer.most_sensitive", looked_at)
+    monkeypatch.setattr("kdsearch.builtin.int8.static.most_sensitive", looked_at)
     error_of(tmp_path, correct_bias=True, keep_sensitive=1)
     assert [len(each) for each in found] == [2, 2, 2]
     assert all(np.array_equal(bias, own) for each in found for bias, own in each)

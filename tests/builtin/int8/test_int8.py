@@ -12,8 +12,10 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from kdsearch.builtin.int8 import choices as of
+from kdsearch.builtin.int8 import static
 from kdsearch.builtin.int8.choices import relative_error
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
+from kdsearch.builtin.int8.ready import ready
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.audit import size_bytes, weight_share
 from kdsearch.deploy.files import open_session, read_onnx
@@ -263,9 +265,71 @@ def test_a_table_whose_rows_a_product_reads(mode, tmp_path):
     assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("shape", [(1, 24), (1,), ()])
+def test_a_bias_may_have_any_shape_that_is_added_to_each_sample(shape, tmp_path):
+    w, b, x = drawn(64, 24), drawn(*shape), drawn(32, 64)
+    file = file_of(
+        tmp_path / "f.onnx", [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], [64], [24], {"w": w, "b": b}
+    )
+    got, exact = answers(file, x), x @ w + b
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def conv(kind, name, x, y):
+    return helper.make_node(kind, [x, name], [y], pads=[1, 1, 1, 1])
+
+
+READ_TWICE = {
+    "as it is and transposed": ((16, 64), [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
+                                           helper.make_node("MatMul", ["h", "w"], ["y"])], (64, 64)),
+    "forward and back": ((4, 8, 9, 9), [conv("Conv", "w", "x", "h"), conv("ConvTranspose", "w", "h", "y")], (8, 8, 3, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("how", list(READ_TWICE))
+def test_a_weight_whose_outputs_lie_along_two_axes(how, per_channel, tmp_path):
+    """Rows of very different sizes: scales along the other axis would be far off. Beside torch's answers in float."""
+    shape, nodes, weight = READ_TWICE[how]
+    x, w = drawn(*shape), drawn(*weight) * np.exp(0.5 * drawn(weight[0], *[1] * (len(weight) - 1)))
+    file = file_of(tmp_path / "f.onnx", nodes, shape[1:], shape[1:], {"w": w.astype(np.float32)})
+    a, b = torch.from_numpy(x), torch.from_numpy(w)
+    if len(weight) == 2:
+        exact = (a @ b.T @ b).numpy()
+    else:
+        exact = torch.conv_transpose2d(torch.conv2d(a, b, padding=1), b, padding=1).numpy()
+    got = answers(file, x, per_channel=per_channel)
+    assert np.linalg.norm(got - exact) < (0.03 if per_channel else 0.08) * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("by", ["a product", "a branch"])
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_table_that_others_read_too(mode, by, tmp_path):
+    table, x = drawn(32, 32), np.arange(32)
+    nodes = [helper.make_node("Gather", ["t", "x"], ["e"]), helper.make_node("MatMul", ["e", "t"], ["y"])]
+    if by == "a branch":
+        branches = {
+            which: helper.make_graph(
+                [helper.make_node("MatMul", ["e", "t"], [which])],
+                "g",
+                [],
+                [helper.make_tensor_value_info(which, 1, None)],
+            )
+            for which in ("then_branch", "else_branch")
+        }
+        nodes[1:] = [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Greater", ["most", "two"], ["yes"]),
+            helper.make_node("If", ["yes"], ["y"], **branches),
+        ]
+    file = file_of(tmp_path / "f.onnx", nodes, [], [32], {"t": table, "two": np.asarray(2)}, kind=7)
+    got, exact = answers(file, x, mode=mode), table[x] @ table
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+
+
 def test_what_onnxruntime_cannot_quantise_is_refused(tmp_path):
-    """A bias of one number for all outputs, with a scale for each of them."""
-    nodes, tensors = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": drawn(64, 24), "b": drawn(1)}
+    """A bias of another row for each sample of two."""
+    nodes, tensors = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": drawn(64, 24), "b": drawn(2, 24)}
     file = file_of(tmp_path / "f.onnx", nodes, [64], [24], tensors)
     with pytest.raises(RefusedError, match="onnxruntime's quantiser fails: "):
         answers(file, drawn(32, 64))
@@ -527,6 +591,116 @@ def test_a_recurrent_network_takes_what_measures_better(tmp_path, monkeypatch):
     assert kinds & {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
     assert "DynamicQuantizeLSTM" in kinds
     assert weight_share(file, whole)["8"] > 0.9
+
+
+def three_layers(file):
+    """Two matrix products after a Gemm and a Relu."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "a", "c"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["k"]),
+        helper.make_node("MatMul", ["k", "b"], ["y"]),
+    ]
+    return file_of(file, nodes, [16], [24], {"a": drawn(16, 24), "b": drawn(24, 24), "c": drawn(24)})
+
+
+def test_ranges_are_taken_once_for_all_layers_that_are_quantised_alone(tmp_path, monkeypatch):
+    """Each such file is, byte for byte, what a pass of its own over the samples makes."""
+    drawn_rows, get_next = [0], static._Reader.get_next
+
+    def counted(self):
+        row = get_next(self)
+        drawn_rows[0] += row is not None
+        return row
+
+    monkeypatch.setattr(static._Reader, "get_next", counted)
+    rows = [{"x": each[None]} for each in drawn(20, 16)]
+    told = Int8(Int8Options())
+    model = ready(three_layers(tmp_path / "f.onnx"), tmp_path / "ready.onnx", True)
+    setting = static.calibrated(model, Int8Options(), rows, tmp_path, told)
+    assert drawn_rows[0] == 20
+    layers = static.layers_of(setting)
+    alone = {name: layers.alone(name).SerializeToString(deterministic=True) for name in layers.names}
+    assert drawn_rows[0] == 20 + 20 + len(alone) == 43
+    for name, made in alone.items():
+        assert made == static._quantized(setting, (), [name]).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("options", [{"keep_sensitive": 1}, {"keep_first": True}], ids=str)
+def test_layers_that_stay_in_fp32_stay_so_in_a_dynamic_file(options, tmp_path, monkeypatch):
+    """A Gemm, which onnxruntime takes apart first, and products; the one that is named, and no other."""
+    file = three_layers(tmp_path / "f.onnx")
+    quantizer = Int8(Int8Options(mode="dynamic", equalize=True, **options))
+    monkeypatch.setattr(
+        of, "relative_error", lambda fp32, file, rows: float("Gemm_0" not in str(read_onnx(file).graph))
+    )
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": drawn(8, 16)}])
+    nodes = read_onnx(file).graph.node
+    kept = [node.op_type for node in nodes if node.op_type in ("Gemm", "MatMul")]
+    assert len(kept) == 1
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2
+    assert quantizer.notes[-1].startswith("no channels equalised, no biases corrected: a dynamic file")
+    assert len(quantizer.notes) == len(options) + int("keep_sensitive" in options)
+
+
+@pytest.mark.parametrize(("dynamic", "stays"), [(0.0, "dynamic"), (0.5, "static")])
+def test_what_is_said_of_static_files_is_said_of_no_dynamic_one(dynamic, stays, tmp_path, monkeypatch):
+    graph, file = Graph(Words().eval(), (TOKENS,), (Field("logits", "logits", (4,)),)), tmp_path / "q.onnx"
+    EXPORTER.write(graph, batch_of(tokens=torch.arange(12).view(2, 6)), file)
+    monkeypatch.setattr(of, "measure", lambda file, row: Latency(0.0, 1.0, 0.0, 3))
+    quantizer = Int8(Int8Options(samples=8, equalize=True, mixed=False))
+    losses = {"static": 0.3, "dynamic": dynamic}
+    quantizer.judge = Judge(lambda file: losses[file.stem.partition("-")[0]], 1.0, 0.005)
+    quantizer.rewrite(file, quantizer.plan(None), [{"tokens": torch.arange(48).view(8, 6).numpy()}])
+    why, said = quantizer.notes
+    assert why.startswith(stays)
+    assert said.startswith("no channels equalised" if stays == "dynamic" else "0 pairs of convolutions equalised")
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_transposed_convolution_in_groups_stays_in_fp32(mode, tmp_path):
+    """With a bias and several outputs a group; another layer is quantised, and the card says which is not."""
+    w, v, b, x = drawn(8, 4, 4, 4), drawn(8, 8, 3, 3), drawn(8), drawn(6, 8, 5, 5)
+    nodes = [
+        conv("Conv", "v", "x", "h"),
+        helper.make_node("ConvTranspose", ["h", "w", "b"], ["y"], "up", group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    file = file_of(tmp_path / "f.onnx", nodes, [8, 5, 5], [8, 10, 10], {"w": w, "v": v, "b": b})
+    quantizer = Int8(Int8Options(mode=mode))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    got = open_session(file).run(None, {"x": x})[0]
+    a, c, d, e = (torch.from_numpy(each) for each in (x, v, w, b))
+    exact = torch.conv_transpose2d(torch.conv2d(a, c, padding=1), d, e, 2, 1, groups=2).numpy()
+    assert np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
+    said = "in fp32, since onnxruntime has no such layer with a scale a channel: up"
+    assert quantizer.notes == ((said,) if mode == "static" else ())
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy", "mse"])
+def test_infinities_stay_in_fp32(calibration, tmp_path):
+    """A causal mask of -inf, added to what a softmax reads, where all operators are quantised."""
+    q, k, v, x = drawn(16, 17), drawn(16, 17), drawn(16, 12), drawn(24, 6, 16)
+    q, k = q[:, :16], k[:, :16]
+    mask = np.triu(np.full((6, 6), -np.inf, np.float32), 1)
+    nodes = [
+        *(helper.make_node("MatMul", ["x", name], [f"x{name}"]) for name in "qkv"),
+        helper.make_node("Transpose", ["xk"], ["kt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["xq", "kt"], ["products"]),
+        helper.make_node("Mul", ["products", "factor"], ["scores"]),
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "xv"], ["y"]),
+    ]
+    tensors = {"q": q, "k": k, "v": v, "mask": mask, "factor": np.asarray(0.05, np.float32)}
+    file = file_of(tmp_path / "f.onnx", nodes, [6, 16], [6, 12], tensors)
+    quantizer = Int8(Int8Options(mode="static", operators="all", calibration=calibration, samples=24))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    got = open_session(file).run(None, {"x": x})[0]
+    a = [torch.from_numpy(x) @ torch.from_numpy(each) for each in (q, k, v)]
+    scores = 0.05 * a[0] @ a[1].transpose(1, 2) + torch.from_numpy(mask)
+    exact = (scores.softmax(-1) @ a[2]).numpy()
+    assert np.linalg.norm(got - exact) < 0.1 * np.linalg.norm(exact)
+    assert quantizer.notes == ("in fp32, since they make or read infinities: Add_6, Softmax_7",)
 
 
 class Between(nn.Module):

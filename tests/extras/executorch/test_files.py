@@ -58,6 +58,23 @@ def test_more_samples_than_a_program_takes_are_asked_in_turns(tmp_path):
     assert torch.allclose(kept, expected[:1], atol=1e-6)
 
 
+class Sum(nn.Module):
+    def forward(self, *inputs):
+        return sum(each.float().sum(1, keepdim=True) for each in inputs)
+
+
+def test_the_card_s_code_feeds_every_type(tmp_path):
+    dtypes = ["uint8", "int8", "int32", "int64", "float32", "float64", "bool"]
+    fields = tuple(Field(f"of_{each}", "vector", (4,), each, n_values=2) for each in dtypes)
+    graph = Graph(Sum().eval(), fields, (Field("y", "vector", (1,)),))
+    exporter = ExecuTorchExporter(ExecuTorchOptions())
+    exporter.write(graph, TestExecuTorch().batch(graph, 2), tmp_path / "net.pte")
+    found: dict = {}
+    exec("\n".join(exporter.usage(str(tmp_path / "net.pte"))), found)
+    assert [each.dtype for each in found["feeds"]] == [getattr(torch, each) for each in dtypes]
+    assert found["outputs"]["y"].tolist() == [[0.0]]
+
+
 def test_what_it_cannot_take_is_refused(tmp_path):
     class Branching(nn.Module):
         def forward(self, vector):

@@ -241,11 +241,12 @@ def test_memory_that_is_short_for_once_is_no_measurement(tmp_path, error):
     assert not any("inf" in line for line in plan.log)
 
 
-def test_why_all_is_lost_without_a_part_is_said(tmp_path):
-    for errors in ({4: AttributeError("no attribute 'weight'")}, {}):  # as it is kept, too
+@pytest.mark.parametrize("kind", [AttributeError, AssertionError, IndexError])
+def test_why_all_is_lost_without_a_part_is_said(kind, tmp_path):
+    for errors in ({4: kind("no attribute 'weight'")}, {}):  # as it is kept, too
         lost = [line for line in failing(tmp_path, errors).log if "inf" in line]
         assert len(lost) == 1
-        assert lost[0].endswith("-inf (AttributeError: no attribute 'weight')")
+        assert lost[0].endswith(f"-inf ({kind.__name__}: no attribute 'weight')")
         assert lost[0].startswith("Delta P without 0.")
 
 
