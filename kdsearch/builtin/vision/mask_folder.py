@@ -42,6 +42,7 @@ from kdsearch.kit.files import below, content, entries, opened
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20
 ORIENTATION = 0x0112  # of EXIF
+PNG = b"\x89PNG\r\n\x1a\n"  # the size, the bits a channel (byte 24) and the kind of colour (byte 25) follow
 BINARY = f"In masks of 0 and {VOID}, {VOID} says that nobody knows the class: write 1 in its place."
 
 
@@ -209,8 +210,11 @@ def read_mask(file: Path, size: Sequence[int] | None = None) -> Tensor:
             fix="Write colours as a palette PNG: index k for class k.",
         )
     try:
-        with opened(file, "a mask") as stream, Image.open(stream) as image:
-            pixels = np.array(image, dtype=np.uint8)
+        with opened(file, "a mask") as stream:
+            begin = stream.read(len(PNG) + 18)
+            stream.seek(0)
+            with Image.open(stream) as image:
+                pixels = np.array(image, dtype=np.uint8) // grey_step(begin)
     except DataError:
         raise
     except Exception as error:  # a damaged file fails anywhere in its reader
@@ -219,6 +223,13 @@ def read_mask(file: Path, size: Sequence[int] | None = None) -> Tensor:
         (h, w), (rows, columns) = size, pixels.shape
         raise DataError(f"is {columns}x{rows} pixels, its image is {w}x{h}", file=file, expected="one size")
     return torch.from_numpy(pixels)[None]
+
+
+def grey_step(begin: bytes) -> int:
+    """What a mask's values are multiples of, by the first 26 bytes of its file: Pillow stretches grey of 2 or 4 bits to 0..255."""
+    bits, colour = begin[24:25], begin[25:26]
+    is_grey = begin.startswith(PNG) and colour == b"\0"
+    return {b"\2": 85, b"\4": 17}.get(bits, 1) if is_grey else 1
 
 
 def sized(mask: Tensor, resize: int | None) -> Tensor:
