@@ -193,3 +193,11 @@ def test_classes_that_are_numbers_are_in_their_order(table):
     source = texts(path="twelve.csv", text="said", label="stars").open(FileServices(table))
     assert source.facts["classes"] == [str(k) for k in range(12)]
     assert source.split("train").labels.tolist() == [i % 12 for i in range(48)]
+
+
+def test_an_unlabeled_copy_of_a_test_text_is_refused(tmp_path):
+    """Students would hear the teacher on the very texts that judge them."""
+    rows = [*(f"text {i},{'ab'[i % 2]},train" for i in range(8)), "held 1,a,test", "held 2,b,test", "held 2,,unlabeled"]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label,part", *rows]))
+    with pytest.raises(DataError, match=r"t\.csv:12: this row of 'unlabeled' is in 'test' too \(t\.csv:11\), as 1 are"):
+        texts(path="t.csv", label="label", split="part").open(FileServices(tmp_path))
