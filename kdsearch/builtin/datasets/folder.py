@@ -319,13 +319,19 @@ def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
 
 
 def ends(files: Sequence[Path]) -> str:
-    """sha256 over each file's size, first and last 4 KiB: a change of a file is seen without reading all of it."""
+    """sha256 over each file's size, first and last 4 KiB: a change of a file is seen without reading all of it.
+
+    A BMP is read as a whole: it is not compressed, and a change in its middle moves nothing.
+    """
     digest = hashlib.sha256()
     for file in files:
         size: Any = file.stat().st_size
         with opened(file, "an image") as stream:
-            digest.update(f"{size}\0".encode() + stream.read(4096))
-            if size > 4096:
+            begin = stream.read(4096)
+            digest.update(f"{size}\0".encode() + begin)
+            if begin.startswith(b"BM"):
+                digest.update(stream.read())
+            elif size > 4096:
                 stream.seek(-4096, 2)
                 digest.update(stream.read())
     return digest.hexdigest()

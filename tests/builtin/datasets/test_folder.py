@@ -78,6 +78,19 @@ def test_content_sees_a_changed_file(tmp_path, memory_mb):
     assert opened(tmp_path, memory_mb=memory_mb).facts["content"] != before
 
 
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_content_sees_what_changes_in_the_middle_of_a_bmp(tmp_path, memory_mb):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            picture(i, 96, 96).save(tmp_path / name / f"{i}.bmp")
+    before = opened(tmp_path, memory_mb=memory_mb).facts["content"]
+    pixels = np.array(picture(1, 96, 96))
+    pixels[40:50] = 0
+    Image.fromarray(pixels).save(tmp_path / "dog" / "1.bmp")
+    assert opened(tmp_path, memory_mb=memory_mb).facts["content"] != before
+
+
 def test_grey_stays_grey_and_a_mixture_becomes_rgb(tmp_path):
     write(tmp_path / "grey", mode="L")
     assert opened(tmp_path / "grey").fields[0].shape == (1, 8, 10)

@@ -20,7 +20,7 @@ ROWS = [(f"word{i % 5} and {'more ' * (i % 4)}text {i}", ["good", "bad", ""][i %
 @pytest.fixture
 def table(tmp_path):
     """A CSV with labels, a third of them missing, and JSON Lines of pairs."""
-    lines = ["said,stars", *(f"{text},{label}" for text, label in ROWS)]
+    lines = ["said,stars,also", *(f"{text},{label},{text}" for text, label in ROWS)]
     (tmp_path / "reviews.csv").write_text("\n".join(lines))
     pairs = [
         {"question": f"what is {i % 20} and why", "answer": f"it is number {i}", "number": i % 2} for i in range(24)
@@ -153,6 +153,7 @@ def test_equal_texts_of_pairs_have_equal_numbers(table):
         ({"text": "said", "label": "stars", "document": "stars"}, "said, stars, stars"),
         ({"text": ("said", "said"), "label": "stars"}, "each once"),
         ({"text": "said", "label": "stars", "min_count": 99}, "no token occurs 99 times"),
+        ({"text": ("said", "also"), "label": "stars", "max_length": 2}, "max_length 2. Expected 3 or more"),
     ],
 )
 def test_what_does_not_fit_is_said(table, options, says):
