@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -244,6 +245,26 @@ def test_a_mask_that_does_not_fit_is_refused_when_it_is_read(tmp_path):
     spoil(tmp_path / "data", "class")
     with pytest.raises(DataError, match="value 7"):
         source.split("train").load(range(6))
+
+
+def test_copies_of_an_image_stay_together_and_are_warned_of_across_splits(tmp_path):
+    data = tmp_path / "data"
+    write(data, splits=("train", "test"))
+
+    def copied(of, to):
+        for folder in ("images", "masks"):
+            held = (data / of.replace("*", folder)).read_bytes()
+            (data / to.replace("*", folder)).write_bytes(held)
+
+    copied("train/*/train-0.png", "train/*/train-3.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        groups = opened(tmp_path).split("train").groups
+    assert groups[3] == groups[0] == "train/images/train-0.png"
+    assert len(set(groups)) == 5
+    copied("train/*/train-1.png", "test/*/test-0.png")
+    with pytest.warns(UserWarning, match="^1 of 6 images of 'test' are copies of training images"):
+        assert opened(tmp_path).facts["copies"] == {"test": 1}
 
 
 def test_a_file_of_classes_that_is_asked_for_must_be_there(tmp_path):
