@@ -256,7 +256,7 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
             fixed[name] = value
         else:
             ranges[name] = found
-    ranges = {name: found for name, found in ranges.items() if _counts(found, fixed)}
+    ranges = _counting(cls, ranges, fixed)
     base = {**fixed, **{name: _example(found, found.ends[0]) for name, found in ranges.items()}}
     validate(cls, base, prefix)
     for name, found in ranges.items():
@@ -273,9 +273,22 @@ def searchable(cls: type[Options], raw: Mapping[str, Value], prefix: str) -> Sea
     return Searchable(cls, fixed, tuple(dims))
 
 
-def _counts(found: Range, fixed: Mapping[str, Value]) -> bool:
-    """Whether no fixed value is one at which this range is off: it is no dimension then, and the field has its default."""
-    return all(fixed[other] in values for other, values in found.when if other in fixed)
+def _counting(cls: type[Options], ranges: Mapping[str, Range], fixed: Mapping[str, Value]) -> dict[str, Range]:
+    """The ranges that no value of a field that is not searched puts off, written or by default; of the others fields have their
+    default."""
+    left: dict[str, Range] = dict(ranges)
+    while True:
+        infos = cls.model_fields.items()
+        defaults = {name: info.get_default(call_default_factory=True) for name, info in infos if name not in left}
+        said = {**defaults, **fixed}
+        on = {
+            name: each
+            for name, each in left.items()
+            if all(said[other] in values for other, values in each.when if other in said)
+        }
+        if len(on) == len(left):
+            return on
+        left = on
 
 
 def _example(found: Range, end: Value) -> Value:

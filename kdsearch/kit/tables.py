@@ -10,11 +10,9 @@ null is missing: None in texts and categories, NaN in numbers.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +23,19 @@ from pydantic import field_validator
 
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import Options, Services
+from kdsearch.kit.table_copies import digests, together, unrepeated, untold, whole
 from kdsearch.store.table_rows import rows_of, shown
 
-__all__ = ["Table", "TableFiles", "identified", "no_number", "read_table", "read_tables", "shown", "unrepeated"]
+__all__ = [
+    "Table",
+    "TableFiles",
+    "identified",
+    "no_number",
+    "read_table",
+    "read_tables",
+    "shown",
+    "unrepeated",
+]
 
 SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
@@ -98,6 +106,7 @@ class Table:
         lines: the line that each row begins at, from 1.
         ids: of each row, unique in the table.
         groups: of each row, what equal rows have in common; () = there are none, or they are different samples.
+        held: of each row without an id of its own, a digest of what it holds in the columns that are read.
     """
 
     file: Path
@@ -105,6 +114,7 @@ class Table:
     lines: Sequence[int]
     ids: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -144,6 +154,8 @@ class Table:
                 made.append(value.strip() or None)
             elif isinstance(value, bool | int):
                 made.append(json.dumps(value))
+            elif isinstance(value, float) and value.is_integer():  # as other programs write a column that lacks a value
+                made.append(json.dumps(int(value)))
             else:
                 raise self.fault(row, name, shown(value), "a name or a whole number")
         return made
@@ -180,17 +192,17 @@ class Table:
     def at(self, rows: Sequence[int]) -> Table:
         """The rows at these places, in that order."""
         values = {name: [each[i] for i in rows] for name, each in self.values.items()}
-        ids, groups = (tuple(each[i] for i in rows) if each else () for each in (self.ids, self.groups))
-        return Table(self.file, values, [self.lines[i] for i in rows], ids, groups)
+        of_rows = (tuple(each[i] for i in rows) if each else () for each in (self.ids, self.groups, self.held))
+        return Table(self.file, values, [self.lines[i] for i in rows], *of_rows)
 
     def without(self, marks: Sequence[str]) -> Table:
         """The table with None in place of these texts, and of JSON's numbers that they are: what its author wrote for values that
         nobody knows."""
-        marked, numbers = set(marks), {_number(mark) for mark in marks} - {None}
+        marked, numbers = {whole(mark) for mark in marks}, {_number(mark) for mark in marks} - {None}
 
         def is_marked(value: Any) -> bool:
             if isinstance(value, str):
-                return value.strip() in marked
+                return whole(value.strip()) in marked
             return isinstance(value, int | float) and not isinstance(value, bool) and value in numbers
 
         changed = {name: [None if is_marked(each) else each for each in values] for name, values in self.values.items()}
@@ -198,11 +210,15 @@ class Table:
 
 
 def read_tables(
-    options: TableFiles, services: Services, reads: Callable[[str], bool] | None = None
+    options: TableFiles,
+    services: Services,
+    reads: Callable[[str], bool] | None = None,
+    targets: Collection[str] = (),
 ) -> dict[str, Table]:
     """The splits that the options name, `train` first, with ids that are unique in each.
 
     reads: whether a data set reads a column; rows that differ in others alone are equal. None = it reads all.
+    targets: columns of what is to be told; a row that lacks them all is a copy of one that is equal but for them.
 
     Raises:
         DataError: a file that is no table, a column that is not there, another word than a split's in the split column, an id
@@ -220,7 +236,8 @@ def read_tables(
     tables = {name: _rows(services.file(path), options) for name, path in given.items()}
     if options.split is not None:
         tables = _parted(tables["train"], options.split)
-    return _apart({name: identified(each, options, reads) for name, each in tables.items()}, options)
+    named = {name: identified(each, options, reads, targets) for name, each in tables.items()}
+    return _apart(named, options, reads, targets)
 
 
 def _parted(table: Table, column: str) -> dict[str, Table]:
@@ -236,19 +253,26 @@ def _parted(table: Table, column: str) -> dict[str, Table]:
     return {name: table.at(found) for name, found in rows.items() if found}
 
 
-def _apart(tables: Mapping[str, Table], options: TableFiles) -> dict[str, Table]:
+def _apart(
+    tables: Mapping[str, Table], options: TableFiles, reads: Callable[[str], bool] | None, targets: Collection[str]
+) -> dict[str, Table]:
     """The splits without a row in two of them: what is held out stays, `test` before `val`."""
     owner: dict[str, tuple[str, int]] = {}
+    asked: dict[str, tuple[str, int]] = {}  # a held out row, by what it holds but for the targets
+    without = {name: untold(each.values, targets) if targets and each.held else [] for name, each in tables.items()}
     made, copies = {}, options.copies
-
-    def held(sample: str) -> str:
-        return sample if options.id is not None else sample.partition("-")[0]  # equal rows hold the same
-
     for name in sorted(tables, key=SPLITS.index, reverse=True):
         table = tables[name]
-        twice = [row for row, sample in enumerate(table.ids) if held(sample) in owner]
+        held = table.held or table.ids
+        found = {row: owner[each] for row, each in enumerate(held) if each in owner}
+        if any(without.values()):
+            asks = digests(table.values, [each for each in _read(table, options, reads) if each not in targets])
+            found = {row: asked[asks[row]] for row in without[name] if asks[row] in asked} | found
+            if name in ("test", "val"):
+                asked |= {each: (name, row) for row, each in enumerate(asks)}
+        twice = sorted(found)
         if twice and copies == "refuse":
-            other, row = owner[held(table.ids[twice[0]])]
+            other, row = found[twice[0]]
             where = f"{tables[other].file.name}:{tables[other].lines[row]}"
             raise DataError(
                 f"this row of '{name}' is in '{other}' too ({where}), as {len(twice)} are",
@@ -258,10 +282,11 @@ def _apart(tables: Mapping[str, Table], options: TableFiles) -> dict[str, Table]
                 fix="Set `copies: drop` to train without them, or `id` if equal rows are different samples.",
             )
         if twice and copies == "drop":
-            table = table.at([row for row in range(len(table)) if held(table.ids[row]) not in owner])
+            table = table.at([row for row in range(len(table)) if row not in found])
         if twice and copies == "keep":
-            table = replace(table, ids=tuple(f"{each}-{name}" if held(each) in owner else each for each in table.ids))
-        owner |= {held(sample): (name, row) for row, sample in enumerate(tables[name].ids)}
+            ids = (f"{each}-{name}" if row in found else each for row, each in enumerate(table.ids))
+            table = replace(table, ids=tuple(ids))
+        owner |= {each: (name, row) for row, each in enumerate(held)}
         made[name] = table
     return {name: made[name] for name in SPLITS if name in made}
 
@@ -282,24 +307,26 @@ def _rows(file: Path, options: TableFiles) -> Table:
     return Table(file, values, lines, ("",) * len(lines))
 
 
-def identified(table: Table, options: TableFiles, reads: Callable[[str], bool] | None = None) -> Table:
+def identified(
+    table: Table,
+    options: TableFiles,
+    reads: Callable[[str], bool] | None = None,
+    targets: Collection[str] = (),
+) -> Table:
     """The table with ids, of the options' column or by what its rows hold in columns that are read (None = in all).
 
     Raise DataError for ids missing or not unique.
     """
     if options.id is not None:
         return replace(table, ids=_named_ids(table, options.id))
-    held = _digests(table, [name for name in table.columns if name != options.split and (reads is None or reads(name))])
-    groups = held if len(set(held)) < len(held) and options.copies != "keep" else ()
-    return replace(table, ids=tuple(unrepeated(held)), groups=groups)
+    names = _read(table, options, reads)
+    written, held = digests(table.values, names, lambda value: value), digests(table.values, names)
+    groups = () if options.copies == "keep" else together(table.values, written, held, names, targets)
+    return replace(table, ids=tuple(unrepeated(written)), groups=groups, held=held)
 
 
-def unrepeated(ids: Iterable[str]) -> Iterator[str]:
-    """Equal ones get -2, -3, ..."""
-    counts: Counter[str] = Counter()
-    for each in ids:
-        counts[each] += 1
-        yield each if counts[each] == 1 else f"{each}-{counts[each]}"
+def _read(table: Table, options: TableFiles, reads: Callable[[str], bool] | None) -> list[str]:
+    return [name for name in table.columns if name != options.split and (reads is None or reads(name))]
 
 
 def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
@@ -311,16 +338,6 @@ def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
     return DataError(
         f"no column '{name}'", file=file, nearest=nearest(name, columns), expected=f"{', '.join(some)}{rest}", fix=fix
     )
-
-
-def _digests(table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    """16 hexadecimal digits of what each row holds in these columns, in any order."""
-    made = []
-    for row in range(len(table)):
-        held = {name: table.values[name][row] for name in names if table.values[name][row] is not None}
-        text = json.dumps(held, sort_keys=True, separators=(",", ":")).encode()
-        made.append(hashlib.blake2b(text, digest_size=8).hexdigest())
-    return tuple(made)
 
 
 def _named_ids(table: Table, column: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ import numpy as np
 import onnxruntime
 
 BILINEAR = 2  # of pillow
+READABLE = "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"  # 8 bits a channel: deeper ones would be clipped
 
 
 def picture(file, told, inside):
@@ -45,7 +46,10 @@ def upright(file, channels):
     \"\"\"The picture as its EXIF turns it, grey or RGB, on white where it is transparent.\"\"\"
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(file))
+    with Image.open(file) as opened:
+        if opened.mode not in READABLE:
+            raise ValueError(f"pixel mode '{opened.mode}'; expected 8 bits a channel, grey, palette or colour")
+        image = ImageOps.exif_transpose(opened)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

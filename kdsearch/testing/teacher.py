@@ -16,6 +16,7 @@ import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +42,10 @@ class TeacherContract:
         """What a batch has; more than a student's inputs, where the teacher reads what no student is to have."""
         return self.io().inputs
 
+    def answers(self) -> Sequence[Field]:
+        """What it answers; other than the task's outputs where it is a bank of features."""
+        return self.io().outputs
+
     def services(self) -> Services:
         """Override it where the teacher asks for data, with `site(data=...)` of `kdsearch.testing.data_recipe`."""
         return Site(seed=0, base=Path())
@@ -51,9 +56,22 @@ class TeacherContract:
     def model(self) -> Model:
         return self.made().model(self.io(), self.services())
 
+    def batch(self, n: int) -> Batch:
+        rng = Generator().manual_seed(1)
+        return Batch(tuple(ascii_lowercase[:n]), {each.name: each.noise(n, rng) for each in self.fields()})
+
     def inputs(self, model: Model, n: int) -> list[Tensor]:
-        rng, fields = Generator().manual_seed(1), {each.name: each for each in self.fields()}
-        return [fields[name].noise(n, rng) for name in model.inputs]
+        """What its network reads of a batch: of its view, where it has one of its own."""
+        made, seen = self.made(), self.batch(n)
+        if self.teacher.view is not Teacher.view:
+            made.model(self.io(), self.services())  # the host asks for views of the instance whose model it has
+            seen = made.view(seen, Generator().manual_seed(0))
+        return [seen[name] for name in self.read(model, seen)]
+
+    def read(self, model: Model, seen: Batch) -> tuple[str, ...]:
+        lacking = [name for name in model.inputs if name not in seen]
+        require(not lacking, f"its network reads '{', '.join(lacking)}', which the view has not")
+        return model.inputs
 
     def answer(self, model: Model, inputs: list[Tensor]) -> Tensor:
         with torch.no_grad():
@@ -61,11 +79,15 @@ class TeacherContract:
         return out if isinstance(out, Tensor) else next(iter(out.values() if isinstance(out, Mapping) else out))
 
     def test_answers_each_sample_on_its_own_and_repeatably(self) -> None:
-        io, model = self.io(), self.model()
-        require(model.outputs == tuple(each.name for each in io.outputs), f"outputs are {model.outputs}")
+        fields, model = self.answers(), self.model()
+        require(model.outputs == tuple(each.name for each in fields), f"outputs are {model.outputs}")
         inputs = self.inputs(model, 3)
         whole, again = self.answer(model, inputs), self.answer(model, inputs)
-        require(whole.shape == (3, *io.outputs[0].shape), f"3 samples are answered by {tuple(whole.shape)}")
+        wanted = (3, *fields[0].shape)
+        is_said = len(wanted) == whole.dim() and all(
+            size in (None, got) for size, got in zip(wanted, whole.shape, strict=True)
+        )
+        require(is_said, f"3 samples are answered by {tuple(whole.shape)}")
         if self.made().stochastic:
             return
         require(torch.equal(whole, again), "equal inputs, different answers in eval mode; say `stochastic`")
@@ -123,16 +145,13 @@ class TeacherContract:
         """What it is fed of a batch: the same samples, equal for equal streams, under the names that its network reads."""
         made = self.made()
         model = made.model(self.io(), self.services())
-        rng, ids = Generator().manual_seed(1), ("a", "b")
-        batch = Batch(ids, {each.name: each.noise(2, rng) for each in self.fields()})
+        batch = self.batch(2)
         before = torch.get_rng_state()
         seen, again = (made.view(batch, Generator().manual_seed(0)) for _ in range(2))
         require(torch.equal(before, torch.get_rng_state()), "the view draws from the global stream")
-        require(seen.ids == ids, "the view has other samples")
+        require(seen.ids == batch.ids, "the view has other samples")
         require(all(same(seen[name], again[name]) for name in seen.tensors), "equal streams give different views")
-        lacking = [name for name in model.inputs if name not in seen]
-        require(not lacking, f"its network reads '{', '.join(lacking)}', which the view has not")
-        answer = self.answer(model, [seen[name] for name in model.inputs])
+        answer = self.answer(model, [seen[name] for name in self.read(model, seen)])
         require(bool(torch.isfinite(answer).all()), "an answer to its view is not finite")
 
     def test_what_it_says_before_it_is_built(self) -> None:

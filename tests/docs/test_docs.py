@@ -31,6 +31,7 @@ from kdsearch.testing.dataset import DatasetContract
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.executor import ExecutorContract
 from kdsearch.testing.logger import LoggerContract
+from kdsearch.testing.metric import MetricContract
 from kdsearch.testing.procedure import ProcedureContract
 from kdsearch.testing.proxy import ProxyContract
 from kdsearch.testing.space import SearchSpaceContract
@@ -246,6 +247,11 @@ class TestStripes(DatasetContract):
     @pytest.fixture
     def dataset(self):
         return DATASET.Stripes(DATASET.StripesOptions(n=60))
+
+
+class TestBrier(MetricContract):
+    metric = METRIC.Brier
+    name = "brier"
 
 
 def test_the_snippet_of_a_metric_measures_with_an_interval():

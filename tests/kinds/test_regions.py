@@ -59,6 +59,18 @@ def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():
     assert searchable(Spec, {"kind": "a", "size": "search"}, "spec").at({}) == Spec()
 
 
+class Chained(Spec):
+    mark: Annotated[int, searched(1, 2, when={"size": (1, 2, 3)})] = 5
+
+
+def test_a_range_that_a_default_puts_off_is_no_dimension():
+    """`kind` is `a` unless it is written, which reads no `size`; and 7, the size that is left, reads no `mark`."""
+    assert searchable(Spec, {"size": "search"}, "spec").dims == ()
+    assert searchable(Chained, {"size": "search", "mark": "search"}, "spec").dims == ()
+    all_on = searchable(Chained, {"kind": "b", "size": "search", "mark": "search"}, "spec")
+    assert [dim.path for dim in all_on.dims] == ["spec.size", "spec.mark"]
+
+
 class Ops(Options):
     edges: Annotated[tuple[str, str], searched("none", "conv", "pool", each=2)] = ("conv", "conv")
 
@@ -81,7 +93,7 @@ def test_what_is_not_read_has_a_value_of_the_region():
 
     assert unread() == {"size": 7, "sides": (1, 1)}
     assert unread(size=2, sides=[3, 4]) == {"size": 2, "sides": (3, 4)}
-    assert unread(size="search", sides="search") == {"size": 1, "sides": (1, 1)}
+    assert unread(kind="b", size="search", sides="search") == {"size": 1, "sides": (1, 1)}
     assert unread(kind="b", size={"choices": [9, 7]}, sides={"low": 2, "high": 4}) == {"size": 7, "sides": (2, 2)}
     assert unread(sides={"choices": [[2, 3], [4, 4]]})["sides"] == (2, 3)
 

@@ -123,6 +123,19 @@ def test_what_is_no_finite_number(tmp_path, text):
         read(tmp_path, f"a\n{text}\n").numbers("a")
 
 
+def test_a_mark_is_a_whole_number_in_either_form(tmp_path):
+    """pandas writes -999.0 for -999; codes keep their zeros."""
+    found = read(tmp_path, "x\n-999\n-999.0\n-99\n09\n9\n").without(["-999", "9.0"])
+    assert found.column("x") == [None, None, "-99", "09", None]
+
+
+def test_a_whole_number_of_json_is_a_name_in_either_form(tmp_path):
+    found = read(tmp_path, '{"a": 1.0}\n{"a": 1}\n{"a": null}\n{"a": -0.0}\n', "t.jsonl")
+    assert found.categories("a") == ["1", "1", None, "0"]
+    with pytest.raises(DataError, match=r"got 1\.5\. Expected a name or a whole number"):
+        read(tmp_path, '{"a": 1.5}\n', "t.jsonl").categories("a")
+
+
 def test_marks_of_the_unknown_are_missing_where_they_are_named(tmp_path):
     table = read(tmp_path, "a,b\n?,NA\n1,x\n")
     with pytest.raises(DataError, match="List it in `missing`"):
@@ -264,6 +277,40 @@ def test_a_row_in_two_splits_is_refused_dropped_from_training_or_kept(tmp_path, 
     assert parts("keep") == {"train": [1.0, 2.0, 2.0], "test": [3.0, 2.0]}
     assert parts("drop")["test"] == [3.0, 2.0]
     assert parts("drop")["train"] == [1.0]
+
+
+def test_a_copy_is_one_in_whatever_form_its_whole_numbers_are_written(tmp_path):
+    """pandas writes 3.0 for 3 in the one file where the column lacks a value."""
+    written(tmp_path, "t.csv", "x,c\n3,u\n4.5,v\n5,v\n")
+    written(tmp_path, "u.csv", "x,c\n3.0,u\n,v\n")
+    with pytest.raises(DataError, match=r"t\.csv:2: this row of 'train' is in 'test' too \(u\.csv:2\), as 1 are"):
+        read_tables(TableFiles(path="t.csv", test="u.csv"), Site(0, tmp_path))
+    found = read(tmp_path, "x,c\n3.0,u\n4,u\n3,u\n")
+    assert len(set(found.ids)) == 3
+    assert found.groups == (min(found.ids[0], found.ids[2]), found.ids[1], min(found.ids[0], found.ids[2]))
+
+
+def test_a_row_without_a_target_is_a_copy_of_a_held_out_one_that_has_it(tmp_path):
+    written(tmp_path, "t.csv", "x,y,part\na,1,test\nb,0,train\na,,unlabeled\nb,,unlabeled\na,0,train\n")
+
+    def parts(copies: str, targets: tuple[str, ...] = ("y",)) -> dict[str, list[str]]:
+        options = TableFiles(path="t.csv", split="part", copies=copies)  # type: ignore[arg-type]
+        found = read_tables(options, Site(0, tmp_path), targets=targets)
+        return {name: each.texts("x") for name, each in found.items()}
+
+    where = r"t\.csv:4: this row of 'unlabeled' is in 'test' too \(t\.csv:2\), as 1 are"
+    with pytest.raises(DataError, match=where):
+        parts("refuse")
+    assert parts("drop") == {"train": ["b", "a"], "unlabeled": ["b"], "test": ["a"]}  # another answer is another row
+    assert parts("keep") == parts("refuse", ()) == {"train": ["b", "a"], "unlabeled": ["a", "b"], "test": ["a"]}
+
+
+def test_a_row_without_a_target_is_in_one_group_with_those_that_have_it(tmp_path):
+    written(tmp_path, "t.csv", "x,y\na,1\na,\nb,1\nb,0\na,0\n")
+    found = read_tables(TableFiles(path="t.csv"), Site(0, tmp_path), targets=("y",))["train"]
+    first = min(found.ids[0], found.ids[1], found.ids[4])
+    assert found.groups == (first, first, found.ids[2], found.ids[3], first)
+    assert read_tables(TableFiles(path="t.csv"), Site(0, tmp_path))["train"].groups == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no FIFOs")

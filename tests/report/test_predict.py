@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from kdsearch.builtin.datasets.folder import decode
+from kdsearch.builtin.datasets.folder import READABLE, decode
+from kdsearch.errors import DataError
 from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.stages.cards import write_predict
 
@@ -159,6 +160,18 @@ def test_what_is_transparent_is_white(mode: str, channels: int, tmp_path: Path) 
     told = {"channels": channels, "size": [8, 8], "range": [0, 255]}
     for found in (program()["pixels"](file, told), decode(file, channels, None).numpy()):
         assert np.array_equal(found, np.broadcast_to(seen, (channels, 8, 8))), mode
+
+
+def test_an_image_that_training_refuses_has_no_answer(tmp_path: Path) -> None:
+    """16 bits a channel, which pillow would clip at 255."""
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(file)
+    found = program()
+    with pytest.raises(ValueError, match="'I;16'"):
+        found["upright"](file, 1)
+    with pytest.raises(DataError, match="I;16"):
+        decode(file, 1, None)
+    assert found["READABLE"] == READABLE
 
 
 @pytest.mark.parametrize(

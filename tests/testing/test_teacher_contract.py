@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdsearch.builtin.teachers.http import Http
-from kdsearch.kinds import Access, Batch, Model, NoOptions, Reply, Teacher, Training, traced_taps
+from kdsearch.kinds import IO, Access, Batch, Field, Model, NoOptions, Reply, Teacher, Training, traced_taps
 from kdsearch.testing.contract import failures
 from kdsearch.testing.models import small_resnet
 from kdsearch.testing.teacher import TeacherContract
@@ -69,8 +69,49 @@ class FromView(Small):
 class TestFromView(TeacherContract):
     teacher = FromView
 
-    def inputs(self, model, n):
-        return [torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))]
+
+class Tagger(nn.Module):
+    """Tokens (B, N) -> an answer a token, (B, N, 5)."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Embedding(7, 5)
+
+    def forward(self, tokens):
+        return self.look(tokens)
+
+
+class Tags(Teacher[NoOptions]):
+    access = Access.LOGITS
+
+    def model(self, io, services):
+        with torch.random.fork_rng():
+            torch.manual_seed(services.seed)
+            return Model(Tagger(), ("tokens",), outputs=("logits",))
+
+
+class TestOpenSizes(TeacherContract):
+    """Of texts of any length, as the task `causal_lm` has them."""
+
+    teacher = Tags
+
+    def io(self):
+        tokens = Field("tokens", "tokens", (None,), "int64", n_values=7)
+        return IO((tokens,), (Field("logits", "logits", (None, 5)),))
+
+
+class Bank(Tags):
+    def model(self, io, services):
+        return Model(super().model(io, services).module, ("tokens",), outputs=("features",))
+
+
+class TestBank(TestOpenSizes):
+    """Its outputs are not the task's."""
+
+    teacher = Bank
+
+    def answers(self):
+        return (Field("features", "features", (None, 5)),)
 
 
 def breaking(**members: Any) -> type[TeacherContract]:
@@ -152,6 +193,12 @@ FAULTS = [
         "test_answers_each_sample_on_its_own_and_repeatably",
         "different answers",
     ),
+    (
+        breaking(model=acting(lambda z: z[:, :4])),
+        "test_answers_each_sample_on_its_own_and_repeatably",
+        "answered by (3, 4)",
+    ),
+    (breaking(view=renames), "test_answers_each_sample_on_its_own_and_repeatably", "which the view has not"),
     (breaking(model=built(freshly_drawn)), "test_equal_seeds_give_equal_weights", "more than the study's seed"),
     (breaking(model=built(lying)), "test_taps_have_the_promised_shapes", "promised"),
     (breaking(access=Access.LOGITS), "test_taps_have_the_promised_shapes", "taps are offered"),

@@ -6,13 +6,12 @@ They are turned as their EXIF says, and lie on white where they are transparent,
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 from pydantic import Field as Option
 from torch import Tensor
 
+from kdsearch.builtin.datasets.copies import across, copies, ends, groups
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.pixels import Pixels, Stored, fitted
 from kdsearch.errors import DataError
@@ -118,21 +118,27 @@ class ImageFolder(Dataset[FolderOptions]):
         channels = self.options.channels or (1 if all(head.mode in GREY for head in heads.values()) else 3)
         n_bytes = self._decoded_bytes(heads, channels)
         stored = n_bytes <= self.options.memory_mb << 20
+        paths = {name: tuple(file for file, _ in each) for name, each in found.items()}
+        seen = {name: ends(each) for name, each in paths.items()}
+        equal = copies(paths, seen)
         parts = {}
         for name, each in found.items():
-            paths = tuple(file for file, _ in each)
-            pixels = Decoded(paths, self.options.resize, channels, ends(paths))
+            pixels = Decoded(paths[name], self.options.resize, channels, seen[name].content)
+            ids = tuple(file.relative_to(root).as_posix() for file in paths[name])
             parts[name] = Part(
-                tuple(file.relative_to(root).as_posix() for file in paths),
+                ids,
                 Stored(every(pixels)) if stored else pixels,
                 torch.tensor([label for _, label in each], dtype=torch.int64),
                 folders[name],
+                groups(ids, paths[name], equal),
             )
+        held_out = across(paths, equal)
         facts = {
             "name": "image_folder",
             **self.origin,
             "decoded_bytes": n_bytes,
             "decoded": "at the start" if stored else "on demand",
+            **({"copies": held_out} if held_out else {}),
         }
         return image_source(parts, classes, self.options, facts)
 
@@ -316,16 +322,3 @@ def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
     if not files:
         raise DataError("no images", file=folder, expected=", ".join(f"*{ending}" for ending in ENDINGS))
     return [(file, label) for file in files]
-
-
-def ends(files: Sequence[Path]) -> str:
-    """sha256 over each file's size, first and last 4 KiB: a change of a file is seen without reading all of it."""
-    digest = hashlib.sha256()
-    for file in files:
-        size: Any = file.stat().st_size
-        with opened(file, "an image") as stream:
-            digest.update(f"{size}\0".encode() + stream.read(4096))
-            if size > 4096:
-                stream.seek(-4096, 2)
-                digest.update(stream.read())
-    return digest.hexdigest()

@@ -66,19 +66,20 @@ class Standard:
 
 @dataclass(frozen=True)
 class Part:
-    """One split before it is opened: ids, images, labels (N,) int64, and the file that an error should name."""
+    """One split before it is opened: ids, images, labels (N,) int64, the file that an error should name, and groups of copies."""
 
     ids: tuple[str, ...]
     pixels: Pixels
     labels: Tensor
     file: object = None
+    groups: tuple[str, ...] = ()
 
 
 class ImageSplit:
     """Samples of `image` (C, H, W) float32, standardised, and `label` int64. `labels` (N,) are there without loading."""
 
     def __init__(self, part: Part, standard: Standard, augmentation: Augmentation) -> None:
-        self.labels = part.labels
+        self.labels, self.groups = part.labels, part.groups
         self._ids, self._pixels = part.ids, part.pixels
         self._standard, self._augmentation = standard, augmentation
 
@@ -151,7 +152,7 @@ def image_source(
             per_image = options.channels or each[0], side or each[1], side or each[2]
             check_memory(len(part.ids) * math.prod(per_image) * pixels.images.element_size(), part.file)
             pixels = Stored(fitted(pixels.images, options.resize, options.channels))
-        prepared[name] = Part(part.ids, pixels, part.labels, part.file)
+        prepared[name] = replace(part, pixels=pixels)
     shapes = {name: tuple(part.pixels([0]).shape[1:]) for name, part in prepared.items()}
     for name, shape in shapes.items():
         if shape != shapes["train"]:

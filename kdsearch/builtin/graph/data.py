@@ -107,7 +107,7 @@ class GraphSource:
         std = (looks - mean).square().mean(0).sqrt()
         rest = nodes.looks.shape[1] - nodes.own  # categories are 0 or 1 and stay so
         self._mean = (*mean.tolist(), *[0.0] * rest)
-        self._std = (*torch.where(std > 1e-9, std, 1.0).tolist(), *[1.0] * rest)
+        self._std = (*torch.where(std > 1e-9 * mean.abs().clamp(min=1e-30), std, 1.0).tolist(), *[1.0] * rest)
         self._splits: dict[str, Split] = {name: EgoSplit(nodes, each, options) for name, each in nodes.split.items()}
         self._facts = {
             **nodes.facts,

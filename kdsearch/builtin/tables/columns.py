@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError, one_of
+from kdsearch.kit.table_copies import whole
 from kdsearch.kit.tables import Table, no_number, shown
 from kdsearch.limits import CLASSES
 
@@ -70,7 +71,11 @@ class Known:
             ids = np.zeros((len(table), len(self.values)), np.int64)
             for i, (first, (name, values)) in enumerate(zip(self.first.values(), self.values.items(), strict=True)):
                 places = {value: first + k + 1 for k, value in enumerate(values)}
-                ids[:, i] = [places.get(value or "", first) for value in table.categories(name)]
+                alike = {whole(value): place for value, place in places.items()}  # 10 in one file is 10.0 in another
+                ids[:, i] = [
+                    first if value is None else places.get(value, alike.get(whole(value), first))
+                    for value in table.categories(name)
+                ]
             made["categories"] = torch.from_numpy(ids)
         return made
 

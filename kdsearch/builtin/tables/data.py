@@ -67,7 +67,9 @@ class TableData(Dataset[TableOptions]):
     def open(self, services: Services) -> DataSource:
         o = self.options
         beside = [name for name in (o.split, o.id) if name is not None]
-        tables = without_marks(read_tables(o, services, lambda name: name not in o.ignore), o.missing)
+        targets = (o.target,) if isinstance(o.target, str) else o.target
+        read = read_tables(o, services, lambda name: name not in o.ignore, targets)
+        tables = without_marks(read, o.missing)
         facts = {"name": "table", **self.origin}
         return opened(tables, o, [*o.ignore, *beside], facts)
 

@@ -53,7 +53,7 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
 
 def _is_missing(value: Any, marks: list[str]) -> bool:
     if isinstance(value, str):
-        return not value.strip() or value.strip() in marks
+        return not value.strip() or _whole(value.strip()) in map(_whole, marks)
     return value is None or value != value or (_is_number(value) and any(_reads(mark) == value for mark in marks))
 
 
@@ -73,7 +73,8 @@ def _id(column: Mapping[str, Any], value: Any) -> int:
         return unknown
     said = value.strip() if isinstance(value, str) else json.dumps(value)
     if said in values or isinstance(value, str) or not values:
-        return int(values.get(said, unknown))
+        same = [each for each in values if _whole(each) == _whole(said)]
+        return int(values.get(said, values[same[-1]] if same else unknown))
     if isinstance(value, bool):
         alike = [each for each in values if each.lower() in ("true", "false")]
         same = [each for each in alike if each.lower() == said]
@@ -84,6 +85,11 @@ def _id(column: Mapping[str, Any], value: Any) -> int:
         some = ", ".join(f'"{each}"' for each in (same or list(values))[:10])
         raise ValueError(f"column '{column['name']}': {said} is none of its values; write one as text, such as {some}")
     return int(values[same[0]]) if same else unknown
+
+
+def _whole(text: str) -> str:
+    """`10` for `10.0`, which other programs write for one another; any other text as it is."""
+    return text[:-2] if text.endswith(".0") and text[:-2].removeprefix("-").isdecimal() else text
 
 
 def _is_number(value: Any) -> bool:

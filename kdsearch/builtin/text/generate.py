@@ -74,7 +74,7 @@ def main() -> None:
             return fed(files[0], {"tokens": read, "mask": np.ones_like(read)})[0, -1]
 
     else:
-        begun, read = [boundary], row(ids)
+        begun, read = [boundary], row(ids or [tools["UNKNOWN"]])  # as training has a text without a token
         given = {"tokens": read, "mask": np.ones_like(read)}
         given["memory"] = fed(files[0], given)
 

@@ -40,7 +40,8 @@ class Sequences(Dataset[SequencesOptions]):
             raise DataError(
                 f"pairs: {problem}", path="data.options.target", expected="a target of its own for each text"
             )
-        splits = read_tables(options, services, (options.text, options.target).__contains__)
+        targets = () if options.target is None else (options.target,)
+        splits = read_tables(options, services, (options.text, *targets).__contains__, targets)
         facts = {"source": options.path, "licence": "the user's"}
         return SequenceSource({name: self._written(name, table) for name, table in splits.items()}, options, facts)
 

@@ -110,6 +110,10 @@ class TextSource:
         """`learned`: ids of the samples whose texts the vocabulary is of; None = all of `train`."""
         self._rows, self._columns, self._document = dict(splits), tuple(columns), document
         self._options, self._facts = options, dict(facts)
+        least = 2 * len(self._columns) - 1
+        if options.max_length < least:
+            expected = f"{least} or more: a token of each of {len(self._columns)} texts, and one between two"
+            raise DataError(f"max_length {options.max_length}", path="data.options.max_length", expected=expected)
         train = self._rows["train"]
         kept = [i for i, sample in enumerate(train.ids) if learned is None or sample in learned]
         both = [*self._columns, *([document] if document is not None else [])]

@@ -53,7 +53,8 @@ class Texts(Dataset[TextsOptions]):
                 path="data.options.label",
                 expected="`label` to tell classes, or `document` to find texts by",
             )
-        tables = read_tables(options, services, used.__contains__)
+        targets = () if options.label is None else (options.label,)
+        tables = read_tables(options, services, used.__contains__, targets)
         texts = [*options.columns, *([options.document] if options.document is not None else [])]
         labels: dict[str, Any] = {}
         facts: dict[str, Any] = {"source": options.path, "licence": "the user's"}

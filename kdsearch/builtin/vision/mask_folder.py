@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field as Option
 from torch import Tensor
 
+from kdsearch.builtin.datasets.copies import across, copies, ends, groups
 from kdsearch.builtin.datasets.folder import (
     ENDINGS,
     GREY,
@@ -25,7 +26,6 @@ from kdsearch.builtin.datasets.folder import (
     FolderOptions,
     Head,
     check_sizes,
-    ends,
     every,
     header,
     split_folders,
@@ -42,6 +42,7 @@ from kdsearch.kit.files import below, content, entries, opened
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20
 ORIENTATION = 0x0112  # of EXIF
+PNG = b"\x89PNG\r\n\x1a\n"  # the size, the bits a channel (byte 24) and the kind of colour (byte 25) follow
 BINARY = f"In masks of 0 and {VOID}, {VOID} says that nobody knows the class: write 1 in its place."
 
 
@@ -136,21 +137,23 @@ class MaskFolder(Dataset[MaskFolderOptions]):
         names = self._names(root)
         n_classes = len(names) if names else 1 + _largest(pairs, o.ignore_index)
         is_stored = _decoded_bytes(heads, channels, o.resize) <= o.memory_mb << 20
+        ends_of = {name: ends(paths) for name, paths in images.items()}
+        equal = copies(images, ends_of)
         parts: dict[str, MaskPart] = {}
         for name, paths in images.items():
-            decoded = Decoded(paths, o.resize, channels, ends(paths))
+            decoded = Decoded(paths, o.resize, channels, ends_of[name].content)
             pixels: Pixels = Stored(every(decoded)) if is_stored else decoded
             if name == "unlabeled":
                 size = tuple(pixels([0]).shape[-2:])
                 masks: Pixels = Unknown(len(paths), (size[0], size[1]))
             else:
                 drawn = tuple(mask for _, mask in pairs[name])
-                drawings = Masks(drawn, paths, n_classes, o.ignore_index, o.resize, ends(drawn))
+                drawings = Masks(drawn, paths, n_classes, o.ignore_index, o.resize, ends(drawn).content)
                 masks = Stored(every(drawings)) if is_stored else drawings
             ids = tuple(file.relative_to(root).as_posix() for file in paths)
             labels = torch.zeros(0, dtype=torch.int64)
-            part = Part(ids, pixels, labels, paths[0].parent)
-            known = without_labels(part) if name == "unlabeled" else Part(ids, pixels, main_classes(masks), part.file)
+            part = Part(ids, pixels, labels, paths[0].parent, groups(ids, paths, equal))
+            known = without_labels(part) if name == "unlabeled" else replace(part, labels=main_classes(masks))
             parts[name] = MaskPart(known, masks)
         seen = parts["train"].images.labels
         if not bool((seen > 0).any()):  # a main class is 0 where there is no other
@@ -162,7 +165,13 @@ class MaskFolder(Dataset[MaskFolderOptions]):
                 expected="pixels of two classes or more",
                 fix=fix,
             )
-        told = {"name": "mask_folder", **self.origin, "decoded": "at the start" if is_stored else "on demand"}
+        told: dict[str, object] = {
+            "name": "mask_folder",
+            **self.origin,
+            "decoded": "at the start" if is_stored else "on demand",
+        }
+        if held_out := across(images, equal):
+            told["copies"] = held_out
         return mask_source(parts, names or [str(k) for k in range(n_classes)], o, told)
 
     def _root(self, services: Services) -> Path:
@@ -209,8 +218,11 @@ def read_mask(file: Path, size: Sequence[int] | None = None) -> Tensor:
             fix="Write colours as a palette PNG: index k for class k.",
         )
     try:
-        with opened(file, "a mask") as stream, Image.open(stream) as image:
-            pixels = np.array(image, dtype=np.uint8)
+        with opened(file, "a mask") as stream:
+            begin = stream.read(len(PNG) + 18)
+            stream.seek(0)
+            with Image.open(stream) as image:
+                pixels = np.array(image, dtype=np.uint8) // grey_step(begin)
     except DataError:
         raise
     except Exception as error:  # a damaged file fails anywhere in its reader
@@ -219,6 +231,13 @@ def read_mask(file: Path, size: Sequence[int] | None = None) -> Tensor:
         (h, w), (rows, columns) = size, pixels.shape
         raise DataError(f"is {columns}x{rows} pixels, its image is {w}x{h}", file=file, expected="one size")
     return torch.from_numpy(pixels)[None]
+
+
+def grey_step(begin: bytes) -> int:
+    """What a mask's values are multiples of, by the first 26 bytes of its file: Pillow stretches grey of 2 or 4 bits to 0..255."""
+    bits, colour = begin[24:25], begin[25:26]
+    is_grey = begin.startswith(PNG) and colour == b"\0"
+    return {b"\2": 85, b"\4": 17}.get(bits, 1) if is_grey else 1
 
 
 def sized(mask: Tensor, resize: int | None) -> Tensor:

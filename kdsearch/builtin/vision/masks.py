@@ -43,7 +43,7 @@ class MaskSplit:
     """Samples of `image` (C, H, W) float32, standardised, and `mask` (H, W) int64. `labels` (N,): each image's main class."""
 
     def __init__(self, part: MaskPart, standard: Standard, augmentation: Augmentation) -> None:
-        self.labels = part.images.labels
+        self.labels, self.groups = part.images.labels, part.images.groups
         self._part, self._standard, self._augmentation = part, standard, augmentation
 
     @property

@@ -10,14 +10,15 @@ from torch import Tensor
 from kdsearch.kinds import HIDDEN, Batch, Model, NoOptions, Probe, Proxy
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch_plugins.zero_cost.loss import finite, labelled
-from kdsearch_plugins.zero_cost.tokens import continuous, looked_up
+from kdsearch_plugins.zero_cost.tokens import continuous, in_units, looked_up
 
 K = 1e-5
 MANY_CLASSES = 100  # beyond, epe_nas compares classes with one another
 
 
 def input_jacobian(student: Model, probe: Probe) -> Tensor:
-    """(B, D), float64: d(sum of outputs)/d(inputs), all inputs side by side; token ids count by their embeddings.
+    """(B, D), float64: d(sum of outputs)/d(inputs), all inputs side by side, by standard deviations of those that have units;
+    token ids count by their embeddings.
 
     D is 0 where no input is continuous. One forward pass in train mode and the backward pass to the inputs.
     """
@@ -38,7 +39,8 @@ def input_jacobian(student: Model, probe: Probe) -> Tensor:
             total = torch.stack([value.sum() for value in out.values() if value.is_floating_point()]).sum()
             known = list(leaves.values())
             rows = torch.autograd.grad(total, known, allow_unused=True) if known and total.requires_grad else ()
-        flat = [row.double().flatten(1) for row in rows if row is not None]
+        by_name = zip(leaves, rows, strict=False)
+        flat = [in_units(probe, name, row.double()).flatten(1) for name, row in by_name if row is not None]
         return torch.cat(flat, 1) if flat else torch.zeros(len(batch), 0, dtype=torch.float64)
 
     return probe.shared(student, "zero_cost.jacobian", make)

@@ -21,6 +21,12 @@ def continuous(student: Model, probe: Probe, batch: Batch) -> list[str]:
     return [name for name in student.inputs if batch[name].is_floating_point() and not is_mask(probe, name)]
 
 
+def in_units(probe: Probe, name: str, z: Tensor) -> Tensor:
+    """z (B, ...), in standard deviations of an input, in that input's own units: those of a field that has any."""
+    field = next((each for each in probe.io.inputs if each.name == name and each.mean), None)
+    return z if field is None else z * z.new_tensor(field.std)
+
+
 @contextmanager
 def looked_up(student: Model, batch: Batch, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within, `change` of the vectors (B, ...) that embeddings give for the batch's ids goes on in their place.

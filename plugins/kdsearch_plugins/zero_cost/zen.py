@@ -17,7 +17,7 @@ from kdsearch.ops.init import gaussian_init
 from kdsearch.ops.record import passing
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch_plugins.zero_cost.loss import device_of_model, finite
-from kdsearch_plugins.zero_cost.tokens import continuous, looked_up
+from kdsearch_plugins.zero_cost.tokens import continuous, in_units, looked_up
 
 
 class ZenOptions(Options):
@@ -67,10 +67,10 @@ class Zen(Proxy[ZenOptions]):
 
 
 def features(student: Model, probe: Probe, noise: Batch, gamma: float, rng: Generator) -> Tensor:
-    """f(x + gamma e), (B, ...)."""
+    """f(x + gamma e), (B, ...); e in standard deviations of a field that has units of its own."""
 
-    def moved(x: Tensor) -> Tensor:
-        return x + gamma * torch.randn(x.shape, generator=rng).to(x) if gamma else x
+    def noised(x: Tensor, name: str = "") -> Tensor:
+        return x + gamma * in_units(probe, name, torch.randn(x.shape, generator=rng).to(x)) if gamma else x
 
     kept: list[Tensor] = []
 
@@ -78,12 +78,12 @@ def features(student: Model, probe: Probe, noise: Batch, gamma: float, rng: Gene
         kept.append(given.clone())  # a rectifier in place may follow
 
     tap = last_tap(student)
-    xs = {name: moved(noise[name]) for name in continuous(student, probe, noise)}
+    xs = {name: noised(noise[name], name) for name in continuous(student, probe, noise)}
     paths = [tap.path] if tap else []
     side = tap.side if tap else "output"
     with (
         torch.random.fork_rng(devices=[]),  # dropout leaves out the same both times
-        looked_up(student, noise, moved),
+        looked_up(student, noise, noised),
         passing(student.module, paths, keep, side),
     ):
         out = probe.task.call(student, noise.having(**xs))

@@ -1,10 +1,13 @@
 """Image folders: layouts, what Pillow may hand over, sizes, and files that are broken."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdsearch.builtin.datasets import folder as module
+from kdsearch.builtin.datasets.copies import copies, ends
 from kdsearch.builtin.datasets.folder import FolderOptions, ImageFolder
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
@@ -76,6 +79,64 @@ def test_content_sees_a_changed_file(tmp_path, memory_mb):
     before = opened(tmp_path, memory_mb=memory_mb).facts["content"]
     picture(99).save(tmp_path / "dog" / "3.png")
     assert opened(tmp_path, memory_mb=memory_mb).facts["content"] != before
+
+
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_content_sees_what_changes_in_the_middle_of_a_bmp(tmp_path, memory_mb):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            picture(i, 96, 96).save(tmp_path / name / f"{i}.bmp")
+    before = opened(tmp_path, memory_mb=memory_mb).facts["content"]
+    pixels = np.array(picture(1, 96, 96))
+    pixels[40:50] = 0
+    Image.fromarray(pixels).save(tmp_path / "dog" / "1.bmp")
+    assert opened(tmp_path, memory_mb=memory_mb).facts["content"] != before
+
+
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_copies_of_an_image_are_not_carved_apart(tmp_path, memory_mb):
+    """Each of ten images is there three times, in folders of its class."""
+    for i in range(10):
+        place = tmp_path / "ab"[i % 2]
+        place.mkdir(exist_ok=True)
+        for name in (f"{i}.png", f"{i} (copy).png", f"z{i}.png"):
+            picture(i).save(place / name)
+    source = opened(tmp_path, memory_mb=memory_mb)
+    split = source.split("train")
+    assert split.groups[:3] == ("a/0 (copy).png", "a/0 (copy).png", "a/2 (copy).png")
+    assert "copies" not in source.facts
+    data = arrange(source, labeled=1.0, validation=0.2, test=0.2, seed=0)
+    held = [{re.search(r"\d", sample)[0] for sample in data.split(name).ids} for name in ("train", "val", "test")]
+    assert sum(map(len, held)) == 10
+
+
+def test_images_without_copies_are_in_no_groups(tmp_path):
+    write(tmp_path)
+    assert opened(tmp_path).split("train").groups == ()
+
+
+def test_files_of_equal_ends_are_copies_only_if_all_of_them_is_equal(tmp_path):
+    held = [bytes(5000) + bytes([i % 2]) + bytes(5000) for i in range(3)]
+    files = tuple(tmp_path / f"{i}.png" for i in range(3))
+    for file, each in zip(files, held, strict=True):
+        file.write_bytes(each)
+    found = ends(files)
+    assert len(set(found.each)) == 1
+    assert set(copies({"train": files}, {"train": found})) == {files[0], files[2]}
+
+
+def test_test_images_that_are_training_images_are_warned_of(tmp_path):
+    write(tmp_path, ("train", "val", "test"))
+    (tmp_path / "train" / "unlabeled").mkdir()
+    for file, copy in (
+        ("train/cat/0", "test/cat/9"),
+        ("train/dog/1", "test/dog/0"),
+        ("test/dog/2", "train/unlabeled/0"),
+    ):
+        (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{file}.png").read_bytes())
+    with pytest.warns(UserWarning, match="^3 of 9 images of 'test' are copies of training images"):
+        assert opened(tmp_path).facts["copies"] == {"test": 3}
 
 
 def test_grey_stays_grey_and_a_mixture_becomes_rgb(tmp_path):

@@ -168,6 +168,20 @@ def test_means_are_of_training_nodes(tmp_path):
     assert data.fields[0].mean[0] == pytest.approx(looks.mean(), rel=1e-6)
 
 
+def test_small_units_are_standardised_and_constants_are_not(tmp_path):
+    """Ages in units of 1e-12, all of them beside one number that is the same everywhere."""
+    data = written(tmp_path)
+    text = (tmp_path / "nodes.csv").read_text().splitlines()
+    rows = [row.split(",") for row in text[1:]]
+    small = [",".join([name, age and f"{age}e-12", kind, of, "0.1"]) for name, age, kind, of in rows]
+    (tmp_path / "nodes.csv").write_text("\n".join([f"{text[0]},same", *small]))
+    field = data.open(FileServices(tmp_path)).fields[0]
+    ages = np.array([float(age) if age else np.nan for _, age, _, _ in rows])
+    ages[np.isnan(ages)] = np.nanmean(ages)
+    assert field.std[0] == pytest.approx(ages.std() * 1e-12, rel=1e-5)
+    assert field.std[1] == 1.0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

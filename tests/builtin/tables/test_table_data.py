@@ -348,6 +348,22 @@ def test_a_mark_is_a_number_of_json_lines_too(tmp_path):
     assert source.split("train").load(range(6))["missing"][:, 0].tolist() == [0, 1, 1, 1, 0, 0]
 
 
+def test_a_category_is_known_in_whatever_form_another_file_writes_it(tmp_path):
+    """A column of whole numbers has 10.0 in the file in which it lacks a value; so may a row have it, and a mark -999.0."""
+    text = "zip,n,y\n" + "".join(f"{10 + i % 4},{i},{i % 2}\n" for i in range(8))
+    (tmp_path / "u.csv").write_text("zip,n,y\n10.0,-999.0,1\n13.0,1,0\n14.0,2,0\n,3,0\n")
+    told = {"categories": ("zip",), "missing": ("-999",), "test": "u.csv"}
+    source = opened(tmp_path, text.replace("10,0,0", "10,,0"), target="y", **told)
+    batch = source.split("test").load(range(4))
+    assert batch["categories"][:, 0].tolist() == [1, 4, 0, 0]
+    assert batch["missing"][:, 0].tolist() == [1, 0, 0, 0]
+    for name, content in source.files().items():
+        (tmp_path / name).write_bytes(content)
+    for i, row in enumerate(({"zip": "10.0", "n": "-999.0"}, {"zip": "13.0", "n": 1}, {"zip": "14.0", "n": 2})):
+        fed = prepare.inputs(json.dumps(row), {"table.json": tmp_path / "table.json"})
+        assert {name: fed[name].tolist() for name in fed} == {name: batch[name][i : i + 1].tolist() for name in fed}
+
+
 def test_nan_in_a_row_is_missing_as_it_is_in_training(tmp_path):
     text = "a,b,kind\n" + "".join(f"{'NaN' if i == 3 else i},{i},{'xy'[i % 2]}\n" for i in range(8))
     source = opened(tmp_path, text, target="kind", numbers=("a", "b"))

@@ -1,12 +1,20 @@
 """The task `seq2seq`: the contract, what one pass says of greedy writing, teachers' rows, and the two graphs that ship."""
 
+import json
+import runpy
+import shutil
+import sys
 import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from kdsearch_spaces.decoder.seq2seq import Seq2SeqSpace, Seq2SeqSpec
 from torch.nn import functional as F
 
+from kdsearch.builtin.text import prepare
 from kdsearch.builtin.text.causal_lm import CausalLm
 from kdsearch.builtin.text.hangul import Hangul, HangulOptions, romanised
 from kdsearch.builtin.text.prepare import SEPARATOR as BOUNDARY
@@ -40,6 +48,36 @@ class TestTask(TaskContract):
 
     def source(self):
         return source()
+
+
+def test_a_text_without_a_token_is_written_for_as_training_reads_it(tmp_path, monkeypatch, capsys):
+    """The program beside the files, its runtime replaced by one that keeps what it is fed and writes the first token, then ends."""
+    fed = []
+
+    class InferenceSession:
+        def __init__(self, file, **_):
+            self.names = ["tokens", "mask"] if file == "enc" else ["memory", "prefix", "prefix_mask"]
+
+        def get_inputs(self):
+            return [SimpleNamespace(name=name) for name in self.names]
+
+        def run(self, _, given):
+            fed.append(given)
+            if "prefix" not in given:
+                return [np.zeros((1, 1, 4))]
+            n = given["prefix"].shape[1]
+            return [np.eye(4)[[[BOUNDARY + 1 if n == 1 else BOUNDARY] * n]]]
+
+    about = {"level": "word", "lowercase": True, "vocabulary": ["a"], "max_length": 8}
+    (tmp_path / "s-tokenizer.json").write_text(json.dumps(about))
+    for name in ("prepare", "generate"):
+        shutil.copy(Path(prepare.__file__).with_name(f"{name}.py"), tmp_path / f"s-{name}.py")
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=InferenceSession))
+    monkeypatch.setattr(sys, "argv", ["s-generate.py", "enc", "dec", " "])
+    runpy.run_path(str(tmp_path / "s-generate.py"), run_name="__main__")
+    assert fed[0]["tokens"].tolist() == [[prepare.UNKNOWN]]
+    assert fed[0]["mask"].tolist() == [[1]]
+    assert capsys.readouterr().out == "a\n"
 
 
 def test_more_words_than_there_are_end_no_loop():

@@ -178,6 +178,7 @@ def test_pairs_show_what_has_been_written_so_far(tmp_path):
 
 def test_a_pair_whose_target_nobody_knows_has_no_label(tmp_path):
     rows = [{"q": "ab", "a": "ba"}, {"q": "ab", "a": None}, {"q": "b", "a": "bb"}, {"q": "a", "a": "a"}]
+    rows += [{"q": "aab", "a": "bab"}, {"q": "bb", "a": "b"}]
     jsonl(tmp_path, "a.jsonl", rows)
     source = opened(tmp_path, path="a.jsonl", text="q", target="a")
     batch = source.split("train").load([0, 1])

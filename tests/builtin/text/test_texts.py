@@ -20,7 +20,7 @@ ROWS = [(f"word{i % 5} and {'more ' * (i % 4)}text {i}", ["good", "bad", ""][i %
 @pytest.fixture
 def table(tmp_path):
     """A CSV with labels, a third of them missing, and JSON Lines of pairs."""
-    lines = ["said,stars", *(f"{text},{label}" for text, label in ROWS)]
+    lines = ["said,stars,also", *(f"{text},{label},{text}" for text, label in ROWS)]
     (tmp_path / "reviews.csv").write_text("\n".join(lines))
     pairs = [
         {"question": f"what is {i % 20} and why", "answer": f"it is number {i}", "number": i % 2} for i in range(24)
@@ -153,6 +153,7 @@ def test_equal_texts_of_pairs_have_equal_numbers(table):
         ({"text": "said", "label": "stars", "document": "stars"}, "said, stars, stars"),
         ({"text": ("said", "said"), "label": "stars"}, "each once"),
         ({"text": "said", "label": "stars", "min_count": 99}, "no token occurs 99 times"),
+        ({"text": ("said", "also"), "label": "stars", "max_length": 2}, "max_length 2. Expected 3 or more"),
     ],
 )
 def test_what_does_not_fit_is_said(table, options, says):
@@ -193,3 +194,11 @@ def test_classes_that_are_numbers_are_in_their_order(table):
     source = texts(path="twelve.csv", text="said", label="stars").open(FileServices(table))
     assert source.facts["classes"] == [str(k) for k in range(12)]
     assert source.split("train").labels.tolist() == [i % 12 for i in range(48)]
+
+
+def test_an_unlabeled_copy_of_a_test_text_is_refused(tmp_path):
+    """Students would hear the teacher on the very texts that judge them."""
+    rows = [*(f"text {i},{'ab'[i % 2]},train" for i in range(8)), "held 1,a,test", "held 2,b,test", "held 2,,unlabeled"]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label,part", *rows]))
+    with pytest.raises(DataError, match=r"t\.csv:12: this row of 'unlabeled' is in 'test' too \(t\.csv:11\), as 1 are"):
+        texts(path="t.csv", label="label", split="part").open(FileServices(tmp_path))

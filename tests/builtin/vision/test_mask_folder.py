@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from kdsearch.builtin.vision.mask_folder import MaskFolder, MaskFolderOptions
+from kdsearch.builtin.vision.mask_folder import MaskFolder, MaskFolderOptions, read_mask
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN
 from kdsearch.kinds.options import validate
@@ -79,6 +82,24 @@ def test_masks_are_read_as_they_are_drawn(tmp_path, mode, memory_mb):
     assert batch["image"].shape == (6, 3, 16, 20)
     assert source.facts["classes"] == ["ground", "cat", "dog"]
     assert split.labels.tolist() == [1 + int((m == 2).sum() > (m == 1).sum()) for m in batch["mask"]]
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(2, 0), (4, 0), (2, 3), (4, 3), (8, 0)])
+def test_a_pixel_of_few_bits_is_its_class(tmp_path, bits, colour):
+    """Classes 0 to 3 in a PNG written by hand: grey (colour 0) and palette (3)."""
+
+    def chunk(name, held):
+        return struct.pack(">I", len(held)) + name + held + struct.pack(">I", zlib.crc32(name + held))
+
+    each = 8 // bits
+    rows = np.arange(8).reshape(1, 8).repeat(4, 0) % 4
+    packed = sum(rows.reshape(4, -1, each)[:, :, i] << (8 - bits * (i + 1)) for i in range(each)).astype(np.uint8)
+    lines = b"".join(b"\0" + line.tobytes() for line in packed)
+    palette = chunk(b"PLTE", bytes(range(12))) if colour == 3 else b""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 4, bits, colour, 0, 0, 0))
+    body = head + palette + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert np.array_equal(read_mask(tmp_path / "m.png")[0].numpy(), rows)
 
 
 def test_another_value_may_be_the_unknown_one_or_none(tmp_path):
@@ -224,6 +245,26 @@ def test_a_mask_that_does_not_fit_is_refused_when_it_is_read(tmp_path):
     spoil(tmp_path / "data", "class")
     with pytest.raises(DataError, match="value 7"):
         source.split("train").load(range(6))
+
+
+def test_copies_of_an_image_stay_together_and_are_warned_of_across_splits(tmp_path):
+    data = tmp_path / "data"
+    write(data, splits=("train", "test"))
+
+    def copied(of, to):
+        for folder in ("images", "masks"):
+            held = (data / of.replace("*", folder)).read_bytes()
+            (data / to.replace("*", folder)).write_bytes(held)
+
+    copied("train/*/train-0.png", "train/*/train-3.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        groups = opened(tmp_path).split("train").groups
+    assert groups[3] == groups[0] == "train/images/train-0.png"
+    assert len(set(groups)) == 5
+    copied("train/*/train-1.png", "test/*/test-0.png")
+    with pytest.warns(UserWarning, match="^1 of 6 images of 'test' are copies of training images"):
+        assert opened(tmp_path).facts["copies"] == {"test": 1}
 
 
 def test_a_file_of_classes_that_is_asked_for_must_be_there(tmp_path):

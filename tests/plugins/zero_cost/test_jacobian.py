@@ -147,3 +147,12 @@ def test_a_network_without_continuous_inputs_is_the_worst() -> None:
     probe = HandProbe({"ids": torch.tensor([[1, 2], [3, 4]]), "label": torch.tensor([0, 0])}, io=io)
     for proxy in (JacobCov, EpeNas):
         assert proxy(NoOptions()).score(Model(Counts(), ("ids",)), probe) == -math.inf
+
+
+def test_rows_are_by_standard_deviations_of_fields_in_units() -> None:
+    """y = x / std reads two numbers of very different units: by deviations each row is (1, 1)."""
+    std = (1e3, 1e-3)
+    io = IO((Field("x", "vector", (2,), mean=(5.0, 1.0), std=std),), (Field("logits", "logits", (1,)),))
+    probe = HandProbe({"x": torch.tensor([[5.0, 1.0], [1e3, 0.0]])}, io=io)
+    found = input_jacobian(vector_model(linear([[1 / std[0], 1 / std[1]]])), probe)
+    assert torch.allclose(found, torch.ones(2, 2, dtype=torch.float64), rtol=1e-6)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from zero_cost_toys import linear, token_model, token_probe, two_input_model, two_input_probe, vector_model
 
-from kdsearch.kinds import Model
+import kdsearch
+from kdsearch.kinds import IO, Field, Model
 from kdsearch.testing.contract import changed, trace
 from kdsearch.testing.models import noise_batch, small_resnet
 from kdsearch.testing.probe import HandProbe
@@ -125,3 +126,16 @@ def test_tokens_and_several_inputs(proxy: Any, model: Callable[..., Model], prob
     scores = [proxy(proxy.options_class()).score(model(seed), probe()) for seed in (0, 1)]
     assert all(map(math.isfinite, scores))
     assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("std", [(1.0, 1e3, 1e-3, 1e2), (1e7, 1e7, 1e7, 1e7)])
+def test_units_of_the_numbers_change_no_zen_score(std: tuple[float, ...]) -> None:
+    """Noise is in standard deviations; beside a mean of 1e8 a hundredth of one unit would be lost in float32."""
+
+    def found(**units: tuple[float, ...]) -> float:
+        io = IO((Field("numbers", "vector", (4,), **units),), (Field("logits", "logits", (3,)),))  # type: ignore[arg-type]
+        value = kdsearch.scorer("mlp", ["zen"], io=io).score({"depth": 2, "widths": [8] * 6}).scores["zen"]
+        assert value is not None
+        return value
+
+    assert found(mean=tuple(10 * each for each in std), std=std) == pytest.approx(found(), abs=1e-2)
