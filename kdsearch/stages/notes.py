@@ -26,7 +26,11 @@ def control_of(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
     """What makes the whole result doubtful: shown before anything else."""
-    found, exported = [], inputs["export"].facts
+    exported, copies = inputs["export"].facts, inputs["prepare"].facts["data"]["facts"].get("copies", {})
+    found = [
+        f"{n:,} samples of '{split}' are copies of training samples: what is measured there is too good."
+        for split, n in copies.items()
+    ]
     baseline = (control_of(exported, "baseline") or {}).get("quality")
     for name in materials.study.teachers:
         found += inputs["prepare"].facts["teachers"][name].get("warnings", [])

@@ -1,7 +1,12 @@
 """A teacher that teaches nothing is the first thing that a finished study says."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from kdsearch.stages.notes import warnings_of
+from kdsearch.store.artifacts import Artifact
 from kdsearch.verbs.summary import summary_of
 from tests.stages.tiny import LESS, run_tiny
 
@@ -33,3 +38,13 @@ def test_a_student_as_large_as_its_teacher_is_told_where_nothing_keeps_it_small(
     note = f"Teacher 'main' has {small:,} parameters, the student {large:,}: nothing in `constraints` keeps it small."
     assert note in found["notes"]
     assert f"note        {note}" in summary_of(found, folder).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"), [({}, []), ({"copies": {"test": 1200}}, ["1,200 samples of 'test' are copies"])]
+)
+def test_copies_of_training_samples_are_a_warning(facts, expected):
+    made = {"export": {"qualities": {"runs": {}}}, "prepare": {"data": {"facts": facts}}}
+    inputs = {stage: Artifact(stage, "key", Path(), each) for stage, each in made.items()}
+    found = warnings_of(SimpleNamespace(study=SimpleNamespace(teachers=())), inputs)
+    assert [each.partition(" of training")[0] for each in found] == expected
