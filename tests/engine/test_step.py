@@ -48,6 +48,29 @@ def test_a_pass_runs_once_until_weights_move():
     assert len(calls) == 2
 
 
+def test_what_was_read_without_gradients_is_run_again_where_they_are_needed():
+    model, frozen = mlp(), mlp(1)
+    frozen.module.requires_grad_(False)
+    calls = counted(model), counted(frozen)
+    step = live({"student": model, "other": frozen})
+    with torch.no_grad():
+        constant = step.student["logits"]
+        assert step.run("student")["logits"] is constant
+    learnt = step.student["logits"]
+    assert learnt.requires_grad
+    assert torch.equal(learnt, constant)
+    with torch.no_grad():
+        assert step.student["logits"] is learnt, "no third pass"
+        outputs = step.run("other")
+    assert step.run("other") is outputs, "nothing of it is trained"
+    assert [len(each) for each in calls] == [2, 1]
+    image = step.batch["image"].clone().requires_grad_()
+    given = step.batch.having(image=image)
+    with torch.no_grad():
+        step.run("other", given)
+    assert torch.autograd.grad(step.run("other", given)["logits"].sum(), image)[0].abs().sum() > 0
+
+
 def test_each_made_batch_has_its_own_pass():
     """Batches that are made, used and freed one after the other may get one another's address."""
     step = live({"student": mlp()})
