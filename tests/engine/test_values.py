@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.averages import follow
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
 from kdsearch.kinds import HIDDEN, Ema, Feed, Optim, Update
@@ -309,6 +310,44 @@ def test_turns_see_moved_weights_and_a_tuple_does_not(tmp_path):
         assert torch.allclose(got, want, atol=1e-6)
 
 
+def test_a_micro_batch_without_a_turn_leaves_the_steps_gradients(tmp_path):
+    """Of two micro-batches the second yields nothing: the weights move by half the first one's gradient."""
+    student, seen = mlp(), []
+    net = copy.deepcopy(student.module)
+
+    def step(s):
+        seen.append(s.batch)
+        if len(seen) % 2:
+            yield Update({"task": s.task()})
+
+    device, optim = Device(accumulate=2), {"kind": "sgd", "lr": 0.5, "momentum": 0.0, "schedule": "constant"}
+    training(
+        Plain(step), {"student": student}, source(24), tmp_path, epochs=1, batch_size=12, device=device, optim=optim
+    ).run()
+    assert len(seen) == 2
+    loss = F.cross_entropy(net(seen[0]["image"]), seen[0]["label"])
+    grads = torch.autograd.grad(loss, list(net.parameters()))
+    for got, was, grad in zip(student.module.parameters(), net.parameters(), grads, strict=True):
+        assert torch.allclose(got, was - 0.25 * grad, atol=1e-6)
+
+
+def test_tied_weights_follow_once_a_step():
+    """A head that is its embedding has two names and one average."""
+
+    class Tied(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.embedding, self.head, self.free = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False), nn.Linear(3, 3)
+            self.head.weight = self.embedding.weight
+            for parameter in self.parameters():
+                nn.init.constant_(parameter, value)
+
+    average = Tied(0.0).requires_grad_(False)
+    follow(Ema(Tied(1.0), average, 0.9), 0.9)
+    for value in average.state_dict().values():
+        assert torch.allclose(value, torch.tensor(0.1))
+
+
 def test_ema_is_the_hand_computed_average(tmp_path):
     """Weights and batch statistics alike; counters are copied; a decay may be a function of progress."""
     student, hand = resnet(), {}
@@ -321,7 +360,7 @@ def test_ema_is_the_hand_computed_average(tmp_path):
         hand.update({k: v.clone() for k, v in procedure.average.state_dict().items()})
         return [Ema(setup.models["student"].module, procedure.average, decay)]
 
-    def follow(phase, at, of, loss):
+    def by_hand(phase, at, of, loss):
         d = decay((at - 1) / of)
         for name, now in student.module.state_dict().items():
             if now.dtype.is_floating_point:
@@ -331,7 +370,7 @@ def test_ema_is_the_hand_computed_average(tmp_path):
 
     procedure = Plain(ema=setup_ema)
     training(
-        procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, report=Report(step=follow)
+        procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, report=Report(step=by_hand)
     ).run()
     for name, value in procedure.average.state_dict().items():
         assert torch.allclose(value.double(), hand[name].double(), atol=1e-6), name
