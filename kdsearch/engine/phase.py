@@ -276,12 +276,20 @@ class PhaseRun:
         return at_start.gradients(self.steps, self.held, mine, batches) if mine else None
 
     def _check_weights(self) -> None:
-        """The last step's weights have met no term that would have told."""
+        """The last step's weights have met no term that would have told, nor have statistics: what is divided by infinity is 0."""
         for bound in self.optims.values():
             for name, parameter in bound.parameters.items():
                 if not bool(torch.isfinite(parameter).all()):
                     raise TrialError(
                         f"weight '{name}' is not finite after phase '{self.phase.name}'", fix="Lower the learning rate."
+                    )
+        for role, model in self.setup.models.items():
+            saved = model.module.state_dict()
+            for name, buffer in model.module.named_buffers():
+                if name in saved and buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
+                    raise TrialError(
+                        f"buffer '{role}.{name}' is not finite after phase '{self.phase.name}'",
+                        fix="Lower the learning rate.",
                     )
 
     def _write(self) -> None:

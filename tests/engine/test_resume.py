@@ -20,7 +20,7 @@ from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import Endless, order_of
 from kdsearch.engine.optim import bind
 from kdsearch.errors import ArtifactError, InterruptedRun, TrialError
-from kdsearch.kinds import Distiller, Ema, Feed, NoOptions, Optim, Phase, Update
+from kdsearch.kinds import Distiller, Ema, Feed, Model, NoOptions, Optim, Phase, Update
 from kdsearch.testing.training import TensorSplit, training
 from tests.engine.little import CLASSES, Phases, Plain, Queue, differing, jitter, mlp, resnet, same, source, state
 
@@ -336,6 +336,15 @@ def test_nan_weights_of_the_last_step_are_found(tmp_path):
 
     with pytest.raises(TrialError, match=r"weight 'student\.1\.weight' is not finite after phase 'plain'"):
         training(Plain(step), {"student": mlp()}, source(12), tmp_path, batch_size=12).run()
+
+
+def test_infinite_statistics_of_the_last_step_are_found(tmp_path):
+    """What is divided by an infinite deviation is 0: loss, weights and score are finite."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    with torch.no_grad():
+        net[1].weight.mul_(1e22)
+    with pytest.raises(TrialError, match=r"buffer 'student\.2\.running_var' is not finite after phase 'plain'"):
+        training(Plain(), {"student": Model(net, ("image",))}, source(12), tmp_path, batch_size=12).run()
 
 
 def test_a_weight_that_is_not_finite_is_told_apart(tmp_path):
