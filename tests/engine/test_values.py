@@ -12,6 +12,7 @@ from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.averages import follow
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
+from kdsearch.errors import PluginError
 from kdsearch.kinds import HIDDEN, Ema, Feed, Optim, Update
 from kdsearch.store.hashing import derive
 from kdsearch.testing.training import TensorSource, training
@@ -216,6 +217,32 @@ def test_labels_so_few_that_the_first_batches_have_none_are_waited_for(tmp_path)
     task = F.cross_entropy(mlp().module(data["image"][one]), data["label"][one]).item()
     assert scales == {"task": 1.0, "q.near": pytest.approx(task / (sum(heard[:12]) / 12), rel=1e-5)}
     assert len(heard) == 12 + 20, "then the training begins"
+
+
+@pytest.mark.parametrize(
+    ("term", "words"),
+    [(0.0, "term 'd.soft' of phase 'plain' is 0.0, no tensor"), (torch.zeros(2), r"'d.soft' .* has shape \(2,\)")],
+)
+def test_a_term_that_is_no_scalar_tensor_is_named(term, words, tmp_path):
+    def step(s):
+        yield Update({"task": s.task(), "d.soft": term})
+
+    with pytest.raises(PluginError, match=words):
+        training(Plain(step), {"student": mlp()}, source(12), tmp_path, batch_size=12).run()
+
+
+def test_a_term_of_nothing_but_rounding_is_not_scaled(tmp_path):
+    """1e-8 of the task's loss: its gradients are noise, and 10^8 times that would be the training."""
+
+    def step(s):
+        near = {"d.near": s.task().detach() * 1e-8, "d.small": s.task().detach() * 1e-5}
+        yield Update({"task": s.task(), **near, "d.none": torch.zeros(())})
+
+    run = training(Plain(step, normalize=True), {"student": mlp()}, source(12), tmp_path, batch_size=12)
+    ended = run.run()
+    assert ended.scales == {"task": 1.0, "d.near": 1.0, "d.small": pytest.approx(1e5), "d.none": 1.0}
+    (note,) = ended.notes
+    assert note.startswith("Term 'd.near' is 1e-08 at first, all but 0")
 
 
 def test_normalize_scales_terms_to_the_task(tmp_path):
