@@ -227,12 +227,18 @@ def test_taps_that_are_too_large_are_left_out(tmp_path):
     assert facts["cached"] == ["logits", "stage[1]"]
 
 
-@pytest.mark.parametrize("changes", [False, True])
-def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
+@pytest.mark.parametrize(("changes", "calls_itself"), [(False, False), (True, False), (False, True)])
+def test_rows_are_stale_where_the_task_prepares_what_teachers_read(changes, calls_itself, tmp_path):
+    """The input, or a field more where the task calls models in its own way and may read that."""
+
     class Noisy(Classification):
         def prepare(self, batch, rng):
             noise = torch.randn(batch["image"].shape, generator=rng)
             return batch.having(image=batch["image"] + noise) if changes else batch.having(noise=noise)
+
+    class Adds(Noisy):
+        def call(self, model, batch):
+            return {"logits": model.module(batch["image"] + batch.tensors.get("noise", 0.0))}
 
     def step(s):
         from kdsearch.kinds import Update
@@ -240,7 +246,7 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
         s.teacher["logits"]
         yield Update({"task": s.task()})
 
-    teacher, task, data = resnet(1), Noisy(ClassificationOptions()), source()
+    teacher, task, data = resnet(1), (Adds if calls_itself else Noisy)(ClassificationOptions()), source()
     write_cache(tmp_path / "cache", Live(teacher, task, None), data, ["train"], [], CPU, 10**9)
     run = training(
         Plain(step), {"student": mlp()}, data, tmp_path, teachers={"teacher": teacher}, task=task, batch_size=20
@@ -248,7 +254,7 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
     run.setup.teachers["teacher"].cache = TeacherCache(tmp_path / "cache")
     calls = counted(teacher)
     run.run()
-    assert len(calls) == (2 if changes else 0)
+    assert len(calls) == (2 if changes or calls_itself else 0)
 
 
 def test_copies_are_what_a_tap_was_whatever_is_written_over_it():
