@@ -32,7 +32,14 @@ def scales(steps: Steps, held: Mapping[str, nn.Module]) -> dict[str, float]:
                     batches[-1][name] = batches[-1].get(name, 0.0) + number
             if len(batches) >= NORMALIZE_BATCHES and any(batch.get("task", 1.0) for batch in batches):
                 break
-    return scales_of(means_of(batches))
+    means = means_of(batches)
+    found = scales_of(means)
+    for name, value in means.items():
+        if value and name != "task" and found[name] == 1.0 and abs(value) < abs(means.get("task", 0.0)):
+            steps.setup.note(
+                f"Term '{name}' is {value:.1g} at first, all but 0: its weight counts as it is, not in units of the task's loss."
+            )
+    return found
 
 
 def gradients(

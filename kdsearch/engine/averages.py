@@ -13,12 +13,16 @@ from kdsearch.kinds import Ema
 
 @torch.no_grad()
 def follow(ema: Ema, decay: float) -> None:
-    """One step of the average: weights and floating buffers; counters are copied."""
+    """One step of the average: weights and floating buffers, one that has several names once; counters are copied."""
     source, target = ema.source.state_dict(), ema.target.state_dict()
-    names = [name for name, tensor in target.items() if tensor.dtype.is_floating_point]
+    floating = [name for name, tensor in target.items() if tensor.dtype.is_floating_point]
+    once: dict[tuple[int, torch.Size], str] = {}
+    for name in floating:
+        once.setdefault((target[name].data_ptr(), target[name].shape), name)
+    names = list(once.values())
     move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own lacks types
     move([target[name] for name in names], [source[name].to(target[name]) for name in names], 1)
-    for name in target.keys() - set(names):
+    for name in target.keys() - set(floating):
         target[name].copy_(source[name])
 
 

@@ -20,7 +20,7 @@ from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.ops.padding import resized
 from kdsearch.store.files import read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 Tie = tuple[int, str, int]  # (axis of a row, field, axis of the field): these two are equally long in every batch
 

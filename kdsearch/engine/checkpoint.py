@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from kdsearch.engine.optim import Bound
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import write_bytes
-from kdsearch.store.hashing import digest, tensor_digest
+from kdsearch.store.hashing import digest, tensor_digest, unsaved_buffers
 
 FORMAT = 1
 _ANEW = "Delete it; the stage starts anew."
+UNSAVED = "buffer:"  # before the owner's name: of buffers that are not in its `state_dict`
 
 
 @dataclass
@@ -50,21 +51,29 @@ class Position:
 def start_of(modules: Mapping[str, nn.Module], moved: set[int]) -> dict[str, str]:
     """Name -> digest of every tensor that no optimiser moves, before a phase begins. Replaying a training gives them again."""
     return {
-        f"{name}/{key}": tensor_digest(tensor)
-        for name, module in modules.items()
-        for key, tensor in module.state_dict(keep_vars=True).items()
+        f"{owner}/{key}": tensor_digest(tensor)
+        for owner, state in _states(modules, keep_vars=True).items()
+        for key, tensor in state.items()
         if id(tensor) not in moved
     }
+
+
+def _states(modules: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[str, dict[str, Tensor]]:
+    """Owner -> its tensors by key; those that its `state_dict` lacks are of an owner of their own."""
+    found = {name: module.state_dict(keep_vars=keep_vars) for name, module in modules.items()}
+    return found | {f"{UNSAVED}{name}": unsaved_buffers(module) for name, module in modules.items()}
 
 
 def collect(
     modules: Mapping[str, nn.Module], optims: Mapping[str, Bound], start: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """Tensors by name: `<module>/<key>` and `optim:<name>/<parameter>/<key>`; without those that are as at the `start`."""
+    """Tensors by name: `<module>/<key>`, `buffer:<module>/<key>` of what its `state_dict` lacks, and
+    `optim:<name>/<parameter>/<key>`; without those that are as at the `start`.
+    """
     tensors, known = {}, start or {}
-    for name, module in modules.items():
-        for key, tensor in module.state_dict().items():
-            full = f"{name}/{key}"
+    for owner, state in _states(modules).items():
+        for key, tensor in state.items():
+            full = f"{owner}/{key}"
             if full not in known or known[full] != tensor_digest(tensor):
                 tensors[full] = _plain(tensor)
     for name, bound in optims.items():
@@ -80,8 +89,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def rest_of(tensors: Mapping[str, Tensor], start: Mapping[str, str]) -> str:
-    """What `Position.rest` is beside these tensors."""
-    left = {name: each for name, each in start.items() if name not in tensors}
+    """What `Position.rest` is beside these tensors. Buffers in no `state_dict` are not of it: some are tables that grow by use."""
+    left = {name: each for name, each in start.items() if name not in tensors and not name.startswith(UNSAVED)}
     return digest(left) if left else ""
 
 
@@ -94,6 +103,8 @@ def restore(
 ) -> None:
     """Load strictly: what is missing is known from the `start`, at which the modules are.
 
+    Buffers of distillers and procedures, and those in no `state_dict`, become as large as they were; the latter may be missing.
+
     Raise ArtifactError naming the first key that is missing, extra or of another shape.
     """
     parts: dict[str, dict[str, Tensor]] = {}
@@ -104,9 +115,12 @@ def restore(
         f"optim:{name}/{key}": (bound, each) for name, bound in optims.items() for key, each in bound.parameters.items()
     }
     for owner in parts:
-        if owner not in modules and owner not in owners:
+        if owner.removeprefix(UNSAVED) not in modules and owner not in owners:
             raise ArtifactError(f"has the state of '{owner}', which is not trained here", file=file, fix=_ANEW)
     for name, module in modules.items():
+        _set_buffers(module, parts.get(UNSAVED + name, {}))
+        if name == "procedure" or name.startswith("distiller:"):
+            _set_buffers(module, parts.get(name, {}))
         try:
             rest = {key: t for key, t in module.state_dict().items() if f"{name}/{key}" in (start or {})}
             module.load_state_dict({**rest, **parts.get(name, {})}, strict=True)
@@ -116,6 +130,23 @@ def restore(
     for name, (bound, parameter) in owners.items():
         if name in parts:
             bound.torch.state[parameter] = {key: _like(parameter, key, each) for key, each in parts[name].items()}
+
+
+@torch.no_grad()
+def _set_buffers(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Those among its buffers that are stored, whatever their shape and type; other names are left."""
+    parts = dict(module.named_modules(remove_duplicate=False)) if stored else {}
+    for key, tensor in stored.items():
+        path, _, name = key.rpartition(".")
+        part = parts.get(path)
+        if part is None or name not in part._buffers:
+            continue
+        now = part._buffers[name]
+        if now is not None and now.shape == tensor.shape and now.dtype == tensor.dtype:
+            now.copy_(tensor)
+        else:
+            device = next((each.device for each in (now, *module.parameters()) if each is not None), tensor.device)
+            part._buffers[name] = tensor.clone().to(device)
 
 
 def _like(parameter: Tensor, name: str, tensor: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+LEAST = 1e-6  # of the task's loss: a term below it is not scaled
+
 
 @dataclass(frozen=True)
 class TermGradients:
@@ -76,10 +78,12 @@ def means_of(batches: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def scales_of(values: Mapping[str, float]) -> dict[str, float]:
-    """|task| / |term|: weights then count in units of the task's loss. 1 for a term that is 0, and where the task's loss is."""
+    """|task| / |term|: weights then count in units of the task's loss. 1 where the task's loss is 0, and for a term that is, but
+    for rounding (LEAST): its gradients are nothing to be enlarged.
+    """
     task = abs(values.get("task", 0.0))
     return {
-        name: task / abs(value) if task > 0 and abs(value) > 1e-12 and name != "task" else 1.0
+        name: task / abs(value) if task > 0 and abs(value) > max(LEAST * task, 1e-12) and name != "task" else 1.0
         for name, value in values.items()
     }
 

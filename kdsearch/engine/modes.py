@@ -1,10 +1,11 @@
-"""Who trains and who is frozen: gradients and train or eval mode, set by a phase and given back after it."""
+"""Who trains, who is frozen and where: gradients and train or eval mode, set by a phase and given back after it; devices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from kdsearch.kinds import Phase
@@ -19,6 +20,11 @@ def gradients_given_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its first parameter lies, or buffer; the CPU where it has neither."""
+    return next((each.device for each in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 @contextmanager

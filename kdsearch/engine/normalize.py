@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kdsearch.engine.modes import device_of
 from kdsearch.kinds import IO, Model, Normalization
 
 
@@ -51,10 +52,9 @@ def _reads_three(model: Model, io: IO, wanted: Normalization) -> bool:
     if len(set(wanted.mean)) == 1 and len(set(wanted.std)) == 1:
         return False
     fields = [io.input(name) for name in model.inputs]
-    inputs = [
-        torch.zeros((2, 3, *each.sizes[1:]) if each.kind == "image" else (2, *each.sizes), dtype=each.torch_dtype)
-        for each in fields
-    ]
+    shapes = [(2, 3, *each.sizes[1:]) if each.kind == "image" else (2, *each.sizes) for each in fields]
+    device = device_of(model.module)
+    inputs = [torch.zeros(s, dtype=each.torch_dtype, device=device) for s, each in zip(shapes, fields, strict=True)]
     was = {part: part.training for part in model.module.modules()}
     try:
         with torch.no_grad():

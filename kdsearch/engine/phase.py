@@ -63,6 +63,7 @@ class PhaseRun:
         self.moved = {id(parameter) for bound in optims.values() for parameter in bound.parameters.values()}
         self.steps = Steps(conduct, phase)
         self.start, self.before, self.learnt = start or {}, before, dict(learnt or {})
+        self.named: dict[str, None] = {}  # optimisers that have been given gradients since weights moved
         self.written = time.monotonic()
 
     def train(self) -> Position:
@@ -156,18 +157,28 @@ class PhaseRun:
                 raise PluginError(f"phase '{self.phase.name}' takes turns", expected=expected)
             if micro.counts:
                 self._backward(together, turn, micro.group)
+            self.named |= dict.fromkeys(name for update in together for name in self._names(update))
             if micro.last:
-                named = dict.fromkeys(name for update in together for name in self._names(update))
-                bounds = [self.optims[name] for name in named]
-                self.ranks.add_gradients(bounds)
-                self.conduct.precision.move(bounds)
-                step.forget()
+                self._move(step)
             terms += turn.terms
             total += turn.total
+        while micro.last and self._move(step, done=True):
+            pass  # other ranks take turns that this one's batch has none of
         if micro.last:
             self.buffers.settle()
             self._end_step(step)
         return (terms, total, logged(step.logs)) if micro.counts else None
+
+    def _move(self, step: LiveStep, done: bool = False) -> bool:
+        """Move what any rank's turns since the last move are of. `done`: no turn is left here. Returns whether one is elsewhere."""
+        told = self.ranks.told([list(self.named), done])
+        self.named = {}
+        if named := dict.fromkeys(name for names, _ in told for name in names):
+            bounds = [self.optims[name] for name in named]
+            self.ranks.add_gradients(bounds)
+            self.conduct.precision.move(bounds)
+            step.forget()
+        return not all(each for _, each in told)
 
     def _backward(self, together: Sequence[Update], turn: Turn, group: int) -> None:
         """Gradients of each update reach the parameters of its own optimisers only."""
@@ -265,12 +276,20 @@ class PhaseRun:
         return at_start.gradients(self.steps, self.held, mine, batches) if mine else None
 
     def _check_weights(self) -> None:
-        """The last step's weights have met no term that would have told."""
+        """The last step's weights have met no term that would have told, nor have statistics: what is divided by infinity is 0."""
         for bound in self.optims.values():
             for name, parameter in bound.parameters.items():
                 if not bool(torch.isfinite(parameter).all()):
                     raise TrialError(
                         f"weight '{name}' is not finite after phase '{self.phase.name}'", fix="Lower the learning rate."
+                    )
+        for role, model in self.setup.models.items():
+            saved = model.module.state_dict()
+            for name, buffer in model.module.named_buffers():
+                if name in saved and buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
+                    raise TrialError(
+                        f"buffer '{role}.{name}' is not finite after phase '{self.phase.name}'",
+                        fix="Lower the learning rate.",
                     )
 
     def _write(self) -> None:

@@ -14,6 +14,7 @@ from kdsearch.errors import DataError
 from kdsearch.kinds import Batch
 
 ODD = (-7046029254386353131, -4417276706812531889, -8796714831421723037, 6364136223846793005, 1442695040888963407)
+AT_ONCE = 2**20  # words that are widened to 64 bits at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Seen:
     def of(self, batch: Batch) -> Tensor | None:
         """(B,) int64 on the CPU, equal where all the values are, however far they are padded; None where a field is missing.
 
-        A linear hash modulo 2^64 of the bits: two different samples agree by chance once in about 10^13.
+        A linear hash modulo 2^64 of the bits: two different samples agree by chance, once in 10^9 where only signs differ.
         """
         total = torch.zeros(len(batch), dtype=torch.int64)
         for name, padding in self.fields.items():
@@ -52,18 +53,22 @@ def _of_field(batch: Batch, name: str, padding: float | None) -> Tensor | None:
 
 
 def _of_rows(rows: Tensor) -> Tensor:
-    """(B,) of (B, ...): the bits, eight bytes at a time."""
+    """(B,) of (B, ...): the bits, four bytes at a time.
+
+    In words of eight, a sign that changes would be 2^63 times an odd factor, and two of them nothing.
+    """
     flat = rows.contiguous().flatten(1) if rows.ndim > 1 else rows.contiguous()[:, None]
     data = flat.view(torch.uint8)
-    if data.shape[1] % 8:
-        data = torch.nn.functional.pad(data, (0, 8 - data.shape[1] % 8))
-    elif data.storage_offset() % 8 or data.stride(0) % 8:
+    if data.shape[1] % 4:
+        data = torch.nn.functional.pad(data, (0, 4 - data.shape[1] % 4))
+    elif data.storage_offset() % 4 or data.stride(0) % 4:
         data = data.clone(memory_format=torch.contiguous_format)
-    words = data.view(torch.int64)  # (B, W)
+    words = data.view(torch.int32)  # (B, W)
     factors = _factors((words.shape[1],), words.device)
+    parts = torch.split(words, max(1, AT_ONCE // max(1, words.shape[1])))
     if words.device.type == "cpu":
-        return words @ factors  # no copy: 0.4 ms for 256 images of 3x32x32
-    return (words * factors).sum(1)
+        return torch.cat([part.to(torch.int64) @ factors for part in parts])
+    return torch.cat([(part * factors).sum(1) for part in parts])
 
 
 def _of_open(rows: Tensor, padding: float) -> Tensor:
@@ -77,7 +82,9 @@ def _of_open(rows: Tensor, padding: float) -> Tensor:
 def _bits(rows: Tensor) -> Tensor:
     if not rows.is_floating_point():
         return rows.to(torch.int64)
-    return rows.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]).to(torch.int64)
+    if rows.element_size() == 8:
+        return _mixed(rows.contiguous().view(torch.int64))  # a sign of 2^63 would not count in every other place
+    return rows.contiguous().view({2: torch.int16, 4: torch.int32}[rows.element_size()]).to(torch.int64)
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from kdsearch.kinds import (
     Writer,
 )
 from kdsearch.kinds.forward import run_model, tap_name
+from kdsearch.kinds.phase import Factor
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import MADE_AGAIN, read_json, storing, write_json
 from kdsearch.store.hashing import derive, digest
@@ -205,8 +208,10 @@ class Evaluator(Site):
         batch = batch.to(self.device)
         if model in self.teachers:
             live = self.teachers[model]
+            live.model.module.to(self.device)
             return live.outputs(batch, live.names(taps), self.device, seed=derive(self.seed, "view", model))
         found = self.model_of(model)
+        found.module.to(self.device)
         names = [tap_name(found, tap) for tap in taps]
         with evaluating(found.module), torch.no_grad():
             return run_model(found, self.task, batch, names).detach()
@@ -255,7 +260,31 @@ class LiveSetup(Evaluator):
         return Feed(**{"split": split, "batch_size": self.batch_size, "augment": self.augment, **changes})
 
     def optim(self, modules: Mapping[str, nn.Module], **changes: Any) -> Optim:
-        return Optim(**{"modules": modules, **self.defaults, **changes})
+        scale = {**self._scale_of(modules), **changes.get("scale", {})}
+        return Optim(**{"modules": modules, **self.defaults, **changes, "scale": scale})
+
+    def _scale_of(self, modules: Mapping[str, nn.Module]) -> dict[str, Factor]:
+        """The study's own factors on lr, of roles' weights, by the names that these have among the modules.
+
+        Globs that match no weight of any role are left as they are: `bind` refuses them.
+        """
+        given: Mapping[str, Factor] = self.defaults.get("scale") or {}
+        if not given:
+            return {}
+        of_roles = {
+            id(each): f"{role}.{name}"
+            for role, model in self.models.items()
+            for name, each in model.module.named_parameters()
+        }
+        found: dict[str, Factor] = {}
+        for key, module in modules.items():
+            for name, parameter in module.named_parameters():
+                names = f"{key}.{name}", of_roles.get(id(parameter), "")
+                glob = next((each for each in given if any(fnmatchcase(name, each) for name in names)), None)
+                if glob is not None:
+                    found[escape(names[0])] = given[glob]
+        known = [*of_roles.values(), *found]
+        return found | {glob: factor for glob, factor in given.items() if not any(fnmatchcase(n, glob) for n in known)}
 
     def note(self, text: str) -> None:
         if text not in self.notes and len(self.notes) < NOTES:

@@ -60,6 +60,15 @@ def frozen_norms(module: nn.Module) -> Iterator[None]:
             each.training = True
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A kept forward pass. `batch`: of which it is, held so that it keeps its id(). `graph`: it was run where gradients are."""
+
+    batch: Batch
+    outputs: Outputs
+    graph: bool
+
+
 @dataclass
 class LiveStep:
     """See `kdsearch.kinds.Step`.
@@ -78,9 +87,7 @@ class LiveStep:
     seed: int = 0
     by_sample: int = 0
     roles: tuple[str, str] = ("student", "teacher")
-    runs: dict[tuple[str, int, bool], tuple[Batch, Outputs]] = field(
-        default_factory=dict
-    )  # a batch here keeps its id()
+    runs: dict[tuple[str, int, bool], Pass] = field(default_factory=dict)
     logs: dict[str, list[Tensor | float]] = field(default_factory=dict)
 
     @property
@@ -100,11 +107,12 @@ class LiveStep:
     ) -> Outputs:
         asked = self.batch if batch is None else batch
         key = (role, id(asked), frozen_stats)
-        if writes is None and key in self.runs:
-            return self.runs[key][1]
+        kept = self.runs.get(key) if writes is None else None
+        if kept is not None and (kept.graph or not self._learns(role, asked)):
+            return kept.outputs
         cast = self.cast
         names = cast.names(role)
-        is_upstream = any(tensor.requires_grad for tensor in asked.tensors.values())
+        is_upstream = _is_upstream(asked)
         if role in cast.teachers and writes is None and not is_upstream:
             live = cast.teachers[role]
             cached = self.cached and asked is self.batch
@@ -117,8 +125,16 @@ class LiveStep:
             with frozen_norms(model.module) if frozen_stats else nullcontext():
                 out = run_model(model, cast.task, asked, names, writes)
         if writes is None:
-            self.runs[key] = asked, out
+            self.runs[key] = Pass(asked, out, torch.is_grad_enabled())
         return out
+
+    def _learns(self, role: str, batch: Batch) -> bool:
+        """Whether a pass here and now has a graph."""
+        if not torch.is_grad_enabled():
+            return False
+        model = self.cast.models.get(role) if role not in self.cast.teachers else None
+        moved = model is not None and any(each.requires_grad for each in model.module.parameters())
+        return moved or _is_upstream(batch)
 
     def pair(self, student: str, teacher: str) -> LiveStep:
         return replace(self, roles=(student, teacher))
@@ -153,3 +169,8 @@ class LiveStep:
         """Weights moved: forward passes run anew. Teachers' stay."""
         for key in [key for key in self.runs if key[0] not in self.cast.teachers]:
             del self.runs[key]
+
+
+def _is_upstream(batch: Batch) -> bool:
+    """Whether gradients reach what made the batch."""
+    return any(tensor.requires_grad for tensor in batch.tensors.values())

@@ -11,7 +11,7 @@ from kdsearch.engine.of_classes import split_of
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
 from kdsearch.errors import PluginError, nearest, one_of
-from kdsearch.kinds import Clock, Phase, Update
+from kdsearch.kinds import Clock, Phase, Task, Update
 from kdsearch.kinds.data import Batch
 from kdsearch.store.hashing import derive, stream
 
@@ -80,7 +80,7 @@ class Steps:
         ready = {name: setup.task.prepare(each, rng) for name, each in placed.items()}
         step = self.steps_before[epoch] + index // self.device.accumulate
         clock = Clock(epoch, step, step / self.steps_before[-1] if progress is None else progress, phase.epochs)
-        cached = not (self.feed.augment and setup.augment) and _unchanged(placed[self.first], ready[self.first])
+        cached = not (self.feed.augment and setup.augment) and self._unchanged(placed[self.first], ready[self.first])
         seed = derive(setup.seed, phase.name, epoch, index, "view")
         by_sample = derive(setup.seed, phase.name, epoch, "sample")
         return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed, by_sample=by_sample)
@@ -97,7 +97,16 @@ class Steps:
                 turn = summed(together, self.weights, scales, step.clock, self.phase.name)
             yield together, turn
 
+    def _unchanged(self, raw: Batch, ready: Batch) -> bool:
+        """Whether the task's `prepare` left what a teacher reads alone, so that its stored rows are of this batch.
 
-def _unchanged(raw: Batch, ready: Batch) -> bool:
-    """Whether the task's `prepare` left what was loaded alone, so that a teacher's stored rows are of this batch."""
-    return raw is ready or all(ready.tensors.get(name) is tensor for name, tensor in raw.tensors.items())
+        A field that is added is read by none but a task that calls models in its own way, or a teacher's view.
+        """
+        if raw is ready:
+            return True
+        own = type(self.setup.task).call is not Task.call
+        if own or any(live.view is not None for live in self.setup.teachers.values()):
+            pairs = (raw.tensors, ready.tensors), (raw.lists, ready.lists), (raw.texts, ready.texts)
+            if any(before.keys() != after.keys() for before, after in pairs):
+                return False
+        return all(ready.tensors.get(name) is tensor for name, tensor in raw.tensors.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,8 +82,15 @@ def apportion(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[in
     whole = sum(sizes) or 1
     ideal = [total * size / whole for size in sizes]
     parts = [min(size, max(low, int(want))) for size, low, want in zip(sizes, least, ideal, strict=True)]
-    while (gap := total - sum(parts)) != 0:
-        sign = 1 if gap > 0 else -1
-        free = [i for i in range(len(parts)) if (parts[i] < sizes[i] if sign > 0 else parts[i] > least[i])]
-        parts[max(free, key=lambda i: (sign * (ideal[i] - parts[i]), -i))] += sign
+    gap = total - sum(parts)
+    sign, ends = (1, sizes) if gap > 0 else (-1, least)
+    wanting = [(-sign * (ideal[i] - parts[i]), i) for i in range(len(parts)) if parts[i] != ends[i]]
+    heapq.heapify(wanting)
+    for _ in range(abs(gap)):
+        i = wanting[0][1]
+        parts[i] += sign
+        if parts[i] == ends[i]:
+            heapq.heappop(wanting)
+        else:
+            heapq.heapreplace(wanting, (-sign * (ideal[i] - parts[i]), i))
     return parts

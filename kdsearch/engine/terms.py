@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,20 +38,16 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
     """Weight and sum each update's terms. The device is waited for once.
 
     Raises:
-        PluginError: an update without terms, or a term that is no scalar.
+        PluginError: an update without terms, or a term that is no scalar tensor.
         TrialError: naming the first term, or weight, that is not finite.
     """
     for update in updates:
         if not update.terms:
             raise PluginError(f"phase '{phase}' yielded an update without terms", expected="one or more named scalars")
-        for name, value in update.terms.items():
-            if value.ndim:
-                raise PluginError(
-                    f"term '{name}' of phase '{phase}' has shape {tuple(value.shape)}",
-                    expected="a scalar, the mean over the micro-batch",
-                )
+        check_scalars(update.terms, f"phase '{phase}'")
     named = [(name, value) for update in updates for name, value in update.terms.items()]
-    numbers = torch.stack([value.detach().double() for _, value in named]).tolist()
+    device = next((value.device for _, value in named if value.device.type != "cpu"), named[0][1].device)
+    numbers = torch.stack([value.detach().to(device).double() for _, value in named]).tolist()
     factors = [weight_of(name, weights, clock) * scales.get(name, 1.0) for name, _ in named]
     for (name, _), number, factor in zip(named, numbers, factors, strict=True):
         if not (math.isfinite(number) and math.isfinite(factor)):
@@ -62,6 +59,7 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
     for update in updates:
         loss: Tensor | None = None
         for value in update.terms.values():
+            value = value.to(device)  # a constant may lie on the CPU
             weighted = value if factors[at] == 1.0 else factors[at] * value
             loss = weighted if loss is None else loss + weighted
             at += 1
@@ -69,6 +67,17 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
         losses.append(loss)
     total = sum(factor * number for factor, number in zip(factors, numbers, strict=True))
     return Turn(losses, [(name, number) for (name, _), number in zip(named, numbers, strict=True)], total)
+
+
+def check_scalars(terms: Mapping[str, Any], of: str) -> None:
+    """Raise PluginError naming the first term that is no scalar tensor, and of what it is."""
+    for name, value in terms.items():
+        if not isinstance(value, Tensor):
+            expected = "a scalar tensor, such as step.student['logits'].new_zeros(()) where there is nothing to learn"
+            raise PluginError(f"term '{name}' of {of} is {value!r}, no tensor", expected=expected)
+        if value.ndim:
+            expected = "a scalar, the mean over the micro-batch"
+            raise PluginError(f"term '{name}' of {of} has shape {tuple(value.shape)}", expected=expected)
 
 
 def logged(logs: Mapping[str, Sequence[Tensor | float]]) -> list[tuple[str, float]]:

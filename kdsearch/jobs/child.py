@@ -1,6 +1,6 @@
 """The process that runs jobs of `JobProcesses`: jobs come in on stdin, a line each; results go to files; fd 3 of the parent's
-choice says `t` when a job was taken, `s` when its work begins and `d` when its result is there. When its parent dies it clears the
-folder of the results and dies, with all it started.
+choice says `t` when a job was taken, `s` when its work begins, `d` when its result is there and `f` when that cannot be written.
+When its parent dies it clears the folder of the results and dies, with all it started.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def main() -> None:
         except InterruptedRun:
             done = Done(job.id, error="stopped")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is on its way: nothing is left to interrupt
-        _write(Path(order["result"]), done)
-        os.write(status, b"d")
+        os.write(status, b"d" if _write(Path(order["result"]), done) else b"f")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -58,14 +57,20 @@ def _read(lines: queue.SimpleQueue[bytes], folder: Path) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _write(path: Path, done: Done) -> None:
+def _write(path: Path, done: Done) -> bool:
+    """Whether the result is there: a disk may be full."""
     try:
         text = json.dumps(vars(done))
     except (TypeError, ValueError) as error:
         text = json.dumps(vars(_unwritable(done, error)))
     partial = path.with_suffix(".part")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        print(f"{partial}: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _unwritable(done: Done, error: Any) -> Done:

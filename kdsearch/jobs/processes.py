@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from kdsearch.errors import StorageError
 from kdsearch.kinds import Done, Job
 from kdsearch.store.scratch import Scratch
 
@@ -88,7 +89,8 @@ class JobProcesses:
             self.stop(id)
         until = time.monotonic() + self.grace_s
         while self._running and time.monotonic() < until:
-            self.wait(max(until - time.monotonic(), 0.0))
+            with contextlib.suppress(StorageError):
+                self.wait(max(until - time.monotonic(), 0.0))
         for child in [*self._running.values(), *self._idle]:
             child.end()
         self._running, self._idle, self._done = {}, [], []
@@ -116,7 +118,12 @@ class JobProcesses:
             child.give(job, self._scratch.path / f"{self._count}.json")
 
     def _look_at(self, child: _Child) -> None:
-        done = child.look(self.grace_s)
+        try:
+            done = child.look(self.grace_s)
+        except StorageError:
+            self._running = {id: each for id, each in self._running.items() if each is not child}
+            child.end()
+            raise
         if done is None:
             return
         alone = self._running.pop(done.id).is_alone
@@ -132,7 +139,7 @@ class _Child:
     """One process: its pipes, its present job and why it is being ended."""
 
     process: subprocess.Popen[bytes]
-    status: int  # read end: `t` a job was taken, `s` its work began, `d` its result is there
+    status: int  # read end: `t` a job was taken, `s` its work began, `d` its result is there, `f` it cannot be written
     pidfd: int | None
     log: Path
     threads: int
@@ -203,7 +210,7 @@ class _Child:
         return self.process.poll() is None
 
     def look(self, grace_s: float) -> Done | None:
-        """The job's end, if it has ended; keeps its limits otherwise."""
+        """The job's end, if it has ended; keeps its limits otherwise. Raise StorageError where its result cannot be written."""
         assert self.job is not None
         news, now = self._news(), time.monotonic()
         if self.kill_at is None:
@@ -212,6 +219,9 @@ class _Child:
             if "s" in news:
                 self.begun = now
                 self.ends_by = now + self.job.timeout_s if self.job.timeout_s else None
+        if "f" in news:
+            fix = "Make room (TMPDIR says where such folders are) and run again; it goes on."
+            raise StorageError("the result of a job cannot be written", file=self.result, fix=fix)
         if "d" in news or not self.is_alive():
             return self._ended(now)
         if self.kill_at is not None:

@@ -64,7 +64,7 @@ class Distiller(nn.Module, Capability, Generic[O]):
         """Unweighted scalars, means over the micro-batch. The teacher's tensors are constants."""
 
     def on_step_end(self, step: Step) -> None:
-        """After the optimiser's step: queues, memories."""
+        """After the optimiser's step: queues, memories. `step` is of the last micro-batch, `gather` of each device's last."""
 
     def on_epoch_end(self, clock: Clock) -> None:
         """After each epoch."""

@@ -64,7 +64,7 @@ class Step(Protocol):
         writes: Mapping[str, Write] | None = None,
         frozen_stats: bool = False,
     ) -> Outputs:
-        """A role's outputs with graph, run once a micro-batch.
+        """A role's outputs with graph, run once a micro-batch; first asked for under `no_grad`, once more where a graph is needed.
 
         Args:
             writes: tap -> function whose result replaces it.

@@ -41,10 +41,16 @@ def module_digest(module: nn.Module) -> str:
     for name, part in module.named_modules():
         own = classes.get(type(part)) or classes.setdefault(type(part), class_digest(type(part)))
         found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}".encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted((module.state_dict() | unsaved_buffers(module)).items()):
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         found.update(_bytes(tensor))
     return found.hexdigest()[:16]
+
+
+def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers by name that are not in its `state_dict`: those of `persistent=False`."""
+    saved = module.state_dict().keys()
+    return {name: each for name, each in module.named_buffers(remove_duplicate=False) if name not in saved}
 
 
 def tensor_digest(tensor: Tensor) -> str:

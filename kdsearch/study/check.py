@@ -13,7 +13,7 @@ from kdsearch.study.schema import Recipe
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
-    from kdsearch.kinds import Distiller, Options, Procedure, Teacher, Training
+    from kdsearch.kinds import Access, Distiller, Options, Procedure, Teacher, Training
     from kdsearch.study.recipe import DistillerSpace, RecipeSpace
     from kdsearch.study.study import Study
 
@@ -143,7 +143,6 @@ ASKED = {
 
 def _lacks(study: Study, host: Host, name: str, access: str) -> str:
     """What a teacher cannot do of an access that `TeacherNamed` asks for; "" where it can."""
-    from kdsearch.kinds.options import validate
     from kdsearch.kinds.teacher import Access, Teacher
 
     path = study.path_of_teacher(name)
@@ -154,9 +153,18 @@ def _lacks(study: Study, host: Host, name: str, access: str) -> str:
         return "writes no text"
     if access == "embed":
         return "embeds no texts" if cls.embed is Teacher.embed else ""
-    given = Access.TAPS if live else cls(validate(cls.options_class, use.options, f"{path}.options")).access
+    given = Access.TAPS if live else _access_of(study, host, name)
     needed = Access[access.upper()]
     return f"gives {given.name}, not {needed.name}" if given < needed else ""
+
+
+def _access_of(study: Study, host: Host, name: str) -> Access:
+    """What a teacher by name gives, by its options."""
+    from kdsearch.kinds.options import validate
+
+    use, path = study.teachers[name], study.path_of_teacher(name)
+    cls: type[Teacher[Any]] = host.load_class("teacher", use.use)
+    return cls(validate(cls.options_class, use.options, f"{path}.options")).access
 
 
 def _check_member(host: Host, options: Options, path: str) -> None:
@@ -300,10 +308,10 @@ def _check_access(study: Study, host: Host, each: Any, cls: type[Distiller[Any]]
     if study.live_object(where) is not None:
         return
     use = study.teachers[each.teacher].use
-    teacher: type[Teacher[Any]] = host.load_class("teacher", use)
-    if teacher.access < needed:
+    given = _access_of(study, host, each.teacher)
+    if given < needed:
         raise study.error(
-            f"distiller '{each.use}' needs {needed.name} of the teacher; '{use}' ({where}) gives {teacher.access.name}",
+            f"distiller '{each.use}' needs {needed.name} of the teacher; '{use}' ({where}) gives {given.name}",
             path,
             expected=f"a teacher with access {needed.name} or more",
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from kdsearch.engine.terms import check_scalars
 from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, one_of, told
 from kdsearch.kinds import Distiller
 from kdsearch.kinds.model import UnaskedTapError
@@ -30,11 +31,16 @@ class BlamedError(Exception):
 def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
     """What the distiller raises from now on is known to be its own, whoever calls it."""
 
-    def guarded(own: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(name: str) -> Callable[..., Any]:
+        own = getattr(distiller, name)
+
         @wraps(own)
         def call(*arguments: Any) -> Any:
             try:
-                return own(*arguments)
+                found = own(*arguments)
+                if name == "terms":
+                    check_scalars(found, f"distiller '{each.name}'")
+                return found
             except (*PASSES, BlamedError):
                 raise
             except Exception as error:
@@ -43,7 +49,7 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
         return call
 
     for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
-        setattr(distiller, name, guarded(getattr(distiller, name)))
+        setattr(distiller, name, guarded(name))
 
 
 def said_of(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:

@@ -139,12 +139,13 @@ def _spaced(materials: Materials) -> list[int]:
 
 def _accuracy(materials: Materials, model: Model, rows: Sequence[int]) -> float:
     split, hits = materials.data.revealed().split("val"), 0
+    (target,) = materials.task.targets(materials.data.fields)
     model.module.to(materials.torch_device)
     for start in range(0, len(rows), CHUNK):
         batch = split.load(rows[start : start + CHUNK]).to(materials.torch_device)
         with evaluating(model.module), torch.no_grad():
             logits = run_model(model, materials.task, batch)[materials.io.outputs[0].name]
-        hits += int((logits.argmax(1) == batch["label"]).sum())
+        hits += int((logits.argmax(1) == batch[target.name]).sum())
     return hits / len(rows)
 
 

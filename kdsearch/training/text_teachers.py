@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def writers(materials: Materials, only: Collection[str] | None = None, asker: st
 def embedders(materials: Materials, only: Collection[str] | None = None) -> dict[str, KeptEmbedder]:
     """By name, those of `only` that embed."""
     return {
-        name: KeptEmbedder(name, partial(_embedded, materials, name, made), _file(materials, name, "vectors"))
+        name: KeptEmbedder(name, _embedding(materials, name, made), _file(materials, name, "vectors"))
         for name, made in _made(materials, only).items()
         if type(made).embed is not Teacher.embed
     }
@@ -79,9 +79,15 @@ def _opened(materials: Materials, name: str, made: Teacher[Any]) -> Writer:
         return made.writer(teacher_site(materials, name))
 
 
-def _embedded(materials: Materials, name: str, made: Teacher[Any], texts: Sequence[str]) -> Tensor:
-    with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
-        return made.embed(texts, teacher_site(materials, name))
+def _embedding(materials: Materials, name: str, made: Teacher[Any]) -> Callable[[Sequence[str]], Tensor]:
+    """Texts -> their vectors. The site, whose memory's name is a digest of all samples, is made once."""
+    site = cache(partial(teacher_site, materials, name))
+
+    def embedded(texts: Sequence[str]) -> Tensor:
+        with placing(materials.study, f"{materials.study.path_of_teacher(name)}.options"):
+            return made.embed(texts, site())
+
+    return embedded
 
 
 def _file(materials: Materials, name: str, what: str = "replies") -> Path | None:

@@ -14,6 +14,7 @@ import torch
 from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
+from kdsearch.engine.modes import device_of
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Evaluator, LiveSetup
@@ -412,7 +413,7 @@ def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[], 
         return Shapes(model, fields)
     zeros = {each.name: each.blank() for each in io.inputs}
     sample = Batch(("zeros",), zeros) if fed is None else fed()
-    inputs = [sample[name] for name in model.inputs]
+    inputs = [sample[name].to(device_of(model.module)) for name in model.inputs]
     fields |= {tap.name: tap.shape for tap in traced_taps(model.module, inputs, unseen)}
     if own:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """In-process and process executors: the contract, and what only a supervisor has to keep."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import torch
 
 from kdsearch.builtin.executors import InProcess, perform
 from kdsearch.builtin.processes import Processes, ProcessesOptions
-from kdsearch.errors import InterruptedRun
+from kdsearch.errors import InterruptedRun, StorageError
+from kdsearch.jobs.processes import JobProcesses
 from kdsearch.kinds import Executor, Job, NoOptions, work_begins
 from kdsearch.store.files import write_json
+from kdsearch.store.scratch import Scratch
 from kdsearch.testing.executor import HERE, LIMIT_S, ExecutorContract, wait_for
 
 
@@ -63,6 +66,11 @@ def swallow(n_bytes: int) -> int:
     held[::4096] = b"x" * len(held[::4096])
     threading.Event().wait()
     return len(held)
+
+
+def removing(folder: str) -> int:
+    shutil.rmtree(folder)
+    return 1
 
 
 def unwritable() -> object:
@@ -232,3 +240,16 @@ def test_nothing_begins_while_a_worker_of_a_run_that_was_killed_is_at_it(tmp_pat
         assert [each.value for each in executor.wait(LIMIT_S)] == [{"i": 1}]
     finally:
         executor.close()
+
+
+def test_a_result_that_cannot_be_written_is_the_disks_fault_and_no_jobs() -> None:
+    """As where the temporary folder is on a full disk; here it is gone."""
+    processes = JobProcesses()
+    processes._scratch = Scratch.make("jobs")
+    try:
+        processes.submit(Job("a", f"{__name__}:removing", {"folder": str(processes._scratch.path)}))
+        with pytest.raises(StorageError, match=r"the result of a job cannot be written.*TMPDIR"):
+            processes.wait(LIMIT_S)
+        assert processes.busy == 0
+    finally:
+        processes.close()

@@ -44,6 +44,12 @@ def turns(s):
     yield Update({"again": s.student["logits"].square().mean()})
 
 
+def some(s):
+    """The task of every other batch, by its first sample: none of the others."""
+    if int(s.batch.ids[0].rpartition("-")[2]) % 2:
+        yield Update({"task": s.task()})
+
+
 def plain(folder, step=None, **given):
     """120 samples in 6 micro-batches an epoch, or as `given` says."""
     given = {"epochs": 2, "batch_size": 20, "optim": {"lr": 0.02}, **given}
@@ -63,6 +69,7 @@ CASES = {
     "plain": plain,
     "uneven": lambda folder, **given: plain(folder, **{"batch_size": 25, **given}),  # 5 micro-batches
     "turns": lambda folder, **given: plain(folder, turns, **given),
+    "some": lambda folder, **given: plain(folder, some, **given),
     "rich": rich,
     "greedy": lambda folder, **given: rich(folder, Greedy, **given),
     "nan": lambda folder, **given: plain(folder, sharp, **given),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.optim import bind
 from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import Distiller, NoOptions, Phase, Update
 from kdsearch.testing.training import training
@@ -186,6 +187,28 @@ def test_training_a_teacher_is_refused(tmp_path):
     teacher = mlp(1)
     procedure = Plain(train=lambda s: [s.optim({"teacher": teacher.module})])
     refused(procedure, tmp_path, "trains 'teacher'", teachers={"teacher": teacher})
+
+
+def test_the_studys_factors_hold_whoever_makes_the_optimiser(tmp_path):
+    """As a plan says them, by role: under another name, beside factors of a procedure's own, and not for a critic's weights."""
+    student, critic = resnet(), nn.Linear(3, 1)
+
+    def train(setup):
+        scale = {"net.*": 0.5}
+        return [setup.optim({"net": student.module}, scale=scale), setup.optim({"critic": critic}, name="critic")]
+
+    def factors(given):
+        run = training(Plain(train=train), {"student": student}, source(), tmp_path, optim={"scale": given})
+        return [bind(each) for each in train(run.setup)]
+
+    own, critics = factors({"student.stem.*": 0.0, "student.classifier.weight": 0.1})
+    assert not any(".stem." in name for name in own.parameters)
+    found = {id(p): group["factor"] for group in own.torch.param_groups for p in group["params"]}
+    assert found[id(student.module.classifier.weight)] == 0.1
+    assert found[id(student.module.classifier.bias)] == 0.5
+    assert [group["factor"] for group in critics.torch.param_groups] == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"scale 'student\.stam\.\*' matches no parameter"):
+        factors({"student.stam.*": 0.0})
 
 
 def test_an_optimiser_without_parameters_is_refused(tmp_path):

@@ -80,6 +80,15 @@ def test_a_grey_image_is_read_in_each_channels_own_normalisation_where_the_netwo
     torch.testing.assert_close(grey(images), wanted, atol=1e-3, rtol=1e-3)
 
 
+def test_what_a_grey_network_reads_does_not_depend_on_where_it_lies():
+    """The meta device in place of a GPU: zeros of the CPU are no input there."""
+    for device in ("cpu", "meta"):
+        net = Repeats().to(device)
+        feed_in(Model(net, ("image",)), GREY, Normalization((0.3,), (0.2,)), IMAGENET)
+        (hook,) = net._forward_pre_hooks.values()
+        assert hook.scale.numel() == 3
+
+
 def test_numbers_that_are_not_one_a_channel_are_refused():
     with pytest.raises(DataError, match=r"2 numbers \[0.1, 0.2\] for images of 3 channels"):
         Normalization((0.1, 0.2), (1.0,)).of(3)

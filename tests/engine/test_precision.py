@@ -130,6 +130,15 @@ def test_a_later_phase_goes_on_with_the_scale_of_the_one_before(scaled_on_cpu, t
     assert scaled_on_cpu[-1].state_dict() == scaled_on_cpu[0].state_dict()
 
 
+def test_what_is_asked_before_the_first_phase_is_placed(tmp_path):
+    """The meta device in place of a GPU, and networks that lie on the CPU yet."""
+    run = training(Plain(), {"student": mlp()}, source(), tmp_path, teachers={"teacher": mlp(1)})
+    run.setup.device = torch.device("meta")
+    batch = run.setup.data.split("train").load([0, 1])
+    for role in ("student", "teacher"):
+        assert run.setup.predict(role, batch)["logits"].device.type == "meta"
+
+
 @pytest.mark.parametrize("scaled_on_cpu", [HOPELESS], indirect=True)
 def test_two_optimisers_of_a_turn_share_one_scale(scaled_on_cpu, tmp_path):
     """The scale changes after both moved: an overflow skips both, and costs one halving."""

@@ -90,7 +90,9 @@ def test_what_ranks_exchange(tmp_path):
         assert tensors["bias"].tolist() == [-5.0]
 
 
-@pytest.mark.parametrize(("case", "accumulate"), [("plain", 2), ("plain", 4), ("uneven", 4), ("uneven", 2)])
+@pytest.mark.parametrize(
+    ("case", "accumulate"), [("plain", 2), ("plain", 4), ("uneven", 4), ("uneven", 2), ("some", 2)]
+)
 def test_two_devices_end_as_one_that_accumulates(case, accumulate, tmp_path):
     """No batch statistics: weights, optimiser steps and history are those of one device."""
     ends = shared(tmp_path / "two", case, accumulate)

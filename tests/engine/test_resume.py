@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.checkpoint import Position, collect, digest_of, read_checkpoint, restore, write_checkpoint
@@ -19,9 +20,9 @@ from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import Endless, order_of
 from kdsearch.engine.optim import bind
 from kdsearch.errors import ArtifactError, InterruptedRun, TrialError
-from kdsearch.kinds import Distiller, Ema, Feed, NoOptions, Optim, Phase, Update
+from kdsearch.kinds import Distiller, Ema, Feed, Model, NoOptions, Optim, Phase, Update
 from kdsearch.testing.training import TensorSplit, training
-from tests.engine.little import Phases, Plain, Queue, differing, jitter, mlp, resnet, same, source, state
+from tests.engine.little import CLASSES, Phases, Plain, Queue, differing, jitter, mlp, resnet, same, source, state
 
 
 def fresh(folder, keep="last", epochs=4, **given):
@@ -174,6 +175,69 @@ def stopped(tmp_path):
     return tmp_path
 
 
+class Rows(Distiller[NoOptions]):
+    """A queue of whole batches, the last one of an epoch shorter, and what was seen so far in buffers that no state dict has."""
+
+    def __init__(self):
+        super().__init__(NoOptions())
+
+    def build(self, shapes):
+        self.register_buffer("queue", torch.zeros(8, CLASSES))
+        self.register_buffer("first", None)
+        self.register_buffer("sum", torch.zeros(CLASSES), persistent=False)
+
+    def terms(self, step):
+        mean = step.student["logits"].mean(0)
+        return {"near": F.mse_loss(mean, self.queue.mean(0)) + F.mse_loss(mean, self.sum)}
+
+    def on_step_end(self, step):
+        self.queue = step.gather(step.teacher["logits"])
+        self.first = self.queue[:1].double() if self.first is None else self.first
+        self.sum = 0.9 * self.sum + self.queue.mean(0)
+
+
+def with_rows(folder, **given):
+    return training(
+        Distill(DistillOptions()), {"student": mlp()}, source(36), folder, teachers={"teacher": mlp(1)},
+        distillers={"q": Rows()}, epochs=2, batch_size=8, **given,
+    )  # fmt: skip
+
+
+def test_buffers_that_change_their_size_or_are_in_no_state_dict_are_carried(tmp_path):
+    """Stopped after the short batch of 4; then paused at a rung; then read when it is through."""
+    whole = with_rows(tmp_path / "whole")
+    history = whole.run().history
+    assert whole.setup.distillers["q"].queue.shape == (4, CLASSES)
+    with pytest.raises(InterruptedRun):
+        with_rows(tmp_path / "stopped", stop=stops_at(5)).run()
+    with_rows(tmp_path / "paused", until=0.5).run()
+    for folder in ("stopped", "paused", "whole"):
+        run = with_rows(tmp_path / folder)
+        assert run.run().history == history
+        assert differing(end_of(run), end_of(whole)) == []
+        assert torch.equal(run.setup.distillers["q"].sum, whole.setup.distillers["q"].sum)
+
+
+def test_a_table_that_grows_by_use_may_be_missing(tmp_path):
+    """A network may make a buffer at its first pass; what it makes itself needs no checkpoint."""
+
+    class Lazy(nn.Sequential):
+        def forward(self, x):
+            if not hasattr(self, "table"):
+                self.register_buffer("table", torch.ones(1), persistent=False)
+            return super().forward(x) * self.table
+
+    def make(**given):
+        student = mlp()
+        student.module = Lazy(*student.module)
+        procedure = Distill(DistillOptions(keep="best"))
+        return training(procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, **given)
+
+    with pytest.raises(InterruptedRun):
+        make(stop=stops_at(4)).run()
+    assert make().run().done
+
+
 def test_a_checkpoint_of_another_owner_is_refused(stopped):
     with pytest.raises(ArtifactError, match="another study or recipe") as caught:
         fresh(stopped, owner="someone else").run()
@@ -272,6 +336,15 @@ def test_nan_weights_of_the_last_step_are_found(tmp_path):
 
     with pytest.raises(TrialError, match=r"weight 'student\.1\.weight' is not finite after phase 'plain'"):
         training(Plain(step), {"student": mlp()}, source(12), tmp_path, batch_size=12).run()
+
+
+def test_infinite_statistics_of_the_last_step_are_found(tmp_path):
+    """What is divided by an infinite deviation is 0: loss, weights and score are finite."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    with torch.no_grad():
+        net[1].weight.mul_(1e22)
+    with pytest.raises(TrialError, match=r"buffer 'student\.2\.running_var' is not finite after phase 'plain'"):
+        training(Plain(), {"student": Model(net, ("image",))}, source(12), tmp_path, batch_size=12).run()
 
 
 def test_a_weight_that_is_not_finite_is_told_apart(tmp_path):

@@ -41,18 +41,24 @@ def named(text):
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) | 1
 
 
+def of_halves(words):
+    return signed(sum(word * factor(i) for i, word in enumerate(words)))
+
+
 def test_the_numbers_are_those_of_the_formula():
     """In whole numbers of Python: what is stored by other numbers would be made anew, which a new FORMAT has to say."""
-    assert FORMAT == 2
+    assert FORMAT == 3
     words = torch.tensor([[3, -5], [2**62, 7]])
-    part = torch.tensor([[1, 2, 3]], dtype=torch.int32)  # 12 bytes: the last word is filled up
+    part = torch.tensor([[1, 2, 3]], dtype=torch.int32)
+    odd = torch.tensor([[1, 2, 3, 4, 5]], dtype=torch.uint8)  # the last word is filled up
     cube = torch.arange(-12, 12).reshape(1, 2, 3, 2, 2)
-    of_words = [signed(sum(int(row[i]) * factor(i) for i in range(2))) for row in words]
-    of_part = signed((1 + (2 << 32)) * factor(0) + 3 * factor(1))
+    of_words = [of_halves(row.numpy().view("int32").tolist()) for row in words]
+    of_part, of_odd = of_halves([1, 2, 3]), of_halves([1 + (2 << 8) + (3 << 16) + (4 << 24), 5])
     of_cube = signed(sum(int(cube[0][at]) * factor(*at) for at in itertools.product(*map(range, cube.shape[1:]))))
     expected = [signed(mixed(each) * named("x")) for each in of_words]
     assert Seen({"x": None}).of(batch(2, x=words)).tolist() == expected
     assert Seen({"x": None}).of(batch(1, x=part)).tolist() == [signed(mixed(of_part) * named("x"))]
+    assert Seen({"x": None}).of(batch(1, x=odd)).tolist() == [signed(mixed(of_odd) * named("x"))]
     assert Seen({"c": 0}).of(batch(1, c=cube)).tolist() == [signed(mixed(of_cube) * named("c"))]
     both = batch(1, x=part, c=cube)
     total = signed(mixed(of_part) * named("x") + mixed(of_cube) * named("c"))
@@ -97,6 +103,26 @@ def test_any_value_that_changes_is_seen(dtype, padding):
     moved = values.roll(1, 2)
     differs = (moved != values).flatten(1).any(1)
     assert torch.equal(seen.of(batch(40, x=moved)) != before, differs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("padding", [None, 0.0])
+def test_signs_that_change_together_are_seen(dtype, padding):
+    """Each is the highest bit of a number; in words of 64 bits an even number of them would cancel."""
+    values = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    every_other = torch.ones(8, dtype=dtype)
+    every_other[1::2] = -1
+    seen = Seen({"x": padding})
+    before = seen.of(batch(5, x=values))
+    for changed in (-values, values * every_other, values * every_other.flip(0), 2 * values):
+        assert not bool((seen.of(batch(5, x=changed)) == before).any())
+
+
+def test_the_highest_bits_of_bytes_are_seen():
+    values = torch.arange(64, dtype=torch.uint8).reshape(1, 64)
+    changed = values.clone()
+    changed[:, 7::8] += 128
+    assert Seen({"x": None}).of(batch(1, x=values)) != Seen({"x": None}).of(batch(1, x=changed))
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 5), st.sampled_from([0, -100]))

@@ -293,6 +293,22 @@ def test_apportion_sums_within_bounds_and_near_proportion(pairs, total):
         assert all(abs(p - total * s / (sum(sizes) or 1)) < 1 for p, s in zip(parts, sizes, strict=True))
 
 
+def test_apportion_gives_the_rest_one_by_one_to_who_lacks_most():
+    """In the order of what each lacks, the first of equal ones first; with 100,000 classes, too."""
+    assert apportion(5, [3, 3, 3, 3], [0, 0, 0, 0]) == [2, 1, 1, 1]
+    assert apportion(4, [10, 10, 1, 1], [0, 0, 1, 1]) == [1, 1, 1, 1]
+    assert apportion(6, [1, 1, 10], [1, 1, 1]) == [1, 1, 4]
+    n = 100_000
+    sizes = [10 + i % 7 for i in range(n)]
+    total = sum(sizes) // 5
+    lacks = [total * size / sum(sizes) % 1 for size in sizes]
+    base = [int(total * size / sum(sizes)) for size in sizes]
+    more = sorted(range(n), key=lambda i: (-lacks[i], i))[: total - sum(base)]
+    for i in more:
+        base[i] += 1
+    assert apportion(total, sizes, [1] * n) == base
+
+
 def test_nothing_held_out_is_measured_for_standardisation(tmp_path: Path) -> None:
     from kdsearch.builtin.datasets.digits import Digits, DigitsOptions
     from kdsearch.testing.dataset import FileServices

@@ -48,6 +48,29 @@ def test_a_pass_runs_once_until_weights_move():
     assert len(calls) == 2
 
 
+def test_what_was_read_without_gradients_is_run_again_where_they_are_needed():
+    model, frozen = mlp(), mlp(1)
+    frozen.module.requires_grad_(False)
+    calls = counted(model), counted(frozen)
+    step = live({"student": model, "other": frozen})
+    with torch.no_grad():
+        constant = step.student["logits"]
+        assert step.run("student")["logits"] is constant
+    learnt = step.student["logits"]
+    assert learnt.requires_grad
+    assert torch.equal(learnt, constant)
+    with torch.no_grad():
+        assert step.student["logits"] is learnt, "no third pass"
+        outputs = step.run("other")
+    assert step.run("other") is outputs, "nothing of it is trained"
+    assert [len(each) for each in calls] == [2, 1]
+    image = step.batch["image"].clone().requires_grad_()
+    given = step.batch.having(image=image)
+    with torch.no_grad():
+        step.run("other", given)
+    assert torch.autograd.grad(step.run("other", given)["logits"].sum(), image)[0].abs().sum() > 0
+
+
 def test_each_made_batch_has_its_own_pass():
     """Batches that are made, used and freed one after the other may get one another's address."""
     step = live({"student": mlp()})
@@ -204,12 +227,18 @@ def test_taps_that_are_too_large_are_left_out(tmp_path):
     assert facts["cached"] == ["logits", "stage[1]"]
 
 
-@pytest.mark.parametrize("changes", [False, True])
-def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
+@pytest.mark.parametrize(("changes", "calls_itself"), [(False, False), (True, False), (False, True)])
+def test_rows_are_stale_where_the_task_prepares_what_teachers_read(changes, calls_itself, tmp_path):
+    """The input, or a field more where the task calls models in its own way and may read that."""
+
     class Noisy(Classification):
         def prepare(self, batch, rng):
             noise = torch.randn(batch["image"].shape, generator=rng)
             return batch.having(image=batch["image"] + noise) if changes else batch.having(noise=noise)
+
+    class Adds(Noisy):
+        def call(self, model, batch):
+            return {"logits": model.module(batch["image"] + batch.tensors.get("noise", 0.0))}
 
     def step(s):
         from kdsearch.kinds import Update
@@ -217,7 +246,7 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
         s.teacher["logits"]
         yield Update({"task": s.task()})
 
-    teacher, task, data = resnet(1), Noisy(ClassificationOptions()), source()
+    teacher, task, data = resnet(1), (Adds if calls_itself else Noisy)(ClassificationOptions()), source()
     write_cache(tmp_path / "cache", Live(teacher, task, None), data, ["train"], [], CPU, 10**9)
     run = training(
         Plain(step), {"student": mlp()}, data, tmp_path, teachers={"teacher": teacher}, task=task, batch_size=20
@@ -225,7 +254,7 @@ def test_rows_are_stale_where_the_task_prepares_the_input(changes, tmp_path):
     run.setup.teachers["teacher"].cache = TeacherCache(tmp_path / "cache")
     calls = counted(teacher)
     run.run()
-    assert len(calls) == (2 if changes else 0)
+    assert len(calls) == (2 if changes or calls_itself else 0)
 
 
 def test_copies_are_what_a_tap_was_whatever_is_written_over_it():

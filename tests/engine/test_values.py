@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.distill import Distill, DistillOptions
+from kdsearch.engine.averages import follow
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
+from kdsearch.errors import PluginError
 from kdsearch.kinds import HIDDEN, Ema, Feed, Optim, Update
 from kdsearch.store.hashing import derive
 from kdsearch.testing.training import TensorSource, training
@@ -217,6 +219,32 @@ def test_labels_so_few_that_the_first_batches_have_none_are_waited_for(tmp_path)
     assert len(heard) == 12 + 20, "then the training begins"
 
 
+@pytest.mark.parametrize(
+    ("term", "words"),
+    [(0.0, "term 'd.soft' of phase 'plain' is 0.0, no tensor"), (torch.zeros(2), r"'d.soft' .* has shape \(2,\)")],
+)
+def test_a_term_that_is_no_scalar_tensor_is_named(term, words, tmp_path):
+    def step(s):
+        yield Update({"task": s.task(), "d.soft": term})
+
+    with pytest.raises(PluginError, match=words):
+        training(Plain(step), {"student": mlp()}, source(12), tmp_path, batch_size=12).run()
+
+
+def test_a_term_of_nothing_but_rounding_is_not_scaled(tmp_path):
+    """1e-8 of the task's loss: its gradients are noise, and 10^8 times that would be the training."""
+
+    def step(s):
+        near = {"d.near": s.task().detach() * 1e-8, "d.small": s.task().detach() * 1e-5}
+        yield Update({"task": s.task(), **near, "d.none": torch.zeros(())})
+
+    run = training(Plain(step, normalize=True), {"student": mlp()}, source(12), tmp_path, batch_size=12)
+    ended = run.run()
+    assert ended.scales == {"task": 1.0, "d.near": 1.0, "d.small": pytest.approx(1e5), "d.none": 1.0}
+    (note,) = ended.notes
+    assert note.startswith("Term 'd.near' is 1e-08 at first, all but 0")
+
+
 def test_normalize_scales_terms_to_the_task(tmp_path):
     """scale = |mean task| / |mean term| over the first 8 batches in train mode, at the weights of the start."""
     student, teacher, queue = resnet(), resnet(1), Queue()
@@ -309,6 +337,44 @@ def test_turns_see_moved_weights_and_a_tuple_does_not(tmp_path):
         assert torch.allclose(got, want, atol=1e-6)
 
 
+def test_a_micro_batch_without_a_turn_leaves_the_steps_gradients(tmp_path):
+    """Of two micro-batches the second yields nothing: the weights move by half the first one's gradient."""
+    student, seen = mlp(), []
+    net = copy.deepcopy(student.module)
+
+    def step(s):
+        seen.append(s.batch)
+        if len(seen) % 2:
+            yield Update({"task": s.task()})
+
+    device, optim = Device(accumulate=2), {"kind": "sgd", "lr": 0.5, "momentum": 0.0, "schedule": "constant"}
+    training(
+        Plain(step), {"student": student}, source(24), tmp_path, epochs=1, batch_size=12, device=device, optim=optim
+    ).run()
+    assert len(seen) == 2
+    loss = F.cross_entropy(net(seen[0]["image"]), seen[0]["label"])
+    grads = torch.autograd.grad(loss, list(net.parameters()))
+    for got, was, grad in zip(student.module.parameters(), net.parameters(), grads, strict=True):
+        assert torch.allclose(got, was - 0.25 * grad, atol=1e-6)
+
+
+def test_tied_weights_follow_once_a_step():
+    """A head that is its embedding has two names and one average."""
+
+    class Tied(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.embedding, self.head, self.free = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False), nn.Linear(3, 3)
+            self.head.weight = self.embedding.weight
+            for parameter in self.parameters():
+                nn.init.constant_(parameter, value)
+
+    average = Tied(0.0).requires_grad_(False)
+    follow(Ema(Tied(1.0), average, 0.9), 0.9)
+    for value in average.state_dict().values():
+        assert torch.allclose(value, torch.tensor(0.1))
+
+
 def test_ema_is_the_hand_computed_average(tmp_path):
     """Weights and batch statistics alike; counters are copied; a decay may be a function of progress."""
     student, hand = resnet(), {}
@@ -321,7 +387,7 @@ def test_ema_is_the_hand_computed_average(tmp_path):
         hand.update({k: v.clone() for k, v in procedure.average.state_dict().items()})
         return [Ema(setup.models["student"].module, procedure.average, decay)]
 
-    def follow(phase, at, of, loss):
+    def by_hand(phase, at, of, loss):
         d = decay((at - 1) / of)
         for name, now in student.module.state_dict().items():
             if now.dtype.is_floating_point:
@@ -331,7 +397,7 @@ def test_ema_is_the_hand_computed_average(tmp_path):
 
     procedure = Plain(ema=setup_ema)
     training(
-        procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, report=Report(step=follow)
+        procedure, {"student": student}, source(), tmp_path, epochs=2, batch_size=12, report=Report(step=by_hand)
     ).run()
     for name, value in procedure.average.state_dict().items():
         assert torch.allclose(value.double(), hand[name].double(), atol=1e-6), name

@@ -80,6 +80,13 @@ class Many(Late):
             raise IndexError("a batch of 20 is needed")
 
 
+class Number(Late):
+    """Has no tensor where there is nothing to learn."""
+
+    def terms(self, step: Step) -> dict[str, Any]:
+        return {"soft": 0.0}
+
+
 class Broken(Late):
     """Has a term without a gradient, and NaN."""
 
@@ -132,7 +139,7 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Peer, Late, Many, Broken):
+    for cls in (Plain, Narrow, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.procedure("grown", "tests.training.dry_plugin:Grown")
     register.procedure("growing", "tests.training.dry_plugin:Growing")

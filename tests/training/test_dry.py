@@ -69,6 +69,7 @@ def opened(folder: Path, host: Host, distiller: str, *sets: str) -> Materials:
             "",
             "distiller 'peer': no model in the role 'peer'.*. Expected main, student or teacher. Set recipe.procedure.use: mutual.",
         ),
+        ("number", PluginError, "", "term 'soft' of distiller 'number' is 0.0, no tensor. Expected a scalar tensor"),
         ("late", PluginError, "", "distiller 'late' fails at its first step: IndexError: queue is full"),
     ],
 )

@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from kdsearch.builtin.classification import Classification, ClassificationOptions
-from kdsearch.kinds import IO, Field
-from kdsearch.training.normalize import is_classification
+from kdsearch.kinds import IO, Field, Model, NoOptions, Task
+from kdsearch.testing.training import TensorSplit
+from kdsearch.training.normalize import accuracy_of, is_classification
 
 TASK = Classification(ClassificationOptions())
 IMAGE, LOGITS = Field("image", "image", (1, 8, 8)), Field("logits", "logits", (4,))
@@ -28,3 +31,25 @@ MANY = Field("labels", "labels", (4,), "int64", "target")
 def test_the_target_decides(target, output, expected):
     data = SimpleNamespace(fields=(IMAGE, target), facts={"classes": list("abcd")})
     assert is_classification(SimpleNamespace(task=TASK, data=data, io=IO((IMAGE,), (output,)))) is expected
+
+
+def test_accuracy_is_by_the_target_whatever_it_is_called():
+    """Four samples of two numbers, the larger one's place is the answer: two of four are right."""
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    columns = {"x": x, "species": torch.tensor([0, 1, 1, 0])}
+
+    class Species(Task[NoOptions]):
+        def io(self, fields, facts):
+            return IO((fields[0],), (Field("logits", "logits", (2,)),))
+
+        def loss(self, out, batch):
+            raise NotImplementedError
+
+    fields = Field("x", "vector", (2,)), Field("species", "label", (), "int64", "target")
+    split = TensorSplit("val", columns)
+    split.labels = columns["species"]
+    revealed = SimpleNamespace(split=lambda name: split)
+    data = SimpleNamespace(fields=fields, facts={"classes": ["a", "b"]}, revealed=lambda: revealed)
+    task = Species(NoOptions())
+    materials = SimpleNamespace(data=data, task=task, io=task.io(fields, {}), torch_device=torch.device("cpu"))
+    assert accuracy_of(materials, Model(nn.Identity(), ("x",))) == 0.5

@@ -16,9 +16,11 @@ from kdsearch.builtin.teachers.endpoint import Endpoint, Pace, Retries
 from kdsearch.builtin.teachers.http import Http, HttpOptions
 from kdsearch.engine.replies import KeptEmbedder, KeptWriter, cost_of
 from kdsearch.engine.setup import Site
-from kdsearch.errors import KdsearchError, PluginError, StudyError, UnreachableError
+from kdsearch.errors import KdsearchError, PluginError, StudyError, UnreachableError, UserError
+from kdsearch.host import Host
 from kdsearch.kinds import Access, Reply
 from kdsearch.kinds.options import validate
+from kdsearch.study import load_study
 from tests.builtin.teachers.endpoint_server import Server, serving
 
 KEY = "sk-not-to-be-seen-123"
@@ -167,6 +169,20 @@ def test_a_key_that_is_none(server: Server, monkeypatch: pytest.MonkeyPatch, val
 def test_options_that_cannot_be(options: Any) -> None:
     with pytest.raises(StudyError):
         validate(HttpOptions, {"base_url": "http://host/v1", "model": "m", **options})
+
+
+def test_what_it_gives_a_distiller_is_by_its_options(tmp_path: Path) -> None:
+    """Its class alone would give taps."""
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "data: {use: digits}\nteacher: {use: http, options: {base_url: 'http://localhost:9/v1', model: m}}\n"
+        "student: {space: cifar_resnet}\nrecipe:\n  distillers: [kd]\n"
+    )
+    with pytest.raises(
+        UserError, match=r"distiller 'kd' needs LOGITS of the teacher; 'http' \(teacher\) gives TEXT"
+    ) as caught:
+        load_study(file, Host.load())
+    assert (caught.value.line, caught.value.path) == (5, "recipe.distillers[0]")
 
 
 def test_embeddings_come_in_the_order_of_the_texts(server: Server) -> None:
