@@ -41,7 +41,7 @@ from kdsearch.training.tools import Tools
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
 READS = (*SOURCE, "teachers", "objective", "taps")
-RULE = 2  # by which a teacher's normalisation is chosen; one of another rule is made anew
+RULE = 3  # by which a teacher's normalisation is chosen and its rows are known; one of another rule is made anew
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed
 
 
