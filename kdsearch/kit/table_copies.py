@@ -10,6 +10,8 @@ from typing import Any
 
 Values = Mapping[str, Sequence[Any]]  # column -> a value a row, None = missing
 
+__all__ = ["digests", "n_rows", "together", "unrepeated", "untold", "whole"]
+
 
 def whole(value: Any) -> Any:
     """`10` for `10.0`, 10.0 and 10, which other programs write for one another; any other value as it is."""

@@ -85,7 +85,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     notes += not_asked(materials.study.config.export.min_agreement, exports)
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
-    for each in distilled["failed"]:
+    for each in distilled.get("failed", ()):  # a folder of before has none
         notes.append(f"Trial {each['trial']} was to be the student, and failed at full length: {each['error']}.")
     for name, run in distilled["runs"].items():
         if run["error"]:

@@ -82,7 +82,8 @@ def test_changed_section(change, redone, trains, finished, copied, steps):
             row["bounds"] = was["bounds"]  # what was asked of a file, which is what one of these changes
             if change == "name=other":  # a file says which study it comes from
                 assert 0 < row["bytes"] - was["bytes"] < 8
-                row |= {name: was[name] for name in ("bytes", "graphs")}
+                assert row["weight_share"] == pytest.approx(was["weight_share"])  # weighted by bytes
+                row |= {name: was[name] for name in ("bytes", "graphs", "weight_share")}
         assert found == finished.settled
     if "formats" in change:
         assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
