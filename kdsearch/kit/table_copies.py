@@ -23,6 +23,7 @@ def whole(value: Any) -> Any:
 
 
 def n_rows(values: Values) -> int:
+    """How many rows the columns have."""
     return max((len(each) for each in values.values()), default=0)
 
 
