@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,17 @@ def rewritten(source: Source, file: Path, quantize: Named) -> Call:
         return source.exporter.load(file)
 
 
+@contextmanager
+def _gone_if_refused(exporter: Exporter[Any], target: Path) -> Iterator[None]:
+    """A refusal takes along what an earlier call left there: file, companions and card."""
+    try:
+        yield
+    except RefusedError:
+        for each in (*exporter.parts(target), target.with_name(card_name(target.name))):
+            each.unlink(missing_ok=True)
+        raise
+
+
 def verified_file(
     source: Source,
     target: Path,
@@ -108,29 +120,14 @@ def verified_file(
     Raises:
         RefusedError: the file fails or is too far off.
     """
-    try:
-        return _verified(source, target, quantize, parity, min_agreement, form, measure, max_drop)
-    except RefusedError:
-        for each in (*source.exporter.parts(target), target.with_name(card_name(target.name))):
-            each.unlink(missing_ok=True)
-        raise
-
-
-def _verified(
-    source: Source,
-    target: Path,
-    quantize: Named | None,
-    parity: float,
-    min_agreement: float | None,
-    form: str,
-    measure: Callable[[Call, Path], Mapping[str, Any]] | None,
-    max_drop: float | None,
-) -> tuple[Parity, dict[str, Any]]:
     graph, made, batch = source.graph, source.exporter, source.samples
     name, bound = "fp32", parity if quantize is None else None
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+    with (
+        _gone_if_refused(source.exporter, target),
+        tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder,
+    ):
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
         if source.fp32 is not None and external_files(source.fp32):
             save_onnx(read_onnx(source.fp32, beside=True), fp32)
