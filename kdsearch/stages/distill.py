@@ -1,11 +1,10 @@
 """Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by.
 
-More may begin than win: see `finalists.py`. Where every winner fails, the next one takes their place.
+More may begin than win: see `finalists.py`. Where every winner fails, the next one takes their place: `winners.py`.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,15 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import StudyError, TrialError, no_share
+from kdsearch.errors import StudyError, no_share
 from kdsearch.search.pick import PATH, parsed
 from kdsearch.stages.choice import chosen, standard_error
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
 from kdsearch.stages.finalists import at_rung, beginning, order_of
 from kdsearch.stages.keeping import UNBUILT
+from kdsearch.stages.winners import through
 from kdsearch.store.artifacts import Artifact
-from kdsearch.store.files import read_json, read_lines, write_json
+from kdsearch.store.files import read_lines
 from kdsearch.store.hashing import stream
 from kdsearch.study.rules import COSTS
 from kdsearch.study.summary import RUNG, final_epochs, left_out
@@ -81,59 +81,42 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or dict(begun)
     since = {row["name"]: RUNG for row in rung}
     dropped = sum(row["epochs"] for row in rung[section.winners :])
-    spare = [row["name"] for row in rung[section.winners :]]
+    spare = {row["name"]: begun[row["name"]] for row in rung[section.winners :]}
     for each in islice((each for each in choice.ranked if not any(each is other for other in ranked.values())), 1):
         name = f"winner-{len(ranked)}"
         ranked[name] = each
-        begun[name] = replace(begun["winner-0"], name=name, specs=each.trial["specs"], values=each.trial["values"])
-        spare.append(name)
+        spare[name] = replace(begun["winner-0"], name=name, specs=each.trial["specs"], values=each.trial["values"])
     best = next(iter(winners))
     beside = _beside(materials, inputs, work, winners[best], n, dropped)
-    file = work / "failed.json"  # what a run that was stopped has seen fail is not trained again
-    failed: list[dict[str, Any]] = read_json(file) if file.exists() else []
-    outcomes: dict[str, Outcome | str] = {each["name"]: each["error"] for each in failed}
-    while True:
-        asked = {name: each for name, each in winners.items() if name not in outcomes}
-        is_known = len(winners) == 1 and not failed  # the controls are those of the one that ships
-        outcomes |= trained({**asked, **(beside if is_known else {})}, since) if asked else {}
-        if any(isinstance(outcomes[name], Outcome) for name in winners):
-            break
-        for name in beside:
-            shutil.rmtree(work / name, ignore_errors=True)
-        ended = [(name, each) for name, each in outcomes.items() if name in ranked and isinstance(each, str)]
-        failed = [{"name": name, "trial": ranked[name].trial["number"], "error": each} for name, each in ended]
-        write_json(file, failed)
-        if (taken := next((name for name in spare if name not in outcomes), None)) is None:
-            file.unlink()  # the next run tries anew
-            raise TrialError(f"distilling the winner failed: {failed[0]['error']}")
-        tools.progress.say(
-            f"distill: trial {failed[-1]['trial']} failed ({failed[-1]['error']}), the next best takes its place"
-        )
-        winners = {taken: begun[taken]}
+    train = partial(trained, since=since)
+    winners, outcomes, failed = through(winners, spare, beside, ranked, train, tools, work)
     if failed or len(winners) > 1:
         best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
         beside = _beside(materials, inputs, work, winners[best], n, dropped)
         outcomes |= trained(beside)
-    requests = {**winners, **beside}
-    runs: dict[str, Any] = {}
-    for name, request in requests.items():
-        outcome = outcomes[name]
-        if isinstance(outcome, str):
-            runs[name] = {"error": outcome, "request": request.as_json(), "history": [], "score": None}
-            continue
-        keep_finished(work / name, out / name)
-        runs[name] = {
-            "request": request.as_json(),
-            "history": outcome.history,
-            "score": outcome.score,
-            "scales": dict(outcome.scales),
-            "notes": list(outcome.notes),
-            "error": "",
-        }
+    runs = {}
+    for name, request in {**winners, **beside}.items():
+        runs[name] = _row(request, outcomes[name])
+        if not runs[name]["error"]:
+            keep_finished(work / name, out / name)
     length = {"epochs": epochs, "leftover": epochs - section.epochs}
     level = {"level": choice.level, "error": choice.error, "rung": rung, "failed": failed}
     trial = ranked[best].trial["number"]
     return {"runs": runs, "winner": best, "trial": trial, **length, **level}
+
+
+def _row(request: Request, outcome: Outcome | str) -> dict[str, Any]:
+    """What the facts hold of one training."""
+    if isinstance(outcome, str):
+        return {"error": outcome, "request": request.as_json(), "history": [], "score": None}
+    return {
+        "request": request.as_json(),
+        "history": outcome.history,
+        "score": outcome.score,
+        "scales": dict(outcome.scales),
+        "notes": list(outcome.notes),
+        "error": "",
+    }
 
 
 def check(materials: Materials) -> None:

@@ -16,20 +16,15 @@ from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import append_line, copy_file, write_bytes, write_json
 from tests.stages.test_kill import ROOT, ended, start
 from tests.stages.tiny import STAGES, is_stage, run_tiny, settled, watching
+from tests.testing.full_disk import allow, limited
 
 PATHS = {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
 
 
 @pytest.fixture
 def limit() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def allow(n_bytes: int) -> None:
-    """From now on no file of this process can grow beyond so many bytes: what a write then raises, a full disk raises too."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with limited():
+        yield
 
 
 def test_full_in_every_stage(finished, tmp_path, limit):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from kdsearch.store.files import remove, write_json
 from kdsearch.store.folder import MARK
 from kdsearch.verbs.clean import clean_of
 from tests.hostile.permissions import obeyed
+from tests.testing.full_disk import allow, limited
 
 
 @pytest.fixture
@@ -121,10 +121,7 @@ def test_a_folder_that_may_only_be_read_is_one_message(study: Path, capsys: pyte
 def test_room_is_made_on_a_full_disk(study: Path) -> None:
     """Nothing can be written there, not even who holds the folder."""
     (study / ".lock").touch()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
+    with limited():
+        allow(0)
         assert clean_of(study)["bytes"] == 15
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert files(study) == [".lock", "artifacts", "work"]
