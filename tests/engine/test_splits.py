@@ -300,9 +300,10 @@ def test_apportion_gives_the_rest_one_by_one_to_who_lacks_most():
     assert apportion(6, [1, 1, 10], [1, 1, 1]) == [1, 1, 4]
     n = 100_000
     sizes = [10 + i % 7 for i in range(n)]
-    total = sum(sizes) // 5
-    lacks = [total * size / sum(sizes) % 1 for size in sizes]
-    base = [int(total * size / sum(sizes)) for size in sizes]
+    whole = sum(sizes)
+    total = whole // 5
+    lacks = [total * size / whole % 1 for size in sizes]
+    base = [int(total * size / whole) for size in sizes]
     more = sorted(range(n), key=lambda i: (-lacks[i], i))[: total - sum(base)]
     for i in more:
         base[i] += 1
