@@ -9,7 +9,7 @@ ARGS ?=
 
 help:
 	@echo "make quickstart   a whole study on handwritten digits: three to four minutes after the install"
-	@echo "make test         the tests (about 12 minutes on 2 cores)"
+	@echo "make test         the tests (about 10 minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make test-extras  tests/extras: what needs NNI, OpenVINO, PostgreSQL and the like, in environments that have it"
 	@echo "make test-ray     tests/extras/ray, on clusters of this machine"
