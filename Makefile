@@ -71,13 +71,15 @@ test-nni test-executorch: test-%: .venv-%/.made
 	.venv-$*/bin/python -m pytest tests/extras/$* $(ARGS)
 
 TOGETHER := dashboard loggers openvino postgresql
-.venv-extras/.made: EXTRAS = dashboard,mlflow,openvino,postgresql,ray,tensorboard,wandb,data,timm
+.venv-extras/.made: EXTRAS = dashboard,mlflow,openvino,postgresql,ray,tensorboard,wandb
 .venv-nni/.made: EXTRAS = nni
-.venv-executorch/.made: EXTRAS = executorch,data,timm
+.venv-executorch/.made: EXTRAS = executorch
 
-.venv-%/.made: pyproject.toml
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install $(LEAN) -e ".[$(EXTRAS)]" hypothesis jsonschema pandas pytest pytest-xdist
+# Above the environment of the tests, which they see through a .pth file: what is there in a version that fits is not installed again.
+.venv-%/.made: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' > "$$(echo $(@D)/lib/python3*/site-packages)/dev.pth"
+	$(@D)/bin/python -m pip install $(LEAN) -e ".[$(EXTRAS)]"
 	@touch $@
 
 clean:
