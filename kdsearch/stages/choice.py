@@ -105,23 +105,29 @@ def standard_error(materials: Materials, prepared: Artifact, value: float) -> fl
     """Of the difference between two students' objective on the validation split, in its own unit.
 
     As if they erred independently. Of a proportion by its value and how many items are judged; else by the teacher's interval,
-    which is wider for students where these are judged on fewer; where neither is known, a difference that decides nothing.
+    which is wider for students where these are judged on fewer; of a share without one as of a proportion, which no mean of shares
+    varies more than; where nothing is known, a difference that decides nothing. Never 0.
     """
-    metric = materials.metrics[materials.objective]
-    known = [
-        each for each in prepared.facts["teachers"].values() if each.get("validation", {}).get(materials.objective)
-    ]
-    if known:
-        quality = known[0]["validation"][materials.objective]
-        n = known[0].get("judged") or quality["n"]  # a folder of before has no `judged`
-        if metric.proportion and n and 0 <= value <= 1:
-            within = min(max(value, 0.5 / n), 1 - 0.5 / n)  # all right of a few is no certainty
-            return math.sqrt(2 * within * (1 - within) / n)
-        if quality["interval"]:
-            low, high = quality["interval"]
-            wider = math.sqrt(quality["n"] / n) if n else 1.0
-            return float(math.sqrt(2) * wider * (high - low) / (2 * NORMAL_95))
-    return EQUALLY_GOOD if metric.unit == SHARE else EQUALLY_GOOD * abs(value)
+    metric, told = materials.metrics[materials.objective], prepared.facts["teachers"]
+    answers = (told[name] for name in materials.study.teachers if name in told)
+    known = next((each for each in answers if each.get("validation", {}).get(materials.objective)), None)
+    quality = known["validation"][materials.objective] if known else {}
+    n = (known.get("judged") or quality["n"]) if known else _labelled(prepared)  # a folder of before has no `judged`
+    low, high = quality.get("interval") or (0.0, 0.0)
+    is_share = metric.unit == SHARE and n and 0 <= value <= 1
+    if is_share and (metric.proportion or low == high):
+        within = min(max(value, 0.5 / n), 1 - 0.5 / n)  # all right of a few is no certainty
+        return math.sqrt(2 * within * (1 - within) / n)
+    if low < high:
+        wider = math.sqrt(quality["n"] / n) if n else 1.0
+        return float(math.sqrt(2) * wider * (high - low) / (2 * NORMAL_95))
+    return EQUALLY_GOOD if metric.unit == SHARE else EQUALLY_GOOD * (abs(value) or 1.0)
+
+
+def _labelled(prepared: Artifact) -> int:
+    """How many samples of the validation split students are judged on."""
+    counts = prepared.facts["data"]["counts"].get("val", {})
+    return sum(n for name, n in counts.items() if name != "unlabeled")
 
 
 def _prior(ranked: Ranked) -> tuple[float, float]:

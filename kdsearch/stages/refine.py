@@ -53,7 +53,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 5  # by which trials begin and are told of; those of another one are made anew
+RULE = 6  # by which trials begin and are told of; those of another one are made anew
 KEY = 12  # characters of a key that a dashboard shows
 
 

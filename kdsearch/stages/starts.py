@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -89,7 +90,7 @@ def starts_of(
     families = []
     if "families" in section.first:
         rows = [(paths[role], searched.facts["roles"][role]["families"]) for role in materials.ships]
-        others = [(path, name, row["key"]) for path, by_name in rows for name, row in by_name.items()]
+        others = [(path, name, row["key"]) for path, by_name in rows for name, row in best_first(by_name)]
         families = [
             ({**first, path: key}, f"{BEST_SCORED} of {name}") for path, name, key in others[: early(section.trials)]
         ]
@@ -107,6 +108,16 @@ def starts_of(
         for at, (values, what) in enumerate(keeping)
         if values not in [other for other, _ in keeping[:at]]
     ]
+
+
+def best_first(families: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Families with the row of their best-scored network, by its score: a file does not keep their order."""
+
+    def order(each: tuple[str, Mapping[str, Any]]) -> tuple[float, str]:
+        score = each[1]["score"]
+        return math.inf if score is None else -score, each[0]
+
+    return sorted(families.items(), key=order)
 
 
 def _keeps(materials: Materials, values: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -17,7 +17,9 @@ from tests.stages.tiny import LESS, run_tiny
 
 def materials(pick: str = "best", objectives: Any = None, proportion: bool = True, unit: str = "share") -> Any:
     metric = SimpleNamespace(direction="max", proportion=proportion, unit=unit)
-    study = SimpleNamespace(config=SimpleNamespace(distill=SimpleNamespace(pick=pick)))
+    study = SimpleNamespace(
+        config=SimpleNamespace(distill=SimpleNamespace(pick=pick)), teachers={"words": None, "main": None, "a": None}
+    )
     objectives = objectives or {"accuracy": "max"}
     return SimpleNamespace(study=study, objective="accuracy", objectives=objectives, metrics={"accuracy": metric})
 
@@ -25,7 +27,13 @@ def materials(pick: str = "best", objectives: Any = None, proportion: bool = Tru
 def prepared(n: int | None = 200, interval: Any = None, answers: bool = True, judged: int | None = None) -> Artifact:
     quality = {"value": 0.9, "n": n, "interval": interval}
     teacher = {"validation": {"accuracy": quality} if answers else {}, "judged": judged}
-    return Artifact("prepare", "key", Path(), {"teachers": {"words": {}, "main": teacher}})
+    other = (
+        {"validation": {"accuracy": {**quality, "n": 7, "interval": [0.1, 0.2]}}} if answers else {}
+    )  # first by its name
+    counts = {"val": {"cat": 20, "dog": 30, "unlabeled": 400}}
+    return Artifact(
+        "prepare", "key", Path(), {"teachers": {"a": other, "words": {}, "main": teacher}, "data": {"counts": counts}}
+    )
 
 
 def refined(
@@ -189,6 +197,11 @@ def test_what_validation_can_tell_is_not_level(tmp_path):
         (materials(proportion=False), prepared(interval=[0.5, 0.9]), 0.7, math.sqrt(2) * 0.2 / 1.96),
         (materials(proportion=False, unit="nats"), prepared(answers=False), -3.0, 0.015),
         (materials(), prepared(n=None), 0.7, 0.005),
+        (materials(proportion=False), prepared(n=50, interval=[1.0, 1.0]), 0.5, 0.1),
+        (materials(proportion=False), prepared(n=50, interval=[1.0, 1.0]), 1.0, math.sqrt(2 * 0.99 * 0.01 / 50)),
+        (materials(), prepared(answers=False), 0.5, 0.1),
+        (materials(proportion=False), prepared(answers=False), 0.5, 0.1),
+        (materials(proportion=False, unit=""), prepared(answers=False), 0.0, 0.005),
         (materials(), prepared(n=250, judged=50), 0.5, 0.1),
         (materials(proportion=False), prepared(interval=[0.5, 0.9], judged=50), 0.7, math.sqrt(2) * 0.2 / 1.96 * 2),
     ],

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdsearch.stages.starts import starts_of
+from kdsearch.stages.starts import best_first, starts_of
 from kdsearch.stages.trial_facts import offered
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
@@ -154,7 +154,14 @@ def test_the_best_of_each_other_family_is_tried_with_the_recipe_of_the_best(tmp_
         assert trial["keys"] == [best["key"]]
         assert trial["values"] == of["the best score"]["values"]
     assert [trial["number"] for trial, _ in begun[:3]] == [0, 1, 2], "they do not wait for their turn"
+    assert own[trials[1]["keys"][0]]["score"] > own[trials[2]["keys"][0]]["score"]
     assert [trial["number"] for trial, _ in begun[3:]] == [3, 6][: len(begun) - 3], "as the largest do"
+
+
+def test_other_families_are_tried_the_best_scored_first():
+    """Of which one in three trials has room for a few: a file has sorted them by their names."""
+    rows = {"a": {"score": 1.0}, "b": {"score": None}, "c": {"score": 2.0}, "d": {"score": 1.0}, "e": {"score": -3.0}}
+    assert [name for name, _ in best_first(rows)] == ["c", "a", "d", "e", "b"]
 
 
 class Roles:

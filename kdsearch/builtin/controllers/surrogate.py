@@ -75,6 +75,7 @@ class Surrogate(Controller[SurrogateOptions]):
         pool = _pool(space, dims, tried, self.options.pool, rng)
         losses = _losses(told, rng)
         if len(losses) < self.options.first:
+            pool += _recipes(space, dims, tried, {key_of(space, each.ask.spec, each.ask.values) for each in pool}, rng)
             told_points = [features.of(values_of(space, trial.spec, trial.values)) for trial in told]
             guesses = [features.guess(each.values) for each in pool]
             chosen = start(guesses, [features.of(each.values) for each in pool], told_points, n)
@@ -159,6 +160,25 @@ def _pool(space: SearchSpace[Any] | None, dims: Sequence[Dim], tried: Distinct, 
         ask = ask_of(space, space.sample(rng) if space is not None else None, values)
         if not tried.is_tried(ask):
             found[key_of(space, ask.spec, ask.values)] = Known(ask, values_of(space, ask.spec, ask.values))
+    return list(found.values())
+
+
+def _recipes(
+    space: SearchSpace[Any] | None, dims: Sequence[Dim], tried: Distinct, had: set[str], rng: Generator
+) -> list[Known]:
+    """DRAWN candidates of the choices with the largest first facts: among hundreds of choices the pool has these once or twice."""
+    best = {
+        dim.path: max(zip(dim.range.choices, dim.range.facts, strict=True), key=lambda each: each[1][0])[0]
+        for dim in dims
+        if dim.range.facts and not dim.when
+    }
+    found: dict[str, Known] = {}
+    for _ in range(DRAWN if best else 0):
+        values = {**draw_values(dims, rng), **best}
+        ask = ask_of(space, space.sample(rng) if space is not None else None, values)
+        key = key_of(space, ask.spec, ask.values)
+        if key not in had and not tried.is_tried(ask):
+            found[key] = Known(ask, values_of(space, ask.spec, ask.values))
     return list(found.values())
 
 

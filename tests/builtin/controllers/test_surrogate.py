@@ -50,6 +50,20 @@ def test_features_by_hand():
     assert sorted(off[2:]) == pytest.approx(sorted([0.5, 1.0, 0.0, 0.0, 0.0, 0.5]))
 
 
+@pytest.mark.parametrize("n", [8, 500])
+def test_the_best_scored_is_begun_with_recipes_far_apart(n):
+    """However many choices there are: the pool of 512 has each of 500 once or twice."""
+    net = Dim("net", Range(choices=tuple(map(str, range(n))), facts=tuple((float(i),) for i in range(n))))
+    rate = Dim("rate", Range(low=0.0, high=1.0))
+    apart = []
+    for seed in range(12):
+        asks = Surrogate(SurrogateOptions()).ask(None, [net, rate], [], 3, seed)
+        assert {each.values["net"] for each in asks} == {str(n - 1)}
+        rates = sorted(each.values["rate"] for each in asks)
+        apart.append(min(rates[1] - rates[0], rates[2] - rates[1]))
+    assert np.mean(apart) > 0.3  # .125 of three independent draws, .5 at best
+
+
 def test_one_loss_of_several():
     losses = np.array([[0.0, 10.0], [1.0, 0.0], [0.2, 2.0]])
     rng = stream(0, "weights")
