@@ -86,7 +86,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
     for each in distilled.get("failed", ()):  # a folder of before has none
-        notes.append(f"Trial {each['trial']} was to be the student, and failed at full length: {each['error']}.")
+        notes.append(f"Trial {each['trial']} began at full length, and failed: {each['error']}.")
     for name, run in distilled["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
