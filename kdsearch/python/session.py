@@ -161,7 +161,7 @@ class Session:
     def trials_dataframe(self) -> Any:
         """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
         rows = trial_facts.rows_of(self.materials, self.trials, self.kept)
-        return frame(trial_rows({"trials": rows, "objectives": dict(self.materials.objectives)}))
+        return frame(trial_rows({"trials": rows, "objectives": [*self.materials.objectives.items()]}))
 
     @property
     def _told(self) -> TrialLog:

@@ -81,7 +81,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "trials": trials,
         "first": inputs["refine"].facts["first"],
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
-        "objectives": dict(materials.objectives),
+        "objectives": [
+            [name, way] for name, way in materials.objectives.items()
+        ],  # in this order: a file sorts its keys
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},

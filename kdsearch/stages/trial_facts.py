@@ -137,9 +137,18 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "bytes": costs.get("onnx_bytes"),
         "latency_ms": costs.get("latency_ms"),
         "peak_bytes": costs.get("peak_bytes"),
-        "curve": [[share, losses[place_of(materials)]] for share, losses in trial.curve],
+        "curve": [[share, dict(zip(materials.objectives, losses, strict=False))] for share, losses in trial.curve],
         "error": trial.error,
     }
+
+
+def curve_of(materials: Materials, row: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
+    """(share of its length, loss of that objective) at each look at a trial, by its row; none where it is no objective."""
+    deciding_one = deciding(materials)
+    points = [(share, each if isinstance(each, Mapping) else {deciding_one: each}) for share, each in row["curve"]]
+    return [
+        (share, losses[name]) for share, losses in points if name in losses
+    ]  # a folder of before has the deciding one alone
 
 
 def rows_of(
