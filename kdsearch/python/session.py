@@ -179,11 +179,14 @@ class Session:
         if len(history) >= self.materials.study.config.refine.trials:
             return None
         seed = derive(self.materials.seed, "refine") % 2**31
-        ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed)
+        ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed, self._over)
         if ask is not None:
             self._put(Trial(len(history), ask.values, state="running"))
             self._waiting = self._candidate(len(history), ask)
         return self._waiting
+
+    def _over(self, trial: Trial) -> tuple[float, ...]:
+        return trial_facts.over_of(self.materials, trial, self.kept)
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
         trial = Trial(number, ask.values)

@@ -9,6 +9,7 @@ from typing import Any
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Controller, Dim, Range, Trial
 from kdsearch.search.pareto import fronts, hypervolumes
+from kdsearch.stages.costs import violations
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import canonical
 from kdsearch.training.materials import Materials
@@ -105,6 +106,11 @@ def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str,
     return total
 
 
+def over_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> tuple[float, ...]:
+    """How far its architectures together are above each limit: <= 0 where it holds."""
+    return tuple(violations(materials, costs_of(materials, trial, kept)).values())
+
+
 def losses_of(
     materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, ...] | None:
@@ -124,6 +130,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
     }
     costs = costs_of(materials, trial, kept)
+    over = trial.violations or over_of(materials, trial, kept)  # one that did not end well was told none
     return {
         "number": trial.number,
         "architecture": architecture(materials, specs_of(trial, kept)),
@@ -131,7 +138,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "values": recipe_values(materials, trial),
         "state": trial.state,
         "objectives": objectives,
-        "feasible": all(each <= 0 for each in trial.violations),
+        "feasible": all(each <= 0 for each in over),
         "params": int(costs["params"]),
         "macs": int(costs["macs"]),
         "bytes": costs.get("onnx_bytes"),
