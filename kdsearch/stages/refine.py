@@ -169,6 +169,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
         "first": what_was_tried(starts, history),
+        "reads_facts": controller.reads_facts,
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         # The feasible ones, the best first: `distill` takes as many as it is to train.

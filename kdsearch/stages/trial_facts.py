@@ -26,11 +26,16 @@ def offered(
     """
     found = {}
     for role, facts in searched.facts["roles"].items():
-        rows = [each for each in facts["kept"] if controller.reads_facts or each["short"]]
+        rows = short_of(facts["kept"], controller.reads_facts)
         also = [name for name in ("families", "largest", "cheapest") if name in first and role in ships]
         rows += [row for name in also for row in facts[name].values()]
         found[role] = {each["key"]: each for each in rows}
     return found
+
+
+def short_of(kept: Sequence[dict[str, Any]], reads_facts: bool) -> list[dict[str, Any]]:
+    """Of the rows that the search kept those of its short list; all for a controller that looks at their scores."""
+    return [each for each in kept if reads_facts or each["short"]]
 
 
 def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
