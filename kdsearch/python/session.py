@@ -161,7 +161,7 @@ class Session:
     def trials_dataframe(self) -> Any:
         """What was told as a pandas DataFrame, a row a trial, as `Result.trials_dataframe`."""
         rows = trial_facts.rows_of(self.materials, self.trials, self.kept)
-        return frame(trial_rows({"trials": rows, "objectives": dict(self.materials.objectives)}))
+        return frame(trial_rows({"trials": rows, "objectives": [*self.materials.objectives.items()]}))
 
     @property
     def _told(self) -> TrialLog:
@@ -179,11 +179,14 @@ class Session:
         if len(history) >= self.materials.study.config.refine.trials:
             return None
         seed = derive(self.materials.seed, "refine") % 2**31
-        ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed)
+        ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed, self._over)
         if ask is not None:
             self._put(Trial(len(history), ask.values, state="running"))
             self._waiting = self._candidate(len(history), ask)
         return self._waiting
+
+    def _over(self, trial: Trial) -> tuple[float, ...]:
+        return trial_facts.over_of(self.materials, trial, self.kept)
 
     def _candidate(self, number: int, ask: Ask) -> Candidate:
         trial = Trial(number, ask.values)

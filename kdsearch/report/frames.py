@@ -24,7 +24,7 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
         {
             "number": trial.get("number"),
             "state": trial.get("state"),
-            **{goal.metric: reached(trial, goal.metric, nth, goal.up) for nth, goal in enumerate(wanted)},
+            **{goal.metric: reached(trial, goal.metric, goal.up) for goal in wanted},
             **({"hypervolume": trial.get("hypervolume")} if len(wanted) > 1 else {}),
             "feasible": trial.get("feasible"),
             **{

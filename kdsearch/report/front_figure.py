@@ -96,7 +96,7 @@ def candidates_panel(found: Sequence[dict[str, Any]], key: str, scale: Sequence[
     )
 
 
-def trials_panel(trials: Sequence[Row], goal: Quality, key: str, nth: int) -> Spec:
+def trials_panel(trials: Sequence[Row], goal: Quality, key: str) -> Spec:
     """Trained trials: cost against the objective, with the front; one that was stopped at what it had reached."""
     members = set(front_members(trials, key, goal))
     found: list[dict[str, Any]] = [
@@ -109,8 +109,7 @@ def trials_panel(trials: Sequence[Row], goal: Quality, key: str, nth: int) -> Sp
             "front": at in members,
         }
         for at, trial in enumerate(trials)
-        if (cost := cost_of(trial, key)) is not None
-        and (value := reached(trial, goal.metric, nth, goal.up)) is not None
+        if (cost := cost_of(trial, key)) is not None and (value := reached(trial, goal.metric, goal.up)) is not None
     ]
     unit = UNITS.get(key, key)
     x = axis("x", unit, [row["x"] for row in found], log=True)
@@ -152,12 +151,12 @@ def front_figure(result: Row, evidence: Row) -> Figure:
         notes.append("No candidates were scored: this study's architecture is fixed.")
     if trials:
         wanted = goals(evidence, trials)
-        nth, goal = next(((at, each) for at, each in enumerate(wanted) if each.metric not in COSTS), (0, wanted[0]))
+        goal = next((each for each in wanted if each.metric not in COSTS), wanted[0])
         asked = [each.metric for each in wanted if each.metric in COSTS and each != goal]
         key = cost_key(trials, (*asked, *(key for key in ("params", "macs", "latency_ms") if key not in asked)))
-        panels.append(trials_panel(trials, goal, key, nth))
+        panels.append(trials_panel(trials, goal, key))
         tables.append(trials_table(trials, wanted, front_members(trials, key, goal)))
-        without = sum(reached(trial, goal.metric, nth, goal.up) is None for trial in trials)
+        without = sum(reached(trial, goal.metric, goal.up) is None for trial in trials)
         if without:
             notes.append(f"{without} of {len(trials)} trials reached no value of {short(goal.name, 40)}.")
     else:

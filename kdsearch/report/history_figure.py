@@ -8,7 +8,7 @@ from typing import Any
 from kdsearch.kinds.figure import Figure
 from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
 from kdsearch.report.quality import Quality
-from kdsearch.report.trials import KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
+from kdsearch.report.trials import COSTS, KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
 from kdsearch.report.values import count, items, number, plain, rows, short
 from kdsearch.report.words import architecture
 
@@ -25,7 +25,7 @@ def history_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec:
     """One objective over the trials in order; the line is the best so far among the complete and feasible."""
     found: list[dict[str, Any]] = []
     for at, trial in enumerate(trials):
-        value = reached(trial, goal.metric, nth, goal.up)
+        value = reached(trial, goal.metric, goal.up)
         found.append({"x": at if (n := number(trial.get("number"))) is None else n, "y": value, **about(trial)})
     found.sort(key=lambda row: row["x"])
     best: float | None = None
@@ -99,9 +99,9 @@ def volume_panel(trials: Sequence[Row], wanted: Sequence[Quality]) -> Spec | Non
     )
 
 
-def curves_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec | None:
+def curves_panel(trials: Sequence[Row], goal: Quality) -> Spec | None:
     """One line a trial, from look to look; None where no trial was looked at twice."""
-    seen = [(trial, curve(trial, nth, goal.up)) for trial in trials]
+    seen = [(trial, curve(trial, goal.metric, goal.up)) for trial in trials]
     found: list[dict[str, Any]] = [
         {"x": share, "y": value, **about(trial), "at": at}
         for at, (trial, points) in enumerate(seen)
@@ -126,7 +126,7 @@ def curves_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec | None:
         found,
         [
             {
-                "params": [zoom(f"looks{nth}")],
+                "params": [zoom("looks")],
                 "mark": {"type": "line", "aria": False, "opacity": 0.6},
                 "encoding": {"x": x, "y": y, "color": signs["color"], "detail": detail},
             },
@@ -136,12 +136,12 @@ def curves_panel(trials: Sequence[Row], goal: Quality, nth: int) -> Spec | None:
 
 
 def history_figure(result: Row, evidence: Row) -> Figure:
-    """One panel an objective, then the trials' curves."""
+    """One panel an objective, then the trials' curves of the first that is no cost."""
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
     panels = [history_panel(trials, goal, at) for at, goal in enumerate(wanted)] if trials else []
     panels += [each for each in [volume_panel(trials, wanted)] if each]
-    curves = [curves_panel(trials, goal, at) for at, goal in enumerate(wanted)][:1]
+    curves = [curves_panel(trials, goal) for goal in wanted if goal.metric not in COSTS][:1]
     scored = number(evidence.get("weightings"))
     begun = f" Trial 0 has the best of {count(scored)} loss weightings, scored without training." if scored else ""
     named = [" and ".join(map(plain, items(what))) for what in items(evidence.get("first"))]

@@ -9,7 +9,7 @@ from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, number_format, tips, upright, zoom
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.stats import tau_noise
-from kdsearch.report.trials import cost_of
+from kdsearch.report.trials import cost_of, declared
 from kdsearch.report.values import MISSING, general, mapping, number, plain, rows, short
 from kdsearch.report.words import architecture
 from kdsearch.search.agreement import kendall_tau
@@ -100,7 +100,7 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
     names += [BASELINE] if any(each.get(BASELINE) is not None for each in scores) else []
     measured = [quality_of(final) for final in finals]
     values = [each.value for each in measured]
-    named = next((plain(name) for name in mapping(evidence.get("objectives"))), "the result")
+    named = next(iter(declared(evidence)), "the result")
     goal = next((each for each in measured if each.value is not None), Quality(named, None))
     gains = [value if value is None or goal.up else -value for value in values]
     taus = {name: agreement([each.get(name) for each in scores], gains) for name in names}

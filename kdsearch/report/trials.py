@@ -58,9 +58,16 @@ def cost_key(some: Sequence[Row], keys: Sequence[str]) -> str:
     return next((key for key, found in known if len(found) > 1), next((key for key, found in known if found), keys[0]))
 
 
+def declared(evidence: Row) -> dict[str, bool]:
+    """Objective -> whether more is better, in the study's order: of pairs (name, direction), or of a mapping."""
+    given = evidence.get("objectives")
+    pairs = [pair for each in items(given) if len(pair := items(each)) == 2] or mapping(given).items()
+    return {plain(name): way != "min" for name, way in pairs}
+
+
 def goals(evidence: Row, trials: Sequence[Row]) -> list[Quality]:
     """The objectives, without values: the declared ones, else whatever the trials report."""
-    ways = {plain(name): way != "min" for name, way in mapping(evidence.get("objectives")).items()}
+    ways = declared(evidence)
     seen = {plain(name): name not in COSTS for trial in trials for name in mapping(trial.get("objectives"))}
     measures = mapping(evidence.get("measures"))
     return [goal(name, up, mapping(measures.get(name))) for name, up in (ways or seen or {"objective": True}).items()]
@@ -78,26 +85,24 @@ def objective(trial: Row, name: str) -> float | None:
     return number(mapping(trial.get("objectives")).get(name))
 
 
-def curve(trial: Row, nth: int, up: bool) -> list[tuple[float, float]]:
-    """(share of the epochs, nth objective) of every look at a trial; its curve holds losses, one or one an objective."""
+def curve(trial: Row, name: str, up: bool) -> list[tuple[float, float]]:
+    """(share of the epochs, that objective) of every look at a trial; its curve holds losses by name."""
     found = []
     for point in items(trial.get("curve")):
         ends = items(point)
         if len(ends) != 2 or (share := number(ends[0])) is None:
             continue
-        losses = items(ends[1]) or ([ends[1]] if nth == 0 else [])
-        loss = number(losses[nth]) if nth < len(losses) else None
-        if loss is not None:
+        if (loss := number(mapping(ends[1]).get(name))) is not None:
             found.append((share, -loss if up else loss))
     return found
 
 
-def reached(trial: Row, name: str, nth: int, up: bool) -> float | None:
+def reached(trial: Row, name: str, up: bool) -> float | None:
     """The objective of a trial that ended, else what it had when it was stopped."""
     found = objective(trial, name)
     if found is None and name in COSTS:  # known before a step is taken
         return cost_of(trial, name)
-    if found is None and (seen := curve(trial, nth, up)):
+    if found is None and (seen := curve(trial, name, up)):
         return seen[-1][1]
     return found
 
@@ -131,7 +136,7 @@ def trials_table(trials: Sequence[Row], wanted: Sequence[Quality], on_front: Seq
         [
             plain(trial.get("number")),
             kind(trial) + (f": {plain(trial['error'])}" if trial.get("error") else ""),
-            *(written(goal, reached(trial, goal.metric, nth, goal.up)) for nth, goal in enumerate(wanted)),
+            *(written(goal, reached(trial, goal.metric, goal.up)) for goal in wanted),
             "yes" if at in on_front else "",
             count(trial.get("params")),
             count(trial.get("macs")),

@@ -15,7 +15,6 @@ goes by who came first; here numbers stand in for the clock.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +24,9 @@ from kdsearch.kinds.options import Value
 
 
 def epochs_at(rung: float, epochs: int) -> int:
-    """After how many of a trial's epochs it is at a rung: with the epoch that reaches this share of its length."""
-    return max(1, math.ceil(rung * epochs))
+    """After how many of a trial's epochs it is at a rung: with the first that reaches this share of it, as training asks."""
+    first = max(1, int(rung * epochs))  # the product may be rounded up: .28 * 25 is more than 7
+    return first if first / epochs >= rung else first + 1
 
 
 @dataclass(frozen=True)

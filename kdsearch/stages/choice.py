@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.report.stats import NORMAL_95
 from kdsearch.search.pick import Pick, ordered, parsed
 from kdsearch.stages.quality import EQUALLY_GOOD, SHARE
-from kdsearch.stages.trial_facts import deciding
+from kdsearch.stages.trial_facts import curve_of, deciding
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study.rules import COSTS
@@ -86,12 +86,13 @@ def _stopped(
 ) -> list[Ranked]:
     """Those within NEAR standard errors of the best one at the rung that stopped them, the nearest first; costs keep the pick's
     conditions."""
+    curves = {number: curve_of(materials, row, materials.objective) for number, row in rows.items()}
     bests: dict[float, float] = {}
-    for share, loss in (point for row in rows.values() for point in row["curve"] if math.isfinite(point[1])):
+    for share, loss in (point for curve in curves.values() for point in curve if math.isfinite(point[1])):
         bests[share] = min(loss, bests.get(share, math.inf))
     found = []
     for each in refined.facts["stopped"]:
-        share, loss = rows[each["number"]]["curve"][-1]
+        share, loss = curves[each["number"]][-1]
         ranked = Ranked(each, _figures(rows[each["number"]]))
         held = all(one.holds(ranked.figures) for one in pick.conditions if one.name in ranked.figures)
         best = -bests[share] if materials.objectives[materials.objective] == "max" else bests[share]

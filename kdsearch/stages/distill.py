@@ -1,6 +1,6 @@
 """Stage `distill`: the winners at full length, beside them the controls and the students that the choice is judged by.
 
-More may begin than win: see `finalists.py`. Where every winner fails, the next one takes their place: `winners.py`.
+More may begin than win: see `finalists.py`. Where every one that began fails, the next one takes their place: `winners.py`.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         return run_trainings(materials, asked, work, inputs["prepare"], teachers, tools, since)
 
     error = partial(standard_error, materials, inputs["prepare"])
-    rung = at_rung(materials, begun, ranked, trained, error, tools, work) if len(begun) > section.winners else []
-    winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]} or dict(begun)
+    rung, winners = [], dict(begun)
+    if len(begun) > section.winners:
+        rung = at_rung(materials, begun, ranked, trained, error, tools, work)
+        winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]}
     since = {row["name"]: RUNG for row in rung}
     dropped = sum(row["epochs"] for row in rung[section.winners :])
     spare = {row["name"]: begun[row["name"]] for row in rung[section.winners :]}
@@ -86,12 +88,12 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         name = f"winner-{len(ranked)}"
         ranked[name] = each
         spare[name] = replace(begun["winner-0"], name=name, specs=each.trial["specs"], values=each.trial["values"])
-    best = next(iter(winners))
-    beside = _beside(materials, inputs, work, winners[best], n, dropped)
+    if winners:
+        beside = _beside(materials, inputs, work, next(iter(winners.values())), n, dropped)
     train = partial(trained, since=since)
     winners, outcomes, failed = through(winners, spare, beside, ranked, train, tools, work)
-    if failed or len(winners) > 1:
-        best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
+    best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
+    if beside.keys() - outcomes.keys():
         beside = _beside(materials, inputs, work, winners[best], n, dropped)
         outcomes |= trained(beside)
     runs = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdsearch.stages.export import FIGURES
 from kdsearch.stages.quality import file_label, measure, told
-from kdsearch.stages.trial_facts import architecture
+from kdsearch.stages.trial_facts import architecture, short_of
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
@@ -17,8 +17,12 @@ from kdsearch.training.materials import Materials
 def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
     """What the page's figures draw."""
     search, distilled = inputs["search"], inputs["distill"].facts
+    trials = read_json(inputs["refine"].path / "trials.json")
+    tried = {key for trial in trials for key in trial["keys"]}
+    reads_facts = inputs["refine"].facts.get("reads_facts", False)  # a folder of before does not say
     candidates, scores = [], {}
-    for role in search.facts["roles"]:
+    for role, facts in search.facts["roles"].items():
+        kept = tried | {each["key"] for each in short_of(facts["kept"], reads_facts)}
         for row in read_lines(search.path / f"candidates-{role}.jsonl"):
             scores[row["key"]] = row["scores"]
             candidates.append(
@@ -29,11 +33,10 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                     "macs": row["macs"],
                     "scores": row["scores"],
                     "score": row["score"],
-                    "kept": row["kept"],
+                    "kept": row["key"] in kept,
                     "feasible": True,
                 }
             )
-    trials = read_json(inputs["refine"].path / "trials.json")
     weightings = inputs["refine"].path / WEIGHTINGS
     finals = [
         {
@@ -81,7 +84,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "trials": trials,
         "first": inputs["refine"].facts["first"],
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
-        "objectives": dict(materials.objectives),
+        "objectives": [
+            [name, way] for name, way in materials.objectives.items()
+        ],  # in this order: a file sorts its keys
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import TrialError
 from kdsearch.search.pick import ordered, parsed
 from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.trial_facts import deciding
+from kdsearch.stages.winners import failed_in, with_failed
 from kdsearch.store.files import read_json, write_json
 from kdsearch.study.summary import RUNG
 from kdsearch.training.materials import Materials
@@ -54,7 +54,8 @@ def at_rung(
     tools: Tools,
     work: Path,
 ) -> list[dict[str, Any]]:
-    """What the finalists came to at RUNG, without those that failed. Kept in a file, as they go on from there.
+    """What the finalists came to at RUNG, without those that failed, which are said; none where all did. Kept in a file, as they go
+    on from there.
 
     The best one is first, or the first trial of those of its family within the standard `error` of it: a third of a schedule is
     hard on high learning rates, so that a small difference there says nothing.
@@ -62,8 +63,12 @@ def at_rung(
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
     if not file.exists():
-        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items()})
+        had = failed_in(work)
+        known = {each["name"] for each in had}
+        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items() if name not in known})
         before = tools.progress.done
+        for each in with_failed(work, had, ranked, outcomes)[len(had) :]:
+            tools.progress.say(f"distill: trial {each['trial']} failed at full length ({each['error']})")
         order, level = _level_first(materials, ranked, outcomes, error)
         rows = [
             {
@@ -78,7 +83,7 @@ def at_rung(
             if isinstance(outcome := outcomes[name], Outcome)
         ]
         if not rows:
-            raise TrialError(f"distilling the winner failed: {next(iter(outcomes.values()))}")
+            return []
         write_json(file, rows)
     done = len(begun) * RUNG + (len(begun) - winners) * (1 - RUNG)  # those that do not go on are through
     tools.progress.had(done - before)

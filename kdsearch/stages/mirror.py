@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.kinds import Run
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import epochs_at
-from kdsearch.stages.trial_facts import architecture
+from kdsearch.stages.trial_facts import architecture, curve_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.training.materials import Materials
@@ -28,7 +28,8 @@ def run_of_trial(
         key: of its trials. history: epoch by epoch; where it is not at hand, the curve has the rungs alone.
     """
     sign = -1 if materials.objectives.get(materials.objective) == "max" else 1
-    rungs = [(epochs_at(share, epochs), sign * loss) for share, loss in row["curve"] if math.isfinite(loss)]
+    looks = curve_of(materials, row, materials.objective)
+    rungs = [(epochs_at(share, epochs), sign * loss) for share, loss in looks if math.isfinite(loss)]
     costs = {
         name: row[name] for name in ("params", "macs", "bytes", "latency_ms", "peak_bytes") if row[name] is not None
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdsearch.report import values
+from kdsearch.search.pick import parsed
 from kdsearch.stages.costs import costs_at
 from kdsearch.stages.quality import SHARE, file_label, goodness, measure, shown, told
 from kdsearch.stages.starts import BEST_SCORED
@@ -86,7 +87,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     distilled = inputs["distill"].facts
     notes += [f"Recipe: {text}" for text in distilled["runs"][distilled["winner"]].get("notes", ())]
     for each in distilled.get("failed", ()):  # a folder of before has none
-        notes.append(f"Trial {each['trial']} was to be the student, and failed at full length: {each['error']}.")
+        notes.append(f"Trial {each['trial']} began at full length, and failed: {each['error']}.")
     for name, run in distilled["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
@@ -148,10 +149,24 @@ def _best_is_no_find(materials: Materials, inputs: Mapping[str, Artifact]) -> li
         return []
     if all(searched.facts["roles"][role]["candidates"] < 2 for role in materials.ships):
         return []
-    name = measure(materials.metrics[materials.objective])["title"] or materials.objective
-    clearly = "clearly " if distilled.facts.get("level") else ""
-    found = "chose nothing else" if len(materials.objectives) > 1 else f"found nothing of {clearly}better {name}"
+    found = "chose nothing else"
+    if _is_best(materials, read_json(refined.path / "trials.json"), distilled):
+        name = measure(materials.metrics[materials.objective])["title"] or materials.objective
+        found = f"found nothing of {'clearly ' if distilled.facts.get('level') else ''}better {name}"
     return [f"The student is that of trial {number}, the network of {' and '.join(trivial)}: the search {found}."]
+
+
+def _is_best(materials: Materials, trials: Iterable[Mapping[str, Any]], distilled: Artifact) -> bool:
+    """Whether one metric alone was looked for, and no trial has more of it than the student's; of those that validation cannot
+    tell apart, none that it can."""
+    name = materials.objective
+    if list(materials.objectives) != [name] or not parsed(materials.study.config.distill.pick).goes_by(name):
+        return False
+    sign = 1 if materials.objectives[name] == "max" else -1
+    came = {row["number"]: sign * row["objectives"][name] for row in trials if name in row["objectives"]}
+    within = distilled.facts["error"] if distilled.facts.get("level") else 0.0  # a folder of before has none
+    own = came.get(distilled.facts["trial"])  # a trial that was stopped has none
+    return own is not None and max(came.values()) <= own + within
 
 
 def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:

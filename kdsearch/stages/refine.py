@@ -13,12 +13,13 @@ from time import sleep
 from typing import Any
 
 from kdsearch.engine.cache import Live
+from kdsearch.errors import RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule, epochs_at
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
-from kdsearch.stages.costs import bounds, violations
+from kdsearch.stages.costs import bounds
 from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.quality import measure
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
@@ -31,6 +32,7 @@ from kdsearch.stages.trial_facts import (
     family_of,
     losses_of,
     offered,
+    over_of,
     place_of,
     recipe_values,
     row_of,
@@ -54,6 +56,7 @@ NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
 RULE = 6  # by which trials begin and are told of; those of another one are made anew
+VAIN = 256  # candidates that a controller is asked for at most until one keeps the limits
 KEY = 12  # characters of a key that a dashboard shows
 
 
@@ -107,7 +110,10 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     def ask(history: Sequence[Trial]) -> Ask | None:
         with materials.asking(controller, "refine.controller"):
-            return next_ask(controller, dims, starts, history, seed)
+            return next_ask(controller, dims, starts, history, seed, over)
+
+    def over(trial: Trial) -> tuple[float, ...]:
+        return over_of(materials, trial, kept)
 
     def between() -> None:
         tools.heed_stop()
@@ -162,6 +168,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "grown_from": [*before.facts["grown_from"], before.key] if before else [],
         "trials": len(history),
         "first": what_was_tried(starts, history),
+        "reads_facts": controller.reads_facts,
         "epochs": epochs_trained(history, section.epochs),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         # The feasible ones, the best first: `distill` takes as many as it is to train.
@@ -172,8 +179,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 def _is_stopped(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether a rung stopped it, and nothing else is against it."""
-    over = violations(materials, costs_of(materials, trial, kept))
-    return trial.state == "pruned" and all(each <= 0 for each in over.values())
+    return trial.state == "pruned" and all(each <= 0 for each in over_of(materials, trial, kept))
 
 
 def _to_train(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -211,14 +217,53 @@ def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], t
 
 
 def next_ask(
-    controller: Any, dims: list[Dim], starts: Sequence[Start], history: Sequence[Trial], seed: int
+    controller: Any,
+    dims: list[Dim],
+    starts: Sequence[Start],
+    history: Sequence[Trial],
+    seed: int,
+    over: Callable[[Trial], tuple[float, ...]] = lambda trial: (),
 ) -> Ask | None:
     """The next candidate, None where there is none: a start that is early, or one in EVERY; the others are the controller's, while
-    there are both."""
+    there are both. `over`: how far a trial is above each limit."""
     start = next_start(starts, history)
     if start is not None and (start.is_early or len(history) % EVERY == 0):
         return Ask(start.values)
-    return next(iter(controller.ask(None, dims, history, 1, seed)), Ask(start.values) if start else None)
+    return _keeping(controller, dims, history, seed, over, Ask(start.values) if start else None)
+
+
+def _keeping(
+    controller: Any,
+    dims: list[Dim],
+    history: Sequence[Trial],
+    seed: int,
+    over: Callable[[Trial], tuple[float, ...]],
+    other: Ask | None,
+) -> Ask | None:
+    """The controller's next candidate that keeps the limits, `other` where it has none.
+
+    Networks that ship together may break limits that each of them keeps. The controller is told such ones as a search tells them,
+    at this ask alone: nothing of them is trained, so that they are no trials.
+
+    Raises RefusedError where none of VAIN keeps the limits, or of all that there are, and there is nothing else to begin with.
+    """
+    known = [*history]
+    for number in range(len(known), len(known) + VAIN):
+        ask: Ask | None = next(iter(controller.ask(None, dims, known, 1, seed)), None)
+        if ask is None:
+            break
+        trial = Trial(number, ask.values, ask.spec, "pruned")
+        broken = over(trial)
+        if all(each <= 0 for each in broken):
+            return ask
+        known.append(replace(trial, violations=broken))
+    if other is None and not history and known:
+        raise RefusedError(
+            f"networks that ship together have to keep the constraints together, and none of those asked for ({len(known)}) do",
+            path="constraints",
+            fix="Relax a constraint, or narrow the spaces to smaller networks.",
+        )
+    return other
 
 
 def open_log(
@@ -318,8 +363,7 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     losses = trial.at(1.0) or (math.nan,)
     if not all(map(math.isfinite, losses)):
         return replace(trial, state="failed", error=f"objective is {list(losses)}")
-    over = violations(materials, costs_of(materials, trial, kept))
-    return replace(trial, state="complete", losses=losses, violations=tuple(over.values()))
+    return replace(trial, state="complete", losses=losses, violations=over_of(materials, trial, kept))
 
 
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:

@@ -196,7 +196,7 @@ def _one_role(
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
-        f"search: {explored.message}; {len(kept.rows)} go on" + "".join(f"\n  note: {note}" for note in notes)
+        f"search: {explored.message}; {going_on(kept.rows)}" + "".join(f"\n  note: {note}" for note in notes)
     )
     facts = {
         "candidates": len(explored.candidates),
@@ -211,6 +211,12 @@ def _one_role(
         "notes": notes,
     }
     return facts, highest(each.over for each in (*sample, *(each.scored for each in explored.candidates)))
+
+
+def going_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many go on, for people: a controller of `refine` that looks at no scores is offered the short list alone."""
+    n, short = len(rows), sum(each["short"] for each in rows)
+    return f"{n} go on" + (f" (the best {short} of them, where the controller looks at no scores)" if short < n else "")
 
 
 def _region(materials: Materials, role: str) -> Region:

@@ -9,6 +9,7 @@ from typing import Any
 from kdsearch.errors import RefusedError, TrialError
 from kdsearch.kinds import Controller, Dim, Range, Trial
 from kdsearch.search.pareto import fronts, hypervolumes
+from kdsearch.stages.costs import violations
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import canonical
 from kdsearch.training.materials import Materials
@@ -25,11 +26,16 @@ def offered(
     """
     found = {}
     for role, facts in searched.facts["roles"].items():
-        rows = [each for each in facts["kept"] if controller.reads_facts or each["short"]]
+        rows = short_of(facts["kept"], controller.reads_facts)
         also = [name for name in ("families", "largest", "cheapest") if name in first and role in ships]
         rows += [row for name in also for row in facts[name].values()]
         found[role] = {each["key"]: each for each in rows}
     return found
+
+
+def short_of(kept: Sequence[dict[str, Any]], reads_facts: bool) -> list[dict[str, Any]]:
+    """Of the rows that the search kept those of its short list; all for a controller that looks at their scores."""
+    return [each for each in kept if reads_facts or each["short"]]
 
 
 def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
@@ -105,6 +111,11 @@ def costs_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str,
     return total
 
 
+def over_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> tuple[float, ...]:
+    """How far its architectures together are above each limit: <= 0 where it holds."""
+    return tuple(violations(materials, costs_of(materials, trial, kept)).values())
+
+
 def losses_of(
     materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, ...] | None:
@@ -124,6 +135,7 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         for (name, direction), loss in zip(materials.objectives.items(), trial.losses, strict=False)
     }
     costs = costs_of(materials, trial, kept)
+    over = trial.violations or over_of(materials, trial, kept)  # one that did not end well was told none
     return {
         "number": trial.number,
         "architecture": architecture(materials, specs_of(trial, kept)),
@@ -131,15 +143,24 @@ def row_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
         "values": recipe_values(materials, trial),
         "state": trial.state,
         "objectives": objectives,
-        "feasible": all(each <= 0 for each in trial.violations),
+        "feasible": all(each <= 0 for each in over),
         "params": int(costs["params"]),
         "macs": int(costs["macs"]),
         "bytes": costs.get("onnx_bytes"),
         "latency_ms": costs.get("latency_ms"),
         "peak_bytes": costs.get("peak_bytes"),
-        "curve": [[share, losses[place_of(materials)]] for share, losses in trial.curve],
+        "curve": [[share, dict(zip(materials.objectives, losses, strict=False))] for share, losses in trial.curve],
         "error": trial.error,
     }
+
+
+def curve_of(materials: Materials, row: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
+    """(share of its length, loss of that objective) at each look at a trial, by its row; none where it is no objective."""
+    deciding_one = deciding(materials)
+    points = [(share, each if isinstance(each, Mapping) else {deciding_one: each}) for share, each in row["curve"]]
+    return [
+        (share, losses[name]) for share, losses in points if name in losses
+    ]  # a folder of before has the deciding one alone
 
 
 def rows_of(

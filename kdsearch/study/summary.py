@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.search.pick import parsed
@@ -14,6 +14,7 @@ from kdsearch.study.rules import COSTS, format_of
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
+    from kdsearch.kinds import SearchSpace
     from kdsearch.study.study import Study
 
 
@@ -50,7 +51,7 @@ def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> 
         },
         "candidates": sum(scored(config.search.candidates, each.size()) for each in spaces.values()),
         "proxies": [use.use for use, _ in proxies(study)],
-        "trainings": trainings(study, controls),
+        "trainings": trainings(study, controls, different(study, spaces, recipe)),
         "formats": config.export.formats,
     }
 
@@ -58,6 +59,16 @@ def summary(study: Study, host: Host, controls: Sequence[str] | None = None) -> 
 def scored(candidates: int, size: int | None) -> int:
     """How many of so many candidates a space has: a finite one may hold fewer."""
     return candidates if size is None else min(candidates, size)
+
+
+def different(study: Study, spaces: Mapping[str, SearchSpace[Any]], recipe: RecipeSpace) -> int | None:
+    """How many different trials there are at most, an architecture a role and a recipe each; None = no end of them."""
+    networks = math.prod(scored(study.config.search.candidates, space.size()) for space in spaces.values())
+    sizes = [dim.range.size for dim in recipe.dims]
+    if None in sizes:
+        return None
+    plain = 1 if sizes else 0  # which may lie outside of what is searched
+    return networks * (math.prod(size for size in sizes if size is not None) + plain)
 
 
 def budget(study: Study) -> int:
@@ -74,38 +85,57 @@ def final_epochs(study: Study, spent: int, winners: int, others: int) -> int:
     if not distill.leftover:
         return distill.epochs
     each = math.floor((budget(study) - spent) / (winners + others * RUNG))
-    return max(distill.epochs, min(each, distill.epochs + distill.epochs // 2))
+    return max(distill.epochs, min(each, _longest(study)))
 
 
-def _chosen_from(study: Study) -> list[dict[str, Any]]:
+def _longest(study: Study) -> int:
+    """The most epochs that a winner is trained for."""
+    distill = study.config.distill
+    return distill.epochs + (distill.epochs // 2 if distill.leftover else 0)
+
+
+def _up_to(study: Study, share: float = 1.0) -> dict[str, int]:
+    """Of a row of trainings at full length, or a share of it, that what the trials leave may lengthen: `up_to`."""
+    return {"up_to": math.ceil(share * _longest(study))} if study.config.distill.leftover else {}
+
+
+def _chosen_from(study: Study, most: int | None = None) -> list[dict[str, Any]]:
     """The trainings that a student is chosen from: see `trainings`."""
     refine, distill = study.config.refine, study.config.distill
+    trials, winners = refine.trials, distill.winners
+    if most is not None:
+        trials = min(trials, most)
+        winners = min(winners, trials)
     found = [
-        {"stage": "refine", "what": "trials", "count": refine.trials, "epochs": refine.epochs},
-        {"stage": "distill", "what": "winners", "count": distill.winners, "epochs": distill.epochs},
+        {"stage": "refine", "what": "trials", "count": trials, "epochs": refine.epochs},
+        {"stage": "distill", "what": "winners", "count": winners, "epochs": distill.epochs, **_up_to(study)},
     ]
-    others = min(distill.finalists, refine.trials) - distill.winners
+    others = min(distill.finalists, trials) - winners
     pick = parsed(distill.pick)
     objective = next((name for name in study.config.objectives or (pick.name,) if name not in COSTS), None)
     if others > 0 and distill.epochs > 1 and objective is not None and pick.goes_by(objective):
         epochs = math.ceil(RUNG * distill.epochs)
-        found.insert(1, {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs})
+        row = {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs, **_up_to(study, RUNG)}
+        found.insert(1, row)
     return found
 
 
-def trainings(study: Study, controls: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Every training after the teachers', at most: {stage, what, count, epochs}.
+def trainings(study: Study, controls: Sequence[str] | None = None, most: int | None = None) -> list[dict[str, Any]]:
+    """Every training after the teachers', at most: {stage, what, count, epochs}; `up_to` epochs where trials may leave some.
 
-    controls: those that are trained, where the data are known; else all that the study asks for and can have.
+    Args:
+        controls: those that are trained, where the data are known; else all that the study asks for and can have.
+        most: see `different`.
     """
     config = study.config
     alone = not left_out(study)
-    distill, found = config.distill, _chosen_from(study)
+    distill, found = config.distill, _chosen_from(study, most)
+    spent = min(sum(each["count"] * each.get("up_to", each["epochs"]) for each in found), budget(study))
     asked = [each for each in distill.controls if each != "no_search"] if alone else []
     for control in asked if controls is None else controls:
-        found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs})  # of what ships
+        found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs, **_up_to(study)})
     if alone and "no_search" in distill.controls:
-        found.append({"stage": "distill", "what": "no_search", "count": 1, "epochs": budget(study)})
+        found.append({"stage": "distill", "what": "no_search", "count": 1, "epochs": spent})
     if distill.compare and alone:
         count = 1 + distill.compare.random + distill.compare.largest  # the winner as short as the others
         found.append({"stage": "distill", "what": "compare", "count": count, "epochs": distill.compare.epochs})

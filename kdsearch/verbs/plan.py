@@ -28,7 +28,7 @@ from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
 from kdsearch.study.rules import bare
 from kdsearch.study.study import Study
-from kdsearch.study.summary import scored, summary, trainings
+from kdsearch.study.summary import different, scored, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.training.text_teachers import has_network
@@ -90,19 +90,27 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     }
 
 
+def _trainings(materials: Materials) -> list[dict[str, Any]]:
+    most = different(materials.study, materials.spaces, materials.recipe)
+    return trainings(materials.study, controls_of(materials), most)
+
+
 def _at_once(study: Study, trainings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Stage -> how many of its pieces run at once where there are workers for all; of the others one after another."""
-    refine = study.config.refine
-    distilled = sum(each["count"] for each in trainings if each["stage"] == "distill")
-    return {"search": GENERATION, "refine": min(refine.generation, refine.trials), "distill": distilled}
+    n = {stage: sum(each["count"] for each in trainings if each["stage"] == stage) for stage in ("refine", "distill")}
+    return {"search": GENERATION, "refine": min(study.config.refine.generation, n["refine"]), "distill": n["distill"]}
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """`12 trials, 40 epochs each`; the name of a control stands as the study has it, and what else there is as it says itself."""
+    """`12 trials, 40 epochs each`, `1 winner, 30 to 45 epochs`.
+
+    The name of a control stands as the study has it, and what else there is as it says itself.
+    """
     n, what = row["count"], row["what"]
     itself = f"control '{what}'" if row["stage"] == "distill" else f"training {what}"
     one, many = NOUNS.get(what, (itself, itself))
-    epochs = f"{row['epochs']:,} epoch{'s' if row['epochs'] != 1 else ''}"
+    least, most = row["epochs"], row.get("up_to", row["epochs"])
+    epochs = f"{least:,}{f' to {most:,}' if most > least else ''} epoch{'s' if most != 1 else ''}"
     return f"{n:,} {one if n == 1 else many}, {epochs}" + (" each" if n > 1 else "")
 
 
@@ -199,7 +207,7 @@ def _seconds(materials: Materials, specs: Mapping[str, Any], students: Mapping[s
     size = min(recipe.train.batch_size, n_train)
     step = _step_seconds(materials, students[role], size)
     epoch = n_train / size * step
-    rows = trainings(materials.study, controls_of(materials))
+    rows = _trainings(materials)
     for stage in ("refine", "distill", "compress"):
         seconds[stage] = sum(each["count"] * each["epochs"] for each in rows if each["stage"] == stage) * epoch
     if are_scored(materials):
@@ -241,7 +249,7 @@ def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> 
 def _disk(materials: Materials, students: Mapping[str, Model]) -> int:
     """Bytes of all that is kept in the end, and of what the stage that takes most works on."""
     weights = sum(_bytes(each) for each in students.values())
-    rows = trainings(materials.study, controls_of(materials))
+    rows = _trainings(materials)
     stages = ("refine", "distill", "compress")
     n = {stage: sum(int(each["count"]) for each in rows if each["stage"] == stage) for stage in stages}
     dropped = sum(int(each["count"]) for each in rows if each["what"] == "finalists")

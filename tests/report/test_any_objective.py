@@ -8,6 +8,7 @@ import pytest
 from conftest import make_evidence, make_result
 
 from kdsearch.report.curves_figure import curves_figure
+from kdsearch.report.frames import trial_rows
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.history_figure import history_figure
 from kdsearch.report.ladder_figure import ladder_figure
@@ -137,7 +138,13 @@ def test_trials_are_read_as_their_metric_says() -> None:
         "measures": {"ndcg": {"title": "nDCG@10", "unit": "share", "direction": "max"}},
         "trials": [
             {"number": 0, "state": "complete", "objectives": {"ndcg": 0.25, "params": 100}, "params": 100},
-            {"number": 1, "state": "pruned", "objectives": {}, "params": 120, "curve": [[0.3, [-0.125, -120]]]},
+            {
+                "number": 1,
+                "state": "pruned",
+                "objectives": {},
+                "params": 120,
+                "curve": [[0.3, {"ndcg": -0.125, "params": 120}]],
+            },
         ],
     }
     front, history = front_figure({}, evidence), history_figure({}, evidence)
@@ -150,6 +157,23 @@ def test_trials_are_read_as_their_metric_says() -> None:
     assert [row["y"] for row in history.panels[1]["data"]["values"]] == [100, 120], "known of a trial that was stopped"
     assert [list(row[2:4]) for row in history.tables[0].rows] == [["25.00 %", "100"], ["12.50 %", "120"]]
     assert history.tables[0].head[2:4] == ["nDCG@10", "parameters"]
+
+
+def test_a_stopped_trial_stands_at_what_it_had_of_each_objective_in_the_studys_order() -> None:
+    whole = {"number": 0, "state": "complete", "params": 10, "objectives": {"accuracy": 0.5, "params": 10, "nll": 1.5}}
+    whole["curve"] = [[at, {"accuracy": -0.25 - at / 4, "params": 10, "nll": 2.0}] for at in (0.5, 1.0)]
+    looks = [[0.5, {"accuracy": -0.125, "params": 20, "nll": 2.25}]]
+    stopped = {"number": 1, "state": "pruned", "params": 20, "objectives": {}, "curve": looks}
+    ways = [["params", "min"], ["nll", "min"], ["accuracy", "max"]]
+    evidence = {"objectives": ways, "trials": [whole, stopped]}
+    *panels, curves = history_figure({}, evidence).panels
+    assert [panel["title"].partition(",")[0] for panel in panels] == ["parameters", "nll", "accuracy"]
+    values = [[row["y"] for row in panel["data"]["values"]] for panel in panels]
+    assert values == [[10, 20], [1.5, 2.25], [0.5, 0.125]]
+    assert curves["title"] == "nll, lower is better", "that of a cost is level"
+    assert [row["y"] for row in curves["data"]["values"]] == [2.0, 2.0, 2.25]
+    (row,) = [row for row in trial_rows(evidence) if row["state"] == "pruned"]
+    assert {name: row[name] for name, _ in ways} == {"params": 20, "nll": 2.25, "accuracy": 0.125}
 
 
 def test_a_unit_that_is_stated_decides_and_no_name() -> None:

@@ -189,9 +189,9 @@ def test_a_stopped_trial_keeps_its_curve_and_stands_where_it_stopped() -> None:
                 "state": "complete",
                 "objectives": {"loss": 0.2},
                 "params": 10,
-                "curve": [[0.3, 0.9], [1.0, 0.2]],
+                "curve": [[0.3, {"loss": 0.9}], [1.0, {"loss": 0.2}]],
             },
-            stopped([0.1, 1.5], [0.3, 1.1]),
+            stopped([0.1, {"loss": 1.5}], [0.3, {"loss": 1.1}]),
         ],
         "objectives": {"loss": "min"},
     }
@@ -200,7 +200,8 @@ def test_a_stopped_trial_keeps_its_curve_and_stands_where_it_stopped() -> None:
     looks = rows_of(charts, "when they were looked at")
     assert [(row["x"], row["y"]) for row in looks if row["trial"] == "1"] == [(0.1, 1.5), (0.3, 1.1)]
     assert {row["kind"] for row in looks} == {"complete", "stopped early"}
-    higher = {"trials": [stopped([0.3, [-0.6, 4.0]])], "objectives": {"accuracy": "max", "latency_ms": "min"}}
+    looks = {"accuracy": -0.6, "latency_ms": 4.0}
+    higher = {"trials": [stopped([0.3, looks])], "objectives": [["accuracy", "max"], ["latency_ms", "min"]]}
     assert [row["y"] for row in rows_of(checked({}, higher), "trials in order")] == [0.6], (
         "losses of a higher-is-better"
     )

@@ -230,10 +230,17 @@ def test_asks_begin_nothing_twice():
 
 @pytest.mark.parametrize(
     ("rung", "epochs", "expected"),
-    [(0.34, 3, 2), (0.34, 9, 4), (1 / 3, 9, 3), (0.34, 12, 5), (0.34, 30, 11), (0.1, 1, 1)],
+    [(0.34, 3, 2), (0.34, 9, 4), (1 / 3, 9, 3), (0.34, 12, 5), (0.34, 30, 11), (0.1, 1, 1), (0.28, 25, 7)],
 )
 def test_a_rung_is_after_the_epoch_that_reaches_it(rung, epochs, expected):
     assert epochs_at(rung, epochs) == expected
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 25, 49, 100, 300])
+def test_a_rung_is_where_a_training_pauses(epochs):
+    """`engine.phase` asks after each epoch whether the share that is trained reaches the rung."""
+    for rung in (*(at / 100 for at in range(1, 101)), *(at / epochs for at in range(1, epochs + 1))):
+        assert epochs_at(rung, epochs) == next(at for at in range(1, epochs + 1) if at / epochs >= rung)
 
 
 def test_the_benchmark_of_rungs_judges_where_trials_are_judged():

@@ -123,8 +123,9 @@ def test_what_a_rung_stopped_near_the_best_one_there_is_kept_in_mind(direction, 
     if direction == "min":
         came = tuple(tuple(1 - each for each in one) for one in came)
     shares = (0.34, 0.67)
-    curves = [[[at, sign * each] for at, each in zip(shares, one, strict=False)] for one in came]
-    curves[0].append([1.0, sign * came[0][-1]])
+    curves = [[[at, {"accuracy": sign * each}] for at, each in zip(shares, one, strict=False)] for one in came]
+    curves[0].append([1.0, {"accuracy": sign * came[0][-1]}])
+    curves[1][0][1] = curves[1][0][1]["accuracy"]  # as a folder of before has it
     curves[4] = [[0.5, curves[4][0][1]]]  # of another rung: not theirs
     rows = [(0.8, 0.7, 200)] * 7
     made = refined(tmp_path, *rows, curves=curves, stopped=(2, 3, 4, 5, 6))

@@ -14,6 +14,7 @@ from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
 from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.finalists import at_rung, finalists
+from kdsearch.stages.winners import failed_in
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import budget, final_epochs, trainings
@@ -107,11 +108,13 @@ class Rung:
         self.folder, self.came, self.asked, self.error = folder, came, list[str](), error
         self.ranked = {name: trial(10 + i, name) for i, name in enumerate(NAMES)}
         self.begun = {name: Request(name, "recipe", {}, {}, 30) for name in NAMES}
+        self.said: list[str] = []
         self.bar = Progress(shown=False)
+        self.bar.say = self.said.append  # type: ignore[method-assign]
 
     def trained(self, requests: Any) -> dict[str, Outcome | str]:
         self.asked += requests
-        assert {each.until for each in requests.values()} == {1 / 3}
+        assert {each.until for each in requests.values()} <= {1 / 3}
         return {
             name: each if isinstance(each, str) else Outcome([{"epoch": 10}], False, each, 1 / 3)
             for name, each in zip(requests, self.came, strict=True)
@@ -170,10 +173,18 @@ def test_what_they_came_to_is_kept(tmp_path):
     assert first[0] == about
 
 
-def test_where_all_of_them_fail_the_first_error_is_told(tmp_path):
-    with pytest.raises(TrialError, match="it broke"):
-        Rung(tmp_path, "it broke", "that, too", "and that").rows()
-    assert list(tmp_path.iterdir()) == [], "the next run tries anew"
+def test_those_that_fail_are_said_and_not_asked_again(tmp_path):
+    rung = Rung(tmp_path, "it broke", "that, too", "and that")
+    assert rung.rows() == []
+    assert [each["trial"] for each in failed_in(tmp_path)] == [10, 11, 12]
+    assert rung.said == [
+        "distill: trial 10 failed at full length (it broke)",
+        "distill: trial 11 failed at full length (that, too)",
+        "distill: trial 12 failed at full length (and that)",
+    ]
+    rung.came = ()
+    assert rung.rows() == []
+    assert (rung.asked, len(rung.said)) == (list(NAMES), 3)
 
 
 SETS = (
@@ -361,8 +372,31 @@ def test_where_the_winner_fails_the_next_one_takes_its_place(finalists, after, m
     assert facts["runs"]["baseline"]["request"]["specs"] == facts["runs"][winner]["request"]["specs"]
     (lost,) = facts["failed"]
     assert lost["trial"] != facts["trial"]
-    note = f"Trial {lost['trial']} was to be the student, and failed at full length: ValueError: no such student"
+    note = f"Trial {lost['trial']} began at full length, and failed: ValueError: no such student"
     assert any(each.startswith(note) for each in result["notes"])
+
+
+@pytest.mark.parametrize("bad", [("winner-0",), ("winner-0", "winner-1")], ids=["one", "both"])
+def test_of_finalists_that_fail_before_the_rung_a_note_says_so_and_the_next_one_takes_their_place(
+    bad, after, monkeypatch
+):
+    from kdsearch.training.train import train_shared
+
+    def failing(materials, request, *arguments, **named):
+        if request.name in bad:
+            raise ValueError("no such student")
+        return train_shared(materials, request, *arguments, **named)
+
+    monkeypatch.setattr("kdsearch.training.train.train_shared", failing)
+    result = run_tiny(after, *SETS, "distill.controls=[baseline]", "distill.pick=max:accuracy")
+    facts = facts_of(after)
+    assert facts["winner"] == f"winner-{len(bad)}"
+    assert facts["runs"].keys() == {facts["winner"], "baseline"}
+    assert [each["name"] for each in facts["failed"]] == list(bad)
+    assert facts["runs"]["baseline"]["request"]["specs"] == facts["runs"][facts["winner"]]["request"]["specs"]
+    for each in facts["failed"]:
+        note = f"Trial {each['trial']} began at full length, and failed: ValueError: no such student"
+        assert any(one.startswith(note) for one in result["notes"])
 
 
 def test_the_control_without_a_search_counts_the_winners_that_there_are(after):

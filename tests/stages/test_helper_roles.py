@@ -12,9 +12,14 @@ from onnx import numpy_helper
 
 from kdsearch.errors import RefusedError
 from kdsearch.host import Host
+from kdsearch.kinds import Trial
+from kdsearch.stages.run import run_stages
+from kdsearch.stages.trial_facts import row_of
 from kdsearch.store.files import read_json, read_lines
+from kdsearch.study import load_study
+from kdsearch.verbs.run import at_work
 from tests.stages import helper_plugin
-from tests.stages.tiny import LESS, TEXT, events, run_tiny
+from tests.stages.tiny import LESS, TEXT, events, run_tiny, write_study
 
 SMALL, LARGE = "[4, 4, 8]", "[16, 16, 32]"
 HELPED = (
@@ -71,6 +76,29 @@ def test_the_helper_is_chosen_by_score_alone(helped):
 def kept(folder: Path, role: str) -> Iterator[Any]:
     (file,) = (folder / "study" / "artifacts").glob("search-*/artifact.json")
     return read_json(file)["facts"]["roles"][role]["kept"]
+
+
+def test_what_ships_together_keeps_the_limits_before_it_is_trained(host, tmp_path):
+    """Each network has less than 4,000 weights, few pairs have. Nor is a pair of more called feasible that a rung stopped."""
+    wide = "{depths: [1, 1, 1], widths: {choices: [4, 8, 12]}}"
+    text = HELPED.replace(f"{{depths: [1, 1, 1], widths: {SMALL}}}", wide)
+    text = text.replace(f"{{depths: {{choices: [1, 2]}}, widths: {LARGE}}}", wide)
+    text = text.replace("params: 6000, onnx_bytes: 60000", "params: 4000")
+    text = text.replace("objectives: {accuracy: max}", "objectives: {accuracy: max, params: min}")
+    sets = ("recipe.procedure={use: helped, options: {both: true}}", "recipe.train.lr=0.002", "refine.epochs=1")
+    file = write_study(tmp_path, text)
+    study = load_study(file, host, sets=(*LESS, *sets, "search.candidates=27", "search.keep=27", "refine.first=[]"))
+    with at_work(study, host, tmp_path / "study", progress=False) as (materials, tools):
+        made = run_stages(materials, tools, "refine")
+        whole = read_json(made["refine"].path / "trials.json")
+        rows = {role: {each["key"]: each for each in of["kept"]} for role, of in made["search"].facts["roles"].items()}
+        largest = {role: max(of, key=lambda key: of[key]["costs"]["params"]) for role, of in rows.items()}
+        values = {f"students.{role}.architecture": key for role, key in largest.items()}
+        row = row_of(materials, Trial(0, values, None, "pruned"), rows)
+    assert row["params"] == sum(rows[role][key]["costs"]["params"] for role, key in largest.items()) > 4000
+    assert row["feasible"] is False
+    assert [each["state"] for each in whole] == ["complete", "complete"]
+    assert all(each["params"] <= 4000 and each["feasible"] for each in whole)
 
 
 def test_an_option_says_what_ships(host, tmp_path):

@@ -11,8 +11,10 @@ import torch
 from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
 from kdsearch.search.pareto import fronts, hypervolumes
+from kdsearch.stages.search import going_on
 from kdsearch.store.files import read_json
 from kdsearch.verbs import commands
+from kdsearch.verbs.finished import evidence_of_last
 from tests.stages.tiny import LESS, TEXT, is_stage, run_tiny, settled, watching
 
 FOLDER = "data: {use: image_folder, options: {path: images, resize: 8, augment: crop_flip}"
@@ -142,3 +144,10 @@ def test_a_controller_that_reads_scores_may_choose_all_that_were_scored(controll
     best = sorted(rows, key=lambda row: -row["score"])[:8]
     assert {row["key"] for row in rows if row["kept"]} == {row["key"] for row in best}
     assert set(asked[0].choices) <= {row["key"] for row in rows}
+    shown = evidence_of_last(tmp_path / "study")["candidates"]
+    assert {row["key"] for row in shown if row["kept"]} == set(asked[0].choices), "as the page marks them"
+    kept = read_json(next((tmp_path / "study/artifacts").glob("search-*")) / "artifact.json")["facts"]["roles"][
+        "student"
+    ]["kept"]
+    assert going_on(kept) == "12 go on (the best 8 of them, where the controller looks at no scores)"
+    assert going_on(kept[:3]) == "3 go on"

@@ -135,7 +135,7 @@ def test_every_trial_and_training_is_told_whole(logged: Path, plain: dict[str, A
         reached = [max(1, round(3 * share)) if share == 1 else -(-3 * share // 1) for share, _ in row["curve"]]
         by_epoch = dict(run["curves"]["accuracy"])
         assert sorted(by_epoch) == [*range(1, int(max(reached)) + 1)]
-        assert [by_epoch[epoch] for epoch in reached] == [-loss for _, loss in row["curve"]]
+        assert [by_epoch[epoch] for epoch in reached] == [-losses["accuracy"] for _, losses in row["curve"]]
         assert {"loss", "accuracy", "terms/task", "terms/kd.kl"} == set(run["curves"])
     winner = json.loads(next((logged / "artifacts").glob("distill-*/artifact.json")).read_text())["facts"]["runs"][
         "winner-0"

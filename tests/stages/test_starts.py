@@ -109,7 +109,7 @@ def test_a_student_that_needed_no_search_is_told(pick, first, trials, tmp_path):
     (shipped,) = [each for each in trials if each["params"] == way(row["params"] for row in trials)][:1]
     assert result["student"]["params"] == shipped["params"]
     named = facts["first"][shipped["number"]]
-    said = [note for note in result["notes"] if "the search found nothing of better" in note]
+    said = [note for note in result["notes"] if "the search chose nothing else" in note]
     assert bool(said) == any(what != "the best score" for what in named)
     if pick == "max:params":
         assert said

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from kdsearch.host import Host
+from kdsearch.report.frames import trial_rows
 from kdsearch.store.files import read_json
 from kdsearch.store.weights import load_into, read
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
+from kdsearch.verbs.finished import evidence_of_last
 from tests.stages.tiny import LESS, run_tiny
 
 OBJECTIVES = "objectives={accuracy: max, nll: min, params: min}"
@@ -39,6 +41,21 @@ def test_a_trial_that_ends_has_every_objective(made):
         assert row["objectives"]["params"] == row["params"]
         assert row["hypervolume"] is not None
     assert len({row["objectives"]["nll"] for row in whole}) == len(whole)
+
+
+def test_what_a_trial_had_at_a_rung_is_known_of_every_objective_in_the_studys_order(made):
+    folder, _ = made
+    artifact, _ = facts(folder, "refine")
+    stopped = [row for row in read_json(artifact / "trials.json") if row["state"] == "pruned"]
+    assert stopped, "else this study shows nothing"
+    evidence = evidence_of_last(folder)
+    assert evidence["objectives"] == [["accuracy", "max"], ["nll", "min"], ["params", "min"]]
+    shown = {row["number"]: row for row in trial_rows(evidence)}
+    for row in stopped:
+        losses = row["curve"][-1][1]
+        assert 0 <= -losses["accuracy"] <= 1 < losses["nll"] < losses["params"] == row["params"]
+        reached = {"accuracy": -losses["accuracy"], "nll": losses["nll"], "params": row["params"]}
+        assert {name: shown[row["number"]][name] for name in reached} == reached
 
 
 def test_the_pick_is_the_least_of_the_second_metric(made):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdsearch.stages.notes import warnings_of
+from kdsearch.stages.notes import _best_is_no_find, warnings_of
 from kdsearch.store.artifacts import Artifact
+from kdsearch.store.files import write_json
 from kdsearch.verbs.summary import summary_of
 from tests.stages.tiny import LESS, run_tiny
 
@@ -48,3 +49,44 @@ def test_copies_of_training_samples_are_a_warning(facts, expected):
     inputs = {stage: Artifact(stage, "key", Path(), each) for stage, each in made.items()}
     found = warnings_of(SimpleNamespace(study=SimpleNamespace(teachers=())), inputs)
     assert [each.partition(" of training")[0] for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("pick", "objectives", "came", "level", "said"),
+    [
+        ("best", {"accuracy": "max"}, (0.9, 0.8), [], "found nothing of better accuracy"),
+        ("max:accuracy", {"accuracy": "max"}, (0.9, 0.8), [], "found nothing of better accuracy"),
+        ("best", {"accuracy": "max"}, (0.9, 0.91), [], "chose nothing else"),
+        ("best", {"accuracy": "max"}, (0.9, 0.91), [0, 1], "found nothing of clearly better accuracy"),
+        ("best", {"accuracy": "max"}, (0.9, 0.93), [0], "chose nothing else"),
+        ("best", {"accuracy": "min"}, (0.9, 0.8), [], "chose nothing else"),
+        ("best", {"accuracy": "min"}, (0.9, 0.91), [], "found nothing of better accuracy"),
+        ("best", {"accuracy": "max"}, (None, 0.8), [], "chose nothing else"),
+        ("max:params", {"accuracy": "max"}, (0.9, 0.8), [], "chose nothing else"),
+        ("best", {"params": "min"}, (0.9, 0.8), [], "chose nothing else"),
+        ("best", {"accuracy": "max", "params": "min"}, (0.9, 0.8), [], "chose nothing else"),
+    ],
+)
+def test_that_nothing_better_was_found_is_said_where_it_was_looked_for(pick, objectives, came, level, said, tmp_path):
+    """`came`: accuracies of the student's trial, which anybody would have begun with, and of another; None: it was stopped."""
+    rows = [
+        {"number": i, "objectives": {} if each is None else dict.fromkeys(objectives, each)}
+        for i, each in enumerate(came)
+    ]
+    write_json(tmp_path / "trials.json", rows)
+    distill = SimpleNamespace(pick=pick)
+    materials = SimpleNamespace(
+        ships=("student",),
+        objective="accuracy",
+        objectives=objectives,
+        metrics={"accuracy": SimpleNamespace(title="", unit="share", direction="max")},
+        study=SimpleNamespace(config=SimpleNamespace(distill=distill)),
+    )
+    facts = {
+        "search": {"roles": {"student": {"candidates": 2}}},
+        "refine": {"first": [["the most params"]]},
+        "distill": {"trial": 0, "level": level, "error": 0.02},
+    }
+    inputs = {stage: Artifact(stage, "key", tmp_path, each) for stage, each in facts.items()}
+    note = f"The student is that of trial 0, the network of the most params: the search {said}."
+    assert _best_is_no_find(materials, inputs) == [note]

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsearch.engine.gradients import measured as terms_measured
-from kdsearch.errors import InterruptedRun, TrialError
+from kdsearch.errors import InterruptedRun, RefusedError, TrialError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range, Trial
 from kdsearch.python.session import Session
 from kdsearch.stages import weightings
-from kdsearch.stages.refine import next_ask
+from kdsearch.stages.refine import VAIN, next_ask
 from kdsearch.stages.starts import Start, what_was_tried
 from kdsearch.stages.weightings import DRAWS, SETTINGS, descent
 from kdsearch.study import load_study
@@ -255,6 +255,41 @@ def test_what_the_controller_asked_for_is_no_start_again():
     assert next_ask(Four(), [], starts, history[:3], 0).values == {"other": 1}
     assert next_ask(Four(), [], starts, history[:2], 0).values == {"other": 1}
     assert next_ask(Four(), [], [*starts, Start({"x": 2}, ())], history[:3], 0).values == {"x": 2}
+
+
+class Counts:
+    """A controller that asks for as many as it was told of, up to `most`."""
+
+    def __init__(self, most: int = 9999) -> None:
+        self.most, self.told = most, list[list[Trial]]()
+
+    def ask(self, space, dims, history, n, seed):
+        self.told.append([*history])
+        return [Ask({"x": len(history)})][: self.most - len(history)]
+
+
+def test_what_breaks_limits_together_is_told_and_no_trial():
+    controller, history = Counts(), [Trial(0, {"x": 0})]
+    ask = next_ask(controller, [], [], history, 0, lambda trial: (trial.values["x"] - 9.0, 3.0 - trial.values["x"]))
+    assert ask.values == {"x": 3}
+    refused = [Trial(at, {"x": at}, None, "pruned", violations=(at - 9.0, 3.0 - at)) for at in (1, 2)]
+    assert controller.told == [history, [*history, refused[0]], [*history, *refused]]
+    assert len(history) == 1
+
+
+@pytest.mark.parametrize("most", [9999, 5])
+def test_where_all_that_is_asked_for_breaks_limits_a_start_is_left_or_nothing(most):
+    def over(trial: Trial) -> tuple[float, ...]:
+        return (1.0,)
+
+    history = [Trial(0, {"y": 0})]
+    controller = Counts(most)
+    assert next_ask(controller, [], [Start({"y": at}, ()) for at in range(2)], history, 0, over).values == {"y": 1}
+    assert len(controller.told) == min(VAIN, most)
+    assert next_ask(Counts(most), [], [], history, 0, over) is None
+    with pytest.raises(RefusedError, match="none of those asked for") as caught:
+        next_ask(Counts(most), [], [], [], 0, over)
+    assert caught.value.path == "constraints"
 
 
 @pytest.mark.parametrize("error", [TrialError("term 'kd.kl' is nan"), RuntimeError("1x3 and 4x5"), SystemExit(1)])

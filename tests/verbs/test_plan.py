@@ -6,7 +6,7 @@ from kdsearch.cli import main
 from kdsearch.host import Host
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study import load_study
-from kdsearch.study.summary import trainings
+from kdsearch.study.summary import summary, trainings
 from kdsearch.training.materials import open_materials
 from kdsearch.verbs import plan
 from kdsearch.verbs.plan import _about, in_words, plan_of
@@ -46,6 +46,53 @@ def test_trainings_are_told_as_what_they_are(tmp_path):
         "1 control 'baseline', 4 epochs",
         "1 recovery, 1 epoch",
         "1 training as int8, where its file loses too much, 2 epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("widths", "recipe", "expected"),
+    [
+        ("[4, 4, 8]", "[kd]", ["1 trial, 2 epochs", "1 winner, 3 epochs", "1 control 'no_search', 5 epochs"]),
+        (
+            "{choices: [[4, 4, 8], [4, 4, 4]]}",
+            "[kd]",
+            [
+                "2 trials, 2 epochs each",
+                "1 other finalist, 1 epoch",
+                "1 winner, 3 epochs",
+                "1 control 'no_search', 8 epochs",
+            ],
+        ),
+        # three weights and the plain one
+        ("[4, 4, 8]", "[{use: kd, weight: {choices: [2.0, 3.0, 4.0]}}]", ["4 trials, 2 epochs each"]),
+        ("{choices: [4, 8]}", "[kd]", ["5 trials, 2 epochs each"]),  # of 8 networks 5 are scored
+        ("[4, 4, 8]", "[{use: kd, weight: search}]", ["6 trials, 2 epochs each"]),
+    ],
+)
+def test_no_more_trials_are_told_than_can_differ(widths, recipe, expected, tmp_path):
+    host = Host.load()
+    sets = (
+        *LESS,
+        f"student.spec={{depths: [1, 1, 1], widths: {widths}}}",
+        f"recipe={{distillers: {recipe}}}",
+        "search.candidates=5",
+        "refine.trials=6",
+        "distill={epochs: 3, controls: [no_search]}",
+    )
+    found = summary(load_study(write_study(tmp_path), host, sets=sets), host)["trainings"]
+    assert [in_words(each) for each in found][: len(expected)] == expected
+
+
+def test_what_trials_may_leave_is_told(tmp_path):
+    """6 trials of 2 epochs, a finalist's third and a winner's 9 are 24 at most, however long the winner is trained."""
+    sets = (*LESS, "refine.trials=6", "distill={epochs: 9, leftover: true, controls: [baseline, no_search]}")
+    found = trainings(load_study(write_study(tmp_path), Host.load(), sets=sets))
+    assert [in_words(each) for each in found] == [
+        "6 trials, 2 epochs each",
+        "1 other finalist, 3 to 5 epochs",
+        "1 winner, 9 to 13 epochs",
+        "1 control 'baseline', 9 to 13 epochs",
+        "1 control 'no_search', 24 epochs",
     ]
 
 

@@ -99,7 +99,7 @@ def test_it_gives_what_the_result_says(served: Served) -> None:
         assert each.get("values") == (list(row["objectives"].values()) or None)
         assert {param["name"] for param in each["params"]} == {"kd.weight", "kd.temperature", "train.lr"}
         assert [(point["step"] / 1000, point["value"]) for point in each["intermediate_values"]] == [
-            (pytest.approx(share, abs=5e-4), -loss) for share, loss in row["curve"]
+            (pytest.approx(share, abs=5e-4), -losses["accuracy"]) for share, losses in row["curve"]
         ]
     (figure,) = shown["plotly_graph_objects"]
     told = json.loads(figure["graph_object"])
@@ -107,7 +107,7 @@ def test_it_gives_what_the_result_says(served: Served) -> None:
     assert [line["name"] for line in told["data"]] == [f"{row['number']} ({row['state']})" for row in rows]
     for line, row in zip(told["data"], rows, strict=True):
         assert line["x"] == pytest.approx([100 * share for share, _ in row["curve"]], abs=0.05)
-        assert line["y"] == [-loss for _, loss in row["curve"]]
+        assert line["y"] == [-losses["accuracy"] for _, losses in row["curve"]]
 
 
 def test_nothing_can_be_changed_and_no_other_name_reads_it(served: Served) -> None:
