@@ -21,12 +21,19 @@ Position = Literal["intent", "literal", "none"]
 
 
 def parse_range(text: str | None) -> list[int]:
-    """Block indices of "25-29,31": the end of a range is not in it. None or "" is none. Raise ValueError for anything else."""
+    """Block indices of "25-29,31": the end of a range is not in it. None or "" is none.
+
+    Raise ValueError for anything else, and for a range with nothing in it.
+    """
     found: list[int] = []
     for each in (text or "").replace(" ", "").split(","):
         first, dash, end = each.partition("-")
-        if each:
-            found += range(int(first), int(end)) if dash else [int(first)]
+        if not each:
+            continue
+        named = range(int(first), int(end)) if dash else [int(first)]
+        if not named:
+            raise ValueError(f"nothing is in '{each}'")
+        found += named
     return found
 
 
@@ -84,6 +91,8 @@ def eligible(blocks: Sequence[Block], text: str, key: str) -> set[int]:
     """Indices that a range names; "" names all. Raise UserError for what is no range, or no block."""
     try:
         named = parse_range(text)
+        if text.strip() and not named:
+            raise ValueError
     except ValueError:
         raise UserError(f"'{text}'", path=key, expected='block indices such as "3,5-8", where 8 is not in it') from None
     if beyond := [each for each in named if not 0 <= each < len(blocks)]:

@@ -200,6 +200,8 @@ def test_a_wrong_name_is_found_before_any_work(options, said, tmp_path):
         ({"features": ("mpl",)}, r"features: no component 'mpl'; did you mean 'mlp'\?"),
         ({"blocks": "1,4-6"}, r"blocks: block 4\. Expected 0 to 3"),
         ({"component_blocks": "9"}, r"component_blocks: block 9"),
+        ({"blocks": "2-2"}, r"blocks: '2-2'\. Expected block indices"),
+        ({"component_blocks": "3-1"}, r"component_blocks: '3-1'"),
         ({"freeze_before": 7}, r"freeze_before: block 7"),
     ],
 )
