@@ -71,7 +71,8 @@ def cut_to(
 ) -> bool:
     """Remove parts in their order until the ratio is strictly below `target`: it overshoots by a part. Whether it got there.
 
-    ratio_of: cost without these parts, of the intact network's. cut: goes on from it.
+    ratio_of: cost without these parts, of the intact network's; infinite where it does not run without them all, so that the last
+    one stays. cut: goes on from it.
     """
     components = {block.index: set(block.components) for block in blocks}
     if cut.ratios and cut.ratios[-1] < target:
@@ -80,9 +81,12 @@ def cut_to(
         gone = {name for at, name in cut.parts if at == index}
         if ALL in gone or component in gone or (component != ALL and gone >= components[index]):
             continue
+        ratio = ratio_of([*cut.parts, (index, component)])
+        if math.isinf(ratio):
+            continue
         cut.parts.append((index, component))
-        cut.ratios.append(ratio_of(cut.parts))
-        if cut.ratios[-1] < target:
+        cut.ratios.append(ratio)
+        if ratio < target:
             return True
     return False
 

@@ -9,10 +9,11 @@ import torch
 from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
 from kdsearch_plugins.hierarchical_prune.pruner import HierarchicalPrune, HierarchicalPruneOptions
 from kdsearch_spaces.vit.space import VitSpace
+from torch import nn
 
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Field, Plan
+from kdsearch.kinds import IO, Batch, Field, Model, Plan
 from kdsearch.kit.residual import blocks_of
 from kdsearch.study import load_study
 from kdsearch.testing.compressor import CompressorContract, HandSubject
@@ -255,6 +256,80 @@ def test_why_all_is_lost_without_a_part_is_said(kind, tmp_path):
 def test_a_network_that_answers_without_no_part_is_refused(tmp_path):
     with pytest.raises(RefusedError, match=r"without any one of 16 parts.*AttributeError: no attribute 'batch_first'"):
         failing(tmp_path, {"all": AttributeError("no attribute 'batch_first'")})
+
+
+class Layer(nn.Module):
+    """8 x 8 weights and a bias: 72 of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+class Read(nn.Module):
+    """Four blocks. Of `alone` each is read outside of itself; of `together` one is, as long as one of them is there."""
+
+    def __init__(self, alone=(), together=()):
+        super().__init__()
+        self.alone, self.together = alone, together
+        self.blocks, self.head = nn.ModuleList(Layer() for _ in range(4)), nn.Linear(8, 5)
+
+    def forward(self, image):
+        x = image.flatten(1)[:, :8]
+        for block in self.blocks:
+            x = block(x)
+        for at in self.alone:
+            x = x + 0 * self.blocks[at].inner.bias
+        if self.together:
+            kept = [block for block in map(self.blocks.__getitem__, self.together) if hasattr(block, "inner")]
+            x = x + 0 * kept[0].inner.bias
+        return self.head(x)
+
+
+def read(**options):
+    torch.manual_seed(0)
+    return Model(Read(**options), ("image",), outputs=("logits",))
+
+
+@pytest.mark.parametrize("target", ["params", "macs"])
+def test_a_part_that_the_network_needs_stays(target):
+    _, plan, cut = planned(read(alone=(2, 3)), granularity="block", **{target: 0.6})  # of 333 weights 189 are left
+    assert sorted(index for index, _ in plan.edits["removed"]) == [0, 1]
+    assert any(line.startswith("Delta P without 3: -inf") for line in plan.log)
+    cut.module(batch()["image"])
+    said = rf"without 2 parts 0\.\d+ of the {target} are left; without any one of 2 others it does not answer"
+    for rounds in (1, 2):
+        with pytest.raises(RefusedError, match=said):
+            planned(read(alone=(2, 3)), granularity="block", rounds=rounds, **{target: 0.4})
+
+
+@pytest.mark.parametrize("target", ["params", "macs"])
+def test_of_parts_that_are_needed_together_one_stays(target):
+    _, plan, cut = planned(read(together=(0, 1)), granularity="block", **{target: 0.4})
+    assert len(plan.edits["removed"]) == 3
+    cut.module(batch()["image"])
+    with pytest.raises(RefusedError, match="without 3 parts"):
+        planned(read(together=(0, 1)), granularity="block", **{target: 0.2})
+
+
+class NoNumber(HandSubject):
+    def score(self, model, samples=None):
+        return super().score(model, samples) if hasattr(model.module.blocks[3], "inner") else float("nan")
+
+
+def test_a_part_without_which_the_score_is_no_number_stays():
+    subject = NoNumber(0, Path(), model=read(), io=ONE[0], batch=batch())
+    with pytest.raises(RefusedError, match=r"without 3 parts 0\.351 .*without any one of 1 others"):  # 72 + 45 of 333
+        HierarchicalPrune(HierarchicalPruneOptions(params=0.3, granularity="block")).plan(subject)
+
+
+def test_listed_blocks_that_the_network_needs_are_refused():
+    with pytest.raises(RefusedError, match=r"options\.blocks: without 0, 1 the network does not answer: IndexError"):
+        planned(read(together=(0, 1)), params=None, blocks="0-2")
+    planned(read(together=(0, 1)), params=None, blocks="0,2")
 
 
 def test_recovery_freezes_by_position_and_slows_by_sensitivity():
