@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from kdsearch.engine.splits import Arranged
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import IO, Batch, Model, Task
+from kdsearch.kinds import IO, Batch, Field, Model, Task
 from kdsearch.ops.undisturbed import undisturbed
 
 BATCH, LR, TEMPERATURE = 64, 1e-3, 4.0
@@ -30,12 +32,12 @@ def recover(
     """Train all of the student in place on `train`, what came frozen, too; the last epoch's mean loss.
 
     The loss is the task's own plus what the teacher says: T^2 KL of the softened classes (Hinton et al., 2015) where an output is
-    logits, else the mean squared difference in units of the teacher's spread.
+    logits, else the mean squared difference in units of the teacher's spread; where positions count (`Task.counted`).
 
     Raises:
         RefusedError: the loss is not finite.
     """
-    split, module = data.split("train"), student.module
+    split, module, answers = data.split("train"), student.module, replace(io, outputs=task.answers(io))
     rng = torch.Generator().manual_seed(seed)
     for each in module.parameters():
         each.requires_grad_(each.is_floating_point())
@@ -52,7 +54,9 @@ def recover(
             with undisturbed(teacher.module, train=False):
                 told = task.call(teacher, batch)
             out = task.call(student, batch)
-            loss = task.loss(out, batch) + sum(_missed(io, name, out[name], told[name]) for name in told)  # type: ignore[arg-type]
+            counted = task.counted(batch)
+            missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
+            loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
             if not torch.isfinite(loss):
                 raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
             for group in optimizer.param_groups:
@@ -69,10 +73,11 @@ def recover(
     return last
 
 
-def _missed(io: IO, name: str, out: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    field = io.output(name)
+def _missed(field: Field, out: Tensor, told: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is not None or field.kind == "logits":
+        out, told = (field.rows(each, counted) for each in (out, told))
     if field.kind == "logits":
-        z_s, z_t = (field.rows(each) / TEMPERATURE for each in (out, told))
+        z_s, z_t = out / TEMPERATURE, told / TEMPERATURE
         return TEMPERATURE**2 * F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), log_target=True, reduction="batchmean")
     return F.mse_loss(out, told) / told.var().clamp_min(1e-12)
 
