@@ -232,7 +232,7 @@ def _cut(
         if epochs:
             recover(
                 cut, teacher, opened.task, io, opened.arranged, epochs, derive(seed, "recover"),
-                lambda share, what: shown.at(share, what),
+                lambda share, what: shown.at(share, what), plan.lr_scale,
             )  # fmt: skip
         found["validation"] = {**score, "recovered": subject.score(cut)}
         found["objective"] = {"metric": opened.task.objective, **measure(opened.metric)}

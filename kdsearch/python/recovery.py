@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.engine.splits import Arranged
@@ -28,8 +28,11 @@ def recover(
     epochs: int,
     seed: int,
     said: Callable[[float, str], None],
+    lr_scale: Mapping[str, float] | None = None,
 ) -> float:
     """Train all of the student in place on `train`, what came frozen, too; the last epoch's mean loss.
+
+    lr_scale: weight name -> factor on its learning rate, as a plan has it; 0 = it stays as it is. All others have 1.
 
     The loss is the task's own plus what the teacher says: T^2 KL of the softened classes (Hinton et al., 2015) where an output is
     logits, else the mean squared difference in units of the teacher's spread; where positions count (`Task.counted`).
@@ -39,9 +42,13 @@ def recover(
     """
     split, module, answers = data.split("train"), student.module, replace(io, outputs=task.answers(io))
     rng = torch.Generator().manual_seed(seed)
-    for each in module.parameters():
-        each.requires_grad_(each.is_floating_point())
-    optimizer = torch.optim.AdamW(module.parameters(), LR, weight_decay=0.01)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, each in module.named_parameters():
+        factor = (lr_scale or {}).get(name, 1.0)
+        each.requires_grad_(factor > 0 and each.is_floating_point())
+        if each.requires_grad:
+            groups.setdefault(factor, []).append(each)
+    optimizer = torch.optim.AdamW([{"params": each} for each in groups.values()], LR, weight_decay=0.01)
     n = len(split.ids)
     total, step, last = epochs * math.ceil(n / BATCH), 0, 0.0
     module.train()
@@ -59,8 +66,8 @@ def recover(
             loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
             if not torch.isfinite(loss):
                 raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
-            for group in optimizer.param_groups:
-                group["lr"] = LR * (1 + math.cos(math.pi * step / total)) / 2
+            for factor, group in zip(groups, optimizer.param_groups, strict=True):
+                group["lr"] = factor * LR * (1 + math.cos(math.pi * step / total)) / 2
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)

@@ -68,3 +68,14 @@ def test_the_teacher_has_no_word_on_padding():
     p, q = ({at: log_softmax(each[at] / 4) for at in COUNTED} for each in (t, s))
     told = 16 * np.mean([(np.exp(p[at]) * (p[at] - q[at])).sum() for at in COUNTED])
     assert recovered(student, teacher) == pytest.approx(own + told, rel=1e-5)
+
+
+def test_a_plan_s_factors_are_on_the_learning_rate():
+    """The first step of AdamW is by the learning rate, whatever the gradient: w - factor lr (.01 w + sign g)."""
+    student = made(1)
+    before = {name: each.detach().clone() for name, each in student.module.named_parameters()}
+    recovered(student, made(), lr_scale={"words.weight": 0.0, "head.weight": 0.1})
+    moved = {name: before[name] - each.detach() for name, each in student.module.named_parameters()}
+    assert (moved["words.weight"] == 0).all()
+    for name, rate in (("head.weight", 1e-4), ("head.bias", 1e-3)):
+        assert (moved[name] - rate * 0.01 * before[name]).abs().numpy() == pytest.approx(rate, rel=2e-3), name

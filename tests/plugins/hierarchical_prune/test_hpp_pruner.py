@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
@@ -11,10 +12,12 @@ from kdsearch_plugins.hierarchical_prune.pruner import HierarchicalPrune, Hierar
 from kdsearch_spaces.vit.space import VitSpace
 from torch import nn
 
+import kdsearch
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model, Plan
 from kdsearch.kit.residual import blocks_of
+from kdsearch.python import compressed
 from kdsearch.study import load_study
 from kdsearch.testing.compressor import CompressorContract, HandSubject
 from kdsearch.training.dry import check_recipe
@@ -395,3 +398,18 @@ def test_a_plan_is_of_any_network_of_the_architecture():
     images = batch()["image"]
     assert torch.equal(other.module.eval()(images), cut.module.eval()(images))
     assert replace(other, taps=()).blocks == cut.blocks
+
+
+def test_what_the_log_calls_frozen_is_so_without_a_study(tmp_path, monkeypatch):
+    net, made = read().module, []
+    image = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=image, label=np.arange(60) % 5)
+    monkeypatch.setattr(compressed, "files_of", lambda job, forms: (made.append(job.model.module), ([], []))[1])
+    found = kdsearch.compress(
+        net, tmp_path / "out", data=str(tmp_path / "data.npz"), pruner="hierarchical_prune",
+        prune={"params": None, "blocks": "1", "granularity": "block"}, recover_epochs=1, progress=False,
+    )  # fmt: skip
+    assert "PWP: 72 of 261 weights are frozen" in found["pruned"]["log"]
+    before, after = net.state_dict(), made[0].state_dict()
+    still = {name for name in after if torch.equal(before[name], after[name])}
+    assert still == {"blocks.0.inner.weight", "blocks.0.inner.bias"}
