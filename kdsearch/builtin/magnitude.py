@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from kdsearch.errors import RefusedError
-from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
+from kdsearch.errors import KdsearchError, RefusedError, UserError
+from kdsearch.kinds import IO, Compressor, Model, Options, Plan, Subject, searched
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 ROW, ZEROS = 4, 2  # of the pattern 2:4
@@ -48,23 +48,27 @@ class MagnitudeOptions(Options):
 
 
 class Magnitude(Compressor[MagnitudeOptions]):
-    """Linear layers and convolutions; embeddings, layers that share an embedding's weight, norms and biases stay dense."""
+    """Linear layers and convolutions; embeddings, layers that share an embedding's weight, weights that are computed from others
+    (weight norm), norms and biases stay dense.
+    """
 
     side = "weights"
 
-    def plan(self, subject: Subject) -> Plan:
-        """Names of the weights. Raise RefusedError where none is left."""
+    def preflight(self, model: Model, io: IO) -> None:
+        """Raise UserError where no layer can be sparse."""
+        self._layers(model.module, UserError)
+
+    def _layers(self, module: nn.Module, error: type[KdsearchError]) -> tuple[list[str], list[str]]:
+        """Names of the weights, and of which layers they stay as they are, and why. Raise the error where none is left."""
         options, found, left = self.options, list[str](), list[str]()
-        embedded = {
-            id(each.weight)
-            for each in subject.model.module.modules()
-            if isinstance(each, nn.Embedding | nn.EmbeddingBag)
-        }
-        for path, layer in subject.model.module.named_modules():
+        embedded = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)}
+        for path, layer in module.named_modules():
             if not isinstance(layer, LAYERS):
                 continue
             if any(fnmatch.fnmatchcase(path, glob) for glob in options.keep):
                 left.append(f"{path}: stays dense, as asked")
+            elif "weight" not in dict(layer.named_parameters(recurse=False)):
+                left.append(f"{path}: stays dense, its weight is computed from others")
             elif id(layer.weight) in embedded:
                 left.append(f"{path}: stays dense, as the embedding whose weight it has")
             elif options.pattern == "2:4" and (n := layer.weight.shape[inputs_at(layer)]) % ROW:
@@ -72,11 +76,16 @@ class Magnitude(Compressor[MagnitudeOptions]):
             else:
                 found.append(f"{path}.weight" if path else "weight")
         if not found:
-            raise RefusedError(
-                f"no layer can be sparse of {len(left)}",
+            raise error(
+                "; ".join([f"no layer can be sparse of {len(left)}", *left[:1]]),
                 path="compress.prune.options.keep",
                 expected="a Linear layer or a convolution",
             )
+        return found, left
+
+    def plan(self, subject: Subject) -> Plan:
+        """Names of the weights. Raise RefusedError where none is left."""
+        options, (found, left) = self.options, self._layers(subject.model.module, RefusedError)
         n = sum(subject.model.module.get_parameter(name).numel() for name in found)
         share = ZEROS / ROW if options.pattern == "2:4" else options.sparsity
         log = (f"{share:.3g} of {n:,} weights in {len(found)} layers become zero ({options.pattern})", *left)

@@ -25,7 +25,7 @@ from kdsearch.python.networks import (
     network,
 )
 from kdsearch.python.own_data import Data, PlanSubject, about_of, classes_of, graph_of, open_data, samples_of
-from kdsearch.python.pieces import as_model
+from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.quality import measure, shown
@@ -37,7 +37,7 @@ from kdsearch.training.tools import Progress
 
 
 def compress(
-    model: str | nn.Module,
+    model: str | Path | nn.Module | Model,
     out: Path | str,
     *,
     data: str | None = None,
@@ -64,7 +64,7 @@ def compress(
     Without data there is no recovery and no accuracy; what quantizers see is then noise, if `calibration` says so.
 
     Args:
-        model: a module, or its name: see `networks.network`.
+        model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
         out: a folder for files and cards.
         data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels; as in a study.
         input_shape: (C, H, W) where neither data nor the network say it.
@@ -81,6 +81,9 @@ def compress(
         StudyError, DataError, UnsafeCodeError: for what is asked wrongly. RefusedError: the pruning target cannot be reached.
     """
     host, out, shown = Host.load(), Path(out), Progress(progress)
+    model = model.module if isinstance(model, Model) else str(model) if isinstance(model, Path) else model
+    if not isinstance(model, str):
+        check_network(model, "model")
     forms = forms_of(formats, inside or {}, host)
     is_file = isinstance(model, OnnxNetwork) or (isinstance(model, str) and model.lower().endswith(".onnx"))
     trains = data is not None and not is_file
@@ -232,7 +235,7 @@ def _cut(
         if epochs:
             recover(
                 cut, teacher, opened.task, io, opened.arranged, epochs, derive(seed, "recover"),
-                lambda share, what: shown.at(share, what),
+                lambda share, what: shown.at(share, what), plan.lr_scale,
             )  # fmt: skip
         found["validation"] = {**score, "recovered": subject.score(cut)}
         found["objective"] = {"metric": opened.task.objective, **measure(opened.metric)}

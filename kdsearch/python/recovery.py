@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.engine.splits import Arranged
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import IO, Batch, Model, Task
+from kdsearch.kinds import IO, Batch, Field, Model, Task
 from kdsearch.ops.undisturbed import undisturbed
 
 BATCH, LR, TEMPERATURE = 64, 1e-3, 4.0
@@ -26,20 +28,27 @@ def recover(
     epochs: int,
     seed: int,
     said: Callable[[float, str], None],
+    lr_scale: Mapping[str, float] | None = None,
 ) -> float:
     """Train all of the student in place on `train`, what came frozen, too; the last epoch's mean loss.
 
+    lr_scale: weight name -> factor on its learning rate, as a plan has it; 0 = it stays as it is. All others have 1.
+
     The loss is the task's own plus what the teacher says: T^2 KL of the softened classes (Hinton et al., 2015) where an output is
-    logits, else the mean squared difference in units of the teacher's spread.
+    logits, else the mean squared difference in units of the teacher's spread; where positions count (`Task.counted`).
 
     Raises:
         RefusedError: the loss is not finite.
     """
-    split, module = data.split("train"), student.module
+    split, module, answers = data.split("train"), student.module, replace(io, outputs=task.answers(io))
     rng = torch.Generator().manual_seed(seed)
-    for each in module.parameters():
-        each.requires_grad_(each.is_floating_point())
-    optimizer = torch.optim.AdamW(module.parameters(), LR, weight_decay=0.01)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, each in module.named_parameters():
+        factor = (lr_scale or {}).get(name, 1.0)
+        each.requires_grad_(factor > 0 and each.is_floating_point())
+        if each.requires_grad:
+            groups.setdefault(factor, []).append(each)
+    optimizer = torch.optim.AdamW([{"params": each} for each in groups.values()], LR, weight_decay=0.01)
     n = len(split.ids)
     total, step, last = epochs * math.ceil(n / BATCH), 0, 0.0
     module.train()
@@ -52,11 +61,13 @@ def recover(
             with undisturbed(teacher.module, train=False):
                 told = task.call(teacher, batch)
             out = task.call(student, batch)
-            loss = task.loss(out, batch) + sum(_missed(io, name, out[name], told[name]) for name in told)  # type: ignore[arg-type]
+            counted = task.counted(batch)
+            missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
+            loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
             if not torch.isfinite(loss):
                 raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
-            for group in optimizer.param_groups:
-                group["lr"] = LR * (1 + math.cos(math.pi * step / total)) / 2
+            for factor, group in zip(groups, optimizer.param_groups, strict=True):
+                group["lr"] = factor * LR * (1 + math.cos(math.pi * step / total)) / 2
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
@@ -69,10 +80,11 @@ def recover(
     return last
 
 
-def _missed(io: IO, name: str, out: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    field = io.output(name)
+def _missed(field: Field, out: Tensor, told: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is not None or field.kind == "logits":
+        out, told = (field.rows(each, counted) for each in (out, told))
     if field.kind == "logits":
-        z_s, z_t = (field.rows(each) / TEMPERATURE for each in (out, told))
+        z_s, z_t = out / TEMPERATURE, told / TEMPERATURE
         return TEMPERATURE**2 * F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), log_target=True, reduction="batchmean")
     return F.mse_loss(out, told) / told.var().clamp_min(1e-12)
 

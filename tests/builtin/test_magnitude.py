@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kdsearch.builtin.magnitude import Magnitude, MagnitudeOptions, cubic
-from kdsearch.errors import RefusedError
+from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Model
 from kdsearch.testing.compressor import CompressorContract, HandSubject
 from kdsearch.testing.models import small_resnet
@@ -115,6 +115,20 @@ def test_what_is_tied_to_an_embedding_stays_dense():
     assert plan.edits["weights"] == ["inner.weight"]
     assert (net["words"].weight != 0).all()
     assert any(line.startswith("head: stays dense, as the embedding") for line in plan.log)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("of", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_weights_that_are_computed_from_others_stay_dense(of):
+    net = nn.Sequential(of(nn.Conv2d(1, 4, 3)), nn.Flatten(), nn.Linear(16, 4))
+    before = net[0].weight.detach().clone()
+    plan = enforced(Model(net, ("image",)))
+    assert plan.edits["weights"] == ["2.weight"]
+    assert torch.equal(net[0].weight, before)
+    assert int((net[2].weight == 0).sum()) == 32
+    assert "0: stays dense, its weight is computed from others" in plan.log
+    with pytest.raises(UserError, match="no layer can be sparse of 1; 0: stays dense, its weight is computed"):
+        Magnitude(MagnitudeOptions()).preflight(Model(net[:1], ("image",)), TestRows().io())
 
 
 def test_what_stays_dense_is_said():

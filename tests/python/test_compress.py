@@ -21,7 +21,7 @@ from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import Batch, Field, Graph
+from kdsearch.kinds import Batch, Field, Graph, Model
 from kdsearch.python import formats
 from kdsearch.python.compressed import _text
 from kdsearch.python.networks import is_untrained, network
@@ -797,3 +797,19 @@ def test_a_module_from_python(folder, tmp_path, monkeypatch):
     with pytest.raises(StudyError, match=r"data: got a tuple. Expected a data set's name, a .npz file \(numpy.savez"):
         kdsearch.compress(net, tmp_path / "other", data=(torch.zeros(4, 1, 8, 8), torch.zeros(4)), progress=False)
     shutil.rmtree(tmp_path)
+
+
+def test_a_path_and_a_model_are_taken(folder, tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    given = [folder / "net.onnx", Model(net, ("image",), outputs=("logits",))]
+    for nth, model in enumerate(given):
+        shape = (1, 8, 8) if nth else None
+        found = kdsearch.compress(model, tmp_path / str(nth), input_shape=shape, formats=["onnx-fp32"], progress=False)
+        assert [row["format"] for row in found["exports"]] == ["onnx-fp32"]
+    assert found["params"]["before"] == 64 * 3 + 3
+
+
+@pytest.mark.parametrize(("model", "said"), [(nn.Linear, "got the class Linear"), (3, "got int")])
+def test_what_is_no_network_is_refused_by_name(model, said, tmp_path):
+    with pytest.raises(StudyError, match=rf"model: {said}\. Expected a torch\.nn\.Module"):
+        kdsearch.compress(model, tmp_path, input_shape=(10,), progress=False)

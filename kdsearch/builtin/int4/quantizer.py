@@ -90,23 +90,37 @@ class Int4(Compressor[Int4Options]):
         edits = plan.edits
 
         def how(layers: Sequence[Layer]) -> list[Round | None]:
-            bits = bits_of([((each.path, f"{each.path}.weight"), each.weight.numel()) for each in layers], edits)
+            axes = [0 if each.is_transposed else 1 for each in layers]
+            bits = bits_of(
+                [
+                    ((each.path, f"{each.path}.weight"), tuple(each.weight.flatten(1).shape), axis)
+                    for each, axis in zip(layers, axes, strict=True)
+                ],
+                edits,
+            )
             return [
-                in_blocks(edits["block"], n, edits["symmetric"], 0 if each.is_transposed else 1) if n else None
-                for each, n in zip(layers, bits, strict=True)
+                in_blocks(edits["block"], n, edits["symmetric"], axis) if n else None
+                for axis, n in zip(axes, bits, strict=True)
             ]
 
         return simulated(model, how, activations=False)
 
     def rewrite(self, file: Path, plan: Plan, feeds: Iterable[Mapping[str, Any]]) -> None:
-        """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest."""
+        """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest. A file without a weight to
+        store in few bits stays as it is, with a note.
+        """
         model = read_onnx(file)
         raise_opset(model, OPSET)
         model.ir_version = max(model.ir_version, IR)
         _lift_constants(model.graph)
         every = list(_weights(model.graph))
-        widths = bits_of([(each.names, math.prod(each.flat)) for each in every], plan.edits)
+        widths = bits_of([(each.names, each.flat, each.axis) for each in every], plan.edits)
         weights = [each for each, bits in zip(every, widths, strict=True) if bits]
+        if not weights:
+            least = plan.edits["min_elements"]
+            small = f"its {len(every)} weights of fp32 have fewer than {least} numbers, or one a row, or are skipped"
+            self.note(f"nothing is in 4 bits: {small if every else 'no operator reads a weight of fp32'}")
+            return
         bits_by_name = {each.name: bits for each, bits in zip(every, widths, strict=True)}
         reads = _reads(model.graph, weights)
         alike = {each.weight for each in reads}  # whose rows are those of every node that reads them
@@ -165,18 +179,21 @@ def _set_nodes(graph: Any, nodes: list[Any]) -> None:
     graph.node.extend(copies)
 
 
-def bits_of(weights: Sequence[tuple[Collection[str], int]], edits: Mapping[str, Any]) -> list[int]:
+def bits_of(weights: Sequence[tuple[Collection[str], Sequence[int], int]], edits: Mapping[str, Any]) -> list[int]:
     """Bits of each weight, 0 = it stays fp32: what the file has, and what trains as quantised.
 
     Args:
-        weights: names by which each may be skipped, and how many numbers it has, in the order in which they are used.
+        weights: names by which each may be skipped, its shape as it is stored, and the axis of the blocks, in the order in which
+            they are used.
     """
-    found = [
-        0
-        if n < edits["min_elements"] or any(fnmatch.fnmatchcase(each, glob) for each in names for glob in edits["skip"])
-        else 4
-        for names, n in weights
-    ]
+
+    def stays(names: Collection[str], shape: Sequence[int], axis: int) -> bool:
+        is_scaled_alone = shape[axis] == 1  # a scale for each number: larger than it was
+        if math.prod(shape) < edits["min_elements"] or is_scaled_alone:
+            return True
+        return any(fnmatch.fnmatchcase(each, glob) for each in names for glob in edits["skip"])
+
+    found = [0 if stays(*each) else 4 for each in weights]
     stored = [at for at, bits in enumerate(found) if bits]
     for at in (*stored[:1], *stored[-1:]):
         found[at] = edits["edges"]

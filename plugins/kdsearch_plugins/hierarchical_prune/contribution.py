@@ -75,7 +75,7 @@ def contributions(
             except FAILS as error:  # a network that reads what a part was for
                 if part is None or is_short_of_memory(error):
                     raise
-                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+                return why(error)
             return value if math.isfinite(value) else f"a score of {value}"
 
         found = evaluator.once(key, make)
@@ -88,6 +88,11 @@ def contributions(
         told(nth / len(parts), f"without part {nth + 1} of {len(parts)}")
         found[part] = measured(part) - intact
     return found
+
+
+def why(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def is_short_of_memory(error: Exception) -> bool:

@@ -8,6 +8,7 @@ study's quantiser.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -19,7 +20,15 @@ from kdsearch.errors import RefusedError, UserError, nearest
 from kdsearch.kinds import IO, Compressor, Cost, Model, Options, Plan, Procedure, Subject, searched
 from kdsearch.kit.blocks import ALL, Block, Part, edits_of, removed, surgery, weights_of
 from kdsearch.kit.residual import blocks_of
-from kdsearch_plugins.hierarchical_prune.contribution import Evaluator, contributions, fingerprint
+from kdsearch.ops.undisturbed import undisturbed
+from kdsearch_plugins.hierarchical_prune.contribution import (
+    FAILS,
+    Evaluator,
+    contributions,
+    fingerprint,
+    is_short_of_memory,
+    why,
+)
 from kdsearch_plugins.hierarchical_prune.freezing import multipliers, preserved, sensitivity_of
 from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
 from kdsearch_plugins.hierarchical_prune.recovery import SelfRecovery
@@ -130,8 +139,23 @@ class _Costs:
             stored = file_bytes(self.module, options.bytes_format)
         return {**found, "bytes": stored / max(1, file_bytes(self.module, options.bytes_format))}
 
+    def broken(self, parts: list[Part]) -> str | None:
+        """Why the network does not run without all of these, as parts may that it runs without one at a time."""
+        io, model = self.subject.io, self.subject.model
+        with surgery(self.module, self.blocks, parts, self.options.removal):
+            try:
+                with undisturbed(self.module, train=False):
+                    self.module(*(io.input(name).blank(1) for name in model.inputs))
+            except FAILS as error:
+                if is_short_of_memory(error):
+                    raise
+                return why(error)
+        return None
+
     def worst(self, parts: list[Part]) -> float:
-        """The ratio that is farthest above its target, in units where 1 is the target of it."""
+        """The ratio that is farthest above its target, in units where 1 is the target of it; infinite of what does not run."""
+        if self.broken(parts) is not None:
+            return math.inf
         found = self.ratios(parts)
         return max(found[name] / target for name, target in targets(self.options).items())
 
@@ -164,11 +188,19 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
                 self._round(costs, cut, delta, lost, nth / options.rounds)
         else:
             cut.parts = [(index, ALL) for index in sorted(eligible(blocks, options.blocks, f"{OPTIONS}.blocks"))]
+            if (problem := costs.broken(cut.parts)) is not None:
+                gone = ", ".join(map(_shown, cut.parts))
+                raise RefusedError(
+                    f"without {gone} the network does not answer: {problem}",
+                    path=f"{OPTIONS}.blocks",
+                    expected="blocks that it runs without",
+                )
         after = costs.ratios(cut.parts)
         missed = [name for name, target in targets(options).items() if after[name] >= target]
         if missed:
+            needed = f"; without any one of {len(lost)} others it does not answer" if lost else ""
             raise RefusedError(
-                f"without {len(cut.parts)} parts {after[missed[0]]:.3f} of the {missed[0]} are left",
+                f"without {len(cut.parts)} parts {after[missed[0]]:.3f} of the {missed[0]} are left{needed}",
                 path=f"{OPTIONS}.{missed[0]}",
                 expected="a share above that",
                 fix="Raise it, allow more blocks, or exclude fewer components.",
@@ -244,36 +276,37 @@ class HierarchicalPrune(Compressor[HierarchicalPruneOptions]):
         for parts, goal in goals:
             before = list(cut.parts)
             left = [part for part in parts if not any(at == part[0] and name in (ALL, part[1]) for at, name in before)]
-            measured, why = self._measured(costs.subject, costs, before, left)
+            measured, broken = self._measured(costs.subject, costs, before, left)
             delta.update(measured)
-            lost.update(why)
-            order = ordered(measured, len(blocks), options.position, options.temperature)
+            lost.update(broken)
+            able = {part: drop for part, drop in measured.items() if math.isfinite(drop)}
+            order = ordered(able, len(blocks), options.position, options.temperature)
             cut_to(order, blocks, costs.worst, goal, cut)
 
     def _measured(
         self, subject: Subject, costs: _Costs, before: list[Part], parts: list[Part]
     ) -> tuple[dict[Part, float], dict[Part, str]]:
-        """DeltaP of each part, of the network without those before; why it is -inf. Raise RefusedError where all are."""
+        """DeltaP of each part, of the network without those before; why it is -inf. Raise RefusedError where none may go at all."""
         samples = self.options.samples
 
         def score(module: nn.Module) -> float:
             return subject.score(replace(subject.model, module=module, cost_of=None), samples=samples)
 
         evaluator = Evaluator(f"objective on {samples or 'all'} samples, without {sorted(before)}", score, subject.once)
-        why = dict[Part, str]()
+        lost = dict[Part, str]()
         with surgery(costs.module, costs.blocks, before, self.options.removal):
             blocks = [block for block in costs.blocks if (block.index, ALL) not in before]
             found = contributions(
-                costs.module, blocks, parts, self.options.removal, evaluator, self.progress, why.__setitem__
+                costs.module, blocks, parts, self.options.removal, evaluator, self.progress, lost.__setitem__
             )
-        if why and len(why) == len(parts):
-            part, said = next(iter(why.items()))
+        if lost and len(lost) == len(parts) and not before:
+            part, said = next(iter(lost.items()))
             raise RefusedError(
                 f"without any one of {len(parts)} parts the network does not answer; without {_shown(part)}: {said}",
                 path=OPTIONS,
                 expected="blocks that it runs without",
             )
-        return found, why
+        return found, lost
 
     def _rates(
         self, module: nn.Module, blocks: list[Block], parts: list[Part], delta: Mapping[Part, float], r: float

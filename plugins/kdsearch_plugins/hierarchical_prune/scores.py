@@ -21,12 +21,19 @@ Position = Literal["intent", "literal", "none"]
 
 
 def parse_range(text: str | None) -> list[int]:
-    """Block indices of "25-29,31": the end of a range is not in it. None or "" is none. Raise ValueError for anything else."""
+    """Block indices of "25-29,31": the end of a range is not in it. None or "" is none.
+
+    Raise ValueError for anything else, and for a range with nothing in it.
+    """
     found: list[int] = []
     for each in (text or "").replace(" ", "").split(","):
         first, dash, end = each.partition("-")
-        if each:
-            found += range(int(first), int(end)) if dash else [int(first)]
+        if not each:
+            continue
+        named = range(int(first), int(end)) if dash else [int(first)]
+        if not named:
+            raise ValueError(f"nothing is in '{each}'")
+        found += named
     return found
 
 
@@ -64,7 +71,8 @@ def cut_to(
 ) -> bool:
     """Remove parts in their order until the ratio is strictly below `target`: it overshoots by a part. Whether it got there.
 
-    ratio_of: cost without these parts, of the intact network's. cut: goes on from it.
+    ratio_of: cost without these parts, of the intact network's; infinite where it does not run without them all, so that the last
+    one stays. cut: goes on from it.
     """
     components = {block.index: set(block.components) for block in blocks}
     if cut.ratios and cut.ratios[-1] < target:
@@ -73,9 +81,12 @@ def cut_to(
         gone = {name for at, name in cut.parts if at == index}
         if ALL in gone or component in gone or (component != ALL and gone >= components[index]):
             continue
+        ratio = ratio_of([*cut.parts, (index, component)])
+        if math.isinf(ratio):
+            continue
         cut.parts.append((index, component))
-        cut.ratios.append(ratio_of(cut.parts))
-        if cut.ratios[-1] < target:
+        cut.ratios.append(ratio)
+        if ratio < target:
             return True
     return False
 
@@ -84,6 +95,8 @@ def eligible(blocks: Sequence[Block], text: str, key: str) -> set[int]:
     """Indices that a range names; "" names all. Raise UserError for what is no range, or no block."""
     try:
         named = parse_range(text)
+        if text.strip() and not named:
+            raise ValueError
     except ValueError:
         raise UserError(f"'{text}'", path=key, expected='block indices such as "3,5-8", where 8 is not in it') from None
     if beyond := [each for each in named if not 0 <= each < len(blocks)]:

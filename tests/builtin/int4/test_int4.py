@@ -136,6 +136,47 @@ def test_edges_skip_and_tiny_weights(fp32, tmp_path):
     assert tiny["4"] == pytest.approx((2 * 2304 + 16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) / total)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "n", "options", "said"),
+    [
+        (np.float16, 256, {}, "no operator reads a weight of fp32"),
+        (np.float32, 4, {}, "its 1 weights of fp32 have fewer than 128 numbers"),
+        (np.float32, 256, {"skip": ("w",)}, "or are skipped"),
+    ],
+)
+def test_a_file_without_a_weight_to_take_stays_and_says_so(dtype, n, options, said, tmp_path):
+    file = matrix_file(tmp_path, np.ones((n, 8), dtype), "MatMul")
+    before, quantizer = file.read_bytes(), Int4(Int4Options(**options))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": np.ones((4, n), dtype)}])
+    assert file.read_bytes() == before
+    (note,) = quantizer.notes
+    assert note.startswith("nothing is in 4 bits: ")
+    assert said in note
+
+
+def matrix_file(folder, values, kind):
+    """One node of `kind` that reads x, or indices into it, and the matrix `w`."""
+    w = onnx.numpy_helper.from_array(values, "w")
+    element, inputs = (w.data_type, ["x", "w"]) if kind == "MatMul" else (onnx.TensorProto.INT64, ["w", "x"])
+    given = onnx.helper.make_tensor_value_info("x", element, ["n", len(values)] if kind == "MatMul" else ["n"])
+    answer = onnx.helper.make_tensor_value_info("y", w.data_type, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node(kind, inputs, ["y"])], "g", [given], [answer], [w])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / "w.onnx")
+    return folder / "w.onnx"
+
+
+@pytest.mark.parametrize("edges", [4, 8])
+def test_one_number_a_row_stays_as_it_is(edges, tmp_path):
+    """4 bits and a scale of 32 are more than 32; two numbers a row are 5 bytes of 8, or 6."""
+    values = np.random.default_rng(0).normal(size=(20000, 2)).astype(np.float32)
+    for width, share in ((1, None), (2, 5 / 8 if edges == 4 else 6 / 8)):
+        file = matrix_file(tmp_path, values[:, :width].copy(), "Gather")
+        size = file.stat().st_size
+        quantise(file, edges=edges)
+        assert file.stat().st_size == (size if share is None else pytest.approx(share * size, abs=600))
+
+
 def test_files_open_as_anybody_opens_them(fp32, tmp_path):
     """No hidden setting; INT4 files alone have one that is worth trying: an INT8 file would lose its integer kernels."""
     entry = "session.disable_quant_qdq"

@@ -4,16 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from kdsearch_plugins.hierarchical_prune.nf4 import file_bytes
 from kdsearch_plugins.hierarchical_prune.pruner import HierarchicalPrune, HierarchicalPruneOptions
 from kdsearch_spaces.vit.space import VitSpace
+from torch import nn
 
+import kdsearch
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Field, Plan
+from kdsearch.kinds import IO, Batch, Field, Model, Plan
 from kdsearch.kit.residual import blocks_of
+from kdsearch.python import compressed
 from kdsearch.study import load_study
 from kdsearch.testing.compressor import CompressorContract, HandSubject
 from kdsearch.training.dry import check_recipe
@@ -200,6 +204,8 @@ def test_a_wrong_name_is_found_before_any_work(options, said, tmp_path):
         ({"features": ("mpl",)}, r"features: no component 'mpl'; did you mean 'mlp'\?"),
         ({"blocks": "1,4-6"}, r"blocks: block 4\. Expected 0 to 3"),
         ({"component_blocks": "9"}, r"component_blocks: block 9"),
+        ({"blocks": "2-2"}, r"blocks: '2-2'\. Expected block indices"),
+        ({"component_blocks": "3-1"}, r"component_blocks: '3-1'"),
         ({"freeze_before": 7}, r"freeze_before: block 7"),
     ],
 )
@@ -253,6 +259,80 @@ def test_why_all_is_lost_without_a_part_is_said(kind, tmp_path):
 def test_a_network_that_answers_without_no_part_is_refused(tmp_path):
     with pytest.raises(RefusedError, match=r"without any one of 16 parts.*AttributeError: no attribute 'batch_first'"):
         failing(tmp_path, {"all": AttributeError("no attribute 'batch_first'")})
+
+
+class Layer(nn.Module):
+    """8 x 8 weights and a bias: 72 of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+class Read(nn.Module):
+    """Four blocks. Of `alone` each is read outside of itself; of `together` one is, as long as one of them is there."""
+
+    def __init__(self, alone=(), together=()):
+        super().__init__()
+        self.alone, self.together = alone, together
+        self.blocks, self.head = nn.ModuleList(Layer() for _ in range(4)), nn.Linear(8, 5)
+
+    def forward(self, image):
+        x = image.flatten(1)[:, :8]
+        for block in self.blocks:
+            x = block(x)
+        for at in self.alone:
+            x = x + 0 * self.blocks[at].inner.bias
+        if self.together:
+            kept = [block for block in map(self.blocks.__getitem__, self.together) if hasattr(block, "inner")]
+            x = x + 0 * kept[0].inner.bias
+        return self.head(x)
+
+
+def read(**options):
+    torch.manual_seed(0)
+    return Model(Read(**options), ("image",), outputs=("logits",))
+
+
+@pytest.mark.parametrize("target", ["params", "macs"])
+def test_a_part_that_the_network_needs_stays(target):
+    _, plan, cut = planned(read(alone=(2, 3)), granularity="block", **{target: 0.6})  # of 333 weights 189 are left
+    assert sorted(index for index, _ in plan.edits["removed"]) == [0, 1]
+    assert any(line.startswith("Delta P without 3: -inf") for line in plan.log)
+    cut.module(batch()["image"])
+    said = rf"without 2 parts 0\.\d+ of the {target} are left; without any one of 2 others it does not answer"
+    for rounds in (1, 2):
+        with pytest.raises(RefusedError, match=said):
+            planned(read(alone=(2, 3)), granularity="block", rounds=rounds, **{target: 0.4})
+
+
+@pytest.mark.parametrize("target", ["params", "macs"])
+def test_of_parts_that_are_needed_together_one_stays(target):
+    _, plan, cut = planned(read(together=(0, 1)), granularity="block", **{target: 0.4})
+    assert len(plan.edits["removed"]) == 3
+    cut.module(batch()["image"])
+    with pytest.raises(RefusedError, match="without 3 parts"):
+        planned(read(together=(0, 1)), granularity="block", **{target: 0.2})
+
+
+class NoNumber(HandSubject):
+    def score(self, model, samples=None):
+        return super().score(model, samples) if hasattr(model.module.blocks[3], "inner") else float("nan")
+
+
+def test_a_part_without_which_the_score_is_no_number_stays():
+    subject = NoNumber(0, Path(), model=read(), io=ONE[0], batch=batch())
+    with pytest.raises(RefusedError, match=r"without 3 parts 0\.351 .*without any one of 1 others"):  # 72 + 45 of 333
+        HierarchicalPrune(HierarchicalPruneOptions(params=0.3, granularity="block")).plan(subject)
+
+
+def test_listed_blocks_that_the_network_needs_are_refused():
+    with pytest.raises(RefusedError, match=r"options\.blocks: without 0, 1 the network does not answer: IndexError"):
+        planned(read(together=(0, 1)), params=None, blocks="0-2")
+    planned(read(together=(0, 1)), params=None, blocks="0,2")
 
 
 def test_recovery_freezes_by_position_and_slows_by_sensitivity():
@@ -318,3 +398,18 @@ def test_a_plan_is_of_any_network_of_the_architecture():
     images = batch()["image"]
     assert torch.equal(other.module.eval()(images), cut.module.eval()(images))
     assert replace(other, taps=()).blocks == cut.blocks
+
+
+def test_what_the_log_calls_frozen_is_so_without_a_study(tmp_path, monkeypatch):
+    net, made = read().module, []
+    image = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=image, label=np.arange(60) % 5)
+    monkeypatch.setattr(compressed, "files_of", lambda job, forms: (made.append(job.model.module), ([], []))[1])
+    found = kdsearch.compress(
+        net, tmp_path / "out", data=str(tmp_path / "data.npz"), pruner="hierarchical_prune",
+        prune={"params": None, "blocks": "1", "granularity": "block"}, recover_epochs=1, progress=False,
+    )  # fmt: skip
+    assert "PWP: 72 of 261 weights are frozen" in found["pruned"]["log"]
+    before, after = net.state_dict(), made[0].state_dict()
+    still = {name for name in after if torch.equal(before[name], after[name])}
+    assert still == {"blocks.0.inner.weight", "blocks.0.inner.bias"}

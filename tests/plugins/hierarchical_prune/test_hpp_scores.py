@@ -47,7 +47,17 @@ def test_ranges_end_before_their_end():
     assert parse_range(None) == parse_range("") == []
 
 
-@pytest.mark.parametrize(("text", "said"), [("3-x", "'3-x'"), ("7-9", "block 8"), ("-2", "'-2'")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("3-x", "'3-x'"),
+        ("7-9", "block 8"),
+        ("-2", "'-2'"),
+        ("2-2", "'2-2'.*8 is not in it"),
+        ("1,3-1", "'1,3-1'"),
+        (",", "','"),
+    ],
+)
 def test_what_is_no_range(net, text, said):
     with pytest.raises(UserError, match=said):
         eligible(net.block_list(), text, "compress.prune.options.blocks")
