@@ -16,7 +16,7 @@ from kdsearch.stages.as_quantised import may_train, trained_as, wanted
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.products import shipped
 from kdsearch.stages.recovered import RECOVER, Finish, recovered, started
-from kdsearch.stages.saved_networks import save_networks
+from kdsearch.stages.saved_networks import PRUNED, STUDENT, save_networks
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import ABOUT, Artifact
 from kdsearch.training.built import structure
@@ -51,6 +51,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     facts: dict[str, Any] = {"request": final, "folder": "", "pruned": None, "recoveries": [], "quantize": {}}
     facts["as_quantised"] = {}
     facts["costs"] = costs_of_shipped(materials, found, final["specs"])
+    facts["students"] = save_networks(materials, found, final, out, STUDENT)
     winner, steps = Finish(materials, found, final, run["scales"], inputs, teachers), list[dict[str, Any]]()
     for nth in range(len(section.chain)):
         made = recovered(winner, nth, tools)
@@ -64,7 +65,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             facts["pruned"] = _whole(steps)
         tools.progress.at(1 + nth, f"{steps[-1]['use']}: {steps[-1]['params']:,} params")
     if section.chain:
-        facts["saved"] = save_networks(materials, found, facts["request"], out)
+        facts["saved"] = save_networks(materials, found, facts["request"], out, PRUNED)
     parts = shipped(materials, found.setup, found.procedure)
     for i, use in enumerate(section.quantize):
         tools.heed_stop()

@@ -75,6 +75,7 @@ def result_of(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str,
             **{name: sum(each[name] for each in costs.values()) for name in ("params", "macs")},
             **told(exported["qualities"]["runs"][distilled["winner"]]),
             "recipe": recipe.as_json(),
+            "paths": _folders(inputs, "students"),
             **({"classes": exported["classes"]} if exported["classes"] else {}),
             **_roles(materials, inputs, request["specs"]),
         },
@@ -271,10 +272,15 @@ def _pruned(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, A
     return {
         **{name: facts[name] for name in (*COUNTS, "log")},
         "steps": [_pruned_by(materials, step, role) for step in facts["steps"] for role in step["roles"]],
-        "paths": [each["path"] for each in inputs["compress"].facts.get("saved", {}).values() if each["path"]],
+        "paths": _folders(inputs, "saved"),
         **told(exported["shipped_quality"]),
         **({"roles": roles} if roles else {}),
     }
+
+
+def _folders(inputs: Mapping[str, Artifact], fact: str) -> list[str]:
+    """What `load_model` reads of the networks that `compress` saved; none in a folder of before."""
+    return [each["path"] for each in inputs["compress"].facts.get(fact, {}).values() if each["path"]]
 
 
 def _as_quantised(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:

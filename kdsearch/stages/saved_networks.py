@@ -1,4 +1,4 @@
-"""Pruned networks as files of their own, which load without code and without the study: `pruned/` in its folder."""
+"""Networks as files that load without code and without the study: `student/` as it was distilled, `pruned/` as cut."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kdsearch.training.materials import Materials
 from kdsearch.training.saved import ABOUT, WEIGHTS, save_model
 from kdsearch.training.train import plan_of
 
-PRUNED = "pruned"  # the folder, in the artifact and in the study's
+STUDENT, PRUNED = "student", "pruned"  # the folders, in the artifact and in the study's
 
 
 def save_networks(
-    materials: Materials, found: Finished, request: Mapping[str, Any], out: Path
+    materials: Materials, found: Finished, request: Mapping[str, Any], out: Path, name: str
 ) -> dict[str, dict[str, str]]:
-    """Save every network that ships, as the last step of compression left it; role -> folder below `out`, or why none."""
+    """Save every network that ships as it is now, below `name` of `out`; role -> its folder there, or why none."""
     roles = found.procedure.shipped()
     saved = {}
     for role in roles:
-        path = PRUNED if len(roles) == 1 else f"{PRUNED}/{role}"
+        path = name if len(roles) == 1 else f"{name}/{role}"
         reason = _of_this_study_alone(materials, role)
         if not reason:
             try:
@@ -62,18 +62,23 @@ def _history(materials: Materials, plans: Any) -> list[tuple[str, Plan]]:
 
 
 def publish_networks(compressed: Artifact, folder: Path) -> None:
-    """Make `pruned/` of the study's folder equal to the artifact's; what an earlier study left there goes."""
-    wanted = {each["path"] for each in compressed.facts.get("saved", {}).values() if each["path"]}
+    """Make `student/` and `pruned/` of the study's folder equal to the artifact's; what an earlier study left there goes."""
+    saved = (compressed.facts.get(fact, {}) for fact in ("students", "saved"))
+    wanted = {each["path"] for by_role in saved for each in by_role.values() if each["path"]}
     for path in sorted(wanted):
         with storing(folder / path):
             (folder / path).mkdir(parents=True, exist_ok=True)
         for name in (ABOUT, WEIGHTS):
             copy_file(compressed.path / path / name, folder / path / name)
-    top = folder / PRUNED
-    if top.is_symlink() or not top.is_dir():
-        return
+    for top in (folder / STUDENT, folder / PRUNED):
+        if not top.is_symlink() and top.is_dir():
+            _tidy(top, {folder / path for path in wanted})
+
+
+def _tidy(top: Path, wanted: set[Path]) -> None:
+    """Take the networks that are none of these out of `top`, and folders that are empty then."""
     for place in (top, *(each for each in top.iterdir() if each.is_dir() and not each.is_symlink())):
-        if place.relative_to(folder).as_posix() in wanted:
+        if place in wanted:
             continue
         for name in (ABOUT, WEIGHTS):
             (place / name).unlink(missing_ok=True)

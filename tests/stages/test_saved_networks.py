@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnxruntime
+import safetensors.torch
 import torch
 
 import kdsearch
-from kdsearch.stages.saved_networks import PRUNED, publish_networks
+from kdsearch.stages.saved_networks import PRUNED, STUDENT, publish_networks
 from kdsearch.store.artifacts import Artifact
+from kdsearch.training.built import FINAL
 from tests.stages.conftest import Done
 
 
@@ -22,6 +26,20 @@ def test_it_answers_as_the_file_does(finished: Done) -> None:
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     answers = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
     np.testing.assert_allclose(model.module(images).detach().numpy(), answers, rtol=1e-4, atol=1e-4)
+
+
+def test_the_student_is_there_as_it_was_distilled(finished: Done) -> None:
+    """With the weights that its training ended with."""
+    study = finished.folder / "study"
+    assert finished.result["student"]["paths"] == [STUDENT]
+    model = kdsearch.load_model(study / STUDENT)
+    own = model.module.state_dict()
+    assert sum(each.numel() for each in model.module.parameters()) == finished.result["student"]["params"]
+    (distilled,) = (study / "artifacts").glob("distill-*")
+    winner = json.loads((distilled / "artifact.json").read_text())["facts"]["winner"]
+    trained = safetensors.torch.load_file(distilled / winner / FINAL)
+    assert trained.keys() == {f"student/{name}" for name in own}
+    assert all(torch.equal(value, trained[f"student/{name}"]) for name, value in own.items())
 
 
 def artifact(folder, *paths):
@@ -43,5 +61,9 @@ def test_what_an_earlier_study_left_goes_and_nothing_else(tmp_path):
     assert left == ["pruned/b/mine.txt", "pruned/model.json", "pruned/weights.safetensors"]
     (study / "pruned" / "b" / "mine.txt").unlink()
     (study / "pruned" / "b").rmdir()
-    publish_networks(Artifact("compress", "key", tmp_path, {}), study)
+    both = artifact(tmp_path / "three", "student")
+    publish_networks(Artifact("compress", "key", both.path, {"students": both.facts["saved"], "saved": {}}), study)
     assert not (study / "pruned").exists()
+    assert (study / "student" / "model.json").read_text() == "student"
+    publish_networks(Artifact("compress", "key", tmp_path, {}), study)
+    assert not (study / "student").exists()
