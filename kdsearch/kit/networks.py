@@ -47,7 +47,8 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     """A Model of a foreign module, run once on zeros. `role` goes before its name in messages.
 
     Raises:
-        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does.
+        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. A part of it
+            is TorchScript, where there are to be taps.
     """
     fed = described(io.inputs)
     for n in BATCHES:
@@ -61,6 +62,10 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
                 expected="a network for these inputs, in batches of any size",
             ) from error
         check_answer(out, io, who, role, n)
+    closed = [path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if taps and closed:
+        what = f"its part '{closed[0]}' is" if closed[0] else "it is"
+        raise DataError(f"{role}{who}: {what} TorchScript, which cannot be looked into", expected="a torch.nn.Module")
     found = found_taps(module, _examples(io, 1), inside) if taps else ()
     outputs = tuple(each.name for each in io.outputs)
     return Model(module, tuple(each.name for each in io.inputs), found, outputs, name=who)

@@ -32,6 +32,8 @@ class _Call:
     Args:
         stream: ids of the tensors that are the residual stream in it: what it was handed, and what residual additions gave.
         branches: children called before each residual addition since the one before, by path.
+        normed: of what a norm made of the stream, by id: the norm's path. Where something is added to it, it is the stream: such a
+            network's norms stand between its branches.
     """
 
     path: str
@@ -39,6 +41,7 @@ class _Call:
     stream: set[int]
     children: list[str] = field(default_factory=list)
     branches: list[list[str]] = field(default_factory=list)
+    normed: dict[int, str] = field(default_factory=dict)
 
 
 def blocks_of(module: nn.Module, inputs: Sequence[Tensor], within: Sequence[str] = ()) -> list[Block]:
@@ -97,9 +100,12 @@ class _Seen(TorchFunctionMode):
             self.stack[-1].stream |= {id(out)} if is_view else set()
         if is_add and self.stack:
             call = self.stack[-1]
-            added = [each in call.stream for each in before]
-            if any(added) and not all(added) and call.children and args[0].shape == args[1].shape == out.shape:
-                call.branches.append(call.children)
+            added, branch = [each in call.stream for each in before], call.children
+            if not any(added):
+                added = [each in call.normed for each in before]
+                branch = [path for path in branch if path not in [call.normed.get(each) for each in before]]
+            if any(added) and not all(added) and branch and args[0].shape == args[1].shape == out.shape:
+                call.branches.append(branch)
                 call.children = []
                 self.alive.append(out)
                 call.stream.add(id(out))
@@ -142,6 +148,8 @@ class _Seen(TorchFunctionMode):
                 is_stream = isinstance(first, Tensor) and id(first) in above.stream
                 if not is_stream:  # an identity on the shortcut is no part of a branch
                     above.children.append(path)
+                    if args and id(args[0]) in above.stream and is_norm(part):
+                        above.normed[id(first)] = path
 
         return hook
 

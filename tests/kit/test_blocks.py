@@ -83,6 +83,7 @@ def test_torch_s_own_encoder_runs_without_each_part(norm_first, padded):
     net, x = randomised(Encoded(encoder, padded)), torch.randn(2, 5, 8)
     counted = torch.ones(2, 5, dtype=torch.bool) if net.mask is None else ~net.mask
     blocks = blocks_of(net, [x])
+    assert all({"self_attn", "branch2"} <= set(block.components) for block in blocks)
     with torch.no_grad():
         before = net(x)
         for block in blocks:
@@ -97,6 +98,46 @@ def test_torch_s_own_encoder_runs_without_each_part(norm_first, padded):
         with surgery(net, blocks, [(0, ALL)]):
             second = encoder.layers[1].train()(x, src_key_padding_mask=net.mask)
             assert torch.allclose(net.eval()(x)[counted], second[counted], atol=1e-5)
+
+
+class PostNorm(nn.Module):
+    """As the first transformer: a norm of each sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn, self.norm1, self.mlp, self.norm2 = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        x = self.norm1(x + self.attn(x))
+        return self.norm2(x + self.mlp(x))
+
+
+class Placed(nn.Module):
+    """A norm first, and places that no part makes are added to what it answers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.places, self.attn = nn.LayerNorm(8), nn.Parameter(torch.randn(5, 8)), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.attn(self.norm(x) + self.places.expand(len(x), 5, 8))
+
+
+def test_norms_between_branches_are_of_neither():
+    torch.manual_seed(0)
+    net, x = randomised(Layers([PostNorm(), PostNorm()])), torch.randn(2, 5, 8)
+    blocks = blocks_of(net, [x])
+    assert [dict(block.components) for block in blocks] == [
+        {"attn": (f"layers.{at}.attn",), "mlp": (f"layers.{at}.mlp",)} for at in range(2)
+    ]
+    first, second = net.layers
+    y, z = first.norm1(x), first.norm1(x + first.attn(x))  # without attention, and with it
+    for part, answer in (("attn", first.norm2(y + first.mlp(y))), ("mlp", first.norm2(z))):
+        expected = second(answer)
+        with surgery(net, blocks, [(0, part)], "zero"):
+            assert torch.allclose(net(x), expected, atol=1e-6)
+    (block,) = blocks_of(Layers([Placed()]), [x])
+    assert set(block.components) == {"norm", "attn"}
 
 
 class Encoded(nn.Module):

@@ -19,7 +19,7 @@ from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
-from kdsearch.errors import RefusedError, StudyError
+from kdsearch.errors import DataError, RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph, Model
 from kdsearch.python import formats
@@ -813,3 +813,12 @@ def test_a_path_and_a_model_are_taken(folder, tmp_path):
 def test_what_is_no_network_is_refused_by_name(model, said, tmp_path):
     with pytest.raises(StudyError, match=rf"model: {said}\. Expected a torch\.nn\.Module"):
         kdsearch.compress(model, tmp_path, input_shape=(10,), progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_torchscript_is_refused_by_the_part_s_name(tmp_path):
+    part = torch.jit.script(nn.Sequential(nn.Linear(10, 8), nn.ReLU()))
+    given = [(nn.Sequential(part, nn.Linear(8, 3)), "Sequential: its part '0' is"), (part, "Module: it is")]
+    for net, said in given:
+        with pytest.raises(DataError, match=f"{said} TorchScript, which cannot be looked into"):
+            kdsearch.compress(net, tmp_path, input_shape=(10,), formats=["onnx-fp32"], progress=False)

@@ -476,13 +476,27 @@ def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, out: Tensor, 
     return tuple(picked)
 
 
-@rule("copy_", "copy", "_to_copy", "clone", "hardswish", "hardswish_", "lift_fresh", "detach", "alias", "floor_divide")
+@rule("glu")
+def _glu(tracer: Tracer, x: Tensor, dim: int = -1, *, out: Tensor) -> Axes:
+    axes = list(tracer.axes(x))
+    at, half = _at(tuple(axes), dim), x.shape[dim] // 2
+    made, gate = (tracer.labels.taken(axes[at], each) for each in (slice(None, half), slice(half, None)))
+    tracer.labels.join(made, gate, "they are gated halves")
+    axes[at] = made
+    return tuple(axes)
+
+
+@rule(
+    "copy_", "copy", "_to_copy", "clone", "hardswish", "hardswish_", "lift_fresh", "detach", "alias", "floor_divide",
+    "_prelu_kernel", "log_sigmoid_forward",
+)  # fmt: skip
 def _pointwise(tracer: Tracer, *args: Any, out: Tensor, **_: Any) -> Axes:
     return pointwise(tracer, out, [each for each in args if isinstance(each, Tensor)])
 
 
 @rule(
-    "new_zeros", "new_ones", "new_empty", "zeros_like", "ones_like", "empty_like", "full_like", "new_full", "rand_like"
-)
-def _made(tracer: Tracer, x: Tensor, *_: Any, out: Tensor, **__: Any) -> Axes:
+    "new_zeros", "new_ones", "new_empty", "zeros_like", "ones_like", "empty_like", "full_like", "new_full", "rand_like",
+    "zeros", "ones",
+)  # fmt: skip
+def _made(tracer: Tracer, x: Any, *_: Any, out: Tensor, **__: Any) -> Axes:
     return tuple(tracer.labels.fresh(size) for size in out.shape)

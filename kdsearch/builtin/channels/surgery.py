@@ -141,7 +141,9 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[tuple[str, str, int], ...]], ...] = (
     (nn.modules.batchnorm._NormBase, (("num_features", "running_mean", 0), ("num_features", "weight", 0))),
     (nn.GroupNorm, (("num_channels", "weight", 0),)),
     (nn.Embedding, (("embedding_dim", "weight", 1),)),
-    (nn.RNNBase, (("input_size", "weight_ih_l0", 1), ("hidden_size", "weight_hh_l0", 1))),
+    (nn.PReLU, (("num_parameters", "weight", 0),)),
+    (nn.RNNBase, (("input_size", "weight_ih_l0", 1),)),
+    (nn.RNNCellBase, (("input_size", "weight_ih", 1), ("hidden_size", "weight_hh", 1))),
 )
 # how a module's numbers begin that are a width
 _WIDTHS = ("in", "out", "groups", "dim")
@@ -173,6 +175,9 @@ def _attributes(
                     for attribute, name, dim in sizes
                     if isinstance(getattr(part, name, None), Tensor)
                 }
+        if isinstance(part, nn.RNNBase):
+            gates = {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
+            found["hidden_size"] = size("weight_ih_l0", 0) // gates  # not of weight_hh, which reads a projected state
         if isinstance(part, nn.LayerNorm | nn.RMSNorm) and part.weight is not None:
             found["normalized_shape"] = [size("weight", dim) for dim in range(part.weight.dim())]
         if isinstance(part, nn.modules.conv._ConvNd):

@@ -15,8 +15,9 @@ from kdsearch.errors import RefusedError
 from kdsearch.kinds import Cost
 
 Format = Literal["onnx-fp32", "onnx-int8", "onnx-int4"]
-# bytes of a weight of a matrix or kernel, with its share of the scales of 32 (int4) or of an output (int8, counted apart)
-MATRIX_BYTES = {"onnx-fp32": 4.0, "onnx-int8": 1.0, "onnx-int4": 0.5 + 4 / 32 + 0.5 / 32}
+# bytes of a weight of a matrix or kernel, with its share of the scale of 32 (int4, symmetric). What int8 keeps for each output is
+# not counted: as much as it gains where norms are folded, which count as vectors
+MATRIX_BYTES = {"onnx-fp32": 4.0, "onnx-int8": 1.0, "onnx-int4": 0.5 + 4 / 32}
 MEASUREMENTS = 3  # of latency, the whole network's among them
 NEAR = 0.03  # of a latency's target that is near enough to measure no more
 AIM = 0.985  # of a latency's target: what misses it is as often below as above
@@ -47,7 +48,9 @@ class Limit:
 
 
 def bytes_of(counted: Counted, format: Format) -> float:
-    """Bytes of the weights in a format: vectors stay fp32; the names and nodes of the graph come on top."""
+    """Bytes of the weights in a format, by their number: vectors stay fp32; names and nodes of the graph, and int8's scales, come
+    on top.
+    """
     vectors = counted.params - counted.matrices
     return MATRIX_BYTES[format] * counted.matrices + 4.0 * vectors
 

@@ -205,7 +205,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._path.pop()
 
 
-_LISTS = {torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.unbind, torch.ops.aten.chunk}
+_LISTS = {
+    torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.unbind, torch.ops.aten.chunk,
+    torch.ops.aten.unsafe_split, torch.ops.aten.unsafe_split_with_sizes, torch.ops.aten.unsafe_chunk,
+}  # fmt: skip
 _IN_PLACE = {torch.ops.aten.zero_, torch.ops.aten.fill_}
 
 

@@ -66,7 +66,7 @@ def contributions(
 
     def measured(part: Part | None) -> float:
         where = "intact" if part is None else f"{part[0]}\t{part[1]}\t{removal}"
-        key = f"hierarchical_prune 2 {own} {where} {evaluator.name} seed {evaluator.seed}"
+        key = f"hierarchical_prune 3 {own} {where} {evaluator.name} seed {evaluator.seed}"
 
         def make() -> float | str:
             try:

@@ -197,7 +197,7 @@ def test_without_a_target_it_is_seven_tenths_of_the_macs():
     assert 0.6 < small.cost().macs / count(model, DIGITS).macs <= 0.7
 
 
-@pytest.mark.parametrize(("kind", "each"), [("onnx-fp32", 4), ("onnx-int8", 1), ("onnx-int4", 0.5 + 4 / 32 + 0.5 / 32)])
+@pytest.mark.parametrize(("kind", "each"), [("onnx-fp32", 4), ("onnx-int8", 1), ("onnx-int4", 0.5 + 4 / 32)])
 def test_bytes_of_a_format(kind, each):
     """The mlp of 64-128-128-10 by hand: matrices in the format, biases in fp32."""
     whole = each * (64 * 128 + 128 * 128 + 1280) + 4 * 266
