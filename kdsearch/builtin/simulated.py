@@ -16,6 +16,12 @@ from torch.nn.utils import parametrize
 from kdsearch.kinds import Model
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
+ATTENTION = (
+    "in_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "v_proj_weight",
+)  # matrices of torch's attention, without layers
 LEVELS = 255  # of an activation in 8 bits
 
 Round = Callable[[Tensor], Tensor]
@@ -23,15 +29,20 @@ Round = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight, by its path in the network."""
+    """A layer with a weight, by its path in the network. name: of the weight; in attention there are several."""
 
     path: str
     module: nn.Module
+    name: str = "weight"
 
     @property
     def weight(self) -> Tensor:
-        found: Tensor = self.module.weight  # type: ignore[assignment]
+        found: Tensor = getattr(self.module, self.name)
         return found
+
+    @property
+    def is_matrix(self) -> bool:
+        return isinstance(self.module, nn.Linear) or self.name in ATTENTION
 
     @property
     def is_table(self) -> bool:
@@ -57,8 +68,9 @@ class Rounded(nn.Module):
 
 
 def simulated(model: Model, how: Callable[[Sequence[Layer]], Sequence[Round | None]], activations: bool) -> Model:
-    """A copy whose convolutions, matrices and tables are rounded, and in training what rounded convolutions and matrices read,
-    in 8 bits over the range of the batch.
+    """A copy whose convolutions, matrices (those of torch's attention, too) and tables are rounded, and in training what rounded
+    convolutions and matrices read, in 8 bits over the range of the batch. Recurrent layers stay as they are: torch reads their
+    weights past any rounding. The model itself where nothing is rounded.
 
     `torch.nn.utils.parametrize.remove_parametrizations` leaves the rounded weights behind.
 
@@ -67,23 +79,27 @@ def simulated(model: Model, how: Callable[[Sequence[Layer]], Sequence[Round | No
     """
     made = model.copy()
     layers = [
-        Layer(name, each)
-        for name, each in made.module.named_modules()
-        if isinstance(each, LAYERS) and not parametrize.is_parametrized(each)
+        Layer(path, part, name)
+        for path, part in made.module.named_modules()
+        for name, _ in part.named_parameters(recurse=False)
+        if (name == "weight" and isinstance(part, LAYERS)) or name in ATTENTION
     ]
-    for layer, rounded in zip(layers, how(layers), strict=True):
-        if rounded is None:
-            continue
-        parametrize.register_parametrization(layer.module, "weight", Rounded(rounded))
-        if activations and not layer.is_table:
-            layer.module.register_forward_pre_hook(_read)
-    return replace(made)
+    rounding = [(layer, found) for layer, found in zip(layers, how(layers), strict=True) if found is not None]
+    for layer, rounded in rounding:
+        parametrize.register_parametrization(layer.module, layer.name, Rounded(rounded))
+    if activations:
+        for part in dict.fromkeys(layer.module for layer, _ in rounding if not layer.is_table):
+            part.register_forward_pre_hook(_read)
+    return replace(made) if rounding else model
 
 
 def _read(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not layer.training or not torch.is_floating_point(inputs[0]):
+    """Attention reads three tensors, often one of them thrice."""
+    read = [each for each in inputs[:3] if isinstance(each, Tensor) and torch.is_floating_point(each)]
+    if not layer.training:
         return inputs
-    return (in_8_bits(inputs[0]), *inputs[1:])
+    rounded = {id(each): in_8_bits(each) for each in read}
+    return (*(rounded.get(id(each), each) for each in inputs[:3]), *inputs[3:])
 
 
 def in_8_bits(x: Tensor) -> Tensor:

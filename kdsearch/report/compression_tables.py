@@ -31,6 +31,8 @@ def _came_of(row: Row) -> str:
     """Of training as quantised. Without a number there was no file, or one that answers none."""
     if row.get("used"):
         return "used"
+    if row.get("epochs") == 0:
+        return "nothing is rounded in training"
     if row.get("after") is None:
         before, allowed = number(row.get("before")), number(row.get("allowed"))
         return "not needed" if before is not None and before <= (allowed or 0.0) + 1e-12 else "no file to compare"

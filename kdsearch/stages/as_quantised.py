@@ -28,6 +28,9 @@ from kdsearch.training.finished import Finished, load_finished
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import QUANTIZER, Request
 from kdsearch.training.tools import Tools
+from kdsearch.training.train import plan_of
+
+RULE = 2  # by which weights are rounded in training; what was trained by another one has others behind them
 
 
 def wanted(materials: Materials) -> dict[int, str]:
@@ -60,10 +63,15 @@ def trained_as(
     found["before"] = _number(plain)
     if plain <= found["allowed"] + 1e-12:
         return found, None
+    if not _rounds(before, index, plans[use.use]):
+        tools.progress.say(
+            f"compress: {form} loses {plain:.4g} on validation; nothing of it can be rounded in training"
+        )
+        return {**found, "epochs": 0}, None
     tools.progress.say(f"compress: {form} loses {plain:.4g} on validation; trained as quantised")
     path = f"compress.quantize[{index}]"
     chain = [(each, step.kind, step.use) for each, step in materials.study.config.compress.chain]
-    made = kept(before, [*chain, (path, "quantizer", use)], partial(_training, before, index, tools), tools)
+    made = kept(before, [*chain, (path, "quantizer", use)], partial(_training, before, index, tools), tools, RULE)
     request = made.facts["request"]
     after = load_as(materials, request, made.path / request["name"], made.path, before.teachers)
     found |= {"history": made.facts["step"]["history"], "request": request}
@@ -72,6 +80,15 @@ def trained_as(
     except RefusedError:  # then the plain network's file is the better one
         lost = math.inf
     return {**found, "after": _number(lost), "folder": request["name"] if lost < plain else ""}, made
+
+
+def _rounds(before: Finish, index: int, plans: Mapping[str, Any]) -> bool:
+    """Whether anything of the networks is rounded where they train as quantised. plans: by role, of one network by ""."""
+    materials, found = before.materials, before.found
+    use = materials.study.config.compress.quantize[index]
+    quantizer: Compressor[Any] = materials.make("quantizer", use, f"compress.quantize[{index}]")
+    models = {role: found.setup.models[role] for role in found.procedure.shipped()}
+    return any(quantizer.apply(own, plan_of(plans.get(role) or plans[""])) is not own for role, own in models.items())
 
 
 def _number(lost: float) -> float | None:

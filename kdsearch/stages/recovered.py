@@ -64,12 +64,14 @@ def kept(
     chain: Sequence[tuple[str, str, Use]],
     make: Callable[[Path, Path], tuple[dict[str, Any], Request]],
     tools: Tools,
+    rule: int = 1,
 ) -> Artifact:
     """The artifact of a training that goes on from others, made where it is not there yet.
 
     Args:
         chain: (key path, kind, use) of all that was done to the networks since they were distilled, in order.
         make: from a folder to work in and one for what is kept, the facts of the step and the request.
+        rule: by which `make` goes; what was made by another one is made anew.
     """
     materials, uses = before.materials, [plain_json(use) for _, _, use in chain]
     part = {
@@ -77,6 +79,7 @@ def kept(
         "steps": [[kind, use] for (_, kind, _), use in zip(chain, uses, strict=True)],
         "compressors": capabilities(materials, [path for path, _, _ in chain]),
         "compressor_files": materials.files_key(uses),
+        **({"rule": rule} if rule > 1 else {}),
     }
     key = tools.store.key(RECOVERED, part, before.inputs)
     made = tools.store.get(RECOVERED, key)

@@ -110,7 +110,8 @@ def settled(quantizer, name, tmp_path):
     whole = {key: value.clone() for key, value in module.state_dict().items()}
     made = quantizer.apply(Model(module, ("x",)), quantizer.plan(None))
     settle(made.module)
-    OnnxExporter(OnnxOptions(engine="torchscript")).write(Graph(made.module.eval(), *fields), batch_of(x=x[:2]), file)
+    exporter = OnnxExporter(OnnxOptions() if name == "attention" else OnnxOptions(engine="torchscript"))
+    exporter.write(Graph(made.module.eval(), *fields), batch_of(x=x[:2]), file)
     quantizer.rewrite(file, quantizer.plan(None), [{"x": x[:8].numpy()}])
     return whole, made.module.state_dict(), file
 
@@ -202,6 +203,61 @@ def test_int4_trains_what_its_options_store(name, options, bits, tmp_path):
         expected = plain(x).numpy()
     near = 0.01 if options.get("edges") == 8 else 2e-4  # the file's 8 bits reach from -128 to 127
     assert np.allclose(open_session(file).run(None, {"x": x.numpy()})[0], expected, atol=near * np.abs(expected).max())
+
+
+class Attends(nn.Module):
+    def __init__(self, kdim=None):
+        super().__init__()
+        torch.manual_seed(1)
+        self.attention = nn.MultiheadAttention(16, 2, kdim=kdim, vdim=kdim, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        given = x if self.attention.in_proj_weight is not None else x[..., :12]
+        return self.head(self.attention(x, given, given, need_weights=False)[0].mean(1))
+
+
+STEPS = torch.randn(32, 6, 16, generator=torch.Generator().manual_seed(0))
+SEQUENCE = (Field("x", "sequence", (6, 16)),), (Field("y", "logits", (4,)),)
+NETS["attention"] = Attends, STEPS, SEQUENCE
+
+
+@pytest.mark.parametrize(("kind", "near"), [("int4", 2e-4), ("int8", 0.05)])
+def test_matrices_of_attention_are_rounded_as_their_file_s(kind, near, tmp_path):
+    """A scale for each row, of INT4 for each 16 of it: so many levels and no more."""
+    options = Int4Options(rounding="nearest", block=16, min_elements=16), Int8Options(mode="dynamic", samples=8)
+    quantizer = Int4(options[0]) if kind == "int4" else Int8(options[1])
+    whole, made, file = settled(quantizer, "attention", tmp_path)
+    for name in ("attention.in_proj_weight", "attention.out_proj.weight", "head.weight"):
+        moved = (made[name] - whole[name]).abs().amax(1) / whole[name].abs().amax(1)
+        levels = 7 if kind == "int4" else 64
+        assert 0 < float(moved.max()) <= 0.5 / levels + 1e-6, name
+    plain = Attends().eval()
+    plain.load_state_dict(made)
+    with torch.no_grad():
+        expected = plain(STEPS).numpy()
+    assert np.allclose(
+        open_session(file).run(None, {"x": STEPS.numpy()})[0], expected, atol=near * np.abs(expected).max()
+    )
+
+
+def test_matrices_of_attention_have_gradients_and_read_8_bits():
+    quantizer = Int8(Int8Options())
+    made = quantizer.apply(Model(Attends(kdim=12), ("x",)), quantizer.plan(None)).module
+    seen = []
+    made.attention.register_forward_pre_hook(lambda _, args: seen.append(args[:3]))
+    made.train()(STEPS).sum().backward()
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    assert all(bool(made.attention.parametrizations[name].original.grad.abs().sum() > 0) for name in names)
+    ((query, key, value),) = seen
+    assert torch.equal(query, in_8_bits(STEPS))
+    assert key is value
+
+
+def test_where_nothing_is_rounded_the_model_stays():
+    model = Model(nn.LSTM(3, 40), ("x",))
+    for quantizer in (Int8(Int8Options()), Int4(Int4Options())):
+        assert quantizer.apply(model, quantizer.plan(None)) is model
 
 
 def test_rounding_is_its_formula():

@@ -76,6 +76,11 @@ def test_training_as_quantised_says_what_came_of_it(
     assert f">{said}<" in text
 
 
+def test_training_as_quantised_that_could_round_nothing_is_said() -> None:
+    row = {"format": "onnx-int4", "epochs": 0, "metric": "accuracy", "unit": "share", "allowed": 0.05, "before": 0.2}
+    assert ">nothing is rounded in training<" in as_quantised({"as_quantised": [{**row, "after": None, "used": False}]})
+
+
 def test_numbers_as_people_write_them() -> None:
     assert (si(999.7), si(72528), si(4210688, "B"), si(0.131)) == ("1 k", "72.5 k", "4.21 MB", "0.131")
     assert (percent(0.97114), percent(None), percent(math.nan)) == ("97.11 %", "\u2013", "\u2013")

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from kdsearch.builtin.int4.quantizer import Int4Options
+from kdsearch.builtin.int4.quantizer import Int4, Int4Options
 from kdsearch.builtin.simulated import in_blocks, simulated
 from kdsearch.cli import main
 from kdsearch.errors import RefusedError
@@ -123,6 +124,25 @@ def test_who_trains(tmp_path):
     assert not any("int4" in each["what"] for each in trainings(unwritten))
     never = ("compress.quantize[0].recover_epochs=0",)
     assert not may_train(open_materials(load_study(tmp_path / "tiny.yaml", Host.load(), sets=never), Host.load()))
+
+
+def test_nothing_trains_where_nothing_is_rounded(tmp_path, monkeypatch):
+    """torch's recurrent layers read their weights past any rounding."""
+    told, model = list[str](), Model(nn.LSTM(8, 40), ("x",))
+    use = SimpleNamespace(use="int4", recover_epochs=4)
+    materials = SimpleNamespace(
+        study=SimpleNamespace(config=SimpleNamespace(compress=SimpleNamespace(quantize=[use]))),
+        make=lambda kind, use, path: Int4(Int4Options()),
+    )
+    procedure = SimpleNamespace(shipped=lambda: ("student",))
+    found = SimpleNamespace(setup=SimpleNamespace(models={"student": model}), procedure=procedure)
+    before = SimpleNamespace(materials=materials, found=found)
+    monkeypatch.setattr(as_quantised, "_lost", lambda *_: {"before": 0.3, "allowed": 0.1})
+    tools = SimpleNamespace(progress=SimpleNamespace(say=told.append))
+    plans = {"int4": {"": asdict(Int4(Int4Options()).plan(None))}}
+    found, artifact = as_quantised.trained_as(before, 0, "onnx-int4", plans, tools, tmp_path)
+    assert (found["epochs"], found["folder"], found["after"], artifact) == (0, "", None, None)
+    assert told == ["compress: onnx-int4 loses 0.3 on validation; nothing of it can be rounded in training"]
 
 
 def test_two_formats_share_no_file(tmp_path):
@@ -252,12 +272,13 @@ def test_what_is_no_number_is_no_fact(lost, expected, tmp_path, monkeypatch):
     made = Artifact("recovered", "key", tmp_path, {"request": {"name": "as-int4"}, "step": {"history": []}})
     monkeypatch.setattr(as_quantised, "kept", lambda *_: made)
     monkeypatch.setattr(as_quantised, "load_as", lambda *_: None)
+    monkeypatch.setattr(as_quantised, "_rounds", lambda *_: True)
     use = SimpleNamespace(use="int4", recover_epochs=1)
     config = SimpleNamespace(compress=SimpleNamespace(quantize=[use], chain=[]))
     materials = SimpleNamespace(study=SimpleNamespace(config=config))
     before = SimpleNamespace(materials=materials, found=None, teachers={})
     tools = SimpleNamespace(progress=SimpleNamespace(say=lambda _: None))
-    facts, artifact = as_quantised.trained_as(before, 0, "onnx-int4", {}, tools, tmp_path)
+    facts, artifact = as_quantised.trained_as(before, 0, "onnx-int4", {"int4": {}}, tools, tmp_path)
     json.dumps(facts, allow_nan=False)
     assert (facts["before"], facts["after"], facts["folder"]) == expected
     assert (artifact is None) == (len(lost) == 1)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from kdsearch.builtin.int8 import dynamic
 from kdsearch.builtin.int8.choices import better, mixed, most_sensitive
@@ -129,7 +128,7 @@ def _round_of(layer: Layer, asked: Int8Options) -> Round | None:
     """As the file stores the weight: a scale for each output, of a table for each column; None = in fp32."""
     if layer.is_table:
         return None if asked.keep_first else to_limit(127, 1 if asked.per_channel else None)
-    if asked.mode == "dynamic" and not isinstance(layer.module, nn.Linear):
+    if asked.mode == "dynamic" and not layer.is_matrix:
         return None
     return to_limit(limit_of(asked), int(layer.is_transposed) if asked.per_channel else None)
 
