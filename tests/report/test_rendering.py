@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from kdsearch.kinds import Figure, Picture, Table
 from kdsearch.report import tables
-from kdsearch.report.charts import axis
+from kdsearch.report.charts import PALETTE, axis
+from kdsearch.report.curves_figure import curves_figure
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.html_table import simple
@@ -211,6 +212,37 @@ def test_what_the_trials_begin_with_is_said(result: dict[str, Any], evidence: di
     said = "Trial 0 has the best of 1,024 loss weightings"
     assert said not in render(result, evidence)
     assert said in render(result, {**evidence, "weightings": 1024})
+
+
+def strokes(runs: list[str]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """Run -> its line's colour and dashes, of each panel."""
+    curve = [{"epoch": 1, "loss": 2.0, "score": 0.5}, {"epoch": 2, "loss": 1.0, "score": 0.6}]
+    found = []
+    for spec in curves_figure({}, {"curves": dict.fromkeys(runs, curve)}).panels:
+        line, point = (layer["encoding"] for layer in spec["layer"])
+        colour, dash = line["stroke"]["scale"], line["strokeDash"]["scale"]
+        assert point["fill"]["scale"] == colour
+        assert colour["domain"] == dash["domain"]
+        pairs = zip(colour["range"], map(tuple, dash["range"]), strict=True)
+        found.append(dict(zip(colour["domain"], pairs, strict=True)))
+    return found
+
+
+def test_no_two_runs_are_drawn_alike_and_the_main_ones_always_as_they_are() -> None:
+    main = ["student", "without a teacher", "with every label", "no search", "teacher"]
+    beside = ["compare-largest", "compare-random-0", "compare-random-1", "compare-winner"]
+    losses, scores = strokes(["as onnx-int4", *beside, "recovery", *main])
+    assert losses == scores
+    assert len(set(losses.values())) == len(losses) == 11
+    assert len({losses[name][0] for name in main}) == 5
+    assert {losses[name] for name in main} == {(losses[name][0], (1, 0)) for name in main}, "solid"
+    assert {losses[name][0] for name in beside} == {PALETTE["grey"]}
+    assert list(losses)[:5] == main
+    alone = strokes(["teacher", "student"])[0]
+    assert alone == {name: losses[name] for name in ("student", "teacher")}, "whoever else is there"
+    assert {strokes(["recovery"])[0]["recovery"][1], strokes(["a", "b"])[0]["b"][1]} == {(1, 0)}, (
+        "colours that are free"
+    )
 
 
 def test_a_final_without_architecture_borrows_no_parameters() -> None:
