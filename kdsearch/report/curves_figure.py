@@ -94,6 +94,10 @@ def curves_figure(result: Row, evidence: Row) -> Figure:
     panels = [panel(losses, "loss", "training loss", False, True, names)] if losses else []
     title = f"validation {scored.label}" if scored else "validation score"
     panels += [panel(scores, "score", title, share, False, names)] if scores else []
+    judged_on = {
+        plain(name): plain(words) for name, words in mapping(evidence.get("judged_on")).items() if name in curves
+    }
+    notes = judged(judged_on) if scores else ["No run measured a validation score."] if curves else []
     return Figure(
         "curves",
         "Distillation, epoch by epoch",
@@ -101,9 +105,18 @@ def curves_figure(result: Row, evidence: Row) -> Figure:
         f"compare their {scored.name if scored else 'scores'}, not their losses.",
         panels,
         [curve_table(name, curve) for name, curve in curves.items()],
-        () if scores or not curves else ("No run measured a validation score.",),
+        notes,
         missing="No training curves were recorded.",
     )
+
+
+def judged(on: Mapping[str, str]) -> list[str]:
+    """What the runs' validation figures are of, where that is not the same for all; `on`: run -> what its own are of."""
+    if len(set(on.values())) < 2:
+        return []
+    runs = {words: [label(name) for name in sorted(on, key=place) if on[name] == words] for words in on.values()}
+    each = "; ".join(f"{words} ({', '.join(names)})" for words, names in runs.items())
+    return [f"Validation figures are not all of the same samples and labels: {each}. Compare those of one kind."]
 
 
 def curve_table(name: str, curve: Sequence[Row]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdsearch.stages.export import FIGURES
@@ -12,6 +12,9 @@ from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.training.materials import Materials
+from kdsearch.training.teachers import asked
+
+ALL = "every label there is"
 
 
 def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +77,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         if each["history"]:
             curves[f"as {each['format']}"] = each["history"]
     taught = inputs["prepare"].facts["teachers"]
+    trained_here = [name for name, facts in taught.items() if facts.get("history")]
     teacher_curves = {
-        f"teacher {name}" if len(taught) > 1 else "teacher": facts["history"]
-        for name, facts in taught.items()
-        if facts.get("history")
+        f"teacher {name}" if len(taught) > 1 else "teacher": taught[name]["history"] for name in trained_here
     }
     return {
         "candidates": candidates,
@@ -90,10 +92,29 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
+        "judged_on": _judged_on(materials, result, curves, dict(zip(teacher_curves, trained_here, strict=True))),
         "ladder": _ladder(result),
         "finals": finals,
         "figures": _figures(inputs, result),
     }
+
+
+def _judged_on(
+    materials: Materials, result: Mapping[str, Any], curves: Iterable[str], taught: Mapping[str, str]
+) -> dict[str, str]:
+    """Curve -> what its validation figures are of, where labels are hidden and a teacher's class stands in for them.
+
+    taught: curve -> teacher. Nothing stands in where a network is trained without a teacher.
+    """
+    if "validation" not in result["data"]:
+        return {}
+    val = result["data"]["counts"]["val"]
+    n = sum(val.values())
+    known = f"{n - val['unlabeled']:,} labelled samples"
+    found = dict.fromkeys(curves, f"{n:,} samples, the teacher's class where a label is hidden")
+    for name, words in (("without a teacher", known), ("with every label", ALL)):
+        found |= {name: words} if name in found else {}
+    return found | {curve: ALL if asked(materials, name).labels == "all" else known for curve, name in taught.items()}
 
 
 def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -245,6 +245,17 @@ def test_no_two_runs_are_drawn_alike_and_the_main_ones_always_as_they_are() -> N
     )
 
 
+def test_curves_that_are_judged_on_different_samples_say_on_which() -> None:
+    curve = [{"epoch": 1, "loss": 2.0, "score": 0.5}]
+    mixed, known = "270 samples, the teacher's class where a label is hidden", "52 labelled samples"
+    on = {"teacher": known, "compare-winner": mixed, "student": mixed, "without a teacher": known}
+    evidence = {"curves": dict.fromkeys(on, curve), "judged_on": on}
+    (note,) = curves_figure({}, evidence).notes
+    assert f"{mixed} (student, compare-winner)" in note
+    assert f"{known} (without a teacher, teacher)" in note
+    assert curves_figure({}, {**evidence, "judged_on": dict.fromkeys(on, known)}).notes == []
+
+
 def test_a_final_without_architecture_borrows_no_parameters() -> None:
     finals = [{"scores": {"nwot": float(n)}, "accuracy": n / 10} for n in range(6)]
     panels = proxy_figure({}, {"candidates": [{"params": 10}], "finals": finals}).panels
