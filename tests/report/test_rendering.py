@@ -365,6 +365,17 @@ def test_times_stand_in_the_order_of_the_stages(result: dict[str, Any]) -> None:
     result["seconds"] = dict.fromkeys(sorted(("report", *result["seconds"])), 1.0)
     order = re.findall(r'<th scope="row">(\w+)</th>', tables.time(result))
     assert order == ["prepare", "search", "refine", "distill", "compress", "export", "report"]
+    assert "<b>all</b>" in tables.time(result)
+    del result["seconds"]["report"]
+    assert "<b>all before this page</b>" in tables.time(result)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [(0.999, "bound 99.9 %"), (0.83, "bound 83 %"), (0.12345, "bound 12.345 %")]
+)
+def test_a_bound_on_decisions_is_said_in_full(bound: float, said: str, result: dict[str, Any]) -> None:
+    result["exports"][1]["bounds"] = {"min_agreement": bound}
+    assert said in text_of(tables.files(result))
 
 
 def test_files_and_cards_are_linked_and_nothing_outside(result: dict[str, Any]) -> None:
@@ -492,6 +503,9 @@ def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
     assert "student, pruned and recovered" in found
     for said in ("52,632", "3,000,001", "95.02 %"):
         assert said in found
+    assert found.count("d1.2.2-w16.24.32") == tables.networks({**result, "pruned": None}).count("d1.2.2-w16.24.32")
+    cut = {**result, "pruned": {**result["pruned"], "architecture": "what is left"}}
+    assert "what is left" in tables.networks(cut)
 
 
 @pytest.mark.parametrize(
