@@ -255,10 +255,13 @@ def test_nothing_is_feasible(limit, copied):
 
 def test_only_the_file_is_too_large(copied):
     """Its four bytes a weight fit, the graph around them does not."""
-    with pytest.raises(
-        RefusedError, match=r"none of \d+ exported candidates keeps the constraints .*onnx_bytes \+\d+%"
-    ):
+    with pytest.raises(RefusedError) as caught:
         run_tiny(copied, "constraints.onnx_bytes=6000", "search.candidates=2", "search.keep=2")
+    said = str(caught.value)
+    assert (found := re.search(r"none of \d+ exported .*\(best: onnx_bytes ([\d,]+), limit 6,000\)", said)) is not None
+    costs = [read_json(each) for each in (copied / "study").rglob("costs-*.json")]
+    assert int(found[1].replace(",", "")) in [each["onnx_bytes"] for each in costs]
+    assert "Relax onnx_bytes, or widen the space." in said
 
 
 def test_verify_measures_the_test_split_again(finished, copied, capsys):
