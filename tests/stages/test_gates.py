@@ -91,7 +91,7 @@ def test_a_format_that_is_asked_for_is_there_though_another_was_refused(copied, 
     assert json.loads(capsys.readouterr().out)["format"] == "onnx-int4"
 
 
-def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path):
+def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path, monkeypatch):
     """By a name that says whose it is, too; else an installed one; and an exporter's name may hold a hyphen."""
     uses = ["kdsearch:quantizer:int8"]
     sets = [f"compress.quantize={uses}", "export.formats=[onnx-fp32]", "export.max_drop={}"]
@@ -100,7 +100,11 @@ def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path)
     for form in ("onnx-int8", "onnx-fp32"):
         assert [each["use"] for each in _quantizers(study, host, form)] == uses
     assert [each["use"] for each in _quantizers(study, host, "onnx-int4")] == [*uses, "int4"]
-    with pytest.raises(UserError, match="unknown format 'onnx-int5'; did you mean"):
+    with pytest.raises(UserError, match="unknown format 'onnx-int5'; did you mean") as caught:
+        _quantizers(study, host, "onnx-int5")
+    assert "Expected onnx-fp32, onnx-int4 or onnx-int8" in str(caught.value), "not OpenVINO's"
+    monkeypatch.setattr(host.load_class("quantizer", "int4"), "rewrites", ".xml")
+    with pytest.raises(UserError, match="Expected onnx-fp32 or onnx-int8"):
         _quantizers(study, host, "onnx-int5")
     hyphen = study.config.export.exporter.model_copy(update={"use": "on-nx"})
     export = study.config.export.model_copy(update={"exporter": hyphen})
