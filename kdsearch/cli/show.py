@@ -131,7 +131,7 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
 
 def _usual(options: type[Options]) -> Options:
     """With every default, "" where there is none."""
-    required = {name: "" for name, info in options.model_fields.items() if info.is_required()}
+    required: dict[str, Any] = {name: "" for name, info in options.model_fields.items() if info.is_required()}
     return options.model_construct(**required)
 
 
