@@ -127,6 +127,8 @@ def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[
 
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every rung; `weights`: it has no file, its bytes are of the weights in fp32. `control`: trained to compare with."""
+
     def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
         known = {"name": name, **told(row["quality"])}
         return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
@@ -136,12 +138,13 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     taught = {f"teacher {name}": each for name, each in teacher.get("all", {}).items()} or {"teacher": teacher}
     for name, row in taught.items() if teacher else ():
         params, taken = row["params"], (row["latency_ms"] or {}).get("median")
-        rows.append(rung(name, row, params=params, macs=row["macs"], bytes=params and 4 * params, latency_ms=taken))
+        cost = {"params": params, "macs": row["macs"], "bytes": params and 4 * params}
+        rows.append(rung(name, row, **cost, weights=True, latency_ms=taken))
     for name in ("student", "pruned"):
         if whole := result[name]:
             each = {f"{role} {name}": row for role, row in whole.get("roles", {}).items()} or {name: whole}
             rows += [
-                rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"])
+                rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"], weights=True)
                 for title, row in each.items()
             ]
     student = result["student"]

@@ -21,7 +21,7 @@ from kdsearch.report.curves_figure import curves_figure
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.html_table import simple
-from kdsearch.report.ladder_figure import weights_figure
+from kdsearch.report.ladder_figure import ladder_figure, weights_figure
 from kdsearch.report.page import render
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
@@ -254,6 +254,19 @@ def test_curves_that_are_judged_on_different_samples_say_on_which() -> None:
     assert f"{mixed} (student, compare-winner)" in note
     assert f"{known} (without a teacher, teacher)" in note
     assert curves_figure({}, {**evidence, "judged_on": dict.fromkeys(on, known)}).notes == []
+
+
+def test_bytes_of_what_has_no_file_are_called_those_of_its_weights(evidence: dict[str, Any]) -> None:
+    def titles() -> list[str]:
+        return [
+            panel["encoding"]["x"]["title"] for panel in ladder_figure({}, evidence).panels if "x" in panel["encoding"]
+        ]
+
+    assert titles() == ["bytes of the file", "latency, one sample (ms)"]
+    assert "weights in fp32" not in ladder_figure({}, evidence).says
+    evidence["ladder"][0]["weights"] = True
+    assert titles() == ["bytes of the file, or of weights in fp32", "latency, one sample (ms)"]
+    assert "What has no file stands with the bytes of its weights in fp32." in ladder_figure({}, evidence).says
 
 
 def test_a_final_without_architecture_borrows_no_parameters() -> None:

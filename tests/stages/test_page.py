@@ -67,7 +67,7 @@ def test_the_page_says_what_validation_figures_are_of(finished: Done) -> None:
     assert html.escape(said) in page or said in page.partition("<script")[0]
 
 
-def test_the_page_says_what_each_curve_is_judged_on(finished: Done) -> None:
+def test_the_page_says_what_each_curve_is_judged_on_and_whose_bytes_are_of_weights(finished: Done) -> None:
     """The baseline has no teacher whose class stands in for a hidden label; its control and the teacher see every label."""
     study = finished.folder / "study"
     key = read_json(study / "last.json")["report"]["key"]
@@ -78,6 +78,10 @@ def test_the_page_says_what_each_curve_is_judged_on(finished: Done) -> None:
     assert judged_on["student"] == judged_on["recovery"] == judged_on["compare-winner"] == mixed
     assert judged_on["without a teacher"] == f"{known} labelled samples"
     assert judged_on["with every label"] == judged_on["teacher"] == "every label there is"
+    ladder = read_json(study / "artifacts" / f"report-{key}" / "evidence.json")["ladder"]
+    assert {row["name"] for row in ladder if row.get("weights")} == {"teacher", "student", "pruned"}, (
+        "these have no file"
+    )
     scores = {name: finished_score(study, name) for name in ("baseline", "all_labels")}
     for name, n in (("baseline", known), ("all_labels", all_)):
         assert scores[name] * n == pytest.approx(round(scores[name] * n)), "so many were judged"
