@@ -11,6 +11,7 @@ from kdsearch.errors import KdsearchError, PluginError, nearest
 if TYPE_CHECKING:
     from kdsearch.hooks import Family
     from kdsearch.host import Found, Host, Plugin
+    from kdsearch.kinds import Options
 
 _NEEDS = ("access", "needs_teacher", "needs_data", "owns_task_loss", "roles", "ships", "init", "side", "direction")
 
@@ -112,9 +113,12 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
         cls = host.load_class(found.kind, f"{plugin.name}:{found.kind}:{found.name}")
     except KdsearchError as error:
         return {**whole, "state": "broken", "error": str(error)}
+    from kdsearch.kinds.distiller import access_needed
     from kdsearch.study.describe import options_of
 
     needs = {name: _word(getattr(cls, name)) for name in _NEEDS if hasattr(cls, name)}
+    if found.kind == "distiller":
+        needs["access"] = access_needed(cls, _usual(cls.options_class)).name
     return {
         **whole,
         "state": "ok",
@@ -123,6 +127,12 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
         "needs": needs,
         "options": options_of(cls),
     }
+
+
+def _usual(options: type[Options]) -> Options:
+    """With every default, "" where there is none."""
+    required: dict[str, Any] = {name: "" for name, info in options.model_fields.items() if info.is_required()}
+    return options.model_construct(**required)
 
 
 def _word(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.model import Model, TapShapes
-from kdsearch.kinds.options import Capability, O, requested_taps
+from kdsearch.kinds.options import Capability, O, Options, requested_taps
 from kdsearch.kinds.phase import Factor, Feed, Optim
 from kdsearch.kinds.services import Services
 from kdsearch.kinds.step import Clock, Step
@@ -132,3 +132,8 @@ class Setup(Services, Protocol):
 
     def score(self, metric: str, role: str, split: str = "val") -> float:
         """A metric of a role's model now. Never the test split."""
+
+
+def access_needed(cls: type[Distiller[Any]], options: Options) -> Access:
+    """The least access to the teacher that a distiller needs with these options."""
+    return max(cls.access, Access.TAPS) if "teacher" in requested_taps(options) else cls.access

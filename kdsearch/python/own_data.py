@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Cost, DataSource, Graph, Metric, Model, Normalizable, Task
 from kdsearch.kinds.forward import run_model
 from kdsearch.python.recovery import noise
+from kdsearch.stages.notes import copied
 from kdsearch.stages.quality import goodness, quality_of
 from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Use
@@ -103,6 +105,8 @@ def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
         raise error.at(path="--data") from None
     dataset = make(host, "dataset", use, "--data")
     source = dataset.open(Site(seed, Path()))
+    for said in copied(source.facts):
+        warnings.warn(said, stacklevel=2)
     if normalize != "auto":
         if normalize not in NAMED or not isinstance(source, Normalizable):
             raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *NAMED]))

@@ -46,6 +46,6 @@ def as_quantised(result: Row) -> str:
         name = plain(each.get("metric") or "")
         values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
         body.append([plain(each.get("format")), *values, count(each.get("epochs")), _came_of(each)])
-    head = ["file", "plain", "allowed", "trained as quantised", "epochs", ""]
+    head = ["file", "plain", "allowed", "trained as quantised", "epochs", "what came of it"]
     title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"
     return title + simple(head, body) if body else ""

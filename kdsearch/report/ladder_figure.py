@@ -25,7 +25,7 @@ def steps(evidence: Row) -> list[dict[str, Any]]:
         quality = quality_of(rung)
         pair = quality.interval or quality_of({"quality": {"interval": items(rung.get("interval"))}}).interval
         row: dict[str, Any] = {"name": short(rung.get("name"), 40), "written": quality.text, "y": quality.value}
-        row["control"] = rung.get("control") is True
+        row["control"], row["weights"] = rung.get("control") is True, rung.get("weights") is True
         if pair and quality.value is not None:
             row |= {"low": pair[0], "high": pair[1], "range": Quality("", 0, share=quality.share, interval=pair).range}
         row |= {
@@ -112,11 +112,12 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
     rungs, found = rows(evidence.get("ladder")), steps(evidence)
     quality = next((each for each in map(quality_of, rungs) if each.value is not None), quality_of({}))
     files = [row for row in found if "latency_ms" in row] or found
+    fileless = ", or of weights in fp32" if any(row["weights"] for row in files) else ""
     panels = [quality_panel(found, quality)] if any(row["y"] is not None for row in found) else []
     panels += [
         each
         for each in (
-            cost_panel(files, quality, "bytes", "bytes of the file", ".3~s"),
+            cost_panel(files, quality, "bytes", f"bytes of the file{fileless}", ".3~s"),
             cost_panel(files, quality, "latency_ms", "latency, one sample (ms)", ".3~g"),
         )
         if each
@@ -133,13 +134,18 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
         ]
         for rung, row in zip(rungs, found, strict=True)
     ]
-    grey = ", in grey the same network trained otherwise" if any(row["control"] for row in found) else ""
+    said = (
+        " What has no file stands with the bytes of its weights in fp32."
+        if any(row["weights"] for row in found)
+        else ""
+    )
+    grey = ", in grey what was trained to compare with" if any(row["control"] for row in found) else ""
     head = ["step", quality.name, "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
     return Figure(
         "ladder",
         "From the teacher to the smallest file",
         f"Top to bottom, one step of compression a row{grey}; then {quality.name} against size and against latency of what was run "
-        "in onnxruntime. No axis starts at zero.",
+        f"in onnxruntime.{said} No axis starts at zero.",
         panels,
         [Table("Every step of compression", head, body)] if rungs else (),
         missing="The steps of compression were not recorded.",

@@ -53,6 +53,7 @@ MANY_CLASSES = 24  # beyond it the counts fold away
 SPLITS = ("train", "labeled", "unlabeled", "val", "test")
 KEPT = "No file was refused: each keeps its bounds on quality, on decisions, and on what differs from torch."
 PLAIN = "samples"  # of which nothing else is counted: they have no labels
+CUT = "the one as distilled, compressed"  # whose widths are no longer the spec's
 LABELS = {"labeled": "with a label", "unlabeled": "without a label"}
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
@@ -150,8 +151,8 @@ def against(teacher: Row, export: Row) -> Markup:
 
 
 def _at_least(export: Row) -> str:
-    least = mapping(export.get("bounds")).get("min_agreement")
-    return "" if number(least) is None else f"bound {percent(least, 0)}"
+    found = number(mapping(export.get("bounds")).get("min_agreement"))
+    return "" if found is None else f"bound {100 * found:.6g} %"
 
 
 def refused(result: Row) -> str:
@@ -315,13 +316,14 @@ def recipe(result: Row) -> str:
 
 
 def time(result: Row) -> str:
-    """Seconds by stage, in the order in which they ran, with a bar each."""
+    """Seconds by stage, in the order in which they ran, with a bar each. A page is written before its own time is known."""
     given = {plain(name): number(value) for name, value in mapping(result.get("seconds")).items()}
     spent = {name: given[name] for name in (*ORDER, *given) if name in given}
     known = [value for value in spent.values() if value is not None and value > 0]
     if not known:
         return none("No times were recorded.")
     whole = sum(known)
+    every = "all" if "report" in spent else "all before this page"
     body = [
         [
             name,
@@ -331,7 +333,7 @@ def time(result: Row) -> str:
         for name, value in spent.items()
     ]
     return simple(
-        ["stage", "time", "share"], [*body, [Markup("<b>all</b>"), Markup(f"<b>{seconds(whole)}</b>"), Markup()]]
+        ["stage", "time", "share"], [*body, [Markup(f"<b>{every}</b>"), Markup(f"<b>{seconds(whole)}</b>"), Markup()]]
     )
 
 
@@ -371,7 +373,8 @@ def networks(result: Row) -> str:
         own, pruned = of_role(student, role), of_role(result.get("pruned"), role)
         lines.append((f"{plain(role or 'student')}, as distilled", own, own))
         if pruned:
-            lines.append((f"{plain(role or 'student')}, pruned and recovered", {**own, **pruned}, pruned))
+            cut = {"architecture": CUT, **pruned}
+            lines.append((f"{plain(role or 'student')}, pruned and recovered", cut, pruned))
     labels = {"baseline": "same network without a teacher", "all_labels": "same network with every label"}
     labels["no_search"] = (
         f"largest feasible network, no search, {count(mapping(result.get('no_search')).get('epochs'))} epochs"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdsearch.stages.export import FIGURES
@@ -12,6 +12,9 @@ from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.training.materials import Materials
+from kdsearch.training.teachers import asked
+
+ALL = "every label there is"
 
 
 def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +77,9 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         if each["history"]:
             curves[f"as {each['format']}"] = each["history"]
     taught = inputs["prepare"].facts["teachers"]
+    trained_here = [name for name, facts in taught.items() if facts.get("history")]
     teacher_curves = {
-        f"teacher {name}" if len(taught) > 1 else "teacher": facts["history"]
-        for name, facts in taught.items()
-        if facts.get("history")
+        f"teacher {name}" if len(taught) > 1 else "teacher": taught[name]["history"] for name in trained_here
     }
     return {
         "candidates": candidates,
@@ -90,10 +92,29 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
+        "judged_on": _judged_on(materials, result, curves, dict(zip(teacher_curves, trained_here, strict=True))),
         "ladder": _ladder(result),
         "finals": finals,
         "figures": _figures(inputs, result),
     }
+
+
+def _judged_on(
+    materials: Materials, result: Mapping[str, Any], curves: Iterable[str], taught: Mapping[str, str]
+) -> dict[str, str]:
+    """Curve -> what its validation figures are of, where labels are hidden and a teacher's class stands in for them.
+
+    taught: curve -> teacher. Nothing stands in where a network is trained without a teacher.
+    """
+    if "validation" not in result["data"]:
+        return {}
+    val = result["data"]["counts"]["val"]
+    n = sum(val.values())
+    known = f"{n - val['unlabeled']:,} labelled samples"
+    found = dict.fromkeys(curves, f"{n:,} samples, the teacher's class where a label is hidden")
+    for name, words in (("without a teacher", known), ("with every label", ALL)):
+        found |= {name: words} if name in found else {}
+    return found | {curve: ALL if asked(materials, name).labels == "all" else known for curve, name in taught.items()}
 
 
 def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -106,6 +127,8 @@ def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[
 
 
 def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every rung; `weights`: it has no file, its bytes are of the weights in fp32. `control`: trained to compare with."""
+
     def rung(name: str, row: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
         known = {"name": name, **told(row["quality"])}
         return {**known, **dict.fromkeys(("bytes", "params", "macs", "latency_ms")), **rest}
@@ -115,12 +138,13 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     taught = {f"teacher {name}": each for name, each in teacher.get("all", {}).items()} or {"teacher": teacher}
     for name, row in taught.items() if teacher else ():
         params, taken = row["params"], (row["latency_ms"] or {}).get("median")
-        rows.append(rung(name, row, params=params, macs=row["macs"], bytes=params and 4 * params, latency_ms=taken))
+        cost = {"params": params, "macs": row["macs"], "bytes": params and 4 * params}
+        rows.append(rung(name, row, **cost, weights=True, latency_ms=taken))
     for name in ("student", "pruned"):
         if whole := result[name]:
             each = {f"{role} {name}": row for role, row in whole.get("roles", {}).items()} or {name: whole}
             rows += [
-                rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"])
+                rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"], weights=True)
                 for title, row in each.items()
             ]
     student = result["student"]

@@ -25,13 +25,17 @@ def control_of(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return None if quality is None else told(quality)
 
 
+def copied(facts: Mapping[str, Any]) -> list[str]:
+    """Of each split with copies of training samples, by the facts of a data source: so."""
+    return [
+        f"{n:,} samples of '{split}' are copies of training samples: what is measured there is too good."
+        for split, n in facts.get("copies", {}).items()
+    ]
+
+
 def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
     """What makes the whole result doubtful: shown before anything else."""
-    exported, copies = inputs["export"].facts, inputs["prepare"].facts["data"]["facts"].get("copies", {})
-    found = [
-        f"{n:,} samples of '{split}' are copies of training samples: what is measured there is too good."
-        for split, n in copies.items()
-    ]
+    exported, found = inputs["export"].facts, copied(inputs["prepare"].facts["data"]["facts"])
     baseline = (control_of(exported, "baseline") or {}).get("quality")
     for name in materials.study.teachers:
         found += inputs["prepare"].facts["teachers"][name].get("warnings", [])

@@ -9,6 +9,7 @@ from typing import Any
 from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
 from kdsearch.kinds import Batch, Controller, Proxy, work_begins
 from kdsearch.kinds.targets import unknown
+from kdsearch.report.values import general
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
 from kdsearch.search.needs import check_needs, needing_none
@@ -285,11 +286,16 @@ def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[s
     keep = asked or (MEASURED if role in materials.ships and needs_file(materials) else MOST)
     kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, asked or SHORT)
     if not kept.rows:
-        worst = "; ".join(f"{name} {value:+.0%}" for name, value in kept.broken[0].items())
+        limits = bounds(materials)
+        best = "; ".join(
+            f"{name} {general(round(limits[name] * (1 + over), 9))}, limit {general(limits[name])}"
+            for name, over in kept.broken[0].items()
+        )
+        broken = one_of({name for each in kept.broken for name in each})
         raise RefusedError(
-            f"none of {len(kept.broken)} exported candidates keeps the constraints (best: {worst}), and by these no other would",
+            f"none of {len(kept.broken)} exported candidates keeps the constraints (best: {best}), and by these no other would",
             path="constraints",
-            fix="Relax onnx_bytes, latency_ms or peak_bytes, or widen the space.",
+            fix=f"Relax {broken}, or widen the space.",
         )
     return kept
 

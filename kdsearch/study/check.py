@@ -289,8 +289,8 @@ def _check_roles(study: Study, procedure: type[Procedure[Any]]) -> None:
 
 
 def _check_access(study: Study, host: Host, each: Any, cls: type[Distiller[Any]], path: str) -> None:
-    from kdsearch.kinds.options import requested_taps, searchable
-    from kdsearch.kinds.teacher import Access
+    from kdsearch.kinds.distiller import access_needed
+    from kdsearch.kinds.options import searchable
 
     if not cls.needs_teacher:
         return
@@ -303,7 +303,7 @@ def _check_access(study: Study, host: Host, each: Any, cls: type[Distiller[Any]]
             expected=one_of(names) if names else "a study with a `teacher:`",
         )
     options = _one(searchable(cls.options_class, each.options, f"{path}.options"), f"{path}.options")
-    needed = max(cls.access, Access.TAPS) if "teacher" in requested_taps(options) else cls.access
+    needed = access_needed(cls, options)
     where = study.path_of_teacher(each.teacher)
     if study.live_object(where) is not None:
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import RefusedError, UserError, nearest, one_of
+from kdsearch.errors import KdsearchError, RefusedError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import held, last_run
@@ -79,10 +79,20 @@ def _quantizers(study: Study, host: Host, form: str) -> list[dict[str, Any]]:
     """
     prefix = f"{bare(study.config.export.exporter.use)}-"
     own = formats_of(study)
-    known = list(dict.fromkeys([*own, *(f"{prefix}{each}" for each in host.names("quantizer"))]))
-    if form not in known:
+    names = host.names("quantizer")
+    if form not in own and form not in [f"{prefix}{each}" for each in names]:
+        known = list(dict.fromkeys([*own, *(f"{prefix}{each}" for each in names if _fits(study, host, each))]))
         raise UserError(
             f"unknown format '{form}'", path="--format", nearest=nearest(form, known), expected=one_of(known)
         )
     found = [use.model_dump(mode="json") for use in study.config.compress.quantize]
     return found if form in own else [*found, {"use": form.removeprefix(prefix), "options": {}}]
+
+
+def _fits(study: Study, host: Host, quantizer: str) -> bool:
+    """Whether it rewrites such files as the study's exporter writes."""
+    suffix: str = host.load_class("exporter", study.config.export.exporter.use).suffix
+    try:
+        return bool(host.load_class("quantizer", quantizer).rewrites == suffix)
+    except KdsearchError:  # its plugin does not load, as `kdsearch plugins` says
+        return False

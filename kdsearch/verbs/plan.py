@@ -18,7 +18,6 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
-from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
 from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
@@ -32,7 +31,7 @@ from kdsearch.study.summary import different, scored, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.training.text_teachers import has_network
-from kdsearch.verbs.preflight import looked_at
+from kdsearch.verbs.preflight import doubts, looked_at
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -61,7 +60,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     found = {
         **summary(study, host, controls_of(materials)),
         "samples": samples,
-        "warnings": hardly_feasible(materials),
+        "warnings": doubts(materials),
     }
     disk = _disk(materials, students)
     workers = study.config.run.workers

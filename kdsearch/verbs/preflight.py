@@ -10,6 +10,7 @@ from kdsearch.host import Host
 from kdsearch.stages import distill, export, refine, search
 from kdsearch.stages.ends import check_ends
 from kdsearch.stages.feasible import hardly_feasible
+from kdsearch.stages.notes import copied
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
@@ -66,10 +67,15 @@ def looked_at(study: Study, host: Host) -> Materials:
     return materials
 
 
+def doubts(materials: Materials) -> list[str]:
+    """What makes a study's result doubtful before any work: samples that are judged on are trained on, limits that little keeps."""
+    return [*copied(materials.data.facts), *hardly_feasible(materials)]
+
+
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
     materials = looked_at(study, host)
-    return {**summary(study, host, distill.controls_of(materials)), "warnings": hardly_feasible(materials)}
+    return {**summary(study, host, distill.controls_of(materials)), "warnings": doubts(materials)}
 
 
 def check_storage(study: Study) -> None:

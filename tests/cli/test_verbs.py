@@ -182,6 +182,10 @@ def test_show_is_a_plugin_first_and_then_every_capability_of_that_name(host, cap
     (found,) = json.loads(out)["capabilities"]
     assert found["about"] == "Soft targets."
     assert found["needs"]["access"] == "LOGITS"
+    code, out, _ = run(capsys, "plugins", "show", "fitnet", "--json")
+    assert json.loads(out)["capabilities"][0]["needs"]["access"] == "TAPS", (
+        "what a study with its defaults is refused without"
+    )
     assert found["options"] == [
         {
             "name": "temperature",

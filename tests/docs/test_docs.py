@@ -325,6 +325,14 @@ def test_links_and_files_that_pages_name_are_there(page):
         assert (DOCS.parent / file).exists(), file
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_its_heads_cells(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.sub(r"\\\|", "", row).count("|") for row in table.splitlines()]
+        assert set(rows) == {rows[0]}, table.splitlines()[next(i for i, n in enumerate(rows) if n != rows[0])]
+
+
 def test_contracts_that_the_page_names_are_there():
     text = (DOCS / "plugins.md").read_text()
     sources = "".join(file.read_text() for file in Path(kdsearch.testing.__file__).parent.glob("*.py"))

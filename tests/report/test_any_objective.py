@@ -112,7 +112,7 @@ def test_controls_stand_on_the_ladder_in_grey() -> None:
     evidence["ladder"].append({"name": "without a teacher", "accuracy": 0.9, "control": True})
     found = ladder_figure({}, evidence)
     assert [row["control"] for row in found.panels[0]["data"]["values"]].count(True) == 1
-    assert "in grey the same network trained otherwise" in found.says
+    assert "in grey what was trained to compare with" in found.says
     assert "in grey" not in ladder_figure({}, make_evidence()).says
     assert not [row for row in found.panels[1]["data"]["values"] if row["control"]], "it has no file"
 

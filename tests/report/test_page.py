@@ -161,6 +161,20 @@ return [w,f.documentElement.scrollWidth,shown.filter(e=>e.getBoundingClientRect(
     assert {lines for _, lines in names} == {1}
 
 
+def test_a_cell_that_says_what_is_missing_is_no_box(tmp_path: Path) -> None:
+    result = make_result()
+    result["constraints"]["peak_bytes"] = 1000
+    result["exports"] = []
+    style = "getComputedStyle(e)"
+    act = f"""
+const of=name=>[...document.querySelectorAll(name)].map(e=>[e.textContent,{style}.borderTopStyle,{style}.paddingLeft]);
+return [of('td .none'),of('#files p.none')];
+"""
+    cells, blocks = see(render(result, make_evidence()), tmp_path, act=act).act
+    assert set(map(tuple, cells)) == {("not measured", "none", "0px")}
+    assert ["No file was exported.", "dashed", "16px"] in blocks
+
+
 def test_five_thousand_candidates_fit_a_light_page(tmp_path: Path) -> None:
     page = render(make_result(), make_evidence(n=5000, trials=60, epochs=100))
     assert len(page.encode()) < 2_000_000

@@ -74,6 +74,7 @@ def test_training_as_quantised_says_what_came_of_it(
     row = {"format": "onnx-int4", "epochs": 4, "metric": "accuracy", "unit": "share", "allowed": 0.05}
     text = as_quantised({"as_quantised": [{**row, "before": before, "after": after, "used": used}]})
     assert f">{said}<" in text
+    assert ">what came of it</th>" in text
 
 
 def test_training_as_quantised_that_could_round_nothing_is_said() -> None:

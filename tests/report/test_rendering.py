@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from kdsearch.kinds import Figure, Picture, Table
 from kdsearch.report import tables
-from kdsearch.report.charts import axis
+from kdsearch.report.charts import PALETTE, axis
+from kdsearch.report.curves_figure import curves_figure
 from kdsearch.report.figures import figures, framed
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.html_table import simple
-from kdsearch.report.ladder_figure import weights_figure
+from kdsearch.report.ladder_figure import ladder_figure, weights_figure
 from kdsearch.report.page import render
 from kdsearch.report.proxy_figure import proxy_figure
 from kdsearch.report.summary import header, verdict
@@ -213,6 +214,61 @@ def test_what_the_trials_begin_with_is_said(result: dict[str, Any], evidence: di
     assert said in render(result, {**evidence, "weightings": 1024})
 
 
+def strokes(runs: list[str]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """Run -> its line's colour and dashes, of each panel."""
+    curve = [{"epoch": 1, "loss": 2.0, "score": 0.5}, {"epoch": 2, "loss": 1.0, "score": 0.6}]
+    found = []
+    for spec in curves_figure({}, {"curves": dict.fromkeys(runs, curve)}).panels:
+        line, point = (layer["encoding"] for layer in spec["layer"])
+        colour, dash = line["stroke"]["scale"], line["strokeDash"]["scale"]
+        assert point["fill"]["scale"] == colour
+        assert colour["domain"] == dash["domain"]
+        pairs = zip(colour["range"], map(tuple, dash["range"]), strict=True)
+        found.append(dict(zip(colour["domain"], pairs, strict=True)))
+    return found
+
+
+def test_no_two_runs_are_drawn_alike_and_the_main_ones_always_as_they_are() -> None:
+    main = ["student", "without a teacher", "with every label", "no search", "teacher"]
+    beside = ["compare-largest", "compare-random-0", "compare-random-1", "compare-winner"]
+    losses, scores = strokes(["as onnx-int4", *beside, "recovery", *main])
+    assert losses == scores
+    assert len(set(losses.values())) == len(losses) == 11
+    assert len({losses[name][0] for name in main}) == 5
+    assert {losses[name] for name in main} == {(losses[name][0], (1, 0)) for name in main}, "solid"
+    assert {losses[name][0] for name in beside} == {PALETTE["grey"]}
+    assert list(losses)[:5] == main
+    alone = strokes(["teacher", "student"])[0]
+    assert alone == {name: losses[name] for name in ("student", "teacher")}, "whoever else is there"
+    assert {strokes(["recovery"])[0]["recovery"][1], strokes(["a", "b"])[0]["b"][1]} == {(1, 0)}, (
+        "colours that are free"
+    )
+
+
+def test_curves_that_are_judged_on_different_samples_say_on_which() -> None:
+    curve = [{"epoch": 1, "loss": 2.0, "score": 0.5}]
+    mixed, known = "270 samples, the teacher's class where a label is hidden", "52 labelled samples"
+    on = {"teacher": known, "compare-winner": mixed, "student": mixed, "without a teacher": known}
+    evidence = {"curves": dict.fromkeys(on, curve), "judged_on": on}
+    (note,) = curves_figure({}, evidence).notes
+    assert f"{mixed} (student, compare-winner)" in note
+    assert f"{known} (without a teacher, teacher)" in note
+    assert curves_figure({}, {**evidence, "judged_on": dict.fromkeys(on, known)}).notes == []
+
+
+def test_bytes_of_what_has_no_file_are_called_those_of_its_weights(evidence: dict[str, Any]) -> None:
+    def titles() -> list[str]:
+        return [
+            panel["encoding"]["x"]["title"] for panel in ladder_figure({}, evidence).panels if "x" in panel["encoding"]
+        ]
+
+    assert titles() == ["bytes of the file", "latency, one sample (ms)"]
+    assert "weights in fp32" not in ladder_figure({}, evidence).says
+    evidence["ladder"][0]["weights"] = True
+    assert titles() == ["bytes of the file, or of weights in fp32", "latency, one sample (ms)"]
+    assert "What has no file stands with the bytes of its weights in fp32." in ladder_figure({}, evidence).says
+
+
 def test_a_final_without_architecture_borrows_no_parameters() -> None:
     finals = [{"scores": {"nwot": float(n)}, "accuracy": n / 10} for n in range(6)]
     panels = proxy_figure({}, {"candidates": [{"params": 10}], "finals": finals}).panels
@@ -322,6 +378,17 @@ def test_times_stand_in_the_order_of_the_stages(result: dict[str, Any]) -> None:
     result["seconds"] = dict.fromkeys(sorted(("report", *result["seconds"])), 1.0)
     order = re.findall(r'<th scope="row">(\w+)</th>', tables.time(result))
     assert order == ["prepare", "search", "refine", "distill", "compress", "export", "report"]
+    assert "<b>all</b>" in tables.time(result)
+    del result["seconds"]["report"]
+    assert "<b>all before this page</b>" in tables.time(result)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [(0.999, "bound 99.9 %"), (0.83, "bound 83 %"), (0.12345, "bound 12.345 %")]
+)
+def test_a_bound_on_decisions_is_said_in_full(bound: float, said: str, result: dict[str, Any]) -> None:
+    result["exports"][1]["bounds"] = {"min_agreement": bound}
+    assert said in text_of(tables.files(result))
 
 
 def test_files_and_cards_are_linked_and_nothing_outside(result: dict[str, Any]) -> None:
@@ -449,6 +516,9 @@ def test_the_pruned_network_has_a_row(result: dict[str, Any]) -> None:
     assert "student, pruned and recovered" in found
     for said in ("52,632", "3,000,001", "95.02 %"):
         assert said in found
+    assert found.count("d1.2.2-w16.24.32") == tables.networks({**result, "pruned": None}).count("d1.2.2-w16.24.32")
+    cut = {**result, "pruned": {**result["pruned"], "architecture": "what is left"}}
+    assert "what is left" in tables.networks(cut)
 
 
 @pytest.mark.parametrize(

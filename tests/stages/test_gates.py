@@ -91,7 +91,7 @@ def test_a_format_that_is_asked_for_is_there_though_another_was_refused(copied, 
     assert json.loads(capsys.readouterr().out)["format"] == "onnx-int4"
 
 
-def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path):
+def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path, monkeypatch):
     """By a name that says whose it is, too; else an installed one; and an exporter's name may hold a hyphen."""
     uses = ["kdsearch:quantizer:int8"]
     sets = [f"compress.quantize={uses}", "export.formats=[onnx-fp32]", "export.max_drop={}"]
@@ -100,7 +100,11 @@ def test_the_quantizer_of_a_format_is_the_study_s_own_where_it_has_one(tmp_path)
     for form in ("onnx-int8", "onnx-fp32"):
         assert [each["use"] for each in _quantizers(study, host, form)] == uses
     assert [each["use"] for each in _quantizers(study, host, "onnx-int4")] == [*uses, "int4"]
-    with pytest.raises(UserError, match="unknown format 'onnx-int5'; did you mean"):
+    with pytest.raises(UserError, match="unknown format 'onnx-int5'; did you mean") as caught:
+        _quantizers(study, host, "onnx-int5")
+    assert "Expected onnx-fp32, onnx-int4 or onnx-int8" in str(caught.value), "not OpenVINO's"
+    monkeypatch.setattr(host.load_class("quantizer", "int4"), "rewrites", ".xml")
+    with pytest.raises(UserError, match="Expected onnx-fp32 or onnx-int8"):
         _quantizers(study, host, "onnx-int5")
     hyphen = study.config.export.exporter.model_copy(update={"use": "on-nx"})
     export = study.config.export.model_copy(update={"exporter": hyphen})
@@ -255,10 +259,13 @@ def test_nothing_is_feasible(limit, copied):
 
 def test_only_the_file_is_too_large(copied):
     """Its four bytes a weight fit, the graph around them does not."""
-    with pytest.raises(
-        RefusedError, match=r"none of \d+ exported candidates keeps the constraints .*onnx_bytes \+\d+%"
-    ):
+    with pytest.raises(RefusedError) as caught:
         run_tiny(copied, "constraints.onnx_bytes=6000", "search.candidates=2", "search.keep=2")
+    said = str(caught.value)
+    assert (found := re.search(r"none of \d+ exported .*\(best: onnx_bytes ([\d,]+), limit 6,000\)", said)) is not None
+    costs = [read_json(each) for each in (copied / "study").rglob("costs-*.json")]
+    assert int(found[1].replace(",", "")) in [each["onnx_bytes"] for each in costs]
+    assert "Relax onnx_bytes, or widen the space." in said
 
 
 def test_verify_measures_the_test_split_again(finished, copied, capsys):

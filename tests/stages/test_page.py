@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from urllib.parse import unquote
 
+import pytest
+
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.hashing import file_digest
 from tests.report.browser import needs_chromium, see
@@ -63,6 +65,37 @@ def test_the_page_says_what_validation_figures_are_of(finished: Done) -> None:
     assert finished.result["data"]["validation"] == said
     page = (finished.folder / "study" / "report" / "index.html").read_text(encoding="utf-8")
     assert html.escape(said) in page or said in page.partition("<script")[0]
+
+
+def test_the_page_says_what_each_curve_is_judged_on_and_whose_bytes_are_of_weights(finished: Done) -> None:
+    """The baseline has no teacher whose class stands in for a hidden label; its control and the teacher see every label."""
+    study = finished.folder / "study"
+    key = read_json(study / "last.json")["report"]["key"]
+    judged_on = read_json(study / "artifacts" / f"report-{key}" / "evidence.json")["judged_on"]
+    counts = finished.result["data"]["counts"]["val"]
+    known, all_ = sum(counts.values()) - counts["unlabeled"], sum(counts.values())
+    mixed = f"{all_} samples, the teacher's class where a label is hidden"
+    assert judged_on["student"] == judged_on["recovery"] == judged_on["compare-winner"] == mixed
+    assert judged_on["without a teacher"] == f"{known} labelled samples"
+    assert judged_on["with every label"] == judged_on["teacher"] == "every label there is"
+    ladder = read_json(study / "artifacts" / f"report-{key}" / "evidence.json")["ladder"]
+    assert {row["name"] for row in ladder if row.get("weights")} == {"teacher", "student", "pruned"}, (
+        "these have no file"
+    )
+    scores = {name: finished_score(study, name) for name in ("baseline", "all_labels")}
+    for name, n in (("baseline", known), ("all_labels", all_)):
+        assert scores[name] * n == pytest.approx(round(scores[name] * n)), "so many were judged"
+    assert f"{known} labelled samples (without a teacher)" in (study / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def finished_score(study: Path, run: str) -> float:
+    """The last validation accuracy of a run."""
+    distilled = read_json(
+        study / "artifacts" / f"distill-{read_json(study / 'last.json')['distill']['key']}" / "artifact.json"
+    )
+    return float(distilled["facts"]["runs"][run]["history"][-1]["score"])
 
 
 def test_cards_stand_beside_the_files(finished: Done) -> None:

@@ -14,13 +14,14 @@ from pydantic import field_validator
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, check_labels, image_source
 from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
-from kdsearch.errors import DataError, nearest, one_of
+from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 from kdsearch.kit.files import opened
 from kdsearch.limits import ARRAYS_BYTES, CLASSES
 
 Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
+SHOWN = 12  # names of arrays in a message
 GREATEST = 1e18  # of a float pixel
 
 
@@ -88,14 +89,25 @@ class Npz(Dataset[NpzOptions]):
         for pair in named.values():
             for name in pair:
                 if name not in arrays:
-                    raise DataError(
-                        f"no array '{name}'",
-                        file=file,
-                        nearest=nearest(name, arrays),
-                        expected=one_of(arrays),
-                        fix="Name the arrays so; a study may name others by `image` and `label` in data.options.",
-                    )
+                    raise self._none(name, arrays, file)
         return named
+
+    def _none(self, name: str, arrays: Mapping[str, Array], file: Path) -> DataError:
+        image, label = self.options.image, self.options.label
+        there = [each for each in arrays if not each.startswith(tuple(f"{split}_" for split in SPLITS))]
+        there += [each.partition("_")[2] for each in arrays if each not in there]
+        meant = {
+            option: nearest(asked, there)
+            for option, asked in (("image", image), ("label", label))
+            if asked not in there
+        }
+        say = ", ".join(f"{option}: {array or 'ITS ARRAY'}" for option, array in meant.items())
+        return DataError(
+            f"no array '{name}'; the file has {', '.join([*arrays][:SHOWN]) or 'none'}{', ...' * (len(arrays) > SHOWN)}",
+            file=file,
+            expected=f"'{image}' and '{label}', or those of each split S, 'S_{image}' and 'S_{label}'",
+            fix=f"Set data.options: {{{say}}}." if say else "",
+        )
 
     def _classes(self, labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]], file: Path) -> list[str]:
         asked = self.options.classes

@@ -9,8 +9,11 @@ from PIL import Image
 from kdsearch.builtin.datasets import folder as module
 from kdsearch.builtin.datasets.copies import copies, ends
 from kdsearch.builtin.datasets.folder import FolderOptions, ImageFolder
+from kdsearch.cli import main
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
+from kdsearch.host import Host
+from kdsearch.python.own_data import open_data
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
 
@@ -126,7 +129,7 @@ def test_files_of_equal_ends_are_copies_only_if_all_of_them_is_equal(tmp_path):
     assert set(copies({"train": files}, {"train": found})) == {files[0], files[2]}
 
 
-def test_test_images_that_are_training_images_are_warned_of(tmp_path):
+def test_test_images_that_are_training_images_are_warned_of(tmp_path, capsys):
     write(tmp_path, ("train", "val", "test"))
     (tmp_path / "train" / "unlabeled").mkdir()
     for file, copy in (
@@ -135,8 +138,21 @@ def test_test_images_that_are_training_images_are_warned_of(tmp_path):
         ("test/dog/2", "train/unlabeled/0"),
     ):
         (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{file}.png").read_bytes())
-    with pytest.warns(UserWarning, match="^3 of 9 images of 'test' are copies of training images"):
-        assert opened(tmp_path).facts["copies"] == {"test": 3}
+    assert opened(tmp_path).facts["copies"] == {"test": 3}
+    told = "3 samples of 'test' are copies of training samples: what is measured there is too good."
+    with pytest.warns(UserWarning, match=f"^{told}"):
+        open_data(str(tmp_path), "auto", 0, Host.load())
+    (tmp_path / "study.yaml").write_text(
+        f"data: {{use: image_folder, options: {{path: '{tmp_path}', resize: 8}}}}\n"
+        "teacher: {use: trained, options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}, epochs: 1}}\n"
+        "student: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}}\nrecipe: {distillers: [kd]}\n"
+        "distill: {controls: []}\n"
+    )
+    capsys.readouterr()
+    assert main(["validate", str(tmp_path / "study.yaml")]) == 0
+    out, err = capsys.readouterr()
+    assert f"WARNING  {told}" in out.splitlines() + err.splitlines()
+    assert "UserWarning" not in out + err
 
 
 def test_grey_stays_grey_and_a_mixture_becomes_rgb(tmp_path):

@@ -100,7 +100,11 @@ def with_label(value, dtype=np.int64):
         (
             {"image": IMAGES, "labels": LABELS},
             {},
-            ["no array 'label'", "did you mean 'labels'", "Expected image or labels."],
+            [
+                "no array 'label'; the file has image, labels",
+                "'image' and 'label'",
+                "Set data.options: {label: labels}.",
+            ],
         ),
         (
             {"image": IMAGES, "label": with_label(10**7)},
@@ -108,7 +112,19 @@ def with_label(value, dtype=np.int64):
             ["greatest label is 10,000,000", "only 12 labels are known"],
         ),
         ({"image": IMAGES, "label": LABELS * 0 - 100}, {}, ["every label is -100 (unknown)"]),
-        ({"image": IMAGES, "label": LABELS, "val_image": IMAGES}, {}, ["no array 'val_label'"]),
+        (
+            {"images": IMAGES, "labels": LABELS},
+            {},
+            ["no array 'image'; the file has images, labels", "Set data.options: {image: images, label: labels}."],
+        ),
+        (
+            {"train_images": IMAGES, "train_labels": LABELS},
+            {},
+            ["the file has train_images, train_labels", "Set data.options: {image: images, label: labels}."],
+        ),
+        ({"x": IMAGES, "y": LABELS}, {}, ["Set data.options: {image: ITS ARRAY, label: ITS ARRAY}."]),
+        ({f"{i:02}": LABELS for i in range(20)}, {}, [" 10, 11, ..."]),
+        ({"image": IMAGES, "label": LABELS, "val_image": IMAGES}, {}, ["no array 'val_label'", "'S_label'"]),
         ({"image": np.array([{}] * 12, dtype=object), "label": LABELS}, {}, ["array 'image'", "no objects"]),
         ({"image": np.array(["x"] * 12), "label": LABELS}, {}, ["'image' is <U1"]),
     ],
