@@ -61,8 +61,7 @@ def curves_figure(result: Row, evidence: Row) -> Figure:
         "curves",
         "Distillation, epoch by epoch",
         "Losses are means over an epoch's steps. Runs with different loss terms do not share a unit: "
-        f"compare their {scored.name if scored else 'scores'}, not their losses."
-        + (f" {plain(basis)}" if (basis := evidence.get("judged")) else ""),
+        f"compare their {scored.name if scored else 'scores'}, not their losses.",
         panels,
         [curve_table(name, curve) for name, curve in curves.items()],
         () if scores or not curves else ("No run measured a validation score.",),

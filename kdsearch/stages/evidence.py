@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.stages.export import FIGURES
@@ -12,7 +12,6 @@ from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.training.materials import Materials
-from kdsearch.training.teachers import asked
 
 
 def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,13 +74,11 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         if each["history"]:
             curves[f"as {each['format']}"] = each["history"]
     taught = inputs["prepare"].facts["teachers"]
-    shown = {
-        name: f"teacher {name}" if len(taught) > 1 else "teacher" for name in taught if taught[name].get("history")
+    teacher_curves = {
+        f"teacher {name}" if len(taught) > 1 else "teacher": facts["history"]
+        for name, facts in taught.items()
+        if facts.get("history")
     }
-    teacher_curves = {title: taught[name]["history"] for name, title in shown.items()}
-    labels = {title: asked(materials, name).labels for name, title in shown.items()}
-    whole = [name for name in (names["all_labels"], *labels) if name in curves or labels.get(name) == "all"]
-    labelled = [name for name in (names["baseline"], *labels) if name in curves or labels.get(name) == "given"]
     return {
         "candidates": candidates,
         "trials": trials,
@@ -93,31 +90,10 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
-        "judged": judged_by(result["data"], whole, labelled),
         "ladder": _ladder(result),
         "finals": finals,
         "figures": _figures(inputs, result),
     }
-
-
-def judged_by(data: Mapping[str, Any], whole: Sequence[str], labelled: Sequence[str]) -> str:
-    """Which labels the validation of curves is by, where a teacher's class stands in for hidden ones; else "".
-
-    data: the result's. whole: curves that every label judges. labelled: those of which samples without a label are left out.
-    """
-    if "validation" not in data:
-        return ""
-    counts = data["counts"]["val"]
-    total = sum(counts.values())
-    seen = total - counts["unlabeled"]
-    said = [data["validation"]]
-    said += [f"{_quoted(labelled)}: the {seen:,} labelled samples alone"] if labelled and seen else []
-    said += [f"{_quoted(whole)}: all {total:,} labels"] if whole else []
-    return f"Validation: {'; '.join(said)}."
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
 
 
 def _figures(inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import tiles, warnings
 from kdsearch.report.tables import data, files, metrics
 from kdsearch.report.words import architecture
-from kdsearch.stages.evidence import judged_by
 
 RMSE = {"metric": "rmse", "title": "RMSE", "value": 3.4, "direction": "min", "unit": "", "interval": [2.2175, 4.70533]}
 
@@ -106,17 +105,6 @@ def test_curves_say_what_is_measured_and_which_way_is_better() -> None:
     assert score["title"] == "validation RMSE, lower is better"
     assert score["encoding"]["y"]["axis"]["format"] != ".3~%"
     assert "RMSE" in curves_figure({}, evidence).says
-
-
-def test_curves_say_which_labels_judge_them() -> None:
-    data = {"validation": "218 of 270 labels are hidden; x", "counts": {"val": {"a": 20, "b": 32, "unlabeled": 218}}}
-    said = judged_by(data, ["with every label", "teacher"], ["without a teacher"])
-    assert said == (
-        "Validation: 218 of 270 labels are hidden; x; 'without a teacher': the 52 labelled samples alone; "
-        "'with every label', 'teacher': all 270 labels."
-    )
-    assert curves_figure({}, {**make_evidence(), "judged": said}).says.endswith(said)
-    assert judged_by({"counts": data["counts"]}, ["teacher"], []) == "", "every label is seen"
 
 
 def test_controls_stand_on_the_ladder_in_grey() -> None:
