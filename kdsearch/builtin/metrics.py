@@ -102,6 +102,7 @@ class Top5(Metric[NoOptions]):
 
     unit = "share"
     proportion: ClassVar[bool] = True
+    reads_scores: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = [(_among_five(each), each.targets) for each in answers(predict, data, split, services)]
@@ -141,6 +142,7 @@ class NegativeLogLikelihood(Metric[NoOptions]):
 
     direction: ClassVar[Literal["max", "min"]] = "min"
     unit = "nats"
+    reads_scores: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = [
@@ -161,6 +163,7 @@ class CalibrationError(Metric[CalibrationOptions]):
 
     direction: ClassVar[Literal["max", "min"]] = "min"
     unit = "share"
+    reads_scores: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         every = list(answers(predict, data, split, services))

@@ -36,12 +36,15 @@ class OfTorchmetrics(Metric[NoOptions]):
         return function(probs, targets, probs.shape[1])  # type: ignore[no-any-return]
 
 
-def _of(name: str, function: str, unit: str, about: str, title: str = "") -> type[OfTorchmetrics]:
+def _of(
+    name: str, function: str, unit: str, about: str, title: str = "", reads_scores: bool = False
+) -> type[OfTorchmetrics]:
     members: dict[str, Any] = {
         "name": name,
         "function": function,
         "unit": unit,
         "title": title,
+        "reads_scores": reads_scores,
         "__doc__": about,
         "__module__": __name__,
     }
@@ -62,6 +65,7 @@ class Auroc(OfTorchmetrics):
     function = "multiclass_auroc"
     unit = "share"
     title = "AUROC"
+    reads_scores = True
 
     def of(self, function: Any, probs: Tensor, targets: Tensor) -> Tensor:
         """Raise DataError for a split of one class, which has nothing to be told from."""
@@ -76,7 +80,11 @@ class Auroc(OfTorchmetrics):
 
 
 AveragePrecision = _of(
-    "average_precision", "multiclass_average_precision", "share", "Area under precision over recall, of classes."
+    "average_precision",
+    "multiclass_average_precision",
+    "share",
+    "Area under precision over recall, of classes.",
+    reads_scores=True,
 )
 CohenKappa = _of("cohen_kappa", "multiclass_cohen_kappa", "", "Agreement beyond chance, in [-1, 1] (Cohen, 1960).")
 Matthews = _of(

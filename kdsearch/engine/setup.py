@@ -33,6 +33,7 @@ from kdsearch.kinds import (
 )
 from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.kinds.phase import Factor
+from kdsearch.ops.layout import guarded
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import MADE_AGAIN, read_json, storing, write_json
 from kdsearch.store.hashing import derive, digest
@@ -218,6 +219,7 @@ class Evaluator(Site):
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         prepared = self.task.prepare(batch.to(self.device), self.rng("compressor losses"))
+        guarded(model.module)
         return self.task.loss(run_model(model, self.task, prepared), prepared)
 
     def part(self, role: str, tap: str) -> nn.Module:

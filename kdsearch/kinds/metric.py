@@ -43,6 +43,7 @@ class Metric(Capability, Generic[O]):
     unit: str = ""  # "share" = in [0, 1], shown as per cent; else its unit, such as "nats" or "px"; "" = a number
     title: str = ""  # what people call it, its options included, such as nDCG@10; "" = by its name
     proportion: ClassVar[bool] = False  # the share of `n` independent items that were right: its interval is Wilson's
+    reads_scores: ClassVar[bool] = False  # more than what is decided: no file that answers the class alone has it
 
     def __init__(self, options: O) -> None:
         self.options = options

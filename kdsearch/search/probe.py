@@ -11,6 +11,7 @@ from torch import Generator, nn
 from kdsearch.kinds import IO, Batch, Model, Outputs, Task
 from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.kinds.proxy import Taps, taps_of
+from kdsearch.ops import layout
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.search.trace import Trace
@@ -56,7 +57,7 @@ class LiveProbe:
         self._shared: Outputs | None = None
         self._made_for_candidate: dict[str, Any] = {}
         if teacher is not None:
-            teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            layout.channels_last(teacher.module)
 
     @property
     def teacher(self) -> Outputs | None:

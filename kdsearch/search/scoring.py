@@ -17,6 +17,7 @@ from kdsearch.kinds.proxy import taps_of
 from kdsearch.kinds.units import in_units
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
+from kdsearch.ops.layout import channels_last
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_pass, check_weights
 from kdsearch.search.probe import LiveProbe
@@ -274,7 +275,7 @@ def initialised(model: Model, init: str, seed: int) -> Model:
         gaussian_init(model.module, Generator().manual_seed(seed))
     elif init != "default":
         raise ValueError(f"initialisation '{init}': expected default or gaussian")
-    model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(model.module)
     return model
 
 

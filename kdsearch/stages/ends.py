@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.parity import module_call
+from kdsearch.errors import StudyError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Model, Product
 from kdsearch.stages.products import Shipped, has_own_product
 from kdsearch.training.materials import Materials, placing
@@ -24,6 +25,11 @@ def ends_of(exporter: Exporter[Any], product: Product, facts: Mapping[str, Any])
     return {name: each for name, each in found.items() if each is not None}
 
 
+def decides_alone(ends: Mapping[str, Ends]) -> bool:
+    """Whether files answer a class in the place of its scores: what reads scores has no value of such files."""
+    return any(each.is_class for end in ends.values() for each in end.graph.outputs)
+
+
 def check_ends(materials: Materials) -> None:
     """Raise StudyError where the exporter cannot put into files what its options ask for: before any work, not after it."""
     exporter: Exporter[Any] = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
@@ -35,7 +41,13 @@ def check_ends(materials: Materials) -> None:
     except Exception:  # a task that takes the network apart needs the network
         return
     with placing(materials.study, "export.exporter.options"):
-        ends_of(exporter, product, materials.data.facts)
+        ends = ends_of(exporter, product, materials.data.facts)
+        if decides_alone(ends) and materials.metrics[materials.objective].reads_scores:
+            raise StudyError(
+                f"files that answer the class alone have no {materials.objective}, which is the objective",
+                path="export.exporter.options.output",
+                expected="raw or probabilities, or an objective of what is decided, such as accuracy",
+            )
 
 
 def around(product: Product, ends: Mapping[str, Ends]) -> Product:

@@ -22,7 +22,7 @@ from kdsearch.kinds.data import CHOOSING
 from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.cards import places, texts
 from kdsearch.stages.costs import latency_threads
-from kdsearch.stages.ends import ends_of, shipped_with
+from kdsearch.stages.ends import decides_alone, ends_of, shipped_with
 from kdsearch.stages.file_figures import latencies, peak, shares, zipped
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, quality_of, told, tolerance
@@ -115,8 +115,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     agreements = [each.top1_agreement for each in parities.values() if each.top1_agreement is not None]
     agreement = min(agreements) if agreements else None
     check_agreement(materials, form, agreement)
-    metrics, quality = measured(materials, predict, "test", target.setup)
-    _, validation = measured(materials, predict, "val", target.setup)
+    metrics, quality = measured(materials, predict, "test", target.setup, decides_alone(ends))
+    _, validation = measured(materials, predict, "val", target.setup, decides_alone(ends))
     if kind != "fp32":
         check_drop(materials, form, quality, reference["quality"])
     threads = latency_threads(materials)

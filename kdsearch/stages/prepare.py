@@ -43,6 +43,10 @@ NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
 READS = (*SOURCE, "teachers", "objective", "taps")
 RULE = 3  # by which a teacher's normalisation is chosen and its rows are known; one of another rule is made anew
+LOOKED_AT, ROUNDED = (
+    32,
+    1e-2,
+)  # samples whose answers may be probabilities; how far their sum may be from 1, in half precision
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed
 
 
@@ -196,7 +200,10 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         "score": known.get(materials.objective),
         "validation": {metric: quality.as_json() for metric, quality in qualities.items()},
         "judged": judged,
-        "warnings": warned(materials, name, known.get(ACCURACY)),
+        "warnings": [
+            *warned(materials, name, known.get(ACCURACY)),
+            *(_softened(materials, name, live) if answers else []),
+        ],
     }
 
 
@@ -223,6 +230,21 @@ def unanswered(materials: Materials, live: Live) -> str:
             shown = ", ".join(f"{name} {_shape(each)}" for name, each in got.items())
             return f"answers {shown}, not {field.name} {_shape(field.shape)}"
     return ""
+
+
+def _softened(materials: Materials, name: str, live: Live) -> list[str]:
+    """A warning where what should be logits are probabilities: on some training samples all are >= 0, and the classes' sum is 1."""
+    split = materials.data.split("train")
+    batch = split.load(list(range(min(LOOKED_AT, len(split.ids))))).to(materials.torch_device)
+    found = live.outputs(batch, live.model.outputs, materials.torch_device)
+    for field in (each for each in materials.task.answers(materials.io) if each.kind == "logits"):
+        rows = found[field.name].double()
+        if bool((rows >= 0).all()) and bool(((rows.sum(field.class_axis) - 1).abs() < ROUNDED).all()):
+            return [
+                f"Teacher '{name}' answers probabilities, and they are taken for logits: a softmax of them is almost even, so that "
+                "it teaches little. Leave its softmax out, or end it with a logarithm."
+            ]
+    return []
 
 
 def _shape(sizes: Sequence[int | None]) -> str:

@@ -48,16 +48,19 @@ class Quality:
 
 
 def measured(
-    materials: Materials, predict: Predict, split: str, services: Services
+    materials: Materials, predict: Predict, split: str, services: Services, decides_alone: bool = False
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Every value of the study's metrics on a split, and the objective's quality.
 
     `n` among the values is the objective's: other metrics may judge other items. What is no number on these is left out, and
-    so is a metric that finds nothing to judge there, unless it is the objective.
+    so is a metric that finds nothing to judge there, unless it is the objective. decides_alone: no scores
+    are answered; what reads them is left out, too.
     """
     found: dict[str, float] = {}
     quality = _unknown(materials.objective, materials.reported[materials.objective])
     for name, metric in materials.reported.items():
+        if decides_alone and metric.reads_scores:
+            continue
         try:
             values = metric.measure(predict, materials.data, split, services)
         except DataError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kdsearch.errors import KdsearchError, nearest, one_of
+from kdsearch.errors import KdsearchError, UnsafeCodeError, nearest, one_of
 from kdsearch.search.ranks import Weight
-from kdsearch.study.code import is_code
+from kdsearch.study.code import allow, code_in, is_code
 from kdsearch.study.rules import COSTS, bare, formats_of
 from kdsearch.study.schema import Use
 
@@ -81,6 +81,24 @@ def _asked(study: Study) -> list[tuple[Use, str]]:
     if isinstance(asked, str | Use):
         return [(Use(use=asked) if isinstance(asked, str) else asked, "search.proxy")]
     return [(Use(use=each) if isinstance(each, str) else each, f"search.proxy[{i}]") for i, each in enumerate(asked)]
+
+
+def check_code(study: Study) -> None:
+    """Raise StudyError for code in the place of a capability's name, where allowing it would not help; UnsafeCodeError for what is
+    code and not allowed.
+    """
+    for kind, use, path in uses(study):
+        if is_code(use.use):
+            raise study.error(
+                f"'{use.use}' is code, and a {kind.replace('_', ' ')} goes by its name",
+                _name_path(study, path),
+                fix="Put it into an installed plugin (docs/plugins.md), or hand it over from Python.",
+            )
+    for path, text in code_in(study.source.raw, ""):
+        try:
+            allow(text, study.allow_code, path)
+        except UnsafeCodeError as error:
+            raise study.place(error) from None
 
 
 def check_names(study: Study, host: Host) -> None:

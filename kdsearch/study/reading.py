@@ -15,6 +15,7 @@ from kdsearch.store.inputs import is_text
 from kdsearch.study.check import check
 from kdsearch.study.complaints import as_study_error
 from kdsearch.study.load import Source, check_raw, name_of, parse, place, read
+from kdsearch.study.names import check_code
 from kdsearch.study.rules import check_rules
 from kdsearch.study.schema import Config
 from kdsearch.study.study import Study, located
@@ -79,6 +80,7 @@ def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any],
         config = config.model_copy(update={"name": name_of(source.file.name)})
     study = Study(config, source, allow_code, live, overrides)
     check_rules(study)
+    check_code(study)
     return study
 
 

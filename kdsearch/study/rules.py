@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from kdsearch.errors import UnsafeCodeError, nearest, one_of
-from kdsearch.study.code import allow, code_in
+from kdsearch.errors import nearest, one_of
 
 if TYPE_CHECKING:
     from kdsearch.study.schema import Config, Use
@@ -22,7 +21,7 @@ OF_FILES = (
 
 
 def check_rules(study: Study) -> None:
-    """Raise StudyError or UnsafeCodeError for the first impossible combination."""
+    """Raise StudyError for the first impossible combination."""
     _models(study)
     _search(study)
     _distillers(study)
@@ -30,11 +29,6 @@ def check_rules(study: Study) -> None:
     _compress(study)
     _formats(study)
     _run(study)
-    for path, text in code_in(study.source.raw, ""):
-        try:
-            allow(text, study.allow_code, path)
-        except UnsafeCodeError as error:
-            raise study.place(error) from None
 
 
 def _models(study: Study) -> None:

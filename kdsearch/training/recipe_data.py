@@ -15,6 +15,7 @@ from kdsearch.kinds import DataRecipe, DataSource, Record
 from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.files import is_disk_error
 from kdsearch.training.materials import Materials, placing
+from kdsearch.training.request import CONTROLS, Request
 
 NAME = "records"  # of their artifacts
 FILE = "records.jsonl"
@@ -43,6 +44,14 @@ def control_data(materials: Materials, every_label: bool) -> DataSource:
         return given
     shown = "train" if every_label or "labeled" not in given.splits else "labeled"
     return Swapped(given, {"train": materials.data.split("train"), "labeled": given.split(shown)})
+
+
+def is_judged(materials: Materials, request: Request) -> bool:
+    """Whether validation judges it. A control has no teacher to stand in for labels: of none there, the test split alone does."""
+    if request.kind not in CONTROLS:
+        return True
+    given = materials.given.revealed() if request.kind == "all_labels" else materials.given
+    return any(n for name, n in given.counts().get("val", {}).items() if name != "unlabeled")
 
 
 def stored(artifact: Artifact) -> list[Record]:

@@ -47,7 +47,7 @@ from kdsearch.training.keys import capabilities
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import check_training
 from kdsearch.training.ranks import Place, ranks_of
-from kdsearch.training.recipe_data import control_data
+from kdsearch.training.recipe_data import control_data, is_judged
 from kdsearch.training.request import (
     CONTROLS,
     GROWN,
@@ -83,6 +83,7 @@ def train(
     for role in request.specs:
         check_training(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", "", TrialError)
     built = Built.of(setup, procedure)
+    judged = is_judged(materials, request)
     training = Training(
         trainer,
         setup,
@@ -92,8 +93,8 @@ def train(
         request.until,
         stop,
         report or Report(),
-        objective=materials.objective,
-        beside=materials.beside,
+        objective=materials.objective if judged else "",
+        beside=materials.beside if judged else (),
         ranks=ranks,
         recovers=request.kind == "recover",
     )

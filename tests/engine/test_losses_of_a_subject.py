@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kdsearch.builtin.classification import Classification, ClassificationOptions
 from kdsearch.engine.setup import Evaluator, Site
 from kdsearch.errors import PluginError
-from tests.engine.little import mlp, source
+from tests.engine.little import mlp, resnet, source
 
 
 class Shifted(Classification):
@@ -52,6 +52,13 @@ def test_the_loss_is_the_task_s_of_what_the_task_prepares():
     moved = shifted.loss(model, batch)
     assert not torch.equal(moved, loss)
     assert torch.equal(moved, shifted.loss(model, batch)), "its stream is named: the same at each call"
+
+
+def test_a_narrow_shortcut_is_guarded_in_what_nothing_placed():
+    """Batches are channels-last, of which the weight gradient of such a layer may crash: `kdsearch.ops.layout`."""
+    own, model = evaluator(Classification(ClassificationOptions())), resnet(widths=(4, 6))
+    own.loss(model, own.batches(4)[0])
+    assert [name for name, part in model.module.named_modules() if part._forward_pre_hooks] == ["stages.1.0.short"]
 
 
 def test_without_a_study_there_is_neither():

@@ -207,3 +207,15 @@ def test_a_teacher_of_nothing_is_shouted(outside, tmp_path):
     [said] = made.facts["teachers"]["main"]["warnings"]
     assert "hardly better than chance" in said
     assert "140 validation samples" in said
+
+
+def test_a_teacher_that_answers_probabilities_is_warned_of(outside, tmp_path):
+    folder, net, live, right = outside
+    said = {}
+    for name, each in {"plain": net, "soft": nn.Sequential(net, nn.Softmax(1))}.items():
+        (tmp_path / name).mkdir()
+        _, made = prepared(study_of((folder, each, live, right), "python", "pixels"), tmp_path / name)
+        said[name] = made.facts["teachers"]["main"]["warnings"]
+    assert said["plain"] == []
+    (warning,) = said["soft"]
+    assert "Teacher 'main' answers probabilities" in warning

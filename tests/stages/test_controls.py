@@ -128,3 +128,26 @@ def test_its_cost_is_planned(tmp_path, capsys):
         ("winners", 2, 5),
         ("no_search", 1, 3 * 2 + 2 * 5),
     ]
+
+
+@pytest.fixture(scope="module")
+def without_a_label_in_validation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run_tiny(folder, *LESS, "distill.controls=[baseline]", "data.labeled=10")
+
+
+def test_a_control_that_validation_has_no_label_for_is_judged_by_the_test_split(without_a_label_in_validation):
+    folder, result = without_a_label_in_validation
+    counts = dict(result["data"]["counts"]["val"])
+    assert counts.pop("unlabeled") > 0
+    assert not any(counts.values())
+    assert 0 <= result["baseline"]["quality"]["value"] <= 1
+    (facts,) = (
+        json.loads(each.read_text())["facts"] for each in (folder / "study/artifacts").glob("distill-*/artifact.json")
+    )
+    runs = facts["runs"]
+    assert [bool(runs[name]["error"]) for name in runs] == [False, False]
+    assert [["score" in row for row in runs[name]["history"]] for name in ("winner-0", "baseline")] == [
+        [True, True],
+        [False, False],
+    ]

@@ -36,6 +36,24 @@ export: {exporter: {use: onnx, options: {input: pixels}}}
     assert not (tmp_path / "study").exists()
 
 
+CLASS = "export.exporter={use: onnx, options: {engine: torchscript, output: class}}"
+
+
+def test_what_answers_the_class_alone_has_no_objective_of_scores(tmp_path):
+    with pytest.raises(StudyError, match="files that answer the class alone have no nll") as caught:
+        run_tiny(tmp_path, *LESS, CLASS, "objectives={nll: min}")
+    assert caught.value.path == "export.exporter.options.output"
+    assert not (tmp_path / "study/artifacts").exists()
+
+
+def test_what_answers_the_class_alone_is_judged_by_what_it_decides(tmp_path):
+    names = ["nll", "ece", "top5", "auroc", "average_precision", "balanced_accuracy", "f1"]
+    result = run_tiny(tmp_path, *LESS, CLASS, f"metrics=[{', '.join(names)}]")
+    assert {"accuracy", *names} <= result["metrics"].keys(), "the network has scores"
+    (row,) = result["exports"]
+    assert row["metrics"].keys() == {"accuracy", "balanced_accuracy", "f1", "n"}
+
+
 @pytest.mark.slow
 def test_a_study_of_pixels(tmp_path, capsys):
     result = run_tiny(

@@ -205,6 +205,22 @@ def test_what_a_student_leaves_out_is_searched(host):
     assert fixed.at({}).depths == [1, 2, 3]
 
 
+@pytest.mark.parametrize("allowed", [[], ["mine.py:Mine"]])
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ("recipe.distillers=[{use: 'mine.py:Mine'}]", r"recipe\.distillers\[0\]\.use: .* a distiller goes by its name"),
+        ("recipe.distillers=['mine.py:Mine']", r"recipe\.distillers\[0\].*: .* a distiller goes by its name"),
+        ("search.proxy=['mine.py:Mine', params]", r"search\.proxy\[0\]: .* a proxy goes by its name"),
+    ],
+)
+def test_code_in_the_place_of_a_name_is_never_said_to_be_allowed(host, sets, words, allowed):
+    with pytest.raises(StudyError, match=words) as caught:
+        load_study(GOOD, host, allow_code=allowed, sets=[sets])
+    assert "plugin" in caught.value.fix
+    assert "--allow-code" not in str(caught.value)
+
+
 def test_a_teacher_by_path_runs_only_when_allowed(host, tmp_path):
     (tmp_path / "spaces.py").write_text(
         "from tests.small_plugin import Space\n(open(__file__ + '.ran', 'w')).close()\nclass Mine(Space):\n    pass\nother = 3\n"

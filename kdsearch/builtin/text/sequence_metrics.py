@@ -59,6 +59,7 @@ class Perplexity(Metric[NoOptions]):
     """exp of the mean -log p(next token), lower is better, at least 1; its interval is over samples (texts, windows)."""
 
     direction: ClassVar[Literal["max", "min"]] = "min"
+    reads_scores: ClassVar[bool] = True
 
     def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
         rows = _each(predict, data, split, "nll")
