@@ -36,7 +36,7 @@ def guarded(module: nn.Module) -> nn.Module:
 def _feed(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return given  # a file needs no such operators
-    return tuple(_default_layout(each) if isinstance(each, Tensor) else each for each in given)
+    return tuple(_default_layout(each) if isinstance(each, Tensor) and each.is_cpu else each for each in given)
 
 
 def _default_layout(tensor: Tensor) -> Tensor:
