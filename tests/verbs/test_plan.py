@@ -201,7 +201,12 @@ def test_disk_counts_what_a_teacher_s_cache_leaves_out(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [("params=10", "keeps params <= 10, macs <= 2,000,000;"), ("macs=20", "keeps params <= 20,000, macs <= 20;")],
+    [
+        ("params=10", "keeps params <= 10, macs <= 2,000,000;"),
+        ("macs=20", "keeps params <= 20,000, macs <= 20;"),
+        ("onnx_bytes=500", "keeps params <= 20,000, macs <= 2,000,000, onnx_bytes <= 500;"),
+        ("onnx_bytes={format: onnx-fp32, max: 500}", "macs <= 2,000,000, onnx_bytes <= 500;"),
+    ],
 )
 def test_limits_that_nothing_drawn_keeps_are_said_before_a_teacher_is_trained(tmp_path, limit, said):
     host = Host.load()
