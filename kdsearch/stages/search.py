@@ -280,11 +280,16 @@ def _explored(
     return explored, sample
 
 
+def most_kept(materials: Materials, role: str) -> int:
+    """How many candidates go on at most."""
+    is_measured = role in materials.ships and needs_file(materials)
+    return materials.study.config.search.keep or (MEASURED if is_measured else MOST)
+
+
 def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[str], tools: Tools, work: Path) -> Kept:
     """Those that go on. Raise RefusedError where no file keeps its limits."""
-    asked = materials.study.config.search.keep
-    keep = asked or (MEASURED if role in materials.ships and needs_file(materials) else MOST)
-    kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, asked or SHORT)
+    short, keep = materials.study.config.search.keep or SHORT, most_kept(materials, role)
+    kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, short)
     if not kept.rows:
         limits = bounds(materials)
         best = "; ".join(

@@ -16,12 +16,12 @@ from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.candidates import GENERATION, REFERENCE
-from kdsearch.stages.costs import violations
+from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
 from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
-from kdsearch.stages.search import check, scorer_of
+from kdsearch.stages.search import check, most_kept, scorer_of
 from kdsearch.stages.weightings import are_scored, worth_in_steps
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import proxies
@@ -201,7 +201,7 @@ def _seconds(materials: Materials, specs: Mapping[str, Any], students: Mapping[s
     began = time.perf_counter()
     scorer.score(spec)
     reference = REFERENCE if len(proxies(materials.study)) > 1 else 0
-    seconds["search"] = (time.perf_counter() - began) * _scored(materials, reference)
+    seconds["search"] = (time.perf_counter() - began) * _scored(materials, reference) + EXPORT_S * _measured(materials)
     recipe = materials.recipe.at(materials.recipe.default())
     size = min(recipe.train.batch_size, n_train)
     step = _step_seconds(materials, students[role], size)
@@ -223,6 +223,12 @@ def _written(materials: Materials, students: Mapping[str, Model]) -> int:
         graphs = sum(len(materials.task.product(students[role], materials.io).graphs) for role in materials.ships)
     teachers = sum(has_network(materials, name) for name in materials.study.teachers)
     return graphs * len({f"{bare(section.exporter.use)}-fp32", *section.formats}) + teachers
+
+
+def _measured(materials: Materials) -> int:
+    """How many architectures' files the search writes at least, where limits are of files."""
+    n, roles = materials.study.config.search.candidates, materials.ships if needs_file(materials) else ()
+    return sum(min(most_kept(materials, role), scored(n, materials.spaces[role].size())) for role in roles)
 
 
 def _scored(materials: Materials, reference: int) -> int:

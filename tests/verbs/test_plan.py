@@ -9,7 +9,7 @@ from kdsearch.study import load_study
 from kdsearch.study.summary import summary, trainings
 from kdsearch.training.materials import open_materials
 from kdsearch.verbs import plan
-from kdsearch.verbs.plan import _about, in_words, plan_of
+from kdsearch.verbs.plan import _about, _measured, in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
 
@@ -216,6 +216,30 @@ def test_limits_that_nothing_drawn_keeps_are_said_before_a_teacher_is_trained(tm
     cost = space.cost(space.parse({"depths": [1, 1, 1], "widths": [4, 4, 4]}), materials.io)  # of 64
     assert said in warning
     assert warning.endswith(f"the smallest of them has {cost.params:,} params and {cost.macs:,} MACs")
+
+
+@pytest.mark.parametrize(
+    ("sets", "files"),
+    [
+        ((), 0),
+        (("constraints.onnx_bytes=90000",), 4),  # all candidates: no more are drawn
+        (("constraints.onnx_bytes=90000", "search.candidates=60"), 24),
+        (("constraints.latency_ms=5", "search.candidates=60", "search.keep=7"), 7),
+        (("constraints.peak_bytes=9000000", "search.candidates=900"), 24),
+    ],
+)
+def test_files_that_limits_need_are_counted(tmp_path, sets, files):
+    less = [each for each in LESS if not each.startswith("search.keep")]
+    materials = looked_at(
+        load_study(write_study(tmp_path), Host.load(), sets=(*less, "search.keep=null", *sets)), Host.load()
+    )
+    assert _measured(materials) == files
+
+
+def test_their_time_is_the_searchs(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdsearch.verbs.plan.EXPORT_S", 1e6)  # beside which nothing else counts
+    study = load_study(write_study(tmp_path), Host.load(), sets=(*LESS, "constraints.onnx_bytes=90000"))
+    assert plan_of(study, Host.load())["seconds"]["search"] // 1e6 == 2  # candidates go on
 
 
 def test_limits_that_something_keeps_are_no_matter(tmp_path):
