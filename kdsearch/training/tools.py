@@ -33,6 +33,7 @@ class Progress:
         self.shown, self.every_s, self.file = shown, every_s, file
         self.stage, self.total, self.done, self.note, self.best = "", 0, 0.0, "", ""
         self._had = 0.0
+        self._first: tuple[float, float] | None = None  # when this run had done something, and what there was by then
         self._began = self._told = self._kept = time.monotonic()
         self._bar: Any = None
         self._line: Any = None
@@ -43,6 +44,7 @@ class Progress:
         self.end()
         self.stage, self.total, self.done, self.note, self.best, self._had = stage, total, 0.0, "", "", 0.0
         self._began = self._told = time.monotonic()
+        self._first = None
         self._keep()
         display = notebook_display() if self.shown else None
         if self.shown and (display or sys.stderr.isatty()):
@@ -66,6 +68,8 @@ class Progress:
     def had(self, done: float) -> None:
         """So many of the units were done by an earlier run: they are progress, and no sign of this run's pace."""
         self._had += done
+        if self._first is not None:
+            self._first = self._first[0], self._first[1] + done
 
     def more(self, units: float) -> None:
         """So many more units than `begin` was told of."""
@@ -75,8 +79,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since the stage was begun, or gone on with."""
-        return max(self.done - self._had, 0.0) / max(time.monotonic() - self._began, 1e-9)
+        """Units a second since the first was seen, before which processes start; until enough came after it, of all the time."""
+        began, had = self._began, self._had
+        if self._first is not None and self.done - self._first[1] >= EARLY * (self.total - self._had):
+            began, had = self._first
+        return max(self.done - had, 0.0) / max(time.monotonic() - began, 1e-9)
 
     @property
     def left_s(self) -> float | None:
@@ -88,6 +95,8 @@ class Progress:
         """`done` units so far; `note`: what runs; `best`: the best so far."""
         self.done, self.note, self.best = done, note or self.note, best or self.best
         now = time.monotonic()
+        if self._first is None and done > self._had:
+            self._first = now, done
         if now - self._kept >= KEPT_S:
             self._keep()
         if not self.shown:

@@ -61,10 +61,10 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
     """Six of eight were there; one more took 100 s, so the last one takes as long, not 100 / 7."""
     clock = {"now": 0.0}
     monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
-    bar = Progress()
+    bar = Progress(every_s=1.0)
     bar.begin("refine", 8)
     bar.had(6.0)
-    clock["now"] = 50.0
+    clock["now"] = 5.0
     bar.at(6.05)
     assert "left" not in capsys.readouterr().err, "too little of its own to tell"
     clock["now"] = 100.0
@@ -73,6 +73,24 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
     bar.begin("distill", 2)
     assert bar.rate == 0
     assert bar.left_s is None
+
+
+def test_what_processes_take_to_start_is_no_pace(monkeypatch, capsys):
+    """They start for 60 s; then a piece takes 10 s. Two that an earlier run did are met on the way."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
+    bar = Progress(every_s=1.0)
+    bar.begin("refine", 20)
+    for now, done in ((30.0, 0.0), (61.0, 0.1), (70.0, 1.0)):
+        clock["now"] = now
+        bar.at(done)
+    assert bar.left_s == pytest.approx(19 * 70), "too little since"
+    bar.had(2.0)
+    clock["now"] = 80.0
+    bar.at(4.0)
+    assert bar.rate == pytest.approx(0.1)
+    assert bar.left_s == pytest.approx(160)
+    assert "(0.1/s, about 160 s left)" in capsys.readouterr().err
 
 
 @pytest.fixture
