@@ -98,7 +98,7 @@ def test_arrays(name, capsys):
 SETTINGS = {
     "data.options.path=e.npz": "data.options: 'e.npz' does not exist; did you mean 'd.npz'?",
     "data.options.path=.": "is a folder. Expected an .npz file",
-    "data.options.label=labl": "d.npz: no array 'labl'; did you mean 'label'?",
+    "data.options.label=labl": "d.npz: no array 'labl'; the file has image, label.",
     "data.options.classes=2": "label 2 of sample 2 in split 'train' (20 like it). Expected 0..1 for 2 classes",
     "data.options.layout=chw": "d.npz: array 'image' has shape 60x8x8. Expected (N, C, H, W)",
     "data.labeled=61": "data.labeled: labeled 61, but only 48 samples",
