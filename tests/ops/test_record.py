@@ -16,8 +16,8 @@ def test_hooks_are_set_in_one_place():
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     hooking = {each.name for each in files if ".register_forward" in each.read_text(encoding="utf-8")}
     # A teacher keeps the normalisation that it was trained on; networks have the units of their data; what trains as quantised
-    # stays so; what a CPU cannot train channels-last is fed otherwise. Blocks and channels are found by where each module begins and
-    # ends.
+    # stays so; what a CPU cannot train channels-last is fed otherwise. Blocks and channels are found by where each module
+    # begins and ends.
     assert hooking == {
         "record.py",
         "layout.py",
