@@ -86,9 +86,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "trials": trials,
         "first": inputs["refine"].facts["first"],
         "weightings": len(read_json(weightings)) if weightings.exists() else 0,
-        "objectives": [
-            [name, way] for name, way in materials.objectives.items()
-        ],  # in this order: a file sorts its keys
+        "objectives": [list(each) for each in materials.objectives.items()],  # in this order: a file sorts its keys
         "measures": {name: measure(metric) for name, metric in materials.metrics.items()},
         "scored": {"metric": materials.objective, **measure(materials.metrics[materials.objective])},
         "curves": {**curves, **teacher_curves},
