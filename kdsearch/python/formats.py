@@ -247,6 +247,9 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
         quantizer.plan(PlanSubject(seed=job.seed, base=Path(), model=job.model, io=job.io, opened=opened, budget={})),
     )
     if model is job.model:
+        job.notes.append(
+            f"{form.name}: {before:.4f} worse than fp32 on validation, and nothing of it can be rounded in training"
+        )
         return None
     try:
         recover(

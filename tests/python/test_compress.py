@@ -457,6 +457,25 @@ def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, mon
     assert not [each for each in found["notes"] if "training as quantised" in each], "within its bound it is left alone"
 
 
+class Recurrent(nn.Module):
+    """Rows of an image, read one by one; what it has seen last answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 3, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x.flatten(1, 2))[0][:, -1]
+
+
+def test_that_nothing_can_be_rounded_in_training_is_said(folder, tmp_path):
+    asked = {"data": str(folder / "data.npz"), "qat_epochs": 1, "max_drop": -2.0, "formats": ["onnx-int8"]}
+    with pytest.raises(RefusedError) as refused:
+        kdsearch.compress(Recurrent(), out=tmp_path, progress=False, **asked)
+    notes = refused.value.result["notes"]  # type: ignore[attr-defined]
+    assert any(each.endswith("nothing of it can be rounded in training") for each in notes)
+
+
 @pytest.mark.parametrize("fails", ["the plain file", "the training", "its file"])
 def test_where_training_as_quantised_fails_the_plain_file_is_taken(fails, folder, tmp_path, monkeypatch):
     """It may pass all the same; if not, whoever writes it says why."""
