@@ -21,10 +21,11 @@ from kdsearch.ops.settle import settle
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
 from kdsearch.python.recovery import recover
-from kdsearch.python.verified import Source, rewritten, verified_file
+from kdsearch.python.verified import Source, Whole, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
 from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told, tolerance
 from kdsearch.store.hashing import derive
+from kdsearch.store.scratch import Scratch
 from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
@@ -153,14 +154,24 @@ def _test_batches(opened: Data, io: IO) -> Iterator[Batch]:
 
 def files_of(job: Job, forms: Sequence[Form]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """A row for each format that passes, and the reasons of the others."""
+    scratch = Scratch.make("files")
+    try:
+        return _files_of(job, forms, scratch.path)
+    finally:
+        scratch.close()
+
+
+def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     opened = job.opened
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     references: dict[str, dict[str, Any]] = {}
+    wholes: dict[str, Whole] = {}  # exporter -> its fp32 file
     for form in forms:
         done, reference = len(rows) + len(refused) + 1, references.get(form.use, {})
         target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
-        source = job.source(form, job.model, done)
+        whole = wholes.setdefault(form.use, Whole(folder / f"{len(wholes)}{form.exporter.suffix}"))
+        source = replace(job.source(form, job.model, done), whole=whole)
         inputs = _read_by(source, source.samples)
         against = reference.get("quality") if quantize else None
         allowed = allowed_drop(job.max_drop, against) if against else None
@@ -232,7 +243,8 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
 
     def loss(model: Model) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            call = rewritten(replace(source, model=model), Path(folder) / f"tried{source.exporter.suffix}", kind)
+            begun = source if model is job.model else replace(source, model=model, whole=None)
+            call = rewritten(begun, Path(folder) / f"tried{source.exporter.suffix}", kind)
             return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
 
     try:

@@ -45,6 +45,31 @@ class _Subject(Site):
         return count(model, self.io)
 
 
+class Whole:
+    """A network's fp32 file by one exporter: written when the first format asks for it, of which all others are made.
+
+    Args:
+        file: where it lies.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._made = False
+        self._refused: RefusedError | None = None
+
+    def of(self, source: Source) -> Path:
+        """Raise RefusedError where the exporter cannot write it, each time for the first reason."""
+        if not self._made and self._refused is None:
+            try:
+                source.exporter.write(source.graph, source.samples, self.file)
+                self._made = True
+            except RefusedError as error:
+                self._refused = error
+        if self._refused is not None:
+            raise self._refused
+        return self.file
+
+
 @dataclass(frozen=True)
 class Source:
     """What files are made from.
@@ -57,6 +82,7 @@ class Source:
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
         opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
+        whole: keeps what the exporter writes for other formats.
     """
 
     model: Model
@@ -73,6 +99,7 @@ class Source:
     opened_by: str = "onnx"
     test: Callable[[], Iterable[Batch]] | None = None
     split: str = "the caller's samples"
+    whole: Whole | None = None
 
     @property
     def graph(self) -> Graph:
@@ -81,11 +108,23 @@ class Source:
 
 def rewritten(source: Source, file: Path, quantize: Named) -> Call:
     """The quantised file of a network, opened; nothing is compared. Raise RefusedError for a file that cannot be opened."""
-    source.exporter.write(source.graph, source.samples, file)
+    _begun(source, file)
     _, quantizer = capability("quantizer", quantize)
     with theirs():
         quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
         return source.exporter.load(file)
+
+
+def _begun(source: Source, file: Path) -> None:
+    """The fp32 file that every format is made of. Raise RefusedError where the exporter cannot write it."""
+    if source.fp32 is not None and external_files(source.fp32):
+        save_onnx(read_onnx(source.fp32, beside=True), file)
+    elif source.fp32 is not None:
+        copy_parts(source.exporter, source.fp32, file)
+    elif source.whole is not None:
+        copy_parts(source.exporter, source.whole.of(source), file)
+    else:
+        source.exporter.write(source.graph, source.samples, file)
 
 
 @contextmanager
@@ -129,12 +168,7 @@ def verified_file(
         tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder,
     ):
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
-        if source.fp32 is not None and external_files(source.fp32):
-            save_onnx(read_onnx(source.fp32, beside=True), fp32)
-        elif source.fp32 is not None:
-            copy_parts(made, source.fp32, fp32)
-        else:
-            made.write(graph, batch, fp32)
+        _begun(source, fp32)
         copy_parts(made, fp32, final)
         log: tuple[str, ...] = ()
         elsewhere: float | None = None

@@ -85,6 +85,36 @@ def run(capsys, *words):
     return code, json.loads(out.splitlines()[0]) if out else {}, err
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, monkeypatch):
+    """It is most of the time of a large one; where it cannot, every format is refused for its reason, and no earlier file stays."""
+    write, calls = OnnxExporter.write, []
+
+    def counted(self, graph, example, file):
+        calls.append(file)
+        if fails:
+            raise RefusedError("torch's exporter cannot write the network")
+        write(self, graph, example, file)
+
+    monkeypatch.setattr(OnnxExporter, "write", counted)
+    names = ["onnx-fp32", "onnx-int8", "onnx-int4"]
+    asked = {"input_shape": (8,), "calibration": "random", "formats": names, "progress": False}
+    earlier = tmp_path / "Linear-int8.onnx"
+    earlier.write_bytes(b"of an earlier call")
+    if fails:
+        with pytest.raises(RefusedError) as refused:
+            kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)
+        result = refused.value.result  # type: ignore[attr-defined]
+        assert [each["format"] for each in result["refused"]] == names
+        assert len({each["reason"] for each in result["refused"]}) == 1
+        assert not earlier.exists()
+    else:
+        found = kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)
+        assert [each["format"] for each in found["exports"]] == names
+    assert len(calls) == 1
+    assert not calls[0].parent.exists(), "the scratch folder is gone"
+
+
 def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     """Calibrated, judged and held against its bound, by its own names; verified later with the same arrays."""
     asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--format", "onnx-int4"]
