@@ -28,6 +28,7 @@ from kdsearch.store.scratch import Scratch
 
 TICK_S = 0.25  # how often memory is looked at
 START_S = 180.0  # a process that has not taken its job by then is given up
+STARTS = 3  # processes that a job is given to before it fails of none having taken it
 OPEN_S = 3600.0  # a job that says when its work begins, and has not by then, is given up
 TAIL = 2000  # characters of a dead process' stderr in its error
 
@@ -49,6 +50,7 @@ class JobProcesses:
         self._running: dict[str, _Child] = {}
         self._idle: list[_Child] = []
         self._done: list[Done] = []
+        self._lost: dict[str, int] = {}  # job -> processes that ended before they took it
         self._scratch: Scratch | None = None
         self._count = 0
 
@@ -63,14 +65,14 @@ class JobProcesses:
 
     def wait(self, timeout_s: float) -> list[Done]:
         until = time.monotonic() + timeout_s
+        self._fill()
         while True:
-            self._fill()
             for child in list(self._running.values()):
                 self._look_at(child)
+            self._fill()  # with what no process took, too
             left = until - time.monotonic()
             if self._done or not self._running or left <= 0:
                 done, self._done = self._done, []
-                self._fill()
                 return done
             ready = [end for child in self._running.values() for end in child.ends]
             select.select(ready, [], [], min(left, self._tick()))
@@ -103,6 +105,10 @@ class JobProcesses:
         return TICK_S if is_watched or not hasattr(os, "pidfd_open") else 60.0
 
     def _fill(self) -> None:
+        # Lack of memory ends idle processes, too.
+        for dead in [each for each in self._idle if not each.is_alive()]:
+            self._idle.remove(dead)
+            dead.end()
         while self._queue and len(self._running) < self.slots:
             job = self._queue.popleft()
             child = next((each for each in self._idle if each.threads == job.threads and not job.alone), None)
@@ -118,6 +124,8 @@ class JobProcesses:
             child.give(job, self._scratch.path / f"{self._count}.json")
 
     def _look_at(self, child: _Child) -> None:
+        job = child.job
+        assert job is not None
         try:
             done = child.look(self.grace_s)
         except StorageError:
@@ -127,6 +135,12 @@ class JobProcesses:
         if done is None:
             return
         alone = self._running.pop(done.id).is_alone
+        lost = self._lost.pop(done.id, 0) + 1
+        if child.is_lost and lost < STARTS:
+            self._lost[done.id] = lost
+            self._queue.appendleft(job)
+            child.end()
+            return
         self._done.append(done)
         if self.reuse and not alone and not done.error and child.is_alive():
             self._idle.append(child)
@@ -150,6 +164,7 @@ class _Child:
     kill_at: float | None = None
     why: str = ""
     is_alone: bool = False
+    is_taken: bool = False
 
     @classmethod
     def spawn(cls, folder: Path, threads: int) -> _Child:
@@ -198,6 +213,7 @@ class _Child:
 
     def give(self, job: Job, result: Path) -> None:
         self.job, self.result, self.begun, self.is_alone = job, result, None, job.alone
+        self.is_taken = False
         self.ends_by, self.kill_at, self.why = time.monotonic() + START_S, None, ""
         self.over = ""
         order = json.dumps({"job": vars(job), "result": str(result)}) + "\n"
@@ -209,10 +225,17 @@ class _Child:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended, and not because it was asked to, before it took its job: that job has done nothing."""
+        return not self.is_taken and self.why != "stopped"
+
     def look(self, grace_s: float) -> Done | None:
         """The job's end, if it has ended; keeps its limits otherwise. Raise StorageError where its result cannot be written."""
         assert self.job is not None
+        is_alive = self.is_alive()  # before its news: of one that is dead nothing is missed then
         news, now = self._news(), time.monotonic()
+        self.is_taken |= "t" in news
         if self.kill_at is None:
             if "t" in news:
                 self.ends_by = now + OPEN_S
@@ -222,7 +245,7 @@ class _Child:
         if "f" in news:
             fix = "Make room (TMPDIR says where such folders are) and run again; it goes on."
             raise StorageError("the result of a job cannot be written", file=self.result, fix=fix)
-        if "d" in news or not self.is_alive():
+        if "d" in news or not is_alive:
             return self._ended(now)
         if self.kill_at is not None:
             if now >= self.kill_at:

@@ -16,7 +16,7 @@ import torch
 from kdsearch.builtin.executors import InProcess, perform
 from kdsearch.builtin.processes import Processes, ProcessesOptions
 from kdsearch.errors import InterruptedRun, StorageError
-from kdsearch.jobs.processes import JobProcesses
+from kdsearch.jobs.processes import STARTS, JobProcesses, _Child
 from kdsearch.kinds import Executor, Job, NoOptions, work_begins
 from kdsearch.store.files import write_json
 from kdsearch.store.scratch import Scratch
@@ -71,6 +71,11 @@ def swallow(n_bytes: int) -> int:
 def removing(folder: str) -> int:
     shutil.rmtree(folder)
     return 1
+
+
+def counted_and_killed(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def unwritable() -> object:
@@ -154,6 +159,49 @@ def test_a_process_is_used_again_unless_refused_and_only_after_success(reuse: bo
     assert (first.value == second.value) is reuse
     assert failed.error == "stopped"
     assert after.value not in (first.value, second.value)
+
+
+def test_a_process_that_dies_idle_costs_no_job() -> None:
+    """Where memory lacks the system ends what holds most of it, and warm processes hold much."""
+    executor = JobProcesses()
+    executor.submit(Job("a", f"{__name__}:whoami", {}))
+    (first,) = executor.wait(LIMIT_S)
+    os.kill(first.value, signal.SIGKILL)
+    os.waitid(os.P_PID, first.value, os.WEXITED | os.WNOWAIT)
+    executor.submit(Job("b", f"{__name__}:whoami", {}))
+    (second,) = executor.wait(LIMIT_S)
+    executor.close()
+    assert not second.error
+    assert second.value != first.value
+
+
+@pytest.mark.parametrize("n_lost", [STARTS - 1, STARTS])
+def test_a_job_that_no_process_took_is_given_to_another(n_lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn, made = _Child.spawn, []
+
+    def spawned(folder: Path, threads: int) -> _Child:
+        child = spawn(folder, threads)
+        made.append(child)
+        if len(made) <= n_lost:
+            child.process.kill()
+        return child
+
+    monkeypatch.setattr(_Child, "spawn", spawned)
+    executor = JobProcesses()
+    executor.submit(Job("a", f"{__name__}:whoami", {}))
+    (done,) = executor.wait(LIMIT_S)
+    executor.close()
+    assert done.error == ("its process was killed by SIGKILL" if n_lost == STARTS else "")
+    assert len(made) == min(n_lost + 1, STARTS)
+
+
+def test_a_job_that_was_taken_is_tried_once(tmp_path: Path) -> None:
+    executor = JobProcesses()
+    executor.submit(Job("a", f"{__name__}:counted_and_killed", {"folder": str(tmp_path)}))
+    (done,) = executor.wait(LIMIT_S)
+    executor.close()
+    assert "SIGKILL" in done.error
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_job_that_wants_to_be_alone_gets_a_new_process_that_nobody_gets_after_it() -> None:
