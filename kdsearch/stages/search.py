@@ -15,7 +15,15 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer, inits_of
-from kdsearch.stages.costs import bounds, cost_of_model, most_params, needs_file, needs_quantized, ships_its_own
+from kdsearch.stages.costs import (
+    bounds,
+    cost_of_model,
+    most_params,
+    needs_file,
+    needs_latency,
+    needs_quantized,
+    ships_its_own,
+)
 from kdsearch.stages.keeping import Kept, keep_best
 from kdsearch.stages.probe_teacher import probe_teacher
 from kdsearch.stages.recall import highest, is_outgrown
@@ -56,10 +64,16 @@ STANDS_IN = {
 
 
 def further(materials: Materials) -> dict[str, Any]:
-    """The spaces as they are narrowed to the data, and handed over from Python; and which roles ship, of several."""
+    """The spaces as they are narrowed to the data, and handed over from Python; which roles ship, of several; and the machine where
+    its latencies decide.
+    """
+    from kdsearch.deploy.latency import machine
+
     spaces = materials.spaces
     found = {role: f"{each.region!r}:{class_digest(type(each))}" for role, each in spaces.items()}
-    return {"spaces": found, "ships": list(materials.ships) if len(spaces) > 1 else [], "facts": FACTS, "rule": RULE}
+    ships = list(materials.ships) if len(spaces) > 1 else []
+    measured = {"machine": machine()} if needs_latency(materials) else {}
+    return {"spaces": found, "ships": ships, "facts": FACTS, "rule": RULE, **measured}
 
 
 def is_stale(materials: Materials, made: Artifact) -> bool:

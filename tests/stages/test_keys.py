@@ -77,6 +77,20 @@ def test_objectives_and_their_options_redo_from_what_reads_them(before, sets, st
 
 
 @pytest.mark.parametrize(
+    ("sets", "stage"),
+    [
+        ((), "export"),
+        (("constraints={latency_ms: 5}",), "search"),
+        (("objectives={accuracy: max, latency_ms: min}",), "search"),
+    ],
+)
+def test_another_machine_redoes_from_what_decides_by_its_latencies(sets, stage, monkeypatch):
+    here = parts_of(materials(*sets))
+    monkeypatch.setattr("kdsearch.deploy.latency._cpu", lambda: "a faster one")
+    assert first_changed(here, parts_of(materials(*sets))) == stage
+
+
+@pytest.mark.parametrize(
     ("setting", "is_another"),
     [
         ("task.options.label_smoothing=0.5", True),
