@@ -31,6 +31,7 @@ T = TypeVar("T")
 WAIT_S = 10.0  # for a gRPC proxy to answer
 PATIENCE_S = 120.0  # for a database that answered before
 SQLITE_S = 60  # while another process writes
+BEGINS, BEGIN_S = 8, 0.25  # tries, and between them, of two studies that make the tables of one new database at once
 JOURNAL = "trials.journal"
 
 
@@ -190,7 +191,7 @@ def opened(url: str) -> BaseStorage:
     if not url.startswith("grpc:"):
         connect = {"timeout": SQLITE_S} if url.startswith("sqlite") else {}
         engine = {"pool_pre_ping": True, "connect_args": connect}  # connections of before a restart are replaced
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine))
+        return optuna.storages.get_storage(_begun(url, engine))
     host, port = _host_and_port(url)
     try:
         proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
@@ -206,6 +207,20 @@ def opened(url: str) -> BaseStorage:
             expected="a server that `optuna.storages.run_grpc_proxy_server` started",
         ) from error
     return proxy
+
+
+def _begun(url: str, engine: dict[str, Any]) -> BaseStorage:
+    """With its tables, which Optuna makes where they lack, whoever else makes them at this moment."""
+    import sqlalchemy.exc
+
+    for _ in range(BEGINS - 1):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not re.search(r"already exists|duplicate key|unique constraint", str(error.orig), re.IGNORECASE):
+                raise
+        time.sleep(BEGIN_S)
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
 
 
 def let_go(storage: BaseStorage) -> None:

@@ -6,12 +6,15 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy.exc
 
 import kdsearch
 from kdsearch.errors import StorageError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import Trial
+from kdsearch.search import storage
 from kdsearch.search.storage import as_ours, file_of, printable
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.study import load_study
@@ -106,6 +109,36 @@ def test_no_password_is_printed(url: str, printed: str) -> None:
 )
 def test_which_file_has_the_trials(url: str, file: str | None) -> None:
     assert file_of(url) == (file and Path(file))
+
+
+@pytest.mark.parametrize(
+    ("said", "n_fails", "opens"),
+    [
+        ("table studies already exists", storage.BEGINS - 1, True),
+        ("UNIQUE constraint failed: version_info.version_info_id", 1, True),
+        ("table studies already exists", storage.BEGINS, False),
+        ("no such column: studies.name", 1, False),
+    ],
+)
+def test_tables_that_another_study_makes_at_the_same_moment(said, n_fails, opens, tmp_path, monkeypatch):
+    make, calls = optuna.storages.RDBStorage.__init__, []
+
+    def racing(self, *args, **options):
+        calls.append(args)
+        if len(calls) <= n_fails:
+            raise sqlalchemy.exc.OperationalError("CREATE TABLE", {}, sqlite3.OperationalError(said))
+        make(self, *args, **options)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", racing)
+    monkeypatch.setattr(storage, "BEGIN_S", 0.0)
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    if opens:
+        storage.check_storage(url)
+        assert len(calls) == n_fails + 1
+    else:
+        with pytest.raises(StudyError, match="cannot be opened"):
+            storage.check_storage(url)
+        assert len(calls) == min(n_fails, storage.BEGINS)
 
 
 def test_a_database_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
