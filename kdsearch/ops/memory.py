@@ -8,6 +8,16 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")  # of a container (version 2): its limit and what of it is taken
 
 
+def total_bytes() -> int:
+    """Bytes that all processes together may take: of the machine, or of its container where that has fewer."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):
+        total = min(total, int((CGROUP / "memory.max").read_text()))
+    return total
+
+
 def free_bytes() -> int:
     """Bytes that this process may still take: of the machine, or of its container where that has fewer."""
     import psutil

@@ -18,7 +18,7 @@ from kdsearch.engine.modes import device_of
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Evaluator, LiveSetup
-from kdsearch.errors import KdsearchError, PluginError, TrialError, UserError
+from kdsearch.errors import KdsearchError, PluginError, UserError
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -45,7 +45,7 @@ from kdsearch.training.adapted import adapt, grow
 from kdsearch.training.built import Built
 from kdsearch.training.keys import capabilities
 from kdsearch.training.materials import Materials
-from kdsearch.training.memory import check_training
+from kdsearch.training.memory import wait_for_memory
 from kdsearch.training.ranks import Place, ranks_of
 from kdsearch.training.recipe_data import control_data, is_judged
 from kdsearch.training.request import (
@@ -81,7 +81,7 @@ def train(
     procedure, setup = assemble(materials, request, teachers, folder, seed_of(materials, request))
     trainer = recovering(materials, request, setup) or procedure
     for role in request.specs:
-        check_training(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", "", TrialError)
+        wait_for_memory(materials, setup.models[role], recipe.train.batch_size, f"'{role}'", stop)
     built = Built.of(setup, procedure)
     judged = is_judged(materials, request)
     training = Training(
