@@ -16,7 +16,7 @@ from kdsearch.store.files import read_json, write_json
 from kdsearch.training import teachers, train, trainings
 from kdsearch.verbs import commands
 from kdsearch.verbs.status import status_of
-from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, settled, watching
+from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, run_up_to, settled, watching
 
 FEWER_ANSWERS = "export.min_agreement={onnx-int4: 0.5}"  # two epochs make unsure networks
 
@@ -50,6 +50,21 @@ def test_nothing_twice(finished, copied, steps):
     assert events(copied)[before:] == []
     assert steps == []
     assert files_of(copied / "study" / "artifacts") == artifacts
+
+
+def test_trials_of_which_the_folder_knows_nothing_are_counted(finished, copied):
+    """Another folder ran them, in a database that is this one's, too; or a kill came before one was told."""
+    file, known = copied / "study" / "events.jsonl", status_of(copied / "study")
+    told = [line for line in file.read_text().splitlines() if json.loads(line)["event"] == "trial"]
+    assert known["trials"] == known["trials_total"] == len(told) > 1
+    file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines() if line not in told[1:]))
+    shutil.rmtree(next((copied / "study" / "artifacts").glob("refine-*")))
+    run_up_to(copied, "refine")
+    found = status_of(copied / "study")
+    assert (found["trials"], found["best"]) == (known["trials"], known["best"])
+    again = [{name: each[name] for name in each if name != "time"} for each in events(copied, "trial")]
+    before = [{name: each[name] for name in each if name != "time"} for each in map(json.loads, told)]
+    assert sorted(again, key=lambda each: each["number"]) == sorted(before, key=lambda each: each["number"]), "once"
 
 
 def test_seconds_are_those_that_the_work_took(finished, copied):
