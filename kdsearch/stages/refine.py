@@ -7,13 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.errors import RefusedError
+from kdsearch.errors import ArtifactError, RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule, epochs_at
@@ -44,6 +45,7 @@ from kdsearch.stages.trial_facts import (
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, write_json
+from kdsearch.store.folder import events_of
 from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
@@ -134,8 +136,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             if trial.error and trial.error not in errors:  # an equal one says nothing more
                 errors.add(trial.error)
                 tools.progress.say(f"trial {trial.number} failed: {trial.error}")
-            about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
-            tools.events.write("trial", key=log.key, **about)
+            _announce(trial, log, tools)
 
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
     at = {
@@ -143,6 +144,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     }  # of one epoch the last one: it is judged once
     rungs = [rung for epochs, rung in at.items() if epochs < section.epochs]
     with log.held():
+        for trial in _unannounced(log, tools):
+            _announce(trial, log, tools)
         schedule = Schedule(
             ask,
             stopper,
@@ -175,6 +178,20 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "ranked": [_to_train(materials, trial, kept) for trial in best],
         "stopped": [_to_train(materials, trial, kept) for trial in history if _is_stopped(materials, trial, kept)],
     }
+
+
+def _announce(trial: Trial, log: TrialLog, tools: Tools) -> None:
+    about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
+    tools.events.write("trial", key=log.key, **about)
+
+
+def _unannounced(log: TrialLog, tools: Tools) -> list[Trial]:
+    """Those that ended in another folder, whose database is this one's, or right before a kill."""
+    announced: set[int] = set()
+    with suppress(ArtifactError):  # of events that somebody spoilt; what is announced twice counts once
+        events = [each for each in events_of(tools.folder) if each["event"] == "trial"]
+        announced = {each["number"] for each in events if each.get("key") == log.key}
+    return [trial for trial in log.read() if trial.is_over and trial.number not in announced]
 
 
 def _is_stopped(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, Any]]) -> bool:

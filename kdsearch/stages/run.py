@@ -21,7 +21,7 @@ from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.mirror import mirror, mirror_result
 from kdsearch.stages.saved_networks import publish_networks
-from kdsearch.stages.versions import older
+from kdsearch.stages.versions import older, what_changed
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
 from kdsearch.store.folder import LAST, Made, last_run, seconds_of
@@ -80,9 +80,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             there = {each: before[each] for each in later if each in before}
             before |= {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
             write_json(tools.folder / LAST, before)
-            tools.progress.say(
-                f"the study has changed: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`"
-            )
+            why = what_changed(tools.store.folder(name, before[name]["key"]), name)
+            tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
         last = before.get(name)
         spent = last["seconds"] if last and last["key"] == key else 0.0
         if found is not None and last and last["key"] != key:  # of an earlier run, or of another verb's

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
-from kdsearch.store.artifacts import Artifact, about_of
+from kdsearch.errors import ArtifactError
+from kdsearch.store.artifacts import ABOUT, Artifact, about_of
+from kdsearch.version import VERSION
 
 LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "timm", "optuna")
 
@@ -34,3 +38,13 @@ def older(made: Mapping[str, Artifact]) -> str:
         return ""
     shown = ", ".join(f"{each} {version} (now {now[each]})" for each, version in sorted(others.items()))
     return f"Made by other versions, and kept: {', '.join(stages)}; {shown}. A new folder (--dir) makes them anew."
+
+
+def what_changed(path: Path, stage: str) -> str:
+    """Why an earlier run's artifact is not this run's, in words: it is of another kdsearch, whose version is in every key, else the
+    study's part is another one."""
+    had = VERSION
+    if (path / ABOUT).exists():
+        with suppress(ArtifactError):
+            had = about_of(path, stage)["provenance"].get("kdsearch", VERSION)
+    return "the study has changed" if had == VERSION else f"kdsearch is {VERSION} now, and was {had}"

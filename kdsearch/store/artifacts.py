@@ -54,12 +54,21 @@ class Store:
         return path
 
     def get(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, or None where it was not made yet. Raise ArtifactError where a file is damaged or newer."""
+        """The artifact, or None where it was not made yet. One that is here alone is left at `url`, too.
+
+        Raises:
+            ArtifactError: a file is damaged or newer.
+            StorageError: it cannot be left.
+        """
         path = self.folder(stage, key)
         about = path / ABOUT
-        if not about.exists() and self.url:
-            fetch(self.url, path, stage)
-        return Artifact(stage, key, path, verified(path, stage)) if about.exists() else None
+        is_here = about.exists()
+        if not is_here and not (self.url and fetch(self.url, path, stage)):
+            return None
+        found = Artifact(stage, key, path, verified(path, stage))
+        if is_here and self.url:  # the store could not be written when it was made, or was not named yet
+            leave(path, self.url)
+        return found
 
     def put(
         self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]], provenance: Mapping[str, Any]
@@ -189,7 +198,7 @@ def fetch(url: str, path: Path, stage: str) -> bool:
 
 
 def leave(path: Path, url: str) -> None:
-    """Copy an artifact to a shared store; `artifact.json` last and at once, so that a reader finds it whole or not at all."""
+    """Copy an artifact to a shared store that lacks it; `artifact.json` last and at once: a reader finds it whole or not at all."""
     import fsspec
 
     files, root = fsspec.core.url_to_fs(url)

@@ -28,10 +28,11 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
         StorageError: something may not be removed.
     """
     with held(folder, briefly=True):
-        used = _used(folder)
+        unfinished = _unfinished(folder)
+        used = _used(folder) | unfinished
         stale = [
             *(each for each in _own(folder / "artifacts") if each.name not in used),
-            *(each for each in _own(folder / "work") if each.name not in _unfinished(folder) and not _is_table(each)),
+            *(each for each in _own(folder / "work") if each.name not in unfinished and not _is_table(each)),
         ]
         gone = {*stale, folder / WORKERS}
         torn = [each for each in sorted(folder.rglob(".*.part")) if gone.isdisjoint((each, *each.parents))]
@@ -70,7 +71,7 @@ def _used(folder: Path) -> set[str]:
 
 
 def _unfinished(folder: Path) -> set[str]:
-    """Names of work folders that the last run was killed in, or stopped in: with them it goes on."""
+    """Names of what the last run goes on with: where it was killed or stopped, and what else that stage has made so far."""
     begun: dict[str, str] = {}
     for each in events_of(folder):
         if each["event"] == "stage":
@@ -80,8 +81,9 @@ def _unfinished(folder: Path) -> set[str]:
                 begun.pop(each["stage"], None)
     names = {f"{stage}-{key}" for stage, key in begun.items()}
     inner = {"prepare": ("teacher-", "records-"), "compress": ("recovered-",)}  # what else such a stage works on
+    places = [*_own(folder / "work"), *_own(folder / "artifacts")]
     for stage in begun.keys() & inner.keys():
-        names |= {each.name for each in _own(folder / "work") if each.name.startswith(inner[stage])}
+        names |= {each.name for each in places if each.name.startswith(inner[stage])}
     return names
 
 

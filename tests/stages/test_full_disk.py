@@ -86,6 +86,9 @@ def test_full_shared_store(tmp_path, limit):
     with pytest.raises(StorageError, match="shared"):
         leave(artifact.path, str(tmp_path / "shared"))
     assert Store(tmp_path / "two", str(tmp_path / "shared")).get("search", "k") is None
+    allow(resource.RLIM_INFINITY)
+    assert Store(tmp_path / "one", str(tmp_path / "shared")).get("search", "k") == artifact
+    assert Store(tmp_path / "two", str(tmp_path / "shared")).get("search", "k") is not None, "the next run leaves it"
 
 
 CACHE = """

@@ -12,11 +12,13 @@ import torch
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError, InterruptedRun
 from kdsearch.stages import one_file, report, run
+from kdsearch.stages.versions import what_changed
 from kdsearch.store.files import read_json, write_json
 from kdsearch.training import teachers, train, trainings
 from kdsearch.verbs import commands
 from kdsearch.verbs.status import status_of
-from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, settled, watching
+from kdsearch.version import VERSION
+from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, run_up_to, settled, watching
 
 FEWER_ANSWERS = "export.min_agreement={onnx-int4: 0.5}"  # two epochs make unsure networks
 
@@ -50,6 +52,21 @@ def test_nothing_twice(finished, copied, steps):
     assert events(copied)[before:] == []
     assert steps == []
     assert files_of(copied / "study" / "artifacts") == artifacts
+
+
+def test_trials_of_which_the_folder_knows_nothing_are_counted(finished, copied):
+    """Another folder ran them, in a database that is this one's, too; or a kill came before one was told."""
+    file, known = copied / "study" / "events.jsonl", status_of(copied / "study")
+    told = [line for line in file.read_text().splitlines() if json.loads(line)["event"] == "trial"]
+    assert known["trials"] == known["trials_total"] == len(told) > 1
+    file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines() if line not in told[1:]))
+    shutil.rmtree(next((copied / "study" / "artifacts").glob("refine-*")))
+    run_up_to(copied, "refine")
+    found = status_of(copied / "study")
+    assert (found["trials"], found["best"]) == (known["trials"], known["best"])
+    again = [{name: each[name] for name in each if name != "time"} for each in events(copied, "trial")]
+    before = [{name: each[name] for name in each if name != "time"} for each in map(json.loads, told)]
+    assert sorted(again, key=lambda each: each["number"]) == sorted(before, key=lambda each: each["number"]), "once"
 
 
 def test_seconds_are_those_that_the_work_took(finished, copied):
@@ -216,6 +233,15 @@ def test_what_is_redone_is_said_and_files_of_others_stay(copied, capsys):
     assert [each.read_text() for each in own] == ["mine", "mine"]
     left = [each.name for each in (copied / "study" / "export").iterdir() if each.name.startswith("tiny-")]
     assert not left, "an earlier study's, by the record of its result"
+
+
+def test_that_kdsearch_is_another_version_is_no_change_of_the_study(copied, capsys, monkeypatch):
+    for module in ("kdsearch.store.artifacts", "kdsearch.stages.versions"):
+        monkeypatch.setattr(f"{module}.VERSION", "99.1")
+    run_up_to(copied, "prepare", progress=True)
+    assert f"kdsearch is 99.1 now, and was {VERSION}: redoing prepare, search, refine, " in capsys.readouterr().err
+    gone = copied / "study" / "artifacts" / "prepare-0123abcd"
+    assert what_changed(gone, "prepare") == "the study has changed"
 
 
 def test_other_versions_of_libraries_redo_nothing_and_are_said(finished, copied, capsys, monkeypatch):

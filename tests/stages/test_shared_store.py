@@ -10,7 +10,7 @@ import pytest
 from kdsearch.errors import ArtifactError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import write_json
-from tests.stages.tiny import files_of, made, run_tiny, settled
+from tests.stages.tiny import STAGES, files_of, made, run_tiny, settled
 
 
 @pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment", "elsewhere"])
@@ -32,10 +32,9 @@ def test_what_a_study_makes_is_left_there(finished, copied, tmp_path):
     for each in (copied / "study" / "artifacts").glob("report-*"):
         shutil.rmtree(each)
     run_tiny(copied, f"run.store={place}")
-    assert [each.name.partition("-")[0] for each in place.iterdir()] == ["report"]
-    own = next((copied / "study" / "artifacts").glob("report-*"))
-    shared = place / own.name
-    assert files_of(shared) == files_of(own)
+    assert {each.name.partition("-")[0] for each in place.iterdir()} == {*STAGES}, "also those of before it was named"
+    for each in place.iterdir():
+        assert files_of(each) == files_of(copied / "study" / "artifacts" / each.name)
 
 
 def put(store: Store, text: str = "text"):
@@ -65,6 +64,13 @@ def test_damaged_copy_in_the_store_is_named_there(tmp_path):
     with pytest.raises(ArtifactError, match=rf"Delete the folder \S*{place}/search-k;"):
         Store(tmp_path / "two", str(place)).get("search", "k")
     assert not list((tmp_path / "two" / "artifacts").iterdir())
+
+
+def test_what_is_damaged_here_is_not_left_there(tmp_path):
+    (put(Store(tmp_path / "one")).path / "a.json").write_text('"tex')
+    with pytest.raises(ArtifactError, match=r"a\.json"):
+        Store(tmp_path / "one", str(tmp_path / "shared")).get("search", "k")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_first_upload_stays(tmp_path):

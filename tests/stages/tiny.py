@@ -84,11 +84,11 @@ def run_tiny(
     return run_study(study, host, folder / "study", workers=workers, progress=False, checkpoint_s=checkpoint_s)
 
 
-def run_up_to(folder: Path, stage: str, *sets: str, host: Host | None = None) -> None:
+def run_up_to(folder: Path, stage: str, *sets: str, host: Host | None = None, progress: bool = False) -> None:
     """The study in `folder`/study as far as a stage, in this process: what comes after it takes half of the time."""
     host = host or Host.load()
     study = load_study(write_study(folder), host, sets=sets)
-    with at_work(study, host, folder / "study", progress=False) as (materials, tools):
+    with at_work(study, host, folder / "study", progress=progress) as (materials, tools):
         run_stages(materials, tools, stage)
 
 

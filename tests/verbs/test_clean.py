@@ -11,7 +11,7 @@ from kdsearch.cli import main
 from kdsearch.errors import StorageError
 from kdsearch.store.artifacts import FORMAT
 from kdsearch.store.files import remove, write_json
-from kdsearch.store.folder import MARK
+from kdsearch.store.folder import EVENTS, MARK, Events
 from kdsearch.verbs.clean import clean_of
 from tests.hostile.permissions import obeyed
 from tests.testing.full_disk import allow, limited
@@ -64,6 +64,24 @@ def test_rows_of_a_table_stay_and_so_does_what_workers_write(study: Path) -> Non
     removed = {each["path"] for each in clean_of(study)["removed"]}
     assert removed == {"artifacts/search-0123abcd", "work/refine-0123abcd", "artifacts/.distill-0123abcd.77.part"}
     assert all((study / name).exists() for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [("prepare", ["records-89abcdef", "teacher-89abcdef"]), ("compress", ["recovered-89abcdef"])],
+)
+def test_what_an_unfinished_stage_has_made_stays_until_it_is_done(stage: str, kept: list[str], study: Path) -> None:
+    """One of two teachers is trained when the run is interrupted: no artifact names it yet."""
+    for each in ("teacher", "records", "recovered"):
+        (study / "artifacts" / f"{each}-89abcdef").mkdir()
+    events = Events(study / EVENTS)
+    events.write("stage", stage=stage, state="begun", key="0123abcd")
+    events.write("stage", stage=stage, state="stopped", key="0123abcd", error="interrupted")
+    clean_of(study)
+    assert files(study / "artifacts") == kept
+    events.write("stage", stage=stage, state="done", key="0123abcd", seconds=1.0)
+    clean_of(study)
+    assert files(study / "artifacts") == []
 
 
 @pytest.mark.parametrize("name", ["artifacts", "work"])

@@ -30,16 +30,21 @@ class Wandb(Logger[WandbOptions]):
         self._wandb: Any = wandb
         self._runs: dict[str, Any] = {}
         self._written: dict[str, int] = {}  # id -> the last epoch of any curve
+        self._folders: dict[str, list[Path]] = {}  # id in its folder's name -> those, an earlier run's too; listed once
 
     def open(self, folder: Path, study: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._project = folder, self.options.project or study
+        for each in (folder / "wandb").glob("offline-run-*-*"):
+            if not each.is_symlink():  # offline-run-TIME-ID
+                self._folders.setdefault(each.name.split("-", 3)[3], []).append(each)
 
     def put(self, run: Run) -> None:
         if run.id not in self._runs:
-            for each in self._folders(run.id):  # what an earlier run of the study wrote is written anew
+            for each in self._folders.pop(_id(run.id), ()):  # what an earlier run of the study wrote is written anew
                 shutil.rmtree(each)
             self._runs[run.id], self._written[run.id] = self._begun(run), 0
+            self._folders[_id(run.id)] = [Path(self._runs[run.id].dir).parent]
         kept = self._runs[run.id]
         rows: dict[int, dict[str, float]] = {}
         for name, points in run.curves.items():
@@ -55,7 +60,7 @@ class Wandb(Logger[WandbOptions]):
             kept.notes = "\n".join([*lines, *(f"{name}: {path}" for name, path in run.files.items())])
             kept.finish(exit_code=int(run.state == "failed"))
             del self._runs[run.id]
-            for each in self._folders(run.id):
+            for each in self._folders[_id(run.id)]:
                 (each / OVER).touch()
 
     def _begun(self, run: Run) -> Any:
@@ -79,11 +84,8 @@ class Wandb(Logger[WandbOptions]):
             settings=settings,
         )
 
-    def _folders(self, id: str) -> list[Path]:
-        return [each for each in (self.folder / "wandb").glob(f"offline-run-*-{_id(id)}") if not each.is_symlink()]
-
     def knows(self, id: str) -> bool:
-        return any((each / OVER).is_file() for each in self._folders(id))
+        return any((each / OVER).is_file() for each in self._folders.get(_id(id), ()))
 
     def close(self) -> None:
         for each in self._runs.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from kdsearch.kinds import Run
-from kdsearch.testing.logger import DONE, FAILED, LoggerContract
+from kdsearch.testing.logger import BEGUN, DONE, FAILED, LoggerContract
 
 pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what it is made of
@@ -71,3 +72,17 @@ class TestWandb(LoggerContract):
             params = {name: value for name, value in params.items() if not name.startswith("_")}
             found[id] = Run(id, "", summary.get("state", "running"), params, curves, values)
         return found
+
+    def test_the_folder_is_listed_once_for_all_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.opened(tmp_path) as logger:
+            logger.put(DONE)
+        listed, scandir = [], os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path=".": listed.append(str(path)) or scandir(path))
+        with self.opened(tmp_path) as logger:
+            assert [logger.knows(run.id) for run in (DONE, FAILED)] == [True, False]
+            for run in (BEGUN, DONE, FAILED):
+                logger.put(run)
+            assert [logger.knows(run.id) for run in (DONE, FAILED)] == [True, True]
+        assert listed.count(str(tmp_path / "wandb")) == 1
+        monkeypatch.undo()
+        self.check(tmp_path, DONE, FAILED)
