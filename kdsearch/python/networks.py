@@ -17,8 +17,10 @@ from kdsearch.deploy.cost import count
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds.data import OPEN_SIZE
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.python.given import Given, given_by
 from kdsearch.store import weights
 from kdsearch.store.inputs import lies
 from kdsearch.store.program import read_program
@@ -43,6 +45,10 @@ class OnnxNetwork(nn.Module):
         return OnnxNetwork(self.file)
 
     @property
+    def given(self) -> Given:
+        return given_by(self.session.get_modelmeta().custom_metadata_map)
+
+    @property
     def io(self) -> IO:
         """As the file says it. Raise ArtifactError for a file that takes one number of samples only."""
         inputs, outputs = (
@@ -51,6 +57,10 @@ class OnnxNetwork(nn.Module):
         )
         if len(outputs) == 1 and outputs[0].kind == "vector" and len(outputs[0].shape) == 1:
             outputs = (replace(outputs[0], kind="logits", use="target"),)
+        if self.given.reads_pixels and len(inputs) == 1:
+            inputs = (
+                replace(inputs[0], kind="pixels", open_size=max(self.given.preprocessing.get("size", (OPEN_SIZE,)))),
+            )
         return IO(inputs, outputs)
 
     def weights(self) -> int:
