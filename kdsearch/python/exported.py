@@ -38,7 +38,7 @@ class Exported:
         parity_max_abs: largest absolute difference of any logit. top1_agreement: share of equal argmax, over `samples`.
         weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
         quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
-        card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None without `labels`.
+        card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None where there is none.
         files: what else lies beside it.
     """
 
@@ -76,7 +76,8 @@ def export(
 ) -> Exported:
     """Write a network, open the file in its runtime, and compare both on `samples`, at several batch sizes.
 
-    Beside `net.onnx` lie its card `net.json` and, where `labels` are given, `predict.py`, which answers for image files.
+    Beside `net.onnx` lie its card `net.json` and `predict.py`, which answers for image files: where `labels` are given, images are
+    grey or RGB, and it is known how they are prepared, so of samples that are no pixels with `normalize` alone.
 
     Args:
         net: from images to logits; runs in eval mode.
@@ -109,7 +110,9 @@ def export(
     if quantize is not None and (rewrites := capability("quantizer", quantize)[1].rewrites) != made.suffix:
         problem = f"rewrites '{rewrites}' files, and the file is of '{made.suffix}'"
         raise StudyError(problem, path="quantize", expected=f"None, or a quantizer of '{made.suffix}' files")
-    beside = _beside(target, bool(labels) and made.is_onnx and io.inputs[0].sizes[0] in (1, 3))
+    told = about["preprocessing"]
+    is_prepared = bool(told["mean"]) and bool(told["std"]) and told["channels"] in (1, 3)
+    beside = _beside(target, bool(labels) and made.is_onnx and is_prepared)
     along = _along(target, files or {}, [*made.parts(target), *beside.values()])
     model = as_model(net, io, "network")
     graph = Graph(model.module, io.inputs, io.outputs)

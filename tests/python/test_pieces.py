@@ -182,6 +182,17 @@ def test_the_program_beside_a_file_answers_as_the_network(tmp_path):
     assert json.loads(next(each.value for each in told if each.key == "labels")) == labels
 
 
+@pytest.mark.parametrize(("normalize", "is_there"), [(None, False), ({"mean": 0.5, "std": 0.25}, True)])
+def test_no_program_is_written_where_nobody_knows_how_images_are_prepared(normalize, is_there, tmp_path):
+    """Samples below 0 are no pixels: it would divide by a std that is not there, and answer nan."""
+    labels = [str(i) for i in range(10)]
+    found = kdsearch.export(
+        teacher(0), (IMAGES - 0.5) / 0.25, tmp_path / "net.onnx", exporter=TRACED, labels=labels, normalize=normalize
+    )
+    assert (found.predict is not None, (tmp_path / "predict.py").exists()) == (is_there, is_there)
+    assert json.loads(found.card.read_text())["use"]["labels"] == labels
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
