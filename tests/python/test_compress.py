@@ -751,6 +751,46 @@ def test_a_file_that_answers_a_class(tmp_path, capsys):
         assert main(["verify", row["path"]]) == 0
 
 
+@pytest.mark.parametrize(
+    ("classes", "node", "output", "metadata", "kind"),
+    [
+        (3, "Identity", "y", {}, "logits"),
+        (1, "Identity", "y", {}, "vector"),
+        (3, "Not", "y", {}, "vector"),
+        (3, "Identity", "value", {"study_hash": "0"}, "value"),
+        (1, "Identity", "scores", {"study_hash": "0"}, "scores"),
+        (3, "Identity", "embedding", {"study_hash": "0"}, "vector"),
+        (3, "Identity", "probabilities", {"study_hash": "0", "inside": {"output": "probabilities"}}, "logits"),
+    ],
+)
+def test_classes_are_agreed_upon_where_a_file_has_classes(classes, node, output, metadata, kind, tmp_path, capsys):
+    """Not of one number, which always is the largest, nor of yes and no, nor of what a study's file calls otherwise."""
+    import onnx
+    from onnx import helper
+
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), classes=classes)
+    model = onnx.load(file)
+    nodes = [helper.make_node("Cast", ["logits"], ["yes"], to=9)] if node == "Not" else []
+    nodes.append(helper.make_node(node, ["yes" if nodes else "logits"], [output]))
+    model.graph.node.extend(nodes)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(output, 9 if node == "Not" else 1, ["n", classes]))
+    onnx.save(model, file)
+    saying(file, file, **metadata)
+    code, found, err = run(capsys, file, "--format", "onnx-fp32", "--out", tmp_path)
+    assert code == 0, err
+    card = json.loads((tmp_path / "file-fp32.json").read_text())
+    assert card["use"]["outputs"][0]["kind"] == kind
+    decides = kind in ("logits", "scores")
+    assert found["exports"][0]["top1_agreement"] == (1.0 if decides else None)
+
+
+def test_a_network_of_one_number_has_no_agreement(tmp_path):
+    found = kdsearch.compress(
+        nn.Linear(8, 1), tmp_path, input_shape=(8,), formats=["onnx-fp32"], calibration="random", progress=False
+    )
+    assert found["exports"][0]["top1_agreement"] is None
+
+
 def test_a_file_that_lists_its_weights_as_inputs(tmp_path, capsys):
     """As all did before IR version 4."""
     import onnx
