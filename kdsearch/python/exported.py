@@ -127,6 +127,8 @@ def export(
         write_bytes(place, content)
     if "predict" in beside:
         write_bytes(beside["predict"], predict_text(target.name).encode())
+    else:
+        _remove_stale_program(target)
     return Exported(
         target,
         row["bytes"],
@@ -188,6 +190,13 @@ def _beside(target: Path, runs: bool) -> dict[str, Path]:
             problem = "is in the way of the file's card" if what == "card" else "is in the way of the program beside it"
             raise StudyError(problem, file=place, fix="Move it, or write into another folder.")
     return found
+
+
+def _remove_stale_program(target: Path) -> None:
+    """Of the program beside it that an earlier call wrote for a file of this name."""
+    place = target.with_name(PREDICT)
+    if place.is_file() and place.read_bytes() == predict_text(target.name).encode():
+        place.unlink()
 
 
 def _along(target: Path, files: Mapping[str, bytes], taken: Sequence[Path]) -> dict[Path, bytes]:
