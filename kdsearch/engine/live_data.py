@@ -293,7 +293,7 @@ def preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
     return {
         "size": size,
         "channels": channels,
-        "color": "grey" if channels == 1 else "RGB",
+        "color": {1: "grey", 3: "RGB"}.get(channels),
         "range": [0.0, scale] if is_pixels else [low, high],
         "scale": scale,
         "mean": [0.0] * channels if is_pixels else None,

@@ -15,6 +15,7 @@ from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, 
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
+from kdsearch.python.given import Given
 from kdsearch.python.networks import (
     OnnxNetwork,
     as_data,
@@ -24,7 +25,16 @@ from kdsearch.python.networks import (
     is_untrained,
     network,
 )
-from kdsearch.python.own_data import Data, PlanSubject, about_of, classes_of, graph_of, open_data, samples_of
+from kdsearch.python.own_data import (
+    Data,
+    PlanSubject,
+    about_of,
+    classes_of,
+    differences,
+    graph_of,
+    open_data,
+    samples_of,
+)
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
 from kdsearch.report.values import milliseconds
@@ -66,7 +76,8 @@ def compress(
     Args:
         model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
         out: a folder for files and cards.
-        data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels; as in a study.
+        data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels, as in a
+            study; "auto" is of an ONNX file what it says itself.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
@@ -98,11 +109,13 @@ def compress(
         }
     )
     _check_folder(out)
-    opened = open_data(data, normalize, seed, host) if data is not None else None
+    file = network(model, weights_file=weights) if is_file and isinstance(model, str) else model
+    given = file.given if isinstance(file, OnnxNetwork) else Given()
+    opened = open_data(data, normalize, seed, host, given.normalization) if data is not None else None
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
     classes = classes_of(opened)
-    net = model if isinstance(model, nn.Module) else network(model, allow_code, weights, seed, classes)
+    net = file if isinstance(file, nn.Module) else network(file, allow_code, weights, seed, classes)
     called = model if isinstance(model, str) else type(model).__name__
     fixed = net.file if isinstance(net, OnnxNetwork) else None
     io = _io(net, called, opened, input_shape)
@@ -121,8 +134,8 @@ def compress(
     )
     if fixed is None:
         before = as_model(net, io, called)
-    _check_ends(forms, before, io, opened)
-    whole, notes = counted(before, io), list[str]()
+    _check_ends(forms, before, io, opened, given)
+    whole, notes = counted(before, io), differences(opened, given) if opened is not None else []
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
@@ -134,7 +147,7 @@ def compress(
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
-    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes)
+    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes, given)
     rows, refused = files_of(job, forms)
     shown.end(is_done=True)
     cost = counted(after, io)
@@ -184,11 +197,12 @@ def _check_folder(out: Path) -> None:
         raise StudyError(f"'{lowest}' is not writable", path="--out", fix="Choose another folder.")
 
 
-def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None) -> None:
+def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None, given: Given) -> None:
     """Raise StudyError where a file cannot read or answer what is asked of it: before any work, not after it."""
     for form in forms:
         try:
-            form.exporter.ends(graph_of(model, io), about_of(opened).get("preprocessing") or {})
+            ends = form.exporter.ends(graph_of(model, io), about_of(opened, given).get("preprocessing") or {})
+            given.with_ends(ends.about if ends is not None else {})
         except UserError as error:
             error.path = error.path.replace("export.exporter.options.", "--", 1)
             raise

@@ -38,7 +38,7 @@ class Exported:
         parity_max_abs: largest absolute difference of any logit. top1_agreement: share of equal argmax, over `samples`.
         weight_share: width in bits -> share of the fp32 graph's weights that are stored so.
         quantization: what the quantizer says of the file, such as the processors that its answers hold for; nothing of fp32.
-        card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None without `labels`.
+        card: what the file is and how it is fed, as JSON beside it. predict: the program that runs it; None where there is none.
         files: what else lies beside it.
     """
 
@@ -76,7 +76,8 @@ def export(
 ) -> Exported:
     """Write a network, open the file in its runtime, and compare both on `samples`, at several batch sizes.
 
-    Beside `net.onnx` lie its card `net.json` and, where `labels` are given, `predict.py`, which answers for image files.
+    Beside `net.onnx` lie its card `net.json` and `predict.py`, which answers for image files: where `labels` are given, images are
+    grey or RGB, and it is known how they are prepared, so of samples that are no pixels with `normalize` alone.
 
     Args:
         net: from images to logits; runs in eval mode.
@@ -109,7 +110,9 @@ def export(
     if quantize is not None and (rewrites := capability("quantizer", quantize)[1].rewrites) != made.suffix:
         problem = f"rewrites '{rewrites}' files, and the file is of '{made.suffix}'"
         raise StudyError(problem, path="quantize", expected=f"None, or a quantizer of '{made.suffix}' files")
-    beside = _beside(target, bool(labels) and made.is_onnx and io.inputs[0].sizes[0] in (1, 3))
+    told = about["preprocessing"]
+    is_prepared = bool(told["mean"]) and bool(told["std"]) and told["channels"] in (1, 3)
+    beside = _beside(target, bool(labels) and made.is_onnx and is_prepared)
     along = _along(target, files or {}, [*made.parts(target), *beside.values()])
     model = as_model(net, io, "network")
     graph = Graph(model.module, io.inputs, io.outputs)
@@ -124,6 +127,8 @@ def export(
         write_bytes(place, content)
     if "predict" in beside:
         write_bytes(beside["predict"], predict_text(target.name).encode())
+    else:
+        _remove_stale_program(target)
     return Exported(
         target,
         row["bytes"],
@@ -185,6 +190,13 @@ def _beside(target: Path, runs: bool) -> dict[str, Path]:
             problem = "is in the way of the file's card" if what == "card" else "is in the way of the program beside it"
             raise StudyError(problem, file=place, fix="Move it, or write into another folder.")
     return found
+
+
+def _remove_stale_program(target: Path) -> None:
+    """Of the program beside it that an earlier call wrote for a file of this name."""
+    place = target.with_name(PREDICT)
+    if place.is_file() and place.read_bytes() == predict_text(target.name).encode():
+        place.unlink()
 
 
 def _along(target: Path, files: Mapping[str, bytes], taken: Sequence[Path]) -> dict[Path, bytes]:

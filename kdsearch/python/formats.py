@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from kdsearch.errors import PluginError, RefusedError, TrialError, UserError, ne
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
+from kdsearch.python.given import Given
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
 from kdsearch.python.recovery import recover
@@ -110,6 +111,7 @@ class Job:
     qat_epochs: int
     shown: Progress
     notes: list[str]
+    given: Given = field(default_factory=Given)
 
     @property
     def is_noise(self) -> bool:
@@ -130,7 +132,7 @@ class Job:
         ]
         test = None if opened is None else lambda: _test_batches(opened, io)
         samples = samples_of(None, io, PROBE, self.seed) if test is None else next(iter(test()))
-        about = {"model": Path(self.called).name, **about_of(opened)}  # no path of this machine
+        about = {"model": Path(self.called).name, **about_of(opened, self.given)}  # no path of this machine
         fixed = self.fixed if model is self.model else None
         notes: tuple[str, ...] = (
             ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()
@@ -143,7 +145,7 @@ class Job:
 
         return Source(
             model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test,
-            split="noise" if opened is None else "test",
+            split="noise" if opened is None else "test", given=self.given,
         )  # fmt: skip
 
 

@@ -17,8 +17,10 @@ from kdsearch.deploy.cost import count
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field, Model
+from kdsearch.kinds.data import OPEN_SIZE
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
+from kdsearch.python.given import PLAIN, Given, given_by
 from kdsearch.store import weights
 from kdsearch.store.inputs import lies
 from kdsearch.store.program import read_program
@@ -29,6 +31,8 @@ ELEMENTS = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
     "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8", "tensor(int8)": "int8",
 }  # fmt: skip
+
+OWN_KINDS = ("logits", "scores", "value")  # which tasks call their output by
 
 
 class OnnxNetwork(nn.Module):
@@ -43,6 +47,10 @@ class OnnxNetwork(nn.Module):
         return OnnxNetwork(self.file)
 
     @property
+    def given(self) -> Given:
+        return given_by(self.session.get_modelmeta().custom_metadata_map)
+
+    @property
     def io(self) -> IO:
         """As the file says it. Raise ArtifactError for a file that takes one number of samples only."""
         inputs, outputs = (
@@ -50,8 +58,18 @@ class OnnxNetwork(nn.Module):
             for side, nodes in (("input", self.session.get_inputs()), ("output", self.session.get_outputs()))
         )
         if len(outputs) == 1 and outputs[0].kind == "vector" and len(outputs[0].shape) == 1:
-            outputs = (replace(outputs[0], kind="logits", use="target"),)
+            outputs = (replace(outputs[0], kind=self._vector_of(outputs[0]), use="target"),)
+        if self.given.reads_pixels and len(inputs) == 1:
+            inputs = (
+                replace(inputs[0], kind="pixels", open_size=max(self.given.preprocessing.get("size", (OPEN_SIZE,)))),
+            )
         return IO(inputs, outputs)
+
+    def _vector_of(self, output: Field) -> str:
+        """The kind of a file's only output, one axis of numbers: what a study's file calls it, or else logits where they can be."""
+        if self.given.is_exported and self.given.inside.get("output", PLAIN["output"]) == PLAIN["output"]:
+            return output.name if output.name in OWN_KINDS else output.kind
+        return "logits" if is_choice(output) else output.kind
 
     def weights(self) -> int:
         """How many numbers with a fraction the file holds."""
@@ -96,6 +114,11 @@ def counted(model: Model, io: IO) -> dict[str, int | None]:
         return {"params": model.module.weights(), "macs": None}
     cost = count(model, io)
     return {"params": cost.params, "macs": cost.macs}
+
+
+def is_choice(output: Field) -> bool:
+    """Whether an output of one axis may be logits: floats, and more than one, which alone would always be the largest."""
+    return output.torch_dtype.is_floating_point and output.shape != (1,)
 
 
 def _sizes(shape: Sequence[int | None]) -> str:
@@ -258,9 +281,11 @@ def io_without_data(net: nn.Module, shape: Sequence[int]) -> IO:
     for key, value in named.items():
         if not isinstance(value, Tensor) or value.shape[:1] != (2,):
             raise StudyError(f"the network answers {type(value).__name__}", path="MODEL", expected="tensors (B, ...)")
-        is_logits = single and value.ndim == 2
-        name = "logits" if is_logits else key if isinstance(key, str) else f"output_{key}"
-        kind = "logits" if is_logits else kind_of(value.shape[1:])
-        outputs.append(Field(name, kind, tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."), use="target"))
+        name, shape_out = key if isinstance(key, str) else f"output_{key}", tuple(value.shape[1:])
+        dtype = str(value.dtype).removeprefix("torch.")
+        found = Field(name, kind_of(shape_out), shape_out, dtype, use="target")
+        if single and value.ndim == 2 and is_choice(found):
+            found = replace(found, name="logits", kind="logits")
+        outputs.append(found)
     image = Field("image" if len(shape) == 3 else "input", "image" if len(shape) == 3 else kind_of(shape), tuple(shape))
     return IO((image,), tuple(outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,22 @@ from kdsearch.engine.setup import Evaluator, Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import DataError, PluginError, StudyError, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Call, Cost, DataSource, Graph, Metric, Model, Normalizable, Task
+from kdsearch.kinds import (
+    IO,
+    Batch,
+    Call,
+    Cost,
+    DataSource,
+    Graph,
+    Metric,
+    Model,
+    Normalizable,
+    Normalization,
+    Task,
+    stated,
+)
 from kdsearch.kinds.forward import run_model
+from kdsearch.python.given import Given
 from kdsearch.python.recovery import noise
 from kdsearch.stages.notes import copied
 from kdsearch.stages.quality import goodness, quality_of
@@ -84,8 +99,11 @@ class PlanSubject(Site):
         return count(model, self.io)
 
 
-def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
-    """A data set by its name, a .npz file or a folder of class folders; the splits are a study's by default."""
+def open_data(text: str, normalize: str, seed: int, host: Host, own: Normalization | None = None) -> Data:
+    """A data set by its name, a .npz file or a folder of class folders; the splits are a study's by default.
+
+    own: what `normalize: auto` means of images; None = what is measured.
+    """
     if not isinstance(text, str):
         expected = "a data set's name, a .npz file (numpy.savez(file, image=..., label=...)), or a folder of images"
         raise StudyError(f"got a {type(text).__name__}", path="data", expected=expected)
@@ -104,13 +122,15 @@ def open_data(text: str, normalize: str, seed: int, host: Host) -> Data:
             raise DataError(f"there is no folder '{text}'", path="--data", expected=expected) from None
         raise error.at(path="--data") from None
     dataset = make(host, "dataset", use, "--data")
-    source = dataset.open(Site(seed, Path()))
+    source: DataSource = dataset.open(Site(seed, Path()))
     for said in copied(source.facts):
         warnings.warn(said, stacklevel=2)
     if normalize != "auto":
         if normalize not in NAMED or not isinstance(source, Normalizable):
             raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *NAMED]))
         source = source.normalized(NAMED[normalize])
+    elif own is not None and isinstance(source, Normalizable) and source.facts.get("preprocessing"):
+        source = source.normalized(own)
     task: Task[Any] = make(host, "task", Use(use=dataset.task, options={}), "--data")
     arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed, task=task)
     metric: Metric[Any] = make(host, "metric", Use(use=task.objective, options={}), "--data")
@@ -153,8 +173,29 @@ def renamed(opened: Data, io: IO, batch: Batch) -> Batch:
     return Batch(batch.ids, tensors)
 
 
-def about_of(opened: Data | None) -> dict[str, Any]:
-    if opened is None:
-        return {}
-    facts = opened.arranged.facts
-    return {"labels": list(facts.get("classes") or ()), "preprocessing": facts.get("preprocessing") or {}}
+def about_of(opened: Data | None, given: Given) -> dict[str, Any]:
+    """Labels and preprocessing: what the file says that was given, where the data do not prepare images otherwise."""
+    facts = given.about if opened is None else opened.arranged.facts
+    is_own = given.normalization is not None and stated(facts) == given.normalization
+    told = {
+        "labels": list(given.labels or facts.get("classes") or ()),
+        "preprocessing": (given.about if is_own else facts).get("preprocessing") or {},
+    }
+    return told if opened is not None else {name: value for name, value in told.items() if value}
+
+
+def differences(opened: Data, given: Given) -> list[str]:
+    """What the data say otherwise than the file that was given. Raise StudyError for its classes in another order."""
+    facts, notes = opened.arranged.facts, list[str]()
+    own, wanted = stated(facts), given.normalization
+    if own is not None and wanted is not None and own != wanted:
+        asked, said = (json.dumps(each.as_json()) for each in (own, wanted))
+        notes.append(f"images are prepared by {asked}, as asked for; the file says that it was trained with {said}")
+    classes = list(facts.get("classes") or ())
+    is_named = classes != [str(i) for i in range(len(classes))]
+    if given.labels and is_named and classes != list(given.labels):
+        named = f"the data's classes are {', '.join(classes)}, the file's {', '.join(given.labels)}"
+        if sorted(classes) == sorted(given.labels):
+            raise StudyError(named, path="--data", expected="the file's classes in its order")
+        notes.append(f"{named}: the i-th of both is taken for the same")
+    return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
 from kdsearch.kit.onnx import external_files, read_onnx, save_onnx
+from kdsearch.python.given import Given
 from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
@@ -82,7 +83,7 @@ class Source:
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
         opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
-        whole: keeps what the exporter writes for other formats.
+        whole: keeps what the exporter writes for other formats. given: what `fp32` says of itself.
     """
 
     model: Model
@@ -100,6 +101,7 @@ class Source:
     test: Callable[[], Iterable[Batch]] | None = None
     split: str = "the caller's samples"
     whole: Whole | None = None
+    given: Given = field(default_factory=Given)
 
     @property
     def graph(self) -> Graph:
@@ -182,7 +184,7 @@ def verified_file(
                 quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
         ends = made.ends(graph, source.about.get("preprocessing") or {})
-        inside = dict(ends.about) if ends is not None else {}
+        inside = source.given.with_ends(ends.about if ends is not None else {})
         with theirs():
             if ends is not None:
                 made.finish(final, ends)

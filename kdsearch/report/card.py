@@ -60,6 +60,8 @@ def example(
         shape = (1, *(size if isinstance(size, int) else 1 for size in each["shape"][1:]))
         dtype = each["dtype"] if each["dtype"] in DTYPES else "float32"
         feeds.append(f"{json.dumps(each['name'])}: np.zeros({shape}, dtype={dtype!r})")
+    reads_pixels = any(each.get("kind") == "pixels" for each in inputs)
+    sample = "an image, 0..255, which the file prepares" if reads_pixels else "a prepared sample"
     names = json.dumps([each["name"] for each in outputs]) if outputs else "None"
     settings = ["options = ort.SessionOptions()"] if options else []
     for name, value in (options or {}).items():
@@ -72,7 +74,7 @@ def example(
         "import onnxruntime as ort",
         *settings,
         f"session = ort.InferenceSession({json.dumps(file)}{given}, providers=['CPUExecutionProvider'])",
-        f"feeds = {{{', '.join(feeds)}}}  # replace the zeros by a prepared sample",
+        f"feeds = {{{', '.join(feeds)}}}  # replace the zeros by {sample}",
         f"outputs = session.run({names}, feeds)",
     ]
 

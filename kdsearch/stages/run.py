@@ -160,6 +160,15 @@ def put_back(folder: Path, row: Mapping[str, Any], exported: Artifact, reported:
     return changed
 
 
+def _remove_stale_program(folder: Path, reported: Artifact) -> None:
+    """Of `export/predict.py`, where this report has none and an earlier one of the folder wrote it."""
+    place, own = folder / "export" / PREDICT, Path(report.CARDS) / PREDICT
+    if not place.is_file() or (reported.path / own).exists():
+        return
+    if file_digest(place) in {file_digest(each) for each in reported.path.parent.glob(f"{report.NAME}-*/{own}")}:
+        place.unlink()
+
+
 def _public(folder: Path) -> set[str]:
     """Names of the files and cards in `export/` that the folder's result tells of; none where that is damaged."""
     if not (folder / RESULT).is_file():
@@ -195,6 +204,7 @@ def publish(
     export.copy_exports(made["export"], tools.folder)
     for row in result["exports"]:
         put_back(tools.folder, row, made["export"], made["report"])
+    _remove_stale_program(folder, made["report"])
     publish_networks(made["compress"], tools.folder)
     page = tools.folder / "report"
     with storing(page):

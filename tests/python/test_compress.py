@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph, Model
 from kdsearch.python import formats
 from kdsearch.python.compressed import _text
+from kdsearch.python.given import Given, given_by
 from kdsearch.python.networks import is_untrained, network
-from kdsearch.python.own_data import open_data
+from kdsearch.python.own_data import differences, open_data
 from kdsearch.python.pieces import as_model
 from kdsearch.python.recovery import recover
 from kdsearch.store import weights
@@ -749,6 +751,46 @@ def test_a_file_that_answers_a_class(tmp_path, capsys):
         assert main(["verify", row["path"]]) == 0
 
 
+@pytest.mark.parametrize(
+    ("classes", "node", "output", "metadata", "kind"),
+    [
+        (3, "Identity", "y", {}, "logits"),
+        (1, "Identity", "y", {}, "vector"),
+        (3, "Not", "y", {}, "vector"),
+        (3, "Identity", "value", {"study_hash": "0"}, "value"),
+        (1, "Identity", "scores", {"study_hash": "0"}, "scores"),
+        (3, "Identity", "embedding", {"study_hash": "0"}, "vector"),
+        (3, "Identity", "probabilities", {"study_hash": "0", "inside": {"output": "probabilities"}}, "logits"),
+    ],
+)
+def test_classes_are_agreed_upon_where_a_file_has_classes(classes, node, output, metadata, kind, tmp_path, capsys):
+    """Not of one number, which always is the largest, nor of yes and no, nor of what a study's file calls otherwise."""
+    import onnx
+    from onnx import helper
+
+    file = file_of(tmp_path / "file.onnx", (1, 8, 8), classes=classes)
+    model = onnx.load(file)
+    nodes = [helper.make_node("Cast", ["logits"], ["yes"], to=9)] if node == "Not" else []
+    nodes.append(helper.make_node(node, ["yes" if nodes else "logits"], [output]))
+    model.graph.node.extend(nodes)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(output, 9 if node == "Not" else 1, ["n", classes]))
+    onnx.save(model, file)
+    saying(file, file, **metadata)
+    code, found, err = run(capsys, file, "--format", "onnx-fp32", "--out", tmp_path)
+    assert code == 0, err
+    card = json.loads((tmp_path / "file-fp32.json").read_text())
+    assert card["use"]["outputs"][0]["kind"] == kind
+    decides = kind in ("logits", "scores")
+    assert found["exports"][0]["top1_agreement"] == (1.0 if decides else None)
+
+
+def test_a_network_of_one_number_has_no_agreement(tmp_path):
+    found = kdsearch.compress(
+        nn.Linear(8, 1), tmp_path, input_shape=(8,), formats=["onnx-fp32"], calibration="random", progress=False
+    )
+    assert found["exports"][0]["top1_agreement"] is None
+
+
 def test_a_file_that_lists_its_weights_as_inputs(tmp_path, capsys):
     """As all did before IR version 4."""
     import onnx
@@ -825,6 +867,106 @@ def test_what_a_file_says_of_itself_stays(folder, tmp_path, capsys):
         found = open_session(tmp_path / f"own-{kind}.onnx").get_modelmeta().custom_metadata_map
         assert found == {**own, "model": "own.onnx"}
         assert main(["verify", str(tmp_path / f"own-{kind}.onnx")]) == 0
+
+
+HALVES = {
+    "size": [8, 8], "channels": 1, "color": "grey", "range": [0.0, 255.0], "scale": 255.0, "mean": [0.5], "std": [0.5],
+    "formula": "(x / 255 - mean) / std", "normalize": "given", "resize": "the shorter side to 8",
+}  # fmt: skip
+
+
+def saying(source, target, **metadata):
+    """The file with what it says of itself, JSON where it is more than a word."""
+    import onnx
+
+    model = onnx.load(source)
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    onnx.helper.set_model_props(model, told)
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize("normalize", ["auto", "none"])
+def test_a_file_that_says_how_it_was_trained_is_judged_so(normalize, folder, tmp_path, capsys):
+    """By its mean and std, unless others are asked for, which is noted; its classes keep their names."""
+    file = saying(folder / "net.onnx", tmp_path / "own.onnx", preprocessing=HALVES, labels=["low", "mid", "high"])
+    asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--max-drop", "1", "--out", tmp_path]
+    code, found, err = run(capsys, file, *asked, "--normalize", normalize)
+    assert code == 0, err
+    test = open_data(str(folder / "data.npz"), "none", 0, Host.load()).arranged.split("test")
+    batch = test.load(range(len(test.ids)))
+    x = batch["image"].numpy() if normalize == "none" else (batch["image"].numpy() - 0.5) / 0.5
+    answers = open_session(folder / "net.onnx").run(None, {"x": x})[0].argmax(1)
+    assert found["exports"][0]["accuracy"] == pytest.approx((answers == batch["label"].numpy()).mean())
+    notes = [each for each in found["notes"] if "prepared" in each]
+    assert notes == (
+        []
+        if normalize == "auto"
+        else [
+            'images are prepared by {"mean": 0.0, "std": 1.0}, as asked for; the file says that it was trained with '
+            '{"mean": 0.5, "std": 0.5}'
+        ]
+    )
+    for kind in ("fp32", "int8"):
+        use = json.loads((tmp_path / f"own-{kind}.json").read_text())["use"]
+        inside = open_session(tmp_path / f"own-{kind}.onnx").get_modelmeta().custom_metadata_map
+        assert use["labels"] == json.loads(inside["labels"]) == ["low", "mid", "high"]
+        assert use["preprocessing"] == json.loads(inside["preprocessing"])
+        assert use["preprocessing"]["mean"] == ([0.5] if normalize == "auto" else [0.0])
+        assert (use["preprocessing"] == HALVES) is (normalize == "auto")
+        assert main(["verify", str(tmp_path / f"own-{kind}.onnx")]) == 0
+
+
+def test_a_file_s_own_ends_stay_and_are_not_written_twice(folder, tmp_path, capsys):
+    """Without data, too, the card says what its metadata do; what comes before a network is added to what comes after it."""
+    file = saying(folder / "net.onnx", tmp_path / "own.onnx", preprocessing=HALVES, labels=["low", "mid", "high"])
+    asked = ["--format", "onnx-fp32", "--out", tmp_path]
+    code, _, err = run(capsys, file, *asked, "--output", "probabilities")
+    assert code == 0, err
+    once = (tmp_path / "own-fp32.onnx").rename(tmp_path / "once.onnx")
+    code, _, err = run(capsys, once, *asked, "--input", "any_size")
+    assert code == 0, err
+    twice = (tmp_path / "once-fp32.onnx").rename(tmp_path / "twice.onnx")
+    assert run(capsys, twice, *asked)[0] == 0
+    use = json.loads((tmp_path / "twice-fp32.json").read_text())["use"]
+    assert use["inside"] == {"input": "any_size", "layout": "hwc", "output": "probabilities"}
+    assert (use["labels"], use["preprocessing"]) == (["low", "mid", "high"], HALVES)
+    assert (use["inputs"][0]["kind"], use["inputs"][0]["shape"]) == ("pixels", ["batch", "any", "any", 1])
+    assert main(["verify", str(tmp_path / "twice-fp32.onnx")]) == 0
+    capsys.readouterr()
+    for words, said in (
+        (["--output", "class"], "--output: the file answers probabilities already. Expected raw."),
+        (["--input", "pixels"], "--input: the network reads x (pixels). Expected one image of a fixed size."),
+    ):
+        assert run(capsys, twice, *asked, *words)[::2] == (2, f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"labels": "cat, dog", "preprocessing": "[1", "inside": "3"}, Given()),
+        ({"labels": '["a", 1]', "inside": '{"input": 1}'}, Given()),
+        ({"preprocessing": json.dumps({**HALVES, "std": [0.0]})}, Given()),
+        ({"preprocessing": json.dumps({**HALVES, "mean": [0.5, 0.5]})}, Given()),
+        ({"preprocessing": json.dumps({**HALVES, "size": []})}, Given()),
+        ({"labels": '["a"]', "study_hash": "0"}, Given(labels=("a",), is_exported=True)),
+        ({"preprocessing": json.dumps(HALVES)}, Given(preprocessing=HALVES)),
+    ],
+)
+def test_metadata_that_another_program_wrote_say_nothing(metadata, expected):
+    assert given_by(metadata) == expected
+
+
+def test_classes_of_data_in_another_order_than_the_file_s_are_refused():
+    def data(*classes):
+        return SimpleNamespace(arranged=SimpleNamespace(facts={"classes": list(classes)}))
+
+    given = Given(labels=("low", "mid", "high"))
+    assert differences(data("low", "mid", "high"), given) == differences(data("0", "1", "2"), given) == []
+    (note,) = differences(data("a", "b", "c"), given)
+    assert note == "the data's classes are a, b, c, the file's low, mid, high: the i-th of both is taken for the same"
+    with pytest.raises(StudyError, match="data's classes are high, mid, low, the file's low, mid, high"):
+        differences(data("high", "mid", "low"), given)
 
 
 def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):

@@ -182,6 +182,30 @@ def test_the_program_beside_a_file_answers_as_the_network(tmp_path):
     assert json.loads(next(each.value for each in told if each.key == "labels")) == labels
 
 
+def test_a_program_that_would_run_another_file_goes(tmp_path):
+    """Labels were given and are not any more; that of another file beside it stays, and so does one's own."""
+    labels, place = [str(i) for i in range(10)], tmp_path / "predict.py"
+    kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", exporter=TRACED, labels=labels)
+    kdsearch.export(teacher(0), IMAGES, tmp_path / "other.onnx", exporter=TRACED)
+    assert place.exists()
+    kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", exporter=TRACED)
+    assert not place.exists()
+    place.write_text("print('mine')")
+    kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", exporter=TRACED)
+    assert place.read_text() == "print('mine')"
+
+
+@pytest.mark.parametrize(("normalize", "is_there"), [(None, False), ({"mean": 0.5, "std": 0.25}, True)])
+def test_no_program_is_written_where_nobody_knows_how_images_are_prepared(normalize, is_there, tmp_path):
+    """Samples below 0 are no pixels: it would divide by a std that is not there, and answer nan."""
+    labels = [str(i) for i in range(10)]
+    found = kdsearch.export(
+        teacher(0), (IMAGES - 0.5) / 0.25, tmp_path / "net.onnx", exporter=TRACED, labels=labels, normalize=normalize
+    )
+    assert (found.predict is not None, (tmp_path / "predict.py").exists()) == (is_there, is_there)
+    assert json.loads(found.card.read_text())["use"]["labels"] == labels
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

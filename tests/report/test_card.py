@@ -122,6 +122,15 @@ def test_the_lines_run_the_file(result: dict[str, Any], tmp_path: Path, monkeypa
     assert np.array_equal(scope["outputs"][0], np.zeros((1, 3), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("kind", "by"), [("pixels", "an image, 0..255, which the file prepares"), ("image", "a prepared sample")]
+)
+def test_the_lines_say_what_the_file_is_fed(kind: str, by: str, result: dict[str, Any]) -> None:
+    inputs = [{"name": "image", "kind": kind, "shape": (8, 8, 1), "dtype": "uint8"}]
+    lines = card(result, result["exports"][0], {**FACTS, "inputs": inputs})["use"]["run"]
+    assert [each.partition("  # replace the zeros by ")[2] for each in lines if "feeds = " in each] == [by]
+
+
 def test_the_card_says_how_to_get_the_fast_session_and_its_lines_do(result: dict[str, Any]) -> None:
     export = {
         **result["exports"][0],

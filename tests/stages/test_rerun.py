@@ -150,6 +150,18 @@ def test_a_file_made_by_hand_stays_with_its_student(copied, monkeypatch):
     assert not [each for each in run_tiny(copied, *ONE_FORMAT)["notes"] if "export/" in each]
 
 
+def test_a_program_that_the_study_has_no_more_goes(copied, monkeypatch):
+    """It would run files that are not there any more; a program of one's own stays."""
+    place = copied / "study" / "export" / "predict.py"
+    assert place.exists()
+    monkeypatch.setattr(report, "write_predict", lambda *_: None)
+    run_tiny(copied, *ONE_FORMAT)
+    assert not place.exists()
+    place.write_text("print('mine')")
+    run_tiny(copied, *ONE_FORMAT)
+    assert place.read_text() == "print('mine')"
+
+
 def test_what_a_run_adds_to_the_notes_is_no_change_by_hand(copied, monkeypatch):
     """Of artifacts that other versions made, for one."""
     monkeypatch.setattr(run, "older", lambda made: "Made by other versions, and kept: all")

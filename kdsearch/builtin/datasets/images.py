@@ -202,7 +202,7 @@ def preprocessing(
     return {
         "size": [h, w],
         "channels": c,
-        "color": "grey" if c == 1 else "RGB",
+        "color": {1: "grey", 3: "RGB"}.get(c),  # nobody knows what others are
         "range": [standard.low, standard.high],
         "scale": standard.scale,
         "mean": list(standard.mean),

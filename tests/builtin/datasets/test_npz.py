@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from kdsearch.builtin.datasets.npz import Npz, NpzOptions
+from kdsearch.engine.live_data import from_torch
 from kdsearch.errors import DataError
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
@@ -48,7 +49,10 @@ def test_axes(tmp_path, layout):
 
 def test_more_channels_where_the_layout_is_said(tmp_path):
     images = RNG.random((12, 4, 6, 5)).astype(np.float32)
-    assert opened(tmp_path, {"image": images, "label": LABELS}, layout="chw").fields[0].shape == (4, 6, 5)
+    source = opened(tmp_path, {"image": images, "label": LABELS}, layout="chw")
+    assert source.fields[0].shape == (4, 6, 5)
+    assert source.facts["preprocessing"]["color"] is None, "nobody says what the four are"
+    assert from_torch((images, LABELS)).facts["preprocessing"]["color"] is None
 
 
 def test_other_names_and_own_splits(tmp_path):
