@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from kdsearch.deploy.files import open_session
 from kdsearch.deploy.probe import drawn
 from kdsearch.deploy.verify import _each_alone
 from kdsearch.errors import DataError
+from kdsearch.host import Host
 from kdsearch.store.hashing import file_digest
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
 from kdsearch.verbs.verify import _classes
+from kdsearch.verbs.verify_study import _naming_the_file
 from tests.stages.tiny import LESS, run_tiny
 
 
@@ -373,6 +378,119 @@ def test_a_study_s_own_paths_are_beside_it(tmp_path, capsys, monkeypatch):
         assert found["checks"][-1]["check"] == "quality"
     monkeypatch.chdir(tmp_path)
     assert main(["verify", "study/export/tiny-fp32.onnx", "--data", "study", "--json"]) == 0
+
+
+DIGITS = {
+    "raw": {"output": "raw"},
+    "class": {"output": "class"},
+    "any": {"input": "any_size", "output": "probabilities"},
+    "table": {},
+}
+
+
+@pytest.fixture(scope="module")
+def of_digits(tmp_path_factory):
+    """One network of ten classes in files that read and answer in several ways, and one of a table."""
+    folder = tmp_path_factory.mktemp("of_digits")
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.rand(24, 1, 8, 8)
+    for name, options in DIGITS.items():
+        exporter = {"use": "onnx", "options": {"engine": "torchscript", **options}}
+        samples = images.flatten(1) if name == "table" else images
+        kdsearch.export(net, samples, folder / f"{name}.onnx", exporter=exporter, normalize="none")
+    return folder
+
+
+def on_digits(file, tmp_path, capsys, quality=None, **sections):
+    """(exit code, what is said of the quality, or the error) of a file on a study that was never run."""
+    card = json.loads(file.with_suffix(".json").read_text())
+    shutil.copy(file, tmp_path)
+    (tmp_path / file.with_suffix(".json").name).write_text(json.dumps({**card, "metrics": {"quality": quality}}))
+    study = {"name": "other", **TINY, **sections}
+    (tmp_path / "other.yaml").write_text(json.dumps(study))
+    code = main(["verify", str(tmp_path / file.name), "--data", str(tmp_path / "other.yaml"), "--json"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    return code, found["checks"][-1]["said"] if "checks" in found else err
+
+
+TINY = {
+    "data": {"use": "digits", "options": {"resize": 8}},
+    "student": {"space": "cifar_resnet"},
+    "recipe": {"distillers": []},
+    "objectives": {"accuracy": "max"},
+}
+
+
+@pytest.mark.parametrize("output", ["raw", "class"])
+@pytest.mark.parametrize("name", ["raw", "class", "any"])
+def test_a_file_answers_as_its_card_says_whatever_the_study_says_now(name, output, of_digits, tmp_path, capsys):
+    exporter = {"use": "onnx", "options": {"output": output}}
+    code, said = on_digits(of_digits / f"{name}.onnx", tmp_path, capsys, export={"exporter": exporter})
+    assert code == 0
+    materials = open_materials(load_study(tmp_path / "other.yaml", Host.load()), Host.load())
+    split = materials.data.split("test")
+    batch = split.load(list(range(len(split.ids))))
+    told, images = materials.data.facts["preprocessing"], batch["image"].numpy()
+    if name == "any":  # this file was made for images in 0..1
+        images = images * np.float32(told["std"][0]) + np.float32(told["mean"][0])
+    answers = open_session(of_digits / "raw.onnx").run(None, {"image": images})[0]
+    right = float((answers.argmax(1) == batch["label"].numpy()).mean())
+    assert said == f"accuracy {right:.4f} of {len(batch)}; the card states none"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("raw", 10, "reads image (1 x 10 x 10, float32), and this one image (1 x 8 x 8, float32)"),
+        ("table", 8, "reads image (1 x 8 x 8, float32), and this one "),
+    ],
+)
+def test_a_study_of_other_samples(name, size, said, of_digits, tmp_path, capsys):
+    data = {"use": "digits", "options": {"resize": size}}
+    code, err = on_digits(of_digits / f"{name}.onnx", tmp_path, capsys, data=data)
+    assert (code, f"--data: a file of the study {said}" in err) == (2, True)
+
+
+def test_a_study_of_other_answers(folder, of_digits, tmp_path, capsys):
+    code, err = on_digits(folder / "net.onnx", tmp_path, capsys)
+    assert code == 2
+    assert "--data: a file of the study answers logits (10, float32), and this one logits (3, float32)" in err
+    data, student = {"use": "bundled_table", "options": {"name": "wine"}}, {"space": "mlp"}
+    code, err = on_digits(of_digits / "any.onnx", tmp_path, capsys, data=data, student=student)
+    assert code == 2
+    assert (
+        "--data: the file is of input any_size, layout hwc, output probabilities, which does not fit the study" in err
+    )
+
+
+def test_the_card_s_metric_is_measured_not_the_study_s_objective(of_digits, tmp_path, capsys):
+    quality = {"metric": "accuracy", "value": 0.99, "direction": "max", "unit": "share"}
+    objective = {"objectives": {"nll": "min"}}
+    code, said = on_digits(of_digits / "raw.onnx", tmp_path, capsys, quality, **objective)
+    assert code == 3
+    assert re.fullmatch(r"accuracy 0\.[01]\d+ of \d+; the card says 0\.9900", said)
+    code, err = on_digits(of_digits / "raw.onnx", tmp_path, capsys, {**quality, "metric": "mIoU"}, **objective)
+    assert (code, "--data: the card states mIoU, and the study measures " in err) == (2, True)
+    code, err = on_digits(of_digits / "class.onnx", tmp_path, capsys, **objective)
+    assert (code, "--data: a file that answers the class alone has no nll" in err) == (2, True)
+
+
+def test_arrays_say_nothing_of_another_metric(folder, tmp_path, capsys):
+    card = json.loads((folder / "net.json").read_text())
+    quality = {"metric": "nll", "value": 0.3, "direction": "min", "unit": "nats"}
+    (folder / "net.json").write_text(json.dumps({**card, "metrics": {"quality": quality}}))
+    np.savez(tmp_path / "own.npz", image=np.zeros((4, 1, 8, 8), np.float32), label=np.zeros(4, int))
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+    assert "--data: the card states nll, and of arrays accuracy is measured" in capsys.readouterr().err
+
+
+def test_a_file_that_fails_at_the_study_s_samples(tmp_path):
+    def fails(*tensors):
+        raise RuntimeError("Got invalid dimensions\nand more")
+
+    with pytest.raises(DataError, match=r"net.onnx: the file fails at the study's samples: Got invalid dimensions$"):
+        _naming_the_file(fails, tmp_path / "net.onnx")(torch.zeros(1))
 
 
 def test_questions_are_the_same_everywhere():
