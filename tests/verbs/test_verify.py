@@ -19,7 +19,7 @@ import kdsearch
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.deploy.probe import drawn
-from kdsearch.deploy.verify import _each_alone
+from kdsearch.deploy.verify import _answers, _each_alone
 from kdsearch.errors import DataError
 from kdsearch.host import Host
 from kdsearch.store.hashing import file_digest
@@ -343,7 +343,36 @@ def told(answers):
     def run(feeds):
         return {"y": answers(len(feeds["x"]))}
 
-    return _each_alone(run, kept, 1e-3, None)
+    return _each_alone(run, kept, 1e-3, {})
+
+
+@pytest.mark.parametrize(
+    ("of", "here", "far", "ok"),
+    [
+        ("a", None, "a", True),
+        ("a", None, "b_out", False),
+        ("b", None, "b_out", True),
+        ("b", None, "a", False),
+        ("a", 0.2, "b_out", True),
+        (None, None, "b_out", True),
+    ],
+)
+def test_torch_s_own_error_at_one_output_is_no_other_one_s_excuse(of, here, far, ok):
+    """One output is .5 off, of a scale of 1; four times .2 allow for that. here: what b_out's own is at the question."""
+    outputs = [
+        {"name": name, "shape": [1, 1], "scale": 1.0, "at": [0], "torch": [1.0], "file": [1.0]}
+        for name in ("a", "b_out")
+    ]
+    outputs[1]["torch_fp32_to_fp64"] = here
+    asked = [{"name": "b", "shape": [1, 1], "dtype": "float32", "values": "ones"}]
+    card = {"bounds": {"parity": 1e-4}, "parity": {"output": of, "torch_fp32_to_fp64": 0.2}}
+
+    def run(feeds):
+        return {name: np.full((1, 1), 1.5 if name == far else 1.0) for name in ("a", "b_out")}
+
+    found = {each.check: each.ok for each in _answers(run, card, {"seed": 0, "inputs": asked, "outputs": outputs})}
+    assert found["answers as torch's"] == ok
+    assert found["answers as when the card was written"] == (ok and not here), "the card says nothing of it there"
 
 
 def test_what_is_no_number_is_no_equal_answer():
