@@ -103,7 +103,7 @@ def main():
     for file in asked.images:
         try:
             fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
-        except (OSError, ValueError) as error:  # is not there, or is no such image
+        except (EOFError, OSError, ValueError) as error:  # is not there, is empty, or is no such image
             print(f"{file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             failed = True
             continue

@@ -78,6 +78,7 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
     onnx.save(model, tmp_path / "m.onnx")
     (tmp_path / "predict.py").write_text(predict_text("m.onnx"))
     (tmp_path / "words.png").write_text("no image")
+    (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
     np.save(tmp_path / "right.npy", np.array([[0, 0], [9, 0]]))
 
@@ -85,12 +86,13 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
         command = [sys.executable, "-I", "predict.py", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    done = run("none.png", "words.png", "wide.npy", "right.npy", "--top", "1")
+    done = run("none.png", "words.png", "empty.npy", "wide.npy", "right.npy", "--top", "1")
     assert done.returncode == 2
     assert done.stdout.splitlines() == ["right.npy: c 100.0%"]
     assert done.stderr.splitlines() == [
         "none.png: No such file or directory",
         "words.png: cannot identify image file 'words.png'",
+        "empty.npy: No data left in file",
         "wide.npy: (1, 2, 3); expected (1, 2, 2)",
     ]
     assert run("right.npy").returncode == 0
