@@ -192,18 +192,30 @@ def _of_arrays(
     for name, shape in inputs.items():
         _check_sizes(name, arrays[name].shape, shape, data)
     labels = _labels(arrays["label"], {name: arrays[name] for name in inputs}, data)
+    types = {name: np.dtype(str(kinds.get(name, {}).get("dtype", "float32"))) for name in inputs}
+    for name, dtype in types.items():
+        _check_whole(name, arrays[name], dtype, data)
     same = 0
     for at in range(0, len(labels), 32):
-        feeds = {
-            name: np.ascontiguousarray(arrays[name][at : at + 32]).astype(kinds.get(name, {}).get("dtype", "float32"))
-            for name in inputs
-        }
+        feeds = {name: np.ascontiguousarray(arrays[name][at : at + 32]).astype(types[name]) for name in inputs}
         try:
             answer = first(feeds)[0]
         except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((_classes(answer, data) == labels[at : at + 32]).sum())
     return "accuracy", same / len(labels), len(labels)
+
+
+def _check_whole(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], data: Path) -> None:
+    """Raise DataError where the file reads integers and the array has numbers that are none of them."""
+    if dtype.kind not in "iu":
+        return
+    with np.errstate(invalid="ignore"):
+        wrong = array[array.astype(dtype) != array]
+    if wrong.size:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        problem = f"array '{name}' is {array.dtype} with numbers such as {wrong.flat[0]:g}, and the file reads {dtype}"
+        raise DataError(problem, file=data, expected=f"whole numbers in {least}..{most}")
 
 
 def _arrays(data: Path) -> dict[str, np.ndarray[Any, Any]]:

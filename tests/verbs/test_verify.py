@@ -25,7 +25,7 @@ from kdsearch.host import Host
 from kdsearch.store.hashing import file_digest
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
-from kdsearch.verbs.verify import _classes
+from kdsearch.verbs.verify import _classes, _of_arrays
 from kdsearch.verbs.verify_study import _naming_the_file
 from tests.stages.tiny import LESS, run_tiny
 
@@ -296,6 +296,37 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         np.savez(tmp_path / "own.npz", image=other, label=right)
         assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
         assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((4, 2), 0.5), "float64 with numbers such as 0.5,"),
+        (np.full((4, 2), 256.0), "float64 with numbers such as 256,"),
+        (np.array([[0, 1], [2, -1]] * 2), "int64 with numbers such as -1,"),
+        (np.array([[0, 1], [2, np.nan]] * 2), "float64 with numbers such as nan,"),
+        (np.array([[0, 1], [2, 255]] * 2), ""),
+        (np.array([[0.0, 1.0], [2.0, 255.0]] * 2), ""),
+    ],
+)
+def test_arrays_are_not_cut_to_the_integers_that_a_file_reads(values, said, tmp_path):
+    """Which were zeros where images of 0..1 were given for pixels, and an accuracy of those."""
+    x, y = (
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["n", 2]),
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 2]),
+    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Cast", ["x"], ["y"], to=1)], "g", [x], [y])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    np.savez(tmp_path / "own.npz", x=values, label=values.argmax(1))
+    card = {"use": {"inputs": [{"name": "x", "shape": ["batch", 2], "dtype": "uint8"}]}}
+    if said:
+        with pytest.raises(
+            DataError, match=rf"array 'x' is {said} and the file reads uint8. Expected whole numbers in 0..255"
+        ):
+            _of_arrays(tmp_path / "m.onnx", card, tmp_path / "own.npz", None)
+        return
+    assert _of_arrays(tmp_path / "m.onnx", card, tmp_path / "own.npz", None) == ("accuracy", 1.0, 4)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "one array", "text"])
