@@ -138,9 +138,9 @@ def differences(
     kept: Mapping[str, Any],
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     against: str,
-    own: float | None = None,
+    own: Mapping[str, float] | None = None,
 ) -> list[Difference]:
-    """What a file answers now against what was kept of `torch` or `file`, output by output. own: torch's own error.
+    """What a file answers now against what was kept of `torch` or `file`, output by output. own: torch's own error of each.
 
     Raises:
         RefusedError: the file fails, or an output is missing or has another shape.
@@ -160,5 +160,5 @@ def differences(
                 f"output '{name}' is {list(got[name].shape)}", expected=f"{each['shape']}, as its card says"
             )
         now = got[name].astype(np.float64).flat[list(each["at"])]
-        found.append(apart(each, np.asarray(each[against], np.float64), now, own))
+        found.append(apart(each, np.asarray(each[against], np.float64), now, (own or {}).get(name)))
     return found

@@ -103,7 +103,7 @@ def main():
     for file in asked.images:
         try:
             fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
-        except (OSError, ValueError) as error:  # is not there, or is no such image
+        except (EOFError, OSError, ValueError) as error:  # is not there, is empty, or is no such image
             print(f"{file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             failed = True
             continue
@@ -130,8 +130,8 @@ _PREPARED = """\
 
     python predict.py SAMPLE... [--model FILE.onnx] [--top 3]
 
-Needs numpy, onnxruntime and what prepare.py needs. A line a sample: its classes; the probability of each label, or each number, by
-name; or else what the file answers, by the outputs' names, as JSON.
+Needs numpy, onnxruntime and what prepare.py needs. A line a sample: its class, or its classes with their probabilities; the
+probability of each label, or each number, by name; or else what the file answers, by the outputs' names, as JSON.
 \"\"\"
 
 import argparse
@@ -172,10 +172,13 @@ def main():
             continue
         feeds = {each.name: fed[each.name] for each in session.get_inputs()}
         found = dict(zip(names, session.run(None, feeds)))
-        if labels and list(found) == ["logits"] and found["logits"].shape == (1, len(labels)):
-            logits = found["logits"][0].astype(np.float64)
-            probs = np.exp(logits - logits.max())
-            probs /= probs.sum()
+        if labels and list(found) == ["class"] and found["class"].shape == (1,):
+            print(f"{sample}: {labels[int(found['class'][0])]}")
+        elif labels and list(found) in (["logits"], ["probabilities"]) and list(found.values())[0].shape == (1, len(labels)):
+            probs = list(found.values())[0][0].astype(np.float64)
+            if "logits" in found:
+                probs = np.exp(probs - probs.max())
+                probs /= probs.sum()
             best = np.argsort(-probs, kind="stable")[: asked.top]
             print(f"{sample}: " + ", ".join(f"{labels[i]} {probs[i]:.1%}" for i in best))
         elif labels and list(found) in (["scores"], ["value"]) and list(found.values())[0].shape == (1, len(labels)):

@@ -17,6 +17,16 @@ from kdsearch.store.hashing import file_digest
 from kdsearch.training.materials import Materials
 
 PREDICT = "predict.py"  # beside the files
+# of a card: what is measured of all files of a product, which answer together
+TOGETHER = (
+    "metrics",
+    "latency_ms",
+    "latency_tuned_ms",
+    "slower_than_fp32",
+    "peak_bytes",
+    "weight_share",
+    "quantization",
+)
 
 
 def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any], folder: Path) -> None:
@@ -50,11 +60,13 @@ def write_cards(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
                     "graphs": {each["name"]: Path(each["path"]).name for each in row["graphs"]},
                     "files": [Path(path).name for path in row["files"]],
                     "facts": row["facts"],
+                    **({"together": list(TOGETHER)} if len(row["graphs"]) > 1 else {}),
                 },
             }
+            own = {name: graph.get(name, row[name]) for name in ("bytes", "path", "parity", "parity_max_abs")}
             write_json(
                 folder / card_name(name),
-                card(result, {**row, "path": graph["path"], "bytes": graph["bytes"]}, facts_of),
+                card(result, {**row, **own}, facts_of),
             )
 
 

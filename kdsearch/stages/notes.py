@@ -186,9 +186,9 @@ def _not_smaller(materials: Materials, inputs: Mapping[str, Artifact]) -> list[s
 
 
 def not_asked(min_agreement: Mapping[str, float], exports: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What is said of files whose answers have no classes to agree on, where the study states a bound for their format."""
+    """What is said of files whose answers decide nothing to agree on, where the study states a bound for their format."""
     files = [file_label(row) for row in exports if row["format"] in min_agreement and row["top1_agreement"] is None]
     if not files:
         return []
-    why = "no output is of kind 'logits', so that there are no classes to agree on"
+    why = "no output is of kind 'logits', 'scores' or 'class', so that there is nothing to agree on"
     return [f"export.min_agreement was not asked of {', '.join(files)}: {why}."]

@@ -136,7 +136,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
             **_opened_by(target, shipped_as.name),
         }
         inside = {"inside": dict(ends[name].about)} if name in ends else {}
-        graphs.append({"name": name, **about, **inside})
+        far = {"parity": parities[name].worst.as_json(), "parity_max_abs": parities[name].max_abs}
+        graphs.append({"name": name, **about, **inside, **far})
         graph = target.graphs[name]
         graphs[-1]["check"] = record(
             graph, part.calls[name], calls[name], bound=bound, exact=partial(exact_call, graph)

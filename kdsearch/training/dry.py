@@ -28,6 +28,7 @@ from kdsearch.errors import (
     told,
 )
 from kdsearch.kinds import Phase, Procedure, Setup
+from kdsearch.kinds.data import CHOOSING
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
@@ -360,7 +361,7 @@ def _noted(procedure: Procedure[Any]) -> list[Phase]:
 
 
 def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
-    """Raise StudyError for a bound on equal answers of networks that score no classes: nothing would be judged by it."""
+    """Raise StudyError for a bound on equal answers of networks that decide nothing: no file would be judged by it."""
     asked = materials.study.config.export.min_agreement
     if not asked:
         return
@@ -369,9 +370,9 @@ def _check_agreement(materials: Materials, setup: LiveSetup, procedure: Procedur
         [own] if own else [materials.task.product(setup.models[role], materials.io) for role in procedure.shipped()]
     )
     outputs = [each for product in products for graph in product.graphs.values() for each in graph.outputs]
-    if not any(each.kind == "logits" for each in outputs):
+    if not any(each.kind in CHOOSING for each in outputs):
         raise materials.study.error(
-            f"the networks score no classes: they answer {one_of(each.name for each in outputs)}",
+            f"the networks score no classes or labels: they answer {one_of(each.name for each in outputs)}",
             f"export.min_agreement.{next(iter(asked))}",
             expected="no min_agreement; `export.max_drop` bounds their quality",
         )

@@ -11,15 +11,16 @@ import numpy as np
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.files import open_session
 from kdsearch.deploy.verify import Check, runner, verified
 from kdsearch.errors import ArtifactError, DataError, KdsearchError, RefusedError, UserError, one_of
-from kdsearch.kinds import Call, Exporter, Product
+from kdsearch.kinds import Exporter
 from kdsearch.limits import ARRAYS_BYTES
 from kdsearch.report.card import KIND
 from kdsearch.stages.cards import card_name
 from kdsearch.store.files import read_json
 from kdsearch.store.inputs import lies, opened
+from kdsearch.verbs.verify_study import of_study
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -132,29 +133,33 @@ def _exporter(card: Mapping[str, Any], file: Path) -> Exporter[Any] | None:
 def _quality(
     file: Path, card: Mapping[str, Any], data: Path, allow_code: tuple[str, ...], exporter: Exporter[Any] | None
 ) -> Check:
-    told = (card.get("metrics") or {}).get("quality") or {}
+    told, is_arrays = (card.get("metrics") or {}).get("quality") or {}, data.suffix == ".npz"
+    stated = None if told.get("value") is None else str(told.get("metric"))
     parts = _parts(card)
     if len(parts) > 1:
         problem = f"an answer takes {' and '.join(parts)} together, and one file alone is verified"
         raise UserError(
             problem, path="--data", expected="a file that answers by itself; without --data all but quality is checked"
         )
+    if is_arrays and stated not in (None, "accuracy"):
+        problem = f"the card states {stated}, and of arrays accuracy is measured"
+        raise UserError(problem, path="--data", expected="the study's folder")
     found: tuple[str, float, int | None]
     try:
-        is_arrays = data.suffix == ".npz"
-        found = _of_arrays(file, card, data, exporter) if is_arrays else _of_study(file, data, allow_code, exporter)
+        by_study = partial(of_study, allow_code=allow_code, exporter=exporter, stated=stated)
+        found = _of_arrays(file, card, data, exporter) if is_arrays else by_study(file, card, data)
     except KdsearchError as error:
         if isinstance(error, UserError):
             raise
         return Check("quality", False, f"not measured: {error.problem}")
     name, value, n = found
     said = f"{name} {value:.4f}" + (f" of {n:,}" if n else "")
-    known = told.get("value") if told.get("metric") == name else None
-    if known is None:
+    if stated is None:
         return Check("quality", True, f"{said}; the card states none")
-    gap = (float(known) - value) * (1 if told.get("direction", "max") == "max" else -1)
-    allowed = SLACK if told.get("unit") == "share" else SLACK * abs(float(known))
-    return Check("quality", gap <= allowed, f"{said}; the card says {float(known):.4f}")
+    known = float(told["value"])
+    gap = (known - value) * (1 if told.get("direction", "max") == "max" else -1)
+    allowed = SLACK if told.get("unit") == "share" else SLACK * abs(known)
+    return Check("quality", gap <= allowed, f"{said}; the card says {known:.4f}")
 
 
 def _parts(card: Mapping[str, Any]) -> list[str]:
@@ -187,18 +192,30 @@ def _of_arrays(
     for name, shape in inputs.items():
         _check_sizes(name, arrays[name].shape, shape, data)
     labels = _labels(arrays["label"], {name: arrays[name] for name in inputs}, data)
+    types = {name: np.dtype(str(kinds.get(name, {}).get("dtype", "float32"))) for name in inputs}
+    for name, dtype in types.items():
+        _check_whole(name, arrays[name], dtype, data)
     same = 0
     for at in range(0, len(labels), 32):
-        feeds = {
-            name: np.ascontiguousarray(arrays[name][at : at + 32]).astype(kinds.get(name, {}).get("dtype", "float32"))
-            for name in inputs
-        }
+        feeds = {name: np.ascontiguousarray(arrays[name][at : at + 32]).astype(types[name]) for name in inputs}
         try:
             answer = first(feeds)[0]
         except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((_classes(answer, data) == labels[at : at + 32]).sum())
     return "accuracy", same / len(labels), len(labels)
+
+
+def _check_whole(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], data: Path) -> None:
+    """Raise DataError where the file reads integers and the array has numbers that are none of them."""
+    if dtype.kind not in "iu":
+        return
+    with np.errstate(invalid="ignore"):
+        wrong = array[array.astype(dtype) != array]
+    if wrong.size:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        problem = f"array '{name}' is {array.dtype} with numbers such as {wrong.flat[0]:g}, and the file reads {dtype}"
+        raise DataError(problem, file=data, expected=f"whole numbers in {least}..{most}")
 
 
 def _arrays(data: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -251,68 +268,3 @@ def _check_sizes(name: str, found: tuple[int, ...], shape: Sequence[int | str | 
         sizes = ", ".join("any" if each is None else str(each) for each in wanted[1:])
         said = " x ".join(map(str, found)) or "one number"
         raise DataError(f"array '{name}' is {said}", file=data, expected=f"samples of ({sizes}), as the file reads")
-
-
-def _of_study(
-    file: Path, data: Path, allow_code: tuple[str, ...], exporter: Exporter[Any] | None
-) -> tuple[str, float, int | None]:
-    """The study's objective on its test split, as its export stage measured it."""
-    import torch
-    from torch import nn
-
-    from kdsearch.engine.setup import Evaluator
-    from kdsearch.host import Host
-    from kdsearch.kinds import Batch, Model
-    from kdsearch.stages.ends import around, ends_of
-    from kdsearch.stages.quality import measured
-    from kdsearch.study.reading import load_study
-    from kdsearch.training.materials import open_materials
-    from kdsearch.verbs.finished import study_of
-
-    host = Host.load()
-    study = study_of(data, host, allow_code) if data.is_dir() else load_study(data, host, allow_code)
-    materials = open_materials(study, host)
-    role = next(iter(materials.study.students))
-    names = tuple(each.name for each in materials.io.inputs)
-    try:
-        product = materials.task.product(Model(nn.Identity(), names, name=role), materials.io)
-    except Exception as error:  # a task that takes the network apart needs the network
-        raise RefusedError("this task's answers need several graphs together") from error
-    if len(product.graphs) != 1:
-        raise RefusedError(f"an answer takes {len(product.graphs)} graphs together")
-    whole = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
-    product = around(product, ends_of(whole, product, materials.data.facts))
-    call = _session_call(file, product) if exporter is None else exporter.load(file)
-
-    def predict(batch: Batch) -> Mapping[str, Any]:
-        return product.call(dict.fromkeys(product.graphs, call), batch)
-
-    services = Evaluator(
-        seed=materials.seed,
-        base=materials.study.folder,
-        task=materials.task,
-        data=materials.data,
-        io=materials.io,
-        metrics=materials.metrics,
-        device=torch.device("cpu"),
-    )
-    _, quality = measured(materials, predict, "test", services)
-    return str(quality["metric"]), float(quality["value"]), quality["n"]
-
-
-def _session_call(file: Path, product: Product) -> Call:
-    """The file in onnxruntime, answering by the names of the graph's outputs."""
-    import torch
-
-    session = open_session(file, 1, read_onnx(file))
-    inputs = [each.name for each in session.get_inputs()]
-    outputs = [each.name for each in session.get_outputs()]
-    (graph,) = product.graphs.values()
-    named = dict(zip(graph.names_out, (each.name for each in graph.outputs), strict=True))
-
-    def call(*tensors: Any) -> dict[str, Any]:
-        feeds = {name: each.numpy() for name, each in zip(inputs, tensors, strict=True)}
-        found = zip(outputs, session.run(None, feeds), strict=True)
-        return {named.get(name, name): torch.from_numpy(each) for name, each in found}
-
-    return call

@@ -117,6 +117,7 @@ def test_cards_are_of_their_graph_and_their_lines_run(chained, monkeypatch):
             assert [each["name"] for each in card["use"]["inputs"]] == [each["name"] for each in graph["inputs"]]
             assert card["facts"]["product"]["files"] == ["chained-classes.json"]
             assert card["facts"]["product"]["facts"] == {"stride": 2}
+            assert card["parity"]["output"] in [each["name"] for each in graph["outputs"]]
             scope: dict[str, Any] = {}
             exec("\n".join(card["use"]["run"]), scope)
             shapes.append([each.shape for each in scope["outputs"]])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from kdsearch.report.card import card
+from kdsearch.stages.cards import write_cards
 
 FACTS = {
     "inputs": [{"name": "image", "kind": "image", "shape": (1, 8, 8), "dtype": "float32"}],
@@ -154,3 +156,44 @@ def test_a_hostile_dtype_or_name_stays_data(result: dict[str, Any]) -> None:
     lines = card(result, result["exports"][0], facts)["use"]["run"]
     compiled = compile("\n".join(lines), "run", "exec")
     assert "boom" not in compiled.co_names
+
+
+def test_each_file_s_card_has_its_own_difference_and_says_what_is_of_all_together(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of an encoder and a head, of which the head is further off."""
+    parities = {
+        name: {"output": out, "relative": far, "scale": 1.0, "torch_fp32_to_fp64": own}
+        for name, out, far, own in (("encoder", "memory", 1e-6, None), ("head", "logits", 2e-4, 1e-4))
+    }
+    graphs = [
+        {
+            "name": name,
+            "path": f"export/{name}.onnx",
+            "bytes": 1,
+            "inputs": [],
+            "outputs": [],
+            "parity": parity,
+            "parity_max_abs": parity["relative"],
+        }
+        for name, parity in parities.items()
+    ]
+    row = {**result["exports"][0], "graphs": graphs, "files": [], "facts": {}}
+    row |= {"parity": parities["head"], "parity_max_abs": 2e-4}
+    for name in parities:
+        (tmp_path / f"{name}.onnx").write_bytes(b"x")
+    stage: Any = SimpleNamespace(facts={"data": {"facts": {}}}, key="k", path=tmp_path)
+    made = dict.fromkeys(("prepare", "compress", "export"), stage)
+    anything: Any = None
+    write_cards(anything, made, {**result, "exports": [row]}, tmp_path / "several")
+    for name, parity in parities.items():
+        found = json.loads((tmp_path / "several" / f"{name}.json").read_text())
+        assert found["parity"] == {**parity, "max_abs_difference_to_torch": parity["relative"]}
+        assert {"metrics", "latency_ms", "peak_bytes", "weight_share"} <= {*found["facts"]["product"]["together"]}
+        assert {*found["facts"]["product"]["together"]} <= found.keys()
+    for each in graphs:  # as an export of before has them
+        del each["parity"], each["parity_max_abs"]
+    write_cards(anything, made, {**result, "exports": [{**row, "graphs": graphs[:1]}]}, tmp_path / "one")
+    found = json.loads((tmp_path / "one" / "encoder.json").read_text())
+    assert found["parity"]["output"] == "logits"
+    assert "together" not in found["facts"]["product"]

@@ -27,11 +27,14 @@ def inputs(sample, files):
 
 
 def asked(folder: Path, output: str, labels: list[str], sample: str) -> subprocess.CompletedProcess[str]:
+    """The program's answer by a file that gives a sample back; of output `class` where its least number is."""
+    least = helper.make_node("ArgMin", ["x"], [output], axis=1, keepdims=0)
+    answer = (TensorProto.INT64, ["n"]) if output == "class" else (TensorProto.FLOAT, ["n", 2])
     graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], [output])],
+        [least if output == "class" else helper.make_node("Identity", ["x"], [output])],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info(output, *answer)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if labels:
@@ -47,6 +50,9 @@ def asked(folder: Path, output: str, labels: list[str], sample: str) -> subproce
 @pytest.mark.parametrize(
     ("output", "labels", "line"),
     [
+        ("logits", ["a", "b"], "1 -1: a 88.1%, b 11.9%"),
+        ("probabilities", ["b", "a"], "1 -1: b 100.0%, a -100.0%"),
+        ("class", ["a", "b"], "1 -1: b"),
         ("scores", ["a", "b"], '1 -1: {"a": 0.7311, "b": 0.2689}'),
         ("value", ["price", "age"], '1 -1: {"price": 1.0, "age": -1.0}'),
         ("embedding", [], '1 -1: {"embedding": [1.0, -1.0]}'),
@@ -72,6 +78,7 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
     onnx.save(model, tmp_path / "m.onnx")
     (tmp_path / "predict.py").write_text(predict_text("m.onnx"))
     (tmp_path / "words.png").write_text("no image")
+    (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
     np.save(tmp_path / "right.npy", np.array([[0, 0], [9, 0]]))
 
@@ -79,12 +86,13 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
         command = [sys.executable, "-I", "predict.py", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    done = run("none.png", "words.png", "wide.npy", "right.npy", "--top", "1")
+    done = run("none.png", "words.png", "empty.npy", "wide.npy", "right.npy", "--top", "1")
     assert done.returncode == 2
     assert done.stdout.splitlines() == ["right.npy: c 100.0%"]
     assert done.stderr.splitlines() == [
         "none.png: No such file or directory",
         "words.png: cannot identify image file 'words.png'",
+        "empty.npy: No data left in file",
         "wide.npy: (1, 2, 3); expected (1, 2, 2)",
     ]
     assert run("right.npy").returncode == 0

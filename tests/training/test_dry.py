@@ -154,9 +154,31 @@ def test_agreement_needs_classes(host, tmp_path, monkeypatch):
     monkeypatch.setattr(Classification, "io", without)
     materials = opened(tmp_path, host, "{use: kd}", "export.min_agreement={onnx-int8: 0.9}")
     with pytest.raises(
-        StudyError, match=r"export.min_agreement.onnx-int8: the networks score no classes: they answer logits"
+        StudyError, match=r"export.min_agreement.onnx-int8: the networks score no classes or labels: they answer logits"
     ):
         check_recipe(materials)
+
+
+TABLE = """\
+data: {use: table, options: {path: a.csv, target: y, KIND}}
+student: {space: mlp}
+recipe: {distillers: []}
+compress: {quantize: [int8]}
+export: {formats: [onnx-fp32, onnx-int8], min_agreement: {onnx-int8: 0.95}}
+"""
+
+
+@pytest.mark.parametrize("kind", ["kind: labels, separator: ';'", "kind: class", "kind: number"])
+def test_agreement_is_of_labels_one_by_one_too(kind, host, tmp_path):
+    values = ["1", "2", "3"] if kind == "kind: number" else ["a;b", "b", "a"]
+    rows = [f"{i}.5,{values[i % 3]}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    materials = open_materials(load_study(write_study(tmp_path, TABLE.replace("KIND", kind)), host), host)
+    if kind == "kind: number":
+        with pytest.raises(StudyError, match="the networks score no classes or labels: they answer value"):
+            check_recipe(materials)
+        return
+    check_recipe(materials)
 
 
 FREE = ("compress.prune=null", "constraints={}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,14 @@ import kdsearch
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.deploy.probe import drawn
-from kdsearch.deploy.verify import _each_alone
+from kdsearch.deploy.verify import _answers, _each_alone
 from kdsearch.errors import DataError
+from kdsearch.host import Host
 from kdsearch.store.hashing import file_digest
-from kdsearch.verbs.verify import _classes
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.verbs.verify import _classes, _of_arrays
+from kdsearch.verbs.verify_study import _naming_the_file
 from tests.stages.tiny import LESS, run_tiny
 
 
@@ -293,6 +298,37 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         assert f"own.npz: array 'image' is {said}. Expected samples of (1, 8, 8), as" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((4, 2), 0.5), "float64 with numbers such as 0.5,"),
+        (np.full((4, 2), 256.0), "float64 with numbers such as 256,"),
+        (np.array([[0, 1], [2, -1]] * 2), "int64 with numbers such as -1,"),
+        (np.array([[0, 1], [2, np.nan]] * 2), "float64 with numbers such as nan,"),
+        (np.array([[0, 1], [2, 255]] * 2), ""),
+        (np.array([[0.0, 1.0], [2.0, 255.0]] * 2), ""),
+    ],
+)
+def test_arrays_are_not_cut_to_the_integers_that_a_file_reads(values, said, tmp_path):
+    """Which were zeros where images of 0..1 were given for pixels, and an accuracy of those."""
+    x, y = (
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, ["n", 2]),
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 2]),
+    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Cast", ["x"], ["y"], to=1)], "g", [x], [y])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    np.savez(tmp_path / "own.npz", x=values, label=values.argmax(1))
+    card = {"use": {"inputs": [{"name": "x", "shape": ["batch", 2], "dtype": "uint8"}]}}
+    if said:
+        with pytest.raises(
+            DataError, match=rf"array 'x' is {said} and the file reads uint8. Expected whole numbers in 0..255"
+        ):
+            _of_arrays(tmp_path / "m.onnx", card, tmp_path / "own.npz", None)
+        return
+    assert _of_arrays(tmp_path / "m.onnx", card, tmp_path / "own.npz", None) == ("accuracy", 1.0, 4)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "one array", "text"])
 def test_arrays_that_cannot_be_read(damage, folder, capsys, tmp_path):
     file = tmp_path / "own.npz"
@@ -338,7 +374,36 @@ def told(answers):
     def run(feeds):
         return {"y": answers(len(feeds["x"]))}
 
-    return _each_alone(run, kept, 1e-3, None)
+    return _each_alone(run, kept, 1e-3, {})
+
+
+@pytest.mark.parametrize(
+    ("of", "here", "far", "ok"),
+    [
+        ("a", None, "a", True),
+        ("a", None, "b_out", False),
+        ("b", None, "b_out", True),
+        ("b", None, "a", False),
+        ("a", 0.2, "b_out", True),
+        (None, None, "b_out", True),
+    ],
+)
+def test_torch_s_own_error_at_one_output_is_no_other_one_s_excuse(of, here, far, ok):
+    """One output is .5 off, of a scale of 1; four times .2 allow for that. here: what b_out's own is at the question."""
+    outputs = [
+        {"name": name, "shape": [1, 1], "scale": 1.0, "at": [0], "torch": [1.0], "file": [1.0]}
+        for name in ("a", "b_out")
+    ]
+    outputs[1]["torch_fp32_to_fp64"] = here
+    asked = [{"name": "b", "shape": [1, 1], "dtype": "float32", "values": "ones"}]
+    card = {"bounds": {"parity": 1e-4}, "parity": {"output": of, "torch_fp32_to_fp64": 0.2}}
+
+    def run(feeds):
+        return {name: np.full((1, 1), 1.5 if name == far else 1.0) for name in ("a", "b_out")}
+
+    found = {each.check: each.ok for each in _answers(run, card, {"seed": 0, "inputs": asked, "outputs": outputs})}
+    assert found["answers as torch's"] == ok
+    assert found["answers as when the card was written"] == (ok and not here), "the card says nothing of it there"
 
 
 def test_what_is_no_number_is_no_equal_answer():
@@ -373,6 +438,119 @@ def test_a_study_s_own_paths_are_beside_it(tmp_path, capsys, monkeypatch):
         assert found["checks"][-1]["check"] == "quality"
     monkeypatch.chdir(tmp_path)
     assert main(["verify", "study/export/tiny-fp32.onnx", "--data", "study", "--json"]) == 0
+
+
+DIGITS = {
+    "raw": {"output": "raw"},
+    "class": {"output": "class"},
+    "any": {"input": "any_size", "output": "probabilities"},
+    "table": {},
+}
+
+
+@pytest.fixture(scope="module")
+def of_digits(tmp_path_factory):
+    """One network of ten classes in files that read and answer in several ways, and one of a table."""
+    folder = tmp_path_factory.mktemp("of_digits")
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.rand(24, 1, 8, 8)
+    for name, options in DIGITS.items():
+        exporter = {"use": "onnx", "options": {"engine": "torchscript", **options}}
+        samples = images.flatten(1) if name == "table" else images
+        kdsearch.export(net, samples, folder / f"{name}.onnx", exporter=exporter, normalize="none")
+    return folder
+
+
+def on_digits(file, tmp_path, capsys, quality=None, **sections):
+    """(exit code, what is said of the quality, or the error) of a file on a study that was never run."""
+    card = json.loads(file.with_suffix(".json").read_text())
+    shutil.copy(file, tmp_path)
+    (tmp_path / file.with_suffix(".json").name).write_text(json.dumps({**card, "metrics": {"quality": quality}}))
+    study = {"name": "other", **TINY, **sections}
+    (tmp_path / "other.yaml").write_text(json.dumps(study))
+    code = main(["verify", str(tmp_path / file.name), "--data", str(tmp_path / "other.yaml"), "--json"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    return code, found["checks"][-1]["said"] if "checks" in found else err
+
+
+TINY = {
+    "data": {"use": "digits", "options": {"resize": 8}},
+    "student": {"space": "cifar_resnet"},
+    "recipe": {"distillers": []},
+    "objectives": {"accuracy": "max"},
+}
+
+
+@pytest.mark.parametrize("output", ["raw", "class"])
+@pytest.mark.parametrize("name", ["raw", "class", "any"])
+def test_a_file_answers_as_its_card_says_whatever_the_study_says_now(name, output, of_digits, tmp_path, capsys):
+    exporter = {"use": "onnx", "options": {"output": output}}
+    code, said = on_digits(of_digits / f"{name}.onnx", tmp_path, capsys, export={"exporter": exporter})
+    assert code == 0
+    materials = open_materials(load_study(tmp_path / "other.yaml", Host.load()), Host.load())
+    split = materials.data.split("test")
+    batch = split.load(list(range(len(split.ids))))
+    told, images = materials.data.facts["preprocessing"], batch["image"].numpy()
+    if name == "any":  # this file was made for images in 0..1
+        images = images * np.float32(told["std"][0]) + np.float32(told["mean"][0])
+    answers = open_session(of_digits / "raw.onnx").run(None, {"image": images})[0]
+    right = float((answers.argmax(1) == batch["label"].numpy()).mean())
+    assert said == f"accuracy {right:.4f} of {len(batch)}; the card states none"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("raw", 10, "reads image (1 x 10 x 10, float32), and this one image (1 x 8 x 8, float32)"),
+        ("table", 8, "reads image (1 x 8 x 8, float32), and this one "),
+    ],
+)
+def test_a_study_of_other_samples(name, size, said, of_digits, tmp_path, capsys):
+    data = {"use": "digits", "options": {"resize": size}}
+    code, err = on_digits(of_digits / f"{name}.onnx", tmp_path, capsys, data=data)
+    assert (code, f"--data: a file of the study {said}" in err) == (2, True)
+
+
+def test_a_study_of_other_answers(folder, of_digits, tmp_path, capsys):
+    code, err = on_digits(folder / "net.onnx", tmp_path, capsys)
+    assert code == 2
+    assert "--data: a file of the study answers logits (10, float32), and this one logits (3, float32)" in err
+    data, student = {"use": "bundled_table", "options": {"name": "wine"}}, {"space": "mlp"}
+    code, err = on_digits(of_digits / "any.onnx", tmp_path, capsys, data=data, student=student)
+    assert code == 2
+    assert (
+        "--data: the file is of input any_size, layout hwc, output probabilities, which does not fit the study" in err
+    )
+
+
+def test_the_card_s_metric_is_measured_not_the_study_s_objective(of_digits, tmp_path, capsys):
+    quality = {"metric": "accuracy", "value": 0.99, "direction": "max", "unit": "share"}
+    objective = {"objectives": {"nll": "min"}}
+    code, said = on_digits(of_digits / "raw.onnx", tmp_path, capsys, quality, **objective)
+    assert code == 3
+    assert re.fullmatch(r"accuracy 0\.[01]\d+ of \d+; the card says 0\.9900", said)
+    code, err = on_digits(of_digits / "raw.onnx", tmp_path, capsys, {**quality, "metric": "mIoU"}, **objective)
+    assert (code, "--data: the card states mIoU, and the study measures " in err) == (2, True)
+    code, err = on_digits(of_digits / "class.onnx", tmp_path, capsys, **objective)
+    assert (code, "--data: a file that answers the class alone has no nll" in err) == (2, True)
+
+
+def test_arrays_say_nothing_of_another_metric(folder, tmp_path, capsys):
+    card = json.loads((folder / "net.json").read_text())
+    quality = {"metric": "nll", "value": 0.3, "direction": "min", "unit": "nats"}
+    (folder / "net.json").write_text(json.dumps({**card, "metrics": {"quality": quality}}))
+    np.savez(tmp_path / "own.npz", image=np.zeros((4, 1, 8, 8), np.float32), label=np.zeros(4, int))
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+    assert "--data: the card states nll, and of arrays accuracy is measured" in capsys.readouterr().err
+
+
+def test_a_file_that_fails_at_the_study_s_samples(tmp_path):
+    def fails(*tensors):
+        raise RuntimeError("Got invalid dimensions\nand more")
+
+    with pytest.raises(DataError, match=r"net.onnx: the file fails at the study's samples: Got invalid dimensions$"):
+        _naming_the_file(fails, tmp_path / "net.onnx")(torch.zeros(1))
 
 
 def test_questions_are_the_same_everywhere():

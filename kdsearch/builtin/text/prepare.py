@@ -40,7 +40,7 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, "np.ndarray[Any,
     """`tokens` and `mask`, (1, N) each. Where a sample is several texts, `sample` is a JSON object of them by column.
 
     A text that is written a token after another begins with a boundary; one that is written for another text is `prefix` and
-    `prefix_mask` (1, M) beside that, as far as it is there.
+    `prefix_mask` (1, M) beside that, as far as it is there. Raise ValueError for what is no such object.
     """
     about = json.loads(Path(files["tokenizer.json"]).read_text(encoding="utf-8"))
     columns, written = about["columns"], about["written"]
@@ -50,7 +50,7 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, "np.ndarray[Any,
             row = json.loads(sample)
             texts = [row.get(column, "") if column == written else row[column] for column in columns]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise SystemExit(f"{sample!r}: expected a JSON object with {', '.join(columns)}") from None
+            raise ValueError(f"expected a JSON object with {', '.join(columns)}") from None
     numbers = numbered(about)
     if not written:
         return fed("tokens", "mask", encoded(texts, about, numbers))

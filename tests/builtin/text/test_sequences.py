@@ -244,7 +244,7 @@ def test_what_goes_along_makes_inputs_as_a_batch_has_them(tmp_path, target):
     else:
         begun = inputs('{"text": "abc 7"}', place)
         assert (begun["prefix"].tolist(), begun["prefix_mask"].tolist()) == ([[2]], [[1]])
-        with pytest.raises(SystemExit, match="expected a JSON object with text, target"):
+        with pytest.raises(ValueError, match="expected a JSON object with text, target"):
             inputs("abc 7", place)
 
 
