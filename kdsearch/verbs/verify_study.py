@@ -168,7 +168,8 @@ def _naming_the_file(call: Call, file: Path) -> Call:
         try:
             return call(*tensors)
         except Exception as error:  # whatever a runtime raises at a shape
-            problem = f"the file fails at the study's samples: {str(error).splitlines()[0][:200]}"
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            problem = f"the file fails at the study's samples: {reason}"
             raise DataError(problem, file=file) from error
 
     return answer
