@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from kdsearch.errors import ArtifactError
 from kdsearch.store.artifacts import ABOUT, Artifact, about_of
 from kdsearch.version import VERSION
 
+TIMED = ("search", "export")  # stages whose key may hold the machine
 LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "timm", "optuna")
 
 
@@ -41,10 +43,17 @@ def older(made: Mapping[str, Artifact]) -> str:
 
 
 def what_changed(path: Path, stage: str) -> str:
-    """Why an earlier run's artifact is not this run's, in words: it is of another kdsearch, whose version is in every key, else the
-    study's part is another one."""
-    had = VERSION
+    """Why an earlier run's artifact is not this run's, in words: it is of another kdsearch, whose version is in every key, or of
+    another machine, where its latencies are in this one's; else the study's part is another one.
+    """
+    from kdsearch.deploy.latency import machine
+
+    made: Mapping[str, Any] = {}
     if (path / ABOUT).exists():
         with suppress(ArtifactError):
-            had = about_of(path, stage)["provenance"].get("kdsearch", VERSION)
-    return "the study has changed" if had == VERSION else f"kdsearch is {VERSION} now, and was {had}"
+            made = about_of(path, stage)["provenance"]
+    if (had := made.get("kdsearch", VERSION)) != VERSION:
+        return f"kdsearch is {VERSION} now, and was {had}"
+    if stage in TIMED and made.get("machine", machine()) != machine():
+        return "the machine is another one"
+    return "the study has changed"

@@ -256,6 +256,12 @@ def test_that_kdsearch_is_another_version_is_no_change_of_the_study(copied, caps
     assert what_changed(gone, "prepare") == "the study has changed"
 
 
+def test_another_machine_measures_latencies_anew_and_says_so(copied, capsys, monkeypatch):
+    monkeypatch.setattr("kdsearch.deploy.latency._cpu", lambda: "a faster one")
+    run_up_to(copied, "export", progress=True)
+    assert "the machine is another one: redoing export, report; " in capsys.readouterr().err
+
+
 def test_other_versions_of_libraries_redo_nothing_and_are_said(finished, copied, capsys, monkeypatch):
     monkeypatch.setattr("kdsearch.stages.versions.versions", lambda: {"torch": "99.1", "onnxruntime": "1.0"})
     before = len(events(copied))
