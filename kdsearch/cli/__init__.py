@@ -105,22 +105,24 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C as Python has it, and whether it came: an import of somebody's may swallow it. `verbs.run` asks before it begins."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
+    """Ctrl-C as Python has it, SIGTERM likewise, and whether one came: an import of somebody's may swallow it. `verbs.run` asks
+    before it begins. A signal that somebody else handles, or ignores, stays theirs."""
 
     def on_signal(number: int, _: object) -> None:
         on_signal.came = True  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
     on_signal.came = False  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, on_signal)
+    pythons = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.Handlers.SIG_DFL}
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = {each: handler for each, handler in pythons.items() if is_main and signal.getsignal(each) is handler}
+    for each in ours:
+        signal.signal(each, on_signal)
     try:
         yield lambda: bool(on_signal.came)  # type: ignore[attr-defined]
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each, handler in ours.items():
+            signal.signal(each, handler)
 
 
 def _open_closed() -> None:

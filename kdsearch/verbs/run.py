@@ -177,7 +177,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    if getattr(signal.getsignal(signal.SIGINT), "came", False):
+    if any(getattr(signal.getsignal(each), "came", False) for each in (signal.SIGINT, signal.SIGTERM)):
         raise KeyboardInterrupt  # it came while a library was imported, and was swallowed there
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

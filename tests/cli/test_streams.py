@@ -83,20 +83,33 @@ def test_an_escape_in_a_study_is_shown_as_one(tmp_path: Path, capsys: pytest.Cap
     assert r"\x1b[2Jdigits" in err
 
 
+@pytest.mark.parametrize(
+    ("number", "ignored"), [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, (signal.SIGINT,))]
+)
 def test_an_interrupt_that_an_import_swallowed_still_counts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, ignored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """ignored: as in the background of a shell's script."""
     from kdsearch.verbs import commands, run
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def work(**_: object) -> dict[str, str]:
         with contextlib.suppress(KeyboardInterrupt):  # as a library's bare `except:` does
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         with run.stoppable():
-            raise AssertionError("the work began")
+            return {"text": "the work began"}
 
     monkeypatch.setattr(commands, "status", work)
-    assert main(["status", "x"]) == 130
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
+    try:
+        assert main(["status", "x"]) == 130
+        for each, handler in before.items():
+            assert signal.getsignal(each) is (signal.SIG_IGN if each in ignored else handler)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
