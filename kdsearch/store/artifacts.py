@@ -53,8 +53,8 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def get(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, or None where it was not made yet. One that is here alone is left at `url`, too.
+    def get(self, stage: str, key: str, leaves: bool = True) -> Artifact | None:
+        """The artifact, or None where it was not made yet. One that is here alone is left at `url`, too, unless not `leaves`.
 
         Raises:
             ArtifactError: a file is damaged or newer.
@@ -66,7 +66,7 @@ class Store:
         if not is_here and not (self.url and fetch(self.url, path, stage)):
             return None
         found = Artifact(stage, key, path, verified(path, stage))
-        if is_here and self.url:  # the store could not be written when it was made, or was not named yet
+        if is_here and self.url and leaves:  # the store could not be written when it was made, or was not named yet
             leave(path, self.url)
         return found
 

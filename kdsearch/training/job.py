@@ -127,7 +127,7 @@ def open_store(study: Study, folder: Path) -> Store:
 
 
 def prepared_of(store: Store, key: str) -> Artifact:
-    found = store.get("prepare", key)
+    found = store.get("prepare", key, leaves=False)  # which is the run's affair
     if found is None:
         raise ArtifactError(f"artifact prepare-{key} is gone", file=store.root, fix="`kdsearch run` makes it again.")
     return found
