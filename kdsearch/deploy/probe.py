@@ -19,18 +19,31 @@ from kdsearch.kinds import Call, Field, Graph
 
 Array = np.ndarray[Any, Any]
 ROWS = 3  # samples asked at once
+MOST_ROWS = 256  # the same where each id is asked for
+MOST_ANSWERS = 4_000_000  # numbers that so many samples may be answered with
 KEPT = 48  # numbers kept of an output, evenly spaced over it
 DIGITS = 9  # significant, which name a float32 exactly
 
 
-def rows_of(outputs: Sequence[Field]) -> int:
-    """How many samples are asked at once: of classes so many that each number that is kept is another answer."""
+def rows_of(inputs: Sequence[Field], outputs: Sequence[Field]) -> int:
+    """How many samples are asked at once: of classes so many that each number that is kept is another answer, of ids so many
+    that each one occurs, as far as these are few enough.
+    """
     most = max((-(-KEPT // math.prod(each.sizes)) for each in outputs if each.is_class), default=ROWS)
-    return max(most, ROWS)
+    room = MOST_ANSWERS // max(1, sum(math.prod(each.sizes) for each in outputs))
+    return max(most, ROWS, min(max(map(_ids_a_place, inputs), default=0), MOST_ROWS, room))
+
+
+def _ids_a_place(field: Field) -> int:
+    """Samples in which each id occurs, anywhere or, of categories, in each column, whose own ids the field does not tell."""
+    places = {"all": math.prod(field.sizes), "columns": 1}.get(_values(field))
+    return -(-(field.n_values or 0) // max(places, 1)) if places is not None else 0
 
 
 def question(inputs: Sequence[Field], rows: int = ROWS) -> list[dict[str, Any]]:
-    """How each input is drawn, as JSON: `values` is normal (`mean`, `std`), integers below `below`, or ones."""
+    """How each input is drawn, as JSON: `values` is normal (`mean`, `std`), integers below `below`, all of these by turns, all of
+    them in each of the columns, or ones.
+    """
     return [
         {"name": each.name, "shape": [rows, *each.sizes], "dtype": each.dtype, "values": _values(each), **_range(each)}
         for each in inputs
@@ -40,11 +53,13 @@ def question(inputs: Sequence[Field], rows: int = ROWS) -> list[dict[str, Any]]:
 def _values(field: Field) -> str:
     if field.kind in ("mask", "present"):
         return "ones"
-    return "normal" if field.torch_dtype.is_floating_point else "integers"
+    if field.torch_dtype.is_floating_point:
+        return "normal"
+    return {"tokens": "all", "categories": "columns"}.get(field.kind, "integers") if field.n_values else "integers"
 
 
 def _range(field: Field) -> dict[str, Any]:
-    if _values(field) == "integers":
+    if _values(field) in ("integers", "all", "columns"):
         return {"below": field.n_values or 2}
     return {"mean": list(field.mean), "std": list(field.std)} if field.mean and _values(field) == "normal" else {}
 
@@ -60,6 +75,12 @@ def drawn(question: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Arr
             values = np.ones(shape)
         elif each["values"] == "integers":
             values = rng.randint(0, int(each["below"]), shape)
+        elif each["values"] == "all":
+            values = np.resize(rng.permutation(int(each["below"])), shape)
+        elif each["values"] == "columns":
+            rows, columns = shape[0], math.prod(shape[1:])
+            by_column = [np.resize(rng.permutation(int(each["below"])), rows) for _ in range(columns)]
+            values = np.stack(by_column, 1).reshape(shape)
         else:
             values = rng.standard_normal(shape) * np.asarray(each.get("std", 1.0)) + np.asarray(each.get("mean", 0.0))
         found[str(each["name"])] = np.ascontiguousarray(values.astype(dtype))
@@ -78,7 +99,7 @@ def record(
 
     `bound` and `exact`: as of `parity.compare`; an output that is further off here has torch's own error beside its answers.
     """
-    asked = question(graph.inputs, rows_of(graph.outputs))
+    asked = question(graph.inputs, rows_of(graph.inputs, graph.outputs))
     tensors = [torch.from_numpy(each) for each in drawn(asked, seed).values()]
     try:
         expected = numbers(torch_call, tensors, graph.inputs, graph.outputs)
@@ -106,6 +127,9 @@ def record(
                 "at": at,
                 "torch": [_short(value) for value in whole.flat[at].tolist()],
                 "file": [_short(value) for value in own.flat[at].tolist()],
+                **(
+                    {} if each.is_class else {"sums": {"torch": _kept_sums(whole, seed), "file": _kept_sums(own, seed)}}
+                ),
             }
         )
     return {"seed": seed, "inputs": asked, "outputs": answers}
@@ -114,6 +138,21 @@ def record(
 def places(size: int) -> list[int]:
     """Flat positions of the numbers that are kept."""
     return sorted({int(at) for at in np.linspace(0, size - 1, min(size, KEPT)).round()})
+
+
+def sums(answer: Array, seed: int) -> Array:
+    """(B,) of an answer (B, ...): the sum of all numbers of a sample, each with a sign that is drawn, on the scale of one number.
+
+    What a weight changes is seen wherever it is in the answer; differences in every direction do not add up.
+    """
+    rows = answer.reshape(len(answer), -1)
+    signs = 2.0 * np.random.RandomState(seed).randint(0, 2, rows.shape[1]) - 1
+    found: Array = rows @ signs / math.sqrt(max(rows.shape[1], 1))
+    return found
+
+
+def _kept_sums(answer: Array, seed: int) -> list[float]:
+    return [_short(value) for value in sums(answer, seed).tolist()]
 
 
 def _short(value: float) -> float:
@@ -159,6 +198,10 @@ def differences(
             raise RefusedError(
                 f"output '{name}' is {list(got[name].shape)}", expected=f"{each['shape']}, as its card says"
             )
-        now = got[name].astype(np.float64).flat[list(each["at"])]
-        found.append(apart(each, np.asarray(each[against], np.float64), now, (own or {}).get(name)))
+        whole = got[name].astype(np.float64)
+        now, then = whole.flat[list(each["at"])], np.asarray(each[against], np.float64)
+        if told := each.get("sums"):
+            now = np.concatenate([now, sums(whole, int(kept["seed"]))])
+            then = np.concatenate([then, np.asarray(told[against], np.float64)])
+        found.append(apart(each, then, now, (own or {}).get(name)))
     return found

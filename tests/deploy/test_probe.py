@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kdsearch.deploy.probe import differences, record
+from kdsearch.deploy.probe import differences, drawn, question, record, rows_of, sums
 from kdsearch.deploy.verify import _near
 from kdsearch.kinds import Field, Graph
 
@@ -67,6 +68,57 @@ def test_classes_are_held_to_the_share_of_equal_ones(wrong, bound, holds):
     found = differences(kept, run, "file")
     assert found[0].max_abs == wrong / 48
     assert _near("", found, bound).ok == holds
+
+
+TOKENS = Field("t", "tokens", (None,), "int64", n_values=505, open_size=10)
+
+
+def test_a_changed_weight_of_any_token_is_found():
+    """Also at the end of an answer of which few numbers are kept one by one."""
+    torch.manual_seed(0)
+    net = nn.Embedding(505, 40)
+    graph = Graph(net, (TOKENS,), (Field("y", "sequence", (None, 40)),))
+
+    def call(t):
+        return {"y": net(t)}
+
+    kept = record(graph, call, call)
+    assert kept["inputs"][0]["shape"] == [51, 10]
+    assert {*drawn(kept["inputs"])["t"].flat} == {*range(505)}
+
+    def run(feeds):
+        with torch.no_grad():
+            return {"y": net(torch.from_numpy(feeds["t"])).numpy()}
+
+    assert differences(kept, run, "file")[0].max_abs < 1e-6
+    for token in range(0, 505, 7):
+        was = net.weight.data[token, token % 40].item()
+        net.weight.data[token, token % 40] = -2 * was or 1.0
+        assert not _near("", differences(kept, run, "file"), 1e-4).ok, token
+        net.weight.data[token, token % 40] = was
+
+
+def test_a_sum_is_of_every_number_with_a_drawn_sign():
+    signs = [2 * sign - 1 for sign in np.random.RandomState(3).randint(0, 2, 6)]
+    x = np.arange(12.0).reshape(2, 2, 3)
+    expected = [sum(a * b for a, b in zip(signs, row.ravel(), strict=True)) / 6**0.5 for row in x]
+    assert sums(x, 3).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_each_category_is_asked_in_each_column():
+    """A field tells how many ids there are in all columns, not which are whose."""
+    field, answer = Field("c", "categories", (3,), "int64", n_values=20), Field("y", "logits", (2,))
+    found = drawn(question((field,), rows_of((field,), (answer,))))["c"]
+    assert found.shape == (20, 3)
+    assert all({*column} == {*range(20)} for column in found.T)
+
+
+def test_questions_are_no_more_than_a_file_answers_at_once():
+    many = replace(TOKENS, n_values=50_000)
+    assert rows_of((many,), (Field("y", "vector", (8,)),)) == 256
+    assert rows_of((many,), (Field("y", "logits", (None, 50_000), open_size=8),)) == 10, "4,000,000 / 400,000"
+    assert rows_of((many,), (Field("y", "logits", (None, 50_000), open_size=80),)) == 3
+    assert rows_of((Field("x", "vector", (4,)),), (Field("y", "vector", (8,)),)) == 3
 
 
 def test_a_map_of_classes_has_answers_enough_in_fewer_samples():
