@@ -77,6 +77,6 @@ def test_a_shared_store_that_is_removed_is_made_again(folder: Path) -> None:
 def test_a_shared_store_that_becomes_a_file_is_one_message(folder: Path) -> None:
     store = folder / "store"
     store.mkdir()
-    host = watching(lambda event: (store.rmdir(), store.write_text("x")) if is_stage(event, "report") else None)
+    host = watching(lambda event: (shutil.rmtree(store), store.write_text("x")) if is_stage(event, "report") else None)
     with pytest.raises(StorageError, match="no folder, or below a file"):
         run_tiny(folder, *LESS, f"run.store={store}", host=host)
