@@ -162,7 +162,7 @@ def test_a_process_is_used_again_unless_refused_and_only_after_success(reuse: bo
 
 
 def test_processes_that_die_idle_cost_no_job() -> None:
-    """Where memory lacks the system ends what holds most of it, and warm processes hold much: here all, more than a job is tried in."""
+    """Where memory lacks the system ends what holds most, as warm processes do: here all, more than a job is tried in."""
     executor = JobProcesses(slots=STARTS)
     for i in range(STARTS):
         executor.submit(Job(str(i), f"{__name__}:whoami", {}))
