@@ -10,6 +10,7 @@ import pytest
 from kdsearch.errors import ArtifactError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import write_json
+from kdsearch.training.job import prepared_of
 from tests.stages.tiny import STAGES, files_of, made, run_tiny, settled
 
 
@@ -64,6 +65,16 @@ def test_damaged_copy_in_the_store_is_named_there(tmp_path):
     with pytest.raises(ArtifactError, match=rf"Delete the folder \S*{place}/search-k;"):
         Store(tmp_path / "two", str(place)).get("search", "k")
     assert not list((tmp_path / "two" / "artifacts").iterdir())
+
+
+def test_a_job_leaves_nothing_there(tmp_path):
+    """Many look for what is prepared: that it is in the store is the run's affair."""
+    made = Store(tmp_path / "one").put("prepare", "k", lambda folder: {"b": 2}, {})
+    shared = Store(tmp_path / "one", str(tmp_path / "shared"))
+    assert prepared_of(shared, "k") == made
+    assert not (tmp_path / "shared").exists()
+    assert shared.get("prepare", "k") == made
+    assert (tmp_path / "shared" / "prepare-k").is_dir()
 
 
 def test_what_is_damaged_here_is_not_left_there(tmp_path):
