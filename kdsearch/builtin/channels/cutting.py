@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Literal
 
+import torch
 from torch import nn
 
 from kdsearch.builtin.channels.copies import copied
-from kdsearch.builtin.channels.exact import exact_cut
+from kdsearch.builtin.channels.exact import exact_cut, precision
 from kdsearch.builtin.channels.groups import Group, chosen, exact_groups, groups_of, layer_of, no_labels
 from kdsearch.builtin.channels.heads import open_heads, openable
 from kdsearch.builtin.channels.importance import Scores
@@ -127,6 +128,10 @@ class Cutter:
         return made
 
     @cached_property
+    def precision(self) -> torch.dtype:
+        return precision(self.module, self.probes)
+
+    @cached_property
     def counted(self) -> Counted:
         return Counted.of(self.module, self.one)
 
@@ -171,7 +176,9 @@ class Cutter:
                 raise self._short(round_to)
             stay = self._stay(counts)
             lost = self.gone(stay, self.groups)
-            cut, wrong = exact_cut(self.module, self.opened, self.trace, lost, self.probes, is_final=True)
+            cut, wrong = exact_cut(
+                self.module, self.opened, self.trace, lost, self.probes, self.precision, is_final=True
+            )
             if wrong:  # what was exact for some channels is not for these
                 gone = partial(self.gone, stay)
                 self.groups, left = exact_groups(self.module, self.opened, self.trace, self.groups, self.probes, gone)

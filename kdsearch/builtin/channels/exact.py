@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of, guesses_of, masked_copy
 from kdsearch.builtin.channels.tracing import Inputs, Traced, plain_attention, tensors_of
 from kdsearch.kit.streams import stream
 
 aten = torch.ops.aten
 DOUBTED = 4  # guesses of which each is left out once, where a cut that is not the last one fails with all of them
-DOUBLE, SINGLE = (
-    1e-9,
-    1e-4,
-)  # allowed difference over the outputs' largest value; another order of sums gives about 1e-14 and 1e-6
+# allowed difference over the outputs' largest value; another order of sums gives about 1e-14 and 1e-6
+ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def exact_cut(
@@ -29,7 +28,7 @@ def exact_cut(
     trace: Traced,
     gone: Gone,
     probes: Sequence[Inputs],
-    redrawn: bool = False,
+    dtype: torch.dtype,
     is_final: bool = False,
 ) -> tuple[Cut, str]:
     """What is to be cut where `gone` goes, and what is wrong with it: empty where the cut is exact and trains.
@@ -38,12 +37,12 @@ def exact_cut(
 
     Args:
         opened: the module as it was traced.
-        redrawn: see `difference`.
+        dtype: see `precision`.
         is_final: of the guesses only those follow without which the cut is not exact, a check each.
     """
 
     def wrong_of(cut: Cut) -> str:
-        differs = next((each for inputs in probes if (each := difference(module, cut, inputs, redrawn))), "")
+        differs = next((each for inputs in probes if (each := difference(module, cut, inputs, dtype))), "")
         return differs or untrained(module, cut, probes[0])
 
     cut = cut_of(opened, trace, gone)
@@ -74,46 +73,58 @@ def untrained(module: nn.Module, cut: Cut, inputs: Inputs) -> str:
     return ""
 
 
-def difference(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool = False) -> str:
+def precision(module: nn.Module, probes: Sequence[Inputs]) -> torch.dtype:
+    """What cuts are compared in: double where the network runs in it, else single, since it may hold to a precision of its own."""
+    whole = copied(module, lambda _, tensor: _as(torch.float64, tensor).clone())
+    try:
+        for inputs in probes:
+            _answers(whole, inputs, torch.float64)
+    except Exception:  # a network may refuse numbers that it does not expect in any way
+        return torch.float32
+    return torch.float64
+
+
+def redrawn(module: nn.Module) -> nn.Module:
+    """A copy with weights drawn anew, in which no branch is hidden by weights that happen to be zero."""
+    return copied(module, lambda name, each: _drawn(name, each) if each.is_floating_point() else each.clone())
+
+
+def difference(module: nn.Module, cut: Cut, inputs: Inputs, dtype: torch.dtype = torch.float64) -> str:
     """Empty where the cut network answers as the masked one does, else what is different.
 
     Masked: zeros in every weight, bias and statistic of what goes, and norms (layer, group, RMS) that look at what stays only.
-    Compared in double precision where the network runs in it.
-
-    Args:
-        redrawn: with weights drawn anew, so that no branch is hidden by weights that happen to be zero.
+    Compared in `dtype`.
     """
     try:
-        return _compared(module, cut, inputs, redrawn, torch.float64, DOUBLE)
-    except Exception:  # it may hold to a precision of its own; whatever else is wrong is said now
-        try:
-            return _compared(module, cut, inputs, redrawn, torch.float32, SINGLE)
-        except Exception as error:  # a network may fail in any way when its widths no longer fit
-            return f"the cut network does not run: {_said(error)}"[:200]
+        return _compared(module, cut, inputs, dtype)
+    except Exception as error:  # a network may fail in any way when its widths no longer fit
+        return f"the cut network does not run: {_said(error)}"[:200]
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _compared(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool, dtype: torch.dtype, allowed: float) -> str:
-    def change(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return _drawn(name, tensor).to(dtype) if redrawn else tensor.to(dtype)
+def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    fed = [each.to(dtype) if each.is_floating_point() else each for each in inputs]
-    small = cut_copy(module, cut, change)
-    whole = masked_copy(module, cut, change)
+
+def _answers(module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+    with torch.random.fork_rng([]), torch.no_grad(), plain_attention():
+        return tensors_of(module.eval()(*(_as(dtype, each) for each in inputs)))
+
+
+def _compared(module: nn.Module, cut: Cut, inputs: Inputs, dtype: torch.dtype) -> str:
+    small = cut_copy(module, cut, lambda _, tensor: _as(dtype, tensor))
+    answer = _answers(small, inputs, dtype)
+    whole = masked_copy(module, cut, lambda _, tensor: _as(dtype, tensor))
     stay = {
         parameter.data_ptr(): _stay(cut, name, parameter)
         for name, parameter in whole.named_parameters()
         if (name, 0) in cut.slices and parameter.dim() == 1
     }
-    with torch.random.fork_rng([]), torch.no_grad(), plain_attention():
-        answer = tensors_of(small.eval()(*fed))
-        with _KeptNorms(stay):
-            expected = tensors_of(whole.eval()(*fed))
+    with _KeptNorms(stay):
+        expected = _answers(whole, inputs, dtype)
     if [each.shape for each in answer] != [each.shape for each in expected]:
         return (
             f"answers of {[list(each.shape) for each in answer]} instead of {[list(each.shape) for each in expected]}"
@@ -125,7 +136,7 @@ def _compared(module: nn.Module, cut: Cut, inputs: Inputs, redrawn: bool, dtype:
             float(other.abs().max()) if other.numel() else 0.0,
             float((one - other).abs().max()) if other.numel() else 0.0,
         )
-        if not far <= allowed * scale:
+        if not far <= ALLOWED[dtype] * scale:
             return f"the cut network differs from the masked one by {far / scale if scale else far:.2g} of its answers"
     return ""
 

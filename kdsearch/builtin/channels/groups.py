@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.builtin.channels.exact import exact_cut
+from kdsearch.builtin.channels.exact import exact_cut, precision, redrawn
 from kdsearch.builtin.channels.surgery import Gone
 from kdsearch.builtin.channels.tracing import Inputs, Traced
 from kdsearch.kit.streams import stream
@@ -147,6 +147,8 @@ def exact_groups(
         gone_of: the labels that go of given groups; None = some, with weights drawn anew, so that no branch is hidden by zeros.
         told: is told before each cut how many were tried.
     """
+    module = module if gone_of else redrawn(module)
+    dtype = precision(module, probes)
     left_out: list[tuple[Group, str]] = []
     tried = 0
 
@@ -161,7 +163,7 @@ def exact_groups(
             return []
         these = [*beside, *part]
         gone = gone_of(these) if gone_of else some_of(these, trace)
-        _, wrong = exact_cut(module, opened, trace, gone, probes, redrawn=gone_of is None)
+        _, wrong = exact_cut(module, opened, trace, gone, probes, dtype)
         if not wrong:
             return part
         if len(part) == 1:

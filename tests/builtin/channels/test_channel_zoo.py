@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from kdsearch.builtin.channels.exact import difference
+from kdsearch.builtin.channels.exact import difference, redrawn
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.surgery import Cut
 from kdsearch.builtin.channels.tracing import tensors_of
@@ -29,6 +29,6 @@ def test_a_network_of_the_zoo_is_pruned_exactly(name):
     small = pruner.apply(given.model, plan).module
     one, probe = (tuple(each.noise(n, torch.Generator().manual_seed(7)) for each in fields) for n in (1, 3))
     assert 0.5 < count_module(small, one).macs / count_module(net, one).macs <= 0.7
-    assert difference(net, Cut.from_json(plan.edits["steps"][0]), probe, redrawn=True) == ""
+    assert difference(redrawn(net), Cut.from_json(plan.edits["steps"][0]), probe) == ""
     with torch.no_grad():
         assert [each.shape for each in tensors_of(small(*probe))] == [each.shape for each in tensors_of(net(*probe))]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdsearch.builtin.channels import tracing
-from kdsearch.builtin.channels.exact import difference
+from kdsearch.builtin.channels.exact import difference, redrawn
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.surgery import Cut, masked_copy
 from kdsearch.errors import RefusedError
@@ -331,7 +331,7 @@ def test_a_branch_that_zeros_hide_is_looked_at_with_other_weights():
     places = [(name, dim) for name, value in net.state_dict().items() for dim, n in enumerate(value.shape) if n == 16]
     right = {place: [2] for place in places} | {("scale", 0): [7]}
     assert difference(net, Cut(right), (test_inputs(Branches),)) == ""
-    assert difference(net, Cut(right), (test_inputs(Branches),), redrawn=True)
+    assert difference(redrawn(net), Cut(right), (test_inputs(Branches),))
 
 
 class Helped(nn.Module):
