@@ -115,6 +115,14 @@ def test_halving_of_a_front_keeps_its_ends_and_what_adds_most():
     assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4]
 
 
-def test_halving_ends_the_second_of_two_alike():
-    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0)]
-    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2]
+@pytest.mark.parametrize("n_objectives", [1, 2, 3])
+@pytest.mark.parametrize("stopper", [Halving(HalvingOptions()), Median(MedianOptions(warmup=0))])
+def test_equal_ones_stop_no_other_by_any_number_of_objectives(stopper, n_objectives):
+    """As of one network of a fixed size, at chance in its first epochs."""
+    assert said(stopper, [(1.0,) * n_objectives] * 10) == list(range(10))
+
+
+def test_halving_treats_two_alike_alike():
+    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0), (0.4, 4.0)]
+    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2, 3, 4], "each is third, as the first of them"
+    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 4], "the last is third of five"
