@@ -51,7 +51,17 @@ def test_halving_of_one_objective_is_a_rank(losses, keep):
     found = said(Halving(HalvingOptions(keep=keep)), losses)
     for number, loss in enumerate(losses):
         rank = sum(each < loss for each in losses[:number])
-        assert (number in found) == (rank < math.ceil(keep * (number + 1)))
+        assert (number in found) == (rank < math.ceil(round(keep * (number + 1), 9)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "n", "places"), [(0.28, 25, 7), (0.14, 50, 7), (0.56, 25, 14), (0.07, 100, 7), (0.5, 5, 3)]
+)
+def test_halving_rounds_no_whole_number_up(keep, n, places):
+    """The last of n trials goes on in that place, and not in the next one."""
+    stopper, others = Halving(HalvingOptions(keep=keep)), [trial(i, float(i)) for i in range(n - 1)]
+    assert stopper.go_on(RUNG, trial(n, places - 1.5), others)
+    assert not stopper.go_on(RUNG, trial(n, places - 0.5), others)
 
 
 def test_of_equal_ones_none_is_stopped_for_another():
