@@ -158,6 +158,9 @@ def test_contribution_is_what_a_box_loses_by_hand():
     losses = [(0.0, 10.0), (4.0, 5.0), (10.0, 0.0), (4.0, 5.0), (6.0, 6.0)]
     found = contributions(losses, losses)
     assert found == pytest.approx([4 / 121, 6 * 5 / 121, 5 / 121, 0, 0])
+    assert contributions([(1.0, 0.0), (0.0, 0.0)], [(1.0, 0.0), (0.0, 0.0)]) == [0.0, 1.0], (
+        "what is dominated is not there"
+    )
 
 
 points_of = st.integers(1, 3).flatmap(
