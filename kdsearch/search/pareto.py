@@ -151,9 +151,10 @@ def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[
 
 
 def contributions(losses: Losses, box: Losses) -> list[float]:
-    """What the hypervolume of these points' front would lose without each, as a share of the box that `box` spans (see `hypervolumes`).
+    """What the hypervolume of these points' front would lose without each, as a share of `box`'s box (see `hypervolumes`).
 
-    A point that another dominates adds nothing, and others add as much as without it; of equal points the first adds what all of them do. All losses finite.
+    A point that another dominates adds nothing, and others add as much as without it; of equal points the first adds what all of
+    them do. All losses finite.
 
     Source: Emmerich, Beume and Naujoks, SMS-EMOA, EMO 2005.
     """
