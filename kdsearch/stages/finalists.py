@@ -119,7 +119,8 @@ def order_of(
     meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
     first: list[str] = []
     for names in filter(None, (meets, [name for name in scored if name not in meets])):
-        figures = [*(scored[name] for name in names), *(each.figures for each in others)]
+        beside = others if pick.way == "knee" else ()  # alone it goes by the others, too
+        figures = [*(scored[name] for name in names), *(each.figures for each in beside)]
         order = ordered(replace(pick, conditions=()), figures, materials.objectives, deciding(materials))
         first += [names[i] for i in order if i < len(names)]
     return first + [name for name in whole if name not in scored]
