@@ -1,8 +1,8 @@
 """Stoppers: whether a trial goes on at a rung. One whose objectives are not finite there never does.
 
 Trials are compared by all objectives: one is behind those of better fronts, and in its own front behind those that are best in an
-objective or add more to the hypervolume, and behind equal ones of lower numbers. Of one objective it is behind better ones alone:
-of equal ones, as few samples give them, none is stopped for another.
+objective or add more to the hypervolume, the earlier ones of those that add as much. Of those that are equal in all objectives, as
+few samples give them, none is stopped for another.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Halving(Stopper[HalvingOptions]):
 
     def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
         own, had = reached(rung, trial, others)
-        return all(map(math.isfinite, own)) and behind(own, had) < math.ceil(self.options.keep * (1 + len(had)))
+        places = math.ceil(
+            round(self.options.keep * (1 + len(had)), 9)
+        )  # the product may be rounded up: .28 * 25 is more than 7
+        return all(map(math.isfinite, own)) and behind(own, had) < places
 
 
 class MedianOptions(Rungs):
@@ -86,7 +89,8 @@ def reached(rung: float, trial: Trial, others: Sequence[Trial]) -> tuple[tuple[f
 
 
 def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
-    """How many of those that came before are of a better front, or, of several objectives, before it in its own."""
+    """How many of those that came before are of a better front, or, of several objectives, before it in its own; no equal one."""
+    had = [losses for losses in had if losses != own]
     ahead, mates = better(own, had)
     if len(own) < 2:
         return len(ahead)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import islice, product
+from math import prod
 from typing import Any
 
 from torch import Generator
 
 from kdsearch.kinds import Ask, Dim, SearchSpace, Trial
 from kdsearch.kinds.options import Value
-from kdsearch.kit.dims import draw_values, encode
+from kdsearch.kinds.space import each_value
+from kdsearch.kit.dims import draw_values, encode, is_active, parents_first
 from kdsearch.kit.histories import Folded
 from kdsearch.kit.streams import stream
 
-__all__ = ["Distinct", "Tried", "ask_of", "drawn", "generator", "key_of", "new_ones"]
+__all__ = ["Distinct", "Tried", "ask_of", "drawn", "every", "generator", "key_of", "new_ones"]
 
+FEW = 20_000
 REDRAWS = 50  # draws for each wanted candidate before a controller answers with fewer
 
 
@@ -84,8 +88,25 @@ def drawn(space: SearchSpace[Any] | None, dims: Sequence[Dim], rng: Generator) -
     return ask_of(space, space.sample(rng) if space is not None else None, draw_values(dims, rng))
 
 
-def new_ones(n: int, tried: Distinct, propose: Callable[[], Ask]) -> list[Ask]:
-    """n proposals that were not tried; fewer where 50 n of them hold no more."""
+def every(space: SearchSpace[Any] | None, dims: Sequence[Dim]) -> Iterator[Ask]:
+    """Every candidate of finite dimensions and a finite space: architectures slowest, then dimensions."""
+    dims = parents_first(dims)
+    for spec in space.every() if space is not None else [None]:
+        for combination in product(*(each_value(dim) for dim in dims)):
+            values: dict[str, Value] = {}
+            for dim, value in zip(dims, combination, strict=True):
+                if is_active(dim, values):
+                    values[dim.path] = value
+            yield ask_of(space, spec, values)
+
+
+def new_ones(
+    n: int, tried: Distinct, propose: Callable[[], Ask], space: SearchSpace[Any] | None, dims: Sequence[Dim]
+) -> list[Ask]:
+    """n proposals that were not tried. Where 50 n of them hold no more, the first that are left of all.
+
+    Fewer of a space, which a search goes through by itself, and of dimensions that are not finite or have over FEW combinations.
+    """
     found: list[Ask] = []
     for _ in range(REDRAWS * n):
         if len(found) == n:
@@ -93,4 +114,7 @@ def new_ones(n: int, tried: Distinct, propose: Callable[[], Ask]) -> list[Ask]:
         ask = propose()
         if tried.add(ask):
             found.append(ask)
+    sizes = [dim.range.size for dim in dims]
+    if len(found) < n and space is None and prod(FEW + 1 if each is None else each for each in sizes) <= FEW:
+        found += islice((ask for ask in every(None, dims) if tried.add(ask)), n - len(found))
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,15 +73,57 @@ def crowding(losses: Losses) -> list[float]:
 
 def spread(losses: Losses, keep: int) -> list[int]:
     """`keep` indices spread over one front: the most crowded point leaves, one at a time; the first loss's best stays."""
-    left = list(range(len(losses)))
-    best = min(left, key=lambda i: (losses[i][0], i), default=0)
-    while len(left) > keep:
+    best = min(range(len(losses)), key=lambda i: (losses[i][0], i), default=0)
+    left = _without_crowds(losses, keep, best) if len(losses) > keep else list(range(len(losses)))
+    while len(left) > keep:  # the ends, of which there are few
         distance = crowding([losses[i] for i in left])
         at = min(
             (k for k in range(len(left)) if left[k] != best or len(left) == 1), key=lambda k: (distance[k], -left[k])
         )
         del left[at]
     return left
+
+
+def _without_crowds(losses: Losses, keep: int, best: int) -> list[int]:
+    """What is left of a front once the most crowded points left, one at a time, until `keep` or `best` and ends alone are left.
+
+    As no end leaves, every loss keeps its span, and a point that leaves changes the distances of its neighbours alone.
+    """
+    n = len(losses)
+    columns = [[float(each[k]) for each in losses] for k in range(len(losses[0]))]
+    before, after = [], []  # by loss: each point's neighbours, -1 = none
+    for column in columns:
+        order = sorted(range(n), key=lambda i: (column[i], i))
+        before.append(dict(zip(order, [-1, *order], strict=False)))
+        after.append(dict(zip(order, [*order[1:], -1], strict=True)))
+    spans = [max(column) - min(column) for column in columns]
+
+    def distance(i: int) -> float:
+        total = 0.0
+        for column, span, low, high in zip(columns, spans, before, after, strict=True):
+            if low[i] < 0 or high[i] < 0:
+                return math.inf
+            total += (column[high[i]] - column[low[i]]) / span if span > 0 else 0.0
+        return total
+
+    distances = {i: distance(i) for i in range(n)}
+    queue = [(each, -i) for i, each in distances.items() if i != best and each < math.inf]
+    heapify(queue)
+    while len(distances) > keep and queue:
+        told, i = heappop(queue)
+        if distances.get(-i) != told:  # it left, or a neighbour did
+            continue
+        del distances[-i]
+        neighbours = set[int]()
+        for low, high in zip(before, after, strict=True):
+            near, far = low.pop(-i), high.pop(-i)
+            high[near], low[far] = far, near
+            neighbours |= {near, far}
+        for each in neighbours - {best}:
+            distances[each] = distance(each)
+            if distances[each] < math.inf:
+                heappush(queue, (distances[each], -each))
+    return sorted(distances)
 
 
 def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[Sequence[float]]) -> list[float]:
@@ -108,9 +151,10 @@ def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[
 
 
 def contributions(losses: Losses, box: Losses) -> list[float]:
-    """What the hypervolume of these points would lose without each, as a share of the box that `box` spans (see `hypervolumes`).
+    """What the hypervolume of these points' front would lose without each, as a share of `box`'s box (see `hypervolumes`).
 
-    A point that another dominates adds nothing; of equal points the first adds what all of them do. All losses finite.
+    A point that another dominates adds nothing, and others add as much as without it; of equal points the first adds what all of
+    them do. All losses finite.
 
     Source: Emmerich, Beume and Naujoks, SMS-EMOA, EMO 2005.
     """

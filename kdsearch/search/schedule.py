@@ -101,7 +101,7 @@ class Schedule:
         """The outcome of a trial's piece.
 
         Args:
-            losses: the objectives at its end, None where there are none yet.
+            losses: the objectives at its end, though the trial may have been further before a stop; None where there are none yet.
             error: of a trial that failed, else "". over: the limit that it failed of, if it did.
         """
         self._at_work.discard(number)
@@ -122,7 +122,8 @@ class Schedule:
         return self._empty_handed == len(self.trials)
 
     def _passed_by(self, trial: Trial) -> int:
-        return next((i for i, rung in enumerate(self._rungs) if trial.at(rung) is None), len(self._rungs))
+        """Rungs up to the last one where it had losses: of those after it, where it had none, it is asked again."""
+        return max((i for i, rung in enumerate(self._rungs, start=1) if trial.at(rung) is not None), default=0)
 
     def _begun(self, trial: Trial) -> Piece:
         self._at_work.add(trial.number)

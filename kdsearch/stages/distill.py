@@ -50,7 +50,7 @@ READS = (
     ),
 )
 DRAWS = 12  # files measured for each network that is drawn to compare with
-RULE = 7  # by which the winner is chosen; one of another rule is made anew
+RULE = 8  # by which the winner is chosen; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         beside = _beside(materials, inputs, work, next(iter(winners.values())), n, dropped)
     train = partial(trained, since=since)
     winners, outcomes, failed = through(winners, spare, beside, ranked, train, tools, work)
-    best = order_of(materials, ranked, {name: outcomes[name] for name in winners})[0]
+    others = [each for each in choice.ranked if all(each is not ranked[name] for name in winners)]
+    best = order_of(materials, ranked, {name: outcomes[name] for name in winners}, others)[0]
     if beside.keys() - outcomes.keys():
         beside = _beside(materials, inputs, work, winners[best], n, dropped)
         outcomes |= trained(beside)

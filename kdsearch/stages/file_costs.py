@@ -24,7 +24,9 @@ from kdsearch.stages.costs import (
     quantizer_of,
     reference_samples,
 )
+from kdsearch.stages.ends import ends_of, shipped_with
 from kdsearch.stages.file_figures import one_sample, peak
+from kdsearch.stages.labels import label
 from kdsearch.stages.products import Shipped, fresh_product, fresh_student
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import sealed, unsealed
@@ -33,10 +35,13 @@ from kdsearch.store.hashing import digest
 from kdsearch.training.materials import Materials
 
 SAMPLES = 16  # that a quantizer is calibrated on: bytes and latency do not depend on how well
+STUDY = "study" * 4  # stands for the study's name in a file: no candidate is another one under another name
 
 
 def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """`onnx_bytes`, and `latency_ms` and `peak_bytes` where they matter, of a fresh student's graphs; remembered in `folder`."""
+    """`onnx_bytes`, and `latency_ms` and `peak_bytes` where they matter, of the graphs of a student that is not trained, written as
+    what ships; remembered in `folder`.
+    """
     known = folder / f"costs-{digest({'role': role, 'spec': dict(spec)})}.json"
     if known.exists():
         with suppress(ArtifactError):  # damaged, or changed by hand: they are measured anew
@@ -49,6 +54,12 @@ def file_costs(materials: Materials, role: str, spec: Mapping[str, Any], folder:
     for name in sorted({quantizer_of(materials, form) for form in forms.values()} - {""}):
         files[name] = _quantized(materials, exporter, name, role, spec, made, whole, folder)
     of = {cost: files[quantizer_of(materials, form)] for cost, form in forms.items()}
+    ends = ends_of(exporter, made.product, materials.data.facts)
+    for name, file in ((name, file) for group in files.values() for name, file in group.items()):
+        if name in ends:
+            exporter.finish(file, ends[name])
+        label(materials, exporter, file, STUDY, digest(spec), ends.get(name))
+    made = shipped_with(made, ends) if ends else made
     costs: dict[str, float] = {"onnx_bytes": sum(bytes_of(exporter, file) for file in of["onnx_bytes"].values())}
     if needs_latency(materials):
         threads, timed = latency_threads(materials), of["latency_ms"]

@@ -7,7 +7,7 @@ after more of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,17 @@ def at_rung(
     return found
 
 
-def order_of(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mapping[str, Outcome | str]) -> list[str]:
+def order_of(
+    materials: Materials,
+    ranked: Mapping[str, Ranked],
+    outcomes: Mapping[str, Outcome | str],
+    others: Sequence[Ranked] = (),
+) -> list[str]:
     """Of several trainings, which did not fail, as `distill.pick` orders them by their validation; by validation alone
     where it is `best`.
+
+    The knee is that of the front of all: `others` are the feasible trials that were not trained at full length, as they came to.
+    Of two alone both ends are as near to it.
 
     Conditions that none meets any more count for nothing, and what does not meet them comes last. Equals keep their order; so do
     all where a procedure gives no score.
@@ -111,9 +119,10 @@ def order_of(materials: Materials, ranked: Mapping[str, Ranked], outcomes: Mappi
     meets = [name for name, each in scored.items() if all(condition.holds(each) for condition in pick.conditions)]
     first: list[str] = []
     for names in filter(None, (meets, [name for name in scored if name not in meets])):
-        figures = [scored[name] for name in names]
+        beside = others if pick.way == "knee" else ()  # alone it goes by the others, too
+        figures = [*(scored[name] for name in names), *(each.figures for each in beside)]
         order = ordered(replace(pick, conditions=()), figures, materials.objectives, deciding(materials))
-        first += [names[i] for i in order]
+        first += [names[i] for i in order if i < len(names)]
     return first + [name for name in whole if name not in scored]
 
 

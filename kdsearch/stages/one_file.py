@@ -20,10 +20,10 @@ from kdsearch.errors import ArtifactError, PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Judge, Plan, Product
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.stages.calibration import calibration, feeds
-from kdsearch.stages.cards import places, texts
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.ends import decides_alone, ends_of, shipped_with
 from kdsearch.stages.file_figures import latencies, peak, shares, zipped
+from kdsearch.stages.labels import label
 from kdsearch.stages.products import Shipped, described
 from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, measured, quality_of, told, tolerance
 from kdsearch.store.files import write_bytes
@@ -98,9 +98,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
         files, target = _finished(target, files, ends)
         part = target.part
     for name, file in files.items():
-        within = texts({"inside": ends[name].about}) if name in ends else {}
         with theirs():
-            target.exporter.label(file, {**about_of(materials, target.made_from), **within})
+            label(materials, target.exporter, file, config.name, target.made_from, ends.get(name))
     calls = {name: opened(target.exporter, file, latency_threads(target.materials)) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
@@ -189,24 +188,6 @@ def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends
             with theirs():
                 target.exporter.finish(found[name], ends[name])
     return found, replace(target, part=shipped_with(target.part, ends))
-
-
-def about_of(materials: Materials, made_from: str) -> dict[str, str]:
-    """What a file says of itself, alone: JSON where it is more than a word.
-
-    `study_hash` is of all that its network was made from: the study's sections up to `compress`, its files, its seed, the version.
-    """
-    facts = materials.data.facts
-    task = materials.study.config.task
-    told = {
-        "study": materials.study.config.name,
-        "study_hash": made_from,
-        "labels": places(facts),
-        "preprocessing": facts.get("preprocessing"),
-        "licence": facts.get("licence"),
-        "task": task.use if task is not None else None,
-    }
-    return texts(told)
 
 
 def written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from kdsearch.deploy.parity import module_call
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import PluginError
 from kdsearch.kinds import Batch, Call, Carries, Field, Graph, Model, Procedure, Product
 from kdsearch.limits import NAME, NAME_IN_WORDS
-from kdsearch.store.hashing import derive
+from kdsearch.store.hashing import derive, stream
 from kdsearch.training.adapted import adapts
 from kdsearch.training.finished import Finished
 from kdsearch.training.materials import Materials
@@ -88,9 +90,12 @@ def fresh_product(materials: Materials, role: str, spec: Mapping[str, Any], fold
     """What would be delivered of a fresh student, for costs. Of several students that ship together, its own graphs alone."""
     if tuple(materials.study.students) == (role,) and has_own_product(materials):
         found = fresh_student(materials, role, spec, folder)
-        return shipped(materials, found.setup, found.procedure)[0]
-    model = materials.build_student(role, spec, derive(materials.seed, "cost"))
-    return _shipped("", materials.task.product(model, materials.io), {role: model}, {})
+        made = shipped(materials, found.setup, found.procedure)[0]
+    else:
+        model = materials.build_student(role, spec, derive(materials.seed, "cost"))
+        made = _shipped("", materials.task.product(model, materials.io), {role: model}, {})
+    scatter(nn.ModuleList(each.module for each in made.product.graphs.values()), stream(materials.seed, "scatter"))
+    return made
 
 
 def fresh_student(materials: Materials, role: str, spec: Mapping[str, Any], folder: Path) -> Finished:
@@ -98,6 +103,22 @@ def fresh_student(materials: Materials, role: str, spec: Mapping[str, Any], fold
     request = Request("cost", "cost", {role: spec}, materials.recipe.default(), 1)
     procedure, setup = staged(materials, request, {}, folder, derive(materials.seed, "cost"))
     return Finished(setup, procedure)
+
+
+def scatter(module: nn.Module, rng: torch.Generator) -> None:
+    """Move biases, scales, norms' statistics and other weights that begin as equal numbers from where they begin, in place.
+
+    Training does so, and of a file it is a part of the costs: exporters store equal tensors once.
+    """
+    with torch.no_grad():
+        for each in module.parameters():
+            if each.requires_grad and (each.dim() < 2 or bool((each == each.flatten()[:1]).all())):
+                moves = 0.1 * torch.randn(each.shape, generator=rng)
+                each.copy_(torch.where(each == 0, moves, each * (1 + moves)))
+        for norm in module.modules():
+            if isinstance(norm, _NormBase) and norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=rng))
+                norm.running_var.copy_(0.5 + 1.5 * torch.rand(norm.running_var.shape, generator=rng))
 
 
 def described(graph: Graph) -> dict[str, list[dict[str, Any]]]:

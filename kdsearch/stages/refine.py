@@ -50,14 +50,15 @@ from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
-from kdsearch.training.request import Request
+from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools, limits_of
+from kdsearch.training.train import left_by
 from kdsearch.training.trainings import Trainings
 
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 6  # by which trials begin and are told of; those of another one are made anew
+RULE = 7  # by which trials begin and are told of; those of another one are made anew
 VAIN = 256  # candidates that a controller is asked for at most until one keeps the limits
 KEY = 12  # characters of a key that a dashboard shows
 
@@ -325,7 +326,7 @@ def _run(
     """
     trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
-    numbers: dict[str, int] = {}
+    pieces: dict[str, Piece] = {}
     tools.progress.had(schedule.done)
     try:
         while not schedule.is_over:
@@ -336,13 +337,15 @@ def _run(
                     schedule.tell(piece.number, losses, "" if losses else trial.error, trial.over)
                     continue
                 request = _request(materials, piece, kept, epochs)
-                numbers[request.name] = piece.number
+                pieces[request.name] = piece
                 trainings.submit(request, piece.since)
             for name, outcome in trainings.ended().items():
-                number = numbers.pop(name)
+                piece = pieces.pop(name)
+                number = piece.number
                 if isinstance(outcome, str):
                     schedule.tell(number, None, outcome, trainings.over.get(name))
                 else:
+                    outcome = as_at(outcome, piece.until, epochs)
                     histories[number] = outcome.history
                     write_json(_history(work, number), outcome.history)
                     schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
@@ -362,6 +365,15 @@ def _run(
 def _history(work: Path, number: int) -> Path:
     """Where a trial's epochs are kept for mirrors, which may be asked for later, until the stage is done."""
     return work / f"history-{number}.json"
+
+
+def as_at(outcome: Outcome, until: float, epochs: int) -> Outcome:
+    """The outcome at this share of the trial's epochs. One that went on before a stop may be further: its checkpoint is."""
+    rows = [row for row in outcome.history if row["epoch"] <= epochs_at(until, epochs)]
+    if until == 1.0 or len(rows) == len(outcome.history):
+        return outcome
+    left = left_by(rows, keeps_best=True)
+    return replace(outcome, history=rows, score=left.get("score"), beside=left.get("beside", {}))
 
 
 def epochs_trained(history: Sequence[Trial], epochs: int) -> int:

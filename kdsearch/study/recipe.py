@@ -323,8 +323,12 @@ class RecipeSpace:
     def _default(self, dim: Dim) -> Value:
         wanted: Value = self._declared(dim.path)
         ranged = dim.range
-        if ranged.choices:
-            return wanted if wanted in ranged.choices else ranged.choices[0]
+        if (
+            ranged.choices
+        ):  # the choice as it is written: 4 where the default is 4.0, as those are two points to who searches
+            is_flag = isinstance(wanted, bool)
+            equal = (each for each in ranged.choices if each == wanted and isinstance(each, bool) == is_flag)
+            return next(equal, ranged.choices[0])
         assert ranged.low is not None
         assert ranged.high is not None
         if isinstance(wanted, bool) or not isinstance(wanted, int | float):

@@ -117,6 +117,10 @@ def located(error: KdsearchError, source: Source, overrides: Iterable[str]) -> K
     for text in reversed([*overrides]):  # the last one of a key holds
         if _is_about(error.path, text.partition("=")[0].strip()):
             return error.at(file=f"--set {text}")
+    if error.path not in source.lines:  # a section of which the file has nothing: what is wrong was written below it
+        for text in reversed([*overrides]):
+            if text.lstrip().startswith((f"{error.path}.", f"{error.path}[")):
+                return error.at(file=f"--set {text}")
     if source.file is None:
         return error
     return error.at(file=source.file, line=source.line(error.path) or 1)

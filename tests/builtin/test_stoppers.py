@@ -51,7 +51,17 @@ def test_halving_of_one_objective_is_a_rank(losses, keep):
     found = said(Halving(HalvingOptions(keep=keep)), losses)
     for number, loss in enumerate(losses):
         rank = sum(each < loss for each in losses[:number])
-        assert (number in found) == (rank < math.ceil(keep * (number + 1)))
+        assert (number in found) == (rank < math.ceil(round(keep * (number + 1), 9)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "n", "places"), [(0.28, 25, 7), (0.14, 50, 7), (0.56, 25, 14), (0.07, 100, 7), (0.5, 5, 3)]
+)
+def test_halving_rounds_no_whole_number_up(keep, n, places):
+    """The last of n trials goes on in that place, and not in the next one."""
+    stopper, others = Halving(HalvingOptions(keep=keep)), [trial(i, float(i)) for i in range(n - 1)]
+    assert stopper.go_on(RUNG, trial(n, places - 1.5), others)
+    assert not stopper.go_on(RUNG, trial(n, places - 0.5), others)
 
 
 def test_of_equal_ones_none_is_stopped_for_another():
@@ -115,6 +125,14 @@ def test_halving_of_a_front_keeps_its_ends_and_what_adds_most():
     assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4]
 
 
-def test_halving_ends_the_second_of_two_alike():
-    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0)]
-    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2]
+@pytest.mark.parametrize("n_objectives", [1, 2, 3])
+@pytest.mark.parametrize("stopper", [Halving(HalvingOptions()), Median(MedianOptions(warmup=0))])
+def test_equal_ones_stop_no_other_by_any_number_of_objectives(stopper, n_objectives):
+    """As of one network of a fixed size, at chance in its first epochs."""
+    assert said(stopper, [(1.0,) * n_objectives] * 10) == list(range(10))
+
+
+def test_halving_treats_two_alike_alike():
+    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0), (0.4, 4.0)]
+    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2, 3, 4], "each is third, as the first of them"
+    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 4], "the last is third of five"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdsearch.search import pareto
 from kdsearch.search.pareto import contributions, crowding, fronts, hypervolumes, spread, violation
 
 POINT = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
@@ -75,6 +76,27 @@ def test_spread_thins_the_crowd_and_keeps_the_best_and_the_ends() -> None:
     assert spread([], 3) == []
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.sampled_from([0, 1])), min_size=1, max_size=25),
+    st.integers(1, 12),
+)
+def test_spread_is_that_of_all_distances_worked_out_anew(points: list, keep: int) -> None:
+    left = list(range(len(points)))
+    best = min(left, key=lambda i: (points[i][0], i))
+    while len(left) > keep:
+        distance = dict(zip(left, crowding([points[i] for i in left]), strict=True))
+        left.remove(min((i for i in left if i != best), key=lambda i: (distance[i], -i)))
+    assert spread(points, keep) == left
+
+
+def test_of_a_long_front_distances_are_not_all_worked_out_for_each_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Params are the score's negative: all candidates of a search are one front."""
+    asked: list[int] = []
+    monkeypatch.setattr(pareto, "crowding", lambda losses: asked.append(len(losses)) or crowding(losses))
+    assert len(spread([(i**1.5, -float(i)) for i in range(2000)], 100)) == 100
+    assert sum(asked) < 2000
+
+
 @given(st.lists(POINT, min_size=1, max_size=12), st.integers(1, 12))
 def test_spread_keeps_as_many_as_asked_and_the_best_first_loss(points: list, keep: int) -> None:
     kept = spread(points, keep)
@@ -136,6 +158,9 @@ def test_contribution_is_what_a_box_loses_by_hand():
     losses = [(0.0, 10.0), (4.0, 5.0), (10.0, 0.0), (4.0, 5.0), (6.0, 6.0)]
     found = contributions(losses, losses)
     assert found == pytest.approx([4 / 121, 6 * 5 / 121, 5 / 121, 0, 0])
+    assert contributions([(1.0, 0.0), (0.0, 0.0)], [(1.0, 0.0), (0.0, 0.0)]) == [0.0, 1.0], (
+        "what is dominated is not there"
+    )
 
 
 points_of = st.integers(1, 3).flatmap(

@@ -155,6 +155,33 @@ def test_a_trial_without_losses_at_a_rung_is_not_judged():
     assert [trial.state for trial in world.schedule.trials] == ["complete"] * 3
 
 
+@pytest.mark.parametrize("without", [{0.25}, {0.5}, {0.25, 0.5}])
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_cut_off_after_a_rung_without_losses_it_goes_on_to_the_same_end(without, cut):
+    """It is asked again of such a rung where none follows that had some, and tells the same: no rung is there twice."""
+
+    def run(world, at_most=10**9):
+        asked = []
+        while not world.schedule.is_over and len(asked) < at_most:
+            piece = world.schedule.next()
+            asked.append((piece.number, piece.until))
+            at = None if piece.until in without else losses(piece.values, piece.until)
+            world.schedule.tell(piece.number, at)
+        return asked
+
+    whole, cut_off = World(n=4), World(n=4)
+    order = run(whole)
+    known = run(cut_off, cut)
+    again = World(n=4, known=cut_off.schedule.trials)
+    rest = run(again)
+    assert again.schedule.trials == whole.schedule.trials
+    told = [each for each in known if each[1] not in without]
+    assert not {*told} & {*rest}, "what had losses is not asked again"
+    assert {*known, *rest} == {*order}
+    for number, until in rest:
+        assert all(until > at for other, at in told if other == number)
+
+
 def test_a_controller_that_wants_to_be_told_first_is_asked_again():
     """It answers nothing while anything runs, and no more than 5 in all."""
 

@@ -85,3 +85,23 @@ def test_of_several_winners_the_last_word_is_their_own_validation(pick, scores, 
         for name, score in zip("abc", scores, strict=True)
     }
     assert "".join(order_of(materials, ranked, outcomes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((0.88, 0.895), "ab"),  # over .6 to .9 and 10 to 100 the sums are .07 + .11 and .02 + .56
+        ((0.72, 0.895), "ba"),  # .6 + .11 and .02 + .56
+        ((0.65, 0.9), "ba"),  # behind a trial of better accuracy and fewer params
+    ],
+)
+def test_the_knee_of_several_winners_is_that_of_the_trials_front(scores, expected):
+    """Of the two alone one has the best accuracy and the other the fewest params: both sums are 1, and accuracy would decide."""
+    study = SimpleNamespace(config=SimpleNamespace(distill=SimpleNamespace(pick="knee")))
+    metrics = {"accuracy": SimpleNamespace(direction="max")}
+    objectives = {"accuracy": "max", "params": "min"}
+    materials = SimpleNamespace(study=study, objective="accuracy", objectives=objectives, metrics=metrics)
+    ranked = {name: Ranked({}, {"params": params, "accuracy": 0.1}) for name, params in (("a", 20.0), ("b", 60.0))}
+    outcomes = {name: Outcome([], True, score, 1.0) for name, score in zip("ab", scores, strict=True)}
+    others = [Ranked({}, {"accuracy": a, "params": p}) for a, p in ((0.9, 100.0), (0.6, 10.0), (0.7, 14.0))]
+    assert "".join(order_of(materials, ranked, outcomes, others)) == expected

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.host import Host
@@ -14,7 +16,8 @@ from kdsearch.report.tables import constraints
 from kdsearch.search.candidates import Explored
 from kdsearch.stages import file_costs, search
 from kdsearch.stages.costs import most_params, needs_file, quantizer_of
-from kdsearch.stages.products import fresh_student
+from kdsearch.stages.labels import label
+from kdsearch.stages.products import fresh_product, fresh_student, scatter
 from kdsearch.stages.subject import subject_of
 from kdsearch.study import load_study
 from kdsearch.training.keys import seen_by
@@ -54,6 +57,76 @@ def test_it_is_the_file_of_that_format_that_is_measured(form, tmp_path, monkeypa
     assert most_params(materials, "student") == (None if "int" in form else 30000)
     monkeypatch.setattr(file_costs, "fresh_product", lambda *_: pytest.fail("it is remembered"))
     assert file_costs.file_costs(materials, "student", SPEC, tmp_path) == costs
+
+
+@pytest.mark.parametrize(
+    ("engine", "input", "form"),
+    [
+        ("dynamo", "prepared", "onnx-int8"),
+        ("torchscript", "prepared", "onnx-fp32"),
+        ("torchscript", "prepared", "onnx-int4"),
+        ("torchscript", "any_size", "onnx-fp32"),
+    ],
+)
+def test_what_is_measured_is_as_large_as_what_ships(engine, input, form, tmp_path):
+    """Trained biases are no equal numbers, which a file holds once; labels and what is done to images are in the file, too."""
+    options = f"export.exporter.options={{engine: {engine}, input: {input}}}"
+    materials = opened(tmp_path, options, f"constraints.onnx_bytes={{max: 90000, format: {form}}}")
+    model = materials.build_student("student", SPEC, 5)
+    rng = torch.Generator().manual_seed(5)
+    for norm in (each for each in model.module.modules() if isinstance(each, nn.BatchNorm2d)):
+        for name, each in norm.state_dict().items():
+            if each.is_floating_point():
+                each.copy_(torch.rand(each.shape, generator=rng) + (0.5 if name == "running_var" else 0))
+    nn.init.normal_(next(each for each in model.module.modules() if isinstance(each, nn.Linear)).bias)
+    graph = materials.task.product(model, materials.io).graphs["model"]
+    exporter = materials.make("exporter", materials.study.config.export.exporter, "export.exporter")
+    samples, file = materials.data.split("train").load(list(range(64))), tmp_path / "trained.onnx"
+    exporter.write(graph, samples, file)
+    for at, use in enumerate(materials.study.config.compress.quantize):
+        if form.endswith(use.use):
+            quantizer = materials.make("quantizer", use, f"compress.quantize[{at}]")
+            quantizer.rewrite(
+                file, quantizer.plan(None), [{each.name: samples[each.name].numpy() for each in graph.inputs}]
+            )
+    ends = exporter.ends(graph, materials.data.facts["preprocessing"])
+    if ends:
+        exporter.finish(file, ends)
+    label(materials, exporter, file, "tiny", "0123456789abcdef", ends)
+    costs = file_costs.file_costs(materials, "student", SPEC, tmp_path)
+    assert costs["onnx_bytes"] == pytest.approx(file.stat().st_size, rel=0.01)
+
+
+def test_what_begins_as_equal_numbers_is_scattered_and_nothing_else():
+    def network():
+        frozen = nn.Linear(3, 2).requires_grad_(False)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LayerNorm(8), nn.Linear(8, 4), frozen)
+
+    made, again = network(), network()
+    again.load_state_dict(made.state_dict())
+    nn.init.zeros_(made[3].weight)
+    before = {name: each.clone() for name, each in made.state_dict().items()}
+    scatter(made, torch.Generator().manual_seed(1))
+    names = {name for name, each in made.state_dict().items() if not torch.equal(each, before[name])}
+    assert names == {
+        "0.bias",
+        *(f"1.{name}" for name in ("weight", "bias", "running_mean", "running_var")),
+        *("2.weight", "2.bias", "3.weight", "3.bias"),
+    }
+    for name in names:
+        moved = made.state_dict()[name]
+        assert len(moved.unique()) == moved.numel(), "no two are equal"
+    assert bool((made[1].running_var > 0).all())
+    nn.init.zeros_(again[3].weight)
+    scatter(again, torch.Generator().manual_seed(1))
+    assert all(torch.equal(again.state_dict()[name], each) for name, each in made.state_dict().items())
+
+
+def test_what_is_written_to_be_measured_is_scattered(tmp_path):
+    (graph,) = fresh_product(opened(tmp_path), "student", SPEC, tmp_path).product.graphs.values()
+    norms = [each for each in graph.module.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert norms
+    assert all(len(each.bias.unique()) == len(each.bias) for each in norms)
 
 
 def test_what_goes_on_keeps_the_limit_of_that_file(tmp_path):

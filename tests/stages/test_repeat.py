@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from kdsearch.stages.refine import as_at
 from kdsearch.store.files import read_json
+from kdsearch.training.request import Outcome
 from tests.stages.tiny import LESS, TEXT, events, facts_of, files_of, made, run_tiny, settled
 
 
@@ -79,3 +81,20 @@ def test_order_of_sections_and_keys_changes_nothing(finished, copied):
     before = len(events(copied))
     assert settled(run_tiny(copied, text=turned)) == finished.settled
     assert made(copied, before) == []
+
+
+def test_a_trial_that_is_further_than_its_piece_tells_what_it_had_there():
+    """Its checkpoint goes on after the rung: two epochs of hints have no score, of the next phase the best one is kept."""
+    rows = [
+        {"phase": "hint", "epoch": 1},
+        {"phase": "hint", "epoch": 2},
+        {"phase": "plain", "epoch": 3, "score": 0.5, "validation": 0.2, "beside": {"f1": 0.4}},
+        {"phase": "plain", "epoch": 4, "score": 0.6, "validation": 0.3, "beside": {"f1": 0.1}},
+        {"phase": "plain", "epoch": 5, "score": 0.7, "validation": 0.1, "beside": {"f1": 0.6}},
+    ]
+    whole = Outcome(rows, False, 0.7, 5 / 6, beside={"f1": 0.6})
+    found = {until: as_at(whole, until, 6) for until in (0.3, 0.5, 0.7, 0.8, 1.0)}
+    assert [len(each.history) for each in found.values()] == [2, 3, 5, 5, 5]
+    assert [each.score for each in found.values()] == [None, 0.5, 0.7, 0.7, 0.7]
+    assert [each.beside for each in found.values()] == [{}, {"f1": 0.4}, *[{"f1": 0.6}] * 3]
+    assert as_at(whole, 0.6, 6).score == 0.5, "of four epochs the third is kept"

@@ -265,3 +265,18 @@ def test_code_is_what_the_file_holds_now(tmp_path, monkeypatch):
 def test_without_a_host_the_schema_alone_is_checked():
     study = load_study(GOOD, sets=["data.use=elsewhere"])
     assert study.config.data.use == "elsewhere"
+
+
+def test_a_section_that_the_file_does_not_have_is_where_a_setting_wrote_it(host):
+    study = load_study(GOOD, host, sets=("constraints.macs=9", "distill.epochs=3", "distill.winners=2"))
+    line = next(i for i, text in enumerate(GOOD.read_text().splitlines(), 1) if text.startswith("constraints:"))
+    found = [
+        study.place(StudyError("x", path=path))
+        for path in ("distill", "constraints", "constraints.macs", "export.parity")
+    ]
+    assert [(str(each.file), each.line) for each in found[:3]] == [
+        ("--set distill.winners=2", None),
+        (str(GOOD), line),
+        ("--set constraints.macs=9", None),
+    ]
+    assert str(found[3].file) == str(GOOD)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.kinds.space import draw
+from kdsearch.search.axis import Axis
 from kdsearch.study import load_study
 from kdsearch.study.recipe import RecipeSpace
 from tests import small_plugin
@@ -153,6 +154,27 @@ def test_the_default_point_is_within_every_range():
     assert values["recipe.train.batch_size"] == 8
     assert values["recipe.train.optimizer"] == "adamw"
     assert values["recipe.distillers[1].used"] is True
+    found.at(values)
+
+
+def test_a_default_that_equals_a_choice_is_that_choice():
+    """4 and 4.0 are one temperature and two points: the default is one that is asked for, so that no trial is run twice."""
+    found = space(
+        "recipe.distillers[0].weight={choices: [0.5, 1, 2]}",
+        "recipe.distillers[0].options.temperature={choices: [1, 2, 4]}",
+        "recipe.distillers[1].weight={choices: [0.5, 1.0]}",
+        "recipe.task_weight={choices: [3, 2]}",
+    )
+    values = found.default()
+    of = {dim.path: dim for dim in found.dims}
+    expected = {
+        "recipe.distillers[0].weight": 1,
+        "recipe.distillers[0].options.temperature": 4,
+        "recipe.distillers[1].weight": 1.0,
+        "recipe.task_weight": 3,
+    }
+    assert {path: repr(values[path]) for path in expected} == {path: repr(value) for path, value in expected.items()}
+    assert [Axis(of[path]).inner(values[path]) for path in expected] == [1, 2, "1.0", "3"], "searchers know them"
     found.at(values)
 
 

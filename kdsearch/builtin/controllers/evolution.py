@@ -93,7 +93,7 @@ class Evolution(Controller[EvolutionOptions]):
             ask, first = first, None
             return ask or self._changed(space, dims, _first(space, dims, rng), 1, rng)
 
-        return new_ones(n, tried, propose)
+        return new_ones(n, tried, propose, space, dims)
 
     def _still_to_start(self, population: Population, n_told: int) -> int:
         """How many first candidates are missing; where few keep the constraints, breeding begins after twice as many."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, NoOptions, SearchSpace, Trial
-from kdsearch.kinds.options import Value
-from kdsearch.kinds.space import each_value
-from kdsearch.kit.candidates import Tried, ask_of
-from kdsearch.kit.dims import is_active, parents_first
+from kdsearch.kit.candidates import Tried, every
 from kdsearch.kit.histories import Folded, in_order
 
 
@@ -40,7 +37,7 @@ class Exhaustive(Controller[NoOptions]):
         tried = self._tried.of(space, told)
         key = (space, tuple(dims))
         # the enumeration goes on where it stood: all before has ended, or is among those given, and runs or waits for its trial
-        place, _ = self._places.of(key, told, lambda: _Place(_every(space, parents_first(dims))), lambda *_: None)
+        place, _ = self._places.of(key, told, lambda: _Place(every(space, dims)), lambda *_: None)
         place.given = [ask for ask in place.given if not tried.has_ended(ask)]
         found = list(islice((ask for ask in place.given if tried.add(ask)), n))
         for ask in place.rest if len(found) < n else ():
@@ -63,13 +60,3 @@ def _assert_finite(space: SearchSpace[Any] | None, dims: Sequence[Dim]) -> None:
             expected="choices or whole numbers everywhere",
             fix="Use the strategy evolution, random or optuna.",
         )
-
-
-def _every(space: SearchSpace[Any] | None, dims: Sequence[Dim]) -> Iterator[Ask]:
-    for spec in space.every() if space is not None else [None]:
-        for combination in product(*(each_value(dim) for dim in dims)):
-            values: dict[str, Value] = {}
-            for dim, value in zip(dims, combination, strict=True):
-                if is_active(dim, values):
-                    values[dim.path] = value
-            yield ask_of(space, spec, values)

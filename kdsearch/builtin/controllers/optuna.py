@@ -70,7 +70,7 @@ class Optuna(Controller[OptunaOptions]):
             study = self._study(axes, told, int(generator(seed, history).initial_seed() % 2**32))
             found = _asked(study, axes, tried, n)
         rng = generator(seed + 1, history)
-        return found + new_ones(n - len(found), tried, lambda: drawn(space, dims, rng))
+        return found + new_ones(n - len(found), tried, lambda: drawn(space, dims, rng), space, dims)
 
     def _study(self, axes: Axes, told: Sequence[Trial], seed: int) -> optuna.Study:
         import optuna

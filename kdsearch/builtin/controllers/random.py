@@ -21,4 +21,4 @@ class Random(Controller[NoOptions]):
         self, space: SearchSpace[Any] | None, dims: Sequence[Dim], history: Sequence[Trial], n: int, seed: int
     ) -> list[Ask]:
         rng, tried = generator(seed, history), self._tried.of(space, in_order(history))
-        return new_ones(n, tried, lambda: drawn(space, dims, rng))
+        return new_ones(n, tried, lambda: drawn(space, dims, rng), space, dims)

@@ -104,7 +104,7 @@ class Nni(Controller[NniOptions]):
             tuner = self._filled(axes, told, seed)
             found, has_more = _asked(tuner, axes, tried, len(told), n)
         rng = generator(seed, history)
-        return found + new_ones(n - len(found) if has_more else 0, tried, lambda: drawn(space, dims, rng))
+        return found + new_ones(n - len(found) if has_more else 0, tried, lambda: drawn(space, dims, rng), space, dims)
 
     def _filled(self, axes: Axes, told: Sequence[Trial], seed: int) -> Learner:
         """A tuner that was told these trials, to be changed: those up to the first that runs are told once as the history grows."""

@@ -205,6 +205,31 @@ def test_a_study_that_is_kept_answers_as_a_fresh_one(sampler: str, monkeypatch: 
     assert kept.ask(HillSpace(), dims, [], 2, 7) == Optuna(options).ask(HillSpace(), dims, [], 2, 7)
 
 
+@pytest.mark.parametrize(
+    "controller",
+    [
+        Random(NoOptions()),
+        Evolution(EvolutionOptions(population=8)),
+        Optuna(OptunaOptions()),
+        Optuna(OptunaOptions(sampler="nsga2")),
+        Surrogate(SurrogateOptions()),
+        Exhaustive(NoOptions()),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_small_finite_space_is_used_up_before_it_ends(controller: Controller) -> None:
+    """Draws alone miss the last of 9 (1 + 3) candidates, and a history that does not grow gives the same draws again."""
+    dims = [
+        Dim("a", Range(choices=tuple(range(9)))),
+        Dim("used", Range(choices=(True, False))),
+        Dim("b", Range(choices=("x", "y", "z")), (("used", (True,)),)),
+    ]
+    history: list[Trial] = []
+    while asks := controller.ask(None, dims, history, 1, 3):
+        history.append(Trial(len(history), asks[0].values, losses=(float(len(history) * 5 % 7),)))
+    assert len(history) == len({str(sorted(trial.values.items())) for trial in history}) == 36
+
+
 def test_trials_outside_the_present_ranges_are_passed_over() -> None:
     history = [Trial(0, {"rate": 50.0, "kind": "gone"}, None, "complete", (0.0,))]
     assert len(Optuna(OptunaOptions()).ask(None, DIMS, history, 4, 0)) == 4
