@@ -17,6 +17,7 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Training, generators_restored
+from kdsearch.engine.measured import check_named
 from kdsearch.engine.recorded import groups_of
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
@@ -34,6 +35,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
+from kdsearch.study.rules import bare
 from kdsearch.training.adapted import grows
 from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
 from kdsearch.training.built import structure
@@ -333,6 +335,7 @@ class _Trial:
                 recovery.run()
                 check_recovered(procedure, name, structures(recovery.setup), after)
         _check_agreement(materials, setup, procedure)
+        _check_metrics(materials, setup, procedure)
 
 
 def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
@@ -344,6 +347,22 @@ def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[An
             model.module.cpu()
             with placing_step(materials, path):
                 compressor.preflight(model, materials.io)
+
+
+def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
+    """Raise PluginError for a metric that has no value of its own name."""
+    role = procedure.shipped()[0]
+    for name, metric in materials.reported.items():
+        try:
+            values = metric.measure(lambda batch: setup.predict(role, batch), setup.data, "val", setup)
+        except Exception:  # so few samples of an untrained network: whether it can judge is for the run to say
+            continue
+        try:
+            check_named(name, metric, values)
+        except PluginError as error:
+            use = next((i for i, each in enumerate(materials.study.config.metrics) if bare(each.use) == name), None)
+            path = f"metrics[{use}]" if use is not None else f"objectives.{name}"
+            raise _placed(materials, error.at(path=path)) from None
 
 
 def _noted(procedure: Procedure[Any]) -> list[Phase]:

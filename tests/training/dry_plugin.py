@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.kinds import (
+    DataSource,
     Distiller,
+    Metric,
     Model,
     NoOptions,
     Options,
     Phase,
+    Predict,
     Procedure,
+    Services,
     Setup,
     Step,
     StudentTap,
@@ -94,6 +98,22 @@ class Broken(Late):
         return {"nan": torch.tensor(float("nan"))}
 
 
+class Misnamed(Metric[NoOptions]):
+    """Its value has another name than it is registered by."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        return {"brier": 0.5, "n": float(len(data.split(split).ids))}
+
+
+class Picky(Metric[NoOptions]):
+    """Cannot judge few samples."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        if len(data.split(split).ids) < 20:
+            raise ValueError("one class alone")
+        return {"picky": 0.5}
+
+
 class Mutual(Procedure[NoOptions]):
     roles = ("student", "peer")
 
@@ -141,6 +161,8 @@ class Grown(Growing, Procedure[GrownOptions]):
 def kdsearch_register(register: Register) -> None:
     for cls in (Plain, Narrow, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
+    register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
+    register.metric("picky", "tests.training.dry_plugin:Picky")
     register.procedure("grown", "tests.training.dry_plugin:Grown")
     register.procedure("growing", "tests.training.dry_plugin:Growing")
     register.procedure("mutual", "tests.training.dry_plugin:Mutual")

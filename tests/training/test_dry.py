@@ -81,6 +81,21 @@ def test_a_fault_has_its_distiller_option_and_line(distiller, error, path, words
     assert (caught.value.file, caught.value.line) == (tmp_path / "tiny.yaml", LINE)
 
 
+@pytest.mark.parametrize(
+    ("sets", "path"),
+    [
+        (["objectives={accuracy: max, misnamed: max}"], "objectives.misnamed"),
+        (["metrics=[accuracy, misnamed]"], "metrics[1]"),
+    ],
+)
+def test_a_metrics_value_has_its_name(sets, path, host, tmp_path):
+    says = "metric 'misnamed' .*dry_plugin:Misnamed. gives brier, n. Expected 'misnamed', the name that it is registered by"
+    with pytest.raises(PluginError, match=says) as caught:
+        check_recipe(opened(tmp_path, host, "kd", *sets))
+    assert caught.value.path == path
+    check_recipe(opened(tmp_path, host, "kd", "metrics=[picky]"))
+
+
 @pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
 def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
     check_recipe(opened(tmp_path, host, distiller))
