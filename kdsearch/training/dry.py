@@ -34,8 +34,8 @@ from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
+from kdsearch.study.names import metric_uses
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
-from kdsearch.study.rules import bare
 from kdsearch.training.adapted import grows
 from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
 from kdsearch.training.built import structure
@@ -360,8 +360,7 @@ def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[
         try:
             check_named(name, metric, values)
         except PluginError as error:
-            use = next((i for i, each in enumerate(materials.study.config.metrics) if bare(each.use) == name), None)
-            path = f"metrics[{use}]" if use is not None else f"objectives.{name}"
+            _, path = metric_uses(materials.study).get(name, (None, "objectives"))
             raise _placed(materials, error.at(path=path)) from None
 
 
