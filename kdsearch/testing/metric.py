@@ -54,6 +54,15 @@ class MetricContract:
         """The best answers that there are."""
         return {"logits": 20 * F.one_hot(batch["label"].clamp(min=0), CLASSES).float()}
 
+    def decided(self, batch: Batch) -> Mapping[str, Tensor]:
+        """As a file that gives `answer`'s class alone is read; nothing where the answers are no (N, K) `logits` of one class."""
+        logits = self.answer(batch).get("logits")
+        return (
+            {}
+            if logits is None or logits.dim() != 2
+            else {"logits": F.one_hot(logits.argmax(1), logits.shape[1]).float()}
+        )
+
     def services(self) -> Services:
         """Without a teacher."""
         return Site(seed=0, base=Path())
@@ -90,6 +99,15 @@ class MetricContract:
                 require(
                     abs(hits - round(hits)) < 1e-3, f"{hits:.4f} of {found['n']:.0f} items are right: no proportion"
                 )
+
+    def test_what_is_more_than_decided_is_said(self) -> None:
+        if self.metric.reads_scores or not self.decided(self.source().split("val").load([0])):
+            return
+        value, decided = self.value(), self.value(self.decided)
+        require(
+            math.isclose(value, decided, rel_tol=1e-5, abs_tol=1e-6),
+            f"{value:.6g}, of the decided classes alone {decided:.6g}: say `reads_scores = True`",
+        )
 
     def test_right_answers_are_better(self) -> None:
         best, other = self.value(self.right), self.value()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdsearch.builtin.metrics import Accuracy
+from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Measurement, Metric, NoOptions
 from kdsearch.testing.contract import failures
@@ -123,7 +123,13 @@ class OverPadding(Tagged):
 
 OVER_PADDING = type("OverPaddingContract", (OfTags,), {"metric": OverPadding})
 OF_ALL = type("OfAllContract", (MetricContract,), {"metric": OfAll, "name": "accuracy"})
+UNSAID = type("Unsaid", (NegativeLogLikelihood,), {"reads_scores": False})
 FAULTS = [
+    (
+        type("UnsaidContract", (MetricContract,), {"metric": UNSAID, "name": "nll"}),
+        "test_what_is_more_than_decided_is_said",
+        "say `reads_scores = True`",
+    ),
     (breaking(under_another_name), "test_gives_its_value_and_how_many_it_judged", "no 'accuracy'"),
     (breaking(as_tensor), "test_gives_its_value_and_how_many_it_judged", "expected a finite float"),
     (breaking(per_cent), "test_the_value_is_of_its_kind", "a share of"),
