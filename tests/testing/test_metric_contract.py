@@ -78,6 +78,11 @@ def beside_train(found, predict, data, split):
     return found
 
 
+def always_val(found, predict, data, split):
+    data.split("val").load([0])
+    return found
+
+
 def other_rows(found, *_):
     return Measurement(found, torch.zeros(int(found["n"])))
 
@@ -140,6 +145,7 @@ FAULTS = [
     (breaking(first_half), "test_order_of_the_samples_does_not_matter", "in another order"),
     (OVER_PADDING, "test_padding_does_not_matter", "with more padding"),
     (breaking(beside_train), "test_reads_the_split_that_it_is_asked_for", "reads train, val"),
+    (breaking(always_val), "test_reads_the_split_that_it_is_asked_for", "asked for 'train', it reads train, val"),
     (breaking(other_rows), "test_what_items_add_makes_the_value", "the items' mean says 0"),
     (breaking(one_row), "test_what_items_add_makes_the_value", "give no interval"),
     (OF_ALL, "test_without_a_teacher_hidden_samples_are_left_out", "have a target"),
