@@ -219,11 +219,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def declared_range(cls: type[Options], name: str) -> Range | None:
-    """The range a field declares with `searched(...)`; a bool or Literal without one is searched over all its values."""
+    """The range a field declares with `searched(...)`; a bool or Literal without one is searched over all its values.
+
+    Between whole numbers a float's range is continuous.
+    """
     info = cls.model_fields[name]
     for mark in info.metadata:
         if isinstance(mark, Range):
-            return mark
+            return replace(mark, integer=mark.integer and not _is_float(info.annotation))
     if info.annotation is bool:
         return Range(choices=(False, True))
     if get_origin(info.annotation) is Literal:

@@ -48,6 +48,20 @@ def test_a_range_of_whole_numbers_is_as_continuous_as_its_field():
     assert not any(float(value).is_integer() for value in drawn)
 
 
+class Declared(Options):
+    plain: Annotated[float, searched(low=0, high=2)] = 1.0
+    several: Annotated[tuple[float, float], searched(low=0, high=2, each=2)] = (0.0, 0.0)
+    whole: Annotated[int, searched(low=0, high=2)] = 1
+
+
+def test_a_declared_range_is_as_continuous_as_its_field():
+    region = searchable(Declared, dict.fromkeys(Declared.model_fields, "search"), "")
+    assert [dim.path for dim in region.dims if dim.range.integer] == ["whole"]
+    drawn = [draw(dim, stream(0, dim.path)) for dim in region.dims if dim.path != "whole"]
+    assert len(drawn) == 3
+    assert not any(float(value).is_integer() for value in drawn)
+
+
 def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():
     sides = ["spec.sides[0]", "spec.sides[1]"]
     assert paths() == ["spec.kind", "spec.size", *sides]
