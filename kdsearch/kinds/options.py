@@ -26,6 +26,17 @@ class Options(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, info in cls.model_fields.items():
+            asked = [other for mark in info.metadata if isinstance(mark, Range) for other, _ in mark.when]
+            for other in asked:
+                if other not in cls.model_fields:
+                    raise ValueError(
+                        f"'{name}' of {cls.__name__} is searched when '{other}', which is none of its options"
+                    )
+
 
 class NoOptions(Options):
     """For a capability without options."""
@@ -71,9 +82,17 @@ def searched(
     each: int = 0,
     when: Mapping[str, Sequence[Value]] | None = None,
 ) -> Range:
-    """The range that `search` means for a field. `when={"kernel": (3,)}`: searched only where `kernel` is 3."""
+    """The range that `search` means for a field. `when={"kernel": (3,)}`: searched only where `kernel` is 3.
+
+    Raises:
+        ValueError: neither choices nor both ends, or both; low is not below high; `log` from 0 or below.
+    """
     if bool(choices) == (low is not None and high is not None):
         raise ValueError("searched() takes either choices or low and high")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"searched(low={low}, high={high}): low is not below high")
+    if log and not (low is not None and low > 0):
+        raise ValueError(f"searched(low={low}, log=True): a log range starts above 0")
     integer = isinstance(low, int) and isinstance(high, int)
     conditions = tuple((name, tuple(values)) for name, values in (when or {}).items())
     return Range(choices, low, high, log, integer, each, conditions)

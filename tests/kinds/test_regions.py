@@ -62,6 +62,27 @@ def test_a_declared_range_is_as_continuous_as_its_field():
     assert not any(float(value).is_integer() for value in drawn)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"low": 2.0, "high": 1.0}, "low is not below high"),
+        ({"low": 1.0, "high": 1.0}, "low is not below high"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "starts above 0"),
+        ({"low": 1.0}, "either choices or low and high"),
+    ],
+)
+def test_a_range_that_holds_nothing_cannot_be_declared(given, says):
+    with pytest.raises(ValueError, match=says):
+        searched(**given)
+
+
+def test_a_declared_range_counts_by_an_option_of_the_same_class():
+    with pytest.raises(ValueError, match="'t' of Lost is searched when 'nosuch', which is none of its options"):
+
+        class Lost(Options):
+            t: Annotated[float, searched(low=0.1, high=1.0, when={"nosuch": (1,)})] = 0.5
+
+
 def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():
     sides = ["spec.sides[0]", "spec.sides[1]"]
     assert paths() == ["spec.kind", "spec.size", *sides]
