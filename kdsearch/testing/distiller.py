@@ -14,13 +14,15 @@ class TestMyLoss(DistillerContract):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from kdsearch.engine.checkpoint import collect, restore
 from kdsearch.errors import TapError
-from kdsearch.kinds import HIDDEN, Batch, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
+from kdsearch.kinds import HIDDEN, Batch, Clock, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import option_ends, require
 from kdsearch.testing.models import small_resnet
@@ -197,6 +199,30 @@ class DistillerContract:
         second = self.made(models).terms(self.step(models)[0])
         for name, term in first.items():
             require(torch.equal(term, second[name]), f"term '{name}' differs between equal steps; draw from step.rng")
+
+    def test_what_it_remembers_is_buffers(self) -> None:
+        """They alone are there when a training that was stopped goes on."""
+        models = self.models()
+        through, resumed = self.made(models), self.made(models)
+        for seed in (1, 3):
+            self._ended(through, models, seed)
+        through.on_epoch_end(Clock(epoch=1, step=2, progress=0.5, epochs=2))
+        restore(collect({"distiller:it": through}, {}), {"distiller:it": resumed}, {}, Path(type(through).__name__))
+        for seed in (5, 7):
+            known, found = self._ended(through, models, seed), self._ended(resumed, models, seed)
+            for name, term in known.items():
+                require(
+                    torch.equal(term, found[name]),
+                    f"term '{name}' is {term.item():.6g}, after a stop {found[name].item():.6g}: what it remembers is a buffer",
+                )
+
+    def _ended(self, distiller: Distiller[Any], models: tuple[Model, Model], seed: int) -> dict[str, Tensor]:
+        """The terms of a step that the distiller was told the end of."""
+        step, _, _ = self.step(models, seed=seed)
+        terms = distiller.terms(step)
+        with torch.no_grad():
+            distiller.on_step_end(step)
+        return terms
 
     def test_zero_where_student_and_teacher_agree(self) -> None:
         teacher = self.models()[1]

@@ -9,7 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdsearch.kinds import Distiller, Model, NoOptions, Options, Probe, Proxy, Step, StudentTap, TapShapes, searched
+from kdsearch.kinds import (
+    Clock,
+    Distiller,
+    Model,
+    NoOptions,
+    Options,
+    Probe,
+    Proxy,
+    Step,
+    StudentTap,
+    TapShapes,
+    searched,
+)
 from kdsearch.testing.contract import failures
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.proxy import ProxyContract
@@ -70,6 +82,37 @@ class LogOfZero(Good):
         return {"mse": mse(step).log()}
 
 
+class Remembers(Good):
+    """The teacher's mean so far, in a plain attribute."""
+
+    mean: Tensor | float = 0.0
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (step.student["logits"] - step.teacher["logits"] - self.mean).square().mean()}
+
+    def on_step_end(self, step: Step) -> None:
+        self.mean = 0.9 * self.mean + 0.1 * step.teacher["logits"].mean(0)
+
+
+class Queue(Good):
+    """The same in a buffer, which grows."""
+
+    def build(self, shapes: TapShapes) -> None:
+        self.register_buffer("rows", torch.zeros(0, 5))
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        means = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)]).to(step.student["logits"])
+        return {"mse": (step.student["logits"] - means.mean(0)).square().mean()}
+
+    def on_step_end(self, step: Step) -> None:
+        self.rows = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)])
+
+
+class Crashes(Good):
+    def on_epoch_end(self, clock: Clock) -> None:
+        raise IndexError("queue is full")
+
+
 class TapOptions(Options):
     tap: StudentTap = "stage[7]"
 
@@ -98,6 +141,8 @@ DISTILLER_FAULTS = [
     (Unseeded, "test_equal_steps_give_equal_terms_and_stay_unchanged"),
     (WrongGradient, "test_gradient_is_right"),
     (LogOfZero, "test_dead_tensors_are_finite"),
+    (Remembers, "test_what_it_remembers_is_buffers"),
+    (Crashes, "test_what_it_remembers_is_buffers"),
     (NoSuchTap, "test_asks_for_taps_that_exist"),
     (BadRange, "test_declared_search_ranges_work"),
 ]
@@ -109,6 +154,7 @@ def contract_of(base: type, **members: Any) -> type:
 
 def test_a_good_distiller_conforms() -> None:
     assert failures(contract_of(DistillerContract, distiller=Good, zero_at_equal=("mse",))) == {}
+    assert failures(contract_of(DistillerContract, distiller=Queue)) == {}
 
 
 @pytest.mark.filterwarnings("ignore:std.. degrees of freedom")
