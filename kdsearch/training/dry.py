@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from kdsearch.store.scratch import Scratch
 from kdsearch.study.names import metric_uses
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
-from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
+from kdsearch.training.blame import PASSES, BlamedError, blaming, check_weighted, said_of
 from kdsearch.training.built import structure
 from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
@@ -287,6 +287,7 @@ class _Trial:
     n: int
     folder: Path
     every_class: bool = False
+    terms: dict[str, set[str]] = field(default_factory=dict)  # that each distiller gave
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -305,7 +306,7 @@ class _Trial:
         procedure, setup = staged(self.materials, request, self.teachers, folder, seed, self.changes)
         setup.distillers = distillers_of(self.materials, request, setup, seed)
         for each in recipe_of(self.materials, request).distillers:
-            blaming(each, setup.distillers[each.name])
+            self.terms[each.name] = blaming(each, setup.distillers[each.name])
         device = replace(self.materials.device, workers=0, accumulate=1)
         return Training(procedure, setup, folder, "dry", device, most_epochs=1, recovers=kind == "recover")
 
@@ -315,6 +316,7 @@ class _Trial:
         name, before = materials.recipe.procedure, structures(setup)
         phases = _noted(procedure)
         training.run()
+        check_weighted(materials, self.terms)
         after = structures(setup)
         _check_steps(materials, setup, procedure)
         for phase in phases:

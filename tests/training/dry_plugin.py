@@ -57,6 +57,20 @@ class Narrow(Distiller[TappedOptions]):
         return {"small": self.project(step.student[self.options.tap]).square().mean()}
 
 
+class TwofoldOptions(Options):
+    more: bool = Field(False, description="gives a third term")
+
+
+class Twofold(Distiller[TwofoldOptions]):
+    """Does not name its terms."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        size = step.student["logits"].square().mean()
+        return {"flat": size, "small": size, **({"more": size} if self.options.more else {})}
+
+
 class Peer(Distiller[NoOptions]):
     """Is of use in a procedure that trains a peer."""
 
@@ -159,7 +173,7 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Peer, Late, Many, Broken, Number):
+    for cls in (Plain, Narrow, Twofold, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
     register.metric("picky", "tests.training.dry_plugin:Picky")

@@ -96,6 +96,16 @@ def test_a_metrics_value_has_its_name(sets, path, host, tmp_path):
     check_recipe(opened(tmp_path, host, "kd", "metrics=[picky]"))
 
 
+def test_a_weight_is_of_a_term_that_the_step_gives(host, tmp_path):
+    says = r"distiller 'twofold' has no term 'smal'; did you mean 'small'\?.* Expected flat or small"
+    with pytest.raises(StudyError, match=says) as caught:
+        check_recipe(opened(tmp_path, host, "{use: twofold, weights: {flat: 1.0, smal: 2.0}}"))
+    assert (caught.value.path, caught.value.line) == ("recipe.distillers[0].weights.smal", LINE)
+    check_recipe(opened(tmp_path, host, "{use: twofold, weights: {flat: 1.0, small: 2.0}}"))
+    either = "{use: twofold, weights: {flat: 1.0, more: 2.0}, options: {more: {choices: [false, true]}}}"
+    check_recipe(opened(tmp_path, host, either))
+
+
 @pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
 def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
     check_recipe(opened(tmp_path, host, distiller))
