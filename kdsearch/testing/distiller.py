@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from kdsearch.engine.checkpoint import collect, restore
 from kdsearch.errors import TapError
 from kdsearch.kinds import HIDDEN, Batch, Clock, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
+from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import option_ends, require
 from kdsearch.testing.models import small_resnet
@@ -84,6 +85,19 @@ class DistillerContract:
             for tap in taps:
                 model = models[0] if role == "student" else models[1]
                 require(tap == "logits" or bool(model.tap(tap)), f"{role} has no tap '{tap}'")
+
+    def test_reads_no_tap_but_those_that_it_asks_for(self) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        _, student, teacher = self.step(models)
+        asked = distiller.taps()
+        student = _asked(models[0], student, asked.get("student", ()))
+        teacher = _asked(models[1], teacher, asked.get("teacher", ()))
+        try:
+            distiller.terms(named_step(models, student, teacher, self.labels(6)))
+        except UnaskedTapError as error:
+            problem = f"it reads '{error.name}' of {error.owner} without asking for it; see StudentTap and `taps`"
+            raise AssertionError(problem) from error
 
     def test_terms_are_finite_scalars(self) -> None:
         models = self.models()
@@ -267,6 +281,13 @@ def named_step(
         return Outputs({name: tensor[at] for name, tensor in s.items()}, resolve[0], "the student")
 
     return HandStep(s, t, Batch(ids, dict(batch)), roles={"teacher": t}, runs={"student": again})
+
+
+def _asked(model: Model, tensors: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Tensor]:
+    """Output fields, and these taps."""
+    asked = {*model.outputs, *(tap if tap in tensors else model.tap(tap).name for tap in taps)}
+    others = {tap.name for tap in model.taps} - asked
+    return {name: tensor for name, tensor in tensors.items() if name not in others}
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -122,6 +122,11 @@ class NoSuchTap(Distiller[TapOptions]):
         return {"mse": mse(step)}
 
 
+class Unasked(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step) + step.student["stage[-1]"].square().mean()}
+
+
 class RangeOptions(Options):
     temperature: Annotated[float, searched(low=0.0, high=4.0)] = Field(1.0, gt=0)
 
@@ -143,6 +148,7 @@ DISTILLER_FAULTS = [
     (LogOfZero, "test_dead_tensors_are_finite"),
     (Remembers, "test_what_it_remembers_is_buffers"),
     (Crashes, "test_what_it_remembers_is_buffers"),
+    (Unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
     (NoSuchTap, "test_asks_for_taps_that_exist"),
     (BadRange, "test_declared_search_ranges_work"),
 ]
@@ -223,7 +229,12 @@ def not_a_number(student: Model, _: Probe) -> float:
     return float("nan") if weight_sum(student) == 0 else 0.0
 
 
+def unasked(student: Model, probe: Probe) -> float:
+    return probe.run(student)["stage[-1]"].double().mean().nan_to_num(0, 0, 0).item()
+
+
 PROXY_FAULTS = [
+    (unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
     (hook, "test_leaves_no_trace"),
     (backward, "test_leaves_no_trace"),
     (train_mode, "test_leaves_no_trace"),
