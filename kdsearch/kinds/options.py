@@ -22,9 +22,16 @@ O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
 
 
 class Options(BaseModel):
-    """Base of every capability's options: strict types, no unknown keys, no NaN, immutable."""
+    """Base of every capability's options: strict types, no unknown keys, no NaN, immutable; defaults keep their own bounds."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=True,
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -169,7 +176,7 @@ def validate(cls: type[O], raw: Mapping[str, Value], path: str = "") -> O:
     try:
         return cls.model_validate_json(_json(raw)) if raw else cls.model_validate({})
     except ValidationError as error:
-        raise first_error(error, cls, path, raw) from None
+        raise first_error(error, cls, path, {**dict.fromkeys(cls.model_fields), **raw}) from None
 
 
 def _json(raw: Mapping[str, Value]) -> str:
@@ -433,3 +440,7 @@ class Capability:
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, Options):
                     cls.options_class = argument
+                elif isinstance(argument, type) and issubclass(argument, BaseModel):
+                    raise TypeError(
+                        f"{cls.__name__}: its options {argument.__name__} are no subclass of kdsearch.kinds.Options"
+                    )

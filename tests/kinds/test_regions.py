@@ -4,11 +4,11 @@ from typing import Annotated
 
 import pytest
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from kdsearch.errors import StudyError
-from kdsearch.kinds import Options, SearchSpace, searched
-from kdsearch.kinds.options import searchable
+from kdsearch.kinds import Distiller, Options, SearchSpace, searched
+from kdsearch.kinds.options import searchable, validate
 from kdsearch.kinds.space import draw
 from kdsearch.store.hashing import stream
 
@@ -46,6 +46,26 @@ def test_a_range_of_whole_numbers_is_as_continuous_as_its_field():
     assert [dim.path for dim in region.dims if dim.range.size is not None] == names
     drawn = [draw(dim, stream(0, dim.path)) for dim in region.dims if not dim.range.integer]
     assert not any(float(value).is_integer() for value in drawn)
+
+
+def test_a_default_keeps_its_own_bounds():
+    class Negative(Options):
+        power: float = Field(-1.0, gt=0)
+        pair: tuple[int, ...] = (1, 2)
+
+    with pytest.raises(StudyError, match=r"o\.power: got -1\.0\. Expected greater than 0"):
+        validate(Negative, {}, "o")
+    assert validate(Negative, {"power": 1.0}).pair == (1, 2)
+
+
+def test_options_of_another_base_are_refused():
+    class Loose(BaseModel):
+        power: float = 1.0
+
+    with pytest.raises(TypeError, match=r"Lax: its options Loose are no subclass of kdsearch\.kinds\.Options"):
+
+        class Lax(Distiller[Loose]):
+            pass
 
 
 class Declared(Options):
