@@ -164,7 +164,7 @@ class Searchable:
                 items.insert(int(index.rstrip("]")), values[dim.path])
             else:
                 raw[name] = _thaw(values[dim.path])
-        return validate(self.cls, raw)
+        return validate(self.cls, raw, prefix)
 
 
 def _thaw(value: Value) -> Value:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdsearch.kinds import (
@@ -131,6 +131,22 @@ class RangeOptions(Options):
     temperature: Annotated[float, searched(low=0.0, high=4.0)] = Field(1.0, gt=0)
 
 
+class ShareOptions(Options):
+    one: Annotated[float, searched(low=0.0, high=1.0)] = 0.1
+    other: Annotated[float, searched(low=0.0, high=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def sums(self) -> "ShareOptions":
+        if self.one + self.other > 1:
+            raise ValueError("one and other are at most 1 together")
+        return self
+
+
+class Shares(Distiller[ShareOptions]):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (0.1 + self.options.one + self.options.other) * mse(step)}
+
+
 class BadRange(Distiller[RangeOptions]):
     def terms(self, step: Step) -> dict[str, Tensor]:
         return {"mse": mse(step)}
@@ -161,6 +177,7 @@ def contract_of(base: type, **members: Any) -> type:
 def test_a_good_distiller_conforms() -> None:
     assert failures(contract_of(DistillerContract, distiller=Good, zero_at_equal=("mse",))) == {}
     assert failures(contract_of(DistillerContract, distiller=Queue)) == {}
+    assert failures(contract_of(DistillerContract, distiller=Shares)) == {}
 
 
 @pytest.mark.filterwarnings("ignore:std.. degrees of freedom")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
@@ -69,6 +69,26 @@ class Twofold(Distiller[TwofoldOptions]):
     def terms(self, step: Step) -> dict[str, Tensor]:
         size = step.student["logits"].square().mean()
         return {"flat": size, "small": size, **({"more": size} if self.options.more else {})}
+
+
+class EitherOptions(Options):
+    mode: Literal["l1", "l2"] = Field("l1", description="norm")
+    flag: bool = Field(False, description="of l1 alone")
+
+    @model_validator(mode="after")
+    def fits(self) -> EitherOptions:
+        if self.flag and self.mode == "l2":
+            raise ValueError("flag needs l1")
+        return self
+
+
+class Either(Distiller[EitherOptions]):
+    """Its options refuse one point of four."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"size": step.student["logits"].square().mean()}
 
 
 class Peer(Distiller[NoOptions]):
@@ -173,7 +193,7 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Twofold, Peer, Late, Many, Broken, Number):
+    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
     register.metric("picky", "tests.training.dry_plugin:Picky")

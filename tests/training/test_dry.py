@@ -116,6 +116,16 @@ def test_one_point_or_candidate_that_trains_is_enough(host, tmp_path):
     check_recipe(opened(tmp_path, host, f"{{use: fitnet, options: {hint}}}"))
 
 
+def test_a_point_that_options_refuse_is_the_trials_affair(host, tmp_path):
+    materials = opened(tmp_path, host, "{use: either, options: {mode: search, flag: search}}")
+    check_recipe(materials)
+    path = "recipe.distillers[0].options"
+    refused = {**materials.recipe.default(), f"{path}.mode": "l2", f"{path}.flag": True}
+    with pytest.raises(StudyError, match=r"Expected .*flag needs l1") as caught:
+        materials.recipe.at(refused)
+    assert caught.value.path == path
+
+
 def test_an_optional_distiller_that_can_never_take_part_is_a_fault(host, tmp_path):
     hopeless = "{use: fitnet, optional: true, options: {teacher_tap: penultimate}}"
     with pytest.raises(TapShapeError, match="distiller 'fitnet': tap 'penultimate' of 'cifar_resnet' is 16") as caught:
