@@ -13,6 +13,7 @@ class TestMyLoss(DistillerContract):
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from kdsearch.errors import TapError
 from kdsearch.kinds import HIDDEN, Batch, Clock, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
 from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kinds.options import validate
-from kdsearch.testing.contract import option_ends, require
+from kdsearch.testing.contract import option_ends, require, same
 from kdsearch.testing.models import small_resnet
 from kdsearch.testing.step import HandStep
 
@@ -213,6 +214,19 @@ class DistillerContract:
         second = self.made(models).terms(self.step(models)[0])
         for name, term in first.items():
             require(torch.equal(term, second[name]), f"term '{name}' differs between equal steps; draw from step.rng")
+
+    def test_leaves_batch_and_global_streams_as_they_were(self) -> None:
+        models = self.models()
+        distiller, step = self.made(models), self.step(models)[0]
+        before = {name: tensor.clone() for name, tensor in step.batch.tensors.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(3)  # no state that a seed leaves
+            states = torch.get_rng_state(), random.getstate()
+            distiller.terms(step)
+            equal = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+        require(equal, "it seeds or draws from a global stream; draw from step.rng")
+        for name, tensor in step.batch.tensors.items():
+            require(same(tensor, before[name]), f"it changes the batch's '{name}' in place")
 
     def test_what_it_remembers_is_buffers(self) -> None:
         """They alone are there when a training that was stopped goes on."""

@@ -108,6 +108,18 @@ class Queue(Good):
         self.rows = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)])
 
 
+class Seeds(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return {"mse": mse(step)}
+
+
+class Relabels(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        step.batch["label"].clamp_(max=2)
+        return {"mse": mse(step)}
+
+
 class Crashes(Good):
     def on_epoch_end(self, clock: Clock) -> None:
         raise IndexError("queue is full")
@@ -163,6 +175,8 @@ DISTILLER_FAULTS = [
     (WrongGradient, "test_gradient_is_right"),
     (LogOfZero, "test_dead_tensors_are_finite"),
     (Remembers, "test_what_it_remembers_is_buffers"),
+    (Seeds, "test_leaves_batch_and_global_streams_as_they_were"),
+    (Relabels, "test_leaves_batch_and_global_streams_as_they_were"),
     (Crashes, "test_what_it_remembers_is_buffers"),
     (Unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
     (NoSuchTap, "test_asks_for_taps_that_exist"),
