@@ -265,3 +265,12 @@ def test_code_is_what_the_file_holds_now(tmp_path, monkeypatch):
 def test_without_a_host_the_schema_alone_is_checked():
     study = load_study(GOOD, sets=["data.use=elsewhere"])
     assert study.config.data.use == "elsewhere"
+
+
+def test_a_distiller_whose_name_weights_cannot_call_is_told_the_way_out(host):
+    setting = "recipe.distillers=[{use: kd}, {use: own.v2}]"
+    with pytest.raises(StudyError, match=r"the name 'own\.v2'.*Give it a `name:`") as caught:
+        load_study(GOOD, host, sets=[setting])
+    assert caught.value.path == "recipe.distillers[1]"
+    with pytest.raises(UserError, match=r"unknown distiller 'own\.v2'"):
+        load_study(GOOD, host, sets=[setting.replace("own.v2", "own.v2, name: second")])
