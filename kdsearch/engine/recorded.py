@@ -69,7 +69,7 @@ def groups_of(
     if not phase.score:
         raise PluginError(f"phase '{phase.name}' has `classes` and no `score`", expected="the role that learns them")
     name, setup = conduct.objective, conduct.setup
-    found = setup.metrics[name].measure(lambda batch: setup.predict(scored(phase)[0], batch), setup.data, "val", setup)
+    found = setup.measured(name, scored(phase)[0], "val")
     of_classes = getattr(found, "of_classes", None)
     if of_classes is None:
         raise PluginError(

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.checkpoint import digest_of
+from kdsearch.engine.measured import values_of
 from kdsearch.engine.modes import evaluating
 from kdsearch.errors import ArtifactError, DataError, PluginError, nearest, one_of
 from kdsearch.kinds import (
@@ -226,12 +227,12 @@ class Evaluator(Site):
         return self.model_of(role).part(tap)
 
     def measured(self, metric: str, role: str, split: str) -> dict[str, float]:
-        """A metric's values of a role's model now. Raise PluginError naming the metrics there are."""
+        """A metric's values of a role's model now. Raise PluginError naming the metrics there are, or the values it gives."""
         if metric not in self.metrics:
             raise PluginError(
                 f"no metric '{metric}'", nearest=nearest(metric, self.metrics), expected=one_of(self.metrics)
             )
-        return self.metrics[metric].measure(lambda batch: self.predict(role, batch), self.data, split, self)
+        return values_of(metric, self.metrics[metric], lambda batch: self.predict(role, batch), self.data, split, self)
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,17 +37,17 @@ def identity(host: Host, kind: str, name: str) -> str:
 def source_digest(module: str, whole: bool) -> str:
     """SHA-256 of Python files, "" where the module lies in site-packages; read once a process, as modules are.
 
-    whole: those of its top-level package, or beside it where it is in none; else the module's own file. kdsearch's own
-    capabilities count by their file: an edit elsewhere in a checkout would redo every study of whoever works on it.
+    whole: those of its outermost package that has an `__init__.py` (a namespace is several distributions'), or beside it where it
+    is in none; else the module's own file. kdsearch's own capabilities count by their file: an edit elsewhere in a checkout would
+    redo every study of whoever works on it.
     """
     file = _file(module)
     if file is None or is_installed_file(str(file)):
         return ""
     files = {file.name: file}
     if whole:
-        top = _file(module.partition(".")[0]) or file
-        is_package = top.name == "__init__.py" or "." in module
-        found = _package_files(top.parent) if is_package else sorted(top.parent.glob("*.py"))
+        top = next(each for each in _files_to(module) if each is not None)
+        found = _package_files(top.parent) if top.name == "__init__.py" else sorted(top.parent.glob("*.py"))
         files = {each.relative_to(top.parent).as_posix(): each for each in found}
     digest = hashlib.sha256()
     for name, each in sorted(files.items()):
@@ -59,8 +60,14 @@ def _package_files(folder: Path) -> list[Path]:
     return [each for each in found if not any(part.startswith(".") for part in each.relative_to(folder).parts)]
 
 
+def _files_to(module: str) -> Iterator[Path | None]:
+    """The files of the packages that a module is in, the outermost first, and its own."""
+    parts = module.split(".")
+    return (_file(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+
+
 def _file(module: str) -> Path | None:
-    """A module's file, without importing it where its parents are imported; None where there is none."""
+    """A module's file, without importing it where its parents are imported; None where there is none, as of a namespace."""
     loaded = sys.modules.get(module)
     if (file := getattr(loaded, "__file__", None)) is not None:
         return Path(file)
@@ -68,9 +75,4 @@ def _file(module: str) -> Path | None:
         spec = find_spec(module)
     except (ImportError, ValueError, AttributeError):  # broken: whoever loads it says so
         return None
-    if spec is None:
-        return None
-    if spec.origin is None:  # a namespace package
-        places = list(spec.submodule_search_locations or ())
-        return Path(places[0]) / "__init__.py" if places else None
-    return Path(spec.origin)
+    return None if spec is None or spec.origin is None else Path(spec.origin)

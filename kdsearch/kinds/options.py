@@ -22,9 +22,27 @@ O = TypeVar("O", bound="Options")  # noqa: E741 - the contract's own letter
 
 
 class Options(BaseModel):
-    """Base of every capability's options: strict types, no unknown keys, no NaN, immutable."""
+    """Base of every capability's options: strict types, no unknown keys, no NaN, immutable; defaults keep their own bounds."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=True,
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, info in cls.model_fields.items():
+            asked = [other for mark in info.metadata if isinstance(mark, Range) for other, _ in mark.when]
+            for other in asked:
+                if other not in cls.model_fields:
+                    raise ValueError(
+                        f"'{name}' of {cls.__name__} is searched when '{other}', which is none of its options"
+                    )
 
 
 class NoOptions(Options):
@@ -71,9 +89,17 @@ def searched(
     each: int = 0,
     when: Mapping[str, Sequence[Value]] | None = None,
 ) -> Range:
-    """The range that `search` means for a field. `when={"kernel": (3,)}`: searched only where `kernel` is 3."""
+    """The range that `search` means for a field. `when={"kernel": (3,)}`: searched only where `kernel` is 3.
+
+    Raises:
+        ValueError: neither choices nor both ends, or both; low is not below high; `log` from 0 or below.
+    """
     if bool(choices) == (low is not None and high is not None):
         raise ValueError("searched() takes either choices or low and high")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"searched(low={low}, high={high}): low is not below high")
+    if log and not (low is not None and low > 0):
+        raise ValueError(f"searched(low={low}, log=True): a log range starts above 0")
     integer = isinstance(low, int) and isinstance(high, int)
     conditions = tuple((name, tuple(values)) for name, values in (when or {}).items())
     return Range(choices, low, high, log, integer, each, conditions)
@@ -138,7 +164,7 @@ class Searchable:
                 items.insert(int(index.rstrip("]")), values[dim.path])
             else:
                 raw[name] = _thaw(values[dim.path])
-        return validate(self.cls, raw)
+        return validate(self.cls, raw, prefix)
 
 
 def _thaw(value: Value) -> Value:
@@ -150,7 +176,7 @@ def validate(cls: type[O], raw: Mapping[str, Value], path: str = "") -> O:
     try:
         return cls.model_validate_json(_json(raw)) if raw else cls.model_validate({})
     except ValidationError as error:
-        raise first_error(error, cls, path, raw) from None
+        raise first_error(error, cls, path, {**dict.fromkeys(cls.model_fields), **raw}) from None
 
 
 def _json(raw: Mapping[str, Value]) -> str:
@@ -219,11 +245,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def declared_range(cls: type[Options], name: str) -> Range | None:
-    """The range a field declares with `searched(...)`; a bool or Literal without one is searched over all its values."""
+    """The range a field declares with `searched(...)`; a bool or Literal without one is searched over all its values.
+
+    Between whole numbers a float's range is continuous.
+    """
     info = cls.model_fields[name]
     for mark in info.metadata:
         if isinstance(mark, Range):
-            return mark
+            return replace(mark, integer=mark.integer and not _is_float(info.annotation))
     if info.annotation is bool:
         return Range(choices=(False, True))
     if get_origin(info.annotation) is Literal:
@@ -411,3 +440,7 @@ class Capability:
             for argument in get_args(base):
                 if isinstance(argument, type) and issubclass(argument, Options):
                     cls.options_class = argument
+                elif isinstance(argument, type) and issubclass(argument, BaseModel):
+                    raise TypeError(
+                        f"{cls.__name__}: its options {argument.__name__} are no subclass of kdsearch.kinds.Options"
+                    )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdsearch.deploy.cost import count
 from kdsearch.deploy.parity import module_call
+from kdsearch.engine.measured import values_of
 from kdsearch.engine.setup import Evaluator, Site
 from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import DataError, PluginError, StudyError, one_of
@@ -60,8 +61,9 @@ class Data:
         """The objective on a split, or on so many samples of it."""
         data: DataSource = self.arranged if samples is None else FewSamples(self.arranged, samples)
         services = Evaluator(self.seed, Path(), data=data, task=self.task, io=self.io)
-        values = self.metric.measure(predict, data, split, services)
-        return quality_of(self.task.objective, self.metric, values, self.seed).as_json()
+        name = self.task.objective
+        values = values_of(name, self.metric, predict, data, split, services)
+        return quality_of(name, self.metric, values, self.seed).as_json()
 
 
 @dataclass(kw_only=True)

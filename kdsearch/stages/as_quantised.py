@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdsearch.engine.measured import values_of
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Compressor, Exporter, Predict
 from kdsearch.ops.settle import settle
@@ -165,4 +166,5 @@ def _answering(part: Shipped, calls: Mapping[str, Any]) -> Predict:
 def _on_validation(materials: Materials, predict: Predict, of: Finished) -> dict[str, Any]:
     name = materials.objective
     metric = materials.metrics[name]
-    return quality_of(name, metric, metric.measure(predict, materials.data, "val", of.setup), materials.seed).as_json()
+    values = values_of(name, metric, predict, materials.data, "val", of.setup)
+    return quality_of(name, metric, values, materials.seed).as_json()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsearch.engine.forgetting import by_classes
+from kdsearch.engine.measured import values_of
 from kdsearch.kinds import Measurement, Predict, Services
 from kdsearch.training.materials import Materials
 
@@ -21,7 +22,7 @@ def classes_on_test(
     if not taught:
         return None
     metric = materials.metrics[materials.objective]
-    found = metric.measure(predict, materials.data, "test", services)
+    found = values_of(materials.objective, metric, predict, materials.data, "test", services)
     assert isinstance(found, Measurement)
     assert found.of_classes is not None
     groups = by_classes(found.of_classes, taught[-1], [], metric.direction)

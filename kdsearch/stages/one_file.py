@@ -15,6 +15,7 @@ from kdsearch.deploy.latency import is_slower
 from kdsearch.deploy.parity import Parity, compare, exact_call
 from kdsearch.deploy.parts import bytes_of, copy_parts
 from kdsearch.deploy.probe import record
+from kdsearch.engine.measured import values_of
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, PluginError, RefusedError
 from kdsearch.kinds import Batch, Call, Compressor, Ends, Exporter, Graph, Judge, Plan, Product
@@ -231,7 +232,9 @@ def _judge(target: Target, kind: str, graph: str) -> Judge:
         def predict(batch: Batch) -> Mapping[str, Any]:
             return part.product.call(calls, batch)
 
-        return quality_of(name, metric, metric.measure(predict, materials.data, "val", target.setup), 0).as_json()
+        return quality_of(
+            name, metric, values_of(name, metric, predict, materials.data, "val", target.setup), 0
+        ).as_json()
 
     whole = quality(fp32)
     form = f"{bare(materials.study.config.export.exporter.use)}-{kind}"

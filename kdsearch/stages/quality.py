@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdsearch.engine.measured import values_of
 from kdsearch.errors import DataError
 from kdsearch.kinds import Measurement, Metric, Predict, Services
 from kdsearch.report.stats import wilson
@@ -62,7 +63,7 @@ def measured(
         if decides_alone and metric.reads_scores:
             continue
         try:
-            values = metric.measure(predict, materials.data, split, services)
+            values = values_of(name, metric, predict, materials.data, split, services)
         except DataError:
             if name == materials.objective:
                 raise

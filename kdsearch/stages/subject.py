@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kdsearch.deploy.cost import count
+from kdsearch.engine.measured import values_of
 from kdsearch.engine.setup import Evaluator, LiveSetup
 from kdsearch.kinds import Cost, DataSource, Model, Procedure
 from kdsearch.stages.costs import bounds
@@ -44,7 +45,7 @@ class LiveSubject(Evaluator):
         """The objective of the product on validation; higher is better."""
         name = self.materials.objective
         data: DataSource = self.data if samples is None else FewSamples(self.data, samples)
-        value = self.metrics[name].measure(self.shipped(model).predict, data, "val", self)[name]
+        value = values_of(name, self.metrics[name], self.shipped(model).predict, data, "val", self)[name]
         return value if self.metrics[name].direction == "max" else -value
 
     def cost(self, model: Model) -> Cost:

@@ -8,8 +8,10 @@ import json
 import re
 import sys
 import sysconfig
+from collections.abc import Mapping
+from functools import cached_property, lru_cache, partial, partialmethod
 from pathlib import Path
-from types import CodeType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.store.inputs import opened
@@ -67,7 +69,8 @@ def _bytes(tensor: Tensor) -> bytes:
 def class_digest(cls: type) -> str:
     """SHA-256 of a class's name and, where it is the user's own, of its source and its bases' (not of what these call).
 
-    A class of an installed package is its name; without a source (typed at a prompt) methods count by their bytecode.
+    A class of an installed package is its name; one without a source (typed at a prompt or into a notebook) counts by what its
+    body made: code with its constants and defaults, attributes, fields of options.
     """
     found = hashlib.sha256()
     for each in cls.__mro__[:-1]:
@@ -82,13 +85,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _ROOTS = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
 
 
-def _is_installed(cls: type) -> bool:
-    module = sys.modules.get(cls.__module__)
-    file = getattr(module, "__file__", None)
-    is_here = (
-        cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-    )  # also where kdsearch runs from its checkout
-    return is_here or cls.__module__ == "builtins" or (file is not None and is_installed_file(file))
+def _is_installed(found: type | FunctionType) -> bool:
+    name = found.__module__ or ""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    is_here = name.partition(".")[0] == __name__.partition(".")[0]  # also where kdsearch runs from its checkout
+    return is_here or name == "builtins" or (file is not None and is_installed_file(file))
 
 
 def is_installed_file(file: str) -> bool:
@@ -100,12 +101,80 @@ def _source(cls: type) -> bytes:
     try:
         return inspect.getsource(cls).encode()
     except (OSError, TypeError):
-        codes = {name: getattr(each, "__code__", None) for name, each in vars(cls).items()}
-        return repr([(n, c.co_code, c.co_names, _plain(c.co_consts)) for n, c in sorted(codes.items()) if c]).encode()
+        return canonical(_members(cls, ())).encode()
 
 
-def _plain(constants: tuple[Any, ...]) -> list[Any]:
-    return [each.co_code if isinstance(each, CodeType) else each for each in constants]
+def _members(cls: type, above: tuple[Any, ...]) -> list[Any]:
+    """What a class's body made, as JSON: methods, attributes and, of options, each field."""
+    kept = {name: each for name, each in vars(cls).items() if _is_written(name, each)}
+    fields = vars(cls).get("__pydantic_fields__", {})
+    told = [[name, _ADDRESS.sub("", repr(each)), _plain(each.default_factory, above)] for name, each in fields.items()]
+    return [told, [[name, _plain(each, above)] for name, each in sorted(kept.items())]]
+
+
+_WRAPPERS: Mapping[type, tuple[str, ...]] = {
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    MethodType: ("__func__",),
+    property: ("fget", "fset", "fdel"),
+    cached_property: ("func",),
+    partial: ("func", "args", "keywords"),
+    partialmethod: ("func", "args", "keywords"),
+    type(lru_cache(lambda: None)): ("__wrapped__",),
+}
+
+
+def _is_written(name: str, value: Any) -> bool:
+    """Not what Python, abc or pydantic keep there for themselves."""
+    is_kept = name.startswith("__") and not isinstance(value, FunctionType | staticmethod | classmethod | property)
+    return not is_kept and name != "_abc_impl"
+
+
+def _plain(value: Any, above: tuple[Any, ...]) -> Any:
+    """A value as JSON that is equal in other processes: functions by bytecode, constants, defaults and what they close over.
+
+    Of an installed package its name. `above`: what it is part of, which may be part of it, too.
+    """
+    if any(value is each for each in above):
+        return ""
+    above = (*above, value)
+
+    def inner(*parts: Any) -> list[Any]:
+        return [_plain(each, above) for each in parts]
+
+    if isinstance(value, CodeType):
+        shape = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags)
+        names = (value.co_names, value.co_varnames, value.co_freevars)
+        return inner(value.co_code, value.co_exceptiontable, shape, names, value.co_consts)
+    if isinstance(value, type | FunctionType) and _is_installed(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, FunctionType):
+        return inner(
+            value.__code__, value.__defaults__, value.__kwdefaults__, [_held(c) for c in value.__closure__ or ()]
+        )
+    if isinstance(value, type):
+        return [value.__qualname__, _members(value, above)]
+    if type(value) in _WRAPPERS:
+        return [type(value).__name__, *inner(*(getattr(value, part) for part in _WRAPPERS[type(value)]))]
+    if isinstance(value, set | frozenset):
+        return sorted(canonical(each) for each in inner(*value))
+    if isinstance(value, Mapping):
+        return [inner(*each) for each in value.items()]
+    if isinstance(value, list | tuple):
+        return inner(*value)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if (torch := sys.modules.get("torch")) is not None and isinstance(value, torch.Tensor | torch.nn.Module):
+        return tensor_digest(value) if isinstance(value, torch.Tensor) else module_digest(value)
+    told = hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else _ADDRESS.sub("", repr(value))
+    return told if _is_installed(type(value)) else [told, *inner(type(value), getattr(value, "__dict__", None))]
+
+
+def _held(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set yet
+        return None
 
 
 def derive(seed: int, *names: Any) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.store.inputs import no_folder
 from kdsearch.study.code import is_code, load_code
-from kdsearch.study.names import LIVE, SEARCHED, check_names, uses
-from kdsearch.study.rules import check_shared
+from kdsearch.study.names import LIVE, SEARCHED, check_names, metric_uses, uses
+from kdsearch.study.rules import COSTS, bare, check_shared
 from kdsearch.study.schema import Recipe
 
 if TYPE_CHECKING:
@@ -318,8 +318,11 @@ def _check_access(study: Study, host: Host, each: Any, cls: type[Distiller[Any]]
 
 
 def _check_objectives(study: Study, host: Host) -> None:
+    uses = metric_uses(study)
     for name, direction in study.config.objectives.items():
-        if name in host.names("metric") and (better := host.load_class("metric", name).direction) != direction:
+        if name in COSTS:
+            continue
+        if (better := host.load_class("metric", uses[bare(name)][0].use).direction) != direction:
             raise study.error(f"got '{direction}'", f"objectives.{name}", expected=f"'{better}'")
 
 

@@ -162,16 +162,39 @@ def _metrics(study: Study) -> None:
         seen[name] = f"metrics[{i}]"
 
 
-def _objectives(study: Study, host: Host) -> None:
-    known = [*host.names("metric"), *COSTS]
+def metric_uses(study: Study) -> dict[str, tuple[Use, str]]:
+    """The metrics that the study names, by the names of their values: how it names each, and where.
+
+    A full name and options that `metrics` has hold for an objective of that name, too.
+    """
+    found = {bare(use.use): (use, f"metrics[{i}]") for i, use in enumerate(study.config.metrics)}
     for name in study.config.objectives:
-        if name not in known:
+        if name not in COSTS:
+            found.setdefault(bare(name), (Use(use=name, options={}), f"objectives.{name}"))
+    return found
+
+
+def _objectives(study: Study, host: Host) -> None:
+    known, uses, seen = [*host.names("metric"), *COSTS], metric_uses(study), dict[str, str]()
+    for name in study.config.objectives:
+        path, own = f"objectives.{name}", bare(name)
+        if name == own and name not in known:
             raise study.error(
                 f"unknown objective '{name}'",
-                f"objectives.{name}",
+                path,
                 nearest=nearest(name, known),
                 expected=f"a metric or a cost: {one_of(known)}",
             )
+        if name in COSTS:
+            continue
+        use, place = uses[own]
+        if name != own or place == path:
+            _find(study, host, "metric", name, path)
+        is_another = name != own and host.find("metric", name) != host.find("metric", use.use)
+        if own in seen or is_another:
+            problem = f"'{own}' is there twice: {seen.get(own, place)} names it too"
+            raise study.error(problem, path, expected="each metric once")
+        seen[own] = path
 
 
 def _formats(study: Study, host: Host) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,7 +161,10 @@ class DistillerSpace:
     @property
     def terms(self) -> tuple[str, ...]:
         """Every term's name as far as it says them, at any point of its options; () = it does not say."""
-        named = [self.made_at(values).named_terms() for values in _corners(self.options.dims)]
+        named = []
+        for values in _corners(self.options.dims):
+            with suppress(UserError):  # it fails the trials there
+                named.append(self.made_at(values).named_terms())
         return tuple(dict.fromkeys(term for each in named for term in each)) if all(named) else ()
 
     def weights_at(self, values: Mapping[str, Value], normalize: bool) -> dict[str, float]:

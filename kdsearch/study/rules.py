@@ -106,7 +106,12 @@ def _distillers(study: Study) -> None:
                 fix="Give one of them a `name:`.",
             )
         if name == "task" or "." in name:  # weights call its terms `name.term`, and the task's own `task`
-            raise study.error(f"the name '{name}'", path, expected="letters, digits, '_' and '-', and not 'task'")
+            raise study.error(
+                f"the name '{name}'",
+                path,
+                expected="letters, digits, '_' and '-', and not 'task'",
+                fix="Give it a `name:`, which weights and reports go by.",
+            )
         seen[name] = i
         if each.weights and "weight" in each.model_fields_set:
             raise study.error("both `weight` and `weights` are given", f"{path}.weight", fix="Remove one of them.")

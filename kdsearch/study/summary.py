@@ -10,7 +10,7 @@ from kdsearch.search.pick import parsed
 from kdsearch.study.check import student_space
 from kdsearch.study.names import proxies
 from kdsearch.study.recipe import RecipeSpace
-from kdsearch.study.rules import COSTS, format_of
+from kdsearch.study.rules import COSTS, bare, format_of
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -112,7 +112,7 @@ def _chosen_from(study: Study, most: int | None = None) -> list[dict[str, Any]]:
     ]
     others = min(distill.finalists, trials) - winners
     pick = parsed(distill.pick)
-    objective = next((name for name in study.config.objectives or (pick.name,) if name not in COSTS), None)
+    objective = next((bare(name) for name in study.config.objectives or (pick.name,) if name not in COSTS), None)
     if others > 0 and distill.epochs > 1 and objective is not None and pick.goes_by(objective):
         epochs = math.ceil(RUNG * distill.epochs)
         row = {"stage": "distill", "what": "finalists", "count": others, "epochs": epochs, **_up_to(study, RUNG)}

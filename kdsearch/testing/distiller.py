@@ -13,16 +13,20 @@ class TestMyLoss(DistillerContract):
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from kdsearch.engine.checkpoint import collect, restore
 from kdsearch.errors import TapError
-from kdsearch.kinds import HIDDEN, Batch, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
+from kdsearch.kinds import HIDDEN, Batch, Clock, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
+from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kinds.options import validate
-from kdsearch.testing.contract import option_ends, require
+from kdsearch.testing.contract import option_ends, require, same
 from kdsearch.testing.models import small_resnet
 from kdsearch.testing.step import HandStep
 
@@ -82,6 +86,19 @@ class DistillerContract:
             for tap in taps:
                 model = models[0] if role == "student" else models[1]
                 require(tap == "logits" or bool(model.tap(tap)), f"{role} has no tap '{tap}'")
+
+    def test_reads_no_tap_but_those_that_it_asks_for(self) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        _, student, teacher = self.step(models)
+        asked = distiller.taps()
+        student = _asked(models[0], student, asked.get("student", ()))
+        teacher = _asked(models[1], teacher, asked.get("teacher", ()))
+        try:
+            distiller.terms(named_step(models, student, teacher, self.labels(6)))
+        except UnaskedTapError as error:
+            problem = f"it reads '{error.name}' of {error.owner} without asking for it; see StudentTap and `taps`"
+            raise AssertionError(problem) from error
 
     def test_terms_are_finite_scalars(self) -> None:
         models = self.models()
@@ -198,6 +215,43 @@ class DistillerContract:
         for name, term in first.items():
             require(torch.equal(term, second[name]), f"term '{name}' differs between equal steps; draw from step.rng")
 
+    def test_leaves_batch_and_global_streams_as_they_were(self) -> None:
+        models = self.models()
+        distiller, step = self.made(models), self.step(models)[0]
+        before = {name: tensor.clone() for name, tensor in step.batch.tensors.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(3)  # no state that a seed leaves
+            states = torch.get_rng_state(), random.getstate()
+            distiller.terms(step)
+            equal = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+        require(equal, "it seeds or draws from a global stream; draw from step.rng")
+        for name, tensor in step.batch.tensors.items():
+            require(same(tensor, before[name]), f"it changes the batch's '{name}' in place")
+
+    def test_what_it_remembers_is_buffers(self) -> None:
+        """They alone are there when a training that was stopped goes on."""
+        models = self.models()
+        through, resumed = self.made(models), self.made(models)
+        for seed in (1, 3):
+            self._ended(through, models, seed)
+        through.on_epoch_end(Clock(epoch=1, step=2, progress=0.5, epochs=2))
+        restore(collect({"distiller:it": through}, {}), {"distiller:it": resumed}, {}, Path(type(through).__name__))
+        for seed in (5, 7):
+            known, found = self._ended(through, models, seed), self._ended(resumed, models, seed)
+            for name, term in known.items():
+                require(
+                    torch.equal(term, found[name]),
+                    f"term '{name}' is {term.item():.6g}, after a stop {found[name].item():.6g}: what it remembers is a buffer",
+                )
+
+    def _ended(self, distiller: Distiller[Any], models: tuple[Model, Model], seed: int) -> dict[str, Tensor]:
+        """The terms of a step that the distiller was told the end of."""
+        step, _, _ = self.step(models, seed=seed)
+        terms = distiller.terms(step)
+        with torch.no_grad():
+            distiller.on_step_end(step)
+        return terms
+
     def test_zero_where_student_and_teacher_agree(self) -> None:
         teacher = self.models()[1]
         models = (teacher, teacher)
@@ -241,6 +295,13 @@ def named_step(
         return Outputs({name: tensor[at] for name, tensor in s.items()}, resolve[0], "the student")
 
     return HandStep(s, t, Batch(ids, dict(batch)), roles={"teacher": t}, runs={"student": again})
+
+
+def _asked(model: Model, tensors: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Tensor]:
+    """Output fields, and these taps."""
+    asked = {*model.outputs, *(tap if tap in tensors else model.tap(tap).name for tap in taps)}
+    others = {tap.name for tap in model.taps} - asked
+    return {name: tensor for name, tensor in tensors.items() if name not in others}
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

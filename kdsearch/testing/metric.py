@@ -42,7 +42,7 @@ class MetricContract:
     options: ClassVar[Mapping[str, Any]] = {}
 
     def source(self) -> DataSource:
-        """With a split `val` of some dozen samples, every target known; fields may leave sizes open."""
+        """With splits `val`, of some dozen samples, and `train`, every target known; fields may leave sizes open."""
         return TensorSource({split: noise_batch(40, CLASSES, seed=seed) for seed, split in enumerate(("train", "val"))})
 
     def answer(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -54,6 +54,15 @@ class MetricContract:
         """The best answers that there are."""
         return {"logits": 20 * F.one_hot(batch["label"].clamp(min=0), CLASSES).float()}
 
+    def decided(self, batch: Batch) -> Mapping[str, Tensor]:
+        """As a file that gives `answer`'s class alone is read; nothing where the answers are no (N, K) `logits` of one class."""
+        logits = self.answer(batch).get("logits")
+        return (
+            {}
+            if logits is None or logits.dim() != 2
+            else {"logits": F.one_hot(logits.argmax(1), logits.shape[1]).float()}
+        )
+
     def services(self) -> Services:
         """Without a teacher."""
         return Site(seed=0, base=Path())
@@ -61,8 +70,10 @@ class MetricContract:
     def made(self) -> Metric[Any]:
         return self.metric(validate(self.metric.options_class, self.options))
 
-    def measure(self, predict: Predict | None = None, source: DataSource | None = None) -> dict[str, float]:
-        return self.made().measure(predict or self.answer, source or self.source(), "val", self.services())
+    def measure(
+        self, predict: Predict | None = None, source: DataSource | None = None, split: str = "val"
+    ) -> dict[str, float]:
+        return self.made().measure(predict or self.answer, source or self.source(), split, self.services())
 
     def value(self, predict: Predict | None = None, source: DataSource | None = None) -> float:
         return self.measure(predict, source)[self.name]
@@ -91,6 +102,15 @@ class MetricContract:
                     abs(hits - round(hits)) < 1e-3, f"{hits:.4f} of {found['n']:.0f} items are right: no proportion"
                 )
 
+    def test_what_is_more_than_decided_is_said(self) -> None:
+        if self.metric.reads_scores or not self.decided(self.source().split("val").load([0])):
+            return
+        value, decided = self.value(), self.value(self.decided)
+        require(
+            math.isclose(value, decided, rel_tol=1e-5, abs_tol=1e-6),
+            f"{value:.6g}, of the decided classes alone {decided:.6g}: say `reads_scores = True`",
+        )
+
     def test_right_answers_are_better(self) -> None:
         best, other = self.value(self.right), self.value()
         is_better = best > other if self.metric.direction == "max" else best < other
@@ -118,9 +138,11 @@ class MetricContract:
         require(math.isclose(value, longer, rel_tol=1e-5, abs_tol=1e-6), f"{value:.6g}, with more padding {longer:.6g}")
 
     def test_reads_the_split_that_it_is_asked_for(self) -> None:
-        source = _Changed(self.source(), lambda ids: list(range(len(ids))))
-        self.measure(source=source)
-        require(source.read == {"val"}, f"asked for 'val', it reads {', '.join(sorted(source.read)) or 'nothing'}")
+        for split in ("val", "train"):
+            source = _Changed(self.source(), lambda ids: list(range(len(ids))))
+            self.measure(source=source, split=split)
+            read = ", ".join(sorted(source.read)) or "nothing"
+            require(source.read == {split}, f"asked for '{split}', it reads {read}")
 
     def test_what_items_add_makes_the_value(self) -> None:
         found = self.measure()

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch.kinds import HIDDEN, IO, Batch, Field, Model, NoOptions, Outputs, Task
+from kdsearch.kinds import HIDDEN, IO, Batch, Field, Model, NoOptions, Outputs, Tap, Task
 from kdsearch.kinds.forward import recorded
+from kdsearch.kinds.proxy import Taps, taps_of
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.testing.step import as_batch
 
@@ -58,6 +59,9 @@ class HandProbe:
         self.task: Task[Any] = task or HandTask(NoOptions())
         self.io = io or self.task.io(fields_of(self.batch), {})
         self.teacher_model, self._seed = teacher, seed
+        self.taps: Taps | None = (
+            None  # that `run` and `teacher` record, as `Proxy.taps` asks for them; None = every one
+        )
         self._made: dict[str, Any] = {}
         self._last: tuple[nn.Module, tuple[int, ...], dict[str, Any]] | None = None
 
@@ -71,15 +75,15 @@ class HandProbe:
         return (
             None
             if teacher is None
-            else self.once("teacher's outputs", lambda: seen(teacher, self, self.fed(self.batch)))
+            else self.once("teacher's outputs", lambda: seen(teacher, self, self.fed(self.batch), "teacher"))
         )
 
     def fed(self, batch: Batch) -> Batch:
         return batch if self._teacher_fed is None else self._teacher_fed(batch)
 
     def run(self, student: Model) -> Outputs:
-        """All output fields and taps; a second call runs the student again only where its weights have changed."""
-        return self.shared(student, "outputs", lambda: seen(student, self, self.batch))
+        """All output fields, and taps; a second call runs the student again only where its weights have changed."""
+        return self.shared(student, "outputs", lambda: seen(student, self, self.batch, "student"))
 
     def shared(self, student: Model, key: str, make: Callable[[], V]) -> V:
         """Made anew where it is another student or its weights have changed."""
@@ -99,11 +103,16 @@ class HandProbe:
         return found
 
 
-def seen(model: Model, probe: HandProbe, batch: Batch) -> Outputs:
+def seen(model: Model, probe: HandProbe, batch: Batch, role: str) -> Outputs:
     """One train-mode pass without graph; buffers, flags, hooks and RNG are as before."""
-    with undisturbed(model.module), recorded(model, model.taps) as tensors:
+    taps = model.taps if probe.taps is None else _named(model, taps_of(probe.taps, role))
+    with undisturbed(model.module), recorded(model, taps) as tensors:
         fields = probe.task.call(model, batch)
     return Outputs({**tensors, **fields}, lambda name: model.tap(name).name, model.name)
+
+
+def _named(model: Model, taps: Sequence[str]) -> list[Tap]:
+    return [model.tap(tap) for tap in taps if tap not in model.outputs]
 
 
 def fields_of(batch: Batch) -> tuple[Field, ...]:

@@ -21,6 +21,7 @@ from torch import Generator
 
 from kdsearch.errors import TapError
 from kdsearch.kinds import Model, Options, Proxy
+from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kinds.options import validate
 from kdsearch.kinds.proxy import taps_of
 from kdsearch.ops.init import gaussian_init
@@ -68,6 +69,17 @@ class ProxyContract:
         for role, model in [*(("student", each) for each in students), *(("teacher", each) for each in teachers)]:
             for tap in taps_of(proxy.taps(), role):
                 require(tap in model.outputs or bool(model.tap(tap)), f"'{model.name}' has no tap '{tap}'")
+
+    def test_reads_no_tap_but_those_that_it_asks_for(self) -> None:
+        probe = self.probe()
+        probe.taps = self.made().taps()
+        try:
+            proxy, students = self.ready(probe)
+            proxy.score(students[0], probe)
+        except UnaskedTapError as error:
+            raise AssertionError(
+                f"it reads '{error.name}' of '{error.owner}' without asking for it; see `taps`"
+            ) from error
 
     def test_scores_are_finite_floats(self) -> None:
         probe = self.probe()

@@ -1,14 +1,16 @@
-"""Whose fault it is: what a distiller raises, whoever calls it, is said with its name and the option at fault."""
+"""What a distiller does in the dry step: what it raises, whoever calls it, is said with its name and option, and so are
+weights of terms that it does not give.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any
 
 from kdsearch.engine.terms import check_scalars
-from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, one_of, told
+from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, nearest, one_of, told
 from kdsearch.kinds import Distiller
 from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.study.recipe import ResolvedDistiller
@@ -28,8 +30,9 @@ class BlamedError(Exception):
         self.each, self.error = each, error
 
 
-def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
-    """What the distiller raises from now on is known to be its own, whoever calls it."""
+def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> set[str]:
+    """What the distiller raises from now on is known to be its own, whoever calls it. Returns the terms that it will give."""
+    given: set[str] = set()
 
     def guarded(name: str) -> Callable[..., Any]:
         own = getattr(distiller, name)
@@ -40,6 +43,7 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
                 found = own(*arguments)
                 if name == "terms":
                     check_scalars(found, f"distiller '{each.name}'")
+                    given.update(found)
                 return found
             except (*PASSES, BlamedError):
                 raise
@@ -50,6 +54,21 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> None:
 
     for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
         setattr(distiller, name, guarded(name))
+    return given
+
+
+def check_weighted(materials: Materials, terms: Mapping[str, Collection[str]]) -> None:
+    """Raise StudyError for a weight of a term that its distiller did not give, where it gave some. terms: by distiller."""
+    for each in materials.recipe.distillers:
+        given = terms.get(each.name, ())
+        for term in each.weights:
+            if given and term not in given:
+                raise materials.study.error(
+                    f"distiller '{each.use.use}' has no term '{term}'",
+                    f"{each.path}.weights.{term}",
+                    nearest=nearest(term, given),
+                    expected=one_of(given),
+                )
 
 
 def said_of(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:

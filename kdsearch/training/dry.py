@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.loop import Training, generators_restored
+from kdsearch.engine.measured import check_named
 from kdsearch.engine.recorded import groups_of
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
@@ -33,9 +34,10 @@ from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
+from kdsearch.study.names import metric_uses
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
-from kdsearch.training.blame import PASSES, BlamedError, blaming, said_of
+from kdsearch.training.blame import PASSES, BlamedError, blaming, check_weighted, said_of
 from kdsearch.training.built import structure
 from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
@@ -285,6 +287,7 @@ class _Trial:
     n: int
     folder: Path
     every_class: bool = False
+    terms: dict[str, set[str]] = field(default_factory=dict)  # that each distiller gave
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -303,7 +306,7 @@ class _Trial:
         procedure, setup = staged(self.materials, request, self.teachers, folder, seed, self.changes)
         setup.distillers = distillers_of(self.materials, request, setup, seed)
         for each in recipe_of(self.materials, request).distillers:
-            blaming(each, setup.distillers[each.name])
+            self.terms[each.name] = blaming(each, setup.distillers[each.name])
         device = replace(self.materials.device, workers=0, accumulate=1)
         return Training(procedure, setup, folder, "dry", device, most_epochs=1, recovers=kind == "recover")
 
@@ -313,6 +316,7 @@ class _Trial:
         name, before = materials.recipe.procedure, structures(setup)
         phases = _noted(procedure)
         training.run()
+        check_weighted(materials, self.terms)
         after = structures(setup)
         _check_steps(materials, setup, procedure)
         for phase in phases:
@@ -333,6 +337,7 @@ class _Trial:
                 recovery.run()
                 check_recovered(procedure, name, structures(recovery.setup), after)
         _check_agreement(materials, setup, procedure)
+        _check_metrics(materials, setup, procedure)
 
 
 def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
@@ -344,6 +349,21 @@ def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[An
             model.module.cpu()
             with placing_step(materials, path):
                 compressor.preflight(model, materials.io)
+
+
+def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
+    """Raise PluginError for a metric that has no value of its own name."""
+    role = procedure.shipped()[0]
+    for name, metric in materials.reported.items():
+        try:
+            values = metric.measure(lambda batch: setup.predict(role, batch), setup.data, "val", setup)
+        except Exception:  # so few samples of an untrained network: whether it can judge is for the run to say
+            continue
+        try:
+            check_named(name, metric, values)
+        except PluginError as error:
+            _, path = metric_uses(materials.study).get(name, (None, "objectives"))
+            raise _placed(materials, error.at(path=path)) from None
 
 
 def _noted(procedure: Procedure[Any]) -> list[Phase]:

@@ -29,7 +29,7 @@ from kdsearch.search.memory import check_weights
 from kdsearch.store.hashing import derive, digest, file_digest
 from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code, load_code
-from kdsearch.study.names import LIVE, uses
+from kdsearch.study.names import LIVE, metric_uses, uses
 from kdsearch.study.recipe import RecipeSpace
 from kdsearch.study.rules import COSTS, bare
 from kdsearch.study.schema import Use
@@ -286,16 +286,15 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
     check_controls(study, data)
     with placing(study, "student"):
         spaces = {role: student_space(study, host, role).narrowed(io) for role in study.students}
-    wanted = dict.fromkeys(
-        [task.objective, *task.metrics, *(n for n in config.objectives if n in host.names("metric"))]
-    )
-    asked = {bare(use.use): (use, f"metrics[{i}]") for i, use in enumerate(config.metrics)}
+    stated: dict[str, str] = {bare(name): way for name, way in config.objectives.items()}
+    wanted = dict.fromkeys([task.objective, *task.metrics, *(name for name in stated if name not in COSTS)])
+    asked = metric_uses(study)
     reported = {
         name: make(host, "metric", *asked.get(name, (Use(use=name, options={}), "objectives")))
         for name in (*wanted, *(name for name in asked if name not in wanted))
     }
     metrics = {name: reported[name] for name in wanted}
-    objectives: dict[str, str] = dict(config.objectives) or {task.objective: metrics[task.objective].direction}
+    objectives = stated or {task.objective: metrics[task.objective].direction}
     objective = next((name for name in objectives if name in metrics), task.objective)
     recipe = RecipeSpace.from_study(study, host)
     device = Device(
@@ -324,7 +323,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         (
             *_named(study, host),
             Named("task", config.task.use if config.task else declared, "task"),
-            *_metrics_named(metrics, objective),
+            *_metrics_named({name: asked[name][0].use if name in asked else name for name in metrics}, objective),
         ),
         device,
         folder,
@@ -392,9 +391,10 @@ def _named(study: Study, host: Host) -> Iterator[Named]:
             yield Named("search_space", student.space, study.path_of_student(role))
 
 
-def _metrics_named(metrics: Mapping[str, Any], objective: str) -> Iterator[Named]:
-    yield from (Named("metric", name, "objectives") for name in metrics)
-    yield from (Named("metric", objective, name) for name in ("objective", "task"))
+def _metrics_named(metrics: Mapping[str, str], objective: str) -> Iterator[Named]:
+    """metrics: by the names of their values, as the study names them."""
+    yield from (Named("metric", name, "objectives") for name in metrics.values())
+    yield from (Named("metric", metrics[objective], name) for name in ("objective", "task"))
 
 
 def _strings(value: Any) -> list[str]:

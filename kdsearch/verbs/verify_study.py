@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.engine.measured import values_of
 from kdsearch.errors import DataError, RefusedError, StudyError, UserError
 from kdsearch.kinds import Call, Ends, Exporter, Graph, Product
 
@@ -81,7 +82,7 @@ def of_study(
         metrics=materials.metrics,
         device=torch.device("cpu"),
     )
-    values = metric.measure(predict, materials.data, "test", services)
+    values = values_of(name, metric, predict, materials.data, "test", services)
     return name, float(values[name]), int(values["n"]) if "n" in values else None
 
 

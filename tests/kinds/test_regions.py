@@ -4,11 +4,11 @@ from typing import Annotated
 
 import pytest
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from kdsearch.errors import StudyError
-from kdsearch.kinds import Options, SearchSpace, searched
-from kdsearch.kinds.options import searchable
+from kdsearch.kinds import Distiller, Options, SearchSpace, searched
+from kdsearch.kinds.options import searchable, validate
 from kdsearch.kinds.space import draw
 from kdsearch.store.hashing import stream
 
@@ -46,6 +46,61 @@ def test_a_range_of_whole_numbers_is_as_continuous_as_its_field():
     assert [dim.path for dim in region.dims if dim.range.size is not None] == names
     drawn = [draw(dim, stream(0, dim.path)) for dim in region.dims if not dim.range.integer]
     assert not any(float(value).is_integer() for value in drawn)
+
+
+def test_a_default_keeps_its_own_bounds():
+    class Negative(Options):
+        power: float = Field(-1.0, gt=0)
+        pair: tuple[int, ...] = (1, 2)
+
+    with pytest.raises(StudyError, match=r"o\.power: got -1\.0\. Expected greater than 0"):
+        validate(Negative, {}, "o")
+    assert validate(Negative, {"power": 1.0}).pair == (1, 2)
+
+
+def test_options_of_another_base_are_refused():
+    class Loose(BaseModel):
+        power: float = 1.0
+
+    with pytest.raises(TypeError, match=r"Lax: its options Loose are no subclass of kdsearch\.kinds\.Options"):
+
+        class Lax(Distiller[Loose]):
+            pass
+
+
+class Declared(Options):
+    plain: Annotated[float, searched(low=0, high=2)] = 1.0
+    several: Annotated[tuple[float, float], searched(low=0, high=2, each=2)] = (0.0, 0.0)
+    whole: Annotated[int, searched(low=0, high=2)] = 1
+
+
+def test_a_declared_range_is_as_continuous_as_its_field():
+    region = searchable(Declared, dict.fromkeys(Declared.model_fields, "search"), "")
+    assert [dim.path for dim in region.dims if dim.range.integer] == ["whole"]
+    drawn = [draw(dim, stream(0, dim.path)) for dim in region.dims if dim.path != "whole"]
+    assert len(drawn) == 3
+    assert not any(float(value).is_integer() for value in drawn)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"low": 2.0, "high": 1.0}, "low is not below high"),
+        ({"low": 1.0, "high": 1.0}, "low is not below high"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "starts above 0"),
+        ({"low": 1.0}, "either choices or low and high"),
+    ],
+)
+def test_a_range_that_holds_nothing_cannot_be_declared(given, says):
+    with pytest.raises(ValueError, match=says):
+        searched(**given)
+
+
+def test_a_declared_range_counts_by_an_option_of_the_same_class():
+    with pytest.raises(ValueError, match="'t' of Lost is searched when 'nosuch', which is none of its options"):
+
+        class Lost(Options):
+            t: Annotated[float, searched(low=0.1, high=1.0, when={"nosuch": (1,)})] = 0.5
 
 
 def test_a_range_that_a_fixed_value_puts_off_is_no_dimension():

@@ -209,6 +209,30 @@ def test_a_module_without_package_counts_with_those_beside_it(tmp_path, monkeypa
     assert source_digest("json", whole=True) == "" == source_digest("no_such_module", whole=True)
 
 
+def test_distributions_that_share_a_namespace_count_each_by_itself(tmp_path, monkeypatch):
+    for part in ("one", "two"):
+        monkeypatch.syspath_prepend(str(tmp_path / f"of_{part}"))
+        (tmp_path / f"of_{part}" / "shared_kd" / part).mkdir(parents=True)
+        (tmp_path / f"of_{part}" / "shared_kd" / part / "__init__.py").write_text("")
+        (tmp_path / f"of_{part}" / "shared_kd" / part / "loss.py").write_text("FACTOR = 1.0\n")
+        (tmp_path / f"of_{part}" / "shared_kd" / f"lone_{part}.py").write_text("FACTOR = 1.0\n")
+
+    def digests() -> list[str]:
+        source_digest.cache_clear()
+        names = ("one.loss", "lone_one", "two.loss", "lone_two")
+        return [source_digest(f"shared_kd.{name}", whole=True) for name in names]
+
+    before = digests()
+    for part in ("one", "two"):
+        (tmp_path / f"of_{part}" / "shared_kd" / part / "loss.py").write_text("FACTOR = 2.0\n")
+        after = digests()
+        changed = [a != b for a, b in zip(after, before, strict=True)]
+        assert changed == [part == "one", False, part == "two", False]
+        before = after
+    (tmp_path / "of_two" / "shared_kd" / "lone_two.py").write_text("FACTOR = 2.0\n")
+    assert [a != b for a, b in zip(digests(), before, strict=True)] == [False, False, False, True]
+
+
 def test_what_is_made_of_undeclared_sections_is_closed():
     found = materials()
     view = found.seen_by("it", ("data", "objective"))

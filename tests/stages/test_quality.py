@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import Measurement, Metric, NoOptions, Trial
 from kdsearch.stages.quality import bootstrap, measured, quality_of, shown
 from kdsearch.stages.refine import _best_note
@@ -69,6 +69,16 @@ def test_a_metric_that_finds_nothing_to_judge_is_left_out_unless_it_is_the_objec
     assert measured(materials, None, "test", None)[0] == {"macro_f1": 0.5, "n": 4.0}
     materials.objective = "map"
     with pytest.raises(DataError, match="no label occurs"):
+        measured(materials, None, "test", None)
+
+
+def test_a_metric_without_a_value_of_its_name_is_refused():
+    class Some(Metric[NoOptions]):
+        def measure(self, predict, data, split, services):
+            return {"brier": 0.5, "n": 4.0}
+
+    materials = SimpleNamespace(objective="own", reported={"own": Some(NONE)}, seed=0, data=None)
+    with pytest.raises(PluginError, match=r"gives brier, n\. Expected 'own', the name"):
         measured(materials, None, "test", None)
 
 

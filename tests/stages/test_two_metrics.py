@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdsearch.errors import UserError
+from kdsearch.hooks import hookimpl
 from kdsearch.host import Host
+from kdsearch.kinds import Metric, NoOptions
 from kdsearch.report.frames import trial_rows
 from kdsearch.store.files import read_json
 from kdsearch.store.weights import load_into, read
 from kdsearch.study import load_study
+from kdsearch.training.keys import capabilities
 from kdsearch.training.materials import open_materials
 from kdsearch.verbs.finished import evidence_of_last
-from tests.stages.tiny import LESS, run_tiny
+from tests.stages.tiny import LESS, run_tiny, write_study
 
 OBJECTIVES = "objectives={accuracy: max, nll: min, params: min}"
 SHORT = ("refine.trials=4", "refine.epochs=3", "refine.stopper={use: halving}", "distill.epochs=4")
@@ -86,3 +90,62 @@ def test_what_an_epoch_says_is_what_the_weights_give(made):
     wanted = float(torch.nn.functional.cross_entropy(logits, batch["label"]))
     assert last["beside"] == {"nll": pytest.approx(wanted, rel=1e-4)}
     assert result["metrics"]["nll"] > 0
+
+
+class Twin(Metric[NoOptions]):
+    """Has the name of the installed nll, and is better where it is more."""
+
+    def measure(self, predict, data, split, services):
+        return {"nll": 1.0, "n": 1.0}
+
+
+class Twins:
+    @hookimpl
+    def kdsearch_register(self, register):
+        register.metric("nll", "tests.stages.test_two_metrics:Twin")
+
+
+@pytest.mark.parametrize(
+    ("sets", "direction"),
+    [
+        (["objectives={accuracy: max, 'twins:metric:nll': max}"], "max"),
+        (["objectives={accuracy: max, 'kdsearch:metric:nll': min}"], "min"),
+        (["objectives={nll: max}", "metrics=['twins:metric:nll']"], "max"),
+        (["objectives={'live:metric:nll': max}", "metrics=['twins:metric:nll']"], "max"),
+    ],
+)
+def test_a_metric_that_two_packages_share_is_an_objective_by_its_full_name(sets, direction, tmp_path):
+    host = Host.load(extra=[("twins", Twins())])
+    materials = open_materials(
+        load_study(write_study(tmp_path), host, sets=[*sets, "distill.pick=" + direction + ":nll"]), host
+    )
+    assert materials.objectives["nll"] == direction
+    assert (type(materials.metrics["nll"]).__name__ == "Twin") == (direction == "max")
+    (what,) = [each for name, each in capabilities(materials, ["objectives"]).items() if name.endswith(":nll")]
+    assert what.startswith("live 0" if direction == "max" else "kdsearch ")
+
+
+@pytest.mark.parametrize(
+    ("sets", "path", "says"),
+    [
+        (["objectives={nll: min}"], "nll", "'nll' is registered by 2 plugins.*'live:metric:nll'"),
+        (["objectives={'twins:metric:nll': min}"], "twins:metric:nll", "got 'min'.*Expected 'max'"),
+        (["objectives={'twins:metric:no': min}"], "twins:metric:no", "unknown metric"),
+        (["objectives={'twins:metric:accuracy': max}"], "twins:metric:accuracy", "'accuracy' is not in 'twins'"),
+        (
+            ["objectives={'twins:metric:nll': max, 'kdsearch:metric:nll': min}"],
+            "kdsearch:metric:nll",
+            "'nll' is there twice: objectives.twins:metric:nll names it too",
+        ),
+        (
+            ["objectives={'twins:metric:nll': max}", "metrics=['kdsearch:metric:nll']"],
+            "twins:metric:nll",
+            r"'nll' is there twice: metrics\[0\] names it too",
+        ),
+    ],
+)
+def test_a_full_name_that_is_none_has_its_place(sets, path, says, tmp_path):
+    host = Host.load(extra=[("twins", Twins())])
+    with pytest.raises(UserError, match=says) as caught:
+        load_study(write_study(tmp_path), host, sets=sets)
+    assert caught.value.path == f"objectives.{path}"

@@ -1,10 +1,15 @@
 """Content hashes."""
 
+import os
+import subprocess
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch import nn
 
-from kdsearch.store.hashing import module_digest
+from kdsearch.store.hashing import class_digest, module_digest
 
 
 class Scaled(nn.Module):
@@ -21,3 +26,88 @@ def test_a_modules_digest_is_of_its_buffers_in_its_state_dict_or_not(persistent)
     digest = module_digest(nn.Sequential(Scaled(0.0, persistent)))
     assert digest == module_digest(nn.Sequential(Scaled(0.0, persistent)))
     assert digest != module_digest(nn.Sequential(Scaled(5.0, persistent)))
+
+
+CELL = """
+from functools import cached_property, partial
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from kdsearch.kinds import Distiller, Options, searched
+
+class Table:
+    def __init__(self, rows):
+        self.rows = rows
+
+def closed(by):
+    return lambda self, x: x * by
+
+class MineOptions(Options):
+    power: Annotated[float, searched(low=1.0, high=HIGH)] = Field(DEFAULT, gt=0)
+    made: list[float] = Field(default_factory=lambda: [MADE])
+
+    @field_validator("power")
+    @classmethod
+    def bounded(cls, value):
+        return min(value, BOUND)
+
+class Mine(Distiller[MineOptions]):
+    FACTOR = ATTRIBUTE
+    NAMES = {"one", "two", SET}
+    TABLE = Table([OBJECT])
+    half = partial(max, PARTIAL)
+    closure = closed(CLOSURE)
+
+    class Inner:
+        rate = NESTED
+
+    @staticmethod
+    def static(x):
+        return x * STATIC
+
+    @property
+    def prop(self):
+        return PROPERTY
+
+    @cached_property
+    def cached(self):
+        return CACHED
+
+    def keyword(self, x, *, k=KEYWORD):
+        return x * k
+
+    def terms(self, step):
+        super().__init__
+        scaled = lambda x: [each * LAMBDA for each in x if each in {"a", "b", "c"}]
+        return {"p": self.keyword(scaled(step.student["logits"]), k=DEEP)}
+"""
+NAMES = (
+    *("HIGH", "DEFAULT", "MADE", "BOUND", "ATTRIBUTE", "SET", "OBJECT", "PARTIAL", "CLOSURE", "NESTED"),
+    *("STATIC", "PROPERTY", "CACHED", "KEYWORD", "LAMBDA", "DEEP"),
+)
+NUMBERS = {name: 2.0 + i for i, name in enumerate(NAMES)}
+
+
+def typed(monkeypatch, above="", **changed):
+    """The digests of a class and its options that were typed into a cell: the module has no file."""
+    text = CELL
+    for name, number in {**NUMBERS, **changed}.items():
+        text = text.replace(name, str(number))
+    module = ModuleType("a_notebook")
+    monkeypatch.setitem(sys.modules, "a_notebook", module)
+    exec(compile(above + text, f"<cell of {above!r} and {changed}>", "exec"), module.__dict__)
+    return class_digest(module.Mine), class_digest(module.MineOptions)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_edited_class_of_a_notebook_is_another_one(name, monkeypatch):
+    assert typed(monkeypatch) == typed(monkeypatch, above="# the cell, run again\n\n")
+    assert typed(monkeypatch) != typed(monkeypatch, **{name: 99.0})
+
+
+def test_a_class_of_a_notebook_is_the_same_in_another_process(monkeypatch):
+    code = "from tests.store.test_hashing import typed; import pytest; print(*typed(pytest.MonkeyPatch()))"
+    other = {**os.environ, "PYTHONHASHSEED": "1"}  # sets in another order
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=other)
+    assert found.stdout.split() == list(typed(monkeypatch))

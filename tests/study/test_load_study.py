@@ -280,3 +280,12 @@ def test_a_section_that_the_file_does_not_have_is_where_a_setting_wrote_it(host)
         ("--set constraints.macs=9", None),
     ]
     assert str(found[3].file) == str(GOOD)
+
+
+def test_a_distiller_whose_name_weights_cannot_call_is_told_the_way_out(host):
+    setting = "recipe.distillers=[{use: kd}, {use: own.v2}]"
+    with pytest.raises(StudyError, match=r"the name 'own\.v2'.*Give it a `name:`") as caught:
+        load_study(GOOD, host, sets=[setting])
+    assert caught.value.path == "recipe.distillers[1]"
+    with pytest.raises(UserError, match=r"unknown distiller 'own\.v2'"):
+        load_study(GOOD, host, sets=[setting.replace("own.v2", "own.v2, name: second")])

@@ -6,10 +6,22 @@ from typing import Annotated, Any
 
 import pytest
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from kdsearch.kinds import Distiller, Model, NoOptions, Options, Probe, Proxy, Step, StudentTap, TapShapes, searched
+from kdsearch.kinds import (
+    Clock,
+    Distiller,
+    Model,
+    NoOptions,
+    Options,
+    Probe,
+    Proxy,
+    Step,
+    StudentTap,
+    TapShapes,
+    searched,
+)
 from kdsearch.testing.contract import failures
 from kdsearch.testing.distiller import DistillerContract
 from kdsearch.testing.proxy import ProxyContract
@@ -70,6 +82,49 @@ class LogOfZero(Good):
         return {"mse": mse(step).log()}
 
 
+class Remembers(Good):
+    """The teacher's mean so far, in a plain attribute."""
+
+    mean: Tensor | float = 0.0
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (step.student["logits"] - step.teacher["logits"] - self.mean).square().mean()}
+
+    def on_step_end(self, step: Step) -> None:
+        self.mean = 0.9 * self.mean + 0.1 * step.teacher["logits"].mean(0)
+
+
+class Queue(Good):
+    """The same in a buffer, which grows."""
+
+    def build(self, shapes: TapShapes) -> None:
+        self.register_buffer("rows", torch.zeros(0, 5))
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        means = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)]).to(step.student["logits"])
+        return {"mse": (step.student["logits"] - means.mean(0)).square().mean()}
+
+    def on_step_end(self, step: Step) -> None:
+        self.rows = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)])
+
+
+class Seeds(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return {"mse": mse(step)}
+
+
+class Relabels(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        step.batch["label"].clamp_(max=2)
+        return {"mse": mse(step)}
+
+
+class Crashes(Good):
+    def on_epoch_end(self, clock: Clock) -> None:
+        raise IndexError("queue is full")
+
+
 class TapOptions(Options):
     tap: StudentTap = "stage[7]"
 
@@ -79,8 +134,29 @@ class NoSuchTap(Distiller[TapOptions]):
         return {"mse": mse(step)}
 
 
+class Unasked(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": mse(step) + step.student["stage[-1]"].square().mean()}
+
+
 class RangeOptions(Options):
     temperature: Annotated[float, searched(low=0.0, high=4.0)] = Field(1.0, gt=0)
+
+
+class ShareOptions(Options):
+    one: Annotated[float, searched(low=0.0, high=1.0)] = 0.1
+    other: Annotated[float, searched(low=0.0, high=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def sums(self) -> "ShareOptions":
+        if self.one + self.other > 1:
+            raise ValueError("one and other are at most 1 together")
+        return self
+
+
+class Shares(Distiller[ShareOptions]):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"mse": (0.1 + self.options.one + self.options.other) * mse(step)}
 
 
 class BadRange(Distiller[RangeOptions]):
@@ -98,6 +174,11 @@ DISTILLER_FAULTS = [
     (Unseeded, "test_equal_steps_give_equal_terms_and_stay_unchanged"),
     (WrongGradient, "test_gradient_is_right"),
     (LogOfZero, "test_dead_tensors_are_finite"),
+    (Remembers, "test_what_it_remembers_is_buffers"),
+    (Seeds, "test_leaves_batch_and_global_streams_as_they_were"),
+    (Relabels, "test_leaves_batch_and_global_streams_as_they_were"),
+    (Crashes, "test_what_it_remembers_is_buffers"),
+    (Unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
     (NoSuchTap, "test_asks_for_taps_that_exist"),
     (BadRange, "test_declared_search_ranges_work"),
 ]
@@ -109,6 +190,8 @@ def contract_of(base: type, **members: Any) -> type:
 
 def test_a_good_distiller_conforms() -> None:
     assert failures(contract_of(DistillerContract, distiller=Good, zero_at_equal=("mse",))) == {}
+    assert failures(contract_of(DistillerContract, distiller=Queue)) == {}
+    assert failures(contract_of(DistillerContract, distiller=Shares)) == {}
 
 
 @pytest.mark.filterwarnings("ignore:std.. degrees of freedom")
@@ -177,7 +260,12 @@ def not_a_number(student: Model, _: Probe) -> float:
     return float("nan") if weight_sum(student) == 0 else 0.0
 
 
+def unasked(student: Model, probe: Probe) -> float:
+    return probe.run(student)["stage[-1]"].double().mean().nan_to_num(0, 0, 0).item()
+
+
 PROXY_FAULTS = [
+    (unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
     (hook, "test_leaves_no_trace"),
     (backward, "test_leaves_no_trace"),
     (train_mode, "test_leaves_no_trace"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdsearch.builtin.metrics import Accuracy
+from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN, Measurement, Metric, NoOptions
 from kdsearch.testing.contract import failures
@@ -78,6 +78,11 @@ def beside_train(found, predict, data, split):
     return found
 
 
+def always_val(found, predict, data, split):
+    data.split("val").load([0])
+    return found
+
+
 def other_rows(found, *_):
     return Measurement(found, torch.zeros(int(found["n"])))
 
@@ -123,7 +128,13 @@ class OverPadding(Tagged):
 
 OVER_PADDING = type("OverPaddingContract", (OfTags,), {"metric": OverPadding})
 OF_ALL = type("OfAllContract", (MetricContract,), {"metric": OfAll, "name": "accuracy"})
+UNSAID = type("Unsaid", (NegativeLogLikelihood,), {"reads_scores": False})
 FAULTS = [
+    (
+        type("UnsaidContract", (MetricContract,), {"metric": UNSAID, "name": "nll"}),
+        "test_what_is_more_than_decided_is_said",
+        "say `reads_scores = True`",
+    ),
     (breaking(under_another_name), "test_gives_its_value_and_how_many_it_judged", "no 'accuracy'"),
     (breaking(as_tensor), "test_gives_its_value_and_how_many_it_judged", "expected a finite float"),
     (breaking(per_cent), "test_the_value_is_of_its_kind", "a share of"),
@@ -134,6 +145,7 @@ FAULTS = [
     (breaking(first_half), "test_order_of_the_samples_does_not_matter", "in another order"),
     (OVER_PADDING, "test_padding_does_not_matter", "with more padding"),
     (breaking(beside_train), "test_reads_the_split_that_it_is_asked_for", "reads train, val"),
+    (breaking(always_val), "test_reads_the_split_that_it_is_asked_for", "asked for 'train', it reads train, val"),
     (breaking(other_rows), "test_what_items_add_makes_the_value", "the items' mean says 0"),
     (breaking(one_row), "test_what_items_add_makes_the_value", "give no interval"),
     (OF_ALL, "test_without_a_teacher_hidden_samples_are_left_out", "have a target"),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.kinds import (
+    DataSource,
     Distiller,
+    Metric,
     Model,
     NoOptions,
     Options,
     Phase,
+    Predict,
     Procedure,
+    Services,
     Setup,
     Step,
     StudentTap,
@@ -51,6 +55,40 @@ class Narrow(Distiller[TappedOptions]):
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         return {"small": self.project(step.student[self.options.tap]).square().mean()}
+
+
+class TwofoldOptions(Options):
+    more: bool = Field(False, description="gives a third term")
+
+
+class Twofold(Distiller[TwofoldOptions]):
+    """Does not name its terms."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        size = step.student["logits"].square().mean()
+        return {"flat": size, "small": size, **({"more": size} if self.options.more else {})}
+
+
+class EitherOptions(Options):
+    mode: Literal["l1", "l2"] = Field("l1", description="norm")
+    flag: bool = Field(False, description="of l1 alone")
+
+    @model_validator(mode="after")
+    def fits(self) -> EitherOptions:
+        if self.flag and self.mode == "l2":
+            raise ValueError("flag needs l1")
+        return self
+
+
+class Either(Distiller[EitherOptions]):
+    """Its options refuse one point of four."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"size": step.student["logits"].square().mean()}
 
 
 class Peer(Distiller[NoOptions]):
@@ -92,6 +130,22 @@ class Broken(Late):
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         return {"nan": torch.tensor(float("nan"))}
+
+
+class Misnamed(Metric[NoOptions]):
+    """Its value has another name than it is registered by."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        return {"brier": 0.5, "n": float(len(data.split(split).ids))}
+
+
+class Picky(Metric[NoOptions]):
+    """Cannot judge few samples."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> dict[str, float]:
+        if len(data.split(split).ids) < 20:
+            raise ValueError("one class alone")
+        return {"picky": 0.5}
 
 
 class Mutual(Procedure[NoOptions]):
@@ -139,8 +193,10 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Peer, Late, Many, Broken, Number):
+    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
+    register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
+    register.metric("picky", "tests.training.dry_plugin:Picky")
     register.procedure("grown", "tests.training.dry_plugin:Grown")
     register.procedure("growing", "tests.training.dry_plugin:Growing")
     register.procedure("mutual", "tests.training.dry_plugin:Mutual")

@@ -81,6 +81,31 @@ def test_a_fault_has_its_distiller_option_and_line(distiller, error, path, words
     assert (caught.value.file, caught.value.line) == (tmp_path / "tiny.yaml", LINE)
 
 
+@pytest.mark.parametrize(
+    ("sets", "path"),
+    [
+        (["objectives={accuracy: max, misnamed: max}"], "objectives.misnamed"),
+        (["metrics=[accuracy, misnamed]"], "metrics[1]"),
+    ],
+)
+def test_a_metrics_value_has_its_name(sets, path, host, tmp_path):
+    says = "metric 'misnamed' .*dry_plugin:Misnamed. gives brier, n. Expected 'misnamed', the name that it is registered by"
+    with pytest.raises(PluginError, match=says) as caught:
+        check_recipe(opened(tmp_path, host, "kd", *sets))
+    assert caught.value.path == path
+    check_recipe(opened(tmp_path, host, "kd", "metrics=[picky]"))
+
+
+def test_a_weight_is_of_a_term_that_the_step_gives(host, tmp_path):
+    says = r"distiller 'twofold' has no term 'smal'; did you mean 'small'\?.* Expected flat or small"
+    with pytest.raises(StudyError, match=says) as caught:
+        check_recipe(opened(tmp_path, host, "{use: twofold, weights: {flat: 1.0, smal: 2.0}}"))
+    assert (caught.value.path, caught.value.line) == ("recipe.distillers[0].weights.smal", LINE)
+    check_recipe(opened(tmp_path, host, "{use: twofold, weights: {flat: 1.0, small: 2.0}}"))
+    either = "{use: twofold, weights: {flat: 1.0, more: 2.0}, options: {more: {choices: [false, true]}}}"
+    check_recipe(opened(tmp_path, host, either))
+
+
 @pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
 def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
     check_recipe(opened(tmp_path, host, distiller))
@@ -89,6 +114,16 @@ def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_p
 def test_one_point_or_candidate_that_trains_is_enough(host, tmp_path):
     hint = "{student_tap: 'module:stages.0.1.relu2', teacher_tap: {choices: ['stage[9]', 'stage[8]', 'stage[0]']}}"
     check_recipe(opened(tmp_path, host, f"{{use: fitnet, options: {hint}}}"))
+
+
+def test_a_point_that_options_refuse_is_the_trials_affair(host, tmp_path):
+    materials = opened(tmp_path, host, "{use: either, options: {mode: search, flag: search}}")
+    check_recipe(materials)
+    path = "recipe.distillers[0].options"
+    refused = {**materials.recipe.default(), f"{path}.mode": "l2", f"{path}.flag": True}
+    with pytest.raises(StudyError, match=r"Expected .*flag needs l1") as caught:
+        materials.recipe.at(refused)
+    assert caught.value.path == path
 
 
 def test_an_optional_distiller_that_can_never_take_part_is_a_fault(host, tmp_path):
