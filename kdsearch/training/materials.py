@@ -273,6 +273,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         source = normalized(source, study)
     task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
     with placing(study, "data"):
+        task.io(source.fields, source.facts)  # what it cannot read is said before its strata are asked for
         data = arrange(
             source,
             labeled=config.data.labeled,
