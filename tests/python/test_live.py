@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import nn
 
 import kdsearch
@@ -198,3 +201,72 @@ def test_own_classes_that_are_no_capability_of_that_kind_are_named():
 
     with pytest.raises(UserError, match="Silent"):
         tiny(recipe={"procedure": {"use": Silent}})
+
+
+def digits_as(task):
+    """Digits and what the task learns of them."""
+    train, test = Digits(120), Digits(40, first=1500)
+
+    def of(data):
+        images, labels = data.images, torch.as_tensor(data.targets)
+        if task == "regression":
+            return images, 100.0 + labels
+        if task == "multilabel":
+            return {"image": images, "labels": torch.stack([labels % 2, labels > 4, labels == 3], 1)}
+        if task == "segmentation":
+            return images, (images[:, 0] > 0.5).long()
+        tokens = (images[:, 0] * 9).long().flatten(1)[:, :17]
+        return {"tokens": tokens[:, :-1], "mask": torch.ones(len(tokens), 16), "next": tokens[:, 1:]}
+
+    return of(train), of(test)
+
+
+def judged(task, answers, given):
+    """The task's first metric, from its definition."""
+    truth = given[1].numpy() if isinstance(given, tuple) else given["next" if task == "causal_lm" else "labels"].numpy()
+    if task == "regression":
+        return np.sqrt(np.square(answers[:, 0] - truth).mean())
+    if task == "multilabel":
+        return f1_score(truth, answers > 0, average="macro", zero_division=0)
+    if task == "segmentation":
+        said = answers.argmax(1)
+        return np.mean([((said == k) & (truth == k)).sum() / ((said == k) | (truth == k)).sum() for k in (0, 1)])
+    apart = answers - answers.max(-1, keepdims=True)
+    logs = apart - np.log(np.exp(apart).sum(-1, keepdims=True))
+    return np.exp(-np.take_along_axis(logs, truth[..., None], -1).mean())
+
+
+def head(task):
+    torch.manual_seed(0)
+    if task == "segmentation":
+        return nn.Conv2d(1, 2, 3, padding=1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, {"regression": 1, "multilabel": 3}[task]))
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel", "segmentation", "causal_lm"])
+def test_every_target_that_samples_carry_is_learned(task, tmp_path):
+    """The exported file's answers to the test samples, judged from scratch, are what the result says."""
+    train, test = digits_as(task)
+    text = {"space": "decoder", "spec": {"kind": "gru", "layers": 1, "width": 16}}
+    study = tiny(
+        train=train,
+        test=test,
+        task={"use": task},
+        teacher=None if task == "causal_lm" else head(task),
+        student=text if task == "causal_lm" else head(task),
+        recipe={"distillers": [] if task == "causal_lm" else ["match"], "train": {"batch_size": 16}},
+        distill={"epochs": 2, "controls": []},
+    )
+    result = kdsearch.run(study, tmp_path, progress=False)
+    session = ort.InferenceSession(tmp_path / result["exports"][0]["path"])
+    fields = {"image": test[0]} if isinstance(test, tuple) else test
+    fed = {each.name: fields[each.name].numpy() for each in session.get_inputs()}
+    (answers,) = session.run(None, fed)
+    assert result["student"]["quality"]["value"] == pytest.approx(judged(task, answers, test), rel=1e-4)
+
+
+def test_what_a_task_reads_beside_these_comes_from_a_data_set():
+    given = {"train": {"image": Digits().images}, "test": None, "teacher": None, "recipe": []}
+    study = tiny(**given, task={"use": "seq2seq"}, student="decoder")
+    with pytest.raises(DataError, match="Live samples teach by label, labels, mask, next or target"):
+        open_materials(study, Host.load())
