@@ -83,8 +83,22 @@ def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int =
         if isinstance(value, Tensor) and value.shape[:1] == (n,) and _fits(value.shape[1:], each.shape):
             continue
         one = f": one {each.name} for each class of the data set" if len(each.shape) == 1 else f" as {each.name}"
-        raise DataError(f"{role}{who} answers {got} a sample", expected=f"{shown(each.shape)}{one}")
+        raise DataError(
+            f"{role}{who} answers {got} a sample",
+            expected=f"{shown(each.shape)}{one}",
+            fix=_of_more_classes(value, each),
+        )
 
 
 def _fits(sizes: Sequence[int], asked: Sequence[int | None]) -> bool:
     return len(sizes) == len(asked) and all(want in (None, size) for size, want in zip(sizes, asked, strict=True))
+
+
+def _of_more_classes(value: object, asked: Field) -> str:
+    """What to do about an answer (B, K) of more classes than the data set has."""
+    if asked.kind != "logits" or len(asked.shape) != 1 or not isinstance(value, Tensor) or value.ndim != 2:
+        return ""
+    is_wider = value.shape[1] > (asked.shape[0] or 0)
+    return (
+        "If the data lack some classes, name them all, or say how many there are, in data.options." if is_wider else ""
+    )

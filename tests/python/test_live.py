@@ -18,6 +18,7 @@ from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
 from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import live_teacher
 from tests.python.tiny_live import Digits, made, teacher, tiny
 
 
@@ -270,3 +271,21 @@ def test_what_a_task_reads_beside_these_comes_from_a_data_set():
     study = tiny(**given, task={"use": "seq2seq"}, student="decoder")
     with pytest.raises(DataError, match="Live samples teach by label, labels, mask, next or target"):
         open_materials(study, Host.load())
+
+
+def test_classes_that_the_samples_lack_are_said_in_the_options():
+    few = Digits(60)
+    keep = few.targets != 9
+    pair = (few.images[keep], few.targets[keep])
+    with pytest.raises(DataError, match=r"answers 10 a sample. Expected 9: .* say how many there are, in data.options"):
+        prepare_of(tiny(train=pair, test=None, data={}))
+    said = open_materials(tiny(train=pair, test=None, data={"options": {"classes": 10}}), Host.load())
+    assert said.io.outputs[0].shape == (10,)
+    with pytest.raises(StudyError, match=r"data.options.clases: unknown option .clases.; did you mean 'classes'"):
+        tiny(train=pair, data={"options": {"clases": 10}})
+    with pytest.raises(StudyError, match=r"teacher.options.width: unknown option"):
+        tiny(teacher={"use": teacher(), "options": {"width": 3}})
+
+
+def prepare_of(study):
+    return live_teacher(open_materials(study, Host.load()), "main")
