@@ -289,3 +289,23 @@ def test_classes_that_the_samples_lack_are_said_in_the_options():
 
 def prepare_of(study):
     return live_teacher(open_materials(study, Host.load()), "main")
+
+
+class Unsure(nn.Module):
+    """NaN of bright images."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.net, self.least = teacher(), least
+
+    def forward(self, image):
+        return self.net(image).masked_fill(image.sum((1, 2, 3))[:, None] > self.least, torch.nan)
+
+
+def test_a_teacher_that_answers_nan_is_named_before_anything_is_trained(tmp_path):
+    bright = Digits().images.sum((1, 2, 3))
+    least, n = float(bright.median()), int((bright > bright.median()).sum())
+    with pytest.raises(DataError, match=rf"teacher: 'Unsure' answers NaN to {n} of 300 samples, the first 'train-"):
+        made_of(tiny(teacher=Unsure(least)), tmp_path / "rows", "prepare")
+    with pytest.raises(DataError, match="teacher: 'Unsure' answers NaN to 32 of 32 samples"):
+        made_of(tiny(teacher=Unsure(-1e3), train=Digits(noise=0.1)), tmp_path / "none are stored", "prepare")
