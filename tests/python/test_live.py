@@ -309,3 +309,37 @@ def test_a_teacher_that_answers_nan_is_named_before_anything_is_trained(tmp_path
         made_of(tiny(teacher=Unsure(least)), tmp_path / "rows", "prepare")
     with pytest.raises(DataError, match="teacher: 'Unsure' answers NaN to 32 of 32 samples"):
         made_of(tiny(teacher=Unsure(-1e3), train=Digits(noise=0.1)), tmp_path / "none are stored", "prepare")
+
+
+class Compared(nn.Module):
+    """`left` against twice `right`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, left, right):
+        return self.left(left) - 2 * self.right(right)
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs"),
+    [
+        (("left", "right"), ("left", "right")),
+        (("right", "left"), ("left", "right")),  # by name
+        (("first", "right"), ("first", "right")),  # in order
+        (("right", "first"), ("right", "first")),
+    ],
+)
+def test_several_inputs_are_fed_by_name_where_the_arguments_have_exactly_theirs(fields, inputs, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    columns = {name: torch.randn(120, 6, generator=rng) for name in fields}
+    with torch.no_grad():
+        label = Compared()(*(columns[name] for name in inputs)).argmax(1)
+    study = tiny(train={**columns, "label": label}, test=None, teacher=Compared(), student=Compared(), search={})
+    materials = open_materials(study, Host.load())
+    assert live_teacher(materials, "main").model.inputs == inputs
+    built = materials.build_student("student", dict(materials.spaces["student"].region.fixed), 0)
+    assert built.inputs == inputs
+    assert made(materials, tmp_path, "prepare")["prepare"]["teachers"]["main"]["score"] == 1.0
