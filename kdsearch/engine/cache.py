@@ -14,7 +14,7 @@ from kdsearch.engine.feeds import in_order
 from kdsearch.engine.modes import evaluating
 from kdsearch.engine.rows import Rows, RowWriter, as_batch
 from kdsearch.engine.seen import Seen
-from kdsearch.errors import ArtifactError, PluginError
+from kdsearch.errors import ArtifactError, DataError, PluginError
 from kdsearch.kinds import Batch, DataSource, Field, Model, Outputs, Task
 from kdsearch.kinds.forward import run_model, tap_name
 from kdsearch.ops.padding import resized
@@ -76,6 +76,9 @@ def write_cache(
 
     Nothing is written, and `draws` is true, where what the teacher is fed is drawn anew each time: rows would not be of it.
     A row is as long as its sample is, by the batch's mask.
+
+    Raises:
+        DataError: answers are NaN.
     """
     model = live.model
     if live.draws(data.split(splits[0]).load([0])):
@@ -88,12 +91,15 @@ def write_cache(
     ties: dict[str, list[Tie]] = {}
     dropped: list[str] = []
     checks: list[Tensor] = []
+    unknown: list[str] = []
+    answers = live.task.answers(live.task.io(data.fields, data.facts))
     model.module.to(device).eval()
     for name in splits:
         for batch in in_order(data.split(name)):
             placed = batch.to(device)
             with torch.no_grad():
                 out = run_model(model, live.task, live.fed(placed), taps)
+            unknown += nan_in(live.task, answers, placed, out)
             found = seen.of(placed)
             assert found is not None
             if _open_axes(batch, data.fields):
@@ -114,6 +120,7 @@ def write_cache(
                     dropped.append(tap)
                     continue
                 writer.add(rows)
+    refuse_nan(model.name, unknown, len(ids))
     kept = RowWriter(folder / "checks.rows", len(ids))
     kept.add(torch.cat(checks))
     about = {
@@ -126,6 +133,29 @@ def write_cache(
     }
     write_json(folder / "cache.json", about)
     return {"cached": sorted(writers), "too_large": dropped, "samples": len(ids), "draws": False}
+
+
+def nan_in(task: Task[Any], answers: Sequence[Field], batch: Batch, out: Mapping[str, Tensor]) -> list[str]:
+    """Ids of the samples that some of the task's answers are NaN for, padding aside."""
+    counted = task.counted(batch)
+    unknown = torch.zeros(len(batch), dtype=torch.bool)
+    for field in (each for each in answers if each.name in out and out[each.name].ndim == len(each.shape) + 1):
+        nan = out[field.name].isnan()
+        if field.shape:
+            nan = nan.any(field.class_axis)  # positions (B, ...)
+        if counted is not None and counted.shape == nan.shape[: counted.ndim]:
+            nan = nan & counted.bool().reshape(*counted.shape, *[1] * (nan.ndim - counted.ndim)).to(nan.device)
+        unknown |= nan.reshape(len(batch), -1).any(1).cpu()
+    return [sample for sample, is_unknown in zip(batch.ids, unknown.tolist(), strict=True) if is_unknown]
+
+
+def refuse_nan(who: str, ids: Sequence[str], n: int) -> None:
+    """Raise DataError for samples, of n, whose answers are NaN."""
+    if ids:
+        raise DataError(
+            f"'{who}' answers NaN to {len(ids):,} of {n:,} samples, the first '{ids[0]}'",
+            expected="numbers, in eval mode and of these samples as they are fed",
+        )
 
 
 def _open_axes(batch: Batch, fields: Sequence[Field]) -> list[tuple[Field, int]]:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field as Option
 from torch import Tensor
 
-from kdsearch.engine.live_samples import Columns, Items, Samples, seed_of
+from kdsearch.engine.live_samples import Columns, Items, Samples, every, ids_in, seed_of
+from kdsearch.engine.live_targets import TASKS, check_classes, field_of, moments, target_of
 from kdsearch.errors import DataError, nearest, one_of
-from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Split, split_of, stated
+from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Options, Split, split_of, stated
+from kdsearch.limits import CLASSES
 
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
 FAR = 0.5  # outside of 0..1, in pixels: random erasing and the like may overshoot a little
+
+
+class LiveOptions(Options):
+    """What `data.options` says of live samples."""
+
+    classes: Annotated[int, Option(ge=2, le=CLASSES)] | Annotated[list[str], Option(min_length=2)] | None = Option(
+        None,
+        description="number or names of the classes or labels; null = the Dataset's `classes`, else as the samples are",
+    )
 
 
 class LiveSplit:
@@ -59,12 +71,22 @@ class NormalizedSplit:
 
 
 class LiveSource:
-    """`augments`: the data change from one reading to the next (random transforms), so that no teacher output is cached."""
+    """`augments`: the data change from one reading to the next (random transforms), so that no teacher output is cached.
+
+    task: that learns the samples' target. numbers: (N, K) that `train` has as its target, where it is one of numbers.
+    """
 
     def __init__(
-        self, splits: Mapping[str, Split], fields: tuple[Field, ...], facts: Mapping[str, Any], augments: bool
+        self,
+        splits: Mapping[str, Split],
+        fields: tuple[Field, ...],
+        facts: Mapping[str, Any],
+        augments: bool,
+        task: str = "classification",
+        numbers: Tensor | None = None,
     ) -> None:
         self._splits, self._fields, self._facts, self.augments = dict(splits), fields, facts, augments
+        self.task, self._numbers = task, numbers
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -81,6 +103,16 @@ class LiveSource:
     def split(self, name: str) -> Split:
         return split_of(self._splits, name)
 
+    def measured_on(self, ids: Collection[str], labeled: Collection[str]) -> LiveSource:
+        """The same samples, their target in units of what these of `train` have."""
+        if self._numbers is None:
+            return self
+        known = {*labeled}
+        rows = [i for i, sample in enumerate(self.split("train").ids) if sample in known]
+        mean, std = moments(self._numbers[rows])
+        fields = (replace(each, mean=mean, std=std) if each.kind == "value" else each for each in self._fields)
+        return LiveSource(self._splits, tuple(fields), self._facts, self.augments, self.task, self._numbers)
+
     def normalized(self, wanted: Normalization) -> LiveSource:
         """Images of 0..1 or 0..255 in this normalisation; others are taken to be in it already, and only said to be.
 
@@ -95,48 +127,83 @@ class LiveSource:
             formula = f"(x / {told['scale']:g} - mean) / std, a channel each; x in 0..{told['scale']:g}"
             told = {**told, **_given(own), "formula": formula}
             scale, shift = own.from_other(given)
-            splits = {name: NormalizedSplit(each, scale, shift) for name, each in self._splits.items()}
-            return LiveSource(splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
-        told = made_of_pixels(told, own)
-        return LiveSource(self._splits, self._fields, {**self._facts, "preprocessing": told}, self.augments)
+            splits: dict[str, Split] = {
+                name: NormalizedSplit(each, scale, shift) for name, each in self._splits.items()
+            }
+        else:
+            told, splits = made_of_pixels(told, own), self._splits
+        facts = {**self._facts, "preprocessing": told}
+        return LiveSource(splits, self._fields, facts, self.augments, self.task, self._numbers)
 
 
-def from_torch(data: Any, *, classes: Sequence[str] | None = None, name: str = "live") -> LiveSource:
+def from_torch(
+    data: Any, *, classes: Sequence[str] | int | None = None, name: str = "live", task: str | None = None
+) -> LiveSource:
     """Live data as a source that studies read.
 
     Args:
-        data: a map-style Dataset of (image, label) pairs or dicts; a pair of arrays or tensors (images, labels); a dict
+        data: a map-style Dataset of (image, target) pairs or dicts; a pair of arrays or tensors (images, targets); a dict
             of such columns by field name; or a dict of any of these by split (train, unlabeled, val, test). Images are
             (C, H, W), or (H, W) for grey; uint8 and PIL images are divided by 255, floats are used as they are. Texts are
-            `tokens` (N,), ids up to the greatest one there is, and their `mask` (N,), not 0 at tokens.
-        classes: names of the classes; else the Dataset's `classes`, else numbers up to the greatest label.
+            `tokens` (N,), ids up to the greatest one there is, and their `mask` (N,), not 0 at tokens. What is learned is
+            `label`, `labels`, `target`, `next` or `mask`: see `live_targets.EXPECTED`.
+        classes: names of the classes or labels, or how many there are; else the Dataset's `classes`, else numbers, of classes up
+            to the greatest one there is.
         name: in reports.
+        task: the study's, where it names one: its target is learned. None = the first of these names that there is.
 
     Raises:
-        DataError: no samples, fields of unequal shape or length, labels that are no class index, an unknown split.
+        DataError: no samples, fields of unequal shape or length, a target that is none of its task, an unknown split.
     """
     by_split = _by_split(data)
-    samples = {split: _samples(split, each) for split, each in by_split.items()}
+    second = next((target for target, its_task in TASKS.items() if its_task == task), "label")
+    samples = {split: _samples(split, each, second) for split, each in by_split.items()}
     for split, each in samples.items():
         if not len(each):
             raise DataError(f"split '{split}' has no samples", expected="at least one sample")
-    first = {split: each.rows([0], [seed_of(f"{split}-000000")]) for split, each in samples.items()}
-    fields = tuple(_field(field, value) for field, value in first["train"].items())
-    fields = tuple(replace(each, n_values=_n_tokens(samples)) if each.kind == "tokens" else each for each in fields)
-    is_classed = any(field.kind == "label" for field in fields)
+    target = target_of(_first(samples)["train"], task)
+    for each in samples.values():
+        each.target = target
+    first = _first(samples)
+    if target != "label":
+        field_of(target, first["train"][target], None)  # refuses it before all of it is read
+    with_target = [split for split in samples if target in first[split]]
     labels: dict[str, Tensor | None] = dict.fromkeys(samples)
-    if is_classed:
-        labels = {s: _labels(s, samples[s], by_split[s]) if "label" in first[s] else None for s in samples}
+    numbers: dict[str, Tensor | None] = dict.fromkeys(samples)
+    n_values: int | None = None
     facts: dict[str, Any] = {"name": name, "source": "live objects of the calling program", "licence": "the user's"}
-    if is_classed:
-        facts["classes"] = _class_names(classes, by_split["train"], labels)
-    facts["content"], ends = _content(samples, labels)
+    if target == "label" and (label := first["train"].get("label")) is not None and _is_class(label):
+        labels |= {split: _labels(split, samples[split], by_split[split]) for split in with_target}
+        greatest = max((int(each.max()) for each in labels.values() if each is not None), default=0)
+        facts["classes"] = _class_names(classes, by_split["train"], greatest + 1)
+    elif target in ("labels", "target"):
+        numbers |= {split: every(samples[split], target) for split in with_target}
+        if target == "labels":
+            n = first["train"]["labels"].shape[-1]
+            facts["labels"] = _class_names(classes, by_split["train"], n, exactly=True)
+    elif target == "mask":
+        known = ids_in(samples, target)
+        if classes is None:
+            check_classes(known)
+        facts["classes"] = _class_names(classes, by_split["train"], max(known, default=0) + 1)
+        n_values = len(facts["classes"])
+    if "tokens" in first["train"] and not first["train"]["tokens"].is_floating_point():
+        read = ids_in(samples, "tokens") | (ids_in(samples, target) if target == "next" else set())
+        n_values = max(read, default=0) + 1
+    fields = tuple(_field(field, value, target, n_values) for field, value in first["train"].items())
+    facts["content"], ends = _content(samples, {split: _either(labels[split], numbers[split]) for split in samples})
     if (image := next((each for each in fields if each.kind == "image"), None)) is not None:
         facts["preprocessing"] = preprocessing(image, ends)
     facts["samples"] = {split: len(each) for split, each in samples.items()}
     splits = {split: LiveSplit(split, each, labels[split]) for split, each in samples.items()}
     _same_shapes(first)
-    return LiveSource(splits, fields, facts, any(_is_random(split) for split in splits.values()))
+    is_random = any(_is_random(split) for split in splits.values())
+    return LiveSource(splits, fields, facts, is_random, TASKS[target], numbers["train"] if target == "target" else None)
+
+
+def _first(samples: Mapping[str, Samples]) -> dict[str, dict[str, Tensor]]:
+    """The first sample of each split."""
+    return {split: each.rows([0], [seed_of(f"{split}-000000")]) for split, each in samples.items()}
 
 
 def _by_split(data: Any) -> dict[str, Any]:
@@ -165,7 +232,8 @@ def _is_dataset(value: Any) -> bool:
     )
 
 
-def _samples(split: str, data: Any) -> Samples:
+def _samples(split: str, data: Any, second: str) -> Samples:
+    """`second`: what the other part of a pair is."""
     if _is_array(data):
         data = (data,)
     if (
@@ -173,20 +241,28 @@ def _samples(split: str, data: Any) -> Samples:
         and 1 <= len(data) <= 2
         and all(_is_array(each) or isinstance(each, list) for each in data)
     ):
-        return Columns(split, dict(zip(("image", "label"), data, strict=False)))
+        return Columns(split, dict(zip(("image", second), data, strict=False)), second)
     if isinstance(data, Mapping) and data:
-        return Columns(split, data)
+        return Columns(split, data, second)
     if _is_dataset(data) and hasattr(data, "__len__"):
-        return Items(split, data)
+        return Items(split, data, second)
     raise DataError(
         f"split '{split}' is a {type(data).__name__}",
         expected="a Dataset with a length, a pair of arrays (images, labels), or a dict of arrays",
     )
 
 
-def _field(name: str, batch: Tensor) -> Field:
+def _is_class(batch: Tensor) -> bool:
+    return batch.ndim == 1 and batch.dtype == torch.int64
+
+
+def _field(name: str, batch: Tensor, target: str, n_values: int | None) -> Field:
     shape, dtype = tuple(batch.shape[1:]), str(batch.dtype).removeprefix("torch.")
-    if name == "label" and shape == () and dtype == "int64":
+    if name == target != "label":
+        return field_of(name, batch, n_values)
+    if name == "label" != target:
+        return Field(name, "vector", shape, dtype, "extra")
+    if name == "label" and _is_class(batch):
         return Field(name, "label", shape, dtype, "target")
     if name == "label":
         return Field(name, "map" if len(shape) >= 2 else "vector", shape, dtype, "target")
@@ -194,27 +270,15 @@ def _field(name: str, batch: Tensor) -> Field:
         if len(shape) != 3:
             raise DataError(f"'image' of shape {shape}", expected="(C, H, W), or (H, W) for grey")
         return Field(name, "image", shape, dtype)
-    if len(shape) == 1 and (name == "mask" or (name == "tokens" and not batch.is_floating_point())):
+    if len(shape) == 1 and name == "mask":
         return Field(name, name, shape, dtype)
+    if len(shape) == 1 and name == "tokens" and not batch.is_floating_point():
+        return Field(name, name, shape, dtype, n_values=n_values)
     return Field(name, "vector", shape, dtype)
 
 
-def _n_tokens(samples: Mapping[str, Samples]) -> int:
-    """One more than the greatest token id of any split."""
-    greatest = 0
-    for split, each in samples.items():
-        for start in range(0, len(each), 256):
-            index = list(range(start, min(start + 256, len(each))))
-            for row, ids in zip(index, each.rows(index, [0] * len(index)).get("tokens", ()), strict=False):
-                least, most = (int(found) for found in ids.aminmax())
-                if least < 0:
-                    raise DataError(
-                        f"token id {least} in sample {row} of split '{split}'",
-                        expected="0 or more",
-                        fix="Give padding any id of the vocabulary, and a `mask` that is 0 there.",
-                    )
-                greatest = max(greatest, most)
-    return greatest + 1
+def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one
 
 
 def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -238,7 +302,7 @@ def _labels(split: str, samples: Samples, data: Any) -> Tensor:
     elif isinstance(samples, Columns):
         labels = samples.columns["label"]
     else:
-        labels = torch.cat([samples.rows([i], [0])["label"] for i in range(n)])
+        labels = every(samples, "label")
     if labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise DataError(f"split '{split}': labels are {labels.dtype}", expected="class indices")
     labels = labels.long()
@@ -251,13 +315,17 @@ def _labels(split: str, samples: Samples, data: Any) -> Tensor:
     return labels
 
 
-def _class_names(stated: Sequence[str] | None, train: Any, labels: Mapping[str, Tensor | None]) -> list[str]:
-    greatest = max((int(each.max()) for each in labels.values() if each is not None), default=0)
-    names = stated if stated is not None else getattr(train, "classes", None)
+def _class_names(said: Sequence[str] | int | None, train: Any, n: int, exactly: bool = False) -> list[str]:
+    """`n`: how many there are at least; `exactly`: and at most."""
+    names = said if said is not None else getattr(train, "classes", None)
+    if isinstance(names, int):
+        names = [str(i) for i in range(names)]
     if not (isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)):
-        return [str(i) for i in range(greatest + 1)]
-    if greatest >= len(names):
-        raise DataError(f"label {greatest}, but {len(names)} classes are named", expected=f"0..{len(names) - 1}")
+        return [str(i) for i in range(n)]
+    if n > len(names) or (exactly and n < len(names)):
+        problem = f"{n} labels a sample" if exactly else f"label {n - 1}"
+        expected = f"{len(names)}" if exactly else f"0..{len(names) - 1}"
+        raise DataError(f"{problem}, but {len(names)} classes are named", expected=expected)
     return list(names)
 
 

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdsearch.engine.live_targets import as_target
 from kdsearch.errors import DataError, KdsearchError, told
+from kdsearch.kinds import HIDDEN
 
 
 class Samples(Protocol):
-    """Named tensors of one sample at a time."""
+    """Named tensors of one sample at a time. `target`: the field that is learned, as a batch has it (see `live_targets`)."""
+
+    target: str
 
     def __len__(self) -> int: ...
 
@@ -27,7 +31,8 @@ class Samples(Protocol):
 class Columns:
     """Arrays or tensors with one row a sample."""
 
-    def __init__(self, split: str, columns: Mapping[str, Any]) -> None:
+    def __init__(self, split: str, columns: Mapping[str, Any], target: str = "label") -> None:
+        self.split, self.target = split, target
         self.columns = {name: _column(split, name, values) for name, values in columns.items()}
         images = self.columns.get("image")
         if images is not None and images.is_floating_point() and not bool(images.isfinite().all()):
@@ -48,14 +53,18 @@ class Columns:
 
     def rows(self, index: Sequence[int], seeds: Sequence[int]) -> dict[str, Tensor]:
         at = torch.as_tensor(index, dtype=torch.long)
-        return {name: _pixels(name, values[at]) for name, values in self.columns.items()}
+        return {name: self._batched(name, values[at], index) for name, values in self.columns.items()}
+
+    def _batched(self, name: str, values: Tensor, index: Sequence[int]) -> Tensor:
+        values = _pixels(name, values)
+        return as_target(name, values, index, self.split) if name == self.target else values
 
 
 class Items:
-    """A map-style torch Dataset of (image, label), (image,) or dict samples; its transforms run at every load."""
+    """A map-style torch Dataset of (image, target), (image,) or dict samples; its transforms run at every load."""
 
-    def __init__(self, split: str, dataset: Any) -> None:
-        self.split, self.dataset = split, dataset
+    def __init__(self, split: str, dataset: Any, target: str = "label") -> None:
+        self.split, self.dataset, self.target = split, dataset, target
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -76,7 +85,10 @@ class Items:
                         expected="one shape a field",
                         fix="Resize in the Dataset's own transform.",
                     )
-        return {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
+        made = {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
+        if self.target in made:
+            made[self.target] = as_target(self.target, made[self.target], index, self.split)
+        return made
 
     def _read(self, i: int) -> Any:
         try:
@@ -92,9 +104,9 @@ class Items:
             if len(parts) > 2:
                 raise DataError(
                     f"sample {i} of split '{self.split}' has {len(parts)} parts",
-                    expected="(image, label), or a dict of named fields",
+                    expected=f"(image, {self.target}), or a dict of named fields",
                 )
-            sample = dict(zip(("image", "label"), parts, strict=False))
+            sample = dict(zip(("image", self.target), parts, strict=False))
         return {name: _item(self.split, i, name, value) for name, value in sample.items()}
 
 
@@ -137,6 +149,32 @@ def _pixels(name: str, values: Tensor) -> Tensor:
     if name == "label" and not values.dtype.is_floating_point and values.dtype != torch.bool:
         values = values.long()
     return values
+
+
+def ids_in(samples: Mapping[str, Samples], name: str) -> set[int]:
+    """The token ids or classes of any split, those that nobody knows left out."""
+    found: set[int] = set()
+    for split, each in samples.items():
+        for start in range(0, len(each), 256):
+            index = list(range(start, min(start + 256, len(each))))
+            for row, ids in zip(index, each.rows(index, [0] * len(index)).get(name, ()), strict=False):
+                known = ids.unique().tolist()
+                if known and known[0] < 0 and name == "tokens":
+                    raise DataError(
+                        f"token id {known[0]} in sample {row} of split '{split}'",
+                        expected="0 or more",
+                        fix="Give padding any id of the vocabulary, and a `mask` that is 0 there.",
+                    )
+                found.update(known)
+    return found - {HIDDEN}
+
+
+def every(samples: Samples, name: str) -> Tensor:
+    """(N, ...) of all samples."""
+    at_once = len(samples) if isinstance(samples, Columns) else 1
+    starts = range(0, len(samples), at_once)
+    index = [list(range(start, min(start + at_once, len(samples)))) for start in starts]
+    return torch.cat([samples.rows(each, [0] * len(each))[name] for each in index])
 
 
 def seed_of(text: str) -> int:

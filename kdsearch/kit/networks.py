@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -38,23 +39,30 @@ class Tupled(nn.Module):
         return tuple(named(self.module(*inputs), self.names).values())
 
 
-def _examples(io: IO, n: int) -> list[Tensor]:
-    """n blank samples for each input."""
-    return [each.blank(n) for each in io.inputs]
+def _by_name(module: nn.Module, fields: Sequence[Field]) -> tuple[Field, ...]:
+    """The fields in the order of the arguments of `forward`, where those have exactly their names; else as they are."""
+    try:
+        arguments = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # of compiled code
+        return tuple(fields)
+    names = [each.name for each in arguments if each.kind is not each.KEYWORD_ONLY]
+    known = {each.name: each for each in fields}
+    return tuple(known[name] for name in names) if {*names} == {*known} else tuple(fields)
 
 
 def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:
-    """A Model of a foreign module, run once on zeros. `role` goes before its name in messages.
+    """A Model of a foreign module, run once on zeros, fed by name where it can be. `role` goes before its name in messages.
 
     Raises:
         DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. A part of it
             is TorchScript, where there are to be taps.
     """
-    fed = described(io.inputs)
+    fields = _by_name(module, io.inputs)
+    fed = described(fields)
     for n in BATCHES:
         try:
             with torch.no_grad():
-                out = module.eval()(*_examples(io, n))
+                out = module.eval()(*(each.blank(n) for each in fields))
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
@@ -66,9 +74,9 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     if taps and closed:
         what = f"its part '{closed[0]}' is" if closed[0] else "it is"
         raise DataError(f"{role}{who}: {what} TorchScript, which cannot be looked into", expected="a torch.nn.Module")
-    found = found_taps(module, _examples(io, 1), inside) if taps else ()
+    found = found_taps(module, [each.blank() for each in fields], inside) if taps else ()
     outputs = tuple(each.name for each in io.outputs)
-    return Model(module, tuple(each.name for each in io.inputs), found, outputs, name=who)
+    return Model(module, tuple(each.name for each in fields), found, outputs, name=who)
 
 
 def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int = 2) -> None:
@@ -83,8 +91,22 @@ def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int =
         if isinstance(value, Tensor) and value.shape[:1] == (n,) and _fits(value.shape[1:], each.shape):
             continue
         one = f": one {each.name} for each class of the data set" if len(each.shape) == 1 else f" as {each.name}"
-        raise DataError(f"{role}{who} answers {got} a sample", expected=f"{shown(each.shape)}{one}")
+        raise DataError(
+            f"{role}{who} answers {got} a sample",
+            expected=f"{shown(each.shape)}{one}",
+            fix=_of_more_classes(value, each),
+        )
 
 
 def _fits(sizes: Sequence[int], asked: Sequence[int | None]) -> bool:
     return len(sizes) == len(asked) and all(want in (None, size) for size, want in zip(sizes, asked, strict=True))
+
+
+def _of_more_classes(value: object, asked: Field) -> str:
+    """What to do about an answer (B, K) of more classes than the data set has."""
+    if asked.kind != "logits" or len(asked.shape) != 1 or not isinstance(value, Tensor) or value.ndim != 2:
+        return ""
+    is_wider = value.shape[1] > (asked.shape[0] or 0)
+    return (
+        "If the data lack some classes, name them all, or say how many there are, in data.options." if is_wider else ""
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ NARROW = 16  # numbers in a register of AVX512
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """The module, in place, with weights of convolutions stored channels-last, and `guarded`."""
-    return guarded(module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    """The module, in place, with weights of 2-D convolutions stored channels-last, and `guarded`."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.ndim == 4:  # `module.to` would ask it of 3-D convolutions, too, which have no such layout
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return guarded(module)
 
 
 def guarded(module: nn.Module) -> nn.Module:

@@ -69,6 +69,8 @@ class Scorer:
             gaussian initialisation see a gaussian copy of it. teacher_note: what `notes` should say of it.
             teacher_fed: what it is fed of the batch, where that is not the batch.
         init_seeds: initialisations to average over.
+        ranks: whether candidates are ranked by it. Where there is one network alone, what a proxy cannot score is no fault of the
+            study's, but an error in the row like any other.
 
     Raises:
         ValueError: a proxy needs a teacher and there is none.
@@ -88,13 +90,14 @@ class Scorer:
         probe_seed: int = 0,
         init_seeds: Sequence[int] = (0,),
         batch_size: int = 32,
+        ranks: bool = True,
     ) -> None:
         lonely = [name for name, proxy in proxies.items() if proxy.needs_teacher and teacher is None]
         if lonely:
             raise ValueError(f"proxy '{lonely[0]}' needs a teacher")
         self.space, self.io, self.task, self.proxies = space, io, task, dict(proxies)
         self.probe_seed, self.init_seeds = probe_seed, tuple(init_seeds)
-        self.is_noise = batch is None
+        self.is_noise, self.ranks = batch is None, ranks
         self._batch = batch if batch is not None else task.dummy(io, batch_size, stream(probe_seed, "batch"))
         self._teacher, self._teacher_note, self._teacher_fed = teacher, teacher_note, teacher_fed
         self._probes: dict[str, LiveProbe] = {}
@@ -174,7 +177,7 @@ class Scorer:
                     try:
                         values[name].append(float(proxy.score(student, probe)))
                     except FOREIGN as error:
-                        if raises and isinstance(error, UserError):
+                        if raises and self.ranks and isinstance(error, UserError):
                             raise error.at(path=f"proxy {name}") from error.__cause__
                         if raises and isinstance(error, SystemExit):
                             raise exited(f"proxy '{name}'", error) from error
@@ -217,7 +220,8 @@ class Scorer:
         """Once: what proxies measure beforehand, and a network drawn from the space scored, whatever the candidates will be.
 
         Raises:
-            UserError: of a proxy, named by the error's path, or of the space: the study is wrong (a tap that its networks lack).
+            UserError: of a proxy that ranks, named by the error's path, or of the space: the study is wrong (a tap that its
+                networks lack).
         """
         if self._is_fitted:
             return
@@ -232,7 +236,8 @@ class Scorer:
                         try:
                             proxy.fit(models, self._probe(init))
                         except UserError as error:
-                            raise error.at(path=f"proxy {name}") from error.__cause__
+                            if self.ranks:
+                                raise error.at(path=f"proxy {name}") from error.__cause__
                         except SystemExit as error:
                             raise exited(f"proxy '{name}'", error) from error
         self._first = self._scored(specs[0], raises=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdsearch.engine.cache import Live, TeacherCache, write_cache
+from kdsearch.engine.cache import Live, TeacherCache, nan_in, refuse_nan, write_cache
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import DataError, TapError
 from kdsearch.kinds import Access, DataSource, Model
@@ -20,7 +20,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import canonical, digest, module_digest
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.training.keys import SOURCE
-from kdsearch.training.materials import Materials
+from kdsearch.training.materials import Materials, placing
 from kdsearch.training.memory import check_answering
 from kdsearch.training.normalize import (
     ACCURACY,
@@ -42,7 +42,7 @@ from kdsearch.training.tools import Tools
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
 READS = (*SOURCE, "teachers", "objective", "taps")
-RULE = 3  # by which a teacher's normalisation is chosen and its rows are known; one of another rule is made anew
+RULE = 4  # by which a teacher's normalisation is chosen, it is fed and its rows are known; one of another rule is made anew
 LOOKED_AT = 32  # samples whose answers may be probabilities
 ROUNDED = 1e-2  # how far their sum may be from 1, in half precision
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed
@@ -165,7 +165,8 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         taps = [tap_name(live.model, tap) for tap in materials.taps[name] if has_tap(live.model, tap)]
         splits = [split for split in ("train", "val") if split in materials.data.splits]
         folder = out / f"cache-{name}"
-        cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
+        with placing(study, study.path_of_teacher(name)):
+            cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
         setting = study.teachers[name].cache
         if cached["draws"] and setting in ("on", "all"):
             why = "what the teacher is fed is drawn anew each time (`view`), so there are no rows to store"
@@ -200,7 +201,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         "judged": judged,
         "warnings": [
             *warned(materials, name, known.get(ACCURACY)),
-            *(_softened(materials, name, live) if answers else []),
+            *(_looks(materials, name, live) if answers else []),
         ],
     }
 
@@ -230,12 +231,19 @@ def unanswered(materials: Materials, live: Live) -> str:
     return ""
 
 
-def _softened(materials: Materials, name: str, live: Live) -> list[str]:
-    """A warning where what should be logits are probabilities: on some training samples all are >= 0, and the classes' sum is 1."""
+def _looks(materials: Materials, name: str, live: Live) -> list[str]:
+    """A warning where what should be logits are probabilities: on some training samples all are >= 0, and the classes' sum is 1.
+
+    Raises:
+        DataError: they are NaN.
+    """
     split = materials.data.split("train")
     batch = split.load(list(range(min(LOOKED_AT, len(split.ids))))).to(materials.torch_device)
     found = live.outputs(batch, live.model.outputs, materials.torch_device)
-    for field in (each for each in materials.task.answers(materials.io) if each.kind == "logits"):
+    answers = materials.task.answers(materials.io)
+    with placing(materials.study, materials.study.path_of_teacher(name)):
+        refuse_nan(live.model.name, nan_in(materials.task, answers, batch, found), len(batch))
+    for field in (each for each in answers if each.kind == "logits"):
         rows = found[field.name].double()
         if bool((rows >= 0).all()) and bool(((rows.sum(field.class_axis) - 1).abs() < ROUNDED).all()):
             return [

@@ -101,13 +101,14 @@ def scorer_of(materials: Materials, role: str) -> Scorer:
             from kdsearch.study.schema import Use
 
             made[name] = materials.make("proxy", Use(use=name, options={}), "search.proxy")
-    return scorer_with(materials, role, made)
+    return scorer_with(materials, role, made, ranks=materials.spaces[role].size() != 1)
 
 
-def scorer_with(materials: Materials, role: str, proxies: Mapping[str, Proxy[Any]]) -> Scorer:
-    """These proxies on the study's probe, against its teacher with fresh weights."""
+def scorer_with(materials: Materials, role: str, proxies: Mapping[str, Proxy[Any]], ranks: bool = True) -> Scorer:
+    """These proxies on the study's probe, against its teacher with fresh weights. `ranks`: see `Scorer`."""
     section = materials.study.config.search
-    check_needs(proxies, materials.io, materials.host)
+    if ranks:
+        check_needs(proxies, materials.io, materials.host)
     seed = derive(materials.seed, "probe") % 2**31
     teacher, note, fed = None, "", None
     if any(proxy.needs_teacher for proxy in proxies.values()):
@@ -124,6 +125,7 @@ def scorer_with(materials: Materials, role: str, proxies: Mapping[str, Proxy[Any
         probe_seed=seed,
         init_seeds=inits_of(seed, section.probe.seeds),
         batch_size=section.probe.batch_size,
+        ranks=ranks,
     )
 
 
@@ -148,7 +150,7 @@ def check(materials: Materials) -> None:
             if not error.path and error.file is None:
                 error.path = f"{materials.study.path_of_student(role)}.space"
             raise materials.study.place(error) from error.__cause__
-        for name, why in scorer.silent().items():
+        for name, why in scorer.silent().items() if scorer.ranks else ():
             if f"proxy {name}" in keys:
                 raise _silent(materials, name, TRIED, why)
         strategy = _strategy(materials, role)
@@ -199,7 +201,9 @@ def _one_role(
     costs = _costs_beside(materials, role)
     explored, sample = _explored(materials, role, region, scorer, costs, before, tools, work)
     _refuse_none(materials, role, explored)
-    _refuse_silent(materials, explored)
+    unscored = _unscored(materials, explored)
+    if unscored and (scorer.ranks or any("build" in each.scored.errors for each in explored.candidates)):
+        raise _silent(materials, unscored[0][0], len(explored.candidates), unscored[0][1])
     kept = _kept(materials, role, explored, costs, tools, work)
     chosen = {each["key"] for each in kept.rows if each["short"]}
     for each in explored.candidates:
@@ -207,7 +211,10 @@ def _one_role(
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
     for scored in sample:
         append_line(out / reference_name(role), scored.row())
-    notes = list(scorer.notes.values())
+    notes = [
+        *scorer.notes.values(),
+        *(f"proxy '{name}' has no score, and one network needs none: {why}" for name, why in unscored),
+    ]
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
@@ -346,16 +353,15 @@ def _refuse_none(materials: Materials, role: str, explored: Explored) -> None:
     )
 
 
-def _refuse_silent(materials: Materials, explored: Explored) -> None:
-    """Raise TrialError for a proxy that scored none of the candidates."""
-    rows = [each.scored for each in explored.candidates]
+def _unscored(materials: Materials, explored: Explored) -> list[tuple[str, str]]:
+    """(proxy, why) of those that scored none of the candidates."""
+    rows, found = [each.scored for each in explored.candidates], []
     for use, _ in proxy_uses(materials.study):
         if any(row.scores[use.use] is not None for row in rows):
             continue
-        first = next(
-            (row.errors[name] for row in rows for name in (use.use, "build", "process") if name in row.errors), ""
-        )
-        raise _silent(materials, use.use, len(rows), first)
+        names = (use.use, "build", "process")
+        found.append((use.use, next((row.errors[name] for row in rows for name in names if name in row.errors), "")))
+    return found
 
 
 def _silent(materials: Materials, name: str, n: int, why: str) -> KdsearchError:

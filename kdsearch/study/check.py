@@ -64,10 +64,13 @@ def student_space(study: Study, host: Host, role: str = "student") -> Any:
 
 
 def _check_options(study: Study, host: Host) -> None:
+    from kdsearch.engine.live_data import LiveOptions
+    from kdsearch.kinds import NoOptions
     from kdsearch.kinds.options import searchable, validate
 
     for kind, use, path in uses(study):
         if use.use == LIVE and study.live_object(path) is not None:
+            validate(LiveOptions if kind == "dataset" else NoOptions, use.options, f"{path}.options")
             continue
         try:
             cls = host.load_class(kind, use.use)

@@ -16,10 +16,11 @@ import torch
 
 from kdsearch.deploy.files import external_files
 from kdsearch.engine.conduct import Device, resolve_device
-from kdsearch.engine.live_data import from_torch
+from kdsearch.engine.live_data import LiveOptions, from_torch
+from kdsearch.engine.live_targets import TASKS
 from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
-from kdsearch.errors import TooLargeError, UserError
+from kdsearch.errors import DataError, TooLargeError, UserError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Controller, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
@@ -59,6 +60,11 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "cost_objectives": ("cost_objectives", "objectives"),
     "device": ("run.device",),
 }
+
+OF_LIVE = (
+    f"Live samples teach by {one_of(TASKS)} (docs/studies.md, data); what else a task reads is given by a data set of your own "
+    "(docs/plugins.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -264,8 +270,9 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
     source: Any
     with placing(study, "data.options"):
         if live is not None:
-            source = from_torch(live)
-            declared, augments = "classification", source.augments
+            classes = validate(LiveOptions, config.data.options).classes
+            source = from_torch(live, classes=classes, task=config.task.use if config.task else None)
+            declared, augments = source.task, source.augments
         else:
             dataset = make(host, "dataset", config.data, "data")
             source, declared, augments = dataset.open(site), dataset.task, dataset.augments
@@ -273,6 +280,11 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         source = normalized(source, study)
     task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
     with placing(study, "data"):
+        try:
+            task.io(source.fields, source.facts)  # what it cannot read is said before its strata are asked for
+        except DataError as error:
+            error.fix = error.fix or (OF_LIVE if live is not None else "")
+            raise
         data = arrange(
             source,
             labeled=config.data.labeled,

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from kdsearch.builtin.classification import Classification, ClassificationOptions
+from kdsearch.builtin.text.causal_lm import CausalLm
 from kdsearch.builtin.text.seq2seq import Seq2Seq
-from kdsearch.engine.cache import Live, TeacherCache, write_cache
+from kdsearch.engine.cache import Live, TeacherCache, nan_in, write_cache
 from kdsearch.engine.recipe_site import RecipeSite
 from kdsearch.engine.setup import Evaluator
 from kdsearch.errors import ArtifactError, TapError
-from kdsearch.kinds import Batch, Field, Model, Tap
+from kdsearch.kinds import Batch, Field, Model, NoOptions, Tap
 from kdsearch.kinds.forward import run_model
 from kdsearch.ops.padding import stacked
 from tests.engine.little import resnet, source
@@ -343,3 +344,14 @@ def test_rows_of_held_out_samples_are_looked_up_last(tmp_path):
     held.outputs(given, ["logits"], CPU)
     held.outputs(data.split("train").load([0]), ["logits"], CPU)
     assert calls == [1]
+
+
+def test_nan_in_the_padding_is_no_answer():
+    task = CausalLm(NoOptions())
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]])
+    logits = torch.zeros(3, 3, 4)
+    logits[0, 2, 1] = logits[1, 1, 3] = torch.nan
+    batch = Batch(("a", "b", "c"), {"mask": mask})
+    answers = (Field("logits", "logits", (3, 4)), Field("other", "vector", (2,)))
+    assert nan_in(task, answers, batch, {"logits": logits}) == ["b"]
+    assert nan_in(TASK, answers[:1], batch, {"logits": logits}) == ["a", "b"]

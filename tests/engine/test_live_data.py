@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from kdsearch.builtin.tables.regression import Regression, RegressionOptions
 from kdsearch.engine.live_data import from_torch
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, Dataset, NoOptions
+from kdsearch.kinds import HIDDEN, Dataset, Field, NoOptions
 from kdsearch.testing.dataset import DatasetContract
 
 
@@ -207,6 +208,127 @@ def test_a_study_can_arrange_live_data_with_unlabeled_images():
         + sum(n for name, n in arranged.counts()["val"].items() if name != "unlabeled")
         == 9
     )
+
+
+IMAGES = np.random.default_rng(1).random((6, 1, 2, 3)).astype("f4")
+TOKENS = np.arange(18).reshape(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "expected", "values"),
+    [
+        ("regression", np.arange(6.0), Field("target", "value", (1,), "float32", "target"), np.arange(6.0)[:, None]),
+        ("regression", np.arange(12).reshape(6, 2), Field("target", "value", (2,), "float32", "target"), None),
+        (
+            "multilabel",
+            np.array([[0, 1.0]] * 5 + [[np.nan, 1]]),
+            Field("labels", "labels", (2,), "int64", "target"),
+            np.array([[0, 1]] * 5 + [[HIDDEN, 1]]),
+        ),
+        ("multilabel", np.eye(6, dtype=bool), Field("labels", "labels", (6,), "int64", "target"), np.eye(6)),
+        (
+            "segmentation",
+            np.arange(36, dtype="u1").reshape(6, 2, 3),
+            Field("mask", "map", (2, 3), "int64", "target", 36),
+            None,
+        ),
+        (
+            "segmentation",
+            np.full((6, 1, 2, 3), 4),
+            Field("mask", "map", (2, 3), "int64", "target", 5),
+            np.full((6, 2, 3), 4),
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", ["pair", "columns", "items", "items by name"])
+def test_a_task_learns_its_own_target(task, given, expected, values, how):
+    """The second part of a pair, or what has the task's name for it, stated as a data set of that task does."""
+    name = expected.name
+    data = {
+        "pair": (IMAGES, given),
+        "columns": {"image": IMAGES, name: given},
+        "items": Listed([(torch.tensor(a), torch.tensor(b)) for a, b in zip(IMAGES, given, strict=True)]),
+        "items by name": Listed([{"image": a, name: b} for a, b in zip(IMAGES, given, strict=True)]),
+    }[how]
+    for source in (from_torch(data, task=task), *([] if "pair" in how or how == "items" else [from_torch(data)])):
+        assert (source.fields[1], source.task) == (expected, task)
+        found = source.split("train").load(range(6))[name]
+        assert found.dtype == expected.torch_dtype
+        np.testing.assert_array_equal(found.numpy(), (given if values is None else values))
+
+
+def test_what_follows_a_token_is_of_the_same_vocabulary():
+    following = np.concatenate([TOKENS[:, 1:], np.full((6, 1), 40)], 1)
+    following[2, 1] = HIDDEN
+    data = {"tokens": TOKENS, "mask": np.ones((6, 3), bool), "next": following}
+    source = from_torch(data)
+    assert source.task == "causal_lm"
+    assert [(each.name, each.kind, each.use, each.n_values) for each in source.fields] == [
+        ("tokens", "tokens", "input", 41),
+        ("mask", "mask", "input", None),
+        ("next", "tokens", "target", 41),
+    ]
+    np.testing.assert_array_equal(source.split("train").load([2])["next"].numpy(), following[2:3])
+
+
+def test_a_name_that_another_task_learns_is_an_input():
+    numbers = np.arange(12, dtype="f4").reshape(6, 2)
+    source = from_torch({"source": numbers, "target": numbers, "label": np.arange(6) % 2})
+    assert [each.use for each in source.fields] == ["input", "input", "target"]
+    assert source.task == "classification"
+    other = from_torch({"source": numbers, "target": numbers, "label": np.arange(6) % 2}, task="regression")
+    assert [each.use for each in other.fields] == ["input", "target", "extra"]
+
+
+def test_numbers_are_in_units_of_the_training_samples_whose_target_is_seen():
+    numbers = np.random.default_rng(2).normal(7, 3, (40, 2))
+    numbers[3, 1] = np.nan
+    source = from_torch((np.zeros((40, 1, 2, 2), "f4"), numbers), task="regression")
+    found = arrange(source, labeled=20, validation=0.2, test=0.2, seed=1, task=Regression(RegressionOptions()))
+    rows = [int(sample.rpartition("-")[2]) for sample in found.split("labeled").ids]
+    assert 5 < len(rows) < 20
+    np.testing.assert_allclose(found.fields[1].mean, np.nanmean(numbers[rows], 0), rtol=1e-6)
+    np.testing.assert_allclose(found.fields[1].std, np.nanstd(numbers[rows], 0), rtol=1e-6)
+    assert source.fields[1].mean == ()
+
+
+def test_classes_that_no_sample_has_are_said():
+    pair = (IMAGES, np.arange(6) % 3)
+    assert from_torch(pair, classes=5).facts["classes"] == list("01234")
+    masks = np.full((6, 2, 3), 2)
+    assert from_torch((IMAGES, masks), task="segmentation", classes=list("abcd")).fields[1].n_values == 4
+    assert from_torch((IMAGES, np.eye(6)), task="multilabel", classes=list("abcdef")).facts["labels"] == list("abcdef")
+    with pytest.raises(DataError, match="label 2, but 2 classes are named"):
+        from_torch(pair, classes=2)
+    with pytest.raises(DataError, match="6 labels a sample, but 5 classes are named"):
+        from_torch((IMAGES, np.eye(6)), task="multilabel", classes=5)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "words"),
+    [
+        (
+            "regression",
+            {"image": IMAGES, "price": np.zeros(6)},
+            "live samples have image, price, and 'regression' learns a field 'target'. Expected 'target', one number",
+        ),
+        ("regression", (IMAGES, np.array([0, 1, np.inf, 2, 3, 4])), "'target' of sample 2 of split 'train' holds inf"),
+        ("multilabel", (IMAGES, np.full((6, 2), 0.3)), "'labels' of sample 0 of split 'train' holds 0.3"),
+        ("multilabel", (IMAGES, np.ones(6, int)), "'labels' is () int64 a sample. Expected (K,) of 1, 0"),
+        ("segmentation", (IMAGES, np.zeros((6, 2, 3))), "'mask' is (2, 3) float32 a sample. Expected (H, W) class"),
+        ("segmentation", (IMAGES, np.full((6, 2, 3), -1)), "'mask' of sample 0 of split 'train' holds -1"),
+        ("segmentation", (IMAGES, np.full((6, 2, 3), 255)), "'mask' holds 255. Expected (H, W) class indices"),
+        (
+            "causal_lm",
+            {"tokens": TOKENS, "mask": TOKENS, "next": TOKENS - 5},
+            "'next' of sample 0 of split 'train' hold",
+        ),
+    ],
+)
+def test_targets_that_are_none(task, data, words):
+    with pytest.raises(DataError) as error:
+        from_torch(data, task=task)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,36 @@ def test_gradients_are_those_of_the_default_layout(channels, stride):
         torch.testing.assert_close(made.grad, known.grad, msg=name)
 
 
+class Maps(nn.Module):
+    """Weights and buffers of each rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.volume, self.map, self.line = nn.Conv3d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 3), nn.Conv1d(4, 5, 3)
+        for rank in (3, 4, 5):
+            self.register_buffer(f"of_{rank}", torch.ones(2, 3, *[2] * (rank - 2)))
+
+    def forward(self, x):  # (B, 1, T, H, W)
+        maps = self.map(self.volume(x).mean(2) + self.of_5.mean() + self.of_4.mean())
+        return self.line(maps.flatten(2) * self.of_3.mean()).mean(2)
+
+
+def test_weights_of_volumes_keep_their_layout():
+    """torch's channels-last is for four axes alone: a network of 3-D convolutions trains and learns as it would without."""
+    torch.manual_seed(0)
+    net = Maps()
+    plain, x = copy.deepcopy(net), torch.randn(2, 1, 3, 6, 6)
+    held = net.of_4
+    placed(net, torch.device("cpu"))(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    for (name, made), known in zip(net.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(made, known), name
+        torch.testing.assert_close(made.grad, known.grad, msg=name)
+    assert net.of_4 is held
+    last = {name for name, each in net.state_dict().items() if each.ndim > 2 and not each.is_contiguous()}
+    assert last == {"map.weight", "of_4"}
+
+
 def test_only_such_a_layer_is_fed_otherwise():
     """A map of one channel, or a 1x1 kernel, is contiguous either way: the strides decide."""
     seen = {}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import nn
 
 import kdsearch
@@ -15,6 +18,7 @@ from kdsearch.kinds import Distiller, Model, NoOptions, Options, traced_taps
 from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import live_teacher
 from tests.python.tiny_live import Digits, made, teacher, tiny
 
 
@@ -198,3 +202,144 @@ def test_own_classes_that_are_no_capability_of_that_kind_are_named():
 
     with pytest.raises(UserError, match="Silent"):
         tiny(recipe={"procedure": {"use": Silent}})
+
+
+def digits_as(task):
+    """Digits and what the task learns of them."""
+    train, test = Digits(120), Digits(40, first=1500)
+
+    def of(data):
+        images, labels = data.images, torch.as_tensor(data.targets)
+        if task == "regression":
+            return images, 100.0 + labels
+        if task == "multilabel":
+            return {"image": images, "labels": torch.stack([labels % 2, labels > 4, labels == 3], 1)}
+        if task == "segmentation":
+            return images, (images[:, 0] > 0.5).long()
+        tokens = (images[:, 0] * 9).long().flatten(1)[:, :17]
+        return {"tokens": tokens[:, :-1], "mask": torch.ones(len(tokens), 16), "next": tokens[:, 1:]}
+
+    return of(train), of(test)
+
+
+def judged(task, answers, given):
+    """The task's first metric, from its definition."""
+    truth = given[1].numpy() if isinstance(given, tuple) else given["next" if task == "causal_lm" else "labels"].numpy()
+    if task == "regression":
+        return np.sqrt(np.square(answers[:, 0] - truth).mean())
+    if task == "multilabel":
+        return f1_score(truth, answers > 0, average="macro", zero_division=0)
+    if task == "segmentation":
+        said = answers.argmax(1)
+        return np.mean([((said == k) & (truth == k)).sum() / ((said == k) | (truth == k)).sum() for k in (0, 1)])
+    apart = answers - answers.max(-1, keepdims=True)
+    logs = apart - np.log(np.exp(apart).sum(-1, keepdims=True))
+    return np.exp(-np.take_along_axis(logs, truth[..., None], -1).mean())
+
+
+def head(task):
+    torch.manual_seed(0)
+    if task == "segmentation":
+        return nn.Conv2d(1, 2, 3, padding=1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, {"regression": 1, "multilabel": 3}[task]))
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel", "segmentation", "causal_lm"])
+def test_every_target_that_samples_carry_is_learned(task, tmp_path):
+    """The exported file's answers to the test samples, judged from scratch, are what the result says."""
+    train, test = digits_as(task)
+    text = {"space": "decoder", "spec": {"kind": "gru", "layers": 1, "width": 16}}
+    study = tiny(
+        train=train,
+        test=test,
+        task={"use": task},
+        teacher=None if task == "causal_lm" else head(task),
+        student=text if task == "causal_lm" else head(task),
+        recipe={"distillers": [] if task == "causal_lm" else ["match"], "train": {"batch_size": 16}},
+        distill={"epochs": 2, "controls": []},
+    )
+    result = kdsearch.run(study, tmp_path, progress=False)
+    session = ort.InferenceSession(tmp_path / result["exports"][0]["path"])
+    fields = {"image": test[0]} if isinstance(test, tuple) else test
+    fed = {each.name: fields[each.name].numpy() for each in session.get_inputs()}
+    (answers,) = session.run(None, fed)
+    assert result["student"]["quality"]["value"] == pytest.approx(judged(task, answers, test), rel=1e-4)
+
+
+def test_what_a_task_reads_beside_these_comes_from_a_data_set():
+    given = {"train": {"image": Digits().images}, "test": None, "teacher": None, "recipe": []}
+    study = tiny(**given, task={"use": "seq2seq"}, student="decoder")
+    with pytest.raises(DataError, match="Live samples teach by label, labels, mask, next or target"):
+        open_materials(study, Host.load())
+
+
+def test_classes_that_the_samples_lack_are_said_in_the_options():
+    few = Digits(60)
+    keep = few.targets != 9
+    pair = (few.images[keep], few.targets[keep])
+    with pytest.raises(DataError, match=r"answers 10 a sample. Expected 9: .* say how many there are, in data.options"):
+        prepare_of(tiny(train=pair, test=None, data={}))
+    said = open_materials(tiny(train=pair, test=None, data={"options": {"classes": 10}}), Host.load())
+    assert said.io.outputs[0].shape == (10,)
+    with pytest.raises(StudyError, match=r"data.options.clases: unknown option .clases.; did you mean 'classes'"):
+        tiny(train=pair, data={"options": {"clases": 10}})
+    with pytest.raises(StudyError, match=r"teacher.options.width: unknown option"):
+        tiny(teacher={"use": teacher(), "options": {"width": 3}})
+
+
+def prepare_of(study):
+    return live_teacher(open_materials(study, Host.load()), "main")
+
+
+class Unsure(nn.Module):
+    """NaN of bright images."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.net, self.least = teacher(), least
+
+    def forward(self, image):
+        return self.net(image).masked_fill(image.sum((1, 2, 3))[:, None] > self.least, torch.nan)
+
+
+def test_a_teacher_that_answers_nan_is_named_before_anything_is_trained(tmp_path):
+    bright = Digits().images.sum((1, 2, 3))
+    least, n = float(bright.median()), int((bright > bright.median()).sum())
+    with pytest.raises(DataError, match=rf"teacher: 'Unsure' answers NaN to {n} of 300 samples, the first 'train-"):
+        made_of(tiny(teacher=Unsure(least)), tmp_path / "rows", "prepare")
+    with pytest.raises(DataError, match="teacher: 'Unsure' answers NaN to 32 of 32 samples"):
+        made_of(tiny(teacher=Unsure(-1e3), train=Digits(noise=0.1)), tmp_path / "none are stored", "prepare")
+
+
+class Compared(nn.Module):
+    """`left` against twice `right`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, left, right):
+        return self.left(left) - 2 * self.right(right)
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs"),
+    [
+        (("left", "right"), ("left", "right")),
+        (("right", "left"), ("left", "right")),  # by name
+        (("first", "right"), ("first", "right")),  # in order
+        (("right", "first"), ("right", "first")),
+    ],
+)
+def test_several_inputs_are_fed_by_name_where_the_arguments_have_exactly_theirs(fields, inputs, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    columns = {name: torch.randn(120, 6, generator=rng) for name in fields}
+    with torch.no_grad():
+        label = Compared()(*(columns[name] for name in inputs)).argmax(1)
+    study = tiny(train={**columns, "label": label}, test=None, teacher=Compared(), student=Compared(), search={})
+    materials = open_materials(study, Host.load())
+    assert live_teacher(materials, "main").model.inputs == inputs
+    built = materials.build_student("student", dict(materials.spaces["student"].region.fixed), 0)
+    assert built.inputs == inputs
+    assert made(materials, tmp_path, "prepare")["prepare"]["teachers"]["main"]["score"] == 1.0

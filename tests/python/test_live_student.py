@@ -1,5 +1,7 @@
 """A module of the program's own as the student."""
 
+import math
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -7,13 +9,13 @@ import torch
 from torch import nn
 
 import kdsearch
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, TapError
 from kdsearch.host import Host
 from kdsearch.kinds import Model, Tap
 from kdsearch.stages import search
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import open_materials
-from tests.python.tiny_live import teacher, tiny
+from tests.python.tiny_live import made, teacher, tiny
 
 
 def opened(student):
@@ -49,6 +51,54 @@ def test_a_model_with_taps_of_its_own_keeps_them():
     materials = opened(model)
     built = materials.build_student("student", dict(materials.spaces["student"].region.fixed), 7)
     assert (built.name, built.tap("stage[0]").path) == ("mine", "1")
+
+
+class Steps(nn.Module):
+    """A digit read line by line: no stage, as it holds no map."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.read, self.head = nn.GRU(8, width, batch_first=True), nn.Linear(width, 10)
+
+    def forward(self, image):
+        return self.head(self.read(image[:, 0])[0][:, -1])
+
+
+class Volumes(nn.Module):
+    """A digit as a volume of one slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.head = nn.Conv3d(1, 4, 3, padding=1), nn.Linear(4, 10)
+
+    def forward(self, image):
+        return self.head(self.read(image[:, :, None]).relu().mean((2, 3, 4)))
+
+
+def test_one_network_needs_no_score(tmp_path):
+    """`relation` reads stages, and there is nothing that it would rank."""
+    studied = {"student": Steps(6), "teacher": Steps(8), "search": {}}
+    materials = open_materials(tiny(**studied), Host.load())
+    search.check(materials)
+    facts = made(materials, tmp_path, "search")["search"]["roles"]["student"]
+    (note,) = (each for each in facts["notes"] if "relation" in each)
+    assert "no score, and one network needs none: 'Steps' has no stage" in note
+    (kept,) = facts["kept"]
+    assert kept["scores"]["relation"] is None
+    assert kept["scores"]["params"] == pytest.approx(math.log(sum(each.numel() for each in Steps(6).parameters())))
+
+
+def test_a_score_that_ranks_is_asked_for():
+    materials = open_materials(tiny(student=Steps(6), search={}), Host.load())
+    with pytest.raises(TapError, match="no stage"):
+        search.scorer_with(materials, "student", search.scorer_of(materials, "student").proxies).check()
+
+
+def test_a_network_of_volumes_is_distilled_from_another(tmp_path):
+    materials = open_materials(tiny(student=Volumes(), teacher=Volumes(), search={"proxy": "params"}), Host.load())
+    trained = made(materials, tmp_path, "distill")["distill"]["runs"]["winner-0"]
+    assert trained["error"] == ""
+    assert [math.isfinite(epoch["loss"]) for epoch in trained["history"]] == [True]
 
 
 def test_a_network_that_does_not_fit_is_named(tmp_path):

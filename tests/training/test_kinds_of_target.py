@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+import kdsearch
 from kdsearch.builtin.classification import Classification, ClassificationOptions
+from kdsearch.errors import DataError
+from kdsearch.host import Host
 from kdsearch.kinds import IO, Field, Model, NoOptions, Task
 from kdsearch.testing.training import TensorSplit
+from kdsearch.training.materials import open_materials
 from kdsearch.training.normalize import accuracy_of, is_classification
 
 TASK = Classification(ClassificationOptions())
@@ -53,3 +57,11 @@ def test_accuracy_is_by_the_target_whatever_it_is_called():
     task = Species(NoOptions())
     materials = SimpleNamespace(data=data, task=task, io=task.io(fields, {}), torch_device=torch.device("cpu"))
     assert accuracy_of(materials, Model(nn.Identity(), ("x",))) == 0.5
+
+
+def test_a_task_that_cannot_read_the_data_says_so_before_they_are_split():
+    study = kdsearch.Study(
+        data={"use": "bundled_table", "options": {"name": "auto_mpg"}}, task={"use": "multilabel"}, student="mlp"
+    )
+    with pytest.raises(DataError, match=r"multilabel: the data set has numbers .* Expected a target 'labels'"):
+        open_materials(study, Host.load())
