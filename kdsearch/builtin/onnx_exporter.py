@@ -23,6 +23,7 @@ from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
 from kdsearch.kit.onnx import LARGEST, anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
@@ -98,7 +99,7 @@ class OnnxExporter(Exporter[OnnxOptions]):
         if self.options.engine != "auto":
             engines = [self.options.engine]
         inputs = _examples(graph, example)
-        with undisturbed(graph.module, train=False), _quiet():
+        with undisturbed(graph.module, train=False), plain_attention(), _quiet():
             model = _first_that_works(engines, graph, inputs)
         _tidy(model, graph)
         save_onnx(model, file)

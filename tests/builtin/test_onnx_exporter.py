@@ -69,6 +69,30 @@ def test_masks_and_lengths_through_dynamo_in_the_order_of_the_graph(folder):
     assert tuple(out["logits"].shape) == (2, 5, 20)
 
 
+class Masked(nn.Module):
+    """torch's own transformer, whose kernel for a whole layer takes its mask, and has no form in a file."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.layers, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(8, 20)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.head(self.layers(x, mask=mask).mean(1))
+
+
+def test_a_transformer_of_torch_with_a_mask(folder):
+    """dynamo stops at the layer's question whether the mask is causal."""
+    torch.manual_seed(0)
+    graph = Graph(Masked(), (Field("x", "sequence", (6, 8)),), (Field("logits", "logits", (20,)),))
+    sample, file = batch_of(x=torch.randn(4, 6, 8)), folder / "masked.onnx"
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, sample, file)
+    found = compare(module_call(graph), EXPORTER.load(file), graph.inputs, graph.outputs, sample)
+    assert found.max_abs < 1e-5
+    assert torch.backends.mha.get_fastpath_enabled(), "as it was"
+
+
 @pytest.mark.parametrize("attempt", [1, 2])  # dynamo was right the first time only
 def test_recurrent_networks_keep_batch_and_length_dynamic(attempt, folder):
     graph, rng = Graph(Lstm(), SEQUENCE, (LOGITS,)), torch.Generator().manual_seed(attempt)
