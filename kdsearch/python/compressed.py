@@ -14,6 +14,7 @@ from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
+from kdsearch.python.fed import in_its_own
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import (
@@ -76,8 +77,8 @@ def compress(
     Args:
         model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
         out: a folder for files and cards.
-        data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels, as in a
-            study; "auto" is of an ONNX file what it says itself.
+        data: a data set's name, a .npz file, or a folder of images. normalize: what the network
+            was trained on, "imagenet" or "none"; "auto" is of an ONNX file what it says itself, else what validation shows.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
@@ -135,7 +136,14 @@ def compress(
     if fixed is None:
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened, given)
-    whole, notes = counted(before, io), differences(opened, given) if opened is not None else []
+    notes = list[str]()
+    is_drawn = isinstance(model, str) and is_untrained(model, weights)
+    if opened is not None:
+        if normalize == "auto" and given.normalization is None and not is_drawn:
+            opened, said = in_its_own(opened, before, io)
+            notes += [said] if said else []
+        notes += differences(opened, given)
+    whole = counted(before, io)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
@@ -143,7 +151,7 @@ def compress(
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
     numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
-    if isinstance(model, str) and is_untrained(model, weights):
+    if is_drawn:
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
