@@ -136,14 +136,13 @@ def compress(
     if fixed is None:
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened, given)
-    notes = list[str]()
+    whole, notes = counted(before, io), list[str]()
     is_drawn = isinstance(model, str) and is_untrained(model, weights)
     if opened is not None:
         if normalize == "auto" and given.normalization is None and not is_drawn:
             opened, said = in_its_own(opened, before, io)
             notes += [said] if said else []
         notes += differences(opened, given)
-    whole = counted(before, io)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
@@ -185,7 +184,7 @@ def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
-    """What the network reads and answers: the data's, a file's own, or what a pass of zeros shows."""
+    """What the network reads and answers: the data's, a file's own, or what a pass shows."""
     if isinstance(net, OnnxNetwork):
         return net.io if opened is None else as_data(net.io, opened.io, net.file)
     if opened is not None:

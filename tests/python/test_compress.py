@@ -549,6 +549,30 @@ def test_timm_without_data(tmp_path, capsys):
     assert json.loads((tmp_path / "resnet10t-fp32.json").read_text())["use"]["outputs"][0]["shape"] == ["batch", 7]
 
 
+class Padded(nn.Module):
+    """Rows of zeros are padding, which it leaves out; a sample of these alone torch's own encoder cannot read."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.body, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        is_padding = x.abs().sum(2) == 0
+        if not bool((~is_padding).any()):
+            raise ValueError("padding alone")
+        return self.head(self.body(x, src_key_padding_mask=is_padding).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")
+def test_a_network_that_cannot_read_padding_alone(tmp_path):
+    """MACs by hand, of 6 rows of width 8: four products with 8 x 8, 2 x 6 x 6 x 8 of attention, two layers of 16; and 3 classes."""
+    asked = {"input_shape": (6, 8), "formats": ["onnx-fp32"], "progress": False, "inside": {"engine": "torchscript"}}
+    found = kdsearch.compress(Padded(), tmp_path, **asked)
+    assert found["macs"]["before"] == 6 * 4 * 8 * 8 + 2 * 6 * 6 * 8 + 6 * 2 * 8 * 16 + 3 * 8
+
+
 def test_random_weights_are_said():
     """Who forgets --weights compresses noise."""
     drawn = ["timm:resnet18", "timm:resnet18,num_classes=3,pretrained=false", "torchvision:resnet18,num_classes=3"]
