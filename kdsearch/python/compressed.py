@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share
+from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.fed import in_its_own
@@ -149,7 +149,14 @@ def compress(
         learned = _teacher(teacher, teacher_weights, allow_code, seed, classes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
-    numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+    try:
+        numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+    except RuntimeError as failed:
+        if pruned is None:
+            raise
+        problem = f"the pruned network fails at what the whole one reads: {told(failed)}"
+        fix = "Write what depends on values with torch.where, or leave out the layers that it joins (exclude=PATH)."
+        raise RefusedError(problem, path="--prune", fix=fix) from failed
     if is_drawn:
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:

@@ -549,6 +549,20 @@ def test_timm_without_data(tmp_path, capsys):
     assert json.loads((tmp_path / "resnet10t-fp32.json").read_text())["use"]["outputs"][0]["shape"] == ["batch", 7]
 
 
+def test_a_pruned_network_that_does_not_run_is_refused(tmp_path, monkeypatch):
+    """Where it takes a branch that the pruner did not see."""
+
+    def broken(model, *rest):
+        return replace(model, module=nn.Linear(9, 3)), {}
+
+    monkeypatch.setattr("kdsearch.python.compressed._cut", broken)
+    asked = {"input_shape": (8,), "prune": {"macs": 0.5}, "formats": ["onnx-fp32"], "progress": False}
+    with pytest.raises(
+        RefusedError, match=r"--prune: the pruned network fails at what the whole one reads: RuntimeError"
+    ):
+        kdsearch.compress(nn.Linear(8, 3), tmp_path, **asked)
+
+
 class Padded(nn.Module):
     """Rows of zeros are padding, which it leaves out; a sample of these alone torch's own encoder cannot read."""
 
