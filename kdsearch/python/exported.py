@@ -102,7 +102,7 @@ def export(
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    io = io_of(net, samples)
+    io, samples = io_of(net, samples), samples.detach()
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]
     if not made.is_onnx and target.suffix != made.suffix:

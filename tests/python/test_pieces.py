@@ -287,6 +287,12 @@ def _shifted(module):
     return module
 
 
+def test_samples_that_want_gradients_are_read_as_they_are(tmp_path):
+    made = kdsearch.export(teacher(0), IMAGES.clone().requires_grad_(), tmp_path / "net.onnx", exporter=TRACED)
+    answers = onnxruntime.InferenceSession(made.file).run(None, {"image": IMAGES.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(answers), teacher(0).eval()(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("quantize", "said"), [(None, ""), ("int8", "its fp32 file is refused: ")])
 def test_a_file_that_is_too_far_off_is_not_written(quantize, said, tmp_path):
     """Nor one that is made of it, which agrees with the network all the same."""
