@@ -69,7 +69,7 @@ def compress(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's.
+    """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's, each path with `out` in front.
 
     With data the files are calibrated on `train`, recovery stops after `recover_epochs`, and the gate reads `test` once a file.
     Without data there is no recovery and no accuracy; what quantizers see is then noise, if `calibration` says so.

@@ -164,6 +164,7 @@ def test_agreement_is_of_the_whole_test_split(reads, folder, tmp_path, capsys):
     for row in found["exports"]:
         assert documented() - a_study_s == {*row} & documented(), "as docs/result.md and docs/export.md say"
         assert (row["paths"], row["files"], row["agreement_n"]) == ([row["path"]], [], 300)
+        assert Path(row["path"]).parent == Path(found["out"])
         assert row["bounds"]["max_drop"] == (None if row["format"] == "onnx-fp32" else 0.01)
     assert card["bounds"] == found["exports"][1]["bounds"]
 
