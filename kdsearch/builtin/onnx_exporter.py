@@ -205,17 +205,18 @@ def _private(graph: Graph) -> dict[str, str]:
 
 
 def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
-    program = torch.onnx.export(
-        module,
-        inputs,
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-        input_names=[each.name for each in graph.inputs],
-        output_names=list(_private(graph)),
-        dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
-    )
+    with _without_stderr():
+        program = torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+            input_names=[each.name for each in graph.inputs],
+            output_names=list(_private(graph)),
+            dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
+        )
     assert program is not None
     return program.model_proto
 
@@ -318,6 +319,15 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Of a network that it cannot follow torch.export prints the graph as far as it came. Warnings are given once all went well."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as given:
+        yield
+    for each in given:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_a_transformer_of_torch_with_a_mask(folder):
     found = compare(module_call(graph), EXPORTER.load(file), graph.inputs, graph.outputs, sample)
     assert found.max_abs < 1e-5
     assert torch.backends.mha.get_fastpath_enabled(), "as it was"
+
+
+def test_what_a_network_warns_of_while_dynamo_writes_it_is_heard(folder):
+    class Telling(nn.Linear):
+        def forward(self, x):
+            warnings.warn("three numbers are few", stacklevel=1)
+            return super().forward(x)
+
+    graph = Graph(Telling(3, 2).eval(), (Field("x", "vector", (3,)),), (Field("y", "vector", (2,)),))
+    with pytest.warns(UserWarning, match="three numbers are few"):
+        OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), folder / "warning.onnx")
 
 
 @pytest.mark.parametrize("attempt", [1, 2])  # dynamo was right the first time only
@@ -330,10 +342,11 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"), [(Branches, "depends on the values of its inputs"), (Fixed, "the sizes of the example only")]
 )
-def test_what_torch_cannot_export_is_said_with_what_to_do(module, said, tmp_path):
+def test_what_torch_cannot_export_is_said_with_what_to_do_and_nothing_else(module, said, tmp_path, capfd):
     graph = Graph(module(), (Field("x", "vector", (3,)),), (Field("y", "vector", (3,)),))
     with pytest.raises(RefusedError, match=f"torch's exporter dynamo cannot write the network: .*{said}") as caught:
         OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), tmp_path / "net.onnx")
+    assert capfd.readouterr() == ("", "")
     assert caught.value.fix
     assert not list(tmp_path.iterdir())
 
