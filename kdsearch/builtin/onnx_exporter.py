@@ -23,6 +23,7 @@ from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
 from kdsearch.kit.onnx import LARGEST, anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 
 OPSET = 21  # the first with INT4; from 23 on onnxruntime's CPU refuses the broadcast masks of `Attention`
@@ -98,7 +99,7 @@ class OnnxExporter(Exporter[OnnxOptions]):
         if self.options.engine != "auto":
             engines = [self.options.engine]
         inputs = _examples(graph, example)
-        with undisturbed(graph.module, train=False), _quiet():
+        with undisturbed(graph.module, train=False), plain_attention(), _quiet():
             model = _first_that_works(engines, graph, inputs)
         _tidy(model, graph)
         save_onnx(model, file)
@@ -204,17 +205,18 @@ def _private(graph: Graph) -> dict[str, str]:
 
 
 def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
-    program = torch.onnx.export(
-        module,
-        inputs,
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-        input_names=[each.name for each in graph.inputs],
-        output_names=list(_private(graph)),
-        dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
-    )
+    with _without_stderr():
+        program = torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+            input_names=[each.name for each in graph.inputs],
+            output_names=list(_private(graph)),
+            dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
+        )
     assert program is not None
     return program.model_proto
 
@@ -317,6 +319,15 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Of a network that it cannot follow torch.export prints the graph as far as it came. Warnings are given once all went well."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as given:
+        yield
+    for each in given:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,9 @@ def compress(
     data: Annotated[
         str | None, option("--data", help="A data set's name, a .npz file or a folder of images; without, no quality.")
     ] = None,
-    normalize: Annotated[str, option("--normalize", help="Of its images: auto, imagenet or none.")] = "auto",
+    normalize: Annotated[
+        str, option("--normalize", help="What MODEL was trained on: imagenet, none, or auto: tried on validation.")
+    ] = "auto",
     input_shape: Annotated[str, option("--input-shape", help="3,224,224, where neither data nor network say it.")] = "",
     weights: Annotated[Path | None, option("--weights", help="FILE.safetensors for the network.")] = None,
     teacher: Annotated[

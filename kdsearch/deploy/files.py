@@ -151,7 +151,7 @@ def open_session(file: Path, threads: int = 1, model: Any = None, entries: Mappi
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # of what fails the exception says as much
     for name, value in (entries or {}).items():
         options.add_session_config_entry(name, value)
     try:

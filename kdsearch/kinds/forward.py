@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from kdsearch.errors import TapError
-from kdsearch.kinds.data import Batch
+from kdsearch.kinds.data import Batch, Field
 from kdsearch.kinds.model import Model, Outputs, Tap
 from kdsearch.kinds.step import Write
 from kdsearch.kinds.task import Task
 from kdsearch.ops.record import See, hooked
+
+T = TypeVar("T")
 
 
 def tap_name(model: Model, name: str) -> str:
@@ -99,3 +101,17 @@ def _writing(tap: Tap, write: Write) -> See:
 
 def _works_in_place(root: nn.Module) -> bool:
     return any(getattr(part, "inplace", False) for part in root.modules())
+
+
+def probed(fields: Sequence[Field], n: int, run: Callable[[list[Tensor]], T]) -> T:
+    """`run` of n blank samples of the fields, or of noise where it fails at those. Raise what it raised at blank ones.
+
+    Zeros may stand for padding, and of a sample that is padding alone no network knows what to do.
+    """
+    try:
+        return run([each.blank(n) for each in fields])
+    except Exception:
+        rng = Generator().manual_seed(0)
+        with suppress(Exception):
+            return run([each.noise(n, rng) for each in fields])
+        raise

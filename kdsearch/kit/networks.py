@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Field, Model, named
+from kdsearch.kinds.forward import probed
 from kdsearch.kinds.found_taps import found_taps
+from kdsearch.ops.attention import plain_attention
 from kdsearch.store.program import read_program
 
 __all__ = ["Tupled", "check_answer", "described", "modelled", "read_program", "shown"]
@@ -51,7 +53,9 @@ def _by_name(module: nn.Module, fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:
-    """A Model of a foreign module, run once on zeros, fed by name where it can be. `role` goes before its name in messages.
+    """A Model of a foreign module, run once on blank samples, or on noise, and fed by name where it can be.
+
+    `role` goes before its name in messages.
 
     Raises:
         DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. A part of it
@@ -62,7 +66,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     for n in BATCHES:
         try:
             with torch.no_grad():
-                out = module.eval()(*(each.blank(n) for each in fields))
+                out, samples = probed(fields, n, lambda given: (module.eval()(*given), given))
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
@@ -74,7 +78,8 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     if taps and closed:
         what = f"its part '{closed[0]}' is" if closed[0] else "it is"
         raise DataError(f"{role}{who}: {what} TorchScript, which cannot be looked into", expected="a torch.nn.Module")
-    found = found_taps(module, [each.blank() for each in fields], inside) if taps else ()
+    with plain_attention():  # in one kernel a layer tensors may be nested, which have no shape
+        found = found_taps(module, [each[:1] for each in samples], inside) if taps else ()
     outputs = tuple(each.name for each in io.outputs)
     return Model(module, tuple(each.name for each in fields), found, outputs, name=who)
 

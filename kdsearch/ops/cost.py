@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 
 aten = torch.ops.aten
@@ -68,7 +69,7 @@ def _run_and_count(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     """A real forward, with attention and recurrent layers as the products that they are made of."""
     first = next(module.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    with undisturbed(module, train=False), _unfused(), FlopCounterMode(display=False) as counter:
+    with undisturbed(module, train=False), plain_attention(), _unfused(), FlopCounterMode(display=False) as counter:
         module(*[each.to(device) for each in inputs])
     return int(counter.get_total_flops()) // 2
 

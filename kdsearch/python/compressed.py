@@ -11,9 +11,10 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share
+from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
+from kdsearch.python.fed import in_its_own
 from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import (
@@ -68,7 +69,7 @@ def compress(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's.
+    """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's, each path with `out` in front.
 
     With data the files are calibrated on `train`, recovery stops after `recover_epochs`, and the gate reads `test` once a file.
     Without data there is no recovery and no accuracy; what quantizers see is then noise, if `calibration` says so.
@@ -76,8 +77,8 @@ def compress(
     Args:
         model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
         out: a folder for files and cards.
-        data: a data set's name, a .npz file, or a folder of images. normalize: what made its pixels, as in a
-            study; "auto" is of an ONNX file what it says itself.
+        data: a data set's name, a .npz file, or a folder of images. normalize: what the network
+            was trained on, "imagenet" or "none"; "auto" is of an ONNX file what it says itself, else what validation shows.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
@@ -135,15 +136,28 @@ def compress(
     if fixed is None:
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened, given)
-    whole, notes = counted(before, io), differences(opened, given) if opened is not None else []
+    whole, notes = counted(before, io), list[str]()
+    is_drawn = isinstance(model, str) and is_untrained(model, weights)
+    if opened is not None:
+        if normalize == "auto" and given.normalization is None and not is_drawn:
+            opened, said = in_its_own(opened, before, io)
+            notes += [said] if said else []
+        notes += differences(opened, given)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
         learned = _teacher(teacher, teacher_weights, allow_code, seed, classes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
-    numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
-    if isinstance(model, str) and is_untrained(model, weights):
+    try:
+        numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+    except RuntimeError as failed:
+        if pruned is None:
+            raise
+        problem = f"the pruned network fails at what the whole one reads: {told(failed)}"
+        fix = "Write what depends on values with torch.where, or leave out the layers that it joins (exclude=PATH)."
+        raise RefusedError(problem, path="--prune", fix=fix) from failed
+    if is_drawn:
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
@@ -177,7 +191,7 @@ def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
-    """What the network reads and answers: the data's, a file's own, or what a pass of zeros shows."""
+    """What the network reads and answers: the data's, a file's own, or what a pass shows."""
     if isinstance(net, OnnxNetwork):
         return net.io if opened is None else as_data(net.io, opened.io, net.file)
     if opened is not None:

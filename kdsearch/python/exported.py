@@ -83,8 +83,8 @@ def export(
         net: from images to logits; runs in eval mode.
         samples: (B, C, H, W): for comparison, and for calibration where the quantizer calibrates.
         quantize: such as "int8", or `{"use": "int4", "options": {"block": 16}}`; None = fp32.
-        parity: largest difference of an fp32 file, as a share of the answers' standard deviation; what torch's own fp32 differs
-            from its fp64 by is no fault of a file.
+        parity: largest difference of the fp32 file, of which a quantised one is made, as a share of the answers' standard
+            deviation; what torch's own fp32 differs from its fp64 by is no fault of a file.
         min_agreement: least share of the samples for which the file scores the same class highest.
         labels: names of the classes, for card, file and `predict.py`.
         normalize: what made `samples` of pixels in 0..1: "imagenet", "none" or `{"mean": ..., "std": ...}`. None: they are
@@ -102,7 +102,7 @@ def export(
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    io = io_of(net, samples)
+    io, samples = io_of(net, samples), samples.detach()
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]
     if not made.is_onnx and target.suffix != made.suffix:

@@ -22,8 +22,9 @@ from kdsearch.python.given import Given
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import capability
 from kdsearch.python.recovery import recover
-from kdsearch.python.verified import Source, Whole, rewritten, verified_file
+from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
+from kdsearch.stages.one_file import fp32_refused
 from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told, tolerance
 from kdsearch.store.hashing import derive
 from kdsearch.store.scratch import Scratch
@@ -169,7 +170,12 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
     refused: list[dict[str, str]] = []
     references: dict[str, dict[str, Any]] = {}
     wholes: dict[str, Whole] = {}  # exporter -> its fp32 file
+    why_none: dict[str, str] = {}  # exporter -> why its fp32 file is refused
     for form in forms:
+        if form.use in why_none:
+            refused.append({"format": form.name, "reason": why_none[form.use]})
+            remove(form.exporter, job.target(form))
+            continue
         done, reference = len(rows) + len(refused) + 1, references.get(form.use, {})
         target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
         whole = wholes.setdefault(form.use, Whole(folder / f"{len(wholes)}{form.exporter.suffix}"))
@@ -200,9 +206,8 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
             _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured, allowed)
         except RefusedError as error:
             refused.append({"format": form.name, "reason": error.problem})
-            if form.kind == "fp32" and opened is not None:  # then drops count against the network itself
-                plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
-                references[form.use] = {"quality": opened.quality(plain, "test")}
+            if form.kind == "fp32":
+                why_none[form.use] = fp32_refused(error.problem)
             continue
         row["path"], row["paths"] = str(target), [str(target)]
         row["files"] = [str(each) for each in form.exporter.parts(target)[1:]]

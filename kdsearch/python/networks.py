@@ -18,6 +18,7 @@ from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kinds.data import OPEN_SIZE
+from kdsearch.kinds.forward import probed
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.python.given import PLAIN, Given, given_by
@@ -267,10 +268,12 @@ def input_shape_of(net: nn.Module, text: str) -> tuple[int, ...] | None:
 
 
 def io_without_data(net: nn.Module, shape: Sequence[int]) -> IO:
-    """What a network of one float input answers to zeros. Raise StudyError where it does not run, or answers no tensors."""
+    """What a network of one float input answers. Raise StudyError where it does not run, or answers no tensors."""
+    kind = "image" if len(shape) == 3 else kind_of(shape)
+    read = Field("image" if len(shape) == 3 else "input", kind, tuple(shape))
     try:
         with undisturbed(net, train=False):
-            out = net(torch.zeros(2, *shape))
+            out = probed((read,), 2, lambda given: net(*given))
     except Exception as error:
         raise StudyError(
             f"the network cannot read {'x'.join(map(str, shape))}: {told(error)}", path="--input-shape"
@@ -287,5 +290,4 @@ def io_without_data(net: nn.Module, shape: Sequence[int]) -> IO:
         if single and value.ndim == 2 and is_choice(found):
             found = replace(found, name="logits", kind="logits")
         outputs.append(found)
-    image = Field("image" if len(shape) == 3 else "input", "image" if len(shape) == 3 else kind_of(shape), tuple(shape))
-    return IO((image,), tuple(outputs))
+    return IO((read,), tuple(outputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,12 @@ class Data:
         name = self.task.objective
         values = values_of(name, self.metric, predict, data, split, services)
         return quality_of(name, self.metric, values, self.seed).as_json()
+
+    def normalized(self, wanted: Normalization) -> Data:
+        """The same splits of a source that is `Normalizable`."""
+        source = self.arranged.source
+        assert isinstance(source, Normalizable)
+        return replace(self, arranged=_arranged(source.normalized(wanted), self.task, self.seed))
 
 
 @dataclass(kw_only=True)
@@ -134,9 +140,13 @@ def open_data(text: str, normalize: str, seed: int, host: Host, own: Normalizati
     elif own is not None and isinstance(source, Normalizable) and source.facts.get("preprocessing"):
         source = source.normalized(own)
     task: Task[Any] = make(host, "task", Use(use=dataset.task, options={}), "--data")
-    arranged = arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed, task=task)
+    arranged = _arranged(source, task, seed)
     metric: Metric[Any] = make(host, "metric", Use(use=task.objective, options={}), "--data")
     return Data(arranged, task, task.io(arranged.fields, arranged.facts), metric, seed)
+
+
+def _arranged(source: DataSource, task: Task[Any], seed: int) -> Arranged:
+    return arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed, task=task)
 
 
 def classes_of(opened: Data | None) -> int | None:

@@ -157,7 +157,7 @@ class Distillation(nn.Module):
 
 
 def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
-    """The network itself, not a copy, with the taps that one forward pass of zeros finds."""
+    """The network itself, not a copy, with the taps that one forward pass finds."""
     if isinstance(net, Model):
         return net
     with undisturbed(net, train=False):

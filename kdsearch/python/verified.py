@@ -24,7 +24,7 @@ from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
 from kdsearch.report.card import card, judged, measured
 from kdsearch.stages.cards import about_part, card_name, texts
-from kdsearch.stages.one_file import theirs
+from kdsearch.stages.one_file import fp32_refused, theirs
 from kdsearch.stages.products import described
 from kdsearch.stages.report import made_with
 from kdsearch.store.files import storing, write_json
@@ -47,7 +47,7 @@ class _Subject(Site):
 
 
 class Whole:
-    """A network's fp32 file by one exporter: written when the first format asks for it, of which all others are made.
+    """A network's fp32 file by one exporter: written when fp32 asks for it, and what all other formats are made of.
 
     Args:
         file: where it lies.
@@ -56,18 +56,12 @@ class Whole:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._made = False
-        self._refused: RefusedError | None = None
 
     def of(self, source: Source) -> Path:
-        """Raise RefusedError where the exporter cannot write it, each time for the first reason."""
-        if not self._made and self._refused is None:
-            try:
-                source.exporter.write(source.graph, source.samples, self.file)
-                self._made = True
-            except RefusedError as error:
-                self._refused = error
-        if self._refused is not None:
-            raise self._refused
+        """Raise RefusedError where the exporter cannot write it."""
+        if not self._made:
+            source.exporter.write(source.graph, source.samples, self.file)
+            self._made = True
         return self.file
 
 
@@ -83,7 +77,7 @@ class Source:
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
         opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
-        whole: keeps what the exporter writes for other formats. given: what `fp32` says of itself.
+        whole: keeps what the exporter writes for other formats, judged as fp32 before them. given: what `fp32` says of itself.
     """
 
     model: Model
@@ -135,9 +129,14 @@ def _gone_if_refused(exporter: Exporter[Any], target: Path) -> Iterator[None]:
     try:
         yield
     except RefusedError:
-        for each in (*exporter.parts(target), target.with_name(card_name(target.name))):
-            each.unlink(missing_ok=True)
+        remove(exporter, target)
         raise
+
+
+def remove(exporter: Exporter[Any], target: Path) -> None:
+    """A file of an earlier call, with companions and card."""
+    for each in (*exporter.parts(target), target.with_name(card_name(target.name))):
+        each.unlink(missing_ok=True)
 
 
 def verified_file(
@@ -153,7 +152,7 @@ def verified_file(
     """Write one format with its card; what the gates refuse leaves nothing behind, of an earlier call neither.
 
     Args:
-        parity: of an fp32 file, see `export`. min_agreement: None = not asked.
+        parity: of the fp32 file, also where it is but what another is made of, see `export`. min_agreement: None = not asked.
         form: what the exporter is called in the format's name.
         measure: further facts for row and card, of the loaded file and where it lies; may raise RefusedError.
         max_drop: how much worse than fp32's the quality may be that `measure` judges; None = not asked.
@@ -171,6 +170,8 @@ def verified_file(
     ):
         fp32, final = Path(folder) / f"fp32{made.suffix}", Path(folder) / f"final{made.suffix}"
         _begun(source, fp32)
+        if quantize is not None and source.fp32 is None and source.whole is None:
+            _check_whole(source, fp32, target, parity)
         copy_parts(made, fp32, final)
         log: tuple[str, ...] = ()
         elsewhere: float | None = None
@@ -194,17 +195,7 @@ def verified_file(
         if ends is not None:
             every = map(partial(_as_read, ends, graph), every)
             graph, batch = ends.graph, _as_read(ends, graph, batch)
-        found = compare(
-            module_call(graph),
-            call,
-            graph.inputs,
-            graph.outputs,
-            batch,
-            sorted({1, 2, 5, len(batch)}),
-            every,
-            bound,
-            lambda: exact_call(graph),
-        )
+        found = _compared(graph, call, batch, every, bound)
         _check(found, target, bound, min_agreement)
         row = {
             "format": f"{form}-{name}",
@@ -231,6 +222,24 @@ def verified_file(
     card = _card(source, graph, row, kept, target, found, inside)
     write_json(target.with_name(card_name(target.name)), card)
     return found, row
+
+
+def _compared(graph: Graph, call: Call, samples: Batch, every: Iterable[Batch], bound: float | None) -> Parity:
+    """At the samples' own number, too. every: what agreement is taken over."""
+    sizes = sorted({1, 2, 5, len(samples)})
+    return compare(
+        module_call(graph), call, graph.inputs, graph.outputs, samples, sizes, every, bound, lambda: exact_call(graph)
+    )
+
+
+def _check_whole(source: Source, fp32: Path, target: Path, parity: float) -> None:
+    """The fp32 file that a quantised one is made of. Raise RefusedError where it is not the network's."""
+    with theirs():
+        call = source.exporter.load(fp32)
+    try:
+        _check(_compared(source.graph, call, source.samples, [source.samples], parity), target, parity, None)
+    except RefusedError as error:
+        raise RefusedError(fp32_refused(error.problem), file=target, path="parity") from error
 
 
 def _as_read(ends: Ends, graph: Graph, batch: Batch) -> Batch:

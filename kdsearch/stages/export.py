@@ -19,7 +19,7 @@ from kdsearch.stages.as_quantised import load_as
 from kdsearch.stages.classes import classes_on_test
 from kdsearch.stages.costs import latency_threads, needs_peak, reference_samples
 from kdsearch.stages.ends import around, ends_of
-from kdsearch.stages.one_file import Target, file_row
+from kdsearch.stages.one_file import Target, check_whole, file_row, fp32_refused
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
 from kdsearch.stages.recovered import started
@@ -38,6 +38,7 @@ from kdsearch.training.tools import Tools
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 READS = (*TRAINING, "metrics", "name", "constraints", "compress", "export")
+RULE = 1  # which files are refused, and what can be written; an export by another one is made anew
 FIGURES = "figures.json"  # file's label -> what the task shows of its answers
 
 
@@ -60,7 +61,7 @@ def further(materials: Materials) -> dict[str, Any]:
     """Latencies are this machine's."""
     from kdsearch.deploy.latency import machine
 
-    return {"machine": machine()}
+    return {"machine": machine(), "rule": RULE}
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,15 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         target = Target(
             materials, exporter, part, final.setup, compressed.facts["quantize"], test, work, out, compressed.key, watch
         )
-        reference: dict[str, Any] = {"quality": quality}  # a refused fp32 file: drops count against the torch student
+        reference: dict[str, Any] = {"quality": quality}
+        why_none = ""
         for form in _in_order(formats, bare(config.export.exporter.use)):
             tools.heed_stop()
             try:
-                row = file_row(_of(target, form, others), form, reference)
+                row = _row(target, form, others, reference, why_none)
             except RefusedError as error:
+                if form.endswith("-fp32"):
+                    why_none = fp32_refused(error.problem)
                 refused.append({"format": part.named(form), "reason": error.problem})
                 tools.progress.say(f"export: {part.named(form)} refused: {error.problem}")
                 continue
@@ -178,6 +182,25 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "exports": rows,
         "refused": refused,
     }
+
+
+def _row(
+    target: Target,
+    form: str,
+    others: Mapping[str, tuple[Final, str]],
+    reference: Mapping[str, Any],
+    why_none: str,
+) -> dict[str, Any]:
+    """See `file_row`. A student that was trained for a format has an fp32 file of its own to be compared.
+
+    why_none: why the target's own fp32 file is refused, and with it every format that would be made of it.
+    """
+    made_of = _of(target, form, others)
+    if made_of is not target:
+        check_whole(made_of)
+    elif why_none:
+        raise RefusedError(why_none)
+    return file_row(made_of, form, reference)
 
 
 def _figures(target: Target, row: Mapping[str, Any], tools: Tools) -> list[dict[str, Any]]:

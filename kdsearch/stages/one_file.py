@@ -191,13 +191,35 @@ def _finished(target: Target, files: Mapping[str, Path], ends: Mapping[str, Ends
     return found, replace(target, part=shipped_with(target.part, ends))
 
 
+def check_whole(target: Target) -> None:
+    """The fp32 files that quantised ones are made of, of the networks alone. Raise RefusedError where they are not torch's."""
+    bound = target.materials.study.config.export.parity
+    for name, file in _wholes(target).items():
+        call = opened(target.exporter, file, latency_threads(target.materials))
+        try:
+            _parity(target, name, call, bound).check(bound)
+        except RefusedError as error:
+            raise RefusedError(fp32_refused(error.problem)) from error
+
+
+def fp32_refused(reason: str) -> str:
+    """Why no other format of the exporter is written: agreement alone, of a coarser file, does not see every wrong answer."""
+    return f"its fp32 file is refused: {reason}"
+
+
+def _wholes(target: Target, anew: bool = False) -> dict[str, Path]:
+    """Graph -> its fp32 file, which is written once."""
+    files = {name: target.file(name, "fp32") for name in target.graphs}
+    for name, file in files.items():
+        if anew or not file.exists():
+            target.exporter.write(target.graphs[name], target.example(name), file)
+    return files
+
+
 def written(target: Target, kind: str) -> tuple[dict[str, Path], list[str]]:
-    """Graph -> its file, and what the quantizer found out; each fp32 file is written once, and rewritten as a copy."""
+    """Graph -> its file, and what the quantizer found out; each fp32 file is rewritten as a copy."""
     notes = list[str]()
-    for name, graph in target.graphs.items():
-        fp32 = target.file(name, "fp32")
-        if kind == "fp32" or not fp32.exists():
-            target.exporter.write(graph, target.example(name), fp32)
+    _wholes(target, anew=kind == "fp32")
     files = {name: target.file(name, kind) for name in target.graphs}
     for name, file in files.items() if kind != "fp32" else ():  # judged with the fp32 files of all
         copy_parts(target.exporter, target.file(name, "fp32"), file)

@@ -377,9 +377,9 @@ class Export(Section):
     parity: float = Field(
         1e-4,
         gt=0,
-        description="largest difference of the fp32 file to torch, as a share of the output's own standard deviation; a file "
-        "no further off than 4 times what torch's own fp32 is from its fp64 passes all the same; of a file that answers a class, "
-        "the share of answers that are not torch's",
+        description="largest difference of the fp32 file, of which all others are made, to torch, as a share of the output's own "
+        "standard deviation; a file no further off than 4 times what torch's own fp32 is from its fp64 passes all the same; of "
+        "a file that answers a class, the share of answers that are not torch's",
     )
 
 

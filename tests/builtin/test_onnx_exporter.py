@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,41 @@ def test_masks_and_lengths_through_dynamo_in_the_order_of_the_graph(folder):
     out = call(*padded(2, 5).tensors.values())
     assert list(out) == ["logits", "pooled"]  # the network's dict has them the other way round
     assert tuple(out["logits"].shape) == (2, 5, 20)
+
+
+class Masked(nn.Module):
+    """torch's own transformer, whose kernel for a whole layer takes its mask, and has no form in a file."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.layers, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(8, 20)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.head(self.layers(x, mask=mask).mean(1))
+
+
+def test_a_transformer_of_torch_with_a_mask(folder):
+    """dynamo stops at the layer's question whether the mask is causal."""
+    torch.manual_seed(0)
+    graph = Graph(Masked(), (Field("x", "sequence", (6, 8)),), (Field("logits", "logits", (20,)),))
+    sample, file = batch_of(x=torch.randn(4, 6, 8)), folder / "masked.onnx"
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(graph, sample, file)
+    found = compare(module_call(graph), EXPORTER.load(file), graph.inputs, graph.outputs, sample)
+    assert found.max_abs < 1e-5
+    assert torch.backends.mha.get_fastpath_enabled(), "as it was"
+
+
+def test_what_a_network_warns_of_while_dynamo_writes_it_is_heard(folder):
+    class Telling(nn.Linear):
+        def forward(self, x):
+            warnings.warn("three numbers are few", stacklevel=1)
+            return super().forward(x)
+
+    graph = Graph(Telling(3, 2).eval(), (Field("x", "vector", (3,)),), (Field("y", "vector", (2,)),))
+    with pytest.warns(UserWarning, match="three numbers are few"):
+        OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), folder / "warning.onnx")
 
 
 @pytest.mark.parametrize("attempt", [1, 2])  # dynamo was right the first time only
@@ -306,10 +342,11 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"), [(Branches, "depends on the values of its inputs"), (Fixed, "the sizes of the example only")]
 )
-def test_what_torch_cannot_export_is_said_with_what_to_do(module, said, tmp_path):
+def test_what_torch_cannot_export_is_said_with_what_to_do_and_nothing_else(module, said, tmp_path, capfd):
     graph = Graph(module(), (Field("x", "vector", (3,)),), (Field("y", "vector", (3,)),))
     with pytest.raises(RefusedError, match=f"torch's exporter dynamo cannot write the network: .*{said}") as caught:
         OnnxExporter(OnnxOptions(engine="dynamo")).write(graph, batch_of(x=torch.rand(2, 3)), tmp_path / "net.onnx")
+    assert capfd.readouterr() == ("", "")
     assert caught.value.fix
     assert not list(tmp_path.iterdir())
 

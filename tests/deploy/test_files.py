@@ -35,6 +35,19 @@ def test_what_onnxruntime_does_not_know(made, said, tmp_path):
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 21
 
 
+def test_a_call_that_fails_is_told_by_its_exception_alone(tmp_path, capfd):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "xy")
+    shape = helper.make_tensor("shape", TensorProto.INT64, [1], [3])
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", [x], [y], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    session = open_session(tmp_path / "net.onnx")
+    assert session.run(None, {"x": [1.0, 2.0, 3.0]})[0].tolist() == [1, 2, 3]
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        session.run(None, {"x": [1.0, 2.0]})
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nobody_is_told_to_delete_a_file_of_their_own(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("data: digits")

@@ -108,7 +108,8 @@ def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, mon
             kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)
         result = refused.value.result  # type: ignore[attr-defined]
         assert [each["format"] for each in result["refused"]] == names
-        assert len({each["reason"] for each in result["refused"]}) == 1
+        reason = "torch's exporter cannot write the network"
+        assert [each["reason"] for each in result["refused"]] == [reason, *[f"its fp32 file is refused: {reason}"] * 2]
         assert not earlier.exists()
     else:
         found = kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)
@@ -163,6 +164,7 @@ def test_agreement_is_of_the_whole_test_split(reads, folder, tmp_path, capsys):
     for row in found["exports"]:
         assert documented() - a_study_s == {*row} & documented(), "as docs/result.md and docs/export.md say"
         assert (row["paths"], row["files"], row["agreement_n"]) == ([row["path"]], [], 300)
+        assert Path(row["path"]).parent == Path(found["out"])
         assert row["bounds"]["max_drop"] == (None if row["format"] == "onnx-fp32" else 0.01)
     assert card["bounds"] == found["exports"][1]["bounds"]
 
@@ -356,9 +358,8 @@ class Off(nn.Module):
         return self.net(x) + 1
 
 
-@pytest.mark.parametrize(("max_drop", "said"), [("0.05", ""), ("-1", "onnx-int8: accuracy ")])
-def test_where_fp32_is_refused_the_others_are_still_judged(max_drop, said, folder, tmp_path, monkeypatch, capsys):
-    """Against the network itself."""
+def test_where_fp32_is_refused_no_other_format_is_written(folder, tmp_path, monkeypatch, capsys):
+    """For the same reason, though it agrees with the network; what an earlier call left goes."""
     write = OnnxExporter.write
 
     def off(self, graph, example, file):
@@ -366,14 +367,15 @@ def test_where_fp32_is_refused_the_others_are_still_judged(max_drop, said, folde
 
     monkeypatch.setattr(OnnxExporter, "write", off)
     monkeypatch.chdir(folder)
+    (tmp_path / "Net-int8.onnx").write_bytes(b"an earlier one")
     asked = ["--allow-code", "net.py:Net", "--weights", "net.safetensors", "--data", "data.npz"]
-    code, found, err = run(capsys, "net.py:Net", *asked, "--out", tmp_path, "--max-drop", max_drop)
+    code, found, _ = run(capsys, "net.py:Net", *asked, "--out", tmp_path, "--format", "onnx-int8")
     assert code == 3
-    assert "onnx-fp32: differs from torch" in err
-    assert [each["format"] for each in found["refused"]] == ["onnx-fp32", *(["onnx-int8"] if said else [])]
-    assert [each["format"] for each in found["exports"]] == ([] if said else ["onnx-int8"])
-    assert said in err
-    assert ("worse than fp32's" in err) == bool(said)
+    whole, int8 = found["refused"]
+    assert (whole["format"], int8["format"], found["exports"]) == ("onnx-fp32", "onnx-int8", [])
+    assert whole["reason"].startswith("differs from torch by 1 at output 'logits'")
+    assert int8["reason"] == f"its fp32 file is refused: {whole['reason']}"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", ["onnx-fp32", "onnx-int8"])
@@ -381,24 +383,27 @@ def test_a_class_that_is_another_is_refused(form, folder, tmp_path, monkeypatch,
     """Weights of the file alone are others, so that it answers another class at every sample."""
     import onnx
 
-    finish = OnnxExporter.finish
+    finish, finished = OnnxExporter.finish, []
 
     def other(self, file, ends):
+        finished.append(file)
+        if len(finished) == 1 and form != "onnx-fp32":
+            return finish(self, file, ends)
         model = onnx.load(file)
         tensor = next(each for each in model.graph.initializer if len(each.dims) == 1 and each.dims[0] == 3)
         values = onnx.numpy_helper.to_array(tensor).copy()
         values[0] = np.iinfo(values.dtype).max // 2 if values.dtype.kind == "i" else 1e4
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         onnx.save(model, file)
-        finish(self, file, ends)
+        return finish(self, file, ends)
 
     monkeypatch.setattr(OnnxExporter, "finish", other)
     asked = ["--data", folder / "data.npz", "--format", form, "--output", "class", "--max-drop", "1"]
     code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path, *asked)
     assert code == 3
-    reasons = {each["format"]: each["reason"] for each in found["refused"]}
-    assert "of the answers at output 'class' are not torch's" in reasons["onnx-fp32"]
-    assert form == "onnx-fp32" or "of its answers are the network's" in reasons[form]
+    (refused,) = found["refused"]
+    said = "the answers at output 'class' are not torch's" if form == "onnx-fp32" else "its answers are the network's"
+    assert (refused["format"], said in refused["reason"]) == (form, True)
 
 
 def test_a_network_of_ones_own_is_cut_and_recovers(folder, tmp_path, monkeypatch, capsys):
@@ -543,6 +548,44 @@ def test_timm_without_data(tmp_path, capsys):
     assert "timm:resnet10t,num_classes=7 has weights drawn at random" in " ".join(found["notes"])
     assert found["macs"]["before"] == found["macs"]["after"]
     assert json.loads((tmp_path / "resnet10t-fp32.json").read_text())["use"]["outputs"][0]["shape"] == ["batch", 7]
+
+
+def test_a_pruned_network_that_does_not_run_is_refused(tmp_path, monkeypatch):
+    """Where it takes a branch that the pruner did not see."""
+
+    def broken(model, *rest):
+        return replace(model, module=nn.Linear(9, 3)), {}
+
+    monkeypatch.setattr("kdsearch.python.compressed._cut", broken)
+    asked = {"input_shape": (8,), "prune": {"macs": 0.5}, "formats": ["onnx-fp32"], "progress": False}
+    with pytest.raises(
+        RefusedError, match=r"--prune: the pruned network fails at what the whole one reads: RuntimeError"
+    ):
+        kdsearch.compress(nn.Linear(8, 3), tmp_path, **asked)
+
+
+class Padded(nn.Module):
+    """Rows of zeros are padding, which it leaves out; a sample of these alone torch's own encoder cannot read."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.body, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        is_padding = x.abs().sum(2) == 0
+        if not bool((~is_padding).any()):
+            raise ValueError("padding alone")
+        return self.head(self.body(x, src_key_padding_mask=is_padding).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")
+def test_a_network_that_cannot_read_padding_alone(tmp_path):
+    """MACs by hand, of 6 rows of width 8: four products with 8 x 8, 2 x 6 x 6 x 8 of attention, two layers of 16; and 3 classes."""
+    asked = {"input_shape": (6, 8), "formats": ["onnx-fp32"], "progress": False, "inside": {"engine": "torchscript"}}
+    found = kdsearch.compress(Padded(), tmp_path, **asked)
+    assert found["macs"]["before"] == 6 * 4 * 8 * 8 + 2 * 6 * 6 * 8 + 6 * 2 * 8 * 16 + 3 * 8
 
 
 def test_random_weights_are_said():

@@ -287,9 +287,18 @@ def _shifted(module):
     return module
 
 
-def test_a_file_that_is_too_far_off_is_not_written(tmp_path):
-    with pytest.raises(RefusedError, match=r"net\.onnx: parity: differs from torch by 0\.0\d+ at output 'logits'"):
-        kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", exporter=Shifted)
+def test_samples_that_want_gradients_are_read_as_they_are(tmp_path):
+    made = kdsearch.export(teacher(0), IMAGES.clone().requires_grad_(), tmp_path / "net.onnx", exporter=TRACED)
+    answers = onnxruntime.InferenceSession(made.file).run(None, {"image": IMAGES.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(answers), teacher(0).eval()(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("quantize", "said"), [(None, ""), ("int8", "its fp32 file is refused: ")])
+def test_a_file_that_is_too_far_off_is_not_written(quantize, said, tmp_path):
+    """Nor one that is made of it, which agrees with the network all the same."""
+    message = rf"net\.onnx: parity: {said}differs from torch by 0\.0\d+ at output 'logits'"
+    with pytest.raises(RefusedError, match=message):
+        kdsearch.export(teacher(0), IMAGES, tmp_path / "net.onnx", exporter=Shifted, quantize=quantize)
     assert list(tmp_path.iterdir()) == []
 
 

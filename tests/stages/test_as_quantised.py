@@ -14,13 +14,14 @@ from torch import nn
 from kdsearch.builtin.int4.quantizer import Int4, Int4Options
 from kdsearch.builtin.simulated import in_blocks, simulated
 from kdsearch.cli import main
+from kdsearch.deploy.parity import Difference, Parity
 from kdsearch.errors import RefusedError
 from kdsearch.host import Host
 from kdsearch.kinds import Model
 from kdsearch.ops.settle import settle
-from kdsearch.stages import as_quantised, one_file
+from kdsearch.stages import as_quantised, export, one_file
 from kdsearch.stages.as_quantised import may_train, wanted
-from kdsearch.stages.export import Final, _of
+from kdsearch.stages.export import Final, _of, _row
 from kdsearch.stages.one_file import Target
 from kdsearch.stages.products import fresh_student
 from kdsearch.stages.subject import subject_of
@@ -181,6 +182,44 @@ def test_of_several_graphs_all_are_there_in_fp32_before_one_is_quantised(tmp_pat
     assert {name: file.read_text() for name, file in files.items()} == dict.fromkeys(graphs, "int4")
     assert notes == ["encoder: encoder", "decoder: decoder"]
     assert {name: target.file(name, "fp32").read_text() for name in graphs} == graphs
+
+
+def test_a_student_that_was_trained_for_a_format_has_its_own_fp32_file_compared(tmp_path, monkeypatch):
+    """Whatever became of the plain student's."""
+
+    class Writer:
+        suffix = ".onnx"
+
+        def write(self, graph, example, file):
+            file.write_text(graph)
+
+        def load(self, file, threads):
+            return file.read_text()
+
+    far = {"plain": 0.0, "trained": 0.5}
+    monkeypatch.setattr(
+        one_file,
+        "_parity",
+        lambda target, name, call, bound: Parity(
+            far[call], None, differences=(Difference("logits", far[call], 1.0, 2.0),)
+        ),
+    )
+    monkeypatch.setattr(one_file, "latency_threads", lambda materials: 1)
+    monkeypatch.setattr(Target, "example", lambda self, name: None)
+    monkeypatch.setattr(export, "file_row", lambda target, form, reference: form)
+    config = SimpleNamespace(export=SimpleNamespace(parity=1e-4))
+    materials = SimpleNamespace(study=SimpleNamespace(config=config))
+    plain, trained = (SimpleNamespace(role="", product=SimpleNamespace(graphs={"graph": name})) for name in far)
+    target = Target(materials, Writer(), plain, None, {}, [], tmp_path, tmp_path, "")
+    others = {"onnx-int4": (Final([trained], None), "trained")}
+    assert _row(target, "onnx-int8", others, {}, "") == "onnx-int8"
+    for why_none in ("", "its fp32 file is refused: it is far off"):
+        with pytest.raises(RefusedError, match=r"^its fp32 file is refused: differs from torch by 0\.5"):
+            _row(target, "onnx-int4", others, {}, why_none)
+    with pytest.raises(RefusedError, match="it is far off"):
+        _row(target, "onnx-int8", others, {}, "its fp32 file is refused: it is far off")
+    far["trained"] = 0.0
+    assert _row(target, "onnx-int4", others, {}, "its fp32 file is refused: it is far off") == "onnx-int4"
 
 
 def test_a_sparse_network_stays_sparse(tmp_path):

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy, cut_of, guesses_of, masked_copy
-from kdsearch.builtin.channels.tracing import Inputs, Traced, plain_attention, tensors_of
+from kdsearch.builtin.channels.tracing import Inputs, Traced, tensors_of
 from kdsearch.kit.streams import stream
+from kdsearch.ops.attention import plain_attention
 
 aten = torch.ops.aten
 DOUBTED = 4  # guesses of which each is left out once, where a cut that is not the last one fails with all of them

@@ -230,13 +230,13 @@ def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
 
 
 def _probes(module: nn.Module, fields: Sequence[Field]) -> list[Inputs]:
-    """Noise; where sizes are open, also of twice the size, unless the network does not take it."""
+    """Noise; where sizes are open, also of twice the size, unless the network does not take it; and what takes other branches."""
 
     def noise(times: int) -> Inputs:
         sized = [replace(each, open_size=times * each.open_size) for each in fields]
         return tuple(each.noise(PROBES, stream(0, "probe", each.name)) for each in sized)
 
-    found = [noise(1)]
+    found = _branches(module, noise(1))
     if any(None in each.shape for each in fields):
         try:
             with undisturbed(module, train=False):
@@ -245,6 +245,38 @@ def _probes(module: nn.Module, fields: Sequence[Field]) -> list[Inputs]:
             return found
         found.append(noise(2))
     return found
+
+
+def _branches(module: nn.Module, noise: Inputs) -> list[Inputs]:
+    """The noise; of a network with layers that it does not reach, by one sign alone, too, where that reaches others.
+
+    A branch that depends on values is followed one way alone, and what both ways share has to fit the other one.
+    """
+    found, reached = [noise], _reached(module, noise)
+    every = {path for path, part in module.named_modules() if next(part.parameters(recurse=False), None) is not None}
+    for sign in (1, -1) if every - reached else ():
+        tried = tuple(sign * each.abs() if each.is_floating_point() else each for each in noise)
+        if more := _reached(module, tried) - reached:
+            found.append(tried)
+            reached |= more
+    return found
+
+
+def _reached(module: nn.Module, inputs: Inputs) -> set[str]:
+    """Paths of the parts that run at these inputs; none where it fails at them."""
+    seen = set[str]()
+    hooks = [
+        part.register_forward_pre_hook(lambda *_, path=path: seen.add(path)) for path, part in module.named_modules()
+    ]
+    try:
+        with undisturbed(module, train=False):
+            module(*(each.to(_device(module)) for each in inputs))
+    except Exception:  # values that it does not take
+        return set()
+    finally:
+        for each in hooks:
+            each.remove()
+    return seen
 
 
 def _inputs(described: Sequence[dict[str, Any]]) -> Inputs:

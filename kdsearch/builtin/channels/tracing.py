@@ -21,6 +21,7 @@ from kdsearch.builtin.channels.copies import copied
 from kdsearch.builtin.channels.noted import Noted, note, sized_by
 from kdsearch.builtin.channels.operators import RULES, Axes, pointwise
 from kdsearch.builtin.channels.recurrent import follow_recurrent
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.cost import on_meta
 
 Inputs = tuple[Tensor, ...]
@@ -227,17 +228,6 @@ class _Calls(TorchFunctionMode):
         for number, tensor, dim in sized_by(func, args, kwargs or {}, out):
             self._tracer.noted(number, tensor, dim)
         return out
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention in operators that have a rule, instead of one kernel for all."""
-    was = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -20,6 +20,7 @@ from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options
 from kdsearch.kit.files import write_bytes
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 
 if find_spec("executorch") is None:  # said where a study is read, by the host, with what to install
@@ -45,7 +46,7 @@ class ExecuTorchExporter(Exporter[ExecuTorchOptions]):
         """Raise RefusedError where torch cannot export the network, or ExecuTorch not lower it."""
         inputs = tuple(_two(example[each.name], each) for each in graph.inputs)
         names = {"inputs": [each.name for each in graph.inputs], "outputs": list(graph.names_out)}
-        with undisturbed(graph.module, train=False), _quiet(), torch.no_grad():
+        with undisturbed(graph.module, train=False), plain_attention(), _quiet(), torch.no_grad():
             try:
                 data = self._program(graph, inputs, json.dumps({**names, "batch": self.options.batch}))
             except Exception as error:  # torch and ExecuTorch raise whatever their parts do

@@ -17,6 +17,7 @@ from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
+from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch_plugins.openvino_exporter.runtime import (
     FP32,
@@ -62,7 +63,7 @@ class OpenVinoExporter(Exporter[OpenVinoOptions]):
         engines = ["trace", "export"] if recurrent else ["export", "trace"]  # torch.export writes loops out
         if self.options.engine != "auto":
             engines = [self.options.engine]
-        with undisturbed(graph.module, train=False), _quiet(), torch.no_grad():
+        with undisturbed(graph.module, train=False), plain_attention(), _quiet(), torch.no_grad():
             model = _first_that_works(engines, graph, inputs)
         _name(model, graph)
         save_ir(model, file, {})

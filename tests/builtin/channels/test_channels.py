@@ -53,6 +53,35 @@ def test_importances_see_as_many_samples_as_are_asked_for(importance, size):
     assert asked == ([] if size is None else [(7, size)])
 
 
+class Either(nn.Module):
+    """One of two layers by the sign of the input, what both share, and two layers beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.plus, self.minus, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 3)
+        self.own, self.out = nn.Linear(8, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        chosen = self.plus(x) if x.sum() > 0 else self.minus(x)
+        return self.head(chosen.relu()) + self.out(self.own(x).relu())
+
+
+def test_what_branches_on_values_share_is_left_uncut():
+    """Both ways answer as before but for the layers beside them, computed with what stays of these."""
+    torch.manual_seed(0)
+    net, io = Either().eval(), IO((Field("x", "vector", (8,)),), (Field("logits", "logits", (3,)),))
+    model, pruner = Model(net, ("x",)), Channels(ChannelsOptions(macs=0.8, round_to=1))
+    cut = pruner.apply(model, pruner.plan(subject(model, io))).module
+    assert [cut.plus.out_features, cut.minus.out_features, cut.head.in_features] == [16, 16, 16]
+    assert cut.own.out_features == cut.out.in_features < 64
+    with torch.no_grad():
+        for sign in (1, -1):
+            x = sign * torch.rand(4, 8)
+            chosen = net.plus(x) if sign > 0 else net.minus(x)
+            expected = net.head(chosen.relu()) + cut.out(cut.own(x).relu())
+            torch.testing.assert_close(cut(x), expected)
+
+
 def test_it_says_how_far_the_planning_is_and_can_be_stopped_there():
     told = []
     pruner = Channels(ChannelsOptions(macs=0.6, steps=2))
