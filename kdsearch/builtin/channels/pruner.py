@@ -36,6 +36,7 @@ from kdsearch.kinds import IO, Batch, Compressor, Field, Model, Options, Plan, S
 from kdsearch.kinds.forward import recorded
 from kdsearch.kit.costs import count_module
 from kdsearch.kit.streams import stream
+from kdsearch.ops.record import See, Side, hooked
 from kdsearch.ops.undisturbed import undisturbed
 
 DEFAULT_MACS, ROUND_TO = 0.7, 4
@@ -265,17 +266,14 @@ def _branches(module: nn.Module, noise: Inputs) -> list[Inputs]:
 def _reached(module: nn.Module, inputs: Inputs) -> set[str]:
     """Paths of the parts that run at these inputs; none where it fails at them."""
     seen = set[str]()
-    hooks = [
-        part.register_forward_pre_hook(lambda *_, path=path: seen.add(path)) for path, part in module.named_modules()
+    places: list[tuple[nn.Module, Side, See]] = [
+        (part, "output", lambda *_, path=path: seen.add(path)) for path, part in module.named_modules()
     ]
     try:
-        with undisturbed(module, train=False):
+        with undisturbed(module, train=False), hooked(places):
             module(*(each.to(_device(module)) for each in inputs))
     except Exception:  # values that it does not take
         return set()
-    finally:
-        for each in hooks:
-            each.remove()
     return seen
 
 
