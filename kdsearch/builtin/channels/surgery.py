@@ -188,13 +188,13 @@ def _attributes(
             found |= {"groups": groups, "in_channels": into, "out_channels": out}
         own[path] = found
     layers = dict(module.named_modules())
+    inner: dict[str, list[tuple[nn.Module, Mapping[str, Any]]]] = defaultdict(list)  # of each path
+    for path, numbers in own.items():
+        names = path.split(".")
+        for above in ("", *(".".join(names[:n]) for n in range(1, len(names)))) if numbers else ():
+            inner[above].append((layers[path], numbers))
     for path, part in layers.items():
-        inner = [
-            (layers[each], sizes)
-            for each, sizes in own.items()
-            if each.startswith(f"{path}." if path else "") and sizes
-        ]
-        known = _noted(part, inner) | _given(part, given[path]) | own[path]
+        known = _noted(part, inner[path]) | _given(part, given[path]) | own[path]
         yield path, part, known, _followed(part, asked[path], gone)
 
 
