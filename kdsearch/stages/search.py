@@ -211,10 +211,7 @@ def _one_role(
         append_line(out / f"candidates-{role}.jsonl", {**row, "score": each.score, "kept": row["key"] in chosen})
     for scored in sample:
         append_line(out / reference_name(role), scored.row())
-    notes = [
-        *scorer.notes.values(),
-        *(f"proxy '{name}' has no score, and one network needs none: {why}" for name, why in unscored),
-    ]
+    notes = list(scorer.notes.values()) if scorer.ranks else []  # of one network nobody asks how it was scored
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
     tools.progress.say(
