@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdsearch.builtin.channels import tracing
+from kdsearch.builtin.channels import groups, tracing
 from kdsearch.builtin.channels.exact import difference, redrawn
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.channels.surgery import Cut, masked_copy
@@ -332,6 +332,45 @@ def test_a_branch_that_zeros_hide_is_looked_at_with_other_weights():
     right = {place: [2] for place in places} | {("scale", 0): [7]}
     assert difference(net, Cut(right), (test_inputs(Branches),)) == ""
     assert difference(redrawn(net), Cut(right), (test_inputs(Branches),))
+
+
+def test_groups_are_tried_with_weights_drawn_anew(monkeypatch):
+    """Once, the same at every try; the cut itself is that of the network's own."""
+    tried, whole = [], groups.exact_cut
+
+    def noted(module, *arguments, **named):
+        tried.append(module.last.weight.detach())
+        return whole(module, *arguments, **named)
+
+    monkeypatch.setattr(groups, "exact_cut", noted)
+    net = made(Branches)
+    nn.init.zeros_(net.last.weight)
+    plan = Channels(ChannelsOptions(macs=0.8, round_to=1)).plan(subject(net, IMAGE))
+    assert plan.edits["steps"][0]["remove"]
+    assert tried[0].any()
+    assert all(torch.equal(each, tried[0]) for each in tried)
+    assert not net.last.weight.any()
+
+
+class Single(nn.Module):
+    """Computes in float32 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(192, 24), nn.Linear(24, 10)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1) @ torch.eye(192)).relu())
+
+
+def test_a_network_that_does_not_run_in_double_precision_is_compared_in_single():
+    net = made(Single)
+    plan = Channels(ChannelsOptions(params=0.7, round_to=1)).plan(subject(net, IMAGE))
+    cut = Cut.from_json(plan.edits["steps"][0])
+    assert cut.slices["last.weight", 1] == cut.slices["first.weight", 0] != []
+    x = IMAGE.noise(3, torch.Generator())
+    assert difference(net, cut, (x,)).startswith("the cut network does not run")
+    assert difference(net, cut, (x,), torch.float32) == ""
 
 
 class Helped(nn.Module):
