@@ -46,9 +46,7 @@ class Halving(Stopper[HalvingOptions]):
 
     def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
         own, had = reached(rung, trial, others)
-        places = math.ceil(
-            round(self.options.keep * (1 + len(had)), 9)
-        )  # the product may be rounded up: .28 * 25 is more than 7
+        places = math.ceil(round(self.options.keep * (1 + len(had)), 9))  # .28 * 25 is a little more than 7
         return all(map(math.isfinite, own)) and behind(own, had) < places
 
 
