@@ -118,3 +118,23 @@ def test_only_what_stands_in_a_call_itself_counts():
         ("key_dim", 4),
     ]
     assert not hasattr(net.heads * 1, "name")
+
+
+class Kept(nn.Module):
+    """Keeps of its layer what it is wide for later; no pass reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim, self.layer = 24, nn.Linear(192, 24)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_what_a_module_keeps_of_its_layers_follows_at_every_depth():
+    net = nn.Sequential(nn.Flatten(), Kept(), nn.ReLU(), nn.Linear(24, 10)).eval()
+    nested = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Sequential(Kept())), nn.ReLU(), nn.Linear(24, 10)).eval()
+    for whole, path in ((net, "1"), (nested, "1.0.0")):
+        pruner, given = Channels(ChannelsOptions(params=0.6, round_to=1)), subject(whole, IMAGE)
+        kept = pruner.apply(given.model, pruner.plan(given)).module.get_submodule(path)
+        assert kept.dim == kept.layer.out_features < 24
