@@ -21,10 +21,18 @@ NEAR = 2.0
 
 @dataclass(frozen=True)
 class Ranked:
-    """A feasible trial: what `distill` trains of it, its objectives and costs."""
+    """A feasible trial: what `distill` trains of it, its objectives and costs; whether it is one of `refine.first`."""
 
     trial: Mapping[str, Any]
     figures: Mapping[str, float]
+    is_start: bool = False
+
+    @property
+    def prior(self) -> tuple[float, float, bool]:
+        """What was known of it before any training, more is better: of networks without a score the size, as bigger ones are mostly
+        better, and of one network's trials the starts."""
+        score = self.trial.get("score")  # a folder of before has none
+        return -math.inf if score is None else score, self.figures["params"], self.is_start
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,14 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     """
     pick = parsed(materials.study.config.distill.pick)
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
-    trials = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["ranked"]]
+    starts = {number for number, said in enumerate(refined.facts.get("first", ())) if said}
+    trials = [
+        Ranked(each, _figures(rows[each["number"]]), each["number"] in starts) for each in refined.facts["ranked"]
+    ]
     order = ordered(pick, [each.figures for each in trials], materials.objectives, deciding(materials))
     ranked = [trials[i] for i in order]
     name = materials.objective
-    if list(materials.objectives) != [name] or not pick.goes_by(name):  # several objectives, or one that is a cost
+    if not (is_only_one(materials) and pick.goes_by(name)):
         return Choice(ranked)
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
@@ -71,14 +82,16 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     if pick.way != "best":
         return Choice(ranked, error=error, near=near, stopped=stopped)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
-    starts = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
     family = ranked[0].trial["family"]  # scores say little across families
-    first = max(
-        (each for each in level if each.trial["family"] == family),
-        key=lambda each: (*_prior(each), each.trial["number"] in starts),
-    )  # among equals the better trial
+    known = (each for each in level if each.trial["family"] == family)
+    first = max(known, key=lambda each: each.prior)  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
     return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped)
+
+
+def is_only_one(materials: Materials) -> bool:
+    """Whether the study has one objective, and that is no cost."""
+    return list(materials.objectives) == [materials.objective]
 
 
 def _stopped(
@@ -129,12 +142,6 @@ def _labelled(prepared: Artifact) -> int:
     """How many samples of the validation split students are judged on."""
     counts = prepared.facts["data"]["counts"].get("val", {})
     return sum(n for name, n in counts.items() if name != "unlabeled")
-
-
-def _prior(ranked: Ranked) -> tuple[float, float]:
-    """What was known of its network before any training; of networks without a score the size, as bigger ones are mostly better."""
-    score = ranked.trial.get("score")  # a folder of before has none
-    return -math.inf if score is None else score, ranked.figures["params"]
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.search.pick import ordered, parsed
-from kdsearch.stages.choice import Choice, Ranked
+from kdsearch.stages.choice import Choice, Ranked, is_only_one
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.stages.winners import failed_in, with_failed
 from kdsearch.store.files import read_json, write_json
@@ -34,15 +34,20 @@ def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
 def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
     """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one.
 
-    First the first trial of each other family, though a rung stopped it; then that of each other network, then others.
+    First the first trial of each other family, though a rung stopped it; then that of each other network, then others. Where
+    these are too few the first one that was tried of `refine.first`, however far behind it is: few epochs rank recipes by how fast
+    they begin.
     """
     found, others = choice.ranked[:winners], [each for each in choice.ranked[winners:] if choice.is_near(each)]
     for name, these in (("family", [*others, *choice.stopped]), ("specs", others)):
         for each in these:
             if len(found) < most and all(each.trial[name] != other.trial[name] for other in found):
                 found.append(each)
-    rest = [each for each in others if all(each is not other for other in found)]
-    return [*found, *rest][: max(most, winners)]
+    starts = sorted((each for each in choice.ranked if each.is_start), key=lambda each: each.trial["number"])
+    for each in (*others, *starts[:1]):
+        if len(found) < most and all(each is not other for other in found):
+            found.append(each)
+    return found
 
 
 def at_rung(
@@ -57,8 +62,8 @@ def at_rung(
     """What the finalists came to at RUNG, without those that failed, which are said; none where all did. Kept in a file, as they go
     on from there.
 
-    The best one is first, or the first trial of those of its family within the standard `error` of it: a third of a schedule is
-    hard on high learning rates, so that a small difference there says nothing.
+    The best one is first, or of those of its family within the standard `error` of it the one that `chosen` would take: a third of
+    a schedule is hard on high learning rates, so that a small difference there says nothing.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
@@ -132,7 +137,10 @@ def _level_first(
     outcomes: Mapping[str, Outcome | str],
     error: Callable[[float], float],
 ) -> tuple[list[str], list[str]]:
-    """As `order_of`, but first, in the order of their trials, those that validation cannot tell from the best one; and these."""
+    """As `order_of`, but first those that validation cannot tell from the best one; and these.
+
+    Of one objective, where the pick is `best`, they are ordered by what was known before any training, else as their trials.
+    """
     order = order_of(materials, ranked, outcomes)
     known = {name: each for name in order if isinstance(each := outcomes[name], Outcome)}
     scores = {name: each.score for name, each in known.items() if each.score is not None}
@@ -154,4 +162,6 @@ def _level_first(
         and abs(scores[name] - best) <= within
         and held(name) == held(order[0])
     ]
+    if is_only_one(materials) and parsed(materials.study.config.distill.pick).way == "best":
+        level.sort(key=lambda name: ranked[name].prior, reverse=True)
     return [*level, *(name for name in order if name not in level)], level

@@ -279,8 +279,8 @@ class Distill(Section):
     finalists: Trials = Field(
         2,
         description="so many trials begin that are near the best one, of different families of their space and of different "
-        "networks where there are such; after a third of the epochs the `winners` that are best on validation go on, by more "
-        "than a standard error; 1 = the trials alone decide; of a `pick` by the first metric",
+        "networks where there are such, else the first one of `refine.first`; after a third of the epochs the `winners` that "
+        "are best on validation go on; 1 = the trials alone decide; of a `pick` by the first metric",
     )
     pick: str = Field(
         "best",

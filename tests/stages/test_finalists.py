@@ -25,9 +25,11 @@ from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
 NAMES = "winner-0", "winner-1", "winner-2"
 
 
-def trial(number: int, network: str, family: str = "") -> Ranked:
-    about = {"number": number, "specs": {"student": network}, "values": {}, "family": family}
-    return Ranked(about, {"params": 1.0})
+def trial(
+    number: int, network: str, family: str = "", *, score: float | None = None, params: float = 1.0, start: bool = False
+) -> Ranked:
+    about = {"number": number, "specs": {"student": network}, "values": {}, "family": family, "score": score}
+    return Ranked(about, {"params": params}, start)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,24 @@ def test_they_are_the_winners_and_the_best_trials_of_other_networks(winners, mos
 def test_what_is_far_behind_the_best_one_does_not_begin(near, expected):
     ranked = [trial(7, "a"), trial(6, "a"), trial(5, "b"), trial(4, "a"), trial(3, "b"), trial(2, "c")]
     assert [each.trial["number"] for each in finalists(Choice(ranked, near=near), 1, 3)] == expected
+
+
+@pytest.mark.parametrize(
+    ("near", "winners", "most", "expected"),
+    [
+        ([7], 1, 1, [7]),
+        ([7], 1, 2, [7, 0]),
+        ([7], 1, 3, [7, 0]),
+        ([7, 6], 1, 2, [7, 6]),
+        ([7, 6], 1, 3, [7, 6, 0]),
+        ([7, 0], 1, 3, [7, 0]),
+        ([7], 2, 1, [7, 3]),
+        ([7], 2, 3, [7, 3, 0]),
+    ],
+)
+def test_where_too_few_are_near_the_first_start_begins(near, winners, most, expected):
+    ranked = [trial(7, "a"), trial(3, "b", start=True), trial(6, "a"), trial(0, "c", start=True), trial(5, "d")]
+    assert [each.trial["number"] for each in finalists(Choice(ranked, near=near), winners, most)] == expected
 
 
 @pytest.mark.parametrize(
@@ -161,6 +181,35 @@ def test_what_validation_cannot_tell_apart_keeps_the_order_of_trials(came, error
     assert [row["trial"] for row in rows if row["level"]] == level
 
 
+@pytest.mark.parametrize(
+    ("known", "pick", "expected"),
+    [
+        (({"score": 0.1}, {"score": 0.3}, {"score": 0.2}), "best", [11, 12, 10]),
+        (({"score": 0.1}, {"score": 0.3}, {"score": 0.2}), "max:score", [10, 11, 12]),
+        (({}, {"score": 0.3}, {"score": -0.2}), "best", [11, 12, 10]),
+        (({"params": 3}, {"params": 5}, {"params": 4, "start": True}), "best", [11, 12, 10]),
+        (({}, {}, {"start": True}), "best", [12, 10, 11]),
+        (
+            ({"score": 0.1, "params": 9, "start": True}, {"score": 0.3}, {"score": 0.3, "params": 2}),
+            "best",
+            [12, 11, 10],
+        ),
+    ],
+)
+def test_of_those_the_best_known_before_any_training_goes_on(known, pick, expected, tmp_path):
+    """By its score, then its size, then as one of `refine.first`; a pick that names a figure asks for nothing else."""
+    rung = Rung(tmp_path, 0.7, 0.75, 0.8, pick=pick, error=0.2)
+    rung.ranked = {name: trial(10 + i, name, **each) for i, (name, each) in enumerate(zip(NAMES, known, strict=True))}
+    assert [row["trial"] for row in rung.rows()] == expected
+
+
+def test_of_several_objectives_those_keep_the_order_of_trials(tmp_path):
+    rung = Rung(tmp_path, 0.7, 0.75, 0.8, error=0.2)
+    rung.materials.objectives = {"score": "max", "params": "min"}
+    rung.ranked = {name: trial(10 + i, name, score=i, params=1.0) for i, name in enumerate(NAMES)}
+    assert [row["trial"] for row in rung.rows()] == [10, 11, 12]
+
+
 def test_what_they_came_to_is_kept(tmp_path):
     """A run that is killed later does not ask those for a third of their epochs that have gone on."""
     rung = Rung(tmp_path, 0.2, 0.9, 0.5)
@@ -238,6 +287,7 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone_in, after):
         assert run["history"] == alone["runs"]["winner-0"]["history"]
     (note,) = [note for note in result["notes"] if note.startswith("Finalists ")]
     assert f"after 1 of 3 epochs: trial {first['trial']} {100 * first['score']:.1f} %, trial {other['trial']} " in note
+    assert ("so that what was known before decides" in note) == first["level"]
     page = (after / "study" / "report" / "index.html").read_text(encoding="utf-8")
     assert f"finalist (trial {other['trial']})" in page
 
