@@ -268,8 +268,8 @@ def _tidy(model: Any, graph: Graph) -> None:
 
 
 def _rename(graph: Any, new: Callable[[str], str], outputs: Mapping[str, str] | None = None) -> None:
-    """Rename values and nodes in place; a name that is taken stays. Inputs of the whole graph keep theirs, and so do its outputs
-    but for those in `outputs` (name -> another), which get it whatever was called so before.
+    """Rename values and nodes in place; where the new name is taken the old one stays. Inputs of the whole graph keep theirs, and
+    so do its outputs but for those in `outputs` (name -> another), which get it whatever was called so before.
     """
     graphs = list(subgraphs(graph))
     taken: dict[str, str] = {"": ""} | {each.name: each.name for each in graph.input}
@@ -291,8 +291,11 @@ def _rename(graph: Any, new: Callable[[str], str], outputs: Mapping[str, str] | 
         own = inner.output if inner is graph else (*inner.input, *inner.output)
         for each in (*inner.initializer, *inner.value_info, *own):
             each.name = name_of(each.name)
+        nodes = {node.name for node in inner.node}
         for node in inner.node:
-            node.name = new(node.name)
+            wanted = new(node.name)
+            node.name = node.name if wanted in nodes else wanted
+            nodes.add(node.name)
             node.input[:] = [name_of(each) for each in node.input]
             node.output[:] = [name_of(each) for each in node.output]
 

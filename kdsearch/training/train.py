@@ -145,12 +145,14 @@ def compressor_of(materials: Materials, nth: int) -> Compressor[Any]:
 
 @contextmanager
 def placing_step(materials: Materials, path: str) -> Iterator[None]:
-    """What a compressor says of `compress.prune`, the short form, is of the step at `path`."""
+    """What a compressor says of `compress.prune`, the short form, is of the step at `path`, and so is what it says of no place."""
     try:
         yield
     except KdsearchError as error:
         if error.path.startswith("compress.prune"):
             error.path = path + error.path.removeprefix("compress.prune")
+        if error.file is None:
+            error.at(path=f"{path}.use")
         raise materials.study.place(error) if error.file is None else error from error.__cause__
 
 

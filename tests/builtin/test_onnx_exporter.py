@@ -332,6 +332,28 @@ class Branches(nn.Module):
         return x * 2 if x.sum() > 0 else x - 1
 
 
+@pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
+def test_every_node_has_a_name_of_its_own(engine, folder):
+    """What hooks do (units are hooks) torchscript calls `/Exp`, the same in the network `/module/Exp`."""
+
+    class Exp(nn.Module):
+        def forward(self, x):
+            return x.exp()
+
+    module = Exp()
+    module.register_forward_pre_hook(lambda _, args: (args[0].exp(),))
+    graph = Graph(module, (Field("x", "vector", (4,)),), (Field("y", "vector", (4,)),))
+    sample, file, exporter = (
+        batch_of(x=torch.rand(2, 4)),
+        folder / f"exp-{engine}.onnx",
+        OnnxExporter(OnnxOptions(engine=engine)),
+    )
+    exporter.write(graph, sample, file)
+    assert compare(module_call(graph), exporter.load(file), graph.inputs, graph.outputs, sample).max_abs < 1e-5
+    names = [each.name for each in onnx.load_model_from_string(file.read_bytes()).graph.node]
+    assert len({*names}) == len(names) == 2
+
+
 class Fixed(nn.Module):
     """Only two samples at once."""
 

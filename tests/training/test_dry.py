@@ -303,3 +303,13 @@ def test_a_step_of_compression_that_names_no_layer_is_told_with_its_own_place(ho
         check_recipe(opened(tmp_path, host, "{use: kd}", *steps))
     assert caught.value.path == "compress.steps[1].prune.options.exclude[0]"
     assert str(caught.value.file).startswith("--set compress.steps=")
+
+
+def test_what_a_step_of_compression_says_of_no_option_is_of_the_step(host, tmp_path):
+    """An MLP without shortcuts has no blocks, which the pruner says of the network alone."""
+    plain = "{depth: 1, widths: [8], residual: false}"
+    sets = ("student={space: mlp, spec: " + plain + "}", "compress.prune=hierarchical_prune")
+    with pytest.raises(UserError, match=r"'Mlp' has no residual block") as caught:
+        check_recipe(opened(tmp_path, host, "{use: kd}", *sets))
+    assert caught.value.path == "compress.prune.use"
+    assert str(caught.value.file).startswith("--set compress.prune=")
