@@ -72,12 +72,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._noted: list[tuple[str, str, int | None, Axis]] = []
         self._groups: dict[str, Axis] = {}
         self._path = [""]
+        self._read = set[int]()  # ids of tensors whose axes a rule asked for
         self._own = [*module.named_parameters(), *module.named_buffers()]
         for _, tensor in self._own:
             self._set(tensor, tuple(self.labels.fresh(size) for size in tensor.shape))
 
     def run(self, inputs: Sequence[Tensor]) -> Traced:
-        own = {name: self.axes(tensor) for name, tensor in self._own}
+        own = {name: self._known[id(tensor)][1] for name, tensor in self._own}
         for each in inputs:
             self._set(each, tuple(Axis(size) for size in each.shape))
         with ExitStack() as stack:
@@ -91,6 +92,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for each in tensors_of(out):
             for axis in self.axes(each):
                 self.labels.freeze(axis, "they are outputs")
+        for name, tensor in self._own:
+            for axis in own[name] if id(tensor) not in self._read else ():
+                self.labels.freeze(axis, "nothing here reads them")
         reasons = {(name, at): self.labels.reason(axis) for name, axes in own.items() for at, axis in enumerate(axes)}
         resolved = self.labels.resolved
         return Traced(
@@ -108,6 +112,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Axes of a tensor; of one that the network made of nothing, new ones: its sizes may follow those of others."""
         if id(tensor) not in self._known:
             self._set(tensor, tuple(self.labels.fresh(size) for size in tensor.shape))
+        self._read.add(id(tensor))
         return self._known[id(tensor)][1]
 
     def _set(self, tensor: Tensor, axes: Axes) -> None:

@@ -425,3 +425,25 @@ def test_channels_pass_what_reads_places_by_number():
     assert small.second.out_channels < 24
     whole, x = masked_copy(net, Cut.from_json(plan.edits["steps"][0])), IMAGE.noise(3, torch.Generator())
     torch.testing.assert_close(small(x), whole(x))
+
+
+class Spare(nn.Module):
+    """A layer that no pass runs, between two that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.spare, self.head = nn.Linear(8, 32), nn.Linear(8, 64), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.first(x).relu())
+
+
+def test_a_layer_that_nothing_reads_stays_whole():
+    given = subject(Spare().eval(), Field("x", "vector", (8,)))
+    pruner = Channels(ChannelsOptions(params=0.8))
+    plan = pruner.plan(given)
+    small = pruner.apply(given.model, plan).module
+    assert small.spare.weight.shape == (64, 8)
+    assert small.spare.bias.shape == (64,)
+    assert small.first.out_features < 32
+    assert "stays: spare: nothing here reads them" in plan.log
