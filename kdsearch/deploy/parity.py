@@ -5,7 +5,6 @@ Nothing counts at positions that an output's mask leaves out: what stands over p
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Field, Graph, named
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.ops.copies import module_copy
 from kdsearch.ops.undisturbed import undisturbed
 
 FLOAT32 = 2.0**-23  # relative spacing of its numbers
@@ -117,7 +117,7 @@ def module_call(graph: Graph) -> Call:
 
 def exact_call(graph: Graph) -> Call:
     """The torch network computing in fp64: what its own fp32 answers are measured against. The network itself stays as it is."""
-    exact = replace(graph, module=copy.deepcopy(graph.module).double())
+    exact = replace(graph, module=module_copy(graph.module).double())
     plain = module_call(exact)
 
     def call(*inputs: Tensor) -> Mapping[str, Tensor]:
