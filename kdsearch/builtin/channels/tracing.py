@@ -193,6 +193,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path, part in self._module.named_modules():
             handles.append(part.register_forward_pre_hook(self._enter(path)))
             handles.append(part.register_forward_hook(self._leave))
+            if (name := _bare_width(part)) is not None:
+                handles.append(part.register_forward_pre_hook(self._reads_width(path, name)))
             if isinstance(part, nn.LSTM | nn.GRU | nn.RNN):
                 part.forward = follow_recurrent(self, part)  # type: ignore[method-assign]
         try:
@@ -209,6 +211,22 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave(self, *_: Any) -> None:
         self._path.pop()
+
+    def _reads_width(self, path: str, name: str) -> Callable[..., None]:
+        def reads(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+                self._noted.append((path, name, None, self.axes(args[0])[1]))
+
+        return reads
+
+
+def _bare_width(part: nn.Module) -> str | None:
+    """The number of channels that a norm keeps and has no weight or statistic of: what it reads alone says what becomes of it."""
+    if any(each is not None for each in (*part._parameters.values(), *part._buffers.values())):
+        return None
+    if isinstance(part, nn.modules.batchnorm._NormBase):
+        return "num_features"
+    return "num_channels" if isinstance(part, nn.GroupNorm) else None
 
 
 _LISTS = {

@@ -138,3 +138,19 @@ def test_what_a_module_keeps_of_its_layers_follows_at_every_depth():
         pruner, given = Channels(ChannelsOptions(params=0.6, round_to=1)), subject(whole, IMAGE)
         kept = pruner.apply(given.model, pruner.plan(given)).module.get_submodule(path)
         assert kept.dim == kept.layer.out_features < 24
+
+
+def test_a_norm_without_weights_keeps_the_number_that_it_reads():
+    """torch warns of an instance norm that reads others."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3),
+        nn.BatchNorm2d(24, affine=False, track_running_stats=False),
+        nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )  # fmt: skip
+    given = subject(net.eval(), IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.4))
+    small = pruner.apply(given.model, pruner.plan(given)).module
+    assert small[1].num_features == small[0].out_channels < 16
+    assert small[4].num_features == small[3].out_channels < 24
+    assert small(torch.randn(2, 3, 8, 8)).shape == (2, 10)
