@@ -156,10 +156,11 @@ def compare(
         raise ValueError(f"sizes {tuple(sizes)}: at least three, 1 among them")
     same, judged = 0, 0
     lengths = (1, 2, 3) if any(None in each.shape for each in inputs) else (1,)
-    probes = [_resized(samples, inputs, n, shorter) for n in sizes for shorter in lengths]
+    resized = [(_resized(samples, inputs, n, shorter), shorter > 1) for n in sizes for shorter in lengths]
+    probes = [probe for probe, _ in resized]
     seen = {each.name: _Seen(each) for each in outputs}
-    for probe in probes:
-        expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs)
+    for probe, is_resized in resized:
+        expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs, is_resized)
         for each in outputs:
             seen[each.name].add(expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
     deciding = [each for each in outputs if each.kind in CHOOSING]
@@ -302,11 +303,16 @@ def _resized(samples: Batch, inputs: Sequence[Field], n: int, shorter: int) -> l
     return resized
 
 
-def _answer(call: Call, probe: Sequence[Tensor], outputs: Sequence[Field]) -> Mapping[str, Tensor]:
+def _answer(
+    call: Call, probe: Sequence[Tensor], outputs: Sequence[Field], is_resized: bool = False
+) -> Mapping[str, Tensor]:
+    """is_resized: it has another length than samples that the file did answer to."""
     try:
         got = call(*probe)
     except Exception as error:  # whatever the runtime raises, the file is of no use at this shape
-        raise RefusedError(f"the file fails at {_shown(probe)}: {str(error).splitlines()[0][:200]}") from error
+        why = ", and not at the samples' own length, which may be a number in it" if is_resized else ""
+        problem = f"the file fails at {_shown(probe)}{why}: {str(error).splitlines()[0][:200]}"
+        raise RefusedError(problem) from error
     missing = [each.name for each in outputs if each.name not in got]
     if missing:
         raise RefusedError(f"the file has no output '{missing[0]}'", expected=", ".join(each.name for each in outputs))
