@@ -427,6 +427,31 @@ def test_channels_pass_what_reads_places_by_number():
     torch.testing.assert_close(small(x), whole(x))
 
 
+class OwnShuffle(nn.Module):
+    """torch's own shuffle between grouped convolutions, and its leaky unit of random slope."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 24, 3, groups=3), nn.Conv2d(24, 24, 3, groups=2)
+        self.middle = nn.Sequential(nn.RReLU(), nn.ChannelShuffle(2))
+        self.last, self.head = nn.Conv2d(24, 32, 1), nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.middle(self.second(self.first(x)))
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+def test_channels_are_followed_through_torch_s_own_shuffle():
+    net = OwnShuffle().eval()
+    given = subject(net, IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.5, importance="random", round_to=1, scope="layer"))
+    plan = pruner.plan(given)
+    small, whole = pruner.apply(given.model, plan).module, masked_copy(net, Cut.from_json(plan.edits["steps"][0]))
+    x = IMAGE.noise(3, torch.Generator())
+    assert small.second.out_channels == small.last.in_channels < 24
+    torch.testing.assert_close(small(x), whole(x))
+
+
 class Spare(nn.Module):
     """A layer that no pass runs, between two that it does."""
 
