@@ -5,7 +5,6 @@ Nothing counts at positions that an output's mask leaves out: what stands over p
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Field, Graph, named
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.ops.copies import module_copy
 from kdsearch.ops.undisturbed import undisturbed
 
 FLOAT32 = 2.0**-23  # relative spacing of its numbers
@@ -117,7 +117,7 @@ def module_call(graph: Graph) -> Call:
 
 def exact_call(graph: Graph) -> Call:
     """The torch network computing in fp64: what its own fp32 answers are measured against. The network itself stays as it is."""
-    exact = replace(graph, module=copy.deepcopy(graph.module).double())
+    exact = replace(graph, module=module_copy(graph.module).double())
     plain = module_call(exact)
 
     def call(*inputs: Tensor) -> Mapping[str, Tensor]:
@@ -156,10 +156,11 @@ def compare(
         raise ValueError(f"sizes {tuple(sizes)}: at least three, 1 among them")
     same, judged = 0, 0
     lengths = (1, 2, 3) if any(None in each.shape for each in inputs) else (1,)
-    probes = [_resized(samples, inputs, n, shorter) for n in sizes for shorter in lengths]
+    resized = [(_resized(samples, inputs, n, shorter), shorter > 1) for n in sizes for shorter in lengths]
+    probes = [probe for probe, _ in resized]
     seen = {each.name: _Seen(each) for each in outputs}
-    for probe in probes:
-        expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs)
+    for probe, is_resized in resized:
+        expected, got = numbers(torch_call, probe, inputs, outputs), _answer(file_call, probe, outputs, is_resized)
         for each in outputs:
             seen[each.name].add(expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
     deciding = [each for each in outputs if each.kind in CHOOSING]
@@ -302,11 +303,16 @@ def _resized(samples: Batch, inputs: Sequence[Field], n: int, shorter: int) -> l
     return resized
 
 
-def _answer(call: Call, probe: Sequence[Tensor], outputs: Sequence[Field]) -> Mapping[str, Tensor]:
+def _answer(
+    call: Call, probe: Sequence[Tensor], outputs: Sequence[Field], is_resized: bool = False
+) -> Mapping[str, Tensor]:
+    """is_resized: it has another length than samples that the file did answer to."""
     try:
         got = call(*probe)
     except Exception as error:  # whatever the runtime raises, the file is of no use at this shape
-        raise RefusedError(f"the file fails at {_shown(probe)}: {str(error).splitlines()[0][:200]}") from error
+        why = ", and not at the samples' own length, which may be a number in it" if is_resized else ""
+        problem = f"the file fails at {_shown(probe)}{why}: {str(error).splitlines()[0][:200]}"
+        raise RefusedError(problem) from error
     missing = [each.name for each in outputs if each.name not in got]
     if missing:
         raise RefusedError(f"the file has no output '{missing[0]}'", expected=", ".join(each.name for each in outputs))

@@ -132,7 +132,22 @@ def record(
                 ),
             }
         )
-    return {"seed": seed, "inputs": asked, "outputs": answers}
+    kept: dict[str, Any] = {"seed": seed, "inputs": asked, "outputs": answers}
+    if bound is None:  # ranges that a file takes at each call are those of all samples together
+        company = max(each.relative for each in alone(kept, _by_name(graph, file_call)))
+        kept |= {"company": _short(company)} if 0 < company < math.inf else {}
+    return kept
+
+
+def _by_name(graph: Graph, call: Call) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """The file as `differences` asks it: arrays by names, those of its outputs as they are in it."""
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        found = call(*(torch.from_numpy(feeds[each.name]) for each in graph.inputs))
+        pairs = zip(graph.outputs, graph.names_out, strict=True)
+        return {name: found[each.name].detach().cpu().numpy() for each, name in pairs}
+
+    return run
 
 
 def places(size: int) -> list[int]:
@@ -171,6 +186,25 @@ def apart(output: Mapping[str, Any], then: Array, now: Array, own: float | None 
     comparable = now.shape == then.shape and np.isfinite(now).all() and np.isfinite(then).all()
     far = float(np.abs(now - then).max(initial=0)) if comparable else math.inf
     return Difference(name, far, float(output["scale"]), largest, own)
+
+
+def alone(
+    kept: Mapping[str, Any],
+    run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    own: Mapping[str, float] | None = None,
+) -> list[Difference]:
+    """How far answers to samples that are asked alone are from those to the same samples together, output by output."""
+    feeds = drawn(kept["inputs"], int(kept["seed"]))
+    if not any(each.get("is_class") for each in kept["outputs"]):  # of classes a share is judged, which takes many
+        feeds = {name: value[:ROWS] for name, value in feeds.items()}
+    whole, n = run(feeds), len(next(iter(feeds.values())))
+    rows = [run({name: value[at : at + 1] for name, value in feeds.items()}) for at in range(n)]
+    found = []
+    for each in kept["outputs"]:
+        name = str(each["name"])
+        one = np.concatenate([row[name] for row in rows]).astype(np.float64)
+        found.append(apart(each, whole[name].astype(np.float64), one, (own or {}).get(name)))
+    return found
 
 
 def differences(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.errors import PluginError, TapError, nearest
+from kdsearch.ops.copies import module_copy
 from kdsearch.ops.record import See, Side, hooked
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -145,7 +145,7 @@ class Model:
 
     def copy(self) -> Model:
         """An independent model with equal weights."""
-        return replace(self, module=copy.deepcopy(self.module))
+        return replace(self, module=module_copy(self.module))
 
     def cost(self) -> Cost | None:
         return self.cost_of() if self.cost_of else None

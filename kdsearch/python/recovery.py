@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from kdsearch.engine.splits import Arranged
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import IO, Batch, Field, Model, Task
+from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 
 BATCH, LR, TEMPERATURE = 64, 1e-3, 4.0
@@ -51,31 +52,34 @@ def recover(
     optimizer = torch.optim.AdamW([{"params": each} for each in groups.values()], LR, weight_decay=0.01)
     n = len(split.ids)
     total, step, last = epochs * math.ceil(n / BATCH), 0, 0.0
+    devices = sorted({each.get_device() for each in module.parameters() if each.is_cuda})
     module.train()
-    for epoch in range(epochs):
-        order, losses = torch.randperm(n, generator=rng).tolist(), []
-        for at in range(0, n, BATCH):
-            if n > 1 and len(order[at : at + BATCH]) == 1:
-                continue  # a batch norm has no statistics of one sample
-            batch = split.load(order[at : at + BATCH])
-            with undisturbed(teacher.module, train=False):
-                told = task.call(teacher, batch)
-            out = task.call(student, batch)
-            counted = task.counted(batch)
-            missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
-            loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
-            if not torch.isfinite(loss):
-                raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
-            for factor, group in zip(groups, optimizer.param_groups, strict=True):
-                group["lr"] = factor * LR * (1 + math.cos(math.pi * step / total)) / 2
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            step += 1
-        last = sum(losses) / max(len(losses), 1)
-        said((epoch + 1) / epochs, f"recovery, epoch {epoch + 1} of {epochs}, loss {last:.4g}")
+    with torch.random.fork_rng(devices):
+        seed_generators(seed)  # of layers that draw, such as dropout
+        for epoch in range(epochs):
+            order, losses = torch.randperm(n, generator=rng).tolist(), []
+            for at in range(0, n, BATCH):
+                if n > 1 and len(order[at : at + BATCH]) == 1:
+                    continue  # a batch norm has no statistics of one sample
+                batch = split.load(order[at : at + BATCH])
+                with undisturbed(teacher.module, train=False):
+                    told = task.call(teacher, batch)
+                out = task.call(student, batch)
+                counted = task.counted(batch)
+                missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
+                loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
+                if not torch.isfinite(loss):
+                    raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
+                for factor, group in zip(groups, optimizer.param_groups, strict=True):
+                    group["lr"] = factor * LR * (1 + math.cos(math.pi * step / total)) / 2
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                step += 1
+            last = sum(losses) / max(len(losses), 1)
+            said((epoch + 1) / epochs, f"recovery, epoch {epoch + 1} of {epochs}, loss {last:.4g}")
     module.eval()
     return last
 

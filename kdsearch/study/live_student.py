@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 
 from pydantic import Field
@@ -11,6 +10,7 @@ from torch import nn
 from kdsearch.kinds import IO, Model, Options, SearchSpace
 from kdsearch.kinds.options import searchable
 from kdsearch.kit.networks import modelled
+from kdsearch.ops.copies import module_copy
 from kdsearch.store.hashing import digest, module_digest
 
 
@@ -35,8 +35,8 @@ class LiveNetwork(SearchSpace[LiveNetworkSpec]):
 
     def build(self, spec: LiveNetworkSpec, io: IO) -> Model:
         """Raise DataError where it does not read the study's samples, or does not answer as the task asks."""
-        own = copy.deepcopy(self._network)
-        if isinstance(own, Model):
+        if isinstance(self._network, Model):
+            own = self._network.copy()
             modelled(own.module, io, self._name, taps=False, role="student ")
             return own
-        return modelled(own.cpu(), io, self._name, role="student ")
+        return modelled(module_copy(self._network).cpu(), io, self._name, role="student ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from kdsearch.engine.cache import Live, TeacherCache
 from kdsearch.kinds import Model, Teacher
 from kdsearch.kit.networks import modelled
+from kdsearch.ops.copies import module_copy
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import check_module, load_into, read
@@ -79,4 +79,4 @@ def live_model(live: Any, materials: Materials) -> Model:
     """
     if isinstance(live, Model):
         return live.copy()
-    return modelled(copy.deepcopy(live).cpu(), materials.io, type(live).__name__)
+    return modelled(module_copy(live).cpu(), materials.io, type(live).__name__)

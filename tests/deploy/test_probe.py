@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdsearch.deploy.probe import differences, drawn, question, record, rows_of, sums
-from kdsearch.deploy.verify import _near
+from kdsearch.deploy.verify import _answers, _near
 from kdsearch.kinds import Field, Graph
 
 GRAPH = Graph(nn.Identity(), (Field("x", "vector", (40,)),), (Field("y", "vector", (40,)),))
@@ -43,6 +43,27 @@ def test_what_is_near_needs_no_second_pass(far):
 
     kept = record(GRAPH, far, far, bound=1e-4, exact=never)
     assert "torch_fp32_to_fp64" not in kept["outputs"][0]
+
+
+@pytest.mark.parametrize(("share", "moved", "holds"), [(0.5, 0.5, True), (0.5, 0.6, False), (0, 0.1, True)])
+def test_how_far_company_moves_answers_is_held_against_what_it_did(share, moved, holds):
+    """As of a file that takes its ranges over all samples of a call: here the mean of all samples goes off every answer."""
+
+    def off(x, by):
+        return x - by * x.mean(0, keepdim=True) if len(x) > 1 else x
+
+    kept = record(GRAPH, exactly, lambda x: {"y": off(x, share)})
+    x = torch.from_numpy(drawn(kept["inputs"])["x"])
+    assert kept.get("company", 0) == pytest.approx(share * float(x.mean(0).abs().max() / x.std(correction=0)))
+    check = {
+        each.check: each
+        for each in _answers(
+            lambda feeds: {"y": off(torch.from_numpy(feeds["x"]), moved).numpy()},
+            {"export": "onnx-int8", "bounds": {"elsewhere": 0.05}},
+            kept,
+        )
+    }["one sample at a time"]
+    assert check.ok is holds
 
 
 CLASSES = Graph(nn.Identity(), (Field("x", "vector", (4,)),), (Field("y", "class", (), "int64"),))

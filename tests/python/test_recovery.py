@@ -79,3 +79,17 @@ def test_a_plan_s_factors_are_on_the_learning_rate():
     assert (moved["words.weight"] == 0).all()
     for name, rate in (("head.weight", 1e-4), ("head.bias", 1e-3)):
         assert (moved[name] - rate * 0.01 * before[name]).abs().numpy() == pytest.approx(rate, rel=2e-3), name
+
+
+def test_what_drops_does_so_by_the_seed_and_draws_nothing_of_the_caller_s():
+    found = []
+    for state in (5, 6):
+        student, teacher = made(1), made()
+        student.module.head = nn.Sequential(nn.Dropout(0.5), student.module.head)
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        loss = recovered(student, teacher)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append((loss, student.module.words.weight.detach().clone()))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])

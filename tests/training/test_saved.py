@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import weight_norm
 
 import kdsearch
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
@@ -25,6 +26,12 @@ CODE = "tests.training.test_saved:network"
 
 def network(width=12):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+
+
+def normed():
+    """What torch's older weight norm computes is kept with its graph, which torch does not copy."""
+    first = weight_norm(nn.Conv2d(3, 8, 3))
+    return nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 12, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
 
 
 def pruned(model):
@@ -134,3 +141,17 @@ def test_a_plan_of_another_network_does_not_fit(tmp_path):
     wider = [(name, replace(plan)) for name, plan in history]
     with pytest.raises(ArtifactError, match="a plan of 'channels' does not fit"):
         kdsearch.save_model(small, tmp_path, code=CODE, arguments={"width": 2}, history=wider, allow_code=[CODE])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_network_whose_weights_are_computed(tmp_path):
+    torch.manual_seed(0)
+    model = Model(normed(), ("image",))
+    model.module(torch.randn(2, 3, 16, 16)).sum().backward()
+    small, history = pruned(model)
+    code = "tests.training.test_saved:normed"
+    kdsearch.save_model(small, tmp_path / "small", code=code, io=FIELDS, history=history, allow_code=[code])
+    again = kdsearch.load_model(tmp_path / "small", allow_code=[code])
+    x = torch.randn(2, 3, 16, 16)
+    assert again.module[2].out_channels < 12
+    torch.testing.assert_close(again.module(x), small.module(x))

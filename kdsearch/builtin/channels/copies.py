@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdsearch.ops.copies import computed
+
 
 def copied(module: nn.Module, change: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor.clone()) -> nn.Module:
     """A copy of which every weight and buffer is `change(name, tensor)`; ones that are shared stay shared."""
-    memo: dict[int, Any] = {}
+    memo = computed(module)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             memo[id(parameter)] = nn.Parameter(change(name, parameter.detach()), parameter.requires_grad)

@@ -102,6 +102,7 @@ class Cutter:
     ) -> Cutter:
         told(0.0, "following channels")
         opened = open_heads(copied(module, lambda _, tensor: tensor), openable(module))
+        opened.eval()  # in training a weight that is computed may change buffers when it is looked at, and they are the module's
         trace = traced(opened, probes[0])
         asked = chosen(groups_of(trace, opened), rules.include, rules.exclude)
 

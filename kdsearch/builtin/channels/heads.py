@@ -55,13 +55,13 @@ class HeadAttention(nn.Module):
         )
         mask = self._mask(attn_mask, key_padding_mask, q)
         weights: Tensor | None = None
-        drop = self.dropout if self.training else 0.0
         if need_weights:
             scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
-            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), drop)
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), self.dropout, self.training)
             mixed = weights @ v
             weights = weights.mean(1) if average_attn_weights else weights
         else:
+            drop = self.dropout if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if not is_batched:

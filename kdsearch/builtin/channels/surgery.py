@@ -145,6 +145,8 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[tuple[str, str, int], ...]], ...] = (
     (nn.RNNBase, (("input_size", "weight_ih_l0", 1),)),
     (nn.RNNCellBase, (("input_size", "weight_ih", 1), ("hidden_size", "weight_hh", 1))),
 )
+# what torch calls the tensor of which it computes one of this name: by a parametrization, and under a mask of `nn.utils.prune`
+_COMPUTED = ("parametrizations.{}.original", "{}_orig")
 # how a module's numbers begin that are a width
 _WIDTHS = ("in", "out", "groups", "dim")
 
@@ -165,7 +167,8 @@ def _attributes(
 
         def size(name: str, dim: int, prefix: str = prefix, part: nn.Module = part) -> int:
             tensor: Tensor = getattr(part, name)
-            return int(tensor.shape[dim]) - len(slices.get((prefix + name, dim), ()))
+            held = (f"{prefix}{name}", *(prefix + each.format(name) for each in _COMPUTED))
+            return int(tensor.shape[dim]) - max(len(slices.get((each, dim), ())) for each in held)
 
         found: dict[str, Any] = {}
         for kind, sizes in _SIZES:

@@ -72,12 +72,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._noted: list[tuple[str, str, int | None, Axis]] = []
         self._groups: dict[str, Axis] = {}
         self._path = [""]
+        self._read = set[int]()  # ids of tensors whose axes a rule asked for
         self._own = [*module.named_parameters(), *module.named_buffers()]
         for _, tensor in self._own:
             self._set(tensor, tuple(self.labels.fresh(size) for size in tensor.shape))
 
     def run(self, inputs: Sequence[Tensor]) -> Traced:
-        own = {name: self.axes(tensor) for name, tensor in self._own}
+        own = {name: self._known[id(tensor)][1] for name, tensor in self._own}
         for each in inputs:
             self._set(each, tuple(Axis(size) for size in each.shape))
         with ExitStack() as stack:
@@ -91,6 +92,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for each in tensors_of(out):
             for axis in self.axes(each):
                 self.labels.freeze(axis, "they are outputs")
+        for name, tensor in self._own:
+            for axis in own[name] if id(tensor) not in self._read else ():
+                self.labels.freeze(axis, "nothing here reads them")
         reasons = {(name, at): self.labels.reason(axis) for name, axes in own.items() for at, axis in enumerate(axes)}
         resolved = self.labels.resolved
         return Traced(
@@ -108,6 +112,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Axes of a tensor; of one that the network made of nothing, new ones: its sizes may follow those of others."""
         if id(tensor) not in self._known:
             self._set(tensor, tuple(self.labels.fresh(size) for size in tensor.shape))
+        self._read.add(id(tensor))
         return self._known[id(tensor)][1]
 
     def _set(self, tensor: Tensor, axes: Axes) -> None:
@@ -188,6 +193,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path, part in self._module.named_modules():
             handles.append(part.register_forward_pre_hook(self._enter(path)))
             handles.append(part.register_forward_hook(self._leave))
+            if (name := _bare_width(part)) is not None:
+                handles.append(part.register_forward_pre_hook(self._reads_width(path, name)))
             if isinstance(part, nn.LSTM | nn.GRU | nn.RNN):
                 part.forward = follow_recurrent(self, part)  # type: ignore[method-assign]
         try:
@@ -204,6 +211,22 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave(self, *_: Any) -> None:
         self._path.pop()
+
+    def _reads_width(self, path: str, name: str) -> Callable[..., None]:
+        def reads(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+                self._noted.append((path, name, None, self.axes(args[0])[1]))
+
+        return reads
+
+
+def _bare_width(part: nn.Module) -> str | None:
+    """The number of channels that a norm keeps and has no weight or statistic of: what it reads alone says what becomes of it."""
+    if any(each is not None for each in (*part._parameters.values(), *part._buffers.values())):
+        return None
+    if isinstance(part, nn.modules.batchnorm._NormBase):
+        return "num_features"
+    return "num_channels" if isinstance(part, nn.GroupNorm) else None
 
 
 _LISTS = {

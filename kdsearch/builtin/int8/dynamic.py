@@ -38,6 +38,8 @@ def quantized(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source, made = work / "dynamic-in.onnx", work / "dynamic.onnx"
+    model = type(model).FromString(model.SerializeToString())
+    _own_matrices(model)
     save_onnx(model, source)
     ends = ends_kept([node.name for node in model.graph.node if is_layer(node, model)], asked)
     fp32 = [*ends, *kept]
@@ -54,6 +56,26 @@ def quantized(
             extra_options={"MatMulConstBOnly": True},
         )
     return read_onnx(made)
+
+
+def _own_matrices(model: Any) -> None:
+    """A matrix that is computed is so for each Gemm that reads it: onnxruntime transposes it for each, always by one name."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes, read = [], set[str]()
+    for node in model.graph.node:
+        name = node.input[1] if node.op_type == "Gemm" else ""
+        if name in read:
+            again = type(node)()
+            again.CopyFrom(makers[name])
+            again.name = f"{again.name}.{node.name}"
+            again.output[:] = [each and f"{each}.{node.name}" for each in again.output]
+            node.input[1] = f"{name}.{node.name}"
+            nodes.append(again)
+        elif name in makers:
+            read.add(name)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _stacked(model: Any) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
@@ -284,6 +285,19 @@ def test_modes_and_frozen_weights_stay_as_they_were():
     trained_now = {name: each.requires_grad for name, each in small.module.named_parameters()}
     assert trained_now == {name: each.requires_grad for name, each in model.module.named_parameters()}
     assert not trained_now["stem.0.weight"]
+
+
+def test_what_computes_a_weight_is_left_as_it_was():
+    """In training mode spectral norm goes on with its iteration wherever its weight is looked at."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        spectral_norm(nn.Conv2d(1, 8, 3)), nn.ReLU(), nn.Conv2d(8, 24, 3), nn.ReLU(), nn.Conv2d(24, 8, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )  # fmt: skip
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    Channels(ChannelsOptions(macs=0.8)).plan(subject(Model(net, ("image",))))
+    assert net.training
+    assert [name for name, each in net.state_dict().items() if not torch.equal(each, before[name])] == []
 
 
 class Grouped(nn.Module):

@@ -6,7 +6,9 @@ from torch import nn
 
 from kdsearch.builtin.channels.heads import HeadAttention, open_heads, openable
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-from kdsearch.kinds import IO, Field, Model
+from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
+from kdsearch.deploy.files import read_onnx
+from kdsearch.kinds import IO, Batch, Field, Graph, Model
 from tests.builtin.channels.bare import bare
 
 
@@ -55,6 +57,27 @@ def test_it_drops_what_torch_drops_while_it_trains(needed):
         answers.append(each(x, x, x, need_weights=needed)[0])
     torch.testing.assert_close(*answers)
     assert not torch.equal(answers[1], HeadAttention(layer).eval()(x, x, x)[0])
+
+
+class Answered(nn.Module):
+    """Attention that is asked for its weights, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = HeadAttention(nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True))
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+def test_a_file_of_it_drops_nothing(tmp_path):
+    field = Field("x", "sequence", (3, 8))
+    graph = Graph(Answered(), (field,), (Field("y", "sequence", (3, 8)),))
+    exporter = OnnxExporter(
+        OnnxOptions(engine="torchscript")
+    )  # which warns of what drops in a network that does not train
+    exporter.write(graph, Batch(("a", "b"), {"x": torch.randn(2, 3, 8)}), tmp_path / "net.onnx")
+    assert "Dropout" not in {node.op_type for node in read_onnx(tmp_path / "net.onnx").graph.node}
 
 
 def test_what_is_opened_and_what_is_not():

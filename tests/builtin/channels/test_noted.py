@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from kdsearch.builtin.channels.exact import difference
 from kdsearch.builtin.channels.noted import note, sized_by
@@ -138,3 +139,57 @@ def test_what_a_module_keeps_of_its_layers_follows_at_every_depth():
         pruner, given = Channels(ChannelsOptions(params=0.6, round_to=1)), subject(whole, IMAGE)
         kept = pruner.apply(given.model, pruner.plan(given)).module.get_submodule(path)
         assert kept.dim == kept.layer.out_features < 24
+
+
+class Masked(nn.Module):
+    """A weight of which some are zero."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("mask", (weight.detach().abs() > 0.01).float())
+
+    def forward(self, weight):
+        return weight * self.mask
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda layer: parametrize.register_parametrization(layer, "weight", Masked(layer.weight)),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    ],
+    ids=["parametrize", "prune"],
+)
+def test_numbers_of_layers_whose_weight_is_computed_follow(mask):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=24),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )  # fmt: skip
+    for at in (2, 4):
+        mask(net[at])
+    given = subject(net.eval(), IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.4))
+    small = pruner.apply(given.model, pruner.plan(given)).module
+    first, second, last = small[0], small[2], small[4]
+    small(torch.randn(2, 3, 8, 8))
+    assert (
+        second.weight.shape[:2] == (second.out_channels, second.in_channels) == (last.in_channels, first.out_channels)
+    )
+    assert last.in_channels == last.out_channels == last.groups == len(last.weight) == small[7].in_features < 24
+
+
+def test_a_norm_without_weights_keeps_the_number_that_it_reads():
+    """torch warns of an instance norm that reads others."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3),
+        nn.BatchNorm2d(24, affine=False, track_running_stats=False),
+        nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )  # fmt: skip
+    given = subject(net.eval(), IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.4))
+    small = pruner.apply(given.model, pruner.plan(given)).module
+    assert small[1].num_features == small[0].out_channels < 16
+    assert small[4].num_features == small[3].out_channels < 24
+    assert small(torch.randn(2, 3, 8, 8)).shape == (2, 10)

@@ -425,3 +425,50 @@ def test_channels_pass_what_reads_places_by_number():
     assert small.second.out_channels < 24
     whole, x = masked_copy(net, Cut.from_json(plan.edits["steps"][0])), IMAGE.noise(3, torch.Generator())
     torch.testing.assert_close(small(x), whole(x))
+
+
+class OwnShuffle(nn.Module):
+    """torch's own shuffle between grouped convolutions, and its leaky unit of random slope."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 24, 3, groups=3), nn.Conv2d(24, 24, 3, groups=2)
+        self.middle = nn.Sequential(nn.RReLU(), nn.ChannelShuffle(2))
+        self.last, self.head = nn.Conv2d(24, 32, 1), nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.middle(self.second(self.first(x)))
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+def test_channels_are_followed_through_torch_s_own_shuffle():
+    net = OwnShuffle().eval()
+    given = subject(net, IMAGE)
+    pruner = Channels(ChannelsOptions(macs=0.5, importance="random", round_to=1, scope="layer"))
+    plan = pruner.plan(given)
+    small, whole = pruner.apply(given.model, plan).module, masked_copy(net, Cut.from_json(plan.edits["steps"][0]))
+    x = IMAGE.noise(3, torch.Generator())
+    assert small.second.out_channels == small.last.in_channels < 24
+    torch.testing.assert_close(small(x), whole(x))
+
+
+class Spare(nn.Module):
+    """A layer that no pass runs, between two that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.spare, self.head = nn.Linear(8, 32), nn.Linear(8, 64), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.first(x).relu())
+
+
+def test_a_layer_that_nothing_reads_stays_whole():
+    given = subject(Spare().eval(), Field("x", "vector", (8,)))
+    pruner = Channels(ChannelsOptions(params=0.8))
+    plan = pruner.plan(given)
+    small = pruner.apply(given.model, plan).module
+    assert small.spare.weight.shape == (64, 8)
+    assert small.spare.bias.shape == (64,)
+    assert small.first.out_features < 32
+    assert "stays: spare: nothing here reads them" in plan.log

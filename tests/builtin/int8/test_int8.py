@@ -210,6 +210,30 @@ def test_a_recurrent_network_still_runs(tmp_path):
     assert EXPORTER.load(file)(x[:1, :3])["logits"].shape == (1, 10)
 
 
+class Again(nn.Module):
+    """An LSTM, and a layer that is run twice behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.layer, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.lstm(x)[0][:, -1]
+        return self.head(self.layer(self.layer(x).relu()))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_layer_that_is_run_twice_behind_an_lstm(mode, tmp_path):
+    torch.manual_seed(0)
+    x, graph = torch.randn(20, 6, 8), Graph(Again().eval(), (Field("x", "sequence", (6, 8)),), (LOGITS,))
+    file = tmp_path / "again.onnx"
+    TRACED.write(graph, batch_of(x=x[:2]), file)
+    quantizer = Int8(Int8Options(mode=mode))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x.numpy()}])
+    expected = graph.module(x).detach()
+    assert (TRACED.load(file)(x)["logits"] - expected).norm() < 0.05 * expected.norm()
+
+
 def file_of(file, nodes, shape, out, tensors, kind=1):
     """Nodes from x (N, *shape) to y (N, *out)."""
     infos = [

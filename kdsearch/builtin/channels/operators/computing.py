@@ -222,7 +222,7 @@ def _glu(tracer: Tracer, x: Tensor, dim: int = -1, *, out: Tensor) -> Axes:
 
 @rule(
     "copy_", "copy", "_to_copy", "clone", "hardswish", "hardswish_", "lift_fresh", "detach", "alias", "floor_divide",
-    "_prelu_kernel", "log_sigmoid_forward",
+    "_prelu_kernel", "log_sigmoid_forward", "rrelu_with_noise",
 )  # fmt: skip
 def _pointwise(tracer: Tracer, *args: Any, out: Tensor, **_: Any) -> Axes:
     return pointwise(tracer, out, [each for each in args if isinstance(each, Tensor)])

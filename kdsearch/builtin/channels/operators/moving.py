@@ -49,6 +49,13 @@ def _view(tracer: Tracer, x: Tensor, size: Any, *_: Any, out: Tensor) -> Axes:
     return tuple(made)
 
 
+@rule("channel_shuffle")
+def _channel_shuffle(tracer: Tracer, x: Tensor, groups: int, *, out: Tensor) -> Axes:
+    axes = tracer.axes(x)
+    parts = tracer.labels.split(axes[1], [groups, x.shape[1] // groups], "it is reshaped in another way elsewhere")
+    return (axes[0], tracer.labels.merged(parts[::-1]), *axes[2:])
+
+
 @rule("permute")
 def _permute(tracer: Tracer, x: Tensor, dims: Sequence[int], *, out: Tensor) -> Axes:
     axes = tracer.axes(x)
