@@ -21,18 +21,10 @@ NEAR = 2.0
 
 @dataclass(frozen=True)
 class Ranked:
-    """A feasible trial: what `distill` trains of it, its objectives and costs; whether it is one of `refine.first`."""
+    """A feasible trial: what `distill` trains of it, its objectives and costs."""
 
     trial: Mapping[str, Any]
     figures: Mapping[str, float]
-    is_start: bool = False
-
-    @property
-    def prior(self) -> tuple[float, float, bool]:
-        """What was known of it before any training, more is better: of networks without a score the size, as bigger ones are mostly
-        better, and of one network's trials the starts."""
-        score = self.trial.get("score")  # a folder of before has none
-        return -math.inf if score is None else score, self.figures["params"], self.is_start
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,7 @@ class Choice:
         error: the standard error that they lie within.
         near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
         stopped: trials that were stopped at a rung where they were as near to the best one there.
+        start: the first one that was tried of `refine.first`, if it is feasible and none of the near ones.
     """
 
     ranked: list[Ranked]
@@ -52,6 +45,7 @@ class Choice:
     error: float = 0.0
     near: list[int] | None = None
     stopped: list[Ranked] = field(default_factory=list)
+    start: Ranked | None = None
 
     def is_near(self, ranked: Ranked) -> bool:
         return self.near is None or ranked.trial["number"] in self.near
@@ -66,32 +60,29 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     """
     pick = parsed(materials.study.config.distill.pick)
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
-    starts = {number for number, said in enumerate(refined.facts.get("first", ())) if said}
-    trials = [
-        Ranked(each, _figures(rows[each["number"]]), each["number"] in starts) for each in refined.facts["ranked"]
-    ]
+    trials = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["ranked"]]
     order = ordered(pick, [each.figures for each in trials], materials.objectives, deciding(materials))
     ranked = [trials[i] for i in order]
     name = materials.objective
-    if not (is_only_one(materials) and pick.goes_by(name)):
+    if list(materials.objectives) != [name] or not pick.goes_by(name):  # several objectives, or one that is a cost
         return Choice(ranked)
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
     near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
     stopped = _stopped(materials, prepared, refined, rows, pick)
+    starts = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
+    first_tried = min(starts, default=None)
+    start = next((each for each in ranked if each.trial["number"] == first_tried and first_tried not in near), None)
     if pick.way != "best":
-        return Choice(ranked, error=error, near=near, stopped=stopped)
+        return Choice(ranked, error=error, near=near, stopped=stopped, start=start)
     level = [each for each in ranked if abs(each.figures[name] - best) <= error]
     family = ranked[0].trial["family"]  # scores say little across families
-    known = (each for each in level if each.trial["family"] == family)
-    first = max(known, key=lambda each: each.prior)  # among equals the better trial
+    first = max(
+        (each for each in level if each.trial["family"] == family),
+        key=lambda each: (*_prior(each), each.trial["number"] in starts),
+    )  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
-    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped)
-
-
-def is_only_one(materials: Materials) -> bool:
-    """Whether the study has one objective, and that is no cost."""
-    return list(materials.objectives) == [materials.objective]
+    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped, start)
 
 
 def _stopped(
@@ -142,6 +133,12 @@ def _labelled(prepared: Artifact) -> int:
     """How many samples of the validation split students are judged on."""
     counts = prepared.facts["data"]["counts"].get("val", {})
     return sum(n for name, n in counts.items() if name != "unlabeled")
+
+
+def _prior(ranked: Ranked) -> tuple[float, float]:
+    """What was known of its network before any training; of networks without a score the size, as bigger ones are mostly better."""
+    score = ranked.trial.get("score")  # a folder of before has none
+    return -math.inf if score is None else score, ranked.figures["params"]
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
 RUNG, or where it cannot tell them from the best one come first by their trials: what the few epochs of a trial misjudge is seen
-after more of them.
+after more of them. Few epochs also rank recipes by how fast they begin; so where no other trial was near, what was known before any
+training begins, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.search.pick import ordered, parsed
-from kdsearch.stages.choice import Choice, Ranked, is_only_one
+from kdsearch.stages.choice import Choice, Ranked
 from kdsearch.stages.trial_facts import deciding
 from kdsearch.stages.winners import failed_in, with_failed
 from kdsearch.store.files import read_json, write_json
@@ -34,20 +35,17 @@ def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
 def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
     """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one.
 
-    First the first trial of each other family, though a rung stopped it; then that of each other network, then others. Where
-    these are too few the first one that was tried of `refine.first`, however far behind it is: few epochs rank recipes by how fast
-    they begin.
+    First the first trial of each other family, though a rung stopped it; then that of each other network, then others; last
+    the choice's start.
     """
     found, others = choice.ranked[:winners], [each for each in choice.ranked[winners:] if choice.is_near(each)]
     for name, these in (("family", [*others, *choice.stopped]), ("specs", others)):
         for each in these:
             if len(found) < most and all(each.trial[name] != other.trial[name] for other in found):
                 found.append(each)
-    starts = sorted((each for each in choice.ranked if each.is_start), key=lambda each: each.trial["number"])
-    for each in (*others, *starts[:1]):
-        if len(found) < most and all(each is not other for other in found):
-            found.append(each)
-    return found
+    last = [] if choice.start is None else [choice.start]
+    rest = [each for each in (*others, *last) if all(each is not other for other in found)]
+    return [*found, *rest][: max(most, winners)]
 
 
 def at_rung(
@@ -58,12 +56,14 @@ def at_rung(
     error: Callable[[float], float],
     tools: Tools,
     work: Path,
+    late: Ranked | None = None,
 ) -> list[dict[str, Any]]:
     """What the finalists came to at RUNG, without those that failed, which are said; none where all did. Kept in a file, as they go
     on from there.
 
-    The best one is first, or of those of its family within the standard `error` of it the one that `chosen` would take: a third of
-    a schedule is hard on high learning rates, so that a small difference there says nothing.
+    The best one is first, or the first trial of those of its family within the standard `error` of it: a third of a schedule is
+    hard on high learning rates, so that a small difference there says nothing. But `late`, whose trial was far behind, gains where
+    it is ahead: it is first if it is the best one, by however little, and else has no say.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
@@ -74,7 +74,7 @@ def at_rung(
         before = tools.progress.done
         for each in with_failed(work, had, ranked, outcomes)[len(had) :]:
             tools.progress.say(f"distill: trial {each['trial']} failed at full length ({each['error']})")
-        order, level = _level_first(materials, ranked, outcomes, error)
+        order, level = _level_first(materials, ranked, outcomes, error, late)
         rows = [
             {
                 "name": name,
@@ -136,15 +136,13 @@ def _level_first(
     ranked: Mapping[str, Ranked],
     outcomes: Mapping[str, Outcome | str],
     error: Callable[[float], float],
+    late: Ranked | None,
 ) -> tuple[list[str], list[str]]:
-    """As `order_of`, but first those that validation cannot tell from the best one; and these.
-
-    Of one objective, where the pick is `best`, they are ordered by what was known before any training, else as their trials.
-    """
+    """As `order_of`, but first, in the order of their trials, those that validation cannot tell from the best one; and these."""
     order = order_of(materials, ranked, outcomes)
     known = {name: each for name in order if isinstance(each := outcomes[name], Outcome)}
     scores = {name: each.score for name, each in known.items() if each.score is not None}
-    if not scores:
+    if not scores or ranked[order[0]] is late:
         return order, []
     best, conditions = scores[order[0]], parsed(materials.study.config.distill.pick).conditions
 
@@ -158,10 +156,9 @@ def _level_first(
         name
         for name in ranked
         if name in scores
+        and ranked[name] is not late
         and ranked[name].trial["family"] == family
         and abs(scores[name] - best) <= within
         and held(name) == held(order[0])
     ]
-    if is_only_one(materials) and parsed(materials.study.config.distill.pick).way == "best":
-        level.sort(key=lambda name: ranked[name].prior, reverse=True)
     return [*level, *(name for name in order if name not in level)], level

@@ -134,9 +134,7 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
     winners = sum(row["name"] in distilled.facts["runs"] for row in rows)
     on = "The first one" if winners == 1 else f"The first {winners}"
     level = [str(row["trial"]) for row in rows if row.get("level")]  # as before
-    cannot = (
-        f": validation cannot tell {' and '.join(level)} apart, so that what was known before decides" if level else ""
-    )
+    cannot = f", the trials' own choice: validation cannot tell {' and '.join(level)} apart" if level else ""
     return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on{cannot}."]
 
 

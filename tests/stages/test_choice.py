@@ -211,6 +211,26 @@ def test_a_standard_error_by_hand(of, teacher, value, expected):
     assert standard_error(of, teacher, value) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("starts", "stopped", "pick", "expected"),
+    [
+        ([3], (), "best", 3),
+        ([3, 4], (), "max:accuracy", 3),
+        ([1, 3], (), "best", None),
+        ([0, 3], (), "best", None),
+        ([3], (3,), "best", None),
+        ([], (), "best", None),
+    ],
+    ids=["far behind", "of any pick", "near", "the best itself", "stopped", "none"],
+)
+def test_the_first_start_is_known_where_it_is_far_behind(starts, stopped, pick, expected, tmp_path):
+    first = [["why"] if i in starts else [] for i in range(len(TRIALS))]
+    curves = [[[0.5, -accuracy]] for accuracy, _, _ in TRIALS]
+    found = chosen(materials(pick), prepared(), refined(tmp_path, *TRIALS, first=first, curves=curves, stopped=stopped))
+    assert (found.start and found.start.trial["number"]) == expected
+    assert found.start is None or any(found.start is each for each in found.ranked)
+
+
 def test_a_study_says_which_trials_it_cannot_tell_apart(tmp_path):
     """Whose trials learn next to nothing."""
     recipe = "recipe={distillers: [kd], train: {lr: 1.0e-5}}"
