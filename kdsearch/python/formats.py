@@ -215,7 +215,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
             references[form.use] = row
         rows.append(row)
         job.shown.at(done, form.name)
-    if job.is_noise and any(form.kind != "fp32" for form in forms):
+    if job.is_noise and any(not row["format"].endswith("-fp32") for row in rows):
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused
 

@@ -371,7 +371,7 @@ def check_agreement(materials: Materials, form: str, agreement: float | None) ->
     """Raise RefusedError where too few answers are torch's. `agreement` None: it scores no classes."""
     least = allowed_agreement(materials.study.config.export.min_agreement.get(form))
     if agreement is not None and agreement < least - 1e-12:
-        raise RefusedError(f"{agreement:.2%} of its answers are torch's; the study asks for {least:.4g}")
+        raise RefusedError(f"{agreement:.2%} of its answers are torch's; the study asks for {least:.2%}")
 
 
 def check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:

@@ -111,9 +111,11 @@ def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, mon
         reason = "torch's exporter cannot write the network"
         assert [each["reason"] for each in result["refused"]] == [reason, *[f"its fp32 file is refused: {reason}"] * 2]
         assert not earlier.exists()
+        assert not any("noise" in note for note in result["notes"]), "of files that are not there"
     else:
         found = kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)
         assert [each["format"] for each in found["exports"]] == names
+        assert "quantised files were calibrated on noise" in found["notes"]
     assert len(calls) == 1
     assert not calls[0].parent.exists(), "the scratch folder is gone"
 

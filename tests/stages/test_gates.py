@@ -124,7 +124,7 @@ def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
     assert main([*command, *sets, "--set", "export.min_agreement={onnx-fp32: 0.83}"]) == 3
     result = json.loads(capsys.readouterr().out)
     assert [each["format"] for each in result["refused"]] == ["onnx-int8"]
-    assert result["refused"][0]["reason"] == "83.00% of its answers are torch's; the study asks for 0.9"
+    assert result["refused"][0]["reason"] == "83.00% of its answers are torch's; the study asks for 90.00%"
     (row,) = result["exports"]
     assert row["bounds"] == {"parity": 1e-4, "max_drop": None, "min_agreement": 0.83, "elsewhere": None}
     assert read_json(study / "export" / "tiny-fp32.json")["bounds"] == row["bounds"]
@@ -138,7 +138,7 @@ def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
 def test_agreement_where_no_classes_are_scored_is_no_bound():
     one_file.check_agreement(_materials(min_agreement={"onnx-int8": 1.0}), "onnx-int8", None)
     one_file.check_agreement(_materials(min_agreement={}), "onnx-int8", 0.9)
-    with pytest.raises(RefusedError, match=r"asks for 0\.9$"):
+    with pytest.raises(RefusedError, match=r"asks for 90\.00%$"):
         one_file.check_agreement(_materials(min_agreement={}), "onnx-int4", 0.899)
 
 
