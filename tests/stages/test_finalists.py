@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
-from kdsearch.stages.choice import Choice, Ranked
+from kdsearch.stages import distill
+from kdsearch.stages.choice import Choice, Ranked, chosen
 from kdsearch.stages.finalists import at_rung, finalists
 from kdsearch.stages.winners import failed_in
 from kdsearch.store.files import read_json
@@ -303,6 +305,24 @@ def test_of_two_objectives_there_are_finalists_of_the_first(after):
     first, other = facts["rung"]
     assert first["score"] >= other["score"]
     assert facts["trial"] == first["trial"]
+
+
+def test_a_start_that_was_far_behind_is_judged_by_validation_alone(after, monkeypatch):
+    """Though validation could not tell the two apart."""
+
+    def far_apart(*args: Any) -> Choice:
+        choice = chosen(*args)
+        best, *_, last = choice.ranked
+        return replace(choice, near=[best.trial["number"]], stopped=[], start=last)
+
+    monkeypatch.setattr(distill, "chosen", far_apart)
+    monkeypatch.setattr(distill, "standard_error", lambda *_: 1.0)
+    run_up_to(after, "distill", *SETS)
+    first, other = facts_of(after)["rung"]
+    assert {first["name"], other["name"]} == {"winner-0", "winner-1"}
+    assert first["score"] >= other["score"]
+    assert not first["level"]
+    assert not other["level"]
 
 
 def test_their_epochs_count(after):
