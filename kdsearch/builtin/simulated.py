@@ -5,7 +5,8 @@ Straight-through estimation (Bengio et al., 2013; Jacob et al., CVPR 2018). What
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +17,9 @@ from torch.nn.utils import parametrize
 from kdsearch.kinds import Model
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
-ATTENTION = (
-    "in_proj_weight",
-    "q_proj_weight",
-    "k_proj_weight",
-    "v_proj_weight",
-)  # matrices of torch's attention, without layers
+# Matrices of torch's attention, which has no layers for them.
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+RECURRENT = re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?$")  # what LSTM, GRU, RNN and their cells multiply by
 LEVELS = 255  # of an activation in 8 bits
 
 Round = Callable[[Tensor], Tensor]
@@ -29,20 +27,30 @@ Round = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight, by its path in the network. name: of the weight; in attention there are several."""
+    """A weight of a layer, by the layer's path.
+
+    names: of the weight in the layer; both directions of a recurrent one share a tensor of the file.
+    """
 
     path: str
     module: nn.Module
-    name: str = "weight"
+    names: tuple[str, ...] = ("weight",)
 
     @property
-    def weight(self) -> Tensor:
-        found: Tensor = getattr(self.module, self.name)
-        return found
+    def shape(self) -> tuple[int, int]:
+        """(rows, all that is beside), as the file stores it."""
+        found = [getattr(self.module, each).flatten(1).shape for each in self.names]
+        return sum(rows for rows, _ in found), found[0][1]
+
+    @property
+    def operator(self) -> str:
+        """What one operator of the file computes: a layer, of a stack of recurrent ones each of them."""
+        place = self.names[0].partition("_l")[2]
+        return f"{self.path}.{place}" if isinstance(self.module, nn.RNNBase) else self.path
 
     @property
     def is_matrix(self) -> bool:
-        return isinstance(self.module, nn.Linear) or self.name in ATTENTION
+        return isinstance(self.module, (nn.Linear, nn.RNNCellBase)) or self.names[0] in ATTENTION
 
     @property
     def is_table(self) -> bool:
@@ -68,9 +76,9 @@ class Rounded(nn.Module):
 
 
 def simulated(model: Model, how: Callable[[Sequence[Layer]], Sequence[Round | None]], activations: bool) -> Model:
-    """A copy whose convolutions, matrices (those of torch's attention, too) and tables are rounded, and in training what rounded
-    convolutions and matrices read, in 8 bits over the range of the batch. Recurrent layers stay as they are: torch reads their
-    weights past any rounding. The model itself where nothing is rounded.
+    """A copy whose convolutions, matrices (those of torch's attention and of recurrent layers, too) and tables are rounded, and in
+    training what rounded convolutions and matrices read, in 8 bits over the range of the batch. The model itself where nothing is
+    rounded.
 
     `torch.nn.utils.parametrize.remove_parametrizations` leaves the rounded weights behind.
 
@@ -78,19 +86,25 @@ def simulated(model: Model, how: Callable[[Sequence[Layer]], Sequence[Round | No
         how: of every layer, in the order that the network declares them in; None = it stays as it is.
     """
     made = model.copy()
-    layers = [
-        Layer(path, part, name)
-        for path, part in made.module.named_modules()
-        for name, _ in part.named_parameters(recurse=False)
-        if (name == "weight" and isinstance(part, LAYERS)) or name in ATTENTION
-    ]
+    layers = [each for path, part in made.module.named_modules() for each in _layers(path, part)]
     rounding = [(layer, found) for layer, found in zip(layers, how(layers), strict=True) if found is not None]
     for layer, rounded in rounding:
-        parametrize.register_parametrization(layer.module, layer.name, Rounded(rounded))
+        for name in layer.names:
+            parametrize.register_parametrization(layer.module, name, Rounded(rounded))
     if activations:
         for part in dict.fromkeys(layer.module for layer, _ in rounding if not layer.is_table):
             part.register_forward_pre_hook(_read)
     return replace(made) if rounding else model
+
+
+def _layers(path: str, part: nn.Module) -> Iterator[Layer]:
+    own = [name for name, _ in part.named_parameters(recurse=False)]
+    is_recurrent = isinstance(part, (nn.RNNBase, nn.RNNCellBase))
+    for name in own:
+        if (name == "weight" and isinstance(part, LAYERS)) or name in ATTENTION:
+            yield Layer(path, part, (name,))
+        elif is_recurrent and RECURRENT.match(name) and not name.endswith("_reverse"):
+            yield Layer(path, part, tuple(each for each in (name, f"{name}_reverse") if each in own))
 
 
 def _read(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ The procedure `distill` is this class as it is.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
@@ -32,6 +31,7 @@ from kdsearch.kinds import (
     Update,
 )
 from kdsearch.ops.batches import in_batches
+from kdsearch.ops.copies import module_copy
 
 __all__ = ["DistillOptions", "Distillation"]
 
@@ -70,7 +70,7 @@ class Distillation(Procedure[_D], Generic[_D]):
     def phase(self, setup: Setup, name: str = "distill", epochs: int | None = None, **changes: Any) -> Phase:
         """A phase of these hooks. `changes`: fields of `Phase`."""
         student = setup.models["student"].module
-        self.average = copy.deepcopy(student).requires_grad_(False) if self.options.ema else None
+        self.average = module_copy(student).requires_grad_(False) if self.options.ema else None
         names: dict[str, tuple[str, ...]] = {}
 
         def step(s: Step) -> Iterator[Update]:

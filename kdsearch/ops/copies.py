@@ -18,7 +18,9 @@ def module_copy(module: M) -> M:
 def computed(module: nn.Module) -> dict[int, Any]:
     """What `copy.deepcopy` takes for tensors that the last pass computed, by their ids: the same values without a graph.
 
-    torch's older weight norm keeps its weight so, and torch copies no tensor that has a graph. The next pass computes it anew.
+    torch's older weight norm keeps its weight so, recurrent layers a list of parametrised ones, and torch copies no tensor that has
+    a graph. The next pass computes it anew.
     """
-    held = (each for part in module.modules() for each in vars(part).values())
+    values = [each for part in module.modules() for each in vars(part).values()]
+    held = [*values, *(each for value in values if isinstance(value, list) for each in value)]
     return {id(each): each.detach().clone() for each in held if isinstance(each, Tensor) and not each.is_leaf}

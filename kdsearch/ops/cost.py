@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from kdsearch.ops.attention import plain_attention
+from kdsearch.ops.copies import computed
 from kdsearch.ops.undisturbed import undisturbed
 
 aten = torch.ops.aten
@@ -56,8 +57,8 @@ def shapes_alone() -> Iterator[MetaCounter]:
 
 def on_meta(module: nn.Module) -> nn.Module:
     """A copy whose weights and buffers are on the meta device: no value is copied."""
-    memo: dict[int, Any] = {}
     with torch.inference_mode(False):
+        memo = computed(module)
         for each in module.parameters():
             memo[id(each)] = nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=False)
         for buffer in module.buffers():

@@ -31,7 +31,7 @@ from kdsearch.training.request import QUANTIZER, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.train import plan_of
 
-RULE = 2  # by which weights are rounded in training; what was trained by another one has others behind them
+RULE = 3  # by which weights are rounded in training; what was trained by another one has others behind them
 
 
 def wanted(materials: Materials) -> dict[int, str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.nn.utils import parametrize
 
 from kdsearch.builtin.int4.quantizer import Int4, Int4Options
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
@@ -16,6 +17,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.builtin.simulated import in_8_bits, in_blocks, to_limit
 from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.kinds import Field, Graph, Model
+from kdsearch.ops.copies import module_copy
 from kdsearch.ops.settle import settle
 from tests.deploy.nets import batch_of
 
@@ -254,8 +256,151 @@ def test_matrices_of_attention_have_gradients_and_read_8_bits():
     assert key is value
 
 
+class Reads(nn.Module):
+    """Two layers, in both directions."""
+
+    def __init__(self, kind=nn.LSTM):
+        super().__init__()
+        torch.manual_seed(1)
+        self.recurrent = kind(16, 12, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x)[0].mean(1))
+
+
+NETS["lstm"] = Reads, STEPS, SEQUENCE
+NETS["gru"] = lambda: Reads(nn.GRU), STEPS, SEQUENCE
+OF_BOTH = ("weight_ih_l0", "weight_ih_l0_reverse", "weight_hh_l0", "weight_hh_l0_reverse")
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize(
+    ("options", "first", "near"),
+    [({}, 7, 2e-4), ({"edges": 8}, 127, 0.01), ({"min_elements": 2 * 3 * 12 * 16}, 7, 2e-4)],
+    ids=["4 bits", "ends in 8", "both directions count"],
+)
+def test_recurrent_weights_are_rounded_as_their_file_s(name, options, first, near, tmp_path):
+    quantizer = Int4(Int4Options(rounding="nearest", **{"block": 16, "min_elements": 16} | options))
+    whole, made, file = settled(quantizer, name, tmp_path)
+    for at, key in enumerate(OF_BOTH):
+        weight, before = made[f"recurrent.{key}"], whole[f"recurrent.{key}"]
+        moved = (weight - before).abs().amax(1) / before.abs().amax(1)
+        small = weight[0].numel() * len(weight) * 2 < options.get("min_elements", 0)
+        levels = first if at < 2 else 7
+        assert (0 if small else 0.2 / levels) <= float(moved.max()) <= (0 if small else 0.5 / levels + 1e-6), key
+        assert torch.equal(made[f"recurrent.bias{key[6:]}"], whole[f"recurrent.bias{key[6:]}"])
+    plain = NETS[name][0]().eval()
+    plain.load_state_dict(made)
+    with torch.no_grad():
+        expected = plain(STEPS).numpy()
+    answers = open_session(file).run(None, {"x": STEPS.numpy()})[0]
+    assert np.allclose(answers, expected, atol=near * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_an_lstm_in_int8_trains_what_its_file_stores(mode, per_channel, tmp_path):
+    quantizer = Int8(Int8Options(mode=mode, per_channel=per_channel, samples=8))
+    whole, made, file = settled(quantizer, "lstm", tmp_path)
+    model = read_onnx(file)
+    tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "DynamicQuantizeLSTM"]
+    assert len(nodes) == 2
+    for layer, node in enumerate(nodes):
+        for kind, at, scale in (("ih", 1, 8), ("hh", 2, 10)):
+            for direction, suffix in enumerate(("", "_reverse")):
+                own = tensors[node.input[at]][direction].T * tensors[node.input[scale]][direction].reshape(-1, 1)
+                i, o, f, c = np.split(own, 4)  # ONNX's order; torch's is i, f, c, o
+                key = f"recurrent.weight_{kind}_l{layer}{suffix}"
+                assert np.allclose(np.concatenate([i, f, c, o]), made[key].numpy(), atol=1e-6), key
+                assert not torch.equal(made[key], whole[key])
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_the_first_of_stacked_layers_may_stay(mode, tmp_path):
+    whole, made, file = settled(Int8(Int8Options(mode=mode, samples=8, keep_first=True)), "lstm", tmp_path)
+    kept = {key for key, value in whole.items() if "weight" in key and torch.equal(value, made[key])}
+    assert kept == {f"recurrent.{key}" for key in OF_BOTH}
+    assert [node.op_type for node in read_onnx(file).graph.node if "LSTM" in node.op_type] == [
+        "LSTM",
+        "DynamicQuantizeLSTM",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_recurrent_layer_may_be_the_most_sensitive_one(mode, tmp_path):
+    """Where the second of two moves the outputs most, it stays fp32 and the first does not."""
+    torch.manual_seed(1)
+    module, file = Reads().eval(), tmp_path / "net.onnx"
+    with torch.no_grad():
+        for name, weight in module.recurrent.named_parameters():
+            weight *= 20.0 if name.startswith("weight_hh_l1") else 0.1
+    OnnxExporter(OnnxOptions(engine="torchscript")).write(Graph(module, *SEQUENCE), batch_of(x=STEPS[:2]), file)
+    quantizer = Int8(Int8Options(mode=mode, samples=8, keep_sensitive=1))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": STEPS[:8].numpy()}])
+    kinds = [node.op_type for node in read_onnx(file).graph.node if "LSTM" in node.op_type]
+    assert kinds == ["DynamicQuantizeLSTM", "LSTM"]
+    assert any("LSTM" in note for note in quantizer.notes)
+
+
+def test_a_gru_in_int8_stays(tmp_path):
+    whole, made, file = settled(Int8(Int8Options(samples=8)), "gru", tmp_path)
+    assert [key for key in whole if not torch.equal(whole[key], made[key])] == ["head.weight"]
+    assert sum(node.op_type == "GRU" for node in read_onnx(file).graph.node) == 2
+
+
+def test_recurrent_layers_learn_behind_their_rounding():
+    """What is multiplied by is rounded, also after a step; the layer can be copied, moved and saved at any time."""
+    quantizer = Int4(Int4Options(block=16, min_elements=16))
+    made = quantizer.apply(Model(Reads(), ("x",)), quantizer.plan(None)).module.train()
+    layer = made.recurrent
+    optimizer = torch.optim.SGD(made.parameters(), 0.5)
+
+    def by_hand():
+        plain = Reads()
+        plain.load_state_dict({key: getattr_of(made, key) for key in plain.state_dict()})
+        return plain(STEPS)
+
+    for _ in range(2):
+        assert torch.allclose(made(STEPS), by_hand(), atol=1e-6)
+        before = layer.parametrizations.weight_hh_l1_reverse.original.detach().clone()
+        nn.functional.cross_entropy(made(STEPS), torch.arange(32) % 4).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert not torch.equal(layer.parametrizations.weight_hh_l1_reverse.original, before)
+    copied = module_copy(made)
+    assert torch.equal(copied(STEPS), made(STEPS))
+    with torch.no_grad():
+        copied.recurrent.parametrizations.weight_ih_l0.original.zero_()
+    assert not torch.allclose(copied(STEPS), made(STEPS))
+    assert torch.allclose(made(STEPS), by_hand(), atol=1e-6)
+    moved = module_copy(made.to(torch.float64))(STEPS.double())
+    made.to(torch.float32)
+    assert torch.allclose(moved.float(), by_hand(), atol=1e-5)
+    expected = made.eval()(STEPS)
+    settle(made)
+    assert torch.allclose(made(STEPS), expected, atol=1e-6)
+    assert made.state_dict().keys() == Reads().state_dict().keys()
+
+
+def getattr_of(module, path):
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name).detach()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_cells_are_matrices(kind):
+    cell = kind(16, 12)
+    for quantizer in (Int8(Int8Options()), Int4(Int4Options(block=16, min_elements=16))):
+        made = quantizer.apply(Model(cell, ("x",)), quantizer.plan(None)).module
+        for name in ("weight_ih", "weight_hh"):
+            assert parametrize.is_parametrized(made, name)
+            assert len(getattr(made, name)[0].unique()) <= 17
+
+
 def test_where_nothing_is_rounded_the_model_stays():
-    model = Model(nn.LSTM(3, 40), ("x",))
+    model = Model(nn.GRU(3, 4), ("x",))
     for quantizer in (Int8(Int8Options()), Int4(Int4Options())):
         assert quantizer.apply(model, quantizer.plan(None)) is model
 

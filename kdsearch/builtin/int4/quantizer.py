@@ -93,7 +93,7 @@ class Int4(Compressor[Int4Options]):
             axes = [0 if each.is_transposed else 1 for each in layers]
             bits = bits_of(
                 [
-                    ((each.path, f"{each.path}.{each.name}"), tuple(each.weight.flatten(1).shape), axis)
+                    ((each.path, *(f"{each.path}.{name}" for name in each.names)), each.shape, axis)
                     for each, axis in zip(layers, axes, strict=True)
                 ],
                 edits,

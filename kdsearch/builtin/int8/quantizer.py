@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from kdsearch.builtin.int8 import dynamic
 from kdsearch.builtin.int8.choices import better, mixed, most_sensitive
@@ -60,8 +61,8 @@ class Int8(Compressor[Int8Options]):
         asked = self.options.model_copy(update=dict(plan.edits))
 
         def how(layers: Sequence[Layer]) -> list[Round | None]:
-            fp32 = {*ends_kept([each.path for each in layers if not each.is_table], asked)}
-            return [None if each.path in fp32 else _round_of(each, asked) for each in layers]
+            fp32 = {*ends_kept([each.operator for each in layers if not each.is_table], asked)}
+            return [None if each.operator in fp32 else _round_of(each, asked) for each in layers]
 
         return simulated(model, how, activations=True)
 
@@ -128,9 +129,13 @@ def _round_of(layer: Layer, asked: Int8Options) -> Round | None:
     """As the file stores the weight: a scale for each output, of a table for each column; None = in fp32."""
     if layer.is_table:
         return None if asked.keep_first else to_limit(127, 1 if asked.per_channel else None)
-    if asked.mode == "dynamic" and not layer.is_matrix:
+    if isinstance(layer.module, (nn.GRU, nn.RNN)) or (asked.mode == "dynamic" and not _is_dynamic(layer)):
         return None
     return to_limit(limit_of(asked), int(layer.is_transposed) if asked.per_channel else None)
+
+
+def _is_dynamic(layer: Layer) -> bool:
+    return layer.is_matrix or isinstance(layer.module, nn.LSTM)
 
 
 def _is_sequential(model: Any) -> bool:

@@ -112,7 +112,7 @@ def _channels_at(node: Any, at: int) -> int:
 
 def is_layer(node: Any, model: Any) -> bool:
     weights = {each.name for each in model.graph.initializer}
-    return node.op_type in WEIGHTED and any(name in weights for name in node.input)
+    return node.op_type in (*WEIGHTED, "LSTM") and any(name in weights for name in node.input)
 
 
 @contextmanager

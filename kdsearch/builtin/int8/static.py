@@ -85,11 +85,16 @@ def whole(setting: Setting, but: Sequence[str] = ()) -> Any:
     """The file's model, these further nodes in fp32; a LSTM is quantised as it reads."""
     if not but and setting.first is not None:
         return setting.first
-    asked = setting.asked
-    found = _quantized(setting, [*setting.kept, *but])
-    if any(node.op_type == "LSTM" for node in found.graph.node):
-        found = dynamic.quantized(found, asked, setting.work, ("LSTM",))
+    asked, kept = setting.asked, [*setting.kept, *but]
+    found = _recurrent(setting, _quantized(setting, kept), kept)
     return finished(found, asked.per_channel, asked.keep_first)
+
+
+def _recurrent(setting: Setting, found: Any, kept: Sequence[str]) -> Any:
+    """With its LSTMs, but for those in `kept`, quantised."""
+    if all(node.op_type != "LSTM" or node.name in kept for node in found.graph.node):
+        return found
+    return dynamic.quantized(found, setting.asked, setting.work, ("LSTM",), kept)
 
 
 def layers_of(setting: Setting) -> Layers:
@@ -100,7 +105,8 @@ def layers_of(setting: Setting) -> Layers:
     def alone(name: str) -> Any:
         if not taken:
             taken.append(replace(setting, ranges={**_extremes(setting), **setting.ranges}))
-        return _quantized(taken[0], (), [name], is_ranged=True)
+        found = _quantized(taken[0], (), [name], is_ranged=True)
+        return _recurrent(setting, found, [each for each in setting.layers if each != name])
 
     return Layers(setting.model, names, alone, lambda some: whole(setting, some))
 
