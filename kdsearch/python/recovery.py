@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,17 +57,9 @@ def recover(
     with torch.random.fork_rng(devices):
         seed_generators(seed)  # of layers that draw, such as dropout
         for epoch in range(epochs):
-            order, losses = torch.randperm(n, generator=rng).tolist(), []
-            for at in range(0, n, BATCH):
-                if n > 1 and len(order[at : at + BATCH]) == 1:
-                    continue  # a batch norm has no statistics of one sample
-                batch = split.load(order[at : at + BATCH])
-                with undisturbed(teacher.module, train=False):
-                    told = task.call(teacher, batch)
-                out = task.call(student, batch)
-                counted = task.counted(batch)
-                missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
-                loss = task.loss(out, batch) + missed  # type: ignore[arg-type]
+            losses = []
+            for ids in _batches(torch.randperm(n, generator=rng).tolist()):
+                loss = _loss(student, teacher, task, answers, split.load(ids))
                 if not torch.isfinite(loss):
                     raise RefusedError(f"recovery: the loss is {float(loss)} in epoch {epoch + 1}")
                 for factor, group in zip(groups, optimizer.param_groups, strict=True):
@@ -82,6 +74,21 @@ def recover(
             said((epoch + 1) / epochs, f"recovery, epoch {epoch + 1} of {epochs}, loss {last:.4g}")
     module.eval()
     return last
+
+
+def _batches(order: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Without a last one of one sample, of which a batch norm has no statistics; where there is no other sample, that one."""
+    for at in range(0, len(order), BATCH):
+        if len(order) == 1 or len(order) - at > 1:
+            yield order[at : at + BATCH]
+
+
+def _loss(student: Model, teacher: Model, task: Task[Any], answers: IO, batch: Batch) -> Tensor:
+    with undisturbed(teacher.module, train=False):
+        told = task.call(teacher, batch)
+    out, counted = task.call(student, batch), task.counted(batch)
+    missed = sum(_missed(answers.output(name), out[name], told[name], counted) for name in told)
+    return task.loss(out, batch) + missed  # type: ignore[arg-type]
 
 
 def _missed(field: Field, out: Tensor, told: Tensor, counted: Tensor | None) -> Tensor:

@@ -501,10 +501,10 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(8, 3, batch_first=True)
+        self.gru = nn.GRU(8, 3, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lstm(x.flatten(1, 2))[0][:, -1]
+        return self.gru(x.flatten(1, 2))[0][:, -1]
 
 
 def test_that_nothing_can_be_rounded_in_training_is_said(folder, tmp_path):
