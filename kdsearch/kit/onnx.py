@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from kdsearch.store.files import storing, write_bytes
 __all__ = [
     "LARGEST",
     "anonymous",
+    "as_proto",
+    "edited",
     "external_files",
     "open_model",
     "open_session",
@@ -34,6 +37,25 @@ def open_model(model: Any, outputs: Sequence[str] = ()) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def edited(model: Any) -> Iterator[Any]:
+    """The model as `onnx_ir.Model`, whose values know who reads them; what is changed there is so in the model afterwards."""
+    import onnx_ir as ir
+
+    made = ir.from_proto(model)
+    yield made
+    model.CopyFrom(as_proto(made))
+
+
+def as_proto(model: Any) -> Any:
+    """`onnx.ModelProto` of an `onnx_ir.Model`, without shapes of what is between: onnxruntime infers them."""
+    import onnx_ir as ir
+
+    found = ir.to_proto(model)
+    del found.graph.value_info[:]
+    return found
 
 
 def raise_opset(model: Any, least: int) -> None:

@@ -7,61 +7,59 @@ from typing import Any
 import numpy as np
 
 from kdsearch.builtin.int4.blocks import Array, Blocks
+from kdsearch.builtin.int4.graph import Weight, add_initializers
+from kdsearch.builtin.int4.rounding import Read
 
 DOMAIN = "com.microsoft"
 FP32 = 1  # accuracy_level: activations stay as they are; 4 would round them to 8 bits (1.7 % error seen)
 MIDDLE = 8  # the zero point of a block that names none
 
 
-def pack(model: Any, name: str, blocks: Blocks) -> bool:
+def pack(model: Any, weight: Weight, blocks: Blocks) -> bool:
     """Replace in place every product with the weight, (K, N) or (N, K), whose rows (N, K) are given; False where one cannot be.
 
-    Of MatMul its second input, of Gemm without a transposed activation; no other node of the graph may read the weight. That no
-    nested graph does, and that all read the same rows, is the caller's business.
+    Of MatMul its second input, of Gemm without a transposed activation; nothing else reads the weight.
     """
-    from onnx import helper, numpy_helper
+    import onnx_ir as ir
 
-    graph = model.graph
-    nodes = [node for node in graph.node if name in node.input]
+    graph, name = model.graph, weight.name
     n, k = blocks.q.shape
-    flat = next(len(each.dims) == 2 for each in graph.initializer if each.name == name)
-    if not nodes or not flat or k < blocks.block or not all(_fits(node, name) for node in nodes):
+    if len(weight.shape) != 2 or k < blocks.block or not all(_fits(read) for read in weight.reads):
         return False
-    zero = None if blocks.zero is None else blocks.zero
-    parts = {f"{name}.packed": _packed(blocks.q, blocks.block, MIDDLE if zero is None else 0)}
-    parts[f"{name}.scale"] = blocks.scale.astype(np.float32).ravel()
-    if zero is not None:
-        parts[f"{name}.zero"] = _nibbles(zero.astype(np.uint8)).ravel()
-    graph.initializer.remove(next(each for each in graph.initializer if each.name == name))
-    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in parts.items())
-    for node in nodes:
-        at, called = list(graph.node).index(node), node.name or node.output[0]
-        bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
-        product = f"{node.output[0]}.product" if bias else node.output[0]
+    parts = {
+        f"{name}.packed": _packed(blocks.q, blocks.block, MIDDLE if blocks.zero is None else 0),
+        f"{name}.scale": blocks.scale.astype(np.float32).ravel(),
+    }
+    if blocks.zero is not None:
+        parts[f"{name}.zero"] = _nibbles(blocks.zero.astype(np.uint8)).ravel()
+    inputs = add_initializers(graph, {key: np.ascontiguousarray(value) for key, value in parts.items()})
+    for node in (read.node for read in weight.reads):
+        called, answer = node.name or node.outputs[0].name, node.outputs[0]
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        attributes = {"K": k, "N": n, "bits": 4, "block_size": blocks.block, "accuracy_level": FP32}
+        product = ir.Value(name=f"{answer.name}.product" if bias else answer.name)
         made = [
-            helper.make_node(
-                "MatMulNBits", [node.input[0], *parts], [product], f"{called}.packed", domain=DOMAIN,
-                K=k, N=n, bits=4, block_size=blocks.block, accuracy_level=FP32,
+            ir.node(
+                "MatMulNBits", [node.inputs[0], *inputs], attributes, domain=DOMAIN,
+                outputs=[product], name=f"{called}.packed",
             )
         ]  # fmt: skip
-        if bias:
-            made.append(helper.make_node("Add", [product, bias], [node.output[0]], f"{called}.bias"))
-        graph.node.remove(node)
-        for back, each in enumerate(made):
-            graph.node.insert(at + back, each)
-    if all(each.domain != DOMAIN for each in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        if bias is not None:
+            made.append(ir.node("Add", [product, bias], outputs=[ir.Value(name=answer.name)], name=f"{called}.bias"))
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, [answer], [made[-1].outputs[0]])
+    del graph.initializers[name]
+    model.opset_imports.setdefault(DOMAIN, 1)
     return True
 
 
-def _fits(node: Any, name: str) -> bool:
-    if list(node.input).index(name) != 1 or list(node.input).count(name) != 1:
+def _fits(read: Read) -> bool:
+    node, given = read.node, read.node.attributes
+    if read.at != 1 or node.inputs[0] is node.inputs[1]:
         return False
     if node.op_type == "MatMul":
         return True
-    given = {each.name: each for each in node.attribute}
-    plain = all(given[key].f == 1.0 for key in ("alpha", "beta") if key in given)
-    return node.op_type == "Gemm" and plain and not ("transA" in given and given["transA"].i)
+    plain = given.get_float("alpha", 1.0) == 1.0 and given.get_float("beta", 1.0) == 1.0
+    return node.op_type == "Gemm" and plain and not given.get_int("transA", 0)
 
 
 def _packed(q: Array, block: int, add: int) -> Array:

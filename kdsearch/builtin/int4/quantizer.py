@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field as Option
 
-from kdsearch.builtin.int4.blocks import Array, Blocks, fit, half_quadratic, plain
+from kdsearch.builtin.int4.blocks import Blocks, fit, half_quadratic, plain
+from kdsearch.builtin.int4.graph import Weight, bias_of, lift_constants, stored, weights_of
 from kdsearch.builtin.int4.packed import pack
-from kdsearch.builtin.int4.rounding import SWEEPS, Moments, Read, calibrate_all, mean_error, moments
+from kdsearch.builtin.int4.rounding import SWEEPS, Moments, calibrate_all, mean_error, moments
 from kdsearch.builtin.simulated import Layer, Round, in_blocks, simulated
 from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import raise_opset, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import as_proto, edited, raise_opset, read_onnx, save_onnx
 
 OPSET, IR = 21, 10  # the first ones that have 4-bit integers in blocks
-CALIBRATED = ("Conv", "Gemm", "MatMul")
 CALIBRATING = {"calibrated": SWEEPS, "gptq": 0}  # rounding -> sweeps after GPTQ
 WITHOUT_DATA = {"hqq": half_quadratic, "rtn": plain}
 
@@ -46,24 +44,6 @@ class Int4Options(Options):
         "MatMulNBits, whose weights stay in 4 bits in memory, in fp32 arithmetic",
     )
     samples: int = Option(128, ge=1, description="training samples to calibrate with")
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """One weight to store in few bits.
-
-    Args:
-        names: its own, and those of the nodes that read it.
-        shape: as the operator reads it.
-        flat: as it is stored.
-        axis: of `flat`, along which blocks lie: the one the operator sums over.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    flat: tuple[int, ...]
-    axis: int
 
 
 class Int4(Compressor[Int4Options]):
@@ -109,39 +89,40 @@ class Int4(Compressor[Int4Options]):
         """Without feeds, and for ConvTranspose, Gather and recurrent layers, rounding is to the nearest. A file without a weight to
         store in few bits stays as it is, with a note.
         """
-        model = read_onnx(file)
-        raise_opset(model, OPSET)
+        proto = read_onnx(file)
+        raise_opset(proto, OPSET)
+        with edited(proto) as model:
+            is_smaller = self._store(model, plan.edits, feeds)
+        if is_smaller:
+            save_onnx(proto, file)
+
+    def _store(self, model: Any, edits: Mapping[str, Any], feeds: Iterable[Mapping[str, Any]]) -> bool:
+        """In few bits, in place, what of the weights of this `onnx_ir.Model` may be; whether there are any."""
         model.ir_version = max(model.ir_version, IR)
-        _lift_constants(model.graph)
-        every = list(_weights(model.graph))
-        widths = bits_of([(each.names, each.flat, each.axis) for each in every], plan.edits)
-        weights = [each for each, bits in zip(every, widths, strict=True) if bits]
+        lift_constants(model)
+        graph, every = model.graph, weights_of(model.graph)
+        widths = bits_of([(each.names, each.flat, each.axis) for each in every], edits)
+        weights = [(each, bits) for each, bits in zip(every, widths, strict=True) if bits]
         if not weights:
-            least = plan.edits["min_elements"]
+            least = edits["min_elements"]
             small = f"its {len(every)} weights of fp32 have fewer than {least} numbers, or one a row, or are skipped"
             self.note(f"nothing is in 4 bits: {small if every else 'no operator reads a weight of fp32'}")
-            return
-        bits_by_name = {each.name: bits for each, bits in zip(every, widths, strict=True)}
-        reads = _reads(model.graph, weights)
-        alike = {each.weight for each in reads}  # whose rows are those of every node that reads them
-        calibrated = plan.edits.get("rounding") in CALIBRATING  # a plan from before the option existed has none
+            return False
         seen: Mapping[str, Moments] = {}
-        if calibrated:
-            n, given = _first(feeds, plan.edits["samples"])
-            seen = moments(model, reads, given, plan.edits["block"])
+        if edits.get("rounding") in CALIBRATING:  # a plan from before the option existed has none
+            n, given = _first(feeds, edits["samples"])
+            seen = moments(as_proto(model), [read for each, _ in weights for read in each.reads], given, edits["block"])
             self.note(f"calibrated on {n} samples" if n else "rounded to the nearest: there are no samples")
+        sizes = [math.prod(each.flat) for each, _ in weights]
         unpacking: list[Any] = []
-        sizes = [math.prod(each.flat) for each in weights]
-        for at, weight in enumerate(weights):
+        for at, (weight, bits) in enumerate(weights):
             self.progress(sum(sizes[:at]) / sum(sizes), f"{weight.name}, {at + 1} of {len(weights)}")
-            bits = bits_by_name[weight.name]
-            blocks = _rounded(model.graph, weight, plan.edits, bits, seen, reads)
-            may_pack = bits == 4 and plan.edits.get("linear") == "packed" and weight.name in alike
-            if may_pack and pack(model, weight.name, blocks):
-                continue
-            unpacking += _store(model.graph, weight, blocks, bits)
-        _set_nodes(model.graph, [*unpacking, *model.graph.node])
-        save_onnx(model, file)
+            blocks = _rounded(graph, weight, edits, bits, seen)
+            may_pack = bits == 4 and edits.get("linear") == "packed" and weight.reads
+            if not (may_pack and pack(model, weight, blocks)):
+                unpacking += stored(graph, weight, blocks, bits)
+        graph.insert_before(graph[0], unpacking)
+        return True
 
 
 def _first(feeds: Iterable[Mapping[str, Any]], most: int) -> tuple[int, list[Mapping[str, Any]]]:
@@ -155,28 +136,6 @@ def _first(feeds: Iterable[Mapping[str, Any]], most: int) -> tuple[int, list[Map
         if n == most:
             break
     return n, found
-
-
-def _lift_constants(graph: Any) -> None:
-    """Floating-point Constant nodes become initializers, so that weights are in one place."""
-    from onnx import TensorProto
-
-    kept = []
-    for node in graph.node:
-        value = node.attribute[0].t if node.op_type == "Constant" and node.attribute else None
-        if value is not None and value.data_type == TensorProto.FLOAT and len(value.dims) >= 2:
-            graph.initializer.add().CopyFrom(value)
-            graph.initializer[-1].name = node.output[0]
-        else:
-            kept.append(node)
-    _set_nodes(graph, kept)
-
-
-def _set_nodes(graph: Any, nodes: list[Any]) -> None:
-    """Copies first: emptying the list invalidates the nodes that it owns."""
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def bits_of(weights: Sequence[tuple[Collection[str], Sequence[int], int]], edits: Mapping[str, Any]) -> list[int]:
@@ -200,163 +159,22 @@ def bits_of(weights: Sequence[tuple[Collection[str], Sequence[int], int]], edits
     return found
 
 
-def _weights(graph: Any) -> Iterator[_Weight]:
-    """Weights that could be quantised in the order they are used, each once."""
-    from onnx import TensorProto
-
-    shapes = {each.name: tuple(each.dims) for each in graph.initializer if each.data_type == TensorProto.FLOAT}
-    reads = [(node, each) for node in graph.node for each in _layouts(node, shapes)]
-    for name in dict.fromkeys(name for _, (name, _, _) in reads):
-        nodes = [node.name for node, (read, _, _) in reads if read == name]
-        flat, axis = next((flat, axis) for _, (read, flat, axis) in reads if read == name)
-        yield _Weight(name, (name, *nodes), shapes[name], flat, axis)
-
-
-def _layouts(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """(weight's name, shape it is stored in, axis of the blocks) of the weights that `node` reads."""
-
-    def shape(at: int) -> tuple[int, ...]:
-        found = shapes.get(node.input[at], ()) if at < len(node.input) else ()
-        return found if len(found) >= 2 else ()
-
-    if node.op_type == "Conv" and (w := shape(1)):
-        yield node.input[1], (w[0], math.prod(w[1:])), 1
-    elif node.op_type == "ConvTranspose" and (w := shape(1)):
-        yield node.input[1], (w[0], math.prod(w[1:])), 0
-    elif node.op_type == "Gemm" and (w := shape(1)):
-        transposed = any(each.name == "transB" and each.i for each in node.attribute)
-        yield node.input[1], w, 1 if transposed else 0
-    elif node.op_type == "MatMul":
-        if w := shape(0):
-            yield node.input[0], w, len(w) - 1
-        if w := shape(1):
-            yield node.input[1], w, len(w) - 2
-    elif node.op_type == "Gather" and (w := shape(0)):
-        yield node.input[0], w, len(w) - 1
-    elif node.op_type in ("LSTM", "GRU", "RNN"):
-        for at in (1, 2):
-            if w := shape(at):
-                yield node.input[at], (w[0] * w[1], w[2]), 1
-
-
-def _reads(graph: Any, weights: Iterable[_Weight]) -> list[Read]:
-    """Where weights multiply activations; nothing of a weight that is read in any other way too."""
-    uses = _uses(graph)
-    found: list[Read] = []
-    for weight in weights:
-        reads = [
-            Read(weight.name, node, list(node.input).index(weight.name), weight.shape)
-            for node in graph.node
-            if node.op_type in CALIBRATED and (node.op_type != "MatMul" or len(weight.shape) == 2)
-            for layout in _layouts(node, {weight.name: weight.shape})
-            if layout == (weight.name, weight.flat, weight.axis)
-        ]
-        groups = {each.i for read in reads for each in read.node.attribute if each.name == "group"}
-        if len(reads) == uses[weight.name] and len(groups) <= 1:
-            found += reads
-    return found
-
-
-def _uses(graph: Any) -> Counter[str]:
-    """How many inputs of nodes, also of nested ones, each name is; outputs of the graph count as well."""
-    names = [name for each in subgraphs(graph) for node in each.node for name in node.input]
-    return Counter(names + [each.name for each in graph.output])
-
-
-def _rounded(
-    graph: Any,
-    weight: _Weight,
-    edits: Mapping[str, Any],
-    bits: int,
-    seen: Mapping[str, Moments],
-    reads: Iterable[Read],
-) -> Blocks:
+def _rounded(graph: Any, weight: Weight, edits: Mapping[str, Any], bits: int, seen: Mapping[str, Moments]) -> Blocks:
     """The weight's blocks; where its inputs were seen, the layer's bias takes the mean error of the outputs."""
-    from onnx import numpy_helper
+    import onnx_ir as ir
 
-    rows = _rows(weight, numpy_helper.to_array(_initializer(graph, weight.name)))
+    rows = weight.rows(graph)
     blocks = WITHOUT_DATA.get(edits.get("rounding", ""), fit)(rows, edits["block"], bits, edits["symmetric"])
     if weight.name not in seen:
         return blocks
     inputs = seen[weight.name]
-    bias = _bias(graph, [each for each in reads if each.weight == weight.name], len(rows))
+    bias = bias_of(weight, len(rows))
     blocks = calibrate_all(
         rows, blocks, inputs.covariance if bias else inputs.second(), bits, CALIBRATING[edits["rounding"]]
     )
     if bias:
-        tensor, gain = bias
-        values = numpy_helper.to_array(tensor)
-        moved = values.astype(np.float64) + gain * mean_error(rows, blocks, inputs.mean).reshape(values.shape)
-        tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), tensor.name))
+        value, gain = bias
+        was = value.const_value.numpy()
+        moved = was.astype(np.float64) + gain * mean_error(rows, blocks, inputs.mean).reshape(was.shape)
+        value.const_value = ir.tensor(moved.astype(np.float32), name=value.name)
     return blocks
-
-
-def _bias(graph: Any, reads: list[Read], rows: int) -> tuple[Any, float] | None:
-    """The initializer that only this layer adds to its outputs, one number each, and what a unit of output is in it."""
-    from onnx import TensorProto
-
-    if len(reads) != 1:
-        return None
-    node, uses, gain = reads[0].node, _uses(graph), 1.0
-    name = node.input[2] if len(node.input) > 2 else ""
-    if node.op_type == "Gemm":
-        factors = {each.name: each.f for each in node.attribute}
-        gain = factors.get("alpha", 1.0) / (factors.get("beta", 1.0) or math.inf)
-    elif node.op_type == "MatMul" and reads[0].at == 1 and uses[node.output[0]] == 1:
-        sums = [each for each in graph.node if each.op_type == "Add" and node.output[0] in each.input]
-        name = next((other for each in sums for other in each.input if other != node.output[0]), "")
-    tensor = next((each for each in graph.initializer if each.name == name), None)
-    if tensor is None or tensor.data_type != TensorProto.FLOAT or uses[name] != 1 or not gain:
-        return None
-    return (tensor, gain) if tuple(tensor.dims[-1:]) == (rows,) == (math.prod(tensor.dims),) else None
-
-
-def _initializer(graph: Any, name: str) -> Any:
-    return next(each for each in graph.initializer if each.name == name)
-
-
-def _rows(weight: _Weight, values: Array) -> Array:
-    """(R, K): a block lies along a row."""
-    last = np.moveaxis(values.reshape(weight.flat), weight.axis, -1)
-    return last.reshape(-1, last.shape[-1])
-
-
-def _store(graph: Any, weight: _Weight, blocks: Blocks, bits: int) -> list[Any]:
-    """Replace the initializer by integers; returns DequantizeLinear and Reshape, whose output takes the weight's name."""
-    from onnx import helper, numpy_helper
-
-    others = [size for axis, size in enumerate(weight.flat) if axis != weight.axis]
-
-    def back(array: Array) -> Array:
-        return np.ascontiguousarray(np.moveaxis(array.reshape(*others, -1), -1, weight.axis))
-
-    name = weight.name
-    graph.initializer.remove(_initializer(graph, name))
-    parts = _parts(name, blocks, bits, back)
-    shape = numpy_helper.from_array(np.asarray(weight.shape, np.int64), f"{name}.shape")
-    graph.initializer.extend([*parts, shape])
-    unpack = helper.make_node(
-        "DequantizeLinear",
-        [each.name for each in parts],
-        [f"{name}.flat"],
-        name=f"{name}.dequantize",
-        axis=weight.axis,
-        block_size=blocks.block,
-    )
-    reshape = helper.make_node("Reshape", [f"{name}.flat", shape.name], [name], name=f"{name}.reshape")
-    return [unpack, reshape]
-
-
-def _parts(name: str, blocks: Blocks, bits: int, back: Any) -> list[Any]:
-    import ml_dtypes
-    from onnx import numpy_helper
-
-    signed, unsigned = (ml_dtypes.int4, ml_dtypes.uint4) if bits == 4 else (np.int8, np.uint8)
-    dtype = signed if blocks.zero is None else unsigned
-    parts = [
-        numpy_helper.from_array(back(blocks.q).astype(dtype), f"{name}.int{bits}"),
-        numpy_helper.from_array(back(blocks.scale).astype(np.float32), f"{name}.scale"),
-    ]
-    if blocks.zero is not None:
-        parts.append(numpy_helper.from_array(back(blocks.zero).astype(dtype), f"{name}.zero"))
-    return parts

@@ -31,7 +31,7 @@ class Read:
 
     Args:
         weight: name of the weight.
-        node: `onnx.NodeProto`: Conv, Gemm or MatMul.
+        node: `onnx_ir.Node`: Conv, Gemm or MatMul.
         at: which of the node's inputs the weight is.
         shape: of the weight.
     """
@@ -43,7 +43,7 @@ class Read:
 
     @property
     def activation(self) -> str:
-        return str(self.node.input[1 - self.at])
+        return str(self.node.inputs[1 - self.at].name)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _drawn(n: int, most: int | None, rng: np.random.Generator | None) -> Array:
 
 def input_rows(read: Read, x: Array, most: int, rng: np.random.Generator) -> Array:
     """(G, rows, K): the vectors that a row of the weight is multiplied with; at most `most` of them."""
-    options = _attributes(read.node)
+    options = {name: each.value for name, each in read.node.attributes.items()}
     if read.node.op_type == "Conv":
         kernel = read.shape[2:]
         strides, dilations = (options.get(name) or [1] * len(kernel) for name in ("strides", "dilations"))
@@ -124,12 +124,6 @@ def input_rows(read: Read, x: Array, most: int, rng: np.random.Generator) -> Arr
     return rows[_drawn(len(rows), most, rng)][None]
 
 
-def _attributes(node: Any) -> dict[str, Any]:
-    from onnx import helper
-
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
 def _pads(
     options: Mapping[str, Any],
     size: Sequence[int],
@@ -137,17 +131,17 @@ def _pads(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> list[int]:
-    kind = options.get("auto_pad", b"NOTSET")
-    if kind == b"NOTSET":
+    kind = options.get("auto_pad", "NOTSET")
+    if kind == "NOTSET":
         return list(options.get("pads") or [0] * 2 * len(kernel))
-    if kind == b"VALID":
+    if kind == "VALID":
         return [0] * 2 * len(kernel)
     total = [
         max((-(-n // step) - 1) * step + (k - 1) * dilation + 1 - n, 0)
         for n, k, step, dilation in zip(size, kernel, strides, dilations, strict=True)
     ]
     less, more = [n // 2 for n in total], [n - n // 2 for n in total]
-    return less + more if kind == b"SAME_UPPER" else more + less
+    return less + more if kind == "SAME_UPPER" else more + less
 
 
 def moments(model: Any, reads: Sequence[Read], feeds: Iterable[Mapping[str, Any]], block: int) -> dict[str, Moments]:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def test_automatic_padding(pad, begin, end):
     options = {} if pad is None else {"auto_pad": pad}
     node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2], **options)
     x = np.arange(1.0, 7)[None, None]
-    found = input_rows(Read("w", node, 1, (1, 1, 3)), x, 99, np.random.default_rng(0))[0]
+    found = input_rows(Read("w", ir.from_proto(node), 1, (1, 1, 3)), x, 99, np.random.default_rng(0))[0]
     padded = np.pad(x[0, 0], (begin, end))
     assert found.tolist() == [padded[i : i + 3].tolist() for i in range(0, len(padded) - 2, 2)]
 
@@ -75,11 +76,14 @@ def test_automatic_padding(pad, begin, end):
 def test_rows_of_matrix_products():
     x, rng = np.arange(24.0).reshape(2, 3, 4), np.random.default_rng(0)
     right = helper.make_node("MatMul", ["x", "w"], ["y"])
-    assert input_rows(Read("w", right, 1, (4, 5)), x, 99, rng)[0].tolist() == x.reshape(6, 4).tolist()
+    assert input_rows(Read("w", ir.from_proto(right), 1, (4, 5)), x, 99, rng)[0].tolist() == x.reshape(6, 4).tolist()
     left = helper.make_node("MatMul", ["w", "x"], ["y"])
-    assert input_rows(Read("w", left, 0, (5, 3)), x, 99, rng)[0].tolist() == x.swapaxes(1, 2).reshape(8, 3).tolist()
+    assert (
+        input_rows(Read("w", ir.from_proto(left), 0, (5, 3)), x, 99, rng)[0].tolist()
+        == x.swapaxes(1, 2).reshape(8, 3).tolist()
+    )
     turned = helper.make_node("Gemm", ["x", "w"], ["y"], transA=1)
-    assert input_rows(Read("w", turned, 1, (2, 5)), x[:, 0], 99, rng)[0].tolist() == x[:, 0].T.tolist()
+    assert input_rows(Read("w", ir.from_proto(turned), 1, (2, 5)), x[:, 0], 99, rng)[0].tolist() == x[:, 0].T.tolist()
 
 
 @settings(max_examples=40)
@@ -175,7 +179,7 @@ def test_moments_of_a_large_mean_are_exact(width, lengths, monkeypatch):
     model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:], [tensor]), ir_version=10)
     feeds = [{"x": part} for part in np.split(x, [7, 8, 200])]
     monkeypatch.setattr(rounding, "WIDTH", width)
-    found = moments(model, [Read("w", node, 1, (6, 6))], feeds, block=2)["w"]
+    found = moments(model, [Read("w", ir.from_proto(node), 1, (6, 6))], feeds, block=2)["w"]
     wide = x.astype(np.float64)
     assert found.mean[0] == pytest.approx(wide.mean(0), rel=1e-12)
     assert [each.shape for each in found.covariance] == [(1, each, each) for each in lengths]
