@@ -10,6 +10,7 @@ import typer
 from kdsearch.cli.options import AllowCode, Json, option
 from kdsearch.limits import EPOCHS, WHOLE
 
+_OPTIONS = {"--prune": "importance=taylor", "--data": "image=x", "--format": "block=64"}
 _TARGETS = "params=0.7 or macs=0.7, the share that stays, or latency=1.5ms in onnxruntime here"
 
 
@@ -24,7 +25,12 @@ def compress(
     ],
     out: Annotated[Path, option("--out", help="Folder for files and cards.")],
     data: Annotated[
-        str | None, option("--data", help="A data set's name, a .npz file or a folder of images; without, no quality.")
+        str | None,
+        option(
+            "--data",
+            help="A data set's name, a .npz file or a folder of images; after commas its options, own.npz,image=x. Without, no "
+            "quality.",
+        ),
     ] = None,
     normalize: Annotated[
         str, option("--normalize", help="What MODEL was trained on: imagenet, none, or auto: tried on validation.")
@@ -60,7 +66,11 @@ def compress(
     ] = "raw",
     form: Annotated[
         list[str] | None,
-        option("--format", help="onnx-fp32, onnx-int8, onnx-int4, or of another exporter; may be repeated."),
+        option(
+            "--format",
+            help="onnx-fp32, onnx-int8, onnx-int4, or of another exporter; after commas options of the quantizer, "
+            "onnx-int4,block=64; may be repeated.",
+        ),
     ] = None,
     calibration: Annotated[
         str, option("--calibration", help="data, or random: noise, where there are no data.")
@@ -79,6 +89,12 @@ def compress(
     if calibration not in ("data", "random"):
         raise StudyError(f"got '{calibration}'", path="--calibration", expected="data or random")
     shape, target = _shape(input_shape), _target(prune)
+    named, of_data = _with_options(data, "--data") if data is not None else (None, {})
+    formats: dict[str, dict[str, Any]] = {}
+    for each in form or ("onnx-fp32", "onnx-int8"):
+        name, options = _with_options(each, "--format")
+        if formats.setdefault(name, options) != options:
+            raise StudyError(f"got '{name}' twice", path="--format", expected="each once")
     asked = {"input": (reads, "prepared"), "output": (answers, "raw")}
     inside = {name: value for name, (value, default) in asked.items() if value != default}
 
@@ -86,9 +102,9 @@ def compress(
         from kdsearch.python.compressed import compress as of
 
         return of(
-            model, out, data=data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
+            model, out, data=named, data_options=of_data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
             teacher_weights=teacher_weights, prune=target, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
-            formats=form or ("onnx-fp32", "onnx-int8"), calibration="random" if calibration == "random" else "data",
+            formats=formats, calibration="random" if calibration == "random" else "data",
             inside=inside, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
         )  # fmt: skip
 
@@ -119,7 +135,7 @@ def _target(text: str) -> dict[str, Any] | None:
     for at, part in enumerate(_parts(text)):
         name, _, value = (each.strip() for each in part.partition("="))
         is_target = at == 0 or name == "latency"
-        key, read = _goal(part) if is_target else (name, _value(name, value, part))
+        key, read = _goal(part) if is_target else (name, _value(name, value, part, "--prune"))
         if key in found:
             raise StudyError(f"got '{key}' twice", path="--prune", expected="each once")
         found[key] = read
@@ -154,17 +170,31 @@ def _goal(text: str) -> tuple[str, float]:
     return name, value
 
 
-def _value(name: str, text: str, whole: str) -> Any:
+def _with_options(text: str, path: str) -> tuple[str, dict[str, Any]]:
+    """`NAME,key=value,...`: the name, which may be a file's with commas in it, and the options."""
+    from kdsearch.errors import StudyError
+
+    if Path(text).exists():
+        return text, {}
+    first, *rest = _parts(text)
+    found: dict[str, Any] = {}
+    for part in rest:
+        name, _, value = (each.strip() for each in part.partition("="))
+        if name in found:
+            raise StudyError(f"got '{name}' twice", path=path, expected="each once")
+        found[name] = _value(name, value, part, path)
+    return first, found
+
+
+def _value(name: str, text: str, whole: str, path: str) -> Any:
     """As `--set` reads it."""
     from kdsearch.errors import StudyError
     from kdsearch.store.inputs import is_text
     from kdsearch.study.load import parse
 
     if not name or not text or not is_text(text):
-        raise StudyError(
-            f"got '{whole}'", path="--prune", expected="an option of the pruner, such as importance=taylor"
-        )
+        raise StudyError(f"got '{whole}'", path=path, expected=f"an option, such as {_OPTIONS[path]}")
     try:
         return parse(f"value: {text}".encode()).raw["value"]
     except StudyError as error:
-        raise StudyError(f"got '{whole}': {error.problem}", path="--prune", expected="a value as in YAML") from None
+        raise StudyError(f"got '{whole}': {error.problem}", path=path, expected="a value as in YAML") from None

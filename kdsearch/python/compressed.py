@@ -15,7 +15,7 @@ from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, 
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.fed import in_its_own
-from kdsearch.python.formats import Calibration, Form, Job, files_of, forms_of
+from kdsearch.python.formats import Calibration, Form, Formats, Job, files_of, forms_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import (
     OnnxNetwork,
@@ -52,6 +52,7 @@ def compress(
     out: Path | str,
     *,
     data: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
     normalize: str = "auto",
     input_shape: Sequence[int] | None = None,
     weights: Path | None = None,
@@ -62,7 +63,7 @@ def compress(
     recover_epochs: int = 5,
     qat_epochs: int = 0,
     inside: Mapping[str, str] | None = None,
-    formats: Sequence[str] = ("onnx-fp32", "onnx-int8"),
+    formats: Formats = ("onnx-fp32", "onnx-int8"),
     calibration: Calibration = "data",
     max_drop: float | None = None,
     allow_code: Sequence[str] = (),
@@ -77,7 +78,7 @@ def compress(
     Args:
         model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
         out: a folder for files and cards.
-        data: a data set's name, a .npz file, or a folder of images. normalize: what the network
+        data: a data set's name, a .npz file, or a folder of images. data_options: its own. normalize: what the network
             was trained on, "imagenet" or "none"; "auto" is of an ONNX file what it says itself, else what validation shows.
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
@@ -86,7 +87,8 @@ def compress(
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
         inside: what the files do before and after the network: exporters' options, as `input`, `layout` and `output` of onnx.
-        formats: `onnx-int8`, an exporter and a quantizer of its files, or fp32, which every exporter asked for writes too.
+        formats: `onnx-int8`, an exporter and a quantizer of its files, or fp32, which every exporter asked for writes too; or by
+            name options of the quantizer, {"onnx-int4": {"block": 64}}.
         max_drop: of quality against fp32; None = a study's own.
 
     Raises:
@@ -104,6 +106,7 @@ def compress(
             "--teacher": (teacher is None or (trains and prune and recover_epochs), "a network, --prune and --data"),
             "--teacher-weights": (teacher_weights is None or teacher is not None, "--teacher"),
             "--qat-epochs": (not qat_epochs or trains, "a torch network, and --data"),
+            "data_options": (not data_options or data is not None, "data"),
             "--max-drop": (max_drop is None or data is not None, "--data, by which files are judged"),
             "--normalize": (normalize == "auto" or data is not None, "--data, whose images it is of"),
             "--input-shape": (not input_shape or (data is None and not is_file), "none: the file or the data say it"),
@@ -112,7 +115,9 @@ def compress(
     _check_folder(out)
     file = network(model, weights_file=weights) if is_file and isinstance(model, str) else model
     given = file.given if isinstance(file, OnnxNetwork) else Given()
-    opened = open_data(data, normalize, seed, host, given.normalization) if data is not None else None
+    opened = None
+    if data is not None:
+        opened = open_data(data, normalize, seed, host, given.normalization, data_options)
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
     classes = classes_of(opened)

@@ -14,13 +14,13 @@ from kdsearch.deploy.latency import Latency, is_slower, measure
 from kdsearch.deploy.parity import module_call
 from kdsearch.deploy.peak import peak_bytes
 from kdsearch.engine.feeds import in_order
-from kdsearch.errors import PluginError, RefusedError, TrialError, UserError, nearest, one_of
+from kdsearch.errors import PluginError, RefusedError, StudyError, TrialError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
 from kdsearch.python.given import Given
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
-from kdsearch.python.pieces import capability
+from kdsearch.python.pieces import Named, capability
 from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
@@ -35,6 +35,7 @@ from kdsearch.training.tools import Progress
 DEFAULT = "onnx"  # the exporter
 CALIBRATION, PROBE = 256, 32  # samples that quantizers see; samples that are compared where there are no data
 Calibration = Literal["data", "random"]
+Formats = Sequence[str] | Mapping[str, Mapping[str, Any]]  # names, or the options of each one's quantizer by name
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,34 @@ class Form:
     """One format: an exporter, and a quantizer of its files.
 
     Args:
-        use: what the exporter is called. kind: the quantizer, or fp32. calibrates: whether it needs samples.
+        use: what the exporter is called. kind: the quantizer, or fp32. options: the quantizer's.
+        calibrates: whether it needs samples.
     """
 
     use: str
     kind: str
     exporter: Exporter[Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
     calibrates: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.use}-{self.kind}"
 
+    @property
+    def quantizer(self) -> Named | None:
+        return None if self.kind == "fp32" else {"use": self.kind, "options": dict(self.options)}
 
-def forms_of(formats: Sequence[str], inside: Mapping[str, str], host: Host) -> list[Form]:
+
+def forms_of(formats: Formats, inside: Mapping[str, str], host: Host) -> list[Form]:
     """The formats by name, each exporter's fp32 before its others, which are compared with it.
 
     Raises:
-        UserError: an unknown format. StudyError: an option that an exporter has not. PluginError: an extra that is missing.
+        UserError: an unknown format. StudyError: an unknown option of exporter or quantizer. PluginError: an extra that is missing.
     """
+    asked = formats if isinstance(formats, Mapping) else {name: {} for name in formats}
     uses: dict[str, list[str]] = {}
-    for name in formats:
+    for name in asked:
         use = next((each for each in host.names("exporter") if name.startswith(f"{each}-")), "")
         kind = name.removeprefix(f"{use}-")
         fits = kind == "fp32" or (use and kind in host.names("quantizer") and _fits(use, kind, host))
@@ -76,8 +84,16 @@ def forms_of(formats: Sequence[str], inside: Mapping[str, str], host: Host) -> l
     for use, kinds in uses.items():
         exporter = make(host, "exporter", Use(use=use, options=dict(inside)), "--format")
         for kind in dict.fromkeys(kinds):
-            calibrates = kind != "fp32" and host.load_class("quantizer", kind).calibrates
-            found.append(Form(use, kind, exporter, calibrates))
+            options = asked.get(f"{use}-{kind}", {})
+            if kind != "fp32":
+                quantizer = make(host, "quantizer", Use(use=kind, options=dict(options)), f"{use}-{kind}")
+                found.append(Form(use, kind, exporter, options, quantizer.calibrates))
+            elif options:
+                raise StudyError(
+                    f"got options of {use}-fp32", path="--format", expected="none: nothing is quantised there"
+                )
+            else:
+                found.append(Form(use, kind, exporter))
     return found
 
 
@@ -177,7 +193,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
             remove(form.exporter, job.target(form))
             continue
         done, reference = len(rows) + len(refused) + 1, references.get(form.use, {})
-        target, quantize = job.target(form), None if form.kind == "fp32" else form.kind
+        target, quantize = job.target(form), form.quantizer
         whole = wholes.setdefault(form.use, Whole(folder / f"{len(wholes)}{form.exporter.suffix}"))
         source = replace(job.source(form, job.model, done), whole=whole)
         inputs = _read_by(source, source.samples)
@@ -242,8 +258,9 @@ def _read_by(source: Source, samples: Batch) -> list[Any]:
 
 def _trained(job: Job, form: Form, source: Source) -> Model | None:
     """The network trained as it will be quantised, where the plain one's file loses too much on `val`, and this one's less."""
-    opened, kind = job.opened, form.kind
+    opened, quantize = job.opened, form.quantizer
     assert opened is not None
+    assert quantize is not None
     plain = predicting(opened, module_call(graph_of(job.model, job.io)), job.io)
     whole = opened.quality(plain, "val")
     allowed = allowed_drop(job.max_drop, whole)
@@ -251,7 +268,7 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
     def loss(model: Model) -> float:
         with tempfile.TemporaryDirectory() as folder:
             begun = source if model is job.model else replace(source, model=model, whole=None)
-            call = rewritten(begun, Path(folder) / f"tried{source.exporter.suffix}", kind)
+            call = rewritten(begun, Path(folder) / f"tried{source.exporter.suffix}", quantize)
             return goodness(whole) - goodness(opened.quality(predicting(opened, call, job.io), "val"))
 
     try:
@@ -260,7 +277,7 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
         return None
     if before <= allowed + 1e-12:
         return None
-    quantizer: Compressor[Any] = capability("quantizer", kind)[1]
+    quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
     model = quantizer.apply(
         job.model,
         quantizer.plan(PlanSubject(seed=job.seed, base=Path(), model=job.model, io=job.io, opened=opened, budget={})),
@@ -272,7 +289,7 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
         return None
     try:
         recover(
-            model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", kind),
+            model, job.model, opened.task, opened.io, opened.arranged, job.qat_epochs, derive(job.seed, "qat", form.kind),
             lambda share, what: job.shown.at(job.shown.done, what),
         )  # fmt: skip
         settle(model.module)

@@ -107,21 +107,28 @@ class PlanSubject(Site):
         return count(model, self.io)
 
 
-def open_data(text: str, normalize: str, seed: int, host: Host, own: Normalization | None = None) -> Data:
+def open_data(
+    text: str,
+    normalize: str,
+    seed: int,
+    host: Host,
+    own: Normalization | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Data:
     """A data set by its name, a .npz file or a folder of class folders; the splits are a study's by default.
 
-    own: what `normalize: auto` means of images; None = what is measured.
+    own: what `normalize: auto` means of images; None = what is measured. options: of the data set.
     """
     if not isinstance(text, str):
         expected = "a data set's name, a .npz file (numpy.savez(file, image=..., label=...)), or a folder of images"
         raise StudyError(f"got a {type(text).__name__}", path="data", expected=expected)
     place = Path(text)
     if text.lower().endswith(".npz"):
-        use = Use(use="npz", options={"path": text})
+        use = Use(use="npz", options={"path": text, **(options or {})})
     elif place.is_dir():
-        use = Use(use="image_folder", options={"path": text})
+        use = Use(use="image_folder", options={"path": text, **(options or {})})
     else:
-        use = Use(use=text, options={})
+        use = Use(use=text, options=dict(options or {}))
     try:
         host.find("dataset", use.use)
     except PluginError as error:

@@ -19,7 +19,7 @@ import kdsearch
 from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
-from kdsearch.deploy.files import open_session
+from kdsearch.deploy.files import open_session, read_onnx
 from kdsearch.errors import DataError, RefusedError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph, Model
@@ -463,7 +463,7 @@ def test_a_pruner_that_looks_at_samples_has_them(importance, folder, tmp_path, m
     [
         ("importanc=taylor", "unknown option 'importanc'; did you mean 'importance'?"),
         ("importance=tylor", "importance: got 'tylor'"),
-        ("importance", "--prune: got 'importance'. Expected an option of the pruner"),
+        ("importance", "--prune: got 'importance'. Expected an option, such as importance=taylor"),
         ("importance=2001-99-99", "--prune: got 'importance=2001-99-99'"),
         ("macs=0.5", "--prune: got 'macs' twice"),
         ("exclude=[*.fc]", "--prune: got 'exclude=[*.fc]': not valid YAML"),
@@ -479,6 +479,89 @@ def test_options_of_a_pruner_are_read(option, said, folder, tmp_path, monkeypatc
     code, _, err = run(capsys, *asked, "--prune", f"macs=0.6,{option}", "--out", tmp_path)
     assert code == 2
     assert said in err
+
+
+def blocks_of(file):
+    return {
+        each.i
+        for node in read_onnx(Path(file)).graph.node
+        if node.op_type == "DequantizeLinear"
+        for each in node.attribute
+        if each.name == "block_size"
+    }
+
+
+def test_options_of_a_quantizer_and_of_the_data(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    with np.load("data.npz") as arrays:
+        np.savez("own, of x=1.npz", x=arrays["image"], y=arrays["label"])
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--weights", "net.safetensors"]
+    files = [
+        "--format",
+        "onnx-int4,block=64,rounding=rtn",
+        "--format",
+        "onnx-int8,mode=dynamic",
+        "--out",
+        tmp_path / "a",
+    ]
+    code, found, _ = run(capsys, *asked, "--data", "own, of x=1.npz,image=x,label=y", *files)
+    assert code == 2, "a name with a comma is one where there is such a file and nothing behind it"
+    shutil.move("own, of x=1.npz", "own.npz")
+    code, found, _ = run(capsys, *asked, "--data", "own.npz,image=x,label=y", *files)
+    assert code == 0
+    assert found["data"] == "own.npz"
+    assert blocks_of(found["exports"][1]["path"]) == {64}
+    kinds = {node.op_type for node in read_onnx(Path(found["exports"][2]["path"])).graph.node}
+    assert "DynamicQuantizeLinear" in kinds
+    again = kdsearch.compress(
+        Path("net.onnx"), tmp_path / "b", data="own.npz", data_options={"image": "x", "label": "y"},
+        formats={"onnx-int4": {"block": 16}, "onnx-int8": {"mode": "static"}}, progress=False,
+    )  # fmt: skip
+    assert [each["format"] for each in again["exports"]] == ["onnx-fp32", "onnx-int4", "onnx-int8"]
+    assert blocks_of(again["exports"][1]["path"]) == {16}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "onnx-int4,blok=64"], "onnx-int4.options.blok: unknown option 'blok'; did you mean 'block'?"),
+        (["--format", "onnx-int4,block=63"], "onnx-int4.options.block: got 63"),
+        (["--format", "onnx-int4,block"], "--format: got 'block'. Expected an option, such as block=64"),
+        (["--format", "onnx-int4,block=64,block=32"], "--format: got 'block' twice"),
+        (["--format", "onnx-int4,block=64", "--format", "onnx-int4"], "--format: got 'onnx-int4' twice"),
+        (["--format", "onnx-fp32,block=64"], "--format: got options of onnx-fp32"),
+        (["--format", "onnx-in4,block=64"], "unknown format 'onnx-in4'; did you mean 'onnx-int4'?"),
+        (["--data", "data.npz,imag=x"], "--data.options.imag: unknown option 'imag'; did you mean 'image'?"),
+        (["--data", "data.npz,image=x"], "no array 'x'"),
+        (["--data", "nothing.npz,image=x"], "nothing.npz"),
+        (["--data", "digits,=3"], "--data: got '=3'. Expected an option, such as image=x"),
+    ],
+)
+def test_wrong_options_of_formats_and_data(words, said, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    asked = ["net.py:Net", "--allow-code", "net.py:Net", "--out", tmp_path / "out"]
+    shape = [] if "--data" in words else ["--input-shape", "1,8,8"]
+    code, _, err = run(capsys, *asked, *shape, *words)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_as_quantised_rounds_as_the_file_is(folder, tmp_path, monkeypatch):
+    """By the options of its format: in 8 bits at the ends, so that their rows have more than 15 values."""
+    opened = open_data(str(folder / "data.npz"), "auto", 0, Host.load())
+    made: dict[str, object] = {}
+    exec(CODE, made)
+    model = as_model(made["Net"](), opened.io, "net")  # type: ignore[operator]
+    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", "data", -2.0, 0, 1, Progress(False), [])
+    monkeypatch.setattr(formats, "recover", lambda *given: None)
+    lost = iter((0.3, 0.1))
+    monkeypatch.setattr(formats, "goodness", lambda quality: next(lost, 0.0) if quality == "file" else 0.0)
+    for edges, many in ((8, True), (4, False)):
+        form = formats.forms_of({"onnx-int4": {"edges": edges, "min_elements": 16}}, {}, Host.load())[-1]
+        found = formats._trained(job, form, job.source(form, model, 1))
+        assert found is not None
+        assert (max(len(row.unique()) for row in found.module[-1].weight) > 15) == many
 
 
 def test_training_as_quantised_where_a_file_loses_too_much(folder, tmp_path, monkeypatch, capsys):

@@ -102,11 +102,12 @@ class Npz(Dataset[NpzOptions]):
             if asked not in there
         }
         say = ", ".join(f"{option}: {array or 'ITS ARRAY'}" for option, array in meant.items())
+        typed = ",".join(f"{option}={array or 'ARRAY'}" for option, array in meant.items())
         return DataError(
             f"no array '{name}'; the file has {', '.join([*arrays][:SHOWN]) or 'none'}{', ...' * (len(arrays) > SHOWN)}",
             file=file,
             expected=f"'{image}' and '{label}', or those of each split S, 'S_{image}' and 'S_{label}'",
-            fix=f"Set data.options: {{{say}}}." if say else "",
+            fix=f"Set data.options: {{{say}}}, or with `kdsearch compress` --data {file.name},{typed}." if say else "",
         )
 
     def _classes(self, labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]], file: Path) -> list[str]:

@@ -107,7 +107,7 @@ def with_label(value, dtype=np.int64):
             [
                 "no array 'label'; the file has image, labels",
                 "'image' and 'label'",
-                "Set data.options: {label: labels}.",
+                "Set data.options: {label: labels}, or with",
             ],
         ),
         (
@@ -119,14 +119,18 @@ def with_label(value, dtype=np.int64):
         (
             {"images": IMAGES, "labels": LABELS},
             {},
-            ["no array 'image'; the file has images, labels", "Set data.options: {image: images, label: labels}."],
+            [
+                "no array 'image'; the file has images, labels",
+                "Set data.options: {image: images, label: labels}",
+                ",image=images,label=labels.",
+            ],
         ),
         (
             {"train_images": IMAGES, "train_labels": LABELS},
             {},
-            ["the file has train_images, train_labels", "Set data.options: {image: images, label: labels}."],
+            ["the file has train_images, train_labels", "Set data.options: {image: images, label: labels}"],
         ),
-        ({"x": IMAGES, "y": LABELS}, {}, ["Set data.options: {image: ITS ARRAY, label: ITS ARRAY}."]),
+        ({"x": IMAGES, "y": LABELS}, {}, ["Set data.options: {image: ITS ARRAY, label: ITS ARRAY}"]),
         ({f"{i:02}": LABELS for i in range(20)}, {}, [" 10, 11, ..."]),
         ({"image": IMAGES, "label": LABELS, "val_image": IMAGES}, {}, ["no array 'val_label'", "'S_label'"]),
         ({"image": np.array([{}] * 12, dtype=object), "label": LABELS}, {}, ["array 'image'", "no objects"]),
