@@ -46,6 +46,9 @@ def compress(
     prune: Annotated[
         str, option("--prune", help=f"{_TARGETS}; after commas other options of the pruner, importance=taylor.")
     ] = "",
+    pruner: Annotated[
+        str, option("--pruner", help="channels, or another one that is installed, such as hierarchical_prune.")
+    ] = "channels",
     recover_epochs: Annotated[
         int, option("--recover-epochs", min=0, max=EPOCHS, help="Of distillation after pruning, with data.")
     ] = 5,
@@ -103,7 +106,7 @@ def compress(
 
         return of(
             model, out, data=named, data_options=of_data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
-            teacher_weights=teacher_weights, prune=target, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
+            teacher_weights=teacher_weights, prune=target, pruner=pruner, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
             formats=formats, calibration="random" if calibration == "random" else "data",
             inside=inside, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
         )  # fmt: skip

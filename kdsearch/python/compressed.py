@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.errors import KdsearchError, RefusedError, StudyError, UserError, no_share, told
+from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model
 from kdsearch.python.fed import in_its_own
@@ -83,7 +83,7 @@ def compress(
         input_shape: (C, H, W) where neither data nor the network say it.
         teacher: what recovery learns from; None = the network as it was.
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
-            pruner, {"macs": 0.7, "importance": "taylor"}.
+            pruner, {"macs": 0.7, "importance": "taylor"}. pruner: its name.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
         inside: what the files do before and after the network: exporters' options, as `input`, `layout` and `output` of onnx.
@@ -105,6 +105,7 @@ def compress(
         {
             "--teacher": (teacher is None or (trains and prune and recover_epochs), "a network, --prune and --data"),
             "--teacher-weights": (teacher_weights is None or teacher is not None, "--teacher"),
+            "--pruner": (pruner == "channels" or prune, "--prune, the target"),
             "--qat-epochs": (not qat_epochs or trains, "a torch network, and --data"),
             "data_options": (not data_options or data is not None, "data"),
             "--max-drop": (max_drop is None or data is not None, "--data, by which files are judged"),
@@ -250,7 +251,8 @@ def _cut(
     shown: Progress,
 ) -> tuple[Model, dict[str, Any]]:
     """The pruned and, with data, recovered network, and what was done."""
-    options = {**({"macs": None} if "macs" not in target else {}), **target}
+    known = _pruner_class(pruner, host).options_class.model_fields
+    options = {**({"macs": None} if "macs" in known else {}), **target}  # its default is not asked for
     made: Compressor[Any] = make(host, "pruner", Use(use=pruner, options=options), "--prune")
     made.watch = lambda share, what: shown.at(0, f"{pruner}, {share:.0%}: {what}")
     subject = PlanSubject(seed=seed, base=Path(), model=model, io=io, opened=opened, budget={})
@@ -274,6 +276,13 @@ def _cut(
         found["objective"] = {"metric": opened.task.objective, **measure(opened.metric)}
     shown.at(1, "pruned")
     return cut, {**found, "seconds": time.perf_counter() - began}
+
+
+def _pruner_class(name: str, host: Host) -> type[Compressor[Any]]:
+    try:
+        return host.load_class("pruner", name)
+    except PluginError as error:
+        raise error.at(path="--pruner") from None
 
 
 def _text(result: Mapping[str, Any]) -> str:

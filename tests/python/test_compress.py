@@ -481,6 +481,23 @@ def test_options_of_a_pruner_are_read(option, said, folder, tmp_path, monkeypatc
     assert said in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pruner", "hierarchical_prun"], "--pruner"),
+        (["--pruner", "hierarchical_prune", "--prune", "macs=0.7,granularity=blok"], "granularity: got 'blok'"),
+        (["--pruner", "hierarchical_prune", "--prune", "params=0.7"], "--data: this pruner"),
+        (["--pruner", "hierarchical_prune"], "--pruner: nothing here heeds it. Expected --prune"),
+    ],
+)
+def test_another_pruner(words, said, tmp_path, capsys):
+    prune = [] if "heeds" in said or "--prune" in words else ["--prune", "params=0.7"]
+    asked = ["timm:resnet10t,num_classes=3", "--input-shape", "3,32,32", "--out", tmp_path / "out"]
+    code, _, err = run(capsys, *asked, "--format", "onnx-fp32", *words, *prune)
+    assert code == 2
+    assert said in err
+
+
 def blocks_of(file):
     return {
         each.i
