@@ -30,11 +30,11 @@ from kdsearch.python.own_data import (
     Data,
     PlanSubject,
     about_of,
-    classes_of,
     differences,
     graph_of,
     open_data,
     samples_of,
+    sizes_of,
 )
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
@@ -121,8 +121,8 @@ def compress(
         opened = open_data(data, normalize, seed, host, given.normalization, data_options)
     if opened is not None and max_drop is not None and (fix := no_share(opened.metric.unit, max_drop)):
         raise StudyError(f"got {max_drop:g}", path="--max-drop", fix=fix)
-    classes = classes_of(opened)
-    net = file if isinstance(file, nn.Module) else network(file, allow_code, weights, seed, classes)
+    sizes = sizes_of(opened)
+    net = file if isinstance(file, nn.Module) else network(file, allow_code, weights, seed, sizes)
     called = model if isinstance(model, str) else type(model).__name__
     fixed = net.file if isinstance(net, OnnxNetwork) else None
     io = _io(net, called, opened, input_shape)
@@ -152,7 +152,7 @@ def compress(
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
-        learned = _teacher(teacher, teacher_weights, allow_code, seed, classes, io) if teacher else before
+        learned = _teacher(teacher, teacher_weights, allow_code, seed, sizes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
     try:
@@ -229,10 +229,10 @@ def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None
 
 
 def _teacher(
-    text: str, weights: Path | None, allow_code: Sequence[str], seed: int, classes: int | None, io: IO
+    text: str, weights: Path | None, allow_code: Sequence[str], seed: int, sizes: Mapping[str, int], io: IO
 ) -> Model:
     try:
-        return as_model(network(text, allow_code, weights, seed, classes), io, f"teacher {text}")
+        return as_model(network(text, allow_code, weights, seed, sizes), io, f"teacher {text}")
     except UserError as error:
         error.path = {"MODEL": "--teacher", "--weights": "--teacher-weights"}.get(error.path, error.path)
         raise

@@ -159,12 +159,12 @@ def network(
     allow_code: Sequence[str] = (),
     weights_file: Path | None = None,
     seed: int = 0,
-    classes: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """The network that `text` names, in eval mode; without weights of its own it is freshly initialised by the seed.
 
     Args:
-        classes: of timm and torchvision networks whose text does not say it.
+        sizes: `num_classes` and `in_chans` of timm's networks, of torchvision's the former, where the text does not say it.
 
     Raises:
         StudyError: no such network, or it is none. UnsafeCodeError: code that the command line does not allow.
@@ -172,7 +172,7 @@ def network(
     """
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
-        made = _made(text, allow_code, classes)
+        made = _made(text, allow_code, sizes or {})
     if weights_file is not None:
         if isinstance(made, OnnxNetwork):
             raise StudyError("an ONNX file has its weights", path="--weights", expected="none")
@@ -188,7 +188,7 @@ def is_untrained(text: str, weights_file: Path | None) -> bool:
     return library in ("timm", "torchvision") and weights_file is None and not trained
 
 
-def _made(text: str, allow_code: Sequence[str], classes: int | None) -> nn.Module:
+def _made(text: str, allow_code: Sequence[str], sizes: Mapping[str, int]) -> nn.Module:
     head, _, rest = text.partition(":")
     if text.lower().endswith(".onnx"):
         if not lies(Path(text), error=ArtifactError):
@@ -196,9 +196,8 @@ def _made(text: str, allow_code: Sequence[str], classes: int | None) -> nn.Modul
         return OnnxNetwork(Path(text))
     if head in ("timm", "torchvision") and rest:
         name, *pairs = rest.split(",")
-        given = dict(_pair(each) for each in pairs)
-        if classes is not None:
-            given.setdefault("num_classes", classes)
+        known = sizes if head == "timm" else {key: size for key, size in sizes.items() if key == "num_classes"}
+        given = {**known, **dict(_pair(each) for each in pairs)}
         return _timm(name, given) if head == "timm" else _torchvision(name, given)
     if text.lower().endswith(".pt2"):
         return read_program(load_code(text, allow_code, Path(), "MODEL"))

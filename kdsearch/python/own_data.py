@@ -156,11 +156,14 @@ def _arranged(source: DataSource, task: Task[Any], seed: int) -> Arranged:
     return arrange(source, labeled=1.0, validation=0.15, test=0.2, train_samples=None, seed=seed, task=task)
 
 
-def classes_of(opened: Data | None) -> int | None:
-    """Of a network that is made for the data."""
-    if opened is None or len(opened.io.outputs) != 1 or opened.io.outputs[0].kind != "logits":
-        return None
-    return opened.io.outputs[0].shape[0]
+def sizes_of(opened: Data | None) -> dict[str, int]:
+    """`num_classes` of a network that is made for the data, and `in_chans` where it is not 3, as timm calls them."""
+    io, found = opened.io if opened is not None else IO((), ()), dict[str, int]()
+    if len(io.outputs) == 1 and io.outputs[0].kind == "logits" and io.outputs[0].shape[0] is not None:
+        found["num_classes"] = io.outputs[0].shape[0]
+    if len(io.inputs) == 1 and io.inputs[0].kind == "image" and io.inputs[0].shape[0] not in (None, 3):
+        found["in_chans"] = io.inputs[0].shape[0]
+    return found
 
 
 def graph_of(model: Model, io: IO) -> Graph:

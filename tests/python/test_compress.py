@@ -642,6 +642,19 @@ def test_where_training_as_quantised_fails_the_plain_file_is_taken(fails, folder
     assert job.notes == (said if fails != "the plain file" else [])
 
 
+def test_timm_is_made_for_the_data(folder, tmp_path, capsys):
+    """Grey images of three classes; what the text says goes first."""
+    asked = ["--data", folder / "data.npz", "--format", "onnx-fp32", "--out", tmp_path]
+    code, _, _ = run(capsys, "timm:test_resnet", *asked)
+    assert code == 0
+    use = json.loads((tmp_path / "test_resnet-fp32.json").read_text())["use"]
+    assert use["inputs"][0]["shape"] == ["batch", 1, 8, 8]
+    assert use["outputs"][0]["shape"] == ["batch", 3]
+    code, _, err = run(capsys, "timm:test_resnet,in_chans=3", *asked)
+    assert code == 2
+    assert "cannot read image 1x8x8" in err
+
+
 def test_timm_without_data(tmp_path, capsys):
     asked = ["--input-shape", "3,32,32", "--format", "onnx-fp32", "--format", "onnx-int4"]
     code, found, _ = run(capsys, "timm:resnet10t,num_classes=7", "--out", tmp_path, *asked)
