@@ -66,7 +66,7 @@ def _weight(value: Any, flat: tuple[int, ...], axis: int) -> Weight:
         Read(value.name, use.node, use.idx, shape)
         for use in value.uses()
         if use.node.op_type in CALIBRATED and (use.node.op_type != "MatMul" or len(shape) == 2)
-        if use.node.graph is value.graph and (use.idx, flat, axis) in _layouts(use.node)
+        if (use.idx, flat, axis) in _layouts(use.node)
     ]
     groups = {read.node.attributes.get_int("group", 1) for read in reads}
     alike = len(reads) == len(value.uses()) and len(groups) <= 1 and not value.is_graph_output()

@@ -54,7 +54,7 @@ def pack(model: Any, weight: Weight, blocks: Blocks) -> bool:
 
 def _fits(read: Read) -> bool:
     node, given = read.node, read.node.attributes
-    if read.at != 1 or node.inputs[0] is node.inputs[1]:
+    if read.at != 1:
         return False
     if node.op_type == "MatMul":
         return True

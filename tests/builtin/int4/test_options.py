@@ -89,11 +89,13 @@ HARD = {
          helper.make_node("If", ["yes"], ["z"], then_branch=branch("w", "a"), else_branch=branch("v", "b")),
          helper.make_node("Add", ["k", "z"], ["y"])], 0),
     "nodes without names": ([TRANSPOSED, helper.make_node("Gemm", ["h", "w", "c"], ["y"])], 2),
+    "answered, too": ([TRANSPOSED, helper.make_node("Gemm", ["h", "w"], ["y"])], 1),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "calibrated"])
 @pytest.mark.parametrize("case", list(HARD))
-def test_a_weight_is_packed_where_all_read_the_same_rows(case, tmp_path):
+def test_a_weight_is_packed_where_all_read_the_same_rows(case, rounding, tmp_path):
     """Answers are those of the same rounding unpacked by standard operators, and near the network's."""
     nodes, n = HARD[case]
     rng = np.random.default_rng(0)
@@ -101,19 +103,22 @@ def test_a_weight_is_packed_where_all_read_the_same_rows(case, tmp_path):
     tensors = {"v": v, "w": w, "c": np.ones(64, np.float32), "yes": np.asarray(True)}
     kept = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     infos = [helper.make_tensor_value_info(name, 1, ["n", 64]) for name in "xy"]
-    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], kept)
+    answers_w = [helper.make_tensor_value_info("w", 1, [64, 64])] if case == "answered, too" else []
+    graph = helper.make_graph(nodes, "g", infos[:1], [infos[1], *answers_w], kept)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "f.onnx")
     found = {}
     for linear in ("dequantize", "packed"):
         shutil.copy(tmp_path / "f.onnx", file := tmp_path / f"{linear}.onnx")
-        quantizer = Int4(Int4Options(rounding="nearest", linear=linear))
-        quantizer.rewrite(file, quantizer.plan(None), [])
-        found[linear] = open_session(file).run(None, {"x": x})[0]
+        quantizer = Int4(Int4Options(rounding=rounding, linear=linear))
+        quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+        found[linear], *others = open_session(file).run(None, {"x": x})
+        assert all(np.linalg.norm(each - w) < 0.2 * np.linalg.norm(w) for each in others)
     h = x @ v.T
     exact = {
         "read as it is and transposed": h @ v,
         "read in a branch, too": 2 * h @ w,
         "nodes without names": h @ w + 1,
+        "answered, too": h @ w,
     }
     assert np.abs(found["packed"] - found["dequantize"]).max() < 1e-4 * np.abs(found["dequantize"]).max()
     assert np.linalg.norm(found["packed"] - exact[case]) < 0.2 * np.linalg.norm(exact[case])
