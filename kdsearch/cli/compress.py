@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,7 +178,7 @@ def _with_options(text: str, path: str) -> tuple[str, dict[str, Any]]:
     """`NAME,key=value,...`: the name, which may be a file's with commas in it, and the options."""
     from kdsearch.errors import StudyError
 
-    if Path(text).exists():
+    if os.path.exists(text):  # of a name that no file system takes, too
         return text, {}
     first, *rest = _parts(text)
     found: dict[str, Any] = {}

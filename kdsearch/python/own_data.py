@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def open_data(
     place = Path(text)
     if text.lower().endswith(".npz"):
         use = Use(use="npz", options={"path": text, **(options or {})})
-    elif place.is_dir():
+    elif os.path.isdir(text):  # of a name that no file system takes, too
         use = Use(use="image_folder", options={"path": text, **(options or {})})
     else:
         use = Use(use=text, options=dict(options or {}))

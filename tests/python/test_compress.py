@@ -552,6 +552,7 @@ def test_options_of_a_quantizer_and_of_the_data(folder, tmp_path, monkeypatch, c
         (["--data", "data.npz,imag=x"], "--data.options.imag: unknown option 'imag'; did you mean 'image'?"),
         (["--data", "data.npz,image=x"], "no array 'x'"),
         (["--data", "nothing.npz,image=x"], "nothing.npz"),
+        (["--data", f"{'x' * 5000},image=x"], "--data"),
         (["--data", "digits,=3"], "--data: got '=3'. Expected an option, such as image=x"),
     ],
 )

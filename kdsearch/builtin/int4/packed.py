@@ -37,7 +37,7 @@ def pack(model: Any, weight: Weight, blocks: Blocks) -> bool:
         called, answer = node.name or node.outputs[0].name, node.outputs[0]
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
         attributes = {"K": k, "N": n, "bits": 4, "block_size": blocks.block, "accuracy_level": FP32}
-        product = ir.Value(name=f"{answer.name}.product" if bias else answer.name)
+        product = ir.Value(name=f"{answer.name}.product" if bias is not None else answer.name)
         made = [
             ir.node(
                 "MatMulNBits", [node.inputs[0], *inputs], attributes, domain=DOMAIN,
