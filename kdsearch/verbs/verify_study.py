@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def of_study(
     from kdsearch.verbs.finished import study_of
 
     host = Host.load()
-    study = study_of(data, host, allow_code) if data.is_dir() else load_study(data, host, allow_code)
+    study = study_of(data, host, allow_code) if os.path.isdir(data) else load_study(data, host, allow_code)
     materials = open_materials(study, host)
     role = next(iter(materials.study.students))
     names, read = tuple(each.name for each in materials.io.inputs), tuple(_stated(card, "inputs"))

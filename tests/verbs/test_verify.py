@@ -593,3 +593,9 @@ def test_the_card_s_code_runs_with_numpy_and_onnxruntime_alone(name, folder):
     assert np.allclose(json.loads(done.stdout)[0], expected, atol=1e-6)
     other = subprocess.run([sys.executable, "-c", ALONE + "import torch"], capture_output=True, text=True, check=False)
     assert "torch is not installed here" in other.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.yaml", "n" * 5000])
+def test_data_that_are_nowhere_are_one_line(name, folder, capsys):
+    assert main(["verify", str(folder / "net.onnx"), "--data", name]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
