@@ -177,6 +177,18 @@ class Outputs(Mapping[str, Tensor]):
         problem = f"'{name}' of {self._owner or 'a model'} was not asked for before the run; there are {known}"
         raise UnaskedTapError(problem, name, self._owner)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether it can be read, by any of its names; a question, so that one that the model does not have is no error."""
+        from kdsearch.errors import TapError
+
+        try:
+            return isinstance(name, str) and self[name] is not None
+        except (KeyError, TapError):
+            return False
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
