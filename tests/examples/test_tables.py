@@ -214,7 +214,7 @@ def test_what_the_page_shows_is_right(tmp_path):
     assert str(found.value).replace(f"{tmp_path}/", "") == " ".join(said[1].split())
     source = TableData(table.model_copy(update={"path": "cars.csv"})).open(FileServices(tmp_path))
     (tmp_path / "export").mkdir()
-    (tmp_path / "export/table.json").write_bytes(source.files()["table.json"])
+    (tmp_path / "export/NAME-table.json").write_bytes(source.files()["table.json"])
     (line,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     read = eval(line, {"inputs": prepare.inputs, "Path": lambda path: tmp_path / path})
     assert read["numbers"].tolist() == [[1200, 60]]
