@@ -1,11 +1,14 @@
 """What a model answered, by the names of its taps: whether one is there is a question, reading one that is not an error."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from kdsearch.engine.cache import nan_in
 from kdsearch.errors import TapError
-from kdsearch.kinds import Model, Tap
+from kdsearch.kinds import Batch, Field, Model, Tap
 from kdsearch.kinds.forward import tap_name
 from kdsearch.kinds.model import Outputs, UnaskedTapError
 
@@ -37,3 +40,10 @@ def test_what_is_not():
         found["last"]
     with pytest.raises(TapError, match="tap 'logits'"):
         found["logits"]
+
+
+def test_a_teacher_that_answers_nothing_of_the_task_has_no_nan():
+    """It has features alone; its cache looks for NaN among the task's answers."""
+    batch = Batch(("a", "b"), {"x": torch.ones(2, 3)})
+    field = Field("logits", "logits", (4,))
+    assert nan_in(SimpleNamespace(counted=lambda batch: None), [field], batch, outputs()) == []
