@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ends, Field, Graph, named
-from kdsearch.kit.onnx import raise_opset, subgraphs
+from kdsearch.kit.onnx import edited, raise_opset, subgraphs
 
 Input = Literal["prepared", "pixels", "any_size"]
 Layout = Literal["hwc", "chw"]
@@ -159,12 +159,12 @@ def attach(model: Any, asked: Asked, ends: Ends) -> None:
     whole = ends.graph.module
     assert isinstance(whole, _Whole)
     raise_opset(model, asked.opset)
-    graph, body = whole.graph, model.graph
-    added = _Added(_prefix(body))
+    graph, added = whole.graph, _Added(_prefix(model.graph))
     was_in, now_out, last = graph.inputs[0].name, ends.graph.outputs[0].name, graph.names_out[0]
     renamed = {was_in: added.name("prepared")} if asked.input != "prepared" else {}
     renamed |= {now_out: added.name("network")} if asked.output != "raw" else {}  # whatever of the network is called so
-    _rename(body, renamed)
+    _rename(model, renamed)
+    body = model.graph
     if asked.input != "prepared":
         _before(added, was_in, renamed[was_in], asked, graph.inputs[0].sizes, whole)
         _declare(body.input, [_typed(ends.graph.inputs[0], was_in)])
@@ -194,14 +194,14 @@ def _prefix(body: Any) -> str:
     return prefix
 
 
-def _rename(body: Any, new: Mapping[str, str]) -> None:
-    """Values, also where a branch reads them; the graph's own inputs and outputs are declared anew by who calls."""
-    for graph in subgraphs(body):
-        for each in graph.initializer:
-            each.name = new.get(each.name, each.name)
-        for node in graph.node:
-            node.input[:] = [new.get(name, name) for name in node.input]
-            node.output[:] = [new.get(name, name) for name in node.output]
+def _rename(model: Any, new: Mapping[str, str]) -> None:
+    """Values that there are of these names, wherever they are read."""
+    import onnx_ir as ir
+
+    with edited(model) as made:
+        values = ir.convenience.create_value_mapping(made.graph)
+        for name in new.keys() & values.keys():
+            values[name].name = new[name]
 
 
 def _declare(kept: Any, values: list[Any]) -> None:

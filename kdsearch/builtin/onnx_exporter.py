@@ -7,8 +7,9 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
 from kdsearch.kit.folding import folded
 from kdsearch.kit.networks import Tupled
-from kdsearch.kit.onnx import LARGEST, anonymous, open_session, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import LARGEST, anonymous, as_proto, open_session, read_onnx, save_onnx
 from kdsearch.ops.attention import plain_attention
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -102,7 +103,9 @@ class OnnxExporter(Exporter[OnnxOptions]):
         with undisturbed(graph.module, train=False), plain_attention(), _quiet():
             model = _first_that_works(engines, graph, inputs)
         _tidy(model, graph)
-        save_onnx(model, file)
+        written = as_proto(model)
+        anonymous(written)
+        save_onnx(written, file)
 
     def ends(self, graph: Graph, preprocessing: Mapping[str, Any]) -> Ends | None:
         """Raise StudyError for pixels where the network reads no image or nobody knows how it is prepared, and without classes."""
@@ -195,15 +198,6 @@ def _axes(field: Field) -> dict[int, str]:
     return {0: "batch", **{at: f"{field.name}_{at}" for at, size in enumerate(field.shape, start=1) if size is None}}
 
 
-def _private(graph: Graph) -> dict[str, str]:
-    """What the outputs are called while torch writes the file -> what they are called in it.
-
-    torch gives an output its name without a look at the values that have it already: of a network with a layer `embedding` and an
-    output `embedding` it writes a file that nothing loads.
-    """
-    return {f"kdsearch_output_{i}": name for i, name in enumerate(graph.names_out)}
-
-
 def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
     with _without_stderr():
         program = torch.onnx.export(
@@ -214,18 +208,19 @@ def _dynamo(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
             external_data=False,
             verbose=False,
             input_names=[each.name for each in graph.inputs],
-            output_names=list(_private(graph)),
             dynamic_shapes=(tuple(_axes(each) for each in graph.inputs),),
         )
     assert program is not None
-    return program.model_proto
+    return program.model
 
 
 def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> Any:
     import onnx
+    import onnx_ir as ir
     from onnx import version_converter
 
     buffer = io.BytesIO()
+    outputs = [f"kdsearch_output_{i}" for i in range(len(graph.outputs))]  # a layer may be called as an output is
     torch.onnx.export(
         module,
         inputs,
@@ -234,77 +229,65 @@ def _torchscript(module: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) ->
         opset_version=LEGACY_OPSET,
         verbose=False,
         input_names=[each.name for each in graph.inputs],
-        output_names=list(_private(graph)),
+        output_names=outputs,
         dynamic_axes={each.name: _axes(each) for each in graph.inputs}
-        | {name: _axes(each) for name, each in zip(_private(graph), graph.outputs, strict=True)},
+        | {name: _axes(each) for name, each in zip(outputs, graph.outputs, strict=True)},
     )
     model = version_converter.convert_version(onnx.load_model_from_string(buffer.getvalue()), OPSET)
     model.ir_version = 10
-    _rename(model.graph, lambda name: name.lstrip("/").replace("/", ".").removeprefix("module."))
-    return model
+    return ir.from_proto(model)
 
 
 def _tidy(model: Any, graph: Graph) -> None:
-    """Only the network stays: no traces of machine or wrapper, no shapes of intermediates, every input in its place."""
-    from onnx import helper
+    """Names are the network's and the graph's, and every input stands in its place."""
+    import onnx_ir as ir
 
-    anonymous(model)
-    del model.graph.value_info[:]
-    names = {each.name for each in model.graph.initializer}
-    _rename(model.graph, lambda name: name.removeprefix("module.") if name in names else name, _private(graph))
-    present = {each.name: each for each in model.graph.input}
-    inputs = []
-    for field in graph.inputs:
-        if field.name in present:
-            inputs.append(present[field.name])
-            continue
-        # the exporter dropped what the network does not read; callers still hand it in
-        element = helper.np_dtype_to_tensor_dtype(torch.empty(0, dtype=field.torch_dtype).numpy().dtype)
-        axes = _axes(field)
-        shape = [axes.get(at, size) for at, size in enumerate((None, *field.shape))]
-        inputs.append(helper.make_tensor_value_info(field.name, element, shape))
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
+    _rename(model, graph.names_out)
+    present = {each.name: each for each in model.graph.inputs}
+    for field in graph.inputs:  # the exporter drops what the network does not read; callers still hand it in
+        if field.name not in present:
+            element = ir.DataType.from_numpy(torch.empty(0, dtype=field.torch_dtype).numpy().dtype)
+            axes = _axes(field)
+            shape = ir.Shape([axes.get(at, size) for at, size in enumerate((None, *field.shape))])
+            present[field.name] = ir.Value(name=field.name, type=ir.TensorType(element), shape=shape)
+    model.graph.inputs[:] = [present[field.name] for field in graph.inputs]
 
 
-def _rename(graph: Any, new: Callable[[str], str], outputs: Mapping[str, str] | None = None) -> None:
-    """Rename values and nodes in place; where the new name is taken the old one stays. Inputs of the whole graph keep theirs, and
-    so do its outputs but for those in `outputs` (name -> another), which get it whatever was called so before.
+def _rename(model: Any, outputs: Sequence[str]) -> None:
+    """Values and nodes are called as in the network, outputs as asked; inputs keep their names. Who wants a name that another has
+    gets a number.
     """
-    graphs = list(subgraphs(graph))
-    taken: dict[str, str] = {"": ""} | {each.name: each.name for each in graph.input}
-    taken |= {each.name: (outputs or {}).get(each.name, each.name) for each in graph.output}
-    fixed = set(taken.values())
-    used = set(fixed)
-    for inner in graphs:
-        used.update(each.name for each in (*inner.initializer, *inner.input))
-        used.update(name for node in inner.node for name in node.output)
-
-    def name_of(name: str) -> str:
-        if name not in taken:
-            wanted = new(name)
-            taken[name] = _fresh(wanted, used) if name in fixed else name if wanted in used else wanted
-            used.add(taken[name])
-        return taken[name]
-
-    for inner in graphs:
-        own = inner.output if inner is graph else (*inner.input, *inner.output)
-        for each in (*inner.initializer, *inner.value_info, *own):
-            each.name = name_of(each.name)
-        nodes = {node.name for node in inner.node}
-        for node in inner.node:
-            wanted = new(node.name)
-            node.name = node.name if wanted in nodes else wanted
-            nodes.add(node.name)
-            node.input[:] = [name_of(each) for each in node.input]
-            node.output[:] = [name_of(each) for each in node.output]
+    graphs = [model.graph, *model.graph.subgraphs()]
+    weights = [list(graph.initializers.values()) for graph in graphs]
+    values = [*chain(*weights), *chain(*(graph.inputs for graph in graphs[1:]))]
+    values += [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
+    for graph in graphs:
+        graph.initializers.clear()  # as long as they are there, no two may have one name
+    fixed = {*model.graph.inputs, *model.graph.outputs}
+    taken, called = {*outputs, *(each.name for each in model.graph.inputs)}, set[str]()
+    for value in values:
+        if value not in fixed:
+            value.name = _free(_within(value.name), taken)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+    for node in model.graph.all_nodes():
+        node.name = _free(_within(node.name), called) if node.name else None
+    for graph, own in zip(graphs, weights, strict=True):
+        for value in own:
+            graph.initializers.add(value)
 
 
-def _fresh(name: str, used: set[str]) -> str:
-    index = 1
-    while f"{name}_{index}" in used:
-        index += 1
-    return f"{name}_{index}"
+def _within(name: str) -> str:
+    """What is called so in the wrapped network is called in it."""
+    return name.lstrip("/").replace("/", ".").removeprefix("module.")
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or with a number where it is taken; now it is."""
+    numbers = (f"{name}_{index}" for index in count(1))
+    found = next(each for each in chain([name], numbers) if each not in taken)
+    taken.add(found)
+    return found
 
 
 @contextmanager

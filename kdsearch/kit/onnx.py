@@ -54,7 +54,8 @@ def as_proto(model: Any) -> Any:
     import onnx_ir as ir
 
     found = ir.to_proto(model)
-    del found.graph.value_info[:]
+    for graph in subgraphs(found.graph):
+        del graph.value_info[:]
     return found
 
 
@@ -105,21 +106,17 @@ def _import_used(model: Any) -> None:
 
 
 def anonymous(model: Any) -> None:
-    """Strip in place what tells about the machine or the run: stack traces, metadata, doc strings, the producer's version."""
-    model.doc_string, model.producer_version, model.producer_name = "", "", "kdsearch"
-    del model.metadata_props[:]
-    graphs = list(subgraphs(model.graph))
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-            graphs += [
-                inner for attribute in node.attribute if attribute.HasField("g") for inner in subgraphs(attribute.g)
-            ]
-    for graph in graphs:
-        graph.name, graph.doc_string = "model", ""
-        for part in [graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]:
+    """Strip in place what tells about the machine or the run: stack traces, metadata, doc strings, shapes of what is between, the
+    producer's version.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    with edited(model) as made:
+        ClearMetadataAndDocStringPass()(made)
+        made.producer_name, made.producer_version, made.doc_string = "kdsearch", None, None
+        made.metadata_props.clear()
+    for graph in subgraphs(model.graph):  # what the pass leaves: names, and all that is no node
+        graph.name = "model"
+        for part in (graph, *graph.initializer, *graph.input, *graph.output):
             del part.metadata_props[:]
             part.doc_string = ""

@@ -325,6 +325,34 @@ def test_an_input_that_is_answered_as_it_is(engine, folder):
     assert graph.names_out == ("x_out", "y")
 
 
+class Wrapping(nn.Module):
+    """A part that is called as what an exporter wraps networks in, and two weights that a number tells apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.module, self.weight, self.weight_1 = nn.Linear(4, 4), *(nn.Parameter(torch.randn(4, 4)) for _ in "ab")
+
+    def forward(self, x):
+        return self.module(x) @ self.weight @ self.weight_1
+
+
+@pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("output", ["y", "weight"])
+def test_weights_are_called_as_in_the_network(engine, output, folder):
+    """An output of a weight's name goes before it, which gets a number that no other has."""
+    graph = Graph(Wrapping().eval(), (Field("x", "vector", (4,)),), (Field(output, "vector", (4,)),))
+    sample, file = batch_of(x=torch.randn(3, 4)), folder / f"wrapping-{engine}-{output}.onnx"
+    exporter = OnnxExporter(OnnxOptions(engine=engine))
+    exporter.write(graph, sample, file)
+    assert compare(module_call(graph), exporter.load(file), graph.inputs, graph.outputs, sample).max_abs < 1e-5
+    model = onnx.load_model_from_string(file.read_bytes())
+    names = {each.name for each in model.graph.initializer}
+    assert len(names) == len(model.graph.initializer) == 4
+    assert names >= {"module.weight", "module.bias"}
+    assert ({"weight", "weight_1"} <= names) == (output == "y")
+    onnx.checker.check_model(model, full_check=True)
+
+
 class Branches(nn.Module):
     """An `if` on a value."""
 

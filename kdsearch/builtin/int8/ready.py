@@ -130,5 +130,4 @@ def finished(model: Any, per_channel: bool, keep_tables: bool) -> Any:
     if not keep_tables:
         quantize_embeddings(model, per_channel)
     anonymous(model)
-    del model.graph.value_info[:]
     return model
