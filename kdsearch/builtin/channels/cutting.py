@@ -17,7 +17,7 @@ from kdsearch.builtin.channels.heads import open_heads, openable
 from kdsearch.builtin.channels.importance import Scores
 from kdsearch.builtin.channels.levels import Counts, counts_at, gentlest, least_of
 from kdsearch.builtin.channels.surgery import Cut, Gone, cut_copy
-from kdsearch.builtin.channels.tracing import Inputs, Traced, macs, traced, weights
+from kdsearch.builtin.channels.tracing import Inputs, Traced, computed, macs, traced, weights
 from kdsearch.errors import RefusedError
 from kdsearch.kit.costs import count_module
 
@@ -49,11 +49,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Counted:
-    """Cost of a network for one sample. `matrices`: weights of tensors with two dimensions or more, among `params`."""
+    """Cost of a network for one sample.
+
+    Args:
+        matrices: weights of tensors with two dimensions or more, among `params`.
+        computed: numbers of softmax, norms over features and smooth activations; 0 where nobody followed the network.
+    """
 
     params: int
     macs: int
     matrices: int
+    computed: int = 0
 
     @classmethod
     def of(cls, module: nn.Module, one: Inputs) -> Counted:
@@ -134,7 +140,10 @@ class Cutter:
 
     @cached_property
     def counted(self) -> Counted:
-        return Counted.of(self.module, self.one)
+        return replace(Counted.of(self.module, self.one), computed=self._computed(no_labels(self.trace)))
+
+    def _computed(self, gone: Gone) -> int:
+        return computed(self.trace, gone) // len(self.probes[0][0])
 
     def gone(self, stay: dict[int, int], groups: Sequence[Group]) -> Gone:
         """Labels that go of these groups."""
@@ -150,7 +159,7 @@ class Cutter:
         params, matrices = (
             weights(self.trace, [name for name, each in own if each.dim() > least], gone) for least in (-1, 1)
         )
-        return Counted(params, round(macs(self.trace, gone) * self.ratio), matrices)
+        return Counted(params, round(macs(self.trace, gone) * self.ratio), matrices, self._computed(gone))
 
     def _stay(self, counts: Counts) -> dict[int, int]:
         return {id(each): n for each, n in zip(self.groups, counts, strict=True)}
@@ -186,7 +195,8 @@ class Cutter:
                 self.left_out += left
                 continue
             small = cut_copy(self.module, cut)
-            found = Found(cut, small, Counted.of(small, self.one), self._log(counts))
+            cost = replace(Counted.of(small, self.one), computed=self._computed(lost))
+            found = Found(cut, small, cost, self._log(counts))
             if holds(found.counted):
                 return found
             self.ratio *= found.counted.macs / max(self._counted(counts).macs, 1) * 1.002

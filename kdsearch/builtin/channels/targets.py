@@ -12,7 +12,6 @@ from torch import nn
 from kdsearch.builtin.channels.cutting import Counted, Cutter, Found
 from kdsearch.builtin.channels.surgery import Cut
 from kdsearch.errors import RefusedError
-from kdsearch.kinds import Cost
 
 Format = Literal["onnx-fp32", "onnx-int8", "onnx-int4"]
 # bytes of a weight of a matrix or kernel, with its share of the scale of 32 (int4, symmetric). What int8 keeps for each output is
@@ -26,6 +25,7 @@ OVER = 0.02  # above its target, a latency holds it: less than what measuring on
 # fills blocks of 16 up, so that resnet18 of half the MACs takes .49 of the time in steps of 16 and .64 in steps of 4
 STEPS, CLOSE = (16, 8, 4, 1), 0.97
 READ = 10  # multiply-accumulates that take as long as reading one weight, on a CPU at batch 1
+COMPUTED = 45  # ... and as one number of a softmax, a norm over features or a smooth activation
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def bytes_of(counted: Counted, format: Format) -> float:
     return MATRIX_BYTES[format] * counted.matrices + 4.0 * vectors
 
 
-def work_of(cost: Counted | Cost) -> float:
+def work_of(cost: Counted) -> float:
     """What latency is taken to grow with, in multiply-accumulates."""
-    return cost.macs + READ * cost.params
+    return cost.macs + READ * cost.params + COMPUTED * cost.computed
 
 
 @dataclass(frozen=True)

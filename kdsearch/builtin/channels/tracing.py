@@ -34,6 +34,7 @@ class Traced:
     Args:
         tensors: axes of every weight and buffer, by its (first) name.
         products: multiply-accumulates are the sum over these of the product of the axes' sizes, `times` over.
+        computed: axes of what softmax, norms over features and smooth activations answer, which no runtime folds into products.
         sized: axes whose sizes were asked for, or came out, while a module ran: (its path, axis).
         noted: axes whose size a module gave by a number of its own: (its path, the attribute, the item of it or None, axis).
         groups: of grouped convolutions, by the module's path: the axis of its groups.
@@ -43,6 +44,7 @@ class Traced:
 
     tensors: dict[str, Axes]
     products: list[tuple[Axes, int]]
+    computed: list[Axes]
     sized: list[tuple[str, Axis]]
     noted: list[tuple[str, str, int | None, Axis]]
     groups: dict[str, Axis]
@@ -68,6 +70,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         note(self._module)
         self._known: dict[int, tuple[Tensor, Axes]] = {}  # the tensor is held, so that no other gets its id
         self._products: list[tuple[Axes, int]] = []
+        self._computed: list[Axes] = []
         self._sized: list[tuple[str, Axis]] = []
         self._noted: list[tuple[str, str, int | None, Axis]] = []
         self._groups: dict[str, Axis] = {}
@@ -100,6 +103,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Traced(
             {name: tuple(map(resolved, axes)) for name, axes in own.items()},
             [(tuple(map(resolved, axes)), times) for axes, times in self._products],
+            [tuple(map(resolved, axes)) for axes in self._computed],
             [(path, resolved(axis)) for path, axis in self._sized],
             [(path, name, at, resolved(axis)) for path, name, at, axis in self._noted],
             {path: resolved(axis) for path, axis in self._groups.items()},
@@ -146,7 +150,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = out if isinstance(out, Tensor) else next((each for each in tensors_of(out)), None)
         if made is None:
             return out
-        self._set(made, self._axes_of(func, args, kwargs, made))
+        axes = self._axes_of(func, args, kwargs, made)
+        self._set(made, axes)
+        if func.overloadpacket in _COMPUTED:
+            self._computed.append(axes)
         return out
 
     def _axes_of(self, func: Any, args: Any, kwargs: Any, made: Tensor) -> Axes:
@@ -233,6 +240,11 @@ _LISTS = {
     torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.unbind, torch.ops.aten.chunk,
     torch.ops.aten.unsafe_split, torch.ops.aten.unsafe_split_with_sizes, torch.ops.aten.unsafe_chunk,
 }  # fmt: skip
+_COMPUTED = {
+    torch.ops.aten._softmax, torch.ops.aten.native_layer_norm, torch.ops.aten.native_group_norm, torch.ops.aten.gelu,
+    torch.ops.aten.silu, torch.ops.aten.silu_, torch.ops.aten.mish, torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_,
+    torch.ops.aten.tanh, torch.ops.aten.tanh_, torch.ops.aten.exp, torch.ops.aten.erf, torch.ops.aten.softplus,
+}  # fmt: skip
 _IN_PLACE = {torch.ops.aten.zero_, torch.ops.aten.fill_}
 
 
@@ -271,6 +283,11 @@ def tensors_of(value: Any) -> list[Tensor]:
 def macs(trace: Traced, gone: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
     """Multiply-accumulates of all samples without the labels that are gone."""
     return sum(times * math.prod(_sizes(axes, gone)) for axes, times in trace.products)
+
+
+def computed(trace: Traced, gone: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    """Numbers, of all samples, that take far longer than an addition each, without the labels that are gone."""
+    return sum(math.prod(_sizes(axes, gone)) for axes in trace.computed)
 
 
 def weights(trace: Traced, parameters: Sequence[str], gone: np.ndarray[Any, np.dtype[np.bool_]]) -> int:

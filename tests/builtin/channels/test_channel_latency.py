@@ -10,7 +10,7 @@ from kdsearch.builtin.channels import pruner, timing
 from kdsearch.builtin.channels.cutting import Cutter, Rules
 from kdsearch.builtin.channels.importance import magnitudes
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-from kdsearch.builtin.channels.targets import Limit, Taken, meet_latency
+from kdsearch.builtin.channels.targets import Limit, Taken, meet_latency, work_of
 from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Model
@@ -50,6 +50,33 @@ def test_three_measurements_come_within_five_per_cent(overhead, power, share):
     reached = Clock(overhead, power)(found.module).ms
     assert 0.9 * target < reached <= 1.05 * target
     assert len([line for line in log if "predicted" in line and "target" in line]) == len(clock.taken) - 1
+
+
+class Smooth(nn.Module):
+    """Between two products what no product takes along."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.norm, self.out = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.out(self.norm(nn.functional.gelu(self.into(x)))).softmax(-1)
+
+
+def test_numbers_that_take_long_are_counted_for_a_sample():
+    """GELU and norm of what is hidden, softmax of what is answered, at 7 places; additions and products are none."""
+    torch.manual_seed(0)
+    rules = Rules("global", 1, ("*",), ())
+    made = Cutter.of(
+        Smooth(), [(torch.randn(3, 7, 6),)], (torch.zeros(1, 7, 6),), rules, lambda m, g: (magnitudes(m, g, 2), [])
+    )
+    assert made.counted.computed == 7 * (16 + 16 + 5)
+    assert work_of(made.counted) == made.counted.macs + 10 * made.counted.params + 45 * 7 * 37
+    found = made.meet(Limit(work=0.5 * work_of(made.counted)).holds)
+    hidden = found.module.into.out_features
+    assert 1 < hidden < 16
+    assert found.counted.computed == 7 * (2 * hidden + 5)
+    assert 0.4 * work_of(made.counted) < work_of(found.counted) <= 0.5 * work_of(made.counted)
 
 
 def test_a_network_that_is_fast_enough_stays_after_one_measurement():
