@@ -73,7 +73,11 @@ class Taken:
 
 @dataclass
 class LatencyFit:
-    """Milliseconds as a line in the work, through the last two measurements; through the origin where there is one."""
+    """Milliseconds as a line in the work, through the last measurement; through the origin, too, where there is no other.
+
+    With another one its slope is the mean of that of both lines: what no cut makes less, and blocks that are filled up, bend the
+    curve, so that near the last measurement it is steeper than from afar.
+    """
 
     seen: list[tuple[float, float]]
 
@@ -91,7 +95,7 @@ class LatencyFit:
         if len(self.seen) > 1:
             v, s = min(self.seen[:-1], key=lambda each: abs(each[1] - t))
             if v != w and (s - t) * (v - w) > 0:
-                slope = (s - t) / (v - w)
+                slope = ((s - t) / (v - w) + t / w) / 2
                 return slope, t - slope * w
         return t / w, 0.0
 
