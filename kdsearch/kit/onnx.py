@@ -44,6 +44,7 @@ def edited(model: Any) -> Iterator[Any]:
     """The model as `onnx_ir.Model`, whose values know who reads them; what is changed there is so in the model afterwards."""
     import onnx_ir as ir
 
+    _make_dense(model)
     made = ir.from_proto(model)
     yield made
     model.CopyFrom(as_proto(made))
@@ -60,13 +61,16 @@ def as_proto(model: Any) -> Any:
 
 
 def raise_opset(model: Any, least: int) -> None:
-    """Convert in place to the operator set that is needed, where the model's is older; weights are no inputs afterwards.
+    """Convert in place to the operator set that is needed, where the model's is older; afterwards weights are dense and no inputs,
+    and nodes stand where functions were called.
 
     Raises:
         RefusedError: an operator has no newer form.
     """
-    from onnx import version_converter
+    from onnx import inliner, version_converter
 
+    if model.functions:
+        model.CopyFrom(inliner.inline_local_functions(model))
     version = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), least)
     if version < least:
         try:
@@ -76,12 +80,37 @@ def raise_opset(model: Any, least: int) -> None:
             raise RefusedError(
                 f"operator set {version} cannot be raised to {least}, which it takes: {reason}"
             ) from error
+    _make_dense(model)
     weights = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in weights]  # older files list weights there, too
     if len(inputs) < len(model.graph.input):
         copies = [type(each).FromString(each.SerializeToString()) for each in inputs]
         del model.graph.input[:]
         model.graph.input.extend(copies)
+
+
+def _make_dense(model: Any) -> None:
+    """Write what is stored as a sparse tensor with its zeros: neither onnx-ir nor a quantizer reads such."""
+    for graph in subgraphs(model.graph):
+        graph.initializer.extend(map(_dense, graph.sparse_initializer))
+        del graph.sparse_initializer[:]
+        for node in graph.node:
+            for each in node.attribute:
+                if each.HasField("sparse_tensor"):
+                    each.name, each.type = "value", each.TENSOR
+                    each.t.CopyFrom(_dense(each.sparse_tensor))
+                    each.ClearField("sparse_tensor")
+
+
+def _dense(tensor: Any) -> Any:
+    """(values (N,), their places (N,) in the flat tensor or (N, axes) in it) -> the whole of it, of the same name."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    values, places = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
+    whole = np.zeros(tuple(tensor.dims), values.dtype)
+    whole[tuple(places.T) if places.ndim > 1 else np.unravel_index(places, whole.shape)] = values
+    return numpy_helper.from_array(whole, tensor.values.name)
 
 
 def save_onnx(model: Any, file: Path) -> None:

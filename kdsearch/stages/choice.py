@@ -55,8 +55,9 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     """The feasible trials in the order of `distill.pick`.
 
     By one objective the first one is, of the trials within a standard error of the best one and of its family, that of the
-    best-scored network (`search.proxy`), and of that network's trials one of `refine.first`, whose recipe is the best-scored or the
-    plain one: where short trainings say nothing, what was known without training does. Then the best one, and so on.
+    largest network, of several the best-scored one (`search.proxy`), and of that network's trials one of `refine.first`, whose
+    recipe is the best-scored or the plain one: where short trainings say nothing, what was known without training does. Then the
+    best one, and so on.
     """
     pick = parsed(materials.study.config.distill.pick)
     rows = {row["number"]: row for row in read_json(refined.path / "trials.json")}
@@ -136,9 +137,9 @@ def _labelled(prepared: Artifact) -> int:
 
 
 def _prior(ranked: Ranked) -> tuple[float, float]:
-    """What was known of its network before any training; of networks without a score the size, as bigger ones are mostly better."""
+    """What was known of its network before any training: its size, as bigger ones are mostly better, and of equals the score."""
     score = ranked.trial.get("score")  # a folder of before has none
-    return -math.inf if score is None else score, ranked.figures["params"]
+    return ranked.figures["params"], -math.inf if score is None else score
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

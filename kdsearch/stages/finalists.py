@@ -2,12 +2,13 @@
 
 Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
 RUNG, or where it cannot tell them from the best one come first by their trials: what the few epochs of a trial misjudge is seen
-after more of them. Few epochs also rank recipes by how fast they begin; so where no other trial was near, what was known before any
-training begins, too.
+after more of them, of which the last half counts. Few epochs also rank recipes by how fast they begin; so where no other trial was
+near, what was known before any training begins, too.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,8 @@ def at_rung(
     if not file.exists():
         had = failed_in(work)
         known = {each["name"] for each in had}
-        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items() if name not in known})
+        ended = trained({name: replace(each, until=RUNG) for name, each in begun.items() if name not in known})
+        outcomes = {name: each if isinstance(each, str) else _steady(each) for name, each in ended.items()}
         before = tools.progress.done
         for each in with_failed(work, had, ranked, outcomes)[len(had) :]:
             tools.progress.say(f"distill: trial {each['trial']} failed at full length ({each['error']})")
@@ -95,6 +97,12 @@ def at_rung(
     tools.progress.at(done)
     found: list[dict[str, Any]] = read_json(file)
     return found
+
+
+def _steady(outcome: Outcome) -> Outcome:
+    """With the median of the last half of its epochs for its score: at a high learning rate one epoch says little."""
+    scores = [row["score"] for row in outcome.history if row.get("score") is not None]
+    return replace(outcome, score=statistics.median(scores[len(scores) // 2 :])) if scores else outcome
 
 
 def order_of(

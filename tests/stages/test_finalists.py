@@ -203,6 +203,26 @@ def test_who_was_far_behind_goes_on_where_it_is_ahead_at_all(came, expected, lev
     assert [row["trial"] for row in rows if row["level"]] == level
 
 
+@pytest.mark.parametrize(
+    ("curves", "expected", "scores"),
+    [
+        (((0.1, 0.8, 0.8, 0.1), (0.1, 0.7, 0.7, 0.75), (0.1, 0.2, 0.2, 0.9)), [11, 12, 10], [0.725, 0.55, 0.45]),
+        (((0.9, 0.9, 0.5, 0.5, 0.5), (0.1, 0.1, 0.6, 0.4, 0.8), (None, 0.3, None, 0.2)), [11, 10, 12], [0.6, 0.5, 0.2]),
+    ],
+)
+def test_the_median_of_the_last_half_of_their_epochs_counts(curves, expected, scores, tmp_path):
+    """Not one epoch at a high learning rate, and not how fast they began; of an odd number the middle one counts, too."""
+    rung = Rung(tmp_path, *(curve[-1] for curve in curves))
+    ended = {
+        name: Outcome([{"epoch": i, "score": score} for i, score in enumerate(curve)], False, curve[-1], 1 / 3)
+        for name, curve in zip(NAMES, curves, strict=True)
+    }
+    rung.trained = lambda requests: ended  # type: ignore[method-assign]
+    rows = rung.rows()
+    assert [row["trial"] for row in rows] == expected
+    assert [row["score"] for row in rows] == pytest.approx(scores)
+
+
 def test_what_they_came_to_is_kept(tmp_path):
     """A run that is killed later does not ask those for a third of their epochs that have gone on."""
     rung = Rung(tmp_path, 0.2, 0.9, 0.5)

@@ -70,7 +70,7 @@ def _weight(value: Any, flat: tuple[int, ...], axis: int) -> Weight:
     ]
     groups = {read.node.attributes.get_int("group", 1) for read in reads}
     alike = len(reads) == len(value.uses()) and len(groups) <= 1 and not value.is_graph_output()
-    nodes = dict.fromkeys(each.name for each in value.graph if value in each.inputs)
+    nodes = dict.fromkeys(use.node.name for use in value.uses())
     return Weight(value.name, (value.name, *nodes), shape, flat, axis, tuple(reads) if alike else ())
 
 
