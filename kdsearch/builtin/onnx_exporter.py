@@ -263,11 +263,9 @@ def _rename(model: Any, outputs: Sequence[str]) -> None:
     values += [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
     for graph in graphs:
         graph.initializers.clear()  # as long as they are there, no two may have one name
-    fixed = {*model.graph.inputs, *model.graph.outputs}
     taken, called = {*outputs, *(each.name for each in model.graph.inputs)}, set[str]()
     for value in values:
-        if value not in fixed:
-            value.name = _free(_within(value.name), taken)
+        value.name = _free(_within(value.name), taken)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
     for node in model.graph.all_nodes():

@@ -14,6 +14,8 @@ import onnx
 import pytest
 import timm
 import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 from torch.jit import TracerWarning
 
@@ -22,7 +24,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.errors import ArtifactError, RefusedError, UserError
 from kdsearch.kinds import Field, Graph
-from kdsearch.kit.onnx import save_onnx
+from kdsearch.kit.onnx import edited, save_onnx
 from tests.deploy.nets import DIGITS, LOGITS, NETS, Lstm, Tokens, batch_of, digits, graph_of, trained
 
 EXPORTER = OnnxExporter(OnnxOptions())
@@ -351,6 +353,45 @@ def test_weights_are_called_as_in_the_network(engine, output, folder):
     assert names >= {"module.weight", "module.bias"}
     assert ({"weight", "weight_1"} <= names) == (output == "y")
     onnx.checker.check_model(model, full_check=True)
+
+
+def looped():
+    """3 times x + 4 (x + 1) * 2: each value here is called as another one wants to be."""
+
+    def value(name, shape, kind=TensorProto.FLOAT):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    numbers = {"module.module.w": 1, "module.w": 2, "module/x": 4, "trips": 3, "go": True}
+    dtypes = {"trips": np.int64, "go": bool}
+    weights = [numpy_helper.from_array(np.asarray(n, dtypes.get(name, np.float32)), name) for name, n in numbers.items()]
+    node = helper.make_node
+    inside = [node("Identity", ["c"], ["d"], "one"), node("Add", ["/a/b", "a.b"], ["x_1"], "one")]
+    given = [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("/a/b", ["n"])]
+    body = helper.make_graph(inside, "body", given, [value("d", [], TensorProto.BOOL), value("x_1", ["n"])])
+    nodes = [
+        node("Add", ["x", "module.module.w"], ["/module/a/b"], "/module/one"),
+        node("Mul", ["/module/a/b", "module.w"], ["a.b"], "one"),
+        node("Mul", ["a.b", "module/x"], ["y"], ""),
+        node("Loop", ["trips", "go", "y"], ["made"], "two", body=body),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", ["n"])], [value("made", ["n"])], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_names_are_unique_also_in_branches_and_nothing_reads_another_value():
+    model = looped()
+    with edited(model) as made:
+        onnx_exporter._rename(made, ["y"])
+    onnx.checker.check_model(model, full_check=True)
+    graphs = [model.graph, next(each.attribute[0].g for each in model.graph.node if each.op_type == "Loop")]
+    names = [each.name for graph in graphs for each in (*graph.input, *graph.initializer)]
+    names += [name for graph in graphs for node in graph.node for name in node.output]
+    assert sorted(names) == [
+        *("a.b", "a.b_1", "a.b_2", "c", "d", "go", "i", "module.w", "trips", "w", "x", "x_1", "x_1_1", "y", "y_1")
+    ]
+    assert [node.name for graph in graphs for node in graph.node] == ["one", "one_1", "", "two", "one_2", "one_3"]
+    (got,) = ReferenceEvaluator(model).run(None, {"x": np.float32([0, 5])})
+    assert np.array_equal(got, np.float32([2, 12]) * (4 + 3))
 
 
 class Branches(nn.Module):

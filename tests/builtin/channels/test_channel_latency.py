@@ -10,7 +10,7 @@ from kdsearch.builtin.channels import pruner, timing
 from kdsearch.builtin.channels.cutting import Cutter, Rules
 from kdsearch.builtin.channels.importance import magnitudes
 from kdsearch.builtin.channels.pruner import Channels, ChannelsOptions
-from kdsearch.builtin.channels.targets import Limit, Taken, meet_latency, work_of
+from kdsearch.builtin.channels.targets import LatencyFit, Limit, Taken, meet_latency, work_of
 from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Model
@@ -77,6 +77,13 @@ def test_numbers_that_take_long_are_counted_for_a_sample():
     assert 1 < hidden < 16
     assert found.counted.computed == 7 * (2 * hidden + 5)
     assert 0.4 * work_of(made.counted) < work_of(found.counted) <= 0.5 * work_of(made.counted)
+
+
+def test_the_second_line_is_half_as_steep_as_each_of_two():
+    """.8 through both measurements, 1.2 through the last one and nothing."""
+    fit = LatencyFit([(10.0, 10.0), (5.0, 6.0)])
+    assert (fit.work(5.5), fit.ms(4.0)) == pytest.approx((4.5, 5.0))
+    assert LatencyFit([(10.0, 20.0)]).work(5.0) == pytest.approx(2.5)
 
 
 def test_a_network_that_is_fast_enough_stays_after_one_measurement():
