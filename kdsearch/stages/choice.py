@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdsearch.report.stats import NORMAL_95
-from kdsearch.search.pick import Pick, ordered, parsed
+from kdsearch.search.pick import ordered, parsed
 from kdsearch.stages.quality import EQUALLY_GOOD, SHARE
 from kdsearch.stages.trial_facts import curve_of, deciding
 from kdsearch.store.artifacts import Artifact
@@ -37,7 +37,8 @@ class Choice:
         error: the standard error that they lie within.
         near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
         stopped: trials that were stopped at a rung where they were as near to the best one there.
-        start: the first one that was tried of `refine.first`, if it is feasible and none of the near ones.
+        starts: those of `refine.first` and of the winner's family that are none of the near ones, also where a rung stopped them, as
+            they were tried.
     """
 
     ranked: list[Ranked]
@@ -45,7 +46,7 @@ class Choice:
     error: float = 0.0
     near: list[int] | None = None
     stopped: list[Ranked] = field(default_factory=list)
-    start: Ranked | None = None
+    starts: list[Ranked] = field(default_factory=list)
 
     def is_near(self, ranked: Ranked) -> bool:
         return self.near is None or ranked.trial["number"] in self.near
@@ -70,41 +71,41 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     best = ranked[0].figures[name]
     error = standard_error(materials, prepared, best)
     near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
-    stopped = _stopped(materials, prepared, refined, rows, pick)
-    starts = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
-    first_tried = min(starts, default=None)
-    start = next((each for each in ranked if each.trial["number"] == first_tried and first_tried not in near), None)
-    if pick.way != "best":
-        return Choice(ranked, error=error, near=near, stopped=stopped, start=start)
-    level = [each for each in ranked if abs(each.figures[name] - best) <= error]
+    halted = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["stopped"]]
+    halted = [each for each in halted if all(one.holds(each.figures) for one in pick.conditions if one.name in each.figures)]
+    stopped = _near_at_rung(materials, prepared, rows, halted)
     family = ranked[0].trial["family"]  # scores say little across families
-    first = max(
+    first = [number for number, said in enumerate(refined.facts.get("first", ())) if said]
+    known = {each.trial["number"]: each for each in (*ranked, *halted) if each.trial["family"] == family}
+    starts = [known[number] for number in first if number in known and number not in near]
+    if pick.way != "best":
+        return Choice(ranked, error=error, near=near, stopped=stopped, starts=starts)
+    level = [each for each in ranked if abs(each.figures[name] - best) <= error]
+    winner = max(
         (each for each in level if each.trial["family"] == family),
-        key=lambda each: (*_prior(each), each.trial["number"] in starts),
+        key=lambda each: (*_prior(each), each.trial["number"] in first),
     )  # among equals the better trial
     numbers = [each.trial["number"] for each in level] if len(level) > 1 else []
-    return Choice([first, *(each for each in ranked if each is not first)], numbers, error, near, stopped, start)
+    return Choice([winner, *(each for each in ranked if each is not winner)], numbers, error, near, stopped, starts)
 
 
-def _stopped(
-    materials: Materials, prepared: Artifact, refined: Artifact, rows: Mapping[int, Mapping[str, Any]], pick: Pick
+def _near_at_rung(
+    materials: Materials, prepared: Artifact, rows: Mapping[int, Mapping[str, Any]], halted: Sequence[Ranked]
 ) -> list[Ranked]:
-    """Those within NEAR standard errors of the best one at the rung that stopped them, the nearest first; costs keep the pick's
-    conditions."""
+    """Those within NEAR standard errors of the best one at the rung that stopped them, the nearest first."""
     curves = {number: curve_of(materials, row, materials.objective) for number, row in rows.items()}
     bests: dict[float, float] = {}
     for share, loss in (point for curve in curves.values() for point in curve if math.isfinite(point[1])):
         bests[share] = min(loss, bests.get(share, math.inf))
     found = []
-    for each in refined.facts["stopped"]:
-        share, loss = curves[each["number"]][-1]
-        ranked = Ranked(each, _figures(rows[each["number"]]))
-        held = all(one.holds(ranked.figures) for one in pick.conditions if one.name in ranked.figures)
+    for each in halted:
+        number = each.trial["number"]
+        share, loss = curves[number][-1]
         best = -bests[share] if materials.objectives[materials.objective] == "max" else bests[share]
         behind = (loss - bests[share]) / standard_error(materials, prepared, best) if math.isfinite(loss) else math.inf
-        if held and behind <= NEAR:
-            found.append((behind, each["number"], ranked))
-    return [ranked for _, _, ranked in sorted(found, key=lambda each: each[:2])]
+        if behind <= NEAR:
+            found.append((behind, number, each))
+    return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
 def standard_error(materials: Materials, prepared: Artifact, value: float) -> float:

@@ -79,7 +79,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     error = partial(standard_error, materials, inputs["prepare"])
     rung, winners = [], dict(begun)
     if len(begun) > section.winners:
-        rung = at_rung(materials, begun, ranked, trained, error, tools, work, choice.start)
+        rung = at_rung(materials, begun, ranked, trained, error, tools, work, choice.starts)
         winners = {row["name"]: begun[row["name"]] for row in rung[: section.winners]}
     since = {row["name"]: RUNG for row in rung}
     dropped = sum(row["epochs"] for row in rung[section.winners :])

@@ -1,4 +1,4 @@
-"""Which trainings at full length go on after a third of it, and in which order those stand that end: by validation.
+"""Which trainings at full length go on after a quarter of it, and in which order those stand that end: by validation.
 
 Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
 RUNG, or where it cannot tell them from the best one come first by their trials: what the few epochs of a trial misjudge is seen
@@ -37,15 +37,14 @@ def finalists(choice: Choice, winners: int, most: int) -> list[Ranked]:
     """Those that begin at full length: the first `winners`, and up to `most` of those that are near the best one.
 
     First the first trial of each other family, though a rung stopped it; then that of each other network, then others; last
-    the choice's start.
+    the choice's starts.
     """
     found, others = choice.ranked[:winners], [each for each in choice.ranked[winners:] if choice.is_near(each)]
     for name, these in (("family", [*others, *choice.stopped]), ("specs", others)):
         for each in these:
             if len(found) < most and all(each.trial[name] != other.trial[name] for other in found):
                 found.append(each)
-    last = [] if choice.start is None else [choice.start]
-    rest = [each for each in (*others, *last) if all(each is not other for other in found)]
+    rest = [each for each in (*others, *choice.starts) if all(each is not other for other in found)]
     return [*found, *rest][: max(most, winners)]
 
 
@@ -57,14 +56,14 @@ def at_rung(
     error: Callable[[float], float],
     tools: Tools,
     work: Path,
-    late: Ranked | None = None,
+    late: Sequence[Ranked] = (),
 ) -> list[dict[str, Any]]:
     """What the finalists came to at RUNG, without those that failed, which are said; none where all did. Kept in a file, as they go
     on from there.
 
-    The best one is first, or the first trial of those of its family within the standard `error` of it: a third of a schedule is
-    hard on high learning rates, so that a small difference there says nothing. But `late`, whose trial was far behind, gains where
-    it is ahead: it is first if it is the best one, by however little, and else has no say.
+    The best one is first, or the first trial of those of its family within the standard `error` of it: a quarter of a schedule is
+    hard on high learning rates, so that a small difference there says nothing. But one of `late`, whose trials were far behind,
+    gains where it is ahead: it is first if it is the best one, by however little, and else has no say.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
@@ -144,13 +143,14 @@ def _level_first(
     ranked: Mapping[str, Ranked],
     outcomes: Mapping[str, Outcome | str],
     error: Callable[[float], float],
-    late: Ranked | None,
+    late: Sequence[Ranked],
 ) -> tuple[list[str], list[str]]:
     """As `order_of`, but first, in the order of their trials, those that validation cannot tell from the best one; and these."""
     order = order_of(materials, ranked, outcomes)
     known = {name: each for name in order if isinstance(each := outcomes[name], Outcome)}
     scores = {name: each.score for name, each in known.items() if each.score is not None}
-    if not scores or ranked[order[0]] is late:
+    behind = {name for name, each in ranked.items() if any(each is other for other in late)}
+    if not scores or order[0] in behind:
         return order, []
     best, conditions = scores[order[0]], parsed(materials.study.config.distill.pick).conditions
 
@@ -164,7 +164,7 @@ def _level_first(
         name
         for name in ranked
         if name in scores
-        and ranked[name] is not late
+        and name not in behind
         and ranked[name].trial["family"] == family
         and abs(scores[name] - best) <= within
         and held(name) == held(order[0])

@@ -277,9 +277,9 @@ class Compare(Section):
 class Distill(Section):
     winners: Trials = 1
     finalists: Trials = Field(
-        2,
+        3,
         description="so many trials begin that are near the best one, of different families of their space and of different "
-        "networks where there are such, else the first one of `refine.first`; after a third of the epochs the `winners` that "
+        "networks where there are such, else those of `refine.first`; after a quarter of the epochs the `winners` that "
         "are best on validation go on; 1 = the trials alone decide; of a `pick` by the first metric",
     )
     pick: str = Field(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdsearch.study.study import Study
 
 
-RUNG = 1 / 3  # share of the epochs at which the finalists of `distill` are compared
+RUNG = 1 / 4  # share of the epochs at which the finalists of `distill` are compared
 LEFT_OUT = "no controls: they are plain trainings of one student, and this procedure trains {roles}"
 
 
