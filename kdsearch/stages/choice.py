@@ -37,8 +37,7 @@ class Choice:
         error: the standard error that they lie within.
         near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
         stopped: trials that were stopped at a rung where they were as near to the best one there.
-        starts: those of `refine.first` and of the winner's family that are none of the near ones, also where a rung stopped them, as
-            they were tried.
+        starts: those of `refine.first` and of the best one's family that are not near, though a rung stopped them; as tried.
     """
 
     ranked: list[Ranked]
@@ -72,7 +71,9 @@ def chosen(materials: Materials, prepared: Artifact, refined: Artifact) -> Choic
     error = standard_error(materials, prepared, best)
     near = [each.trial["number"] for each in ranked if abs(each.figures[name] - best) <= NEAR * error]
     halted = [Ranked(each, _figures(rows[each["number"]])) for each in refined.facts["stopped"]]
-    halted = [each for each in halted if all(one.holds(each.figures) for one in pick.conditions if one.name in each.figures)]
+    halted = [
+        each for each in halted if all(one.holds(each.figures) for one in pick.conditions if one.name in each.figures)
+    ]
     stopped = _near_at_rung(materials, prepared, rows, halted)
     family = ranked[0].trial["family"]  # scores say little across families
     first = [number for number, said in enumerate(refined.facts.get("first", ())) if said]

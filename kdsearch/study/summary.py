@@ -84,8 +84,9 @@ def final_epochs(study: Study, spent: int, winners: int, others: int) -> int:
     distill = study.config.distill
     if not distill.leftover:
         return distill.epochs
-    each = math.floor((budget(study) - spent) / (winners + others * RUNG))
-    return max(distill.epochs, min(each, _longest(study)))
+    left = budget(study) - spent
+    lengths = range(_longest(study), distill.epochs, -1)
+    return next((n for n in lengths if winners * n + others * math.ceil(RUNG * n) <= left), distill.epochs)
 
 
 def _longest(study: Study) -> int:

@@ -363,7 +363,9 @@ def looped():
 
     numbers = {"module.module.w": 1, "module.w": 2, "module/x": 4, "trips": 3, "go": True}
     dtypes = {"trips": np.int64, "go": bool}
-    weights = [numpy_helper.from_array(np.asarray(n, dtypes.get(name, np.float32)), name) for name, n in numbers.items()]
+    weights = [
+        numpy_helper.from_array(np.asarray(n, dtypes.get(name, np.float32)), name) for name, n in numbers.items()
+    ]
     node = helper.make_node
     inside = [node("Identity", ["c"], ["d"], ""), node("Add", ["/a/b", "a.b"], ["x_1"], "one")]
     given = [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("/a/b", ["n"])]

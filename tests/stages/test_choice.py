@@ -211,23 +211,26 @@ def test_a_standard_error_by_hand(of, teacher, value, expected):
 
 
 @pytest.mark.parametrize(
-    ("starts", "stopped", "pick", "expected"),
+    ("first", "stopped", "pick", "expected"),
     [
-        ([3], (), "best", 3),
-        ([3, 4], (), "max:accuracy", 3),
-        ([1, 3], (), "best", None),
-        ([0, 3], (), "best", None),
-        ([3], (3,), "best", None),
-        ([], (), "best", None),
+        ([3], (), "best", [3]),
+        ([3, 4], (), "max:accuracy", [3]),
+        ([1, 3], (), "best", [3]),
+        ([0, 3, 5], (), "best", [3, 5]),
+        ([3, 5], (3,), "best", [3, 5]),
+        ([3, 5], (3, 5), "best", [3, 5]),
+        ([3, 5], (3, 5), "best,params<500", [5]),
+        ([3, 5, 6], (), "best", [3, 5]),
+        ([], (), "best", []),
     ],
-    ids=["far behind", "of any pick", "near", "the best itself", "stopped", "none"],
+    ids=["far", "of any pick", "near", "two", "stopped", "both", "too large", "of another family", "none"],
 )
-def test_the_first_start_is_known_where_it_is_far_behind(starts, stopped, pick, expected, tmp_path):
-    first = [["why"] if i in starts else [] for i in range(len(TRIALS))]
-    curves = [[[0.5, -accuracy]] for accuracy, _, _ in TRIALS]
-    found = chosen(materials(pick), prepared(), refined(tmp_path, *TRIALS, first=first, curves=curves, stopped=stopped))
-    assert (found.start and found.start.trial["number"]) == expected
-    assert found.start is None or any(found.start is each for each in found.ranked)
+def test_starts_that_are_far_behind_or_stopped_are_known(first, stopped, pick, expected, tmp_path):
+    trials = (*TRIALS, (0.6, 0.1, 300), (0.6, 0.1, 300))
+    why = [["why"] if i in first else [] for i in range(len(trials))]
+    curves = [[[0.5, -accuracy]] for accuracy, _, _ in trials]
+    made = refined(tmp_path, *trials, first=why, curves=curves, stopped=stopped, families={6: "gru"})
+    assert [each.trial["number"] for each in chosen(materials(pick), prepared(), made).starts] == expected
 
 
 def test_a_study_says_which_trials_it_cannot_tell_apart(tmp_path):

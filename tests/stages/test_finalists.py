@@ -19,7 +19,7 @@ from kdsearch.stages.finalists import at_rung, finalists
 from kdsearch.stages.winners import failed_in
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
-from kdsearch.study.summary import budget, final_epochs, trainings
+from kdsearch.study.summary import RUNG, budget, final_epochs, trainings
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Progress
 from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
@@ -62,16 +62,18 @@ def test_what_is_far_behind_the_best_one_does_not_begin(near, expected):
     [
         ([7], 1, 1, [7]),
         ([7], 1, 2, [7, 0]),
-        ([7], 1, 3, [7, 0]),
+        ([7], 1, 3, [7, 0, 2]),
+        ([7], 1, 4, [7, 0, 2]),
         ([7, 6], 1, 2, [7, 6]),
         ([7, 6], 1, 3, [7, 6, 0]),
         ([7], 2, 3, [7, 3, 0]),
-        ([7], 4, 5, [7, 3, 6, 0]),
+        ([7], 4, 6, [7, 3, 6, 0, 2]),
     ],
 )
-def test_where_too_few_are_near_the_start_begins(near, winners, most, expected):
+def test_where_too_few_are_near_the_starts_begin(near, winners, most, expected):
+    """Trial 2 though a rung stopped it."""
     ranked = [trial(7, "a"), trial(3, "b"), trial(6, "a"), trial(0, "c")]
-    found = finalists(Choice(ranked, near=near, start=ranked[-1]), winners, most)
+    found = finalists(Choice(ranked, near=near, starts=[ranked[-1], trial(2, "a")]), winners, most)
     assert [each.trial["number"] for each in found] == expected
 
 
@@ -126,7 +128,7 @@ class Rung:
             metrics={"score": metric},
         )
         self.folder, self.came, self.asked, self.error = folder, came, list[str](), error
-        self.late: Ranked | None = None
+        self.late: list[Ranked] = []
         self.ranked = {name: trial(10 + i, name) for i, name in enumerate(NAMES)}
         self.begun = {name: Request(name, "recipe", {}, {}, 30) for name in NAMES}
         self.said: list[str] = []
@@ -135,7 +137,7 @@ class Rung:
 
     def trained(self, requests: Any) -> dict[str, Outcome | str]:
         self.asked += requests
-        assert {each.until for each in requests.values()} <= {1 / 3}
+        assert {each.until for each in requests.values()} <= {RUNG}
         return {
             name: each if isinstance(each, str) else Outcome([{"epoch": 10}], False, each, 1 / 3)
             for name, each in zip(requests, self.came, strict=True)
@@ -197,10 +199,22 @@ def test_what_validation_cannot_tell_apart_keeps_the_order_of_trials(came, error
 )
 def test_who_was_far_behind_goes_on_where_it_is_ahead_at_all(came, expected, level, tmp_path):
     rung = Rung(tmp_path, *came, error=0.1)
-    rung.late = rung.ranked["winner-2"]
+    rung.late = [rung.ranked["winner-2"]]
     rows = rung.rows()
     assert [row["trial"] for row in rows] == expected
     assert [row["trial"] for row in rows if row["level"]] == level
+
+
+@pytest.mark.parametrize(
+    ("came", "expected"),
+    [((0.80, 0.82, 0.81), [11, 12, 10]), ((0.80, 0.81, 0.82), [12, 11, 10]), ((0.83, 0.82, 0.82), [10, 11, 12])],
+)
+def test_of_several_that_were_far_behind_the_best_goes_on(came, expected, tmp_path):
+    rung = Rung(tmp_path, *came, error=0.1)
+    rung.late = [rung.ranked["winner-1"], rung.ranked["winner-2"]]
+    rows = rung.rows()
+    assert [row["trial"] for row in rows] == expected
+    assert not any(row["level"] for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,7 @@ def test_what_they_came_to_is_kept(tmp_path):
     assert rung.asked == list(NAMES)
     assert rung.rows() == first
     assert rung.asked == list(NAMES), "not asked again"
-    assert rung.bar.done == pytest.approx(3 - 2 / 3), "all but what is left of the one that goes on"
+    assert rung.bar.done == pytest.approx(3 - (1 - RUNG)), "all but what is left of the one that goes on"
     about = {"name": "winner-1", "trial": 11, "score": 0.9, "level": False, "epochs": 10, "history": [{"epoch": 10}]}
     assert first[0] == about
 
@@ -284,10 +298,12 @@ def test_the_one_that_goes_on_is_trained_as_if_it_were_alone(alone_in, after):
     alone = facts_of(alone_in)
     result = run_tiny(after, *SETS)
     facts = facts_of(after)
-    first, other = facts["rung"]
+    first, *others = facts["rung"]
     assert alone["rung"] == []
-    assert first["score"] >= other["score"]
-    assert (first["epochs"], other["epochs"]) == (1, 1)
+    assert len(others) == 2
+    other = others[0]
+    assert first["score"] >= other["score"] >= others[1]["score"]
+    assert {each["epochs"] for each in facts["rung"]} == {1}
     assert list(facts["runs"]) == [facts["winner"]] == [first["name"]]
     assert facts["trial"] == first["trial"] != other["trial"]
     run = facts["runs"][first["name"]]
@@ -322,8 +338,9 @@ def test_what_validation_does_not_decide_has_no_finalists(sets, after):
 def test_of_two_objectives_there_are_finalists_of_the_first(after):
     run_up_to(after, "distill", *SETS, "objectives={accuracy: max, params: min}")
     facts = facts_of(after)
-    first, other = facts["rung"]
-    assert first["score"] >= other["score"]
+    first, *others = facts["rung"]
+    assert len(others) == 2
+    assert first["score"] >= max(each["score"] for each in others)
     assert facts["trial"] == first["trial"]
 
 
@@ -333,12 +350,12 @@ def test_a_start_that_was_far_behind_is_judged_by_validation_alone(after, monkey
     def far_apart(*args: Any) -> Choice:
         choice = chosen(*args)
         best, *_, last = choice.ranked
-        return replace(choice, near=[best.trial["number"]], stopped=[], start=last)
+        return replace(choice, near=[best.trial["number"]], stopped=[], starts=[last])
 
     monkeypatch.setattr(distill, "chosen", far_apart)
     monkeypatch.setattr(distill, "standard_error", lambda *_: 1.0)
     run_up_to(after, "distill", *SETS)
-    first, other = facts_of(after)["rung"]
+    first, other = facts_of(after)["rung"]  # no third one is near
     assert {first["name"], other["name"]} == {"winner-0", "winner-1"}
     assert first["score"] >= other["score"]
     assert not first["level"]
@@ -350,14 +367,14 @@ def test_their_epochs_count(after):
     sets = (*SETS, "distill.epochs=4", "distill.controls=[no_search]")
     run_up_to(after, "distill", *sets)
     facts = facts_of(after)
-    assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2
+    assert facts["runs"]["no_search"]["request"]["epochs"] == 4 * 1 + 4 + 2 * 1
     study = load_study(write_study(after), Host.load(), sets=sets)
-    assert budget(study) == 4 * 1 + 4 + 2
+    assert budget(study) == 4 * 1 + 4 + 2 * 1
     told = {each["what"]: (each["count"], each["epochs"]) for each in trainings(study)}
-    assert told == {"trials": (4, 1), "finalists": (1, 2), "winners": (1, 4), "no_search": (1, 10)}
+    assert told == {"trials": (4, 1), "finalists": (2, 1), "winners": (1, 4), "no_search": (1, 10)}
     for changed in (
         ("distill.finalists=1",),
-        ("distill.winners=2",),
+        ("distill.winners=3",),
         ("distill.pick=knee",),
         ("distill.pick=knee", "objectives={}"),
         ("distill.pick=min:params",),
@@ -370,16 +387,18 @@ def test_their_epochs_count(after):
 @pytest.mark.parametrize(
     ("sets", "spent", "others", "expected"),
     [
-        ((), 16, 1, 30),  # of 8 trials of 2 epochs, a finalist's 10 and a winner's 30
-        ((), 13, 1, 32),  # 32 and 11 of a finalist
-        ((), 12, 1, 33),
-        ((), 13, 0, 43),
-        ((), 16, 0, 40),
-        ((), 8, 0, 45),  # half as many again
-        ((), 0, 1, 42),
+        ((), 16, 2, 30),  # of 8 trials of 2 epochs, two finalists' 8 each and a winner's 30
+        ((), 13, 2, 32),  # 32 and 8 of each finalist
+        ((), 10, 2, 34),
+        ((), 13, 0, 45),  # half as many again
+        ((), 16, 0, 45),
+        ((), 8, 0, 45),
+        ((), 4, 2, 38),  # 38 and 10 of each finalist, and not 58 / 1.5
+        ((), 0, 2, 40),
         (("distill.leftover=false",), 8, 0, 30),  # as by default
         (("distill.epochs=1",), 8, 0, 1),
-        (("distill.winners=2",), 12, 0, 32),  # there are no other finalists
+        (("distill.winners=2",), 12, 1, 32),
+        (("distill.winners=3",), 12, 0, 31),  # there are no other finalists
         (("distill.finalists=4",), 16, 3, 30),
         (("distill.finalists=4",), 16, 0, 45),
         (("distill.finalists=1", "refine.trials=20"), 30, 0, 40),
@@ -392,12 +411,12 @@ def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others
     epochs = final_epochs(study, spent, winners, others)
     assert epochs == expected
     assert expected == study.config.distill.epochs or spent + winners * epochs + others * math.ceil(
-        epochs / 3
+        epochs * RUNG
     ) <= budget(study)
 
 
 def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):
-    """6 trials of 2 epochs, two of them stopped after one, leave 10 of 20 to finalist and winner: 3 and 7, not 2 and 6."""
+    """6 trials of 2 epochs, two of them stopped after one, leave 12 of 22 to two finalists and the winner: 2, 2 and 8."""
     stopped = ("refine.trials=6", "refine.epochs=2", "refine.stopper={use: halving}", "distill.epochs=6")
     sets = (*SETS, "search.proxy=params", *stopped)
     result = run_tiny(tmp_path, *sets, "distill.leftover=true", "distill.controls=[baseline, no_search]")

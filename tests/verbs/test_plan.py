@@ -84,15 +84,15 @@ def test_no_more_trials_are_told_than_can_differ(widths, recipe, expected, tmp_p
 
 
 def test_what_trials_may_leave_is_told(tmp_path):
-    """6 trials of 2 epochs, a finalist's third and a winner's 9 are 24 at most, however long the winner is trained."""
+    """6 trials of 2 epochs, two finalists' quarters and a winner's 9 are 27 at most, however long the winner is trained."""
     sets = (*LESS, "refine.trials=6", "distill={epochs: 9, leftover: true, controls: [baseline, no_search]}")
     found = trainings(load_study(write_study(tmp_path), Host.load(), sets=sets))
     assert [in_words(each) for each in found] == [
         "6 trials, 2 epochs each",
-        "1 other finalist, 3 to 5 epochs",
+        "2 other finalists, 3 to 4 epochs each",
         "1 winner, 9 to 13 epochs",
         "1 control 'baseline', 9 to 13 epochs",
-        "1 control 'no_search', 24 epochs",
+        "1 control 'no_search', 27 epochs",
     ]
 
 
@@ -120,7 +120,7 @@ def test_more_workers_than_trainings_at_once_save_nothing(tmp_path):
         *LESS,
         "compress.steps=[{prune: {use: channels, recover_epochs: 7}}]",
         "refine={trials: 3, epochs: 5, generation: 2, weightings: false}",
-        "distill={winners: 2, epochs: 3}",
+        "distill={winners: 2, finalists: 2, epochs: 3}",
         "run={workers: 9, executor: {use: processes}}",
     )
     seconds = plan_of(load_study(write_study(tmp_path), host, sets=sets), host)["seconds"]
