@@ -2,12 +2,13 @@
 
 Where `distill.pick` asks for the best on validation more trials begin than there are winners, and those go on that are the best at
 RUNG, or where it cannot tell them from the best one come first by their trials: what the few epochs of a trial misjudge is seen
-after more of them, of which the last half counts. Few epochs also rank recipes by how fast they begin; so where no other trial was
-near, what was known before any training begins, too.
+after more of them, of which the last half counts: its median, and how sure that is. Few epochs also rank recipes by how fast they
+begin; so where no other trial was near, what was known before any training begins, too.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from kdsearch.study.summary import RUNG
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools
+
+MEDIAN = math.sqrt(math.pi / 2)  # the standard error of a median is so many times a mean's, of normal numbers
 
 
 def beginning(materials: Materials, choice: Choice) -> list[Ranked]:
@@ -61,21 +64,21 @@ def at_rung(
     """What the finalists came to at RUNG, without those that failed, which are said; none where all did. Kept in a file, as they go
     on from there.
 
-    The best one is first, or the first trial of those of its family within the standard `error` of it: a quarter of a schedule is
-    hard on high learning rates, so that a small difference there says nothing. But one of `late`, whose trials were far behind,
-    gains where it is ahead: it is first if it is the best one, by however little, and else has no say.
+    The best one is first, or the first trial of those of its family that it is not better than by more than a standard error: a
+    quarter of a schedule is hard on high learning rates, so that a small difference there says nothing. But one of `late`, whose
+    trials were far behind, gains where it is ahead: it is first if it is the best one, by however little, and else has no say.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done
     if not file.exists():
         had = failed_in(work)
         known = {each["name"] for each in had}
-        ended = trained({name: replace(each, until=RUNG) for name, each in begun.items() if name not in known})
-        outcomes = {name: each if isinstance(each, str) else _steady(each) for name, each in ended.items()}
+        outcomes = trained({name: replace(each, until=RUNG) for name, each in begun.items() if name not in known})
         before = tools.progress.done
         for each in with_failed(work, had, ranked, outcomes)[len(had) :]:
             tools.progress.say(f"distill: trial {each['trial']} failed at full length ({each['error']})")
-        order, level = _level_first(materials, ranked, outcomes, error, late)
+        steady = {name: each if isinstance(each, str) else _steady(each) for name, each in outcomes.items()}
+        order, level = _level_first(materials, ranked, steady, error, late)
         rows = [
             {
                 "name": name,
@@ -86,7 +89,7 @@ def at_rung(
                 "history": outcome.history,
             }
             for name in order
-            if isinstance(outcome := outcomes[name], Outcome)
+            if isinstance(outcome := steady[name], Outcome)
         ]
         if not rows:
             return []
@@ -100,8 +103,19 @@ def at_rung(
 
 def _steady(outcome: Outcome) -> Outcome:
     """With the median of the last half of its epochs for its score: at a high learning rate one epoch says little."""
+    scores = _last_half(outcome)
+    return replace(outcome, score=statistics.median(scores)) if scores else outcome
+
+
+def _scatter(outcome: Outcome) -> float:
+    """Standard error of that median, by how far these epochs are apart."""
+    scores = _last_half(outcome)
+    return MEDIAN * statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
+
+
+def _last_half(outcome: Outcome) -> list[float]:
     scores = [row["score"] for row in outcome.history if row.get("score") is not None]
-    return replace(outcome, score=statistics.median(scores[len(scores) // 2 :])) if scores else outcome
+    return scores[len(scores) // 2 :]
 
 
 def order_of(
@@ -158,7 +172,7 @@ def _level_first(
         figures = {**ranked[name].figures, **known[name].measured(materials.objective)}
         return [each.holds(figures) for each in conditions]
 
-    within = error(best)
+    sure = math.hypot(error(best), _scatter(known[order[0]]))
     family = ranked[order[0]].trial["family"]
     level = [
         name
@@ -166,7 +180,7 @@ def _level_first(
         if name in scores
         and name not in behind
         and ranked[name].trial["family"] == family
-        and abs(scores[name] - best) <= within
+        and abs(scores[name] - best) <= math.hypot(sure, _scatter(known[name]))
         and held(name) == held(order[0])
     ]
     return [*level, *(name for name in order if name not in level)], level

@@ -218,13 +218,13 @@ def test_of_several_that_were_far_behind_the_best_goes_on(came, expected, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("curves", "expected", "scores"),
+    ("curves", "scores"),
     [
-        (((0.1, 0.8, 0.8, 0.1), (0.1, 0.7, 0.7, 0.75), (0.1, 0.2, 0.2, 0.9)), [11, 12, 10], [0.725, 0.55, 0.45]),
-        (((0.9, 0.9, 0.5, 0.5, 0.5), (0.1, 0.1, 0.6, 0.4, 0.8), (None, 0.3, None, 0.2)), [11, 10, 12], [0.6, 0.5, 0.2]),
+        (((0.1, 0.8, 0.8, 0.1), (0.1, 0.7, 0.7, 0.75), (0.1, 0.2, 0.2, 0.9)), [0.45, 0.725, 0.55]),
+        (((0.9, 0.9, 0.5, 0.5, 0.5), (0.1, 0.1, 0.6, 0.4, 0.8), (None, 0.3, None, 0.2)), [0.5, 0.6, 0.2]),
     ],
 )
-def test_the_median_of_the_last_half_of_their_epochs_counts(curves, expected, scores, tmp_path):
+def test_the_median_of_the_last_half_of_their_epochs_counts(curves, scores, tmp_path):
     """Not one epoch at a high learning rate, and not how fast they began; of an odd number the middle one counts, too."""
     rung = Rung(tmp_path, *(curve[-1] for curve in curves))
     ended = {
@@ -232,9 +232,31 @@ def test_the_median_of_the_last_half_of_their_epochs_counts(curves, expected, sc
         for name, curve in zip(NAMES, curves, strict=True)
     }
     rung.trained = lambda requests: ended  # type: ignore[method-assign]
+    rows = {row["trial"]: row["score"] for row in rung.rows()}
+    assert [rows[10], rows[11], rows[12]] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("apart", "error", "expected", "level"),
+    [
+        (0.06, 0.0, [11, 10, 12], []),
+        (0.15, 0.0, [10, 11, 12], [10, 11]),
+        (0.06, 0.095, [10, 11, 12], [10, 11]),
+    ],
+)
+def test_how_far_epochs_are_apart_counts_as_error(apart, error, expected, level, tmp_path):
+    """Medians .8 and .9. By hand: of m - a, m, m, m + a the median errs by 1.2533 sqrt(2 / 3) a / 2, so that two of them are .043
+    (a = .06) or .109 (.15) apart by chance, and .104 where validation alone makes .095."""
+    around = (0.0, *([m - apart, m, m, m + apart] for m in (0.8, 0.9)), [0.3, 0.3, 0.3, 0.3])
+    rung = Rung(tmp_path, 0.0, 0.0, 0.0, error=error)
+    ended = {
+        name: Outcome([{"epoch": i, "score": s} for i, s in enumerate([0.1, 0.2, 0.3, 0.4, *last])], False, 0.5, RUNG)
+        for name, last in zip(NAMES, around[1:], strict=True)
+    }
+    rung.trained = lambda requests: ended  # type: ignore[method-assign]
     rows = rung.rows()
     assert [row["trial"] for row in rows] == expected
-    assert [row["score"] for row in rows] == pytest.approx(scores)
+    assert [row["trial"] for row in rows if row["level"]] == level
 
 
 def test_what_they_came_to_is_kept(tmp_path):
