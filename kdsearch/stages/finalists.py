@@ -107,10 +107,10 @@ def _steady(outcome: Outcome) -> Outcome:
     return replace(outcome, score=statistics.median(scores)) if scores else outcome
 
 
-def _scatter(outcome: Outcome) -> float:
-    """Standard error of that median, by how far these epochs are apart."""
-    scores = _last_half(outcome)
-    return MEDIAN * statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
+def _scatter(one: Outcome, other: Outcome) -> float:
+    """Standard error of the difference of their medians, by how it varies over these epochs: what both still learn cancels."""
+    apart = [a - b for a, b in zip(_last_half(one), _last_half(other), strict=False)]
+    return MEDIAN * statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
 
 
 def _last_half(outcome: Outcome) -> list[float]:
@@ -172,7 +172,7 @@ def _level_first(
         figures = {**ranked[name].figures, **known[name].measured(materials.objective)}
         return [each.holds(figures) for each in conditions]
 
-    sure = math.hypot(error(best), _scatter(known[order[0]]))
+    within = error(best)
     family = ranked[order[0]].trial["family"]
     level = [
         name
@@ -180,7 +180,7 @@ def _level_first(
         if name in scores
         and name not in behind
         and ranked[name].trial["family"] == family
-        and abs(scores[name] - best) <= math.hypot(sure, _scatter(known[name]))
+        and abs(scores[name] - best) <= math.hypot(within, _scatter(known[name], known[order[0]]))
         and held(name) == held(order[0])
     ]
     return [*level, *(name for name in order if name not in level)], level

@@ -237,21 +237,24 @@ def test_the_median_of_the_last_half_of_their_epochs_counts(curves, scores, tmp_
 
 
 @pytest.mark.parametrize(
-    ("apart", "error", "expected", "level"),
+    ("apart", "sign", "error", "expected", "level"),
     [
-        (0.06, 0.0, [11, 10, 12], []),
-        (0.15, 0.0, [10, 11, 12], [10, 11]),
-        (0.06, 0.095, [10, 11, 12], [10, 11]),
+        (0.06, -1, 0.0, [11, 10, 12], []),
+        (0.15, -1, 0.0, [10, 11, 12], [10, 11]),
+        (0.06, -1, 0.095, [10, 11, 12], [10, 11]),
+        (0.15, 1, 0.095, [11, 10, 12], []),
     ],
 )
-def test_how_far_epochs_are_apart_counts_as_error(apart, error, expected, level, tmp_path):
-    """Medians .8 and .9. By hand: of m - a, m, m, m + a the median errs by 1.2533 sqrt(2 / 3) a / 2, so that two of them are .043
-    (a = .06) or .109 (.15) apart by chance, and .104 where validation alone makes .095."""
-    around = (0.0, *([m - apart, m, m, m + apart] for m in (0.8, 0.9)), [0.3, 0.3, 0.3, 0.3])
+def test_how_far_epochs_are_apart_counts_as_error(apart, sign, error, expected, level, tmp_path):
+    """Medians .8 and .9. By hand: where one goes up by a and the other down, the difference errs by 1.2533 sqrt(2 / 3) a, which is
+    .061 (a = .06) or .153, and .113 where validation alone makes .095; where both go up it errs by no more.
+    """
+    ends = [0.9 + step for step in (-apart, 0, 0, apart)]
+    around = ([0.8 + sign * step for step in (-apart, 0, 0, apart)], ends, [0.3, 0.3, 0.3, 0.3])
     rung = Rung(tmp_path, 0.0, 0.0, 0.0, error=error)
     ended = {
         name: Outcome([{"epoch": i, "score": s} for i, s in enumerate([0.1, 0.2, 0.3, 0.4, *last])], False, 0.5, RUNG)
-        for name, last in zip(NAMES, around[1:], strict=True)
+        for name, last in zip(NAMES, around, strict=True)
     }
     rung.trained = lambda requests: ended  # type: ignore[method-assign]
     rows = rung.rows()
