@@ -120,9 +120,8 @@ def test_what_it_gives_stands_beside_the_student(without_a_search):
 
 def test_its_cost_is_planned(tmp_path, capsys):
     file = write_study(tmp_path)
-    assert (
-        main(["validate", str(file), "--set", "distill={epochs: 5, winners: 2, finalists: 2, controls: [no_search]}", "--json"]) == 0
-    )
+    asked = "distill={epochs: 5, winners: 2, finalists: 2, controls: [no_search]}"
+    assert main(["validate", str(file), "--set", asked, "--json"]) == 0
     rows = [each for each in json.loads(capsys.readouterr().out)["trainings"] if each["stage"] == "distill"]
     assert [(each["what"], each["count"], each["epochs"]) for each in rows] == [
         ("winners", 2, 5),
