@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdsearch.errors import DataError, StudyError, nearest, one_of
+from kdsearch.errors import DataError, KdsearchError, StudyError, UserError, nearest, one_of
 from kdsearch.host import Host
-from kdsearch.kinds import Ask, Dim, Range, SearchSpace
+from kdsearch.kinds import Ask, Dim, Job, Range, SearchSpace
+from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.schedule import Schedule
-from kdsearch.search.scoring import Scored
+from kdsearch.search.scoring import Scored, Scorer
 from kdsearch.search.simulate import curve_in_order, curve_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.refine import next_ask
@@ -32,7 +34,7 @@ from kdsearch.study.schema import Refine, Use
 from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
 from kdsearch.verbs.score import scored
-from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, sections_of, terms_of
+from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, processes, scoring, sections_of, terms_of
 
 OWN = "kdsearch"
 TRIVIAL = "params_top_k"
@@ -55,6 +57,26 @@ class Lookup:
     params: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What strategies are judged by: a table's column, and of its architectures those of `max_params` of the largest one's."""
+
+    setting: Setting
+    table: Path
+    column: str
+    max_params: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search by a strategy. rows: for `kdsearch` what is scored, in random order."""
+
+    name: str
+    seed: int
+    budget: int
+    rows: Sequence[Scored] = ()
+
+
 def bench_search(
     setting: Setting,
     table: Path,
@@ -74,26 +96,30 @@ def bench_search(
             None = as many as a study does by default.
         max_params: share of the largest architecture's parameters that all strategies keep to.
     """
-    searched, refined = sections_of(setting)
-    names, candidates = _names(strategies), candidates or searched.candidates
-    scorer = open_scorer(replace(setting, proxies=terms_of(["auto", "params", "macs"])))
-    lookup = _lookup(scorer, table, column, max_params, setting.sign)
+    names, candidates = _names(strategies), candidates or sections_of(setting)[0].candidates
+    judged = Judged(replace(setting, proxies=terms_of(["auto", "params", "macs"])), table, column, max_params)
+    scorer = open_scorer(judged.setting)
+    lookup = _lookup(judged, scorer)
     bar = Progress(progress)
     own: dict[str, Scored] = {}
     seeds = [derive(setting.seed, "bench", repeat) % 2**31 for repeat in range(repeats)]
-    if OWN in names:
-        drawn = dict.fromkeys(key for seed in seeds for key in _drawn(lookup, candidates, seed))
-        asked = [lookup.specs[key].model_dump(mode="json") for key in drawn]
-        with scoring(replace(setting, proxies=tuple(scorer.proxies)), scorer, workers) as score:
+    drawn = {seed: _shuffled(lookup, seed, lambda key: 0)[:candidates] for seed in seeds if OWN in names}
+    if drawn:
+        keys = dict.fromkeys(key for each in drawn.values() for key in each)
+        asked = [lookup.specs[key].model_dump(mode="json") for key in keys]
+        with scoring(judged.setting, scorer, workers) as score:
             found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.reference_seed, bar)
         own = {row.key: row for row in found}
-    most = max(budgets)
+    searches = [
+        Search(name, seed, max(budgets), [own[key] for key in drawn[seed]] if name == OWN else ())
+        for seed in seeds
+        for name in names
+    ]
     curves: dict[str, list[list[float]]] = {name: [] for name in names}
-    bar.begin("search", repeats * len(names))
-    for seed in seeds:
-        for name in names:
-            curves[name].append(_curve(name, lookup, own, candidates, most, seed, refined))
-            bar.at(sum(map(len, curves.values())), note=name)
+    bar.begin("search", len(searches))
+    for search, curve in zip(searches, _curves(judged, lookup, searches, workers), strict=True):
+        curves[search.name].append(curve)
+        bar.at(sum(map(len, curves.values())), note=search.name)
     bar.end()
     optimum = max(lookup.values.values())
     rows = [
@@ -129,31 +155,70 @@ def _names(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked)) or STRATEGIES
 
 
-def _lookup(scorer: Any, table: Path, column: str, max_params: float, sign: int) -> Lookup:
-    entries = read_table(scorer.space, table, column)
+def _lookup(judged: Judged, scorer: Scorer) -> Lookup:
+    max_params = judged.max_params
+    entries = read_table(scorer.space, judged.table, judged.column)
     means = class_means(entries)
     specs = {each.key: scorer.space.canonical(each.spec) for each in entries}
     params = {key: cost_or_error(scorer, spec).params for key, spec in specs.items()}
     most = max_params * max(params.values())
     kept = [key for key in specs if params[key] <= most]
     if len(specs) < 2:
-        raise DataError("all rows are one network", file=table, expected="at least two that are not isomorphic")
+        raise DataError("all rows are one network", file=judged.table, expected="at least two that are not isomorphic")
     if max_params > 1 or len(kept) < 2:
         least = sorted(params.values())[1] / max(params.values())
         raise StudyError(f"got {max_params:g}", path="--max-params", expected=f"a share from {least:.3g} to 1")
     return Lookup(
-        scorer.space, {k: specs[k] for k in kept}, {k: sign * means[k] for k in kept}, {k: params[k] for k in kept}
+        scorer.space,
+        {k: specs[k] for k in kept},
+        {k: judged.setting.sign * means[k] for k in kept},
+        {k: params[k] for k in kept},
     )
 
 
-def _curve(
-    name: str, lookup: Lookup, own: Mapping[str, Scored], candidates: int, budget: int, seed: int, refined: Refine
-) -> list[float]:
-    if name == TRIVIAL:
+def _curves(judged: Judged, lookup: Lookup, searches: Sequence[Search], workers: int) -> Iterator[list[float]]:
+    """The curve of each search, in their order: here with one worker, else in so many local processes of one thread each."""
+    if workers == 1:
+        refined = sections_of(judged.setting)[1]
+        with cpu_threads(1):
+            yield from (_curve(lookup, refined, each) for each in searches)
+        return
+    said = {**asdict(judged), "table": str(judged.table.resolve())}
+    with processes(workers) as executor:
+        for i, each in enumerate(searches):
+            executor.submit(Job(str(i), f"{__name__}:curve_job", {"judged": said, "search": asdict(each)}))
+        ended: dict[int, list[float]] = {}
+        for i in range(len(searches)):
+            while i not in ended:
+                for done in executor.wait(1.0):
+                    if done.error:
+                        error = UserError if done.fatal else KdsearchError
+                        raise error(f"{searches[int(done.id)].name}: {done.error}", path="--strategies")
+                    ended[int(done.id)] = done.value
+            yield ended.pop(i)
+
+
+def curve_job(judged: Mapping[str, Any], search: Mapping[str, Any]) -> list[float]:
+    """A search in a process, which reads the table once."""
+    lookup, refined = _opened(
+        Judged(**{**judged, "setting": Setting.of(judged["setting"]), "table": Path(judged["table"])})
+    )
+    return _curve(lookup, refined, Search(**{**search, "rows": [Scored(**row) for row in search["rows"]]}))
+
+
+@lru_cache(maxsize=1)
+def _opened(judged: Judged) -> tuple[Lookup, Refine]:
+    return _lookup(judged, open_scorer(judged.setting)), sections_of(judged.setting)[1]
+
+
+def _curve(lookup: Lookup, refined: Refine, search: Search) -> list[float]:
+    """The best value after each training."""
+    seed, budget = search.seed, search.budget
+    if search.name == TRIVIAL:
         return curve_in_order(_shuffled(lookup, seed, lambda key: -lookup.params[key]), lookup.values, budget)
-    if name == OWN:
-        return _as_in_a_study(lookup, own, _drawn(lookup, candidates, seed), budget, seed, refined)
-    controller = make(Host.load(), "controller", OTHERS[name], "--strategies")
+    if search.name == OWN:
+        return _as_in_a_study(lookup, search.rows, budget, seed, refined)
+    controller = make(Host.load(), "controller", OTHERS[search.name], "--strategies")
 
     def key_of(ask: Ask) -> str:
         return lookup.space.key(lookup.space.parse(dict(ask.spec or {})))
@@ -162,12 +227,11 @@ def _curve(
     return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
 
 
-def _as_in_a_study(
-    lookup: Lookup, own: Mapping[str, Scored], keys: Sequence[str], budget: int, seed: int, section: Refine
-) -> list[float]:
+def _as_in_a_study(lookup: Lookup, rows: Sequence[Scored], budget: int, seed: int, section: Refine) -> list[float]:
     """The best value after each trial of `refine`, among these architectures."""
-    order = sorted(keys, key=lambda key: -_or_worst(own[key].scores["auto"]))
-    largest = [max(keys, key=lambda key: (cost(own[key]), key)) for cost in (_params, _macs)]
+    own = {each.key: each for each in rows}
+    order = sorted(own, key=lambda key: -_or_worst(own[key].scores["auto"]))
+    largest = [max(own, key=lambda key: (cost(own[key]), key)) for cost in (_params, _macs)]
     tops = {lookup.space.family(lookup.specs[key]): key for key in reversed(order)}
     families = [key for key in order[1:] if tops[lookup.space.family(lookup.specs[key])] == key]
     first = order[:1] if "scored" in section.first else []
@@ -204,11 +268,6 @@ def _macs(scored: Scored) -> int:
 
 def _or_worst(score: float | None) -> float:
     return -math.inf if score is None else score
-
-
-def _drawn(lookup: Lookup, candidates: int, seed: int) -> list[str]:
-    """The architectures that are scored in the repeat of this seed."""
-    return _shuffled(lookup, seed, lambda key: 0)[:candidates]
 
 
 def _shuffled(lookup: Lookup, seed: int, order: Callable[[str], float]) -> list[str]:

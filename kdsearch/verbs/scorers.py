@@ -13,7 +13,7 @@ from kdsearch.engine.setup import Site
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import PluginError, StudyError, UserError, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Batch, Cost, Model, Proxy, SearchSpace, Task, work_begins
+from kdsearch.kinds import IO, Batch, Cost, Executor, Model, Proxy, SearchSpace, Task, work_begins
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Region, lost
 from kdsearch.search.needs import check_needs
@@ -55,6 +55,11 @@ class Setting:
     study_hash: str = ""
     reference_seed: int = 0
     sign: int = 1  # -1: less is better of what the study is for
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Setting:
+        """Of `asdict`, as JSON has it."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def terms_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -252,14 +257,21 @@ def scoring(setting: Setting, scorer: Scorer, workers: int) -> Iterator[Score]:
         with cpu_threads(1):
             yield in_process(scorer, CHUNK)
         return
-    executor = make(Host.load(), "executor", Use(use="processes", options={}), "--workers")
-    executor.slots = workers
     region = Region(scorer.space, scorer.io, scorer.task, {})
     arguments = {"setting": asdict(setting)}
-    try:
+    with processes(workers) as executor:
         yield Remote(
             executor, f"{__name__}:score_job", arguments, lost(region, setting.proxies), chunk=CHUNK, threads=1
         )
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Executor[Any]]:
+    """An executor of so many local processes."""
+    executor: Executor[Any] = make(Host.load(), "executor", Use(use="processes", options={}), "--workers")
+    executor.slots = workers
+    try:
+        yield executor
     finally:
         executor.close()
 
@@ -268,10 +280,7 @@ def score_job(
     setting: Mapping[str, Any], specs: Sequence[Mapping[str, Any]], costs: Sequence[Sequence[int]] = ()
 ) -> list[dict[str, Any]]:
     """Rows of a chunk of candidates; a process that gets several chunks makes the scorer once."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in setting.items()
-    }
-    scorer = _scorer(Setting(**values))
+    scorer = _scorer(Setting.of(setting))
     scorer.check()
     work_begins()
     return [row.row() for row in scorer.score_all(specs, known_costs(costs))]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from kdsearch.cli import main
-from kdsearch.errors import StudyError
+from kdsearch.errors import StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.stages.search import scorer_of
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
-from kdsearch.verbs import commands, scorers
+from kdsearch.verbs import bench_search, commands, scorers
 from tests.stages.tiny import LESS, run_tiny
 
 REGRESSION = """\
@@ -84,7 +85,8 @@ def test_less_is_better_where_the_study_says_so(cars):
     (row,) = found["rows"]
     assert (row["kendall_tau"], row["top10_best"]) == pytest.approx((1.0, best))
     assert (found["space"], found["study"]) == ("mlp", str((folder / "cars.yaml").resolve()))
-    found = commands.bench_search(
+    search = partial(
+        commands.bench_search,
         study=folder / "cars.yaml",
         table=folder / "table.csv",
         column="error",
@@ -93,6 +95,14 @@ def test_less_is_better_where_the_study_says_so(cars):
         strategies=("kdsearch", "random", "params_top_k"),
         progress=False,
     )
+    found = search()
+    assert search(workers=2) == found
+    (folder / "table.csv").write_text("arch,error\n")
+    once = bench_search.Search("params_top_k", 0, 1)
+    setting = scorers.setting_of(None, folder / "cars.yaml", ("params",), None, None, None, None, ())
+    judged = bench_search.Judged(setting, folder / "table.csv", "error", 1.0)
+    with pytest.raises(UserError, match=r"--strategies: params_top_k: .*table.csv"):
+        list(bench_search._curves(judged, None, [once], 2))
     after = {(row["strategy"], row["budget"]): row for row in found["rows"]}
     assert found["candidates"] == 6
     assert found["optimum"] == pytest.approx(best)
