@@ -104,6 +104,11 @@ class Compressor(Capability, Generic[O]):
         Key paths start with `compress.prune`, wherever the study has the step.
         """
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether its plan goes by how fast this machine is: on another one it is made anew."""
+        return False
+
     @abstractmethod
     def plan(self, subject: Subject) -> Plan:
         """Does not change the model."""

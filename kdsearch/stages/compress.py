@@ -15,7 +15,7 @@ from kdsearch.kinds import Compressor
 from kdsearch.stages.as_quantised import may_train, trained_as, wanted
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.products import shipped
-from kdsearch.stages.recovered import RECOVER, Finish, recovered, started
+from kdsearch.stages.recovered import RECOVER, Finish, machine_of, recovered, started
 from kdsearch.stages.saved_networks import PRUNED, STUDENT, save_networks
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import ABOUT, Artifact
@@ -38,6 +38,11 @@ READS = (
     Where(may_train, "export.max_drop"),
 )
 BEFORE = ("params_before", "macs_before")
+
+
+def further(materials: Materials) -> dict[str, Any]:
+    """The machine, where a step goes by how fast it is."""
+    return machine_of(materials, len(materials.study.config.compress.chain))
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def kept(
         "steps": [[kind, use] for (_, kind, _), use in zip(chain, uses, strict=True)],
         "compressors": capabilities(materials, [path for path, _, _ in chain]),
         "compressor_files": materials.files_key(uses),
+        **machine_of(materials, sum(kind != "quantizer" for _, kind, _ in chain)),
         **({"rule": rule} if rule > 1 else {}),
     }
     key = tools.store.key(RECOVERED, part, before.inputs)
@@ -93,6 +94,13 @@ def kept(
 
         made = tools.store.put(RECOVERED, key, fill, {})
     return made
+
+
+def machine_of(materials: Materials, steps: int) -> dict[str, Any]:
+    """The machine, where one of the study's first steps goes by how fast it is."""
+    from kdsearch.deploy.latency import machine
+
+    return {"machine": machine()} if any(compressor_of(materials, i).is_timed for i in range(steps)) else {}
 
 
 def trained(

@@ -13,7 +13,7 @@ from kdsearch.errors import ArtifactError
 from kdsearch.store.artifacts import ABOUT, Artifact, about_of
 from kdsearch.version import VERSION
 
-TIMED = ("search", "export")  # stages whose key may hold the machine
+TIMED = ("search", "compress", "export")  # stages whose key may hold the machine
 LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "timm", "optuna")
 
 

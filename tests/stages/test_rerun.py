@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 
+from kdsearch.builtin.channels.pruner import Channels
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError, InterruptedRun
 from kdsearch.stages import one_file, report, run
@@ -260,6 +261,17 @@ def test_another_machine_measures_latencies_anew_and_says_so(copied, capsys, mon
     monkeypatch.setattr("kdsearch.deploy.latency._cpu", lambda: "a faster one")
     run_up_to(copied, "export", progress=True)
     assert "the machine is another one: redoing export, report; " in capsys.readouterr().err
+
+
+def test_what_is_cut_to_a_latency_is_cut_anew_on_another_machine(copied, capsys, monkeypatch):
+    folder = copied / "study" / "artifacts"
+    for timed in (False, True):
+        monkeypatch.setattr(Channels, "is_timed", timed)
+        for cpu in ("a slow one", "a faster one"):
+            monkeypatch.setattr("kdsearch.deploy.latency._cpu", lambda cpu=cpu: cpu)
+            run_up_to(copied, "compress", progress=True)
+        assert len(list(folder.glob("recovered-*"))) == len(list(folder.glob("compress-*"))) == 1 + 2 * timed
+        assert ("the machine is another one: redoing compress, " in capsys.readouterr().err) == timed
 
 
 def test_other_versions_of_libraries_redo_nothing_and_are_said(finished, copied, capsys, monkeypatch):

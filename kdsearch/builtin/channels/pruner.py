@@ -101,6 +101,10 @@ class Channels(Compressor[ChannelsOptions]):
                         expected=f"a glob on paths such as {one_of(paths[:: max(1, len(paths) // 5)])}",
                     )
 
+    @property
+    def is_timed(self) -> bool:
+        return self.options.latency_ms is not None
+
     def plan(self, subject: Subject) -> Plan:
         """What to slice, a cut a step. Raise RefusedError, saying what can be reached, where it falls short."""
         options, model = self.options, subject.model
@@ -171,8 +175,7 @@ class Channels(Compressor[ChannelsOptions]):
     def _goal(self, whole: Counted) -> Limit:
         """What networks are cut to where importances are compared: the targets; of a latency alone the usual share of MACs."""
         limit = self._limit(whole, 1.0)
-        is_timed = self.options.latency_ms is not None
-        return replace(limit, macs=min(limit.macs, DEFAULT_MACS * whole.macs)) if is_timed else limit
+        return replace(limit, macs=min(limit.macs, DEFAULT_MACS * whole.macs)) if self.is_timed else limit
 
     def _scorer(self, kind: Importance, subject: Subject) -> Scorer:
         def score(module: nn.Module, groups: Sequence[Group]) -> tuple[list[Scores], list[str]]:
