@@ -175,7 +175,7 @@ def _reason(said: str, model: Any) -> str:
         return f"operator set {asked} is newer than {newest[1]}, the newest that it knows"
     if version := re.search(r"model IR version: (\d+), max supported IR version: (\d+)", said):
         return f"IR version {version[1]} is newer than {version[2]}, the newest that it knows"
-    whole = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(said.split()))
+    whole = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", " ".join(said.split()))[-1]  # the innermost
     whole = re.sub(r"^Load model from .*? failed: ?", "", whole)
     last = whole.rpartition(", Error ")[2]  # behind the node and its types
     return (last or whole or "no reason given")[:200]

@@ -35,6 +35,18 @@ def test_what_onnxruntime_does_not_know(made, said, tmp_path):
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 21
 
 
+def test_of_a_reason_within_a_reason_the_innermost_is_said(tmp_path):
+    values = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    weight = helper.make_sparse_tensor(values, helper.make_tensor("places", TensorProto.INT64, [1], [7]), [4])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], sparse_initializer=[weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="w index is out of bounds. Got:7") as caught:
+        open_session(tmp_path / "net.onnx")
+    assert "onnxruntime_src" not in str(caught.value)
+
+
 def test_a_call_that_fails_is_told_by_its_exception_alone(tmp_path, capfd):
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "xy")
     shape = helper.make_tensor("shape", TensorProto.INT64, [1], [3])
