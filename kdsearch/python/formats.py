@@ -25,7 +25,7 @@ from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
 from kdsearch.stages.one_file import fp32_refused
-from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, goodness, told, tolerance
+from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, as_before, goodness, told, tolerance
 from kdsearch.store.hashing import derive
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.schema import Use
@@ -231,6 +231,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
             references[form.use] = row
         rows.append(row)
         job.shown.at(done, form.name)
+    job.notes.extend(filter(None, map(as_before, rows)))
     if job.is_noise and any(not row["format"].endswith("-fp32") for row in rows):
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused

@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.report import values
 from kdsearch.search.pick import parsed
 from kdsearch.stages.costs import costs_at
-from kdsearch.stages.quality import SHARE, file_label, goodness, measure, shown, told
+from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, measure, shown, told
 from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
@@ -69,6 +69,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     for row in exports:
         for name, over in row["over"].items():
             notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
+        notes += [note] if (note := as_before(row)) else []
         if row["slower_than_fp32"]:
             notes.append(
                 f"{file_label(row)} is slower than fp32 on this machine ({row['latency_ms']['median']:.3g} ms a sample)."

@@ -167,3 +167,9 @@ def shown(quality: Mapping[str, Any] | None, name: bool = False) -> str:
 def file_label(row: Mapping[str, Any]) -> str:
     """An exported file's format, with its role where several students ship by themselves."""
     return f"{row['role']} {row['format']}" if row.get("role") else str(row["format"])
+
+
+def as_before(row: Mapping[str, Any]) -> str:
+    """A sentence on a quantised file whose weights all have as many bits as fp32's; "" of others, or where nobody knows."""
+    is_whole = row["weight_share"].get("32") == 1.0 and not row["format"].endswith("fp32")
+    return f"{file_label(row)} stores no weight in fewer bits than fp32: it finds none that it can." if is_whole else ""

@@ -121,6 +121,14 @@ def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, mon
     assert not calls[0].parent.exists(), "the scratch folder is gone"
 
 
+def test_a_file_of_which_nothing_is_quantised_says_so(tmp_path):
+    asked = {"input_shape": (8,), "formats": ["onnx-fp32", "onnx-int4"], "progress": False, "calibration": "random"}
+    notes = [kdsearch.compress(net, out=tmp_path, **asked)["notes"] for net in (nn.LayerNorm(8), nn.Linear(8, 32))]
+    said = "onnx-int4 stores no weight in fewer bits than fp32: it finds none that it can."
+    assert [said in each for each in notes] == [True, False]
+    assert not any("onnx-fp32 stores" in each for each in notes[0])
+
+
 def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     """Calibrated, judged and held against its bound, by its own names; verified later with the same arrays."""
     asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--format", "onnx-int4"]

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.kinds import Cost
+from kdsearch.kit.onnx import subgraphs
 
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 CODES = ("INT8", "UINT8", "INT4", "UINT4")  # of quantised weights
 
 
 def cost_of_file(file: Path) -> Cost:
-    """The numbers that the file's tensors of weights hold, and the MACs of one sample in convolutions and matrix products.
+    """The numbers that the file's tensors of weights hold, branches' and zeros of sparse ones, too, and the MACs of one sample in
+    convolutions and matrix products.
 
     MACs are 0 where a shape that they need cannot be told from the file. A dynamic size counts as 1.
     """
@@ -21,7 +23,11 @@ def cost_of_file(file: Path) -> Cost:
 
     model = onnx.load(str(file), load_external_data=False)
     kinds = {onnx.TensorProto.DataType.Value(name) for name in (*FLOATS, *CODES)}
-    params = sum(prod(each.dims) for each in model.graph.initializer if each.data_type in kinds and each.dims)
+    stored = [(each.data_type, each.dims) for graph in subgraphs(model.graph) for each in graph.initializer]
+    stored += [
+        (each.values.data_type, each.dims) for graph in subgraphs(model.graph) for each in graph.sparse_initializer
+    ]
+    params = sum(prod(dims) for kind, dims in stored if kind in kinds and dims)
     for entry in (*model.graph.input, *model.graph.output):
         for size in entry.type.tensor_type.shape.dim:
             if size.WhichOneof("value") != "dim_value":
@@ -37,6 +43,7 @@ def cost_of_file(file: Path) -> Cost:
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     known = {each.name: tuple(each.dims) for each in graph.initializer}
+    known |= {each.values.name: tuple(each.dims) for each in graph.sparse_initializer}
     for each in (*graph.value_info, *graph.input, *graph.output):
         sizes = each.type.tensor_type.shape.dim
         if all(size.WhichOneof("value") == "dim_value" for size in sizes):
