@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,16 @@ from kdsearch.errors import ArtifactError
 AGAIN = "Where kdsearch wrote it: delete it, and `run` or `export` writes it again."
 LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
+WEIGHTS = (
+    "FLOAT",
+    "FLOAT16",
+    "BFLOAT16",
+    "DOUBLE",
+    "INT8",
+    "UINT8",
+    "INT4",
+    "UINT4",
+)  # types of weights, and of their codes
 
 
 def size_bytes(file: Path) -> int:
@@ -119,6 +130,17 @@ def subgraphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from subgraphs(inner)
+
+
+def weights_in(model: Any) -> int:
+    """How many numbers its tensors of weights hold: those of branches, too, and zeros that a sparse one leaves out."""
+    from onnx import TensorProto
+
+    kinds = set(map(TensorProto.DataType.Value, WEIGHTS))
+    graphs = list(subgraphs(model.graph))
+    stored = [(each.data_type, each.dims) for graph in graphs for each in graph.initializer]
+    stored += [(each.values.data_type, each.dims) for graph in graphs for each in graph.sparse_initializer]
+    return sum(math.prod(dims) for kind, dims in stored if kind in kinds and dims)
 
 
 def stores_int4(model: Any) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdsearch.deploy.files import LARGEST, external_files, open_session, read_onnx, subgraphs
+from kdsearch.deploy.files import LARGEST, external_files, open_session, read_onnx, subgraphs, weights_in
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
 
@@ -23,6 +23,7 @@ __all__ = [
     "read_onnx",
     "save_onnx",
     "subgraphs",
+    "weights_in",
 ]
 
 

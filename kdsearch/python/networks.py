@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.deploy.cost import count
-from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.files import open_session, read_onnx, weights_in
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kinds.data import OPEN_SIZE
@@ -72,14 +71,6 @@ class OnnxNetwork(nn.Module):
             return output.name if output.name in OWN_KINDS else output.kind
         return "logits" if is_choice(output) else output.kind
 
-    def weights(self) -> int:
-        """How many numbers with a fraction the file holds."""
-        import onnx
-
-        graph = read_onnx(self.file, beside=True).graph
-        kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-        return sum(math.prod(each.dims) for each in graph.initializer if each.data_type in kinds)
-
     def _field(self, node: Any, side: str) -> Field:
         if not node.shape or isinstance(node.shape[0], int):
             raise ArtifactError(
@@ -112,7 +103,7 @@ def counted(model: Model, io: IO) -> dict[str, int | None]:
     """params, and macs of one sample; these are not known of an ONNX file. Raise ArtifactError for a file that does not run."""
     if isinstance(model.module, OnnxNetwork):
         model.module(*(io.input(name).blank() for name in model.inputs))
-        return {"params": model.module.weights(), "macs": None}
+        return {"params": weights_in(read_onnx(model.module.file, beside=True)), "macs": None}
     cost = count(model, io)
     return {"params": cost.params, "macs": cost.macs}
 

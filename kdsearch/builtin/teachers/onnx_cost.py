@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.kinds import Cost
-from kdsearch.kit.onnx import subgraphs
-
-FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
-CODES = ("INT8", "UINT8", "INT4", "UINT4")  # of quantised weights
+from kdsearch.kit.onnx import weights_in
 
 
 def cost_of_file(file: Path) -> Cost:
@@ -22,12 +19,6 @@ def cost_of_file(file: Path) -> Cost:
     import onnx
 
     model = onnx.load(str(file), load_external_data=False)
-    kinds = {onnx.TensorProto.DataType.Value(name) for name in (*FLOATS, *CODES)}
-    stored = [(each.data_type, each.dims) for graph in subgraphs(model.graph) for each in graph.initializer]
-    stored += [
-        (each.values.data_type, each.dims) for graph in subgraphs(model.graph) for each in graph.sparse_initializer
-    ]
-    params = sum(prod(dims) for kind, dims in stored if kind in kinds and dims)
     for entry in (*model.graph.input, *model.graph.output):
         for size in entry.type.tensor_type.shape.dim:
             if size.WhichOneof("value") != "dim_value":
@@ -36,9 +27,9 @@ def cost_of_file(file: Path) -> Cost:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         shapes = _shapes(inferred.graph)
         rows = next(iter(shapes[model.graph.input[0].name]), 1)  # a file may fix its batch
-        return Cost(params, sum(_macs(node, shapes) for node in inferred.graph.node) // max(rows, 1))
+        return Cost(weights_in(model), sum(_macs(node, shapes) for node in inferred.graph.node) // max(rows, 1))
     except (KeyError, ValueError, onnx.shape_inference.InferenceError):
-        return Cost(params, 0)
+        return Cost(weights_in(model), 0)
 
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
