@@ -9,7 +9,7 @@ from typing import Any
 
 from kdsearch.deploy.files import read_onnx, size_bytes, subgraphs
 
-__all__ = ["size_bytes", "weight_share", "zipped_bytes"]
+__all__ = ["is_quantised", "size_bytes", "weight_share", "zipped_bytes"]
 
 WIDTHS = (4, 8, 16, 32)
 QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
@@ -41,6 +41,12 @@ def weight_share(file: Path, fp32_file: Path) -> dict[str, float]:
     whole = max(total, sum(narrow.values()), 1)  # a rewrite that duplicates weights cannot exceed them
     share = {str(width): narrow[width] / whole for width in WIDTHS[:-1]}
     return {**share, "32": max(0.0, 1.0 - math.fsum(share.values()))}
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether any operator of the model makes, or takes, numbers of 8 bits or fewer that stand for others."""
+    known = {*QUANTIZERS, *PACKED, *SIDE_INPUTS}
+    return any(node.op_type in known for graph in subgraphs(model.graph) for node in graph.node)
 
 
 def zipped_bytes(file: Path) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kdsearch.deploy.audit import is_quantised
 from kdsearch.deploy.files import LARGEST, external_files, open_session, read_onnx, subgraphs, weights_in
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
@@ -17,6 +18,7 @@ __all__ = [
     "as_proto",
     "edited",
     "external_files",
+    "is_quantised",
     "open_model",
     "open_session",
     "raise_opset",

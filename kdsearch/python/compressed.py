@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from kdsearch.deploy.audit import is_quantised
+from kdsearch.deploy.files import read_onnx
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
@@ -143,6 +145,8 @@ def compress(
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened, given)
     whole, notes = counted(before, io), list[str]()
+    if fixed is not None and is_quantised(read_onnx(fixed, beside=True)):
+        notes.append(f"{fixed.name} is quantised already: what is called fp32 here is that file as it is")
     is_drawn = isinstance(model, str) and is_untrained(model, weights)
     if opened is not None:
         if normalize == "auto" and given.normalization is None and not is_drawn:

@@ -72,6 +72,11 @@ class OnnxNetwork(nn.Module):
         return "logits" if is_choice(output) else output.kind
 
     def _field(self, node: Any, side: str) -> Field:
+        dtype = ELEMENTS.get(node.type)
+        if dtype is None:
+            raise ArtifactError(
+                f"{side} '{node.name}' is of {node.type}", file=self.file, expected="a tensor of numbers"
+            )
         if not node.shape or isinstance(node.shape[0], int):
             raise ArtifactError(
                 f"{side} '{node.name}' is {node.shape}: the number of samples is fixed",
@@ -80,9 +85,6 @@ class OnnxNetwork(nn.Module):
                 fix="Export the network again with a dynamic batch axis.",
             )
         shape = tuple(size if isinstance(size, int) else None for size in node.shape[1:])
-        dtype = ELEMENTS.get(node.type)
-        if dtype is None:
-            raise ArtifactError(f"{side} '{node.name}' is of {node.type}", file=self.file, expected="numbers")
         is_image, is_class = side == "input" and len(shape) == 3, side == "output" and "int" in dtype
         kind = "image" if is_image else "class" if is_class else kind_of(shape)
         return Field(node.name, kind, shape, dtype, n_values=256 if dtype == "uint8" else None)  # pixels, most likely

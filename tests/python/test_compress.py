@@ -129,6 +129,43 @@ def test_a_file_of_which_nothing_is_quantised_says_so(tmp_path):
     assert not any("onnx-fp32 stores" in each for each in notes[0])
 
 
+def test_a_file_that_is_quantised_already_is_not_quantised_to_int8(folder, tmp_path, capsys):
+    asked = ("--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random")
+    said = "is quantised already: what is called fp32 here is that file as it is"
+    code, found, _ = run(capsys, folder / "net.onnx", "--out", tmp_path / "once", *asked)
+    assert code == 0
+    assert not any(said in note for note in found["notes"])
+    for row in found["exports"][1:]:
+        code, again, err = run(capsys, row["path"], "--out", tmp_path / row["format"], *asked)
+        assert code == 3
+        assert "onnx-int8: its network is quantised already: INT8 is made of one in fp32" in err
+        assert [each["format"] for each in again["exports"]] == ["onnx-fp32", "onnx-int4"]
+        assert f"{Path(row['path']).name} {said}" in again["notes"]
+
+
+def test_what_is_no_tensor_is_told_as_what_it_is(tmp_path, capsys):
+    """A classifier of scikit-learn's, as its exporter writes it unless it is told otherwise: a map a sample."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    y = helper.make_value_info(
+        "y",
+        helper.make_sequence_type_proto(
+            helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        ),
+    )
+    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=sets, ir_version=8),
+        tmp_path / "net.onnx",
+    )
+    code, _, err = run(capsys, tmp_path / "net.onnx", "--out", tmp_path, "--format", "onnx-fp32")
+    assert code == 2
+    assert "output 'y' is of seq(map(int64,tensor(float))). Expected a tensor of numbers" in err
+
+
 def test_an_onnx_file_with_data(folder, tmp_path, capsys):
     """Calibrated, judged and held against its bound, by its own names; verified later with the same arrays."""
     asked = ["--data", folder / "data.npz", "--format", "onnx-int8", "--format", "onnx-int4"]

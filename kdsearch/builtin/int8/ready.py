@@ -13,7 +13,7 @@ import numpy as np
 
 from kdsearch.builtin.int8.tables import quantize_embeddings
 from kdsearch.errors import RefusedError
-from kdsearch.kit.onnx import anonymous, raise_opset, read_onnx, save_onnx, subgraphs
+from kdsearch.kit.onnx import anonymous, is_quantised, raise_opset, read_onnx, save_onnx, subgraphs
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPSET = 13  # the first one that has a scale for each channel
@@ -38,6 +38,8 @@ def _prepared(file: Path, made: Path) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model, raised = read_onnx(file), made.with_name("raised.onnx")
+    if is_quantised(model):
+        raise RefusedError("its network is quantised already: INT8 is made of one in fp32")
     raise_opset(model, OPSET)
     save_onnx(model, raised)
     source, target = str(raised.resolve()), str(made.resolve())
