@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from kdsearch.deploy.audit import is_quantised
-from kdsearch.deploy.files import read_onnx
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
@@ -126,7 +125,7 @@ def compress(
     sizes = sizes_of(opened)
     net = file if isinstance(file, nn.Module) else network(file, allow_code, weights, seed, sizes)
     called = model if isinstance(model, str) else type(model).__name__
-    fixed = net.file if isinstance(net, OnnxNetwork) else None
+    fixed = net if isinstance(net, OnnxNetwork) else None
     io = _io(net, called, opened, input_shape)
     if fixed is not None and (others := [each for each in forms if not each.exporter.is_onnx]):
         raise StudyError(f"an ONNX file is no {others[0].name}", path="--format", expected="a torch network")
@@ -145,8 +144,8 @@ def compress(
         before = as_model(net, io, called)
     _check_ends(forms, before, io, opened, given)
     whole, notes = counted(before, io), list[str]()
-    if fixed is not None and is_quantised(read_onnx(fixed, beside=True)):
-        notes.append(f"{fixed.name} is quantised already: what is called fp32 here is that file as it is")
+    if fixed is not None and is_quantised(fixed.model()):
+        notes.append(f"{fixed.file.name} is quantised already: what is called fp32 here is that file as it is")
     is_drawn = isinstance(model, str) and is_untrained(model, weights)
     if opened is not None:
         if normalize == "auto" and given.normalization is None and not is_drawn:
@@ -159,6 +158,12 @@ def compress(
         learned = _teacher(teacher, teacher_weights, allow_code, seed, sizes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
     probe = list(samples_of(opened, io, 2, seed).tensors.values())
+    if fixed is not None and fixed.rows is not None:
+        fixed.check_rows(probe)
+        many = "1 sample" if fixed.rows == 1 else f"{fixed.rows} samples"
+        notes.append(
+            f"{fixed.file.name} takes {many} at a time; its network takes any number, and so do the files made of it"
+        )
     try:
         numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
     except RuntimeError as failed:

@@ -19,6 +19,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
 from kdsearch.python.given import Given
+from kdsearch.python.networks import OnnxNetwork
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import Named, capability
 from kdsearch.python.recovery import recover
@@ -119,7 +120,7 @@ class Job:
     model: Model
     io: IO
     opened: Data | None
-    fixed: Path | None
+    fixed: OnnxNetwork | None
     out: Path
     called: str
     calibration: Calibration
@@ -150,7 +151,7 @@ class Job:
         test = None if opened is None else lambda: _test_batches(opened, io)
         samples = samples_of(None, io, PROBE, self.seed) if test is None else next(iter(test()))
         about = {"model": Path(self.called).name, **about_of(opened, self.given)}  # no path of this machine
-        fixed = self.fixed if model is self.model else None
+        fixed = self.fixed.write if self.fixed is not None and model is self.model else None
         notes: tuple[str, ...] = (
             ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()
         )

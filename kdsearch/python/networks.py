@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.deploy.cost import count
-from kdsearch.deploy.files import open_session, read_onnx, weights_in
+from kdsearch.deploy.files import external_files, open_session, read_onnx, subgraphs, weights_in
 from kdsearch.errors import ArtifactError, DataError, PluginError, StudyError, UserError, nearest, told
 from kdsearch.kinds import IO, Field, Model
 from kdsearch.kinds.data import OPEN_SIZE
 from kdsearch.kinds.forward import probed
+from kdsearch.kit.onnx import open_model, save_onnx
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.python.given import PLAIN, Given, given_by
 from kdsearch.store import weights
+from kdsearch.store.files import copy_file
 from kdsearch.store.inputs import lies
 from kdsearch.store.program import read_program
 from kdsearch.study.code import load_code
@@ -36,15 +38,57 @@ OWN_KINDS = ("logits", "scores", "value")  # which tasks call their output by
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file that answers as a module: what a rewritten file is compared with. It is neither trained nor cut."""
+    """An ONNX file that answers as a module: what a rewritten file is compared with. It is neither trained nor cut.
+
+    rows: so many samples at a time are said to be taken; None = any number. The module takes any number all the same, where the
+    network does (`check_rows`).
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.file = file
-        self.session = open_session(file, 1, read_onnx(file, beside=True))
+        model = read_onnx(file, beside=True)
+        self.session = open_session(file, 1, model)
+        self.rows = _rows(self.session)
+        if self.rows is not None:
+            _open_rows(model)
+            self.session = open_model(model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNetwork:
         return OnnxNetwork(self.file)
+
+    def model(self) -> Any:
+        """The `onnx.ModelProto`, for any number of samples."""
+        model = read_onnx(self.file, beside=True)
+        if self.rows is not None:
+            _open_rows(model)
+        return model
+
+    def write(self, file: Path) -> None:
+        """The whole of it, in one file."""
+        if self.rows is None and not external_files(self.file):
+            copy_file(self.file, file)
+        else:
+            save_onnx(self.model(), file)
+
+    def check_rows(self, samples: Sequence[Tensor]) -> None:
+        """Raise ArtifactError unless two samples are answered together as each alone. samples: (2, ...) a tensor an input."""
+        problem = f"takes {self.rows} at a time, and its network no other number of samples"
+        fixed = ArtifactError(
+            problem,
+            file=self.file,
+            expected="a first axis of open size",
+            fix="Export the network again with a dynamic batch axis.",
+        )
+        alone = [[each[i : i + 1] for each in samples] for i in range(2)]
+        try:
+            whole, *ones = (self(*given) for given in (samples, *alone))
+        except ArtifactError as error:
+            raise fixed from error
+        for together, *parts in zip(whole, *ones, strict=True):
+            apart = torch.cat(parts)
+            if together.shape != apart.shape or not torch.allclose(together, apart, 1e-3, 1e-3, equal_nan=True):
+                raise fixed
 
     @property
     def given(self) -> Given:
@@ -52,7 +96,7 @@ class OnnxNetwork(nn.Module):
 
     @property
     def io(self) -> IO:
-        """As the file says it. Raise ArtifactError for a file that takes one number of samples only."""
+        """As the file says it. Raise ArtifactError for a file that takes one number of samples in, and answers another."""
         inputs, outputs = (
             tuple(self._field(each, side) for each in nodes)
             for side, nodes in (("input", self.session.get_inputs()), ("output", self.session.get_outputs()))
@@ -105,7 +149,7 @@ def counted(model: Model, io: IO) -> dict[str, int | None]:
     """params, and macs of one sample; these are not known of an ONNX file. Raise ArtifactError for a file that does not run."""
     if isinstance(model.module, OnnxNetwork):
         model.module(*(io.input(name).blank() for name in model.inputs))
-        return {"params": weights_in(read_onnx(model.module.file, beside=True)), "macs": None}
+        return {"params": weights_in(model.module.model()), "macs": None}
     cost = count(model, io)
     return {"params": cost.params, "macs": cost.macs}
 
@@ -113,6 +157,23 @@ def counted(model: Model, io: IO) -> dict[str, int | None]:
 def is_choice(output: Field) -> bool:
     """Whether an output of one axis may be logits: floats, and more than one, which alone would always be the largest."""
     return output.torch_dtype.is_floating_point and output.shape != (1,)
+
+
+def _rows(session: Any) -> int | None:
+    """How many samples at a time a file says that it takes, where all its inputs and outputs say the same."""
+    firsts = {each.shape[0] if each.shape else None for each in (*session.get_inputs(), *session.get_outputs())}
+    (rows,) = firsts if len(firsts) == 1 else (None,)
+    return rows if isinstance(rows, int) else None
+
+
+def _open_rows(model: Any) -> None:
+    """Leave open how many samples inputs and outputs hold, and forget what that said of the values between."""
+    stored = {each.name for each in model.graph.initializer}  # older files list them among the inputs
+    for each in (*model.graph.input, *model.graph.output):
+        if each.name not in stored:
+            each.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for graph in subgraphs(model.graph):
+        del graph.value_info[:]
 
 
 def _sizes(shape: Sequence[int | None]) -> str:

@@ -18,7 +18,6 @@ from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
-from kdsearch.kit.onnx import external_files, read_onnx, save_onnx
 from kdsearch.python.given import Given
 from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
@@ -73,7 +72,7 @@ class Source:
         samples: for comparison. test: batches that agreement is taken over; None = `samples` alone.
         calibration: inputs by name, for quantizers.
         about: labels, preprocessing and the model's name, for file and card.
-        fp32: a file that is there already, instead of what the exporter would write.
+        fp32: writes what is there already, instead of what the exporter would.
         watch: is told how far a quantizer is. notes: of what it saw, for result and card.
         judge: of candidates, by validation. along: names of files beside it that belong to it.
         opened_by: what the exporter is called where it is installed. split: what `samples` are of, for the card.
@@ -86,7 +85,7 @@ class Source:
     samples: Batch
     calibration: Sequence[Mapping[str, Any]]
     about: Mapping[str, Any]
-    fp32: Path | None = None
+    fp32: Callable[[Path], None] | None = None
     watch: Callable[[float, str], None] | None = None
     notes: tuple[str, ...] = ()
     along: tuple[str, ...] = ()
@@ -113,10 +112,8 @@ def rewritten(source: Source, file: Path, quantize: Named) -> Call:
 
 def _begun(source: Source, file: Path) -> None:
     """The fp32 file that every format is made of. Raise RefusedError where the exporter cannot write it."""
-    if source.fp32 is not None and external_files(source.fp32):
-        save_onnx(read_onnx(source.fp32, beside=True), file)
-    elif source.fp32 is not None:
-        copy_parts(source.exporter, source.fp32, file)
+    if source.fp32 is not None:
+        source.fp32(file)
     elif source.whole is not None:
         copy_parts(source.exporter, source.whole.of(source), file)
     else:

@@ -143,6 +143,54 @@ def test_a_file_that_is_quantised_already_is_not_quantised_to_int8(folder, tmp_p
         assert f"{Path(row['path']).name} {said}" in again["notes"]
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_file_for_one_number_of_samples_is_opened_to_any(rows, folder, tmp_path, capsys):
+    """As most files are that were exported without a word about axes; with the same bytes as of a file that had left it open."""
+    import onnx
+
+    model = onnx.load(folder / "net.onnx")
+    for each in (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_value = rows
+    onnx.save(model, tmp_path / "net.onnx")
+    asked = ("--data", folder / "data.npz", "--format", "onnx-int8")
+    code, fixed, _ = run(capsys, tmp_path / "net.onnx", "--out", tmp_path / "fixed", *asked)
+    assert code == 0
+    said = f"net.onnx takes {rows} sample{'s' if rows > 1 else ''} at a time; its network takes any number, "
+    assert [each.startswith(said) for each in fixed["notes"]].count(True) == 1
+    code, free, _ = run(capsys, folder / "net.onnx", "--out", tmp_path / "free", *asked)
+    assert code == 0
+    assert not any("at a time" in each for each in free["notes"])
+    assert fixed["params"] == free["params"]
+    assert [each["accuracy"] for each in fixed["exports"]] == [each["accuracy"] for each in free["exports"]]
+    for row in fixed["exports"]:
+        session = open_session(Path(row["path"]))
+        assert session.run(None, {"x": np.zeros((3, 1, 8, 8), np.float32)})[0].shape == (3, 3)
+        assert main(["verify", row["path"]]) == 0
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize("why", ["a fixed shape inside", "samples that see one another"])
+def test_a_network_for_one_number_of_samples_is_refused(why, tmp_path, capsys):
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    if why == "a fixed shape inside":
+        sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [1, 4])
+        nodes, stored = [helper.make_node("Reshape", ["x", "sizes"], ["y"])], [sizes]
+    else:
+        nodes, stored = [helper.make_node("Softmax", ["x"], ["y"], axis=0)], []
+    graph = helper.make_graph(nodes, "g", [x], [y], stored)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
+    )
+    code, _, err = run(capsys, tmp_path / "net.onnx", "--out", tmp_path / "out", "--format", "onnx-fp32")
+    assert code == 2
+    assert "Export the network again with a dynamic batch axis." in err
+    assert ("fixed" if stored else "takes 1 at a time, and its network no other number of samples") in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_tensor_is_told_as_what_it_is(tmp_path, capsys):
     """A classifier of scikit-learn's, as its exporter writes it unless it is told otherwise: a map a sample."""
     import onnx
@@ -1174,16 +1222,6 @@ def test_classes_of_data_in_another_order_than_the_file_s_are_refused():
     assert note == "the data's classes are a, b, c, the file's low, mid, high: the i-th of both is taken for the same"
     with pytest.raises(StudyError, match="data's classes are high, mid, low, the file's low, mid, high"):
         differences(data("high", "mid", "low"), given)
-
-
-def test_a_file_for_one_sample_only_is_refused(folder, tmp_path, capsys):
-    import onnx
-
-    model = onnx.load(folder / "net.onnx")
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, tmp_path / "one.onnx")
-    assert main(["compress", str(tmp_path / "one.onnx"), "--out", str(tmp_path / "out"), "--format", "onnx-int4"]) == 2
-    assert "dynamic batch axis" in capsys.readouterr().err
 
 
 def test_a_module_from_python(folder, tmp_path, monkeypatch):
