@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdsearch.deploy.audit import is_quantised
@@ -165,7 +166,7 @@ def compress(
             f"{fixed.file.name} takes {many} at a time; its network takes any number, and so do the files made of it"
         )
     try:
-        numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
+        answers = numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
     except RuntimeError as failed:
         if pruned is None:
             raise
@@ -174,6 +175,8 @@ def compress(
         raise RefusedError(problem, path="--prune", fix=fix) from failed
     if is_drawn:
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
+    if all(torch.equal(each[0], each[1]) for each in answers.values()):
+        notes.append("the network answers two samples alike: that its files answer as it does says little")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
     job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes, given)

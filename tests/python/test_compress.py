@@ -129,6 +129,17 @@ def test_a_file_of_which_nothing_is_quantised_says_so(tmp_path):
     assert not any("onnx-fp32 stores" in each for each in notes[0])
 
 
+def test_a_network_that_answers_all_alike_is_told(tmp_path):
+    """As some of timm's do before they are trained, whose last weights are zeros: what is compared is 0 and 0."""
+    said = "the network answers two samples alike: that its files answer as it does says little"
+    for zero in (False, True):
+        net = nn.Linear(8, 3)
+        if zero:
+            nn.init.zeros_(net.weight)
+        found = kdsearch.compress(net, out=tmp_path, input_shape=(8,), formats=["onnx-fp32"], progress=False)
+        assert (said in found["notes"]) == zero
+
+
 def test_a_file_that_is_quantised_already_is_not_quantised_to_int8(folder, tmp_path, capsys):
     asked = ("--format", "onnx-int8", "--format", "onnx-int4", "--calibration", "random")
     said = "is quantised already: what is called fp32 here is that file as it is"
