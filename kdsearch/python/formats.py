@@ -233,6 +233,11 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
         rows.append(row)
         job.shown.at(done, form.name)
     job.notes.extend(filter(None, map(as_before, rows)))
+    job.notes.extend(
+        f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise: --data tells whether that matters"
+        for row in rows
+        if job.opened is None and row["top1_agreement"] is not None and row["top1_agreement"] < DEFAULT_AGREEMENT
+    )
     if job.is_noise and any(not row["format"].endswith("-fp32") for row in rows):
         job.notes.append("quantised files were calibrated on noise")
     return rows, refused

@@ -129,6 +129,29 @@ def test_a_file_of_which_nothing_is_quantised_says_so(tmp_path):
     assert not any("onnx-fp32 stores" in each for each in notes[0])
 
 
+@pytest.mark.parametrize("spoils", [False, True])
+def test_a_file_that_answers_noise_otherwise_is_told(spoils, tmp_path, monkeypatch):
+    import onnx
+    from onnx import numpy_helper
+
+    def rewrite(self, file, plan, feeds):
+        model = onnx.load(file)
+        for each in model.graph.initializer:
+            sign = -1 if spoils else 1
+            each.CopyFrom(numpy_helper.from_array(sign * numpy_helper.to_array(each), each.name))
+        onnx.save(model, file)
+
+    monkeypatch.setattr(Int8, "rewrite", rewrite)
+    asked = {"input_shape": (8,), "formats": ["onnx-int8"], "calibration": "random", "progress": False}
+    notes = kdsearch.compress(nn.Linear(8, 3), out=tmp_path, **asked)["notes"]
+    said = [
+        each
+        for each in notes
+        if each.endswith("% of the network's answers to noise: --data tells whether that matters")
+    ]
+    assert [each.split()[:2] for each in said] == ([["onnx-int8", "gives"]] if spoils else [])
+
+
 def test_a_network_that_answers_all_alike_is_told(tmp_path):
     """As some of timm's do before they are trained, whose last weights are zeros: what is compared is 0 and 0."""
     said = "the network answers two samples alike: that its files answer as it does says little"
