@@ -236,7 +236,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
     job.notes.extend(
         f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise: --data tells whether that matters"
         for row in rows
-        if job.opened is None and row["top1_agreement"] is not None and row["top1_agreement"] < DEFAULT_AGREEMENT
+        if row["top1_agreement"] is not None and row["top1_agreement"] < DEFAULT_AGREEMENT  # with data it is refused
     )
     if job.is_noise and any(not row["format"].endswith("-fp32") for row in rows):
         job.notes.append("quantised files were calibrated on noise")

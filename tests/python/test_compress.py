@@ -187,7 +187,7 @@ def test_a_file_for_one_number_of_samples_is_opened_to_any(rows, folder, tmp_pat
         each.type.tensor_type.shape.dim[0].dim_value = rows
     weights = model.graph.initializer if rows == 4 else []  # older files list them among the inputs
     model.graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights)
-    onnx.save(model, tmp_path / "net.onnx")
+    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "net.onnx")
     asked = ("--data", folder / "data.npz", "--format", "onnx-int8")
     code, fixed, _ = run(capsys, tmp_path / "net.onnx", "--out", tmp_path / "fixed", *asked)
     assert code == 0
@@ -209,7 +209,7 @@ def test_a_file_for_one_number_of_samples_is_opened_to_any(rows, folder, tmp_pat
         capsys.readouterr()
 
 
-@pytest.mark.parametrize("why", ["a fixed shape inside", "samples that see one another"])
+@pytest.mark.parametrize("why", ["a fixed shape inside", "samples that see one another", "one answer to all"])
 def test_a_network_for_one_number_of_samples_is_refused(why, tmp_path, capsys):
     import onnx
     from onnx import TensorProto, helper
@@ -218,8 +218,15 @@ def test_a_network_for_one_number_of_samples_is_refused(why, tmp_path, capsys):
     if why == "a fixed shape inside":
         sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [1, 4])
         nodes, stored = [helper.make_node("Reshape", ["x", "sizes"], ["y"])], [sizes]
-    else:
+    elif why == "samples that see one another":
         nodes, stored = [helper.make_node("Softmax", ["x"], ["y"], axis=0)], []
+    else:
+        only, none = helper.make_tensor("only", TensorProto.BOOL, [1], [True]), helper.make_tensor("none", 1, [], [0.0])
+        nodes = [
+            helper.make_node("Mul", ["x", "none"], ["z"]),
+            helper.make_node("Compress", ["z", "only"], ["y"], axis=0),
+        ]
+        stored = [only, none]
     graph = helper.make_graph(nodes, "g", [x], [y], stored)
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
@@ -227,7 +234,9 @@ def test_a_network_for_one_number_of_samples_is_refused(why, tmp_path, capsys):
     code, _, err = run(capsys, tmp_path / "net.onnx", "--out", tmp_path / "out", "--format", "onnx-fp32")
     assert code == 2
     assert "Export the network again with a dynamic batch axis." in err
-    assert ("fixed" if stored else "takes 1 at a time, and its network no other number of samples") in err
+    assert (
+        "fixed" if why == "a fixed shape inside" else "takes 1 at a time, and its network no other number of samples"
+    ) in err
     assert not (tmp_path / "out").exists()
 
 

@@ -60,9 +60,10 @@ def test_a_sparse_weight_costs_what_it_stands_for(tmp_path: Path) -> None:
 
 def test_weights_of_branches_count(tmp_path: Path) -> None:
     weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [1.0] * 16)
+    sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [1, 4])  # no weight
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     inside = [
-        helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "a", [], [y], [weight]),
+        helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "a", [], [y], [weight, sizes]),
         helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "b", [], [y]),
     ]
     branch = helper.make_node("If", ["is"], ["z"], then_branch=inside[0], else_branch=inside[1])
