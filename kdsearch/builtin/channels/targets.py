@@ -105,6 +105,7 @@ def meet_latency(
 ) -> tuple[Found, list[str]]:
     """The gentlest cut that measures `target_ms` at most, or `OVER` above it, after at most `MEASUREMENTS`; else the fastest seen.
 
+    One that is faster than need be, where the cut before was too slow, gives way to one between both, by the line through them.
     The log has each measurement beside what was predicted.
 
     Args:
@@ -145,6 +146,16 @@ def meet_latency(
     ms, found = max(holding, key=lambda each: each[0]) if holding else min(tried, key=lambda each: each[0])
     if ms > target_ms:
         log.append(f"latency is {ms / target_ms - 1:.1%} above its target after {len(fit.seen)} measurements")
+    slower = [each for each in tried if each[0] > (1 + OVER) * target_ms]
+    if slower and ms < (AIM - NEAR / 2) * target_ms:
+        over, above = min(slower, key=lambda each: each[0])
+        least, most = work_of(found.counted), work_of(above.counted)
+        share = (AIM * target_ms - ms) / (over - ms)
+        between, _ = _met(cutter, replace(limit, work=min(limit.work, least + share * (most - least))), steps)
+        if (work := work_of(between.counted)) > least:
+            predicted = ms + (over - ms) * (work - least) / (most - least)
+            log.append(f"latency {predicted:.3f} ms predicted for a cut between both, not measured")
+            found = between
     return found, log
 
 
