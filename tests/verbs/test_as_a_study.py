@@ -97,6 +97,9 @@ def test_less_is_better_where_the_study_says_so(cars):
     )
     found = search()
     assert search(workers=2) == found
+    few = search(candidates=2, budgets=(6,), repeats=4, strategies=("kdsearch",))
+    assert few["candidates"] == 2
+    assert few["rows"][0]["regret"] > 0, "not in each repeat is the best one among the two that are scored"
     (folder / "table.csv").write_text("arch,error\n")
     once = bench_search.Search("params_top_k", 0, 1)
     setting = scorers.setting_of(None, folder / "cars.yaml", ("params",), None, None, None, None, ())
