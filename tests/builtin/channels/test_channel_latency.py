@@ -114,9 +114,9 @@ def test_a_latency_that_does_not_fall_is_told():
     assert log[-1] == "latency is 42.9% above its target after 3 measurements"
 
 
-@pytest.mark.parametrize("second", [0.9, 0.98, 1.01, 1.1])
+@pytest.mark.parametrize("second", [0.9, 0.99, 1.01, 1.1])
 def test_between_a_cut_that_is_too_slow_and_one_that_is_too_fast_lies_the_one(second):
-    """By the line through both, 1.5 % below the target, without another measurement."""
+    """By the line through both, without another measurement."""
     made, works, times = cutter(), [], iter([10.0, 5 * 1.1, 5 * second])
 
     def measure(module):
@@ -125,16 +125,16 @@ def test_between_a_cut_that_is_too_slow_and_one_that_is_too_fast_lies_the_one(se
 
     found, log = meet_latency(made, 5.0, Limit(), measure)
     assert len(works) == 3
-    if second > 0.97:
+    if second > 0.985:
         assert work_of(found.counted) == works[-1 if second < 1.1 else 1]
         assert "not measured" not in log[-1]
         return
-    share = (0.985 - second) / (1.1 - second)
+    share = (1.0 - second) / (1.1 - second)
     wanted = works[2] + share * (works[1] - works[2])
     assert works[2] < work_of(found.counted) <= wanted
     assert work_of(found.counted) > 0.97 * wanted
     assert "ms predicted for a cut between both, not measured" in log[-1]
-    assert 4.5 < float(log[-1].split()[1]) <= 0.985 * 5
+    assert 4.5 < float(log[-1].split()[1]) <= 5
 
 
 def test_the_plan_measures_files(monkeypatch, tmp_path):
