@@ -15,16 +15,8 @@ from kdsearch.errors import ArtifactError
 AGAIN = "Where kdsearch wrote it: delete it, and `run` or `export` writes it again."
 LARGEST = 2**31 - 2**20  # bytes; a protobuf message, and so one file, ends at 2 GiB
 INT4 = {21, 22}  # onnx.TensorProto.UINT4, INT4
-WEIGHTS = (
-    "FLOAT",
-    "FLOAT16",
-    "BFLOAT16",
-    "DOUBLE",
-    "INT8",
-    "UINT8",
-    "INT4",
-    "UINT4",
-)  # types of weights, and of their codes
+# types of weights, and of their codes
+WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
 
 
 def size_bytes(file: Path) -> int:

@@ -170,8 +170,9 @@ def _open_rows(model: Any) -> None:
     """Leave open how many samples inputs and outputs hold, and forget what that said of the values between."""
     stored = {each.name for each in model.graph.initializer}  # older files list them among the inputs
     for each in (*model.graph.input, *model.graph.output):
-        if each.name not in stored:
-            each.type.tensor_type.shape.dim[0].dim_param = "batch"
+        sizes = each.type.tensor_type.shape.dim  # none of an output whose shape onnxruntime has inferred
+        if sizes and each.name not in stored:
+            sizes[0].dim_param = "batch"
     for graph in subgraphs(model.graph):
         del graph.value_info[:]
 
