@@ -11,7 +11,7 @@ import pytest
 from kdsearch.deploy.latency import is_slower
 from kdsearch.report.page import render
 from kdsearch.stages.notes import notes_of
-from kdsearch.stages.quality import Quality
+from kdsearch.stages.quality import Quality, as_before
 from kdsearch.stages.report import _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
 from kdsearch.verbs.summary import summary_of
@@ -35,6 +35,7 @@ def row(
         "latency_tuned_ms": None,
         "session_options": {},
         "slower_than_fp32": False,
+        "weight_share": {},
     }
 
 
@@ -86,6 +87,13 @@ def test_it_is_said_in_notes_summary_and_page():
         page.partition('id="kdsearch-result"')[0].count("onnx-int4 is 10.0% above the study's limit of latency_ms.")
         == 1
     )
+
+
+def test_that_a_file_has_nothing_quantised_is_said():
+    files = {"onnx-fp32": {"32": 1.0}, "onnx-int8": {"8": 0.9, "32": 0.1}, "onnx-int4": {"4": 0.0, "32": 1.0}}
+    said = {name: as_before({**row(name, 1, 1.0, 0.9), "weight_share": share}) for name, share in files.items()}
+    assert said.pop("onnx-int4") == "onnx-int4 stores no weight in fewer bits than fp32: it finds none that it can."
+    assert {*said.values(), as_before(row("openvino-int8", 1, 1.0, 0.9))} == {""}
 
 
 def test_validation_decides_not_test():
