@@ -59,7 +59,10 @@ class Setting:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Setting:
         """Of `asdict`, as JSON has it."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        found: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**found)
 
 
 def terms_of(names: Sequence[str]) -> tuple[str, ...]:
