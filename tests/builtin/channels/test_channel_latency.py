@@ -115,8 +115,15 @@ def test_a_latency_that_does_not_fall_is_told():
 
 
 @pytest.mark.parametrize("second", [0.9, 0.99, 1.01, 1.1])
-def test_between_a_cut_that_is_too_slow_and_one_that_is_too_fast_lies_the_one(second):
+def test_between_a_cut_that_is_too_slow_and_one_that_is_too_fast_lies_the_one(second, monkeypatch):
     """By the line through both, without another measurement."""
+    meet, asked = Cutter.meet, []
+
+    def spied(self, holds, *step):
+        asked.append(holds.__self__.work)
+        return meet(self, holds, *step)
+
+    monkeypatch.setattr(Cutter, "meet", spied)
     made, works, times = cutter(), [], iter([10.0, 5 * 1.1, 5 * second])
 
     def measure(module):
@@ -125,6 +132,10 @@ def test_between_a_cut_that_is_too_slow_and_one_that_is_too_fast_lies_the_one(se
 
     found, log = meet_latency(made, 5.0, Limit(), measure)
     assert len(works) == 3
+    first, second_line = LatencyFit([(works[0], 10.0)]), LatencyFit([(works[0], 10.0), (works[1], 5.5)])
+    assert asked[:2] == pytest.approx([first.work(0.985 * 5), second_line.work(5.0)]), (
+        "the second cut aims at all of it"
+    )
     if second > 0.985:
         assert work_of(found.counted) == works[-1 if second < 1.1 else 1]
         assert "not measured" not in log[-1]
