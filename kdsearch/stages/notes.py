@@ -10,13 +10,15 @@ from typing import Any
 from kdsearch.report import values
 from kdsearch.search.pick import parsed
 from kdsearch.stages.costs import costs_at
-from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, measure, shown, told
+from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, measure, shown, told, tolerance
 from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from kdsearch.study.summary import left_out
 from kdsearch.training.materials import Materials
 from kdsearch.training.normalize import said, suspects
+
+DEAR = 10  # times the difference that decides nothing: 5 points of a share
 
 
 def control_of(exported: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -83,6 +85,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     for role, each in inputs["compress"].facts.get("saved", {}).items():
         if each["reason"]:
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")
+    notes += _cost_of_pruning(materials, inputs["compress"])
     notes += _failed(inputs["refine"])
     notes += _level(materials, inputs["distill"])
     notes += _at_rung(materials, inputs["distill"])
@@ -96,6 +99,26 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     for name, run in distilled["runs"].items():
         if run["error"]:
             notes.append(f"{name} failed: {run['error']}")
+    return notes
+
+
+def _cost_of_pruning(materials: Materials, compressed: Artifact) -> list[str]:
+    """What it took of a student on validation, recovered, where that is DEAR times what decides nothing, or more."""
+    steps, notes = (compressed.facts.get("pruned") or {}).get("steps"), list[str]()
+    if not steps:
+        return []
+    metric = materials.metrics[materials.objective]
+    for role, first in steps[0]["roles"].items():
+        about = {"metric": materials.objective, **measure(metric)}
+        sign = -1 if metric.direction == "min" else 1  # scores are higher where they are better
+        whole, cut = (
+            {**about, "value": sign * each} for each in (first["score_before"], steps[-1]["roles"][role]["score"])
+        )
+        if goodness(whole) - goodness(cut) >= DEAR * tolerance(whole):
+            notes.append(
+                f"Pruning '{role}' costs much: {shown(whole, name=True)} on validation before, {shown(cut)} after recovery. Prune "
+                "less, or recover for longer (`recover_epochs`)."
+            )
     return notes
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
 from kdsearch.deploy.latency import is_slower
+from kdsearch.kinds import NoOptions
 from kdsearch.report.page import render
-from kdsearch.stages.notes import notes_of
+from kdsearch.stages.notes import _cost_of_pruning, notes_of
 from kdsearch.stages.quality import Quality, as_before
 from kdsearch.stages.report import _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
@@ -94,6 +96,26 @@ def test_that_a_file_has_nothing_quantised_is_said():
     said = {name: as_before({**row(name, 1, 1.0, 0.9), "weight_share": share}) for name, share in files.items()}
     assert said.pop("onnx-int4") == "onnx-int4 stores no weight in fewer bits than fp32: it finds none that it can."
     assert {*said.values(), as_before(row("openvino-int8", 1, 1.0, 0.9))} == {""}
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "said"),
+    [
+        (Accuracy(NoOptions()), (0.9125, 0.5, 0.225), "accuracy 91.2 % on validation before, 22.5 % after recovery."),
+        (Accuracy(NoOptions()), (0.9125, 0.1, 0.88), ""),
+        (NegativeLogLikelihood(NoOptions()), (-0.4, -2.0, -0.8), "0.4000 nats on validation before, 0.8000 nats after"),
+        (NegativeLogLikelihood(NoOptions()), (-0.4, -2.0, -0.3), ""),
+    ],
+)
+def test_that_pruning_costs_much_is_said(metric, scores, said):
+    """Of the whole way: before the first step, and after the last one's recovery."""
+    before, between, after = scores
+    steps = [{"score_before": before, "score": between}, {"score_before": between, "score": after}]
+    pruned = {"steps": [{"roles": {"student": each}} for each in steps]}
+    name = "accuracy" if metric.unit == "share" else "nll"
+    materials: Any = SimpleNamespace(objective=name, metrics={name: metric})
+    found = _cost_of_pruning(materials, cast(Any, SimpleNamespace(facts={"pruned": pruned})))
+    assert [said in each and "'student'" in each for each in found] == [True] * bool(said)
 
 
 def test_validation_decides_not_test():
