@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from kdsearch.kinds import IO, Field, Model
 from kdsearch.python.networks import kind_of
 from kdsearch.python.recovery import noise
 from kdsearch.python.verified import Source, verified_file
-from kdsearch.store.files import read_json
+from kdsearch.store.files import copy_file, read_json
 from tests.builtin.channels.zoo import ZOO
 
 
@@ -75,7 +76,7 @@ def test_three_formats(name, tmp_path):
         kind = quantize["use"] if quantize else "fp32"
         file = tmp_path / f"{kind}.onnx"
         if whole is not None:
-            source = Source(model, io, source.exporter, samples, feeds, {}, fp32=whole)
+            source = Source(model, io, source.exporter, samples, feeds, {}, fp32=partial(copy_file, whole))
         found, row = verified_file(source, file, quantize, 1e-4, None, "onnx")
         checks = verified(file, read_json(file.with_suffix(".json"), dict))
         assert [each for each in checks if not each.ok] == []
