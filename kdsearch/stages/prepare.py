@@ -89,7 +89,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         tools.progress.say(text)
     opened = {name: _opened(materials, name, tools, out) for name in study.teachers}
     networks = {name: live for name, (_, live) in opened.items() if live is not None}
-    recipes, materials = make_recipes(materials, networks, tools)
+    fed = {name: facts["normalize"] for name, (facts, live) in opened.items() if live is not None}
+    recipes, materials = make_recipes(materials, networks, fed, tools)
     teachers = {}
     for name, (facts, live) in opened.items():
         teachers[name] = (

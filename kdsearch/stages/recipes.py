@@ -16,7 +16,8 @@ from kdsearch.kinds import DataRecipe, DataSource, Record
 from kdsearch.kinds.options import named_teachers
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import derive, digest, module_digest
-from kdsearch.training.keys import capabilities
+from kdsearch.study.view import plain_json, without
+from kdsearch.training.keys import SOURCE, capabilities, declared
 from kdsearch.training.materials import Materials, placing
 from kdsearch.training.recipe_data import FILE, NAME, arranged, guarded, opened, stored
 from kdsearch.training.text_teachers import embedders, has_network, identity_of, spent, writers
@@ -24,12 +25,14 @@ from kdsearch.training.tools import Tools
 
 
 def make_recipes(
-    materials: Materials, teachers: Mapping[str, Live], tools: Tools
+    materials: Materials, teachers: Mapping[str, Live], fed: Mapping[str, Any], tools: Tools
 ) -> tuple[list[dict[str, Any]], Materials]:
     """Every recipe's records as an artifact of their own. Returns what the report says of each, with the artifact's key, and the
     materials with what the last one gave.
 
-    teachers: the study's networks.
+    Args:
+        teachers: the study's networks.
+        fed: name -> what was chosen as a network's normalisation, None where the study or its weights say it.
 
     Raises:
         PluginError: a recipe fails, breaks its contract, or keeps nothing, with the reasons.
@@ -40,7 +43,7 @@ def make_recipes(
     for i, use in enumerate(materials.study.config.data.recipes):
         path = f"data.recipes[{i}]"
         recipe: DataRecipe[Any] = materials.make("data_recipe", use, path)
-        key = _key(materials, i, recipe, key, teachers)
+        key = _key(materials, i, recipe, key, teachers, fed)
         with placing(materials.study, path):
             made = tools.store.get(NAME, key) or _made(materials, i, recipe, source, key, teachers, tools)
             facts.append({"use": use.use, "key": key, **made.facts})
@@ -63,26 +66,49 @@ def counted(materials: Materials) -> list[dict[str, Any]]:
     return found
 
 
-def _key(materials: Materials, i: int, recipe: DataRecipe[Any], source: str, teachers: Mapping[str, Live]) -> str:
+def _key(
+    materials: Materials,
+    i: int,
+    recipe: DataRecipe[Any],
+    source: str,
+    teachers: Mapping[str, Live],
+    fed: Mapping[str, Any],
+) -> str:
     """All that a recipe's records depend on."""
     options = recipe.options.model_dump(mode="json")
     use = materials.study.config.data.recipes[i].use
     asked = {
-        name: module_digest(teachers[name].model.module) if name in teachers else identity_of(materials, name)
+        name: [_network(materials, name, teachers[name]), fed[name]]
+        if name in teachers
+        else identity_of(materials, name)
         for name in _named(recipe)
     }
     return digest(
         {
+            **declared(materials, SOURCE, but="data.recipes"),
             "recipe": use,
             "number": i,
             "options": options,
-            "files": materials.files_key(options),
+            "option_files": materials.files_key(options),
             "code": capabilities(materials, [f"data.recipes[{i}]"]),
             "source": source,
             "teachers": asked,
-            "seed": materials.seed,
         }
     )
+
+
+def _network(materials: Materials, name: str, live: Live) -> dict[str, Any]:
+    """What a network's answers to a sample are a function of: its weights, what it is fed, and how that is made."""
+    path = materials.study.path_of_teacher(name)
+    section = without(plain_json({name: materials.study.teachers[name]}), "teachers")[name]
+    return {
+        "module": module_digest(live.model.module),
+        "inputs": live.model.inputs,
+        "outputs": live.model.outputs,
+        "section": section,
+        "files": materials.files_key(section),
+        "code": capabilities(materials, [path]),
+    }
 
 
 def _named(recipe: DataRecipe[Any]) -> list[str]:
