@@ -190,6 +190,15 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Position] | None:
         raise ArtifactError(f"its position is damaged ({error})", file=file, fix=_ANEW) from None
 
 
+def owner_in(file: Path) -> str:
+    """The training that a checkpoint says it belongs to, its header alone read; "" where it says none: who reads it whole says why."""
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            return str(json.loads((opened.metadata() or {})["position"])["owner"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def digest_of(position: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of all that a checkpoint holds: a flipped bit would else be trained on."""
     found = hashlib.sha256(position.encode())

@@ -14,6 +14,7 @@ from time import sleep
 from typing import Any
 
 from kdsearch.engine.cache import Live
+from kdsearch.engine.checkpoint import owner_in
 from kdsearch.errors import ArtifactError, RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
@@ -50,7 +51,7 @@ from kdsearch.store.hashing import derive
 from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
-from kdsearch.training.request import Outcome, Request
+from kdsearch.training.request import Outcome, Request, owner_of
 from kdsearch.training.tools import Tools, limits_of
 from kdsearch.training.train import left_by
 from kdsearch.training.trainings import Trainings
@@ -337,6 +338,8 @@ def _run(
                     schedule.tell(piece.number, losses, "" if losses else trial.error, trial.over)
                     continue
                 request = _request(materials, piece, kept, epochs)
+                if not piece.since:
+                    _make_way(materials, work, request, piece.number)
                 pieces[request.name] = piece
                 trainings.submit(request, piece.since)
             for name, outcome in trainings.ended().items():
@@ -360,6 +363,14 @@ def _run(
         tools.events.write("workers", stage=NAME, **figures, idle=round(idle, 4))
         if trainings.most > 1:
             tools.progress.say(f"refine: {trainings.most} workers, idle {idle:.1%} of the time")
+
+
+def _make_way(materials: Materials, work: Path, request: Request, number: int) -> None:
+    """Remove what another trial of this number left in an earlier attempt, that the controller did not ask for this time."""
+    folder, owner = work / request.name, owner_of(materials, request)
+    if any(owner_in(file) not in ("", owner) for file in folder.glob("phase-*.safetensors")):
+        shutil.rmtree(folder)
+        _history(work, number).unlink(missing_ok=True)
 
 
 def _history(work: Path, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""How far a training in another process is: a file in its folder that says so."""
+"""What a training's folder says of it to other processes: how far it is, and how long it took so far."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdsearch.engine.conduct import Report
+from kdsearch.store.files import write_bytes
 
 SHARE = "share"  # file in a training's folder
+SECONDS = "seconds"
 
 
 def tell_share(folder: Path, every_s: float = 5.0) -> Report:
@@ -29,5 +31,24 @@ def share_of(folder: Path) -> float:
     """The last share told; 0 where there is none, or where it is being written."""
     try:
         return float((folder / SHARE).read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def begins(folder: Path) -> None:
+    """It has taken no time yet, whatever an earlier try did."""
+    (folder / SECONDS).unlink(missing_ok=True)
+
+
+def took(folder: Path, seconds: float) -> None:
+    """A piece of the training that ended, however it did, took so long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / SECONDS, f"{seconds_of(folder) + seconds:.3f}".encode())
+
+
+def seconds_of(folder: Path) -> float:
+    """Of all pieces that ended; 0 where that is not known."""
+    try:
+        return float((folder / SECONDS).read_text())
     except (OSError, ValueError):
         return 0.0

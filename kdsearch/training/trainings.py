@@ -15,15 +15,16 @@ from kdsearch.training.attempt import from_json
 from kdsearch.training.job import Opened, lent
 from kdsearch.training.materials import Materials
 from kdsearch.training.request import Outcome, Request
-from kdsearch.training.share import share_of
+from kdsearch.training.share import begins, seconds_of, share_of, took
 from kdsearch.training.tools import UNLIMITED, Address, Limits, Tools, address_of
 
 TRAIN = "kdsearch.training.job:train_job"  # the job that does one
 LOOK_S = 0.5  # how long an empty-handed look for ended trainings takes
+LEAST_S = 1e-3  # of a limit that earlier pieces have used up
 
 
 class Trainings:
-    """Trainings of one stage. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
+    """Trainings of one stage. `limits` are of a training, whatever pieces it is done in. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
 
     Where the executor runs jobs in this process, they use this study as it is open here, live objects included; anywhere else a
     process opens it from its folder, once for all jobs that it gets.
@@ -64,6 +65,8 @@ class Trainings:
     def submit(self, request: Request, since: float = 0.0) -> None:
         """since: the share of its length that it is trained already, for the progress that is shown."""
         tools, limits = self._tools, self._limits
+        if not since:
+            begins(self._work / request.name)
         order = {
             "address": self._address,
             "request": request.as_json(),
@@ -77,7 +80,7 @@ class Trainings:
             TRAIN,
             order,
             threads,
-            limits.timeout_s,
+            self._left(request.name),
             limits.memory_bytes,
             alone,
             opens=True,
@@ -107,9 +110,14 @@ class Trainings:
             since, until = self._running.pop(each.id)
             self.done += until - since
             self.busy_s += each.seconds
+            if self._limits.timeout_s is not None:
+                took(self._work / each.id, each.seconds)
+            error = each.error
             if each.over:
                 self.over[each.id] = (f"trial_{each.over}", getattr(self._limits, each.over))
-            found[each.id] = each.error or Outcome(**each.value["outcome"])
+                if each.over == "timeout_s":  # of the whole training, of which the job may have been the rest
+                    error = f"timed out after {self._limits.timeout_s:g} s"
+            found[each.id] = error or Outcome(**each.value["outcome"])
         self._show()
         if self._tools.stop():
             raise InterruptedRun("stopped; running trials were asked to checkpoint")
@@ -119,6 +127,11 @@ class Trainings:
         """Ask those that run to checkpoint and end."""
         for name in self._running:
             self._executor.stop(name)
+
+    def _left(self, name: str) -> float | None:
+        """Seconds that this training may take yet; None = no limit."""
+        most = self._limits.timeout_s
+        return None if most is None else max(most - seconds_of(self._work / name), LEAST_S)
 
     def _count(self) -> None:
         """Machines come and go, and slots with them."""

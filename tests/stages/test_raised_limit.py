@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -132,6 +133,50 @@ def test_a_stopped_refine_goes_on_with_the_limit_that_is_raised(run, tmp_path, m
     raised, trained = run(tmp_path / "old", 20.0)
     assert set(trained) == {f"trial-{number}" for number in (*failed, 3)}
     assert raised == run(tmp_path / "new", 20.0)[0]
+
+
+def test_another_trial_takes_the_place_of_one_that_left_a_checkpoint(tmp_path, run, monkeypatch):
+    """A controller that learns from trials asks for others once those that were lost come through; what is left of these goes."""
+    asked = ("refine.controller.use=surrogate", "refine.generation=1", "refine.first=[]", "refine.trials=6")
+    searched = ("recipe.train.lr={low: 0.001, high: 0.1, log: true}", "recipe.distillers[0].weight=search")
+    done = Impatient._done
+
+    def ends_late(self, job):
+        ended = perform(job)
+        if job.id.startswith("trial-"):
+            return Done(job.id, error=f"timed out after {job.timeout_s:g} s", over="timeout_s")
+        return ended
+
+    monkeypatch.setattr(Impatient, "_done", ends_late)
+    with pytest.raises(TrialError, match="all 6 trials failed"):
+        run(tmp_path / "old", 2.0, *asked, *searched)
+    monkeypatch.setattr(Impatient, "_done", done)
+    raised, _ = run(tmp_path / "old", 20.0, *asked, *searched)
+    assert raised == run(tmp_path / "new", 20.0, *asked, *searched)[0]
+
+
+def test_a_limit_is_of_a_whole_trial_whatever_pieces_it_is_done_in(tmp_path, run, monkeypatch):
+    """Four epochs of a second each, a rung after two: within 3 s each piece is, and no trial."""
+    allowed: dict[str, list[float]] = {}
+
+    def a_second_an_epoch(self, job):
+        if not job.id.startswith("trial-"):
+            return perform(job)
+        allowed.setdefault(job.id, []).append(job.timeout_s)
+        if job.timeout_s < 2.0:
+            return Done(job.id, error=f"timed out after {job.timeout_s:g} s", over="timeout_s", seconds=job.timeout_s)
+        return replace(perform(job), seconds=2.0)
+
+    monkeypatch.setattr(Impatient, "_done", a_second_an_epoch)
+    asked = ("refine.epochs=4", "refine.stopper={use: halving, options: {rungs: [0.5]}}", "refine.trials=2")
+    with pytest.raises(TrialError, match="1 trials failed, 1 were stopped; the first: timed out after 3 s"):
+        run(tmp_path / "old", 3.0, *asked)
+    assert sorted(allowed.values()) == [[3.0], [3.0, 1.0]]
+    allowed.clear()
+    run(tmp_path / "old", 4.0, *asked)
+    assert {each[0] for each in allowed.values()} == {4.0}, "what is tried again has all its time"
+    assert max(len(each) for each in allowed.values()) == 2
+    assert {each[-1] for each in allowed.values() if len(each) > 1} == {2.0}
 
 
 def test_candidates_whose_scoring_was_lost_to_it_are_scored_again(run, tmp_path, monkeypatch):
