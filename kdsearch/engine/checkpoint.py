@@ -191,7 +191,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Position] | None:
 
 
 def owner_in(file: Path) -> str:
-    """The training that a checkpoint says it belongs to, its header alone read; "" where it says none: who reads it whole says why."""
+    """The training that a checkpoint says it belongs to, by its header alone; "" where it says none."""
     try:
         with safe_open(str(file), framework="pt") as opened:
             return str(json.loads((opened.metadata() or {})["position"])["owner"])

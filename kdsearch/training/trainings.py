@@ -24,7 +24,9 @@ LEAST_S = 1e-3  # of a limit that earlier pieces have used up
 
 
 class Trainings:
-    """Trainings of one stage. `limits` are of a training, whatever pieces it is done in. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
+    """Trainings of one stage. What fails in one is its own; what is the user's fault, the disk's or an interruption ends the study.
+
+    `limits` are of a training, whatever pieces it is done in.
 
     Where the executor runs jobs in this process, they use this study as it is open here, live objects included; anywhere else a
     process opens it from its folder, once for all jobs that it gets.

@@ -92,13 +92,13 @@ def key_of(tmp_path, host, monkeypatch) -> Callable[..., str]:
     """The key of the recipe's records, of a study with these settings."""
     asked: list[Any] = []
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     class Store:
         def get(self, name: str, key: str) -> None:
             asked.append(key)
-            raise Stop
+            raise StopError
 
     class Tools:
         store = Store()
@@ -107,7 +107,7 @@ def key_of(tmp_path, host, monkeypatch) -> Callable[..., str]:
         study = load_study(write_study(tmp_path), host, sets=(*LESS, RECIPE, *sets))
         materials = open_materials(study, host, tmp_path / "x")
         torch.manual_seed(0)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             make_recipes(materials, {"main": live_teacher(materials, "main")}, {"main": chosen}, Tools())  # type: ignore[arg-type]
         return str(asked[-1])
 
