@@ -34,10 +34,20 @@ class Condition:
     bound: float
 
     def holds(self, figures: Mapping[str, float]) -> bool:
-        return bool(SIGNS[self.sign](figures[self.name], self.bound))
+        return self._meets(figures[self.name])
 
     def __str__(self) -> str:
-        return f"{self.name}{self.sign}{self.bound:g}"
+        return f"{self.name}{self.sign}{self.bound:.12g}"
+
+    def apart(self, value: float) -> str:
+        """A whole number as it is, another one in as few digits, four at least, as are on its own side of the bound."""
+        if float(value).is_integer():
+            return f"{value:.0f}"
+        texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+        return next(text for text in texts if self._meets(float(text)) == self._meets(value))
+
+    def _meets(self, value: float) -> bool:
+        return bool(SIGNS[self.sign](value, self.bound))
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def _refused(pick: Pick, figures: Sequence[Mapping[str, float]]) -> RefusedError
     reached = []
     for each in pick.conditions:
         best = (max if each.sign.startswith(">") else min)(row[each.name] for row in figures)
-        reached.append(f"{each.name} reaches {best:.4g}")
+        reached.append(f"{each.name} reaches {each.apart(best)}")
     wanted = ", ".join(map(str, pick.conditions))
     return RefusedError(
         f"none of {len(figures)} trials has {wanted}; {'; '.join(reached)}",

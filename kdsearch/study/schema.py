@@ -391,7 +391,7 @@ class Run(Section):
     workers: Workers = 1
     threads_per_trial: Threads = 1
     trial_timeout_s: float | None = Field(
-        None, gt=0, description="a trial that takes longer, from rung to rung in all, is ended and has failed"
+        None, gt=0, description="a trial that takes longer, all its pieces together, is ended and has failed"
     )
     trial_memory_bytes: Positive | None = Field(None, description="the same for resident memory")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -52,6 +52,25 @@ def test_what_none_meets_is_refused_with_what_is_reached():
 
 
 @pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("best,accuracy>=0.9", 0.89996, "accuracy>=0.9; accuracy reaches 0.89996"),
+        ("best,accuracy>=91.3%", 0.5, "accuracy>=0.913; accuracy reaches 0.5"),
+        ("best,params<1234567", 1_234_890, "params<1234567; params reaches 1234890"),
+        ("best,latency_ms<1.5", 1.500004, "latency_ms<1.5; latency_ms reaches 1.5"),
+        ("best,latency_ms<=1.5", 1.500004, "latency_ms<=1.5; latency_ms reaches 1.500004"),
+        ("best,params<1234567", 9_876_543, "params<1234567; params reaches 9876543"),
+    ],
+)
+def test_a_refusal_does_not_contradict_itself(text, value, expected):
+    """However near the figure is to the bound."""
+    figures = [{"accuracy": 0.5, "params": 0, parsed(text).conditions[0].name: value}]
+    with pytest.raises(RefusedError) as caught:
+        ordered(parsed(text), figures, {"accuracy": "max"}, "accuracy")
+    assert caught.value.problem == f"none of 1 trials has {expected}"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

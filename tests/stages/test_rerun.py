@@ -19,7 +19,7 @@ from kdsearch.training import teachers, train, trainings
 from kdsearch.verbs import commands
 from kdsearch.verbs.status import status_of
 from kdsearch.version import VERSION
-from tests.stages.tiny import events, files_of, is_stage, made, run_tiny, run_up_to, settled, watching
+from tests.stages.tiny import LESS, events, files_of, is_stage, made, run_tiny, run_up_to, settled, watching
 
 FEWER_ANSWERS = "export.min_agreement={onnx-int4: 0.5}"  # two epochs make unsure networks
 
@@ -53,6 +53,15 @@ def test_nothing_twice(finished, copied, steps):
     assert events(copied)[before:] == []
     assert steps == []
     assert files_of(copied / "study" / "artifacts") == artifacts
+
+
+def test_all_trials_are_those_that_there_were_to_try(tmp_path):
+    """Of one network with one recipe there is one, though the study asks for five."""
+    fixed = ("student.spec={depths: [1, 1, 1], widths: [4, 4, 4]}", "recipe.distillers=[kd]", "recipe.train={lr: 0.01}")
+    run_up_to(tmp_path, "refine", *LESS, *fixed, "refine.trials=5", "refine.first=[scored]")
+    found = status_of(tmp_path / "study")
+    assert (found["trials"], found["trials_total"]) == (1, 1)
+    assert "trials: 1 of 1; best" in found["text"]
 
 
 def test_trials_of_which_the_folder_knows_nothing_are_counted(finished, copied):

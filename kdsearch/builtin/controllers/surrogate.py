@@ -49,7 +49,8 @@ class SurrogateOptions(Options):
 
 class Surrogate(Controller[SurrogateOptions]):
     """Trials that were stopped count with their last losses; what breaks a constraint, failed, or was stopped without a finite
-    loss, with the worst; what runs is taken to end as the model predicts, so that its neighbours are not asked beside it.
+    loss, with the worst; what runs is taken to end as the model predicts, so that its neighbours are not asked beside it. While
+    nothing has kept the constraints, how far they are broken is what is learnt.
 
     Raises:
         StudyError: the space has no dimensions to search.
@@ -192,13 +193,14 @@ def values_of(
 
 def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
     """Index in `told` -> one loss; what failed, or was stopped without a finite one, has the worst, and never the best one's; what
-    says nothing is left out.
+    says nothing is left out. Where nothing is measured yet, how far limits are broken is what there is to learn from.
     """
     measured = {i: trial.losses or trial.curve[-1][1] for i, trial in enumerate(told) if trial.losses or trial.curve}
     width = max((len(losses) for losses in measured.values()), default=1)
     rows = {i: losses for i, losses in measured.items() if len(losses) == width and all(map(math.isfinite, losses))}
     if not rows:
-        return {}
+        over = {i: math.fsum(value for value in each.violations if value > 0) for i, each in enumerate(told)}
+        return {i: each for i, each in over.items() if each > 0}
     one = dict(zip(rows, _scalar(np.array(list(rows.values())), rng).tolist(), strict=True))
     bad = {i for i, each in enumerate(told) if each.state == "failed" or any(value > 0 for value in each.violations)}
     bad |= {i for i, losses in measured.items() if told[i].is_over and not all(map(math.isfinite, losses))}

@@ -175,6 +175,23 @@ def test_what_failed_is_worse_than_the_best(trials, expected):
     assert _losses(told, stream(0, "weights")) == pytest.approx(expected)
 
 
+def test_while_every_pair_breaks_a_limit_it_learns_by_how_far():
+    """Two networks that ship together, the larger the better scored: the first of 1,275 pairs are all too large."""
+    sizes = [50 - i for i in range(50)]
+    choices = tuple(map(str, range(50)))
+    dims = [Dim(role, Range(choices=choices, facts=tuple((float(each),) for each in sizes))) for role in ("a", "b")]
+    told: list[Trial] = []
+    for number in range(20):
+        values = Surrogate(SurrogateOptions()).ask(None, dims, told, 1, 0)[0].values
+        over = (sum(sizes[int(each)] for each in values.values()) - 50) / 50
+        if over <= 0:
+            break
+        told.append(Trial(number, values, state="pruned", violations=(over, -0.5)))
+    assert 3 <= len(told) < 8
+    assert _losses(told[:2], stream(0, "weights")) == {i: each.violations[0] for i, each in enumerate(told[:2])}
+    assert _losses([Trial(0, {"a": "0"}, state="pruned", violations=(-0.5, 0.0))], stream(0, "weights")) == {}
+
+
 def test_stopped_failed_and_broken_trials():
     """A stopped trial counts with its last loss, a failed or infeasible one as the worst; one that says nothing not at all."""
     dim = Dim("x", Range(low=0.0, high=1.0))
