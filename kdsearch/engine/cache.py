@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def write_cache(
     device: torch.device,
     limit_bytes: int,
 ) -> Mapping[str, Any]:
-    """Run the teacher over the splits once. Taps that would exceed `limit_bytes` are left out, and named in the facts.
+    """Run the teacher over the splits once. Left out, and named in the facts, are taps that would exceed `limit_bytes`, and those
+    that are not always equally long and never as long as a field (`untied`): nobody could tell how much of one is of a sample.
 
     Nothing is written, and `draws` is true, where what the teacher is fed is drawn anew each time: rows would not be of it.
     A row is as long as its sample is, by the batch's mask.
@@ -82,7 +83,7 @@ def write_cache(
     """
     model = live.model
     if live.draws(data.split(splits[0]).load([0])):
-        return {"cached": [], "too_large": [], "samples": 0, "draws": True}
+        return {"cached": [], "too_large": [], "untied": [], "samples": 0, "draws": True}
     folder.mkdir(parents=True, exist_ok=True)
     ids = [id for name in splits for id in data.split(name).ids]
     seen = Seen(live.reads(data.split(splits[0]).load([0]), data.fields))
@@ -121,6 +122,9 @@ def write_cache(
                     continue
                 writer.add(rows)
     refuse_nan(model.name, unknown, len(ids))
+    untied = [tap for tap in long.untied() if tap in writers and tap not in model.outputs]
+    for tap in untied:
+        writers.pop(tap).drop()
     kept = RowWriter(folder / "checks.rows", len(ids))
     kept.add(torch.cat(checks))
     about = {
@@ -132,7 +136,7 @@ def write_cache(
         "ties": {tap: ties[tap] for tap in writers if ties.get(tap)},
     }
     write_json(folder / "cache.json", about)
-    return {"cached": sorted(writers), "too_large": dropped, "samples": len(ids), "draws": False}
+    return {"cached": sorted(writers), "too_large": dropped, "untied": untied, "samples": len(ids), "draws": False}
 
 
 def nan_in(task: Task[Any], answers: Sequence[Field], batch: Batch, out: Mapping[str, Tensor]) -> list[str]:
@@ -183,14 +187,24 @@ class _Lengths:
 
     def ties(self) -> dict[str, list[Tie]]:
         found: dict[str, list[Tie]] = {}
-        for name, shape in self.seen[0][1].items():
+        for name, axis, long in self._moving():
             places = sorted(self.seen[0][0], key=lambda place: place[0] != self.masks.get(name))
+            as_long = (place for place in places if [sizes[place] for sizes, _ in self.seen] == long)
+            found.setdefault(name, []).extend((axis, *place) for place in list(as_long)[:1])
+        return {name: each for name, each in found.items() if each}
+
+    def untied(self) -> list[str]:
+        """Names with an axis that is not always equally long, and as long as no field."""
+        tied = {(name, axis) for name, each in self.ties().items() for axis, _, _ in each} if self.seen else set()
+        return list(dict.fromkeys(name for name, axis, _ in self._moving() if (name, axis) not in tied))
+
+    def _moving(self) -> Iterator[tuple[str, int, list[int]]]:
+        """(name, axis of a row, its length in each batch that was seen) where that is not always the same."""
+        for name, shape in self.seen[0][1].items() if self.seen else ():
             for axis in range(len(shape)):
                 long = [given[name][axis] for _, given in self.seen]
                 if len(set(long)) > 1:
-                    as_long = (place for place in places if [sizes[place] for sizes, _ in self.seen] == long)
-                    found.setdefault(name, []).extend((axis, *place) for place in list(as_long)[:1])
-        return {name: each for name, each in found.items() if each}
+                    yield name, axis, long
 
 
 def _shortest(batch: Batch, fields: Sequence[Field]) -> int:

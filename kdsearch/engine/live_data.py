@@ -19,6 +19,7 @@ from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Options, Split, split_of, stated
 from kdsearch.limits import CLASSES
 
+LOOKED_AT = 64  # samples whose labels say whether the Dataset's `targets` are theirs
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
 FAR = 0.5  # outside of 0..1, in pixels: random erasing and the like may overshoot a little
@@ -294,10 +295,10 @@ def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _labels(split: str, samples: Samples, data: Any) -> Tensor:
-    """(N,) int64. A Dataset's `targets` spare loading its samples, unless a target_transform changes them."""
+    """(N,) int64. A Dataset's `targets` spare loading its samples, unless these have others."""
     n = len(samples)
     targets = getattr(data, "targets", None) if isinstance(samples, Items) else None
-    if targets is not None and getattr(data, "target_transform", None) is None and len(targets) == n:
+    if targets is not None and len(targets) == n and _are_of(samples, torch.as_tensor(targets)):
         labels = torch.as_tensor(targets)
     elif isinstance(samples, Columns):
         labels = samples.columns["label"]
@@ -313,6 +314,14 @@ def _labels(split: str, samples: Samples, data: Any) -> Tensor:
             f"label {int(labels[row])} of sample {row} in split '{split}'", expected=f"0 or more, or {HIDDEN}"
         )
     return labels
+
+
+def _are_of(samples: Samples, targets: Tensor) -> bool:
+    """Whether LOOKED_AT samples, evenly spaced, have these labels: a subclass or a transform may make others of them."""
+    n = len(samples)
+    index = sorted({i * n // LOOKED_AT for i in range(LOOKED_AT)})
+    found = samples.rows(index, [0] * len(index))["label"]
+    return found.shape == targets[index].shape and bool((found == targets[index]).all())
 
 
 def _class_names(said: Sequence[str] | int | None, train: Any, n: int, exactly: bool = False) -> list[str]:

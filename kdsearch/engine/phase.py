@@ -27,6 +27,7 @@ from kdsearch.engine.terms import Turn, logged
 from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError, nearest, one_of
 from kdsearch.kinds import Clock, Phase, Update
 from kdsearch.kinds.data import Batch
+from kdsearch.store.hashing import tensor_digest
 
 # Of a micro-batch: its terms' values by name, their weighted sum, and what was logged by name.
 Taken = tuple[list[tuple[str, float]], float, list[tuple[str, float]]]
@@ -286,7 +287,9 @@ class PhaseRun:
         for role, model in self.setup.models.items():
             saved = model.module.state_dict()
             for name, buffer in model.module.named_buffers():
-                if name in saved and buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
+                if name not in saved or not buffer.is_floating_point() or bool(torch.isfinite(buffer).all()):
+                    continue
+                if self.start.get(f"role:{role}/{name}") != tensor_digest(buffer):  # a mask of -inf is as it was
                     raise TrialError(
                         f"buffer '{role}.{name}' is not finite after phase '{self.phase.name}'",
                         fix="Lower the learning rate.",

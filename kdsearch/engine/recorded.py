@@ -16,7 +16,9 @@ from kdsearch.engine.of_classes import split_of
 from kdsearch.engine.steps import Steps
 from kdsearch.engine.terms import with_prefix
 from kdsearch.errors import PluginError, TrialError
-from kdsearch.kinds import Phase
+from kdsearch.kinds import HIDDEN, Phase
+
+TASK = "task"  # the term that is the task's own loss
 
 
 def row_of(conduct: Conduct, phase: Phase, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
@@ -81,16 +83,24 @@ def groups_of(
 
 
 def validation(steps: Steps, held: Mapping[str, nn.Module], epoch: int, scales: Mapping[str, float]) -> float:
-    """Mean total of the phase's own step on the validation split, of the feed's classes, in eval mode; buffers stay as they are."""
+    """Mean total of the phase's own step on the validation split, of the feed's classes, in eval mode; buffers stay as they are.
+
+    The term `task` is a mean over known targets, every other one over samples, whatever the size of a batch.
+    """
     for module in held.values():
         module.eval()
     buffers = [(buffer, buffer.clone()) for module in held.values() for buffer in module.buffers()]
-    total, count = 0.0, 0
+    sums, counts = dict[tuple[int, str], float](), dict[tuple[int, str], int]()
     for index, batch in enumerate(in_order(split_of(steps.setup, steps.feed, "val"), steps.feed.batch_size)):
         step = steps.live(epoch, steps.lengths[epoch] + index, batch, progress=(epoch + 1) / steps.phase.epochs)
+        truth = step.truth()
+        known = len(batch) if truth is None else int((truth != HIDDEN).sum())
         with torch.no_grad():
-            total += len(batch) * sum(turn.total for _, turn in steps.turns(step, scales))
-        count += len(batch)
+            for at, (_, turn) in enumerate(steps.turns(step, scales)):
+                for name, value in turn.weighted:
+                    n = known if name == TASK else len(batch)
+                    sums[at, name] = sums.get((at, name), 0.0) + n * value
+                    counts[at, name] = counts.get((at, name), 0) + n
     for buffer, saved in buffers:
         buffer.copy_(saved)
-    return total / max(count, 1)
+    return sum(value / max(counts[each], 1) for each, value in sums.items())

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from kdsearch.engine.cache import Live
+from kdsearch.engine.cache import Live, nan_in
 from kdsearch.engine.checkpoint import digest_of
 from kdsearch.engine.measured import values_of
 from kdsearch.engine.modes import evaluating
-from kdsearch.errors import ArtifactError, DataError, PluginError, nearest, one_of
+from kdsearch.errors import ArtifactError, DataError, PluginError, TrialError, nearest, one_of
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -227,12 +227,30 @@ class Evaluator(Site):
         return self.model_of(role).part(tap)
 
     def measured(self, metric: str, role: str, split: str) -> dict[str, float]:
-        """A metric's values of a role's model now. Raise PluginError naming the metrics there are, or the values it gives."""
+        """A metric's values of a role's model now.
+
+        Raises:
+            PluginError: naming the metrics there are, or the values it gives.
+            TrialError: answers are NaN, of which a metric may make a number.
+        """
         if metric not in self.metrics:
             raise PluginError(
                 f"no metric '{metric}'", nearest=nearest(metric, self.metrics), expected=one_of(self.metrics)
             )
-        return values_of(metric, self.metrics[metric], lambda batch: self.predict(role, batch), self.data, split, self)
+        answers, unknown = self.task.answers(self.io), list[str]()
+
+        def predict(batch: Batch) -> Outputs:
+            out = self.predict(role, batch)
+            unknown.extend(nan_in(self.task, answers, batch, out))
+            return out
+
+        found = values_of(metric, self.metrics[metric], predict, self.data, split, self)
+        if unknown:
+            problem = (
+                f"'{role}' answers NaN to {len(unknown):,} of {len(self.data.split(split).ids):,} samples of '{split}'"
+            )
+            raise TrialError(f"{problem}, the first '{unknown[0]}'")
+        return found
 
 
 @dataclass(kw_only=True)

@@ -26,12 +26,16 @@ def weight_of(term: str, weights: Weights, clock: Clock) -> float:
 class Turn:
     """Updates that are taken together: their weighted losses with graph, and what they were as numbers.
 
-    `terms`: (name, unweighted value) in order; `total`: the losses' sum.
+    `terms`: (name, unweighted value) in order; `weighted`: the same, as they are summed; `total`: the losses' sum.
     """
 
     losses: Sequence[Tensor]
     terms: Sequence[tuple[str, float]]
-    total: float
+    weighted: Sequence[tuple[str, float]]
+
+    @property
+    def total(self) -> float:
+        return sum(value for _, value in self.weighted)
 
 
 def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, float], clock: Clock, phase: str) -> Turn:
@@ -65,8 +69,9 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
             at += 1
         assert loss is not None
         losses.append(loss)
-    total = sum(factor * number for factor, number in zip(factors, numbers, strict=True))
-    return Turn(losses, [(name, number) for (name, _), number in zip(named, numbers, strict=True)], total)
+    names = [name for name, _ in named]
+    summands = [factor * number for factor, number in zip(factors, numbers, strict=True)]
+    return Turn(losses, list(zip(names, numbers, strict=True)), list(zip(names, summands, strict=True)))
 
 
 def check_scalars(terms: Mapping[str, Any], of: str) -> None:

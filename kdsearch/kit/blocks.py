@@ -296,12 +296,23 @@ def edits_of(blocks: Sequence[Block], parts: Sequence[Part], removal: Removal) -
 
 
 def dead_parameters(module: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
-    """Names of the weights that no answer depends on: they are nobody's savings, and need not be exported."""
+    """Names of the weights that no answer depends on, frozen ones too: they are nobody's savings, and need not be exported."""
+    frozen = [each for each in module.parameters() if not each.requires_grad and each.is_floating_point()]
+    try:
+        for each in frozen:
+            each.requires_grad_(True)
+        return _without_gradient(module, inputs)
+    finally:
+        for each in frozen:
+            each.requires_grad_(False)
+
+
+def _without_gradient(module: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
     with torch.enable_grad():
         out = module(*inputs)
         values = out.values() if isinstance(out, Mapping) else [out] if isinstance(out, Tensor) else out
         total = sum(each.float().sum() for each in values if isinstance(each, Tensor))
-        named = dict(module.named_parameters())
+        named = {name: each for name, each in module.named_parameters() if each.requires_grad}
         assert isinstance(total, Tensor)
         found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return [name for name, gradient in zip(named, found, strict=True) if gradient is None]

@@ -50,7 +50,7 @@ READS = (
     ),
 )
 DRAWS = 12  # files measured for each network that is drawn to compare with
-RULE = 12  # by which the winner is chosen; one of another rule is made anew
+RULE = 13  # by which the winner is chosen; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:

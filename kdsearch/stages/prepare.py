@@ -42,7 +42,7 @@ from kdsearch.training.tools import Tools
 NAME = "prepare"
 NEEDS: tuple[str, ...] = ()
 READS = (*SOURCE, "teachers", "objective", "taps")
-RULE = 4  # by which a teacher's normalisation is chosen, it is fed and its rows are known; one of another rule is made anew
+RULE = 5  # by which a teacher's normalisation is chosen, it is fed and its rows are known; one of another rule is made anew
 LOOKED_AT = 32  # samples whose answers may be probabilities
 ROUNDED = 1e-2  # how far their sum may be from 1, in half precision
 CACHE_BYTES = 2 << 30  # taps beyond this are computed when they are needed

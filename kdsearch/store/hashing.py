@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial, partialmethod
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.store.inputs import opened
@@ -37,16 +37,33 @@ def file_digest(path: Path) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's structure, parameters, buffers and own classes: the identity of a live teacher."""
+    """SHA-256 of a module's structure, parameters, buffers, settings and own classes: the identity of a live teacher.
+
+    Settings are attributes that are numbers, texts, functions or sequences of these, such as a temperature.
+    """
     found = hashlib.sha256()
     classes: dict[type, str] = {}
     for name, part in module.named_modules():
         own = classes.get(type(part)) or classes.setdefault(type(part), class_digest(type(part)))
-        found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}".encode())
+        found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}:{_settings_of(part)}".encode())
     for name, tensor in sorted((module.state_dict() | unsaved_buffers(module)).items()):
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         found.update(_bytes(tensor))
     return found.hexdigest()[:16]
+
+
+def _settings_of(part: nn.Module) -> str:
+    from torch import nn
+
+    torchs = vars(nn.Module())
+    own = {name: value for name, value in vars(part).items() if name not in torchs and _is_setting(value)}
+    return canonical([[name, _plain(value, ())] for name, value in sorted(own.items())])
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float | str | bytes | FunctionType | BuiltinFunctionType)
 
 
 def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -206,6 +206,32 @@ def test_rows_whose_number_no_length_says_are_padded_to_the_longest(tmp_path):
         assert row[run.shape[1] :].abs().sum() == 0
 
 
+class Longer(nn.Module):
+    """As Tagger's embedding, with a token of its own before it, or every other token alone."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.tokens, self.out, self.kind = nn.Embedding(9, 5), nn.Identity(), nn.Linear(5, 3), kind
+
+    def forward(self, tokens, mask):
+        found = self.embed(tokens) * mask[..., None]
+        found = torch.cat([found[:, :1], found], 1) if self.kind == "one more" else found[:, ::2]
+        return self.out(self.tokens(found).sum(1))
+
+
+@pytest.mark.parametrize("kind", ["one more", "half"])
+def test_a_tap_that_is_as_long_as_no_field_is_computed_when_it_is_read(kind, tmp_path):
+    model = Model(Longer(kind), ("tokens", "mask"), (Tap("own", "tokens", "tokens", (None, 5)),), ("logits",))
+    data = Texts(lengths(300))
+    facts, held = stored(tmp_path, model, data, ["own"])
+    assert (facts["cached"], facts["untied"]) == (["logits"], ["own"])
+    given = data.load([5, 17])
+    found = held.outputs(given, ["logits", "own"], CPU)
+    n = given["tokens"].shape[1]
+    assert found["own"].shape[1] == (n + 1 if kind == "one more" else -(-n // 2))
+
+
 def test_whole_numbers_stay_whole(tmp_path):
     model = Model(Tagger(n_boxes=True), ("tokens", "mask"), (), ("logits", "tags", "pairs", "boxes"))
     _, held = stored(tmp_path, model, Texts(lengths(30)))

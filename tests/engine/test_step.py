@@ -199,7 +199,7 @@ def test_an_identity_write_changes_no_bit_and_a_mask_of_0_is_finite():
 def test_stored_rows_are_the_teachers_and_used_only_where_valid(tmp_path):
     teacher, data = resnet(1), source()
     facts = write_cache(tmp_path, Live(teacher, TASK, None), data, ["train", "val"], ["stage[1]"], CPU, 10**9)
-    assert facts == {"cached": ["logits", "stage[1]"], "too_large": [], "samples": 52, "draws": False}
+    assert facts == {"cached": ["logits", "stage[1]"], "too_large": [], "untied": [], "samples": 52, "draws": False}
     calls = counted(teacher)
     held = Live(teacher, TASK, TeacherCache(tmp_path))
     given = data.split("train").load([5, 3, 30])

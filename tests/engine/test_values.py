@@ -12,8 +12,8 @@ from kdsearch.builtin.distill import Distill, DistillOptions
 from kdsearch.engine.averages import follow
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import order_of
-from kdsearch.errors import PluginError
-from kdsearch.kinds import HIDDEN, Ema, Feed, Optim, Update
+from kdsearch.errors import PluginError, TrialError
+from kdsearch.kinds import HIDDEN, Ema, Feed, Model, Optim, Update
 from kdsearch.store.hashing import derive
 from kdsearch.testing.training import TensorSource, training
 from tests.engine.little import (
@@ -514,6 +514,61 @@ def test_keep_best_takes_the_epoch_of_least_validation_loss(tmp_path):
     with torch.no_grad():
         logits = student.module.eval()(data["image"])
     assert losses[best] == pytest.approx(F.cross_entropy(logits, data["label"]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [8, 24])
+def test_validation_loss_is_the_mean_over_known_labels_and_over_samples(tmp_path, batch_size):
+    """Whatever batches the labels fall into: one of them has one label, another eight."""
+    student = resnet()
+    held = images(24, 1)
+    held["label"][1:16] = HIDDEN
+    data = TensorSource({"train": images(40), "val": held}, None, CLASSES)
+
+    def step(s):
+        yield Update({"task": s.task(), "size": s.student["logits"].square().mean()})
+
+    made = training(Plain(step, keep="best"), {"student": student}, data, tmp_path, epochs=1, batch_size=batch_size)
+    (row,) = made.run().history
+    with torch.no_grad():
+        logits = student.module.eval()(held["image"])
+    expected = F.cross_entropy(logits, held["label"], ignore_index=HIDDEN) + logits.square().mean()
+    assert row["validation"] == pytest.approx(float(expected), abs=1e-5)
+
+
+class Odd(nn.Module):
+    """A network of 36 pixels whose buffer `mask` holds what is no number, and which takes their logarithm."""
+
+    def __init__(self, log=False, spoils=False):
+        super().__init__()
+        self.out, self.log, self.spoils = nn.Linear(36, CLASSES), log, spoils
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+
+    def forward(self, image):
+        if self.spoils and self.training:
+            self.mask[2, 0] = math.inf
+        x = image.flatten(1)
+        return self.out(x.log() if self.log else x)
+
+
+def test_a_buffer_that_is_as_it_was_may_hold_infinities(tmp_path):
+    """The mask of a causal attention; one that training has spoilt is refused."""
+    made = training(Plain(), {"student": Model(Odd(), ("image",))}, source(), tmp_path / "a", epochs=1)
+    assert made.run().history[0]["loss"] > 0
+    spoilt = training(Plain(), {"student": Model(Odd(spoils=True), ("image",))}, source(), tmp_path / "b", epochs=1)
+    with pytest.raises(TrialError, match=r"buffer 'student\.mask' is not finite"):
+        spoilt.run()
+
+
+def test_answers_that_are_no_numbers_have_no_score(tmp_path):
+    """The logarithm of a pixel below 0: the first class would be as right as any."""
+    held, train = images(12, 1), images(40)
+    train["image"], held["image"] = train["image"].abs() + 0.1, held["image"].abs() + 0.1
+    held["image"][5, 0, 0, 0] = -1.0
+    data = TensorSource({"train": train, "val": held}, None, CLASSES)
+    student = Model(Odd(log=True), ("image",))
+    made = training(Plain(score="student"), {"student": student}, data, tmp_path, epochs=1, objective="accuracy")
+    with pytest.raises(TrialError, match=r"'student' answers NaN to 1 of 12 samples of 'val', the first 'val-"):
+        made.run()
 
 
 def test_training_goes_on_after_a_validation(tmp_path):

@@ -293,6 +293,23 @@ def test_dead_weights_are_those_after_the_last_reader(mmdit):
     assert {name.split(".")[2] for name in dead} >= {"ff_context"}
 
 
+def test_a_frozen_weight_is_dead_where_no_answer_depends_on_it_and_stays_frozen():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.register_parameter("ids", nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False))
+
+        def forward(self, x):
+            return self.used(x)
+
+    net = Net()
+    for module in (net.used, net.unused):
+        module.weight.requires_grad_(False)
+    assert dead_parameters(net, [torch.zeros(2, 3)]) == ["unused.weight", "unused.bias"]
+    assert [each.requires_grad for each in net.parameters()] == [False, False, True, False, True]
+
+
 def test_a_plan_is_replayed(mmdit):
     torch.manual_seed(2)
     other, blocks = TinyMmdit(), mmdit.block_list()

@@ -28,6 +28,30 @@ def test_a_modules_digest_is_of_its_buffers_in_its_state_dict_or_not(persistent)
     assert digest != module_digest(nn.Sequential(Scaled(5.0, persistent)))
 
 
+class Cooled(nn.Module):
+    def __init__(self, temperature=1.0, act=torch.relu, size=(1, 2), name=None):
+        super().__init__()
+        self.temperature, self.act, self.size, self.name = temperature, act, size, name
+        self.seen = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "other", [{"temperature": 8.0}, {"act": torch.tanh}, {"act": nn.functional.gelu}, {"size": (1, 3)}, {"name": "a"}]
+)
+def test_a_modules_digest_is_of_its_settings(other):
+    assert module_digest(nn.Sequential(Cooled())) == module_digest(nn.Sequential(Cooled()))
+    assert module_digest(nn.Sequential(Cooled(**other))) != module_digest(nn.Sequential(Cooled()))
+
+
+def test_what_a_module_does_is_no_setting_of_it():
+    """It is in another mode, and keeps something of what it saw."""
+    module = Cooled()
+    digest = module_digest(module)
+    module.eval()
+    module.seen = torch.ones(3)
+    assert module_digest(module) == digest
+
+
 CELL = """
 from functools import cached_property, partial
 from typing import Annotated

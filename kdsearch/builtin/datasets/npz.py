@@ -73,6 +73,13 @@ class Npz(Dataset[NpzOptions]):
                 )
             known = torch.from_numpy(labels[split])
             check_labels(known, len(classes), f"{file}, array '{label}'", split)
+            first = named["train"][0]
+            if (arrays[image].dtype == np.uint8) != (arrays[first].dtype == np.uint8):
+                raise DataError(
+                    f"array '{image}' is {arrays[image].dtype}, '{first}' is {arrays[first].dtype}",
+                    file=file,
+                    expected="uint8 in 0..255 in every split, or floats in one range",
+                )
             ids = tuple(f"{split}-{i:06d}" for i in range(len(images)))
             parts[split] = Part(ids, Stored(as_images(images)), known, file)
         return image_source(parts, classes, self.options, {"name": "npz", **self.origin})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +55,7 @@ class Nodes:
 
     Args:
         split: name -> places of its nodes. looks: (nodes, D) float32. own: how many of the D, the first ones, are numbers.
+        tables: by split, what they look like as it was read, and its columns; None = `looks` is all there is.
     """
 
     graph: Graph
@@ -64,6 +65,16 @@ class Nodes:
     labels: Tensor
     classes: tuple[str, ...]
     facts: Mapping[str, Any]
+    tables: tuple[Mapping[str, Table], Columns] | None = None
+
+    def seen_from(self, ids: Collection[str]) -> Nodes:
+        """With what is missing, and which categories there are, as these training nodes say."""
+        if self.tables is None:
+            return self
+        tables, columns = self.tables
+        train = tables["train"]
+        told = train.at([i for i, name in enumerate(train.ids) if name in ids])
+        return replace(self, looks=torch.cat([_looks(told, table, columns) for table in tables.values()]))
 
 
 class EgoSplit:
@@ -99,6 +110,8 @@ class GraphSource:
     def __init__(self, nodes: Nodes, options: EgoOptions, ids: Collection[str] | None = None) -> None:
         """`ids`: of the training nodes that means are taken from; None = all of `train`."""
         self._nodes, self._options = nodes, options
+        content = _content(nodes)
+        nodes = nodes if ids is None else nodes.seen_from(set(ids))
         train = nodes.split["train"]
         wanted = None if ids is None else set(ids)
         at = [i for i in train.tolist() if wanted is None or nodes.graph.ids[i] in wanted]
@@ -115,7 +128,7 @@ class GraphSource:
             "nodes": len(nodes.graph.ids),
             "edges": nodes.graph.n_edges,
             "ego": {"size": options.size, "hops": options.hops},
-            "content": _content(nodes),
+            "content": content,
         }
 
     @property
@@ -177,6 +190,7 @@ class GraphData(Dataset[GraphOptions]):
                 **self.origin,
                 "columns": {"numbers": list(columns.numbers), "categories": list(columns.categories)},
             },
+            (tables, columns),
         )
         return GraphSource(nodes, o)
 

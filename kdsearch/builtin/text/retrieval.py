@@ -9,7 +9,6 @@ from typing import ClassVar, Generic, Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdsearch.builtin.text.source import DOCUMENT_ID, EMBEDDING, QUERY_ID, is_pair
 from kdsearch.errors import DataError
@@ -50,7 +49,8 @@ def ranked(predict: Predict, data: DataSource, split: str) -> Ranking:
     wanted: dict[int, set[int]] = {}
     for start in range(0, len(samples.ids), CHUNK):
         batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
-        vectors = F.normalize(predict(batch)[EMBEDDING].detach().cpu().double(), dim=-1)
+        vectors = predict(batch)[EMBEDDING].detach().cpu().double()
+        vectors = vectors / vectors.norm(dim=-1, keepdim=True)  # NaN of zeros: they point nowhere
         ids = (batch[name].tolist() for name in (QUERY_ID, DOCUMENT_ID))
         for pair, query, document, known in zip(vectors, *ids, is_pair(batch).tolist(), strict=True):
             if known:

@@ -76,9 +76,8 @@ class Masks:
         return stacked([self.files[i] for i in index], found)
 
     def _one(self, mask: Tensor, file: Path) -> Tensor:
-        if self.ignore is not None:
-            mask = torch.where(mask == self.ignore, VOID, mask)
-        wrong = (mask >= self.n_classes) & ((mask != VOID) if self.ignore is not None else torch.ones_like(mask).bool())
+        unknown = torch.zeros_like(mask).bool() if self.ignore is None else mask == self.ignore
+        wrong = (mask >= self.n_classes) & ~unknown
         if bool(wrong.any()):
             value = int(mask[wrong][0])
             raise DataError(
@@ -88,7 +87,7 @@ class Masks:
                 + ("" if self.ignore is None else f", or {self.ignore} where the class is not known"),
                 fix="Name every class in the file of classes, or set `ignore_index` in data.options.",
             )
-        return sized(mask, self.resize)
+        return sized(torch.where(unknown, VOID, mask), self.resize)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,8 @@ def overlaps(found: Tensor, truth: Tensor, n_classes: int) -> Tensor:
 
     def counted(classes: Tensor, where: Tensor) -> Tensor:
         flat = torch.where(where, classes, n_classes).reshape(b, -1)
-        return torch.zeros(b, n_classes + 1).scatter_add_(1, flat, torch.ones(flat.shape))[:, :-1]
+        found = torch.zeros(b, n_classes + 1, dtype=torch.int64)  # float32 counts to 2^24 alone
+        return found.scatter_add_(1, flat, torch.ones_like(flat))[:, :-1]
 
     both = counted(truth, is_known & (found == truth))
     return torch.stack([both, counted(found, is_known) + counted(truth, is_known) - both], -1)

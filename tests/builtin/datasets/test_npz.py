@@ -63,6 +63,14 @@ def test_other_names_and_own_splits(tmp_path):
     assert source.split("val").ids[4] == "val-000004"
 
 
+def test_splits_are_all_of_bytes_or_all_of_floats(tmp_path):
+    """The same pictures in 0..255 and in 0..1: standardised alike, one of them is nearly black."""
+    other = (IMAGES / 255).astype(np.float32)
+    arrays = {"train_image": IMAGES, "train_label": LABELS, "test_image": other, "test_label": LABELS}
+    with pytest.raises(DataError, match=r"array 'test_image' is float32, 'train_image' is uint8\. Expected uint8 in 0"):
+        opened(tmp_path, arrays)
+
+
 def test_classes(tmp_path):
     arrays = {"image": IMAGES, "label": LABELS}
     assert opened(tmp_path, arrays).facts["classes"] == ["0", "1", "2", "3"]

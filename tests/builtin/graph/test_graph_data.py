@@ -168,6 +168,22 @@ def test_means_are_of_training_nodes(tmp_path):
     assert data.fields[0].mean[0] == pytest.approx(looks.mean(), rel=1e-6)
 
 
+def test_what_is_missing_and_which_categories_there_are_is_told_by_training_nodes(tmp_path):
+    """The third node's age is not known; `c` is a kind of the last one alone."""
+    dataset = written(tmp_path)
+    rows = (tmp_path / "nodes.csv").read_text().splitlines()
+    rows[12] = rows[12].replace(",b,", ",c,")
+    (tmp_path / "nodes.csv").write_text("\n".join(rows) + "\n")
+    source = dataset.open(FileServices(tmp_path))
+    told = source.measured_on(NAMES[:5], NAMES[:5])
+    split = told.split("train")
+    looks = split.load([2, 11])["nodes"][:, 0]
+    assert looks[0, 0] == pytest.approx((0 + 1 + 3 + 4) / 4)
+    assert looks[1].tolist() == [11.0, 0.0, 0.0], "a kind that nobody told of"
+    assert told.fields[0].sizes == (told.split("train").load([0])["nodes"].shape[1:])
+    assert told.facts["content"] == source.facts["content"]
+
+
 def test_small_units_are_standardised_and_constants_are_not(tmp_path):
     """Ages in units of 1e-12, all of them beside one number that is the same everywhere."""
     data = written(tmp_path)

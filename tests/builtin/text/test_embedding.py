@@ -1,6 +1,7 @@
 """Embeddings: the task and its metrics keep their contracts; values against plain NumPy, torchmetrics and scikit-learn."""
 
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_one_vector_for_all_gains_nothing(value):
     found = ranked(lambda batch: {"embedding": torch.full((len(batch), 2, 3), value)}, Pairs.texts, "val")
     assert found.places[:, 0].min() == 24  # of 25 documents, behind all wrong ones
     assert sorted(found.n_right.tolist()) == [1] * 24 + [2]
+
+
+def test_a_document_of_zeros_is_behind_every_other_one():
+    """Also behind what points away."""
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]])
+    fields = {"query": torch.tensor([0, 1]), "document": torch.tensor([2, 3]), "paired": torch.ones(2)}
+    split = SimpleNamespace(ids=("a", "b"), load=lambda index: Batch(("a", "b"), fields))
+    found = ranked(lambda batch: {"embedding": vectors}, SimpleNamespace(split=lambda name: split), "val")
+    assert found.places[:, 0].tolist() == [2, 1]
 
 
 def test_where_no_pair_is_known_nothing_can_be_ranked():

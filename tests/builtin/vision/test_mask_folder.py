@@ -110,6 +110,12 @@ def test_another_value_may_be_the_unknown_one_or_none(tmp_path):
     assert set(mask.unique().tolist()) == {0, 1, 2}
 
 
+def test_what_usually_means_unknown_is_a_wrong_value_where_another_one_does(tmp_path):
+    write(tmp_path / "data")  # with pixels of 255
+    with pytest.raises(DataError, match=r"value 255 at .* 0\.\.2 for 3 classes, or 0 where"):
+        opened(tmp_path, ignore_index=0).split("train").load(range(6))
+
+
 def test_without_names_classes_are_numbers_up_to_the_largest(tmp_path):
     write(tmp_path / "data", names=("a",) * 5)
     (tmp_path / "data" / "classes.txt").unlink()

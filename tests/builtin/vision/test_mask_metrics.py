@@ -18,6 +18,7 @@ from kdsearch.builtin.vision.mask_metrics import (
     TrimapMeanIou,
     TrimapOptions,
     near_boundaries,
+    overlaps,
 )
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, NoOptions
@@ -225,3 +226,10 @@ def test_a_chunk_holds_some_images_only(monkeypatch):
     whole = value(MIOU, found, truth)
     monkeypatch.setattr(mask_metrics, "CHUNK", 4)
     assert value(MIOU, found, truth) == whole
+
+
+def test_pixels_are_counted_as_whole_numbers():
+    """Float32 counts to 2^24: of larger images it lost the rest."""
+    found = overlaps(torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 4, 4, dtype=torch.int64), 2)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[[16, 16], [0, 0]]]
