@@ -224,7 +224,12 @@ def test_an_image_that_declared_patches_do_not_suit_has_others(size, patches):
     assert space.build(spec, image).module(torch.zeros(1, 3, *size)).shape == (1, 10)
 
 
-def test_of_an_image_that_no_patch_cuts_into_few_it_is_said_which_divide_it():
-    image = IO((Field("image", "image", (3, 101, 101)),), (Field("logits", "logits", (10,)),))
-    with pytest.raises(StudyError, match=r"none of 1, 2, .* can be built. Expected a patch of 1\."):
+@pytest.mark.parametrize(("size", "patches"), [((101, 101), "1"), ((96, 100), "1, 2, 4")])
+def test_of_an_image_that_no_patch_cuts_into_few_it_is_said_which_the_study_may_name(size, patches):
+    image = IO((Field("image", "image", (3, *size)),), (Field("logits", "logits", (10,)),))
+    said = rf"cuts the image into 576 or fewer; the study may name more: a patch of {patches}\."
+    with pytest.raises(StudyError, match=rf"none of 1, 2, .* can be built. Expected one that {said}"):
         VitSpace().narrowed(image)
+    named = int(patches[-1])
+    region = searchable(VitSpec, {"patch": {"choices": [named]}}, "student.spec")
+    assert VitSpace(region).narrowed(image).sample(torch.Generator().manual_seed(0)).patch == named

@@ -58,7 +58,10 @@ class VitSpace(SearchSpace[VitSpec]):
         if others and not any(map(keep, PATCHES)):
             dims = (replace(dim, range=Range(others)) if dim.path.endswith("patch") else dim for dim in self.dims)
             return type(self)(replace(self.region, dims=tuple(dims)))
-        return self.keeping("patch", keep, _fitting(height, width))
+        expected = _fitting(height, width)
+        if choices == PATCHES and any(not _misfit(patch, height, width) for patch in range(1, min(height, width) + 1)):
+            expected = f"one that cuts the image into {MAX_TOKENS} or fewer; the study may name more: {expected}"
+        return self.keeping("patch", keep, expected)
 
     def is_valid(self, spec: VitSpec) -> bool:
         return spec.width % spec.heads == 0
