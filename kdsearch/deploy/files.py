@@ -125,12 +125,14 @@ def subgraphs(graph: Any) -> Iterator[Any]:
 
 
 def weights_in(model: Any) -> int:
-    """How many numbers its tensors of weights hold: those of branches, too, and zeros that a sparse one leaves out."""
+    """How many numbers its weights are: those of branches and Constant nodes, too, and zeros that a sparse one leaves out."""
     from onnx import TensorProto
 
     kinds = set(map(TensorProto.DataType.Value, WEIGHTS))
     graphs = list(subgraphs(model.graph))
     stored = [(each.data_type, each.dims) for graph in graphs for each in graph.initializer]
+    constants = (node for graph in graphs for node in graph.node if node.op_type == "Constant")
+    stored += [(each.t.data_type, each.t.dims) for node in constants for each in node.attribute if each.HasField("t")]
     stored += [(each.values.data_type, each.dims) for graph in graphs for each in graph.sparse_initializer]
     return sum(math.prod(dims) for kind, dims in stored if kind in kinds and dims)
 

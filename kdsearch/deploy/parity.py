@@ -17,6 +17,7 @@ from torch import Tensor
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Field, Graph, named
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.ops.apart import beyond
 from kdsearch.ops.copies import module_copy
 from kdsearch.ops.undisturbed import undisturbed
 
@@ -31,11 +32,13 @@ class Difference:
     """How far one output is from the network's, over all probes.
 
     Args:
-        max_abs: largest absolute difference of any element; inf where one side alone is not finite. Of classes, whose numbers
-            mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1.
+        max_abs: largest absolute difference of any element; inf where one side alone is not finite. Of numbers that stand apart
+            (`ops/apart.py`), as those of a mask do, the relative difference, times the scale of the others. Of classes, whose
+            numbers mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1.
         scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square.
-        largest: largest absolute value of the network's answers.
+        largest: largest absolute value of the network's answers. Both without those that stand apart.
         own: the same of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
+        is_nan: whether the file answers NaN, where the network answers numbers.
     """
 
     output: str
@@ -44,6 +47,7 @@ class Difference:
     largest: float
     own: float | None = None
     is_share: bool = False
+    is_nan: bool = False
 
     @property
     def relative(self) -> float:
@@ -99,10 +103,15 @@ class Parity:
         """The output that is furthest off by its own scale."""
         return max(self.differences, key=lambda each: each.relative)
 
-    def check(self, bound: float) -> None:
-        """Raise RefusedError where an output is further off than `bound` of its scale, and than torch's own rounding explains."""
+    def check(self, bound: float | None) -> None:
+        """Raise RefusedError where an output is NaN; and where it is further off than `bound` of its scale, and than torch's own
+        rounding explains.
+        """
         for each in self.differences:
-            each.check(bound)
+            if each.is_nan:
+                raise RefusedError(f"the file answers NaN at output '{each.output}', where torch answers numbers")
+            if bound is not None:
+                each.check(bound)
 
 
 def module_call(graph: Graph) -> Call:
@@ -195,20 +204,21 @@ class _Seen:
     """What probes say of one output: the largest difference and moments of the network's answers; of classes, how many differ."""
 
     def __init__(self, field: Field) -> None:
-        self.field, self.far, self.largest = field, 0.0, 0.0
+        self.field, self.far, self.share, self.largest, self.is_nan = field, 0.0, 0.0, 0.0, False
         self.n, self.total, self.squares = 0, 0.0, 0.0
 
     def add(self, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> None:
-        far = _distance(self.field, expected, got, probe, counts)
+        far, share = _distance(self.field, expected, got, probe, counts)
         over = _over(self.field, expected, counts)
         if self.field.is_class:
             self.n += int(over.sum())
             self.total += int((expected.cpu() != got.cpu())[over].sum())
             self.far = self.total / self.n if self.n else 0.0
             return
-        self.far = max(self.far, far)
+        self.far, self.share = max(self.far, far), max(self.share, share)
+        self.is_nan |= bool(got.detach().cpu().isnan()[over].any())
         values = expected.detach().cpu().double()[over]
-        values = values[values.isfinite()]
+        values = values[values.isfinite() & (values.abs() <= beyond(values.numpy()))]
         if values.numel():
             self.largest = max(self.largest, float(values.abs().max()))
             self.n += values.numel()
@@ -221,7 +231,7 @@ class _Seen:
             return Difference(name, self.far, scale=1.0, largest=0.0, is_share=True)
         mean, square = (self.total / self.n, self.squares / self.n) if self.n else (0.0, 0.0)
         scale = max(math.sqrt(max(square - mean * mean, 0.0)), math.sqrt(square) / 100)
-        return Difference(name, self.far, scale, self.largest)
+        return Difference(name, max(self.far, self.share * scale), scale, self.largest, is_nan=self.is_nan)
 
 
 def own_errors(
@@ -245,7 +255,7 @@ def own_errors(
                 for each in outputs:
                     counts = _counted(each, inputs, probe)
                     seen[each.name].add(fine[each.name], plain[each.name], probe, counts)
-            found = {name: max(far, seen[name].far) for name, far in found.items()}
+            found = {name: max(far, seen[name].difference().max_abs) for name, far in found.items()}
     except Exception:  # a network may hold tensors of its own in fp32, or need a type that has no fp64 form
         return dict.fromkeys(found)
     return {name: far if math.isfinite(far) else None for name, far in found.items()}
@@ -319,17 +329,23 @@ def _answer(
     return got
 
 
-def _distance(field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> float:
+def _distance(
+    field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None
+) -> tuple[float, float]:
+    """The largest difference of any number, and the largest share of it of any that stands apart."""
     if expected.shape != got.shape:
         problem = f"output '{field.name}' at {_shown(probe)} is {tuple(got.shape)} in the file"
         raise RefusedError(problem, expected=f"{tuple(expected.shape)} as in torch")
     a, b = expected.detach().cpu().double(), got.detach().cpu().double()
+    over = _over(field, a, counts)
     # equal infinities would differ by NaN
-    equal = (a == b) | (a.isnan() & b.isnan()) | ~_over(field, a, counts)
+    equal = (a == b) | (a.isnan() & b.isnan()) | ~over
     if bool(equal.all()):
-        return 0.0
-    far = float((a - b).abs().masked_fill(equal, 0.0).max())
-    return math.inf if math.isnan(far) else far
+        return 0.0, 0.0
+    gaps = (a - b).abs().masked_fill(equal, 0.0).nan_to_num(math.inf)
+    is_apart = a.isfinite() & (a.abs() > beyond(a[over].numpy()))
+    shares = gaps[is_apart] / a[is_apart].abs()
+    return float(gaps.masked_fill(is_apart, 0.0).max()), float(shares.max()) if shares.numel() else 0.0
 
 
 def _shown(probe: Sequence[Tensor]) -> str:

@@ -16,6 +16,7 @@ import torch
 from kdsearch.deploy.parity import Difference, numbers, own_errors
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Call, Field, Graph
+from kdsearch.ops.apart import beyond
 
 Array = np.ndarray[Any, Any]
 ROWS = 3  # samples asked at once
@@ -112,8 +113,8 @@ def record(
         if whole.shape != own.shape or not np.isfinite(whole).all() or not np.isfinite(own).all():
             return None
         at = places(whole.size)
-        scale = max(float(whole.std()), math.sqrt(float(np.square(whole).mean())) / 100)
-        far = apart({"name": name, "scale": scale, "is_class": each.is_class}, whole, own)
+        told = {} if each.is_class else _scaled(whole)
+        far = apart({"name": name, "scale": 0.0, "is_class": each.is_class, **told}, whole, own)
         torchs = dict[str, float | None]()
         if bound is not None and exact is not None and far.max_abs > far.allowed(bound):
             torchs = own_errors(torch_call, exact, graph.inputs, [each], [tensors])
@@ -123,13 +124,12 @@ def record(
                 "name": name,
                 "shape": list(whole.shape),
                 "scale": _short(far.scale),
+                **({"beyond": told["beyond"]} if "beyond" in told else {}),
                 "is_class": each.is_class,
                 "at": at,
                 "torch": [_short(value) for value in whole.flat[at].tolist()],
                 "file": [_short(value) for value in own.flat[at].tolist()],
-                **(
-                    {} if each.is_class else {"sums": {"torch": _kept_sums(whole, seed), "file": _kept_sums(own, seed)}}
-                ),
+                **({} if each.is_class else {"sums": _kept_sums(whole, own, seed, told.get("beyond", math.inf))}),
             }
         )
     kept: dict[str, Any] = {"seed": seed, "inputs": asked, "outputs": answers}
@@ -155,19 +155,30 @@ def places(size: int) -> list[int]:
     return sorted({int(at) for at in np.linspace(0, size - 1, min(size, KEPT)).round()})
 
 
-def sums(answer: Array, seed: int) -> Array:
+def _scaled(whole: Array) -> dict[str, float]:
+    """`scale` of an answer, and `beyond`, where some of its numbers stand apart: the magnitude that these are above."""
+    most = beyond(whole)
+    usual = whole[np.abs(whole) <= most]
+    scale = max(float(usual.std()), math.sqrt(float(np.square(usual).mean())) / 100) if usual.size else 0.0
+    return {"scale": scale} if math.isinf(most) else {"scale": scale, "beyond": most}
+
+
+def sums(answer: Array, seed: int, most: float = math.inf) -> Array:
     """(B,) of an answer (B, ...): the sum of all numbers of a sample, each with a sign that is drawn, on the scale of one number.
 
-    What a weight changes is seen wherever it is in the answer; differences in every direction do not add up.
+    What a weight changes is seen wherever it is in the answer; differences in every direction do not add up. Numbers above
+    `most` are left out.
     """
     rows = answer.reshape(len(answer), -1)
+    rows = np.where(np.abs(rows) <= most, rows, 0.0)
     signs = 2.0 * np.random.RandomState(seed).randint(0, 2, rows.shape[1]) - 1
     found: Array = rows @ signs / math.sqrt(max(rows.shape[1], 1))
     return found
 
 
-def _kept_sums(answer: Array, seed: int) -> list[float]:
-    return [_short(value) for value in sums(answer, seed).tolist()]
+def _kept_sums(torch: Array, file: Array, seed: int, most: float) -> dict[str, list[float]]:
+    both = {"torch": torch, "file": file}
+    return {of: [_short(value) for value in sums(answer, seed, most).tolist()] for of, answer in both.items()}
 
 
 def _short(value: float) -> float:
@@ -179,13 +190,19 @@ def apart(output: Mapping[str, Any], then: Array, now: Array, own: float | None 
 
     Infinitely where the one of now has another shape, or either is not finite.
     """
-    name, largest = str(output["name"]), float(np.abs(then).max(initial=0))
+    name, most = str(output["name"]), float(output.get("beyond", math.inf))
+    is_apart = np.abs(then) > most
+    largest = float(np.abs(then[~is_apart]).max(initial=0))
     if output.get("is_class"):
         unequal = float((now != then).mean()) if now.shape == then.shape else math.inf
         return Difference(name, unequal, 1.0, 0.0, own, is_share=True)
     comparable = now.shape == then.shape and np.isfinite(now).all() and np.isfinite(then).all()
-    far = float(np.abs(now - then).max(initial=0)) if comparable else math.inf
-    return Difference(name, far, float(output["scale"]), largest, own)
+    scale = float(output["scale"])
+    if not comparable:
+        return Difference(name, math.inf, scale, largest, own)
+    gaps = np.abs(now - then)
+    gaps[is_apart] *= scale / np.abs(then[is_apart])
+    return Difference(name, float(gaps.max(initial=0)), scale, largest, own)
 
 
 def alone(
@@ -235,7 +252,8 @@ def differences(
         whole = got[name].astype(np.float64)
         now, then = whole.flat[list(each["at"])], np.asarray(each[against], np.float64)
         if told := each.get("sums"):
-            now = np.concatenate([now, sums(whole, int(kept["seed"]))])
+            most = float(each.get("beyond", math.inf))
+            now = np.concatenate([now, sums(whole, int(kept["seed"]), most)])
             then = np.concatenate([then, np.asarray(told[against], np.float64)])
         found.append(apart(each, then, now, (own or {}).get(name)))
     return found

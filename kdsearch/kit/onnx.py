@@ -12,12 +12,15 @@ from kdsearch.deploy.files import LARGEST, external_files, open_session, read_on
 from kdsearch.errors import RefusedError
 from kdsearch.store.files import storing, write_bytes
 
+HUGE = 1e18  # of a weight
+
 __all__ = [
     "LARGEST",
     "anonymous",
     "as_proto",
     "edited",
     "external_files",
+    "is_plain",
     "is_quantised",
     "open_model",
     "open_session",
@@ -27,6 +30,13 @@ __all__ = [
     "subgraphs",
     "weights_in",
 ]
+
+
+def is_plain(values: Any) -> bool:
+    """Whether a scale of few bits holds these numbers: they are finite, and so are their squares in fp32."""
+    import numpy as np
+
+    return bool(np.abs(values).max(initial=0) < HUGE)
 
 
 def open_model(model: Any, outputs: Sequence[str] = ()) -> Any:

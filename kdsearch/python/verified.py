@@ -246,11 +246,10 @@ def _as_read(ends: Ends, graph: Graph, batch: Batch) -> Batch:
 
 
 def _check(found: Parity, target: Path, parity: float | None, min_agreement: float | None) -> None:
-    if parity is not None:
-        try:
-            found.check(parity)
-        except RefusedError as error:
-            raise RefusedError(error.problem, file=target, path="parity") from error
+    try:
+        found.check(parity)
+    except RefusedError as error:
+        raise RefusedError(error.problem, file=target, path="parity") from error
     if min_agreement is None or found.top1_agreement is None:
         return
     if found.top1_agreement < min_agreement - 1e-12:

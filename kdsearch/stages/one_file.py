@@ -104,9 +104,8 @@ def file_row(target: Target, form: str, reference: Mapping[str, Any]) -> dict[st
     calls = {name: opened(target.exporter, file, latency_threads(target.materials)) for name, file in files.items()}
     bound = config.export.parity if kind == "fp32" else None
     parities = {name: _parity(target, name, calls[name], bound) for name in files}
-    if bound is not None:
-        for each in parities.values():
-            each.check(bound)
+    for each in parities.values():
+        each.check(bound)
     worst = max((each.worst for each in parities.values()), key=lambda each: each.relative)
 
     def predict(batch: Batch) -> Mapping[str, Any]:

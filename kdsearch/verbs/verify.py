@@ -203,7 +203,8 @@ def _of_arrays(
         except Exception as error:  # whatever a runtime raises at a shape
             raise DataError(f"the file fails at these arrays: {str(error).splitlines()[0][:200]}", file=data) from error
         same += int((_classes(answer, data) == labels[at : at + 32]).sum())
-    return "accuracy", same / len(labels), len(labels)
+    known = int((labels >= 0).sum())  # the classes of the others are not known
+    return "accuracy", same / known, known
 
 
 def _check_whole(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], data: Path) -> None:
@@ -238,6 +239,8 @@ def _labels(
         raise DataError(
             f"array 'label' is {label.dtype} of {shape}", file=data, expected="a class index for each sample"
         )
+    if not bool((labels >= 0).any()):
+        raise DataError(f"array 'label' is {labels[0]} everywhere", file=data, expected="the class of some samples")
     for name, array in inputs.items():
         if len(array) != len(labels):
             problem = f"array '{name}' has {len(array):,} samples, 'label' {len(labels):,}"

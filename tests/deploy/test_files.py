@@ -1,11 +1,12 @@
 """What onnxruntime refuses is said in a line, without the C++ around it."""
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from kdsearch.deploy.files import open_session, read_onnx
+from kdsearch.deploy.files import open_session, read_onnx, weights_in
 from kdsearch.errors import ArtifactError
 
 
@@ -45,6 +46,15 @@ def test_of_a_reason_within_a_reason_the_innermost_is_said(tmp_path):
     with pytest.raises(ArtifactError, match=r"w index is out of bounds\. Got:7") as caught:
         open_session(tmp_path / "net.onnx")
     assert "onnxruntime_src" not in str(caught.value)
+
+
+def test_weights_of_constant_nodes_are_counted():
+    """As some converters write them; a single number is none."""
+    w, half = (numpy_helper.from_array(each) for each in (np.ones((3, 4), np.float32), np.array(0.5, np.float32)))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    nodes = [helper.make_node("Constant", [], [name], value=each) for name, each in (("w", w), ("half", half))]
+    nodes += [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Mul", ["z", "half"], ["y"])]
+    assert weights_in(helper.make_model(helper.make_graph(nodes, "g", [x], [y]))) == 12
 
 
 def test_a_call_that_fails_is_told_by_its_exception_alone(tmp_path, capfd):

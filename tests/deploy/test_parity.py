@@ -219,6 +219,33 @@ def test_a_difference_counts_by_the_scale_of_the_outputs():
             found.check(1e-4)
 
 
+@pytest.mark.parametrize("mask", [-1e4, -1e9, float(torch.finfo(torch.float32).min)])
+def test_a_masks_numbers_hide_no_other_ones(mask):
+    """A branch that is baked in triples the scores beside one that is masked; and the mask's own number counts by its share."""
+    call, away = module_call(Graph(Large(), (X,), (LOGITS,))), torch.tensor([0.0, 0.0, 0.0, mask])
+
+    def masked(x, by=1.0, share=1.0):
+        return {"logits": by * call(x)["logits"] + share * away}
+
+    compare(masked, masked, (X,), (LOGITS,), SAMPLES, bound=1e-4).check(1e-4)
+    tripled = compare(masked, lambda x: masked(x, by=3.0), (X,), (LOGITS,), SAMPLES, bound=1e-4)
+    assert 0.5 < tripled.worst.relative < 20
+    with pytest.raises(RefusedError, match="of its scale"):
+        tripled.check(1e-4)
+    moved = compare(masked, lambda x: masked(x, share=0.9), (X,), (LOGITS,), SAMPLES, bound=1e-4)
+    assert moved.worst.relative == pytest.approx(0.1, rel=0.02)
+    with pytest.raises(RefusedError, match="of its scale"):
+        moved.check(1e-4)
+
+
+def test_a_file_that_answers_no_number_is_refused_whatever_the_bound():
+    def lost(x):
+        return {"logits": TORCH(x)["logits"] * torch.tensor([1.0, math.nan, 1.0, 1.0])}
+
+    with pytest.raises(RefusedError, match="the file answers NaN at output 'logits', where torch answers numbers"):
+        compare(TORCH, lost, (X,), (LOGITS,), SAMPLES).check(None)
+
+
 def probes():
     """As `compare` draws them of SAMPLES."""
     for n in (1, 2, 5):

@@ -36,6 +36,35 @@ def test_a_file_nearer_to_the_truth_than_torch_is_not_refused_later():
     assert not _near("", found, 1e-4).ok
 
 
+def test_a_changed_answer_is_seen_beside_a_mask():
+    """Numbers far beyond the others neither make the scale nor drown the sums."""
+    away = torch.zeros(40)
+    away[::5] = -1e9
+
+    def masked(x, by=1.0):
+        return {"y": by * x + away}
+
+    kept = record(GRAPH, masked, masked, bound=1e-4)
+    (output,) = kept["outputs"]
+    assert 0.5 < output["scale"] < 2
+    assert 2 < output["beyond"] < 1e9
+
+    def now(by):
+        return lambda feeds: {"y": masked(torch.from_numpy(feeds["x"]), by)["y"].numpy()}
+
+    assert _near("", differences(kept, now(1.0), "file"), 1e-4).ok
+    assert not _near("", differences(kept, now(1.01), "file"), 1e-4).ok
+    ones = {**kept, "outputs": [{**output, "at": output["at"][:1], "torch": output["torch"][:1]}]}
+    assert not _near("", differences(ones, now(1.01), "torch"), 1e-4).ok, "its sums alone show it"
+
+
+def test_an_output_of_no_numbers_has_a_card_all_the_same():
+    graph = Graph(nn.Identity(), (Field("x", "vector", (4,)),), (Field("y", "vector", (0,)),))
+    kept = record(graph, lambda x: {"y": x[:, :0]}, lambda x: {"y": x[:, :0]}, bound=1e-4)
+    assert kept["outputs"][0]["scale"] == 0.0
+    assert _near("", differences(kept, lambda feeds: {"y": feeds["x"][:, :0]}, "file"), 1e-4).ok
+
+
 @pytest.mark.parametrize("far", [exactly, rounded])
 def test_what_is_near_needs_no_second_pass(far):
     def never():

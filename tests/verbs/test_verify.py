@@ -267,6 +267,12 @@ def test_arrays_of_ones_own(folder, capsys, tmp_path):
         "ok": True,
         "said": "accuracy 1.0000 of 40; the card states none",
     }
+    np.savez(tmp_path / "own.npz", image=images, label=np.where(np.arange(40) < 30, -100, right))
+    code, found = verify(folder / "net.onnx", capsys, "--data", tmp_path / "own.npz")
+    assert found["checks"][-1]["said"] == "accuracy 1.0000 of 10; the card states none", "of those that are known"
+    np.savez(tmp_path / "own.npz", image=images, label=np.full(40, -100))
+    assert main(["verify", str(folder / "net.onnx"), "--data", str(tmp_path / "own.npz")]) == 2
+    assert "array 'label' is -100 everywhere. Expected the class of some samples" in capsys.readouterr().err
     card = json.loads((folder / "net.json").read_text())
     quality = {"metric": "accuracy", "value": 0.9, "direction": "max", "unit": "share"}
     (folder / "net.json").write_text(json.dumps({**card, "metrics": {"quality": quality}}))

@@ -144,27 +144,37 @@ def stored(graph: Any, weight: Weight, blocks: Blocks, bits: int) -> list[Any]:
         "DequantizeLinear",
         inputs,
         {"axis": weight.axis, "block_size": blocks.block},
-        outputs=[ir.Value(name=f"{name}.flat")],
-        name=f"{name}.dequantize",
+        outputs=[ir.Value(name=free_name(graph, f"{name}.flat"))],
+        name=free_name(graph, f"{name}.dequantize"),
     )
     (shape,) = add_initializers(graph, {f"{name}.shape": np.asarray(weight.shape, np.int64)})
     given = ir.Value(name=name, type=whole.type, shape=whole.shape)
-    reshape = ir.node("Reshape", [unpack.outputs[0], shape], outputs=[given], name=f"{name}.reshape")
+    reshape = ir.node("Reshape", [unpack.outputs[0], shape], outputs=[given], name=free_name(graph, f"{name}.reshape"))
     whole.replace_all_uses_with(given, replace_graph_outputs=True)
     return [unpack, reshape]
 
 
 def add_initializers(graph: Any, values: dict[str, Array]) -> list[Any]:
-    """The values of these names in the graph."""
+    """The values in the graph, by these names, or such as are free."""
     import onnx_ir as ir
 
     made = []
-    for name, value in values.items():
+    for wanted, value in values.items():
+        name = free_name(graph, wanted)
         tensor = ir.tensor(value, name=name)
         kind = ir.TensorType(tensor.dtype)
         made.append(ir.Value(name=name, shape=ir.Shape(value.shape), type=kind, const_value=tensor))
         graph.register_initializer(made[-1])
     return made
+
+
+def free_name(graph: Any, wanted: str) -> str:
+    """The name, with an underscore for each time that it is taken."""
+    taken = {name for node in graph for name in (node.name, *(value.name for value in node.outputs))}
+    taken |= {value.name for value in graph.inputs}
+    while wanted in taken or wanted in graph.initializers:
+        wanted += "_"
+    return wanted
 
 
 def _parts(name: str, blocks: Blocks, bits: int) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.builtin.int4.blocks import Array, Blocks
-from kdsearch.builtin.int4.graph import Weight, add_initializers
+from kdsearch.builtin.int4.graph import Weight, add_initializers, free_name
 from kdsearch.builtin.int4.rounding import Read
 
 DOMAIN = "com.microsoft"
@@ -37,15 +37,16 @@ def pack(model: Any, weight: Weight, blocks: Blocks) -> bool:
         called, answer = node.name or node.outputs[0].name, node.outputs[0]
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
         attributes = {"K": k, "N": n, "bits": 4, "block_size": blocks.block, "accuracy_level": FP32}
-        product = ir.Value(name=f"{answer.name}.product" if bias is not None else answer.name)
+        product = ir.Value(name=free_name(graph, f"{answer.name}.product") if bias is not None else answer.name)
         made = [
             ir.node(
                 "MatMulNBits", [node.inputs[0], *inputs], attributes, domain=DOMAIN,
-                outputs=[product], name=f"{called}.packed",
+                outputs=[product], name=free_name(graph, f"{called}.packed"),
             )
         ]  # fmt: skip
         if bias is not None:
-            made.append(ir.node("Add", [product, bias], outputs=[ir.Value(name=answer.name)], name=f"{called}.bias"))
+            called = free_name(graph, f"{called}.bias")
+            made.append(ir.node("Add", [product, bias], outputs=[ir.Value(name=answer.name)], name=called))
         ir.convenience.replace_nodes_and_values(graph, node, [node], made, [answer], [made[-1].outputs[0]])
     del graph.initializers[name]
     model.opset_imports.setdefault(DOMAIN, 1)

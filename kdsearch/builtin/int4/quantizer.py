@@ -17,7 +17,7 @@ from kdsearch.builtin.int4.packed import pack
 from kdsearch.builtin.int4.rounding import SWEEPS, Moments, calibrate_all, mean_error, moments
 from kdsearch.builtin.simulated import Layer, Round, in_blocks, simulated
 from kdsearch.kinds import Compressor, Model, Options, Plan, Subject, searched
-from kdsearch.kit.onnx import as_proto, edited, raise_opset, read_onnx, save_onnx
+from kdsearch.kit.onnx import as_proto, edited, is_plain, raise_opset, read_onnx, save_onnx
 
 OPSET, IR = 21, 10  # the first ones that have 4-bit integers in blocks
 CALIBRATING = {"calibrated": SWEEPS, "gptq": 0}  # rounding -> sweeps after GPTQ
@@ -103,6 +103,9 @@ class Int4(Compressor[Int4Options]):
         graph, every = model.graph, weights_of(model.graph)
         widths = bits_of([(each.names, each.flat, each.axis) for each in every], edits)
         weights = [(each, bits) for each, bits in zip(every, widths, strict=True) if bits]
+        if apart := [each.name for each, _ in weights if not is_plain(each.rows(graph))]:
+            weights = [(each, bits) for each, bits in weights if each.name not in apart]
+            self.note(f"in fp32, since no scale holds their infinities or huge numbers: {', '.join(apart)}")
         if not weights:
             least = edits["min_elements"]
             small = f"its {len(every)} weights of fp32 have fewer than {least} numbers, or one a row, or are skipped"

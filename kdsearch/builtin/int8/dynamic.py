@@ -60,11 +60,11 @@ def quantized(
 
 def _own_matrices(model: Any) -> None:
     """A matrix that is computed is so for each Gemm that reads it: onnxruntime transposes it for each, always by one name."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = {name: node for node in model.graph.node for name in node.output if name}
     nodes, read = [], set[str]()
     for node in model.graph.node:
         name = node.input[1] if node.op_type == "Gemm" else ""
-        if name in read:
+        if name and name in read:
             again = type(node)()
             again.CopyFrom(makers[name])
             again.name = f"{again.name}.{node.name}"

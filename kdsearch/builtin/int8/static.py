@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kdsearch.builtin.int8.ranges import Method, observed, range_of
 from kdsearch.builtin.int8.ready import WEIGHTED, finished, is_layer, theirs
 from kdsearch.kinds import Compressor
 from kdsearch.kit.onnx import read_onnx, save_onnx
+from kdsearch.ops.apart import LEAST, beyond
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -75,7 +77,7 @@ def calibrated(model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, 
         worst = tuple(most_sensitive(layers_of(setting), rows, work, told)[: asked.keep_sensitive])
         setting = replace(setting, kept=(*setting.kept, *worst), worst=worst)
     first = whole(setting)
-    if boundless := _boundless(first):
+    if boundless := _boundless(first, model, rows):
         setting = _without(setting, boundless)
         first = whole(setting)
     return replace(setting, first=first, notes=(*notes, *setting.notes))
@@ -116,18 +118,26 @@ def _without(setting: Setting, boundless: Collection[str]) -> Setting:
     touched = [node.name for node in setting.model.graph.node if {*node.input, *node.output} & {*boundless}]
     if not touched:
         return setting
-    said = f"in fp32, since they make or read infinities: {', '.join(touched)}"
+    said = f"in fp32, since they make or read infinities, or numbers far beyond all others: {', '.join(touched)}"
     return replace(setting, kept=(*setting.kept, *touched), notes=(*setting.notes, said))
 
 
-def _boundless(made: Any) -> set[str]:
-    """Tensors of a quantised model that were not finite on the samples, so that neither are their scales."""
+def _boundless(made: Any, model: Any, rows: Sequence[Row]) -> set[str]:
+    """Tensors of a quantised model that were not finite on the samples, so that neither are their scales; and those with numbers
+    far beyond all others, beside which 8 bits tell these no longer apart.
+    """
     from onnx import numpy_helper
 
     scales = {each.name: each for each in made.graph.initializer if each.data_type == each.FLOAT}
     nodes = [node for node in made.graph.node if node.op_type == "QuantizeLinear" and node.input[1] in scales]
-    lost = [node for node in nodes if not np.isfinite(numpy_helper.to_array(scales[node.input[1]])).all()]
-    return {node.input[0].removesuffix("_QuantizeLinear_Input") for node in lost}  # which outputs of the graph get
+    widest = {  # without what outputs of the graph get
+        node.input[0].removesuffix("_QuantizeLinear_Input"): float(numpy_helper.to_array(scales[node.input[1]]).max())
+        for node in nodes
+    }
+    lost = {name for name, scale in widest.items() if not math.isfinite(scale)}
+    wide = [name for name, scale in widest.items() if name not in lost and scale > LEAST / 255]
+    seen = observed(model, rows, wide) if wide else {}
+    return lost | {name for name, values in seen.items() if math.isfinite(beyond(values))}
 
 
 def _grouped(model: Any) -> list[str]:

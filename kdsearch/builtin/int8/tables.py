@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.kit.onnx import subgraphs
+from kdsearch.kit.onnx import is_plain, subgraphs
 
 
 def quantize_embeddings(model: Any, per_channel: bool) -> None:
     """Tables that rows are taken from, in 8 bits: what is taken becomes float again, by a scale for each column. One that a branch
-    or a loop reads, too, stays as it is.
+    or a loop reads, too, stays as it is, and so does one of infinities, such as a mask.
 
     They are most of a small text network's bytes. onnxruntime's static quantisation leaves them as they are, or takes a range of 0
     for them (1.32), so that every row reads 0: its calibration sees no weights.
@@ -37,6 +37,8 @@ def quantize_embeddings(model: Any, per_channel: bool) -> None:
         ):
             continue
         values = numpy_helper.to_array(table)
+        if not is_plain(values):
+            continue
         largest = np.abs(values).max(0 if per_channel else None)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         whole = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)

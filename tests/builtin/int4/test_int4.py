@@ -177,6 +177,40 @@ def test_one_number_a_row_stays_as_it_is(edges, tmp_path):
         assert file.stat().st_size == (size if share is None else pytest.approx(share * size, abs=600))
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "hqq", "rtn", "calibrated"])
+@pytest.mark.parametrize("value", [-np.inf, float(np.finfo(np.float32).min), np.nan])
+def test_numbers_that_no_scale_holds_stay_as_they_are(value, rounding, tmp_path):
+    values = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+    values[3, 5:9] = value
+    file = matrix_file(tmp_path, values, "Gather")
+    quantizer = Int4(Int4Options(rounding=rounding))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": np.arange(20)}])
+    assert np.array_equal(run(file, np.arange(20)), values, equal_nan=True)
+    assert quantizer.notes[0] == "in fp32, since no scale holds their infinities or huge numbers: w"
+
+
+@pytest.mark.parametrize("linear", ["dequantize", "packed"])
+def test_names_that_are_taken_are_left_to_who_has_them(linear, tmp_path):
+    """A file may have `w.scale`, and nodes by whatever names."""
+    rng = np.random.default_rng(0)
+    w, scale = rng.normal(size=(64, 16)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    x = rng.normal(size=(8, 64)).astype(np.float32)
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 64])
+    answer = onnx.helper.make_tensor_value_info("w.flat", onnx.TensorProto.FLOAT, None)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["w.shape"], name="w.dequantize"),
+        onnx.helper.make_node("Mul", ["w.shape", "w.scale"], ["w.flat"], name="w.dequantize.packed"),
+    ]
+    tensors = [onnx.numpy_helper.from_array(each, name) for name, each in {"w": w, "w.scale": scale}.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [given], [answer], tensors)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f"
+    )
+    quantise(tmp_path / "f", linear=linear)
+    exact = (x @ w) * scale
+    assert np.linalg.norm(run(tmp_path / "f", x) - exact) < 0.15 * np.linalg.norm(exact)
+
+
 def test_files_open_as_anybody_opens_them(fp32, tmp_path):
     """No hidden setting; INT4 files alone have one that is worth trying: an INT8 file would lose its integer kernels."""
     entry = "session.disable_quant_qdq"

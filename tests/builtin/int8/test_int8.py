@@ -724,7 +724,56 @@ def test_infinities_stay_in_fp32(calibration, tmp_path):
     scores = 0.05 * a[0] @ a[1].transpose(1, 2) + torch.from_numpy(mask)
     exact = (scores.softmax(-1) @ a[2]).numpy()
     assert np.linalg.norm(got - exact) < 0.1 * np.linalg.norm(exact)
-    assert quantizer.notes == ("in fp32, since they make or read infinities: Add_6, Softmax_7",)
+    assert quantizer.notes == (
+        "in fp32, since they make or read infinities, or numbers far beyond all others: Add_6, Softmax_7",
+    )
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("mask", [-np.inf, float(np.finfo(np.float32).min), -1e4])
+def test_a_table_of_masks_hides_no_scores(mask, mode, tmp_path):
+    """Scores of 12 classes, of which the group that a sample is of forbids most: a table, read by the group's number."""
+    w, v, table = drawn(16, 12), drawn(16, 4), np.full((4, 12), mask, np.float32)
+    for group in range(4):
+        table[group, 3 * group : 3 * group + 3] = 0
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["scores"]),
+        helper.make_node("MatMul", ["x", "v"], ["groups"]),
+        helper.make_node("ArgMax", ["groups"], ["group"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["table", "group"], ["forbidden"]),
+        helper.make_node("Add", ["scores", "forbidden"], ["y"]),
+    ]
+    x = drawn(64, 16)
+    file = file_of(tmp_path / "f.onnx", nodes, [16], [12], {"w": w, "v": v, "table": table})
+    exact = open_session(file).run(None, {"x": x})[0]
+    quantizer = Int8(Int8Options(mode=mode, operators="all", samples=64))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    got = open_session(file).run(None, {"x": x})[0]
+    assert not np.isnan(got).any()
+    assert (got.argmax(1) == exact.argmax(1)).mean() > 0.8  # a group may be another one
+    allowed = (exact > -100) & (got > -100)
+    assert allowed.sum() > 2 * len(x)
+    assert np.abs(got[allowed] - exact[allowed]).max() < 0.5
+
+
+def test_an_lstm_of_which_one_output_is_read_is_quantised(tmp_path):
+    """What it does not give has no name: it is not what another node reads."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["xt", "w", "r", "b"], ["", "h"], hidden_size=6),
+        helper.make_node("Squeeze", ["h", "at"], ["last"]),
+        helper.make_node("MatMul", ["last", "v"], ["product"]),
+        helper.make_node("Add", ["product", "c"], ["y"]),
+    ]
+    tensors = {"w": drawn(1, 24, 5), "r": drawn(1, 24, 6), "b": drawn(1, 48), "v": drawn(6, 3), "c": drawn(3)}
+    tensors["at"] = np.array([0], np.int64)
+    x = drawn(20, 7, 5)
+    file = file_of(tmp_path / "f.onnx", nodes, [7, 5], [3], tensors)
+    exact = open_session(file).run(None, {"x": x})[0]
+    quantizer = Int8(Int8Options(mode="dynamic"))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    got = open_session(file).run(None, {"x": x})[0]
+    assert np.linalg.norm(got - exact) < 0.1 * np.linalg.norm(exact)
 
 
 class Between(nn.Module):
