@@ -7,7 +7,7 @@ from typing import Any
 
 from kdsearch.report.html_table import simple
 from kdsearch.report.quality import quality_of
-from kdsearch.report.values import count, esc, mapping, metric, number, percent, plain, rows
+from kdsearch.report.values import count, esc, mapping, number, percent, plain, rows
 
 Row = Mapping[str, Any]
 
@@ -41,10 +41,11 @@ def _came_of(row: Row) -> str:
 
 def as_quantised(result: Row) -> str:
     """What training as quantised was for: how much worse each format's file is on validation without and with it."""
-    body, name = [], ""
+    body, name, measures = [], "", mapping(result.get("measures"))
     for each in rows(result.get("as_quantised")):
-        name = plain(each.get("metric") or "")
-        values = [metric(name, each.get(key)) for key in ("before", "allowed", "after")]
+        quality = quality_of({"quality": {**mapping(measures.get(plain(each.get("metric")))), **each}})
+        name = quality.name
+        values = [quality.write(each.get(key)) for key in ("before", "allowed", "after")]
         body.append([plain(each.get("format")), *values, count(each.get("epochs")), _came_of(each)])
     head = ["file", "plain", "allowed", "trained as quantised", "epochs", "what came of it"]
     title = f"<h3>Training as quantised: what {esc(name or 'the objective')} loses on validation</h3>"

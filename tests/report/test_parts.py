@@ -82,6 +82,26 @@ def test_training_as_quantised_that_could_round_nothing_is_said() -> None:
     assert ">nothing is rounded in training<" in as_quantised({"as_quantised": [{**row, "after": None, "used": False}]})
 
 
+@pytest.mark.parametrize(
+    ("metric", "measure", "cells", "said"),
+    [
+        ("exact_match", {"title": "exact match", "unit": "share"}, ["2.00 %", "5.00 %", "12.00 %"], "exact match"),
+        ("ndcg", {"title": "nDCG@10", "unit": "share"}, ["2.00 %", "5.00 %", "12.00 %"], "nDCG@10"),
+        ("nll", {"title": "", "unit": "nats"}, ["0.02000 nats", "0.05000 nats", "0.1200 nats"], "nll"),
+        ("recall_ms", {"title": "", "unit": "ms"}, ["0.02000 ms", "0.05000 ms", "0.1200 ms"], "recall_ms"),
+    ],
+)
+def test_training_as_quantised_is_read_as_its_metric_says(
+    metric: str, measure: dict[str, str], cells: list[str], said: str
+) -> None:
+    """By the unit that the row states, whatever the metric's name says."""
+    lost = {"before": 0.12, "allowed": 0.05, "after": 0.02, "used": True}
+    row = {"format": "onnx-int4", "epochs": 4, "metric": metric, "unit": measure["unit"], **lost}
+    text = as_quantised({"as_quantised": [row], "measures": {metric: measure}})
+    assert f"what {said} loses on validation" in text
+    assert sorted(re.findall(r">([\d.]+ (?:%|[a-z]+))<", text), key=lambda cell: float(cell.split()[0])) == cells
+
+
 def test_numbers_as_people_write_them() -> None:
     assert (si(999.7), si(72528), si(4210688, "B"), si(0.131)) == ("1 k", "72.5 k", "4.21 MB", "0.131")
     assert (percent(0.97114), percent(None), percent(math.nan)) == ("97.11 %", "\u2013", "\u2013")
