@@ -88,7 +88,8 @@ def bench_table(
 
 def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[Any], direction: str) -> dict[str, Any]:
     """Kendall's tau of test figures between seeds (mean over pairs; what no score can be expected to exceed by much), of
-    validation with test, and of parameters with test; and the best architecture's mean over the seeds on test.
+    validation with test, and of parameters with test where more is better (with its negative else); and the best architecture's
+    mean over the seeds on test.
     """
     own: dict[int, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
@@ -103,11 +104,11 @@ def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[
         known = [each for each in values if each is not None]
         return sum(known) / len(known) if known else None
 
-    params = [each.costs["params"] for each in keys]
+    params, sign = [each.costs["params"] for each in keys], 1 if direction == "max" else -1
     return {
         "tau_between_seeds": mean([kendall_tau(of(a, "test"), of(b, "test")) for a, b in combinations(sorted(own), 2)]),
         "tau_of_validation": mean([kendall_tau(of(seed, "val"), of(seed, "test")) for seed in own]),
-        "tau_of_params": mean([kendall_tau(params, of(seed, "test")) for seed in own]),
+        "tau_of_params": mean([kendall_tau(params, [sign * each for each in of(seed, "test")]) for seed in own]),
         "best": (max if direction == "max" else min)(
             (sum(of_) / len(of_) for of_ in zip(*(of(seed, "test") for seed in own), strict=True)), default=None
         ),

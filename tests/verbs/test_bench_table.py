@@ -163,6 +163,19 @@ def test_the_best_is_the_least_where_less_is_better():
     assert [_agreement(rows, "kd", students, way)["best"] for way in ("max", "min")] == [0.9, 0.2]
 
 
+def test_larger_ones_that_are_better_agree_whichever_way_is_better():
+    """An error that falls with size is ordered by size as an accuracy is that rises with it."""
+    students = [SimpleNamespace(key=name, costs={"params": n}) for name, n in (("a", 1), ("b", 2), ("c", 3))]
+
+    def found(way, values):
+        about = {"kind": "kd", "seed": 0, "error": ""}
+        rows = [{**about, "key": name, "val": each, "test": each} for name, each in zip("abc", values, strict=True)]
+        return _agreement(rows, "kd", students, way)
+
+    for way, values in (("max", (0.2, 0.5, 0.9)), ("min", (0.9, 0.5, 0.2))):
+        assert (found(way, values)["tau_of_params"], found(way, values)["tau_of_validation"]) == (1.0, 1.0)
+
+
 def test_one_that_fails_is_left_out_and_said(whole):
     students = [table.Student(name, name, {}, {"params": 1.0}) for name in "abc"]
     good = {"kind": "kd", "seed": 0, "error": "", "val": 0.5, "test": 0.25, "epochs": [0.5]}
