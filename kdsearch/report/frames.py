@@ -8,7 +8,7 @@ from typing import Any
 from kdsearch.errors import UserError
 from kdsearch.report.quality import quality_of
 from kdsearch.report.summary import is_recommended
-from kdsearch.report.trials import goals, reached
+from kdsearch.report.trials import IN_ROW, goals, reached
 from kdsearch.report.values import flat, mapping, rows
 from kdsearch.report.words import architecture
 
@@ -20,6 +20,8 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
     of several, the hypervolume after it, costs, architecture, values."""
     trials = rows(evidence.get("trials"))
     wanted = goals(evidence, trials)
+    named = [IN_ROW.get(goal.metric, goal.metric) for goal in wanted]
+    costs = [name for name in ("params", "macs", "bytes", "latency_ms", "peak_bytes") if name not in named]
     return [
         {
             "number": trial.get("number"),
@@ -27,11 +29,7 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
             **{goal.metric: reached(trial, goal.metric, goal.up) for goal in wanted},
             **({"hypervolume": trial.get("hypervolume")} if len(wanted) > 1 else {}),
             "feasible": trial.get("feasible"),
-            **{
-                name: trial.get(name)
-                for name in ("params", "macs", "bytes", "latency_ms")
-                if name not in [goal.metric for goal in wanted]
-            },
+            **{name: trial.get(name) for name in costs},
             "architecture": architecture(trial.get("architecture")),
             **dict(flat(trial.get("values"))),
             "error": trial.get("error") or None,

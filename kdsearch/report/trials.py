@@ -14,6 +14,7 @@ from kdsearch.report.words import architecture
 Row = Mapping[str, Any]
 STATES = ("complete", "pruned", "failed", "running", "paused")
 COSTS = ("latency_ms", "macs", "params", "bytes", "onnx_bytes", "peak_bytes")
+IN_ROW = {"onnx_bytes": "bytes"}  # a cost -> what a trial's row calls it, where that is another name
 UNITS = {
     "latency_ms": "latency (ms)",
     "macs": "MACs",
@@ -46,7 +47,7 @@ def kind(trial: Row) -> str:
 
 def cost_of(row: Row, key: str) -> float | None:
     """A cost; what is not positive was not measured."""
-    found = number(row.get(key))
+    found = number(row.get(IN_ROW.get(key, key)))
     if found is None:
         found = number(mapping(row.get("objectives")).get(key))
     return found if found is not None and found > 0 else None
@@ -101,7 +102,7 @@ def reached(trial: Row, name: str, up: bool) -> float | None:
     """The objective of a trial that ended, else what it had when it was stopped."""
     found = objective(trial, name)
     if found is None and name in COSTS:  # known before a step is taken
-        return cost_of(trial, name)
+        found = cost_of(trial, name)
     if found is None and (seen := curve(trial, name, up)):
         return seen[-1][1]
     return found

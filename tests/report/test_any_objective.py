@@ -176,6 +176,32 @@ def test_a_stopped_trial_stands_at_what_it_had_of_each_objective_in_the_studys_o
     assert {name: row[name] for name, _ in ways} == {"params": 20, "nll": 2.25, "accuracy": 0.125}
 
 
+@pytest.mark.parametrize(
+    ("cost", "own", "said"),
+    [
+        ("onnx_bytes", "bytes", "file size (bytes)"),
+        ("latency_ms", "latency_ms", "latency (ms)"),
+        ("peak_bytes", "peak_bytes", "memory of one call (bytes)"),
+        ("params", "params", "parameters"),
+    ],
+)
+def test_a_stopped_trial_has_its_cost_wherever_that_is_an_objective(cost: str, own: str, said: str) -> None:
+    """`own`: what its row calls it."""
+    whole = {"number": 0, "state": "complete", own: 2000.0, "objectives": {"accuracy": 0.5, cost: 2000.0}}
+    stopped = {"number": 1, "state": "pruned", own: 1500.0, "objectives": {}}
+    stopped["curve"] = [[0.5, {"accuracy": -0.125, cost: 1500.0}]]
+    evidence = {"objectives": [["accuracy", "max"], [cost, "min"]], "trials": [whole, stopped]}
+    rows = trial_rows(evidence)
+    assert [row[cost] for row in rows] == [2000.0, 1500.0]
+    assert (own in rows[0]) == (own == cost), "once, by the objective's name"
+    front = front_figure({}, evidence)
+    assert [(row["x"], row["y"]) for row in front.panels[0]["data"]["values"]] == [(2000.0, 0.5), (1500.0, 0.125)]
+    assert front.panels[0]["layer"][0]["encoding"]["x"]["title"] == said
+    assert [row[front.tables[0].head.index(said)] for row in front.tables[0].rows] == ["2,000", "1,500"]
+    del stopped[own]  # the row of a folder of before
+    assert trial_rows(evidence)[1][cost] == 1500.0, "as when it was looked at"
+
+
 def test_a_unit_that_is_stated_decides_and_no_name() -> None:
     assert quality_of({"quality": {"metric": "recall_ms", "value": 3.0, "unit": ""}}).text == "3.000"
     assert quality_of({"quality": {"metric": "ndcg", "value": 0.3, "unit": "share"}}).text == "30.00 %"
