@@ -19,16 +19,16 @@ PALETTE = {
     "blue": "#22609f",
     "orange": "#b8560f",
     "green": "#24785a",
-    "purple": "#75509e",
-    "teal": "#1c7c8c",
-    "red": "#b3303a",
+    "purple": "#a06fd8",
+    "brown": "#4c160b",
+    "red": "#a8242f",
     "grey": "#7b858f",
     "b32": "#c9d3de",
     "b16": "#8fb0d3",
     "b8": "#3f78b5",
     "b4": "#173f6e",
 }
-SERIES = ("blue", "orange", "green", "purple", "teal", "red", "grey")
+SERIES = ("blue", "orange", "green", "purple", "brown", "red", "grey")  # told apart also without red or green cones
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 CONFIG: Spec = {
     "background": None,

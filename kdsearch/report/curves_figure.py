@@ -16,7 +16,7 @@ OWN = {
     "without a teacher": "orange",
     "with every label": "green",
     "no search": "purple",
-    "teacher": "teal",
+    "teacher": "brown",
 }  # the same on every page
 BESIDE = "compare-"  # runs that others are judged by: grey
 DASHES = ([6, 3], [2, 2], [10, 3, 2, 3], [1, 4], [14, 4], [6, 2, 2, 2, 2, 2])  # tell grey lines apart

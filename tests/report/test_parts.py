@@ -170,9 +170,33 @@ def colours(mode: str) -> dict[str, str]:
 def luminance(code: str) -> float:
     """Relative luminance of sRGB (WCAG 2.2)."""
     digits = code[1:] if len(code) == 7 else "".join(2 * each for each in code[1:])
-    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    red, green, blue = (linear(int(digits[at : at + 2], 16) / 255) for at in (0, 2, 4))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def linear(part: float) -> float:
+    return part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+
+
+# What red, green and blue light become for eyes without the long or the middle cones, all of it (Machado et al., 2009, table 1).
+SIGHT = {
+    "whole": np.eye(3),
+    "no red": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "no green": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+}
+XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]])
+
+
+def lab(code: str, sight: str) -> np.ndarray:
+    """CIELAB of an sRGB colour, as it is seen (CIE 15, white D65)."""
+    light = [linear(int(code[at : at + 2], 16) / 255) for at in (1, 3, 5)]
+    seen = XYZ @ np.clip(SIGHT[sight] @ light, 0, 1) / [0.95047, 1.0, 1.08883]
+    x, y, z = np.where(seen > (6 / 29) ** 3, np.cbrt(seen), seen * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def contrast(one: str, other: str) -> float:
@@ -189,6 +213,18 @@ def test_text_and_marks_stand_out_from_the_page(mode: str) -> None:
     } == {}
     texts = ("ink", "soft", "blue", "green", "red")
     assert not [(a, b) for a in texts for b in ("bg", "panel") if contrast(found[a], found[b]) < 4.5]
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHT)
+def test_lines_are_told_apart_by_their_colours(mode: str, sight: str) -> None:
+    """By 15 in CIELAB whoever looks, by 32 with all cones: two greens of 31 looked alike. Grey lines differ by their dashes."""
+    found, hues = colours(mode), [name for name in SERIES if name != "grey"]
+    apart = {
+        (a, b): round(float(np.linalg.norm(lab(found[a], sight) - lab(found[b], sight))))
+        for a, b in itertools.combinations(hues, 2)
+    }
+    assert {pair: far for pair, far in apart.items() if far < (32 if sight == "whole" else 15)} == {}
 
 
 def test_the_charts_colours_are_the_style_sheets() -> None:
