@@ -39,9 +39,10 @@ def trial_rows(evidence: Row) -> list[dict[str, Any]]:
 
 
 def candidate_rows(evidence: Row) -> list[dict[str, Any]]:
-    """One row a candidate that was scored without training, the best first."""
+    """One row a candidate that was scored without training, the best first; of several students each with its role."""
     found = [
         {
+            **({"role": each["role"]} if each.get("role") else {}),
             "architecture": architecture(each.get("architecture") or each.get("key")),
             **{name: each.get(name) for name in ("params", "macs", "score", "kept", "feasible")},
             **{f"score.{name}": value for name, value in mapping(each.get("scores")).items()},

@@ -24,7 +24,7 @@ from kdsearch.report.trials import (
     trials_table,
 )
 from kdsearch.report.values import count, general, mapping, number, plain, rows, short
-from kdsearch.report.words import architecture
+from kdsearch.report.words import architecture, part
 
 DRAWN = 4000  # candidates that are drawn, so that the page stays light; kept ones and the front always are
 SHOWN = 200  # rows of a table
@@ -38,7 +38,7 @@ CANDIDATES = (
 
 
 def candidate_rows(candidates: Sequence[Row], key: str, chosen: object) -> list[dict[str, Any]]:
-    """What is drawn of each candidate with a cost and a score."""
+    """What is drawn of each candidate with a cost and a score. chosen: the student's architecture."""
     found: list[dict[str, Any]] = []
     for each in candidates:
         cost, score = cost_of(each, key), number(each.get("score"))
@@ -67,7 +67,9 @@ def thinned(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*others, *marked]
 
 
-def candidates_panel(found: Sequence[dict[str, Any]], key: str, scale: Sequence[dict[str, Any]]) -> Spec:
+def candidates_panel(
+    found: Sequence[dict[str, Any]], key: str, scale: Sequence[dict[str, Any]], whose: str, at: int
+) -> Spec:
     """The cloud is silent for screen readers; kept candidates, the student and the front are not. `scale`: all, for the axes."""
     x = axis("x", UNITS[key], [row["x"] for row in scale], log=True)
     y = upright(axis("y", "score", [row["y"] for row in scale]))
@@ -76,12 +78,12 @@ def candidates_panel(found: Sequence[dict[str, Any]], key: str, scale: Sequence[
     quiet = {"or": [{"field": "kind", "equal": SCORED}, {"field": "kind", "equal": OUT}]}
     kept = sum(row["kind"] != SCORED and row["kind"] != OUT for row in found)
     return chart(
-        "score, higher is better",
-        f"{len(scale)} candidates, {kept} kept: {UNITS[key]} against the score of the proxies, higher is better.",
+        f"score{whose}, higher is better",
+        f"{len(scale)} candidates{whose}, {kept} kept: {UNITS[key]} against the score of the proxies, higher is better.",
         found,
         [
             {
-                "params": [zoom("candidates")],
+                "params": [zoom(f"candidates{at}")],
                 "transform": [{"filter": quiet}],
                 "mark": {"type": "point", "size": 20, "opacity": 0.5, "aria": False},
                 "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip},
@@ -131,22 +133,39 @@ def trials_panel(trials: Sequence[Row], goal: Quality, key: str) -> Spec:
     )
 
 
+def by_role(candidates: Sequence[Row]) -> dict[str | None, list[Row]]:
+    """Those of each role, which is None where a study has one student."""
+    found: dict[str | None, list[Row]] = {}
+    for each in candidates:
+        found.setdefault(plain(each["role"]) if each.get("role") else None, []).append(each)
+    return found
+
+
+def left_out(n: int, found: int, drawn: int, whose: str) -> list[str]:
+    """Sentences on how many of n candidates have no place in the panel, and on how many of those that have one are not drawn."""
+    notes = []
+    if drawn < found:
+        notes.append(f"{count(drawn)} of {count(found)} candidates{whose} are drawn, all kept ones among them.")
+    if found < n:
+        notes.append(f"{count(n - found)} candidates{whose} have no score or no cost.")
+    return notes
+
+
 def front_figure(result: Row, evidence: Row) -> Figure:
-    """Two panels: all candidates, all trials."""
+    """A panel of all candidates, of several students one a role, and one of all trials."""
     candidates, trials = rows(evidence.get("candidates")), rows(evidence.get("trials"))
     panels: list[Spec] = []
     tables: list[Table] = []
     notes: list[str] = []
     if candidates:
+        chosen = mapping(result.get("student")).get("architecture")
         key = cost_key(candidates, ("params", "macs"))
-        found = candidate_rows(candidates, key, mapping(result.get("student")).get("architecture"))
-        drawn = thinned(found)
-        panels.append(candidates_panel(drawn, key, found))
+        for at, (role, own) in enumerate(by_role(candidates).items()):
+            found = candidate_rows(own, key, part(chosen, role))
+            drawn, whose = thinned(found), f" of {short(role, 24)}" if role else ""
+            panels.append(candidates_panel(drawn, key, found, whose, at))
+            notes += left_out(len(own), len(found), len(drawn), whose)
         tables.append(candidates_table(candidates))
-        if len(drawn) < len(found):
-            notes.append(f"{count(len(drawn))} of {count(len(found))} candidates are drawn, all kept ones among them.")
-        if len(found) < len(candidates):
-            notes.append(f"{count(len(candidates) - len(found))} candidates have no score or no cost.")
     else:
         notes.append("No candidates were scored: this study's architecture is fixed.")
     if trials:
@@ -174,16 +193,27 @@ def front_figure(result: Row, evidence: Row) -> Figure:
 
 
 def candidates_table(candidates: Sequence[Row]) -> Table:
-    """Kept ones first, then by score; at most SHOWN."""
+    """Kept ones first, then by score; at most SHOWN. Of several students with their role."""
 
     def order(c: Row) -> tuple[bool, float]:
         score = number(c.get("score"))
         return not c.get("kept"), float("inf") if score is None else -score
 
     proxies = list(dict.fromkeys(plain(name) for c in candidates for name in mapping(c.get("scores"))))
-    head = ["architecture", "parameters", "MACs", "score", *(f"{name} score" for name in proxies), "kept", "feasible"]
+    has_roles = any(each.get("role") for each in candidates)
+    head = [
+        *(["role"] if has_roles else []),
+        "architecture",
+        "parameters",
+        "MACs",
+        "score",
+        *(f"{name} score" for name in proxies),
+        "kept",
+        "feasible",
+    ]
     body = [
         [
+            *([plain(c.get("role"))] if has_roles else []),
             architecture(c.get("architecture") or c.get("key")),
             count(c.get("params")),
             count(c.get("macs")),

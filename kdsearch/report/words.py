@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdsearch.report.values import items, plain, scalar
+from kdsearch.store.hashing import canonical
 
 
 def architecture(text: object) -> str:
@@ -19,6 +20,14 @@ def architecture(text: object) -> str:
     except (ValueError, RecursionError):
         return found
     return spec_words(spec) if isinstance(spec, dict) and spec else found
+
+
+def part(text: object, role: object) -> object:
+    """A role's own out of the architecture of several students, which is JSON by role; where no role is asked for, all of it."""
+    try:
+        return text if role is None else canonical(json.loads(plain(text))[role])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return text
 
 
 def spec_words(spec: Mapping[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kdsearch.report.words import part
 from kdsearch.stages.export import FIGURES
 from kdsearch.stages.quality import file_label, measure, told
 from kdsearch.stages.trial_facts import architecture, short_of
@@ -19,27 +20,10 @@ ALL = "every label there is"
 
 def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Mapping[str, Any]) -> dict[str, Any]:
     """What the page's figures draw."""
-    search, distilled = inputs["search"], inputs["distill"].facts
+    distilled = inputs["distill"].facts
     trials = read_json(inputs["refine"].path / "trials.json")
-    tried = {key for trial in trials for key in trial["keys"]}
-    reads_facts = inputs["refine"].facts.get("reads_facts", False)  # a folder of before does not say
-    candidates, scores = [], {}
-    for role, facts in search.facts["roles"].items():
-        kept = tried | {each["key"] for each in short_of(facts["kept"], reads_facts)}
-        for row in read_lines(search.path / f"candidates-{role}.jsonl"):
-            scores[row["key"]] = row["scores"]
-            candidates.append(
-                {
-                    "key": row["key"],
-                    "architecture": architecture(materials, {role: row["spec"]}),
-                    "params": row["params"],
-                    "macs": row["macs"],
-                    "scores": row["scores"],
-                    "score": row["score"],
-                    "kept": row["key"] in kept,
-                    "feasible": True,
-                }
-            )
+    candidates = _candidates(materials, inputs, trials)
+    scores = {each["key"]: each["scores"] for each in candidates}
     weightings = inputs["refine"].path / WEIGHTINGS
     finals = [
         {
@@ -95,6 +79,25 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "finals": finals,
         "figures": _figures(inputs, result),
     }
+
+
+def _candidates(
+    materials: Materials, inputs: Mapping[str, Artifact], trials: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """All that were scored, of every role; of several roles each says its own, and is kept for what it is there."""
+    search, found = inputs["search"], []
+    reads_facts = inputs["refine"].facts.get("reads_facts", False)  # a folder of before does not say
+    roles = search.facts["roles"]
+    for role, facts in roles.items():
+        named = {"role": role} if len(roles) > 1 else {}
+        tried = {part(trial["architecture"], named.get("role")) for trial in trials}
+        short = {each["key"] for each in short_of(facts["kept"], reads_facts)}
+        for row in read_lines(search.path / f"candidates-{role}.jsonl"):
+            text = architecture(materials, {role: row["spec"]})
+            known = {name: row[name] for name in ("key", "params", "macs", "scores", "score")}
+            kept = row["key"] in short or text in tried
+            found.append({**named, **known, "architecture": text, "kept": kept, "feasible": True})
+    return found
 
 
 def _judged_on(

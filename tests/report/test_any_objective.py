@@ -8,7 +8,7 @@ import pytest
 from conftest import make_evidence, make_result
 
 from kdsearch.report.curves_figure import curves_figure
-from kdsearch.report.frames import trial_rows
+from kdsearch.report.frames import candidate_rows, trial_rows
 from kdsearch.report.front_figure import front_figure
 from kdsearch.report.history_figure import history_figure
 from kdsearch.report.ladder_figure import ladder_figure
@@ -200,6 +200,33 @@ def test_a_stopped_trial_has_its_cost_wherever_that_is_an_objective(cost: str, o
     assert [row[front.tables[0].head.index(said)] for row in front.tables[0].rows] == ["2,000", "1,500"]
     del stopped[own]  # the row of a folder of before
     assert trial_rows(evidence)[1][cost] == 1500.0, "as when it was looked at"
+
+
+def test_candidates_of_several_students_have_a_panel_and_marks_of_their_own() -> None:
+    """The largest left one beats every right one, and the same network is the student on one side alone."""
+    roles = {"left": ((10, 0.7), (20, 0.9)), "right": ((10, 0.2), (20, 0.4))}
+    candidates = [
+        {"role": role, "architecture": f'{{"width":{n}}}', "params": n, "score": score, "kept": False}
+        for role, own in roles.items()
+        for n, score in own
+    ]
+    result = {"student": {"architecture": '{"left":{"width":10},"right":{"width":20}}'}}
+    evidence = {"candidates": candidates}
+    left, right = front_figure(result, evidence).panels
+    assert [left["title"], right["title"]] == [f"score of {role}, higher is better" for role in roles]
+    kinds = [{row["x"]: row["kind"] for row in panel["data"]["values"]} for panel in (left, right)]
+    assert kinds == [{10: "the student", 20: "scored"}, {10: "scored", 20: "the student"}]
+    assert all(row["front"] for panel in (left, right) for row in panel["data"]["values"]), (
+        "each role has its own front"
+    )
+    (table,) = front_figure(result, evidence).tables
+    assert table.head[:2] == ["role", "architecture"]
+    assert [row[0] for row in table.rows] == ["left", "left", "right", "right"]
+    assert [row["role"] for row in candidate_rows(evidence)] == ["left", "left", "right", "right"]
+    alone = {"candidates": [{name: value for name, value in candidates[0].items() if name != "role"}]}
+    assert "role" not in candidate_rows(alone)[0]
+    assert front_figure({}, alone).tables[0].head[0] == "architecture"
+    assert front_figure({}, alone).panels[0]["title"] == "score, higher is better"
 
 
 def test_a_unit_that_is_stated_decides_and_no_name() -> None:
