@@ -9,25 +9,28 @@ from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import Spec, axis, chart, number_format, tips, upright, zoom
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.stats import tau_noise
-from kdsearch.report.trials import cost_of, declared
+from kdsearch.report.trials import UNITS, cost_of, declared
 from kdsearch.report.values import MISSING, general, mapping, number, plain, rows, short
 from kdsearch.report.words import architecture
 from kdsearch.search.agreement import kendall_tau
 
 Row = Mapping[str, Any]
 BASELINE = "params"  # every proxy is judged beside it
+COUNTS = (BASELINE, "macs")  # a search scores them as logarithms, which are in the same order
 LEAST = 5  # of fewer students no order can be told from chance: tau's spread is above 0.4
 
 
-def with_params(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, float | None]]:
-    """The scores of each final, `params` filled in from the row itself or from the same architecture elsewhere."""
-    named = [row for row in others if row.get("architecture")]
-    known = {plain(row["architecture"]): cost_of(row, BASELINE) for row in named}
+def with_counts(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, float | None]]:
+    """The scores of each final. Of COUNTS not their logarithms but what the row itself counts, or that of the same architecture
+    elsewhere."""
+    named = {plain(row["architecture"]): row for row in others if row.get("architecture")}
     made = []
     for final in finals:
         scores = {plain(name): number(value) for name, value in mapping(final.get("scores")).items()}
-        if scores.get(BASELINE) is None:
-            scores[BASELINE] = cost_of(final, BASELINE) or known.get(plain(final.get("architecture")))
+        known = [final, named.get(plain(final.get("architecture")), {})]
+        for name in COUNTS:
+            if name in scores or name == BASELINE:
+                scores[name] = next((n for row in known if (n := cost_of(row, name)) is not None), None)
         made.append(scores)
     return made
 
@@ -58,8 +61,8 @@ def proxy_panel(
         for final, score, value in zip(finals, scores, values, strict=True)
         if score is not None and value is not None
     ]
-    title = "parameters" if name == BASELINE else f"score of {short(name, 24)}"
-    x = axis("x", title, [row["x"] for row in found], log=name in ("params", "macs"))
+    title = UNITS[name] if name in COUNTS else f"score of {short(name, 24)}"
+    x = axis("x", title, [row["x"] for row in found], log=name in COUNTS)
     y = upright(axis("y", goal.name, [row["y"] for row in found], share=goal.share))
     tooltip = tips(("name", " "), ("x", title, ",.5~g"), ("y", goal.name, number_format(goal.name, goal.share)))
     mark = {"mark": {"type": "point", "color": "#22609f"}, "encoding": {"x": x, "y": y, "tooltip": tooltip}}
@@ -95,7 +98,7 @@ def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
 def proxy_figure(result: Row, evidence: Row) -> Figure:
     """One panel a proxy, the baseline last; none where there are too few students to tell an order."""
     finals = rows(evidence.get("finals"))
-    scores = with_params(finals, [*rows(evidence.get("candidates")), *rows(evidence.get("trials"))])
+    scores = with_counts(finals, [*rows(evidence.get("candidates")), *rows(evidence.get("trials"))])
     names = [name for name in dict.fromkeys(name for each in scores for name in each) if name != BASELINE]
     names += [BASELINE] if any(each.get(BASELINE) is not None for each in scores) else []
     measured = [quality_of(final) for final in finals]

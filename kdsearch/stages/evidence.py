@@ -30,6 +30,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
             "architecture": trial["architecture"],
             "scores": scores.get(" + ".join(trial["keys"]), {}),
             "params": trial["params"],
+            "macs": trial["macs"],
             "quality": {
                 "metric": materials.objective,
                 "value": trial["objectives"].get(materials.objective),

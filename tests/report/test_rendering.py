@@ -599,7 +599,7 @@ def test_the_same_input_gives_the_same_page(result: dict[str, Any], evidence: di
 
 def test_proxies_are_judged_beside_parameter_count() -> None:
     finals = [
-        {"architecture": str(n), "scores": {"good": n, "bad": -n, "params": p}, "accuracy": 0.5 + n / 100}
+        {"architecture": str(n), "scores": {"good": n, "bad": -n}, "params": p, "accuracy": 0.5 + n / 100}
         for n, p in enumerate((10, 30, 20, 50, 40))
     ]
     figure = proxy_figure({}, {"finals": finals})
