@@ -1,7 +1,8 @@
-"""Does a proxy rank students as training does? One small panel a proxy, with Kendall's tau, beside parameter count."""
+"""Does a proxy rank networks as short trials do? One small panel a proxy, with Kendall's tau, beside parameter count."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,19 @@ from kdsearch.search.agreement import kendall_tau
 Row = Mapping[str, Any]
 BASELINE = "params"  # every proxy is judged beside it
 COUNTS = (BASELINE, "macs")  # a search scores them as logarithms, which are in the same order
-LEAST = 5  # of fewer students no order can be told from chance: tau's spread is above 0.4
+LEAST = 5  # of fewer networks no order can be told from chance: tau's spread is above 0.4
+
+
+def once(finals: Sequence[Row]) -> list[Row]:
+    """One row a network, the best of its trials: one that several recipes were tried with has the same scores in each."""
+    best: dict[object, tuple[float, Row]] = {}
+    for at, final in enumerate(finals):
+        quality = quality_of(final)
+        gain = -math.inf if quality.value is None else quality.value if quality.up else -quality.value
+        name = plain(final["architecture"]) if final.get("architecture") else at
+        if name not in best or gain > best[name][0]:
+            best[name] = gain, final
+    return [final for _, final in best.values()]
 
 
 def with_counts(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, float | None]]:
@@ -36,7 +49,7 @@ def with_counts(finals: Sequence[Row], others: Sequence[Row]) -> list[dict[str, 
 
 
 def agreement(scores: Sequence[float | None], gains: Sequence[float | None]) -> tuple[float | None, int]:
-    """Tau-b over the students that have both numbers, and how many those are."""
+    """Tau-b over the networks that have both numbers, and how many those are."""
     both = [(s, a) for s, a in zip(scores, gains, strict=True) if s is not None and a is not None]
     tau = kendall_tau([s for s, _ in both], [a for _, a in both]) if len(both) > 1 else None
     return tau, len(both)
@@ -68,7 +81,7 @@ def proxy_panel(
     mark = {"mark": {"type": "point", "color": "#22609f"}, "encoding": {"x": x, "y": y, "tooltip": tooltip}}
     return chart(
         f"{short(goal.name, 24)}; {said}",
-        f"{len(found)} trained students, {short(name, 40)} against {goal.name}; Kendall's {said}.",
+        f"{len(found)} networks, {short(name, 40)} against {goal.name} after a short trial; Kendall's {said}.",
         found,
         [{"params": [zoom(f"proxy{at}")], **mark}],
         190,
@@ -81,9 +94,9 @@ def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
     n = max(count for _, count in taus.values())
     ranked = {name: tau for name, (tau, _) in taus.items() if tau is not None and name != BASELINE}
     if not ranked:
-        return "No proxy has a Kendall tau here: too few students, or all alike."
+        return "No proxy has a Kendall tau here: too few networks, or all alike."
     noise = (
-        f" Over {n} students, scores that know nothing scatter by ±{tau_noise(n):.2f} around zero: "
+        f" Over {n} networks, scores that know nothing scatter by ±{tau_noise(n):.2f} around zero: "
         "differences of that size say little."
     )
     if base is None:
@@ -91,13 +104,13 @@ def verdict(taus: Mapping[str, tuple[float | None, int]]) -> str:
     better = sorted((name for name, tau in ranked.items() if tau > base), key=lambda name: -ranked[name])
     listed = ", ".join(f"{short(name, 40)} ({ranked[name]:+.2f})" for name in better)
     if not better:
-        return f"No proxy ranked these students better than their parameter count (τ = {base:+.2f})." + noise
+        return f"No proxy ranked these networks better than their parameter count (τ = {base:+.2f})." + noise
     return f"Above parameter count (τ = {base:+.2f}): {listed}." + noise
 
 
 def proxy_figure(result: Row, evidence: Row) -> Figure:
-    """One panel a proxy, the baseline last; none where there are too few students to tell an order."""
-    finals = rows(evidence.get("finals"))
+    """One panel a proxy, the baseline last; none where there are too few networks to tell an order."""
+    finals = once(rows(evidence.get("finals")))
     scores = with_counts(finals, [*rows(evidence.get("candidates")), *rows(evidence.get("trials"))])
     names = [name for name in dict.fromkeys(name for each in scores for name in each) if name != BASELINE]
     names += [BASELINE] if any(each.get(BASELINE) is not None for each in scores) else []
@@ -108,7 +121,8 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
     gains = [value if value is None or goal.up else -value for value in values]
     taus = {name: agreement([each.get(name) for each in scores], gains) for name in names}
     judged = bool(taus) and max(n for _, n in taus.values()) >= LEAST
-    students = sum(value is not None for value in values)
+    tried = sum(value is not None for value in values)
+    chosen_by = f" The search chose by {short(evidence['proxy'], 40)}." if evidence.get("proxy") else ""
     body = [
         [architecture(final.get("architecture")), goal.write(value), *(general(each.get(name)) for name in names)]
         for final, value, each in zip(finals, values, scores, strict=True)
@@ -116,9 +130,10 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
     foot = ["Kendall tau", "", *(MISSING if (tau := taus[name][0]) is None else f"{tau:+.3f}" for name in names)]
     return Figure(
         "proxies",
-        f"Proxy scores against {goal.name} after distillation",
-        "Each panel asks whether a score computed without training orders the students as training did. "
-        "Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs nothing."
+        f"Proxy scores against {goal.name} after short trials, on validation",
+        "Each panel asks whether a score computed without training orders the networks that were tried as their short trials did, "
+        "each at the best of its own. Kendall's τ is 1 for the same order, 0 for none. Parameter count is the baseline that costs "
+        f"nothing.{chosen_by}"
         if judged
         else "",
         [
@@ -129,7 +144,7 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
         else (),
         [
             Table(
-                f"{len(finals)} trained students",
+                f"{len(finals)} networks, each at the best of its short trials, on validation",
                 ["architecture", goal.name, *names],
                 [*body, foot] if judged else body,
             )
@@ -137,7 +152,7 @@ def proxy_figure(result: Row, evidence: Row) -> Figure:
         if finals
         else (),
         (verdict(taus),) if judged else (),
-        missing=f"{students} trained students have scores: too few to judge a proxy, which takes {LEAST}."
-        if students
-        else "No student has both proxy scores and a result after training, so the proxies cannot be judged.",
+        missing=f"Different networks that were tried to the end: {tried}, too few to judge a proxy, which takes {LEAST}."
+        if tried
+        else "No network has both proxy scores and the result of a trial, so the proxies cannot be judged.",
     )

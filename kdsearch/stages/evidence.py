@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from kdsearch.stages.trial_facts import architecture, short_of
 from kdsearch.stages.weightings import WEIGHTINGS
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json, read_lines
+from kdsearch.study.names import score_name
 from kdsearch.training.materials import Materials
 from kdsearch.training.teachers import asked
 
@@ -23,25 +25,7 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
     distilled = inputs["distill"].facts
     trials = read_json(inputs["refine"].path / "trials.json")
     candidates = _candidates(materials, inputs, trials)
-    scores = {each["key"]: each["scores"] for each in candidates}
     weightings = inputs["refine"].path / WEIGHTINGS
-    finals = [
-        {
-            "architecture": trial["architecture"],
-            "scores": scores.get(" + ".join(trial["keys"]), {}),
-            "params": trial["params"],
-            "macs": trial["macs"],
-            "quality": {
-                "metric": materials.objective,
-                "value": trial["objectives"].get(materials.objective),
-                "direction": materials.metrics[materials.objective].direction,
-                "unit": materials.metrics[materials.objective].unit,
-                "title": materials.metrics[materials.objective].title,
-            },
-        }
-        for trial in trials
-        if trial["state"] == "complete"
-    ]
     names = {
         distilled["winner"]: "student",
         "baseline": "without a teacher",
@@ -77,7 +61,8 @@ def evidence_of(materials: Materials, inputs: Mapping[str, Artifact], result: Ma
         "curves": {**curves, **teacher_curves},
         "judged_on": _judged_on(materials, result, curves, dict(zip(teacher_curves, trained_here, strict=True))),
         "ladder": _ladder(result),
-        "finals": finals,
+        "finals": _finals(materials, trials, candidates),
+        "proxy": score_name(materials.study),
         "figures": _figures(inputs, result),
     }
 
@@ -99,6 +84,35 @@ def _candidates(
             kept = row["key"] in short or text in tried
             found.append({**named, **known, "architecture": text, "kept": kept, "feasible": True})
     return found
+
+
+def _finals(
+    materials: Materials, trials: Sequence[Mapping[str, Any]], candidates: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every short trial that ended, with its network's scores: the one that the search chose by first, then each proxy's.
+
+    Of several students that ship their sums, as the choice has them.
+    """
+    name, roles = score_name(materials.study), materials.ships if len(materials.spaces) > 1 else (None,)
+    known = {(each.get("role"), each["architecture"]): {name: each["score"], **each["scores"]} for each in candidates}
+    about = {"metric": materials.objective, **measure(materials.metrics[materials.objective])}
+    return [
+        {
+            "architecture": trial["architecture"],
+            "scores": _sums([known.get((role, part(trial["architecture"], role)), {}) for role in roles]),
+            "params": trial["params"],
+            "macs": trial["macs"],
+            "quality": {**about, "value": trial["objectives"].get(materials.objective)},
+        }
+        for trial in trials
+        if trial["state"] == "complete"
+    ]
+
+
+def _sums(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Of each name that the first row has; None where one has no number."""
+    known = {name: [each for row in rows if (each := row.get(name)) is not None] for name in rows[0]}
+    return {name: math.fsum(each) if len(each) == len(rows) else None for name, each in known.items()}
 
 
 def _judged_on(

@@ -31,7 +31,10 @@ CARDS = "cards"  # folder in the artifact
 COUNTS = ("params", "macs", "params_before", "macs_before")
 SCORES = {"before": "score_before", "cut": "score_cut", "recovered": "score"}  # of a step of compression
 NEEDS = ("prepare", "search", "refine", "distill", "compress", "export")
-READS = (*TRAINING, "name", "constraints", "metrics", "distill.controls", "distill.pick", "export.min_agreement")
+READS = (
+    *(*TRAINING, "name", "constraints", "metrics"),
+    *("search.proxy", "distill.controls", "distill.pick", "export.min_agreement"),
+)
 
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def proxy_weights(study: Study) -> dict[str, Weight]:
     return weights
 
 
+def score_name(study: Study) -> str:
+    """What the score is called that a search chooses by: `auto`, or of several `relation + params`."""
+    return " + ".join(use.use for use, _ in _asked(study))
+
+
 def _asked(study: Study) -> list[tuple[Use, str]]:
     """As `search.proxy` has them: composites by their own names."""
     asked = study.config.search.proxy

@@ -56,7 +56,7 @@ def data_of(page: Parsed, name: str) -> list[dict[str, Any]]:
     return next(spec["data"]["values"] for spec in page.specs if spec["description"].startswith(name))
 
 
-def test_every_candidate_trial_epoch_rung_and_final_is_drawn(seen: Seen) -> None:
+def test_every_candidate_trial_epoch_rung_and_tried_network_is_drawn(seen: Seen) -> None:
     evidence = make_evidence()
     page = seen.page
     assert int(page.body["data-drawn"]) == len(page.specs) == 3 + 1 + 2 + 1 + 4 + 2
@@ -67,7 +67,7 @@ def test_every_candidate_trial_epoch_rung_and_final_is_drawn(seen: Seen) -> None
     epochs = sum(len(curve) for curve in evidence["curves"].values())
     assert len(data_of(page, "training loss by epoch")) == len(data_of(page, "validation score by epoch")) == epochs
     with_cost = sum(bool(trial["objectives"]) for trial in evidence["trials"])
-    finals = 4 * len(evidence["finals"])
+    finals = 4 * len({final["architecture"] for final in evidence["finals"]})
     timed = [rung for rung in evidence["ladder"] if rung["latency_ms"]]
     rungs = len(evidence["ladder"]) + 2 * len(timed)
     assert page.marks["symbol"] == 400 + len(trials) + with_cost + 2 * epochs + finals + rungs

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+import pytest
 
 from kdsearch.report.proxy_figure import proxy_figure
 
@@ -34,3 +37,30 @@ def test_parameters_and_macs_are_counted_not_their_logarithms() -> None:
         {key: each[key] for key in ("architecture", "scores", "accuracy")} for each in finals
     ]  # of a folder of before
     assert proxy_figure({}, {"finals": bare, "trials": finals}).panels == figure.panels
+
+
+@pytest.mark.parametrize("way", ["max", "min"])
+def test_a_network_counts_once_at_the_best_of_its_trials(way: str) -> None:
+    """However many recipes it was tried with: their rows have the same scores."""
+    sign = 1 if way == "max" else -1
+    values = {"a": (0.1, 0.2), "b": (0.9, 0.3), "c": (0.4,), "d": (0.5, 0.1, 0.2), "e": (0.6,)}
+    finals = [
+        {
+            **final(name, 10 * at, 0.0, auto=float(at)),
+            "quality": {"metric": "m", "value": sign * each, "direction": way},
+        }
+        for at, (name, own) in enumerate(values.items(), 1)
+        for each in own
+    ]
+    figure = proxy_figure({}, {"finals": finals, "proxy": "auto"})
+    auto = figure.panels[0]
+    assert [row["y"] for row in auto["data"]["values"]] == [sign * max(own) for own in values.values()]
+    assert auto["title"] == "m; τ = +0.40, n = 5", "7 pairs of 10 are in order"
+    assert "Over 5 networks" in figure.notes[0]
+    assert figure.title == "Proxy scores against m after short trials, on validation"
+    assert "The search chose by auto." in figure.says
+    assert [row[0] for row in figure.tables[0].rows] == [*"abcde", "Kendall tau"]
+    assert figure.tables[0].caption.startswith("5 networks")
+    few = proxy_figure({}, {"finals": [each for each in finals if each["architecture"] != "e"]})
+    assert few.panels == (), "8 trials, of 4 networks"
+    assert re.search(r"\b4, too few", few.missing)

@@ -154,12 +154,14 @@ def test_equal_values_and_single_points(n: int, value: float) -> None:
         "trials": [trial] * n,
         "objectives": {"loss": "min"},
         "curves": {"student": [{"epoch": 1, "loss": value, "score": value}] * n},
-        "finals": [{"architecture": "a", "scores": {"nwot": value}, "params": 10, "accuracy": value}] * n,
+        "finals": [
+            {"architecture": f"a{at}", "scores": {"nwot": value}, "params": 10, "accuracy": value} for at in range(n)
+        ],
     }
     charts = checked({}, evidence)
     assert len(rows_of(charts, "candidates, ")) == len(rows_of(charts, "trials in order")) == n
     assert len(rows_of(charts, "training loss by epoch")) == n
-    assert sum("nwot against" in description for description in charts) == (n >= 5), "no panel for a few students"
+    assert sum("nwot against" in description for description in charts) == (n >= 5), "no panel for a few networks"
 
 
 @pytest.mark.parametrize(
@@ -603,7 +605,7 @@ def test_proxies_are_judged_beside_parameter_count() -> None:
         for n, p in enumerate((10, 30, 20, 50, 40))
     ]
     figure = proxy_figure({}, {"finals": finals})
-    assert figure.notes[0].startswith("Above parameter count (τ = +0.60): good (+1.00). Over 5 students")
+    assert figure.notes[0].startswith("Above parameter count (τ = +0.60): good (+1.00). Over 5 networks")
     assert [spec["title"] for spec in figure.panels] == [
         "accuracy; τ = +1.00, n = 5",
         "accuracy; τ = -1.00, n = 5",
@@ -613,13 +615,13 @@ def test_proxies_are_judged_beside_parameter_count() -> None:
     assert proxy_figure({}, {"finals": lower}).panels[1]["title"] == "loss; τ = +1.00, n = 5", "a low loss is good"
     few = proxy_figure({}, {"finals": finals[:3]})
     assert (few.panels, few.notes) == ((), ())
-    assert few.missing == "3 trained students have scores: too few to judge a proxy, which takes 5."
+    assert few.missing == "Different networks that were tried to the end: 3, too few to judge a proxy, which takes 5."
     for final in finals:
         del final["scores"]["good"]
     assert (
         proxy_figure({}, {"finals": finals})
         .notes[0]
-        .startswith("No proxy ranked these students better than their parameter count (τ = +0.60).")
+        .startswith("No proxy ranked these networks better than their parameter count (τ = +0.60).")
     )
 
 
