@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsearch.report.quality import Quality, quality_of
@@ -59,6 +59,26 @@ def of_format(result: Row, form: object, role: object = None) -> Row:
     """The export of this format, of a role where several students ship by themselves; or an empty mapping."""
     files = [each for each in rows(result.get("exports")) if each.get("role") == role]
     return next((each for each in files if each.get("format") == form), {})
+
+
+def shipped_with(exports: Sequence[Row], form: object) -> list[Row]:
+    """What ships with a file of this format: of each role the file of the format, else (it was refused) its first one."""
+    found: dict[object, Row] = {}
+    for each in exports:
+        if each.get("role") not in found or each.get("format") == form:
+            found[each.get("role")] = each
+    return list(found.values())
+
+
+def file_costs(files: Sequence[Row]) -> dict[str, float | None]:
+    """Constraint of a file -> what these cost together: bytes, median latency, memory of a call. None = not measured."""
+    each = {
+        "onnx_bytes": [number(file.get("bytes")) for file in files],
+        "latency_ms": [number(mapping(file.get("latency_ms")).get("median")) for file in files],
+        "peak_bytes": [number(file.get("peak_bytes")) for file in files],
+    }
+    known = {name: [value for value in values if value is not None] for name, values in each.items()}
+    return {name: sum(values) if values and len(values) == len(files) else None for name, values in known.items()}
 
 
 def of_role(network: object, role: object) -> Row:

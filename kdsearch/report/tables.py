@@ -13,6 +13,7 @@ from kdsearch.report.html_table import Markup, simple
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import (
     controls,
+    file_costs,
     fp32,
     is_recommended,
     label_of,
@@ -166,22 +167,25 @@ def limit_of(value: object) -> float | None:
 
 
 def constraints(result: Row) -> str:
-    """Limit, what was reached, and whether it holds."""
-    network, role = student_of(result), recommended(result).get("role")
+    """Limit, what was reached, and whether it holds; of several students what they reach together."""
+    network, exports = student_of(result), rows(result.get("exports"))
     body = []
     for name, raw in mapping(result.get("constraints")).items():
         limit = limit_of(raw)
         if limit is None:
             continue
         form = mapping(raw).get("format") if isinstance(raw, Mapping) else None
-        file = of_format(result, form, role) if form else fp32(result, role)
-        shown = f"of the {plain(form).rpartition('-')[2] if form else 'fp32'} file"
+        roles = dict.fromkeys(each.get("role") for each in exports)
+        costs = file_costs([of_format(result, form, role) if form else fp32(result, role) for role in roles])
+        shown = (
+            f"of the {plain(form).rpartition('-')[2] if form else 'fp32'} file{'s together' if len(roles) > 1 else ''}"
+        )
         reached = {
             "params": ("parameters", network.get("params")),
             "macs": ("MACs a sample", network.get("macs")),
-            "onnx_bytes": (f"bytes {shown}", file.get("bytes")),
-            "latency_ms": (f"latency {shown}, median (ms)", mapping(file.get("latency_ms")).get("median")),
-            "peak_bytes": (f"memory of one call {shown}, beside the weights (bytes)", file.get("peak_bytes")),
+            "onnx_bytes": (f"bytes {shown}", costs["onnx_bytes"]),
+            "latency_ms": (f"latency {shown}, median (ms)", costs["latency_ms"]),
+            "peak_bytes": (f"memory of one call {shown}, beside the weights (bytes)", costs["peak_bytes"]),
         }
         label, value = reached.get(name, (plain(name), mapping(result.get("metrics")).get(name)))
         found = number(value)

@@ -69,8 +69,9 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
         notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
     notes += _not_smaller(materials, inputs)
     for row in exports:
-        for name, over in row["over"].items():
-            notes.append(f"{file_label(row)} is {over:.1%} above the study's limit of {name}.")
+        which = f"{row['format']} of all students together" if row.get("role") else row["format"]
+        said_of = [f"{which} is {over:.1%} above the study's limit of {name}." for name, over in row["over"].items()]
+        notes += [note for note in said_of if note not in notes]  # of a format, not of each role's file
         notes += [note] if (note := as_before(row)) else []
         if row["slower_than_fp32"]:
             notes.append(

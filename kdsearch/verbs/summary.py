@@ -58,7 +58,8 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
         lines.append(line(f"{name} pruned".strip(), each, f"{each['params']:>10,} params"))
     for row in result["exports"]:
         said = "  slower than fp32 here" if row["slower_than_fp32"] else ""
-        said += "".join(f"  {name} {over:+.1%} above its limit" for name, over in row["over"].items())
+        whose = "the limit, all students together" if row.get("role") else "its limit"
+        said += "".join(f"  {name} {over:+.1%} above {whose}" for name, over in row["over"].items())
         lines.append(line(file_label(row), row, f"{row['bytes']:>10,} bytes   {speed(row)}{said}"))
     lines += [f"note        {text}" for text in result["notes"] if text.startswith(SAID)]
     if chosen := result["recommended"]:

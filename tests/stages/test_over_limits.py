@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,8 @@ from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
 from kdsearch.deploy.latency import is_slower
 from kdsearch.kinds import NoOptions
 from kdsearch.report.page import render
+from kdsearch.report.summary import shipped_with
+from kdsearch.report.tables import constraints
 from kdsearch.stages.notes import _cost_of_pruning, notes_of
 from kdsearch.stages.quality import Quality, as_before
 from kdsearch.stages.report import _over, _recommended
@@ -44,7 +47,53 @@ def row(
 def exported(**limits: Any) -> list[dict[str, Any]]:
     materials: Any = SimpleNamespace(study=SimpleNamespace(config=SimpleNamespace(constraints=Constraints(**limits))))
     rows = [row("onnx-fp32", 400, 0.5, 0.95), row("onnx-int8", 110, 0.7, 0.94), row("onnx-int4", 70, 1.1, 0.94)]
-    return [{**each, "over": _over(materials, each)} for each in rows]
+    return [{**each, "over": _over(materials, each, rows)} for each in rows]
+
+
+def pair(**limits: Any) -> list[dict[str, Any]]:
+    """The files of two students that ship by themselves."""
+    materials: Any = SimpleNamespace(study=SimpleNamespace(config=SimpleNamespace(constraints=Constraints(**limits))))
+    sizes = {"onnx-fp32": (400, 0.5, 30), "onnx-int8": (110, 0.7, 20)}
+    rows = [
+        {**row(form, n_bytes, ms, 0.9), "role": role, "peak_bytes": peak}
+        for role in ("left", "right")
+        for form, (n_bytes, ms, peak) in sizes.items()
+    ]
+    return [{**each, "over": _over(materials, each, rows)} for each in rows]
+
+
+@pytest.mark.parametrize(
+    ("limits", "over", "chosen"),
+    [
+        ({"onnx_bytes": 500}, [{"onnx_bytes": pytest.approx(0.6)}, {}], "onnx-int8"),
+        ({"latency_ms": 0.8}, [{"latency_ms": pytest.approx(0.25)}, {"latency_ms": pytest.approx(0.75)}], "onnx-fp32"),
+        ({"peak_bytes": 50}, [{"peak_bytes": pytest.approx(0.2)}, {}], "onnx-int8"),
+        (
+            {"onnx_bytes": 800, "latency_ms": 1.0, "peak_bytes": 60},
+            [{}, {"latency_ms": pytest.approx(0.4)}],
+            "onnx-fp32",
+        ),
+    ],
+)
+def test_files_of_several_students_keep_a_limit_together(limits, over, chosen):
+    """Each alone keeps all of them."""
+    found = pair(**limits)
+    assert [each["over"] for each in found] == over * 2
+    recommended = _recommended(found)
+    assert recommended is not None
+    assert {role: each["format"] for role, each in recommended["roles"].items()} == {"left": chosen, "right": chosen}
+    assert recommended["format"] == chosen
+    shown = re.sub(r"<[^>]+>", " ", constraints({"exports": found, "recommended": recommended, "constraints": limits}))
+    assert shown.count("broken") == len(over[0]), "of fp32, which the limits are of"
+    assert shown.count("of the fp32 files together") == len(limits)
+
+
+def test_what_a_refused_file_ships_instead_counts_with_the_others():
+    """The right student's INT8 file was refused: the left one's ships with its fp32 one."""
+    found = [row for row in pair(onnx_bytes=500) if (row["role"], row["format"]) != ("right", "onnx-int8")]
+    assert [row["bytes"] for row in shipped_with(found, "onnx-int8")] == [110, 400]
+    limits = {"onnx_bytes": {"max": 500, "format": "onnx-int8"}}
+    assert "not measured" in constraints({"exports": found, "constraints": limits})
 
 
 def test_the_recommended_file_keeps_the_limits_where_one_does():
@@ -78,6 +127,9 @@ def test_it_is_said_in_notes_summary_and_page():
     assert notes_of(materials, inputs, found)[1:] == [
         "onnx-int8 is 10.0% above the study's limit of onnx_bytes.",
         "onnx-int4 is 10.0% above the study's limit of latency_ms.",
+    ]
+    assert notes_of(materials, inputs, pair(onnx_bytes=500)) == [
+        "onnx-fp32 of all students together is 60.0% above the study's limit of onnx_bytes."
     ]
     student = {"accuracy": 0.95, "quality": quality(0.95), "params": 100, "architecture": "{}"}
     result = {"student": student, "exports": found, "recommended": None, "report": "r"}
