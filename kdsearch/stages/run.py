@@ -24,7 +24,7 @@ from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older, what_changed
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
-from kdsearch.store.folder import LAST, Made, last_run, seconds_of
+from kdsearch.store.folder import LAST, Made, last_run, seconds_before, seconds_of
 from kdsearch.store.hashing import file_digest
 from kdsearch.training.dry import check_where_trials_run
 from kdsearch.training.keys import part_of, seen_by
@@ -83,10 +83,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             why = what_changed(tools.store.folder(name, before[name]["key"]), name)
             tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
         last = before.get(name)
-        spent = last["seconds"] if last and last["key"] == key else 0.0
-        if found is not None and last and last["key"] != key:  # of an earlier run, or of another verb's
-            spent = seconds_of(tools.folder, name, key)
         if found is None:
+            spent = seconds_before(tools.folder, name, key)
             tools.heed_stop()
             if stage is prepare:
                 check_students(materials)
@@ -98,6 +96,10 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
                 check_where_trials_run(materials, tools)
                 tried = True
             found, spent = _make(stage, materials, inputs, key, tools, spent)
+        elif last and last["key"] == key:
+            spent = last["seconds"]
+        else:  # of an earlier run, or of another verb's
+            spent = seconds_of(tools.folder, name, key)
         made[name] = found
         mirror(name, materials, found, tools)
         if stage is prepare:
@@ -115,8 +117,8 @@ def _make(
     stage: ModuleType, materials: Materials, inputs: Mapping[str, Artifact], key: str, tools: Tools, spent: float
 ) -> tuple[Artifact, float]:
     name = stage.NAME
-    tools.events.write("stage", stage=name, state="begun", key=key)
     began = time.monotonic()
+    tools.events.write("stage", stage=name, state="begun", key=key, seconds=round(spent, 3))
     work = tools.store.work(name, key)
     try:
         artifact = tools.store.put(
@@ -128,10 +130,11 @@ def _make(
         tools.progress.end(is_done=True)
     except (KdsearchError, InterruptedRun, OSError) as caught:
         error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught
-        with contextlib.suppress(StorageError):  # the disk may be what stopped the stage
-            tools.events.write("stage", stage=name, state="stopped", key=key, error=str(error))
         if isinstance(error, KdsearchError) and error.path:
             materials.study.place(error)
+        taken = round(spent + time.monotonic() - began, 3)
+        with contextlib.suppress(StorageError):  # the disk may be what stopped the stage
+            tools.events.write("stage", stage=name, state="stopped", key=key, seconds=taken, error=str(error))
         if error is caught:
             raise
         raise error from caught

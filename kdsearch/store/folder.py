@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +95,12 @@ class StageEvent(Event):
     key: Key
 
 
+class EndedEvent(Event):
+    """How a run ended that raised an error; exit code 0: the first one after it that did not."""
+
+    exit_code: Annotated[int, Field(strict=True)]
+
+
 class TrialEvent(Event):
     number: Annotated[int, Field(strict=True)]
     state: str
@@ -115,11 +121,12 @@ class TrialsEvent(Event):
 
 def _tag(line: Any) -> str:
     event = line.get("event") if isinstance(line, dict) else None
-    return f"@{event}" if event in ("stage", "trial", "trials") else "@other"
+    return f"@{event}" if event in ("stage", "ended", "trial", "trials") else "@other"
 
 
 _Line = Annotated[
     Annotated[StageEvent, Tag("@stage")]
+    | Annotated[EndedEvent, Tag("@ended")]
     | Annotated[TrialEvent, Tag("@trial")]
     | Annotated[TrialsEvent, Tag("@trials")]
     | Annotated[Event, Tag("@other")],
@@ -279,12 +286,44 @@ def events_of(path: Path) -> list[dict[str, Any]]:
     return read_lines(path / EVENTS, _Line)
 
 
+def ending_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """How the last run ended, where it raised an error; None where it did not, or a stage was begun since."""
+    for each in reversed(events):
+        if each["event"] == "ended":
+            return each if each["exit_code"] else None
+        if each["event"] == "stage" and each["state"] == "begun":
+            return None
+    return None
+
+
 def seconds_of(path: Path, stage: str, key: str) -> float:
     """What an artifact of the folder took when it was made, which was not in its last run; 0 where its events do not say."""
     with suppress(ArtifactError):
         for each in reversed(events_of(path)):
             if each["event"] == "stage" and (each["stage"], each["key"], each["state"]) == (stage, key, "done"):
                 return float(each.get("seconds", 0.0))
+    return 0.0
+
+
+def seconds_before(path: Path, stage: str, key: str) -> float:
+    """What earlier runs spent on an artifact that none of them finished; 0 where the events do not say.
+
+    Of a part that was killed it is the time to the last progress that was kept, where nothing was begun since.
+    """
+    with suppress(ArtifactError):
+        told = [each for each in events_of(path) if each["event"] == "stage"]
+        for each in reversed(told):
+            if (each["stage"], each["key"]) == (stage, key):
+                killed = _until_killed(path, each) if each is told[-1] and each["state"] == "begun" else 0.0
+                return 0.0 if each["state"] == "done" else float(each.get("seconds", 0.0)) + killed
+    return 0.0
+
+
+def _until_killed(path: Path, begun: Mapping[str, Any]) -> float:
+    with suppress(FileNotFoundError, ArtifactError):
+        if (told := under_way(path)) is not None and told["stage"] == begun["stage"]:
+            began = datetime.fromisoformat(begun["time"]).timestamp()
+            return max((path / PROGRESS).stat().st_mtime - began, 0.0)
     return 0.0
 
 

@@ -7,14 +7,26 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdsearch.errors import ArtifactError, InterruptedRun, UserError, without_password
+from kdsearch.errors import INTERRUPTS, ArtifactError, InterruptedRun, KdsearchError, UserError, told, without_password
 from kdsearch.host import Host
 from kdsearch.store.files import remove, write_bytes, write_json
-from kdsearch.store.folder import EVENTS, LAST, ORIGIN, PROGRESS, STUDY, Events, held, open_folder, standing
+from kdsearch.store.folder import (
+    EVENTS,
+    LAST,
+    ORIGIN,
+    PROGRESS,
+    STUDY,
+    Events,
+    ending_of,
+    events_of,
+    held,
+    open_folder,
+    standing,
+)
 from kdsearch.store.inputs import lies, regular
 from kdsearch.study.reading import load_study
 from kdsearch.study.study import Study
@@ -118,13 +130,33 @@ def at_work(
         if other := _other_name(last, study.config.name):
             tools.progress.say(f"{folder} was of the study '{other}' so far, and is of '{study.config.name}' now")
         try:
-            yield materials, tools
+            with _ending_told(tools):
+                yield materials, tools
         except KeyboardInterrupt:
             raise InterruptedRun(f"interrupted; to go on: {again}") from None
         except InterruptedRun as error:
             raise InterruptedRun(f"{error.problem}; to go on: {again}") from None
         finally:
             logs.close()
+
+
+@contextmanager
+def _ending_told(tools: Tools) -> Iterator[None]:
+    """A run that ends with an error says so in the events, for `kdsearch status`, and so does the next one that does not."""
+
+    def tell(error: str, code: int) -> None:
+        with suppress(KdsearchError, OSError):  # the folder may be what it failed of
+            tools.intact()
+            last = ending_of(events_of(tools.folder))
+            if (last["error"], last["exit_code"]) != (error, code) if last else code:
+                tools.events.write("ended", error=error, exit_code=code)
+
+    try:
+        yield
+    except (Exception, *INTERRUPTS) as error:
+        tell(told(error), getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+        raise
+    tell("", 0)
 
 
 def write_study(study: Study, folder: Path) -> bytes | None:

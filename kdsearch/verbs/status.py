@@ -12,8 +12,10 @@ from kdsearch.errors import StorageError
 from kdsearch.report.quality import quality_of
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import is_disk_error, storing
-from kdsearch.store.folder import LOCK, events_of, holder_of, last_run, under_way, workers_of
+from kdsearch.store.folder import LOCK, ending_of, events_of, holder_of, last_run, under_way, workers_of
 
+INTERRUPTED = 130  # by Ctrl-C or SIGTERM
+GOES_ON = (1, INTERRUPTED)  # exit codes after which the same command does
 LOOK_S = 2.0  # between two looks at a run that is followed
 ORDER = ("prepare", "search", "refine", "distill", "compress", "export", "report")
 
@@ -44,13 +46,16 @@ def status_of(folder: Path) -> dict[str, Any]:
     reported = folder / "artifacts" / f"report-{last['report']['key']}" if stages["report"]["state"] == "done" else None
     is_finished = reported is not None and (reported / ABOUT).exists() and (folder / "result.json").exists()
     result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None
-    error = next((each["error"] for each in reversed(events) if each.get("error")), "")
+    ended = ending_of(events)
+    ended = ended if held_by is None else None
     lines = [
         f"{name:9} {each['state']}" + (f" ({each['seconds']:.1f} s)" if each["seconds"] else "")
         for name, each in stages.items()
     ]
     if now:
-        lines.append(_stage(now, running, held_by is not None))
+        lines.append(_stage(now, running, held_by is not None, ended is None or ended["exit_code"] in GOES_ON))
+    if ended and ended["exit_code"] != INTERRUPTED:
+        lines.append(f"the last run ended with exit code {ended['exit_code']}: {ended['error']}")
     if trials["total"]:
         lines.append(_in_words(trials))
     if held_by:
@@ -74,7 +79,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         "best": trials["best"],
         "held_by": held_by,
         "workers": joined,
-        "last_error": error,
+        "last_error": _last_error(events),
         "recommended": result["recommended"] if result else None,
         "text": "\n".join(lines),
     }
@@ -93,15 +98,27 @@ def followed(folder: Path, every_s: float = LOOK_S) -> Iterator[dict[str, Any]]:
         time.sleep(every_s)
 
 
-def _stage(name: str, at: Mapping[str, Any] | None, runs: bool) -> str:
-    """`stage 3 of 7: refine, 3 of 8 (about 40 s left)`."""
+def _last_error(events: Sequence[Mapping[str, Any]]) -> str:
+    """Of a trial, a stage or a run, since a stage was begun or done, or a run ended well."""
+    for each in reversed(events):
+        if each.get("error"):
+            return str(each["error"])
+        if each["event"] == "ended" or (each["event"] == "stage" and each["state"] in ("begun", "done")):
+            break
+    return ""
+
+
+def _stage(name: str, at: Mapping[str, Any] | None, runs: bool, goes_on: bool) -> str:
+    """`stage 3 of 7: refine, 3 of 8 (about 40 s left)`; goes_on: the same command does, where none runs."""
     text = f"stage {ORDER.index(name) + 1} of {len(ORDER)}: {name}"
     if at is not None:
         done = f"{at['done']:.1f}".removesuffix(".0")
         text += f", {done} of {at['total']}" if at["total"] > 1 else f", {at['done']:.0%}"
         text += f" (about {at['left_s']:.0f} s left)" if runs and at["left_s"] is not None else ""
         text += f" {at['note']}" if runs and at["note"] else ""
-    return text if runs else f"{text}; stopped: the same `kdsearch run` goes on"
+    if runs:
+        return text
+    return f"{text}; stopped: the same `kdsearch run` goes on" if goes_on else f"{text}; stopped"
 
 
 def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
