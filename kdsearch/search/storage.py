@@ -26,6 +26,8 @@ from kdsearch.errors import (
     UnreachableError,
     without_password,
 )
+from kdsearch.store.inputs import lies, similar
+from kdsearch.store.inputs import opened as opened_file
 
 T = TypeVar("T")
 WAIT_S = 10.0  # for a gRPC proxy to answer
@@ -33,6 +35,7 @@ PATIENCE_S = 120.0  # for a database that answered before
 SQLITE_S = 60  # while another process writes
 BEGINS, BEGIN_S = 8, 0.25  # tries, and between them, of two studies that make the tables of one new database at once
 JOURNAL = "trials.journal"
+SQLITE = b"SQLite format 3\0"  # what each such file begins with; an empty one is one, too
 
 
 def place_of(url: str | None, base: Path, folder: Path) -> Path | str:
@@ -54,21 +57,66 @@ def place_of(url: str | None, base: Path, folder: Path) -> Path | str:
         return told.set(database=str((base / name).absolute())).render_as_string(hide_password=False)
 
 
-def check_storage(url: str) -> None:
-    """Raise StudyError for one that cannot be opened."""
-    with as_ours(url):
-        let_go(opened(url))
+def check_url(url: str, base: Path) -> None:
+    """Raise StudyError for what is no URL of a storage, for one whose driver is not installed, and for a file that cannot be an
+    SQLite database. Nothing is opened.
 
-
-def check_url(url: str) -> None:
-    """Raise StudyError for what is no URL of a storage, or of one whose driver is not installed. Nothing is opened."""
+    base: see `place_of`.
+    """
     if url.startswith("grpc:"):
         _host_and_port(url)
         return
-    from sqlalchemy import make_url
+    from sqlalchemy import create_engine
+
+    place = str(place_of(url, base, base))
+    with as_ours(url):
+        create_engine(place).dispose()
+    if (file := file_of(place)) is not None:
+        _check_file(url, file)
+
+
+def _check_file(url: str, file: Path) -> None:
+    if not file.parent.is_dir():
+        problem = f"'{url}' cannot be opened: there is no folder {file.parent}"
+        near = str(file.parent.with_name(name)) if (name := similar(file.parent)) else ""
+        raise StudyError(problem, path="run.storage", nearest=near, expected="a file in a folder that is there")
+    if not lies(file, error=StudyError):
+        return
+    try:
+        with opened_file(file, "an SQLite database", error=StudyError) as stream:
+            head = stream.read(len(SQLITE))
+    except StudyError as error:
+        raise error.at(path="run.storage") from None
+    if head and head != SQLITE:
+        problem = f"'{url}' cannot be opened: {file} is no SQLite database"
+        raise StudyError(problem, path="run.storage", expected="one, or a name that is not there yet")
+
+
+def check_storage(url: str) -> None:
+    """Raise StudyError for one that does not answer, or that this version of Optuna does not read. Nothing is made."""
+    if url.startswith("grpc:") or _is_begun(url):
+        begin_storage(url)
+
+
+def _is_begun(url: str) -> bool:
+    """Whether a database has Optuna's tables."""
+    if (file := file_of(url)) is not None and not file.exists():
+        return False
+    from sqlalchemy import create_engine, inspect
 
     with as_ours(url):
-        make_url(url).get_dialect().import_dbapi()
+        engine = create_engine(url)
+        try:
+            with engine.connect() as connection:
+                return inspect(connection).has_table("version_info")
+        finally:
+            engine.dispose()
+
+
+def begin_storage(url: str) -> None:
+    """Make its tables where it has none. Raise StudyError for one that cannot be opened."""
+    with as_ours(url):
+        let_go(opened(url))
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.checkpoint import owner_in
-from kdsearch.errors import ArtifactError, RefusedError
+from kdsearch.errors import ArtifactError, KdsearchError, RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule, epochs_at
+from kdsearch.search.storage import begin_storage
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
 from kdsearch.stages.costs import bounds
@@ -306,6 +307,16 @@ def open_log(
     )
     storage = storage_of(materials.study.config.run.storage, materials.study.folder, folder)
     return TrialLog(storage, key, board, pause)
+
+
+def begin_log(materials: Materials) -> None:
+    """Make the tables of `run.storage` where it has none. Raise StudyError, before hours of work need it, where that cannot be."""
+    study = materials.study
+    if study.config.run.storage is not None:
+        try:
+            begin_storage(str(storage_of(study.config.run.storage, study.folder, study.folder)))
+        except KdsearchError as error:
+            raise study.place(error) from error.__cause__
 
 
 def _run(

@@ -94,6 +94,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
                     tools.progress.say(each)
             if stage in (prepare, search, refine) and until == report.NAME and not tried:
                 check_where_trials_run(materials, tools)
+                refine.begin_log(materials)  # the last check: it makes the tables of a database
                 tried = True
             found, spent = _make(stage, materials, inputs, key, tools, spent)
         elif last and last["key"] == key:

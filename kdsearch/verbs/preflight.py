@@ -31,7 +31,7 @@ def preflight(study: Study, host: Host) -> None:
         from kdsearch.search.storage import check_url
 
         try:
-            check_url(study.config.run.storage)
+            check_url(study.config.run.storage, study.folder)
         except KdsearchError as error:
             raise study.place(error) from error.__cause__
     host = study.host(host)
@@ -79,7 +79,7 @@ def look(study: Study, host: Host) -> dict[str, Any]:
 
 
 def check_storage(study: Study) -> None:
-    """Raise StudyError where the trials' storage cannot be opened: before hours of work need it."""
+    """Raise StudyError where the trials' storage does not answer: before hours of work need it. Nothing is made there."""
     if study.config.run.storage is None:
         return
     from kdsearch.search.storage import check_storage as check

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy.exc
 
 import kdsearch
-from kdsearch.errors import StorageError, StudyError
+from kdsearch.errors import StorageError, StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Trial
 from kdsearch.search import storage
@@ -30,6 +30,11 @@ from tests.stages.tiny import write_study
         ("grpc://nowhere", "Expected grpc://HOST:PORT"),
         ("foo", "'foo' cannot be opened"),
         ("foo://bar", "cannot be opened (NoSuchModuleError"),
+        ("sqlite://trials.db", "'sqlite://trials.db' cannot be opened (ArgumentError: Invalid SQLite URL"),
+        ("sqlite:////no/such/dir/t.db", "there is no folder /no/such/dir. Expected a file in a folder that is there"),
+        ("sqlite:///tiny.yam/t.db", "tiny.yaml'? Expected a file in a folder that is there"),
+        ("sqlite:///tiny.yaml", "tiny.yaml is no SQLite database. Expected one, or a name that is not there yet"),
+        ("sqlite:////dev/null", "/dev/null: run.storage: is a device. Expected an SQLite database"),
     ],
 )
 def test_what_is_no_url_is_known_to_validate(tmp_path: Path, url: str, said: str) -> None:
@@ -70,6 +75,37 @@ def test_before_the_folder_exists(tmp_path: Path, url: str) -> None:
         run_study(study, host, tmp_path / "study", progress=False)
     assert str(caught.value).startswith(f"--set run.storage={url}: run.storage: ")
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "run.log=[csv, tensorboard]",  # before the folder exists
+        "recipe.distillers=[{use: fitnet, options: {student_tap: 'stage[9]'}}]",  # by a step of the recipe
+    ],
+)
+def test_a_study_that_is_refused_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    host = Host.load()
+    study = load_study(write_study(tmp_path), host, sets=("run.storage='sqlite:///trials.db'", refused))
+    with pytest.raises(UserError):
+        run_study(study, host, tmp_path / "study", progress=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_tables_are_made_before_a_teacher_is_trained(tmp_path: Path) -> None:
+    """A database of another program stays as it is until then, and one that Optuna's other versions wrote is refused at once."""
+    file = tmp_path / "trials.db"
+    with sqlite3.connect(file) as database:
+        database.execute("create table mine (x)")
+    before = file.read_bytes()
+    storage.check_storage(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    storage.begin_storage(f"sqlite:///{file}")
+    with sqlite3.connect(file) as database:
+        database.execute("update alembic_version set version_num = 'v99'")
+    with pytest.raises(StudyError, match="cannot be opened"):
+        storage.check_storage(f"sqlite:///{file}")
 
 
 def test_before_a_session_opens(tmp_path: Path) -> None:
@@ -133,11 +169,11 @@ def test_tables_that_another_study_makes_at_the_same_moment(said, n_fails, opens
     monkeypatch.setattr(storage, "BEGIN_S", 0.0)
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     if opens:
-        storage.check_storage(url)
+        storage.begin_storage(url)
         assert len(calls) == n_fails + 1
     else:
         with pytest.raises(StudyError, match="cannot be opened"):
-            storage.check_storage(url)
+            storage.begin_storage(url)
         assert len(calls) == min(n_fails, storage.BEGINS)
 
 
