@@ -10,7 +10,7 @@ from typing import Any
 
 Values = Mapping[str, Sequence[Any]]  # column -> a value a row, None = missing
 
-__all__ = ["digests", "n_rows", "together", "unrepeated", "untold", "whole"]
+__all__ = ["digests", "in_one_form", "n_rows", "together", "unrepeated", "untold", "whole"]
 
 
 def whole(value: Any) -> Any:
@@ -20,6 +20,17 @@ def whole(value: Any) -> Any:
         return value[:-2] if is_whole else value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(int(value)) if is_number and value == value // 1 else value
+
+
+def in_one_form(found: Mapping[str, Sequence[str | None]], names: Collection[str] = ()) -> dict[str, list[str | None]]:
+    """Split -> a name a row, of which a whole number that some rows write as 1 and others as 1.0 is 1, or the one among `names`."""
+    told = {value for rows in found.values() for value in rows if value is not None} - {*names}
+    forms = Counter(map(whole, told))
+    called = {whole(name): name for name in names}
+    said = {each: called.get(whole(each), whole(each) if forms[whole(each)] > 1 else each) for each in told}
+    return {
+        split: [None if value is None else said.get(value, value) for value in rows] for split, rows in found.items()
+    }
 
 
 def n_rows(values: Values) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError, one_of
-from kdsearch.kit.table_copies import whole
+from kdsearch.kit.table_copies import in_one_form, whole
 from kdsearch.kit.tables import Table, no_number, shown
 from kdsearch.limits import CLASSES
 
@@ -195,8 +195,8 @@ def known(table: Table, columns: Columns, rare: int) -> Known:
     lacking = tuple(name for name, column in zip(columns.numbers, raw.T, strict=True) if np.isnan(column).any())
     values = {}
     for name in columns.categories:
-        found = [value for value in table.categories(name) if value is not None]
-        values[name] = tuple(sorted(value for value, n in Counter(found).items() if n >= rare))
+        counts = Counter(in_one_form({name: table.categories(name)})[name])
+        values[name] = tuple(sorted(value for value, n in counts.items() if value is not None and n >= rare))
     made = Known(columns, mean, std, lacking, values)
     if made.n_ids > CLASSES:
         raise DataError(f"{made.n_ids:,} categories in all", file=table.file, expected=f"at most {CLASSES:,}")

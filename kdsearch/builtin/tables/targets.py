@@ -13,6 +13,7 @@ from torch import Tensor
 from kdsearch.builtin.tables.columns import check_named, check_told, classes_told, moments, numbers, taught
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Field
+from kdsearch.kit.table_copies import in_one_form
 from kdsearch.kit.tables import Table
 
 Kind = Literal["class", "number", "labels"]
@@ -76,7 +77,7 @@ def _differ(values: Tensor, table: Table, column: str) -> None:
 
 
 def _classes(tables: Mapping[str, Table], column: str, names: Sequence[str] | None) -> Target:
-    found = {split: table.categories(column) for split, table in tables.items()}
+    found = in_one_form({split: table.categories(column) for split, table in tables.items()}, names or ())
     made = list(names) if names is not None else classes_told(tables, found, column)
     for split, table in tables.items():
         check_named(made, [value for value in found[split] if value is not None], table, column)

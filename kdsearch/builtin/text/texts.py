@@ -11,6 +11,7 @@ from kdsearch.builtin.text.source import Rows, TextSource, classes_of
 from kdsearch.builtin.text.tokenizer import TokenizerOptions
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, Services
+from kdsearch.kit.table_copies import in_one_form
 from kdsearch.kit.tables import TableFiles, read_tables
 
 
@@ -60,12 +61,13 @@ class Texts(Dataset[TextsOptions]):
         facts: dict[str, Any] = {"source": options.path, "licence": "the user's"}
         if options.label is not None:
             absent = {name: [None] * len(each) for name, each in tables.items()}
-            names = {
+            written = {
                 name: each.categories(options.label)
                 if options.label in each.columns or name != "unlabeled"
                 else absent[name]
                 for name, each in tables.items()
             }
+            names = in_one_form(written)
             classes_told(tables, names, options.label)
             facts["classes"], labels = classes_of(names)
         if options.document is not None and len(set(tables["train"].texts(options.document))) < 2:

@@ -159,6 +159,33 @@ def test_names_are_ordered_as_numbers_where_all_are_whole_ones(names, order):
     assert class_names(names) == order
 
 
+@pytest.mark.parametrize(
+    ("values", "names", "classes", "labels"),
+    [
+        (("0", "1.0", "2", "0.0", "1", "2.0"), None, ["0", "1", "2"], [0, 1, 2, 0, 1, 2]),
+        (("0.0", "1.0", "0.0", "1.0"), None, ["0.0", "1.0"], [0, 1, 0, 1]),
+        (("0", "1.0", "1"), ("1.0", "0.0"), ["1.0", "0.0"], [1, 0, 0]),
+        (("1.5", "1.50", "v1", "v1.0", "1.5"), None, ["1.5", "1.50", "v1", "v1.0"], [0, 1, 2, 3, 0]),
+    ],
+)
+def test_a_whole_number_is_one_class_however_it_is_written(tmp_path, values, names, classes, labels):
+    text = "x,y\n" + "".join(f"{i}.5,{value}\n" for i, value in enumerate(values))
+    source = opened(tmp_path, text, target="y", names=names)
+    assert source.facts["classes"] == classes
+    assert source.split("train").labels.tolist() == labels
+
+
+def test_a_whole_number_is_one_category_too_and_a_class_of_another_file(tmp_path):
+    (tmp_path / "val.csv").write_text("x,y\n2,1\n3.0,0\n")
+    text = "x,y\n2,0.0\n2.0,1.0\n3,0.0\n3.0,1.0\n"
+    source = opened(tmp_path, text, target="y", categories=("x",), val="val.csv", copies="keep")
+    assert json.loads(source.files()["table.json"])["categories"][0]["values"] == {"2": 1, "3": 2}
+    assert source.split("train").load(range(4))["categories"].tolist() == [[1], [1], [2], [2]]
+    assert source.split("val").load(range(2))["categories"].tolist() == [[1], [2]]
+    assert source.facts["classes"] == ["0", "1"]
+    assert source.split("val").labels.tolist() == [1, 0]
+
+
 def test_labels_are_columns_of_yes_and_no_or_a_list(tmp_path):
     columns = opened(tmp_path, "x,a,b\n1,1,0\n2,,true\n3,0,no\n", target=("a", "b"), kind="labels")
     assert columns.split("train").load([0, 1, 2])["labels"].tolist() == [[1, 0], [HIDDEN, 1], [0, 0]]
