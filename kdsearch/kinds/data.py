@@ -201,7 +201,8 @@ class Split(Protocol):
 
 
 class DataSource(Protocol):
-    """An opened data set. `facts`: JSON-able: `classes` (names), `source`, licence, and whatever a report should show."""
+    """An opened data set. `facts`: JSON-able: `classes` (names), `source`, licence, `notes` (sentences that the
+    study's own notes begin with), and whatever a report should show."""
 
     @property
     def fields(self) -> tuple[Field, ...]: ...

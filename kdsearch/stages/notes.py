@@ -35,6 +35,11 @@ def copied(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def noted(facts: Mapping[str, Any]) -> list[str]:
+    """What a data source says of itself, by its facts."""
+    return [f"Data: {text}" for text in facts.get("notes", ())]
+
+
 def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[str]:
     """What makes the whole result doubtful: shown before anything else."""
     exported, found = inputs["export"].facts, copied(inputs["prepare"].facts["data"]["facts"])
@@ -52,7 +57,8 @@ def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[st
 
 
 def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
-    notes = [
+    notes = noted(inputs["prepare"].facts["data"]["facts"])
+    notes += [
         note
         for name, facts in inputs["prepare"].facts["teachers"].items()
         for note in said(name, facts.get("normalize"))

@@ -13,7 +13,7 @@ from kdsearch.kinds import Access, DataSource, Model
 from kdsearch.kinds.forward import tap_name
 from kdsearch.report.stats import wilson
 from kdsearch.stages.costs import cost_of_teacher
-from kdsearch.stages.notes import copied
+from kdsearch.stages.notes import copied, noted
 from kdsearch.stages.quality import SHARE, Quality, quality_of
 from kdsearch.stages.recipes import make_recipes
 from kdsearch.store.artifacts import Artifact
@@ -85,7 +85,7 @@ def live_key(materials: Materials, name: str) -> str:
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     study = materials.study
     tools.progress.begin(NAME, max(len(study.teachers) + len(study.config.data.recipes), 1))
-    for text in copied(materials.given.facts):
+    for text in [*copied(materials.given.facts), *noted(materials.given.facts)]:
         tools.progress.say(text)
     opened = {name: _opened(materials, name, tools, out) for name in study.teachers}
     networks = {name: live for name, (_, live) in opened.items() if live is not None}

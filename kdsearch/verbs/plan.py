@@ -18,6 +18,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.distill import controls_of
+from kdsearch.stages.notes import noted
 from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
 from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
@@ -61,6 +62,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         **summary(study, host, controls_of(materials)),
         "samples": samples,
         "warnings": doubts(materials),
+        "notes": noted(materials.data.facts),
     }
     disk = _disk(materials, students)
     workers = study.config.run.workers
@@ -71,6 +73,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
     ]
     lines += [f"WARNING  {text}" for text in found["warnings"]]
+    lines += [f"NOTE  {text}" for text in found["notes"]]
     lines += _in_words(materials, samples)
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]

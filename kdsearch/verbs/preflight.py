@@ -10,7 +10,7 @@ from kdsearch.host import Host
 from kdsearch.stages import distill, export, refine, search
 from kdsearch.stages.ends import check_ends
 from kdsearch.stages.feasible import hardly_feasible
-from kdsearch.stages.notes import copied
+from kdsearch.stages.notes import copied, noted
 from kdsearch.study.code import load_code
 from kdsearch.study.names import uses
 from kdsearch.study.study import Study
@@ -75,7 +75,8 @@ def doubts(materials: Materials) -> list[str]:
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
     materials = looked_at(study, host)
-    return {**summary(study, host, distill.controls_of(materials)), "warnings": doubts(materials)}
+    found = summary(study, host, distill.controls_of(materials))
+    return {**found, "warnings": doubts(materials), "notes": noted(materials.data.facts)}
 
 
 def check_storage(study: Study) -> None:

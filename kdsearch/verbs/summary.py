@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SAID = ("Teacher", "Made by", "Plugin", "export.", "export/")  # how notes begin that no other line holds
+SAID = ("Data:", "Teacher", "Made by", "Plugin", "export.", "export/")  # how notes begin that no other line holds
 
 
 def speed(row: Mapping[str, Any]) -> str:

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from kdsearch import Result
+from kdsearch.cli import main
 from kdsearch.stages.notes import _best_is_no_find, warnings_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import write_json
 from kdsearch.verbs.summary import summary_of
-from tests.stages.tiny import LESS, run_tiny
+from tests.stages.tiny import LESS, run_tiny, write_study
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,32 @@ def test_that_nothing_better_was_found_is_said_where_it_was_looked_for(pick, obj
     inputs = {stage: Artifact(stage, "key", tmp_path, each) for stage, each in facts.items()}
     note = f"The student is that of trial 0, the network of the most params: the search {said}."
     assert _best_is_no_find(materials, inputs) == [note]
+
+
+TABLE = """\
+name: rows
+data: {use: table, options: {path: rows.csv, target: y}}
+student: {space: mlp, spec: {depth: 1, widths: [8]}}
+recipe: {distillers: []}
+refine: {trials: 1, epochs: 1}
+distill: {epochs: 1, controls: [], compare: null}
+compress: {quantize: []}
+export: {exporter: {use: onnx, options: {engine: torchscript}}, formats: [onnx-fp32]}
+run: {device: cpu, executor: {use: inprocess}}
+"""
+
+
+def test_what_the_data_say_of_themselves_is_said_before_and_after(tmp_path, capsys):
+    """A column without a value: by `validate`, `--plan`, `run` and its result."""
+    rows = "".join(f"{i % 7},,{i % 3},{i % 2}\n" for i in range(80))
+    (tmp_path / "rows.csv").write_text(f"a,none,b,y\n{rows}")
+    file = write_study(tmp_path, TABLE)
+    said = "Data: Column 'none' is not read: no training row has a value there."
+    for command in (["validate", str(file)], ["validate", str(file), "--plan"]):
+        assert main(command) == 0
+        assert f"NOTE  {said}" in capsys.readouterr().out.splitlines()
+    assert main(["run", str(file), "--dir", str(tmp_path / "study")]) == 0
+    out, err = capsys.readouterr()
+    assert f"note        {said}" in out.splitlines()
+    assert said in err.splitlines()
+    assert Result.open(tmp_path / "study")["notes"][0] == said

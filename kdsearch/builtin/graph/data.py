@@ -189,6 +189,7 @@ class GraphData(Dataset[GraphOptions]):
                 "name": "graph",
                 **self.origin,
                 "columns": {"numbers": list(columns.numbers), "categories": list(columns.categories)},
+                "notes": columns.notes,
             },
             (tables, columns),
         )

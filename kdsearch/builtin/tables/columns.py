@@ -24,10 +24,15 @@ MANY_CLASSES = 20  # the same of a column of classes
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns that are read: as numbers, and as categories."""
+    """Columns that are read: as numbers, and as categories; `empty` ones, in which no training row has a value, are not."""
 
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
+    empty: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"Column '{name}' is not read: no training row has a value there." for name in self.empty]
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def told_apart(
     made = Columns(
         tuple(name for name in order if name in numbers or found.get(name) is True),
         tuple(name for name in order if name in categories or found.get(name) is False),
+        tuple(unused),
     )
     if not (made.numbers or made.categories):
         raise DataError("no column is left to read", file=table.file, expected="columns beside the target")

@@ -21,7 +21,7 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
         files: `table.json` among them.
 
     A number or a boolean is the category that says it, however that is written: 4 is `4` or `4.0`, true is `True` or `TRUE`. A
-    category that training did not have is the column's unknown one.
+    category that training did not have is the column's unknown one. What stands in a column that was empty in training is not read.
 
     Raises:
         ValueError: no JSON object, a number that is none, or a value in no form that the column has; names the column.
@@ -34,7 +34,7 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, np.ndarray[Any, 
         row = None
     if not isinstance(row, dict):
         raise ValueError(f'a row is a JSON object, {{"column": value, ...}}, of {", ".join(columns)}')
-    strange = sorted(set(row) - set(columns))
+    strange = sorted(set(row) - {*columns, *known["empty"]})
     if strange:
         raise ValueError(f"no column '{strange[0]}': there are {', '.join(columns)}")
     given = {name: None if _is_missing(value, known["marks"]) else value for name, value in row.items()}

@@ -76,6 +76,7 @@ class TableSource:
             **facts_of(read.target),
             "samples": {name: len(table) for name, table in read.tables.items()},
             "columns": {"numbers": list(read.columns.numbers), "categories": list(read.columns.categories)},
+            "notes": read.columns.notes,
             "measured_on": len(rows),
             "content": _content(read),
         }
@@ -138,6 +139,7 @@ def described(found: Known, read: Read) -> dict[str, Any]:
         "numbers": list(found.columns.numbers),
         "mean": list(found.mean),
         "missing": list(found.lacking),
+        "empty": list(found.columns.empty),
         "categories": columns,
         "marks": list(read.marks),
         "answers": {"kind": read.target.kind, "names": list(read.target.names)},

@@ -15,6 +15,7 @@ from kdsearch.builtin.tables.data import TableData, TableOptions
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN
+from kdsearch.stages.notes import noted
 from kdsearch.testing.dataset import DatasetContract, FileServices
 
 CARS = """make,weight,power,seats,mpg,kind
@@ -317,6 +318,21 @@ def test_what_goes_along_reads_a_row_as_the_data_set_does(tmp_path):
         ]:
             with pytest.raises(ValueError, match=said):
                 read(wrong, paths)
+
+
+def test_a_column_without_a_value_is_told_and_may_be_in_a_row(tmp_path):
+    source = opened(tmp_path, "a,none,b,y\n1,,u,0\n2,,v,1\n3,?,u,1\n", target="y")
+    assert source.facts["notes"] == ["Column 'none' is not read: no training row has a value there."]
+    assert noted(source.facts) == [f"Data: {each}" for each in source.facts["notes"]]
+    for name, content in source.files().items():
+        (tmp_path / name).write_bytes(content)
+    place = {"table.json": tmp_path / "table.json"}
+    with_it = prepare.inputs('{"a": 1, "none": "x", "b": "v"}', place)
+    assert {name: value.tolist() for name, value in with_it.items()} == {
+        name: value.tolist() for name, value in prepare.inputs('{"a": 1, "b": "v"}', place).items()
+    }
+    with pytest.raises(ValueError, match=r"no column 'nome': there are a, b"):
+        prepare.inputs('{"nome": 1}', place)
 
 
 def test_a_row_of_json_is_read_as_the_csv_that_another_program_wrote(tmp_path):
