@@ -24,7 +24,7 @@ from pydantic import field_validator
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import Options, Services
 from kdsearch.kit.table_copies import digests, together, unrepeated, untold, whole
-from kdsearch.store.table_rows import rows_of, shown
+from kdsearch.store.table_rows import other_delimiter, rows_of, shown
 
 __all__ = [
     "Table",
@@ -39,7 +39,6 @@ __all__ = [
 
 SPLITS = ("train", "unlabeled", "val", "test")
 _ALSO = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "unlabelled": "unlabeled"}
-OTHERS = (";", "\t", "|", ",")  # what stands between the cells of other programs' tables
 
 
 class TableFiles(Options):
@@ -331,12 +330,14 @@ def _read(table: Table, options: TableFiles, reads: Callable[[str], bool] | None
 
 def _no_column(name: str, columns: Sequence[str], file: Path) -> DataError:
     """That a table has no such column, with those that it has."""
-    apart = next((mark for mark in OTHERS if len(columns) == 1 and mark in columns[0]), None)
-    fix = "" if apart is None else f"Set `delimiter: {json.dumps(apart)}` if it stands between the cells."
     some = [each for each in columns if each][:30]
     rest = f" and {len(columns) - len(some)} more" if len(columns) > len(some) else ""
     return DataError(
-        f"no column '{name}'", file=file, nearest=nearest(name, columns), expected=f"{', '.join(some)}{rest}", fix=fix
+        f"no column '{name}'",
+        file=file,
+        nearest=nearest(name, columns),
+        expected=f"{', '.join(some)}{rest}",
+        fix=other_delimiter(columns),
     )
 
 

@@ -19,6 +19,7 @@ from kdsearch.store.inputs import content
 Columns = tuple[dict[str, list[Any]], list[int]]  # column -> a value a row; the line that each row begins at, from 1
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_OTHERS = (";", "\t", "|", ",")  # what stands between the cells of other programs' tables
 _LINES = (".jsonl", ".ndjson")
 _PLAIN, _TEXT = ".txt", "text"
 _WIDE = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -82,11 +83,18 @@ def _csv_rows(text: str, delimiter: str, header: Sequence[str] | None, file: Pat
         if len(cells) != len(header):
             expected = f"{len(header)}: {', '.join(header[:10])}{', ...' if len(header) > 10 else ''}"
             fix = "" if delimiter in text[:10_000] else "Set `delimiter` to what is between the cells."
+            fix = other_delimiter(header) or fix
             raise DataError(f"{len(cells)} cells", file=file, line=line, expected=expected, fix=fix)
         lines.append(line)
         for column, cell in zip(columns, cells, strict=True):
             column.append(_known(cell))
     return dict(zip(header, columns, strict=True)), lines
+
+
+def other_delimiter(header: Sequence[str]) -> str:
+    """What to set where the only column's name looks like several names; "" else."""
+    apart = next((mark for mark in _OTHERS if len(header) == 1 and mark in header[0]), None)
+    return "" if apart is None else f"Set `delimiter: {json.dumps(apart)}` if it stands between the cells."
 
 
 def _cells(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -156,18 +156,24 @@ def check_told(table: Table, name: str, instead: str) -> None:
 
 
 def _all_or_none(table: Table, name: str) -> None:
-    """Raise DataError for a column of numbers with something else among them, which would make a category of each number."""
+    """Raise DataError for a column of numbers with something else among them, or with a decimal comma: each would be a category."""
     values = table.column(name)
     known = [row for row, value in enumerate(values) if value is not None]
     others = [row for row in known if not _reads(values[row])]
-    if others and 2 * len(others) < len(known):
-        raise table.fault(
-            others[0],
-            name,
-            shown(values[others[0]]),
-            f"a number, as in {len(known) - len(others):,} of {len(known):,} rows",
-            f"{no_number(values[others[0]])} If '{name}' is one of categories, name it in `categories`.",
-        )
+    if not others:
+        return
+    first = values[others[0]]
+    fix = f"{no_number(first)} If '{name}' is one of categories, name it in `categories`."
+    if 2 * len(others) < len(known):
+        expected = f"a number, as in {len(known) - len(others):,} of {len(known):,} rows"
+        raise table.fault(others[0], name, shown(first), expected, fix)
+    if all(_has_comma(values[row]) for row in others):
+        raise table.fault(others[0], name, f"{shown(first)}, a number with a decimal comma", "a decimal point", fix)
+
+
+def _has_comma(value: Any) -> bool:
+    """Whether it is a number once its only comma is a point, and points between thousands are left out."""
+    return isinstance(value, str) and value.count(",") == 1 and _reads(value.replace(".", "").replace(",", "."))
 
 
 def _is_number(values: Sequence[Any]) -> bool:

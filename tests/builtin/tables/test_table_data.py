@@ -233,6 +233,16 @@ def test_a_label_that_no_training_row_has_is_refused_unless_it_is_named(tmp_path
             {"target": "y"},
             "column 'name' has 150 different values in 150 rows",
         ),
+        (
+            "a;y\n" + "".join(f"0,{i};{i % 2}\n" for i in range(1000, 1150)),
+            {"target": "y", "delimiter": ";"},
+            "cars.csv:2: column 'a': got '0,1000', a number with a decimal comma. Expected a decimal point. Write a point before",
+        ),
+        (
+            "a;y\n1.257,5;0\n3;1\n-0,5;0\n",
+            {"target": "y", "delimiter": ";"},
+            "cars.csv:2: column 'a': got '1.257,5', a number with a decimal comma.",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path, text, options, said):
@@ -248,6 +258,12 @@ def test_names_that_come_back_are_categories(tmp_path):
     assert source.facts["columns"] == {"numbers": ["x"], "categories": ["name"]}
     with pytest.raises(DataError, match="column 'name' has 151 different values in 300 rows"):
         opened(tmp_path, "name,y\n" + "".join(f"n{min(i, 150)},{i % 2}\n" for i in range(300)), target="y")
+
+
+def test_what_looks_like_numbers_with_a_comma_may_be_categories(tmp_path):
+    rows = "a;b;y\n0,5;u,v;0\n0,7;1,2,3;1\n"
+    told = {"target": "y", "delimiter": ";", "categories": ("a",)}
+    assert opened(tmp_path, rows, **told).facts["columns"] == {"numbers": [], "categories": ["a", "b"]}
 
 
 def test_small_numbers_keep_their_deviation_and_constants_have_none():
