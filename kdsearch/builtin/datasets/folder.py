@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field as Option
 from torch import Tensor
 
@@ -225,8 +225,12 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def unreadable(file: Path, error: Exception) -> DataError:
+    """What Pillow raised, which names a stream where it knows no format."""
+    said = "its content is of no format that is known" if isinstance(error, UnidentifiedImageError) else str(error)[:80]
+    if not file.stat().st_size:
+        said = "the file is empty"
     return DataError(
-        f"not a readable image ({str(error)[:80]})",
+        f"not a readable image ({said})",
         file=file,
         expected="a whole " + ", ".join(ending[1:] for ending in ENDINGS),
         fix="Repair or remove the file.",

@@ -209,11 +209,11 @@ def turned(file):
     ("break_it", "words"),
     [
         (cut, ["not a readable image"]),
-        (text, ["not a readable image"]),
+        (text, ["not a readable image (its content is of no format that is known). Expected a whole png"]),
         (deep, ["I;16", "8 bits"]),
         (other_size, ["12x8", "`resize`"]),
         (turned, ["8x10", "`resize`"]),
-        (lambda file: file.write_bytes(b""), ["not a readable image"]),
+        (lambda file: file.write_bytes(b""), ["not a readable image (the file is empty). Expected"]),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, break_it, words, memory_mb):
