@@ -10,6 +10,13 @@ from kdsearch.kinds import Ask, Controller, Dim, SearchSpace, Trial
 
 DRY = 300  # asks in a row without a new architecture of the table before one is drawn from it in their place
 PATIENCE = 50  # asks in a row after which the next ones are
+LOST = 10  # asks in a row, from the first on, where chance finds fewer than one in DRY: of TPE each takes 5 to 30 ms
+
+
+def patience_of(n: int, space: SearchSpace[Any] | None) -> int:
+    """Asks in a row without one of the table's n architectures before one of them is drawn."""
+    size = None if space is None else space.size()
+    return DRY if size is not None and n * DRY >= size else LOST
 
 
 def curve_of(
@@ -21,6 +28,7 @@ def curve_of(
     budget: int,
     seed: int,
     spare: Sequence[tuple[str, Ask]] = (),
+    patience: int = DRY,
 ) -> list[float]:
     """Best value after each evaluation, one asked at a time; shorter than `budget` where there is no more.
 
@@ -29,16 +37,17 @@ def curve_of(
             that breaks a constraint: the strategy is told so.
         spare: (key, what would ask for it) of every architecture of the table, in random order: what a strategy goes on with that
             finds none of them by itself, as where the table is a small part of the space.
+        patience: see `patience_of`.
     """
     history: list[Trial] = []
     best: list[float] = []
     seen: set[str] = set()
-    dry, patience = 0, DRY
+    dry = 0
     left = iter(spare)
-    while len(best) < budget:
+    while len(best) < min(budget, len(values)):
         asks = controller.ask(space, dims, history, 1, seed) if dry < patience else []
         if not asks:
-            patience = PATIENCE
+            patience = min(patience, PATIENCE)
             asks = [ask for _, ask in islice(((key, ask) for key, ask in left if key not in seen), 1)]
         if not asks:
             break

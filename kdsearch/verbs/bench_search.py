@@ -23,7 +23,7 @@ from kdsearch.kinds import Ask, Dim, Job, Range, SearchSpace
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.schedule import Schedule
 from kdsearch.search.scoring import Scored, Scorer
-from kdsearch.search.simulate import curve_in_order, curve_of
+from kdsearch.search.simulate import curve_in_order, curve_of, patience_of
 from kdsearch.search.table import class_means, read_table
 from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
@@ -100,6 +100,7 @@ def bench_search(
     judged = Judged(replace(setting, proxies=terms_of(["auto", "params", "macs"])), table, column, max_params)
     scorer = open_scorer(judged.setting)
     lookup = _lookup(judged, scorer)
+    budgets, notes = _budgets(budgets, len(lookup.specs))
     bar = Progress(progress)
     own: dict[str, Scored] = {}
     seeds = [derive(setting.seed, "bench", repeat) % 2**31 for repeat in range(repeats)]
@@ -125,7 +126,7 @@ def bench_search(
     rows = [
         {"strategy": name, "budget": budget, **_after(curves[name], budget, optimum, setting.sign)}
         for name in names
-        for budget in sorted(budgets)
+        for budget in budgets
     ]
     result = {
         "space": setting.space,
@@ -138,6 +139,7 @@ def bench_search(
         "repeats": repeats,
         "seed": setting.seed,
         "optimum": setting.sign * optimum,
+        "notes": notes,
         "rows": rows,
     }
     return {**result, "text": _text(result)}
@@ -153,6 +155,13 @@ def _names(asked: Sequence[str]) -> tuple[str, ...]:
                 expected=one_of(STRATEGIES),
             )
     return tuple(dict.fromkeys(asked)) or STRATEGIES
+
+
+def _budgets(asked: Sequence[int], n: int) -> tuple[list[int], list[str]]:
+    """In their order, those beyond the table's n networks as n; and what there is to say of that."""
+    beyond = [str(each) for each in sorted(set(asked)) if each > n]
+    kept = sorted({min(each, n) for each in asked})
+    return kept, [f"The table has {n:,} networks: {n:,} trainings in place of {', '.join(beyond)}."] if beyond else []
 
 
 def _lookup(judged: Judged, scorer: Scorer) -> Lookup:
@@ -224,7 +233,8 @@ def _curve(lookup: Lookup, refined: Refine, search: Search) -> list[float]:
         return lookup.space.key(lookup.space.parse(dict(ask.spec or {})))
 
     spare = [(key, Ask({}, lookup.specs[key].model_dump(mode="json"))) for key in _shuffled(lookup, seed, lambda _: 0)]
-    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare)
+    patience = patience_of(len(lookup.specs), lookup.space)
+    return curve_of(controller, lookup.space, (), key_of, lookup.values, budget, seed, spare, patience)
 
 
 def _as_in_a_study(lookup: Lookup, rows: Sequence[Scored], budget: int, seed: int, section: Refine) -> list[float]:
@@ -293,4 +303,4 @@ def _text(result: Mapping[str, Any]) -> str:
     for name in dict.fromkeys(row["strategy"] for row in result["rows"]):
         cells = [row for row in result["rows"] if row["strategy"] == name]
         lines.append(f"{name:13}" + "".join(f"{each['mean_best']:>10.3f} +-{each['std_best']:<5.3f}" for each in cells))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])

@@ -184,7 +184,11 @@ def test_search_strategies_on_a_table(capsys, tmp_path):
     assert main([*(str(word) for word in words[:-1]), "--max-params", "0.5", "--strategies", "params_top_k"]) == 0
     out = capsys.readouterr().out
     assert "at most 50% of the largest one's parameters" in out
-    assert out.splitlines()[-1].split()[0] == "params_top_k"
+    *_, row, note = out.splitlines()
+    assert row.split()[0] == "params_top_k"
+    n = int(re.match(r"note: The table has (\d+) networks: \1 trainings in place of 12\.$", note)[1])
+    assert 3 < n < 12
+    assert out.splitlines()[1].split() == ["after", "1", "3", str(n)]
 
 
 @pytest.mark.parametrize(
