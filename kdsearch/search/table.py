@@ -23,18 +23,19 @@ ARCH = "arch"
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: the spec as written, its canonical key, the accuracy."""
+    """One row: the spec as written, its canonical key, the accuracy, and the line that it begins at."""
 
     spec: Options
     key: str
     value: float
+    line: int
 
 
 def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
     """Rows of a CSV (also .csv.gz) file with a column `arch`, or d1, d2, ... which make the text `d1,d2,...`; others are ignored.
 
     Raises:
-        DataError: no such file or column, an architecture that is none of the space, a value that is no finite number.
+        DataError: no such file or column, an architecture that is none of the space, a value that is no finite number; all equal.
     """
     rows = _rows(path)
     first, header = rows[0]
@@ -66,10 +67,24 @@ def read_table(space: SearchSpace[Any], path: Path, column: str) -> list[Entry]:
                 expected=error.expected,
                 nearest=error.nearest,
             ) from None
-        entries.append(Entry(spec, space.key(spec), _number(row[value_at], path, number, column)))
+        entries.append(Entry(spec, space.key(spec), _number(row[value_at], path, number, column), number))
     if len(entries) < 2:
         raise DataError(f"{len(entries)} rows", file=path, expected="at least two architectures")
+    if len({each.value for each in entries}) == 1:
+        raise DataError(f"every value is {entries[0].value:g}", file=path, path=column, expected="values that differ")
     return entries
+
+
+def contradictions(entries: Sequence[Entry]) -> list[str]:
+    """Of architectures, as they are written, that several rows give different values: how many, and where the first one is."""
+    rows: dict[str, list[Entry]] = {}
+    for each in entries:
+        rows.setdefault(each.spec.model_dump_json(), []).append(each)
+    found = [same for same in rows.values() if len({each.value for each in same}) > 1]
+    if not found:
+        return []
+    first = ", ".join(f"{each.value:g} in line {each.line}" for each in found[0][:10])
+    return [f"Architectures with several different values: {len(found):,}, such as {first}."]
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -24,7 +24,7 @@ from kdsearch.search.agreement import (
     tau_in_bins,
 )
 from kdsearch.search.scoring import Scored
-from kdsearch.search.table import Entry, read_table
+from kdsearch.search.table import Entry, contradictions, read_table
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
 from kdsearch.training.tools import Progress
@@ -32,6 +32,7 @@ from kdsearch.verbs.score import scored
 from kdsearch.verbs.scorers import Setting, cost_or_error, open_scorer, scoring, space_of, terms_of
 
 USUAL = ("auto", *COMPOSITES["auto"], "diswot", "nwot", "synflow", "params", "macs", "layers")
+FEWEST = 4  # networks that an agreement says anything of, with at least three different values among them
 BASELINE = "params"  # what is hard to beat
 ALL = "all"
 TIMED = 12  # architectures that a proxy's rate is measured on, alone
@@ -90,6 +91,8 @@ def bench_proxies(
         "classes": len(specs),
         "seed": setting.seed,
         "notes": [
+            *contradictions(entries),
+            *_few(entries),
             *scorer.notes.values(),
             *_reasons(names, rows),
             *(f"{each}: {why}" for each, why in undefined.items()),
@@ -97,6 +100,14 @@ def bench_proxies(
         "rows": found,
     }
     return {**result, "text": _text(result)}
+
+
+def _few(entries: Sequence[Entry]) -> list[str]:
+    """That an agreement says nothing: of three networks a chance order is the right one in one of six."""
+    n, values = len({each.key for each in entries}), len({each.value for each in entries})
+    if n >= FEWEST and values >= FEWEST - 1:
+        return []
+    return [f"{n:,} networks with {values:,} different values: how scores rank so few is chance."]
 
 
 def _undefined(setting: Setting, names: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.schedule import Schedule
 from kdsearch.search.scoring import Scored, Scorer
 from kdsearch.search.simulate import curve_in_order, curve_of, patience_of
-from kdsearch.search.table import class_means, read_table
+from kdsearch.search.table import class_means, contradictions, read_table
 from kdsearch.stages.refine import next_ask
 from kdsearch.stages.search import MOST
 from kdsearch.stages.starts import Start, early
@@ -49,12 +49,16 @@ STRATEGIES = (OWN, *OTHERS, TRIVIAL)
 
 @dataclass(frozen=True)
 class Lookup:
-    """What all strategies search. values: canonical key -> mean of its class, higher is better; params: of the architecture."""
+    """What all strategies search. values: canonical key -> mean of its class, higher is better; params: of the architecture.
+
+    notes: what there is to say of the table.
+    """
 
     space: SearchSpace[Any]
     specs: Mapping[str, Any]
     values: Mapping[str, float]
     params: Mapping[str, int]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def bench_search(
         "repeats": repeats,
         "seed": setting.seed,
         "optimum": setting.sign * optimum,
-        "notes": notes,
+        "notes": [*lookup.notes, *notes],
         "rows": rows,
     }
     return {**result, "text": _text(result)}
@@ -182,6 +186,7 @@ def _lookup(judged: Judged, scorer: Scorer) -> Lookup:
         {k: specs[k] for k in kept},
         {k: judged.setting.sign * means[k] for k in kept},
         {k: params[k] for k in kept},
+        contradictions(entries),
     )
 
 

@@ -54,6 +54,7 @@ def test_a_class_of_isomorphic_rows_has_one_mean(tmp_path):
         (TABLE + CELL.format("none") + ",x,much\n", ":4: acc: 'much'. Expected a number"),
         (TABLE + CELL.format("none") + ",x,nan\n", ":4: acc: 'nan'"),
         (TABLE + CELL.format("none") + ",1\n", ":4: 2 fields. Expected 3"),
+        (TABLE.replace("60.5", "50"), ": acc: every value is 50. Expected values that differ"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text, message, tmp_path):

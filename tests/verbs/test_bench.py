@@ -137,6 +137,31 @@ def test_what_is_wrong_is_named(words, message, table, capsys):
     assert message in err
 
 
+SAME = "Architectures with several different values: 2, such as 50 in line 2, 59 in line 8, 50 in line 10."
+
+
+@pytest.mark.parametrize(
+    ("rows", "notes"),
+    [
+        ("", []),
+        ("1,1,1,59,1,1\n3,1,1,53,1,1\n1,1,1,50,1,1\n", [SAME]),
+        ("3,1,1,52,1,1\n", []),  # as it was said before
+    ],
+)
+def test_rows_that_contradict_one_another_are_counted(table, rows, notes, capsys):
+    table.write_text(table.read_text() + rows)
+    assert bench(capsys, table, "--proxies", "params")["notes"] == notes
+
+
+def test_that_an_order_of_few_says_nothing_is_said(table, capsys):
+    table.write_text("d1,d2,d3,acc\n1,1,1,60\n3,3,3,50\n")
+    said = "2 networks with 2 different values: how scores rank so few is chance."
+    assert bench(capsys, table, "--proxies", "params")["notes"] == [said]
+    table.write_text("d1,d2,d3,acc\n" + "".join(f"1,1,{d},{50 + d // 4}\n" for d in (1, 3, 5, 7)))
+    (note,) = bench(capsys, table, "--proxies", "params")["notes"]
+    assert note.startswith("4 networks with 2 different values")
+
+
 def test_the_table_for_people(table, capsys):
     code, out, _ = run(
         capsys, "--space", "resnet64", "--table", table, "--column", "acc", "--proxies", "params,synflow"
@@ -186,6 +211,7 @@ def test_search_strategies_on_a_table(capsys, tmp_path):
     assert "at most 50% of the largest one's parameters" in out
     *_, row, note = out.splitlines()
     assert row.split()[0] == "params_top_k"
+    assert found["notes"] == []
     n = int(re.match(r"note: The table has (\d+) networks: \1 trainings in place of 12\.$", note)[1])
     assert 3 < n < 12
     assert out.splitlines()[1].split() == ["after", "1", "3", str(n)]
