@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdsearch.errors import InterruptedRun, KdsearchError, UserError, printable
+from kdsearch.errors import InterruptedRun, KdsearchError, UserError, printable, wanted
 
 ENDED = "a plugin, or code that the study names, ended the program"
 
@@ -161,6 +161,10 @@ def _let_go_of_stdout() -> None:
 
 def _refusal(error: Exception) -> str:
     """The parser's complaint as one line: verb, what is wrong, where to read on."""
+    complaints = getattr(error.__cause__, "errors", None)
+    if complaints is not None:  # pydantic's, of an option's value, which it does not repeat
+        first = complaints()[0]
+        error.message = f"got '{first['input']}'. Expected {wanted(first['type'], first['msg'])}"  # type: ignore[attr-defined]
     verb = getattr(getattr(error, "ctx", None), "command_path", "kdsearch")
     problem = " ".join(error.format_message().split())  # type: ignore[attr-defined]
     end = "" if problem.endswith((".", "?")) else "."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,8 @@ def run(
             dir=folder,
             workers=workers,
             seed=seed,
-            sets=(*(sets or ()), *([f"distill.pick={json.dumps(pick)}"] if pick is not None else [])),
+            pick=pick,
+            sets=tuple(sets or ()),
             allow_code=tuple(allow_code or ()),
         ),
         as_json,

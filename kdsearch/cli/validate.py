@@ -58,6 +58,6 @@ def _in_words(file: str, found: Mapping[str, Any]) -> str:
         ("export", ", ".join(found["formats"])),
     ]
     lines = [f"{file} is valid (`--plan` adds samples, time and disk)"]
-    lines += [f"WARNING  {text}" for text in found["warnings"]]
-    lines += [f"NOTE  {text}" for text in found["notes"]]
+    lines += [f"WARNING  {text}" for text in found.get("warnings", ())]
+    lines += [f"NOTE  {text}" for text in found.get("notes", ())]
     return "\n".join(lines + [f"  {name:8} {text}" for name, text in rows])

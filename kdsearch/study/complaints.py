@@ -27,7 +27,11 @@ def as_study_error(error: ValidationError, cls: type[BaseModel], raw: Any) -> St
     ]
     path = inner[0][0]
     same = [each for other, each in inner if other == path]
-    telling = [each for each in same if not _is_of_type(each["type"])] or same
+    telling = [each for each in same if not _is_of_type(each["type"])]
+    of_whole = [
+        each for each in same if isinstance(each["input"], float) and each["type"] in ("int_type", "int_from_float")
+    ]
+    telling = [*telling, *(of_whole if telling else [])] or same  # 1.5, where a share or a number of things may stand
     if telling[0]["type"] == "missing":
         return StudyError("is missing", path=path, expected=_section(_owner(cls, telling[0]["loc"])))
     telling.sort(key=lambda each: each["type"] in _SECTIONS)  # `a number or a section with the keys max and format`

@@ -18,7 +18,7 @@ from kdsearch.study.load import Source, check_raw, name_of, parse, place, read
 from kdsearch.study.names import check_code
 from kdsearch.study.rules import check_rules
 from kdsearch.study.schema import Config
-from kdsearch.study.study import Study, located
+from kdsearch.study.study import Override, Study, located
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
@@ -31,6 +31,7 @@ def load_study(
     sets: Iterable[str] = (),
     seed: int | None = None,
     base: Path | None = None,
+    pick: str | None = None,
 ) -> Study:
     """Read and check a study file.
 
@@ -40,12 +41,13 @@ def load_study(
         sets: `key.path=value` each, as if written in the file.
         seed: instead of the file's.
         base: what the study's relative paths start from; None = the file's folder.
+        pick: instead of the file's `distill.pick`.
 
     Raises:
         StudyError, PluginError, UnsafeCodeError: naming file, line and key path.
     """
     source = replace(read(Path(path)), base=base)
-    return make_study(source, host, allow_code, sets, seed)
+    return make_study(source, host, allow_code, sets, seed, pick=pick)
 
 
 def make_study(
@@ -55,19 +57,24 @@ def make_study(
     sets: Iterable[str] = (),
     seed: int | None = None,
     live: Mapping[str, Any] | None = None,
+    pick: str | None = None,
 ) -> Study:
     """`load_study` of a source that was read already."""
-    overrides = [*sets, *([f"seed={seed}"] if seed is not None else [])]
+    overrides = [Override(each, f"--set {each}") for each in sets]
+    overrides += [Override(f"distill.pick={json.dumps(pick)}", f"--pick {pick}")] if pick is not None else []
+    overrides += [Override(f"seed={seed}", f"--seed {seed}")] if seed is not None else []
     raw = source.raw
-    for text in overrides:
-        raw = _placed(raw, *_setting(text), text)
+    for each in overrides:
+        raw = _placed(raw, *_setting(each.setting), each)
     study = _study(replace(source, raw=raw), tuple(allow_code), live or {}, tuple(overrides))
     if host is not None:
         check(study, study.host(host))
     return study
 
 
-def _study(source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any], overrides: tuple[str, ...]) -> Study:
+def _study(
+    source: Source, allow_code: tuple[str, ...], live: Mapping[str, Any], overrides: tuple[Override, ...]
+) -> Study:
     try:
         check_raw(source.raw)
     except StudyError as error:
@@ -98,8 +105,8 @@ def _setting(text: str) -> tuple[str, Any]:
         ) from None
 
 
-def _placed(raw: Mapping[str, Any], path: str, value: Any, text: str) -> dict[str, Any]:
+def _placed(raw: Mapping[str, Any], path: str, value: Any, override: Override) -> dict[str, Any]:
     try:
         return place(raw, path, value)
     except KdsearchError as error:
-        raise error.at(file=f"--set {text}") from None
+        raise error.at(file=override.typed) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdsearch.errors import KdsearchError, StudyError
 from kdsearch.study.load import Source
@@ -15,6 +15,17 @@ from kdsearch.study.words import study_words
 
 if TYPE_CHECKING:
     from kdsearch.host import Host
+
+
+class Override(NamedTuple):
+    """What the command line says in place of the file: as a setting, `key.path=value`, and as it was typed."""
+
+    setting: str
+    typed: str
+
+    @property
+    def path(self) -> str:
+        return self.setting.partition("=")[0].strip()
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Study:
     source: Source
     allow_code: tuple[str, ...] = ()
     live: Mapping[str, Any] = field(default_factory=dict)
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
 
     def __repr__(self) -> str:
         return study_words(self.config, self.teachers, self.students)
@@ -112,15 +123,15 @@ class Study:
         return located(error, self.source, self.overrides)
 
 
-def located(error: KdsearchError, source: Source, overrides: Iterable[str]) -> KdsearchError:
-    """The error with the place that its key path was written in: a `--set`, or file and line."""
-    for text in reversed([*overrides]):  # the last one of a key holds
-        if _is_about(error.path, text.partition("=")[0].strip()):
-            return error.at(file=f"--set {text}")
+def located(error: KdsearchError, source: Source, overrides: Iterable[Override]) -> KdsearchError:
+    """The error with the place that its key path was written in: an option, or file and line."""
+    for each in reversed([*overrides]):  # the last one of a key holds
+        if _is_about(error.path, each.path):
+            return error.at(file=each.typed)
     if error.path not in source.lines:  # a section of which the file has nothing: what is wrong was written below it
-        for text in reversed([*overrides]):
-            if text.lstrip().startswith((f"{error.path}.", f"{error.path}[")):
-                return error.at(file=f"--set {text}")
+        for each in reversed([*overrides]):
+            if each.path.startswith((f"{error.path}.", f"{error.path}[")):
+                return error.at(file=each.typed)
     if source.file is None:
         return error
     return error.at(file=source.file, line=source.line(error.path) or 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from kdsearch.engine.setup import Site
-from kdsearch.errors import KdsearchError
+from kdsearch.errors import KdsearchError, UserError
 from kdsearch.host import Host
 from kdsearch.stages import distill, export, refine, search
 from kdsearch.stages.ends import check_ends
@@ -40,8 +42,20 @@ def preflight(study: Study, host: Host) -> None:
     )
     for kind, use, path in uses(study):
         if kind in KINDS and study.live_object(path) is None:
-            with placing(study, f"{path}.options"):
+            with placing(study, f"{path}.options"), _naming(use.options, f"{path}.options"):
                 make(host, kind, use, path).preflight(site)
+
+
+@contextmanager
+def _naming(options: Mapping[str, Any], path: str) -> Iterator[None]:
+    """What goes wrong with the very text of an option (`'a.csv' does not exist`) is said of that option."""
+    try:
+        yield
+    except UserError as error:
+        name = next((name for name, value in options.items() if error.problem.startswith(f"'{value}' ")), "")
+        if name and error.file is None:
+            error.at(path=f"{path}.{name}")
+        raise
 
 
 def looked_at(study: Study, host: Host) -> Materials:

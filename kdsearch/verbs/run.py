@@ -43,13 +43,14 @@ def run(
     dir: Path | None = None,
     workers: int | None = None,
     seed: int | None = None,
+    pick: str | None = None,
     sets: tuple[str, ...] = (),
     allow_code: tuple[str, ...] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Run a study file in its folder; the final JSON."""
     host = Host.load()
-    study = load_study(file, host, allow_code, sets, seed)
+    study = load_study(file, host, allow_code, sets, seed, pick=pick)
     folder = dir if dir is not None else Path(file).parent / Path(file).stem
     return run_study(
         study,
@@ -57,7 +58,7 @@ def run(
         folder,
         workers=workers,
         progress=progress,
-        again=_again(file, dir, workers, seed, sets, allow_code),
+        again=_again(file, dir, workers, seed, pick, sets, allow_code),
     )
 
 
@@ -224,10 +225,11 @@ def _again(
     dir: Path | None,
     workers: int | None,
     seed: int | None,
+    pick: str | None,
     sets: tuple[str, ...],
     allow_code: tuple[str, ...],
 ) -> str:
-    return command("run", file, {"--dir": dir, "--workers": workers, "--seed": seed}, sets, allow_code)
+    return command("run", file, {"--dir": dir, "--workers": workers, "--seed": seed, "--pick": pick}, sets, allow_code)
 
 
 def command(

@@ -96,7 +96,7 @@ def test_arrays(name, capsys):
 
 
 SETTINGS = {
-    "data.options.path=e.npz": "data.options: 'e.npz' does not exist; did you mean 'd.npz'?",
+    "data.options.path=e.npz": "data.options.path: 'e.npz' does not exist; did you mean 'd.npz'?",
     "data.options.path=.": "is a folder. Expected an .npz file",
     "data.options.label=labl": "d.npz: no array 'labl'; the file has image, label.",
     "data.options.classes=2": "label 2 of sample 2 in split 'train' (20 like it). Expected 0..1 for 2 classes",

@@ -302,7 +302,11 @@ FOLDERS = [
         code=1,
     ),
     *(
-        Row(f"{' '.join(words)} beyond the limit", f"invalid value for '{words[-2]}': Input should be less than", words)
+        Row(
+            f"{' '.join(words)} beyond the limit",
+            f"invalid value for '{words[-2]}': got '{words[-1]}'. Expected less than",
+            words,
+        )
         for words in (
             ("run", "tiny.yaml", "--workers", "100000"),
             ("run", "tiny.yaml", "--seed", str(2**80)),

@@ -48,7 +48,7 @@ def test_the_trial_that_is_picked_is_distilled(finished, copied):
         (
             "min:param",
             2,
-            "distill.pick: no trial has a 'param'; did you mean 'params'? Expected accuracy, macs or params",
+            "--pick min:param: distill.pick: no trial has a 'param'; did you mean 'params'? Expected accuracy, macs or params",
         ),
         ("knee,latency_ms<1", 2, "distill.pick: no trial has a 'latency_ms'. Expected accuracy, macs or params. It is"),
         ("best,accuracy>90", 2, "distill.pick: got 'accuracy>90'. It is a share of 0 to 1: write 0.9, or with a %."),

@@ -88,7 +88,7 @@ def test_what_is_there_and_loads_is_valid(files, tmp_path, capsys, teacher):
 @pytest.mark.parametrize(
     ("teacher", "data", "expected"),
     [
-        ("trained", "petz", "s.yaml:1: data.options: 'petz' does not exist; did you mean 'pets'"),
+        ("trained", "petz", "s.yaml:1: data.options.path: 'petz' does not exist; did you mean 'pets'"),
         ("trained", "net.onnx", "not a folder"),
         ("trained", "empty", "no class folders"),
         ("{use: timm, options: {name: resnt18, epochs: 1}}", "pets", "no network 'resnt18'; did you mean 'resnet18'"),
