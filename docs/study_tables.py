@@ -72,7 +72,7 @@ MEANING = {
     "distill.controls": "the same student, equal steps: `baseline` on the given labels alone, `all_labels` on every label; "
     "`no_search`: see below",
     "distill.compare": "other students, distilled alike: see `distill.compare`",
-    "distill.compare.largest": "the largest feasible one",
+    "distill.compare.largest": "the largest feasible candidate",
     "distill.compare.random": "so many random feasible ones",
     "distill.compare.epochs": "of each, and of the winner beside them",
     "compress.quantize": "a format each: `{use: int8}` makes `onnx-int8` possible",

@@ -132,7 +132,7 @@ def against(result: Row) -> str:
         "teacher": "the teacher",
         "baseline": "the same network trained without a teacher",
         "all_labels": "the same network trained on every label",
-        "no_search": "the largest feasible network trained for as many epochs as search and student",
+        "no_search": "the largest feasible candidate trained for as many epochs as search and student",
     }
     compared = {"teacher": mapping(result.get("teacher")), **controls(result)}
     said = [own.against(quality_of(row), others[key]) for key, row in compared.items()]

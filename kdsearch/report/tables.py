@@ -381,7 +381,7 @@ def networks(result: Row) -> str:
             lines.append((f"{plain(role or 'student')}, pruned and recovered", cut, pruned))
     labels = {"baseline": "same network without a teacher", "all_labels": "same network with every label"}
     labels["no_search"] = (
-        f"largest feasible network, no search, {count(mapping(result.get('no_search')).get('epochs'))} epochs"
+        f"largest feasible candidate, no search, {count(mapping(result.get('no_search')).get('epochs'))} epochs"
     )
     lines += [(labels[key], row if key == "no_search" else student, row) for key, row in controls(result).items()]
     head = ["network", quality_of(student).label, "95 % interval", "parameters", "MACs"]

@@ -163,7 +163,7 @@ def _beside(
 
 
 def _no_search(materials: Materials, inputs: Mapping[str, Artifact], winner: Request, n: int, dropped: int) -> Request:
-    """What the study's epochs give without its search: the largest feasible network and the plain recipe, for all of them."""
+    """What the study's epochs give without its search: the largest feasible candidate and the plain recipe, for all of them."""
     role = next(iter(winner.specs))
     spec = inputs["search"].facts["roles"][role]["largest"]["params"]["spec"]
     epochs = inputs["refine"].facts["epochs"] + n * winner.epochs + dropped

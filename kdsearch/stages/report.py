@@ -151,7 +151,7 @@ def _all_labels(materials: Materials, exported: Mapping[str, Any]) -> dict[str, 
 
 
 def _no_search(materials: Materials, inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    """The largest feasible network, which has the student's whole budget of epochs and not its search."""
+    """The largest feasible candidate, which has the student's whole budget of epochs and not its search."""
     known = control_of(inputs["export"].facts, "no_search")
     if known is None:
         return None

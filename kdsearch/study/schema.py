@@ -255,7 +255,7 @@ class Refine(Section):
         ("scored", "families", "largest", "cheapest"),
         description="the first trial, the fourth and so on are these, the others the controller's: scored = the best-scored "
         "architecture with the recipe's defaults, or with the best-scored weighting; families = that of each other family of its "
-        "space, such as GRU beside transformer, with the same recipe; largest = the networks of most params and of "
+        "space, such as GRU beside transformer, with the same recipe; largest = the candidates of most params and of "
         "most MACs that keep the limits, with the plain recipe; cheapest = the one with least of each cost among the objectives, "
         "alike (of a latency the least MACs, of bytes the least params)",
     )

@@ -51,7 +51,7 @@ def summary_of(result: Mapping[str, Any], folder: Path) -> str:
     for key, row in controls(result).items():
         said = "the same student, equal steps"
         if key == "no_search":
-            said = f"{row['params']:>10,} params  the largest feasible network, plain recipe, {row['epochs']} epochs"
+            said = f"{row['params']:>10,} params  the largest feasible candidate, plain recipe, {row['epochs']} epochs"
         lines.append(line(labels[key], row, said))
     pruned = result["pruned"] or {}
     for name, each in pruned.get("roles", {"": pruned} if pruned else {}).items():
