@@ -111,7 +111,8 @@ def test_what_it_gives_stands_beside_the_student(without_a_search):
     said = summary_of(result, folder)
     control = result["no_search"]
     assert (
-        f"{control['params']:,} params  the largest feasible candidate, plain recipe, {control['epochs']} epochs" in said
+        f"{control['params']:,} params  the largest feasible candidate, plain recipe, {control['epochs']} epochs"
+        in said
     )
     page = (folder / "study/report/index.html").read_text(encoding="utf-8")
     assert f"largest feasible candidate, no search, {control['epochs']} epochs" in page
