@@ -218,7 +218,7 @@ class Cutter:
             f"with {round_to} channels left in each of {len(self.groups)} groups{others}",
             path="compress.prune.options",
             expected="a target above that",
-            fix="Raise the target, lower round_to, or choose a smaller architecture.",
+            fix=f"Ask for less{f', set round_to below {round_to}' if round_to > 1 else ''}, or prune a wider network.",
         )
 
     def _log(self, counts: Counts) -> tuple[str, ...]:
