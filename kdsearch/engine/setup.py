@@ -28,6 +28,7 @@ from kdsearch.kinds import (
     Model,
     Optim,
     Outputs,
+    Predict,
     Split,
     Task,
     Writer,
@@ -227,30 +228,15 @@ class Evaluator(Site):
         return self.model_of(role).part(tap)
 
     def measured(self, metric: str, role: str, split: str) -> dict[str, float]:
-        """A metric's values of a role's model now.
-
-        Raises:
-            PluginError: naming the metrics there are, or the values it gives.
-            TrialError: answers are NaN, of which a metric may make a number.
-        """
+        """A metric's values of a role's model now. Raise PluginError naming the metrics there are, or the values it gives."""
         if metric not in self.metrics:
             raise PluginError(
                 f"no metric '{metric}'", nearest=nearest(metric, self.metrics), expected=one_of(self.metrics)
             )
-        answers, unknown = self.task.answers(self.io), list[str]()
+        return self._judged(metric, role, split, lambda batch: self.predict(role, batch))
 
-        def predict(batch: Batch) -> Outputs:
-            out = self.predict(role, batch)
-            unknown.extend(nan_in(self.task, answers, batch, out))
-            return out
-
-        found = values_of(metric, self.metrics[metric], predict, self.data, split, self)
-        if unknown:
-            problem = (
-                f"'{role}' answers NaN to {len(unknown):,} of {len(self.data.split(split).ids):,} samples of '{split}'"
-            )
-            raise TrialError(f"{problem}, the first '{unknown[0]}'")
-        return found
+    def _judged(self, metric: str, role: str, split: str, predict: Predict) -> dict[str, float]:
+        return values_of(metric, self.metrics[metric], predict, self.data, split, self)
 
 
 @dataclass(kw_only=True)
@@ -326,6 +312,24 @@ class LiveSetup(Evaluator):
         model.module.requires_grad_(False).eval()
         model.module.to(self.device)
         self.teachers[role] = Live(model, self.task, None)
+
+    def _judged(self, metric: str, role: str, split: str, predict: Predict) -> dict[str, float]:
+        """Raise TrialError where what is trained answers NaN, of which a metric may make a number."""
+        answers, unknown = self.task.answers(self.io), list[str]()
+
+        def seen(batch: Batch) -> Mapping[str, Tensor]:
+            out = predict(batch)
+            unknown.extend(nan_in(self.task, answers, batch, out))
+            return out
+
+        found = super()._judged(metric, role, split, seen)
+        if unknown:
+            n = len(self.data.split(split).ids)
+            problem = (
+                f"'{role}' answers NaN to {len(unknown):,} of {n:,} samples of '{split}', the first '{unknown[0]}'"
+            )
+            raise TrialError(problem)
+        return found
 
     def score(self, metric: str, role: str, split: str = "val") -> float:
         if split == "test":

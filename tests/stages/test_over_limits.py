@@ -113,7 +113,7 @@ def test_it_is_said_in_notes_summary_and_page():
         {"latency_ms": pytest.approx(0.1)},
     ]
     nothing: dict[str, Any] = {
-        "prepare": {"teachers": {}},
+        "prepare": {"teachers": {}, "data": {"facts": {}}},
         "search": {"roles": {}},
         "refine": {"first": [["the best score"]], "states": {"failed": 0}},
         "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0, "epochs": 3, "leftover": 0},
