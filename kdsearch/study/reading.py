@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from kdsearch.errors import KdsearchError, StudyError
+from kdsearch.errors import KdsearchError, StudyError, without_password
 from kdsearch.store.inputs import is_text
 from kdsearch.study.check import check
 from kdsearch.study.complaints import as_study_error
@@ -60,7 +60,7 @@ def make_study(
     pick: str | None = None,
 ) -> Study:
     """`load_study` of a source that was read already."""
-    overrides = [Override(each, f"--set {each}") for each in sets]
+    overrides = [Override(each, f"--set {without_password(each)}") for each in sets]
     overrides += [Override(f"distill.pick={json.dumps(pick)}", f"--pick {pick}")] if pick is not None else []
     overrides += [Override(f"seed={seed}", f"--seed {seed}")] if seed is not None else []
     raw = source.raw

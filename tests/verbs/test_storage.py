@@ -65,6 +65,7 @@ def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
         preflight(load_study(write_study(tmp_path), host, sets=(f"run.storage={url}",)), host)
     assert str(caught.value).endswith(fix)
     assert f"'{url.replace('secret', '***')}' needs psycopg" in str(caught.value)
+    assert "secret" not in str(caught.value), "nor where it says which --set it is of: a folder's events keep it"
 
 
 @pytest.mark.parametrize("url", ["sqlite:////no/such/folder/t.db", "grpc://nowhere", "foo"])
