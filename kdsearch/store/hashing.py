@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property, lru_cache, partial, partialmethod
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -41,21 +41,21 @@ def module_digest(module: nn.Module) -> str:
 
     Settings are attributes that are numbers, texts, functions or sequences of these, such as a temperature.
     """
-    found = hashlib.sha256()
+    from torch import nn
+
+    found, torchs = hashlib.sha256(), frozenset(vars(nn.Module()))
     classes: dict[type, str] = {}
     for name, part in module.named_modules():
         own = classes.get(type(part)) or classes.setdefault(type(part), class_digest(type(part)))
-        found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}:{_settings_of(part)}".encode())
+        found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}:{_settings_of(part, torchs)}".encode())
     for name, tensor in sorted((module.state_dict() | unsaved_buffers(module)).items()):
         found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         found.update(_bytes(tensor))
     return found.hexdigest()[:16]
 
 
-def _settings_of(part: nn.Module) -> str:
-    from torch import nn
-
-    torchs = vars(nn.Module())
+def _settings_of(part: nn.Module, torchs: Collection[str]) -> str:
+    """`torchs`: names of attributes that every module has."""
     own = {name: value for name, value in vars(part).items() if name not in torchs and _is_setting(value)}
     return canonical([[name, _plain(value, ())] for name, value in sorted(own.items())])
 
