@@ -44,7 +44,7 @@ REASONS = (
     (
         r"data.dependent|GuardOnDataDependent|Dynamic control flow|unbacked symint|u0",
         "what it computes depends on the values of its inputs: an `if`, a loop or a size that is read from a tensor",
-        "Write it with torch.where, masks or torch.cond, or move it out of the network.",
+        "Write it with torch.where or masks, or move it out of the network.",
     ),
     (
         r"Constraints violated|ConstraintViolation|specialized|mark_dynamic|user-specified ranges and inferred",

@@ -64,7 +64,7 @@ def _own_matrices(model: Any) -> None:
     nodes, read = [], set[str]()
     for node in model.graph.node:
         name = node.input[1] if node.op_type == "Gemm" else ""
-        if name and name in read:
+        if name in read:
             again = type(node)()
             again.CopyFrom(makers[name])
             again.name = f"{again.name}.{node.name}"
