@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdsearch.errors import DataError
-from kdsearch.kinds import IO, Field, Model, named
+from kdsearch.errors import DataError, told
+from kdsearch.kinds import IO, Field, Model, Tap, named
 from kdsearch.kinds.forward import probed
 from kdsearch.kinds.found_taps import found_taps
 from kdsearch.ops.attention import plain_attention
@@ -58,8 +58,8 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     `role` goes before its name in messages.
 
     Raises:
-        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. A part of it
-            is TorchScript, where there are to be taps.
+        DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. Where there
+            are to be taps: a part of it is TorchScript, or has control flow of torch's own, which runs compiled.
     """
     fields = _by_name(module, io.inputs)
     fed = described(fields)
@@ -78,8 +78,17 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     if taps and closed:
         what = f"its part '{closed[0]}' is" if closed[0] else "it is"
         raise DataError(f"{role}{who}: {what} TorchScript, which cannot be looked into", expected="a torch.nn.Module")
-    with plain_attention():  # in one kernel a layer tensors may be nested, which have no shape
-        found = found_taps(module, [each[:1] for each in samples], inside) if taps else ()
+    found: tuple[Tap, ...] = ()
+    if taps:
+        try:
+            with plain_attention():  # in one kernel a layer tensors may be nested, which have no shape
+                found = found_taps(module, [each[:1] for each in samples], inside)
+        except Exception as error:  # it ran before, unwatched
+            raise DataError(
+                f"{role}{who} cannot be looked into as it runs: {told(error)}",
+                expected="a network without control flow of torch's own (torch.cond, while_loop, scan)",
+                fix="Write what depends on values with torch.where.",
+            ) from error
     outputs = tuple(each.name for each in io.outputs)
     return Model(module, tuple(each.name for each in fields), found, outputs, name=who)
 

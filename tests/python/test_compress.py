@@ -1310,3 +1310,18 @@ def test_torchscript_is_refused_by_the_part_s_name(tmp_path):
     for net, said in given:
         with pytest.raises(DataError, match=f"{said} TorchScript, which cannot be looked into"):
             kdsearch.compress(net, tmp_path, input_shape=(10,), formats=["onnx-fp32"], progress=False)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.yes, self.no = nn.Linear(10, 3), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return torch.cond(x.mean() > 0, self.yes, self.no, (x,))
+
+
+def test_control_flow_of_torch_s_own_is_refused_with_what_to_write_instead(tmp_path):
+    with pytest.raises(DataError, match=r"Branching cannot be looked into as it runs: .*torch\.cond.* torch\.where\."):
+        kdsearch.compress(Branching(), tmp_path, input_shape=(10,), formats=["onnx-fp32"], progress=False)
+    assert not list(tmp_path.iterdir())
