@@ -77,12 +77,44 @@ def test_floats_of_any_width_are_read_as_float32(kind, tmp_path):
     assert torch.equal(found, LOGITS.to(kind).float()[[2, 0]])
 
 
-def test_answers_of_open_length_are_padded_together(tmp_path):
-    np.savez(tmp_path / "open.npz", **{sample: np.ones((1 + i, 2)) for i, sample in enumerate(IDS)})
-    teacher, model = opened(tmp_path, "open.npz")
-    seen = teacher.view(Batch(("b",), {"image": torch.zeros(1, 3, 16, 16)}), None)
-    (found,) = model.module(seen["table_row"])
-    assert found[0].tolist() == [[1, 1], [1, 1], *[[0, 0]] * 4]
+WRITTEN = IO(
+    (Field("tokens", "tokens", (None,), "int64", n_values=2), Field("mask", "mask", (None,), "int64")),
+    (Field("logits", "logits", (None, 2), mask="mask"),),
+)
+
+
+def written(lengths):
+    mask = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+    for row, n in enumerate(lengths):
+        mask[row, :n] = 1
+    return {"tokens": mask, "mask": mask}
+
+
+def of_open_length(folder, lengths=range(1, 7), ids=False):
+    answers = [np.full((n, 2), 1.0 + i) for i, n in enumerate(lengths)]
+    stored = {"ids": np.array(IDS), "logits": np.stack(answers)} if ids else dict(zip(IDS, answers, strict=True))
+    np.savez(folder / "open.npz", **stored)
+    texts = {"train": written([4, 5]), "val": written([6])}
+    teacher = Table(TableOptions(path="open.npz"))
+    return teacher, teacher.model(WRITTEN, Site(seed=0, base=folder, data=TensorSource(texts)))
+
+
+def test_answers_of_open_length_are_as_long_as_their_batch(tmp_path):
+    teacher, model = of_open_length(tmp_path)
+    for ids, lengths in ((("b",), [2]), (("b", "train-00000"), [2, 4]), (("a", "b"), [1, 2])):
+        seen = teacher.view(Batch(ids, written(lengths)), None)
+        (found,) = model.module(*[seen[name] for name in model.inputs])
+        assert found.shape == (len(ids), max(lengths), 2)
+        for row, (sample, n) in enumerate(zip(ids, lengths, strict=True)):
+            assert found[row].tolist() == [[1.0 + IDS.index(sample)] * 2] * n + [[0, 0]] * (max(lengths) - n)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_answers_to_fewer_places_than_a_sample_has_are_refused(ids, tmp_path):
+    teacher, _ = of_open_length(tmp_path, [3] * 6, ids)
+    teacher.view(Batch(("a", "b"), written([3, 1])), None)
+    with pytest.raises(DataError, match=r"'open.npz' answers 3 places of sample 'b', which has 4"):
+        teacher.view(Batch(("a", "b"), written([2, 4])), None)
 
 
 @pytest.mark.parametrize("name", ["two.npz", "each.safetensors"])
@@ -110,6 +142,7 @@ def test_missing_ids_are_refused_with_names(name, tmp_path):
         ("x.npz", {"ids": np.array(["a", "a"]), "logits": np.ones((2, 5))}, r"id 'a' occurs twice"),
         ("x.npz", {"ids": np.array(IDS)}, r"holds no answers"),
         ("x.npz", {"a": np.ones(3), "b": np.ones((3, 3))}, r"unlike numbers of axes"),
+        ("x.npz", {"a": np.ones(5), "b": np.ones(4)}, r"shape \(5,\) of 'a' and \(4,\) of 'b'.*Expected equal shapes"),
         ("x.npz", {"a": np.array(["no"])}, r"array 'a' is <U2.*Expected numbers"),
         ("x.npz", {"a": np.array([1.0, np.nan])}, r"'a' holds values that are not finite"),
         ("x.npz", {"a": np.array([{}], dtype=object)}, r"not readable"),
