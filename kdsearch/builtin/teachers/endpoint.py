@@ -143,15 +143,15 @@ class Endpoint:
         try:
             found = json.loads(raw)
         except ValueError:
-            raise AnswerError(f"no JSON, but '{_start(raw)}'") from None
+            raise AnswerError(f"no JSON, but '{self._start(raw)}'") from None
         if not isinstance(found, Mapping):
-            raise AnswerError(f"no JSON object, but '{_start(raw)}'")
+            raise AnswerError(f"no JSON object, but '{self._start(raw)}'")
         return found
 
     def _refused(self, url: str, error: urllib.error.HTTPError) -> str:
         """What a status says where a retry may help. Raise PluginError where it cannot."""
         with error:
-            said = self._hidden(_start(error.read(4096)))
+            said = self._start(error.read(4096))
         told = f"status {error.code}" + (f": {said}" if said else "")
         if error.code in AGAIN or error.code >= 500:
             return told
@@ -162,6 +162,11 @@ class Endpoint:
         elif error.code < 400:
             fix = "Write the address that it leads to; a key is not taken to another host."
         raise PluginError(f"{url} refuses the request ({told})", fix=fix)
+
+    def _start(self, raw: bytes) -> str:
+        """The beginning of an answer, for a message; a key is hidden before the text is cut, which may leave half of it."""
+        text = self._hidden(" ".join(raw[:4096].decode(errors="replace").split()))
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -185,8 +190,3 @@ def _asked_for(error: urllib.error.HTTPError) -> float:
     except ValueError:
         return 0.0
     return min(max(seconds, 0.0), RETRY_AFTER_S) if seconds == seconds else 0.0
-
-
-def _start(raw: bytes) -> str:
-    text = " ".join(raw[:4096].decode(errors="replace").split())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdsearch.builtin.teachers.endpoint import Endpoint, Pace, Retries
+from kdsearch.builtin.teachers.endpoint import SHOWN, Endpoint, Pace, Retries
 from kdsearch.builtin.teachers.http import Http, HttpOptions
 from kdsearch.engine.replies import KeptEmbedder, KeptWriter, cost_of
 from kdsearch.engine.setup import Site
@@ -116,6 +116,15 @@ def test_an_endpoint_that_stays_down_is_said_and_no_key_is(server: Server, caplo
     assert "What it answered before is kept: run the same command again" in said
     assert error.value.exit_code == 1
     assert KEY not in said + caplog.text
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_half_a_key_is_not_said_either(server: Server, status: int) -> None:
+    server.next = [(status, f"{'x' * (SHOWN - len(KEY) // 2)}{KEY}".encode(), {})]
+    with pytest.raises(UnreachableError) as error:
+        write(server, key_env="OWN_KEY", retries=0)
+    assert "xxx" in str(error.value)
+    assert KEY[:4] not in str(error.value)
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
