@@ -17,13 +17,15 @@ from kdsearch.kinds.step import Clock, Step
 from kdsearch.kinds.task import IO, Task
 from kdsearch.kinds.teacher import Access
 
+ANSWERED = ("logits", "scores", "value", "embedding")  # outputs of the tasks there are: whoever answers gives them
+
 
 class Distiller(nn.Module, Capability, Generic[O]):
     """Parameters it creates in `build` are trained with the student and checkpointed, buffers are checkpointed; neither is
     exported. Not its work: weights, the total loss, changes to the student.
     """
 
-    access: ClassVar[Access] = Access.LOGITS  # least access to the teacher; TAPS is implied by a TeacherTap option
+    access: ClassVar[Access] = Access.LOGITS  # least access to the teacher; a TeacherTap of no output implies TAPS
     needs_teacher: ClassVar[bool] = True
     owns_task_loss: ClassVar[bool] = False  # its term `task` replaces the task's own
     paper_weights: ClassVar[Mapping[str, float]] = {}  # the paper's own constants by term; see `constants`
@@ -135,5 +137,6 @@ class Setup(Services, Protocol):
 
 
 def access_needed(cls: type[Distiller[Any]], options: Options) -> Access:
-    """The least access to the teacher that a distiller needs with these options."""
-    return max(cls.access, Access.TAPS) if "teacher" in requested_taps(options) else cls.access
+    """The least access to the teacher that a distiller needs with these options. An output that it names as a tap is no tap."""
+    looked_into = set(requested_taps(options).get("teacher", ())) - {*ANSWERED}
+    return max(cls.access, Access.TAPS) if looked_into else cls.access

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from kdsearch.store.program import read_program
 
 __all__ = ["Tupled", "check_answer", "described", "modelled", "read_program", "shown"]
 
+TEACHER = "teacher "
 BATCHES = (2, 3)  # a network that was traced on a batch of one size may answer that one alone
 
 
@@ -52,10 +54,10 @@ def _by_name(module: nn.Module, fields: Sequence[Field]) -> tuple[Field, ...]:
     return tuple(known[name] for name in names) if {*names} == {*known} else tuple(fields)
 
 
-def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = "teacher ") -> Model:
+def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = TEACHER) -> Model:
     """A Model of a foreign module, run once on blank samples, or on noise, and fed by name where it can be.
 
-    `role` goes before its name in messages.
+    `role` goes before its name in messages. A teacher's vectors may be of any width: distillers map them.
 
     Raises:
         DataError: it cannot read the study's samples, or does not answer as the task's outputs say; with what it does. Where there
@@ -63,6 +65,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     """
     fields = _by_name(module, io.inputs)
     fed = described(fields)
+    asked = _of_any_width(io) if role == TEACHER else io
     for n in BATCHES:
         try:
             with torch.no_grad():
@@ -73,7 +76,7 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
                 f"{role}{who} cannot read {fed}{f' in a batch of {n}' if n > BATCHES[0] else ''}: {first[:200]}",
                 expected="a network for these inputs, in batches of any size",
             ) from error
-        check_answer(out, io, who, role, n)
+        check_answer(out, asked, who, role, n)
     closed = [path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     if taps and closed:
         what = f"its part '{closed[0]}' is" if closed[0] else "it is"
@@ -93,7 +96,15 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     return Model(module, tuple(each.name for each in fields), found, outputs, name=who)
 
 
-def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int = 2) -> None:
+def _of_any_width(io: IO) -> IO:
+    outputs = (
+        replace(each, shape=(*each.shape[:-1], None)) if each.kind == "vector" and each.shape else each
+        for each in io.outputs
+    )
+    return replace(io, outputs=tuple(outputs))
+
+
+def check_answer(out: object, io: IO, who: str, role: str = TEACHER, n: int = 2) -> None:
     """Raise DataError unless `out`, of n samples, is what the task's outputs say: their number, and their shapes where fixed."""
     many = out if isinstance(out, Mapping | list | tuple) else [out]
     if (isinstance(out, Mapping) and any(each.name not in out for each in io.outputs)) or len(many) < len(io.outputs):
@@ -104,7 +115,8 @@ def check_answer(out: object, io: IO, who: str, role: str = "teacher ", n: int =
         got = shown(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
         if isinstance(value, Tensor) and value.shape[:1] == (n,) and _fits(value.shape[1:], each.shape):
             continue
-        one = f": one {each.name} for each class of the data set" if len(each.shape) == 1 else f" as {each.name}"
+        is_classes = each.kind == "logits" and len(each.shape) == 1
+        one = f": one {each.name} for each class of the data set" if is_classes else f" as {each.name}"
         raise DataError(
             f"{role}{who} answers {got} a sample",
             expected=f"{shown(each.shape)}{one}",

@@ -381,7 +381,8 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
 
         def shapes(model: Model, role: str, of: Live | None) -> Shapes:
             fed = None if of is None or of.view is None else partial(fed_sample, of, setup.data)
-            return shapes_of(model, io, asked.get(role, ()), fed)
+            found = shapes_of(model, io, asked.get(role, ()), fed)
+            return found if of is None else replace(found, fields={**found.fields, **vectors_of(of, io, setup.data)})
 
         def others(role: str) -> Shapes:
             return shapes(setup.model_of(role), role, setup.teachers.get(role))
@@ -403,6 +404,16 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
 def fed_sample(live: Live, data: DataSource) -> Batch:
     """What a teacher is fed of the first training sample: its view may read texts, or look samples up by their ids."""
     return live.fed(data.split("train").load([0]))
+
+
+def vectors_of(live: Live, io: IO, data: DataSource) -> dict[str, tuple[int, ...]]:
+    """Shapes of a teacher's vectors, which may be of another width than the task's."""
+    names = [each.name for each in io.outputs if each.kind == "vector" and each.name in live.model.outputs]
+    if not names:
+        return {}
+    device = device_of(live.model.module)
+    out = live.outputs(data.split("train").load([0]).to(device), names, device)
+    return {name: tuple(out[name].shape[1:]) for name in names}
 
 
 def shapes_of(model: Model, io: IO, taps: Sequence[str] = (), fed: Callable[[], Batch] | None = None) -> Shapes:

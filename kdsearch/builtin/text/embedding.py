@@ -71,7 +71,9 @@ class Embedding(Task[EmbeddingOptions]):
         return IO(inputs, (Field(EMBEDDING, "vector", (self.options.width,)),))
 
     def call(self, model: Model, batch: Batch) -> Mapping[str, Tensor]:
-        """`embedding` (B, 2, D)."""
+        """`embedding` (B, 2, D). What reads samples instead of texts, as a table of stored answers does, gives both by itself."""
+        if not all(f"{DOCUMENT}{name}" in batch for name in model.inputs):
+            return super().call(model, batch)
         return _both(model.inputs, lambda *inputs: named(model.module(*inputs), model.outputs)[EMBEDDING], batch)
 
     def answers(self, io: IO) -> tuple[Field, ...]:
