@@ -80,7 +80,7 @@ class Match(Distiller[MatchOptions]):
         z_s, z_t = self._rows(step, step.student[self.field]), self._rows(step, step.teacher[self.field])  # (N, D)
         o = self.options
         if o.distance == "cosine":
-            each = 1 - F.cosine_similarity(self.widen(z_s), z_t, dim=1)
+            each = 1 - F.cosine_similarity(full(self.widen(z_s)), full(z_t), dim=1)
         elif o.distance == "binary_kl":
             each = binary_kl(full(z_s) / o.temperature, full(z_t) / o.temperature) * o.temperature**2
         else:

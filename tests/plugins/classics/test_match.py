@@ -56,6 +56,18 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
+def test_a_cosine_near_1_is_told_apart_under_bf16():
+    """1 - cos of vectors near the teacher's, as a CPU's autocast hands them on, is below bfloat16's step of 0.004."""
+    t = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    s = (t.float() + 0.02 * torch.randn(64, 16, generator=torch.Generator().manual_seed(1))).bfloat16()
+    found = made({"embedding": (16,)}, options=MatchOptions(distance="cosine"))
+    a, b = s.double().numpy(), t.double().numpy()
+    expected = (1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        term = found.terms(HandStep({"embedding": s}, {"embedding": t}))["match"]
+    assert float(term) == pytest.approx(expected, rel=1e-2)
+
+
 @pytest.mark.parametrize("distance", ["mse", "huber", "cosine", "binary_kl"])
 def test_values_are_those_of_the_formulas(distance):
     scale = (1.0, 2.0) if distance == "binary_kl" else (1.0, 100.0)
