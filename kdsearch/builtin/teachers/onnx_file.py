@@ -81,10 +81,10 @@ class OnnxModule(nn.Module):
         return self._session
 
     def check(self, io: IO) -> None:
-        """Raise DataError unless the file reads the study's inputs, in order, and has the output asked for."""
+        """Raise DataError unless the file reads the study's inputs, in order, and has the output asked for, a tensor."""
         check_initializers(self.file)
         entries = self.session.get_inputs()
-        outputs = [each.name for each in self.session.get_outputs()]
+        outputs = {each.name: each.type for each in self.session.get_outputs()}
         expected = described(io.inputs)
         if len(entries) != len(io.inputs):
             got = ", ".join(f"{each.name} {shown(each.shape)}" for each in entries)
@@ -105,8 +105,11 @@ class OnnxModule(nn.Module):
             if entry.type not in kinds:
                 expected = f"{next(iter(kinds))}, the data set's '{field.name}'"
                 raise DataError(f"input '{entry.name}' is {entry.type}", file=self.file, expected=expected)
-        if self.output is not None and self.output not in outputs:
-            raise DataError(f"no output '{self.output}'", file=self.file, expected=", ".join(outputs))
+        answer = next(iter(outputs)) if self.output is None else self.output
+        if answer not in outputs:
+            raise DataError(f"no output '{answer}'", file=self.file, expected=", ".join(outputs))
+        if not outputs[answer].startswith("tensor("):  # such as the maps of class to probability that skl2onnx writes
+            raise DataError(f"output '{answer}' is {outputs[answer]}", file=self.file, expected="a tensor of logits")
 
     def forward(self, *inputs: Tensor) -> Tensor:
         entries = self.session.get_inputs()

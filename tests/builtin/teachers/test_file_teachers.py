@@ -164,6 +164,20 @@ def test_an_unknown_output_is_named(folder):
         onnx_teacher(folder, output="probs")
 
 
+def test_an_output_that_is_no_tensor_is_named(folder):
+    """As scikit-learn's converter writes probabilities, unless it is told not to."""
+    linear_onnx(folder / "net.onnx")
+    model = onnx.load(folder / "net.onnx")
+    of_one = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.output.append(helper.make_value_info("probabilities", helper.make_sequence_type_proto(of_one)))
+    classes = {"domain": "ai.onnx.ml", "classlabels_int64s": range(5)}
+    model.graph.node.append(helper.make_node("ZipMap", [model.graph.output[0].name], ["probabilities"], **classes))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    onnx.save(model, folder / "net.onnx")
+    with pytest.raises(DataError, match=r"output 'probabilities' is seq\(map.*Expected a tensor of logits"):
+        onnx_teacher(folder, output="probabilities")
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"{}" * 99])
 def test_a_file_that_is_no_onnx_is_named_with_its_size(folder, damage):
     data = damage((folder / "net.onnx").read_bytes())
