@@ -92,14 +92,16 @@ class Endpoint:
         """`call` of every item, `concurrency` at a time. The first error, in order, is raised once none is running."""
         if self.concurrency == 1 or len(items) < 2:
             return [call(item) for item in items]
-        self._ended.clear()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            try:
-                return list(pool.map(call, items))
-            except BaseException:
-                self._ended.set()  # those that wait for a retry give up
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            with ThreadPoolExecutor(self.concurrency) as pool:
+                try:
+                    return list(pool.map(call, items))
+                except BaseException:
+                    self._ended.set()  # those that wait for a retry give up
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            self._ended.clear()
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], V]) -> V:
         """What `read` makes of the answer; tried again where the endpoint is busy, down, or answers nonsense.

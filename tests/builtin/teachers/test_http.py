@@ -318,3 +318,15 @@ def test_an_error_ends_those_that_wait(server: Server) -> None:
 
     with pytest.raises(KdsearchError, match="for good"):
         endpoint.each(call, ["refused", "waits"])
+
+
+def test_what_is_asked_after_an_error_is_tried_again_as_before(server: Server) -> None:
+    endpoint = Endpoint(server.url, None, Retries(1, 0.0, 5.0), concurrency=2)
+
+    def refused(name: str) -> None:
+        raise PluginError("for good")
+
+    with pytest.raises(PluginError, match="for good"):
+        endpoint.each(refused, ["a", "b"])
+    server.next.append((503, b"", {}))
+    assert endpoint.post("x", {"prompt": "a"}, dict)["choices"]
