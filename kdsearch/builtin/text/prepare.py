@@ -49,8 +49,10 @@ def inputs(sample: str, files: Mapping[str, Path]) -> dict[str, "np.ndarray[Any,
         try:
             row = json.loads(sample)
             texts = [row.get(column, "") if column == written else row[column] for column in columns]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"expected a JSON object with {', '.join(columns)}") from None
+            raise ValueError(f"expected a JSON object with {', '.join(columns)}, a text each") from None
     numbers = numbered(about)
     if not written:
         return fed("tokens", "mask", encoded(texts, about, numbers))

@@ -78,5 +78,6 @@ def test_the_shipped_program_alone_gives_the_same_tokens(columns, level, tmp_pat
     assert found["tokens"].dtype == found["mask"].dtype == np.int64
     assert found["mask"].all()
     if len(columns) > 1:
-        with pytest.raises(ValueError, match="expected a JSON object with a, b"):
-            shipped.inputs("no object", {"tokenizer.json": tmp_path / "tokenizer.json"})
+        for sample in ("no object", '{"a": "one"}', '{"a": "one", "b": 2}', '{"a": null, "b": "two"}'):
+            with pytest.raises(ValueError, match="expected a JSON object with a, b, a text each"):
+                shipped.inputs(sample, {"tokenizer.json": tmp_path / "tokenizer.json"})
