@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from kdsearch.builtin.text.compared import compared, lines, of_each
 from kdsearch.builtin.text.greedy import greedy
 from kdsearch.builtin.text.prepare import SEPARATOR as BOUNDARY
-from kdsearch.builtin.text.sequence_metrics import CHUNK
+from kdsearch.builtin.text.sequence_metrics import foretelling
 from kdsearch.builtin.text.sequence_source import NEXT, PREFIX, PREFIX_MASK
 from kdsearch.kinds import HIDDEN, Batch, DataSource, Decodes, Figure, Predict, Services, Table
 from kdsearch.kinds.figure import Cell
@@ -42,18 +42,14 @@ class Foretold:
 
 
 def foretold(predict: Predict, data: DataSource, split: str) -> Foretold:
-    samples = data.split(split)
     nll: list[Tensor] = []
     hits: list[Tensor] = []
-    for start in range(0, len(samples.ids), CHUNK):
-        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
-        wanted = batch[NEXT].cpu()
-        logits = predict(batch)["logits"].detach().double().cpu()
-        known = wanted != HIDDEN
-        lost = F.cross_entropy(logits.movedim(-1, 1), wanted, ignore_index=HIDDEN, reduction="none")
-        likeliest = logits[..., BOUNDARY:].argmax(-1) + BOUNDARY
-        nll += list(lost.masked_fill(~known, torch.nan))
-        hits += list((likeliest == wanted) | ~known)
+    for batch in foretelling(data, split):
+        for logits, wanted in zip(predict(batch)["logits"].detach().cpu(), batch[NEXT].cpu(), strict=True):
+            known = wanted != HIDDEN
+            lost = F.cross_entropy(logits.double(), wanted, ignore_index=HIDDEN, reduction="none")
+            nll.append(lost.masked_fill(~known, torch.nan))
+            hits.append((logits[:, BOUNDARY:].argmax(1) + BOUNDARY == wanted) | ~known)
     longest = max(len(row) for row in nll)
     return Foretold(
         torch.stack([F.pad(row, (0, longest - len(row)), value=torch.nan) for row in nll]),

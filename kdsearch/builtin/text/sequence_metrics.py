@@ -10,19 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch.builtin.passes import passes
 from kdsearch.builtin.text.prepare import SEPARATOR as BOUNDARY
 from kdsearch.builtin.text.sequence_source import NEXT
 from kdsearch.errors import DataError
-from kdsearch.kinds import HIDDEN, DataSource, Measurement, Metric, NoOptions, Predict, Services
+from kdsearch.kinds import HIDDEN, Batch, DataSource, Measurement, Metric, NoOptions, Predict, Services
 
-CHUNK = 64  # samples a forward pass
+CHUNK = 64  # samples a forward pass, or fewer where the vocabulary is large
+
+
+def foretelling(data: DataSource, split: str) -> Iterator[Batch]:
+    """The samples of a split in their order, pass by pass."""
+    return passes(data, split, CHUNK, NEXT, max((each.n_values or 1 for each in data.fields), default=1))
 
 
 def judged(predict: Predict, data: DataSource, split: str) -> Iterator[tuple[Tensor, Tensor]]:
     """(N_i, V) logits and (N_i,) next tokens of each sample that has any which is known. Raise DataError where none has."""
-    samples, found = data.split(split), False
-    for start in range(0, len(samples.ids), CHUNK):
-        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
+    found = False
+    for batch in foretelling(data, split):
         wanted = batch[NEXT].cpu()
         for logits, tokens in zip(predict(batch)["logits"].detach().float().cpu(), wanted, strict=True):
             known = tokens != HIDDEN
@@ -30,9 +35,8 @@ def judged(predict: Predict, data: DataSource, split: str) -> Iterator[tuple[Ten
                 found = True
                 yield logits[known], tokens[known]
     if not found:
-        raise DataError(
-            f"split '{split}' has {len(samples.ids)} samples and no token to foretell", expected="one or more"
-        )
+        n = len(data.split(split).ids)
+        raise DataError(f"split '{split}' has {n} samples and no token to foretell", expected="one or more")
 
 
 def _each(predict: Predict, data: DataSource, split: str, value: str) -> Tensor:

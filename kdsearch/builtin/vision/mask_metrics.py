@@ -17,11 +17,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch.builtin.passes import passes
 from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import HIDDEN, Batch, DataSource, Measurement, Metric, NoOptions, Options, Predict, Services
 from kdsearch.kinds.options import O
 
-CHUNK = 32  # images a forward pass
+CHUNK = 32  # images a forward pass, or fewer where they are large
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,8 @@ class Answers:
 
 def answers(predict: Predict, data: DataSource, split: str, services: Services) -> Iterator[Answers]:
     """The split's images with a known pixel, chunk by chunk. Raise DataError when none has one."""
-    samples = data.split(split)
     judged = 0
-    for start in range(0, len(samples.ids), CHUNK):
-        batch = samples.load(range(start, min(start + CHUNK, len(samples.ids))))
+    for batch in passes(data, split, CHUNK, "mask", len(data.facts.get("classes", ()))):
         logits, truth = predict(batch)["logits"].detach().cpu(), batch["mask"].cpu()
         is_known = (truth != HIDDEN).flatten(1).any(1)
         if not is_known.all():
@@ -54,7 +53,7 @@ def answers(predict: Predict, data: DataSource, split: str, services: Services) 
             yield Answers(batch.rows(rows), logits[rows].argmax(1), truth[rows], logits.shape[1])
     if not judged:
         raise DataError(
-            f"split '{split}' has {len(samples.ids)} images and no mask",
+            f"split '{split}' has {len(data.split(split).ids)} images and no mask",
             expected="masks, or a teacher whose answers stand in for them",
         )
 
@@ -161,10 +160,19 @@ class BoundaryF1(OfMasks[BoundaryOptions]):
     title = "boundary F1"
 
     def sums(self, each: Answers) -> Tensor:
-        found, truth = (boundaries(mask, each.n_classes) for mask in (known(each.found, each.truth), each.truth))
+        made = torch.zeros(len(each.truth), each.n_classes, 4)
+        for row, (answer, mask) in enumerate(zip(known(each.found, each.truth), each.truth, strict=True)):
+            for k in torch.unique(torch.cat([answer.flatten(), mask.flatten()])).tolist():
+                if k != HIDDEN:  # one class of one image at a time: all of them are gigabytes
+                    made[row, k] = self._of_class(answer == k, mask == k)
+        return made
+
+    def _of_class(self, answer: Tensor, truth: Tensor) -> Tensor:
+        """(4,) of (H, W) bool: boundary pixels answered that are near a true one, those answered, the other way round."""
         near = 2 * self.options.tolerance + 1
-        hits = [(a * F.max_pool2d(b, near, 1, near // 2)).sum((2, 3)) for a, b in ((found, truth), (truth, found))]
-        return torch.stack([hits[0], found.sum((2, 3)), hits[1], truth.sum((2, 3))], -1)  # (B, K, 4)
+        found, there = boundary(answer), boundary(truth)
+        hits = [(a * F.max_pool2d(b, near, 1, near // 2)).sum() for a, b in ((found, there), (there, found))]
+        return torch.stack([hits[0], found.sum(), hits[1], there.sum()])
 
     def of(self, sums: Tensor) -> float:
         hits, answered, found, there = sums.unbind(-1)
@@ -207,7 +215,7 @@ def near_boundaries(truth: Tensor, radius: int) -> Tensor:
     return torch.where(is_known & (largest != smallest), truth, HIDDEN)
 
 
-def boundaries(mask: Tensor, n_classes: int) -> Tensor:
-    """(B, H, W) -> (B, K, H, W) float: 1 on a class's boundary."""
-    each = torch.stack([mask == k for k in range(n_classes)], 1).float()
+def boundary(mask: Tensor) -> Tensor:
+    """(H, W) bool -> (1, H, W) float: 1 on its boundary."""
+    each = mask[None].float()
     return each - -F.max_pool2d(-each, 3, 1, 1)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kdsearch.builtin import passes
 from kdsearch.builtin.text.causal_lm import CausalLm
+from kdsearch.builtin.text.sequence_figures import foretold
 from kdsearch.builtin.text.sequence_metrics import NextTokenAccuracy, Perplexity
 from kdsearch.builtin.text.sequence_options import SequenceOptions, pieces_of
 from kdsearch.builtin.text.sequence_source import SequenceSource, windows
@@ -83,6 +85,30 @@ def test_metrics_are_torchmetrics(packed):
     ] == pytest.approx(float(flat))
 
 
+def test_a_pass_answers_no_more_logits_than_memory_is_kept_for(monkeypatch):
+    """Of a large vocabulary and long texts 64 samples would be gigabytes."""
+    data, answer = source(), OfNextTokens().answer
+    numbers = []
+
+    def counted(batch):
+        found = answer(batch)
+        numbers.append(found["logits"].numel())
+        return found
+
+    def found():
+        numbers.clear()
+        return dict(Perplexity(NoOptions()).measure(counted, data, "val", None)), foretold(counted, data, "val")
+
+    value, told = found()
+    whole = max(numbers)
+    monkeypatch.setattr(passes, "NUMBERS", whole // 3)
+    again, told_again = found()
+    assert max(numbers) <= whole // 3
+    assert again == pytest.approx(value)
+    assert torch.allclose(told_again.nll, told.nll, equal_nan=True)
+    assert torch.equal(told_again.hits, told.hits)
+
+
 def test_a_network_that_knows_nothing_has_the_perplexity_of_the_vocabulary():
     def even(batch):
         return {"logits": torch.zeros(*batch["tokens"].shape, 7)}
@@ -145,6 +171,8 @@ def test_what_no_sample_knows_is_an_error():
             return Batch(("a",), {"tokens": torch.ones(1, 2, dtype=torch.int64), "next": torch.full((1, 2), HIDDEN)})
 
     class Source:
+        fields = ()
+
         def split(self, name):
             return Unknown()
 

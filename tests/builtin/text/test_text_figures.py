@@ -196,7 +196,7 @@ def test_tokens_that_nobody_can_read_are_not_shown():
     data = letters(["aaaabbbb"])
 
     class Bare:
-        facts, split = {}, staticmethod(data.split)
+        fields, facts, split = data.fields, {}, staticmethod(data.split)
 
     assert list(shown(CausalLm(NoOptions()), sure(data.fields[0].n_values, 0.5), Bare(), NoTeacher())) == ["places"]
 

@@ -9,6 +9,7 @@ from torch import Generator
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
+from kdsearch.builtin import passes
 from kdsearch.builtin.vision import mask_metrics
 from kdsearch.builtin.vision.mask_metrics import (
     BoundaryF1,
@@ -60,6 +61,7 @@ class Masks:
     """A source of one split `val` of these masks (B, H, W)."""
 
     def __init__(self, mask):
+        self.facts = {}
         self.ids, self.mask = tuple(f"m{i}" for i in range(len(mask))), mask
 
     def split(self, name):
@@ -226,6 +228,29 @@ def test_a_chunk_holds_some_images_only(monkeypatch):
     whole = value(MIOU, found, truth)
     monkeypatch.setattr(mask_metrics, "CHUNK", 4)
     assert value(MIOU, found, truth) == whole
+
+
+def test_large_images_are_judged_few_at_a_time(monkeypatch):
+    data, metric, sizes = source(40, ("train", "val")), TestMeanIou(), []
+    whole = MIOU.measure(metric.answer, data, "val", None)
+
+    def answer(batch):
+        found = metric.answer(batch)
+        sizes.append(found["logits"].numel())
+        return found
+
+    monkeypatch.setattr(passes, "NUMBERS", 3 * 4 * data.split("val").load([0])["mask"].numel())
+    assert dict(MIOU.measure(answer, data, "val", None)) == dict(whole)
+    assert max(sizes) == passes.NUMBERS
+
+
+def test_boundaries_of_many_classes_take_the_memory_of_one(monkeypatch):
+    """21 classes of 32 images of 512x512 pixels at once were gigabytes."""
+    sizes, pool = [], F.max_pool2d
+    monkeypatch.setattr(F, "max_pool2d", lambda x, *rest: sizes.append(x.numel()) or pool(x, *rest))
+    found, truth = drawn(6, seed=5)
+    boundary_f1(found, truth, 1)
+    assert max(sizes) == truth[0].numel()
 
 
 def test_pixels_are_counted_as_whole_numbers():
