@@ -137,6 +137,7 @@ def explore(
     generation: int = GENERATION,
     progress: Callable[[int, Candidate], None] | None = None,
     holds: Callable[[Scored], bool] = lambda _: True,
+    between: Callable[[], None] = lambda: None,
 ) -> Explored:
     """Score candidates that `strategy` asks for until n distinct feasible ones are scored or there are no more.
 
@@ -148,6 +149,7 @@ def explore(
         generation: most candidates asked at once; part of the result, unlike workers and chunks.
         progress: called with (feasible so far, candidate) after each.
         holds: whether a row of the file still counts; one that does not is scored anew.
+        between: called before each generation; it may raise.
 
     Infeasible candidates are told to the strategy as pruned, with their violations, and are not scored.
     """
@@ -157,6 +159,7 @@ def explore(
     walk = _Walk(region, score, combine, rows, known, there, n, tuple(costs), progress)
     dry = 0
     while walk.n_feasible < n and not walk.is_sweeping:
+        between()
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
         before = walk.n_feasible
         n_new = walk.add(region.space.parse(dict(ask.spec)) for ask in asks if ask.spec is not None)
@@ -170,6 +173,7 @@ def explore(
         every = list(region.space.every())
         order = iter(torch.randperm(len(every), generator=stream(seed, "sweep")).tolist())
         while walk.n_feasible < n and (batch := [every[i] for i in islice(order, generation)]):
+            between()
             walk.add(batch)
     return walk.result("complete" if walk.n_feasible >= n else "exhausted")
 
@@ -309,10 +313,11 @@ def reference(
     n: int = REFERENCE,
     had: Iterable[Scored] = (),
     holds: Callable[[Scored], bool] = lambda _: True,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Scored]:
     """Scores of n candidates drawn from the whole region by a stream of their own, constraints aside; resumable like `explore`.
 
-    `had`, `holds`: see there.
+    `had`, `holds`: see there. `between`: called after each chunk, which is kept; it may raise.
     """
     drawn = reference_specs(region.space, seed, n)
     keys = [region.space.key(spec) for spec in drawn]
@@ -323,6 +328,7 @@ def reference(
     for chunk in score(list(missing.values())):
         rows.append(each.row() for each in chunk)
         known.update({each.key: each for each in chunk})
+        between()
     return [known[key] for key in keys]
 
 

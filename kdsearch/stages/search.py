@@ -264,9 +264,12 @@ def _explored(
     file, key, base = work / f"candidates-{role}.jsonl", work.name, tools.progress.done
     top: list[tuple[float, int]] = []  # best score so far and its params
 
-    def seen(n: int, scored: Candidate) -> None:
+    def between() -> None:
         if tools.stop():
             raise InterruptedRun("stopped; scored candidates are kept")
+
+    def seen(n: int, scored: Candidate) -> None:
+        between()
         if scored.score is not None and (not top or scored.score > top[0][0]):
             top[:] = [(scored.score, scored.scored.params)]
         best = f"best score {top[0][0]:.4g} at {top[0][1]:,} params" if top else ""
@@ -280,7 +283,9 @@ def _explored(
     tools.progress.had(rows_before(file, key))
     sample: list[Scored] = []
     if len(proxy_uses(materials.study)) > 1:
-        sample = reference(region, score, work / reference_name(role), key, seed, had=known, holds=holds)
+        sample = reference(
+            region, score, work / reference_name(role), key, seed, had=known, holds=holds, between=between
+        )
     explored = explore(
         region,
         _strategy(materials, role),
@@ -294,6 +299,7 @@ def _explored(
         costs=costs,
         progress=seen,
         holds=holds,
+        between=between,
     )
     return explored, sample
 

@@ -18,7 +18,7 @@ from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
 from kdsearch.builtin.controllers.random import Random
 from kdsearch.builtin.executors import InProcess
 from kdsearch.builtin.processes import Processes, ProcessesOptions
-from kdsearch.errors import UserError
+from kdsearch.errors import InterruptedRun, UserError
 from kdsearch.kinds import Ask, Controller, Cost, NoOptions, Trial
 from kdsearch.search import scoring
 from kdsearch.search.backend import Remote, Score, Spec, in_process
@@ -202,6 +202,23 @@ def test_progress_counts_feasible_candidates(tmp_path: Path) -> None:
     seen: list[int] = []
     search(tmp_path, in_process(toy_scorer(NAMES)), progress=lambda n, candidate: seen.append(n))
     assert seen == list(range(1, 10))
+
+
+def test_who_asks_for_an_end_is_heeded_whatever_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing that is drawn keeps the limits, in a space without end, and among those to rank by."""
+    monkeypatch.setattr(ToySpace, "size", lambda self: None)
+    score, calls = in_process(toy_scorer(NAMES), chunk=2), iter(range(3))
+
+    def stop() -> None:
+        if next(calls, None) is None:
+            raise InterruptedRun("stopped")
+
+    with pytest.raises(InterruptedRun):
+        search(tmp_path, score, limits={"params": 1}, between=stop)
+    calls = iter(range(3))
+    with pytest.raises(InterruptedRun):
+        reference(region(), score, tmp_path / "ranked.jsonl", "k", 0, 12, between=stop)
+    assert len((tmp_path / "ranked.jsonl").read_text().splitlines()) == 1 + 4 * 2, "what is scored is kept"
 
 
 def test_a_strategy_is_told_losses_costs_and_violations(tmp_path: Path) -> None:

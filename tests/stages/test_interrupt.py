@@ -9,20 +9,46 @@ import shlex
 import signal
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
 from kdsearch.builtin.channels.pruner import Channels
 from kdsearch.cli import main
 from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
+from kdsearch.stages import search
+from kdsearch.stages.search import CHUNK
 from kdsearch.store.files import read_json, read_lines
 from kdsearch.store.folder import held
+from kdsearch.study import load_study
+from kdsearch.training.materials import open_materials
+from kdsearch.training.tools import Progress
 from tests.stages.test_kill import start
 from tests.stages.tiny import LESS, is_at_work, is_stage, run_tiny, settled, watching, write_study
 
 REAL_LOAD = Host.load
+
+
+@pytest.mark.parametrize("proxy", ["params", "[params, macs]"])
+def test_a_search_heeds_it_before_any_candidate_is_found(proxy, tmp_path, monkeypatch):
+    """While nothing that is drawn keeps the limits, and while those are scored that several proxies are ranked among."""
+    monkeypatch.setattr(CifarResNetSpace, "size", lambda self: None)
+    host = Host.load()
+    sets = ("constraints={params: 1}", f"search.proxy={proxy}", "run.executor={use: inprocess}")
+    materials = open_materials(load_study(write_study(tmp_path), host, sets=sets), host)
+    tools = SimpleNamespace(
+        stop=lambda: True,
+        progress=Progress(False),
+        executor=lambda each: each.make("executor", each.study.executor, ""),
+    )
+    region, scorer = search._region(materials, "student"), search.scorer_of(materials, "student")
+    with pytest.raises(InterruptedRun):
+        search._explored(materials, "student", region, scorer, [], None, tools, tmp_path)
+    kept = tmp_path / "reference-student.jsonl"
+    assert len(kept.read_text().splitlines()) - 1 == CHUNK if kept.exists() else proxy == "params"
 
 
 def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):
