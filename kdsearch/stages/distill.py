@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import StudyError, no_share
+from kdsearch.errors import RefusedError, StudyError, no_share
 from kdsearch.search.pick import PATH, parsed
 from kdsearch.stages.choice import chosen, standard_error
 from kdsearch.stages.costs import needs_file, violations
@@ -204,5 +204,9 @@ def _others(materials: Materials, inputs: Mapping[str, Artifact], role: str, wor
 
 
 def _keeps(materials: Materials, role: str, row: Mapping[str, Any], work: Path) -> bool:
-    """Whether a candidate's file keeps the limits; those of params and MACs hold for all that were scored."""
-    return all(over <= 0 for over in violations(materials, file_costs(materials, role, row["spec"], work)).values())
+    """Whether a candidate has a file, and that keeps the limits; those of params and MACs hold for all that were scored."""
+    try:
+        costs = file_costs(materials, role, row["spec"], work)
+    except RefusedError:
+        return False
+    return all(over <= 0 for over in violations(materials, costs).values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.errors import InterruptedRun
+from kdsearch.errors import InterruptedRun, RefusedError
 from kdsearch.search.candidates import Candidate, select
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
@@ -20,7 +20,9 @@ SLACK = 0.01, 0.1  # by twice the fit's error, within these, an estimate may be 
 ANCHORS = (0.0, 0.25, 0.5)  # quantiles of MACs that are measured for the estimate, once a limit was broken
 ENOUGH = 4  # measurements that an estimate needs; with twice as many its error is known
 UNBUILT = {"build", "process"}  # errors of a candidate that were none of a proxy
-TRIES = 12  # files measured on the way down to the largest that keeps the limits
+TRIES = (
+    12  # files measured on the way down to the largest that keeps the limits; of which none is written before giving up
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Kept:
     largest: params, macs -> the row of the candidate that has most of it and keeps the limits: what one takes without a search.
     cheapest: of `costs`, alike: the one that has least.
     families: family -> the row of its best-scored candidate that keeps the limits, the best first; without that of `rows[0]`.
+    unwritten: key -> why there is no file of it.
     """
 
     rows: list[dict[str, Any]]
@@ -38,6 +41,7 @@ class Kept:
     largest: dict[str, dict[str, Any]]
     cheapest: dict[str, dict[str, Any]]
     families: dict[str, dict[str, Any]]
+    unwritten: dict[str, RefusedError]
 
 
 def keep_best(
@@ -54,7 +58,11 @@ def keep_best(
 
     Once one breaks a limit, estimates from what was measured say who is worth measuring. Where those are too few, the nearest
     others are tried too, until none of a round keeps the limits. The `shortest` best of them are the short list. A role that does
-    not ship has no limits to keep. What could not be built, or was lost with its process, is nothing to go on with, unless all are.
+    not ship has no limits to keep. What could not be built, or was lost with its process, is nothing to go on with, unless all are;
+    nor is a network of which no file can be written.
+
+    Raises:
+        RefusedError: why the first has no file, where none of those that are tried has one: `keep`, at least TRIES.
     """
     candidates = [each for each in candidates if not UNBUILT & each.scored.errors.keys()] or candidates
     is_costed, space = role in materials.ships, materials.spaces[role]
@@ -64,6 +72,7 @@ def keep_best(
     }
     found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
     excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
+    unwritten: dict[str, RefusedError] = {}
 
     def measure(these: Sequence[Candidate]) -> bool:
         """Whether any of them keeps the limits."""
@@ -74,11 +83,16 @@ def keep_best(
             if tools.stop():
                 raise InterruptedRun("stopped; measured candidates are kept")
             scored = each.scored
-            measured = file_costs(materials, role, scored.spec, work) if is_measured else {}
-            found[scored.key] = {"params": scored.params, "macs": scored.macs, **measured}
+            sizes: dict[str, float] = {"params": scored.params, "macs": scored.macs}
+            try:
+                found[scored.key] = sizes | (file_costs(materials, role, scored.spec, work) if is_measured else {})
+                excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
+            except RefusedError as error:
+                unwritten[scored.key] = error
             if is_measured:
                 tools.progress.at(tools.progress.done + 1, note=f"{len(found)} files measured")
-            excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
+        if not found and len(unwritten) >= min(max(TRIES, keep), len(candidates)):
+            raise next(iter(unwritten.values()))
         return any(is_good(each) for each in these)
 
     def worst_of(these: Sequence[Candidate]) -> list[float]:
@@ -92,10 +106,11 @@ def keep_best(
         return worst
 
     def is_new(candidate: Candidate) -> bool:
-        return candidate.scored.key not in found
+        return candidate.scored.key not in found and candidate.scored.key not in unwritten
 
     def is_good(candidate: Candidate) -> bool:
-        return max(excess[candidate.scored.key].values(), default=0.0) <= 0
+        key = candidate.scored.key
+        return key in excess and max(excess[key].values(), default=0.0) <= 0
 
     while True:
         worst = worst_of(candidates)
@@ -105,7 +120,7 @@ def keep_best(
         chosen = select(pool, keep, costs)
         if new := [each for each in chosen if is_new(each)]:
             measure(new)
-            if not all(map(is_good, new)):
+            if not all(is_good(each) for each in new if each.scored.key in found):
                 measure([each for each in anchors(candidates) if is_new(each)])
             continue
         rest = [(over, i) for i, over in enumerate(worst) if is_new(candidates[i])]
@@ -150,7 +165,7 @@ def keep_best(
     others = {name: order for name, order in by_family.items() if name != family[chosen[0].scored.key]}
     families = first_rows(others)
     broken = sorted((each for each in over if each), key=lambda each: max(each.values()))
-    return Kept(rows, broken, largest, cheapest, families)
+    return Kept(rows, broken, largest, cheapest, families, unwritten)
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:

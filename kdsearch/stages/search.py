@@ -214,6 +214,11 @@ def _one_role(
     notes = list(scorer.notes.values()) if scorer.ranks else []  # of one network nobody asks how it was scored
     if explored.error:
         notes.append(f"some candidates cannot be built, the first as: {explored.error}")
+    if kept.unwritten:
+        first = next(iter(kept.unwritten.values()))
+        notes.append(
+            f"{len(kept.unwritten)} candidates do not go on, as no file of them can be written, the first as: {first.problem}"
+        )
     tools.progress.say(
         f"search: {explored.message}; {going_on(kept.rows)}" + "".join(f"\n  note: {note}" for note in notes)
     )
@@ -311,7 +316,7 @@ def most_kept(materials: Materials, role: str) -> int:
 
 
 def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[str], tools: Tools, work: Path) -> Kept:
-    """Those that go on. Raise RefusedError where no file keeps its limits."""
+    """Those that go on. Raise RefusedError where no file keeps its limits, or none can be written."""
     short, keep = materials.study.config.search.keep or SHORT, most_kept(materials, role)
     kept = keep_best(materials, role, explored.candidates, keep, costs, work, tools, short)
     if not kept.rows:

@@ -99,7 +99,10 @@ def students_of(materials: Materials, role: str, n: int, work: Path, tools: Tool
         costs = {"params": float(cost.params), "macs": float(cost.macs)}
         if needs_file(materials):
             tools.heed_stop()
-            costs |= file_costs(materials, role, shown, files)
+            try:
+                costs |= file_costs(materials, role, shown, files)
+            except RefusedError:  # no file of it can be written
+                continue
             if any(each > 0 for each in violations(materials, costs).values()):
                 continue
         found.append(Student(key, region.space.encode(spec), shown, costs))

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdsearch.errors import RefusedError
 from kdsearch.search.candidates import Candidate
 from kdsearch.search.scoring import Scored
-from kdsearch.stages import keeping
+from kdsearch.stages import distill, keeping
 from kdsearch.stages.keeping import Kept, estimates, keep_best
 from kdsearch.stages.search import search_costs
 from kdsearch.training.tools import Progress
@@ -208,3 +209,39 @@ def test_what_could_not_be_built_does_not_go_on(
     found = keep_best(*arguments)
     assert [each["spec"]["i"] for each in found.rows] == expected
     assert found.largest["params"]["spec"]["i"] == expected[0]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("unwritten", [(4, 1), (0, 1, 2, 3, 4)])
+def test_what_has_no_file_does_not_go_on_and_ends_nothing(
+    unwritten: tuple[int, ...], keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator that exporters do not know may be in some networks of a space alone."""
+
+    def file_costs(_: Any, role: str, spec: dict[str, Any], folder: Path) -> dict[str, float]:
+        if spec["i"] in unwritten:
+            raise RefusedError(f"cannot write {spec['i']}")
+        return {"onnx_bytes": 100.0}
+
+    monkeypatch.setattr(keeping, "file_costs", file_costs)
+    monkeypatch.setattr(keeping, "needs_file", lambda _: True)
+    monkeypatch.setattr(keeping, "violations", lambda _, found: {"onnx_bytes": found["onnx_bytes"] / 200 - 1})
+    candidates = [Candidate(row, float(row.params)) for row in ROWS[:5]]
+    tools: Any = SimpleNamespace(stop=lambda: False, progress=Progress(shown=False))
+    arguments: Any = (materials_of(), "student", candidates, keep, [], Path(), tools, keep)
+    if len(unwritten) == len(candidates):
+        with pytest.raises(RefusedError, match="cannot write 4"):
+            keep_best(*arguments)
+        return
+    found = keep_best(*arguments)
+    assert [each["spec"]["i"] for each in found.rows] == [3, 2][:keep]
+    assert found.largest["params"]["spec"]["i"] == 3
+    assert [str(each) for each in found.unwritten.values()] == ["cannot write 4"]
+
+
+def test_what_has_no_file_is_no_student_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def file_costs(*_: Any) -> dict[str, float]:
+        raise RefusedError("cannot write")
+
+    monkeypatch.setattr(distill, "file_costs", file_costs)
+    assert not distill._keeps(materials_of(), "student", {"spec": {"i": 1}}, Path())
