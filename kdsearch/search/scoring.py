@@ -332,6 +332,14 @@ def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> 
     return Cost(parameters(model.module), macs)
 
 
+def by_formula(space: SearchSpace[Any], spec: Options, io: IO) -> Cost | None:
+    """params and MACs; None where the space has no formula, or its code fails at this spec."""
+    try:
+        return space.cost(spec, io)
+    except FOREIGN:  # the search tells what cannot be built
+        return None
+
+
 def _params(space: SearchSpace[Any], spec: Options, io: IO) -> int:
     found = space.cost(spec, io)
     return found.params if found else parameters(built(space, spec, io, 0).module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kdsearch.kinds import Cost
+from kdsearch.search.scoring import by_formula
 from kdsearch.stages.costs import bounds, most_params
 from kdsearch.store.hashing import stream
 from kdsearch.training.materials import Materials
@@ -25,7 +26,7 @@ def hardly_feasible(materials: Materials) -> list[str]:
         if not most:
             continue
         space, rng = materials.spaces[role], stream(materials.seed, "feasible", role)
-        drawn = (space.cost(space.sample(rng), materials.io) for _ in range(DRAWN))
+        drawn = (by_formula(space, space.sample(rng), materials.io) for _ in range(DRAWN))
         above: list[Cost] = []
         for cost in filter(None, drawn):
             if all((cost.macs if name == "macs" else cost.params) <= bound for name, bound in most.items()):

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, KdsearchError, PluginError, RefusedError, TrialError, UserError, one_of
+from kdsearch.errors import (
+    FOREIGN,
+    InterruptedRun,
+    KdsearchError,
+    PluginError,
+    RefusedError,
+    TrialError,
+    UserError,
+    one_of,
+)
 from kdsearch.kinds import Batch, Controller, Proxy, work_begins
 from kdsearch.kinds.targets import unknown
 from kdsearch.report.values import general
@@ -14,10 +24,9 @@ from kdsearch.search.backend import Remote, Score, in_process, known_costs
 from kdsearch.search.candidates import Candidate, Explored, Region, explore, lost, reference, rows_before, scored_of
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
-from kdsearch.search.scoring import TRIED, Scored, Scorer, inits_of
+from kdsearch.search.scoring import TRIED, Scored, Scorer, cost_of, inits_of
 from kdsearch.stages.costs import (
     bounds,
-    cost_of_model,
     most_params,
     needs_file,
     needs_latency,
@@ -412,21 +421,14 @@ def score_job(
 
 
 def _nothing_feasible(materials: Materials, role: str, explored: Explored) -> str:
-    space = materials.spaces[role]
-    rng = stream(materials.seed, "smallest", role)
+    space, rng = materials.spaces[role], stream(materials.seed, "smallest", role)
     costs = []
     for _ in range(64):
-        spec = space.sample(rng)
-        model = (
-            materials.build_student(role, spec.model_dump(mode="json"), 0)
-            if space.cost(spec, materials.io) is None
-            else None
-        )
-        costs.append(cost_of_model(model, materials) if model is not None else space.cost(spec, materials.io))
-    smallest = min((each for each in costs if each is not None), key=lambda cost: cost.params)
+        with suppress(*FOREIGN):  # what the space's own code cannot tell of one network
+            costs.append(cost_of(space, space.sample(rng), materials.io, materials.task))
+    least = min(costs, key=lambda cost: cost.params, default=None)
+    smallest = f"; the smallest of a sample has {least.params:,} params and {least.macs:,} MACs" if least else ""
     known = (*ALWAYS, "onnx_bytes") if most_params(materials, role) is not None else ALWAYS
     stated = ", ".join(f"{name} <= {limit:,}" for name, limit in bounds(materials).items() if name in known)
-    return (
-        f"no candidate of '{materials.study.students[role].space}' keeps {stated} ({explored.n_infeasible:,} were tried); "
-        f"the smallest of a sample has {smallest.params:,} params and {smallest.macs:,} MACs"
-    )
+    name = materials.study.students[role].space
+    return f"no candidate of '{name}' keeps {stated} ({explored.n_infeasible:,} were tried){smallest}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.errors import RefusedError, told
+from kdsearch.errors import FOREIGN, RefusedError, told
 from kdsearch.search.candidates import PATIENCE, Region
 from kdsearch.stages import search
 from kdsearch.stages.costs import needs_file, violations
@@ -92,7 +92,10 @@ def students_of(materials: Materials, role: str, n: int, work: Path, tools: Tool
         if key in seen:
             continue
         seen.add(key)
-        cost = region.cost(spec)
+        try:
+            cost = region.cost(spec)
+        except FOREIGN:  # the space's own code
+            continue
         if any(each > 0 for each in region.violations(cost)):
             continue
         shown = spec.model_dump(mode="json")

@@ -32,6 +32,7 @@ from kdsearch.kinds import Phase, Procedure, Setup
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
+from kdsearch.search.scoring import by_formula
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.names import metric_uses
@@ -228,7 +229,7 @@ def _architectures(materials: Materials) -> Iterator[dict[str, Any]]:
             spec = space.canonical(space.sample(rng))
             found.setdefault(spec.model_dump_json(), spec)
         specs = list(found.values())[:STUDENTS]
-        costs = [cost.params if (cost := space.cost(spec, materials.io)) else None for spec in specs[:SAMPLES]]
+        costs = [cost.params if (cost := by_formula(space, spec, materials.io)) else None for spec in specs[:SAMPLES]]
         if None not in costs:
             least = min(range(len(costs)), key=lambda i: costs[i])  # type: ignore[arg-type,return-value]
             specs.insert(0, specs.pop(least))

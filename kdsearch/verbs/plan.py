@@ -16,6 +16,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.candidates import GENERATION, REFERENCE
+from kdsearch.search.scoring import by_formula
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.notes import noted
@@ -244,7 +245,7 @@ def _scored(materials: Materials, reference: int) -> int:
 def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:
     """Of candidates drawn at random that keep the limits on params and MACs (or of all, if none does), the median in MACs."""
     drawn = [space.sample(rng) for _ in range(DRAWN)]
-    costed = [(cost, i) for i, spec in enumerate(drawn) if (cost := space.cost(spec, materials.io)) is not None]
+    costed = [(cost, i) for i, spec in enumerate(drawn) if (cost := by_formula(space, spec, materials.io)) is not None]
     feasible = [
         (cost.macs, i)
         for cost, i in costed

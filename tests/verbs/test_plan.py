@@ -1,9 +1,13 @@
 """What a plan says of the data before anything is trained."""
 
 import pytest
+from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
+from torch import Generator
 
 from kdsearch.cli import main
 from kdsearch.host import Host
+from kdsearch.search.candidates import Explored
+from kdsearch.stages import search
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.study import load_study
 from kdsearch.study.summary import summary, trainings
@@ -216,6 +220,30 @@ def test_limits_that_nothing_drawn_keeps_are_said_before_a_teacher_is_trained(tm
     cost = space.cost(space.parse({"depths": [1, 1, 1], "widths": [4, 4, 4]}), materials.io)  # of 64
     assert said in warning
     assert warning.endswith(f"the smallest of them has {cost.params:,} params and {cost.macs:,} MACs")
+
+
+def test_what_one_network_costs_may_be_unknown_where_limits_are_looked_at(tmp_path, monkeypatch):
+    """The search tells of networks that a space's own code fails at, and goes on with the others."""
+
+    def failing(real):
+        def told(self, spec, io):
+            if spec.depths[0] == 2:
+                raise ValueError("no such network")
+            return real(self, spec, io)
+
+        return told
+
+    for name in ("cost", "build"):
+        monkeypatch.setattr(CifarResNetSpace, name, failing(getattr(CifarResNetSpace, name)))
+    host, study = Host.load(), write_study(tmp_path)
+    materials = looked_at(load_study(study, host, sets=(*LESS, "constraints.params=10")), host)
+    space, rng = materials.spaces["student"], Generator().manual_seed(0)
+    assert all(plan._middling(materials, space, rng).depths[0] == 1 for _ in range(4))
+    (warning,) = hardly_feasible(materials)
+    said = search._nothing_feasible(materials, "student", Explored((), "exhausted", 9))
+    assert "keeps params <= 10," in warning
+    assert "keeps params <= 10," in said
+    assert "the smallest of a sample has 1," in said
 
 
 @pytest.mark.parametrize(
