@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kdsearch.errors import DataError, StudyError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Field, Model, Options, Proxy, SearchSpace, Task
+from kdsearch.ops.copies import module_copy
+from kdsearch.ops.threads import cpu_threads
 from kdsearch.python.pieces import Named, as_model, capability
 from kdsearch.search.candidates import reference_specs
 from kdsearch.search.needs import check_needs
@@ -29,7 +31,8 @@ Spec = Options | Mapping[str, Any] | str
 class CombinedScorer:
     """Scores architectures of one space; equal to the rows of `kdsearch score` with the same space, proxies and seed.
 
-    A composite's reference sample, 128 architectures, is scored when the first score is asked for.
+    As there, torch has one thread meanwhile: rounding depends on their number, and scores such as zico on rounding. A composite's
+    reference sample, 128 architectures, is scored when the first score is asked for.
 
     Args:
         scorer: of all proxies. reference: of the composites' terms; not read where there is none.
@@ -49,12 +52,14 @@ class CombinedScorer:
     @property
     def notes(self) -> dict[str, str]:
         """Proxy -> what it says about its meaning on these architectures."""
-        return self._scorer.notes
+        with cpu_threads(1):
+            return self._scorer.notes
 
     def score(self, spec: Spec) -> Scored:
         """One architecture's row; `spec` may be the space's text. Raise StudyError for one that the space does not have."""
         parsed = _parsed(self.space, spec)
-        return with_composites(self._scorer.score(parsed), self.names, self._combiners())
+        with cpu_threads(1):
+            return with_composites(self._scorer.score(parsed), self.names, self._combiners())
 
     def score_all(self, specs: Sequence[Spec]) -> list[Scored]:
         """Rows in the order of the specs."""
@@ -108,6 +113,10 @@ def scorer(
         raise StudyError("io says shape and classes too", path="io", expected="io alone, or shape and classes")
     if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2):
         raise DataError(f"samples: got {type(samples).__name__}", expected="(inputs, targets)")
+    if samples is not None and not isinstance(samples[0], Tensor | Mapping):
+        raise DataError(
+            f"samples: the inputs are {type(samples[0]).__name__}", expected="a torch tensor, or tensors by name"
+        )
     host = Host.load()
     made = space if isinstance(space, SearchSpace) else _space(host, space)
     named, names = _proxies(proxies, host)
@@ -258,8 +267,12 @@ def _check_field(field: Field, given: Tensor, n: int) -> None:
 
 
 def _redrawn(teacher: nn.Module | Model, io: IO, seed: int, proxies: Iterable[Proxy[Any]]) -> Model:
-    """A copy with fresh weights; the network itself is left as it is."""
-    model = as_model(teacher, io, "teacher").copy()
+    """A copy with fresh weights, on the CPU as the students are; the network itself is left as it is."""
+    if isinstance(teacher, Model):
+        model = teacher.copy()
+        model.module.cpu()
+    else:
+        model = as_model(module_copy(teacher).cpu(), io, "teacher")
     reason = untrained(model, derive(seed, "teacher"), proxies)
     if reason:
         raise StudyError(reason, path="teacher", expected="a network whose weights can be drawn anew, or a spec")

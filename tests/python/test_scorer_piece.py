@@ -45,6 +45,42 @@ def test_rows_are_those_of_the_command(space, names, few_in_reference):
     assert all(0 < row["scores"].get("auto", 0.5) < 1 for row in found)
 
 
+def test_rows_do_not_depend_on_the_program_s_threads():
+    """Nor does the number of these change for whoever asks."""
+    made = kdsearch.scorer("cifar_resnet", ["zico", "jacob_cov"], shape=(1, 28, 28))
+    rows, before = [], torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            rows.append(made.score({"depths": [2, 1, 1], "widths": [24, 32, 48]}))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(before)
+    assert rows[0] == rows[1]
+
+
+class Elsewhere(nn.Sequential):
+    """A network as on a GPU: what is on the CPU it does not take."""
+
+    is_here = False
+
+    def cpu(self):
+        self.is_here = True
+        return super().cpu()
+
+    def forward(self, x):
+        if not self.is_here:
+            raise RuntimeError("expected all tensors to be on the same device")
+        return super().forward(x)
+
+
+def test_a_teacher_may_be_on_a_gpu():
+    asked, networks = {"shape": (1, 8, 8)}, [teacher(0), Elsewhere(*teacher(0).children())]
+    one, two = (kdsearch.scorer("cifar_resnet", ["relation"], teacher=each, **asked) for each in networks)
+    assert one.score(SMALL) == two.score(SMALL)
+    assert not networks[1].is_here, "where it is is its owner's affair"
+
+
 def test_a_composite_needs_no_term_beside_it_and_hides_none(few_in_reference):
     alone, beside = (
         kdsearch.scorer("cifar_resnet", names, shape=(1, 8, 8)) for names in (["auto"], ["synflow", "auto"])
@@ -114,6 +150,7 @@ def test_a_class_is_a_proxy():
         ({"samples": ({"img": IMAGES}, LABELS)}, DataError, "the inputs are img. Expected image"),
         ({"samples": (IMAGES.double(), LABELS)}, DataError, "'image' is torch.float64. Expected torch.float32"),
         ({"samples": (IMAGES, None)}, DataError, "'label' is NoneType. Expected a torch tensor"),
+        ({"samples": ([[0.0]], LABELS)}, DataError, "the inputs are list. Expected a torch tensor"),
         ({"samples": IMAGES}, DataError, r"samples: got Tensor. Expected \(inputs, targets\)"),
         ({"io": IMAGE_IO, "classes": 3}, StudyError, "io: io says shape and classes too"),
         ({"init_seeds": 0}, StudyError, "init_seeds: got 0"),
