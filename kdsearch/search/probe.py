@@ -93,8 +93,9 @@ class LiveProbe:
         self.rng = Generator().manual_seed(self._bound[2])
 
     def release(self) -> None:
-        """Let go of the last candidate."""
+        """Let go of the last candidate; the stream is the probe's own again, from its start."""
         self._bound, self._shared, self._made_for_candidate = None, None, {}
+        self.rng = stream(self._seed, "probe")
 
     def run(self, student: Model) -> Outputs:
         """One train-mode forward pass without graph, shared by all proxies; it leaves no trace in the student.

@@ -229,17 +229,21 @@ class Scorer:
         rng = stream(self.probe_seed, "fit")
         specs = [self.space.canonical(self.space.sample(rng)) for _ in range(FIT_SAMPLE if fitted else 1)]
         with torch.random.fork_rng(devices=[]):
-            for init in sorted({proxy.init for proxy in fitted}):
-                models = self._built(specs, init)
-                for name, proxy in self.proxies.items():
-                    if proxy in fitted and proxy.init == init:
-                        try:
-                            proxy.fit(models, self._probe(init))
-                        except UserError as error:
-                            if self.ranks:
-                                raise error.at(path=f"proxy {name}") from error.__cause__
-                        except SystemExit as error:
-                            raise exited(f"proxy '{name}'", error) from error
+            for name, proxy in self.proxies.items():
+                if proxy not in fitted:
+                    continue
+                models, probe = (
+                    self._built(specs, proxy.init),
+                    self._probe(proxy.init),
+                )  # what one changes, none else sees
+                probe.release()
+                try:
+                    proxy.fit(models, probe)
+                except UserError as error:
+                    if self.ranks:
+                        raise error.at(path=f"proxy {name}") from error.__cause__
+                except SystemExit as error:
+                    raise exited(f"proxy '{name}'", error) from error
         self._first = self._scored(specs[0], raises=True)
         self._is_fitted = True
 

@@ -197,6 +197,28 @@ def test_fit_sees_the_whole_space_and_not_the_candidates() -> None:
     assert len(set(fitted[0])) > 4
 
 
+class Marks(Proxy[NoOptions]):
+    """Draws while it is fitted, and leaves the sample changed."""
+
+    def fit(self, sample: Sequence[Model], probe: Probe) -> None:
+        weights = [each.detach() for model in sample for each in model.module.parameters()]
+        self.found = float(torch.rand((), generator=probe.rng) + torch.rand(()) + sum(each.sum() for each in weights))
+        for each in weights:
+            each.zero_()
+
+    def score(self, student: Model, probe: Probe) -> float:
+        return self.found
+
+
+def test_what_a_proxy_is_fitted_on_does_not_depend_on_the_others() -> None:
+    def scores(*names: str) -> list[float | None]:
+        proxies = {name: Marks(NoOptions()) for name in names}
+        scores = Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), proxies).score(SPECS[0]).scores
+        return [scores[name] for name in names]
+
+    assert scores("a", "b") == scores("a") * 2
+
+
 def test_no_candidate_is_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[nn.Module]] = []
     build = ToySpace.build
