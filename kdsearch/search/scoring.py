@@ -350,13 +350,23 @@ def _params(space: SearchSpace[Any], spec: Options, io: IO) -> int:
 
 
 def _mean(values: Sequence[float], n: int) -> float | None:
-    mean = math.fsum(values) / n if len(values) == n and all(map(math.isfinite, values)) else math.nan
+    if len(values) != n or not all(map(math.isfinite, values)):
+        return None
+    largest = _largest(values)
+    mean = math.fsum(each / largest for each in values) / n * largest
     return mean if math.isfinite(mean) else None
 
 
 def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((each - mean) ** 2 for each in values) / len(values))
+    largest = _largest(values)
+    scaled = [each / largest for each in values]
+    mean = math.fsum(scaled) / len(scaled)
+    return math.sqrt(math.fsum((each - mean) ** 2 for each in scaled) / len(scaled)) * largest
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The power of 2 below the largest absolute value: divided by it squares and sums do not overflow, and no digit changes."""
+    return 2.0 ** (math.frexp(max(map(abs, values)))[1] - 1) if any(values) else 1.0
 
 
 def _unbuilt(space: SearchSpace[Any], n: int, error: BaseException) -> PluginError:

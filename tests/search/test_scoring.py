@@ -83,6 +83,26 @@ def test_init_seeds_and_probe_seed_count_and_are_averaged() -> None:
     )
 
 
+class Flow(Proxy[NoOptions]):
+    """As large as synaptic flow is without a logarithm, twice that at the next initialisation."""
+
+    unit = 1e200
+
+    def score(self, student: Model, probe: Probe) -> float:
+        self.unit *= 2
+        return self.unit
+
+
+@pytest.mark.parametrize(("unit", "mean", "spread"), [(1e200, 3e200, 1e200), (4e307, 1.2e308, 4e307), (0.0, 0.0, 0.0)])
+def test_means_of_scores_do_not_overflow(unit: float, mean: float, spread: float) -> None:
+    scorer = Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"flow": Flow(NoOptions())}, init_seeds=(0, 1))
+    scorer.check()
+    scorer.proxies["flow"].unit = unit  # type: ignore[attr-defined]
+    row = scorer.score(SPECS[0])
+    assert row.scores["flow"] == pytest.approx(mean, rel=1e-15)
+    assert row.spread["flow"] == pytest.approx(spread, rel=1e-12)
+
+
 def test_no_number_is_null_and_what_raises_is_told() -> None:
     scorer = toy_scorer(["lost", "size"])
     narrow, deep, fine = scorer.score(SPECS[0]), scorer.score(SPECS[1]), scorer.score(SPECS[2])
