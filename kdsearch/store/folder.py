@@ -81,11 +81,14 @@ class Under(TypedDict):
 
 
 @with_config(ConfigDict(extra="allow"))
-class Event(TypedDict):
+class Line(TypedDict):
     """A line of events.jsonl; further fields by event."""
 
     time: str
     event: str
+
+
+class Event(Line):
     error: NotRequired[str]
 
 
@@ -95,9 +98,10 @@ class StageEvent(Event):
     key: Key
 
 
-class EndedEvent(Event):
+class EndedEvent(Line):
     """How a run ended that raised an error; exit code 0: the first one after it that did not."""
 
+    error: str
     exit_code: Annotated[int, Field(strict=True)]
 
 
@@ -124,7 +128,7 @@ def _tag(line: Any) -> str:
     return f"@{event}" if event in ("stage", "ended", "trial", "trials") else "@other"
 
 
-_Line = Annotated[
+_Any = Annotated[
     Annotated[StageEvent, Tag("@stage")]
     | Annotated[EndedEvent, Tag("@ended")]
     | Annotated[TrialEvent, Tag("@trial")]
@@ -283,7 +287,7 @@ def under_way(path: Path) -> Under | None:
 
 def events_of(path: Path) -> list[dict[str, Any]]:
     """What happened in the folder. Raise ArtifactError for a line that is no event."""
-    return read_lines(path / EVENTS, _Line)
+    return read_lines(path / EVENTS, _Any)
 
 
 def ending_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -28,9 +28,10 @@ def status_of(folder: Path) -> dict[str, Any]:
     stages = {}
     for name in ORDER:
         made = last[name] if name in last and not last[name].get("stale") else None
-        if made is not None and (folder / "artifacts" / f"{name}-{made['key']}").exists():
-            state = "done"
-        else:
+        if made is not None and not (folder / "artifacts" / f"{name}-{made['key']}" / ABOUT).exists():
+            made = None
+        state = "done"
+        if made is None:
             state = begun.get(name, {}).get("state", "not begun")
             state = "not begun" if state == "done" else state  # it was once, for what the study was then
             state = "stopped" if state == "begun" and held_by is None else state  # it was killed
@@ -44,7 +45,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     if of:  # all that there were to try, where the space holds fewer than the study asks for
         trials["total"] = about_of(folder / "artifacts" / of, "refine")["facts"]["trials"]
     reported = folder / "artifacts" / f"report-{last['report']['key']}" if stages["report"]["state"] == "done" else None
-    is_finished = reported is not None and (reported / ABOUT).exists() and (folder / "result.json").exists()
+    is_finished = reported is not None and (folder / "result.json").exists()
     result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None
     ended = ending_of(events)
     ended = ended if held_by is None else None

@@ -11,7 +11,7 @@ from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
 from kdsearch.stages.refine import ahead
 from kdsearch.store.files import write_json
-from kdsearch.store.folder import LOCK, PROGRESS, Events, held, holder_of, open_folder
+from kdsearch.store.folder import LAST, LOCK, PROGRESS, Events, held, holder_of, open_folder
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Progress
@@ -111,6 +111,22 @@ def test_nothing_has_run(tmp_path):
     open_folder(tmp_path / "study")
     found = status_of(tmp_path / "study")
     assert (found["stage"], found["trials_total"], found["best"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("stage", ["refine", "report"])
+def test_an_artifact_without_its_facts_is_none(stage, folder):
+    """`run` makes it again; nothing is read of it here."""
+    write_json(folder / LAST, {stage: {"key": "new", "seconds": 1.0}})
+    write_json(folder / "result.json", {})
+    (folder / "artifacts" / f"{stage}-new").mkdir(parents=True)
+    Events(folder / "events.jsonl").write("stage", stage=stage, state="done", key="new")
+    assert status_of(folder)["stages"][stage] == {"state": "not begun", "seconds": None}
+
+
+def test_an_ending_without_its_error_is_named(folder):
+    Events(folder / "events.jsonl").write("ended", exit_code=1)
+    with pytest.raises(ArtifactError, match=r"events\.jsonl:\d+: error: is missing"):
+        status_of(folder)
 
 
 def test_damaged_progress_is_named(folder):
