@@ -12,6 +12,7 @@ from typing import Any
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import MADE_AGAIN, read_json, remove, storing, write_json
 from kdsearch.store.hashing import digest, file_digest
+from kdsearch.store.shared import reached
 from kdsearch.version import VERSION
 
 FORMAT = 1  # of artifacts and of the study's folder
@@ -58,7 +59,7 @@ class Store:
 
         Raises:
             ArtifactError: a file is damaged or newer.
-            StorageError: it cannot be left.
+            StorageError, UnreachableError: it cannot be left, or looked for.
         """
         path = self.folder(stage, key)
         about = path / ABOUT
@@ -176,41 +177,45 @@ def _check_file(file: Path, expected: Mapping[str, Any], fix: str) -> None:
 
 
 def fetch(url: str, path: Path, stage: str) -> bool:
-    """Copy an artifact from a shared store; True where it was there. Raise ArtifactError where the store's copy is damaged."""
-    import fsspec
+    """Copy an artifact from a shared store; True where it was there.
 
-    files, root = fsspec.core.url_to_fs(url)
-    source = f"{root.rstrip('/')}/{path.name}"
-    if not files.exists(f"{source}/{ABOUT}"):
-        return False
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with storing(path):
+    Raises:
+        ArtifactError: the store's copy is damaged.
+        StorageError, UnreachableError: it cannot be copied, or the store does not answer.
+    """
+    with reached(url) as (files, root):
+        source = f"{root.rstrip('/')}/{path.name}"
+        if not files.exists(f"{source}/{ABOUT}"):
+            return False
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with storing(path):
+                remove(beside)
+                remove(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.get(f"{source}/", f"{beside}/", recursive=True)
+                verified(beside, stage, files.unstrip_protocol(source))
+                beside.rename(path)
+        finally:
             remove(beside)
-            remove(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.get(f"{source}/", f"{beside}/", recursive=True)
-            verified(beside, stage, files.unstrip_protocol(source))
-            beside.rename(path)
-    finally:
-        remove(beside)
     return True
 
 
 def leave(path: Path, url: str) -> None:
-    """Copy an artifact to a shared store that lacks it; `artifact.json` last and at once: a reader finds it whole or not at all."""
-    import fsspec
+    """Copy an artifact to a shared store that lacks it; `artifact.json` last and at once: a reader finds it whole or not at all.
 
-    files, root = fsspec.core.url_to_fs(url)
-    target = f"{root.rstrip('/')}/{path.name}"
-    with storing(Path(target)):
-        if files.exists(f"{target}/{ABOUT}"):
-            return
-        files.makedirs(target, exist_ok=True)
-        for file in sorted(each for each in path.rglob("*") if each.is_file() and each != path / ABOUT):
-            place = f"{target}/{file.relative_to(path).as_posix()}"
-            files.makedirs(place.rpartition("/")[0], exist_ok=True)
-            files.put_file(str(file), place)
-        part = f"{target}/.{ABOUT}.{os.getpid()}.part"
-        files.put_file(str(path / ABOUT), part)
-        files.mv(part, f"{target}/{ABOUT}")
+    Raise StorageError or UnreachableError where it cannot be.
+    """
+    with reached(url) as (files, root):
+        target = f"{root.rstrip('/')}/{path.name}"
+        with storing(Path(target)):
+            if files.exists(f"{target}/{ABOUT}"):
+                return
+            files.makedirs(target, exist_ok=True)
+            for file in sorted(each for each in path.rglob("*") if each.is_file() and each != path / ABOUT):
+                place = f"{target}/{file.relative_to(path).as_posix()}"
+                files.makedirs(place.rpartition("/")[0], exist_ok=True)
+                files.put_file(str(file), place)
+            part = f"{target}/.{ABOUT}.{os.getpid()}.part"
+            files.put_file(str(path / ABOUT), part)
+            files.mv(part, f"{target}/{ABOUT}")

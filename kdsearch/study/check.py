@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdsearch.errors import KdsearchError, nearest, one_of
 from kdsearch.store.inputs import no_folder
+from kdsearch.store.shared import check_kind, is_url, reached
 from kdsearch.study.code import is_code, load_code
 from kdsearch.study.names import LIVE, SEARCHED, check_names, metric_uses, uses
 from kdsearch.study.rules import COSTS, bare, check_shared
@@ -381,19 +382,14 @@ def _check_machine(study: Study) -> None:
 
 
 def _check_store(study: Study, store: str) -> None:
-    """A folder (or one that can be made), or a URL whose kind is installed; nothing is opened."""
-    from fsspec.core import url_to_fs
-    from fsspec.registry import known_implementations
-
-    if "://" not in store and "::" not in store:
+    """A folder (or one that can be made), or a URL whose kind is installed, of a server that answers where there is one to ask."""
+    if not is_url(store):
         if problem := no_folder(study.folder / store):
             raise study.error(f"'{store}' {problem}", "run.store", expected="a folder or a URL")
         return
-    kind = store.partition("://")[0].rpartition("::")[2]
-    if kind not in known_implementations:
-        near = nearest(kind, known_implementations)
-        raise study.error(f"unknown kind of store '{kind}'", "run.store", nearest=near, expected="such as file or s3")
     try:
-        url_to_fs(store)
-    except (ImportError, TypeError, ValueError) as error:
-        raise study.error(f"'{store}' cannot be opened here: {error}", "run.store") from None
+        check_kind(store)
+        with reached(store):
+            pass
+    except KdsearchError as error:
+        raise study.place(error.at(path="run.store")) from error.__cause__

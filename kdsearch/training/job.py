@@ -17,6 +17,7 @@ from kdsearch.store.artifacts import Artifact, Store
 from kdsearch.store.folder import STUDY
 from kdsearch.store.hashing import digest, file_digest
 from kdsearch.store.inputs import no_folder
+from kdsearch.store.shared import check_kind, is_url
 from kdsearch.study.study import Study
 from kdsearch.training.materials import Materials, open_materials
 from kdsearch.training.recipe_data import supplied
@@ -116,9 +117,17 @@ def open_job(address: Address) -> Materials:
 
 
 def open_store(study: Study, folder: Path) -> Store:
-    """The folder's artifacts; a shared store named by a relative path starts, as all paths of a study, from its file's folder."""
+    """The folder's artifacts; a shared store named by a relative path starts, as all paths of a study, from its file's folder.
+
+    Raise UserError for what cannot be a store.
+    """
     url = study.config.run.store or os.environ.get("KDSEARCH_STORE")
-    if url and "://" not in url:
+    if url and is_url(url):
+        try:
+            check_kind(url)
+        except UserError as error:
+            raise error.at(path="KDSEARCH_STORE") from error.__cause__  # the study's own was looked at before
+    elif url:
         place = study.folder / url
         if problem := no_folder(place):
             raise UserError(f"'{url}' {problem}", path="KDSEARCH_STORE", expected="a folder or a URL")

@@ -121,6 +121,7 @@ SETTINGS = {
     "run.store=''": "--set run.store='': run.store: got ''. Expected at least 1 character",
     "run.store=study.yaml": "--set run.store=study.yaml: run.store: 'study.yaml' is a file. Expected a folder or a URL",
     "run.store=flie://x": "--set run.store=flie://x: run.store: unknown kind of store 'flie'; did you mean 'file'?",
+    "run.store=smb://me:geheim@x/y": "--set run.store=smb://me:***@x/y: run.store: 'smb://me:***@x/y' cannot be opened here: ",
     "constraints.params=20k": (
         "--set constraints.params=20k: constraints.params: got '20k'. Expected a whole number. Write 20000."
     ),

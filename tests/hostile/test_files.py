@@ -540,6 +540,7 @@ def test_a_training_that_does_not_fit_into_memory(free, setting, message, capsys
         ("KDSEARCH_STORE", "d.npz", "KDSEARCH_STORE: 'd.npz' is a file", 2),
         ("KDSEARCH_STORE", "d.npz/x", "'d.npz/x' is below a file", 2),
         ("KDSEARCH_STORE", "n" * 300, "has a name that is too long", 2),
+        ("KDSEARCH_STORE", "flie://x", "KDSEARCH_STORE: unknown kind of store 'flie'; did you mean 'file'?", 2),
         ("KDSEARCH_CACHE", "d.npz", "latencies cannot be kept here", 1),
         ("KDSEARCH_CACHE", "d.npz/x", "latencies cannot be kept here", 1),
         ("KDSEARCH_CACHE", "n" * 300, "latencies cannot be kept here", 1),

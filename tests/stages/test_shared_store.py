@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from kdsearch.errors import ArtifactError
+from kdsearch.cli import main
+from kdsearch.errors import ArtifactError, UnreachableError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import write_json
 from kdsearch.training.job import prepared_of
-from tests.stages.tiny import STAGES, files_of, made, run_tiny, settled
+from tests.stages.tiny import STAGES, files_of, made, run_tiny, settled, write_study
 
 
 @pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment", "elsewhere"])
@@ -90,3 +92,29 @@ def test_first_upload_stays(tmp_path):
     put(Store(tmp_path / "two"), "second")
     leave(tmp_path / "two" / "artifacts" / "search-k", str(place))
     assert (place / "search-k" / "a.json").read_text() == '"first"\n'
+
+
+@pytest.mark.parametrize("lost", ["makedirs", "put_file", "mv"])
+def test_a_store_that_does_not_answer_is_named(lost, tmp_path, monkeypatch):
+    """What is made stays in the folder, and goes there once it answers."""
+
+    def silent(self: object, *arguments: object, **options: object) -> None:
+        raise TimeoutError("no answer")
+
+    store = Store(tmp_path / "one", f"memory://{tmp_path.name}-{lost}")
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, lost, silent)
+        with pytest.raises(
+            UnreachableError, match=rf"the shared store '{store.url}' cannot be used: TimeoutError: no an"
+        ):
+            put(store)
+    assert store.get("search", "k") is not None
+    assert Store(tmp_path / "two", store.url).get("search", "k") is not None
+
+
+def test_a_store_that_nobody_answers_for(tmp_path, capsys):
+    file = write_study(tmp_path)
+    assert main(["validate", str(file), "--set", "run.store=ftp://me:geheim@127.0.0.1:1/x"]) == 1
+    assert (
+        "run.store: the shared store 'ftp://me:***@127.0.0.1:1/x' cannot be used: Connection" in capsys.readouterr().err
+    )
