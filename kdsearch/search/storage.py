@@ -188,11 +188,12 @@ def patiently(storage: Path | str, call: Callable[[], T], pause: Callable[[float
         except Exception as error:
             if isinstance(storage, Path):
                 raise
-            if not _is_gone(error):
-                if (said := _refused(error)) is None:
-                    raise
-                fix = "Make room and run the same command again: it goes on."
+            if (said := _refused(error)) is not None:
+                first = "Let it be written" if re.search("read-?only", said, re.IGNORECASE) else "Make room"
+                fix = f"{first} and run the same command again: it goes on."
                 raise StorageError(said, file=printable(storage), fix=fix) from error
+            if not _is_gone(error):
+                raise
             if time.monotonic() - began >= PATIENCE_S:
                 raise UnreachableError(
                     f"'{without_password(storage)}' has not answered for {PATIENCE_S:.0f} s",
@@ -220,7 +221,7 @@ def _refused(error: BaseException | None) -> str | None:
     """What a database said that had no room to write, or must not; None for any other trouble."""
     sql = sys.modules.get("sqlalchemy.exc")
     while error is not None:
-        if sql is not None and isinstance(error, sql.OperationalError):
+        if sql is not None and isinstance(error, sql.DBAPIError):
             said = str(error.orig).partition("\n")[0]
             return said if re.search(r"\bfull\b|no space|read-?only", said, re.IGNORECASE) else None
         error = error.__cause__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -200,3 +201,24 @@ def test_a_database_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StorageError, match=r"full\. Make room and run") as caught:
         filled()
     assert str(caught.value).startswith(f"{url}: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "fix"),
+    [
+        ("OperationalError", 'could not extend file "base/5/16385": No space left on device', "Make room and run"),
+        ("InternalError", "cannot execute UPDATE in a read-only transaction", "Let it be written and run"),
+    ],
+)
+def test_a_server_that_answers_that_it_cannot_write_is_not_waited_for(kind: str, said: str, fix: str) -> None:
+    """As psycopg has PostgreSQL's answers: an error of its own is an OperationalError, as a lost connection is."""
+    error = getattr(sqlalchemy.exc, kind)("UPDATE", {}, Exception(f"{said}\nHINT: none"))
+
+    def put() -> None:
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from error
+
+    def pause(seconds: float) -> None:
+        pytest.fail("waited")
+
+    with pytest.raises(StorageError, match=re.escape(f"://me:***@x/y: {said}. {fix}")):
+        storage.patiently("postgresql+psycopg://me:geheim@x/y", put, pause)
