@@ -20,13 +20,20 @@ from kdsearch.errors import ArtifactError, StorageError, key_path, wanted
 from kdsearch.limits import JSON_BYTES, JSON_DEPTH
 from kdsearch.store.inputs import content, lines
 
+_WRITABLE = "Make it writable, or choose another folder."
 _DISK = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the disk is read-only",
     errno.EFBIG: "the file would exceed the size limit",
+    errno.EIO: "the disk, or the way to it, failed (input/output error)",
+    errno.ESTALE: "the file server lost the file (stale file handle)",
 }
-_WRITABLE = "Make it writable, or choose another folder."
+_FIXES = {
+    errno.EROFS: _WRITABLE,
+    errno.EIO: "Once it works, run the same command again: it goes on.",
+    errno.ESTALE: "Once it has it, run the same command again: it goes on.",
+}
 _PLACE = {  # where nothing can be written, whoever writes
     errno.EEXIST: "is no folder",
     errno.ENOTDIR: "is no folder, or below a file",
@@ -58,9 +65,9 @@ def _named(error: OSError, path: Path) -> Path:
 
 
 def as_storage_error(error: OSError, path: Path | None = None) -> StorageError:
-    """The message for a disk that is full or read-only; what was written whole stays valid."""
+    """The message for a disk that is full, read-only or fails; what was written whole stays valid."""
     problem = _DISK.get(error.errno or 0, str(error))
-    fix = _WRITABLE if error.errno == errno.EROFS else "Make room and run the same command again: it goes on."
+    fix = _FIXES.get(error.errno or 0, "Make room and run the same command again: it goes on.")
     return StorageError(problem, file=path or error.filename, fix=fix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from kdsearch.errors import StorageError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import append_line, copy_file, write_bytes, write_json
+from kdsearch.training.attempt import attempt
 from tests.stages.test_kill import ROOT, ended, start
 from tests.stages.tiny import STAGES, is_stage, run_tiny, settled, watching
 from tests.testing.full_disk import allow, limited
@@ -46,6 +48,21 @@ def test_full_in_every_stage(finished, tmp_path, limit):
         assert made_in(study) == fill.made, stage
         assert not list(study.rglob("*.part"))
     assert settled(run_tiny(tmp_path)) == finished.settled
+
+
+@pytest.mark.parametrize(
+    ("number", "problem"), [(errno.EIO, "input/output error"), (errno.ESTALE, "stale file handle")]
+)
+def test_a_disk_that_fails_ends_the_run_and_not_a_trial(number, problem, tmp_path, monkeypatch):
+    """As a server of files does that goes away for a while: what a trial then came to would stay."""
+
+    def failing(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageError, match=rf"checkpoint: .*{problem}.*run the same command again: it goes on"):
+        attempt(lambda: write_bytes(tmp_path / "checkpoint", b"x"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def made_in(study: Path) -> set[str]:
