@@ -28,7 +28,7 @@ from kdsearch.store.scratch import Scratch
 
 TICK_S = 0.25  # how often memory is looked at
 START_S = 180.0  # a process that has not taken its job by then is given up
-STARTS = 3  # processes that a job is given to before it fails of none having taken it
+STARTS = 3  # processes that a job is given to before it fails of having been cut off in each (see `_Child.is_cut_off`)
 OPEN_S = 3600.0  # a job that says when its work begins, and has not by then, is given up
 TAIL = 2000  # characters of a dead process' stderr in its error
 
@@ -50,7 +50,7 @@ class JobProcesses:
         self._running: dict[str, _Child] = {}
         self._idle: list[_Child] = []
         self._done: list[Done] = []
-        self._lost: dict[str, int] = {}  # job -> processes that ended before they took it
+        self._lost: dict[str, int] = {}  # job -> processes in which it was cut off
         self._scratch: Scratch | None = None
         self._count = 0
 
@@ -136,7 +136,7 @@ class JobProcesses:
             return
         alone = self._running.pop(done.id).is_alone
         lost = self._lost.pop(done.id, 0) + 1
-        if child.is_lost and lost < STARTS:
+        if child.is_cut_off(done) and lost < STARTS:
             self._lost[done.id] = lost
             self._queue.appendleft(job)
             child.end()
@@ -225,10 +225,11 @@ class _Child:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether it ended, and not because it was asked to, before it took its job: that job has done nothing."""
-        return not self.is_taken and self.why != "stopped"
+    def is_cut_off(self, done: Done) -> bool:
+        """Whether its job ended by no fault of its own: the process ended before it took it, or had a SIGTERM that is not this
+        program's, such as a batch system sends to all processes. What the job has written it goes on with.
+        """
+        return (not self.is_taken and self.why != "stopped") or (done.error == "stopped" and not self.why)
 
     def look(self, grace_s: float) -> Done | None:
         """The job's end, if it has ended; keeps its limits otherwise. Raise StorageError where its result cannot be written."""

@@ -208,6 +208,26 @@ def test_a_job_that_was_taken_is_tried_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def counted_and_stopped(folder: str, n: int) -> int:
+    """Has a SIGTERM the first n times, as from a batch system that ends all processes; else how often it was begun before."""
+    begun = len(os.listdir(folder))
+    Path(folder, str(begun)).touch()
+    if begun < n:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LIMIT_S)
+    return begun
+
+
+@pytest.mark.parametrize("n", [1, STARTS])
+def test_a_job_that_somebody_else_stopped_is_begun_again(n: int, tmp_path: Path) -> None:
+    executor = JobProcesses()
+    executor.submit(Job("a", f"{__name__}:counted_and_stopped", {"folder": str(tmp_path), "n": n}))
+    (done,) = executor.wait(LIMIT_S)
+    executor.close()
+    assert (done.value, done.error) == ((None, "stopped") if n == STARTS else (1, ""))
+    assert len(list(tmp_path.iterdir())) == min(n + 1, STARTS)
+
+
 def test_a_job_that_wants_to_be_alone_gets_a_new_process_that_nobody_gets_after_it() -> None:
     executor = Processes(ProcessesOptions())
     found = []
