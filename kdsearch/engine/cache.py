@@ -71,12 +71,16 @@ def write_cache(
     taps: Sequence[str],
     device: torch.device,
     limit_bytes: int,
+    moved: Callable[[float], None] = lambda share: None,
 ) -> Mapping[str, Any]:
     """Run the teacher over the splits once. Left out, and named in the facts, are taps that would exceed `limit_bytes`, and those
     that are not always equally long and never as long as a field (`untied`): nobody could tell how much of one is of a sample.
 
     Nothing is written, and `draws` is true, where what the teacher is fed is drawn anew each time: rows would not be of it.
     A row is as long as its sample is, by the batch's mask.
+
+    Args:
+        moved: called after each batch with the share of the samples that have their rows.
 
     Raises:
         DataError: answers are NaN.
@@ -95,6 +99,7 @@ def write_cache(
     unknown: list[str] = []
     answers = live.task.answers(live.task.io(data.fields, data.facts))
     model.module.to(device).eval()
+    n_done = 0
     for name in splits:
         for batch in in_order(data.split(name)):
             placed = batch.to(device)
@@ -121,6 +126,8 @@ def write_cache(
                     dropped.append(tap)
                     continue
                 writer.add(rows)
+            n_done += len(batch)
+            moved(n_done / len(ids))
     refuse_nan(model.name, unknown, len(ids))
     untied = [tap for tap in long.untied() if tap in writers and tap not in model.outputs]
     for tap in untied:

@@ -94,7 +94,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     teachers = {}
     for name, (facts, live) in opened.items():
         teachers[name] = (
-            facts if live is None else {**facts, **_looked_at(materials, name, live, facts["answers"], out)}
+            facts if live is None else {**facts, **_looked_at(materials, name, live, facts["answers"], tools, out)}
         )
         score = teachers[name]["score"]
         tools.progress.at(len(recipes) + len(teachers), f"teacher {name}: {score:.4f}" if score is not None else "")
@@ -158,16 +158,21 @@ def _opened(materials: Materials, name: str, tools: Tools, out: Path) -> tuple[d
     return facts, live
 
 
-def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: Path) -> dict[str, Any]:
+def _looked_at(materials: Materials, name: str, live: Live, answers: bool, tools: Tools, out: Path) -> dict[str, Any]:
     """Its rows cached over the samples that students see; cost and validation score."""
     study, cache = materials.study, ""
+
+    def moved(share: float) -> None:
+        tools.heed_stop()
+        tools.progress.at(tools.progress.done, f"teacher {name}: {share:.0%} of its answers stored")
+
     cached: Mapping[str, Any] = {}
     if is_cached(materials, name):
         taps = [tap_name(live.model, tap) for tap in materials.taps[name] if has_tap(live.model, tap)]
         splits = [split for split in ("train", "val") if split in materials.data.splits]
         folder = out / f"cache-{name}"
         with placing(study, study.path_of_teacher(name)):
-            cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES)
+            cached = write_cache(folder, live, materials.data, splits, taps, materials.torch_device, CACHE_BYTES, moved)
         setting = study.teachers[name].cache
         if cached["draws"] and setting in ("on", "all"):
             why = "what the teacher is fed is drawn anew each time (`view`), so there are no rows to store"
@@ -176,7 +181,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, out: 
         cache = "" if cached["draws"] else folder.name
         if setting == "all":
             held_out = out / f"cache-{name}-test"
-            write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES)
+            write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES, moved)
     cost = cost_of_teacher(live, materials)
     quality = _on_validation(materials, live) if answers else None
     qualities = {materials.objective: quality} if quality else {}

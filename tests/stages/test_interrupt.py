@@ -17,8 +17,10 @@ from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
 from kdsearch.builtin.channels.pruner import Channels
 from kdsearch.cli import main
+from kdsearch.engine.rows import RowWriter
 from kdsearch.errors import InterruptedRun
 from kdsearch.host import Host
+from kdsearch.search.scoring import Scorer
 from kdsearch.stages import search
 from kdsearch.stages.search import CHUNK
 from kdsearch.store.files import read_json, read_lines
@@ -127,6 +129,29 @@ def test_signal_between_pieces_of_a_stage_without_training(finished, copied):
     with pytest.raises(InterruptedRun):
         run_tiny(copied, host=host)
     assert settled(run_tiny(copied)) == finished.settled
+
+
+@pytest.mark.parametrize(
+    ("owner", "piece"),
+    [
+        pytest.param(RowWriter, "add", id="a teacher's answers are stored"),
+        pytest.param(Scorer, "score_all", id="what the candidates are ranked among is scored"),
+    ],
+)
+def test_a_signal_is_heeded_after_a_piece_of(owner, piece, tmp_path, monkeypatch):
+    done = []
+    real = getattr(owner, piece)
+
+    def signalled(self, *arguments):
+        done.append(piece)
+        if len(done) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(owner, piece, signalled)
+    with pytest.raises(InterruptedRun):
+        run_tiny(tmp_path)
+    assert len(done) == 1
 
 
 def test_second_signal_ends_at_once(copied):
