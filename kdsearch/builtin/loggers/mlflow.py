@@ -29,6 +29,16 @@ def _name(text: str) -> str:
     return re.sub(r"[^\w.\-/ ]", "_", text)
 
 
+def _of_file(file: Path) -> str:
+    """The URL of an SQLite file; as it is written down, unless SQLAlchemy would read another name there (`?`, `%41`)."""
+    from sqlalchemy import URL, make_url
+
+    plain = f"sqlite:///{file}"
+    return (
+        plain if make_url(plain).database == str(file) else URL.create("sqlite", database=str(file)).render_as_string()
+    )
+
+
 class Mlflow(Logger[MlflowOptions]):
     """A run each: params, curves as metrics by epoch, what it came to as `end/NAME`, texts and paths of files as tags."""
 
@@ -46,7 +56,8 @@ class Mlflow(Logger[MlflowOptions]):
         uri, place = self.options.uri, None
         if uri is None:
             folder.mkdir(parents=True, exist_ok=True)
-            uri, place = f"sqlite:///{folder.absolute()}/mlflow.db", (folder.absolute() / "artifacts").as_uri()
+            uri = _of_file(folder.absolute() / "mlflow.db")
+            place = (folder.absolute() / "artifacts").as_uri()
         self._client = self._mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         name = self.options.experiment or study
         found = self._client.get_experiment_by_name(name)

@@ -103,3 +103,14 @@ assert is_telemetry_disabled()
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "connects to" not in done.stderr
+
+
+def test_its_file_is_in_the_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    """A URL has `?` and `%41` in another way; what MLflow takes for a folder's name would be a file elsewhere."""
+    folder = tmp_path / "50 %41 ü" / "why?" / "mlflow"
+    logger = made()
+    logger.open(folder, "study")
+    logger.put(Run("k/0", "trial 0", "complete"))
+    logger.close()
+    assert (folder / "mlflow.db").is_file()
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [folder / "mlflow.db"]
