@@ -17,6 +17,8 @@ from filelock import FileLock
 from kdsearch.engine import phase
 from kdsearch.engine.checkpoint import write_checkpoint
 from kdsearch.errors import InterruptedRun
+from kdsearch.search.candidates import reference
+from kdsearch.stages import search
 from tests.stages.tiny import is_stage, run_tiny, settled, watching
 
 
@@ -62,15 +64,18 @@ def copied(finished: Done, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Stage -> a folder in which Ctrl-C came in that stage, in `refine` after a step. Not to be written to."""
+    """Stage -> a folder in which Ctrl-C came in that stage: where candidates are scored, after a step. Not to be written to."""
     found = {}
     for stage in ("search", "refine"):
         folder, at = tmp_path_factory.mktemp(f"stopped-{stage}"), {"stage": False}
 
         def begun(event: Mapping[str, Any], stage: str = stage, at: dict[str, bool] = at) -> None:
             at["stage"] = at["stage"] or is_stage(event, stage)
-            if stage == "search" and is_stage(event, stage):
-                signal.raise_signal(signal.SIGINT)
+
+        def scored(*arguments: Any, **options: Any) -> Any:
+            sample = reference(*arguments, **options)
+            signal.raise_signal(signal.SIGINT)
+            return sample
 
         def written(*arguments: Any, at: dict[str, bool] = at) -> None:
             write_checkpoint(*arguments)
@@ -80,6 +85,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(phase, "write_checkpoint", written)
+            if stage == "search":
+                patch.setattr(search, "reference", scored)
             with pytest.raises(InterruptedRun):
                 run_tiny(folder, "run.executor={use: inprocess}", host=watching(begun), checkpoint_s=0)
         found[stage] = folder
