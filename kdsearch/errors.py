@@ -196,11 +196,11 @@ SAID = 500  # characters of a foreign message: some print whole tensors
 
 
 def told(error: BaseException) -> str:
-    """What anybody's code raised, as one line: our own errors say all themselves, others `Type: message (in function, file.py:12)`.
+    """What anybody's code raised, as one line: ours say all themselves, others `Type: message (in function, file.py:12)`.
 
     The place is the innermost; that of an import is the file that imports.
     """
-    if isinstance(error, KdsearchError):
+    if isinstance(error, KdsearchError | InterruptedRun):
         return str(error)
     try:
         said = " ".join(str(error).split())

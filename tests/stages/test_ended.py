@@ -53,6 +53,7 @@ def test_an_interrupted_run_goes_on(stopped):
     found = text_of(stopped["search"] / "study")
     assert [each for each in found if each.startswith("stage 2 of 7: search") and each.endswith(GOES_ON)]
     assert not [each for each in found if "the last run" in each]
+    assert status_of(stopped["search"] / "study")["last_error"] == "stopped; scored candidates are kept"
 
 
 def test_after_exit_code_1_it_goes_on_and_the_reason_is_said(tmp_path):
