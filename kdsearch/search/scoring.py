@@ -232,10 +232,8 @@ class Scorer:
             for name, proxy in self.proxies.items():
                 if proxy not in fitted:
                     continue
-                models, probe = (
-                    self._built(specs, proxy.init),
-                    self._probe(proxy.init),
-                )  # what one changes, none else sees
+                models = self._built(specs, proxy.init)  # its own: what one changes, none else sees
+                probe = self._probe(proxy.init)
                 probe.release()
                 try:
                     proxy.fit(models, probe)
