@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.errors import DataError
+from kdsearch.errors import DataError, KdsearchError, told
 from kdsearch.kinds import Batch, Field, Split
 from kdsearch.ops.padding import joined, resized
+from kdsearch.store.files import is_disk_error
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -66,7 +67,7 @@ class Members:
         used = np.unique(pieces).tolist() or [0]
         loaded: list[Batch] = []
         for k in used:
-            batch = self._pieces[k].split.load(rows[pieces == k].tolist(), augment, seed)
+            batch = _loaded(self._pieces[k].split, rows[pieces == k].tolist(), augment, seed)
             if self._hide is not None and self._hidden is not None:
                 batch = self._hide(batch, self._hidden[torch.from_numpy(at[pieces == k])])
             loaded.append(batch)
@@ -81,6 +82,20 @@ class Members:
             if name in batch and 0 in batch[name].shape[1:]
         }
         return batch.having(**short) if short else batch
+
+
+def _loaded(split: Split, rows: Sequence[int], augment: bool, seed: int) -> Batch:
+    """Raise DataError, which names the samples, for whatever the data set's own code raises; a full disk and memory go through."""
+    try:
+        return split.load(rows, augment, seed)
+    except (KdsearchError, MemoryError):
+        raise
+    except Exception as error:
+        if is_disk_error(error):
+            raise
+        few = ", ".join(f"'{split.ids[row]}'" for row in rows[:3])
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        raise DataError(f"samples {few}{more} cannot be loaded: {told(error)}", path="data") from error
 
 
 def _merged(batches: Sequence[Batch], places: Sequence[Rows], padding: Mapping[str, float]) -> Batch:

@@ -284,6 +284,10 @@ def _check_ids(read: Mapping[str, Samples]) -> None:
     owner: dict[str, str] = {}
     for name, each in read.items():
         for sample in each.ids:
+            if not isinstance(sample, str):
+                raise DataError(
+                    f"split '{name}' has the sample id {sample!r}, no text", expected="stable ids, each a text"
+                )
             if sample in owner:
                 raise DataError(
                     f"sample id '{sample}' occurs twice (splits '{owner[sample]}' and '{name}')",

@@ -7,15 +7,17 @@ import copy
 import inspect
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
-from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, UserError, nearest, one_of, told
+from kdsearch.errors import FOREIGN, INTERRUPTS, KdsearchError, PluginError, UserError, nearest, one_of, told
 from kdsearch.hooks import KINDS, Entry, Family
 from kdsearch.host.plugins import Broken, Plugin, installed, is_module, lacking, load_installed, register
+
+OWN = __name__.partition(".")[0]  # the distribution of kdsearch itself
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,6 @@ class Host:
             return self.live[kind, name]
         found = self.find(kind, name)
         module, _, attribute = found.entry.target.partition(":")
-        who = f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
         base = None if found.base is None else (found.base[1], self.load_class(*found.base))
         try:
             with contextlib.redirect_stdout(sys.stderr):  # a plugin that prints must not spoil --json
@@ -207,12 +208,57 @@ class Host:
         except (*INTERRUPTS, KdsearchError):
             raise
         except BaseException as error:
-            fix = ""
-            if isinstance(error, ImportError) and found.entry.extra:
-                fix = f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"'
-            raise PluginError(f"{who} cannot be imported: {told(error)}", fix=fix) from error
+            problem = f"{self._who(kind, name)} cannot be imported: {told(error)}"
+            raise PluginError(problem, fix=self._extra(kind, name, error)) from error
         _check_kind(kind, found.name, cls, f"{found.entry.target} of {found.plugin.distribution}")
         return cls  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def naming(self, kind: str, name: str) -> Iterator[None]:
+        """Whatever a capability's own code raises that is no error of ours, as a PluginError that says whose code it is.
+
+        A full disk goes through: it is nobody's code.
+        """
+        try:
+            yield
+        except (*INTERRUPTS, KdsearchError):
+            raise
+        except FOREIGN as error:
+            from kdsearch.store.files import is_disk_error
+
+            if is_disk_error(error):
+                raise
+            who = self._who(kind, name)
+            problem = f"{who} fails: {told(error)}"
+            if isinstance(error, ModuleNotFoundError):
+                problem = f"{who} needs {error.name or 'a package'}, which is not installed"
+            raise PluginError(problem, fix=self._extra(kind, name, error)) from error
+
+    def blamed(self, error: BaseException) -> PluginError | None:
+        """What was raised while the code of somebody's plugin ran, as a PluginError that names it; None of kdsearch's own code."""
+        foreign = [each for each in self.entries() if each.plugin.distribution != OWN]
+        of = {each.entry.target.partition(":")[0].partition(".")[0]: each.plugin for each in foreign}
+        frame, found = error.__traceback__, None
+        while frame is not None:
+            module = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
+            found = of.get(module, found)
+            frame = frame.tb_next
+        if found is None:
+            return None
+        return PluginError(f"plugin '{found.name}' of {found.distribution} {found.version} fails: {told(error)}")
+
+    def _who(self, kind: str, name: str) -> str:
+        if (kind, name) in self.live:
+            return f"{_words(kind)} '{name}', handed over from Python,"
+        found = self.find(kind, name)
+        return f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
+
+    def _extra(self, kind: str, name: str, error: BaseException) -> str:
+        """What installs the extra that a capability is registered with, where an import failed; else ""."""
+        if not isinstance(error, ImportError) or (kind, name) in self.live:
+            return ""
+        found = self.find(kind, name)
+        return f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"' if found.entry.extra else ""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Hand every plugin a copy of an event; what one raises is kept in `failures`."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
-from kdsearch.errors import TrialError
+from kdsearch.errors import PluginError, TrialError
+from kdsearch.kinds import Model, Plan
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
@@ -25,6 +26,8 @@ from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.train import compressor_of, placing_step, plan_of
 from kdsearch.training.trainings import run_trainings
+
+T = TypeVar("T")
 
 RECOVER = "recover"  # the recovery's folder
 RECOVERED = "recovered"  # of the artifacts
@@ -115,6 +118,13 @@ def trained(
     return outcome, load_finished(materials, request, work / request.name, teachers)
 
 
+def _expected(given: T, cls: type[T], method: str) -> T:
+    """Raise PluginError where a compressor's method gives something else."""
+    if not isinstance(given, cls):
+        raise PluginError(f"`{method}` gives a {type(given).__name__}", expected=f"a kdsearch.kinds.{cls.__name__}")
+    return given
+
+
 def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tuple[dict[str, Any], Request]:
     """Plan for each network that ships, with the others as they are; cut them, and recover."""
     materials, found, final, teachers = before.materials, before.found, before.final, before.teachers
@@ -136,11 +146,13 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         tools.heed_stop()
         subject = subject_of(materials, found, role, teachers)
         score_before, cost_before = subject.score(subject.model), subject.cost(subject.model)
-        with placing_step(materials, path):
-            stored = asdict(compressor.plan(subject))
+        with placing_step(materials, path), materials.host.naming(step.kind, step.use.use):
+            planned = _expected(compressor.plan(subject), Plan, "plan")
+            stored = asdict(planned)
         plan = plan_of(stored)
         plans[role] = [*final.get("plans", {}).get(role, ()), stored]
-        cut = compressor.apply(subject.model.copy(), plan)
+        with placing_step(materials, path), materials.host.naming(step.kind, step.use.use):
+            cut = _expected(compressor.apply(subject.model.copy(), plan), Model, "apply")
         suffix = "" if len(shipped) == 1 else f"-{role}"
         for folder in (work, out):
             write(folder / f"cut{suffix}.safetensors", cut.module.state_dict())

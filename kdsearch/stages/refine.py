@@ -22,6 +22,7 @@ from kdsearch.search.schedule import Piece, Schedule, epochs_at
 from kdsearch.search.storage import begin_storage
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
+from kdsearch.stages.asked import check_ask
 from kdsearch.stages.costs import bounds
 from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.quality import measure
@@ -114,7 +115,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     tools.events.write("trials", key=log.key, artifact=work.name, **ahead(materials))
 
     def ask(history: Sequence[Trial]) -> Ask | None:
-        with materials.asking(controller, "refine.controller"):
+        named = materials.host.naming("controller", section.controller.use)
+        with materials.asking(controller, "refine.controller"), named:
             return next_ask(controller, dims, starts, history, seed, over)
 
     def over(trial: Trial) -> tuple[float, ...]:
@@ -272,6 +274,7 @@ def _keeping(
         ask: Ask | None = next(iter(controller.ask(None, dims, known, 1, seed)), None)
         if ask is None:
             break
+        check_ask(ask, dims)
         trial = Trial(number, ask.values, ask.spec, "pruned")
         broken = over(trial)
         if all(each <= 0 for each in broken):

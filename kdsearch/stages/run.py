@@ -129,8 +129,12 @@ def _make(
             report.provenance(materials),
         )
         tools.progress.end(is_done=True)
-    except (KdsearchError, InterruptedRun, OSError) as caught:
-        error = as_storage_error(caught, work) if isinstance(caught, OSError) and is_disk_error(caught) else caught
+    except (Exception, InterruptedRun) as caught:
+        error: BaseException = caught
+        if isinstance(caught, OSError) and is_disk_error(caught):
+            error = as_storage_error(caught, work)
+        elif not isinstance(caught, (KdsearchError, InterruptedRun)):
+            error = materials.host.blamed(caught) or caught
         if isinstance(error, KdsearchError) and error.path:
             materials.study.place(error)
         taken = round(spent + time.monotonic() - began, 3)

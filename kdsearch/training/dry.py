@@ -9,13 +9,14 @@ others are their trials' affair.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
+from kdsearch.engine.fits import check_fits
 from kdsearch.engine.loop import Training, generators_restored
 from kdsearch.engine.measured import check_named
 from kdsearch.engine.recorded import groups_of
@@ -35,7 +36,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.scoring import by_formula
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
-from kdsearch.study.names import metric_uses
+from kdsearch.study.names import LIVE, metric_uses
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
 from kdsearch.training.blame import PASSES, BlamedError, blaming, check_weighted, said_of
@@ -65,6 +66,7 @@ def check_recipe(materials: Materials) -> None:
 
     What a step alone cannot judge passes: a loss that is not finite, a program that is ended, a teacher that would have to write.
     """
+    _check_data(materials)
     check_first_keys(materials)
     with cpu_threads(materials.study.config.run.threads_per_trial), generators_restored():
         teachers = {
@@ -78,6 +80,13 @@ def check_recipe(materials: Materials) -> None:
         for each in materials.recipe.distillers:
             if each.use.optional and not taken.get(each.used):
                 _check_candidates(materials, teachers, _points(materials.recipe, each), STEPPED_OPTIONAL)
+
+
+def _check_data(materials: Materials) -> None:
+    """Raise UserError where the data set's samples are not what it says of them."""
+    use = materials.study.config.data.use
+    with placing(materials.study, "data"), materials.host.naming("dataset", use) if use != LIVE else nullcontext():
+        check_fits(materials.given.source)
 
 
 def _check_candidates(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdsearch.errors import FOREIGN, KdsearchError, PluginError, told
+from kdsearch.errors import FOREIGN, told
 from kdsearch.kinds import Logger, Run
-from kdsearch.training.materials import Materials
+from kdsearch.training.materials import Materials, placing
 
 FOLDER = "log"  # in the study's
 
@@ -35,10 +35,8 @@ class Logs:
             path = f"run.log[{i}]"
             name = use.use.rpartition(":")[2]
             name = name if name not in found else f"{name}-{i}"
-            try:
+            with placing(materials.study, path):
                 found[name] = materials.make("logger", use, path)
-            except ImportError as error:
-                raise materials.study.place(_missing(materials, use.use, path, error)) from error
         return cls(found)
 
     def __bool__(self) -> bool:
@@ -71,13 +69,6 @@ class Logs:
                 self.notes.append(f"Logger '{name}' failed: {told(error)}; the study went on without it.")
                 with contextlib.suppress(*FOREIGN), _unnoticed():
                     logger.close()
-
-
-def _missing(materials: Materials, name: str, path: str, error: ImportError) -> KdsearchError:
-    found = materials.host.find("logger", name)
-    problem = f"logger '{name}' needs {error.name or 'a package'}, which is not installed"
-    fix = f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"' if found.entry.extra else ""
-    return PluginError(problem, path=f"{path}.use", fix=fix)
 
 
 @contextmanager

@@ -16,11 +16,12 @@ import torch
 
 from kdsearch.deploy.files import external_files
 from kdsearch.engine.conduct import Device, resolve_device
+from kdsearch.engine.fits import check_source
 from kdsearch.engine.live_data import LiveOptions, from_torch
 from kdsearch.engine.live_targets import TASKS
 from kdsearch.engine.setup import LiveSetup, Site
 from kdsearch.engine.splits import Arranged, arrange
-from kdsearch.errors import DataError, TooLargeError, UserError, one_of
+from kdsearch.errors import DataError, PluginError, TooLargeError, UserError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Controller, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
@@ -230,8 +231,14 @@ def _digest_at(file: Path, size: int, changed_ns: int) -> str:
 
 
 def make(host: Host, kind: str, use: Use, path: str) -> Any:
+    """A capability with its validated options. Raise UserError for these, PluginError where its own constructor raises."""
     cls: type[Capability] = host.load_class(kind, use.use)
-    return cls(validate(cls.options_class, use.options, f"{path}.options"))  # type: ignore[call-arg]
+    options = validate(cls.options_class, use.options, f"{path}.options")
+    try:
+        with host.naming(kind, use.use):
+            return cls(options)  # type: ignore[call-arg]
+    except UserError as error:
+        raise error.at(path=path) from error.__cause__
 
 
 def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model:
@@ -275,13 +282,23 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
             declared, augments = source.task, source.augments
         else:
             dataset = make(host, "dataset", config.data, "data")
-            source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+            with host.naming("dataset", config.data.use):
+                source, declared, augments = dataset.open(site), dataset.task, dataset.augments
+            check_source(source)
     with placing(study, "data.normalize"):
         source = normalized(source, study)
-    task: Task[Any] = make(host, "task", config.task or Use(use=declared, options={}), "task")
+    named = config.task or Use(use=declared, options={})
+    with placing(study, "task"):
+        task: Task[Any] = make(host, "task", named, "task")
     with placing(study, "data"):
         try:
-            task.io(source.fields, source.facts)  # what it cannot read is said before its strata are asked for
+            with host.naming("task", named.use):
+                asked_for = task.io(
+                    source.fields, source.facts
+                )  # what it cannot read is said before its strata are asked for
+            if not isinstance(asked_for, IO):
+                problem = f"`io` of task '{named.use}' gives a {type(asked_for).__name__}"
+                raise PluginError(problem, expected="a kdsearch.kinds.IO")
         except DataError as error:
             error.fix = error.fix or (OF_LIVE if live is not None else "")
             raise
@@ -301,10 +318,11 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
     stated: dict[str, str] = {bare(name): way for name, way in config.objectives.items()}
     wanted = dict.fromkeys([task.objective, *task.metrics, *(name for name in stated if name not in COSTS)])
     asked = metric_uses(study)
-    reported = {
-        name: make(host, "metric", *asked.get(name, (Use(use=name, options={}), "objectives")))
-        for name in (*wanted, *(name for name in asked if name not in wanted))
-    }
+    with placing(study, "objectives"):
+        reported = {
+            name: make(host, "metric", *asked.get(name, (Use(use=name, options={}), "objectives")))
+            for name in (*wanted, *(name for name in asked if name not in wanted))
+        }
     metrics = {name: reported[name] for name in wanted}
     objectives = stated or {task.objective: metrics[task.objective].direction}
     objective = next((name for name in objectives if name in metrics), task.objective)
@@ -334,7 +352,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         augments,
         (
             *_named(study, host),
-            Named("task", config.task.use if config.task else declared, "task"),
+            Named("task", named.use, "task"),
             *_metrics_named({name: asked[name][0].use if name in asked else name for name in metrics}, objective),
         ),
         device,

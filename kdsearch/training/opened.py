@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdsearch.engine.cache import Live, TeacherCache
+from kdsearch.errors import PluginError
 from kdsearch.kinds import Model, Teacher
 from kdsearch.kit.networks import modelled
 from kdsearch.ops.copies import module_copy
@@ -61,11 +62,17 @@ def loaded_teacher(materials: Materials, name: str) -> Live:
             model = live_model(handed_over, materials)
         check_module(model.module, f"teacher '{name}'")
         return Live(model, materials.task, None)
-    teacher: Teacher[Any] = materials.make("teacher", materials.study.teachers[name], path)
+    use = materials.study.teachers[name]
+    teacher: Teacher[Any] = materials.make("teacher", use, path)
+    site = teacher_site(materials, name)
     with torch.random.fork_rng(devices=[]):
         seed_generators(derive(materials.seed, "teacher", name))
         with placing(materials.study, f"{path}.options"):
-            model = teacher.model(materials.io, teacher_site(materials, name))
+            with materials.host.naming("teacher", use.use):
+                model = teacher.model(materials.io, site)
+                if not isinstance(model, Model):
+                    problem = f"`model` of teacher '{use.use}' gives a {type(model).__name__}"
+                    raise PluginError(problem, expected="a kdsearch.kinds.Model")
             check_module(model.module, f"teacher '{name}'")
     has_view = type(teacher).view is not Teacher.view
     return Live(model, materials.task, None, teacher.view if has_view else None)

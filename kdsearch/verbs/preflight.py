@@ -43,7 +43,9 @@ def preflight(study: Study, host: Host) -> None:
     for kind, use, path in uses(study):
         if kind in KINDS and study.live_object(path) is None:
             with placing(study, f"{path}.options"), _naming(use.options, f"{path}.options"):
-                make(host, kind, use, path).preflight(site)
+                made = make(host, kind, use, path)
+                with host.naming(kind, use.use):
+                    made.preflight(site)
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def test_runs_are_told_as_they_go(plain: dict[str, Any], tmp_path: Path) -> None
         (
             "[lacking]",
             PluginError,
-            "run.log[0].use: logger 'lacking' needs some_tool, which is not installed. Run: pip install",
+            "run.log[0]: logger 'lacking' of live 0 needs some_tool, which is not installed. Run: pip install",
         ),
         ("[csvs]", PluginError, "did you mean 'csv'?"),
         ("[{use: csv, options: {separator: x}}]", StudyError, "run.log[0].options.separator"),

@@ -1,0 +1,74 @@
+"""Whether a data set's samples are what its fields say, looked at before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from kdsearch.errors import DataError, one_of
+from kdsearch.kinds import Batch, DataSource, Field
+
+SAMPLES = 4  # of each split
+
+
+def check_source(source: object) -> None:
+    """Raise DataError for what is no opened data set."""
+    kind = type(source).__name__
+    if lacks := [name for name in ("fields", "facts", "splits", "split") if not hasattr(source, name)]:
+        raise DataError(
+            f"an opened data set is a {kind} without {one_of(lacks)}", expected="a kdsearch.kinds.DataSource"
+        )
+    fields, facts = source.fields, source.facts  # type: ignore[attr-defined]
+    if not isinstance(fields, Sequence) or not all(isinstance(each, Field) for each in fields):
+        raise DataError(
+            f"`fields` of the opened data set ({kind}) are {fields!r}", expected="kdsearch.kinds.Field, each"
+        )
+    if not isinstance(facts, Mapping):
+        raise DataError(f"`facts` of the opened data set ({kind}) are {facts!r}", expected="a dict")
+
+
+def check_fits(source: DataSource) -> None:
+    """Raise DataError where the first samples of a split, `test` aside, are not those that were asked for, or not as declared.
+
+    A target may be left out, where nobody knows it.
+    """
+    for name in source.splits:
+        split = source.split(name)
+        if name == "test" or not len(split.ids):
+            continue
+        index = list(range(min(SAMPLES, len(split.ids))))
+        batch, wanted = split.load(index), tuple(split.ids[i] for i in index)
+        if not isinstance(batch, Batch):
+            raise DataError(f"split '{name}' loads a {type(batch).__name__}", expected="a kdsearch.kinds.Batch")
+        if tuple(batch.ids) != wanted:
+            problem = f"split '{name}' loads the samples {_shown(batch.ids)} where {_shown(wanted)} are asked for"
+            raise DataError(problem, expected="the samples at the given places, in that order")
+        for field in source.fields:
+            if field.use != "target" or field.name in batch:
+                _check_field(f"split '{name}'", batch, field)
+
+
+def _check_field(where: str, batch: Batch, field: Field) -> None:
+    value = batch.tensors.get(field.name)
+    if value is None:
+        raise DataError(
+            f"{where} loads no field '{field.name}'", expected=f"what `fields` says; it has {one_of(batch.tensors)}"
+        )
+    if not isinstance(value, Tensor):
+        raise DataError(f"{where} loads '{field.name}' as {type(value).__name__}", expected="a torch.Tensor")
+    sizes = tuple(value.shape)
+    fits = len(sizes) == len(field.shape) + 1 and all(
+        want in (None, got) for want, got in zip((len(batch), *field.shape), sizes, strict=True)
+    )
+    if not fits:
+        problem = f"{where} loads {len(batch)} samples' '{field.name}' in the shape {sizes}"
+        raise DataError(problem, expected=f"{(len(batch), *field.shape)}, as `fields` says")
+    if field.use != "target" and value.dtype != field.torch_dtype:
+        raise DataError(
+            f"{where} loads '{field.name}' as {value.dtype}", expected=f"{field.torch_dtype}, as `fields` says"
+        )
+
+
+def _shown(ids: Sequence[str]) -> str:
+    return ", ".join(f"'{each}'" for each in ids)

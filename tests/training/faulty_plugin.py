@@ -1,0 +1,154 @@
+"""Data set, task, teacher, controller and pruner with the mistakes that authors make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch.hooks import Register, hookimpl
+from kdsearch.kinds import (
+    IO,
+    Ask,
+    Batch,
+    Compressor,
+    Controller,
+    Dataset,
+    DataSource,
+    Field,
+    Model,
+    Options,
+    Outputs,
+    Plan,
+    Services,
+    Split,
+    Subject,
+    Task,
+    Teacher,
+)
+
+N = 60
+
+
+class HowOptions(Options):
+    how: str = ""
+
+
+class Stripes:
+    ids: Any = tuple(f"s{i}" for i in range(N))
+
+    def __init__(self, spoil: Callable[[Batch], Any]) -> None:
+        self.spoil = spoil
+
+    def load(self, index: Sequence[int], augment: bool = False, seed: int = 0) -> Any:
+        rng = torch.Generator().manual_seed(1)
+        images = torch.randn(N, 1, 8, 8, generator=rng)[list(index)]
+        return self.spoil(Batch(tuple(self.ids[i] for i in index), {"image": images, "label": torch.tensor(index) % 3}))
+
+
+class Source:
+    fields: Any = (Field("image", "image", (1, 8, 8)), Field("label", "label", (), "int64", "target"))
+    splits = ("train",)
+
+    def __init__(self, spoil: Callable[[Batch], Any]) -> None:
+        self.facts: Any = {"classes": ["a", "b", "c"], "source": "drawn", "licence": "none"}
+        self.train = Stripes(spoil)
+        self.train.labels = torch.arange(N) % 3  # type: ignore[attr-defined]
+
+    def split(self, name: str) -> Split:
+        return self.train
+
+
+def torn(batch: Batch) -> Batch:
+    if "s7" in batch.ids:
+        raise RuntimeError("the file is torn")
+    return batch
+
+
+SPOILT: Mapping[str, Callable[[Batch], Any]] = {
+    "dict": lambda batch: dict(batch.tensors),
+    "ids": lambda batch: Batch(batch.ids[::-1], batch.tensors),
+    "lacks": lambda batch: Batch(batch.ids, {"label": batch["label"]}),
+    "array": lambda batch: batch.having(image=batch["image"].numpy()),
+    "shape": lambda batch: batch.having(image=batch["image"][..., :7]),
+    "dtype": lambda batch: batch.having(image=batch["image"].double()),
+    "torn": torn,
+    "no target": lambda batch: Batch(batch.ids, {"image": batch["image"]}),
+}
+
+
+class FaultyData(Dataset[HowOptions]):
+    def __init__(self, options: HowOptions) -> None:
+        super().__init__(options)
+        if options.how == "made":
+            raise ValueError("odd options")
+
+    def open(self, services: Services) -> DataSource:
+        how = self.options.how
+        if how == "opened":
+            raise FileNotFoundError("rows.csv")
+        if how == "import":
+            import no_such_reader  # type: ignore[import-not-found] # noqa: F401
+        source: Any = None if how == "none" else Source(SPOILT.get(how, lambda batch: batch))
+        if how == "fields":
+            source.fields = [{"name": "image"}]
+        if how == "facts":
+            source.facts = None
+        if how == "numbers":
+            source.train.ids = range(N)
+        return source  # type: ignore[no-any-return]
+
+
+class FaultyTask(Task[HowOptions]):
+    objective = "accuracy"
+    metrics = ("accuracy",)
+
+    def io(self, fields: Sequence[Field], facts: Mapping[str, Any]) -> Any:
+        if self.options.how == "raise":
+            raise KeyError("names")
+
+    def loss(self, out: Outputs, batch: Batch) -> Tensor:
+        return out["logits"].sum()
+
+
+class FaultyTeacher(Teacher[HowOptions]):
+    def model(self, io: IO, services: Services) -> Any:
+        if self.options.how == "raise":
+            raise ValueError("no weights")
+        return nn.Linear(64, 3)
+
+
+class FaultyController(Controller[HowOptions]):
+    def ask(self, space: Any, dims: Any, history: Any, n: int, seed: int) -> Any:
+        values = {dim.path: (dim.range.choices or (dim.range.low,))[0] for dim in dims}
+        first = next(dim.path for dim in dims if not dim.range.choices)
+        how = self.options.how
+        if how == "raise":
+            raise ZeroDivisionError("no trial yet")
+        if how == "lacks":
+            del values[first]
+        if how in ("nan", "far", "text"):
+            values[first] = {"nan": math.nan, "far": 1e9, "text": "0.5"}[how]
+        return {"none": None, "dict": [values]}.get(how, [Ask(values)])
+
+
+class FaultyPruner(Compressor[HowOptions]):
+    def plan(self, subject: Subject) -> Any:
+        if self.options.how == "raise":
+            raise ValueError("no such layer")
+        return None if self.options.how == "plan" else Plan({})
+
+    def apply(self, model: Model, plan: Plan) -> Any:
+        return model.module
+
+
+@hookimpl
+def kdsearch_register(register: Register) -> None:
+    register.dataset("faulty", f"{__name__}:FaultyData")
+    register.task("faulty", f"{__name__}:FaultyTask")
+    register.teacher("faulty", f"{__name__}:FaultyTeacher")
+    register.controller("faulty", f"{__name__}:FaultyController")
+    register.pruner("faulty", f"{__name__}:FaultyPruner")

@@ -1,0 +1,161 @@
+"""What a plugin's own code raises or gives is said with its name and the study's line, and is no traceback of kdsearch's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdsearch.errors import DataError, PluginError, UserError
+from kdsearch.host import Host
+from kdsearch.study import load_study
+from kdsearch.training.dry import check_recipe
+from kdsearch.training.materials import open_materials
+from kdsearch.verbs.preflight import looked_at
+from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
+from tests.training import faulty_plugin
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host.load(extra=[("faulty", faulty_plugin)])
+
+
+@pytest.fixture(scope="module")
+def before_pruning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distilled")
+    run_up_to(folder, "distill", *LESS)
+    return folder
+
+
+@pytest.fixture
+def distilled(before_pruning: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(before_pruning, tmp_path / "copied"))
+
+
+def faulty_data(how: str) -> str:
+    return f"data={{use: faulty, options: {{how: {how}}}}}"
+
+
+def look(folder: Path, host: Host, *sets: str) -> None:
+    looked_at(load_study(write_study(folder), host, sets=[*LESS, *sets]), host)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        (
+            "made",
+            PluginError,
+            "dataset 'faulty' of live 0 fails: ValueError: odd options (in __init__, faulty_plugin.py:",
+        ),
+        (
+            "opened",
+            PluginError,
+            "dataset 'faulty' of live 0 fails: FileNotFoundError: rows.csv (in open, faulty_plugin.py:",
+        ),
+        ("import", PluginError, "dataset 'faulty' of live 0 needs no_such_reader, which is not installed"),
+        ("none", DataError, "an opened data set is a NoneType without facts, fields, split or splits"),
+        ("fields", DataError, "`fields` of the opened data set (Source) are [{'name': 'image'}]"),
+        ("facts", DataError, "`facts` of the opened data set (Source) are None"),
+        ("numbers", DataError, "split 'train' has the sample id 0, no text"),
+        ("dict", DataError, "split 'train' loads a dict. Expected a kdsearch.kinds.Batch"),
+        (
+            "ids",
+            DataError,
+            "split 'train' loads the samples 's3', 's2', 's1', 's0' where 's0', 's1', 's2', 's3' are asked for",
+        ),
+        ("lacks", DataError, "split 'train' loads no field 'image'"),
+        ("array", DataError, "split 'train' loads 'image' as ndarray. Expected a torch.Tensor"),
+        ("shape", DataError, "4 samples' 'image' in the shape (4, 1, 8, 7). Expected (4, 1, 8, 8)"),
+        ("dtype", DataError, "split 'train' loads 'image' as torch.float64. Expected torch.float32"),
+    ],
+)
+def test_of_a_data_set(how, error, words, host, tmp_path):
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        look(tmp_path, host, faulty_data(how))
+    assert caught.value.path.startswith("data")
+    assert str(caught.value.file).startswith("--set data=")
+
+
+@pytest.mark.parametrize("how", ["well", "'no target'"])
+def test_a_data_set_without_a_fault_passes(how, host, tmp_path):
+    materials = open_materials(load_study(write_study(tmp_path), host, sets=[*LESS, faulty_data(how)]), host)
+    check_recipe(materials)
+
+
+def test_a_sample_that_cannot_be_loaded_is_named(host, tmp_path):
+    words = r"data: samples .* cannot be loaded: RuntimeError: the file is torn \(in torn, faulty_plugin.py"
+    with pytest.raises(DataError, match=words):
+        run_tiny(tmp_path, *LESS, faulty_data("torn"), host=host)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "task 'faulty' of live 0 fails: KeyError: 'names' (in io, faulty_plugin.py:"),
+        ("none", "`io` of task 'faulty' gives a NoneType. Expected a kdsearch.kinds.IO"),
+    ],
+)
+def test_of_a_task(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"task={{use: faulty, options: {{how: {how}}}}}")
+    assert caught.value.path == "data"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "teacher 'faulty' of live 0 fails: ValueError: no weights (in model, faulty_plugin.py:"),
+        ("module", "`model` of teacher 'faulty' gives a Linear. Expected a kdsearch.kinds.Model"),
+    ],
+)
+def test_of_a_teacher(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"teacher={{use: faulty, options: {{how: {how}}}}}")
+    assert caught.value.path == "teacher.options"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "controller 'faulty' of live 0 fails: ZeroDivisionError: no trial yet (in ask, faulty_plugin.py:"),
+        ("none", "controller 'faulty' of live 0 fails: TypeError: 'NoneType' object is not iterable"),
+        ("dict", "the controller asks for {"),
+        ("lacks", "the controller's candidate has no value for '"),
+        ("nan", "the controller asks for nan of '"),
+        ("far", "the controller asks for 1000000000.0 of '"),
+        ("text", "the controller asks for '0.5' of '"),
+    ],
+)
+def test_of_a_controller(how, words, host, distilled):
+    sets = f"refine.controller={{use: faulty, options: {{how: {how}}}}}"
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        run_tiny(distilled, *LESS, sets, host=host)
+    assert caught.value.path == "refine.controller"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "pruner 'faulty' of live 0 fails: ValueError: no such layer (in plan, faulty_plugin.py:"),
+        ("plan", "`plan` gives a NoneType. Expected a kdsearch.kinds.Plan"),
+        ("apply", "`apply` gives a CifarResNet. Expected a kdsearch.kinds.Model"),
+    ],
+)
+def test_of_a_pruner(how, words, host, distilled):
+    sets = f"compress.prune={{use: faulty, options: {{how: {how}}}}}"
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        run_tiny(distilled, *LESS, sets, host=host)
+    assert caught.value.path == "compress.prune.use"
+
+
+def test_what_a_plugin_raises_wherever_it_runs_has_its_name(host):
+    try:
+        faulty_plugin.torn(faulty_plugin.Batch(("s7",), {}))
+    except RuntimeError as error:
+        blamed = host.blamed(error)
+        assert host.blamed(ValueError("of kdsearch itself")) is None
+    assert str(blamed).startswith("plugin 'faulty' of live 0 fails: RuntimeError: the file is torn (in torn, ")
