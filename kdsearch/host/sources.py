@@ -6,20 +6,20 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdsearch.host.host import Host
+from kdsearch.host.host import OWN, Host
 from kdsearch.store.hashing import class_digest, is_installed_file
-
-OWN = __name__.partition(".")[0]
 
 
 def identity(host: Host, kind: str, name: str) -> str:
     """What a result that this capability took part in depends on, as text: equal for equal code.
 
-    `distribution version`; with a digest of the source where the package runs from its own folder (editable, PYTHONPATH) and not
-    from site-packages. Of a class handed over from Python its own source. A family's member is that of its family and its base.
+    `distribution version`, with a digest of the source; of a package in site-packages, of what its installer recorded, since one
+    that is being written is installed again and again as the same version. kdsearch's own there is its version alone. Of a class
+    handed over from Python its own source. A family's member is that of its family and its base.
 
     Raises:
         PluginError: unknown or ambiguous.
@@ -29,6 +29,8 @@ def identity(host: Host, kind: str, name: str) -> str:
     found = host.find(kind, name)
     plugin, module = found.plugin, found.entry.target.partition(":")[0]
     source = source_digest(module, whole=plugin.distribution != OWN)
+    if not source and plugin.distribution != OWN:
+        source = recorded_digest(plugin.distribution)
     parts = [plugin.distribution, plugin.version, source, identity(host, *found.base) if found.base else ""]
     return " ".join(part for part in parts if part)
 
@@ -53,6 +55,17 @@ def source_digest(module: str, whole: bool) -> str:
     for name, each in sorted(files.items()):
         digest.update(f"{name}\0".encode() + each.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+@cache
+def recorded_digest(distribution: str) -> str:
+    """SHA-256 of the digests of an installed distribution's Python files, "" where its installer left none."""
+    try:
+        record = metadata.distribution(distribution).read_text("RECORD") or ""
+    except metadata.PackageNotFoundError:
+        return ""
+    lines = sorted(line for line in record.splitlines() if ".py,sha256=" in line)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] if lines else ""
 
 
 def _package_files(folder: Path) -> list[Path]:

@@ -80,7 +80,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             there = {each: before[each] for each in later if each in before}
             before |= {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
             write_json(tools.folder / LAST, before)
-            why = what_changed(tools.store.folder(name, before[name]["key"]), name)
+            used = part["capabilities"].values()
+            why = what_changed(tools.store.folder(name, before[name]["key"]), name, used)
             tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
         last = before.get(name)
         if found is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from kdsearch.errors import ArtifactError
+from kdsearch.host.host import OWN
 from kdsearch.store.artifacts import ABOUT, Artifact, about_of
 from kdsearch.version import VERSION
 
@@ -42,9 +43,12 @@ def older(made: Mapping[str, Artifact]) -> str:
     return f"Made by other versions, and kept: {', '.join(stages)}; {shown}. A new folder (--dir) makes them anew."
 
 
-def what_changed(path: Path, stage: str) -> str:
-    """Why an earlier run's artifact is not this run's, in words: it is of another kdsearch, whose version is in every key, or of
-    another machine, where its latencies are in this one's; else the study's part is another one.
+def what_changed(path: Path, stage: str, used: Collection[str] = ()) -> str:
+    """Why an earlier run's artifact is not this run's, in words: it is of another kdsearch, whose version is in every key, of
+    another version of a plugin, or of another machine, where its latencies are in this one's; else the study's part is another
+    one, or the code of a plugin.
+
+    used: what the stage's capabilities are, as `host.sources.identity` says it.
     """
     from kdsearch.deploy.latency import machine
 
@@ -54,6 +58,12 @@ def what_changed(path: Path, stage: str) -> str:
             made = about_of(path, stage)["provenance"]
     if (had := made.get("kdsearch", VERSION)) != VERSION:
         return f"kdsearch is {VERSION} now, and was {had}"
+    foreign = dict(each.split()[:2] for each in used if each.split()[0] not in (OWN, "live"))
+    for key, version in made.get("plugins", {}).items():
+        name = key.rpartition(":")[0]
+        if foreign.get(name, version) != version:
+            return f"{name} is {foreign[name]} now, and was {version}"
     if stage in TIMED and made.get("machine", machine()) != machine():
         return "the machine is another one"
-    return "the study has changed"
+    code = f", or the code of {' or of '.join(sorted(foreign))}," if foreign else ""
+    return f"the study{code} has changed"

@@ -14,7 +14,7 @@ import pytest
 from kdsearch.errors import UndeclaredReadError
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.host import Host
-from kdsearch.host.sources import source_digest
+from kdsearch.host.sources import recorded_digest, source_digest
 from kdsearch.kinds import DataRecipe, DataSource, NoOptions, Record, Services
 from kdsearch.stages import distill, prepare, refine, search
 from kdsearch.stages.run import STAGES
@@ -190,7 +190,23 @@ def test_edited_source_counts_where_the_package_is_no_installed_one(package, mon
     monkeypatch.setattr(hashing, "_ROOTS", (*hashing._ROOTS, str(package.folder)))
     installed = package.parts(setting)
     (package.folder / "own_kd" / "formulas.py").write_text("FACTOR = 3.0\n")
-    assert package.parts(setting) == installed, "in site-packages the version says what is there"
+    assert package.parts(setting) == installed, "in site-packages its installer says what is there"
+
+
+def test_an_installed_package_counts_by_what_its_installer_recorded(package, monkeypatch):
+    monkeypatch.setattr(hashing, "_ROOTS", (*hashing._ROOTS, str(package.folder)))
+    setting, record = USES["distiller"][1], package.folder / "own_kd.dist-info" / "RECORD"
+
+    def installed(digest: str, readme: str = "") -> dict[str, str]:
+        record.write_text(
+            f"own_kd/formulas.py,sha256={digest},14\nown_kd/README.md,sha256={readme},3\nown_kd/x.pyc,,\n"
+        )
+        recorded_digest.cache_clear()
+        return package.parts(setting)
+
+    before = installed("aa")
+    assert installed("aa", "other words") == before
+    assert first_changed(before, installed("bb")) == "refine", "the same version again, with other code in it"
 
 
 def test_a_module_without_package_counts_with_those_beside_it(tmp_path, monkeypatch):

@@ -266,6 +266,22 @@ def test_that_kdsearch_is_another_version_is_no_change_of_the_study(copied, caps
     assert what_changed(gone, "prepare") == "the study has changed"
 
 
+def test_that_a_plugin_is_another_version_or_may_have_other_code_is_said(tmp_path, monkeypatch):
+    folder = tmp_path / "artifacts" / "refine-0123abcd"
+    provenance = {
+        "kdsearch": VERSION,
+        "plugins": {"own-kd:own": "1.0", "kdsearch:builtin": VERSION, "idle:idle": "3.0"},
+    }
+    folder.mkdir(parents=True)
+    (folder / "artifact.json").touch()
+    monkeypatch.setattr("kdsearch.stages.versions.about_of", lambda path, stage: {"provenance": provenance})
+    used = [f"kdsearch {VERSION} 01ab", "live 23cd", "own-kd 1.1 45ef"]
+    assert what_changed(folder, "refine", used) == "own-kd is 1.1 now, and was 1.0"
+    used[2] = "own-kd 1.0 67ab"
+    assert what_changed(folder, "refine", used) == "the study, or the code of own-kd, has changed"
+    assert what_changed(folder, "refine", used[:2]) == "the study has changed"
+
+
 def test_another_machine_measures_latencies_anew_and_says_so(copied, capsys, monkeypatch):
     monkeypatch.setattr("kdsearch.deploy.latency._cpu", lambda: "a faster one")
     run_up_to(copied, "export", progress=True)
