@@ -215,4 +215,11 @@ def _formats(study: Study, host: Host) -> None:
                 path,
                 fix=f"Add {{use: {quantizer}}} to compress.quantize.",
             )
-        raise study.error(f"unknown format '{name}'", path, nearest=nearest(name, known), expected=one_of(known))
+        is_exporter = name in host.names("exporter")
+        fix = (
+            f"'{name}' is an exporter: set export.exporter to {{use: {name}}}, and write {name}-fp32."
+            if is_exporter
+            else ""
+        )
+        problem = f"unknown format '{name}'"
+        raise study.error(problem, path, nearest=nearest(name, known), expected=one_of(known), fix=fix)
