@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 from kdsearch.engine.checkpoint import collect, restore
 from kdsearch.errors import TapError
@@ -185,7 +186,20 @@ class DistillerContract:
             given = dict(zip(names, tensors, strict=True))
             return total(distiller.terms(named_step(models, given, teacher, self.labels(3))))
 
-        torch.autograd.gradcheck(loss, tuple(student.values()), fast_mode=True, atol=1e-5)
+        try:
+            torch.autograd.gradcheck(loss, tuple(student.values()), fast_mode=True, atol=1e-5)
+        except GradcheckError as error:
+            said = str(error).strip().splitlines()[0]
+            why = "say `is_smooth = False` of a term with an argmax or draws inside"
+            raise AssertionError(f"the gradient is not that of the terms ({said}); {why}") from error
+
+    def test_terms_leave_what_it_remembers(self) -> None:
+        models = self.models()
+        distiller = self.made(models)
+        first, _, again = (distiller.terms(self.step(models, seed=seed)[0]) for seed in (1, 3, 1))
+        for name, term in first.items():
+            is_same = torch.equal(term, again[name])
+            require(is_same, f"term '{name}' depends on the terms before: what it remembers is filled in `on_step_end`")
 
     def test_order_of_the_batch_does_not_matter(self) -> None:
         if self.depends_on_order:

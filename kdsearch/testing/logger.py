@@ -70,11 +70,10 @@ class LoggerContract:
                 params.keys() == run.params.keys() and all(_alike(params[name], run.params[name]) for name in params),
                 f"{run.id} has the params {params}",
             )
-            curves = {name: [*points] for name, points in seen.curves.items()}
-            require(
-                curves == {name: [*points] for name, points in run.curves.items()}, f"{run.id} has the curves {curves}"
-            )
-            require(dict(seen.values) == dict(run.values), f"{run.id} has the values {dict(seen.values)}")
+            curves, put = _pairs(seen), _pairs(run)
+            require(curves == put, f"{run.id} has the curves {curves}, and was put with {put}")
+            values, put_values = dict(seen.values), dict(run.values)
+            require(values == put_values, f"{run.id} has the values {values}, and was put with {put_values}")
 
     def test_a_run_is_followed_to_its_end(self) -> None:
         with TemporaryDirectory() as folder:
@@ -124,3 +123,8 @@ def _alike(text: str, value: object) -> bool:
         return text == str(value) or math.isclose(float(text), float(value), rel_tol=1e-6)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
+
+
+def _pairs(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """The curves, whose points a reader may have as lists."""
+    return {name: [(epoch, value) for epoch, value in points] for name, points in run.curves.items()}

@@ -182,11 +182,7 @@ class TestLines(LoggerContract):
     def read(self, folder):
         runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
         assert len(runs) == len({run["id"] for run in runs})
-        series = [{name: [tuple(point) for point in each] for name, each in run["curves"].items()} for run in runs]
-        return {
-            run["id"]: Run(run["id"], "", run["state"], run["params"], curves, run["values"])
-            for run, curves in zip(runs, series, strict=True)
-        }
+        return {run["id"]: Run(run["id"], "", *map(run.get, ("state", "params", "curves", "values"))) for run in runs}
 
 
 class TestHere(ExecutorContract):

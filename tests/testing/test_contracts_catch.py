@@ -108,6 +108,15 @@ class Queue(Good):
         self.rows = torch.cat([self.rows, step.teacher["logits"].mean(0, keepdim=True)])
 
 
+class FilledInTerms(Queue):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        self.on_step_end(step)
+        return super().terms(step)
+
+    def on_step_end(self, step: Step) -> None:
+        self.rows = torch.cat([self.rows.to(step.teacher["logits"]), step.teacher["logits"].mean(0, keepdim=True)])
+
+
 class Seeds(Good):
     def terms(self, step: Step) -> dict[str, Tensor]:
         torch.manual_seed(0)
@@ -173,6 +182,7 @@ DISTILLER_FAULTS = [
     (NeedsTwo, "test_one_sample_is_finite"),
     (Unseeded, "test_equal_steps_give_equal_terms_and_stay_unchanged"),
     (WrongGradient, "test_gradient_is_right"),
+    (FilledInTerms, "test_terms_leave_what_it_remembers"),
     (LogOfZero, "test_dead_tensors_are_finite"),
     (Remembers, "test_what_it_remembers_is_buffers"),
     (Seeds, "test_leaves_batch_and_global_streams_as_they_were"),
