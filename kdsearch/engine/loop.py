@@ -108,6 +108,10 @@ class Training:
             self.conduct.seed("phases", len(names))
             phase = next(phases, None)
             if phase is None:
+                if not names:
+                    method = "recovery" if self.recovers else "phases"
+                    who = type(self.procedure).__name__
+                    raise PluginError(f"`{method}` of the procedure ({who}) yields no phase", expected="at least one")
                 return Trained(history, True, scales, tuple(self.setup.notes))
             if phase.name in names:
                 raise PluginError(f"two phases are called '{phase.name}'", expected="names that are unique")

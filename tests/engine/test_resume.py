@@ -19,7 +19,7 @@ from kdsearch.engine.checkpoint import Position, collect, digest_of, read_checkp
 from kdsearch.engine.conduct import Device, Report
 from kdsearch.engine.feeds import Endless, order_of
 from kdsearch.engine.optim import bind
-from kdsearch.errors import ArtifactError, InterruptedRun, TrialError
+from kdsearch.errors import ArtifactError, InterruptedRun, PluginError, TrialError
 from kdsearch.kinds import Distiller, Ema, Feed, Model, NoOptions, Optim, Phase, Update
 from kdsearch.testing.training import TensorSplit, training
 from tests.engine.little import CLASSES, Phases, Plain, Queue, differing, jitter, mlp, resnet, same, source, state
@@ -137,6 +137,12 @@ def test_a_distiller_is_prepared_once_in_a_training(tmp_path):
     # the last rows are the teacher's mean logits of the last 4 batches
     assert queue.rows.abs().sum() > 0
     assert len({tuple(row) for row in queue.rows.tolist()}) == 4
+
+
+def test_a_procedure_without_a_phase_trains_nothing_and_is_refused(tmp_path):
+    run = training(Phases(lambda self, setup: iter(())), {"student": resnet()}, source(), tmp_path)
+    with pytest.raises(PluginError, match=r"`phases` of the procedure \(Phases\) yields no phase"):
+        run.run()
 
 
 def test_the_callers_generators_go_on_untouched(tmp_path):
