@@ -110,7 +110,9 @@ def _capability(host: Host, found: Found) -> dict[str, Any]:
         "extra": found.entry.extra,
     }
     try:
-        cls = host.load_class(found.kind, f"{plugin.name}:{found.kind}:{found.name}")
+        of_that_name = [each for each in host.plugins if each.name == plugin.name]
+        source = plugin.name if len(of_that_name) == 1 else plugin.distribution
+        cls = host.load_class(found.kind, f"{source}:{found.kind}:{found.name}")
     except KdsearchError as error:
         return {**whole, "state": "broken", "error": str(error)}
     from kdsearch.kinds.distiller import access_needed

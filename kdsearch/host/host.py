@@ -131,7 +131,7 @@ class Host:
         """Whether there is one capability that a family's member can be made of. Raise PluginError where there are several."""
         if (family.of, name) in self.live:
             return True
-        same = [each for each in self.entries(family.of) if each.name == name]
+        same = _meant([each for each in self.entries(family.of) if each.name == name])
         if len(same) > 1:
             full = " or ".join(f"'{family.prefix}.{each}'" for each in _full_names(same))
             of = _words(family.of)
@@ -147,6 +147,8 @@ class Host:
 
     def find(self, kind: str, name: str, also: Sequence[str] = ()) -> Found:
         """A capability by its name, or by `distribution:kind:name`, also `plugin:kind:name`; or a family's member.
+
+        A name that kdsearch itself brings is kdsearch's own: what is installed beside it changes no study, and no default.
 
         `also`: what could be written in its place, for the error.
 
@@ -167,6 +169,7 @@ class Host:
                     expected=one_of(each.plugin.distribution for each in same),
                 )
             same = chosen
+        same = _meant(same)
         if len(same) == 1:
             return same[0]
         if same:
@@ -320,6 +323,12 @@ class Host:
     def _fail(self, plugin: Plugin, hook: str, error: BaseException) -> None:
         text = f"{hook}: {told(error)}"
         self.failures.setdefault((plugin.name, hook), Broken(plugin.name, plugin.distribution, plugin.version, text))
+
+
+def _meant(same: list[Found]) -> list[Found]:
+    """Of the capabilities that share a name kdsearch's own, where one is."""
+    own = [each for each in same if each.plugin.distribution == OWN]
+    return own if len(own) == 1 else same
 
 
 def _words(kind: str) -> str:

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdsearch.cli.plugins import listing
+from kdsearch.cli.show import describe
 from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.hooks import KINDS, Register, hookimpl
 from kdsearch.host import Host
@@ -182,6 +183,23 @@ def test_a_clash_is_an_error_only_where_the_name_is_used(installed):
     with pytest.raises(PluginError, match="proxy 'same' is not in 'three-kd'"):
         host.find("proxy", "three-kd:proxy:same")
     assert host.find("distiller", "kd").plugin.name == "classics"
+
+
+def test_a_name_that_kdsearch_has_stays_its_own(installed):
+    installed.add(
+        "bold-kd",
+        "1.0",
+        "[kdsearch.v1]\nclassics = bold_register\n",
+        bold_register=GOOD.format(name="params", target="tests.small_plugin:Score", extra=""),
+    )
+    host = Host.load()
+    assert len(host.conflicts()["proxy", "params"]) == 2
+    assert host.find("proxy", "params").plugin.distribution == "kdsearch"
+    assert host.find("proxy", "bold-kd:proxy:params").plugin.distribution == "bold-kd"
+    shown = {each["distribution"]: each["state"] for each in describe(host, "params")["capabilities"]}
+    assert shown == {"kdsearch": "ok", "bold-kd": "ok"}
+    [kd] = describe(host, "distiller:kd")["capabilities"]
+    assert kd["state"] == "ok", "its plugin is called as the other is"
 
 
 def test_a_clash_within_one_distribution_is_resolved_by_the_plugins_names():
