@@ -292,12 +292,10 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         task: Task[Any] = make(host, "task", named, "task")
     with placing(study, "data"):
         try:
-            with host.naming("task", named.use):
-                asked_for = task.io(
-                    source.fields, source.facts
-                )  # what it cannot read is said before its strata are asked for
-            if not isinstance(asked_for, IO):
-                problem = f"`io` of task '{named.use}' gives a {type(asked_for).__name__}"
+            with host.naming("task", named.use):  # what it cannot read is said before its strata are asked for
+                fed = task.io(source.fields, source.facts)
+            if not isinstance(fed, IO):
+                problem = f"`io` of task '{named.use}' gives a {type(fed).__name__}"
                 raise PluginError(problem, expected="a kdsearch.kinds.IO")
         except DataError as error:
             error.fix = error.fix or (OF_LIVE if live is not None else "")
