@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from filelock import FileLock
 from kdsearch.engine import phase
 from kdsearch.engine.checkpoint import write_checkpoint
 from kdsearch.errors import InterruptedRun
-from kdsearch.search.candidates import reference
+from kdsearch.search.candidates import explore
 from kdsearch.stages import search
 from tests.stages.tiny import is_stage, run_tiny, settled, watching
 
@@ -64,7 +64,7 @@ def copied(finished: Done, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Stage -> a folder in which Ctrl-C came in that stage: where candidates are scored, after a step. Not to be written to."""
+    """Stage -> a folder in which Ctrl-C came in that stage: at its first candidate, after a step. Not to be written to."""
     found = {}
     for stage in ("search", "refine"):
         folder, at = tmp_path_factory.mktemp(f"stopped-{stage}"), {"stage": False}
@@ -72,10 +72,12 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         def begun(event: Mapping[str, Any], stage: str = stage, at: dict[str, bool] = at) -> None:
             at["stage"] = at["stage"] or is_stage(event, stage)
 
-        def scored(*arguments: Any, **options: Any) -> Any:
-            sample = reference(*arguments, **options)
-            signal.raise_signal(signal.SIGINT)
-            return sample
+        def explored(*arguments: Any, progress: Callable[..., None], **options: Any) -> Any:
+            def found(*candidate: Any) -> None:
+                signal.raise_signal(signal.SIGINT)
+                progress(*candidate)
+
+            return explore(*arguments, progress=found, **options)
 
         def written(*arguments: Any, at: dict[str, bool] = at) -> None:
             write_checkpoint(*arguments)
@@ -86,7 +88,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(phase, "write_checkpoint", written)
             if stage == "search":
-                patch.setattr(search, "reference", scored)
+                patch.setattr(search, "explore", explored)
             with pytest.raises(InterruptedRun):
                 run_tiny(folder, "run.executor={use: inprocess}", host=watching(begun), checkpoint_s=0)
         found[stage] = folder

@@ -231,9 +231,9 @@ FAULTS: list[tuple[type[ProcedureContract], str, str]] = [
         "test_phases_leave_the_networks_that_it_says",
         "the phases after pruning change networks again",
     ),
-    (breaking(phases=no_phase), "test_terms_are_finite_and_epochs_are_told", "no phase is trained"),
+    (breaking(phases=no_phase), "test_terms_are_finite_and_epochs_are_told", "yields no phase"),
     (breaking(phases=slash), "test_phases_have_names_of_their_own", "it names a file"),
-    (breaking(phases=no_phase), "test_phases_have_names_of_their_own", "there is no phase"),
+    (breaking(phases=no_phase), "test_phases_have_names_of_their_own", "yields no phase"),
     (breaking(phases=global_draws), "test_equal_seeds_end_alike", "different losses"),
     (
         breaking(phases=Forgetful.phases, seen=0),
