@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kdsearch.engine.fits import check_fits
+from kdsearch.engine.members import _loaded
 from kdsearch.errors import DataError, PluginError, UserError
 from kdsearch.host import Host
+from kdsearch.kinds import Ask, Dim, Range
+from kdsearch.stages.asked import check_ask
 from kdsearch.study import load_study
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import open_materials
@@ -159,3 +165,42 @@ def test_what_a_plugin_raises_wherever_it_runs_has_its_name(host):
         blamed = host.blamed(error)
         assert host.blamed(ValueError("of kdsearch itself")) is None
     assert str(blamed).startswith("plugin 'faulty' of live 0 fails: RuntimeError: the file is torn (in torn, ")
+
+
+def test_the_test_split_is_not_looked_at(host, tmp_path):
+    source = open_materials(load_study(write_study(tmp_path), host, sets=LESS), host).given.source
+    read = []
+
+    class Watched:
+        def __init__(self, name):
+            self.name, self.own = name, source.split(source.splits[0])
+            self.ids = self.own.ids
+
+        def load(self, *arguments):
+            read.append(self.name)
+            return self.own.load(*arguments)
+
+    check_fits(SimpleNamespace(fields=source.fields, splits=("train", "val", "test"), split=Watched))
+    assert read == ["train", "val"]
+
+
+def test_a_full_disk_is_nobody_s_sample():
+    class Full:
+        ids = ("a", "b")
+
+        def load(self, rows, augment, seed):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        _loaded(Full(), [0], False, 0)
+
+
+def test_of_a_conditional_dimension_only_what_counts_is_asked_for():
+    dims = [
+        Dim("loss", Range(choices=("kd", "dkd"))),
+        Dim("alpha", Range(low=0.0, high=1.0), when=(("loss", ("dkd",)),)),
+    ]
+    check_ask(Ask({"loss": "kd"}), dims)
+    check_ask(Ask({"loss": "dkd", "alpha": 0.5}), dims)
+    with pytest.raises(PluginError, match=r"no value for 'alpha'\. Expected 0 to 1"):
+        check_ask(Ask({"loss": "dkd"}), dims)
