@@ -1,4 +1,4 @@
-"""Pixels in, probabilities or a class out: what stands in an ONNX file before and after its network.
+"""Pixels in, probabilities, a class or boxes out: what stands in an ONNX file before and after its network.
 
 What is said here in torch is written into the file with operators of its own, so that comparing both is a test of each.
 """
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdsearch.builtin import onnx_boxes
+from kdsearch.builtin.onnx_boxes import Suppression
+from kdsearch.builtin.onnx_nodes import Added, free_prefix
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ends, Field, Graph, named
-from kdsearch.kit.onnx import edited, raise_opset, subgraphs
+from kdsearch.kit.onnx import edited, raise_opset
 
 Input = Literal["prepared", "pixels", "any_size"]
 Layout = Literal["hwc", "chw"]
-Output = Literal["raw", "probabilities", "class"]
+Output = Literal["raw", "probabilities", "class", "boxes"]
 PATH = "export.exporter.options"
 EVEN = 40.0  # logits of a class that is chosen, the others 0: as sure as float32 can say
 
@@ -32,6 +35,7 @@ class Asked:
     input: Input
     layout: Layout
     output: Output
+    suppression: Suppression
 
     @property
     def is_plain(self) -> bool:
@@ -40,13 +44,28 @@ class Asked:
     @property
     def opset(self) -> int:
         """The first one that has what is written: of any size a Shape of some axes."""
-        return 15 if self.input == "any_size" else 1
+        least = onnx_boxes.OPSET if self.output == "boxes" else 1
+        return 15 if self.input == "any_size" else least
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For who feeds and reads the file."""
+        found: dict[str, Any] = {"input": self.input}
+        if self.input != "prepared":
+            found["layout"] = self.layout
+        return {**found, "output": self.output, **(vars(self.suppression) if self.output == "boxes" else {})}
 
 
 def ends_of(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> Ends | None:
     """Raise StudyError where the graph does not read one image that the data know how to prepare, or answers no classes."""
     if asked.is_plain:
         return None
+    if asked.output == "boxes" and asked.input == "any_size":
+        raise StudyError(
+            "boxes would be of the middle that is cut out, not of the image",
+            path=f"{PATH}.input",
+            expected="prepared or pixels",
+        )
     affine = _affine(asked, graph, told)
     inputs, outputs = graph.inputs, graph.outputs
     if asked.input != "prepared":
@@ -73,8 +92,7 @@ def ends_of(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> Ends | None:
         classes = logits.sizes[logits.class_axis - 1]
         return {logits.name: EVEN * F.one_hot(found, classes).movedim(-1, logits.class_axis).float()}
 
-    about = {name: value for name, value in vars(asked).items() if name != "layout" or asked.input != "prepared"}
-    return Ends(whole, raw, own, about)
+    return Ends(whole, raw, None if asked.output == "boxes" else own, asked.about)
 
 
 def _affine(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -104,6 +122,8 @@ def _pixels(asked: Asked, image: Field) -> Field:
 
 
 def _answer(asked: Asked, graph: Graph) -> Field:
+    if asked.output == "boxes":
+        return onnx_boxes.answer(graph, asked.suppression)
     if len(graph.outputs) != 1 or graph.outputs[0].kind != "logits":
         kinds = ", ".join(f"{each.name} ({each.kind})" for each in graph.outputs)
         raise StudyError(f"the network answers {kinds}", path=f"{PATH}.output", expected="logits alone")
@@ -133,6 +153,9 @@ class _Whole(nn.Module):
             x = fitted(x, self.size) if self.asked.input == "any_size" else x
             inputs = (x * self.factor + self.shift,)  # type: ignore[operator]
         answers = tuple(named(self.module(*inputs), self.names).values())
+        if self.asked.output == "boxes":
+            boxes, scores = (answers[at] for at in onnx_boxes.outputs_of(self.graph))
+            return (onnx_boxes.detections(boxes, scores, self.asked.suppression),)
         if self.asked.output == "probabilities":
             return (answers[0].softmax(self.axis),)
         return (answers[0].argmax(self.axis),) if self.asked.output == "class" else answers
@@ -154,13 +177,13 @@ def fitted(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def attach(model: Any, asked: Asked, ends: Ends) -> None:
     """Write the ends into the model of the network alone, in place. Raise RefusedError where its operator set cannot be raised."""
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     whole = ends.graph.module
     assert isinstance(whole, _Whole)
     raise_opset(model, asked.opset)
-    graph, added = whole.graph, _Added(_prefix(model.graph))
-    was_in, now_out, last = graph.inputs[0].name, ends.graph.outputs[0].name, graph.names_out[0]
+    graph, added = whole.graph, Added(free_prefix(model.graph))
+    was_in, now_out, last = graph.inputs[0].name, ends.graph.outputs[0].name, graph.names_out
     renamed = {was_in: added.name("prepared")} if asked.input != "prepared" else {}
     renamed |= {now_out: added.name("network")} if asked.output != "raw" else {}  # whatever of the network is called so
     _rename(model, renamed)
@@ -168,30 +191,14 @@ def attach(model: Any, asked: Asked, ends: Ends) -> None:
     if asked.input != "prepared":
         _before(added, was_in, renamed[was_in], asked, graph.inputs[0].sizes, whole)
         _declare(body.input, [_typed(ends.graph.inputs[0], was_in)])
+    before = len(added.nodes)
     copies = [type(node).FromString(node.SerializeToString()) for node in body.node]
     if asked.output != "raw":
-        kind = "Softmax" if asked.output == "probabilities" else "ArgMax"
-        options: dict[str, Any] = {
-            "axis": graph.outputs[0].class_axis,
-            **({} if kind == "Softmax" else {"keepdims": 0}),
-        }
-        copies.append(helper.make_node(kind, [renamed.get(last, last)], [now_out], added.name(kind), **options))
+        _after(added, [renamed.get(name, name) for name in last], now_out, asked, graph)
         _declare(body.output, [_typed(ends.graph.outputs[0], now_out)])
     del body.node[:]
-    body.node.extend([*added.nodes, *copies])
+    body.node.extend([*added.nodes[:before], *copies, *added.nodes[before:]])
     body.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.constants.items())
-
-
-def _prefix(body: Any) -> str:
-    """How no name in the graph begins: a network may have a part of any name."""
-    names = {
-        name for graph in subgraphs(body) for node in graph.node for name in (node.name, *node.input, *node.output)
-    }
-    names |= {each.name for graph in subgraphs(body) for each in (*graph.initializer, *graph.input)}
-    prefix = "ends"
-    while any(name.startswith(prefix) for name in names):
-        prefix += "_"
-    return prefix
 
 
 def _rename(model: Any, new: Mapping[str, str]) -> None:
@@ -217,33 +224,7 @@ def _typed(field: Field, name: str) -> Any:
     return helper.make_tensor_value_info(name, element, ["batch", *sides])
 
 
-class _Added:
-    """Nodes and constants that come before the network's, with names of their own."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray[Any, Any]] = {}
-
-    def name(self, of: str) -> str:
-        return f"{self.prefix}.{of}"
-
-    def node(self, kind: str, inputs: Sequence[str], out: str = "", **attributes: Any) -> str:
-        """The value that it answers with: `out`, or one of its own."""
-        from onnx import helper
-
-        name = self.name(f"{len(self.nodes)}.{kind}")
-        out = out or f"{name}.value"
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], name, **attributes))
-        return out
-
-    def number(self, value: Any, dtype: Any = np.float32) -> str:
-        name = self.name(f"constant.{len(self.constants)}")
-        self.constants[name] = np.asarray(value, dtype)
-        return name
-
-
-def _before(added: _Added, name: str, inside: str, asked: Asked, sizes: Sequence[int], whole: nn.Module) -> None:
+def _before(added: Added, name: str, inside: str, asked: Asked, sizes: Sequence[int], whole: nn.Module) -> None:
     """From pixels to what the network reads."""
     from onnx import TensorProto
 
@@ -256,7 +237,18 @@ def _before(added: _Added, name: str, inside: str, asked: Asked, sizes: Sequence
     added.node("Add", [added.node("Mul", [x, factor]), shift], inside)
 
 
-def _fit(x: str, size: Sequence[int], added: _Added) -> str:
+def _after(added: Added, answers: Sequence[str], out: str, asked: Asked, graph: Graph) -> None:
+    """From what the network answers to what is asked for."""
+    if asked.output == "boxes":
+        boxes, scores = (answers[at] for at in onnx_boxes.outputs_of(graph))
+        onnx_boxes.write(added, boxes, scores, out, asked.suppression)
+    elif asked.output == "probabilities":
+        added.node("Softmax", answers, out, axis=graph.outputs[0].class_axis)
+    else:
+        added.node("ArgMax", answers, out, axis=graph.outputs[0].class_axis, keepdims=0)
+
+
+def _fit(x: str, size: Sequence[int], added: Added) -> str:
     """As `fitted`, by a product with a matrix of weights for each axis, whose rows are the middle of the resized side.
 
     onnxruntime's Resize with antialias is up to 12 levels of 255 off (50 to 32 pixels, 1.2x).

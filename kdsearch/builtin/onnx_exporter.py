@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field as Option
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from kdsearch.builtin.onnx_boxes import Corners, Scores, Suppression
 from kdsearch.builtin.onnx_ends import Asked, Input, Layout, Output, attach, ends_of
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
@@ -75,9 +77,29 @@ class OnnxOptions(Options):
     )
     output: Output = Option(
         "raw",
-        description="what a file of a network that scores classes answers: raw = its logits; probabilities = their softmax; class "
-        "= the index of the largest",
+        description="what a file answers: raw = what the network does; of one that scores classes, probabilities = their softmax, "
+        "class = the index of the largest; of one that answers boxes (N, 4) and scores (N, C), boxes = those that non-maximum "
+        "suppression leaves, (K, 6): x1, y1, x2, y2, score, class, the best first, filled up with rows of class -1",
     )
+    boxes: Corners = Option(
+        "corners",
+        description="of boxes, how the network says them: corners = x1, y1, x2, y2; centre = x, y, width, height",
+    )
+    scores: Scores = Option(
+        "given", description="of boxes, what becomes of the scores first: nothing, sigmoid or softmax"
+    )
+    iou: float = Option(
+        0.5, ge=0, le=1, description="of boxes: of two of a class that overlap by more, the better one stays"
+    )
+    least: float = Option(0.05, ge=0, lt=1, description="of boxes: what does not score above is none")
+    most: int = Option(100, ge=1, le=10_000, description="of boxes: so many a sample, the best")
+
+    @model_validator(mode="after")
+    def _check_boxes(self) -> OnnxOptions:
+        of_boxes = sorted(self.model_fields_set & {"boxes", "scores", "iou", "least", "most"})
+        if of_boxes and self.output != "boxes":
+            raise ValueError(f"'output: boxes' beside {', '.join(of_boxes)}, which nothing else heeds")
+        return self
 
 
 class OnnxExporter(Exporter[OnnxOptions]):
@@ -118,7 +140,9 @@ class OnnxExporter(Exporter[OnnxOptions]):
 
     @property
     def _asked(self) -> Asked:
-        return Asked(self.options.input, self.options.layout, self.options.output)
+        told = self.options
+        suppression = Suppression(told.boxes, told.scores, told.iou, told.least, told.most)
+        return Asked(told.input, told.layout, told.output, suppression)
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:
         """As the model's metadata, which `session.get_modelmeta().custom_metadata_map` gives back; what else is there stays."""

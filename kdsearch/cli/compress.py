@@ -11,7 +11,7 @@ import typer
 from kdsearch.cli.options import AllowCode, Json, option
 from kdsearch.limits import EPOCHS, WHOLE
 
-_OPTIONS = {"--prune": "importance=taylor", "--data": "image=x", "--format": "block=64"}
+_OPTIONS = {"--prune": "importance=taylor", "--data": "image=x", "--format": "block=64", "--output": "iou=0.6"}
 _TARGETS = "params=0.7 or macs=0.7, the share that stays, or latency=1.5ms in onnxruntime here"
 
 
@@ -66,7 +66,12 @@ def compress(
         str, option("--input", help="What files of images read: prepared floats, pixels (uint8) or any_size.")
     ] = "prepared",
     answers: Annotated[
-        str, option("--output", help="What files that score classes answer: raw, probabilities or class.")
+        str,
+        option(
+            "--output",
+            help="What files answer: raw; probabilities or class, where the network scores classes; boxes, after non-maximum "
+            "suppression; after commas options of this, boxes,scores=sigmoid,iou=0.6.",
+        ),
     ] = "raw",
     form: Annotated[
         list[str] | None,
@@ -99,8 +104,10 @@ def compress(
         name, options = _with_options(each, "--format")
         if formats.setdefault(name, options) != options:
             raise StudyError(f"got '{name}' twice", path="--format", expected="each once")
+    answers, of_boxes = _with_options(answers, "--output")
     asked = {"input": (reads, "prepared"), "output": (answers, "raw")}
     inside = {name: value for name, (value, default) in asked.items() if value != default}
+    inside |= of_boxes
 
     def run() -> dict[str, object]:
         from kdsearch.python.compressed import compress as of

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Call, Field, Graph, named
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.ops import detections
 from kdsearch.ops.apart import beyond
 from kdsearch.ops.copies import module_copy
 from kdsearch.ops.undisturbed import undisturbed
@@ -34,7 +37,8 @@ class Difference:
     Args:
         max_abs: largest absolute difference of any element; inf where one side alone is not finite. Of numbers that stand apart
             (`ops/apart.py`), as those of a mask do, the relative difference, times the scale of the others. Of classes, whose
-            numbers mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1.
+            numbers mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1. Of detections
+            the furthest of any to the nearest of its class, on a scale of 1, but for the few that are spared (`ops/detections.py`).
         scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square.
         largest: largest absolute value of the network's answers. Both without those that stand apart.
         own: the same of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
@@ -48,6 +52,7 @@ class Difference:
     own: float | None = None
     is_share: bool = False
     is_nan: bool = False
+    is_set: bool = False
 
     @property
     def relative(self) -> float:
@@ -90,13 +95,19 @@ class Parity:
     """max_abs: largest absolute difference of any output element; inf where one side alone is not finite.
 
     top1_agreement: share of equal decisions, of `judged` of them: the class, or that scored highest of logits, above 0 or not of
-    each of the scores. None where no output is of these kinds. differences: of each output.
+    each of the scores, or whether a detection of the network's is found. None where no output is of these kinds, or has any.
+    differences: of each output.
     """
 
     max_abs: float
     top1_agreement: float | None
     judged: int = 0
     differences: tuple[Difference, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that the file answers are detections, and neither it nor the network has any."""
+        return self.top1_agreement is None and self.max_abs == 0 and any(each.is_set for each in self.differences)
 
     @property
     def worst(self) -> Difference:
@@ -182,6 +193,10 @@ def compare(
     for rows in scored if deciding else ():
         expected, got = torch_call(*rows), _answer(file_call, rows, outputs)
         for each in deciding:
+            if each.is_set:
+                found_again = detections.found_again(*(answers[each.name].cpu().numpy() for answers in (expected, got)))
+                same, judged = same + int(found_again.sum()), judged + found_again.size
+                continue
             counts = _counted(each, inputs, rows)
             equal = _decided(each, expected[each.name]) == _decided(each, got[each.name])
             equal = equal[_over(each, equal, counts)]
@@ -206,8 +221,16 @@ class _Seen:
     def __init__(self, field: Field) -> None:
         self.field, self.far, self.share, self.largest, self.is_nan = field, 0.0, 0.0, 0.0, False
         self.n, self.total, self.squares = 0, 0.0, 0.0
+        self.distances: tuple[list[NDArray[Any]], ...] = ([], [])  # of torch's detections to the file's, and back
 
     def add(self, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None) -> None:
+        if self.field.is_set:
+            _check_shape(self.field, expected, got, probe)
+            torchs, files = (each.detach().cpu().numpy() for each in (expected, got))
+            self.is_nan |= bool(np.isnan(files).any())
+            for kept, (of, among) in zip(self.distances, ((torchs, files), (files, torchs)), strict=True):
+                kept.append(detections.gaps(of, among))
+            return
         far, share = _distance(self.field, expected, got, probe, counts)
         over = _over(self.field, expected, counts)
         if self.field.is_class:
@@ -227,6 +250,9 @@ class _Seen:
 
     def difference(self) -> Difference:
         name = self.field.name
+        if self.field.is_set:
+            far = max(detections.furthest(np.concatenate([np.empty(0), *each])) for each in self.distances)
+            return Difference(name, far, scale=1.0, largest=0.0, is_nan=self.is_nan, is_set=True)
         if self.field.is_class:
             return Difference(name, self.far, scale=1.0, largest=0.0, is_share=True)
         mean, square = (self.total / self.n, self.squares / self.n) if self.n else (0.0, 0.0)
@@ -333,9 +359,7 @@ def _distance(
     field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor], counts: Tensor | None
 ) -> tuple[float, float]:
     """The largest difference of any number, and the largest share of it of any that stands apart."""
-    if expected.shape != got.shape:
-        problem = f"output '{field.name}' at {_shown(probe)} is {tuple(got.shape)} in the file"
-        raise RefusedError(problem, expected=f"{tuple(expected.shape)} as in torch")
+    _check_shape(field, expected, got, probe)
     a, b = expected.detach().cpu().double(), got.detach().cpu().double()
     over = _over(field, a, counts)
     # equal infinities would differ by NaN
@@ -346,6 +370,12 @@ def _distance(
     is_apart = a.isfinite() & (a.abs() > beyond(a[over].numpy()))
     shares = gaps[is_apart] / a[is_apart].abs()
     return float(gaps.masked_fill(is_apart, 0.0).max()), float(shares.max()) if shares.numel() else 0.0
+
+
+def _check_shape(field: Field, expected: Tensor, got: Tensor, probe: Sequence[Tensor]) -> None:
+    if expected.shape != got.shape:
+        problem = f"output '{field.name}' at {_shown(probe)} is {tuple(got.shape)} in the file"
+        raise RefusedError(problem, expected=f"{tuple(expected.shape)} as in torch")
 
 
 def _shown(probe: Sequence[Tensor]) -> str:

@@ -16,6 +16,7 @@ import torch
 from kdsearch.deploy.parity import Difference, numbers, own_errors
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Call, Field, Graph
+from kdsearch.ops import detections
 from kdsearch.ops.apart import beyond
 
 Array = np.ndarray[Any, Any]
@@ -112,9 +113,9 @@ def record(
         whole, own = (values[each.name].detach().cpu().double().numpy() for values in (expected, got))
         if whole.shape != own.shape or not np.isfinite(whole).all() or not np.isfinite(own).all():
             return None
-        at = places(whole.size)
-        told = {} if each.is_class else _scaled(whole)
-        far = apart({"name": name, "scale": 0.0, "is_class": each.is_class, **told}, whole, own)
+        at = places_of(each, whole.shape)
+        told = _told(each, whole)
+        far = apart({"name": name, "scale": 0.0, **told}, whole, own)
         torchs = dict[str, float | None]()
         if bound is not None and exact is not None and far.max_abs > far.allowed(bound):
             torchs = own_errors(torch_call, exact, graph.inputs, [each], [tensors])
@@ -124,12 +125,15 @@ def record(
                 "name": name,
                 "shape": list(whole.shape),
                 "scale": _short(far.scale),
-                **({"beyond": told["beyond"]} if "beyond" in told else {}),
-                "is_class": each.is_class,
+                **{key: value for key, value in told.items() if key != "scale"},
                 "at": at,
                 "torch": [_short(value) for value in whole.flat[at].tolist()],
                 "file": [_short(value) for value in own.flat[at].tolist()],
-                **({} if each.is_class else {"sums": _kept_sums(whole, own, seed, told.get("beyond", math.inf))}),
+                **(
+                    {}
+                    if each.is_class or each.is_set
+                    else {"sums": _kept_sums(whole, own, seed, told.get("beyond", math.inf))}
+                ),
             }
         )
     kept: dict[str, Any] = {"seed": seed, "inputs": asked, "outputs": answers}
@@ -148,6 +152,22 @@ def _by_name(graph: Graph, call: Call) -> Callable[[Mapping[str, Array]], dict[s
         return {name: found[each.name].detach().cpu().numpy() for each, name in pairs}
 
     return run
+
+
+def _told(field: Field, whole: Array) -> dict[str, Any]:
+    """How two answers of an output are compared: as sets of detections, on these scales, as classes, or as numbers."""
+    if field.is_set:
+        return {"is_class": False, "is_set": list(detections.scales(whole[whole[..., 5] >= 0]))}
+    return {"is_class": True} if field.is_class else {"is_class": False, **_scaled(whole)}
+
+
+def places_of(field: Field, shape: Sequence[int]) -> list[int]:
+    """Flat positions of the numbers that are kept of an answer: of detections whole rows, the best of each sample."""
+    if not field.is_set:
+        return places(math.prod(shape))
+    n, rows, columns = shape
+    best = np.arange(math.prod(shape)).reshape(n, rows, columns)[:, : max(1, KEPT // n)]
+    return [int(at) for at in best.flat]
 
 
 def places(size: int) -> list[int]:
@@ -191,6 +211,11 @@ def apart(output: Mapping[str, Any], then: Array, now: Array, own: float | None 
     Infinitely where the one of now has another shape, or either is not finite.
     """
     name, most = str(output["name"]), float(output.get("beyond", math.inf))
+    if scaled := output.get("is_set"):
+        boxes, scores = scaled
+        return Difference(
+            name, detections.furthest(detections.gaps(then, now, (float(boxes), float(scores)))), 1.0, 0.0, own
+        )
     is_apart = np.abs(then) > most
     largest = float(np.abs(then[~is_apart]).max(initial=0))
     if output.get("is_class"):
@@ -251,6 +276,8 @@ def differences(
             )
         whole = got[name].astype(np.float64)
         now, then = whole.flat[list(each["at"])], np.asarray(each[against], np.float64)
+        if each.get("is_set"):
+            now, then = whole, then.reshape(len(whole), -1, whole.shape[2])  # any may stand lower now
         if told := each.get("sums"):
             most = float(each.get("beyond", math.inf))
             now = np.concatenate([now, sums(whole, int(kept["seed"]), most)])

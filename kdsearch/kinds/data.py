@@ -14,7 +14,12 @@ from kdsearch.errors import DataError, TapShapeError, nearest, one_of
 
 HIDDEN = -100  # the label of a sample whose label is not known; torch's ignore_index
 OPEN_SIZE = 8  # what a dynamic size is in noise, shapes and costs where a field says no other
-CHOOSING = ("logits", "scores", "class")  # kinds of outputs that decide: one class, or yes or no a label
+CHOOSING = (
+    "logits",
+    "scores",
+    "class",
+    "detections",
+)  # kinds of outputs that decide: a class, yes or no a label, what is there
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Field:
         logits    one class a position, the largest: files are compared by the share of equal classes
         scores    K answers that are decided one by one, as in sigmoid(score) > 0.5: by the share of equal decisions at 0
         class     a class index a position, as an output: by the share of equal ones
+        detections    (K, 6) x1, y1, x2, y2, score, class, as an output; of class -1 where there is none. A set: by the share that
+                  overlap one of their class by half
         value     real numbers in the target's own unit, both the target and the answer
         vector, map, sequence    numbers that decide nothing
         categories    (C,) ids of categories, which mean nothing by their size
@@ -77,6 +84,11 @@ class Field:
     def is_class(self) -> bool:
         """Whether an output's numbers are classes, of which two are equal or not, and never near."""
         return self.kind == "class"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the rows of an output may stand in any order, so that each is compared with the nearest one."""
+        return self.kind == "detections"
 
     @property
     def class_axis(self) -> int:

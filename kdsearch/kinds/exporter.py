@@ -22,20 +22,23 @@ class Ends:
     Args:
         graph: the whole in torch, from what the file reads to what it answers: what the file is compared with.
         raw: what the network reads (a tensor each) -> what the file reads in its place, as near as that can say it.
-        own: what the file answers, by name -> the network's own outputs, as far as it tells them.
+        own: what the file answers, by name -> the network's own outputs, as far as it tells them; None = it does not.
         about: for whoever feeds the file, JSON.
     """
 
     graph: Graph
     raw: Callable[..., tuple[Tensor, ...]]
-    own: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    own: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None
     about: Mapping[str, Any]
 
     def within(self, call: Call) -> Call:
-        """A call of the whole, as one of the network alone."""
+        """A call of the whole, as one of the network alone. Raise ValueError where its answers do not tell the network's."""
+        own = self.own
+        if own is None:
+            raise ValueError("the file does not tell what its network answers")
 
         def answer(*inputs: Tensor) -> Mapping[str, Tensor]:
-            return self.own(call(*self.raw(*inputs)))
+            return own(call(*self.raw(*inputs)))
 
         return answer
 

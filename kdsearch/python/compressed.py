@@ -64,7 +64,7 @@ def compress(
     pruner: str = "channels",
     recover_epochs: int = 5,
     qat_epochs: int = 0,
-    inside: Mapping[str, str] | None = None,
+    inside: Mapping[str, Any] | None = None,
     formats: Formats = ("onnx-fp32", "onnx-int8"),
     calibration: Calibration = "data",
     max_drop: float | None = None,
@@ -88,7 +88,8 @@ def compress(
             pruner, {"macs": 0.7, "importance": "taylor"}. pruner: its name.
         qat_epochs: of a network that trains as it will be quantised, taught by the one before, where a file loses more than its
             bound on `val`; 0 = never.
-        inside: what the files do before and after the network: exporters' options, as `input`, `layout` and `output` of onnx.
+        inside: what the files do before and after the network: exporters' options, as `input`, `layout`, `output` and those
+            of boxes of onnx.
         formats: `onnx-int8`, an exporter and a quantizer of its files, or fp32, which every exporter asked for writes too; or by
             name options of the quantizer, {"onnx-int4": {"block": 64}}.
         max_drop: of quality against fp32; None = a study's own.
@@ -235,6 +236,8 @@ def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None
         try:
             ends = form.exporter.ends(graph_of(model, io), about_of(opened, given).get("preprocessing") or {})
             given.with_ends(ends.about if ends is not None else {})
+            if ends is not None and ends.own is None and opened is not None:
+                raise StudyError("no metric judges what such files answer", path="--output", expected="raw with --data")
         except UserError as error:
             error.path = error.path.replace("export.exporter.options.", "--", 1)
             raise

@@ -234,7 +234,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
         job.shown.at(done, form.name)
     job.notes.extend(filter(None, map(as_before, rows)))
     job.notes.extend(
-        f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise: --data tells whether that matters"
+        f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise; real samples tell whether it matters"
         for row in rows
         if row["top1_agreement"] is not None and row["top1_agreement"] < DEFAULT_AGREEMENT  # with data it is refused
     )

@@ -30,6 +30,19 @@ class _Preprocessing(TypedDict):
     std: list[Positive] | None
 
 
+class _Inside(TypedDict, total=False):
+    """Of it, too."""
+
+    input: str
+    layout: str
+    output: str
+    boxes: str
+    scores: str
+    iou: FiniteFloat
+    least: FiniteFloat
+    most: int
+
+
 @dataclass(frozen=True)
 class Given:
     """Empty of a file that says nothing, or says it otherwise.
@@ -41,12 +54,12 @@ class Given:
 
     labels: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    inside: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, Any] = field(default_factory=dict)
     is_exported: bool = False
 
     @property
     def reads_pixels(self) -> bool:
-        return self.inside.get("input", PLAIN["input"]) != PLAIN["input"]
+        return bool(self.inside.get("input", PLAIN["input"]) != PLAIN["input"])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -56,7 +69,7 @@ class Given:
     def normalization(self) -> Normalization | None:
         return stated(self.about)
 
-    def with_ends(self, added: Mapping[str, str]) -> dict[str, str]:
+    def with_ends(self, added: Mapping[str, Any]) -> dict[str, Any]:
         """What the file does beside its network once it does what is `added`, too.
 
         Raises:
@@ -80,7 +93,7 @@ def given_by(metadata: Mapping[str, str]) -> Given:
     return Given(
         tuple(_read(metadata.get("labels"), list[str])),
         preprocessing,
-        _read(metadata.get("inside"), dict[str, str]),
+        _read(metadata.get("inside"), _Inside),
         "study_hash" in metadata,
     )
 

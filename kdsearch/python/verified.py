@@ -182,6 +182,12 @@ def verified_file(
                 quantizer.rewrite(final, plan, source.calibration)
             log += (*quantizer.notes, *source.notes)
         ends = made.ends(graph, source.about.get("preprocessing") or {})
+        if ends is not None and bound is not None and any(each.is_set for each in ends.graph.outputs):
+            with theirs():
+                call = made.load(final)
+            _check(
+                _compared(graph, call, batch, [batch], bound), target, bound, None
+            )  # few of its numbers become detections
         inside = source.given.with_ends(ends.about if ends is not None else {})
         with theirs():
             if ends is not None:
@@ -194,6 +200,10 @@ def verified_file(
             graph, batch = ends.graph, _as_read(ends, graph, batch)
         found = _compared(graph, call, batch, every, bound)
         _check(found, target, bound, min_agreement)
+        if found.is_empty:
+            log += (
+                "none of the samples compared has a detection: what stands in the file after its network was not tried",
+            )
         row = {
             "format": f"{form}-{name}",
             "path": target.name,
@@ -210,7 +220,11 @@ def verified_file(
                 "max_drop": max_drop,
                 "min_agreement": None if found.top1_agreement is None else min_agreement,
             },
-            **(measure(call if ends is None else ends.within(call), final) if measure is not None else {}),
+            **(
+                measure(call if ends is None or ends.own is None else ends.within(call), final)
+                if measure is not None
+                else {}
+            ),
         }
         kept = record(graph, module_call(graph), call, bound=bound, exact=lambda: exact_call(graph))
         with storing(target):

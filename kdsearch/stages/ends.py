@@ -42,6 +42,12 @@ def check_ends(materials: Materials) -> None:
         return
     with placing(materials.study, "export.exporter.options"):
         ends = ends_of(exporter, product, materials.data.facts)
+        if any(each.own is None for each in ends.values()):
+            raise StudyError(
+                "no metric of a study judges what such files answer",
+                path="export.exporter.options.output",
+                expected="raw; kdsearch compress writes files of boxes",
+            )
         if decides_alone(ends) and materials.metrics[materials.objective].reads_scores:
             raise StudyError(
                 f"files that answer the class alone have no {materials.objective}, which is the objective",

@@ -147,7 +147,7 @@ def test_a_file_that_answers_noise_otherwise_is_told(spoils, tmp_path, monkeypat
     said = [
         each
         for each in notes
-        if each.endswith("% of the network's answers to noise: --data tells whether that matters")
+        if each.endswith("% of the network's answers to noise; real samples tell whether it matters")
     ]
     assert [each.split()[:2] for each in said] == ([["onnx-int8", "gives"]] if spoils else [])
 
