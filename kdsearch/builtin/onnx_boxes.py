@@ -80,7 +80,7 @@ def detections(boxes: Tensor, scores: Tensor, asked: Suppression) -> Tensor:
     for sample, classes in enumerate(scores.mT):
         for index, score in enumerate(classes):
             (above,) = (score > asked.least).nonzero(as_tuple=True)
-            stays = above[nms(upright[sample, above], score[above], asked.iou)[: asked.most]]
+            stays = above[nms(upright[sample, above], score[above], asked.iou)]
             kept[sample, index, stays] = score[stays]
     places = boxes.shape[1]
     best, at = kept.flatten(1).sort(stable=True, dim=1, descending=True)

@@ -27,6 +27,7 @@ from kdsearch.ops.undisturbed import undisturbed
 FLOAT32 = 2.0**-23  # relative spacing of its numbers
 # Times torch's own fp32 error that a file may be off: two ways to round differ by up to the sum of their errors.
 OWN = 4
+BRANCHES = "Where the network has an `if` or a loop on values, write it with torch.where or masks."
 ULPS = 32  # of the largest value, in fp32: what any order of sums may cost, also where all values are equal
 
 
@@ -86,7 +87,8 @@ class Difference:
             )
         raise RefusedError(
             f"differs from torch by {self.max_abs:.3g} at output '{self.output}', {self.relative:.3g} of its scale "
-            f"{self.scale:.3g}{own}; allowed are {bound:g} of the scale, or {OWN} times torch's own error"
+            f"{self.scale:.3g}{own}; allowed are {bound:g} of the scale, or {OWN} times torch's own error",
+            fix=BRANCHES,
         )
 
 

@@ -41,6 +41,7 @@ from kdsearch.python.own_data import (
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
 from kdsearch.report.values import milliseconds
+from kdsearch.stages.one_file import fixes, reasons
 from kdsearch.stages.quality import measure, shown
 from kdsearch.store.hashing import derive
 from kdsearch.store.inputs import no_folder
@@ -196,7 +197,7 @@ def compress(
     }
     result["text"] = _text(result)
     if refused:
-        error = RefusedError("; ".join(f"{each['format']}: {each['reason']}" for each in refused))
+        error = RefusedError(reasons(refused), fix=fixes(refused))
         error.result = result  # type: ignore[attr-defined]
         raise error
     return result

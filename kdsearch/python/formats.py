@@ -25,7 +25,7 @@ from kdsearch.python.pieces import Named, capability
 from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
-from kdsearch.stages.one_file import fp32_refused
+from kdsearch.stages.one_file import fp32_refused, refusal
 from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, as_before, goodness, told, tolerance
 from kdsearch.store.hashing import derive
 from kdsearch.store.scratch import Scratch
@@ -222,7 +222,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
                 final = replace(final, judge=_judge(job, final))
             _, row = verified_file(final, target, quantize, 1e-4, least, form.use, measured, allowed)
         except RefusedError as error:
-            refused.append({"format": form.name, "reason": error.problem})
+            refused.append(refusal(form.name, error))
             if form.kind == "fp32":
                 why_none[form.use] = fp32_refused(error.problem)
             continue
@@ -323,7 +323,8 @@ def _judged(
         if drop > allowed + 1e-12:
             raise RefusedError(
                 f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {against['value']:.4f}; "
-                f"allowed are {allowed:g}"
+                f"allowed are {allowed:g}",
+                fix="--qat-epochs trains it as quantised; --max-drop states another bound.",
             )
     return told(quality)
 

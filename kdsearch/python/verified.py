@@ -250,7 +250,7 @@ def _check_whole(source: Source, fp32: Path, target: Path, parity: float) -> Non
     try:
         _check(_compared(source.graph, call, source.samples, [source.samples], parity), target, parity, None)
     except RefusedError as error:
-        raise RefusedError(fp32_refused(error.problem), file=target, path="parity") from error
+        raise RefusedError(fp32_refused(error.problem), file=target, path="parity", fix=error.fix) from error
 
 
 def _as_read(ends: Ends, graph: Graph, batch: Batch) -> Batch:
@@ -263,7 +263,7 @@ def _check(found: Parity, target: Path, parity: float | None, min_agreement: flo
     try:
         found.check(parity)
     except RefusedError as error:
-        raise RefusedError(error.problem, file=target, path="parity") from error
+        raise RefusedError(error.problem, file=target, path="parity", fix=error.fix) from error
     if min_agreement is None or found.top1_agreement is None:
         return
     if found.top1_agreement < min_agreement - 1e-12:

@@ -19,7 +19,7 @@ from kdsearch.stages.as_quantised import load_as
 from kdsearch.stages.classes import classes_on_test
 from kdsearch.stages.costs import latency_threads, needs_peak, reference_samples
 from kdsearch.stages.ends import around, ends_of
-from kdsearch.stages.one_file import Target, check_whole, file_row, fp32_refused
+from kdsearch.stages.one_file import Target, check_whole, file_row, fp32_refused, refusal
 from kdsearch.stages.products import Shipped, shipped
 from kdsearch.stages.quality import measured
 from kdsearch.stages.recovered import started
@@ -149,7 +149,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             except RefusedError as error:
                 if form.endswith("-fp32"):
                     why_none = fp32_refused(error.problem)
-                refused.append({"format": part.named(form), "reason": error.problem})
+                refused.append(refusal(part.named(form), error))
                 tools.progress.say(f"export: {part.named(form)} refused: {error.problem}")
                 continue
             if form.endswith("-fp32"):

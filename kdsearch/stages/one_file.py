@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +30,9 @@ from kdsearch.stages.quality import allowed_agreement, allowed_drop, goodness, m
 from kdsearch.store.files import write_bytes
 from kdsearch.study.rules import bare, format_of
 from kdsearch.training.materials import Materials
+
+FP32_REFUSED = "its fp32 file is refused"
+LOOSEN = "Loosen the bound in `export`, train longer, or let a quantizer train: `recover_epochs`."
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,31 @@ def check_whole(target: Target) -> None:
         try:
             _parity(target, name, call, bound).check(bound)
         except RefusedError as error:
-            raise RefusedError(fp32_refused(error.problem)) from error
+            raise RefusedError(fp32_refused(error.problem), fix=error.fix) from error
+
+
+def refusal(form: str, error: RefusedError) -> dict[str, str]:
+    """A row of `refused`."""
+    return {"format": form, "reason": error.problem, **({"fix": error.fix} if error.fix else {})}
+
+
+def reasons(refused: Iterable[Mapping[str, str]]) -> str:
+    """All of them in a line; a reason that others share is said once."""
+    said = list[str]()
+    for form, reason in ((each["format"], each["reason"]) for each in refused):
+        shared = next((each for each in said if reason == fp32_refused(each.partition(": ")[2])), None)
+        said.append(f"{form}: {reason if shared is None else FP32_REFUSED}")
+    return "; ".join(said)
+
+
+def fixes(refused: Iterable[Mapping[str, str]]) -> str:
+    """What can be done about all of them, each once."""
+    return " ".join(dict.fromkeys(each["fix"] for each in refused if each.get("fix")))
 
 
 def fp32_refused(reason: str) -> str:
     """Why no other format of the exporter is written: agreement alone, of a coarser file, does not see every wrong answer."""
-    return f"its fp32 file is refused: {reason}"
+    return f"{FP32_REFUSED}: {reason}"
 
 
 def _wholes(target: Target, anew: bool = False) -> dict[str, Path]:
@@ -370,7 +392,7 @@ def check_agreement(materials: Materials, form: str, agreement: float | None) ->
     """Raise RefusedError where too few answers are torch's. `agreement` None: it scores no classes."""
     least = allowed_agreement(materials.study.config.export.min_agreement.get(form))
     if agreement is not None and agreement < least - 1e-12:
-        raise RefusedError(f"{agreement:.2%} of its answers are torch's; the study asks for {least:.2%}")
+        raise RefusedError(f"{agreement:.2%} of its answers are torch's; the study asks for {least:.2%}", fix=LOOSEN)
 
 
 def check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32: Mapping[str, Any]) -> None:
@@ -386,5 +408,6 @@ def check_drop(materials: Materials, form: str, quality: Mapping[str, Any], fp32
         allowed = stated if isinstance(stated, str) else f"{bound:g}"
         raise RefusedError(
             f"{quality['metric']} {quality['value']:.4f} is {drop:.4f} worse than fp32's {fp32['value']:.4f}; "
-            f"the study allows {allowed}"
+            f"the study allows {allowed}",
+            fix=LOOSEN,
         )

@@ -20,6 +20,7 @@ from kdsearch.stages.by_hand import Files, asked_before, asked_now, keep, public
 from kdsearch.stages.cards import PREDICT, card_name
 from kdsearch.stages.feasible import hardly_feasible
 from kdsearch.stages.mirror import mirror, mirror_result
+from kdsearch.stages.one_file import fixes, reasons
 from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older, what_changed
 from kdsearch.store.artifacts import Artifact
@@ -229,11 +230,10 @@ def publish(
     if gone:
         keep(folder, kept)
     if result["refused"]:
-        reasons = "; ".join(f"{each['format']}: {each['reason']}" for each in result["refused"])
         error = RefusedError(
-            f"not written: {reasons}",
+            f"not written: {reasons(result['refused'])}",
             file=tools.folder / "export",
-            fix="Loosen the bound in `export`, train longer, or let a quantizer train: `recover_epochs`.",
+            fix=fixes(result["refused"]),
         )
         error.result = result  # type: ignore[attr-defined]
         raise error

@@ -96,7 +96,7 @@ def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, mon
     def counted(self, graph, example, file):
         calls.append(file)
         if fails:
-            raise RefusedError("torch's exporter cannot write the network")
+            raise RefusedError("torch's exporter cannot write the network", fix="Write it otherwise.")
         write(self, graph, example, file)
 
     monkeypatch.setattr(OnnxExporter, "write", counted)
@@ -111,6 +111,10 @@ def test_the_exporter_writes_a_network_once_for_all_formats(fails, tmp_path, mon
         assert [each["format"] for each in result["refused"]] == names
         reason = "torch's exporter cannot write the network"
         assert [each["reason"] for each in result["refused"]] == [reason, *[f"its fp32 file is refused: {reason}"] * 2]
+        others = [f"{each}: its fp32 file is refused" for each in names[1:]]
+        assert refused.value.problem == "; ".join([f"onnx-fp32: {reason}", *others])
+        assert refused.value.fix == "Write it otherwise."
+        assert result["refused"][0]["fix"] == "Write it otherwise."
         assert not earlier.exists()
         assert not any("noise" in note for note in result["notes"]), "of files that are not there"
     else:

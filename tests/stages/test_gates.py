@@ -44,6 +44,7 @@ def test_drop_beyond_its_bound(copied, capsys, monkeypatch):
     assert [each["format"] for each in result["refused"]] == ["onnx-int4"]
     assert "0.2500 worse than fp32's" in result["refused"][0]["reason"]
     assert "the study allows 0" in err
+    assert "Loosen the bound in `export`" in err
     assert [row["format"] for row in result["exports"]] == ["onnx-fp32", "onnx-int8"]
     assert sorted(each.name for each in (study / "export").iterdir()) == [
         "predict.py",
@@ -138,7 +139,7 @@ def test_answers_that_are_not_torchs(copied, capsys, monkeypatch):
 def test_agreement_where_no_classes_are_scored_is_no_bound():
     one_file.check_agreement(_materials(min_agreement={"onnx-int8": 1.0}), "onnx-int8", None)
     one_file.check_agreement(_materials(min_agreement={}), "onnx-int8", 0.9)
-    with pytest.raises(RefusedError, match=r"asks for 90\.00%$"):
+    with pytest.raises(RefusedError, match=r"asks for 90\.00%\. Loosen the bound"):
         one_file.check_agreement(_materials(min_agreement={}), "onnx-int4", 0.899)
 
 
