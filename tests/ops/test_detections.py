@@ -64,6 +64,7 @@ def test_found_where_half_of_both_is_shared():
         assert found_again(of, sets([[0, 0, right, 10, 0.1, 1]])).tolist() == [again]
     assert found_again(of, sets([[0, 0, 10, 10, 0.9, 2]])).tolist() == [False]
     assert found_again(of, sets([[10, 10, 0, 0, 0.9, 1]])).tolist() == [True], "corners in any order"
+    assert found_again(of, sets([[20, 20, 30, 30, 0.9, 1]])).tolist() == [False], "apart in both directions"
     flat = sets([[3, 0, 3, 10, 0.9, 1]])
     assert found_again(flat, flat).tolist() == [True]
     assert found_again(flat, sets([[2, 0, 2, 10, 0.9, 1]])).tolist() == [False]
