@@ -21,6 +21,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.deploy.parity import compare, module_call
+from kdsearch.deploy.probe import differences, record
 from kdsearch.errors import RefusedError, StudyError
 from kdsearch.kinds import IO, Batch, Field, Graph, Model
 from kdsearch.python.recovery import noise
@@ -129,7 +130,9 @@ def test_file_and_torch_agree_on_anything(wide, seed, n, tied):
     rng = np.random.default_rng(seed)
     boxes, scores = rng.integers(-4, 5, (n, PLACES, 4)), rng.normal(size=(n, PLACES, CLASSES))
     told = np.concatenate([boxes, scores.round(1) if tied else scores], 2).astype(np.float32)
-    found = open_session(file).run(None, {"told": told})[0]
+    session = open_session(file)
+    assert session.get_outputs()[0].shape[1:] == [PLACES * CLASSES, 6]
+    found = session.run(None, {"told": told})[0]
     assert found.shape == (n, PLACES * CLASSES, 6), "never more than there are"
     assert np.array_equal(found, ends.graph.module(torch.from_numpy(told))[0].numpy())
     assert (found[..., 4] >= 0).all()
@@ -211,6 +214,40 @@ def test_two_places_that_change_theirs_are_none_the_worse(tmp_path):
     with pytest.raises(RefusedError, match=r"differs from torch by .* at output 'detections'"):
         less.check(1e-4)
 
+    def invented(rows):
+        rows[:, -1] = rows.new_tensor([90, 90, 99, 99, 0.8, 1])
+        return rows
+
+    more = found(invented)
+    assert more.top1_agreement == 1
+    with pytest.raises(RefusedError, match=r"differs from torch by .* at output 'detections'"):
+        more.check(1e-4)
+
+    def broken(rows):
+        rows[0, 0, 1] = torch.nan
+        return rows
+
+    with pytest.raises(RefusedError, match="the file answers NaN at output 'detections'"):
+        found(broken).check(None)
+
+
+def test_a_card_finds_detections_wherever_they_stand(tmp_path):
+    file, ends = made(tmp_path, least=0.0, most=40)
+    graph, plain = ends.graph, OnnxExporter(OnnxOptions()).load(file)
+    kept = record(graph, module_call(graph), plain, bound=1e-4)
+    (told,) = kept["outputs"]
+    assert len(told["torch"]) == len(told["file"]) == len(told["at"]) == 48 * 6, "sixteen of each of three samples"
+
+    def run(change):
+        return lambda feeds: {"detections": change(plain(torch.from_numpy(feeds["told"]))["detections"]).numpy()}
+
+    (same,), (turned,) = (
+        differences(kept, run(change), "torch") for change in (torch.clone, lambda rows: rows.flip(1))
+    )
+    assert same.max_abs == turned.max_abs < 1e-6
+    (moved,) = differences(kept, run(lambda rows: rows + rows.new_tensor([0, 0, 0.5, 0, 0, 0])), "file")
+    assert moved.max_abs > 0.1
+
 
 CODE = """\
 import sys, torch
@@ -247,6 +284,7 @@ def test_a_detector_in_three_formats(detector, capsys):
         scope = {}
         exec("\n".join(card["use"]["run"]).replace(json.dumps(file.name), json.dumps(str(file))), scope)
         assert scope["outputs"][0].shape == (1, 100, 6)
+    assert "has a detection" not in json.dumps(card)
     agreement = card["metrics"]["top1_agreement_with_torch"]
     assert agreement["n"] > 1000
     assert "answers as torch's" in capsys.readouterr().out
