@@ -20,6 +20,7 @@ from kdsearch.kinds import Field, Graph
 Corners = Literal["corners", "centre"]
 Scores = Literal["given", "sigmoid", "softmax"]
 PATH = "export.exporter.options.output"
+EXPECTED = "boxes (N, 4) and the scores of each one's classes (N, C)"
 NONE = (0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # a row that is no detection
 OPSET = 13
 
@@ -42,30 +43,42 @@ class Suppression:
 
 
 def outputs_of(graph: Graph) -> tuple[int, int]:
-    """Which outputs are boxes (N, 4) and scores (N, C): in this order where both have four columns. Raise StudyError for others."""
+    """Which outputs are boxes (N, 4) and scores (N, C): in this order where both have four columns, or nobody knows how many.
+
+    Raise StudyError for others.
+    """
     shapes = [each.shape for each in graph.outputs]
-    if len(shapes) == 2 and all(len(each) == 2 for each in shapes) and shapes[0][0] == shapes[1][0]:
-        if shapes[0][1] == 4:
-            return 0, 1
-        if shapes[1][1] == 4:
-            return 1, 0
+    if len(shapes) == 2 and all(len(each) == 2 for each in shapes) and _may_equal(shapes[0][0], shapes[1][0]):
+        columns = [each[1] for each in shapes]
+        if 4 in columns:
+            return (0, 1) if columns[0] == 4 else (1, 0)
+        if None in columns:
+            return (0, 1) if columns[0] is None else (1, 0)
     found = ", ".join(f"{each.name} ({', '.join(str(size or '?') for size in each.shape)})" for each in graph.outputs)
-    raise StudyError(
-        f"the network answers {found}", path=PATH, expected="boxes (N, 4) and the scores of each one's classes (N, C)"
-    )
+    raise StudyError(f"the network answers {found}", path=PATH, expected=EXPECTED)
+
+
+def _may_equal(a: int | None, b: int | None) -> bool:
+    return None in (a, b) or a == b
 
 
 def answer(graph: Graph, asked: Suppression) -> Field:
-    at, to = outputs_of(graph)
-    places, classes = graph.outputs[at].shape[0], graph.outputs[to].shape[1]
+    _, to = outputs_of(graph)
+    classes = graph.outputs[to].shape[1]
+    places = next((each.shape[0] for each in graph.outputs if each.shape[0] is not None), None)
     rows = None if None in (places, classes) else min(asked.most, (places or 0) * (classes or 0))
     return Field("detections", "detections", (rows, 6), open_size=asked.most)
 
 
 def detections(boxes: Tensor, scores: Tensor, asked: Suppression) -> Tensor:
-    """(B, K, 6) of boxes (B, N, 4) and scores (B, N, C)."""
+    """(B, K, 6) of boxes (B, N, 4) and scores (B, N, C). Raise StudyError where they are of other sizes."""
     from torchvision.ops import nms
 
+    if boxes.shape[2] != 4 or boxes.shape[1] != scores.shape[1]:
+        sizes = " and ".join(f"({each.shape[1]}, {each.shape[2]})" for each in (boxes, scores))
+        raise StudyError(
+            f"the network answers {sizes}", path=PATH, expected=f"{EXPECTED}, in this order where a file does not say"
+        )
     if asked.scores == "sigmoid":
         scores = scores.sigmoid()
     elif asked.scores == "softmax":

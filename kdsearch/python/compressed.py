@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ def compress(
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
     job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes, given)
-    rows, refused = files_of(job, forms)
+    with _as_typed():
+        rows, refused = files_of(job, forms)
     shown.end(is_done=True)
     cost = counted(after, io)
     result = {
@@ -234,14 +236,21 @@ def _check_folder(out: Path) -> None:
 def _check_ends(forms: Sequence[Form], model: Model, io: IO, opened: Data | None, given: Given) -> None:
     """Raise StudyError where a file cannot read or answer what is asked of it: before any work, not after it."""
     for form in forms:
-        try:
+        with _as_typed():
             ends = form.exporter.ends(graph_of(model, io), about_of(opened, given).get("preprocessing") or {})
             given.with_ends(ends.about if ends is not None else {})
             if ends is not None and ends.own is None and opened is not None:
                 raise StudyError("no metric judges what such files answer", path="--output", expected="raw with --data")
-        except UserError as error:
-            error.path = error.path.replace("export.exporter.options.", "--", 1)
-            raise
+
+
+@contextmanager
+def _as_typed() -> Iterator[None]:
+    """Options of exporters as the command line has them."""
+    try:
+        yield
+    except UserError as error:
+        error.path = error.path.replace("export.exporter.options.", "--", 1)
+        raise
 
 
 def _teacher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,40 @@ def test_a_file_of_boxes_answers_them_once(detector, tmp_path, capsys):
     assert main(asked) == 2
     assert "the network answers detections (100, 6)" in capsys.readouterr().err
     assert main([*asked[:4], "--format", "onnx-int4"]) == 0, "its boxes are compared as such"
+
+
+def opened(source, target):
+    """A file that answers boxes and scores, in the order asked for, and says none of their sizes."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Detector().eval(), (torch.zeros(1, 3, 64, 64),), target, dynamo=False, opset_version=11, input_names=["image"],
+            output_names=["b", "s"], dynamic_axes={name: {0: "n"} for name in ("image", "b", "s")},
+        )  # fmt: skip
+    model = onnx.load(target)
+    kept = {each.name: each for each in model.graph.output}
+    del model.graph.output[:]
+    for name in source:
+        for axis in kept[name].type.tensor_type.shape.dim:
+            axis.ClearField("dim_value")
+            axis.dim_param = axis.dim_param or "any"
+    model.graph.output.extend(kept[name] for name in source)
+    onnx.save(model, target)
+    return str(target)
+
+
+def test_an_onnx_file_that_does_not_say_its_sizes(tmp_path, capsys):
+    """Of an operator set before that of the operators that are added, too."""
+    file, out = opened("bs", tmp_path / "det.onnx"), tmp_path / "out"
+    assert main(["compress", file, "--out", str(out), *ASKED]) == 0
+    found = open_session(out / "det-fp32.onnx").run(None, {"image": np.zeros((2, 3, 64, 64), np.float32)})[0]
+    assert found.shape == (2, 100, 6)
+    assert main(["verify", str(out / "det-fp32.onnx")]) == 0
+    capsys.readouterr()
+    assert main(["compress", opened("sb", tmp_path / "det.onnx"), "--out", str(tmp_path / "other"), *ASKED]) == 2
+    assert "--output: the network answers (80, 5) and (80, 4). Expected boxes (N, 4)" in capsys.readouterr().err
+    assert not list((tmp_path / "other").glob("*"))
 
 
 def test_a_weight_that_changes_no_detection_here(tmp_path):
