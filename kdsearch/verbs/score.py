@@ -33,6 +33,8 @@ def scores_of(
     specs = _asked(scorer.space, archs, sample, setting.seed)
     with scoring(setting, scorer, workers) as score:
         rows = scored(names, scorer.space, specs, score, setting.reference_seed, Progress(progress))
+    few = archs is None and len(specs) < (sample or 0)
+    dry = [f"{len(specs)} architectures, not {sample}: {DRY} draws in a row brought no other"] if few else []
     noise = "noise " + ", ".join("x".join(str(size) for size in each.sizes) for each in scorer.io.inputs)
     return {
         "space": setting.space,
@@ -40,10 +42,14 @@ def scores_of(
         "data": noise if scorer.is_noise else setting.data or f"training samples of {setting.study}",
         "seed": setting.seed,
         "init_seeds": setting.init_seeds,
-        "notes": list(scorer.notes.values()),
+        "notes": [*scorer.notes.values(), *dry],
         "rows": [row.row() for row in rows],
         "text": "\n".join(
-            [_table(rows, names, scorer.space), *(f"{name}: {note}" for name, note in scorer.notes.items())]
+            [
+                _table(rows, names, scorer.space),
+                *(f"{name}: {note}" for name, note in scorer.notes.items()),
+                *(f"note: {each}" for each in dry),
+            ]
         ),
     }
 

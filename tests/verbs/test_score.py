@@ -12,6 +12,7 @@ from kdsearch.search.candidates import reference_specs
 from kdsearch.search.ranks import Rank
 from kdsearch.store.hashing import stream
 from kdsearch.study.names import COMPOSITES
+from kdsearch.verbs import score
 from kdsearch.verbs.scorers import Setting, open_scorer, open_space
 
 ARCHS = '{"depths": [1, 1, 1], "widths": [4, 4, 8]}\n\n{"depths": [1, 2, 1], "widths": [4, 8, 16]}\n'
@@ -57,6 +58,19 @@ def test_the_sample_is_as_large_as_asked_and_a_function_of_the_seed(capsys):
     rows = [run(capsys, "--proxies", "params", "--sample", 5, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert rows[0] == rows[1] != rows[2]
     assert len(rows[0].splitlines()) == 6
+
+
+def test_a_space_with_fewer_than_asked_for_says_so(capsys, monkeypatch):
+    """64 ResNets of one kind of widths, when 65 are wanted of few draws."""
+    monkeypatch.setattr(score, "DRY", 3)
+    asked = ["score", "--space", "resnet64", "--proxies", "params", "--sample", "65"]
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    n = len(found["rows"])
+    assert n < 65
+    assert found["notes"] == [f"{n} architectures, not 65: 3 draws in a row brought no other"]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"note: {found['notes'][0]}"
 
 
 def test_several_initialisations_are_averaged_and_their_spread_is_told(archs, capsys):
