@@ -28,7 +28,7 @@ def parents_first(dims: Sequence[Dim]) -> list[Dim]:
 
 
 def is_active(dim: Dim, values: Mapping[str, Value]) -> bool:
-    """Whether the dimension counts at these values of the others; a condition on what is no dimension holds."""
+    """Whether the dimension counts at these values of the others; a condition on what has no value does not hold."""
     return all(_among(values.get(path), allowed, path in values) for path, allowed in dim.when)
 
 
