@@ -17,7 +17,7 @@ TEXT = 24  # characters of a cell that is one
 
 
 class Markup(str):
-    """Text that is HTML already; `sort` in its first tag's data-v is what a column of it is ordered by."""
+    """Text that is HTML already; a number in the first data-v of its tags is what a column of it is ordered by."""
 
 
 def breaking(text: str) -> str:

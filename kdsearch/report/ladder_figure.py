@@ -9,7 +9,7 @@ from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import PALETTE, SCHEMA, Spec, axis, chart, label, tips, upright, zoom
 from kdsearch.report.quality import Quality, quality_of
 from kdsearch.report.summary import label_of
-from kdsearch.report.values import count, items, mapping, milliseconds, number, percent, plain, rows, short, si
+from kdsearch.report.values import count, items, mapping, milliseconds, number, percent, plain, rows, short
 
 Row = Mapping[str, Any]
 BITS = ("32", "16", "8", "4")
@@ -189,7 +189,7 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
         [
             label_of(export),
             *(percent(mapping(export.get("weight_share")).get(bits)) for bits in BITS),
-            si(export.get("bytes"), "B"),
+            count(export.get("bytes")),
         ]
         for export in exports
     ]
@@ -199,6 +199,6 @@ def weights_figure(result: Row, evidence: Row) -> Figure:
         "Share of the fp32 graph's weight elements that each file really stores at a width; "
         "scales and zero points count in the file's size.",
         [spec] if found else (),
-        [Table("Weights by width", ["file", *(f"{bits} bit" for bits in BITS), "size"], body)] if exports else (),
+        [Table("Weights by width", ["file", *(f"{bits} bit" for bits in BITS), "bytes"], body)] if exports else (),
         missing="No exported file says how its weights are stored.",
     )

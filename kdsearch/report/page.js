@@ -88,7 +88,10 @@
     const found = text.replace(/,/g, '').match(/^[+\-\u2212]?[\d.]+(e[+\-]?\d+)?/);
     return found ? parseFloat(found[0].replace('\u2212', '-')) : null;
   };
-  const key = cell => !cell ? '' : cell.dataset.v !== undefined ? +cell.dataset.v : number(cell.textContent.trim()) ?? cell.textContent.trim();
+  const key = cell => {
+    const exact = cell && cell.querySelector('[data-v]'), text = cell ? cell.textContent.trim() : '';
+    return exact ? +exact.dataset.v : number(text) ?? text;
+  };
   document.addEventListener('click', e => {
     const head = e.target.closest && e.target.closest('th[scope=col]');
     if (!head || !head.querySelector('button')) return;

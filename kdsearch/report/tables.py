@@ -109,8 +109,14 @@ def latency_cell(row: Row) -> object:
     return with_small(milliseconds(latency.get("median")), Markup(said), " class=wide")
 
 
-def sized(size: object) -> Markup:
-    return Markup(f'<span data-v="{number(size) or 0:g}">{esc(si(size, "B"))}</span><small>{count(size)} bytes</small>')
+def exactly(value: float, text: str) -> str:
+    """HTML of a number in words, which a column is ordered by."""
+    return f'<span data-v="{value!r}">{esc(text)}</span>'
+
+
+def sized(size: object) -> object:
+    found = number(size)
+    return None if found is None else Markup(f"{exactly(found, si(size, 'B'))}<small>{count(size)} bytes</small>")
 
 
 def files(result: Row) -> str:
@@ -331,14 +337,13 @@ def time(result: Row) -> str:
     body = [
         [
             name,
-            seconds(value),
+            None if value is None else Markup(exactly(value, seconds(value))),
             Markup(f'<span class="bar" style="width:{max(value or 0.0, 0.0) / max(known) * 100:.1f}%"></span>'),
         ]
         for name, value in spent.items()
     ]
-    return simple(
-        ["stage", "time", "share"], [*body, [Markup(f"<b>{every}</b>"), Markup(f"<b>{seconds(whole)}</b>"), Markup()]]
-    )
+    total = [Markup(f"<b>{every}</b>"), Markup(f"<b>{exactly(whole, seconds(whole))}</b>"), Markup()]
+    return simple(["stage", "time", "share"], [*body, total])
 
 
 def provenance(result: Row) -> str:

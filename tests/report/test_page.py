@@ -140,6 +140,25 @@ def test_marks_answer_to_pointer_and_keyboard_axes_zoom_and_tables_sort(tmp_path
     assert found["down"] == found["up"][::-1]
 
 
+def test_sizes_and_times_sort_by_what_they_are_and_not_by_their_first_digits(tmp_path: Path) -> None:
+    """1.19 MB is more than 335 kB, 1 min 21 s more than 29.6 s; what is not known stands last."""
+    result = make_result()
+    for each, size, peak in zip(result["exports"], (1_185_000, 335_000, 201_000), (2_000_000, None, 999), strict=True):
+        each |= {"bytes": size, "peak_bytes": peak}
+    result["seconds"] = {"prepare": 29.6, "distill": 81.0, "export": 4000.0, "report": 0.3}
+    act = """
+const first=(table,n)=>{const head=[...document.querySelectorAll(table+' thead button')][n]; head.click();
+const rows=[...head.closest('table').tBodies[0].rows]; return rows.map(r=>r.cells[0].firstChild.textContent)};
+return [first('#files table',1),first('#files table',2),first('#making table',1)];
+"""
+    seen = see(render(result, {}), tmp_path, act=act)
+    sizes, peaks, times = seen.act
+    assert sizes == ["onnx-int4", "onnx-int8", "onnx-fp32"]
+    assert peaks == ["onnx-int4", "onnx-fp32", "onnx-int8"]
+    assert times == ["report", "prepare", "distill", "export", "all"]
+    assert "\u2013 bytes" not in seen.page.text
+
+
 def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
     """And no name is torn there: `session.disable_quant_qdq=1` ends a line after its dot alone."""
     result = make_result('{"depths":[2,1,2],"widths":[16,24,64]}')
