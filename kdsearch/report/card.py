@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.report.page import jsonable
 from kdsearch.report.quality import quality_of
 from kdsearch.report.stats import wilson
-from kdsearch.report.summary import is_recommended, label_of, of_role, student_of
+from kdsearch.report.summary import is_recommended, label_of, student_of
 from kdsearch.report.values import items, mapping, number, plain, rows
 
 FORMAT = 1
@@ -91,7 +91,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             does before and after its network), `check` (see deploy/probe.py); further keys go into `facts` as they are.
     """
     role, teacher = export.get("role"), mapping(result.get("teacher"))
-    student, network = of_role(result.get("student"), role), student_of(result, role)
+    network = student_of(result, role)
     metrics = mapping(result.get("metrics"))
     file = PurePosixPath(str(export.get("path") or "model.onnx")).name
     inputs, outputs = ([field(each) for each in rows(facts.get(side))] for side in ("inputs", "outputs"))
@@ -137,7 +137,7 @@ def card(result: Mapping[str, Any], export: Mapping[str, Any], facts: Mapping[st
             "top1_agreement_with_torch": measured(export.get("top1_agreement"), export.get("agreement_n")),
             "student_in_torch": {
                 **{plain(key): value for key, value in (mapping(metrics.get(str(role))) or metrics).items()},
-                **(judged(student) or {}),
+                **(judged(network) or {}),
             },
             "same_network_without_teacher": judged(result.get("baseline")),
         },

@@ -68,6 +68,16 @@ def test_another_objective_is_not_called_accuracy(result: dict[str, Any]) -> Non
     assert made["teacher"]["quality"]["value"] == 0.2
 
 
+def test_of_a_pruned_student_every_figure_is_of_the_network_in_the_file(result: dict[str, Any]) -> None:
+    """Else what pruning cost would look like what quantisation did."""
+    result["student"] |= {"params": 300, "quality": {**LOSS, "value": 0.3}}
+    result["pruned"] = {"params": 200, "macs": 9, "quality": {**LOSS, "value": 0.5}}
+    result["metrics"] = {"loss": 0.5, "f1": 0.7}
+    made = card(result, {**result["exports"][1], "quality": {**LOSS, "value": 0.51}}, FACTS)
+    assert made["model"]["params"] == 200
+    assert made["metrics"]["student_in_torch"] == {"loss": 0.5, "f1": 0.7, "quality": {**LOSS, "value": 0.5}}
+
+
 def test_of_several_roles_a_card_is_of_its_own(result: dict[str, Any]) -> None:
     """Network, metrics and recommendation, though both have the same formats."""
     roles = {
