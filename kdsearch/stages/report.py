@@ -192,7 +192,9 @@ def _recommended(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of the files that keep the study's limits (else of all): the fastest in a plain session; among those that are not slower
     the best on validation; among equally good ones the smallest. The test split has no say."""
-    exports = [row for row in exports if not row["over"]] or exports
+    kept = [row for row in exports if not row["over"]] or exports
+    that = " that keeps the study's limits" if len(kept) < len(exports) else ""
+    exports = kept
     if not exports:
         return None
     fastest = min((row["latency_ms"] for row in exports), key=lambda each: float(each["median"]))
@@ -200,7 +202,8 @@ def _best(exports: list[dict[str, Any]]) -> dict[str, Any] | None:
     top = max((row["validation"] for row in fast), key=goodness)
     good = [row for row in fast if goodness(row["validation"]) >= goodness(top) - tolerance(top)]
     best = min(good, key=lambda row: row["bytes"])
-    why = f"{_about(best)}: the fastest" if len(fast) == 1 else f"{_about(best)}: no other file is clearly faster"
+    place = f"the fastest{that}" if len(fast) == 1 else f"no other file{that} is clearly faster"
+    why = f"{_about(best)}: {place if len(exports) > 1 else f'the only file{that}'}"
     if best["latency_ms"]["median"] > SLOWER * fastest["median"]:
         why += f" ({milliseconds(fastest['median'])} ms of another one is within what its sessions differ by)"
     if len(good) < len(fast):
