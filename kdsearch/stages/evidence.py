@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kdsearch.report.summary import controls
 from kdsearch.report.words import part
 from kdsearch.stages.export import FIGURES
 from kdsearch.stages.quality import file_label, measure, told
@@ -163,11 +164,11 @@ def _ladder(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 rung(title, row, params=row["params"], macs=row["macs"], bytes=4 * row["params"], weights=True)
                 for title, row in each.items()
             ]
-    student = result["student"]
+    student, trained = result["student"], controls(result)
     for key, name in (("baseline", "without a teacher"), ("all_labels", "with every label")):
-        if result[key]:
-            rows.append(rung(name, result[key], params=student["params"], macs=student["macs"], control=True))
-    if other := result["no_search"]:
+        if row := trained.get(key):
+            rows.append(rung(name, row, params=student["params"], macs=student["macs"], control=True))
+    if other := trained.get("no_search"):
         rows.append(rung("no search", other, params=other["params"], macs=other["macs"], control=True))
     for row in result["exports"]:
         rows.append(rung(file_label(row), row, bytes=row["bytes"], latency_ms=row["latency_ms"]["median"]))

@@ -10,7 +10,7 @@ import pytest
 
 from kdsearch.builtin.metrics import Accuracy
 from kdsearch.kinds import NoOptions
-from kdsearch.stages.evidence import _candidates, _finals
+from kdsearch.stages.evidence import _candidates, _finals, _ladder
 from kdsearch.store.files import append_line
 from kdsearch.store.hashing import canonical
 
@@ -90,3 +90,17 @@ def test_scores_of_several_students_are_summed_over_those_that_ship(tmp_path):
     trials = [trial("complete", 0.5, left=4, right=right, helper=4) for right in (4, 6, 8)]
     rows = _finals(materials, trials, _candidates(materials, inputs, trials))
     assert [row["scores"].get("auto") for row in rows] == [pytest.approx(0.35), pytest.approx(0.6), None]
+
+
+def test_a_control_that_is_the_baseline_has_no_rung_of_its_own() -> None:
+    """Where no label is hidden: it was trained once, and measured once."""
+
+    def measured(value: float) -> dict[str, Any]:
+        return {"quality": {"metric": "accuracy", "value": value}, "params": 7, "macs": 9, "epochs": 3}
+
+    result = {"teacher": None, "pruned": None, "exports": [], "student": measured(0.9), "baseline": measured(0.8)}
+    result |= {"no_search": measured(0.7), "all_labels": measured(0.85)}
+    names = ["student", "without a teacher", "with every label", "no search"]
+    assert [row["name"] for row in _ladder(result)] == names
+    result["all_labels"] = {**measured(0.8), "same_as": "baseline"}
+    assert [row["name"] for row in _ladder(result)] == [name for name in names if name != "with every label"]
