@@ -95,15 +95,20 @@ def main():
     asked = parser.parse_args()
     if not Path(asked.model).is_file():
         parser.error(f"{asked.model}: no such file")
-    session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has kinds of its own
+        parser.error(f"{asked.model}: {error}")
     about = session.get_modelmeta().custom_metadata_map
+    if not {"preprocessing", "labels"} <= about.keys():
+        parser.error(f"{asked.model}: does not say how images are prepared and what its classes are called")
     told, labels = json.loads(about["preprocessing"]), json.loads(about["labels"])
     inside = json.loads(about.get("inside", '{"input": "prepared", "output": "raw"}'))
     failed = False
     for file in asked.images:
         try:
             fed = prepared(file, told) if inside["input"] == "prepared" else picture(file, told, inside)
-        except (EOFError, OSError, ValueError) as error:  # is not there, is empty, or is no such image
+        except Exception as error:  # is not there, or is no such image: of damaged ones pillow and numpy raise anything
             print(f"{file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             failed = True
             continue
@@ -159,7 +164,10 @@ def main():
     if not Path(asked.model).is_file():
         parser.error(f"{asked.model}: no such file")
     prepare = runpy.run_path(str(FILES["prepare.py"]))["inputs"]
-    session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(asked.model), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has kinds of its own
+        parser.error(f"{asked.model}: {error}")
     labels = json.loads(session.get_modelmeta().custom_metadata_map.get("labels", "[]"))
     names = [each.name for each in session.get_outputs()]
     failed = False

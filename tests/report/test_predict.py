@@ -79,6 +79,9 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
     (tmp_path / "predict.py").write_text(predict_text("m.onnx"))
     (tmp_path / "words.png").write_text("no image")
     (tmp_path / "empty.npy").write_bytes(b"")
+    Image.new("L", (2, 2)).save(tmp_path / "huge.bmp")
+    bmp = (tmp_path / "huge.bmp").read_bytes()
+    (tmp_path / "huge.bmp").write_bytes(bmp[:18] + 2 * (100_000).to_bytes(4, "little") + bmp[26:])
     np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
     np.save(tmp_path / "right.npy", np.array([[0, 0], [9, 0]]))
 
@@ -86,18 +89,27 @@ def test_of_images_that_cannot_be_read_each_is_one_line_and_the_others_are_answe
         command = [sys.executable, "-I", "predict.py", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    done = run("none.png", "words.png", "empty.npy", "wide.npy", "right.npy", "--top", "1")
+    done = run("none.png", "words.png", "huge.bmp", "empty.npy", "wide.npy", "right.npy", "--top", "1")
     assert done.returncode == 2
     assert done.stdout.splitlines() == ["right.npy: c 100.0%"]
     assert done.stderr.splitlines() == [
         "none.png: No such file or directory",
         "words.png: cannot identify image file 'words.png'",
+        "huge.bmp: Image size (10000000000 pixels) exceeds limit of 178956970 pixels, could be decompression bomb DOS attack.",
         "empty.npy: No data left in file",
         "wide.npy: (1, 2, 3); expected (1, 2, 2)",
     ]
     assert run("right.npy").returncode == 0
     other = run("right.npy", "--model", "other.onnx")
     assert (other.returncode, other.stderr.splitlines()[-1]) == (2, "predict.py: error: other.onnx: no such file")
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    other = run("right.npy", "--model", "other.onnx")
+    assert (other.returncode, "Traceback" in other.stderr) == (2, False)
+    assert "predict.py: error: other.onnx: " in other.stderr
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    said = "predict.py: error: other.onnx: does not say how images are prepared and what its classes are called"
+    assert run("right.npy", "--model", "other.onnx").stderr.splitlines()[-1] == said
 
 
 def program() -> dict[str, Any]:
