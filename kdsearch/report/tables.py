@@ -163,7 +163,13 @@ def _at_least(export: Row) -> str:
 
 
 def refused(result: Row) -> str:
-    body = [[plain(each.get("format")), plain(each.get("reason"))] for each in rows(result.get("refused"))]
+    body = [
+        [
+            plain(each.get("format")),
+            with_small(plain(each.get("reason")), plain(each["fix"]) if each.get("fix") else ""),
+        ]
+        for each in rows(result.get("refused"))
+    ]
     return simple(["refused", "reason"], body) if body else f"<p>{KEPT}</p>"
 
 

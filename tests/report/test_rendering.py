@@ -327,6 +327,12 @@ def test_every_note_is_said_once(result: dict[str, Any]) -> None:
     assert "accuracy fell by 0.031" in page
 
 
+def test_a_refusal_says_what_can_be_done_about_it(result: dict[str, Any]) -> None:
+    result["refused"].append({"format": "onnx-int4", "reason": "is <off>", "fix": "Loosen the bound in `export`."})
+    shown = text_of(tables.refused(result))
+    assert shown.endswith("on the validation split onnx-int4 is &lt;off&gt; Loosen the bound in `export`.")
+
+
 def test_a_warning_stands_before_the_verdict(result: dict[str, Any]) -> None:
     result["warnings"] = ["Teacher <main> is hardly better than chance."]
     page = render(result, {})
