@@ -34,6 +34,7 @@ from kdsearch.stages.trial_facts import (
     costs_of,
     deciding,
     family_of,
+    is_feasible,
     losses_of,
     offered,
     over_of,
@@ -187,7 +188,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
 def _announce(trial: Trial, log: TrialLog, tools: Tools) -> None:
     about = {"number": trial.number, "state": trial.state, "losses": list(trial.losses), "error": trial.error}
-    tools.events.write("trial", key=log.key, **about)
+    tools.events.write("trial", key=log.key, feasible=is_feasible(trial), **about)
 
 
 def _unannounced(log: TrialLog, tools: Tools) -> list[Trial]:
@@ -421,6 +422,7 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
 
 
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
-    losses = [trial.losses[place_of(materials)] for trial in history if trial.losses]
+    able = (trial for trial in history if trial.state == "complete" and is_feasible(trial))
+    losses = [trial.losses[place_of(materials)] for trial in able]
     sign = -1 if materials.objectives[deciding(materials)] == "max" else 1
     return f"best {deciding(materials)} {sign * min(losses):.4f}" if losses else ""

@@ -116,6 +116,11 @@ def over_of(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, 
     return tuple(violations(materials, costs_of(materials, trial, kept)).values())
 
 
+def is_feasible(trial: Trial) -> bool:
+    """Whether one that is complete keeps every limit."""
+    return all(each <= 0 for each in trial.violations)
+
+
 def losses_of(
     materials: Materials, outcome: Outcome, trial: Trial, kept: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, ...] | None:
@@ -185,7 +190,7 @@ def winners(materials: Materials, history: list[Trial], n: int) -> list[Trial]:
         failed = sum(trial.state == "failed" for trial in history)
         stopped = f", {len(history) - failed} were stopped" if failed < len(history) else ""
         raise TrialError(f"{'all ' if not stopped else ''}{failed} trials failed{stopped}; the first: {first_error}")
-    feasible = [trial for trial in complete if all(each <= 0 for each in trial.violations)]
+    feasible = [trial for trial in complete if is_feasible(trial)]
     if not feasible:
         raise RefusedError(f"none of {len(complete)} trials keeps the constraints", path="constraints")
     first = place_of(materials)

@@ -109,6 +109,7 @@ class TrialEvent(Event):
     number: Annotated[int, Field(strict=True)]
     state: str
     losses: list[float]
+    feasible: NotRequired[bool]
     key: NotRequired[str]
 
 

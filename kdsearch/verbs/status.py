@@ -123,7 +123,10 @@ def _stage(name: str, at: Mapping[str, Any] | None, runs: bool, goes_on: bool) -
 
 
 def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
-    """How many have ended, of how many, and the best one that went its whole length; `of`: an artifact, "" = the last."""
+    """How many have ended, of how many, and the best one that went its whole length and keeps the limits.
+
+    of: an artifact, "" = the last.
+    """
     plans = (each for each in reversed(events) if each["event"] == "trials" and of in ("", each["artifact"]))
     plan = next(plans, None)
     mine = {
@@ -132,6 +135,7 @@ def _trials(events: Sequence[Mapping[str, Any]], of: str) -> dict[str, Any]:
         if each["event"] == "trial" and (plan is None or each.get("key") == plan["key"])
     }
     whole = [each for each in mine.values() if each["state"] == "complete" and each["losses"]]
+    whole = [each for each in whole if each.get("feasible", True)]  # a folder of before does not say
     best = None
     if plan is not None and whole:
         sign = -1 if plan["direction"] == "max" else 1

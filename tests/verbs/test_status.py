@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
-from kdsearch.stages.refine import ahead
+from kdsearch.kinds import Trial
+from kdsearch.stages.refine import _announce, _best_note, ahead
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import LAST, LOCK, PROGRESS, Events, held, holder_of, open_folder
 from kdsearch.study import load_study
@@ -54,6 +57,22 @@ def test_a_run_in_another_process(folder, monkeypatch):
     assert "stage 3 of 7: refine, 4.5 of 8 (about 140 s left) 1 running\n" in found["text"]
     assert "trials: 4 of 8; best accuracy 80.00 % (trial 1)\n" in found["text"]
     json.dumps(found, allow_nan=False)
+
+
+def test_the_best_keeps_the_limits(folder):
+    """As the choice among the trials has it: several students may break a limit together. So does the line of a run."""
+    tools: Any = SimpleNamespace(events=Events(folder / "events.jsonl"))
+    log: Any = SimpleNamespace(key="refine-new")
+    trials = [
+        Trial(4, {}, {}, "complete", (10.0, -0.95), (0.1, -0.5)),
+        Trial(5, {}, {}, "complete", (10.0, -0.9), (0.0, -0.5)),
+    ]
+    for each in trials:
+        _announce(each, log, tools)
+    assert status_of(folder)["best"] == {"number": 5, "metric": "accuracy", "value": 0.9}
+    materials: Any = SimpleNamespace(objectives={"params": "min", "accuracy": "max"}, objective="accuracy")
+    assert _best_note(materials, trials) == "best accuracy 0.9000"
+    assert _best_note(materials, trials[:1]) == ""
 
 
 def test_the_best_is_said_as_its_metric_is(folder):
