@@ -14,6 +14,7 @@ from kdsearch.store.files import remove, storing
 from kdsearch.store.folder import TABLE, WORKERS, events_of, held, last_run
 
 OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and the same while it is written
+TORN = re.compile(r"\..+\.([0-9a-f]{8}-)?\d+\.part")  # a file or folder while it is written
 
 
 def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
@@ -35,7 +36,8 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
             *(each for each in _own(folder / "work") if each.name not in unfinished and not _is_table(each)),
         ]
         gone = {*stale, folder / WORKERS}
-        torn = [each for each in sorted(folder.rglob(".*.part")) if gone.isdisjoint((each, *each.parents))]
+        written = (each for each in sorted(folder.rglob(".*.part")) if TORN.fullmatch(each.name))
+        torn = [each for each in written if gone.isdisjoint((each, *each.parents))]
         removed: list[dict[str, Any]] = [
             {"path": str(each.relative_to(folder)), "bytes": _size(each)} for each in (*stale, *torn)
         ]

@@ -42,12 +42,22 @@ def files(folder: Path) -> list[str]:
 def test_what_is_not_used_goes_and_what_others_put_there_stays(study: Path) -> None:
     (study / "artifacts" / "notes").mkdir()
     (study / "work" / "my notes.txt").write_text("x")
+    for name in (".download.part", "slides/.talk.mp4.part"):  # of other programs, which go on with them
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).write_text("x")
+    for name in (".result.json.89abcdef-77.part", "export/.tiny.onnx.77.part"):
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).write_text("12345")
     found = {each["path"]: each["bytes"] for each in clean_of(study)["removed"]}
     assert found == {
         "artifacts/search-0123abcd": 5,
         "artifacts/.distill-0123abcd.77.part": 5,
         "work/refine-0123abcd": 5,
+        ".result.json.89abcdef-77.part": 5,
+        "export/.tiny.onnx.77.part": 5,
     }
+    assert (study / ".download.part").exists()
+    assert (study / "slides" / ".talk.mp4.part").exists()
     assert files(study / "artifacts") == ["notes"]
     assert files(study / "work") == ["my notes.txt"]
 
