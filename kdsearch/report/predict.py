@@ -193,7 +193,8 @@ def main():
             given = found.get("value", found.get("scores"))[0].astype(np.float64)
             if "scores" in found:  # each label by itself
                 given = 1 / (1 + np.exp(-given))
-            print(f"{sample}: " + json.dumps(dict(zip(labels, given.round(4 if "scores" in found else 6).tolist()))))
+            said = given.round(4).tolist() if "scores" in found else [float(f"{each:.7g}") for each in given]
+            print(f"{sample}: " + json.dumps(dict(zip(labels, said))))
         else:
             print(f"{sample}: " + json.dumps({name: value[0].tolist() for name, value in found.items()}))
     sys.exit(2 if failed else 0)

@@ -62,6 +62,11 @@ def test_answers_by_name(output: str, labels: list[str], line: str, tmp_path: Pa
     assert asked(tmp_path, output, labels, "1 -1").stdout.strip() == line
 
 
+def test_a_number_is_said_in_its_own_size(tmp_path: Path) -> None:
+    done = asked(tmp_path, "value", ["tiny", "large"], "3.25e-08 1234567")
+    assert done.stdout.strip() == '3.25e-08 1234567: {"tiny": 3.25e-08, "large": 1234567.0}'
+
+
 def test_what_cannot_be_prepared_is_one_line(tmp_path: Path) -> None:
     done = asked(tmp_path, "value", ["a", "b"], "1 x")
     assert done.returncode == 2
