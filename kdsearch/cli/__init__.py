@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -34,6 +35,8 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
     if sys.stdout is None:
         say("stdout is closed; nothing was done. Expected a place for the answer.")
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a letter that its encoding lacks ends no run
     try:
         try:
             code = _called(arguments)

@@ -35,7 +35,12 @@ def stdout_kept() -> Iterator[None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on one line; NaN and infinities become null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a letter that stdout lacks: JSON has escapes of its own
+        text = json.dumps(_plain(value), allow_nan=False)
+    print(text)
 
 
 def _plain(value: Any) -> Any:

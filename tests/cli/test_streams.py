@@ -14,6 +14,7 @@ import pytest
 
 from kdsearch.cli import main
 from kdsearch.errors import StudyError, printable
+from kdsearch.store.folder import open_folder
 
 SCORE = ["score", "--space", "nb201", "--proxies", "params", "--sample", "2", "--json"]
 
@@ -22,7 +23,9 @@ def shell(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str
     path = os.pathsep.join(each for each in sys.path if each)
     command = f'exec "$@" {redirections}'
     words = ["sh", "-c", command, "sh", sys.executable, "-m", "kdsearch", *arguments]
-    return subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
@@ -45,6 +48,23 @@ def test_a_full_stdout_is_one_message() -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "the answer could not be written to stdout: No space left on device"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_letter_that_stdout_lacks_ends_nothing(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's name is in the answer, after hours of work perhaps; JSON stays JSON."""
+    folder = tmp_path / "Größe \U0001f600"
+    open_folder(folder)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    told = shell("", "status", str(folder), "--json")
+    assert (told.returncode, json.loads(told.stdout)["dir"]) == (0, str(folder))
+    (folder / "work").mkdir()
+    (folder / "work" / ".größe \U0001f600.7.part").write_text("x")
+    cleaned = shell("", "clean", str(folder))
+    assert (cleaned.returncode, cleaned.stderr) == (0, "")
+    assert "\\U0001f600.7.part" in cleaned.stdout
 
 
 def test_a_table_that_nobody_reads_on_is_nobodys_fault() -> None:
