@@ -8,7 +8,7 @@ from typing import Any
 from kdsearch.kinds.figure import Figure, Table
 from kdsearch.report.charts import PALETTE, SCHEMA, Spec, axis, chart, label, tips, upright, zoom
 from kdsearch.report.quality import Quality, quality_of
-from kdsearch.report.summary import label_of
+from kdsearch.report.summary import in_torch, label_of
 from kdsearch.report.values import count, items, mapping, milliseconds, number, percent, plain, rows, short
 
 Row = Mapping[str, Any]
@@ -139,13 +139,14 @@ def ladder_figure(result: Row, evidence: Row) -> Figure:
         if any(row["weights"] for row in found)
         else ""
     )
+    said += " The teacher ran in torch." if in_torch(mapping(result.get("teacher"))) else ""
     grey = ", in grey what was trained to compare with" if any(row["control"] for row in found) else ""
     head = ["step", quality.name, "95 % interval", "bytes", "parameters", "MACs", "latency (ms)"]
     return Figure(
         "ladder",
         "From the teacher to the smallest file",
-        f"Top to bottom, one step of compression a row{grey}; then {quality.name} against size and against latency of what was run "
-        f"in onnxruntime.{said} No axis starts at zero.",
+        f"Top to bottom, one step of compression a row{grey}; then {quality.name} against size and against latency of what was "
+        f"run.{said} No axis starts at zero.",
         panels,
         [Table("Every step of compression", head, body)] if rungs else (),
         missing="The steps of compression were not recorded.",

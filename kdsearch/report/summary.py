@@ -118,6 +118,11 @@ def ratio(large: object, little: object, more: str, less: str, least: float = 1.
     return f"{factor:.3g} times {more if a >= b else less}" if factor >= least else ""
 
 
+def in_torch(teacher: Row) -> str:
+    """Said of the latency of a teacher that could be no file: its framework's time stands beside a runtime's."""
+    return " in torch" if teacher.get("latency_in") == "torch" else ""
+
+
 def speed(slow: Row, fast: Row) -> str:
     """`1.37 times faster`; "" where one latency is unknown, or they differ by less than 5 % or than their sessions do."""
     a, b = median(slow), median(fast)
@@ -166,7 +171,8 @@ def verdict(result: Row) -> str:
     said += f" Its network{f' ({short(made, 120)})' if made != MISSING else ''}{pruned} has {has}"
     said += f", {smaller} than the teacher" if smaller else ""
     said += f", and answers {faster}" if faster else ""
-    said += " than the teacher." if faster and not smaller else "."
+    where = in_torch(teacher)
+    said += f" than the teacher{where}." if faster and (where or not smaller) else "."
     choice = mapping(result.get("recommended"))
     if not choice.get("format"):
         said += " No file is recommended."
@@ -198,7 +204,7 @@ def tiles(result: Row) -> str:
         + tile(
             "Latency",
             f"{milliseconds(latency)} ms" if latency is not None else MISSING,
-            f"teacher {milliseconds(slow)} ms" if slow is not None else "one sample, median",
+            f"teacher {milliseconds(slow)} ms{in_torch(teacher)}" if slow is not None else "one sample, median",
         )
         + tile("Parameters", si(network.get("params")), f"teacher {si(teacher.get('params'))}" if teacher else "")
         + tile(

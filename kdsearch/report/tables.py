@@ -15,6 +15,7 @@ from kdsearch.report.summary import (
     controls,
     file_costs,
     fp32,
+    in_torch,
     is_recommended,
     label_of,
     median,
@@ -127,7 +128,7 @@ def files(result: Row) -> str:
     slow = median(mapping(result.get("teacher")))
     qualities = [quality_of(each) for each in exports]
     head = ["file", "size", "memory of a call", qualities[0].label, "latency, median (ms)"]
-    head += ["against the teacher"] if slow is not None else []
+    head += [f"against the teacher{in_torch(mapping(result.get('teacher')))}"] if slow is not None else []
     judged = any(number(each.get("top1_agreement")) is not None for each in exports)
     head += [*(["same decisions as torch"] if judged else []), "largest difference to torch", "written to"]
     body = [

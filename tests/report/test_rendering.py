@@ -300,6 +300,18 @@ def test_verdict_is_on_the_file_that_ships(result: dict[str, Any]) -> None:
     assert "<dt>Latency</dt><dd>0.131 ms<small>teacher 1.31 ms</small>" in header(result)
 
 
+def test_a_teacher_s_time_in_torch_is_called_that_beside_a_file_s(
+    result: dict[str, Any], evidence: dict[str, Any]
+) -> None:
+    result["teacher"] |= {"latency_ms": {"median": 1.31}, "latency_in": "onnxruntime"}
+    assert "in torch" not in verdict(result) + header(result) + ladder_figure(result, evidence).says
+    result["teacher"]["latency_in"] = "torch"
+    assert "fewer than the teacher, and answers 10 times faster than the teacher in torch." in verdict(result)
+    assert "<small>teacher 1.31 ms in torch</small>" in header(result)
+    assert "against the teacher in torch" in text_of(tables.files(result))
+    assert "The teacher ran in torch." in ladder_figure(result, evidence).says
+
+
 def test_verdict_does_not_flatter(result: dict[str, Any]) -> None:
     result["baseline"]["accuracy"] = 0.98
     assert "0.95 points below the same network trained without a teacher" in verdict(result)
