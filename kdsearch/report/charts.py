@@ -83,7 +83,7 @@ def axis(
     if not wide and not zero:
         scale |= {"padding": 10}
     if len(set(values)) == 1 and not zero:  # one value alone: a range around it
-        only, room = values[0], 0.05 * abs(values[0]) or (0.05 if share else 1.0)
+        only, room = values[0], 0.05 * abs(values[0]) or (0.05 if share else 0.5)
         low, high = only - room, only + room
         scale |= {"domain": [max(low, 0.0), min(high, 1.0)] if share and 0 <= only <= 1 else [low, high]}
     large = max(map(abs, values), default=0) >= 1e4

@@ -171,6 +171,11 @@ def test_an_axis_of_shares_ends_where_shares_do(share: float, domain: list[float
     assert axis("x", "x", [share, share], share=True)["scale"]["domain"] == pytest.approx(domain)
 
 
+def test_the_axis_of_one_trial_has_no_other_trials() -> None:
+    low, high = axis("x", "trial", [0.0])["scale"]["domain"]
+    assert -1 < low < 0 < high < 1
+
+
 def test_every_objective_has_a_panel(evidence: dict[str, Any], result: dict[str, Any]) -> None:
     for trial in evidence["trials"]:
         if trial["objectives"]:
