@@ -79,7 +79,7 @@ def bars(
             {"mark": {"type": "bar", "height": {"band": 0.6}, "color": BLUE}},
             {
                 "mark": {"type": "text", "align": "left", "dx": 4, "fontSize": 10, "aria": False},
-                "encoding": {"text": {"field": field, "type": "quantitative", "format": ".0%"}},
+                "encoding": {"text": {"field": field, "type": "quantitative", "format": ".1%"}},
             },
         ],
     }

@@ -55,7 +55,7 @@ class Exported:
     def __repr__(self) -> str:
         agree = "" if self.top1_agreement is None else f", {self.top1_agreement:.1%} of the answers agree"
         shares = ", ".join(
-            f"{share:.0%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
+            f"{share:.1%} of the weights at {bits} bit" for bits, share in self.weight_share.items() if share
         )
         differs = f"logits differ by {self.parity_max_abs:.2g} at most"
         return f"<Exported {self.file}: {self.bytes:,} bytes, {differs}{agree}{f'; {shares}' if shares else ''}>"

@@ -77,6 +77,7 @@ def test_a_bar_says_how_long_it_is():
     bar, text = chart["layer"]
     assert (bar["mark"]["type"], text["mark"]["type"]) == ("bar", "text")
     assert text["encoding"]["text"]["field"] == chart["encoding"]["x"]["field"] == "value"
+    assert text["encoding"]["text"]["format"] == ".1%", "99.7 % of a thousand samples is not 100 %"
 
 
 def test_many_classes_stand_in_the_table():

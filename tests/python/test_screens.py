@@ -87,6 +87,6 @@ def test_pieces_fit_a_line(tmp_path: Path) -> None:
     assert repr(pair) == f"<Distillation: student {sizes[0]:,} params, teacher {sizes[1]:,} params; distillers kd, sp>"
     made = kdsearch.export(large, images, tmp_path / "net.onnx")
     assert repr(made).startswith(f"<Exported {tmp_path / 'net.onnx'}: {made.bytes:,} bytes, logits differ by ")
-    assert "100.0% of the answers agree; 100% of the weights at 32 bit>" in repr(made)
+    assert "100.0% of the answers agree; 100.0% of the weights at 32 bit>" in repr(made)
     scorer = kdsearch.scorer("cifar_resnet", ["nwot", "params"], shape=(1, 8, 8))
     assert repr(scorer) == "<CombinedScorer of CifarResNetSpace by nwot, params; reads image (1, 8, 8)>"
