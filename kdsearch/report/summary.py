@@ -118,6 +118,13 @@ def ratio(large: object, little: object, more: str, less: str, least: float = 1.
     return f"{factor:.3g} times {more if a >= b else less}" if factor >= least else ""
 
 
+def the_teacher(teacher: Row) -> str:
+    """What it is called: of several by its name, the first one, which all that is compared with a teacher is compared with."""
+    own = {key: value for key, value in teacher.items() if key != "all"}
+    name = next((name for name, each in mapping(teacher.get("all")).items() if each == own), None)
+    return "the teacher" if name is None else f"teacher {short(name, 40)}"
+
+
 def in_torch(teacher: Row) -> str:
     """Said of the latency of a teacher that could be no file: its framework's time stands beside a runtime's."""
     return " in torch" if teacher.get("latency_in") == "torch" else ""
@@ -134,7 +141,7 @@ def against(result: Row) -> str:
     """Where the quality stands: `1.31 points below the teacher and 5.72 points above ...`."""
     own = shipped_quality(result)
     others = {
-        "teacher": "the teacher",
+        "teacher": the_teacher(mapping(result.get("teacher"))),
         "baseline": "the same network trained without a teacher",
         "all_labels": "the same network trained on every label",
         "no_search": "the largest feasible candidate trained for as many epochs as search and student",
@@ -169,10 +176,10 @@ def verdict(result: Row) -> str:
     pruned = ", pruned," if mapping(result.get("pruned")) else ""
     has = f"{count(params)} parameters" if params is not None else "an unknown number of parameters"
     said += f" Its network{f' ({short(made, 120)})' if made != MISSING else ''}{pruned} has {has}"
-    said += f", {smaller} than the teacher" if smaller else ""
+    said += f", {smaller} than {the_teacher(teacher)}" if smaller else ""
     said += f", and answers {faster}" if faster else ""
     where = in_torch(teacher)
-    said += f" than the teacher{where}." if faster and (where or not smaller) else "."
+    said += f" than {the_teacher(teacher)}{where}." if faster and (where or not smaller) else "."
     choice = mapping(result.get("recommended"))
     if not choice.get("format"):
         said += " No file is recommended."

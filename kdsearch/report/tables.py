@@ -25,6 +25,7 @@ from kdsearch.report.summary import (
     recommended,
     speed,
     student_of,
+    the_teacher,
 )
 from kdsearch.report.values import (
     MISSING,
@@ -125,10 +126,10 @@ def files(result: Row) -> str:
     exports = rows(result.get("exports"))
     if not exports:
         return none("No file was exported.")
-    slow = median(mapping(result.get("teacher")))
-    qualities = [quality_of(each) for each in exports]
+    teacher = mapping(result.get("teacher"))
+    slow, qualities = median(teacher), [quality_of(each) for each in exports]
     head = ["file", "size", "memory of a call", qualities[0].label, "latency, median (ms)"]
-    head += [f"against the teacher{in_torch(mapping(result.get('teacher')))}"] if slow is not None else []
+    head += [f"against {the_teacher(teacher)}{in_torch(teacher)}"] if slow is not None else []
     judged = any(number(each.get("top1_agreement")) is not None for each in exports)
     head += [*(["same decisions as torch"] if judged else []), "largest difference to torch", "written to"]
     body = [
@@ -138,7 +139,7 @@ def files(result: Row) -> str:
             sized(each.get("peak_bytes")),
             with_small(quality.text, quality.range),
             latency_cell(each),
-            *([against(mapping(result.get("teacher")), each)] if slow is not None else []),
+            *([against(teacher, each)] if slow is not None else []),
             *([with_small(percent(each.get("top1_agreement")), _at_least(each))] if judged else []),
             rough(each.get("parity_max_abs")),
             links(each),

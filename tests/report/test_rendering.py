@@ -305,6 +305,15 @@ def test_verdict_is_on_the_file_that_ships(result: dict[str, Any]) -> None:
     assert "<dt>Latency</dt><dd>0.131 ms<small>teacher 1.31 ms</small>" in header(result)
 
 
+def test_of_several_teachers_the_one_that_is_compared_with_is_named(result: dict[str, Any]) -> None:
+    """The first one of the study, in whatever order a file has them."""
+    one = {**result["teacher"], "latency_ms": {"median": 1.31}}
+    result["teacher"] = {**one, "all": {"another": {**one, "accuracy": 0.5}, "main": one}}
+    assert "1.37 points below teacher main," in verdict(result)
+    assert "fewer than teacher main, and answers 10 times faster." in verdict(result)
+    assert "against teacher main" in text_of(tables.files(result))
+
+
 def test_a_teacher_s_time_in_torch_is_called_that_beside_a_file_s(
     result: dict[str, Any], evidence: dict[str, Any]
 ) -> None:
