@@ -152,6 +152,15 @@ def against(result: Row) -> str:
     return ", ".join(known[:-1]) + " and " + known[-1] if len(known) > 1 else "".join(known)
 
 
+def _to_ship(result: Row, best: Row) -> str:
+    """The file that the figures are of; of several students that ship by themselves after all of theirs."""
+    label = short(label_of(best), 60)
+    each = [short(label_of(one), 60) for one in mapping(mapping(result.get("recommended")).get("roles")).values()]
+    if len(each) < 2:
+        return f"The file to ship is {label}"
+    return f"The files to ship are {', '.join(each[:-1])} and {each[-1]}. {label}"
+
+
 def verdict(result: Row) -> str:
     """A few plain sentences on the file that ships; what was not measured is said. Not escaped."""
     best, quality, teacher = recommended(result), shipped_quality(result), mapping(result.get("teacher"))
@@ -160,7 +169,7 @@ def verdict(result: Row) -> str:
     if best:
         facts += [si(best.get("bytes"), "B"), f"{milliseconds(latency)} ms a sample" if latency is not None else ""]
     listed = ", ".join(each for each in facts if each and each != MISSING)
-    who = f"The file to ship is {short(label_of(best), 60)}" if best else "The student"
+    who = _to_ship(result, best) if best else "The student"
     said = f"{who}: {listed}." if listed else f"{who}: nothing was measured."
     if quality.value is None:
         said += " This study measured no quality of it."

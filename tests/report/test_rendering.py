@@ -511,6 +511,11 @@ def test_of_several_roles_the_recommended_file_is_matched_by_its_role_too(result
     said = verdict(result)
     assert said.startswith("The file to ship is right onnx-int8: accuracy 75.00 %")
     assert "has 22 parameters" in said
+    roles = {role: {"format": "onnx-int8", "role": role, "why": "good"} for role in ("left", "right")}
+    both = verdict({**result, "recommended": {**result["recommended"], "roles": roles}})
+    assert both.startswith(
+        "The files to ship are left onnx-int8 and right onnx-int8. right onnx-int8: accuracy 75.00 %"
+    )
     assert "onnx-int8 recommended" not in text_of(tables.files(result)).replace("right onnx-int8 recommended", "")
     assert '<tr class="best"><th scope="row">right onnx-int8' in tables.files(result)
     bars = weights_figure(result, {}).panels[0]["data"]["values"]
