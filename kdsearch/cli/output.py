@@ -33,13 +33,13 @@ def stdout_kept() -> Iterator[None]:
             os.close(kept)
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on one line; NaN and infinities become null."""
-    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+def print_json(value: Mapping[str, Any], indent: int | None = None) -> None:
+    """One JSON object, on one line unless `indent` is given; NaN and infinities become null."""
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a letter that stdout lacks: JSON has escapes of its own
-        text = json.dumps(_plain(value), allow_nan=False)
+        text = json.dumps(_plain(value), indent=indent, allow_nan=False)
     print(text)
 
 

@@ -7,9 +7,8 @@ from kdsearch.cli.options import Json
 
 def schema(as_json: Json = False) -> None:
     """Print the JSON Schema of study files, including the options of installed plugins."""
-    import json
-
+    from kdsearch.cli.output import print_json
     from kdsearch.host import Host
     from kdsearch.study.json_schema import study_schema
 
-    print(json.dumps(study_schema(Host.load()), indent=None if as_json else 2, ensure_ascii=False))
+    print_json(study_schema(Host.load()), indent=None if as_json else 2)

@@ -67,6 +67,13 @@ def test_a_letter_that_stdout_lacks_ends_nothing(
     assert "\\U0001f600.7.part" in cleaned.stdout
 
 
+def test_the_schema_is_json_where_stdout_lacks_a_letter_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    there = shell("", "schema")
+    assert "\\u00b0" in there.stdout
+    assert json.loads(there.stdout)["type"] == "object"
+
+
 def test_a_table_that_nobody_reads_on_is_nobodys_fault() -> None:
     """As in `kdsearch plugins | true`."""
     read, write = os.pipe()
