@@ -27,6 +27,10 @@ class Result(dict[str, Any]):
     The three tables need pandas and raise UserError without it.
     """
 
+    def __init__(self, *told: Any, **named: Any) -> None:
+        super().__init__(*told, **named)
+        self._folder = Path(self["dir"]).absolute()  # the working directory may change
+
     @classmethod
     def open(cls, dir: Path | str) -> Result:
         """The result of a finished study. Raise ArtifactError for a folder that is none, or not finished."""
@@ -41,7 +45,7 @@ class Result(dict[str, Any]):
 
         Raise ArtifactError where the folder holds another result by now.
         """
-        folder = Path(self["dir"])
+        folder = self._folder
         mine, now = _told(self), _told(result_of(folder))
         if changed := [name for name in now if name in mine and mine[name] != now[name]]:
             raise ArtifactError(

@@ -96,7 +96,7 @@ class Session:
     """
 
     def __init__(self, study: Study | Path | str, dir: Path | str, *, progress: bool = False) -> None:
-        self.folder = Path(dir)
+        self.folder = Path(dir).absolute()  # a training loop may change the working directory
         host = Host.load()
         self.materials: Materials = open_materials(_study_of(study, host), host, self.folder)
         self._logs = Logs.of(self.materials)

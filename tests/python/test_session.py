@@ -89,6 +89,19 @@ def test_a_candidate_is_told_once_while_the_session_is_open(tmp_path):
     assert [trial.number for trial in session.trials] == [0]
 
 
+def test_a_loop_that_changes_the_working_directory_is_told_of_in_the_same_folder(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with kdsearch.Session(study(), "asked") as session:
+        for _ in range(2):
+            candidate = session.ask()
+            monkeypatch.chdir(elsewhere)
+            session.tell(candidate, {"accuracy": 0.5})
+        assert [trial.number for trial in session.trials] == [0, 1]
+    assert not [*elsewhere.iterdir()]
+
+
 def test_models_are_fresh_and_a_function_of_number_and_seed(tmp_path):
     with kdsearch.Session(study(), tmp_path / "a") as session:
         one = session.ask()

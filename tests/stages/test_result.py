@@ -34,6 +34,16 @@ def test_it_is_the_final_json_and_reads_as_the_summary(finished: Done, result: R
         Result.open(finished.folder)
 
 
+def test_it_is_read_wherever_the_program_goes(
+    finished: Done, result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    relative = Result.open("study")
+    assert relative["dir"] == "study"
+    monkeypatch.chdir(tmp_path)
+    assert relative.evidence["trials"] == result.evidence["trials"]
+
+
 def test_tables_hold_every_trial_candidate_and_file(finished: Done, result: Result) -> None:
     evidence = evidence_of_last(finished.folder / "study")
     trials, candidates, exports = (
