@@ -1,11 +1,10 @@
-"""Who trains, who is frozen and where: gradients and train or eval mode, set by a phase and given back after it; devices."""
+"""Who trains, who is frozen and where: gradients and train or eval mode, set by a phase and given back after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from kdsearch.kinds import Phase
@@ -20,11 +19,6 @@ def gradients_given_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where its first parameter lies, or buffer; the CPU where it has neither."""
-    return next((each.device for each in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 @contextmanager

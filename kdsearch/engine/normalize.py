@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kdsearch.engine.modes import device_of
 from kdsearch.kinds import IO, Model, Normalization
+from kdsearch.ops.place import device_of
 
 
 class Renormalized:

@@ -14,6 +14,7 @@ from kdsearch.kinds import IO, Field, Model, Tap, named
 from kdsearch.kinds.forward import probed
 from kdsearch.kinds.found_taps import found_taps
 from kdsearch.ops.attention import plain_attention
+from kdsearch.ops.place import device_of
 from kdsearch.store.program import read_program
 
 __all__ = ["Tupled", "check_answer", "described", "modelled", "read_program", "shown"]
@@ -55,7 +56,7 @@ def _by_name(module: nn.Module, fields: Sequence[Field]) -> tuple[Field, ...]:
 
 
 def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool = True, role: str = TEACHER) -> Model:
-    """A Model of a foreign module, run once on blank samples, or on noise, and fed by name where it can be.
+    """A Model of a foreign module, run once where it lies, on blank samples or on noise, and fed by name where it can be.
 
     `role` goes before its name in messages. A teacher's vectors may be of any width: distillers map them.
 
@@ -65,11 +66,16 @@ def modelled(module: nn.Module, io: IO, who: str, inside: str = "", taps: bool =
     """
     fields = _by_name(module, io.inputs)
     fed = described(fields)
-    asked = _of_any_width(io) if role == TEACHER else io
+    asked, device = _of_any_width(io) if role == TEACHER else io, device_of(module)
+
+    def answered(given: list[Tensor]) -> tuple[object, list[Tensor]]:
+        placed = [each.to(device) for each in given]
+        return module.eval()(*placed), placed
+
     for n in BATCHES:
         try:
             with torch.no_grad():
-                out, samples = probed(fields, n, lambda given: (module.eval()(*given), given))
+                out, samples = probed(fields, n, answered)
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(

@@ -19,7 +19,7 @@ from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Exporter, Graph, Model
 from kdsearch.limits import NAME, NAME_IN_WORDS
-from kdsearch.python.pieces import Named, as_model, capability, io_of
+from kdsearch.python.pieces import Named, as_model, capability, io_of, on_cpu
 from kdsearch.python.verified import Source, verified_file
 from kdsearch.report.card import KIND
 from kdsearch.report.predict import is_predict, predict_text
@@ -80,7 +80,7 @@ def export(
     grey or RGB, and it is known how they are prepared, so of samples that are no pixels with `normalize` alone.
 
     Args:
-        net: from images to logits; runs in eval mode.
+        net: from images to logits; runs in eval mode, on the CPU (a copy where it lies elsewhere).
         samples: (B, C, H, W): for comparison, and for calibration where the quantizer calibrates.
         quantize: such as "int8", or `{"use": "int4", "options": {"block": 16}}`; None = fp32.
         parity: largest difference of the fp32 file, of which a quantised one is made, as a share of the answers' standard
@@ -102,7 +102,7 @@ def export(
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    io, samples = io_of(net, samples), samples.detach()
+    io, samples, net = io_of(net, samples), samples.detach().cpu(), on_cpu(net)
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]
     if not made.is_onnx and target.suffix != made.suffix:
@@ -118,7 +118,7 @@ def export(
     graph = Graph(model.module, io.inputs, io.outputs)
     numbers(module_call(graph), [samples], io.inputs, io.outputs)
     batch = Batch(tuple(str(i) for i in range(len(samples))), {"image": samples})
-    feeds = [{"image": rows.cpu().numpy()} for rows in torch.split(samples, 32)]
+    feeds = [{"image": rows.numpy()} for rows in torch.split(samples, 32)]
     beside_it = tuple(place.name for place in along)
     source = Source(model, io, made, batch, feeds, about, along=beside_it, opened_by=_installed_as(exporter))
     form = exporter if isinstance(exporter, str) else made.suffix.strip(".")

@@ -23,6 +23,8 @@ from kdsearch.kinds import (
     TapShapes,
 )
 from kdsearch.kit.networks import modelled
+from kdsearch.ops.copies import module_copy
+from kdsearch.ops.place import device_of
 from kdsearch.ops.undisturbed import undisturbed
 from kdsearch.study.schema import Use
 from kdsearch.training.materials import make
@@ -61,7 +63,8 @@ class Distillation(nn.Module):
         loss = F.cross_entropy(logits, labels) + terms["kd.kl"] + 0.5 * terms["fitnet.hint"]
 
     Args:
-        student, teacher: modules from images (B, C, H, W) to logits (B, K), whose taps are found, or `kinds.Model`s.
+        student, teacher: modules from images (B, C, H, W) to logits (B, K), whose taps are found, or `kinds.Model`s; where the
+            example lies.
         distillers: names, sections or classes; their own parameters are this module's, student's and teacher's are not.
         example: (B, C, H, W), at least one image; with `io` what it says is read, by name where there are several.
         task: a name, section, class or object: how networks are called and what targets are.
@@ -112,7 +115,7 @@ class Distillation(nn.Module):
             each.build(TapShapes(sides["student"], sides["teacher"]))
             for role, names in asked.items():
                 taps.setdefault(role, []).extend(names)
-        self.distillers = nn.ModuleDict(made)
+        self.distillers = nn.ModuleDict(made).to(device)
         live = {"teacher": Live(self._models["teacher"], self._task, None)}
         self._cast = Cast(self._task, io, {"student": self._models["student"]}, live, taps, device)
         self._rng = Generator().manual_seed(0)
@@ -162,6 +165,17 @@ def as_model(net: nn.Module | Model, io: IO, who: str) -> Model:
         return net
     with undisturbed(net, train=False):
         return modelled(net, io, who, role="")
+
+
+def on_cpu(net: nn.Module | Model) -> nn.Module | Model:
+    """The network itself, or a copy of one that lies elsewhere."""
+    if device_of(net.module if isinstance(net, Model) else net).type == "cpu":
+        return net
+    if isinstance(net, Model):
+        net = net.copy()
+        net.module.cpu()
+        return net
+    return module_copy(net).cpu()
 
 
 def check_network(net: object, name: str) -> None:

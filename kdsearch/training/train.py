@@ -14,7 +14,6 @@ import torch
 from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
-from kdsearch.engine.modes import device_of
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Evaluator, LiveSetup
@@ -36,6 +35,7 @@ from kdsearch.kinds import (
     uncut,
 )
 from kdsearch.kit.distillation import DistillOptions
+from kdsearch.ops.place import device_of
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.settle import lend
 from kdsearch.store.hashing import derive, digest

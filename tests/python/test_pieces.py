@@ -21,7 +21,8 @@ from torch import nn
 import kdsearch
 from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError, UserError
-from kdsearch.kinds import IO, Compressor, Distiller, Field, NoOptions, Plan
+from kdsearch.kinds import IO, Compressor, Distiller, Field, Model, NoOptions, Plan
+from kdsearch.python.pieces import on_cpu
 from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -46,6 +47,28 @@ def test_terms_and_gradients_are_those_of_the_formula():
     sum(terms.values()).backward()
     assert all(parameter.grad is not None for parameter in [*small.parameters(), *pair.parameters()])
     assert all(parameter.grad is None for parameter in large.parameters())
+
+
+def test_networks_stay_on_the_device_of_the_example():
+    """On no CPU: a GPU, as far as shapes and devices go."""
+    small, large, images = teacher(1, 4).to("meta"), teacher(0).to("meta"), IMAGES.to("meta")
+    hint = {"use": "fitnet", "options": {"teacher_tap": "module:3", "student_tap": "stage[1]"}}
+    pair = kdsearch.Distillation(small, large, ["kd", hint], images)
+    logits, terms = pair(images, LABELS.to("meta"))
+    sum(terms.values()).backward()
+    trained = [*small.parameters(), *pair.parameters()]
+    assert {each.device.type for each in [logits, *terms.values(), *trained]} == {"meta"}
+    assert all(each.grad is not None for each in trained)
+
+
+def test_a_network_elsewhere_is_copied_to_the_cpu(monkeypatch):
+    net, model = teacher(0), Model(teacher(0), ("image",), ())
+    assert (on_cpu(net), on_cpu(model)) == (net, model)
+    monkeypatch.setattr("kdsearch.python.pieces.device_of", lambda module: torch.device("cuda"))
+    copied = on_cpu(net)
+    assert copied is not net
+    assert torch.equal(copied(IMAGES), net(IMAGES))
+    assert on_cpu(model).module is not model.module
 
 
 def test_other_tasks_than_classification_by_their_own_fields():
