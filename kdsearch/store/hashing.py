@@ -8,10 +8,12 @@ import json
 import re
 import sys
 import sysconfig
+from argparse import Namespace
 from collections.abc import Collection, Mapping
+from dataclasses import is_dataclass
 from functools import cached_property, lru_cache, partial, partialmethod
 from pathlib import Path
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.store.inputs import opened
@@ -39,25 +41,42 @@ def file_digest(path: Path) -> str:
 def module_digest(module: nn.Module) -> str:
     """SHA-256 of a module's structure, parameters, buffers, settings and own classes: the identity of a live teacher.
 
-    Settings are attributes that are numbers, texts, functions or sequences of these, such as a temperature.
+    Settings are attributes that are numbers, texts, functions or sequences of these, such as a temperature; of the user's own
+    classes also mappings, sets, arrays and records (dataclasses, namespaces). A tensor that is neither parameter nor buffer is
+    none: a pass may have left it there.
     """
-    from torch import nn
+    from torch import Tensor, nn
 
     found, torchs = hashlib.sha256(), frozenset(vars(nn.Module()))
     classes: dict[type, str] = {}
     for name, part in module.named_modules():
         own = classes.get(type(part)) or classes.setdefault(type(part), class_digest(type(part)))
         found.update(f"{name}:{own}:{_ADDRESS.sub('', part.extra_repr())}:{_settings_of(part, torchs)}".encode())
-    for name, tensor in sorted((module.state_dict() | unsaved_buffers(module)).items()):
-        found.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        found.update(_bytes(tensor))
+    for name, each in sorted((module.state_dict() | unsaved_buffers(module)).items()):
+        if isinstance(each, Tensor):
+            found.update(f"{name}:{each.dtype}:{tuple(each.shape)}".encode())
+            found.update(_bytes(each))
+        else:  # a module's extra state
+            found.update(f"{name}:{canonical(_plain(each, ()))}".encode())
     return found.hexdigest()[:16]
 
 
 def _settings_of(part: nn.Module, torchs: Collection[str]) -> str:
     """`torchs`: names of attributes that every module has."""
-    own = {name: value for name, value in vars(part).items() if name not in torchs and _is_setting(value)}
+    is_setting = _is_setting if _is_installed(type(part)) else _is_own_setting
+    own = {name: value for name, value in vars(part).items() if name not in torchs and is_setting(value)}
     return canonical([[name, _plain(value, ())] for name, value in sorted(own.items())])
+
+
+def _is_own_setting(value: Any) -> bool:
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_own_setting, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_own_setting, (*value, *value.values())))
+    if isinstance(value, SimpleNamespace | Namespace) or (is_dataclass(value) and not isinstance(value, type)):
+        return _is_own_setting(getattr(value, "__dict__", {}))
+    is_array = hasattr(value, "tobytes") and str(getattr(value, "dtype", "")) != "object"
+    return is_array or _is_setting(value)
 
 
 def _is_setting(value: Any) -> bool:

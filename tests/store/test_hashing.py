@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
-from types import ModuleType
+from argparse import Namespace
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,6 +44,52 @@ class Cooled(nn.Module):
 def test_a_modules_digest_is_of_its_settings(other):
     assert module_digest(nn.Sequential(Cooled())) == module_digest(nn.Sequential(Cooled()))
     assert module_digest(nn.Sequential(Cooled(**other))) != module_digest(nn.Sequential(Cooled()))
+
+
+@dataclass
+class Config:
+    scale: float
+
+
+class Configured(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda scale: {"scale": scale},
+        lambda scale: {"inner": [{"scale": scale}]},
+        lambda scale: {"a", scale},
+        lambda scale: Config(scale),
+        lambda scale: SimpleNamespace(scale=scale),
+        lambda scale: Namespace(scale=scale),
+        lambda scale: np.array([scale, 1e9]),
+        lambda scale: np.float32(scale),
+    ],
+    ids=["dict", "nested", "set", "dataclass", "namespace", "arguments", "array", "scalar"],
+)
+def test_a_modules_digest_is_of_what_configures_a_class_of_ones_own(of):
+    one, same, other = (module_digest(nn.Sequential(Configured(of(scale)))) for scale in (1.0, 1.0, 2.0))
+    assert one == same
+    assert one != other
+    assert module_digest(Configured([object()])) == module_digest(Configured([object()]))
+
+
+def test_what_a_state_has_beside_tensors_counts():
+    class Extra(nn.Module):
+        def __init__(self, told):
+            super().__init__()
+            self.told = [object(), told]
+
+        def get_extra_state(self):
+            return {"told": self.told[1]}
+
+    one, same, other = (module_digest(Extra(told)) for told in (1, 1, 2))
+    assert one == same
+    assert one != other
 
 
 def test_what_a_module_does_is_no_setting_of_it():
