@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from kdsearch.errors import StudyError
+from kdsearch.errors import DataError, StudyError
 from kdsearch.hooks import KINDS
 from kdsearch.host.host import base_class
 from kdsearch.kinds import Capability, Model, SearchSpace
@@ -38,7 +39,7 @@ def make(
         teacher: a name, a module, a `kinds.Model`, or a section with one of them as `use`.
         train, val, test: samples with `len()` and `[i]`, or arrays; what is left out is held out of `train`.
         student: a search space's name, class or object, a section; or a module or `kinds.Model`, the one architecture, which
-            starts from the weights that it has.
+            starts from the weights that it has now.
         recipe: a section, or a list of distillers (names, classes, sections); default: `kd` where there is a teacher.
         data: further keys of the section, such as `{"labeled": 0.1}`; or all of it, without `train`.
         host: what is installed; None = `Host.load()`.
@@ -91,6 +92,7 @@ def _teacher(teacher: Any, key: str, live: dict[str, Any]) -> Any:
         return {"use": teacher}
     if not isinstance(teacher, nn.Module | Model):
         raise StudyError(f"got {teacher!r}"[:200], path=key, expected="a module, a kinds.Model, a name or a section")
+    _check_network(teacher, key.replace("teacher.", "teachers."))
     live[key] = teacher
     return {"use": LIVE}
 
@@ -99,11 +101,22 @@ def _student(student: Any, key: str, live: dict[str, Any]) -> Any:
     if isinstance(student, nn.Module | Model):
         from kdsearch.study.live_student import LiveNetwork
 
-        student = LiveNetwork(student)
+        path = "student" if key == "space" else key.replace("space.", "students.")
+        _check_network(student, path)
+        try:
+            student = LiveNetwork(student)
+        except DataError as error:
+            raise error.at(path=path) from error.__cause__
     if isinstance(student, SearchSpace):
         live[key] = student
         return {"space": LIVE}
     return student if isinstance(student, Mapping) else {"space": student}
+
+
+def _check_network(network: nn.Module | Model, path: str) -> None:
+    module = network.module if isinstance(network, Model) else network
+    if name := next((name for name, each in module.named_parameters() if is_lazy(each)), ""):
+        raise StudyError(f"weight '{name}' has no shape yet", path=path, fix="Run the network once on a sample.")
 
 
 def _recipe(recipe: Any, has_teacher: bool) -> Any:

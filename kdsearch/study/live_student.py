@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from pydantic import Field
 from torch import nn
 
+from kdsearch.errors import DataError, told
 from kdsearch.kinds import IO, Model, Options, SearchSpace
 from kdsearch.kinds.options import searchable
 from kdsearch.kit.networks import modelled
@@ -20,11 +22,11 @@ class LiveNetworkSpec(Options):
 
 
 class LiveNetwork(SearchSpace[LiveNetworkSpec]):
-    """Every student starts from the weights that the network has; the program's own object is never changed."""
+    """Every student starts from the weights that the network has now; the program's own object is never changed."""
 
     def __init__(self, network: nn.Module | Model) -> None:
-        module = network.module if isinstance(network, Model) else network
-        self._network = network
+        self._network = independent(network)
+        module = self._network.module if isinstance(self._network, Model) else self._network
         self._name = network.name if isinstance(network, Model) else type(network).__name__
         content = digest([module_digest(module), *(repr(tap) for tap in getattr(network, "taps", ()))])
         super().__init__(searchable(LiveNetworkSpec, {"network": self._name, "content": content[:12]}, ""))
@@ -39,4 +41,15 @@ class LiveNetwork(SearchSpace[LiveNetworkSpec]):
             own = self._network.copy()
             modelled(own.module, io, self._name, taps=False, role="student ")
             return own
-        return modelled(module_copy(self._network).cpu(), io, self._name, role="student ")
+        return modelled(module_copy(self._network), io, self._name, role="student ")
+
+
+def independent(network: nn.Module | Model) -> nn.Module | Model:
+    """A copy on the CPU. Raise DataError for one that holds what cannot be copied."""
+    module = network.module if isinstance(network, Model) else network
+    try:
+        made = module_copy(module).cpu()
+    except Exception as error:  # a class of the user's
+        fix = "Keep files, locks, generators and the like out of its attributes."
+        raise DataError(f"{type(module).__name__} cannot be copied: {told(error)}", fix=fix) from error
+    return replace(network, module=made) if isinstance(network, Model) else made

@@ -11,10 +11,10 @@ from kdsearch.engine.cache import Live, TeacherCache
 from kdsearch.errors import PluginError
 from kdsearch.kinds import Model, Teacher
 from kdsearch.kit.networks import modelled
-from kdsearch.ops.copies import module_copy
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import check_module, load_into, read
+from kdsearch.study.live_student import independent
 from kdsearch.training.materials import Materials, placing
 from kdsearch.training.normalize import feed
 from kdsearch.training.sites import teacher_site
@@ -82,8 +82,7 @@ def live_model(live: Any, materials: Materials) -> Model:
     """A copy of a live Model, or a Model around a copy of a live nn.Module, whose taps are found.
 
     Raises:
-        DataError: it does not read the study's samples, or does not answer as the task asks, with what it does.
+        DataError: it cannot be copied, does not read the study's samples, or does not answer as the task asks, with what it does.
     """
-    if isinstance(live, Model):
-        return live.copy()
-    return modelled(module_copy(live).cpu(), materials.io, type(live).__name__)
+    own = independent(live)
+    return own if isinstance(own, Model) else modelled(own, materials.io, type(live).__name__)

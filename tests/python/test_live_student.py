@@ -1,6 +1,7 @@
 """A module of the program's own as the student."""
 
 import math
+import threading
 
 import numpy as np
 import onnxruntime as ort
@@ -9,12 +10,13 @@ import torch
 from torch import nn
 
 import kdsearch
-from kdsearch.errors import DataError, TapError
+from kdsearch.errors import DataError, StudyError, TapError
 from kdsearch.host import Host
 from kdsearch.kinds import Model, Tap
 from kdsearch.stages import search
 from kdsearch.training.keys import part_of
 from kdsearch.training.materials import open_materials
+from kdsearch.training.opened import live_teacher
 from tests.python.tiny_live import made, teacher, tiny
 
 
@@ -43,6 +45,36 @@ def test_other_weights_are_another_student():
     one, same, other = (part_of(search, opened(teacher(seed, width=3))) for seed in (5, 5, 6))
     assert one == same
     assert one != other
+
+
+def test_it_is_as_it_was_when_the_study_was_made():
+    """What the program teaches it afterwards is of another study: its key would be the old one."""
+    for as_given in (lambda net: net, lambda net: Model(net, ("image",), ())):
+        own = teacher(5, width=3)
+        study = tiny(student=as_given(own))
+        with torch.no_grad():
+            own[0].weight.add_(1.0)
+        materials = open_materials(study, Host.load())
+        built = materials.build_student("student", dict(materials.spaces["student"].region.fixed), 7)
+        assert torch.equal(built.module[0].weight, teacher(5, width=3)[0].weight)
+
+
+class Locked(nn.Sequential):
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.lock = threading.Lock()
+
+
+def test_a_network_that_cannot_be_copied_or_has_no_weights_yet_is_named():
+    with pytest.raises(DataError, match=r"student: Locked cannot be copied: .*lock.* Keep files, locks"):
+        tiny(student=Locked(*teacher(5)))
+    study = tiny(teacher=Locked(*teacher(5)))
+    with pytest.raises(DataError, match=r"teacher: Locked cannot be copied"):
+        live_teacher(open_materials(study, Host.load()), "main")
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    for role in ("student", "teacher"):
+        with pytest.raises(StudyError, match=rf"{role}: weight '1.weight' has no shape yet. Run the network once"):
+            tiny(**{role: lazy})
 
 
 def test_a_model_with_taps_of_its_own_keeps_them():
