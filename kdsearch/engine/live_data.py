@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field as Option
 from torch import Tensor
+from torch.utils.data import Subset
 
 from kdsearch.engine.live_samples import Columns, Items, Samples, every, ids_in, seed_of
-from kdsearch.engine.live_targets import TASKS, check_classes, field_of, moments, target_of
+from kdsearch.engine.live_targets import TASKS, check_classes, check_label, field_of, moments, target_of
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Options, Split, split_of, stated
 from kdsearch.limits import CLASSES
@@ -143,8 +143,8 @@ def from_torch(
     """Live data as a source that studies read.
 
     Args:
-        data: a map-style Dataset of (image, target) pairs or dicts; a pair of arrays or tensors (images, targets); a dict
-            of such columns by field name; or a dict of any of these by split (train, unlabeled, val, test). Images are
+        data: a map-style Dataset, or a list, of (image, target) pairs or dicts; a pair of arrays or tensors (images, targets);
+            a dict of such columns by field name; or a dict of any of these by split (train, unlabeled, val, test). Images are
             (C, H, W), or (H, W) for grey; uint8 and PIL images are divided by 255, floats are used as they are. Texts are
             `tokens` (N,), ids up to the greatest one there is, and their `mask` (N,), not 0 at tokens. What is learned is
             `label`, `labels`, `target`, `next` or `mask`: see `live_targets.EXPECTED`.
@@ -166,6 +166,8 @@ def from_torch(
     for each in samples.values():
         each.target = target
     first = _first(samples)
+    if target == "label" and task in (None, TASKS["label"]):
+        check_label(first["train"].get("label"))
     if target != "label":
         field_of(target, first["train"][target], None)  # refuses it before all of it is read
     with_target = [split for split in samples if target in first[split]]
@@ -224,7 +226,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray)
+    return hasattr(value, "__array__")  # of numpy, torch, pandas
 
 
 def _is_dataset(value: Any) -> bool:
@@ -245,11 +247,11 @@ def _samples(split: str, data: Any, second: str) -> Samples:
         return Columns(split, dict(zip(("image", second), data, strict=False)), second)
     if isinstance(data, Mapping) and data:
         return Columns(split, data, second)
-    if _is_dataset(data) and hasattr(data, "__len__"):
+    if isinstance(data, list) or (_is_dataset(data) and hasattr(data, "__len__")):
         return Items(split, data, second)
     raise DataError(
         f"split '{split}' is a {type(data).__name__}",
-        expected="a Dataset with a length, a pair of arrays (images, labels), or a dict of arrays",
+        expected="a Dataset with a length, a list of samples, a pair of arrays (images, labels), or a dict of arrays",
     )
 
 
@@ -296,10 +298,9 @@ def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 def _labels(split: str, samples: Samples, data: Any) -> Tensor:
     """(N,) int64. A Dataset's `targets` spare loading its samples, unless these have others."""
-    n = len(samples)
-    targets = getattr(data, "targets", None) if isinstance(samples, Items) else None
-    if targets is not None and len(targets) == n and _are_of(samples, torch.as_tensor(targets)):
-        labels = torch.as_tensor(targets)
+    targets = _stated_targets(data) if isinstance(samples, Items) else None
+    if targets is not None and len(targets) == len(samples) and _are_of(samples, targets):
+        labels = targets
     elif isinstance(samples, Columns):
         labels = samples.columns["label"]
     else:
@@ -316,6 +317,18 @@ def _labels(split: str, samples: Samples, data: Any) -> Tensor:
     return labels
 
 
+def _stated_targets(data: Any) -> Tensor | None:
+    """(N,) whole numbers that a Dataset, or the one that a Subset is of, has as `targets`; None where it has others, or none."""
+    try:
+        if isinstance(data, Subset):
+            found = _stated_targets(data.dataset)
+            return None if found is None else found[torch.as_tensor(data.indices)]
+        found = torch.as_tensor(getattr(data, "targets", None)).cpu()
+    except (IndexError, OverflowError, RuntimeError, TypeError, ValueError):  # texts, say
+        return None
+    return found if found.ndim == 1 and not found.is_floating_point() else None
+
+
 def _are_of(samples: Samples, targets: Tensor) -> bool:
     """Whether LOOKED_AT samples, evenly spaced, have these labels: a subclass or a transform may make others of them."""
     n = len(samples)
@@ -326,7 +339,10 @@ def _are_of(samples: Samples, targets: Tensor) -> bool:
 
 def _class_names(said: Sequence[str] | int | None, train: Any, n: int, exactly: bool = False) -> list[str]:
     """`n`: how many there are at least; `exactly`: and at most."""
+    while isinstance(train, Subset):
+        train = train.dataset
     names = said if said is not None else getattr(train, "classes", None)
+    names = names.tolist() if hasattr(names, "tolist") else names
     if isinstance(names, int):
         names = [str(i) for i in range(names)]
     if not (isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)):
@@ -405,6 +421,11 @@ def _is_random(split: LiveSplit, n: int = 64, at_once: int = 8) -> bool:
     for start in range(0, min(n, len(split.ids)), at_once):
         index = list(range(start, min(start + at_once, n, len(split.ids))))
         one, other = split.load(index, True, 1), split.load(index, True, 2)
-        if any(not torch.equal(one[name], other[name]) for name in one.tensors):
+        if not all(_are_equal(one[name], other[name]) for name in one.tensors):
             return True
     return False
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """What is NaN, as an unknown number is, is so in both."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -34,13 +34,8 @@ class Columns:
     def __init__(self, split: str, columns: Mapping[str, Any], target: str = "label") -> None:
         self.split, self.target = split, target
         self.columns = {name: _column(split, name, values) for name, values in columns.items()}
-        images = self.columns.get("image")
-        if images is not None and images.is_floating_point() and not bool(images.isfinite().all()):
-            at = tuple((~images.isfinite()).nonzero()[0])
-            raise DataError(
-                f"'image' of sample {int(at[0])} of split '{split}' holds {images[at].item()}",
-                expected="finite numbers",
-            )
+        if "image" in self.columns:
+            _check_finite(self.columns["image"], range(len(self)), split)
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
@@ -86,6 +81,8 @@ class Items:
                         fix="Resize in the Dataset's own transform.",
                     )
         made = {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
+        if "image" in made:
+            _check_finite(made["image"], index, self.split)
         if self.target in made:
             made[self.target] = as_target(self.target, made[self.target], index, self.split)
         return made
@@ -139,15 +136,30 @@ def _item(split: str, i: int, name: str, value: Any) -> Tensor:
         ) from error
 
 
+def _check_finite(images: Tensor, index: Sequence[int], split: str) -> None:
+    if images.is_floating_point() and not bool(images.isfinite().all()):
+        at = tuple((~images.isfinite()).nonzero()[0].tolist())
+        problem = f"'image' of sample {index[at[0]]} of split '{split}' holds {images[at].item()}"
+        raise DataError(problem, expected="finite numbers")
+
+
 def _pixels(name: str, values: Tensor) -> Tensor:
-    """Images as float32 (B, C, H, W); class indices as int64; else as they are, doubles as floats."""
+    """Images (B, C, H, W), bytes as fractions; class indices (B,) as int64; floats of any width as float32; else as they are.
+
+    Raises:
+        DataError: images of bytes as (H, W, C).
+    """
     if name == "image":
+        if values.dtype == torch.uint8 and values.ndim == 4 and values.shape[3] in (3, 4) and values.shape[1] > 4:
+            shape = tuple(values.shape[1:])
+            raise DataError(f"'image' of shape {shape}", expected="(C, H, W)", fix="Give image.transpose(2, 0, 1).")
         values = values.float() / 255 if values.dtype == torch.uint8 else values
         values = values[:, None] if values.ndim == 3 else values
-    if values.dtype == torch.float64:
+    if values.is_floating_point():
         values = values.float()
     if name == "label" and not values.dtype.is_floating_point and values.dtype != torch.bool:
         values = values.long()
+        values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     return values
 
 

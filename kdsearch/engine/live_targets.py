@@ -91,6 +91,19 @@ def field_of(name: str, values: Tensor, n_values: int | None) -> Field:
     return Field(name, kind, shape, "int64", "target", n_values)
 
 
+def check_label(values: Tensor | None) -> None:
+    """Raise DataError for labels (B, ...) that are no class indices, with what they may be instead."""
+    if values is None or (values.ndim == 1 and values.dtype == torch.int64):
+        return
+    shape = tuple(values.shape[1:])
+    fix = {
+        0: "Make classes whole numbers; of numbers to be learned as such say task={'use': 'regression'}.",
+        1: "Of one class a sample give its index, label.argmax(); of several, call the field 'labels'.",
+    }.get(len(shape), "Of a class a pixel say task={'use': 'segmentation'}, or call the field 'mask'.")
+    kind = str(values.dtype).removeprefix("torch.")
+    raise DataError(f"'label' is {shape} {kind} a sample", path="data", expected=EXPECTED["label"], fix=fix)
+
+
 def check_classes(known: Collection[int]) -> None:
     """Raise DataError for a mask's class indices, of which the greatest are not said, that hold a mark of the unknown."""
     if IGNORED in known and max(known) == IGNORED and IGNORED - 1 not in known:

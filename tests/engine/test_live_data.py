@@ -3,10 +3,12 @@
 import random
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset, random_split
 
 from kdsearch.builtin.tables.regression import Regression, RegressionOptions
 from kdsearch.engine.live_data import from_torch
@@ -21,7 +23,7 @@ class Pairs(TorchDataset):
 
     def __init__(self, n=20, noise=False, classes=None, start=0):
         self.n, self.noise, self.start = n, noise, start
-        if classes:
+        if classes is not None:
             self.classes = classes
 
     def __len__(self):
@@ -205,6 +207,59 @@ def test_targets_that_the_samples_do_not_have_are_not_theirs():
     assert source.split("train").labels.tolist() == [i % 3 % 2 for i in range(40)]
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["a"] * 40,
+        [None] * 40,
+        [{"class": 1}] * 40,
+        [[1, 2], [3]] * 20,
+        torch.arange(40.0) % 3,
+        lambda: 3,
+        [2**70] * 40,
+    ],
+    ids=["texts", "nothing", "dicts", "ragged", "floats", "method", "huge"],
+)
+def test_targets_that_are_no_class_indices_are_not_read(targets):
+    data = Pairs(40)
+    data.targets = targets
+    assert from_torch(data).split("train").labels.tolist() == [i % 3 for i in range(40)]
+
+
+def test_a_subset_has_the_targets_and_classes_of_what_it_is_of():
+    class Counted(Pairs):
+        read = 0
+
+        def __getitem__(self, i):
+            type(self).read += 1
+            return super().__getitem__(i)
+
+    data = Counted(6000, classes=["a", "b", "c"])
+    data.targets = [i % 3 for i in range(6000)]
+    half, rest = random_split(data, [5000, 1000], torch.Generator().manual_seed(0))
+    source = from_torch({"train": Subset(half, range(4000)), "test": rest})
+    assert Counted.read < 2600
+    assert source.split("train").labels.tolist() == [i % 3 for i in half.indices[:4000]]
+    assert source.facts["classes"] == ["a", "b", "c"]
+
+
+def test_lists_halves_and_arrays_of_other_libraries_are_samples():
+    images, labels = torch.rand(6, 1, 4, 4).half(), torch.arange(6) % 3
+    listed = from_torch([(image, label[None]) for image, label in zip(images, labels, strict=True)])
+    framed = from_torch((images, pandas.Series(labels.numpy())))
+    for source in (listed, framed):
+        batch = source.split("train").load([4])
+        assert torch.equal(batch["image"], images[4:5].float())
+        assert batch["label"].tolist() == source.split("train").labels[4:5].tolist() == [1]
+    assert from_torch(Pairs(classes=np.array(["a", "b", "c"]))).facts["classes"] == ["a", "b", "c"]
+
+
+def test_numbers_that_nobody_knows_are_no_chance():
+    target = torch.arange(20.0)
+    target[3] = torch.nan
+    assert not from_torch({"image": torch.rand(20, 1, 4, 4), "target": target}).augments
+
+
 def test_named_columns_and_class_names():
     columns = {"image": np.zeros((4, 2, 2), np.uint8), "label": np.array([0, 1, 0, HIDDEN]), "depth": np.ones((4, 3))}
     source = from_torch(columns, classes=["cat", "dog"])
@@ -361,6 +416,17 @@ def test_targets_that_are_none(task, data, words):
             ["sample 0 of split 'train' cannot be read: KeyError: 'picture' (in __getitem__, test_live_d"],
         ),
         (lambda: Listed([]), ["split 'train' has no samples"]),
+        (
+            lambda: Listed([(torch.zeros(1, 4, 4), 0)] * 3 + [(torch.full((1, 4, 4), np.inf), 0)]),
+            ["'image' of sample 3 of split 'train' holds inf. Expected finite numbers"],
+        ),
+        (
+            lambda: (np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, int)),
+            ["'image' of shape (8, 8, 3). Expected (C, H, W). Give image.transpose(2, 0, 1)."],
+        ),
+        (lambda: (np.zeros((3, 2, 2)), np.zeros(3)), ["'label' is () float32 a sample", "whole numbers"]),
+        (lambda: (np.zeros((3, 2, 2)), np.eye(3)), ["'label' is (3,) float32", "label.argmax()"]),
+        (lambda: (np.zeros((3, 2, 2)), np.zeros((3, 2, 2), int)), ["'label' is (2, 2) int64", "'segmentation'"]),
         (
             lambda: Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 5, 4), 1)]),
             ["sample 1", "(1, 5, 4)", "(1, 4, 4)"],
