@@ -28,7 +28,7 @@ def make(
     test: Any = None,
     student: Any = None,
     recipe: Any = None,
-    data: Mapping[str, Any] | None = None,
+    data: str | Mapping[str, Any] | None = None,
     host: Host | None = None,
     seed: int | None = None,
     **sections: Any,
@@ -40,8 +40,8 @@ def make(
         train, val, test: samples with `len()` and `[i]`, or arrays; what is left out is held out of `train`.
         student: a search space's name, class or object, a section; or a module or `kinds.Model`, the one architecture, which
             starts from the weights that it has now.
-        recipe: a section, or a list of distillers (names, classes, sections); default: `kd` where there is a teacher.
-        data: further keys of the section, such as `{"labeled": 0.1}`; or all of it, without `train`.
+        recipe: a section, or a list of distillers (names, classes, sections); default: `kd` where there is one teacher.
+        data: further keys of the section, such as `{"labeled": 0.1}`; or all of it or a name, without `train`.
         host: what is installed; None = `Host.load()`.
         sections: the file's other sections; a capability's class may stand wherever its name would.
 
@@ -51,7 +51,9 @@ def make(
     from kdsearch.host import Host as Installed
 
     live: dict[str, Any] = {}
-    raw: dict[str, Any] = {"data": _data(train, val, test, dict(data or {}), live)}
+    raw: dict[str, Any] = {
+        "data": _data(train, val, test, {"use": data} if isinstance(data, str) else dict(data or {}), live)
+    }
     if teacher is not None:
         raw["teacher"] = _teacher(teacher, "teacher", live)
     if "teachers" in sections:
@@ -64,6 +66,9 @@ def make(
         raw["students"] = {
             role: _student(each, f"space.{role}", live) for role, each in sections.pop("students").items()
         }
+    if recipe is None and "teachers" in raw:
+        expected = "distillers, each with its `teacher`; or {}, where students learn from the labels alone"
+        raise StudyError("several teachers, and nobody learns from them", path="recipe", expected=expected)
     raw["recipe"] = _recipe(recipe, teacher is not None)
     plain = _named({**raw, **sections}, live)
     return make_study(Source(plain, {}), host or Installed.load(), seed=seed, live=live)
@@ -132,7 +137,10 @@ def _recipe(recipe: Any, has_teacher: bool) -> Any:
 def _named(value: Any, live: dict[str, Any], path: str = "") -> Any:
     """JSON values, every capability class replaced by a name under which `live` has it."""
     if isinstance(value, Mapping):
-        return {str(name): _named(each, live, f"{path}.{name}" if path else str(name)) for name, each in value.items()}
+        named = {
+            str(_named(name, live, path) if isinstance(name, type) else name): each for name, each in value.items()
+        }
+        return {name: _named(each, live, f"{path}.{name}" if path else name) for name, each in named.items()}
     if isinstance(value, list | tuple):
         return [_named(each, live, f"{path}[{i}]") for i, each in enumerate(value)]
     if isinstance(value, type) and issubclass(value, Capability):

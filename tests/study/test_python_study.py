@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdsearch.builtin.metrics import Accuracy
 from kdsearch.errors import PluginError, StudyError
 from kdsearch.study import load_study
 from kdsearch.study.api import make
@@ -45,14 +46,20 @@ def test_classes_stand_where_names_would(host):
     class Ours(small_plugin.Space):
         """Our own."""
 
+    class Rate(Accuracy):
+        """Of right answers."""
+
     study = make(
         "outputs",
         SAMPLES,
         student=Ours,
         recipe=[{"use": Mine, "weight": "search", "options": {"temperature": 2.0}}],
         search={"proxy": [small_plugin.Score, "nwot"]},
+        objectives={Rate: "max", "params": "min"},
         host=host,
     )
+    assert study.config.objectives == {"Rate": "max", "params": "min"}
+    assert study.host(host).load_class("metric", "Rate") is Rate
     assert study.config.recipe.distillers[0].use == "Mine"
     recipe = RecipeSpace.from_study(study, study.host(host))
     assert recipe.distillers[0].cls is Mine
@@ -97,6 +104,22 @@ def test_what_is_wrong_is_named_by_its_key_path(arguments, message, host):
 def test_a_study_without_data_says_how_to_give_them(host):
     with pytest.raises(StudyError, match=r"train: no data are given\. Expected train=\.\.\., or data=\{'use': NAME"):
         make(nn.Linear(1, 1), student="cifar_resnet", host=host)
+
+
+def test_data_are_a_name_too(host):
+    study = make(data="digits", student="cifar_resnet", host=host)
+    assert study.config == make(data={"use": "digits"}, student="cifar_resnet", host=host).config
+    with pytest.raises(StudyError, match=r"data\.use: both live samples and a data set"):
+        make(train=SAMPLES, data="digits", student="cifar_resnet", host=host)
+
+
+def test_of_several_teachers_the_recipe_says_who_teaches(host):
+    both = {"teachers": {"a": nn.Linear(1, 1), "b": "outputs"}, "student": "cifar_resnet", "host": host}
+    with pytest.raises(
+        StudyError, match=r"recipe: several teachers, and nobody learns from them\. Expected distillers"
+    ):
+        make(train=SAMPLES, **both)
+    assert make(train=SAMPLES, recipe={}, **both).config.recipe.distillers == []
 
 
 def test_two_classes_of_one_name_are_refused(host):
