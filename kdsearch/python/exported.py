@@ -112,7 +112,7 @@ def export(
         raise StudyError(problem, path="quantize", expected=f"None, or a quantizer of '{made.suffix}' files")
     told = about["preprocessing"]
     is_prepared = bool(told["mean"]) and bool(told["std"]) and told["channels"] in (1, 3)
-    beside = _beside(target, bool(labels) and made.is_onnx and is_prepared)
+    beside = _beside(target, bool(about["labels"]) and made.is_onnx and is_prepared)
     along = _along(target, files or {}, [*made.parts(target), *beside.values()])
     model = as_model(net, io, "network")
     graph = Graph(model.module, io.inputs, io.outputs)
@@ -158,14 +158,15 @@ def _about(
 ) -> dict[str, Any]:
     """Labels and preprocessing, checked."""
     classes = io.outputs[0].shape[0]
-    if labels is not None and len(labels) != classes:
-        raise StudyError(f"{len(labels)} labels", path="labels", expected=f"{classes}, one a class")
+    names = [] if labels is None else [str(each) for each in labels]
+    if labels is not None and len(names) != classes:
+        raise StudyError(f"{len(names)} labels", path="labels", expected=f"{classes}, one a class")
     told = preprocessing(io.inputs[0], (float(samples.min()), float(samples.max())))
     if normalize is not None:
         wanted = asked(_normalize(normalize))
         assert wanted is not None
         told = made_of_pixels(told, wanted.of(told["channels"]), "normalize")
-    return {"labels": [str(each) for each in labels or ()], "preprocessing": told}
+    return {"labels": names, "preprocessing": told}
 
 
 def _normalize(value: str | Mapping[str, Any]) -> str | MeanStd:
@@ -175,9 +176,14 @@ def _normalize(value: str | Mapping[str, Any]) -> str | MeanStd:
             raise StudyError(f"got '{value}'", path="normalize", expected=expected)
         return value
     try:
-        return MeanStd(**value)
-    except (ValidationError, TypeError):
+        return MeanStd(**{name: _listed(each) for name, each in value.items()})
+    except (AttributeError, TypeError, ValidationError):
         raise StudyError(f"got {value!r}"[:200], path="normalize", expected=expected) from None
+
+
+def _listed(value: Any) -> Any:
+    """As JSON has it, of a tuple, an array or a tensor."""
+    return list(value) if isinstance(value, tuple) else value.tolist() if hasattr(value, "tolist") else value
 
 
 def _beside(target: Path, runs: bool) -> dict[str, Path]:

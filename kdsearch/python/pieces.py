@@ -91,6 +91,8 @@ class Distillation(nn.Module):
             if not isinstance(each, Tensor) or not each.ndim or not len(each):
                 check_samples(each, f"example.{name}".rstrip("."))
         device = next(iter(example.values())).device if isinstance(example, Mapping) else example.device
+        if isinstance(distillers, str):
+            raise StudyError(f"got '{distillers}'", path="distillers", expected="a list")
         if io is None:
             if isinstance(example, Mapping):
                 raise StudyError(

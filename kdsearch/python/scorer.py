@@ -128,20 +128,25 @@ def scorer(
     if isinstance(teacher, nn.Module | Model):
         given = _redrawn(teacher, asked, seed, named.values())
     elif teacher is not None:
-        given = _parsed(narrowed, teacher)
+        given = _parsed(narrowed, teacher, "teacher")
     check_needs(named, asked, host)
     terms = {term: named[term] for name in names for term in COMPOSITES.get(name, ())}
     both = [scorer_on(narrowed, asked, own, each, batch, given, seed, init_seeds) for each in (named, terms)]
     return CombinedScorer(both[0], both[1], names, seed)
 
 
-def _parsed(space: SearchSpace[Any], spec: Spec) -> Any:
+def _parsed(space: SearchSpace[Any], spec: Spec, path: str = "spec") -> Any:
     if isinstance(spec, Options):
         return spec
+    if not isinstance(spec, str | Mapping):
+        got = f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__
+        raise StudyError(f"got {got}", path=path, expected="a spec of the space, as a mapping or its text")
     return space.decode(spec) if isinstance(spec, str) else space.parse(dict(spec))
 
 
 def _space(host: Host, space: str | type[SearchSpace[Any]]) -> SearchSpace[Any]:
+    if not isinstance(space, str) and not (isinstance(space, type) and issubclass(space, SearchSpace)):
+        raise StudyError(f"got {space!r}"[:200], path="space", expected="a search space's name, class or object")
     cls = host.load_class("search_space", space) if isinstance(space, str) else space
     made: SearchSpace[Any] = cls()
     return made

@@ -52,10 +52,13 @@ def save_model(
         allow_code: names of code that may be run.
 
     Raises:
-        StudyError: neither a space nor code, or what they and the history build has other weights than the model or, where `io`
-            says what it reads, answers otherwise.
+        StudyError: no Model, neither a space nor code, or what they and the history build has other weights than the model or,
+            where `io` says what it reads, answers otherwise.
         UnsafeCodeError: `code` is not allowed.
     """
+    if not isinstance(model, Model):
+        expected = "a kdsearch.kinds.Model, such as Model(net, ('image',), ())"
+        raise StudyError(f"got {type(model).__name__}", path="model", expected=expected)
     about: dict[str, Any] = {
         "format": FORMAT,
         "architecture": _architecture(model, space, spec, io, code, arguments),

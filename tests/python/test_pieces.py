@@ -147,6 +147,7 @@ def test_a_class_of_ones_own_is_told_of_steps_and_clock():
     [
         (["kdd"], PluginError, "unknown distiller 'kdd'; did you mean 'kd'"),
         (["kd", "kd"], StudyError, "two distillers have one name"),
+        ("kd", StudyError, "distillers: got 'kd'. Expected a list"),
         ([{"use": "kd", "options": {"temprature": 1}}], StudyError, "temprature.*did you mean 'temperature'"),
         ([{"name": "kd"}], StudyError, "distiller: got"),
         (["fitnet"], TapError, r"logits' is 10|stage\[-2\]|fits|is "),
@@ -218,15 +219,23 @@ def test_a_program_that_would_run_another_file_goes(tmp_path):
     assert place.read_text() == "print('mine')"
 
 
-@pytest.mark.parametrize(("normalize", "is_there"), [(None, False), ({"mean": 0.5, "std": 0.25}, True)])
+@pytest.mark.parametrize(
+    ("normalize", "is_there"),
+    [
+        (None, False),
+        ({"mean": 0.5, "std": 0.25}, True),
+        ({"mean": (0.5,), "std": [0.25]}, True),
+        ({"mean": torch.tensor([0.5]), "std": np.float64(0.25)}, True),
+    ],
+)
 def test_no_program_is_written_where_nobody_knows_how_images_are_prepared(normalize, is_there, tmp_path):
     """Samples below 0 are no pixels: it would divide by a std that is not there, and answer nan."""
-    labels = [str(i) for i in range(10)]
+    labels = np.array([str(i) for i in range(10)])
     found = kdsearch.export(
         teacher(0), (IMAGES - 0.5) / 0.25, tmp_path / "net.onnx", exporter=TRACED, labels=labels, normalize=normalize
     )
     assert (found.predict is not None, (tmp_path / "predict.py").exists()) == (is_there, is_there)
-    assert json.loads(found.card.read_text())["use"]["labels"] == labels
+    assert json.loads(found.card.read_text())["use"]["labels"] == list(labels)
 
 
 @pytest.mark.parametrize(

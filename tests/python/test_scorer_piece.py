@@ -155,6 +155,8 @@ def test_a_class_is_a_proxy():
         ({"io": IMAGE_IO, "classes": 3}, StudyError, "io: io says shape and classes too"),
         ({"init_seeds": 0}, StudyError, "init_seeds: got 0"),
         ({"shape": 32}, StudyError, "shape: got 32. Expected sizes"),
+        ({"teacher": nn.Linear}, StudyError, r"teacher: got the class Linear\. Expected a spec"),
+        ({"teacher": lambda x: x}, StudyError, r"teacher: got function\. Expected a spec"),
         ({"teacher": "1,1,1"}, StudyError, "'1,1,1' is no architecture"),
         ({"teacher": {"depth": 1}}, StudyError, "unknown option 'depth'"),
         ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))}, StudyError, r"tap 'stage\[-1\]'"),
@@ -164,6 +166,14 @@ def test_a_class_is_a_proxy():
 def test_what_is_wrong_is_named(arguments, error, message):
     with pytest.raises(error, match=message):
         kdsearch.scorer("cifar_resnet", **{"proxies": ["relation"], **arguments})
+
+
+def test_what_is_no_space_or_no_architecture_is_named():
+    for space in ({"space": "cifar_resnet"}, nn.Linear, 3):
+        with pytest.raises(StudyError, match=r"space: got .*\. Expected a search space's name, class or object"):
+            kdsearch.scorer(space, ["params"])
+    with pytest.raises(StudyError, match=r"spec: got Linear\. Expected a spec of the space"):
+        kdsearch.scorer("cifar_resnet", ["params"]).score(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(

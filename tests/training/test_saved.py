@@ -109,6 +109,8 @@ def test_what_makes_another_network_is_refused_before_it_is_written(tmp_path):
     small, history = pruned(Model(network(), ("image",)))
     with pytest.raises(StudyError, match=r"make another network: 0\.bias, 0\.weight"):
         kdsearch.save_model(small, tmp_path / "a", code=CODE, history=history[:1], allow_code=[CODE])
+    with pytest.raises(StudyError, match=r"model: got Sequential\. Expected a kdsearch\.kinds\.Model"):
+        kdsearch.save_model(network(), tmp_path / "a", code=CODE, allow_code=[CODE])
     with pytest.raises(StudyError, match="nobody knows how to build"):
         kdsearch.save_model(small, tmp_path / "a", space="cifar_resnet")
     assert not (tmp_path / "a").exists()
