@@ -50,6 +50,10 @@ class Columns:
         at = torch.as_tensor(index, dtype=torch.long)
         return {name: self._batched(name, values[at], index) for name, values in self.columns.items()}
 
+    def column(self, name: str) -> Tensor:
+        """(N, ...) of all samples."""
+        return self._batched(name, self.columns[name], range(len(self)))
+
     def _batched(self, name: str, values: Tensor, index: Sequence[int]) -> Tensor:
         values = _pixels(name, values)
         return as_target(name, values, index, self.split) if name == self.target else values
@@ -109,7 +113,7 @@ class Items:
 
 def _column(split: str, name: str, values: Any) -> Tensor:
     try:
-        column = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+        column = values.detach().cpu() if isinstance(values, Tensor) else _of_numpy(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"split '{split}': '{name}' is no array of numbers", expected="numbers, one row a sample"
@@ -119,6 +123,11 @@ def _column(split: str, name: str, values: Any) -> Tensor:
     if name == "label" and column.ndim == 2 and column.shape[1] == 1:
         column = column[:, 0]
     return column
+
+
+def _of_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """The same memory, where torch can have it."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
 def _item(split: str, i: int, name: str, value: Any) -> Tensor:
@@ -183,10 +192,9 @@ def ids_in(samples: Mapping[str, Samples], name: str) -> set[int]:
 
 def every(samples: Samples, name: str) -> Tensor:
     """(N, ...) of all samples."""
-    at_once = len(samples) if isinstance(samples, Columns) else 1
-    starts = range(0, len(samples), at_once)
-    index = [list(range(start, min(start + at_once, len(samples)))) for start in starts]
-    return torch.cat([samples.rows(each, [0] * len(each))[name] for each in index])
+    if isinstance(samples, Columns):  # not its images beside it
+        return samples.column(name)
+    return torch.cat([samples.rows([i], [0])[name] for i in range(len(samples))])
 
 
 def seed_of(text: str) -> int:

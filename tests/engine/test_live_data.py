@@ -12,6 +12,7 @@ from torch.utils.data import Subset, random_split
 
 from kdsearch.builtin.tables.regression import Regression, RegressionOptions
 from kdsearch.engine.live_data import from_torch
+from kdsearch.engine.live_samples import Columns
 from kdsearch.engine.splits import arrange
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, Field, NoOptions
@@ -252,6 +253,20 @@ def test_lists_halves_and_arrays_of_other_libraries_are_samples():
         assert torch.equal(batch["image"], images[4:5].float())
         assert batch["label"].tolist() == source.split("train").labels[4:5].tolist() == [1]
     assert from_torch(Pairs(classes=np.array(["a", "b", "c"]))).facts["classes"] == ["a", "b", "c"]
+
+
+def test_arrays_are_not_held_twice(monkeypatch):
+    images, targets = np.zeros((6, 4, 4), np.uint8), np.arange(6.0)
+    (train,) = from_torch({"image": images, "target": targets})._splits.values()
+    assert train._samples.columns["image"].data_ptr() == images.ctypes.data
+    frozen = images[:, ::-1].copy()
+    frozen.flags.writeable = False
+    for unlike in (images[:, ::-1], frozen):
+        assert from_torch((unlike, [0, 1] * 3)).split("train").load([0])["image"].shape == (1, 1, 4, 4)
+    read, rows = [], Columns.rows
+    monkeypatch.setattr(Columns, "rows", lambda self, index, seeds: read.extend(index) or rows(self, index, seeds))
+    from_torch({"image": np.zeros((5000, 2, 2), np.uint8), "target": np.arange(5000.0)})
+    assert len(read) < 5300, "once for the digest; not for the target"
 
 
 def test_numbers_that_nobody_knows_are_no_chance():
