@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field as Option
 from torch import Tensor
@@ -342,7 +343,8 @@ def _class_names(said: Sequence[str] | int | None, train: Any, n: int, exactly: 
     while isinstance(train, Subset):
         train = train.dataset
     names = said if said is not None else getattr(train, "classes", None)
-    names = names.tolist() if hasattr(names, "tolist") else names
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
     if isinstance(names, int):
         names = [str(i) for i in range(names)]
     if not (isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)):
