@@ -10,6 +10,7 @@ from kdsearch.errors import KdsearchError
 from kdsearch.kinds import Plan
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import copy_file, remove, storing
+from kdsearch.study.check import student_space
 from kdsearch.study.code import is_code
 from kdsearch.training.finished import Finished
 from kdsearch.training.materials import Materials
@@ -27,13 +28,16 @@ def save_networks(
     saved = {}
     for role in roles:
         path = name if len(roles) == 1 else f"{name}/{role}"
-        reason = _of_this_study_alone(materials, role)
+        reason, space = _of_this_study_alone(materials), materials.study.students[role].space
         if not reason:
             try:
                 save_model(
                     found.setup.models[role],
                     out / path,
-                    space=materials.study.students[role].space,
+                    space=space,
+                    network=None
+                    if _is_registered(materials, role)
+                    else student_space(materials.study, materials.host, role),
                     spec=request["specs"][role],
                     io=materials.io,
                     history=_history(materials, request["plans"].get(role, ())),
@@ -44,13 +48,16 @@ def save_networks(
     return saved
 
 
-def _of_this_study_alone(materials: Materials, role: str) -> str:
+def _is_registered(materials: Materials, role: str) -> bool:
+    """Whether its search space has a name by which any process finds it."""
+    study, space = materials.study, materials.study.students[role].space
+    is_live = study.live_object(study.path_of_student(role)) is not None or f"search_space:{space}" in study.live
+    return not is_live and not is_code(space)
+
+
+def _of_this_study_alone(materials: Materials) -> str:
     """Why a network cannot be built elsewhere; "" where it can."""
-    study = materials.study
-    if study.live_object(study.path_of_student(role)) is not None:
-        return "it is an object of the program that ran the study"
-    named = [study.students[role].space, *(step.use.use for _, step in study.config.compress.chain)]
-    code = [each for each in named if is_code(each)]
+    code = [step.use.use for _, step in materials.study.config.compress.chain if is_code(step.use.use)]
     return f"'{code[0]}' is code of the study" if code else ""
 
 

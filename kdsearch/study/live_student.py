@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from pydantic import Field
 from torch import nn
@@ -27,9 +28,9 @@ class LiveNetwork(SearchSpace[LiveNetworkSpec]):
     def __init__(self, network: nn.Module | Model) -> None:
         self._network = independent(network)
         module = self._network.module if isinstance(self._network, Model) else self._network
-        self._name = network.name if isinstance(network, Model) else type(network).__name__
+        self.name = name_of(network)
         content = digest([module_digest(module), *(repr(tap) for tap in getattr(network, "taps", ()))])
-        super().__init__(searchable(LiveNetworkSpec, {"network": self._name, "content": content[:12]}, ""))
+        super().__init__(searchable(LiveNetworkSpec, {"network": self.name, "content": content[:12]}, ""))
 
     def ignores(self, spec: LiveNetworkSpec) -> Collection[str]:
         """Its content is the program's; nobody reads a digest."""
@@ -39,9 +40,16 @@ class LiveNetwork(SearchSpace[LiveNetworkSpec]):
         """Raise DataError where it does not read the study's samples, or does not answer as the task asks."""
         if isinstance(self._network, Model):
             own = self._network.copy()
-            modelled(own.module, io, self._name, taps=False, role="student ")
+            modelled(own.module, io, self.name, taps=False, role="student ")
             return own
-        return modelled(module_copy(self._network), io, self._name, role="student ")
+        return modelled(module_copy(self._network), io, self.name, role="student ")
+
+
+def name_of(given: nn.Module | Model | SearchSpace[Any] | type[SearchSpace[Any]]) -> str:
+    """A Model's name, or the class's."""
+    if isinstance(given, LiveNetwork):
+        return given.name
+    return given.name if isinstance(given, Model) else (given if isinstance(given, type) else type(given)).__name__
 
 
 def independent(network: nn.Module | Model) -> nn.Module | Model:

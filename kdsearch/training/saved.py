@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdsearch.errors import ArtifactError, StudyError
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Compressor, Field, Model, Plan, named
+from kdsearch.kinds import IO, Compressor, Field, Model, Plan, SearchSpace, named
 from kdsearch.kinds.units import in_units
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.artifacts import sealed, unsealed
@@ -22,10 +22,12 @@ from kdsearch.store.files import read_json, storing, write_json
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.study.code import load_code
+from kdsearch.study.live_student import LiveNetwork, LiveNetworkSpec, name_of
 
 FORMAT = 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 FIX = "Save the model again."
+Given = nn.Module | Model | SearchSpace[Any] | type[SearchSpace[Any]]
 NEAR = 1e-4  # of answers, over the largest one: two networks of equal weights that compute the same
 
 
@@ -40,6 +42,7 @@ def save_model(
     arguments: Mapping[str, Any] | None = None,
     history: Sequence[tuple[str, Plan]] = (),
     allow_code: Sequence[str] = (),
+    network: Given | None = None,
 ) -> Path:
     """Write `model.json` and `weights.safetensors` to a folder, from which `load_model` builds the same network in any process.
 
@@ -47,6 +50,7 @@ def save_model(
 
     Args:
         space, spec, io: a member of a search space, built for these inputs and outputs; spec: the model's own where it has one.
+        network: a module, or a search space that has no name, in place of `space`: whoever loads the model gives it again.
         code, arguments: else a callable `package.module:name` that answers with the network, and JSON that it is called with.
         history: what was done to the network since, in order: (name of a pruner, its plan).
         allow_code: names of code that may be run.
@@ -61,12 +65,12 @@ def save_model(
         raise StudyError(f"got {type(model).__name__}", path="model", expected=expected)
     about: dict[str, Any] = {
         "format": FORMAT,
-        "architecture": _architecture(model, space, spec, io, code, arguments),
+        "architecture": _architecture(model, space, spec, io, code, arguments, network),
         "history": [{"pruner": name, "plan": asdict(plan)} for name, plan in history],
         "model": {"inputs": list(model.inputs), "outputs": list(model.outputs), "name": model.name},
     }
     folder, weights = Path(dir), {name: value.detach().cpu() for name, value in model.module.state_dict().items()}
-    built = _built(about, allow_code, folder / ABOUT)
+    built = _built(about, allow_code, folder / ABOUT, network)
     if differs := _difference(model, built, weights, io):
         raise StudyError(
             f"architecture and history make another network: {differs}",
@@ -81,10 +85,15 @@ def save_model(
     return folder
 
 
-def load_model(dir: Path | str, *, allow_code: Sequence[str] = ()) -> Model:
+def load_model(dir: Path | str, *, allow_code: Sequence[str] = (), network: Given | None = None) -> Model:
     """The network of a folder that `save_model` wrote, in eval mode.
 
+    Args:
+        network: what it was built of, where that was an object of a program: the module, whose weights do not count, or the
+            search space.
+
     Raises:
+        StudyError: `network` is asked for, and not given.
         ArtifactError: a file is missing, damaged or of another format, or the weights are not of this network.
         UnsafeCodeError: the network is built by code that `allow_code` does not name.
     """
@@ -98,7 +107,7 @@ def load_model(dir: Path | str, *, allow_code: Sequence[str] = ()) -> Model:
     weights = file.with_name(WEIGHTS)
     if hashlib.sha256(weights.read_bytes()).hexdigest() != about["sha256"]:
         raise ArtifactError("has changed since it was written", file=weights, fix=FIX)
-    model = _built(about, allow_code, file)
+    model = _built(about, allow_code, file, network)
     load_into(model.module, read(weights), weights)
     model.module.eval()
     return model
@@ -136,19 +145,40 @@ def _architecture(
     io: IO | None,
     code: str | None,
     arguments: Mapping[str, Any] | None,
+    network: Given | None,
 ) -> dict[str, Any]:
     if code is not None:
         return {"code": code, "arguments": dict(arguments or {})}
     spec = model.spec if spec is None else spec
-    if space is None or spec is None or io is None:
+    if (space is None and network is None) or spec is None or io is None:
         raise StudyError(
             "nobody knows how to build the network", path="save_model", expected="space, spec and io, or code"
         )
     fields = {side: [asdict(each) for each in getattr(io, side)] for side in ("inputs", "outputs")}
-    return {"space": space, "spec": dict(spec), "io": fields}
+    named = {"space": space} if network is None else {"network": name_of(network)}
+    return {**named, "spec": dict(spec), "io": fields}
 
 
-def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path) -> Model:
+def _member(architecture: Mapping[str, Any], io: IO, host: Host, network: Given | None) -> Model:
+    """Raise StudyError where it is of an object of a program, which is not given."""
+    if "network" not in architecture:
+        cls = host.load_class("search_space", architecture["space"])
+        made: SearchSpace[Any] = cls()
+    elif network is None:
+        raise StudyError(
+            f"it is made of '{architecture['network']}', an object of the program that saved it",
+            path="network",
+            expected="load_model(dir, network=...): a module of the same structure, or the search space",
+        )
+    elif isinstance(network, nn.Module | Model):
+        made = LiveNetwork(network)
+        return made.build(LiveNetworkSpec(network=""), io)
+    else:
+        made = network() if isinstance(network, type) else network
+    return made.build(made.parse(architecture["spec"]), io)
+
+
+def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path, given: Given | None) -> Model:
     """The architecture with its history, freshly initialised: weights are loaded over it."""
     host, architecture = Host.load(), about["architecture"]
     if "code" in architecture:
@@ -165,12 +195,10 @@ def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path) -> M
             fields = TypeAdapter(dict[str, tuple[Field, ...]]).validate_python(architecture["io"])
         except ValidationError as error:
             raise ArtifactError(f"fields: {error.errors()[0]['msg']}", file=file, fix=FIX) from None
-        cls = host.load_class("search_space", architecture["space"])
-        made = cls()
+        io = IO(fields["inputs"], fields["outputs"])
         with torch.random.fork_rng(devices=[]):
             seed_generators(derive(0, "saved"))
-            io = IO(fields["inputs"], fields["outputs"])
-            model = in_units(made.build(made.parse(architecture["spec"]), io), io)
+            model = in_units(_member(architecture, io, host, given), io)
     for step in about["history"]:
         pruner: Compressor[Any] = _pruner(host, step["pruner"])
         plan = Plan(**{**step["plan"], "log": tuple(step["plan"]["log"])})

@@ -37,7 +37,15 @@ def test_it_is_distilled_from_the_weights_that_it_has_and_stays_as_it_was(tmp_pa
     assert result["student"]["params"] == sum(each.numel() for each in own.parameters())
     assert result["student"]["accuracy"] > 0.5
     session = ort.InferenceSession(tmp_path / result["exports"][0]["path"])
-    assert session.run(None, {session.get_inputs()[0].name: np.zeros((2, 1, 8, 8), "f4")})[0].shape == (2, 10)
+    images = np.random.default_rng(0).random((2, 1, 8, 8), "f4")
+    (answers,) = session.run(None, {session.get_inputs()[0].name: images})
+    assert result["student"]["paths"] == ["student"]
+    again = kdsearch.load_model(tmp_path / "student", network=teacher(99, width=3))
+    np.testing.assert_allclose(again.module(torch.from_numpy(images)).detach().numpy(), answers, rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        StudyError, match=r"network: it is made of 'Sequential', an object of the program that saved it"
+    ):
+        kdsearch.load_model(tmp_path / "student")
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
 
 

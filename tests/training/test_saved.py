@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 from torch import nn
 from torch.nn.utils import weight_norm
 
@@ -103,6 +104,30 @@ def test_a_network_of_equal_weights_that_answers_otherwise_is_refused(tmp_path):
     with pytest.raises(StudyError, match="make another network: logits"):
         kdsearch.save_model(model, tmp_path / "a", space="cifar_resnet", spec=spec, io=FIELDS)
     assert not (tmp_path / "a").exists()
+
+
+class Wide(CifarResNetSpace):
+    """A search space that is registered nowhere."""
+
+
+def test_a_network_of_what_has_no_name_is_built_of_that_again(tmp_path):
+    """Of a search space, and cut, of a module, whose own weights do not count."""
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    member_of, spec = member()
+    own = network()
+    small, history = pruned(Model(own, ("image",), name="mine"))
+    for name, model, given, again, more in (
+        ("space", member_of, Wide, Wide(), {"spec": spec}),
+        ("module", small, own, network(), {"spec": {}, "history": history}),
+    ):
+        kdsearch.save_model(model, tmp_path / name, network=given, io=FIELDS, **more)
+        for each in (given, again):
+            found = kdsearch.load_model(tmp_path / name, network=each)
+            assert torch.equal(found.module(x), model.module.eval()(x))
+        with pytest.raises(StudyError, match="an object of the program that saved it"):
+            kdsearch.load_model(tmp_path / name)
+    with pytest.raises(ArtifactError):
+        kdsearch.load_model(tmp_path / "module", network=network(6))
 
 
 def test_what_makes_another_network_is_refused_before_it_is_written(tmp_path):
