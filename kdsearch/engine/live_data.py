@@ -14,7 +14,8 @@ from pydantic import Field as Option
 from torch import Tensor
 from torch.utils.data import Subset
 
-from kdsearch.engine.live_samples import Columns, Items, Samples, every, ids_in, seed_of
+from kdsearch.engine.live_pixels import made_of_pixels, preprocessing, said_to_be
+from kdsearch.engine.live_samples import Columns, Items, Samples, digests, every, ids_in, seed_of
 from kdsearch.engine.live_targets import TASKS, check_classes, check_label, field_of, moments, target_of
 from kdsearch.errors import DataError, nearest, one_of
 from kdsearch.kinds import HIDDEN, Batch, Field, Normalization, Options, Split, split_of, stated
@@ -23,7 +24,6 @@ from kdsearch.limits import CLASSES
 LOOKED_AT = 64  # samples whose labels say whether the Dataset's `targets` are theirs
 HASHED = 1024  # samples of a Dataset that its digest reads, evenly spaced
 SPLITS = ("train", "unlabeled", "val", "test")
-FAR = 0.5  # outside of 0..1, in pixels: random erasing and the like may overshoot a little
 
 
 class LiveOptions(Options):
@@ -127,7 +127,7 @@ class LiveSource:
         own, given = wanted.of(told["channels"]), stated(self._facts)
         if given is not None:
             formula = f"(x / {told['scale']:g} - mean) / std, a channel each; x in 0..{told['scale']:g}"
-            told = {**told, **_given(own), "formula": formula}
+            told = {**told, **said_to_be(own), "formula": formula}
             scale, shift = own.from_other(given)
             splits: dict[str, Split] = {
                 name: NormalizedSplit(each, scale, shift) for name, each in self._splits.items()
@@ -195,12 +195,16 @@ def from_torch(
         read = ids_in(samples, "tokens") | (ids_in(samples, target) if target == "next" else set())
         n_values = max(read, default=0) + 1
     fields = tuple(_field(field, value, target, n_values) for field, value in first["train"].items())
-    facts["content"], ends = _content(samples, {split: _either(labels[split], numbers[split]) for split in samples})
+    facts["content"], ends, copies = _content(
+        samples, {split: _either(labels[split], numbers[split]) for split in samples}
+    )
     if (image := next((each for each in fields if each.kind == "image"), None)) is not None:
         facts["preprocessing"] = preprocessing(image, ends)
+    if copies:
+        facts["copies"] = copies
     facts["samples"] = {split: len(each) for split, each in samples.items()}
     splits = {split: LiveSplit(split, each, labels[split]) for split, each in samples.items()}
-    _same_shapes(first)
+    _same_shapes(first, target)
     is_random = any(_is_random(split) for split in splits.values())
     return LiveSource(splits, fields, facts, is_random, TASKS[target], numbers["train"] if target == "target" else None)
 
@@ -272,7 +276,8 @@ def _field(name: str, batch: Tensor, target: str, n_values: int | None) -> Field
         return Field(name, "map" if len(shape) >= 2 else "vector", shape, dtype, "target")
     if name == "image":
         if len(shape) != 3:
-            raise DataError(f"'image' of shape {shape}", expected="(C, H, W), or (H, W) for grey")
+            fix = "Vectors are given by name: {'x': ..., 'label': ...}." if len(shape) == 1 else ""
+            raise DataError(f"'image' of shape {shape}", expected="(C, H, W), or (H, W) for grey", fix=fix)
         return Field(name, "image", shape, dtype)
     if len(shape) == 1 and name == "mask":
         return Field(name, name, shape, dtype)
@@ -285,8 +290,16 @@ def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one
 
 
-def _same_shapes(first: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _same_shapes(first: Mapping[str, Mapping[str, Tensor]], target: str) -> None:
     for split, values in first.items():
+        lacks = sorted(first["train"].keys() - values.keys() - ({target} if split == "unlabeled" else set()))
+        if lacks:
+            unknown = "NaN" if target == "target" else HIDDEN
+            raise DataError(
+                f"split '{split}' has no '{lacks[0]}', which 'train' has",
+                expected="the same fields in every split",
+                fix=f"Where nobody knows it, write {unknown}." if target in lacks else "",
+            )
         for name, value in values.items():
             mine = first["train"].get(name)
             if mine is None or mine.shape != value.shape or mine.dtype != value.dtype:
@@ -356,10 +369,12 @@ def _class_names(said: Sequence[str] | int | None, train: Any, n: int, exactly: 
     return list(names)
 
 
-def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]) -> tuple[str, tuple[float, float]]:
-    """sha256 over every label and every row of arrays, and the least and greatest pixel; of a Dataset from HASHED samples,
-    evenly spaced."""
-    digest = hashlib.sha256()
+def _content(
+    samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]
+) -> tuple[str, tuple[float, float], dict[str, int]]:
+    """sha256 over every label and every row of arrays, the least and greatest pixel, and how many samples of `val` and `test` are
+    there for training, too, whatever their target; of a Dataset from HASHED samples, evenly spaced."""
+    digest, rows_of = hashlib.sha256(), dict[str, list[bytes]]()
     low, high = math.inf, -math.inf
     for split, each in samples.items():
         n = len(each)
@@ -371,51 +386,17 @@ def _content(samples: Mapping[str, Samples], labels: Mapping[str, Tensor | None]
         step = 256
         for start in range(0, len(rows), step):
             index = list(rows[start : start + step])
-            for name, value in each.rows(index, [0] * len(index)).items():
+            read = each.rows(index, [0] * len(index))
+            if len(samples) > 1:
+                rows_of.setdefault(split, []).extend(digests(read, each.target))
+            for name, value in read.items():
                 digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
                 digest.update(value.contiguous().numpy().tobytes())
                 if name == "image":
                     low, high = min(low, float(value.min())), max(high, float(value.max()))
-    return digest.hexdigest(), (low, high)
-
-
-def preprocessing(image: Field, ends: tuple[float, float]) -> dict[str, Any]:
-    """What networks are fed. Samples of 0..1 or 0..255 are pixels; what a transform made of others is not known."""
-    channels, *size = image.sizes
-    low, high = ends
-    scale = 255.0 if low >= 0 and 16 < high <= 255 else 1.0
-    is_pixels = low >= 0 and high <= scale
-    return {
-        "size": size,
-        "channels": channels,
-        "color": {1: "grey", 3: "RGB"}.get(channels),
-        "range": [0.0, scale] if is_pixels else [low, high],
-        "scale": scale,
-        "mean": [0.0] * channels if is_pixels else None,
-        "std": [1 / scale] * channels if is_pixels else None,  # (x / scale - 0) / (1 / scale) = x
-        "formula": f"x in 0..{scale:g}" if is_pixels else f"as the samples of the study: {low:.4g}..{high:.4g}",
-        "normalize": "as they are",
-        "resize": "none",
-        "resize_filter": None,
-    }
-
-
-def _given(own: Normalization) -> dict[str, Any]:
-    return {"mean": list(own.mean), "std": list(own.std), "normalize": "given"}
-
-
-def made_of_pixels(told: Mapping[str, Any], own: Normalization, path: str = "data.normalize") -> dict[str, Any]:
-    """`preprocessing` of samples that a transform has made of pixels in 0..1 already. Raise DataError where it cannot have."""
-    ends = [end * std + mean for end in told["range"] for mean, std in zip(own.mean, own.std, strict=True)]
-    if min(ends) < -FAR or max(ends) > 1 + FAR:
-        raise DataError(
-            f"samples of {told['range'][0]:.4g}..{told['range'][1]:.4g} would be pixels of "
-            f"{min(ends):.3g}..{max(ends):.3g} by this mean and std",
-            path=path,
-            expected="the mean and std that the samples' own transform used, of pixels in 0..1",
-        )
-    formula = "(x - mean) / std, a channel each; x in 0..1, by the samples' transform"
-    return {**told, **_given(own), "range": [0.0, 1.0], "scale": 1.0, "formula": formula}
+    trained = {row for split in ("train", "unlabeled") for row in rows_of.get(split, ())}
+    copies = {split: sum(row in trained for row in rows_of.get(split, ())) for split in ("val", "test")}
+    return digest.hexdigest(), (low, high), {split: n for split, n in copies.items() if n}
 
 
 def _is_random(split: LiveSplit, n: int = 64, at_once: int = 8) -> bool:

@@ -197,6 +197,15 @@ def every(samples: Samples, name: str) -> Tensor:
     return torch.cat([samples.rows([i], [0])[name] for i in range(len(samples))])
 
 
+def digests(rows: Mapping[str, Tensor], but: str) -> list[bytes]:
+    """Of each row (B, ...) of all fields but one: equal for copies."""
+    fields = [value.contiguous().numpy() for name, value in sorted(rows.items()) if name != but]
+    return [
+        hashlib.blake2b(b"".join(row.tobytes() for row in each), digest_size=16).digest()
+        for each in zip(*fields, strict=True)
+    ]
+
+
 def seed_of(text: str) -> int:
     """A 32-bit seed, which every global generator takes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

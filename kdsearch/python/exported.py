@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdsearch.deploy.parity import module_call, numbers
-from kdsearch.engine.live_data import made_of_pixels, preprocessing
+from kdsearch.engine.live_pixels import made_of_pixels, preprocessing
 from kdsearch.errors import StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Exporter, Graph, Model

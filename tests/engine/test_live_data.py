@@ -269,6 +269,16 @@ def test_arrays_are_not_held_twice(monkeypatch):
     assert len(read) < 5300, "once for the digest; not for the target"
 
 
+def test_copies_of_training_samples_are_counted_whatever_their_label():
+    images = torch.arange(30.0).reshape(30, 1, 1, 1).expand(30, 1, 2, 2)
+    labels = torch.arange(30) % 3
+    val, test = (images[:4], (labels[:4] + 1) % 3), (images[28:], labels[28:])
+    source = from_torch({"train": (images[:20], labels[:20]), "unlabeled": images[20:29], "val": val, "test": test})
+    assert source.facts["copies"] == {"val": 4, "test": 1}
+    assert from_torch({"train": Pairs(30, noise=True), "test": Pairs(30, noise=True)}).facts["copies"] == {"test": 30}
+    assert "copies" not in from_torch({"train": Pairs(20), "test": Pairs(20, start=20)}).facts
+
+
 def test_numbers_that_nobody_knows_are_no_chance():
     target = torch.arange(20.0)
     target[3] = torch.nan
@@ -455,6 +465,11 @@ def test_targets_that_are_none(task, data, words):
             ["'test'", "(1, 8, 8)"],
         ),
         (lambda: Pairs(classes=["a", "b"]), ["label 2", "2 classes"]),
+        (
+            lambda: {"train": Pairs(), "test": torch.zeros(3, 1, 6, 6)},
+            ["split 'test' has no 'label', which 'train' has", "Where nobody knows it, write -100."],
+        ),
+        (lambda: (np.zeros((3, 2)), np.zeros(3, int)), ["Vectors are given by name"]),
         (lambda: 7, ["is a int"]),
         (lambda: iter([]), ["expected", "Dataset with a length"]),
     ],
