@@ -411,4 +411,4 @@ def _is_random(split: LiveSplit, n: int = 64, at_once: int = 8) -> bool:
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
     """What is NaN, as an unknown number is, is so in both."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())

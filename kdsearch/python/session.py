@@ -202,17 +202,19 @@ class Session:
         """Objectives by name (costs are known already); one that is no finite number makes the trial a failed one.
 
         Raises:
-            StudyError: a missing or unknown objective.
+            StudyError: a missing or unknown objective, or what is no number.
             UserError: the candidate is not the one that was asked last and not told, or the session is not open.
         """
         self._check_asked(candidate)
-        known = {**candidate.costs, **{name: float(value) for name, value in values.items()}}  # of numpy or torch, too
         objectives = self.materials.objectives
+        if not isinstance(values, Mapping):
+            raise StudyError(f"got {values!r}"[:200], path="values", expected=f"numbers by name: {one_of(objectives)}")
         for name in values:
             if name not in objectives:
                 raise StudyError(
                     f"'{name}' is no objective", nearest=nearest(name, objectives), expected=one_of(objectives)
                 )
+        known = {**candidate.costs, **{name: _number(name, value) for name, value in values.items()}}
         missing = [name for name in objectives if name not in known]
         if missing:
             raise StudyError(f"objective '{missing[0]}' was not told", expected=one_of(objectives))
@@ -257,3 +259,11 @@ class Session:
             raise UserError("no trial was told with its objectives", fix="Tell `session.tell(candidate, {...})` first.")
         found = trial_facts.winners(self.materials, self.trials, 1)[0]
         return trial_facts.row_of(self.materials, found, self.kept) | {"specs": trial_facts.specs_of(found, self.kept)}
+
+
+def _number(name: str, value: Any) -> float:
+    """Of numpy or torch, too."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StudyError(f"got {value!r}"[:200], path=name, expected="a number") from error

@@ -57,6 +57,11 @@ def test_what_is_told_counts(tmp_path):
         assert session.ask() is first  # until it is told
         with pytest.raises(StudyError, match="'acuracy' is no objective; did you mean 'accuracy'"):
             session.tell(first, {"acuracy": 0.5})
+        for wrong in (None, "good", [0.5, 0.6], torch.zeros(2)):
+            with pytest.raises(StudyError, match=r"accuracy: got .*\. Expected a number"):
+                session.tell(first, {"accuracy": wrong})
+        with pytest.raises(StudyError, match=r"values: got 0\.5\. Expected numbers by name: accuracy"):
+            session.tell(first, 0.5)
         with pytest.raises(StudyError, match="objective 'accuracy' was not told"):
             session.tell(first, {})
         session.tell(first, {"accuracy": np.float32(0.5)})
