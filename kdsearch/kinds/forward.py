@@ -49,7 +49,7 @@ def run_model(
     def see(tap: Tap) -> See:
         def hook(given: Any, _: tuple[Any, ...]) -> Any:
             value = tap.read(given)
-            seen[tap.name], versions[tap.name] = value, value._version
+            seen[tap.name], versions[tap.name] = value, _version(value)
             return tap.written(given, value.clone()) if cloned else None  # the next layer may overwrite what it gets
 
         return hook
@@ -68,7 +68,7 @@ def run_model(
     if missing:
         raise TapError(f"tap '{missing[0]}' of '{model.name}' was not reached by the forward pass")
     for name, version in versions.items():
-        if seen[name]._version != version:
+        if _version(seen[name]) != version:
             problem = f"tap '{name}' of '{model.name}' is changed in place after it was recorded"
             raise TapError(problem, expected="a tap after the operation that changes it")
     return Outputs({**out, **seen}, lambda name: tap_name(model, name), model.name)
@@ -97,6 +97,11 @@ def _writing(tap: Tap, write: Write) -> See:
         return None if changed is value else tap.written(given, changed)
 
     return hook
+
+
+def _version(value: Tensor) -> int:
+    """How often it was changed in place; under `torch.inference_mode` nobody counts."""
+    return 0 if value.is_inference() else value._version
 
 
 def _works_in_place(root: nn.Module) -> bool:

@@ -49,6 +49,15 @@ def test_terms_and_gradients_are_those_of_the_formula():
     assert all(parameter.grad is None for parameter in large.parameters())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_terms_are_the_same_without_a_graph(mode):
+    hint = {"use": "fitnet", "options": {"teacher_tap": "module:3", "student_tap": "stage[1]"}}
+    pair = kdsearch.Distillation(teacher(1, 4), teacher(0), ["kd", hint], IMAGES)
+    expected = {name: value.item() for name, value in pair(IMAGES, LABELS)[1].items()}
+    with mode():
+        assert {name: value.item() for name, value in pair(IMAGES, LABELS)[1].items()} == expected
+
+
 def test_networks_stay_on_the_device_of_the_example():
     """On no CPU: a GPU, as far as shapes and devices go."""
     small, large, images = teacher(1, 4).to("meta"), teacher(0).to("meta"), IMAGES.to("meta")
