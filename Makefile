@@ -8,7 +8,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart   a whole study on handwritten digits: three to four minutes after the install"
+	@echo "make quickstart   a whole study on handwritten digits: one and a half to four minutes after the install"
 	@echo "make test         the tests (about 10 minutes on 2 cores)"
 	@echo "make test-slow    the long ones: many kills, proofs, clean environments"
 	@echo "make test-extras  tests/extras: what needs NNI, OpenVINO, PostgreSQL and the like, in environments that have it"
