@@ -12,6 +12,7 @@ from kdsearch.report.stats import front
 from kdsearch.report.trials import (
     COSTS,
     KINDS,
+    SHOWN,
     UNITS,
     Row,
     cost_key,
@@ -27,7 +28,6 @@ from kdsearch.report.values import count, general, mapping, number, plain, rows,
 from kdsearch.report.words import architecture, part
 
 DRAWN = 4000  # candidates that are drawn, so that the page stays light; kept ones and the front always are
-SHOWN = 200  # rows of a table
 SCORED, KEPT, CHOSEN, OUT = "scored", "kept for training", "the student", "breaks a constraint"
 CANDIDATES = (
     (SCORED, "grey", "circle"),

@@ -8,7 +8,19 @@ from typing import Any
 from kdsearch.kinds.figure import Figure
 from kdsearch.report.charts import Spec, axis, chart, kinds, number_format, staircase, tips, upright, zoom
 from kdsearch.report.quality import Quality
-from kdsearch.report.trials import COSTS, KINDS, Row, curve, goals, kind, objective_label, reached, trials_table
+from kdsearch.report.trials import (
+    COSTS,
+    KINDS,
+    SHOWN,
+    Row,
+    best_of,
+    curve,
+    goals,
+    kind,
+    objective_label,
+    reached,
+    trials_table,
+)
 from kdsearch.report.values import count, items, number, plain, rows, short
 from kdsearch.report.words import architecture
 
@@ -100,8 +112,9 @@ def volume_panel(trials: Sequence[Row], wanted: Sequence[Quality]) -> Spec | Non
 
 
 def curves_panel(trials: Sequence[Row], goal: Quality) -> Spec | None:
-    """One line a trial, from look to look; None where no trial was looked at twice."""
-    seen = [(trial, curve(trial, goal.metric, goal.up)) for trial in trials]
+    """One line a trial, from look to look, of the best SHOWN; None where no trial was looked at twice."""
+    drawn = [trials[at] for at in best_of(trials, goal)]
+    seen = [(trial, curve(trial, goal.metric, goal.up)) for trial in drawn]
     found: list[dict[str, Any]] = [
         {"x": share, "y": value, **about(trial), "at": at}
         for at, (trial, points) in enumerate(seen)
@@ -122,7 +135,7 @@ def curves_panel(trials: Sequence[Row], goal: Quality) -> Spec | None:
     detail = {"field": "at", "type": "nominal"}
     return chart(
         objective_label(goal),
-        f"{goal.name} that {len(trials)} trials had reached when they were looked at; stopped ones end early.",
+        f"{goal.name} that {_some(drawn, trials)} trials had reached when they were looked at; stopped ones end early.",
         found,
         [
             {
@@ -133,6 +146,10 @@ def curves_panel(trials: Sequence[Row], goal: Quality) -> Spec | None:
             {"mark": {"type": "point", "size": 36}, "encoding": {"x": x, "y": y, **signs, "tooltip": tooltip}},
         ],
     )
+
+
+def _some(drawn: Sequence[Row], of: Sequence[Row]) -> str:
+    return f"{len(drawn)}" if len(drawn) == len(of) else f"the best {len(drawn)} of {len(of)}"
 
 
 def history_figure(result: Row, evidence: Row) -> Figure:
@@ -147,6 +164,8 @@ def history_figure(result: Row, evidence: Row) -> Figure:
     named = [" and ".join(map(plain, items(what))) for what in items(evidence.get("first"))]
     firsts = [f"{at} has {what}" for at, what in enumerate(named) if what]
     begun += f" What was tried first: trial {', '.join(firsts)}." if len(firsts) > 1 else ""
+    if any(curves) and len(trials) > SHOWN:
+        begun += f" Curves are of the best {SHOWN}."
     return Figure(
         "history",
         "The trials in order",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ UNITS = {
     "onnx_bytes": "file size (bytes)",
     "peak_bytes": "memory of one call (bytes)",
 }
+SHOWN = 200  # rows of a table, lines of a chart: a page of thousands opens slowly, and nobody reads them
 OUT, STOPPED = "breaks a constraint", "stopped early"
 KINDS = (
     ("complete", "blue", "circle"),
@@ -130,7 +132,19 @@ def written(goal: Quality, value: float | None) -> str:
     return general(value) if goal.metric in COSTS else goal.write(value)
 
 
+def best_of(trials: Sequence[Row], goal: Quality, always: Sequence[int] = ()) -> list[int]:
+    """Places in the list, in its order, of at most SHOWN trials: those of `always`, then whatever reached most."""
+
+    def order(at: int) -> tuple[bool, float]:
+        value = reached(trials[at], goal.metric, goal.up)
+        return at not in always, math.inf if value is None else -value if goal.up else value
+
+    return sorted(sorted(range(len(trials)), key=order)[:SHOWN])
+
+
 def trials_table(trials: Sequence[Row], wanted: Sequence[Quality], on_front: Sequence[int] = ()) -> Table:
+    """At most SHOWN: those of the front, and the best by the first objective that is no cost."""
+    first = next((each for each in wanted if each.metric not in COSTS), wanted[0])
     names = [goal.name for goal in wanted]
     head = ["trial", "state", *names, "front", "parameters", "MACs", "latency (ms)", "architecture", "values"]
     body = [
@@ -145,6 +159,10 @@ def trials_table(trials: Sequence[Row], wanted: Sequence[Quality], on_front: Seq
             architecture(trial.get("architecture")),
             "; ".join(f"{path} = {scalar(value)}" for path, value in flat(trial.get("values"))) or None,
         ]
-        for at, trial in enumerate(trials)
+        for at, trial in ((at, trials[at]) for at in best_of(trials, first, on_front))
     ]
-    return Table(f"{len(trials)} trials", head, body)
+    said = f"{len(trials)} trials"
+    if len(body) < len(trials):
+        best = f"the best by {short(first.name, 40)}{' and the front' if on_front else ''}"
+        said = f"{len(body)} of {said}: {best}; all are in the study's folder"
+    return Table(said, head, body)

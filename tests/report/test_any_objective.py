@@ -176,6 +176,29 @@ def test_a_stopped_trial_stands_at_what_it_had_of_each_objective_in_the_studys_o
     assert {name: row[name] for name, _ in ways} == {"params": 20, "nll": 2.25, "accuracy": 0.125}
 
 
+def test_a_page_of_thousands_of_trials_shows_the_best_and_the_front() -> None:
+    """Of 3,000, trial 7 is small and bad, and so on the front; those that were stopped early reached less than any other."""
+    whole = [{"number": at, "state": "complete", "params": 100 + at % 7} for at in range(2990)]
+    for at, trial in enumerate(whole):
+        trial["objectives"] = {"params": trial["params"], "accuracy": 0.1 if at == 7 else 0.5 + at / 10_000}
+        trial["curve"] = [[share, {"accuracy": -trial["objectives"]["accuracy"]}] for share in (0.5, 1.0)]
+    whole[7]["params"] = whole[7]["objectives"]["params"] = 1
+    stopped = [{"number": at, "state": "pruned", "curve": [[0.5, {"accuracy": -0.2}]]} for at in range(2990, 3000)]
+    evidence = {"objectives": [["params", "min"], ["accuracy", "max"]], "trials": [*whole, *stopped]}
+    front, history = front_figure({}, evidence), history_figure({}, evidence)
+    listed = [row[0] for row in front.tables[0].rows]
+    assert len(listed) == 200
+    assert listed[0] == "7"
+    assert set(listed[1:]) >= {str(at) for at in range(2800, 2990)}
+    words = "200 of 3000 trials: the best by accuracy and the front; all are in the study's folder"
+    assert front.tables[0].caption == words
+    assert [row[0] for row in history.tables[0].rows] == [str(at) for at in range(2790, 2990)]
+    curves = history.panels[-1]["data"]["values"]
+    assert {row["trial"] for row in curves} == {row[0] for row in history.tables[0].rows}
+    assert "Curves are of the best 200." in history.says
+    assert len(history.panels[0]["data"]["values"]) == 3000
+
+
 @pytest.mark.parametrize(
     ("cost", "own", "said"),
     [
