@@ -7,6 +7,7 @@ import math
 import runpy
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from kdsearch.builtin.text.hangul import romanised
 from kdsearch.host import Host
 from kdsearch.kinds import HIDDEN
 from kdsearch.store.files import read_json
@@ -163,6 +165,16 @@ def test_targets_are_written_as_measured(hangul):
             right / len(split.ids), abs=1e-9 if "fp32" in row["format"] else 0.03
         )
         assert row["quality"]["n"] == len(split.ids)
+
+
+def test_the_program_writes_for_a_word_as_it_is_typed(hangul):
+    """Its syllables are taken apart as for training: NFC and NFD say the same word."""
+    folder, result = hangul
+    files = [Path(path).name for path in result["exports"][0]["paths"]]
+    words = ["".join(chr(int(each, 16)) for each in name.split("-")) for name in held_out("seq2seq", *PAIRS).ids[:8]]
+    said = [program(folder / "export", "seq2seq", *files, word).strip() for word in words]
+    assert sum(found == romanised(word) for word, found in zip(words, said, strict=True)) >= 3
+    assert program(folder / "export", "seq2seq", *files, unicodedata.normalize("NFD", words[0])).strip() == said[0]
 
 
 def test_a_student_is_judged_on_fewer_targets_than_its_teacher(hangul):

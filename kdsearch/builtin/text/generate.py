@@ -65,7 +65,15 @@ def main() -> None:
     numbers, boundary = tools["numbered"](about), tools["SEPARATOR"]
     pieces = [""] * (boundary + 1) + list(about["vocabulary"])
     ids = [numbers.get(piece, tools["UNKNOWN"]) for piece in tools["pieces"](asked.text, about)]
-    files = [onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in asked.models]
+    files = []
+    for file in asked.models:
+        try:
+            files.append(onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]))
+        except Exception as error:  # onnxruntime has kinds of its own
+            parser.error(f"{file}: {error}")
+    remembers = [file.get_outputs()[0].name == "memory" for file in files]
+    if remembers not in ([False], [True, False]):
+        parser.error(f"{' '.join(asked.models)}: expected one file that continues texts, or an encoder and its decoder")
     if len(files) == 1:
         begun = [boundary, *ids]
 

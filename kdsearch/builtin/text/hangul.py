@@ -9,6 +9,7 @@ from pydantic import Field as Option
 
 from kdsearch.builtin.text.sequence_options import SequenceOptions, pieces_of
 from kdsearch.builtin.text.sequence_source import SequenceSource, Written, bounded
+from kdsearch.builtin.text.tokenizer import Form
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, Services
 
@@ -17,6 +18,9 @@ NAME = "HANGUL SYLLABLE "
 
 
 class HangulOptions(SequenceOptions):
+    form: Form = Option(
+        "NFD", description="Unicode's normal form of what is read: NFD = a syllable is two or three letters"
+    )
     n: int = Option(1500, ge=10, le=100_000, description="words")
     syllables: int = Option(3, ge=1, le=20, description="of a word, at most; drawn, as its syllables are")
 
@@ -39,7 +43,7 @@ class Hangul(Dataset[HangulOptions]):
         while len(words) < self.options.n:
             length = int(torch.randint(1, self.options.syllables + 1, (), generator=rng))
             words["".join(chr(FIRST + int(i)) for i in torch.randint(COUNT, (length,), generator=rng))] = None
-        read = [tuple(pieces_of(self.options, unicodedata.normalize("NFD", word))) for word in words]
+        read = [tuple(pieces_of(self.options, word)) for word in words]
         written = [bounded(pieces_of(self.options, romanised(word))) for word in words]
         ids = tuple("-".join(f"{ord(each):x}" for each in word) for word in words)
         facts = {"source": f"names of Unicode {unicodedata.unidata_version}", "licence": "Unicode-3.0"}

@@ -5,6 +5,7 @@ inputs(text, files) gives the network's inputs for one text, where `files` has t
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ PIECES = {"word": re.compile(r"[^\W_]+|[^\w\s]|_"), "char": re.compile(r"\s+|\S"
 
 def pieces(text: str, about: Mapping[str, Any]) -> list[str]:
     """Words and marks, or characters, in order. `about`: what tokenizer.json says."""
+    if about.get("form", "none") != "none":
+        text = unicodedata.normalize(about["form"], text)
     text = text.lower() if about["lowercase"] else text
     return [" " if piece.isspace() else piece for piece in PIECES[about["level"]].findall(text)]
 

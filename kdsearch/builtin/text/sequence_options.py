@@ -22,4 +22,4 @@ class SequenceOptions(TokenizerOptions):
 
 def pieces_of(options: TokenizerOptions, text: str) -> list[str]:
     """Words or characters, before there is a vocabulary."""
-    return Tokenizer(options.level, options.lowercase, options.max_length, (), ()).pieces(text)
+    return Tokenizer(options.level, options.lowercase, options.max_length, (), (), form=options.form).pieces(text)

@@ -231,4 +231,5 @@ def _tokenizer(options: TokenizerOptions, columns: tuple[str, ...], texts: Itera
             expected="texts with tokens in common, or a lower number",
         )
     vocabulary = tuple(often[: options.vocabulary])
-    return Tokenizer(options.level, options.lowercase, options.max_length, columns, vocabulary, columns[-1])
+    made = options.level, options.lowercase, options.max_length, columns, vocabulary, columns[-1]
+    return Tokenizer(*made, options.form)

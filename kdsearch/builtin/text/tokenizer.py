@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +15,7 @@ from pydantic import Field as Option
 from kdsearch.builtin.text import prepare
 from kdsearch.kinds import Options
 
+Form = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]
 LONGEST = 65_536  # tokens of a text
 RESERVED = prepare.SEPARATOR + 1  # ids before the vocabulary's
 
@@ -22,6 +23,10 @@ RESERVED = prepare.SEPARATOR + 1  # ids before the vocabulary's
 class TokenizerOptions(Options):
     level: Literal["word", "char"] = Option("word", description="what a token is: a word or a mark, or a character")
     lowercase: bool = Option(True, description="capital letters are small ones")
+    form: Form = Option(
+        "none",
+        description="Unicode's normal form of the texts: NFD takes letters from their marks, and syllables to letters",
+    )
     vocabulary: Annotated[int, Option(ge=1, le=1_000_000)] = Option(
         8192,
         description="at most so many tokens, the most frequent ones of the training texts; all others are one, unknown",
@@ -37,6 +42,7 @@ class Tokenizer:
     Args:
         columns: names of the texts that make a sample.
         written: the last of them, where that is written a token after another, from a boundary on; "" = none is.
+        form: Unicode's normal form that texts are brought to first.
     """
 
     level: str
@@ -45,17 +51,16 @@ class Tokenizer:
     columns: tuple[str, ...]
     vocabulary: tuple[str, ...]
     written: str = ""
+    form: str = "none"
 
     @classmethod
     def of(cls, options: TokenizerOptions, columns: Sequence[str], texts: Iterable[str]) -> Tokenizer:
         """With the vocabulary of these texts; equally frequent tokens are in alphabetical order."""
-        bare = cls(options.level, options.lowercase, options.max_length, tuple(columns), ())
+        bare = cls(options.level, options.lowercase, options.max_length, tuple(columns), (), form=options.form)
         counts = Counter(piece for text in texts for piece in bare.pieces(text))
         often = [piece for piece, n in counts.items() if n >= options.min_count]
         often.sort(key=lambda piece: (-counts[piece], piece))
-        return cls(
-            options.level, options.lowercase, options.max_length, tuple(columns), tuple(often[: options.vocabulary])
-        )
+        return replace(bare, vocabulary=tuple(often[: options.vocabulary]))
 
     @cached_property
     def ids(self) -> Mapping[str, int]:

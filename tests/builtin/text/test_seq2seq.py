@@ -61,6 +61,9 @@ def test_a_text_without_a_token_is_written_for_as_training_reads_it(tmp_path, mo
         def get_inputs(self):
             return [SimpleNamespace(name=name) for name in self.names]
 
+        def get_outputs(self):
+            return [SimpleNamespace(name="logits" if "prefix" in self.names else "memory")]
+
         def run(self, _, given):
             fed.append(given)
             if "prefix" not in given:
@@ -78,6 +81,24 @@ def test_a_text_without_a_token_is_written_for_as_training_reads_it(tmp_path, mo
     assert fed[0]["tokens"].tolist() == [[prepare.UNKNOWN]]
     assert fed[0]["mask"].tolist() == [[1]]
     assert capsys.readouterr().out == "a\n"
+    for files in (["enc"], ["dec", "enc"], ["enc", "dec", "dec"]):
+        monkeypatch.setattr(sys, "argv", ["s-generate.py", *files, " "])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(str(tmp_path / "s-generate.py"), run_name="__main__")
+        said = f"{' '.join(files)}: expected one file that continues texts, or an encoder and its decoder"
+        assert capsys.readouterr().err.splitlines()[-1].endswith(said)
+
+
+def test_a_word_is_read_in_letters_as_it_is_typed():
+    """Whoever asks by a word in syllables is understood as by its letters, which training had."""
+    made = Hangul(HangulOptions(n=40, syllables=2, max_length=16, min_count=1)).open(None)
+    split = made.split("train")
+    for i in range(5):
+        word = "".join(chr(int(each, 16)) for each in split.ids[i].split("-"))
+        given = made.encode({"text": [word], "target": [romanised(word)]})
+        kept = split.load([i])
+        assert given["tokens"].tolist() == kept["tokens"].tolist()
+        assert kept["tokens"].shape[1] > len(word)
 
 
 def test_more_words_than_there_are_end_no_loop():

@@ -37,6 +37,16 @@ def test_characters_are_those_of_scikit_learn(text, lowercase):
     assert tokenizer(level="char", lowercase=lowercase).pieces(text) == expected
 
 
+def test_texts_are_brought_to_a_normal_form_by_the_shipped_program_too():
+    made = tokenizer(["각 é"], level="char", form="NFD")
+    assert made.pieces("각 é") == ["\u1100", "\u1161", "\u11a8", " ", "e", "\u0301"]
+    assert made.pieces("e\u0301") == made.pieces("é") == prepare.pieces("é", json.loads(made.files()["tokenizer.json"]))
+    assert tokenizer(["é"], level="char").pieces("é") == ["é"]
+    assert tokenizer(["ﬁne"], form="NFKC").vocabulary == ("fine",)
+    before = {name: value for name, value in made.about.items() if name != "form"}
+    assert prepare.pieces("é", before) == ["é"], "a tokenizer of before says none"
+
+
 def test_the_most_frequent_tokens_come_first_and_the_rest_is_unknown():
     made = tokenizer(vocabulary=3)
     assert made.vocabulary == ("cat", "a", "dog")  # 3, 2, 2 times; "the" has 2 too, and comes later in the alphabet
