@@ -22,6 +22,12 @@ def ends_of(exporter: Exporter[Any], product: Product, facts: Mapping[str, Any])
     """
     told = facts.get("preprocessing") or {}
     found = {name: exporter.ends(graph, told) for name, graph in product.graphs.items()}
+    if any(each is not None and each.own is None for each in found.values()):
+        raise StudyError(
+            "no metric of a study judges what such files answer",
+            path="export.exporter.options.output",
+            expected="raw; kdsearch compress writes files of boxes",
+        )
     return {name: each for name, each in found.items() if each is not None}
 
 
@@ -42,12 +48,6 @@ def check_ends(materials: Materials) -> None:
         return
     with placing(materials.study, "export.exporter.options"):
         ends = ends_of(exporter, product, materials.data.facts)
-        if any(each.own is None for each in ends.values()):
-            raise StudyError(
-                "no metric of a study judges what such files answer",
-                path="export.exporter.options.output",
-                expected="raw; kdsearch compress writes files of boxes",
-            )
         if decides_alone(ends) and materials.metrics[materials.objective].reads_scores:
             raise StudyError(
                 f"files that answer the class alone have no {materials.objective}, which is the objective",

@@ -7,6 +7,7 @@ import itertools
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -24,9 +25,14 @@ from kdsearch.deploy.files import open_session
 from kdsearch.deploy.parity import compare, module_call
 from kdsearch.deploy.probe import differences, record
 from kdsearch.errors import RefusedError, StudyError
-from kdsearch.kinds import IO, Batch, Field, Graph, Model
+from kdsearch.host import Host
+from kdsearch.kinds import IO, Batch, Field, Graph, Model, Product
+from kdsearch.python.compressed import _check_ends
+from kdsearch.python.formats import forms_of
+from kdsearch.python.given import Given
 from kdsearch.python.recovery import noise
 from kdsearch.python.verified import Source, verified_file
+from kdsearch.stages.ends import ends_of
 from kdsearch.store.files import read_json
 from tests.builtin.channels.zoo import Detector
 
@@ -169,6 +175,19 @@ def test_what_answers_no_boxes_is_refused(outputs):
     with pytest.raises(StudyError, match=r"the network answers .*Expected boxes \(N, 4\)") as caught:
         exporter.ends(Graph(nn.Identity(), (TOLD,), outputs), {})
     assert caught.value.path == "export.exporter.options.output"
+
+
+def test_nothing_judges_boxes():
+    """Neither a study's metrics nor those of `--data`: said before any work."""
+    asked = {"output": "boxes"}
+    with pytest.raises(StudyError, match="no metric of a study judges what such files answer"):
+        ends_of(OnnxExporter(OnnxOptions(**asked)), Product({"net": graph_of()}, lambda calls, batch: {}), {})
+    (form,) = forms_of(["onnx-fp32"], asked, Host.load())
+    model = Model(graph_of().module, ("told",), outputs=("boxes", "scores"), name="handed")
+    io, opened = IO((TOLD,), (BOXES, SCORES)), SimpleNamespace(arranged=SimpleNamespace(facts={}))
+    _check_ends([form], model, io, None, Given())
+    with pytest.raises(StudyError, match="--output: no metric judges what such files answer"):
+        _check_ends([form], model, io, opened, Given())
 
 
 def test_options_of_boxes_alone():
