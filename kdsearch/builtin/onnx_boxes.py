@@ -35,11 +35,11 @@ class Suppression:
         most: detections a sample.
     """
 
-    boxes: Corners = "corners"
-    scores: Scores = "given"
-    iou: float = 0.5
-    least: float = 0.05
-    most: int = 100
+    boxes: Corners
+    scores: Scores
+    iou: float
+    least: float
+    most: int
 
 
 def outputs_of(graph: Graph) -> tuple[int, int]:

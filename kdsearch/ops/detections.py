@@ -7,13 +7,14 @@ rounding. So they are compared as sets.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 SPARED = 1 / 40  # of the detections: those that stand at a threshold, and whatever they suppress, may be any
+AT_ONCE = 256  # rows that are compared with all others
 OVERLAP = 0.5  # intersection over union from which two of one class are one
 Array = NDArray[Any]
 
@@ -38,8 +39,7 @@ def gaps(of: Array, among: Array, scaled: Sequence[float] | None = None) -> Arra
     boxes, scores = scaled or scales(_all(of))
     size = np.array([boxes or 1.0] * 4 + [scores or 1.0])
     found = [np.empty(0)]
-    for own, other in zip(of, among, strict=True):
-        own, other = own[own[:, 5] >= 0], other[other[:, 5] >= 0]
+    for own, other in _blocks(of, among):
         far = np.abs(own[:, None, :5] - other[None, :, :5]) / size
         far = np.where(own[:, None, 5] == other[None, :, 5], far.max(2, initial=0.0), np.inf)
         found.append(far.min(1, initial=np.inf))
@@ -57,11 +57,17 @@ def furthest(distances: Array) -> float:
 def found_again(of: Array, among: Array) -> NDArray[np.bool_]:
     """(n,) whether each detection in `of` (B, K, 6) has one of its class in `among` (B, M, 6) that it overlaps by half."""
     found = [np.empty(0, bool)]
-    for own, other in zip(of.astype(np.float64), among.astype(np.float64), strict=True):
-        own, other = own[own[:, 5] >= 0], other[other[:, 5] >= 0]
+    for own, other in _blocks(of.astype(np.float64), among.astype(np.float64)):
         same = (own[:, None, 5] == other[None, :, 5]) & (_overlap(own, other) >= OVERLAP)
         found.append(same.any(1))
     return np.concatenate(found)
+
+
+def _blocks(of: Array, among: Array) -> Iterator[tuple[Array, Array]]:
+    """What is there of each sample, some rows of `of` at a time: thousands with thousands at once would take gigabytes."""
+    for own, other in zip(map(_all, of), map(_all, among), strict=True):
+        for start in range(0, len(own), AT_ONCE):
+            yield own[start : start + AT_ONCE], other
 
 
 def _all(rows: Array) -> Array:

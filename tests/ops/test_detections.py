@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +47,16 @@ def test_order_means_nothing(seed, n, rows):
     assert (gaps(of, moved, (1.0, 1.0)) <= 1e-3 + 1e-12).all()
     is_there = of[..., 5] >= 0
     assert found_again(of, mixed).tolist() == [True] * int(is_there.sum())
+
+
+def test_thousands_are_compared_a_block_at_a_time():
+    rng = np.random.default_rng(0)
+    of = np.concatenate([rng.normal(size=(1, 5000, 5)), rng.integers(0, 3, (1, 5000, 1))], 2)
+    tracemalloc.start()
+    assert not gaps(of, of[:, ::-1]).any()
+    assert found_again(of, of[:, ::-1]).all()
+    assert tracemalloc.get_traced_memory()[1] < 300e6, "all at once would take a gigabyte"
+    tracemalloc.stop()
 
 
 def test_a_fortieth_is_spared():
